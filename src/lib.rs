@@ -1,1 +1,10 @@
-//! x
+//! incept trains GoogLeNet (Inception v1) with all three of its softmaxes on any GPU that has a driver.
+
+pub mod error;
+pub mod gpu;
+pub mod graph;
+pub mod kernel;
+pub mod ops;
+pub mod reference;
+
+pub use error::{Error, Result};

@@ -1,0 +1,32 @@
+// ReLU and its gradient, in place. p: count (elements), item (elements of one item of the batch), offset and stride (of the
+// tensor that is rewritten), forward_offset and forward_stride (of y in the gradient).
+
+//# relu
+@compute @workgroup_size(WORKGROUP_X)
+fn relu(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let at = p.offset + i / p.item * p.stride + i % p.item;
+    y[at] = max(y[at], 0.0);
+}
+
+//# relu_grad
+@compute @workgroup_size(WORKGROUP_X)
+fn relu_grad(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let item = i / p.item;
+    let within = i % p.item;
+    // max(0, NaN) differs between drivers; a NaN in the forward pass shows in the loss.
+    if !(y[p.forward_offset + item * p.forward_stride + within] > 0.0) {
+        dy[p.offset + item * p.stride + within] = 0.0;
+    }
+}

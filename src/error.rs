@@ -1,0 +1,129 @@
+//! The one error type of the crate: each variant names the file, tensor or layer at fault and says what to do.
+
+use std::path::PathBuf;
+
+/// The result of everything that can fail in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, in terms of what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A layer was given shapes that it cannot work on.
+    #[error("layer `{layer}` ({operation}): {reason}")]
+    Layer {
+        /// The layer's name in the graph.
+        layer: String,
+        /// The operation's name.
+        operation: &'static str,
+        /// What is wrong, with the shapes.
+        reason: String,
+    },
+    /// A tensor is missing, or does not have the expected shape or type.
+    #[error("tensor `{tensor}`: {reason}")]
+    Tensor {
+        /// The tensor's name.
+        tensor: String,
+        /// What is wrong and what was expected.
+        reason: String,
+    },
+    /// A configuration value is out of its range or contradicts another.
+    #[error("{0}")]
+    Config(String),
+    /// No adapter matches the request.
+    #[error("no usable GPU adapter: {0}")]
+    NoAdapter(String),
+    /// The device could not be opened.
+    #[error("cannot open a device on adapter `{adapter}`: {reason}")]
+    Device {
+        /// The adapter's name.
+        adapter: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// The driver refused or failed a kernel.
+    #[error("kernel `{kernel}` failed on the device: {reason}")]
+    Kernel {
+        /// The kernel's label: layer, operation and entry point.
+        kernel: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// The driver reported an error outside any one kernel.
+    #[error("the GPU driver reported an error in {context}: {reason}")]
+    Driver {
+        /// What was being done.
+        context: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// The device ran out of memory.
+    #[error("the device is out of memory in {context}: use a smaller --batch, --input or --width")]
+    OutOfMemory {
+        /// What was being allocated or run.
+        context: String,
+    },
+    /// The device was lost: its driver was reset or it was unplugged.
+    #[error("the device was lost ({0}); training can continue from the last checkpoint with --resume")]
+    DeviceLost(String),
+    /// A tensor does not fit in one binding of the device.
+    #[error(
+        "tensor `{tensor}` needs {needed} bytes and this device binds at most {limit} at once; {advice}"
+    )]
+    TooLarge {
+        /// The tensor's name.
+        tensor: String,
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes that the device can bind.
+        limit: u64,
+        /// What would fit.
+        advice: String,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A file's content is not what its format says.
+    #[error("{path}: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// More pictures of a data set were unreadable than allowed.
+    #[error("{bad} unreadable pictures, more than --max-bad {max} allows; the last is {last}")]
+    TooManyBad {
+        /// How many were unreadable.
+        bad: usize,
+        /// How many were allowed.
+        max: usize,
+        /// The last one with its error.
+        last: String,
+    },
+    /// The caller asked for the work to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// An error about the file at `path`.
+    pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io { path: path.into(), source }
+    }
+
+    /// An error about the content of the file at `path`.
+    pub fn format(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self::Format { path: path.into(), reason: reason.into() }
+    }
+
+    /// An error about the tensor called `tensor`.
+    pub fn tensor(tensor: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Tensor { tensor: tensor.into(), reason: reason.into() }
+    }
+}

@@ -1,0 +1,261 @@
+//! Finding an adapter and opening a device on it with the limits and features that it has.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Failure, Gpu, Shared};
+use crate::error::{Error, Result};
+use crate::kernel::{AdapterClass, Profile};
+
+/// Which adapter to open.
+#[derive(Clone, Debug, Default)]
+pub struct AdapterOptions {
+    /// Only this graphics API.
+    pub backend: Option<wgpu::Backend>,
+    /// The number in [`list_adapters`], or a part of the adapter's name in any case.
+    pub adapter: Option<String>,
+    /// Stay within WebGPU's default limits although the device has more: what a browser would give.
+    pub default_limits: bool,
+}
+
+/// What is known of an adapter.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct AdapterSummary {
+    /// Its number, for [`AdapterOptions::adapter`].
+    pub index: usize,
+    /// The name that the driver gives.
+    pub name: String,
+    /// The graphics API.
+    pub backend: String,
+    /// The class that chooses default kernels.
+    pub class: AdapterClass,
+    /// The driver's name and version.
+    pub driver: String,
+    /// Largest storage binding in bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer_bytes: u64,
+    /// Workgroup memory in bytes.
+    pub workgroup_memory_bytes: u32,
+    /// Invocations of a workgroup.
+    pub max_invocations: u32,
+    /// Storage buffers that one kernel can bind.
+    pub storage_buffers: u32,
+    /// Whether shaders can use f16.
+    pub f16: bool,
+    /// Whether kernels can be timed on the device.
+    pub timestamps: bool,
+}
+
+impl fmt::Display for AdapterSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}", self.name, self.backend)?;
+        if !self.driver.is_empty() {
+            write!(f, ", {}", self.driver)?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// All adapters of all backends, or of one, numbered as [`AdapterOptions::adapter`] takes them.
+pub async fn list_adapters(backend: Option<wgpu::Backend>) -> Vec<AdapterSummary> {
+    adapters(backend).await.iter().enumerate().map(|(i, a)| summarise(i, a)).collect()
+}
+
+async fn adapters(backend: Option<wgpu::Backend>) -> Vec<wgpu::Adapter> {
+    let backends = backend.map_or(wgpu::Backends::all(), wgpu::Backends::from);
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
+    let instance = wgpu::Instance::new(descriptor);
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        instance.enumerate_adapters(backends).await
+    }
+    #[cfg(target_arch = "wasm32")]
+    {
+        instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await.into_iter().collect()
+    }
+}
+
+fn class_of(info: &wgpu::AdapterInfo) -> AdapterClass {
+    match info.device_type {
+        wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu => AdapterClass::Discrete,
+        wgpu::DeviceType::Cpu => AdapterClass::Software,
+        // OpenGL and browsers do not tell what the device is; software rasterisers give themselves away by name.
+        _ if ["llvmpipe", "swiftshader", "softpipe", "basic render"]
+            .iter()
+            .any(|name| info.name.to_lowercase().contains(name)) =>
+        {
+            AdapterClass::Software
+        }
+        wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Other => AdapterClass::Integrated,
+    }
+}
+
+fn summarise(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
+    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    let driver = format!("{} {}", info.driver, info.driver_info).trim().to_string();
+    AdapterSummary {
+        index,
+        class: class_of(&info),
+        name: info.name,
+        backend: info.backend.to_string(),
+        driver,
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
+        max_invocations: limits.max_compute_invocations_per_workgroup,
+        storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+    }
+}
+
+/// Real GPUs before software, native APIs before OpenGL, discrete before integrated.
+fn preference(summary: &AdapterSummary) -> (AdapterRank, bool) {
+    let rank = match summary.class {
+        AdapterClass::Discrete => AdapterRank::Discrete,
+        AdapterClass::Integrated => AdapterRank::Integrated,
+        AdapterClass::Software => AdapterRank::Software,
+    };
+    (rank, summary.backend == "gl")
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum AdapterRank {
+    Discrete,
+    Integrated,
+    Software,
+}
+
+fn select(summaries: &[AdapterSummary], wanted: Option<&str>) -> Result<usize> {
+    let able = |s: &&AdapterSummary| s.storage_buffers >= 8 && s.max_invocations >= 128;
+    let names = || {
+        let lines: Vec<String> = summaries.iter().map(|s| format!("\n  {}: {s}", s.index)).collect();
+        if lines.is_empty() { " none at all; install a Vulkan driver".to_string() } else { lines.concat() }
+    };
+    let Some(wanted) = wanted else {
+        let best = summaries.iter().filter(able).min_by_key(|s| preference(s));
+        return best.map(|s| s.index).ok_or_else(|| {
+            Error::NoAdapter(format!("none found that runs compute shaders; found:{}", names()))
+        });
+    };
+    let by_index = wanted.parse::<usize>().ok().filter(|i| *i < summaries.len());
+    let by_name = || {
+        let matching = summaries.iter().filter(|s| s.name.to_lowercase().contains(&wanted.to_lowercase()));
+        matching.min_by_key(|s| preference(s)).map(|s| s.index)
+    };
+    by_index.or_else(by_name).ok_or_else(|| Error::NoAdapter(format!("none matches `{wanted}`; found:{}", names())))
+}
+
+pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
+    let adapters = adapters(options.backend).await;
+    let summaries: Vec<AdapterSummary> = adapters.iter().enumerate().map(|(i, a)| summarise(i, a)).collect();
+    let index = select(&summaries, options.adapter.as_deref())?;
+    let (adapter, summary) = (&adapters[index], summaries[index].clone());
+
+    let limits = negotiate(&adapter.limits(), options.default_limits);
+    let optional = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("incept"),
+        required_features: adapter.features() & optional,
+        required_limits: limits.clone(),
+        memory_hints: wgpu::MemoryHints::Performance,
+        ..Default::default()
+    };
+    let (device, queue) = adapter
+        .request_device(&descriptor)
+        .await
+        .map_err(|e| Error::Device { adapter: summary.name.clone(), reason: e.to_string() })?;
+
+    let failures: Arc<Mutex<Vec<Failure>>> = Arc::default();
+    let sink = Arc::clone(&failures);
+    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+        sink.lock().unwrap_or_else(PoisonError::into_inner).push(Failure::Error(error));
+    }));
+    let sink = Arc::clone(&failures);
+    device.set_device_lost_callback(move |reason, message| {
+        if reason != wgpu::DeviceLostReason::Destroyed {
+            sink.lock().unwrap_or_else(PoisonError::into_inner).push(Failure::Lost(message));
+        }
+    });
+
+    let profile = Profile {
+        class: summary.class,
+        binding: limits.max_storage_buffer_binding_size,
+        buffer: limits.max_buffer_size,
+        workgroup_memory: limits.max_compute_workgroup_storage_size,
+        invocations: limits.max_compute_invocations_per_workgroup,
+        alignment: u64::from(
+            limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment),
+        ),
+        bake: summary.class != AdapterClass::Software,
+        f16: device.features().contains(wgpu::Features::SHADER_F16),
+    };
+    let pipelines = Mutex::new(HashMap::new());
+    Ok(Gpu { shared: Arc::new(Shared { device, queue, summary, profile, pipelines, failures }) })
+}
+
+/// WebGPU's default limits for compute, raised to what the adapter has for the ones that the engine can use more of.
+fn negotiate(available: &wgpu::Limits, defaults: bool) -> wgpu::Limits {
+    let base = wgpu::Limits::downlevel_defaults();
+    let mut limits = wgpu::Limits { ..base }.using_resolution(available.clone());
+    let webgpu = wgpu::Limits::default();
+    let pick = |has: u32, standard: u32| if defaults { has.min(standard) } else { has };
+    limits.max_storage_buffers_per_shader_stage = available.max_storage_buffers_per_shader_stage.min(8);
+    limits.max_compute_workgroup_storage_size =
+        pick(available.max_compute_workgroup_storage_size, webgpu.max_compute_workgroup_storage_size);
+    limits.max_compute_invocations_per_workgroup =
+        pick(available.max_compute_invocations_per_workgroup, webgpu.max_compute_invocations_per_workgroup);
+    limits.max_compute_workgroup_size_x = available.max_compute_workgroup_size_x.min(256);
+    limits.max_compute_workgroup_size_y = available.max_compute_workgroup_size_y.min(256);
+    limits.max_compute_workgroup_size_z = available.max_compute_workgroup_size_z.min(64);
+    limits.max_compute_workgroups_per_dimension = available.max_compute_workgroups_per_dimension.min(65_535);
+    limits.min_storage_buffer_offset_alignment = available.min_storage_buffer_offset_alignment;
+    limits.min_uniform_buffer_offset_alignment = available.min_uniform_buffer_offset_alignment;
+    let pick = |has: u64, standard: u64| if defaults { has.min(standard) } else { has };
+    // wgpu binds at most 2 GiB - 1; whole vectors of four f32 fit in this.
+    let most = (2 << 30) - 256;
+    limits.max_storage_buffer_binding_size =
+        pick(available.max_storage_buffer_binding_size, webgpu.max_storage_buffer_binding_size).min(most);
+    limits.max_buffer_size = pick(available.max_buffer_size, webgpu.max_buffer_size);
+    limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(index: usize, name: &str, backend: &str, class: AdapterClass) -> AdapterSummary {
+        AdapterSummary {
+            index,
+            name: name.into(),
+            backend: backend.into(),
+            class,
+            driver: String::new(),
+            max_binding_bytes: 128 << 20,
+            max_buffer_bytes: 256 << 20,
+            workgroup_memory_bytes: 16 << 10,
+            max_invocations: 256,
+            storage_buffers: 8,
+            f16: false,
+            timestamps: false,
+        }
+    }
+
+    #[test]
+    fn real_gpus_come_before_software_and_native_before_gl() -> Result<()> {
+        let list = [
+            adapter(0, "llvmpipe", "vulkan", AdapterClass::Software),
+            adapter(1, "Big GPU", "gl", AdapterClass::Discrete),
+            adapter(2, "Big GPU", "vulkan", AdapterClass::Discrete),
+            adapter(3, "Small GPU", "vulkan", AdapterClass::Integrated),
+        ];
+        assert_eq!(select(&list, None)?, 2);
+        assert_eq!(select(&list, Some("small"))?, 3);
+        assert_eq!(select(&list, Some("1"))?, 1);
+        assert!(select(&list, Some("other")).is_err());
+        Ok(())
+    }
+}

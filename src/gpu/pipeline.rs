@@ -1,0 +1,133 @@
+//! Pipelines, made once and kept by the text that they are made from.
+
+use std::sync::{Arc, PoisonError};
+
+use super::Gpu;
+use crate::error::{Error, Result};
+use crate::kernel::{Kernel, pipeline_text};
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+    /// Whether the geometry comes in a uniform.
+    pub(crate) has_geometry: bool,
+}
+
+impl Gpu {
+    /// The pipeline of a kernel, compiled if this is the first with its text.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] with the kernel's label and the compiler's words.
+    pub async fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+        let bake = self.profile().bake;
+        let text = pipeline_text(kernel, bake);
+        let known = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&text).cloned();
+        if let Some(pipeline) = known {
+            return Ok(pipeline);
+        }
+        let internal = self.device().push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
+        let pipeline = Arc::new(self.compile(kernel, &text, bake));
+        let errors = [validation.pop().await, internal.pop().await];
+        if let Some(error) = errors.into_iter().flatten().next() {
+            return Err(Error::Kernel { kernel: kernel.label.clone(), reason: error.to_string() });
+        }
+        let mut pipelines = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        pipelines.insert(text, Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    fn compile(&self, kernel: &Kernel, text: &str, bake: bool) -> Pipeline {
+        let label = Some(kernel.label.as_str());
+        let descriptor = wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(text.into()) };
+        // SAFETY: without runtime checks, an index out of bounds or an endless loop would be undefined behaviour. All WGSL is
+        // the crate's own, takes its extents from the shapes that sized the buffers, and is tested against the CPU twins
+        // with canaries around every tensor.
+        #[allow(unsafe_code, reason = "bounds branches in inner loops cost a large part of a kernel's speed")]
+        let module = unsafe {
+            self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        };
+        let has_geometry = !bake && !kernel.geometry.is_empty();
+        let storage = wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only: false },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
+        let uniform = wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Uniform,
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
+        let entry = |binding: usize, ty| wgpu::BindGroupLayoutEntry {
+            binding: u32::try_from(binding).unwrap_or(u32::MAX),
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty,
+            count: None,
+        };
+        let count = kernel.bindings.len();
+        let mut entries: Vec<_> = (0..count).map(|i| entry(i, storage)).collect();
+        if has_geometry {
+            entries.push(entry(count, uniform));
+        }
+        entries.push(entry(count + 1, uniform));
+        let layout = self
+            .device()
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let pipeline_layout = self.device().create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = self.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some(kernel.entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // Kernels write all workgroup memory that they read.
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        Pipeline { pipeline, layout, has_geometry }
+    }
+
+    /// Binds buffers to a kernel: one (buffer, offset, bytes) for each of its bindings, and the step's uniform.
+    pub(crate) fn bind(
+        &self,
+        kernel: &Kernel,
+        pipeline: &Pipeline,
+        bindings: &[wgpu::BufferBinding<'_>],
+        step: &wgpu::Buffer,
+    ) -> wgpu::BindGroup {
+        let geometry = pipeline.has_geometry.then(|| {
+            let bytes = crate::kernel::geometry_bytes(kernel);
+            let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some(&kernel.label),
+                size: bytes.len() as u64,
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            self.queue().write_buffer(&buffer, 0, &bytes);
+            buffer
+        });
+        let entry = |binding: usize, resource| wgpu::BindGroupEntry {
+            binding: u32::try_from(binding).unwrap_or(u32::MAX),
+            resource,
+        };
+        let mut entries: Vec<_> =
+            bindings.iter().enumerate().map(|(i, b)| entry(i, wgpu::BindingResource::Buffer(b.clone()))).collect();
+        if let Some(buffer) = &geometry {
+            entries.push(entry(bindings.len(), buffer.as_entire_binding()));
+        }
+        entries.push(entry(bindings.len() + 1, step.as_entire_binding()));
+        self.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(&kernel.label),
+            layout: &pipeline.layout,
+            entries: &entries,
+        })
+    }
+}

@@ -1,0 +1,188 @@
+//! Autodiff: walks the graph backwards from a scalar and lets every operation add the nodes of its gradient.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Graph, NodeId, Operation, Role, TensorId};
+use crate::error::{Error, Result};
+use crate::ops::{Add, Fill};
+
+/// What [`Graph::differentiate`] found: the gradient of the loss with respect to tensors of the graph.
+#[derive(Clone, Debug, Default)]
+pub struct Gradients {
+    of: HashMap<TensorId, TensorId>,
+}
+
+impl Gradients {
+    /// The gradient with respect to `tensor`, if the loss depends on it and a parameter lies below it.
+    pub fn of(&self, tensor: TensorId) -> Option<TensorId> {
+        self.of.get(&tensor).copied()
+    }
+}
+
+/// What an operation sees while it adds the nodes of its gradient.
+#[derive(Debug)]
+pub struct Backward<'a> {
+    graph: &'a mut Graph,
+    node: NodeId,
+    gradients: &'a mut Gradients,
+    needed: &'a [bool],
+}
+
+impl Backward<'_> {
+    /// An input of the node.
+    pub fn input(&self, index: usize) -> TensorId {
+        self.graph.nodes[self.node.0].inputs[index]
+    }
+
+    /// Number of inputs of the node.
+    pub fn input_count(&self) -> usize {
+        self.graph.nodes[self.node.0].inputs.len()
+    }
+
+    /// An output of the node.
+    pub fn output(&self, index: usize) -> TensorId {
+        self.graph.nodes[self.node.0].outputs[index]
+    }
+
+    /// The gradient of the loss with respect to an output, if the loss depends on it.
+    pub fn grad(&self, output: usize) -> Option<TensorId> {
+        self.gradients.of(self.output(output))
+    }
+
+    /// Whether anything needs the gradient with respect to this input.
+    pub fn needs(&self, input: usize) -> bool {
+        self.needed[self.input(input).0]
+    }
+
+    /// The extents of a tensor.
+    pub fn dims(&self, tensor: TensorId) -> Vec<usize> {
+        self.graph.tensor_ref(tensor).spec.dims().to_vec()
+    }
+
+    /// Adds a node that is no contribution by itself, and returns its outputs. `suffix` tells it from its layer's other nodes.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] if the operation refuses its inputs.
+    pub fn emit(&mut self, suffix: &str, op: impl Operation + 'static, inputs: &[TensorId]) -> Result<Vec<TensorId>> {
+        let name = format!("{}/{suffix}", self.graph.nodes[self.node.0].name);
+        self.graph.node(name, Arc::new(op), inputs)
+    }
+
+    /// Adds the result of `op` to the gradient with respect to an input. Nothing happens if nobody needs that gradient.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] if the operation refuses its inputs.
+    pub fn contribute(&mut self, input: usize, op: impl Operation + 'static, inputs: &[TensorId]) -> Result<()> {
+        if !self.needs(input) {
+            return Ok(());
+        }
+        let target = self.input(input);
+        let name = format!("{}/grad{input}", self.graph.nodes[self.node.0].name);
+        let op: Arc<dyn Operation> = Arc::new(op);
+        let Some(before) = self.gradients.of(target) else {
+            let made = self.graph.node(name, op, inputs)?[0];
+            return self.accept(target, made);
+        };
+        let sum = if let Some(accumulating) = op.accumulating() {
+            let inputs: Vec<TensorId> = inputs.iter().copied().chain([before]).collect();
+            self.graph.node(name, accumulating, &inputs)?[0]
+        } else {
+            let made = self.graph.node(&name, op, inputs)?[0];
+            self.graph.add(format!("{name}/sum"), Add, &[before, made])?
+        };
+        self.accept(target, sum)
+    }
+
+    /// Adds an existing tensor to the gradient with respect to an input.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] if the shapes differ.
+    pub fn pass(&mut self, input: usize, gradient: TensorId) -> Result<()> {
+        if !self.needs(input) {
+            return Ok(());
+        }
+        let target = self.input(input);
+        let sum = match self.gradients.of(target) {
+            None => gradient,
+            Some(before) => {
+                let name = format!("{}/grad{input}/sum", self.graph.nodes[self.node.0].name);
+                self.graph.add(name, Add, &[before, gradient])?
+            }
+        };
+        self.accept(target, sum)
+    }
+
+    fn accept(&mut self, target: TensorId, gradient: TensorId) -> Result<()> {
+        let (of, is) = (&self.graph.tensor_ref(target).spec, &self.graph.tensor_ref(gradient).spec);
+        if of.shape != is.shape {
+            let node = &self.graph.nodes[self.node.0];
+            let reason = format!("the gradient of `{}` ({of}) came out as {is}", self.graph.tensor_ref(target).name);
+            return Err(Error::Layer { layer: node.name.clone(), operation: node.op.name(), reason });
+        }
+        self.gradients.of.insert(target, gradient);
+        Ok(())
+    }
+}
+
+impl Graph {
+    /// Adds the backward graph of the scalar `loss`, and gives each trained parameter's gradient its place in the gradient
+    /// region: zeros for parameters that the loss does not depend on. To start from several losses, or a part of them, give a
+    /// weighted sum of them.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if `loss` is not a scalar, and shape errors of the nodes that are added.
+    pub fn differentiate(&mut self, loss: TensorId) -> Result<Gradients> {
+        if self.tensor_ref(loss).spec.shape.volume() != 1 {
+            let tensor = self.tensor_ref(loss);
+            return Err(Error::tensor(&tensor.name, format!("is {}; a loss must be a scalar", tensor.spec)));
+        }
+        let needed = self.depends_on_parameters();
+        let forward = self.nodes.len();
+        let mut gradients = Gradients::default();
+        let dims = self.tensor_ref(loss).spec.shape.clone();
+        let seed = self.add("loss/grad", Fill::loss_scale(dims), &[])?;
+        gradients.of.insert(loss, seed);
+        for index in (0..forward).rev() {
+            let reached = self.nodes[index].outputs.iter().any(|t| gradients.of.contains_key(t));
+            let wanted = self.nodes[index].inputs.iter().any(|t| needed[t.0]);
+            if reached && wanted {
+                let op = Arc::clone(&self.nodes[index].op);
+                let node = NodeId(index);
+                op.backward(&mut Backward { graph: self, node, gradients: &mut gradients, needed: &needed })?;
+            }
+        }
+        let parameters: Vec<TensorId> = self.parameters().map(|(id, ..)| id).collect();
+        for parameter in parameters {
+            let gradient = match gradients.of(parameter) {
+                // A gradient that another tensor has too is no place of its own.
+                Some(gradient) if matches!(self.tensor_ref(gradient).role, Role::Value) => gradient,
+                Some(gradient) => {
+                    let name = format!("{}/grad", self.tensor_ref(parameter).name);
+                    self.add(name, crate::ops::Copy, &[gradient])?
+                }
+                None => {
+                    let tensor = self.tensor_ref(parameter);
+                    let (name, shape) = (format!("{}/grad", tensor.name), tensor.spec.shape.clone());
+                    self.add(name, Fill::zeros(shape), &[])?
+                }
+            };
+            self.tensors[gradient.0].role = Role::Gradient(parameter);
+            gradients.of.insert(parameter, gradient);
+        }
+        Ok(gradients)
+    }
+
+    /// For each tensor, whether a trained parameter is it or lies below it.
+    fn depends_on_parameters(&self) -> Vec<bool> {
+        let mut needed: Vec<bool> = self.tensors.iter().map(|t| matches!(t.role, Role::Parameter(_))).collect();
+        for node in &self.nodes {
+            if node.inputs.iter().any(|t| needed[t.0]) {
+                for output in &node.outputs {
+                    needed[output.0] = true;
+                }
+            }
+        }
+        needed
+    }
+}

@@ -1,0 +1,248 @@
+//! The graph: tensors and the operations that make them, in the order in which they run. Shapes are inferred and checked when
+//! a node is added; autodiff, pruning and fusion turn one graph into another.
+
+mod backward;
+mod operation;
+mod passes;
+mod spec;
+
+pub use backward::{Backward, Gradients};
+pub use operation::{Alias, Inference, Operation};
+pub use passes::Rewritten;
+pub use spec::{Element, Shape, Spec};
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// A tensor of one graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorId(pub(crate) usize);
+
+/// A node of one graph; nodes run in the order of their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub(crate) usize);
+
+impl NodeId {
+    /// The position of the node in the graph's order.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// A contiguous stretch of device memory with its own lifetime; see `plan`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Region {
+    /// Trained parameters, in the order of the graph.
+    Parameters,
+    /// The gradient of each parameter, at the parameter's offset.
+    Gradients,
+    /// What the network keeps beside parameters: running statistics.
+    State,
+    /// What the optimizer keeps: `Slots(k)` is its k-th vector, laid out as the parameters are.
+    Slots(u8),
+}
+
+/// How a parameter starts; drawn on the host from the seed and the parameter's name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Initializer {
+    /// The same value everywhere.
+    Constant(f32),
+    /// Uniform in ±sqrt(3 / `fan_in`): Caffe's `xavier` filler.
+    Xavier {
+        /// Inputs of one output.
+        fan_in: usize,
+    },
+    /// Normal with variance 2 / `fan_in`: He et al. 2015.
+    He {
+        /// Inputs of one output.
+        fan_in: usize,
+    },
+}
+
+/// What the optimizer and the initialisation need to know of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ParameterInfo {
+    /// Factor on the learning rate (Caffe's `lr_mult`).
+    pub rate: f32,
+    /// Factor on the weight decay (Caffe's `decay_mult`).
+    pub decay: f32,
+    /// The initial values.
+    pub init: Initializer,
+}
+
+/// Where a tensor's content comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Role {
+    /// Written by the host before each run.
+    Input,
+    /// Trained.
+    Parameter(ParameterInfo),
+    /// Kept from step to step and updated in place by a node; starts with this value.
+    State(f32),
+    /// Written once by the host when a session is made.
+    Constant(Arc<Vec<f32>>),
+    /// A whole region as one flat tensor: what optimizers work on.
+    Flat(Region),
+    /// Made by a node.
+    Value,
+    /// Made by a node, and lies in the gradient region where this parameter lies among the parameters.
+    Gradient(TensorId),
+}
+
+/// A tensor of the graph.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    /// A name that is unique in the graph.
+    pub name: String,
+    /// Shape and element type.
+    pub spec: Spec,
+    /// Where its content comes from.
+    pub role: Role,
+    /// The node that makes it.
+    pub producer: Option<NodeId>,
+}
+
+/// A node: an operation with its tensors.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The layer's name, for example `inception_4a/3x3`.
+    pub name: String,
+    /// What it does.
+    pub op: Arc<dyn Operation>,
+    /// The tensors that it reads.
+    pub inputs: Vec<TensorId>,
+    /// The tensors that it makes.
+    pub outputs: Vec<TensorId>,
+}
+
+/// Tensors and nodes in single-assignment form: each tensor is made by at most one node, before any node reads it.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    tensors: Vec<Tensor>,
+    nodes: Vec<Node>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a tensor that no node makes.
+    pub fn tensor(&mut self, name: impl Into<String>, spec: Spec, role: Role) -> TensorId {
+        self.tensors.push(Tensor { name: name.into(), spec, role, producer: None });
+        TensorId(self.tensors.len() - 1)
+    }
+
+    /// Adds an input that the host writes before each run.
+    pub fn input(&mut self, name: impl Into<String>, spec: Spec) -> TensorId {
+        self.tensor(name, spec, Role::Input)
+    }
+
+    /// Adds a trained parameter.
+    pub fn parameter(&mut self, name: impl Into<String>, shape: impl Into<Shape>, info: ParameterInfo) -> TensorId {
+        self.tensor(name, Spec::f32(shape), Role::Parameter(info))
+    }
+
+    /// Adds a node and returns all its outputs.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] with the layer's name and the shapes, if the operation cannot work on these inputs.
+    pub fn node(
+        &mut self,
+        name: impl Into<String>,
+        op: Arc<dyn Operation>,
+        inputs: &[TensorId],
+    ) -> Result<Vec<TensorId>> {
+        let name = name.into();
+        let specs: Vec<&Spec> = inputs.iter().map(|&t| &self.tensor_ref(t).spec).collect();
+        let layer_error = |reason| Error::Layer { layer: name.clone(), operation: op.name(), reason };
+        let outputs = op.infer(&specs).map_err(layer_error)?;
+        let id = NodeId(self.nodes.len());
+        let many = outputs.len() > 1;
+        let outputs = outputs.into_iter().enumerate().map(|(i, spec)| {
+            let name = if many { format!("{name}:{i}") } else { name.clone() };
+            self.tensors.push(Tensor { name, spec, role: Role::Value, producer: Some(id) });
+            TensorId(self.tensors.len() - 1)
+        });
+        let outputs: Vec<TensorId> = outputs.collect();
+        self.nodes.push(Node { name, op, inputs: inputs.to_vec(), outputs: outputs.clone() });
+        Ok(outputs)
+    }
+
+    /// Adds a node and returns its first output.
+    ///
+    /// # Errors
+    /// As [`Graph::node`].
+    pub fn add(
+        &mut self,
+        name: impl Into<String>,
+        op: impl Operation + 'static,
+        inputs: &[TensorId],
+    ) -> Result<TensorId> {
+        Ok(self.node(name, Arc::new(op), inputs)?[0])
+    }
+
+    /// The tensor with this number.
+    pub fn tensor_ref(&self, id: TensorId) -> &Tensor {
+        &self.tensors[id.0]
+    }
+
+    /// The node with this number.
+    pub fn node_ref(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0]
+    }
+
+    /// The tensor called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if there is none.
+    pub fn find(&self, name: &str) -> Result<TensorId> {
+        let found = self.tensors.iter().position(|t| t.name == name).map(TensorId);
+        found.ok_or_else(|| Error::tensor(name, "no tensor of this name is in the graph"))
+    }
+
+    /// All tensors with their numbers.
+    pub fn tensors(&self) -> impl DoubleEndedIterator<Item = (TensorId, &Tensor)> {
+        self.tensors.iter().enumerate().map(|(i, t)| (TensorId(i), t))
+    }
+
+    /// All nodes with their numbers, in the order in which they run.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().enumerate().map(|(i, n)| (NodeId(i), n))
+    }
+
+    /// Number of nodes.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether the graph has no nodes.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The trained parameters in the order in which they were added.
+    pub fn parameters(&self) -> impl Iterator<Item = (TensorId, &Tensor, &ParameterInfo)> {
+        self.tensors().filter_map(|(id, t)| match &t.role {
+            Role::Parameter(info) => Some((id, t, info)),
+            _ => None,
+        })
+    }
+
+    /// The specs of a node's inputs.
+    pub fn input_specs(&self, node: &Node) -> Vec<&Spec> {
+        node.inputs.iter().map(|&t| &self.tensor_ref(t).spec).collect()
+    }
+
+    /// The specs of a node's outputs.
+    pub fn output_specs(&self, node: &Node) -> Vec<&Spec> {
+        node.outputs.iter().map(|&t| &self.tensor_ref(t).spec).collect()
+    }
+
+    /// Multiply-adds of one run of the whole graph.
+    pub fn macs(&self) -> u64 {
+        self.nodes.iter().map(|n| n.op.macs(&self.input_specs(n), &self.output_specs(n))).sum()
+    }
+}

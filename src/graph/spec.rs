@@ -1,0 +1,143 @@
+//! What a tensor is made of: its shape and the type of its elements.
+
+use std::fmt;
+
+/// The extents of a tensor, outermost first. Activations are NCHW, convolution weights OIHW, linear weights (out, in).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Shape(Vec<usize>);
+
+impl Shape {
+    /// The extents, outermost first.
+    pub fn dims(&self) -> &[usize] {
+        &self.0
+    }
+
+    /// Number of elements.
+    pub fn volume(&self) -> usize {
+        self.0.iter().product()
+    }
+
+    /// Number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Elements of one item of the batch: the volume without the first dimension.
+    pub fn item(&self) -> usize {
+        self.0.iter().skip(1).product()
+    }
+
+    /// The four extents of an activation.
+    ///
+    /// # Errors
+    /// The reason, if this is not a shape of four dimensions.
+    pub fn nchw(&self) -> Result<[usize; 4], String> {
+        self.0.as_slice().try_into().map_err(|_| format!("expected batch x channels x height x width, got {self}"))
+    }
+
+    /// Batch, channels and the product of the rest: how per-channel operations see a tensor of rank two or more.
+    pub fn ncs(&self) -> [usize; 3] {
+        let dim = |i: usize| self.0.get(i).copied().unwrap_or(1);
+        [dim(0), dim(1), self.0.iter().skip(2).product()]
+    }
+}
+
+impl<const N: usize> From<[usize; N]> for Shape {
+    fn from(dims: [usize; N]) -> Self {
+        Self(dims.to_vec())
+    }
+}
+
+impl From<&[usize]> for Shape {
+    fn from(dims: &[usize]) -> Self {
+        Self(dims.to_vec())
+    }
+}
+
+impl From<Vec<usize>> for Shape {
+    fn from(dims: Vec<usize>) -> Self {
+        Self(dims)
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("scalar");
+        }
+        for (i, dim) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str("x")?;
+            }
+            write!(f, "{dim}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How a tensor's elements are stored. Arithmetic is always in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 32-bit floating point.
+    F32,
+    /// 16-bit floating point, storage only.
+    F16,
+    /// 32-bit unsigned integer: labels and indices.
+    U32,
+}
+
+impl Element {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 | Self::U32 => 4,
+            Self::F16 => 2,
+        }
+    }
+
+    /// The name in WGSL.
+    pub fn wgsl(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::U32 => "u32",
+        }
+    }
+}
+
+/// Shape and element type of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Spec {
+    /// The extents.
+    pub shape: Shape,
+    /// The element type.
+    pub element: Element,
+}
+
+impl Spec {
+    /// A tensor of f32.
+    pub fn f32(shape: impl Into<Shape>) -> Self {
+        Self { shape: shape.into(), element: Element::F32 }
+    }
+
+    /// A tensor of u32.
+    pub fn u32(shape: impl Into<Shape>) -> Self {
+        Self { shape: shape.into(), element: Element::U32 }
+    }
+
+    /// Bytes that the tensor takes when it lies densely.
+    pub fn bytes(&self) -> usize {
+        self.shape.volume() * self.element.size()
+    }
+
+    /// The extents, outermost first.
+    pub fn dims(&self) -> &[usize] {
+        self.shape.dims()
+    }
+}
+
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.element.wgsl(), self.shape)
+    }
+}

@@ -1,0 +1,323 @@
+//! A kernel is a value: WGSL with constants, geometry, the tensors that it binds and a workgroup count. An operation offers a
+//! list of implementations, each made of kernels; choosing among them is a policy apart from both (see [`choose`]).
+
+mod profile;
+mod source;
+
+pub use profile::{AdapterClass, Profile};
+pub use source::pipeline_text;
+pub(crate) use source::geometry_bytes;
+
+use crate::graph::Spec;
+
+/// The values that change from step to step; every kernel can read them as `step`. With a node's number and an element's
+/// position they determine every random draw.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Step {
+    /// Low half of the run's seed.
+    pub seed: u32,
+    /// High half of the run's seed.
+    pub seed_high: u32,
+    /// Number of the micro-batch, from 0: what dropout's masks depend on.
+    pub step: u32,
+    /// Number of optimizer updates done before this step, from 0: Adam's bias correction and averaging use it.
+    pub update: u32,
+    /// Learning rate of this step.
+    pub rate: f32,
+    /// Momentum of this step.
+    pub momentum: f32,
+    /// Weight decay of this step.
+    pub decay: f32,
+    /// Factor that losses are scaled by before the backward pass and gradients divided by after it.
+    pub loss_scale: f32,
+}
+
+impl Default for Step {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            seed_high: 0,
+            step: 0,
+            update: 0,
+            rate: 0.01,
+            momentum: 0.9,
+            decay: 0.0,
+            loss_scale: 1.0,
+        }
+    }
+}
+
+/// A tensor as a kernel sees it: a window of the elements of its binding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Operand {
+    /// Shape and element type.
+    pub spec: Spec,
+    /// Elements before the first one, in the binding.
+    pub offset: usize,
+    /// Elements from one item of the batch to the next. All inner dimensions are dense.
+    pub batch_stride: usize,
+}
+
+impl Operand {
+    /// An operand that lies densely in its own binding.
+    pub fn dense(spec: Spec) -> Self {
+        let batch_stride = spec.shape.item();
+        Self { spec, offset: 0, batch_stride }
+    }
+
+    /// The extents, outermost first.
+    pub fn dims(&self) -> &[usize] {
+        self.spec.dims()
+    }
+
+    /// Number of elements.
+    pub fn volume(&self) -> usize {
+        self.spec.shape.volume()
+    }
+
+    /// Whether it lies densely, so that the batch need not be told from the rest.
+    pub fn is_dense(&self) -> bool {
+        self.batch_stride == self.spec.shape.item()
+    }
+
+    /// Whether loads and stores of `width` elements that are aligned within an item are aligned in memory.
+    pub fn is_aligned(&self, width: usize) -> bool {
+        self.offset.is_multiple_of(width) && self.batch_stride.is_multiple_of(width)
+    }
+}
+
+/// The tensors of the node that kernels are made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Operands<'a> {
+    /// The layer's name, for labels.
+    pub layer: &'a str,
+    /// The inputs in order.
+    pub inputs: &'a [Operand],
+    /// The outputs in order.
+    pub outputs: &'a [Operand],
+}
+
+/// A value given to a shader.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scalar {
+    /// An unsigned integer.
+    U32(u32),
+    /// A floating-point number.
+    F32(f32),
+    /// A truth value, for `#if` and for constants.
+    Bool(bool),
+}
+
+impl From<usize> for Scalar {
+    fn from(value: usize) -> Self {
+        Self::U32(u32::try_from(value).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<u32> for Scalar {
+    fn from(value: u32) -> Self {
+        Self::U32(value)
+    }
+}
+
+impl From<f32> for Scalar {
+    fn from(value: f32) -> Self {
+        Self::F32(value)
+    }
+}
+
+impl From<bool> for Scalar {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+/// What a binding is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// An input of the node.
+    Input(usize),
+    /// An output of the node.
+    Output(usize),
+    /// A scratch buffer of the implementation, dense f32 or u32.
+    Scratch(usize),
+}
+
+/// One storage binding of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    /// The name of the array in WGSL.
+    pub name: &'static str,
+    /// What it is bound to.
+    pub slot: Slot,
+    /// The type of the array's elements in WGSL, for example `f32` or `vec4<f32>`.
+    pub element: &'static str,
+    /// Bytes of the tensor's binding that are bound, or all of them: how flat operations go through buffers larger than a
+    /// binding may be.
+    pub range: Option<std::ops::Range<u64>>,
+}
+
+/// One dispatch, as a value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// What error messages and profiles call it: layer and entry point.
+    pub label: String,
+    /// The operation's WGSL file.
+    pub source: &'static str,
+    /// The section of the file to use; see `source.rs` for the file's form.
+    pub entry: &'static str,
+    /// Always compiled in as WGSL constants.
+    pub constants: Vec<(&'static str, Scalar)>,
+    /// Fields of `p`: compiled in on real GPUs, given in a uniform where compiling is dear.
+    pub geometry: Vec<(&'static str, Scalar)>,
+    /// The storage bindings in order.
+    pub bindings: Vec<Binding>,
+    /// Invocations of a workgroup.
+    pub workgroup: [u32; 3],
+    /// Workgroups.
+    pub groups: [u32; 3],
+}
+
+impl Kernel {
+    /// A kernel that runs the section `entry` of the WGSL file `source` for the layer `layer`.
+    pub fn new(layer: &str, source: &'static str, entry: &'static str) -> Self {
+        Self {
+            label: format!("{layer} {entry}"),
+            source,
+            entry,
+            constants: Vec::new(),
+            geometry: Vec::new(),
+            bindings: Vec::new(),
+            workgroup: [64, 1, 1],
+            groups: [1, 1, 1],
+        }
+    }
+
+    /// Adds a constant that is always compiled in; a boolean one can be asked for by `#if`.
+    #[must_use]
+    pub fn constant(mut self, name: &'static str, value: impl Into<Scalar>) -> Self {
+        self.constants.push((name, value.into()));
+        self
+    }
+
+    /// Adds a field of `p`.
+    #[must_use]
+    pub fn geometry(mut self, name: &'static str, value: impl Into<Scalar>) -> Self {
+        self.geometry.push((name, value.into()));
+        self
+    }
+
+    /// Adds several fields of `p`.
+    #[must_use]
+    pub fn geometries(mut self, fields: impl IntoIterator<Item = (&'static str, usize)>) -> Self {
+        self.geometry.extend(fields.into_iter().map(|(name, value)| (name, value.into())));
+        self
+    }
+
+    /// Binds a tensor as `array<f32>` called `name`.
+    #[must_use]
+    pub fn bind(self, name: &'static str, slot: Slot) -> Self {
+        self.bind_as(name, slot, "f32")
+    }
+
+    /// Binds a tensor as an array of `element` called `name`.
+    #[must_use]
+    pub fn bind_as(mut self, name: &'static str, slot: Slot, element: &'static str) -> Self {
+        self.bindings.push(Binding { name, slot, element, range: None });
+        self
+    }
+
+    /// Binds only the bytes of `range` of a tensor, as `array<f32>`.
+    #[must_use]
+    pub fn bind_range(mut self, name: &'static str, slot: Slot, range: std::ops::Range<u64>) -> Self {
+        self.bindings.push(Binding { name, slot, element: "f32", range: Some(range) });
+        self
+    }
+
+    /// Sets the workgroup's shape.
+    #[must_use]
+    pub fn workgroup(mut self, x: u32, y: u32, z: u32) -> Self {
+        self.workgroup = [x, y, z];
+        self
+    }
+
+    /// Sets the workgroup counts, each at most 65,535.
+    #[must_use]
+    pub fn groups(mut self, x: usize, y: usize, z: usize) -> Self {
+        let count = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX);
+        self.groups = [count(x), count(y), count(z)];
+        self
+    }
+
+    /// Sets the workgroup counts for at least `invocations` invocations in one line. More than 65,535 workgroups are folded
+    /// into two dimensions: the shader gets its place from `linear_index`, and must check it against the total.
+    #[must_use]
+    pub fn linear(self, invocations: usize) -> Self {
+        let size = self.workgroup.iter().product::<u32>() as usize;
+        self.linear_groups(invocations.div_ceil(size))
+    }
+
+    /// Sets the workgroup counts for at least `groups` workgroups in one line; the shader gets its workgroup's number from
+    /// `linear_group`, and must check it against the total.
+    #[must_use]
+    pub fn linear_groups(self, groups: usize) -> Self {
+        let rows = groups.div_ceil(65_535).max(1);
+        self.groups(groups.div_ceil(rows), rows, 1)
+    }
+}
+
+/// One way to run an operation: kernels that run one after another, with scratch memory between them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Implementation {
+    /// A short name, unique in the operation's list.
+    pub name: &'static str,
+    /// The dispatches in order.
+    pub kernels: Vec<Kernel>,
+    /// Bytes of each scratch buffer.
+    pub scratch: Vec<u64>,
+    /// The adapter classes that this is a good default for; others use it only when told to.
+    pub suits: &'static [AdapterClass],
+    /// Workgroup memory that it needs, in bytes.
+    pub workgroup_memory: u32,
+}
+
+impl Implementation {
+    /// An implementation of these kernels that suits every adapter and needs no scratch and no workgroup memory.
+    pub fn new(name: &'static str, kernels: Vec<Kernel>) -> Self {
+        Self { name, kernels, scratch: Vec::new(), suits: AdapterClass::ALL, workgroup_memory: 0 }
+    }
+
+    /// Adds a scratch buffer of `elements` f32.
+    #[must_use]
+    pub fn scratch(mut self, elements: usize) -> Self {
+        self.scratch.push(4 * elements as u64);
+        self
+    }
+
+    /// Says which adapter classes this is a good default for.
+    #[must_use]
+    pub fn suits(mut self, classes: &'static [AdapterClass]) -> Self {
+        self.suits = classes;
+        self
+    }
+
+    /// Says how many bytes of workgroup memory it needs.
+    #[must_use]
+    pub fn workgroup_memory(mut self, bytes: usize) -> Self {
+        self.workgroup_memory = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self
+    }
+
+    /// Whether it runs within the limits of a device.
+    pub fn fits(&self, profile: &Profile) -> bool {
+        self.workgroup_memory <= profile.workgroup_memory
+            && self.kernels.iter().all(|k| k.workgroup.iter().product::<u32>() <= profile.invocations)
+    }
+}
+
+/// The default policy: the first implementation that fits the device and suits its class, else the first that fits.
+pub fn choose<'a>(implementations: &'a [Implementation], profile: &Profile) -> Option<&'a Implementation> {
+    let fitting = || implementations.iter().filter(|i| i.fits(profile));
+    fitting().find(|i| i.suits.contains(&profile.class)).or_else(|| fitting().next())
+}

@@ -1,0 +1,56 @@
+//! Runs a whole graph on the CPU twins.
+
+use std::collections::HashMap;
+
+use super::{Array, Real, Reference, run_operation};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Operation, Spec, TensorId};
+use crate::kernel::Step;
+
+/// The values of a graph's tensors on the CPU.
+#[derive(Debug)]
+pub struct Interpreter<'a, T> {
+    graph: &'a Graph,
+    values: HashMap<TensorId, Array<T>>,
+}
+
+impl<'a, T: Real> Interpreter<'a, T>
+where
+    dyn Operation: Reference<T>,
+{
+    /// An interpreter of `graph` without any values yet.
+    pub fn new(graph: &'a Graph) -> Self {
+        Self { graph, values: HashMap::new() }
+    }
+
+    /// Gives a tensor that no node makes its value.
+    pub fn set(&mut self, tensor: TensorId, value: Array<T>) {
+        self.values.insert(tensor, value);
+    }
+
+    /// The value of a tensor, if it has one.
+    pub fn get(&self, tensor: TensorId) -> Option<&Array<T>> {
+        self.values.get(&tensor)
+    }
+
+    /// Runs every node in order. Tensors keep their values: an operation that works in place on a device makes a new value
+    /// here, and optimizers on flat regions are for the caller to run.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if an input has no value, [`Error::Layer`] if an operation refuses its inputs.
+    pub fn run(&mut self, step: &Step) -> Result<()> {
+        for (_, node) in self.graph.nodes() {
+            let mut inputs = Vec::with_capacity(node.inputs.len());
+            for id in &node.inputs {
+                let name = &self.graph.tensor_ref(*id).name;
+                inputs.push(self.values.get(id).ok_or_else(|| Error::tensor(name, "has no value on the CPU"))?);
+            }
+            let specs: Vec<&Spec> = self.graph.input_specs(node);
+            let outputs = run_operation(node.op.as_ref(), &specs, &inputs, step).map_err(|reason| {
+                Error::Layer { layer: node.name.clone(), operation: node.op.name(), reason }
+            })?;
+            self.values.extend(node.outputs.iter().copied().zip(outputs));
+        }
+        Ok(())
+    }
+}

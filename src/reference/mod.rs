@@ -1,0 +1,154 @@
+//! The CPU twin of every operation, forward and backward: plain loops over f32 or f64, the thing to step through in a debugger
+//! and the truth that kernels are tested against.
+
+mod interpreter;
+mod relu;
+
+pub use interpreter::Interpreter;
+
+use std::fmt::Debug;
+
+use crate::graph::{Operation, Spec};
+use crate::kernel::Step;
+
+/// The floating-point types that the twins work in.
+pub trait Real:
+    Copy
+    + Debug
+    + Default
+    + PartialOrd
+    + Send
+    + Sync
+    + 'static
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::Div<Output = Self>
+    + std::ops::Neg<Output = Self>
+    + std::ops::AddAssign
+    + std::ops::MulAssign
+    + std::iter::Sum
+{
+    /// The nearest value of this type.
+    fn of(value: f64) -> Self;
+    /// The value as f64.
+    fn to_f64(self) -> f64;
+    /// e to the power of the value.
+    fn exp(self) -> Self;
+    /// The natural logarithm.
+    fn ln(self) -> Self;
+    /// The square root.
+    fn sqrt(self) -> Self;
+    /// The value to the power of `exponent`.
+    fn powf(self, exponent: Self) -> Self;
+    /// The magnitude.
+    fn abs(self) -> Self;
+    /// The value as a count or an index, rounded down.
+    fn to_index(self) -> usize {
+        self.to_f64() as usize
+    }
+    /// The larger of two values.
+    fn larger(self, other: Self) -> Self {
+        if other > self { other } else { self }
+    }
+    /// Zero.
+    fn zero() -> Self {
+        Self::of(0.0)
+    }
+    /// One.
+    fn one() -> Self {
+        Self::of(1.0)
+    }
+}
+
+macro_rules! real {
+    ($($type:ty),*) => {$(
+        impl Real for $type {
+            fn of(value: f64) -> Self { value as $type }
+            fn to_f64(self) -> f64 { f64::from(self) }
+            fn exp(self) -> Self { self.exp() }
+            fn ln(self) -> Self { self.ln() }
+            fn sqrt(self) -> Self { self.sqrt() }
+            fn powf(self, exponent: Self) -> Self { self.powf(exponent) }
+            fn abs(self) -> Self { self.abs() }
+        }
+    )*};
+}
+real!(f32, f64);
+
+/// A dense tensor on the host. Labels and indices are held as values of `T` too.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array<T> {
+    /// The extents, outermost first.
+    pub dims: Vec<usize>,
+    /// The elements, last dimension fastest.
+    pub data: Vec<T>,
+}
+
+impl<T: Real> Array<T> {
+    /// An array of zeros.
+    pub fn zeros(dims: &[usize]) -> Self {
+        Self { dims: dims.to_vec(), data: vec![T::zero(); dims.iter().product()] }
+    }
+
+    /// An array of these elements, which must be as many as the extents say.
+    pub fn new(dims: &[usize], data: Vec<T>) -> Self {
+        debug_assert_eq!(dims.iter().product::<usize>(), data.len());
+        Self { dims: dims.to_vec(), data }
+    }
+
+    /// The same numbers in another precision.
+    pub fn cast<U: Real>(&self) -> Array<U> {
+        Array { dims: self.dims.clone(), data: self.data.iter().map(|x| U::of(x.to_f64())).collect() }
+    }
+
+    /// The position of an element of a tensor of four dimensions.
+    pub fn at(&self, n: usize, c: usize, y: usize, x: usize) -> usize {
+        ((n * self.dims[1] + c) * self.dims[2] + y) * self.dims[3] + x
+    }
+}
+
+/// A plain implementation of an operation in the precision of `T`.
+pub trait Reference<T: Real> {
+    /// Computes the outputs. They arrive with the right shapes, filled with zeros; an output that is its input rewritten in
+    /// place ([`crate::graph::Alias::InPlace`]) arrives as a copy of that input.
+    fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], step: &Step);
+}
+
+/// Runs one operation on the CPU.
+///
+/// # Errors
+/// The reason, if the operation cannot work on these inputs.
+pub fn run_operation<T: Real>(
+    op: &dyn Operation,
+    specs: &[&Spec],
+    inputs: &[&Array<T>],
+    step: &Step,
+) -> Result<Vec<Array<T>>, String>
+where
+    dyn Operation: Reference<T>,
+{
+    let outputs = op.infer(specs)?;
+    let mut arrays: Vec<Array<T>> = outputs.iter().map(|s| Array::zeros(s.dims())).collect();
+    for alias in op.aliases(specs) {
+        if let crate::graph::Alias::InPlace { output, input } = alias {
+            arrays[output] = inputs[input].clone();
+        }
+    }
+    op.run(inputs, &mut arrays, step);
+    Ok(arrays)
+}
+
+/// Relative L2 error of `a` against `b`: |a - b| / |b|, or |a| where b is zero.
+pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
+    let (mut diff, mut norm) = (0.0f64, 0.0f64);
+    for (&x, &y) in a.iter().zip(b) {
+        diff += (f64::from(x) - f64::from(y)).powi(2);
+        norm += f64::from(y).powi(2);
+    }
+    if a.len() != b.len() || !diff.is_finite() {
+        return f64::INFINITY;
+    }
+    if norm == 0.0 { diff.sqrt() } else { (diff / norm).sqrt() }
+}
+
