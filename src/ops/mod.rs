@@ -1,6 +1,19 @@
 //! The operations, forward and backward side by side: one file an operation, with its attributes, shapes, gradient and
 //! kernels. The WGSL is in `shaders/`, the CPU twin in `reference`, both under the same name.
 
+mod add;
+mod copy;
+mod fill;
 mod relu;
 
+pub use add::Add;
+pub use copy::Copy;
+pub use fill::Fill;
 pub use relu::{Relu, ReluGrad};
+
+use crate::graph::Spec;
+
+/// The inputs as an array of the number that the operation takes.
+pub(crate) fn expect<'a, const N: usize>(inputs: &[&'a Spec]) -> Result<[&'a Spec; N], String> {
+    inputs.try_into().map_err(|_| format!("expected {N} inputs, got {}", inputs.len()))
+}

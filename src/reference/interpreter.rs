@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{Array, Real, Reference, run_operation};
+use super::{Array, Real, run_operation};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Operation, Spec, TensorId};
+use crate::graph::{Graph, Spec, TensorId};
 use crate::kernel::Step;
 
 /// The values of a graph's tensors on the CPU.
@@ -14,10 +14,7 @@ pub struct Interpreter<'a, T> {
     values: HashMap<TensorId, Array<T>>,
 }
 
-impl<'a, T: Real> Interpreter<'a, T>
-where
-    dyn Operation: Reference<T>,
-{
+impl<'a, T: Real> Interpreter<'a, T> {
     /// An interpreter of `graph` without any values yet.
     pub fn new(graph: &'a Graph) -> Self {
         Self { graph, values: HashMap::new() }

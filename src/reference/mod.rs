@@ -1,6 +1,9 @@
 //! The CPU twin of every operation, forward and backward: plain loops over f32 or f64, the thing to step through in a debugger
 //! and the truth that kernels are tested against.
 
+mod add;
+mod copy;
+mod fill;
 mod interpreter;
 mod relu;
 
@@ -43,6 +46,8 @@ pub trait Real:
     fn powf(self, exponent: Self) -> Self;
     /// The magnitude.
     fn abs(self) -> Self;
+    /// The twin of an operation in this precision.
+    fn twin(op: &dyn Operation) -> &dyn Reference<Self>;
     /// The value as a count or an index, rounded down.
     fn to_index(self) -> usize {
         self.to_f64() as usize
@@ -71,6 +76,7 @@ macro_rules! real {
             fn sqrt(self) -> Self { self.sqrt() }
             fn powf(self, exponent: Self) -> Self { self.powf(exponent) }
             fn abs(self) -> Self { self.abs() }
+            fn twin(op: &dyn Operation) -> &dyn Reference<Self> { op }
         }
     )*};
 }
@@ -124,10 +130,7 @@ pub fn run_operation<T: Real>(
     specs: &[&Spec],
     inputs: &[&Array<T>],
     step: &Step,
-) -> Result<Vec<Array<T>>, String>
-where
-    dyn Operation: Reference<T>,
-{
+) -> Result<Vec<Array<T>>, String> {
     let outputs = op.infer(specs)?;
     let mut arrays: Vec<Array<T>> = outputs.iter().map(|s| Array::zeros(s.dims())).collect();
     for alias in op.aliases(specs) {
@@ -135,7 +138,7 @@ where
             arrays[output] = inputs[input].clone();
         }
     }
-    op.run(inputs, &mut arrays, step);
+    T::twin(op).run(inputs, &mut arrays, step);
     Ok(arrays)
 }
 

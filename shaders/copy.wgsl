@@ -1,0 +1,16 @@
+// y = x, as words. p: count (elements), item (elements of one item of the batch), offset and stride of y, other_offset and
+// other_stride of x.
+
+//# copy
+@compute @workgroup_size(WORKGROUP_X)
+fn copy(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let item = i / p.item;
+    let within = i % p.item;
+    y[p.offset + item * p.stride + within] = x[p.other_offset + item * p.other_stride + within];
+}

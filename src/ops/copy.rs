@@ -1,0 +1,45 @@
+//! A copy: what the planner puts where two tensors cannot share storage.
+
+use super::expect;
+use crate::graph::{Backward, Operation, Spec};
+use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
+use crate::Result;
+
+const SOURCE: &str = include_str!("../../shaders/copy.wgsl");
+
+/// y = x. Input: any tensor of 4-byte elements; output: the same shape.
+#[derive(Clone, Debug)]
+pub struct Copy;
+
+impl Operation for Copy {
+    fn name(&self) -> &'static str {
+        "copy"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [x] = expect(inputs)?;
+        if x.element.size() == 4 { Ok(vec![x.clone()]) } else { Err(format!("cannot copy {x}")) }
+    }
+
+    fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
+        let Some(dy) = context.grad(0) else { return Ok(()) };
+        context.pass(0, dy)
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
+        let kernel = Kernel::new(operands.layer, SOURCE, "copy")
+            .geometries([
+                ("count", y.volume()),
+                ("item", y.spec.shape.item()),
+                ("offset", y.offset),
+                ("stride", y.batch_stride),
+                ("other_offset", x.offset),
+                ("other_stride", x.batch_stride),
+            ])
+            .bind_as("y", Slot::Output(0), "u32")
+            .bind_as("x", Slot::Input(0), "u32")
+            .linear(y.volume());
+        vec![Implementation::new("linear", vec![kernel])]
+    }
+}

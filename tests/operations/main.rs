@@ -1,0 +1,4 @@
+//! Each operation by itself: the CPU twin against goldens, every implementation on the device against the f64 twin.
+
+mod elementwise;
+mod support;

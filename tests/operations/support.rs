@@ -1,0 +1,92 @@
+//! What the tests of operations share.
+
+use std::sync::OnceLock;
+
+use incept::gpu::{AdapterOptions, Gpu, Trial};
+use incept::graph::{Element, Operation, Spec};
+use incept::kernel::Step;
+use incept::reference::{Array, relative_error, run_operation};
+
+/// The device of this test process.
+pub fn gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| Gpu::open_blocking(&AdapterOptions::default()).expect("the tests need a GPU driver"))
+}
+
+/// Numbers between -1 and 1 that look random, different for each seed.
+pub fn noise(dims: &[usize], seed: u64) -> Array<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let count = dims.iter().product();
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 40) as f32) / (1u64 << 23) as f32 - 1.0
+    };
+    Array::new(dims, (0..count).map(next).collect())
+}
+
+/// The spec of an array of f32.
+pub fn spec(array: &Array<f32>) -> Spec {
+    Spec::f32(array.dims.as_slice())
+}
+
+/// Runs every implementation that the operation offers on this device, with activations dense and as windows of larger tensors, and compares each output with
+/// the f64 twin: relative L2 error at most `limit`, u32 outputs equal, nothing outside the outputs touched.
+/// `parameters` are inputs, `gradients` outputs that are never windows although they have four dimensions.
+pub fn check(
+    op: &dyn Operation,
+    specs: &[Spec],
+    inputs: &[&Array<f32>],
+    limit: f64,
+    parameters: &[usize],
+    gradients: &[usize],
+) {
+    check_step(op, specs, inputs, limit, parameters, gradients, &Step::default());
+}
+
+/// As [`check`], at a given step.
+pub fn check_step(
+    op: &dyn Operation,
+    specs: &[Spec],
+    inputs: &[&Array<f32>],
+    limit: f64,
+    parameters: &[usize],
+    gradients: &[usize],
+    step: &Step,
+) {
+    let gpu = gpu();
+    let wide: Vec<Array<f64>> = inputs.iter().map(|a| a.cast()).collect();
+    let wide: Vec<&Array<f64>> = wide.iter().collect();
+    let spec_refs: Vec<&Spec> = specs.iter().collect();
+    let expected = run_operation(op, &spec_refs, &wide, step).expect("the twin refuses the shapes");
+    let outputs = op.infer(&spec_refs).expect("the shapes are refused");
+    // A padding that is a multiple of four keeps vector loads possible, the other does not.
+    for pad in [0, 4, 3] {
+        let mut trial = Trial::new(op, specs, pad).expect("the shapes are refused");
+        for index in parameters {
+            trial = trial.dense_input(*index);
+        }
+        for index in gradients {
+            trial = trial.dense_output(*index);
+        }
+        let implementations = trial.implementations(gpu);
+        assert!(!implementations.is_empty(), "{op:?} has no implementation for this device");
+        for implementation in &implementations {
+            let name = format!("{op:?} {} pad {pad} {specs:?}", implementation.name);
+            let result = gpu
+                .block_on(trial.run(gpu, implementation, inputs, step))
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(result.intact, "{name} wrote outside its outputs");
+            for ((got, want), spec) in result.arrays.iter().zip(&expected).zip(&outputs) {
+                let want: Array<f32> = want.cast();
+                if spec.element == Element::U32 {
+                    assert_eq!(got.data, want.data, "{name}");
+                } else {
+                    let error = relative_error(&got.data, &want.data);
+                    assert!(error <= limit, "{name}: error {error:.2e} above {limit:.0e}");
+                }
+            }
+        }
+    }
+}
