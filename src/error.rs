@@ -67,9 +67,7 @@ pub enum Error {
     #[error("the device was lost ({0}); training can continue from the last checkpoint with --resume")]
     DeviceLost(String),
     /// A tensor does not fit in one binding of the device.
-    #[error(
-        "tensor `{tensor}` needs {needed} bytes and this device binds at most {limit} at once; {advice}"
-    )]
+    #[error("tensor `{tensor}` needs {needed} bytes and this device binds at most {limit} at once; {advice}")]
     TooLarge {
         /// The tensor's name.
         tensor: String,

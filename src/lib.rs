@@ -5,6 +5,7 @@ pub mod gpu;
 pub mod graph;
 pub mod kernel;
 pub mod ops;
+pub mod plan;
 pub mod reference;
 
 pub use error::{Error, Result};

@@ -146,7 +146,9 @@ fn select(summaries: &[AdapterSummary], wanted: Option<&str>) -> Result<usize> {
         let matching = summaries.iter().filter(|s| s.name.to_lowercase().contains(&wanted.to_lowercase()));
         matching.min_by_key(|s| preference(s)).map(|s| s.index)
     };
-    by_index.or_else(by_name).ok_or_else(|| Error::NoAdapter(format!("none matches `{wanted}`; found:{}", names())))
+    by_index
+        .or_else(by_name)
+        .ok_or_else(|| Error::NoAdapter(format!("none matches `{wanted}`; found:{}", names())))
 }
 
 pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
@@ -194,7 +196,17 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
         f16: device.features().contains(wgpu::Features::SHADER_F16),
     };
     let pipelines = Mutex::new(HashMap::new());
-    Ok(Gpu { shared: Arc::new(Shared { device, queue, summary, profile, pipelines, failures }) })
+    Ok(Gpu {
+        shared: Arc::new(Shared {
+            device,
+            queue,
+            summary,
+            profile,
+            pipelines,
+            failures,
+            awaited: Mutex::default(),
+        }),
+    })
 }
 
 /// WebGPU's default limits for compute, raised to what the adapter has for the ones that the engine can use more of.

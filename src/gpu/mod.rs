@@ -3,10 +3,14 @@
 
 mod adapter;
 mod pipeline;
+mod regions;
+mod session;
 mod trial;
 
 pub use adapter::{AdapterOptions, AdapterSummary, list_adapters};
 pub use pipeline::Pipeline;
+pub use regions::Regions;
+pub use session::{Metrics, Session};
 pub use trial::{Trial, TrialOutput};
 
 use std::collections::HashMap;
@@ -32,6 +36,8 @@ struct Shared {
     profile: Profile,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     failures: Arc<Mutex<Vec<Failure>>>,
+    /// The submission that a future waits for, so that blocking on it does not drain the queue.
+    awaited: Mutex<Option<wgpu::SubmissionIndex>>,
 }
 
 /// An error that arrived outside any call.
@@ -86,7 +92,12 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::Driver`] with the buffer's label.
-    pub(crate) async fn buffer(&self, label: &str, bytes: u64, extra: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+    pub(crate) async fn buffer(
+        &self,
+        label: &str,
+        bytes: u64,
+        extra: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
         let scope = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
@@ -150,42 +161,59 @@ impl Gpu {
                 return result;
             }
             // The futures of this module wait for nothing but the device.
+            let submission_index = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
             self.device()
-                .poll(wgpu::PollType::wait_indefinitely())
+                .poll(wgpu::PollType::Wait { submission_index, timeout: None })
                 .map_err(|e| self.driver("waiting for the device", e.to_string()))?;
         }
     }
 }
 
 /// Waits until `size` bytes of a mappable buffer can be read and copies them.
-pub(crate) async fn map(buffer: &wgpu::Buffer, size: u64) -> Result<Vec<u8>, String> {
-    let state = Arc::new(Mutex::new(MapState::default()));
-    let shared = Arc::clone(&state);
-    buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
-        let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
-        state.result = Some(result.map_err(|e| e.to_string()));
-        if let Some(waker) = state.waker.take() {
-            waker.wake();
-        }
-    });
-    std::future::poll_fn(|context| {
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.result.take().map_or_else(
-            || {
-                state.waker = Some(context.waker().clone());
-                Poll::Pending
-            },
-            Poll::Ready,
-        )
-    })
-    .await?;
+async fn map(buffer: &wgpu::Buffer, size: u64) -> Result<Vec<u8>, String> {
+    let mapping = Mapping::start(buffer, size);
+    std::future::poll_fn(|context| mapping.poll(Some(context.waker()))).await?;
+    take_mapped(buffer, size)
+}
+
+/// Copies what has been mapped and gives the buffer back.
+fn take_mapped(buffer: &wgpu::Buffer, size: u64) -> Result<Vec<u8>, String> {
     let data = buffer.slice(..size).get_mapped_range().map_err(|e| e.to_string())?.to_vec();
     buffer.unmap();
     Ok(data)
 }
 
-#[derive(Default)]
+/// A buffer that is being mapped for reading.
+#[derive(Debug)]
+struct Mapping(Arc<Mutex<MapState>>);
+
+#[derive(Debug, Default)]
 struct MapState {
     result: Option<Result<(), String>>,
     waker: Option<Waker>,
+}
+
+impl Mapping {
+    fn start(buffer: &wgpu::Buffer, size: u64) -> Self {
+        let state: Arc<Mutex<MapState>> = Arc::default();
+        let shared = Arc::clone(&state);
+        buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
+            let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            state.result = Some(result.map_err(|e| e.to_string()));
+            if let Some(waker) = state.waker.take() {
+                waker.wake();
+            }
+        });
+        Self(state)
+    }
+
+    /// Whether the buffer is mapped; wakes `waker` when it is.
+    fn poll(&self, waker: Option<&Waker>) -> Poll<Result<(), String>> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(result) = &state.result {
+            return Poll::Ready(result.clone());
+        }
+        state.waker = waker.cloned();
+        Poll::Pending
+    }
 }

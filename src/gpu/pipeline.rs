@@ -41,7 +41,8 @@ impl Gpu {
 
     fn compile(&self, kernel: &Kernel, text: &str, bake: bool) -> Pipeline {
         let label = Some(kernel.label.as_str());
-        let descriptor = wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(text.into()) };
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(text.into()) };
         // SAFETY: without runtime checks, an index out of bounds or an endless loop would be undefined behaviour. All WGSL is
         // the crate's own, takes its extents from the shapes that sized the buffers, and is tested against the CPU twins
         // with canaries around every tensor.
@@ -118,8 +119,11 @@ impl Gpu {
             binding: u32::try_from(binding).unwrap_or(u32::MAX),
             resource,
         };
-        let mut entries: Vec<_> =
-            bindings.iter().enumerate().map(|(i, b)| entry(i, wgpu::BindingResource::Buffer(b.clone()))).collect();
+        let mut entries: Vec<_> = bindings
+            .iter()
+            .enumerate()
+            .map(|(i, b)| entry(i, wgpu::BindingResource::Buffer(b.clone())))
+            .collect();
         if let Some(buffer) = &geometry {
             entries.push(entry(bindings.len(), buffer.as_entire_binding()));
         }

@@ -64,7 +64,12 @@ impl Backward<'_> {
     ///
     /// # Errors
     /// [`Error::Layer`] if the operation refuses its inputs.
-    pub fn emit(&mut self, suffix: &str, op: impl Operation + 'static, inputs: &[TensorId]) -> Result<Vec<TensorId>> {
+    pub fn emit(
+        &mut self,
+        suffix: &str,
+        op: impl Operation + 'static,
+        inputs: &[TensorId],
+    ) -> Result<Vec<TensorId>> {
         let name = format!("{}/{suffix}", self.graph.nodes[self.node.0].name);
         self.graph.node(name, Arc::new(op), inputs)
     }
@@ -73,7 +78,12 @@ impl Backward<'_> {
     ///
     /// # Errors
     /// [`Error::Layer`] if the operation refuses its inputs.
-    pub fn contribute(&mut self, input: usize, op: impl Operation + 'static, inputs: &[TensorId]) -> Result<()> {
+    pub fn contribute(
+        &mut self,
+        input: usize,
+        op: impl Operation + 'static,
+        inputs: &[TensorId],
+    ) -> Result<()> {
         if !self.needs(input) {
             return Ok(());
         }
@@ -117,7 +127,8 @@ impl Backward<'_> {
         let (of, is) = (&self.graph.tensor_ref(target).spec, &self.graph.tensor_ref(gradient).spec);
         if of.shape != is.shape {
             let node = &self.graph.nodes[self.node.0];
-            let reason = format!("the gradient of `{}` ({of}) came out as {is}", self.graph.tensor_ref(target).name);
+            let reason =
+                format!("the gradient of `{}` ({of}) came out as {is}", self.graph.tensor_ref(target).name);
             return Err(Error::Layer { layer: node.name.clone(), operation: node.op.name(), reason });
         }
         self.gradients.of.insert(target, gradient);
@@ -175,7 +186,8 @@ impl Graph {
 
     /// For each tensor, whether a trained parameter is it or lies below it.
     fn depends_on_parameters(&self) -> Vec<bool> {
-        let mut needed: Vec<bool> = self.tensors.iter().map(|t| matches!(t.role, Role::Parameter(_))).collect();
+        let mut needed: Vec<bool> =
+            self.tensors.iter().map(|t| matches!(t.role, Role::Parameter(_))).collect();
         for node in &self.nodes {
             if node.inputs.iter().any(|t| needed[t.0]) {
                 for output in &node.outputs {

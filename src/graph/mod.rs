@@ -141,7 +141,12 @@ impl Graph {
     }
 
     /// Adds a trained parameter.
-    pub fn parameter(&mut self, name: impl Into<String>, shape: impl Into<Shape>, info: ParameterInfo) -> TensorId {
+    pub fn parameter(
+        &mut self,
+        name: impl Into<String>,
+        shape: impl Into<Shape>,
+        info: ParameterInfo,
+    ) -> TensorId {
         self.tensor(name, Spec::f32(shape), Role::Parameter(info))
     }
 
@@ -182,6 +187,11 @@ impl Graph {
         inputs: &[TensorId],
     ) -> Result<TensorId> {
         Ok(self.node(name, Arc::new(op), inputs)?[0])
+    }
+
+    /// Says where the content of a tensor comes from, once more is known than when it was made.
+    pub(crate) fn set_role(&mut self, id: TensorId, role: Role) {
+        self.tensors[id.0].role = role;
     }
 
     /// The tensor with this number.

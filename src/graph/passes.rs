@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Graph, Inference, Node, Operation, TensorId};
+use super::{Graph, Inference, Node, Operation, Role, TensorId};
 use crate::error::Result;
 
 /// A graph made from another, and what became of the other's tensors.
@@ -45,7 +45,11 @@ impl Rewritten {
         let inputs: Vec<TensorId> = node.inputs.iter().map(|t| self.leaf(old, *t)).collect();
         let made = self.graph.node(node.name.clone(), op, &inputs)?;
         for (old_id, new_id) in outputs.iter().zip(&made) {
-            self.graph.tensors[new_id.0].role = old.tensor_ref(*old_id).role.clone();
+            let role = match &old.tensor_ref(*old_id).role {
+                Role::Gradient(parameter) => Role::Gradient(self.leaf(old, *parameter)),
+                role => role.clone(),
+            };
+            self.graph.set_role(*new_id, role);
             self.map.insert(*old_id, *new_id);
         }
         Ok(())

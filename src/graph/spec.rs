@@ -32,7 +32,10 @@ impl Shape {
     /// # Errors
     /// The reason, if this is not a shape of four dimensions.
     pub fn nchw(&self) -> Result<[usize; 4], String> {
-        self.0.as_slice().try_into().map_err(|_| format!("expected batch x channels x height x width, got {self}"))
+        self.0
+            .as_slice()
+            .try_into()
+            .map_err(|_| format!("expected batch x channels x height x width, got {self}"))
     }
 
     /// Batch, channels and the product of the rest: how per-channel operations see a tensor of rank two or more.

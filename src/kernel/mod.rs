@@ -5,8 +5,8 @@ mod profile;
 mod source;
 
 pub use profile::{AdapterClass, Profile};
-pub use source::pipeline_text;
 pub(crate) use source::geometry_bytes;
+pub use source::pipeline_text;
 
 use crate::graph::Spec;
 

@@ -109,7 +109,8 @@ fn select(kernel: &Kernel) -> String {
         if let Some(section) = trimmed.strip_prefix("//#") {
             wanted = section.split_whitespace().any(|name| name == kernel.entry);
         } else if let Some(condition) = trimmed.strip_prefix("#if ") {
-            let (name, expected) = condition.strip_prefix('!').map_or((condition, true), |negated| (negated, false));
+            let (name, expected) =
+                condition.strip_prefix('!').map_or((condition, true), |negated| (negated, false));
             let value = kernel.constants.iter().any(|c| *c == (name.trim(), Scalar::Bool(true)));
             conditions.push(value == expected);
         } else if trimmed == "#else" {

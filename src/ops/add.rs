@@ -1,9 +1,9 @@
 //! Sum of two tensors: what joins gradients that reach one tensor on two ways.
 
 use super::expect;
+use crate::Result;
 use crate::graph::{Alias, Backward, Operation, Spec};
 use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
-use crate::Result;
 
 const SOURCE: &str = include_str!("../../shaders/add.wgsl");
 

@@ -1,9 +1,9 @@
 //! A copy: what the planner puts where two tensors cannot share storage.
 
 use super::expect;
+use crate::Result;
 use crate::graph::{Backward, Operation, Spec};
 use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
-use crate::Result;
 
 const SOURCE: &str = include_str!("../../shaders/copy.wgsl");
 

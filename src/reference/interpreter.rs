@@ -40,7 +40,8 @@ impl<'a, T: Real> Interpreter<'a, T> {
             let mut inputs = Vec::with_capacity(node.inputs.len());
             for id in &node.inputs {
                 let name = &self.graph.tensor_ref(*id).name;
-                inputs.push(self.values.get(id).ok_or_else(|| Error::tensor(name, "has no value on the CPU"))?);
+                inputs
+                    .push(self.values.get(id).ok_or_else(|| Error::tensor(name, "has no value on the CPU"))?);
             }
             let specs: Vec<&Spec> = self.graph.input_specs(node);
             let outputs = run_operation(node.op.as_ref(), &specs, &inputs, step).map_err(|reason| {

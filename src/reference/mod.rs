@@ -154,4 +154,3 @@ pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     }
     if norm == 0.0 { diff.sqrt() } else { (diff / norm).sqrt() }
 }
-

@@ -36,7 +36,10 @@ fn copy() {
     for dims in SHAPES {
         let x = noise(&dims, 1);
         check(&Copy, &[spec(&x)], &[&x], 0.0, &[], &[]);
-        let integers = incept::reference::Array::new(&dims, (0..dims.iter().product()).map(|i: usize| i as f32).collect());
+        let integers = incept::reference::Array::new(
+            &dims,
+            (0..dims.iter().product()).map(|i: usize| i as f32).collect(),
+        );
         check(&Copy, &[Spec::u32(dims)], &[&integers], 0.0, &[], &[]);
     }
 }

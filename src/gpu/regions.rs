@@ -1,0 +1,93 @@
+//! The memory that outlives a step: parameters, gradients, optimizer vectors, running statistics. Sessions with the same layout
+//! can share it, as training and evaluation do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Gpu;
+use crate::error::{Error, Result};
+use crate::graph::Region;
+use crate::plan::{Entry, Layout, Plan, Store};
+
+/// One buffer for each region.
+#[derive(Debug)]
+pub struct Regions {
+    /// Where each tensor lies.
+    pub layout: Arc<Layout>,
+    buffers: BTreeMap<Region, wgpu::Buffer>,
+}
+
+impl Regions {
+    /// The regions that a plan needs, zeroed, with running statistics at their starting values.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the device has too little memory.
+    pub async fn new(gpu: &Gpu, plan: &Plan) -> Result<Self> {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let mut buffers = BTreeMap::new();
+        for (store, bytes) in &plan.stores {
+            if let Store::Region(region) = store {
+                buffers.insert(*region, gpu.buffer(&format!("{region:?}"), *bytes, usage).await?);
+            }
+        }
+        let regions = Self { layout: Arc::clone(&plan.layout), buffers };
+        for entry in &regions.layout.state {
+            if entry.start != 0.0 && regions.buffers.contains_key(&Region::State) {
+                regions.write(gpu, Region::State, entry, &vec![entry.start; entry.shape.volume()])?;
+            }
+        }
+        Ok(regions)
+    }
+
+    /// The regions that exist.
+    pub fn regions(&self) -> impl Iterator<Item = Region> {
+        self.buffers.keys().copied()
+    }
+
+    /// Bytes of all regions.
+    pub fn bytes(&self) -> u64 {
+        self.buffers.values().map(wgpu::Buffer::size).sum()
+    }
+
+    /// The entries of a region.
+    fn entries(&self, region: Region) -> &[Entry] {
+        if region == Region::State { &self.layout.state } else { &self.layout.parameters }
+    }
+
+    pub(super) fn buffer(&self, region: Region) -> Result<&wgpu::Buffer> {
+        let missing = || Error::tensor(format!("{region:?}"), "this session has no such region");
+        self.buffers.get(&region).ok_or_else(missing)
+    }
+
+    fn write(&self, gpu: &Gpu, region: Region, entry: &Entry, values: &[f32]) -> Result<()> {
+        if values.len() != entry.shape.volume() {
+            let reason =
+                format!("has {} values where {} has {}", values.len(), entry.shape, entry.shape.volume());
+            return Err(Error::tensor(&entry.name, reason));
+        }
+        gpu.queue().write_buffer(self.buffer(region)?, 4 * entry.offset as u64, bytemuck::cast_slice(values));
+        Ok(())
+    }
+
+    /// Writes one tensor of a region.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the region has no such tensor or its size differs.
+    pub fn set(&self, gpu: &Gpu, region: Region, name: &str, values: &[f32]) -> Result<()> {
+        let entry = self.entries(region).iter().find(|e| e.name == name);
+        let entry = entry.ok_or_else(|| Error::tensor(name, "is not a tensor of this network"))?;
+        self.write(gpu, region, entry, values)
+    }
+
+    /// Reads all tensors of a region, in order.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] if the buffer cannot be read.
+    pub async fn get(&self, gpu: &Gpu, region: Region) -> Result<Vec<(&Entry, Vec<f32>)>> {
+        let buffer = self.buffer(region)?;
+        let bytes = gpu.download(buffer, 0, buffer.size()).await?;
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        let slice = |e: &Entry| values[e.offset..e.offset + e.shape.volume()].to_vec();
+        Ok(self.entries(region).iter().map(|e| (e, slice(e))).collect())
+    }
+}

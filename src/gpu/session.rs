@@ -1,0 +1,312 @@
+//! A plan on a device: buffers, pipelines and bind groups made once, then one submission a run. Scalars come back through a
+//! ring of staging buffers without stalling the device.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::{Arc, PoisonError};
+use std::task::Poll;
+
+use super::{Gpu, Mapping, Regions, take_mapped};
+use crate::error::{Error, Result};
+use crate::graph::{Role, TensorId};
+use crate::kernel::{Slot, Step};
+use crate::plan::{METRIC_STRIDE, Place, Plan, PlannedNode, Store};
+
+/// The scalars of one run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// Number of the run in this session, from 0.
+    pub run: u64,
+    /// The values, in the order in which the plan was told of them.
+    pub values: Vec<f32>,
+}
+
+/// A plan that is ready to run.
+#[derive(Debug)]
+pub struct Session {
+    gpu: Gpu,
+    plan: Arc<Plan>,
+    regions: Arc<Regions>,
+    buffers: BTreeMap<Store, wgpu::Buffer>,
+    step: wgpu::Buffer,
+    dispatches: Vec<Dispatch>,
+    runs: u64,
+    idle: Vec<wgpu::Buffer>,
+    pending: VecDeque<Pending>,
+}
+
+#[derive(Debug)]
+struct Dispatch {
+    node: usize,
+    pipeline: Arc<super::Pipeline>,
+    group: wgpu::BindGroup,
+    groups: [u32; 3],
+}
+
+/// A run whose scalars are on their way.
+#[derive(Debug)]
+struct Pending {
+    run: u64,
+    buffer: wgpu::Buffer,
+    mapping: Mapping,
+    submission: wgpu::SubmissionIndex,
+}
+
+impl Session {
+    /// Allocates the plan's buffers and compiles its kernels. With `regions`, it shares the memory of another session whose plan
+    /// has the same layout. `progress` is told of each node that is ready: (done, of how many).
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the device has too little memory, [`Error::Kernel`] if the driver refuses a kernel.
+    pub async fn new(
+        gpu: &Gpu,
+        plan: Arc<Plan>,
+        regions: Option<Arc<Regions>>,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Self> {
+        let regions = match regions {
+            Some(regions) if regions.layout == plan.layout => regions,
+            Some(_) => return Err(Error::Config("sessions that share memory must share the layout".into())),
+            None => Arc::new(Regions::new(gpu, &plan).await?),
+        };
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let mut buffers = BTreeMap::new();
+        for (store, bytes) in &plan.stores {
+            if !matches!(store, Store::Region(_)) {
+                buffers.insert(*store, gpu.buffer(&format!("{store:?}"), *bytes, usage).await?);
+            }
+        }
+        let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let step = gpu.buffer("step", size_of::<Step>() as u64, uniform).await?;
+        let mut session = Self {
+            gpu: gpu.clone(),
+            plan: Arc::clone(&plan),
+            regions,
+            buffers,
+            step,
+            dispatches: Vec::new(),
+            runs: 0,
+            idle: Vec::new(),
+            pending: VecDeque::new(),
+        };
+        for (id, tensor) in plan.graph.tensors() {
+            if let Role::Constant(values) = &tensor.role {
+                session.write_words(id, bytemuck::cast_slice(values))?;
+            }
+        }
+        for (done, node) in plan.nodes.iter().enumerate() {
+            session.prepare(&plan, node).await?;
+            progress(done + 1, plan.nodes.len());
+        }
+        gpu.check("preparing a session")?;
+        Ok(session)
+    }
+
+    /// Compiles and binds the kernels of a node.
+    async fn prepare(&mut self, plan: &Plan, node: &PlannedNode) -> Result<()> {
+        for kernel in &node.implementation.kernels {
+            let pipeline = self.gpu.pipeline(kernel).await?;
+            let mut bindings = Vec::with_capacity(kernel.bindings.len());
+            for binding in &kernel.bindings {
+                let graph_node = plan.graph.node_ref(node.node);
+                let place = match binding.slot {
+                    Slot::Input(i) => plan.place(graph_node.inputs[i]).0,
+                    Slot::Output(i) => plan.place(graph_node.outputs[i]).0,
+                    Slot::Scratch(i) => node.scratch[i],
+                };
+                let range = binding.range.clone().unwrap_or(0..place.bytes);
+                let size = (range.end - range.start).next_multiple_of(4);
+                bindings.push(wgpu::BufferBinding {
+                    buffer: self.buffer(place)?,
+                    offset: place.offset + range.start,
+                    size: std::num::NonZeroU64::new(size),
+                });
+            }
+            let scope = self.gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
+            let group = self.gpu.bind(kernel, &pipeline, &bindings, &self.step);
+            if let Some(error) = scope.pop().await {
+                return Err(Error::Kernel { kernel: kernel.label.clone(), reason: error.to_string() });
+            }
+            self.dispatches.push(Dispatch {
+                node: node.node.index(),
+                pipeline,
+                group,
+                groups: kernel.groups,
+            });
+        }
+        Ok(())
+    }
+
+    fn buffer(&self, place: Place) -> Result<&wgpu::Buffer> {
+        match place.store {
+            Store::Region(region) => self.regions.buffer(region),
+            store => {
+                let missing = || Error::tensor(format!("{store:?}"), "this session has no such buffer");
+                self.buffers.get(&store).ok_or_else(missing)
+            }
+        }
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The memory that outlives a run.
+    pub fn regions(&self) -> &Arc<Regions> {
+        &self.regions
+    }
+
+    /// Number of dispatches of a whole run.
+    pub fn dispatch_count(&self) -> usize {
+        self.dispatches.len()
+    }
+
+    /// Writes an input of f32 for the next run. `tensor` is one of [`Plan::graph`].
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the size differs.
+    pub fn write(&self, tensor: TensorId, values: &[f32]) -> Result<()> {
+        self.write_words(tensor, bytemuck::cast_slice(values))
+    }
+
+    /// Writes an input of u32 for the next run, as [`Session::write`].
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the size differs.
+    pub fn write_labels(&self, tensor: TensorId, values: &[u32]) -> Result<()> {
+        self.write_words(tensor, values)
+    }
+
+    fn write_words(&self, id: TensorId, words: &[u32]) -> Result<()> {
+        let tensor = self.plan.graph.tensor_ref(id);
+        if words.len() != tensor.spec.shape.volume() {
+            let reason = format!("is {} and cannot take {} values", tensor.spec, words.len());
+            return Err(Error::tensor(&tensor.name, reason));
+        }
+        let (place, _) = self.plan.place(id);
+        self.gpu.queue().write_buffer(self.buffer(place)?, place.offset, bytemuck::cast_slice(words));
+        Ok(())
+    }
+
+    /// Runs the whole plan in one submission, and sends its scalars on their way to the host. Returns at once; the number of
+    /// the run is that of its [`Metrics`].
+    ///
+    /// # Errors
+    /// Whatever the driver has reported since the last call.
+    pub fn submit(&mut self, step: &Step) -> Result<u64> {
+        self.submit_nodes(step, 0..usize::MAX)?;
+        Ok(self.runs - 1)
+    }
+
+    /// Runs the nodes of [`Plan::graph`] with these numbers: segments that follow each other are one run of the whole. Only the
+    /// segment that holds the end of the plan counts as a run and sends scalars.
+    ///
+    /// # Errors
+    /// Whatever the driver has reported since the last call.
+    pub fn submit_nodes(&mut self, step: &Step, nodes: Range<usize>) -> Result<()> {
+        self.gpu.queue().write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        let mut encoder =
+            self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for dispatch in self.dispatches.iter().filter(|d| nodes.contains(&d.node)) {
+                pass.set_pipeline(&dispatch.pipeline.pipeline);
+                pass.set_bind_group(0, &dispatch.group, &[]);
+                let [x, y, z] = dispatch.groups;
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        if nodes.end < self.plan.graph.len() {
+            self.gpu.queue().submit([encoder.finish()]);
+            return self.gpu.check("a segment");
+        }
+        let run = self.runs;
+        self.runs += 1;
+        let Some(metrics) = self.buffers.get(&Store::Metrics).cloned() else {
+            self.gpu.queue().submit([encoder.finish()]);
+            return self.gpu.check("a run");
+        };
+        let buffer = self.idle.pop().unwrap_or_else(|| {
+            self.gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some("metrics on their way"),
+                size: metrics.size(),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        });
+        encoder.copy_buffer_to_buffer(&metrics, 0, &buffer, 0, metrics.size());
+        let submission = self.gpu.queue().submit([encoder.finish()]);
+        let mapping = Mapping::start(&buffer, metrics.size());
+        self.pending.push_back(Pending { run, buffer, mapping, submission });
+        self.gpu.check("a run")
+    }
+
+    /// The scalars that have arrived, oldest first, without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] if reading failed.
+    pub fn arrived(&mut self) -> Result<Vec<Metrics>> {
+        #[cfg(not(target_arch = "wasm32"))]
+        self.gpu
+            .device()
+            .poll(wgpu::PollType::Poll)
+            .map_err(|e| self.gpu.driver("polling the device", e.to_string()))?;
+        let mut arrived = Vec::new();
+        while let Some(first) = self.pending.front() {
+            let Poll::Ready(result) = first.mapping.poll(None) else { break };
+            arrived.push(self.take(result)?);
+        }
+        Ok(arrived)
+    }
+
+    /// Takes the scalars of the oldest run on its way.
+    fn take(&mut self, result: Result<(), String>) -> Result<Metrics> {
+        let Some(first) = self.pending.pop_front() else { return Err(Error::Interrupted) };
+        let read = result.and_then(|()| take_mapped(&first.buffer, first.buffer.size()));
+        let bytes = read.map_err(|reason| self.gpu.driver("reading metrics", reason))?;
+        let words: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        let stride = usize::try_from(METRIC_STRIDE / 4).unwrap_or(1);
+        let values = words.iter().step_by(stride).take(self.plan.metric_count()).copied().collect();
+        self.idle.push(first.buffer);
+        Ok(Metrics { run: first.run, values })
+    }
+
+    /// Waits until at most `limit` runs are on their way, and returns the scalars that arrived, oldest first: with a small limit
+    /// above zero the device always has work and the host does not run ahead of it.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] if reading failed.
+    pub async fn settle(&mut self, limit: usize) -> Result<Vec<Metrics>> {
+        let mut arrived = self.arrived()?;
+        while self.pending.len() > limit {
+            let Some(first) = self.pending.front() else { break };
+            let result = std::future::poll_fn(|context| {
+                let state = first.mapping.poll(Some(context.waker()));
+                if state.is_pending() {
+                    let mut awaited = self.gpu.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+                    *awaited = Some(first.submission.clone());
+                }
+                state
+            })
+            .await;
+            arrived.push(self.take(result)?);
+        }
+        self.gpu.check("a run")?;
+        Ok(arrived)
+    }
+
+    /// Reads a tensor of [`Plan::graph`] that the plan keeps, dense; waits for all runs before.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] if it cannot be read.
+    pub async fn read(&self, tensor: TensorId) -> Result<Vec<f32>> {
+        let (place, view) = self.plan.place(tensor);
+        let bytes = self.gpu.download(self.buffer(place)?, place.offset, place.bytes).await?;
+        let words: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        let spec = &self.plan.graph.tensor_ref(tensor).spec;
+        let item = spec.shape.item().max(1);
+        let at = |i: usize| words[view.offset + i / item * view.batch_stride + i % item];
+        Ok((0..spec.shape.volume()).map(at).collect())
+    }
+}

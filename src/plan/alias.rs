@@ -1,0 +1,214 @@
+//! Decides which tensors share storage, and puts copies where sharing would destroy a value that is still needed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::graph::{Alias, Graph, Node, Role, Spec, TensorId};
+use crate::ops::Copy;
+
+/// Where a tensor lies in the storage of its root: a window that is dense within an item of the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The tensor that owns the storage.
+    pub root: TensorId,
+    /// Elements before the first.
+    pub offset: usize,
+    /// Elements from one item of the batch to the next.
+    pub batch_stride: usize,
+}
+
+/// A graph with its copies in place, and the view of each of its tensors.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    pub graph: Graph,
+    pub views: Vec<View>,
+    pub map: HashMap<TensorId, TensorId>,
+}
+
+/// The node number that stands for the host, which reads outputs after everything has run.
+const HOST: usize = usize::MAX;
+
+struct Resolver<'a> {
+    old: &'a Graph,
+    /// For each old tensor, the last old node that reads it.
+    last_read: Vec<Option<usize>>,
+    graph: Graph,
+    views: Vec<View>,
+    /// For each new tensor, the last old node that reads it.
+    read_until: Vec<Option<usize>>,
+    map: HashMap<TensorId, TensorId>,
+    copies: usize,
+}
+
+pub(super) fn resolve(graph: &Graph, outputs: &[TensorId]) -> Result<Resolved> {
+    let mut last_read = vec![None; graph.tensors().count()];
+    for (id, node) in graph.nodes() {
+        for input in &node.inputs {
+            last_read[input.0] = Some(id.0);
+        }
+    }
+    for output in outputs {
+        last_read[output.0] = Some(HOST);
+    }
+    let mut resolver = Resolver {
+        old: graph,
+        last_read,
+        graph: Graph::new(),
+        views: Vec::new(),
+        read_until: Vec::new(),
+        map: HashMap::new(),
+        copies: 0,
+    };
+    for (id, tensor) in graph.tensors() {
+        if tensor.producer.is_none() {
+            let new = resolver.graph.tensor(tensor.name.clone(), tensor.spec.clone(), tensor.role.clone());
+            resolver.adopt(new, resolver.last_read[id.0]);
+            resolver.map.insert(id, new);
+        }
+    }
+    for (id, node) in graph.nodes() {
+        resolver.node(id.0, node)?;
+    }
+    let Resolver { graph, views, map, .. } = resolver;
+    for (id, tensor) in graph.tensors() {
+        if matches!(tensor.role, Role::Gradient(_)) && views[id.0].root != id {
+            return Err(Error::tensor(
+                &tensor.name,
+                "the gradient of a parameter cannot be a part of another tensor",
+            ));
+        }
+    }
+    Ok(Resolved { graph, views, map })
+}
+
+impl Resolver<'_> {
+    /// Takes up a new tensor as its own root.
+    fn adopt(&mut self, id: TensorId, read_until: Option<usize>) {
+        let batch_stride = self.graph.tensor_ref(id).spec.shape.item();
+        self.views.push(View { root: id, offset: 0, batch_stride });
+        self.read_until.push(read_until);
+    }
+
+    fn node(&mut self, index: usize, node: &Node) -> Result<()> {
+        let mut inputs: Vec<TensorId> = node.inputs.iter().map(|t| self.map[t]).collect();
+        let specs: Vec<&Spec> = self.old.input_specs(node);
+        let aliases = node.op.aliases(&specs);
+        let mut gathered = Vec::new();
+        for alias in &aliases {
+            let (position, shareable) = match *alias {
+                Alias::InPlace { output, input } => {
+                    let becomes = &self.old.tensor_ref(node.outputs[output]).role;
+                    (input, self.can_rewrite(index, &inputs, input, becomes))
+                }
+                Alias::Gather { input, .. } => {
+                    let whole =
+                        self.is_whole_value(inputs[input]) && !gathered.contains(&self.root(inputs[input]));
+                    (input, whole)
+                }
+                Alias::Window { .. } => continue,
+            };
+            if !shareable {
+                inputs[position] = self.copy(index, &node.name, inputs[position])?;
+            }
+            if matches!(alias, Alias::Gather { .. }) {
+                gathered.push(self.root(inputs[position]));
+            }
+        }
+        let outputs = self.graph.node(node.name.clone(), Arc::clone(&node.op), &inputs)?;
+        for (old, new) in node.outputs.iter().zip(&outputs) {
+            self.adopt(*new, self.last_read[old.0]);
+            let role = match &self.old.tensor_ref(*old).role {
+                Role::Gradient(parameter) => Role::Gradient(self.map[parameter]),
+                role => role.clone(),
+            };
+            self.graph.set_role(*new, role);
+            self.map.insert(*old, *new);
+        }
+        for alias in aliases {
+            match alias {
+                Alias::InPlace { output, input } => self.rewrite(outputs[output], inputs[input]),
+                Alias::Window { output, input, channel } => {
+                    let view = self.views[inputs[input].0];
+                    let offset = view.offset + channel * self.plane(inputs[input]);
+                    self.views[outputs[output].0] = View { offset, ..view };
+                }
+                Alias::Gather { output, input, channel } => {
+                    let offset = channel * self.plane(outputs[output]);
+                    self.move_into(self.root(inputs[input]), outputs[output], offset);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn root(&self, id: TensorId) -> TensorId {
+        self.views[id.0].root
+    }
+
+    /// Elements of one channel of one item.
+    fn plane(&self, id: TensorId) -> usize {
+        self.graph.tensor_ref(id).spec.shape.ncs()[2]
+    }
+
+    /// Whether the tensor is made by nodes and is all there is in its storage.
+    fn is_whole_value(&self, id: TensorId) -> bool {
+        let root = self.graph.tensor_ref(self.root(id));
+        matches!(root.role, Role::Value)
+            && root.producer.is_some()
+            && root.spec.shape.volume() == self.graph.tensor_ref(id).spec.shape.volume()
+    }
+
+    /// The elements of an item of the root that a tensor covers.
+    fn window(&self, id: TensorId) -> std::ops::Range<usize> {
+        let offset = self.views[id.0].offset;
+        offset..offset + self.graph.tensor_ref(id).spec.shape.item()
+    }
+
+    fn overlap(&self, a: TensorId, b: TensorId) -> bool {
+        let (x, y) = (self.window(a), self.window(b));
+        self.root(a) == self.root(b) && x.start < y.end && y.start < x.end
+    }
+
+    /// Whether the old node `index` may rewrite its input number `position` in place.
+    fn can_rewrite(&self, index: usize, inputs: &[TensorId], position: usize, becomes: &Role) -> bool {
+        let input = inputs[position];
+        match self.graph.tensor_ref(self.root(input)).role {
+            // Optimizers and batch norm update these for good; that is what they are for.
+            Role::State(_) | Role::Flat(_) => return true,
+            Role::Input | Role::Constant(_) | Role::Parameter(_) => return false,
+            Role::Value | Role::Gradient(_) => {}
+        }
+        if matches!(becomes, Role::Gradient(_)) && !self.is_whole_value(input) {
+            return false;
+        }
+        let read_elsewhere = inputs.iter().enumerate().any(|(i, t)| i != position && self.overlap(*t, input));
+        let read_later = (0..self.views.len())
+            .map(TensorId)
+            .any(|t| self.read_until[t.0].is_some_and(|last| last > index) && self.overlap(t, input));
+        !read_elsewhere && !read_later
+    }
+
+    fn rewrite(&mut self, output: TensorId, input: TensorId) {
+        if matches!(self.graph.tensor_ref(output).role, Role::Gradient(_)) {
+            self.move_into(self.root(input), output, 0);
+        } else {
+            self.views[output.0] = self.views[input.0];
+        }
+    }
+
+    /// Makes all tensors of one root parts of another's storage, `offset` elements into each item.
+    fn move_into(&mut self, from: TensorId, root: TensorId, offset: usize) {
+        let batch_stride = self.views[root.0].batch_stride;
+        for view in self.views.iter_mut().filter(|v| v.root == from) {
+            *view = View { root, offset: view.offset + offset, batch_stride };
+        }
+    }
+
+    fn copy(&mut self, index: usize, layer: &str, input: TensorId) -> Result<TensorId> {
+        self.copies += 1;
+        let copy = self.graph.add(format!("{layer}/copy{}", self.copies), Copy, &[input])?;
+        self.adopt(copy, Some(index));
+        Ok(copy)
+    }
+}

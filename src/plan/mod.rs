@@ -1,0 +1,374 @@
+//! From a graph to memory and dispatches: which tensors share storage, where each lies, which kernels run.
+
+mod alias;
+mod arena;
+mod layout;
+
+pub use alias::View;
+pub use arena::{Block, Placement, pack, peak};
+pub use layout::{BLOCK, Entry, Layout};
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, NodeId, Region, Role, Shape, TensorId};
+use crate::kernel::{Implementation, Operand, Operands, Profile, choose};
+
+/// A buffer of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Store {
+    /// A region that outlives the step; see [`Layout`].
+    Region(Region),
+    /// A chunk of the arena, whose parts serve one tensor after another.
+    Arena(usize),
+    /// What the host writes before each run.
+    Inputs,
+    /// Scalars that are read back after each run.
+    Metrics,
+    /// What the host writes once.
+    Constants,
+}
+
+/// A stretch of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The buffer.
+    pub store: Store,
+    /// Bytes from its start.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// What one node runs.
+#[derive(Clone, Debug)]
+pub struct PlannedNode {
+    /// The node in [`Plan::graph`].
+    pub node: NodeId,
+    /// The chosen way to run it.
+    pub implementation: Implementation,
+    /// The places of its scratch buffers.
+    pub scratch: Vec<Place>,
+}
+
+/// Bytes that a plan takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Memory {
+    /// All values with a buffer of their own each.
+    pub naive_bytes: u64,
+    /// The arena.
+    pub planned_bytes: u64,
+    /// The most bytes of values that live at one time: no plan can need less.
+    pub bound_bytes: u64,
+    /// Inputs, metrics and constants.
+    pub io_bytes: u64,
+    /// Parameters, running statistics, gradients and optimizer vectors.
+    pub persistent_bytes: u64,
+}
+
+impl Memory {
+    /// Everything that the plan takes on the device.
+    pub fn total_bytes(&self) -> u64 {
+        self.planned_bytes + self.io_bytes + self.persistent_bytes
+    }
+}
+
+/// What a plan is made for, beside the graph.
+#[derive(Clone, Debug)]
+pub struct PlanOptions<'a> {
+    /// The device.
+    pub profile: &'a Profile,
+    /// Tensors that stay readable after a run.
+    pub outputs: &'a [TensorId],
+    /// Scalars that come back to the host after each run, in this order.
+    pub metrics: &'a [TensorId],
+    /// The layout to use, which must have all parameters and state of the graph: to share the memory of another plan.
+    pub layout: Option<Arc<Layout>>,
+}
+
+/// Where everything lies and what runs, in order.
+#[derive(Debug)]
+pub struct Plan {
+    /// The graph with the copies that storage needs.
+    pub graph: Graph,
+    /// The layout of what outlives a step.
+    pub layout: Arc<Layout>,
+    /// What runs, in order.
+    pub nodes: Vec<PlannedNode>,
+    /// Bytes of each buffer.
+    pub stores: BTreeMap<Store, u64>,
+    /// What it takes.
+    pub memory: Memory,
+    views: Vec<View>,
+    places: HashMap<TensorId, Place>,
+    map: HashMap<TensorId, TensorId>,
+    metrics: usize,
+}
+
+impl Plan {
+    /// Plans a graph for a device.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] with what would fit, if a tensor exceeds a binding of the device; [`Error::Tensor`] if the layout does
+    /// not have a parameter; [`Error::Layer`] if no implementation fits the device.
+    pub fn new(graph: &Graph, options: &PlanOptions<'_>) -> Result<Self> {
+        let kept: Vec<TensorId> = options.outputs.iter().chain(options.metrics).copied().collect();
+        let resolved = alias::resolve(graph, &kept)?;
+        let layout = options.layout.clone().unwrap_or_else(|| Arc::new(Layout::of(graph)));
+        let metrics: Vec<TensorId> = options.metrics.iter().map(|t| resolved.map[t]).collect();
+        let mut builder = Builder {
+            profile: options.profile,
+            graph: &resolved.graph,
+            views: &resolved.views,
+            layout: &layout,
+            stores: BTreeMap::new(),
+            places: HashMap::new(),
+        };
+        builder.place_persistent(&metrics)?;
+        let lifetimes = builder.lifetimes(kept.iter().map(|t| resolved.map[t]));
+        let chosen = builder.choose()?;
+        let (nodes, memory) = builder.place_values(&lifetimes, chosen)?;
+        let Builder { stores, places, .. } = builder;
+        let mut plan = Self {
+            graph: resolved.graph,
+            views: resolved.views,
+            map: resolved.map,
+            metrics: metrics.len(),
+            layout,
+            nodes,
+            stores,
+            memory,
+            places,
+        };
+        for (store, bytes) in &plan.stores {
+            match store {
+                Store::Region(_) => plan.memory.persistent_bytes += bytes,
+                Store::Arena(_) => plan.memory.planned_bytes += bytes,
+                Store::Inputs | Store::Metrics | Store::Constants => plan.memory.io_bytes += bytes,
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The tensor of [`Plan::graph`] that stands for a tensor of the graph that was planned.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if that graph has no such tensor.
+    pub fn tensor(&self, original: TensorId) -> Result<TensorId> {
+        let found = self.map.get(&original).copied();
+        found.ok_or_else(|| Error::tensor(format!("#{}", original.0), "is not in the planned graph"))
+    }
+
+    /// The place of the storage that a tensor of [`Plan::graph`] lies in, and its view of it.
+    pub fn place(&self, tensor: TensorId) -> (Place, View) {
+        let view = self.views[tensor.0];
+        (self.places[&view.root], view)
+    }
+
+    /// Number of scalars that come back after each run.
+    pub fn metric_count(&self) -> usize {
+        self.metrics
+    }
+}
+
+/// Bytes between the scalars of the metrics buffer: each is a binding of its own.
+pub(crate) const METRIC_STRIDE: u64 = 256;
+
+struct Builder<'a> {
+    profile: &'a Profile,
+    graph: &'a Graph,
+    views: &'a [View],
+    layout: &'a Layout,
+    stores: BTreeMap<Store, u64>,
+    places: HashMap<TensorId, Place>,
+}
+
+impl Builder<'_> {
+    /// Takes the next `bytes` of a buffer that only grows.
+    fn grow(&mut self, store: Store, bytes: u64) -> Place {
+        let size = self.stores.entry(store).or_default();
+        let offset = *size;
+        *size += bytes.next_multiple_of(METRIC_STRIDE.max(self.profile.alignment));
+        Place { store, offset, bytes }
+    }
+
+    /// Places what nodes do not make, gradients, and metrics.
+    fn place_persistent(&mut self, metrics: &[TensorId]) -> Result<()> {
+        let offsets = self.layout.offsets();
+        let bytes = |elements: usize| 4 * elements as u64;
+        for (id, tensor) in self.graph.tensors() {
+            let in_region = |region, name: &str, shape: &Shape| {
+                let entry = offsets.get(name).filter(|e| e.shape == *shape);
+                let entry = entry.ok_or_else(|| {
+                    Error::tensor(name, format!("is not {shape} in the layout that is shared"))
+                })?;
+                Ok(Place {
+                    store: Store::Region(region),
+                    offset: bytes(entry.offset),
+                    bytes: bytes(shape.volume()),
+                })
+            };
+            let place = match &tensor.role {
+                Role::Input => self.grow(Store::Inputs, tensor.spec.bytes() as u64),
+                Role::Constant(_) => self.grow(Store::Constants, tensor.spec.bytes() as u64),
+                Role::Parameter(_) => in_region(Region::Parameters, &tensor.name, &tensor.spec.shape)?,
+                Role::State(_) => in_region(Region::State, &tensor.name, &tensor.spec.shape)?,
+                Role::Gradient(parameter) => {
+                    in_region(Region::Gradients, &self.graph.tensor_ref(*parameter).name, &tensor.spec.shape)?
+                }
+                Role::Flat(region) => {
+                    Place { store: Store::Region(*region), offset: 0, bytes: tensor.spec.bytes() as u64 }
+                }
+                Role::Value => continue,
+            };
+            if let Store::Region(region) = place.store {
+                let length = match region {
+                    Region::State => self.layout.state_length(),
+                    _ => self.layout.parameter_length(),
+                };
+                if place.offset + place.bytes > bytes(length) {
+                    return Err(Error::tensor(&tensor.name, "is longer than its region"));
+                }
+                self.stores.insert(place.store, bytes(length));
+            }
+            self.check(id, place.bytes, matches!(tensor.role, Role::Flat(_)))?;
+            self.places.insert(id, place);
+        }
+        for metric in metrics {
+            let tensor = self.graph.tensor_ref(*metric);
+            if self.views[metric.0].root != *metric
+                || tensor.spec.bytes() != 4
+                || self.places.contains_key(metric)
+            {
+                return Err(Error::tensor(
+                    &tensor.name,
+                    format!("({}) cannot be a metric: not a scalar of its own", tensor.spec),
+                ));
+            }
+            let place = self.grow(Store::Metrics, 4);
+            self.places.insert(*metric, place);
+        }
+        let largest = self.stores.iter().find(|(_, bytes)| **bytes > self.profile.buffer);
+        if let Some((store, bytes)) = largest {
+            let tensor = format!("{store:?}");
+            let advice = "use a smaller --width".to_string();
+            return Err(Error::TooLarge { tensor, needed: *bytes, limit: self.profile.buffer, advice });
+        }
+        Ok(())
+    }
+
+    /// Refuses a tensor that no binding can hold, with what would fit.
+    fn check(&self, id: TensorId, bytes: u64, in_parts: bool) -> Result<()> {
+        let limit = self.profile.binding.min(self.profile.buffer);
+        if bytes <= limit || in_parts {
+            return Ok(());
+        }
+        let tensor = self.graph.tensor_ref(id);
+        let batch = tensor.spec.dims().first().copied().unwrap_or(1).max(1) as u64;
+        let fits = limit / (bytes / batch).max(1);
+        let advice = if tensor.spec.shape.rank() < 2 || fits == 0 {
+            "use a smaller --input or --width".to_string()
+        } else {
+            format!("the largest --batch that fits is {fits}")
+        };
+        Err(Error::TooLarge { tensor: tensor.name.clone(), needed: bytes, limit, advice })
+    }
+
+    /// For each root that nodes make: the first and the last node that touches it.
+    fn lifetimes(&self, kept: impl Iterator<Item = TensorId>) -> BTreeMap<TensorId, (usize, usize)> {
+        let mut lifetimes: BTreeMap<TensorId, (usize, usize)> = BTreeMap::new();
+        let mut touch = |tensor: TensorId, moment: usize| {
+            let root = self.views[tensor.0].root;
+            if !self.places.contains_key(&root) {
+                let entry = lifetimes.entry(root).or_insert((moment, moment));
+                entry.0 = entry.0.min(moment);
+                entry.1 = entry.1.max(moment);
+            }
+        };
+        for (id, node) in self.graph.nodes() {
+            for tensor in node.inputs.iter().chain(&node.outputs) {
+                touch(*tensor, id.0);
+            }
+        }
+        for tensor in kept {
+            touch(tensor, self.graph.len());
+        }
+        lifetimes
+    }
+
+    fn operand(&self, id: TensorId) -> Operand {
+        let View { offset, batch_stride, .. } = self.views[id.0];
+        Operand { spec: self.graph.tensor_ref(id).spec.clone(), offset, batch_stride }
+    }
+
+    /// The implementation of each node that runs anything.
+    fn choose(&self) -> Result<Vec<(NodeId, Implementation)>> {
+        let mut chosen = Vec::new();
+        for (id, node) in self.graph.nodes() {
+            let inputs: Vec<Operand> = node.inputs.iter().map(|t| self.operand(*t)).collect();
+            let outputs: Vec<Operand> = node.outputs.iter().map(|t| self.operand(*t)).collect();
+            let operands = Operands { layer: &node.name, inputs: &inputs, outputs: &outputs };
+            let list = node.op.kernels(&operands, self.profile);
+            if list.is_empty() {
+                continue;
+            }
+            let implementation = choose(&list, self.profile).ok_or_else(|| Error::Layer {
+                layer: node.name.clone(),
+                operation: node.op.name(),
+                reason: "no kernel fits the limits of this device".into(),
+            })?;
+            chosen.push((id, implementation.clone()));
+        }
+        Ok(chosen)
+    }
+
+    /// Packs values and scratch buffers into the arena.
+    fn place_values(
+        &mut self,
+        lifetimes: &BTreeMap<TensorId, (usize, usize)>,
+        chosen: Vec<(NodeId, Implementation)>,
+    ) -> Result<(Vec<PlannedNode>, Memory)> {
+        let mut blocks = Vec::new();
+        for (root, &(first, last)) in lifetimes {
+            let bytes = self.graph.tensor_ref(*root).spec.bytes() as u64;
+            self.check(*root, bytes, false)?;
+            blocks.push(Block { bytes, first, last });
+        }
+        let roots = blocks.len();
+        for (id, implementation) in &chosen {
+            blocks.extend(implementation.scratch.iter().map(|&bytes| Block {
+                bytes,
+                first: id.0,
+                last: id.0,
+            }));
+        }
+        let alignment = self.profile.alignment.max(METRIC_STRIDE);
+        let (placements, chunks) = pack(&blocks, alignment, self.profile.buffer);
+        let place = |i: usize| Place {
+            store: Store::Arena(placements[i].chunk),
+            offset: placements[i].offset,
+            bytes: blocks[i].bytes,
+        };
+        self.places.extend(lifetimes.keys().enumerate().map(|(i, root)| (*root, place(i))));
+        self.stores.extend(chunks.iter().enumerate().map(|(i, bytes)| (Store::Arena(i), *bytes)));
+        let mut next = roots;
+        let nodes = chosen.into_iter().map(|(node, implementation)| {
+            let scratch = (next..next + implementation.scratch.len()).map(place).collect();
+            next += implementation.scratch.len();
+            PlannedNode { node, implementation, scratch }
+        });
+        let memory = Memory {
+            naive_bytes: self.naive_bytes(),
+            bound_bytes: peak(&blocks, alignment),
+            ..Memory::default()
+        };
+        Ok((nodes.collect(), memory))
+    }
+
+    /// Bytes if each value that a node makes had memory of its own.
+    fn naive_bytes(&self) -> u64 {
+        let values = self.graph.tensors().filter(|(_, t)| matches!(t.role, Role::Value));
+        values.map(|(_, t)| t.spec.bytes() as u64).sum()
+    }
+}
