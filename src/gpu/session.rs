@@ -162,6 +162,11 @@ impl Session {
         self.dispatches.len()
     }
 
+    /// Number of runs submitted so far: the number of the next one.
+    pub fn run_count(&self) -> u64 {
+        self.runs
+    }
+
     /// Writes an input of f32 for the next run. `tensor` is one of [`Plan::graph`].
     ///
     /// # Errors
@@ -195,16 +200,16 @@ impl Session {
     /// # Errors
     /// Whatever the driver has reported since the last call.
     pub fn submit(&mut self, step: &Step) -> Result<u64> {
-        self.submit_nodes(step, 0..usize::MAX)?;
+        self.submit_nodes(step, 0..usize::MAX, true)?;
         Ok(self.runs - 1)
     }
 
-    /// Runs the nodes of [`Plan::graph`] with these numbers: segments that follow each other are one run of the whole. Only the
-    /// segment that holds the end of the plan counts as a run and sends scalars.
+    /// Runs the nodes of [`Plan::graph`] with these numbers in one submission: segments that follow each other do what the
+    /// whole does. With `send`, the submission counts as a run and sends the scalars.
     ///
     /// # Errors
     /// Whatever the driver has reported since the last call.
-    pub fn submit_nodes(&mut self, step: &Step, nodes: Range<usize>) -> Result<()> {
+    pub fn submit_nodes(&mut self, step: &Step, nodes: Range<usize>, send: bool) -> Result<()> {
         self.gpu.queue().write_buffer(&self.step, 0, bytemuck::bytes_of(step));
         let mut encoder =
             self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -217,7 +222,7 @@ impl Session {
                 pass.dispatch_workgroups(x, y, z);
             }
         }
-        if nodes.end < self.plan.graph.len() {
+        if !send {
             self.gpu.queue().submit([encoder.finish()]);
             return self.gpu.check("a segment");
         }

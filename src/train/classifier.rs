@@ -1,0 +1,185 @@
+//! Inference: the network in evaluation mode, pruned to its main softmax.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::upload;
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Regions, Session};
+use crate::graph::{Graph, Region, TensorId};
+use crate::kernel::Step;
+use crate::nn::GoogLeNet;
+use crate::ops::Softmax;
+use crate::plan::{Layout, Plan, PlanOptions};
+use crate::weights::TrainingState;
+
+/// One class with its probability.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    /// The class number.
+    pub class: usize,
+    /// Its probability, from 0 to 1.
+    pub probability: f32,
+}
+
+/// What an evaluation over a data set found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Pictures that were classified.
+    pub count: usize,
+    /// Those whose most probable class is their label.
+    pub correct: usize,
+    /// Those whose label is among the five most probable classes.
+    pub correct5: usize,
+    /// Mean cross-entropy.
+    pub loss: f64,
+}
+
+impl Evaluation {
+    /// Share of pictures classified correctly, from 0 to 1.
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.count.max(1) as f64
+    }
+
+    /// Share of pictures whose label is among the five most probable classes.
+    pub fn accuracy5(&self) -> f64 {
+        self.correct5 as f64 / self.count.max(1) as f64
+    }
+
+    /// Takes up one picture.
+    pub fn add(&mut self, probabilities: &[f32], label: usize) {
+        let of_label = probabilities.get(label).copied().unwrap_or(0.0);
+        // As on the device, the first of equals is the prediction.
+        let before = |(class, p): &(usize, &f32)| **p > of_label || (**p == of_label && *class < label);
+        let rank = probabilities.iter().enumerate().filter(before).count();
+        self.loss = (self.loss * self.count as f64 - f64::from(of_label.max(f32::MIN_POSITIVE)).ln())
+            / (self.count + 1) as f64;
+        self.count += 1;
+        self.correct += usize::from(rank == 0);
+        self.correct5 += usize::from(rank < 5);
+    }
+}
+
+/// A network ready to classify on a device; it holds no aux head and no dropout.
+#[derive(Debug)]
+pub struct Classifier {
+    gpu: Gpu,
+    session: Session,
+    input: TensorId,
+    logits: TensorId,
+    probabilities: TensorId,
+    batch: usize,
+    classes: usize,
+}
+
+/// The evaluation graph of a network, pruned to the logits of its main head, with a softmax behind them.
+#[derive(Debug)]
+pub struct InferenceGraph {
+    /// The nodes.
+    pub graph: Graph,
+    /// The pictures, batch x 3 x input x input.
+    pub input: TensorId,
+    /// The logits, batch x classes.
+    pub logits: TensorId,
+    /// The probabilities, batch x classes.
+    pub probabilities: TensorId,
+}
+
+impl InferenceGraph {
+    /// Builds it for batches of `batch` pictures.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::Layer`] for a network that cannot be built.
+    pub fn new(network: &GoogLeNet, batch: usize) -> Result<Self> {
+        let net = network.build(batch)?;
+        let lost = || Error::tensor("logits", "were lost by a pass");
+        let main = net.heads.first().map(|h| h.logits).ok_or_else(lost)?;
+        let evaluation = net.graph.evaluation()?;
+        let (input, main) = (evaluation.get(net.input).ok_or_else(lost)?, evaluation.get(main).ok_or_else(lost)?);
+        let pruned = evaluation.graph.prune(&[main])?;
+        let (input, main) = (pruned.get(input).ok_or_else(lost)?, pruned.get(main).ok_or_else(lost)?);
+        let fused = pruned.graph.fuse(&[input, main])?;
+        let (input, logits) = (fused.get(input).ok_or_else(lost)?, fused.get(main).ok_or_else(lost)?);
+        let mut graph = fused.graph;
+        let probabilities = graph.add("softmax", Softmax, &[logits])?;
+        Ok(Self { graph, input, logits, probabilities })
+    }
+}
+
+impl Classifier {
+    /// A classifier with these weights, on memory of its own. Aux heads among the weights are left out; they need not be there.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] naming a weight that is missing or misshapen, and what the device reports.
+    pub async fn new(gpu: &Gpu, network: &GoogLeNet, batch: usize, weights: &TrainingState) -> Result<Self> {
+        let classifier = Self::build(gpu, network, batch, None).await?;
+        let regions = classifier.session.regions();
+        upload(gpu, regions, Region::Parameters, &weights.parameters)?;
+        if !regions.layout.state.is_empty() {
+            upload(gpu, regions, Region::State, &weights.state)?;
+        }
+        Ok(classifier)
+    }
+
+    /// A classifier that reads the parameters of other sessions where they are.
+    pub(super) async fn sharing(gpu: &Gpu, network: &GoogLeNet, batch: usize, regions: Arc<Regions>) -> Result<Self> {
+        Self::build(gpu, network, batch, Some(regions)).await
+    }
+
+    async fn build(gpu: &Gpu, network: &GoogLeNet, batch: usize, regions: Option<Arc<Regions>>) -> Result<Self> {
+        let inference = InferenceGraph::new(network, batch)?;
+        let layout: Option<Arc<Layout>> = regions.as_ref().map(|r| Arc::clone(&r.layout));
+        let outputs = [inference.probabilities, inference.logits];
+        let options = PlanOptions { profile: gpu.profile(), outputs: &outputs, metrics: &[], layout };
+        let plan = Plan::new(&inference.graph, &options)?;
+        let input = plan.tensor(inference.input)?;
+        let (logits, probabilities) = (plan.tensor(inference.logits)?, plan.tensor(inference.probabilities)?);
+        let session = Session::new(gpu, Arc::new(plan), regions, |_, _| ()).await?;
+        Ok(Self { gpu: gpu.clone(), session, input, logits, probabilities, batch, classes: network.classes })
+    }
+
+    /// Pictures of a batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The session that runs the network.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The logits of the last batch, batch x classes, row by row.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn logits(&self) -> Result<Vec<f32>> {
+        self.session.read(self.logits).await
+    }
+
+    /// The probabilities of each class for each picture of a batch, its missing rows left out.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    pub async fn probabilities(&mut self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+        self.session.write(self.input, &batch.images)?;
+        self.session.submit(&Step::default())?;
+        let rows = self.session.read(self.probabilities).await?;
+        self.gpu.check("classifying")?;
+        let rows = rows.chunks(self.classes).zip(&batch.labels);
+        Ok(rows.filter(|(_, label)| **label != Batch::MISSING).map(|(row, _)| row.to_vec()).collect())
+    }
+}
+
+/// The `top` most probable classes, most probable first; of equals the first.
+pub fn top(probabilities: &[f32], top: usize) -> Vec<Prediction> {
+    let mut order: Vec<Prediction> = probabilities
+        .iter()
+        .enumerate()
+        .map(|(class, &probability)| Prediction { class, probability })
+        .collect();
+    order.sort_by(|a, b| b.probability.total_cmp(&a.probability).then(a.class.cmp(&b.class)));
+    order.truncate(top);
+    order
+}

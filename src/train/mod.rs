@@ -1,0 +1,359 @@
+//! Training: a network, its backward graph and an optimizer as one plan; the state that can leave the device and come back.
+
+mod classifier;
+mod fit;
+mod optimizer;
+mod schedule;
+
+pub use classifier::{Classifier, Evaluation, InferenceGraph, Prediction, top};
+pub use fit::{Epoch, Event, Fit, FitOptions, Outcome, evaluate};
+pub use optimizer::{Averaging, Optimizer, Rule};
+pub use schedule::Schedule;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Regions, Session};
+use crate::graph::{Graph, Region, TensorId};
+use crate::kernel::Step;
+use crate::nn::GoogLeNet;
+use crate::plan::{Layout, Plan, PlanOptions};
+use crate::weights::{HostTensor, Progress, TrainingState};
+
+/// One softmax in one training step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct HeadMetrics {
+    /// `main`, `aux1` or `aux2`.
+    pub name: &'static str,
+    /// Mean cross-entropy of the batch.
+    pub loss: f32,
+    /// Pictures of the batch whose largest logit is their label.
+    pub correct: f32,
+}
+
+/// What one training step measured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StepMetrics {
+    /// Number of the step (micro-batch), from 0.
+    pub step: u64,
+    /// Pictures in the batch.
+    pub count: usize,
+    /// The weighted sum of the losses.
+    pub loss: f32,
+    /// Each softmax, the main one first.
+    pub heads: Vec<HeadMetrics>,
+    /// The global norm of the gradients, if they are clipped.
+    pub gradient_norm: Option<f32>,
+}
+
+/// A network in training on a device.
+#[derive(Debug)]
+pub struct Trainer {
+    gpu: Gpu,
+    network: GoogLeNet,
+    optimizer: Optimizer,
+    batch: usize,
+    session: Session,
+    input: TensorId,
+    labels: TensorId,
+    heads: Vec<&'static str>,
+    has_norm: bool,
+    /// The node after which everything runs once for each update.
+    update_from: usize,
+    progress: Progress,
+    counts: VecDeque<(u64, u64, usize)>,
+}
+
+/// The graph of a training step, before it is planned for a device.
+#[derive(Debug)]
+pub struct TrainingGraph {
+    /// Forward, backward and update.
+    pub graph: Graph,
+    /// The layout of parameters and state.
+    pub layout: Arc<Layout>,
+    /// The pictures, batch x 3 x input x input.
+    pub input: TensorId,
+    /// The labels, batch.
+    pub labels: TensorId,
+    /// The total loss, then the loss of each head, then its correct count, then the gradients' norm if they are clipped.
+    pub metrics: Vec<TensorId>,
+    /// The logits of each head.
+    pub logits: Vec<TensorId>,
+    /// The names of the heads.
+    pub heads: Vec<&'static str>,
+    accumulated: Option<TensorId>,
+}
+
+impl TrainingGraph {
+    /// Builds forward, backward and update for batches of `batch` pictures.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for values out of range, [`Error::Layer`] for shapes that do not fit.
+    pub fn new(network: &GoogLeNet, optimizer: &Optimizer, batch: usize) -> Result<Self> {
+        optimizer.validate()?;
+        let net = network.build(batch)?;
+        let mut keep = vec![net.input, net.labels, net.loss];
+        keep.extend(net.heads.iter().flat_map(|h| [h.logits, h.loss, h.correct]));
+        let fused = net.graph.fuse(&keep)?;
+        let at = |t: TensorId| {
+            let name = || net.graph.tensor_ref(t).name.clone();
+            fused.get(t).ok_or_else(|| Error::tensor(name(), "was lost by fusion"))
+        };
+        let (input, labels, loss) = (at(net.input)?, at(net.labels)?, at(net.loss)?);
+        let mut metrics = vec![loss];
+        for head in &net.heads {
+            metrics.push(at(head.loss)?);
+        }
+        for head in &net.heads {
+            metrics.push(at(head.correct)?);
+        }
+        let logits = net.heads.iter().map(|h| at(h.logits)).collect::<Result<_>>()?;
+        let mut graph = fused.graph.clone();
+        graph.differentiate(loss)?;
+        let layout = Arc::new(Layout::of(&graph));
+        let update = optimizer.append(&mut graph, &layout)?;
+        metrics.extend(update.norm);
+        let heads = net.heads.iter().map(|h| h.name).collect();
+        Ok(Self { graph, layout, input, labels, metrics, logits, heads, accumulated: update.accumulated })
+    }
+}
+
+impl Trainer {
+    /// Plans the training step, compiles its kernels and draws the initial parameters from `seed`. `progress` is told of each
+    /// node whose kernels are ready: (done, of how many).
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::Layer`] for a network that cannot be built, [`Error::TooLarge`] if the batch does not fit, and what the
+    /// device reports.
+    pub async fn new(
+        gpu: &Gpu,
+        network: &GoogLeNet,
+        optimizer: &Optimizer,
+        batch: usize,
+        seed: u64,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Self> {
+        let training = TrainingGraph::new(network, optimizer, batch)?;
+        let options =
+            PlanOptions { profile: gpu.profile(), outputs: &training.logits, metrics: &training.metrics, layout: None };
+        let plan = Arc::new(Plan::new(&training.graph, &options)?);
+        let update_from = match training.accumulated {
+            Some(sum) => {
+                let producer = plan.graph.tensor_ref(plan.tensor(sum)?).producer;
+                producer.map_or(usize::MAX, |node| node.index() + 1)
+            }
+            None => usize::MAX,
+        };
+        let (input, labels) = (plan.tensor(training.input)?, plan.tensor(training.labels)?);
+        let session = Session::new(gpu, plan, None, progress).await?;
+        let mut trainer = Self {
+            gpu: gpu.clone(),
+            network: network.clone(),
+            optimizer: *optimizer,
+            batch,
+            session,
+            input,
+            labels,
+            heads: training.heads,
+            has_norm: optimizer.clip_norm.is_some(),
+            update_from,
+            progress: Progress { seed, ..Progress::default() },
+            counts: VecDeque::new(),
+        };
+        trainer.initialize()?;
+        Ok(trainer)
+    }
+
+    /// Draws the parameters from the seed.
+    fn initialize(&mut self) -> Result<()> {
+        let regions = Arc::clone(self.session.regions());
+        for entry in &regions.layout.parameters {
+            let Some(info) = entry.info else { continue };
+            let mut values = vec![0.0; entry.shape.volume()];
+            info.init.fill(self.progress.seed, &entry.name, &mut values);
+            regions.set(&self.gpu, Region::Parameters, &entry.name, &values)?;
+        }
+        Ok(())
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The network's configuration.
+    pub fn network(&self) -> &GoogLeNet {
+        &self.network
+    }
+
+    /// Pictures of a batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The session that runs the steps.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// How far training is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Says at which epoch and batch the data is, for the state.
+    pub fn set_position(&mut self, epoch: u64, batch: u64) {
+        self.progress.epoch = epoch;
+        self.progress.batch = batch;
+    }
+
+    /// Sends one training step to the device and returns at once; what it measures comes from [`Trainer::metrics`].
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    pub fn step(&mut self, batch: &Batch, rate: f32) -> Result<()> {
+        self.session.write(self.input, &batch.images)?;
+        self.session.write_labels(self.labels, &batch.labels)?;
+        let step = self.step_values(rate);
+        let micro = self.progress.step + 1;
+        let updates = micro.is_multiple_of(u64::from(self.optimizer.accumulate));
+        let nodes = if updates { 0..usize::MAX } else { 0..self.update_from };
+        let run = self.session.run_count();
+        self.session.submit_nodes(&step, nodes, true)?;
+        self.counts.push_back((run, self.progress.step, batch.count));
+        self.progress.step = micro;
+        self.progress.update += u64::from(updates);
+        Ok(())
+    }
+
+    /// The values of the next step.
+    fn step_values(&self, rate: f32) -> Step {
+        let Progress { seed, step, update, .. } = self.progress;
+        // The counters of a step are 32 bits wide: they wrap after four thousand million steps.
+        Step {
+            seed: seed as u32,
+            seed_high: (seed >> 32) as u32,
+            step: step as u32,
+            update: update as u32,
+            rate,
+            momentum: self.optimizer.momentum,
+            decay: self.optimizer.weight_decay,
+            loss_scale: 1.0,
+        }
+    }
+
+    /// What steps have measured since the last call, oldest first; waits until at most `in_flight` are not back.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn metrics(&mut self, in_flight: usize) -> Result<Vec<StepMetrics>> {
+        let arrived = self.session.settle(in_flight).await?;
+        let heads = self.heads.len();
+        let mut list = Vec::with_capacity(arrived.len());
+        for metrics in arrived {
+            let Some((_, step, count)) = self.counts.pop_front() else { break };
+            let values = metrics.values;
+            let head = |(i, name): (usize, &&'static str)| HeadMetrics {
+                name,
+                loss: values[1 + i],
+                correct: values[1 + heads + i],
+            };
+            list.push(StepMetrics {
+                step,
+                count,
+                loss: values[0],
+                heads: self.heads.iter().enumerate().map(head).collect(),
+                gradient_norm: self.has_norm.then(|| values[1 + 2 * heads]),
+            });
+        }
+        Ok(list)
+    }
+
+    /// The training state, as one value on the host.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn state(&self) -> Result<TrainingState> {
+        let regions = self.session.regions();
+        let mut slots = Vec::new();
+        for region in self.optimizer.kept_slots() {
+            slots.push(download(&self.gpu, regions, region).await?);
+        }
+        let average = match self.optimizer.average_slot() {
+            Some(region) => Some(download(&self.gpu, regions, region).await?),
+            None => None,
+        };
+        let state = if regions.layout.state.is_empty() {
+            BTreeMap::new()
+        } else {
+            download(&self.gpu, regions, Region::State).await?
+        };
+        Ok(TrainingState {
+            parameters: download(&self.gpu, regions, Region::Parameters).await?,
+            state,
+            slots,
+            average,
+            progress: self.progress.clone(),
+        })
+    }
+
+    /// Continues from a state. Optimizer vectors that the state does not have start at zero.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] naming what is missing or has another shape.
+    pub fn restore(&mut self, state: &TrainingState) -> Result<()> {
+        let regions = Arc::clone(self.session.regions());
+        upload(&self.gpu, &regions, Region::Parameters, &state.parameters)?;
+        if !regions.layout.state.is_empty() {
+            upload(&self.gpu, &regions, Region::State, &state.state)?;
+        }
+        for (region, slot) in self.optimizer.kept_slots().zip(&state.slots) {
+            upload(&self.gpu, &regions, region, slot)?;
+        }
+        if let (Some(region), Some(average)) = (self.optimizer.average_slot(), &state.average) {
+            upload(&self.gpu, &regions, region, average)?;
+        }
+        self.progress = state.progress.clone();
+        Ok(())
+    }
+
+    /// A classifier that reads this trainer's parameters where they are: it always sees the latest.
+    ///
+    /// # Errors
+    /// As [`Classifier::new`].
+    pub async fn classifier(&self, batch: usize) -> Result<Classifier> {
+        Classifier::sharing(&self.gpu, &self.network, batch, Arc::clone(self.session.regions())).await
+    }
+}
+
+/// Reads all tensors of a region.
+async fn download(gpu: &Gpu, regions: &Regions, region: Region) -> Result<BTreeMap<String, HostTensor>> {
+    let list = regions.get(gpu, region).await?;
+    let tensor = |(entry, data): (&crate::plan::Entry, Vec<f32>)| {
+        (entry.name.clone(), HostTensor { dims: entry.shape.dims().to_vec(), data })
+    };
+    Ok(list.into_iter().map(tensor).collect())
+}
+
+/// Writes every tensor that a region has; the map may have more.
+fn upload(gpu: &Gpu, regions: &Regions, region: Region, tensors: &BTreeMap<String, HostTensor>) -> Result<()> {
+    let entries = if region == Region::State { &regions.layout.state } else { &regions.layout.parameters };
+    let missing: Vec<&str> =
+        entries.iter().map(|e| e.name.as_str()).filter(|name| !tensors.contains_key(*name)).collect();
+    if !missing.is_empty() {
+        return Err(Error::tensor(missing.join("`, `"), "is missing from the weights"));
+    }
+    for entry in entries {
+        let tensor = &tensors[&entry.name];
+        if tensor.dims != entry.shape.dims() {
+            let shape = crate::graph::Shape::from(tensor.dims.as_slice());
+            return Err(Error::tensor(&entry.name, format!("is {shape} in the weights and {} in the network", entry.shape)));
+        }
+        regions.set(gpu, region, &entry.name, &tensor.data)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! The optimizer as nodes of the training graph: each works on whole regions, in place.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Region, Role, Spec, TensorId};
+use crate::ops::{Accumulate, AdamW, Average, ClipNorm, Sgd};
+use crate::plan::{BLOCK, Layout};
+
+/// The rule that turns gradients into updates.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "rule")]
+pub enum Rule {
+    /// SGD with momentum: v = momentum v + g, w = w - rate v; with `nesterov` w = w - rate (g + momentum v).
+    Sgd {
+        /// Look ahead (Nesterov).
+        nesterov: bool,
+    },
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    AdamW {
+        /// Decay of the mean of gradients.
+        beta1: f32,
+        /// Decay of the mean of squares.
+        beta2: f32,
+        /// Keeps the quotient finite.
+        epsilon: f32,
+    },
+}
+
+/// Everything about the update of parameters but the learning rate, which comes with each step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Optimizer {
+    /// The rule.
+    #[serde(flatten)]
+    pub rule: Rule,
+    /// Momentum of SGD.
+    pub momentum: f32,
+    /// Weight decay; acts on convolution and linear weights.
+    pub weight_decay: f32,
+    /// Largest global norm of the gradients; larger ones are scaled down to it.
+    pub clip_norm: Option<f32>,
+    /// Averaging of the parameters.
+    pub average: Option<Averaging>,
+    /// Batches whose gradients make one update.
+    pub accumulate: u32,
+}
+
+/// How parameters are averaged over updates.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Averaging {
+    /// The uniform mean of all iterates (Polyak), as the paper's section 6 uses it.
+    Polyak,
+    /// Exponential with this decay.
+    Exponential(f32),
+}
+
+impl Default for Optimizer {
+    /// Caffe's `quick_solver`: SGD, momentum 0.9, weight decay 2e-4.
+    fn default() -> Self {
+        Self {
+            rule: Rule::Sgd { nesterov: false },
+            momentum: 0.9,
+            weight_decay: 2e-4,
+            clip_norm: None,
+            average: None,
+            accumulate: 1,
+        }
+    }
+}
+
+/// What the optimizer added to the graph.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Update {
+    /// The norm of the gradients, if they are clipped.
+    pub norm: Option<TensorId>,
+    /// The last tensor made on every micro-batch; everything after it runs once for each update.
+    pub accumulated: Option<TensorId>,
+}
+
+impl Optimizer {
+    /// Number of optimizer vectors that belong to the rule itself.
+    fn rule_slots(&self) -> u8 {
+        match self.rule {
+            Rule::Sgd { .. } => 1,
+            Rule::AdamW { .. } => 2,
+        }
+    }
+
+    /// The slot that holds averaged parameters.
+    pub(super) fn average_slot(&self) -> Option<Region> {
+        self.average.map(|_| Region::Slots(self.rule_slots()))
+    }
+
+    /// The slots that a checkpoint keeps: the rule's own.
+    pub(super) fn kept_slots(&self) -> impl Iterator<Item = Region> + use<> {
+        (0..self.rule_slots()).map(Region::Slots)
+    }
+
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the option.
+    pub fn validate(&self) -> Result<()> {
+        let unit = |value: f32, option: &str| {
+            let inside = (0.0..1.0).contains(&value);
+            if inside { Ok(()) } else { Err(Error::Config(format!("{option} must be from 0 to below 1, not {value}"))) }
+        };
+        unit(self.momentum, "--momentum")?;
+        if let Rule::AdamW { beta1, beta2, .. } = self.rule {
+            unit(beta1, "AdamW's beta1")?;
+            unit(beta2, "AdamW's beta2")?;
+        }
+        if let Some(Averaging::Exponential(decay)) = self.average {
+            unit(decay, "--average")?;
+        }
+        if self.weight_decay < 0.0 || self.accumulate == 0 || self.clip_norm.is_some_and(|n| n <= 0.0) {
+            let reason = "--weight-decay must not be negative, --accumulate and --clip-norm must be above zero";
+            return Err(Error::Config(reason.into()));
+        }
+        Ok(())
+    }
+
+    /// Adds the nodes that update the parameters of `layout` from their gradients.
+    pub(super) fn append(&self, graph: &mut Graph, layout: &Layout) -> Result<Update> {
+        let length = layout.parameter_length();
+        let mut flat = |graph: &mut Graph, region: Region| {
+            graph.tensor(format!("region/{region:?}"), Spec::f32([length]), Role::Flat(region))
+        };
+        let parameters = flat(graph, Region::Parameters);
+        let mut gradients = flat(graph, Region::Gradients);
+        let multipliers = Role::Constant(Arc::new(layout.multipliers()));
+        let multipliers = graph.tensor("optimizer/multipliers", Spec::f32([length / BLOCK * 2]), multipliers);
+        let mut update = Update { norm: None, accumulated: None };
+        if self.accumulate > 1 {
+            let free = self.rule_slots() + u8::from(self.average.is_some());
+            let sum = flat(graph, Region::Slots(free));
+            let op = Accumulate { count: self.accumulate };
+            gradients = graph.add("optimizer/accumulate", op, &[sum, gradients])?;
+            update.accumulated = Some(gradients);
+        }
+        if let Some(max_norm) = self.clip_norm {
+            let clipped = graph.node("optimizer/clip_norm", Arc::new(ClipNorm { max_norm }), &[gradients])?;
+            gradients = clipped[0];
+            update.norm = Some(clipped[1]);
+        }
+        let updated = match self.rule {
+            Rule::Sgd { nesterov } => {
+                let momentum = flat(graph, Region::Slots(0));
+                graph.add("optimizer/sgd", Sgd { nesterov }, &[parameters, gradients, momentum, multipliers])?
+            }
+            Rule::AdamW { beta1, beta2, epsilon } => {
+                let (m, v) = (flat(graph, Region::Slots(0)), flat(graph, Region::Slots(1)));
+                let op = AdamW { beta1, beta2, epsilon };
+                graph.add("optimizer/adamw", op, &[parameters, gradients, m, v, multipliers])?
+            }
+        };
+        if let (Some(region), Some(averaging)) = (self.average_slot(), self.average) {
+            let average = flat(graph, region);
+            let decay = match averaging {
+                Averaging::Polyak => None,
+                Averaging::Exponential(decay) => Some(decay),
+            };
+            graph.add("optimizer/average", Average { decay }, &[average, updated])?;
+        }
+        Ok(update)
+    }
+}
