@@ -162,11 +162,6 @@ impl Session {
         self.dispatches.len()
     }
 
-    /// Number of runs submitted so far: the number of the next one.
-    pub fn run_count(&self) -> u64 {
-        self.runs
-    }
-
     /// Writes an input of f32 for the next run. `tensor` is one of [`Plan::graph`].
     ///
     /// # Errors

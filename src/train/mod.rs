@@ -6,7 +6,7 @@ mod optimizer;
 mod schedule;
 
 pub use classifier::{Classifier, Evaluation, InferenceGraph, Prediction, top};
-pub use fit::{Epoch, Event, Fit, FitOptions, Outcome, evaluate};
+pub use fit::{EpochSummary, HeadSummary, evaluate, train_epoch};
 pub use optimizer::{Averaging, Optimizer, Rule};
 pub use schedule::Schedule;
 
@@ -42,6 +42,8 @@ pub struct StepMetrics {
     pub step: u64,
     /// Pictures in the batch.
     pub count: usize,
+    /// Learning rate.
+    pub rate: f32,
     /// The weighted sum of the losses.
     pub loss: f32,
     /// Each softmax, the main one first.
@@ -65,7 +67,15 @@ pub struct Trainer {
     /// The node after which everything runs once for each update.
     update_from: usize,
     progress: Progress,
-    counts: VecDeque<(u64, u64, usize)>,
+    sent: VecDeque<Sent>,
+}
+
+/// A step whose metrics are on their way.
+#[derive(Debug)]
+struct Sent {
+    step: u64,
+    count: usize,
+    rate: f32,
 }
 
 /// The graph of a training step, before it is planned for a device.
@@ -162,7 +172,7 @@ impl Trainer {
             has_norm: optimizer.clip_norm.is_some(),
             update_from,
             progress: Progress { seed, ..Progress::default() },
-            counts: VecDeque::new(),
+            sent: VecDeque::new(),
         };
         trainer.initialize()?;
         Ok(trainer)
@@ -222,9 +232,8 @@ impl Trainer {
         let micro = self.progress.step + 1;
         let updates = micro.is_multiple_of(u64::from(self.optimizer.accumulate));
         let nodes = if updates { 0..usize::MAX } else { 0..self.update_from };
-        let run = self.session.run_count();
         self.session.submit_nodes(&step, nodes, true)?;
-        self.counts.push_back((run, self.progress.step, batch.count));
+        self.sent.push_back(Sent { step: self.progress.step, count: batch.count, rate });
         self.progress.step = micro;
         self.progress.update += u64::from(updates);
         Ok(())
@@ -255,7 +264,7 @@ impl Trainer {
         let heads = self.heads.len();
         let mut list = Vec::with_capacity(arrived.len());
         for metrics in arrived {
-            let Some((_, step, count)) = self.counts.pop_front() else { break };
+            let Some(Sent { step, count, rate }) = self.sent.pop_front() else { break };
             let values = metrics.values;
             let head = |(i, name): (usize, &&'static str)| HeadMetrics {
                 name,
@@ -265,6 +274,7 @@ impl Trainer {
             list.push(StepMetrics {
                 step,
                 count,
+                rate,
                 loss: values[0],
                 heads: self.heads.iter().enumerate().map(head).collect(),
                 gradient_norm: self.has_norm.then(|| values[1 + 2 * heads]),

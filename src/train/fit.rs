@@ -1,0 +1,131 @@
+//! The loops over data: an epoch of training, an evaluation.
+
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+
+use super::{Classifier, Evaluation, HeadMetrics, StepMetrics, Trainer};
+use crate::data::{Batch, Loader};
+use crate::error::Result;
+
+/// Steps that may be on their way to the device: enough that it never waits for the host.
+const IN_FLIGHT: usize = 2;
+
+/// One softmax over one epoch of training, measured while the parameters changed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct HeadSummary {
+    /// `main`, `aux1` or `aux2`.
+    pub name: &'static str,
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Share of the pictures that it classified correctly, from 0 to 1.
+    pub accuracy: f64,
+}
+
+/// One epoch of training.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct EpochSummary {
+    /// Number of the epoch, from 0.
+    pub epoch: u64,
+    /// Pictures trained on.
+    pub count: usize,
+    /// Mean weighted sum of the losses.
+    pub loss: f64,
+    /// Each softmax, the main one first.
+    pub heads: Vec<HeadSummary>,
+    /// Whether the epoch was left before its end.
+    pub interrupted: bool,
+}
+
+impl EpochSummary {
+    fn add(&mut self, step: &StepMetrics) {
+        let count = step.count as f64;
+        if self.heads.is_empty() {
+            let start = |h: &HeadMetrics| HeadSummary { name: h.name, loss: 0.0, accuracy: 0.0 };
+            self.heads = step.heads.iter().map(start).collect();
+        }
+        let total = (self.count + step.count).max(1) as f64;
+        let mean = |before: f64, value: f64| before + (value - before) * count / total;
+        self.loss = mean(self.loss, f64::from(step.loss));
+        for (summary, head) in self.heads.iter_mut().zip(&step.heads) {
+            summary.loss = mean(summary.loss, f64::from(head.loss));
+            summary.accuracy = mean(summary.accuracy, f64::from(head.correct) / count.max(1.0));
+        }
+        self.count += step.count;
+    }
+}
+
+/// Trains on the rest of the epoch that the trainer is in. `rate` gives the learning rate after so many epochs, as a fraction;
+/// `observe` sees each step when its metrics are back and may end the epoch early. The trainer's position then says where to go on.
+///
+/// # Errors
+/// What the loader and the device report.
+pub async fn train_epoch(
+    trainer: &mut Trainer,
+    loader: &Loader,
+    rate: impl Fn(f64) -> f64,
+    mut observe: impl FnMut(&StepMetrics) -> ControlFlow<()>,
+) -> Result<EpochSummary> {
+    let (epoch, first) = (trainer.progress().epoch, trainer.progress().batch);
+    let batches = loader.batches_per_epoch() as u64;
+    let mut summary = EpochSummary { epoch, ..EpochSummary::default() };
+    let mut position = first;
+    for batch in loader.epoch(epoch, usize::try_from(first).unwrap_or(usize::MAX)) {
+        let done = epoch as f64 + position as f64 / batches.max(1) as f64;
+        trainer.step(&batch?, rate(done) as f32)?;
+        position += 1;
+        trainer.set_position(epoch, position);
+        let arrived = trainer.metrics(IN_FLIGHT).await?;
+        if report(&mut summary, &arrived, &mut observe).is_break() {
+            summary.interrupted = true;
+            break;
+        }
+    }
+    let rest = trainer.metrics(0).await?;
+    if report(&mut summary, &rest, &mut observe).is_break() && position < batches {
+        summary.interrupted = true;
+    }
+    if !summary.interrupted {
+        trainer.set_position(epoch + 1, 0);
+    }
+    Ok(summary)
+}
+
+fn report(
+    summary: &mut EpochSummary,
+    steps: &[StepMetrics],
+    observe: &mut impl FnMut(&StepMetrics) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let mut flow = ControlFlow::Continue(());
+    for step in steps {
+        summary.add(step);
+        if observe(step).is_break() {
+            flow = ControlFlow::Break(());
+        }
+    }
+    flow
+}
+
+/// Classifies every picture that the loader gives. `observe` is told how many pictures are done and may end the evaluation early.
+///
+/// # Errors
+/// What the loader and the device report.
+pub async fn evaluate(
+    classifier: &mut Classifier,
+    loader: &Loader,
+    mut observe: impl FnMut(&Batch, &[Vec<f32>]) -> ControlFlow<()>,
+) -> Result<Evaluation> {
+    let mut evaluation = Evaluation::default();
+    for batch in loader.epoch(0, 0) {
+        let batch = batch?;
+        let rows = classifier.probabilities(&batch).await?;
+        let labels = batch.labels.iter().filter(|label| **label != Batch::MISSING);
+        for (row, label) in rows.iter().zip(labels) {
+            evaluation.add(row, *label as usize);
+        }
+        if observe(&batch, &rows).is_break() {
+            break;
+        }
+    }
+    Ok(evaluation)
+}
