@@ -58,13 +58,22 @@ impl fmt::Display for AdapterSummary {
     }
 }
 
-/// All adapters of all backends, or of one, numbered as [`AdapterOptions::adapter`] takes them.
+/// The adapters of one backend, or of the native ones (OpenGL's only where there is no other), numbered as
+/// [`AdapterOptions::adapter`] takes them.
 pub async fn list_adapters(backend: Option<wgpu::Backend>) -> Vec<AdapterSummary> {
     adapters(backend).await.iter().enumerate().map(|(i, a)| summarise(i, a)).collect()
 }
 
+/// The adapters of one backend, or of the native ones; of OpenGL only where there is nothing else.
 async fn adapters(backend: Option<wgpu::Backend>) -> Vec<wgpu::Adapter> {
-    let backends = backend.map_or(wgpu::Backends::all(), wgpu::Backends::from);
+    let Some(backend) = backend else {
+        let native = adapters_of(wgpu::Backends::PRIMARY).await;
+        return if native.is_empty() { adapters_of(wgpu::Backends::GL).await } else { native };
+    };
+    adapters_of(backend.into()).await
+}
+
+async fn adapters_of(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = backends;
     let instance = wgpu::Instance::new(descriptor);
