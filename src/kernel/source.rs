@@ -2,7 +2,7 @@
 //!
 //! A file is a common part followed by sections, each begun by a line `//# NAME`; the text of a kernel is the common part and
 //! the section of its entry point, which defines `fn NAME`. Lines between `#if CONSTANT` (or `#if !CONSTANT`) and `#else` or `#endif` are
-//! kept or dropped by a boolean constant of the kernel. In front of that stand what the kernel says about itself: constants,
+//! kept or dropped by a boolean constant of the kernel; lines between `#repeat NAME COUNT` and `#end` are written COUNT times. In front of that stand what the kernel says about itself: constants,
 //! `p` (its geometry), its bindings and `step` (see [`Step`](super::Step)), and `linear_index` and `linear_group`.
 
 use std::fmt::Write;
@@ -99,11 +99,11 @@ fn float(v: f32) -> String {
     format!("{v:e}f")
 }
 
-/// The common part and the section of the kernel's entry point, with the conditions resolved.
+/// The common part and the section of the kernel's entry point, with conditions and repetitions resolved.
 fn select(kernel: &Kernel) -> String {
-    let mut text = String::new();
     let mut wanted = true;
     let mut conditions: Vec<bool> = Vec::new();
+    let mut lines = Vec::new();
     for line in kernel.source.lines() {
         let trimmed = line.trim();
         if let Some(section) = trimmed.strip_prefix("//#") {
@@ -120,11 +120,50 @@ fn select(kernel: &Kernel) -> String {
         } else if trimmed == "#endif" {
             conditions.pop();
         } else if wanted && conditions.iter().all(|&c| c) {
-            text.push_str(line);
-            text.push('\n');
+            lines.push(line);
         }
     }
+    let mut text = String::new();
+    repeat(kernel, &lines, &mut Vec::new(), &mut text);
     text
+}
+
+/// Writes lines with the blocks between `#repeat NAME COUNT` and `#end` written COUNT times, `{NAME}` replaced by the number of
+/// the repetition. COUNT is a constant of the kernel. Drivers unroll such loops or not as they like, and keep arrays that
+/// are indexed in loops out of registers; this leaves them no choice.
+fn repeat<'a>(kernel: &Kernel, lines: &[&'a str], numbers: &mut Vec<(&'a str, u32)>, text: &mut String) {
+    let mut index = 0;
+    while let Some(line) = lines.get(index) {
+        index += 1;
+        let Some(header) = line.trim().strip_prefix("#repeat ") else {
+            let replaced = numbers.iter().fold((*line).to_string(), |line, (name, number)| {
+                line.replace(&format!("{{{name}}}"), &number.to_string())
+            });
+            text.push_str(&replaced);
+            text.push('\n');
+            continue;
+        };
+        let mut depth = 1;
+        let start = index;
+        while let Some(line) = lines.get(index) {
+            index += 1;
+            let trimmed = line.trim();
+            depth += i32::from(trimmed.starts_with("#repeat ")) - i32::from(trimmed == "#end");
+            if depth == 0 {
+                break;
+            }
+        }
+        let (name, count) = header.split_once(' ').unwrap_or((header, "0"));
+        let count = kernel.constants.iter().find_map(|(constant, value)| match value {
+            Scalar::U32(value) if *constant == count.trim() => Some(*value),
+            _ => None,
+        });
+        for number in 0..count.unwrap_or(0) {
+            numbers.push((name, number));
+            repeat(kernel, &lines[start..index - 1], numbers, text);
+            numbers.pop();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -140,5 +179,12 @@ mod tests {
         let kernel = Kernel::new("layer", FILE, "a").constant("FAST", false);
         assert_eq!(select(&kernel), "common\nin a\nslow\n");
         assert_eq!(select(&Kernel::new("layer", FILE, "c")), "common\nin b\n");
+    }
+
+    #[test]
+    fn repetitions_are_written_out() {
+        let file = "#repeat i N\na{i}\n#repeat j M\nb{i}{j}\n#end\n#end\nc\n";
+        let kernel = Kernel::new("layer", file, "a").constant("N", 2u32).constant("M", 2u32);
+        assert_eq!(select(&kernel), "a0\nb00\nb01\na1\nb10\nb11\nc\n");
     }
 }

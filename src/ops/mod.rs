@@ -2,11 +2,13 @@
 //! kernels. The WGSL is in `shaders/`, the CPU twin in `reference`, both under the same name.
 
 mod add;
+mod conv;
 mod copy;
 mod fill;
 mod relu;
 
 pub use add::Add;
+pub use conv::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
 pub use copy::Copy;
 pub use fill::Fill;
 pub use relu::{Relu, ReluGrad};

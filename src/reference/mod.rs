@@ -2,6 +2,7 @@
 //! and the truth that kernels are tested against.
 
 mod add;
+mod conv;
 mod copy;
 mod fill;
 mod interpreter;

@@ -90,3 +90,42 @@ pub fn check_step(
         }
     }
 }
+
+/// Compares the CPU twin in f32 and f64, and every implementation on the device, with golden outputs: relative L2 error at most
+/// `limit`. Outputs beyond the goldens are not looked at.
+pub fn golden(
+    op: &dyn Operation,
+    inputs: &[&Array<f32>],
+    outputs: &[&Array<f32>],
+    limit: f64,
+    parameters: &[usize],
+    gradients: &[usize],
+) {
+    let specs: Vec<Spec> = inputs.iter().map(|a| spec(a)).collect();
+    golden_specs(op, &specs, inputs, outputs, limit, parameters, gradients);
+}
+
+/// As [`golden`], for inputs that are not all of f32.
+pub fn golden_specs(
+    op: &dyn Operation,
+    specs: &[Spec],
+    inputs: &[&Array<f32>],
+    outputs: &[&Array<f32>],
+    limit: f64,
+    parameters: &[usize],
+    gradients: &[usize],
+) {
+    let refs: Vec<&Spec> = specs.iter().collect();
+    let step = Step::default();
+    let wide: Vec<Array<f64>> = inputs.iter().map(|a| a.cast()).collect();
+    let wide: Vec<&Array<f64>> = wide.iter().collect();
+    let twin64 = run_operation(op, &refs, &wide, &step).expect("the twin refuses the shapes");
+    let twin32 = run_operation(op, &refs, inputs, &step).expect("the twin refuses the shapes");
+    for (i, want) in outputs.iter().enumerate() {
+        for (name, got) in [("f64", twin64[i].cast::<f32>()), ("f32", twin32[i].clone())] {
+            let error = relative_error(&got.data, &want.data);
+            assert!(error <= limit, "{op:?} twin {name} output {i}: error {error:.2e} above {limit:.0e}");
+        }
+    }
+    check(op, specs, inputs, limit, parameters, gradients);
+}

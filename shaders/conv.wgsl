@@ -1,0 +1,527 @@
+// Convolution as implicit GEMM in three directions; no im2col buffer. x is [batch, channels, height, width], the weight
+// [outputs, channels, KERNEL_H, KERNEL_W], y [batch, outputs, out_height, out_width]; all NCHW and OIHW.
+//
+// forward         y[o, pixel]   = sum over (c, kh, kw) of w[o, c, kh, kw] x[c, pixel shifted] + bias[o], ReLU if RELU
+// input gradient  dx[c, pixel]  = sum over (o, kh, kw) of w[o, c, kh, kw] dy[o, pixel shifted back], added to what is there if ACCUMULATE
+// weight gradient dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw)
+//
+// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD (whether any tap can fall outside), RELU, BIAS, ACCUMULATE; tiles below.
+// p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w; x_offset, x_stride, y_offset, y_stride (of the
+// operands, from item to item); chunk (pixels of one part of a weight gradient's sum), parts.
+
+//# forward_tiled forward_register input_gradient_tiled input_gradient_register weight_gradient_tiled weight_gradient_register
+const TAPS = KERNEL_H * KERNEL_W;
+
+// A pixel of the input under a kernel's first tap, or of the output. Coordinates may lie outside.
+struct Pixel {
+    base: u32,
+    y: i32,
+    x: i32,
+}
+
+// The input pixel under the first tap for the output pixel number q, counted over the batch.
+fn input_pixel(q: u32) -> Pixel {
+    let plane = p.out_height * p.out_width;
+    let n = q / plane;
+    let rest = q - n * plane;
+    let y = rest / p.out_width;
+    let x = rest - y * p.out_width;
+    return Pixel(
+        p.x_offset + n * p.x_stride,
+        i32(y * STRIDE_H) - i32(p.pad_h),
+        i32(x * STRIDE_W) - i32(p.pad_w),
+    );
+}
+
+// The place in y of output channel 0 of the output pixel number q.
+fn output_place(q: u32) -> u32 {
+    let plane = p.out_height * p.out_width;
+    let n = q / plane;
+    return p.y_offset + n * p.y_stride + (q - n * plane);
+}
+
+// x at channel c, (kh, kw) away from a pixel; zero outside.
+//# forward_tiled forward_register weight_gradient_tiled weight_gradient_register
+fn tap(pixel: Pixel, c: u32, kh: u32, kw: u32) -> f32 {
+    let y = pixel.y + i32(kh);
+    let x = pixel.x + i32(kw);
+#if PAD
+    // Negative coordinates are large unsigned ones.
+    let inside = u32(y) < p.height && u32(x) < p.width;
+    let at = pixel.base + (c * p.height + u32(y)) * p.width + u32(x);
+    return select(0.0, x_data[select(pixel.base, at, inside)], inside);
+#else
+    return x_data[pixel.base + (c * p.height + u32(y)) * p.width + u32(x)];
+#endif
+}
+
+//# input_gradient_tiled input_gradient_register
+// The input pixel number q: its place in channel 0, and its coordinates with the padding added.
+fn gradient_pixel(q: u32) -> Pixel {
+    let plane = p.height * p.width;
+    let n = q / plane;
+    let rest = q - n * plane;
+    let y = rest / p.width;
+    let x = rest - y * p.width;
+    return Pixel(p.y_offset + n * p.y_stride, i32(y + p.pad_h), i32(x + p.pad_w));
+}
+
+// dy at output channel o where the kernel's tap (kh, kw) covers the pixel; zero where none does.
+fn tap(pixel: Pixel, o: u32, kh: u32, kw: u32) -> f32 {
+    let up = pixel.y - i32(kh);
+    let left = pixel.x - i32(kw);
+#if PLAIN
+    let at = pixel.base + (o * p.out_height + u32(up)) * p.out_width + u32(left);
+    return dy_data[at];
+#else
+    let y = u32(up) / STRIDE_H;
+    let x = u32(left) / STRIDE_W;
+    // A negative coordinate divided as an unsigned one could fall inside, so its sign is tested by itself.
+    let inside = up >= 0 && left >= 0 && y * STRIDE_H == u32(up) && x * STRIDE_W == u32(left)
+        && y < p.out_height && x < p.out_width;
+    let at = pixel.base + (o * p.out_height + y) * p.out_width + x;
+    return select(0.0, dy_data[select(pixel.base, at, inside)], inside);
+#endif
+}
+
+// The place in dx of channel 0 of the input pixel number q.
+fn gradient_place(q: u32) -> u32 {
+    let plane = p.height * p.width;
+    let n = q / plane;
+    return p.x_offset + n * p.x_stride + (q - n * plane);
+}
+
+//# forward_tiled forward_register
+fn store(o: u32, place: u32, sum: f32) {
+    var value = sum;
+#if BIAS
+    value += bias[o];
+#endif
+#if RELU
+    value = max(value, 0.0);
+#endif
+    y_data[place + o * p.out_height * p.out_width] = value;
+}
+
+//# input_gradient_tiled input_gradient_register
+fn store(c: u32, place: u32, sum: f32) {
+    let at = place + c * p.height * p.width;
+#if ACCUMULATE
+    dx_data[at] += sum;
+#else
+    dx_data[at] = sum;
+#endif
+}
+
+// Workgroup tiles: TILE_M x TILE_N results by WORKGROUP invocations that hold EACH_M x EACH_N of them each; DEPTH of the sum at a time.
+//# forward_tiled input_gradient_tiled weight_gradient_tiled
+const ROWS = TILE_M / EACH_M;
+const COLUMNS = TILE_N / EACH_N;
+var<workgroup> left_tile: array<f32, TILE_M * DEPTH>;
+var<workgroup> right_tile: array<f32, TILE_N * DEPTH>;
+
+//# forward_tiled
+@compute @workgroup_size(WORKGROUP_X)
+fn forward_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let pixels = p.batch * p.out_height * p.out_width;
+    let first_m = group.y * TILE_M;
+    let first_n = group.x * TILE_N;
+    let depth = p.channels * TAPS;
+    // An invocation loads one column of the right tile, so that it decodes its pixel once.
+    let load_n = local % TILE_N;
+    let pixel_inside = first_n + load_n < pixels;
+    let pixel = input_pixel(min(first_n + load_n, pixels - 1u));
+    let row = local / COLUMNS;
+    let column = local % COLUMNS;
+#repeat i EACH_M
+#repeat j EACH_N
+    var sum{i}_{j} = 0.0;
+#end
+#end
+    for (var start = 0u; start < depth; start += DEPTH) {
+        for (var i = local; i < TILE_M * DEPTH; i += WORKGROUP) {
+            let k = start + i % DEPTH;
+            let o = first_m + i / DEPTH;
+            let inside = o < p.outputs && k < depth;
+            left_tile[(i % DEPTH) * TILE_M + i / DEPTH] = select(0.0, weight[select(0u, o * depth + k, inside)], inside);
+        }
+        for (var i = local / TILE_N; i < DEPTH; i += WORKGROUP / TILE_N) {
+            let k = start + i;
+            var value = 0.0;
+            if pixel_inside && k < depth {
+                let c = k / TAPS;
+                let t = k - c * TAPS;
+                value = tap(pixel, c, t / KERNEL_W, t % KERNEL_W);
+            }
+            right_tile[i * TILE_N + load_n] = value;
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < DEPTH; k++) {
+#repeat i EACH_M
+            let a{i} = left_tile[k * TILE_M + row + {i}u * ROWS];
+#end
+#repeat j EACH_N
+            let b{j} = right_tile[k * TILE_N + column + {j}u * COLUMNS];
+#repeat i EACH_M
+            sum{i}_{j} += a{i} * b{j};
+#end
+#end
+        }
+        workgroupBarrier();
+    }
+#repeat j EACH_N
+    {
+        let q = first_n + column + {j}u * COLUMNS;
+        if q < pixels {
+            let place = output_place(q);
+#repeat i EACH_M
+            if first_m + row + {i}u * ROWS < p.outputs { store(first_m + row + {i}u * ROWS, place, sum{i}_{j}); }
+#end
+        }
+    }
+#end
+}
+
+//# input_gradient_tiled
+@compute @workgroup_size(WORKGROUP_X)
+fn input_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let pixels = p.batch * p.height * p.width;
+    let first_m = group.y * TILE_M;
+    let first_n = group.x * TILE_N;
+    let depth = p.outputs * TAPS;
+    let load_n = local % TILE_N;
+    let pixel_inside = first_n + load_n < pixels;
+    let pixel = gradient_pixel(min(first_n + load_n, pixels - 1u));
+    let row = local / COLUMNS;
+    let column = local % COLUMNS;
+#repeat i EACH_M
+#repeat j EACH_N
+    var sum{i}_{j} = 0.0;
+#end
+#end
+    for (var start = 0u; start < depth; start += DEPTH) {
+        for (var i = local; i < TILE_M * DEPTH; i += WORKGROUP) {
+            let k = start + i / TILE_M;
+            let c = first_m + i % TILE_M;
+            let o = k / TAPS;
+            let inside = c < p.channels && k < depth;
+            let at = (o * p.channels + c) * TAPS + k - o * TAPS;
+            left_tile[i] = select(0.0, weight[select(0u, at, inside)], inside);
+        }
+        for (var i = local / TILE_N; i < DEPTH; i += WORKGROUP / TILE_N) {
+            let k = start + i;
+            var value = 0.0;
+            if pixel_inside && k < depth {
+                let o = k / TAPS;
+                let t = k - o * TAPS;
+                value = tap(pixel, o, t / KERNEL_W, t % KERNEL_W);
+            }
+            right_tile[i * TILE_N + load_n] = value;
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < DEPTH; k++) {
+#repeat i EACH_M
+            let a{i} = left_tile[k * TILE_M + row + {i}u * ROWS];
+#end
+#repeat j EACH_N
+            let b{j} = right_tile[k * TILE_N + column + {j}u * COLUMNS];
+#repeat i EACH_M
+            sum{i}_{j} += a{i} * b{j};
+#end
+#end
+        }
+        workgroupBarrier();
+    }
+#repeat j EACH_N
+    {
+        let q = first_n + column + {j}u * COLUMNS;
+        if q < pixels {
+            let place = gradient_place(q);
+#repeat i EACH_M
+            if first_m + row + {i}u * ROWS < p.channels { store(first_m + row + {i}u * ROWS, place, sum{i}_{j}); }
+#end
+        }
+    }
+#end
+}
+
+// The sum over pixels is cut into parts, one for each group.z; sum_parts adds them in order.
+//# weight_gradient_tiled
+@compute @workgroup_size(WORKGROUP_X)
+fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let pixels = p.batch * p.out_height * p.out_width;
+    let plane = p.out_height * p.out_width;
+    let width = p.channels * TAPS;
+    let first_m = group.y * TILE_M;
+    let first_n = group.x * TILE_N;
+    let first_q = group.z * p.chunk;
+    let last_q = min(first_q + p.chunk, pixels);
+    let row = local / COLUMNS;
+    let column = local % COLUMNS;
+    // An invocation loads one pixel of both tiles, for several rows and columns.
+    let load_k = local % DEPTH;
+#repeat i EACH_M
+#repeat j EACH_N
+    var sum{i}_{j} = 0.0;
+#end
+#end
+    for (var start = first_q; start < last_q; start += DEPTH) {
+        let q = start + load_k;
+        let pixel_inside = q < last_q;
+        let clamped = min(q, pixels - 1u);
+        let pixel = input_pixel(clamped);
+        let place = output_place(clamped);
+        for (var i = local / DEPTH; i < TILE_M; i += WORKGROUP / DEPTH) {
+            let o = first_m + i;
+            let inside = pixel_inside && o < p.outputs;
+            left_tile[load_k * TILE_M + i] = select(0.0, dy_data[place + select(0u, o * plane, inside)], inside);
+        }
+        for (var i = local / DEPTH; i < TILE_N; i += WORKGROUP / DEPTH) {
+            let r = first_n + i;
+            var value = 0.0;
+            if pixel_inside && r < width {
+                let c = r / TAPS;
+                let t = r - c * TAPS;
+                value = tap(pixel, c, t / KERNEL_W, t % KERNEL_W);
+            }
+            right_tile[load_k * TILE_N + i] = value;
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < DEPTH; k++) {
+#repeat i EACH_M
+            let a{i} = left_tile[k * TILE_M + row + {i}u * ROWS];
+#end
+#repeat j EACH_N
+            let b{j} = right_tile[k * TILE_N + column + {j}u * COLUMNS];
+#repeat i EACH_M
+            sum{i}_{j} += a{i} * b{j};
+#end
+#end
+        }
+        workgroupBarrier();
+    }
+#repeat i EACH_M
+#repeat j EACH_N
+    {
+        let o = first_m + row + {i}u * ROWS;
+        let r = first_n + column + {j}u * COLUMNS;
+        if o < p.outputs && r < width { partial[(group.z * p.outputs + o) * width + r] = sum{i}_{j}; }
+    }
+#end
+#end
+}
+
+// Register tiles, for devices where barriers are dear: each invocation holds EACH_M channels of EACH_N pixels that lie WORKGROUP
+// apart, so that neighbouring invocations read neighbouring words.
+//# forward_register
+@compute @workgroup_size(WORKGROUP_X)
+fn forward_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let pixels = p.batch * p.out_height * p.out_width;
+    let first_o = group.y * EACH_M;
+    let first_q = group.x * WORKGROUP * EACH_N + local;
+    let depth = p.channels * TAPS;
+#repeat i EACH_M
+    let row{i} = min(first_o + {i}u, p.outputs - 1u) * depth;
+#end
+#repeat j EACH_N
+    let pixel{j} = input_pixel(min(first_q + {j}u * WORKGROUP, pixels - 1u));
+#end
+#repeat i EACH_M
+#repeat j EACH_N
+    var sum{i}_{j} = 0.0;
+#end
+#end
+    for (var c = 0u; c < p.channels; c++) {
+        for (var kh = 0u; kh < KERNEL_H; kh++) {
+            for (var kw = 0u; kw < KERNEL_W; kw++) {
+                let k = c * TAPS + kh * KERNEL_W + kw;
+#repeat j EACH_N
+                let b{j} = tap(pixel{j}, c, kh, kw);
+#end
+#repeat i EACH_M
+                let a{i} = weight[row{i} + k];
+#repeat j EACH_N
+                sum{i}_{j} += a{i} * b{j};
+#end
+#end
+            }
+        }
+    }
+#repeat j EACH_N
+    {
+        let q = first_q + {j}u * WORKGROUP;
+        if q < pixels {
+            let place = output_place(q);
+#repeat i EACH_M
+            if first_o + {i}u < p.outputs { store(first_o + {i}u, place, sum{i}_{j}); }
+#end
+        }
+    }
+#end
+}
+
+//# input_gradient_register
+@compute @workgroup_size(WORKGROUP_X)
+fn input_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let pixels = p.batch * p.height * p.width;
+    let first_c = group.y * EACH_M;
+    let first_q = group.x * WORKGROUP * EACH_N + local;
+#repeat i EACH_M
+    let row{i} = min(first_c + {i}u, p.channels - 1u) * TAPS;
+#end
+#repeat j EACH_N
+    let pixel{j} = gradient_pixel(min(first_q + {j}u * WORKGROUP, pixels - 1u));
+#end
+#repeat i EACH_M
+#repeat j EACH_N
+    var sum{i}_{j} = 0.0;
+#end
+#end
+    for (var o = 0u; o < p.outputs; o++) {
+        for (var kh = 0u; kh < KERNEL_H; kh++) {
+            for (var kw = 0u; kw < KERNEL_W; kw++) {
+                let k = o * p.channels * TAPS + kh * KERNEL_W + kw;
+#repeat j EACH_N
+                let b{j} = tap(pixel{j}, o, kh, kw);
+#end
+#repeat i EACH_M
+                let a{i} = weight[row{i} + k];
+#repeat j EACH_N
+                sum{i}_{j} += a{i} * b{j};
+#end
+#end
+            }
+        }
+    }
+#repeat j EACH_N
+    {
+        let q = first_q + {j}u * WORKGROUP;
+        if q < pixels {
+            let place = gradient_place(q);
+#repeat i EACH_M
+            if first_c + {i}u < p.channels { store(first_c + {i}u, place, sum{i}_{j}); }
+#end
+        }
+    }
+#end
+}
+
+// Each invocation holds EACH_M output channels of EACH_N columns that lie WORKGROUP apart.
+//# weight_gradient_register
+@compute @workgroup_size(WORKGROUP_X)
+fn weight_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let plane = p.out_height * p.out_width;
+    let pixels = p.batch * plane;
+    let width = p.channels * TAPS;
+    let first_o = group.y * EACH_M;
+    let first_r = group.x * WORKGROUP * EACH_N + local;
+    let first_q = group.z * p.chunk;
+    let last_q = min(first_q + p.chunk, pixels);
+#repeat i EACH_M
+    let row{i} = min(first_o + {i}u, p.outputs - 1u) * plane;
+#end
+#repeat j EACH_N
+    let r{j} = min(first_r + {j}u * WORKGROUP, width - 1u);
+    let c{j} = r{j} / TAPS;
+    let kh{j} = r{j} % TAPS / KERNEL_W;
+    let kw{j} = r{j} % TAPS % KERNEL_W;
+#end
+#repeat i EACH_M
+#repeat j EACH_N
+    var sum{i}_{j} = 0.0;
+#end
+#end
+    for (var q = first_q; q < last_q; q++) {
+        let pixel = input_pixel(q);
+        let place = output_place(q);
+#repeat j EACH_N
+        let b{j} = tap(pixel, c{j}, kh{j}, kw{j});
+#end
+#repeat i EACH_M
+        let a{i} = dy_data[place + row{i}];
+#repeat j EACH_N
+        sum{i}_{j} += a{i} * b{j};
+#end
+#end
+    }
+#repeat i EACH_M
+#repeat j EACH_N
+    if first_o + {i}u < p.outputs && first_r + {j}u * WORKGROUP < width {
+        partial[(group.z * p.outputs + first_o + {i}u) * width + first_r + {j}u * WORKGROUP] = sum{i}_{j};
+    }
+#end
+#end
+}
+
+// dw = the sum of the parts, in their order. p: count, parts.
+//# sum_parts
+@compute @workgroup_size(WORKGROUP_X)
+fn sum_parts(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    var sum = 0.0;
+    for (var part = 0u; part < p.parts; part++) { sum += partial[part * p.count + i]; }
+    dw[i] = sum;
+}
+
+// The sum of dy over the plane of each item and channel. p: items, outputs, plane, y_offset, y_stride.
+//# bias_planes
+@compute @workgroup_size(WORKGROUP_X)
+fn bias_planes(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.items * p.outputs { return; }
+    let n = i / p.outputs;
+    let first = p.y_offset + n * p.y_stride + (i - n * p.outputs) * p.plane;
+    var sum = 0.0;
+    for (var k = 0u; k < p.plane; k++) { sum += dy_data[first + k]; }
+    partial[i] = sum;
+}
+
+// The same with one workgroup for each plane.
+//# bias_planes_tiled
+var<workgroup> shares: array<f32, WORKGROUP>;
+
+@compute @workgroup_size(WORKGROUP_X)
+fn bias_planes_tiled(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_group(group, groups);
+    let inside = i < p.items * p.outputs;
+    let n = i / p.outputs;
+    let first = p.y_offset + n * p.y_stride + (i - n * p.outputs) * p.plane;
+    var sum = 0.0;
+    if inside {
+        for (var k = local; k < p.plane; k += WORKGROUP) { sum += dy_data[first + k]; }
+    }
+    shares[local] = sum;
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if local < half { shares[local] += shares[local + half]; }
+    }
+    if local == 0u && inside { partial[i] = shares[0]; }
+}
+
+// db = the sum over items of the planes' sums, in their order. p: items, outputs.
+//# sum_items
+@compute @workgroup_size(WORKGROUP_X)
+fn sum_items(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let o = linear_index(group, groups, local);
+    if o >= p.outputs { return; }
+    var sum = 0.0;
+    for (var n = 0u; n < p.items; n++) { sum += partial[n * p.outputs + o]; }
+    db[o] = sum;
+}

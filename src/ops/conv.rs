@@ -1,0 +1,282 @@
+//! Convolution (cross-correlation, as Caffe and PyTorch have it) and its three gradients.
+
+mod kernels;
+
+use std::sync::Arc;
+
+use super::ReluGrad;
+use crate::error::Result;
+use crate::graph::{Alias, Backward, Operation, Spec};
+use crate::kernel::{Implementation, Operands, Profile};
+
+/// y = x * w + b. Inputs: x [batch, channels, height, width], weight [outputs, channels, kernel height, kernel width], and if there is a bias
+/// b [outputs]; output: [batch, outputs, (height + 2 padding - kernel) / stride + 1, likewise].
+#[derive(Clone, Debug)]
+pub struct Conv {
+    /// Step between windows, vertical and horizontal.
+    pub stride: [usize; 2],
+    /// Zeros around the input, vertical and horizontal.
+    pub padding: [usize; 2],
+    /// Whether max(y, 0) is applied to the result.
+    pub relu: bool,
+}
+
+/// The gradient of a convolution with respect to its input. Inputs: dy, weight, and with `accumulate` a gradient that it is added to in
+/// place; output: dx [batch, channels, height, width].
+#[derive(Clone, Debug)]
+pub struct ConvInputGrad {
+    /// Step between windows.
+    pub stride: [usize; 2],
+    /// Zeros around the input.
+    pub padding: [usize; 2],
+    /// Height and width of the input.
+    pub size: [usize; 2],
+    /// Whether the result is added to the last input.
+    pub accumulate: bool,
+}
+
+/// The gradient of a convolution with respect to its weight. Inputs: x, dy; output: dw.
+#[derive(Clone, Debug)]
+pub struct ConvWeightGrad {
+    /// Step between windows.
+    pub stride: [usize; 2],
+    /// Zeros around the input.
+    pub padding: [usize; 2],
+    /// Height and width of the kernel.
+    pub kernel: [usize; 2],
+}
+
+/// The gradient of a convolution with respect to its bias: the sum over batch and pixels. Input: dy; output: db [outputs].
+#[derive(Clone, Debug)]
+pub struct ConvBiasGrad;
+
+impl Conv {
+    /// A convolution with the same stride and padding both ways and no ReLU.
+    pub fn new(stride: usize, padding: usize) -> Self {
+        Self { stride: [stride; 2], padding: [padding; 2], relu: false }
+    }
+}
+
+/// The extents of one convolution.
+#[derive(Clone, Copy, Debug)]
+struct Extents {
+    batch: usize,
+    channels: usize,
+    size: [usize; 2],
+    outputs: usize,
+    out: [usize; 2],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+}
+
+impl Extents {
+    /// Multiply-adds of one direction.
+    fn macs(&self) -> u64 {
+        let pixels = self.batch * self.out[0] * self.out[1];
+        pixels as u64 * (self.outputs * self.depth()) as u64
+    }
+
+    /// Terms of the sum for one output.
+    fn depth(&self) -> usize {
+        self.channels * self.kernel[0] * self.kernel[1]
+    }
+}
+
+/// Extent of the output, if the kernel fits.
+fn out_size(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usize> {
+    (size + 2 * padding)
+        .checked_sub(kernel)
+        .filter(|_| kernel > 0 && stride > 0)
+        .map(|rest| rest / stride + 1)
+}
+
+fn out_sizes(
+    size: [usize; 2],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 2],
+) -> Option<[usize; 2]> {
+    let out = |i: usize| out_size(size[i], kernel[i], stride[i], padding[i]);
+    Some([out(0)?, out(1)?])
+}
+
+impl Conv {
+    fn extents(&self, x: &Spec, weight: &Spec) -> Result<Extents, String> {
+        let [batch, channels, height, width] = x.shape.nchw().map_err(|e| format!("input: {e}"))?;
+        let [outputs, inner, kernel_h, kernel_w] = weight.shape.nchw().map_err(|e| format!("weight: {e}"))?;
+        if inner != channels {
+            let (x, w) = (&x.shape, &weight.shape);
+            return Err(format!("the input {x} has {channels} channels and the weight {w} takes {inner}"));
+        }
+        let (size, kernel) = ([height, width], [kernel_h, kernel_w]);
+        let out = out_sizes(size, kernel, self.stride, self.padding).ok_or_else(|| {
+            let (s, p) = (self.stride, self.padding);
+            format!(
+                "the kernel of {} with stride {s:?} and padding {p:?} does not fit the input {}",
+                weight.shape, x.shape
+            )
+        })?;
+        let (stride, padding) = (self.stride, self.padding);
+        Ok(Extents { batch, channels, size, outputs, out, kernel, stride, padding })
+    }
+}
+
+impl Operation for Conv {
+    fn name(&self) -> &'static str {
+        "conv"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let (x, weight, bias) = match inputs {
+            [x, weight] => (x, weight, None),
+            [x, weight, bias] => (x, weight, Some(bias)),
+            _ => return Err(format!("expected input, weight and maybe bias, got {} inputs", inputs.len())),
+        };
+        let e = self.extents(x, weight)?;
+        if let Some(bias) = bias.filter(|b| b.dims() != [e.outputs]) {
+            return Err(format!("the bias {} does not fit the weight {}", bias.shape, weight.shape));
+        }
+        Ok(vec![Spec::f32([e.batch, e.outputs, e.out[0], e.out[1]])])
+    }
+
+    fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
+        let Some(mut dy) = context.grad(0) else { return Ok(()) };
+        if self.relu {
+            dy = context.emit("relu_grad", ReluGrad, &[context.output(0), dy])?[0];
+        }
+        let (x, weight) = (context.input(0), context.input(1));
+        let (x_dims, w_dims) = (context.dims(x), context.dims(weight));
+        let (stride, padding) = (self.stride, self.padding);
+        if context.input_count() > 2 {
+            context.contribute(2, ConvBiasGrad, &[dy])?;
+        }
+        let kernel = [w_dims[2], w_dims[3]];
+        context.contribute(1, ConvWeightGrad { stride, padding, kernel }, &[x, dy])?;
+        let size = [x_dims[2], x_dims[3]];
+        context.contribute(0, ConvInputGrad { stride, padding, size, accumulate: false }, &[dy, weight])
+    }
+
+    fn fuse(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
+        let fused = || -> Arc<dyn Operation> { Arc::new(Self { relu: true, ..self.clone() }) };
+        (next.name() == "relu" && !self.relu).then(fused)
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
+        let (x, weight) = (&operands.inputs[0], &operands.inputs[1]);
+        // Shapes were checked when the node was added.
+        let Ok(extents) = self.extents(&x.spec, &weight.spec) else { return Vec::new() };
+        kernels::forward(operands, &extents, self.relu, profile)
+    }
+
+    fn macs(&self, inputs: &[&Spec], _outputs: &[&Spec]) -> u64 {
+        self.extents(inputs[0], inputs[1]).map_or(0, |e| e.macs())
+    }
+}
+
+impl ConvInputGrad {
+    fn extents(&self, dy: &Spec, weight: &Spec) -> Result<Extents, String> {
+        let [batch, outputs, height, width] = dy.shape.nchw().map_err(|e| format!("gradient: {e}"))?;
+        let [of, channels, kernel_h, kernel_w] = weight.shape.nchw().map_err(|e| format!("weight: {e}"))?;
+        let (out, kernel) = ([height, width], [kernel_h, kernel_w]);
+        if of != outputs || out_sizes(self.size, kernel, self.stride, self.padding) != Some(out) {
+            return Err(format!(
+                "the gradient {} does not fit the weight {} on {:?}",
+                dy.shape, weight.shape, self.size
+            ));
+        }
+        let (size, stride, padding) = (self.size, self.stride, self.padding);
+        Ok(Extents { batch, channels, size, outputs, out, kernel, stride, padding })
+    }
+}
+
+impl Operation for ConvInputGrad {
+    fn name(&self) -> &'static str {
+        "conv_input_grad"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let (([dy, weight], false) | ([dy, weight, _], true)) = (inputs, self.accumulate) else {
+            return Err(format!("unexpected number of inputs: {}", inputs.len()));
+        };
+        let e = self.extents(dy, weight)?;
+        let dx = Spec::f32([e.batch, e.channels, e.size[0], e.size[1]]);
+        match inputs.get(2) {
+            Some(before) if **before != dx => Err(format!("cannot add {dx} to {before}")),
+            _ => Ok(vec![dx]),
+        }
+    }
+
+    fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
+        if self.accumulate { vec![Alias::InPlace { output: 0, input: 2 }] } else { Vec::new() }
+    }
+
+    fn accumulating(&self) -> Option<Arc<dyn Operation>> {
+        Some(Arc::new(Self { accumulate: true, ..self.clone() }))
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
+        let (dy, weight) = (&operands.inputs[0], &operands.inputs[1]);
+        let Ok(extents) = self.extents(&dy.spec, &weight.spec) else { return Vec::new() };
+        kernels::input_gradient(operands, &extents, self.accumulate, profile)
+    }
+
+    fn macs(&self, inputs: &[&Spec], _outputs: &[&Spec]) -> u64 {
+        self.extents(inputs[0], inputs[1]).map_or(0, |e| e.macs())
+    }
+}
+
+impl ConvWeightGrad {
+    fn extents(&self, x: &Spec, dy: &Spec) -> Result<Extents, String> {
+        let [batch, channels, height, width] = x.shape.nchw().map_err(|e| format!("input: {e}"))?;
+        let [items, outputs, out_height, out_width] =
+            dy.shape.nchw().map_err(|e| format!("gradient: {e}"))?;
+        let (size, out) = ([height, width], [out_height, out_width]);
+        if items != batch || out_sizes(size, self.kernel, self.stride, self.padding) != Some(out) {
+            return Err(format!(
+                "the gradient {} does not fit the input {} and kernel {:?}",
+                dy.shape, x.shape, self.kernel
+            ));
+        }
+        let (kernel, stride, padding) = (self.kernel, self.stride, self.padding);
+        Ok(Extents { batch, channels, size, outputs, out, kernel, stride, padding })
+    }
+}
+
+impl Operation for ConvWeightGrad {
+    fn name(&self) -> &'static str {
+        "conv_weight_grad"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [x, dy] = super::expect(inputs)?;
+        let e = self.extents(x, dy)?;
+        Ok(vec![Spec::f32([e.outputs, e.channels, e.kernel[0], e.kernel[1]])])
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
+        let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
+        let Ok(extents) = self.extents(&x.spec, &dy.spec) else { return Vec::new() };
+        kernels::weight_gradient(operands, &extents, profile)
+    }
+
+    fn macs(&self, inputs: &[&Spec], _outputs: &[&Spec]) -> u64 {
+        self.extents(inputs[0], inputs[1]).map_or(0, |e| e.macs())
+    }
+}
+
+impl Operation for ConvBiasGrad {
+    fn name(&self) -> &'static str {
+        "conv_bias_grad"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [dy] = super::expect(inputs)?;
+        let [_, outputs, ..] = dy.shape.nchw()?;
+        Ok(vec![Spec::f32([outputs])])
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        kernels::bias_gradient(operands)
+    }
+}
