@@ -5,12 +5,14 @@ mod add;
 mod conv;
 mod copy;
 mod fill;
+mod linear;
 mod relu;
 
 pub use add::Add;
 pub use conv::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
 pub use copy::Copy;
 pub use fill::Fill;
+pub use linear::{Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad};
 pub use relu::{Relu, ReluGrad};
 
 use crate::graph::Spec;

@@ -6,6 +6,7 @@ mod conv;
 mod copy;
 mod fill;
 mod interpreter;
+mod linear;
 mod relu;
 
 pub use interpreter::Interpreter;

@@ -3,4 +3,5 @@
 mod conv;
 mod elementwise;
 mod fixtures;
+mod linear;
 mod support;

@@ -1,0 +1,179 @@
+// Fully connected layer as GEMM in three directions: left (m, k) times right (k, n). x is [batch, features], the weight
+// [outputs, features], y [batch, outputs].
+//
+// forward          y[item, output]   m item,   n output,  k feature
+// input gradient   dx[item, feature] m item,   n feature, k output
+// weight gradient  dw[output, feature] m output, n feature, k item
+//
+// Constants: RELU; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N as in conv.wgsl. p: rows, columns, depth (extents of m, n, k),
+// features, outputs, x_offset, x_stride, y_offset, y_stride.
+
+//# forward_tiled forward_register
+fn left(m: u32, k: u32) -> f32 { return x_data[p.x_offset + m * p.x_stride + k]; }
+fn right(k: u32, n: u32) -> f32 { return weight[n * p.features + k]; }
+fn store(m: u32, n: u32, sum: f32) {
+    var value = sum + bias[n];
+#if RELU
+    value = max(value, 0.0);
+#endif
+    y_data[p.y_offset + m * p.y_stride + n] = value;
+}
+
+//# input_gradient_tiled input_gradient_register
+fn left(m: u32, k: u32) -> f32 { return dy_data[p.y_offset + m * p.y_stride + k]; }
+fn right(k: u32, n: u32) -> f32 { return weight[k * p.features + n]; }
+fn store(m: u32, n: u32, sum: f32) { dx_data[p.x_offset + m * p.x_stride + n] = sum; }
+
+//# weight_gradient_tiled weight_gradient_register
+fn left(m: u32, k: u32) -> f32 { return dy_data[p.y_offset + k * p.y_stride + m]; }
+fn right(k: u32, n: u32) -> f32 { return x_data[p.x_offset + k * p.x_stride + n]; }
+fn store(m: u32, n: u32, sum: f32) { dw[m * p.features + n] = sum; }
+
+//# forward_tiled input_gradient_tiled weight_gradient_tiled
+const ROWS = TILE_M / EACH_M;
+const COLUMNS = TILE_N / EACH_N;
+var<workgroup> left_tile: array<f32, TILE_M * DEPTH>;
+var<workgroup> right_tile: array<f32, TILE_N * DEPTH>;
+
+fn tile(group: vec3<u32>, local: u32) {
+    let first_m = group.y * TILE_M;
+    let first_n = group.x * TILE_N;
+    let row = local / COLUMNS;
+    let column = local % COLUMNS;
+#repeat i EACH_M
+#repeat j EACH_N
+    var sum{i}_{j} = 0.0;
+#end
+#end
+    for (var start = 0u; start < p.depth; start += DEPTH) {
+        for (var i = local; i < TILE_M * DEPTH; i += WORKGROUP) {
+            // Neighbours read neighbouring words: along k where the operand lies so, else along m or n.
+#if LEFT_ALONG_K
+            let m = i / DEPTH;
+            let k = i % DEPTH;
+#else
+            let m = i % TILE_M;
+            let k = i / TILE_M;
+#endif
+            let inside = first_m + m < p.rows && start + k < p.depth;
+            left_tile[k * TILE_M + m] =
+                select(0.0, left(select(0u, first_m + m, inside), select(0u, start + k, inside)), inside);
+        }
+        for (var i = local; i < TILE_N * DEPTH; i += WORKGROUP) {
+#if RIGHT_ALONG_K
+            let n = i / DEPTH;
+            let k = i % DEPTH;
+#else
+            let n = i % TILE_N;
+            let k = i / TILE_N;
+#endif
+            let inside = first_n + n < p.columns && start + k < p.depth;
+            right_tile[k * TILE_N + n] =
+                select(0.0, right(select(0u, start + k, inside), select(0u, first_n + n, inside)), inside);
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < DEPTH; k++) {
+#repeat i EACH_M
+            let a{i} = left_tile[k * TILE_M + row + {i}u * ROWS];
+#end
+#repeat j EACH_N
+            let b{j} = right_tile[k * TILE_N + column + {j}u * COLUMNS];
+#repeat i EACH_M
+            sum{i}_{j} += a{i} * b{j};
+#end
+#end
+        }
+        workgroupBarrier();
+    }
+#repeat i EACH_M
+#repeat j EACH_N
+    {
+        let m = first_m + row + {i}u * ROWS;
+        let n = first_n + column + {j}u * COLUMNS;
+        if m < p.rows && n < p.columns { store(m, n, sum{i}_{j}); }
+    }
+#end
+#end
+}
+
+// Register tiles without barriers: EACH_M rows of EACH_N columns that lie WORKGROUP apart.
+//# forward_register input_gradient_register weight_gradient_register
+fn tile(group: vec3<u32>, local: u32) {
+    let first_m = group.y * EACH_M;
+    let first_n = group.x * WORKGROUP * EACH_N + local;
+#repeat i EACH_M
+    let m{i} = min(first_m + {i}u, p.rows - 1u);
+#end
+#repeat j EACH_N
+    let n{j} = min(first_n + {j}u * WORKGROUP, p.columns - 1u);
+#end
+#repeat i EACH_M
+#repeat j EACH_N
+    var sum{i}_{j} = 0.0;
+#end
+#end
+    for (var k = 0u; k < p.depth; k++) {
+#repeat j EACH_N
+        let b{j} = right(k, n{j});
+#end
+#repeat i EACH_M
+        let a{i} = left(m{i}, k);
+#repeat j EACH_N
+        sum{i}_{j} += a{i} * b{j};
+#end
+#end
+    }
+#repeat i EACH_M
+#repeat j EACH_N
+    if first_m + {i}u < p.rows && first_n + {j}u * WORKGROUP < p.columns {
+        store(first_m + {i}u, first_n + {j}u * WORKGROUP, sum{i}_{j});
+    }
+#end
+#end
+}
+
+//# forward_tiled
+@compute @workgroup_size(WORKGROUP_X)
+fn forward_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    tile(group, local);
+}
+
+//# input_gradient_tiled
+@compute @workgroup_size(WORKGROUP_X)
+fn input_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    tile(group, local);
+}
+
+//# weight_gradient_tiled
+@compute @workgroup_size(WORKGROUP_X)
+fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    tile(group, local);
+}
+
+//# forward_register
+@compute @workgroup_size(WORKGROUP_X)
+fn forward_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    tile(group, local);
+}
+
+//# input_gradient_register
+@compute @workgroup_size(WORKGROUP_X)
+fn input_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    tile(group, local);
+}
+
+//# weight_gradient_register
+@compute @workgroup_size(WORKGROUP_X)
+fn weight_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    tile(group, local);
+}
+
+// db = the sum of dy over the batch. p: rows (items), outputs, y_offset, y_stride.
+//# bias_gradient
+@compute @workgroup_size(WORKGROUP_X)
+fn bias_gradient(@builtin(global_invocation_id) id: vec3<u32>) {
+    if id.x >= p.outputs { return; }
+    var sum = 0.0;
+    for (var n = 0u; n < p.rows; n++) { sum += dy_data[p.y_offset + n * p.y_stride + id.x]; }
+    db[id.x] = sum;
+}

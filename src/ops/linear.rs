@@ -1,0 +1,245 @@
+//! Fully connected layer (Caffe's InnerProduct) and its three gradients.
+
+use std::sync::Arc;
+
+use super::{ReluGrad, expect};
+use crate::error::Result;
+use crate::graph::{Backward, Operation, Shape, Spec};
+use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
+
+const SOURCE: &str = include_str!("../../shaders/linear.wgsl");
+
+/// y = x w^T + b. Inputs: x [batch, ...] with the rest flattened to features, weight [outputs, features], b [outputs]; output: [batch, outputs].
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// Whether max(y, 0) is applied to the result.
+    pub relu: bool,
+}
+
+/// The gradient with respect to the input. Inputs: dy, weight; output: dx of the input's shape.
+#[derive(Clone, Debug)]
+pub struct LinearInputGrad {
+    /// The extents of the input.
+    pub shape: Shape,
+}
+
+/// The gradient with respect to the weight. Inputs: x, dy; output: dw.
+#[derive(Clone, Debug)]
+pub struct LinearWeightGrad;
+
+/// The gradient with respect to the bias: the sum over the batch. Input: dy; output: db.
+#[derive(Clone, Debug)]
+pub struct LinearBiasGrad;
+
+impl Operation for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [x, weight, bias] = expect(inputs)?;
+        match (x.dims(), weight.dims(), bias.dims()) {
+            ([batch, ..], [outputs, features], [biases])
+                if x.shape.item() == *features && biases == outputs =>
+            {
+                Ok(vec![Spec::f32([*batch, *outputs])])
+            }
+            _ => {
+                Err(format!("input {}, weight {} and bias {} do not fit", x.shape, weight.shape, bias.shape))
+            }
+        }
+    }
+
+    fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
+        let Some(mut dy) = context.grad(0) else { return Ok(()) };
+        if self.relu {
+            dy = context.emit("relu_grad", ReluGrad, &[context.output(0), dy])?[0];
+        }
+        let (x, weight) = (context.input(0), context.input(1));
+        let shape = context.dims(x).into();
+        context.contribute(2, LinearBiasGrad, &[dy])?;
+        context.contribute(1, LinearWeightGrad, &[x, dy])?;
+        context.contribute(0, LinearInputGrad { shape }, &[dy, weight])
+    }
+
+    fn fuse(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
+        let fused = || -> Arc<dyn Operation> { Arc::new(Self { relu: true }) };
+        (next.name() == "relu" && !self.relu).then(fused)
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
+        let [batch, outputs, _] = y.spec.shape.ncs();
+        let product =
+            Product { rows: batch, columns: outputs, depth: x.spec.shape.item(), along_k: [true, true] };
+        product.implementations(["forward_tiled", "forward_register"], |entry| {
+            kernel(operands, entry, x, y)
+                .constant("RELU", self.relu)
+                .bind("x_data", Slot::Input(0))
+                .bind("weight", Slot::Input(1))
+                .bind("bias", Slot::Input(2))
+                .bind("y_data", Slot::Output(0))
+        })
+    }
+
+    fn macs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> u64 {
+        (outputs[0].shape.volume() * inputs[0].shape.item()) as u64
+    }
+}
+
+impl Operation for LinearInputGrad {
+    fn name(&self) -> &'static str {
+        "linear_input_grad"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [dy, weight] = expect(inputs)?;
+        match (dy.dims(), weight.dims()) {
+            ([batch, outputs], [of, features])
+                if outputs == of
+                    && self.shape.dims().first() == Some(batch)
+                    && self.shape.item() == *features =>
+            {
+                Ok(vec![Spec::f32(self.shape.clone())])
+            }
+            _ => Err(format!("gradient {} and weight {} do not fit {}", dy.shape, weight.shape, self.shape)),
+        }
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
+        let [batch, outputs, _] = dy.spec.shape.ncs();
+        let product =
+            Product { rows: batch, columns: dx.spec.shape.item(), depth: outputs, along_k: [true, false] };
+        product.implementations(["input_gradient_tiled", "input_gradient_register"], |entry| {
+            kernel(operands, entry, dx, dy)
+                .bind("dy_data", Slot::Input(0))
+                .bind("weight", Slot::Input(1))
+                .bind("dx_data", Slot::Output(0))
+        })
+    }
+
+    fn macs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> u64 {
+        (inputs[0].shape.volume() * outputs[0].shape.item()) as u64
+    }
+}
+
+impl Operation for LinearWeightGrad {
+    fn name(&self) -> &'static str {
+        "linear_weight_grad"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [x, dy] = expect(inputs)?;
+        match (x.dims(), dy.dims()) {
+            ([batch, ..], [items, outputs]) if batch == items => {
+                Ok(vec![Spec::f32([*outputs, x.shape.item()])])
+            }
+            _ => Err(format!("input {} and gradient {} do not fit", x.shape, dy.shape)),
+        }
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
+        let [batch, outputs, _] = dy.spec.shape.ncs();
+        let columns = x.spec.shape.item();
+        let product = Product { rows: outputs, columns, depth: batch, along_k: [false, false] };
+        product.implementations(["weight_gradient_tiled", "weight_gradient_register"], |entry| {
+            kernel(operands, entry, x, dy)
+                .bind("x_data", Slot::Input(0))
+                .bind("dy_data", Slot::Input(1))
+                .bind("dw", Slot::Output(0))
+        })
+    }
+
+    fn macs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> u64 {
+        (inputs[0].dims().first().copied().unwrap_or(1) * outputs[0].shape.volume()) as u64
+    }
+}
+
+impl Operation for LinearBiasGrad {
+    fn name(&self) -> &'static str {
+        "linear_bias_grad"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [dy] = expect(inputs)?;
+        match dy.dims() {
+            [_, outputs] => Ok(vec![Spec::f32([*outputs])]),
+            _ => Err(format!("expected batch x outputs, got {}", dy.shape)),
+        }
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        let dy = &operands.inputs[0];
+        let [batch, outputs, _] = dy.spec.shape.ncs();
+        let kernel = Kernel::new(operands.layer, SOURCE, "bias_gradient")
+            .geometries([
+                ("rows", batch),
+                ("outputs", outputs),
+                ("y_offset", dy.offset),
+                ("y_stride", dy.batch_stride),
+            ])
+            .bind("dy_data", Slot::Input(0))
+            .bind("db", Slot::Output(0))
+            .groups(outputs.div_ceil(64), 1, 1);
+        vec![Implementation::new("columns", vec![kernel])]
+    }
+}
+
+fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand) -> Kernel {
+    Kernel::new(operands.layer, SOURCE, entry).geometries([
+        ("features", x.spec.shape.item()),
+        ("outputs", y.spec.shape.item()),
+        ("x_offset", x.offset),
+        ("x_stride", x.batch_stride),
+        ("y_offset", y.offset),
+        ("y_stride", y.batch_stride),
+    ])
+}
+
+/// The extents of a matrix product, and whether its operands lie along k.
+struct Product {
+    rows: usize,
+    columns: usize,
+    depth: usize,
+    along_k: [bool; 2],
+}
+
+/// Invocations of a workgroup of the register family: one vector of the CPU's.
+const LANES: usize = 8;
+
+impl Product {
+    fn implementations(
+        &self,
+        entries: [&'static str; 2],
+        make: impl Fn(&'static str) -> Kernel,
+    ) -> Vec<Implementation> {
+        let with_extents = |entry| {
+            make(entry).geometries([("rows", self.rows), ("columns", self.columns), ("depth", self.depth)])
+        };
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let tiled = with_extents(entries[0])
+            .constant("LEFT_ALONG_K", self.along_k[0])
+            .constant("RIGHT_ALONG_K", self.along_k[1])
+            .constant("TILE_M", 32u32)
+            .constant("TILE_N", 32u32)
+            .constant("DEPTH", 32u32)
+            .constant("EACH_M", 4u32)
+            .constant("EACH_N", 2u32)
+            .workgroup(128, 1, 1)
+            .groups(self.columns.div_ceil(32), self.rows.div_ceil(32), 1);
+        let (each_m, each_n) = (8, 4);
+        let register = with_extents(entries[1])
+            .constant("EACH_M", count(each_m))
+            .constant("EACH_N", count(each_n))
+            .workgroup(count(LANES), 1, 1)
+            .groups(self.columns.div_ceil(LANES * each_n), self.rows.div_ceil(each_m), 1);
+        vec![
+            Implementation::new("tiled", vec![tiled])
+                .workgroup_memory(4 * 2 * 32 * 32)
+                .suits(AdapterClass::GPU),
+            Implementation::new("register", vec![register]).suits(AdapterClass::SOFTWARE),
+        ]
+    }
+}

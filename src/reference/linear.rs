@@ -1,0 +1,53 @@
+//! CPU twin of `ops/linear.rs`.
+
+use super::{Array, Real, Reference};
+use crate::kernel::Step;
+use crate::ops::{Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad};
+
+impl<T: Real> Reference<T> for Linear {
+    fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {
+        let (x, w, b) = (inputs[0], inputs[1], inputs[2]);
+        let (of, features) = (w.dims[0], w.dims[1]);
+        for (i, y) in outputs[0].data.iter_mut().enumerate() {
+            let (n, o) = (i / of, i % of);
+            let row = &x.data[n * features..][..features];
+            let weights = &w.data[o * features..][..features];
+            *y = b.data[o] + row.iter().zip(weights).map(|(x, w)| *x * *w).sum();
+            if self.relu {
+                *y = y.larger(T::zero());
+            }
+        }
+    }
+}
+
+impl<T: Real> Reference<T> for LinearInputGrad {
+    fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {
+        let (dy, w) = (inputs[0], inputs[1]);
+        let (of, features) = (w.dims[0], w.dims[1]);
+        for (i, dx) in outputs[0].data.iter_mut().enumerate() {
+            let (n, k) = (i / features, i % features);
+            *dx = (0..of).map(|o| dy.data[n * of + o] * w.data[o * features + k]).sum();
+        }
+    }
+}
+
+impl<T: Real> Reference<T> for LinearWeightGrad {
+    fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {
+        let (x, dy) = (inputs[0], inputs[1]);
+        let (batch, of) = (dy.dims[0], dy.dims[1]);
+        let features = outputs[0].dims[1];
+        for (i, dw) in outputs[0].data.iter_mut().enumerate() {
+            let (o, k) = (i / features, i % features);
+            *dw = (0..batch).map(|n| dy.data[n * of + o] * x.data[n * features + k]).sum();
+        }
+    }
+}
+
+impl<T: Real> Reference<T> for LinearBiasGrad {
+    fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {
+        let of = inputs[0].dims[1];
+        for (i, dy) in inputs[0].data.iter().enumerate() {
+            outputs[0].data[i % of] += *dy;
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Fully connected layers and their gradients.
+
+use incept::graph::Operation;
+use incept::ops::{Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad};
+use proptest::prelude::*;
+
+use super::support::{check, noise, spec};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_shapes(
+        batch in 1usize..40, channels in 1usize..50, side in 1usize..4, outputs in 1usize..80, relu: bool,
+    ) {
+        let x = noise(&[batch, channels, side, side], 1);
+        let w = noise(&[outputs, channels * side * side], 2);
+        let b = noise(&[outputs], 3);
+        let dy = noise(&[batch, outputs], 4);
+        check(&Linear { relu }, &[spec(&x), spec(&w), spec(&b)], &[&x, &w, &b], 1e-5, &[], &[]);
+        let op = LinearInputGrad { shape: x.dims.clone().into() };
+        check(&op, &[spec(&dy), spec(&w)], &[&dy, &w], 1e-5, &[], &[]);
+        check(&LinearWeightGrad, &[spec(&x), spec(&dy)], &[&x, &dy], 1e-5, &[], &[]);
+        check(&LinearBiasGrad, &[spec(&dy)], &[&dy], 1e-5, &[], &[]);
+    }
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_named() {
+    let (x, w, b) = (noise(&[2, 9], 1), noise(&[4, 8], 1), noise(&[4], 1));
+    let error =
+        Linear { relu: false }.infer(&[&spec(&x), &spec(&w), &spec(&b)]).expect_err("9 features are not 8");
+    assert!(error.contains("2x9") && error.contains("4x8"), "{error}");
+}
