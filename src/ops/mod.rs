@@ -2,17 +2,21 @@
 //! kernels. The WGSL is in `shaders/`, the CPU twin in `reference`, both under the same name.
 
 mod add;
+mod avg_pool;
 mod conv;
 mod copy;
 mod fill;
 mod linear;
+mod max_pool;
 mod relu;
 
 pub use add::Add;
+pub use avg_pool::{AdaptiveAvgPool, AvgPool, AvgPoolGrad};
 pub use conv::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
 pub use copy::Copy;
 pub use fill::Fill;
 pub use linear::{Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad};
+pub use max_pool::{MaxPool, MaxPoolGrad};
 pub use relu::{Relu, ReluGrad};
 
 use crate::graph::Spec;

@@ -2,11 +2,13 @@
 //! and the truth that kernels are tested against.
 
 mod add;
+mod avg_pool;
 mod conv;
 mod copy;
 mod fill;
 mod interpreter;
 mod linear;
+mod max_pool;
 mod relu;
 
 pub use interpreter::Interpreter;

@@ -4,4 +4,5 @@ mod conv;
 mod elementwise;
 mod fixtures;
 mod linear;
+mod pool;
 mod support;

@@ -1,0 +1,85 @@
+// Max pooling and its gradient. x is [batch, channels, height, width], y [batch, channels, out_height, out_width]. p: count
+// (elements of the result), channels, height, width, out_height, out_width, kernel, stride, pad; x_offset, x_stride, y_offset,
+// y_stride. Constants: INDICES, ACCUMULATE.
+
+// The maximum of each window; of equals the first in row-major order. Padding never wins; NaN does.
+//# max_pool
+@compute @workgroup_size(WORKGROUP_X)
+fn max_pool(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let row = i / p.out_width;
+    let ox = i - row * p.out_width;
+    let plane = row / p.out_height;
+    let oy = row - plane * p.out_height;
+    let n = plane / p.channels;
+    let c = plane - n * p.channels;
+    // Windows begin inside the input or its padding and are cut where they reach out of the input.
+    let top = max(oy * p.stride, p.pad) - p.pad;
+    let left = max(ox * p.stride, p.pad) - p.pad;
+    let bottom = min(oy * p.stride + p.kernel - p.pad, p.height);
+    let right = min(ox * p.stride + p.kernel - p.pad, p.width);
+    let first = p.x_offset + n * p.x_stride + c * p.height * p.width;
+    var best = x_data[first + top * p.width + left];
+    var index = top * p.width + left;
+    for (var y = top; y < bottom; y++) {
+        for (var x = left; x < right; x++) {
+            let value = x_data[first + y * p.width + x];
+            // The bits of a NaN, because drivers may assume that there are none.
+            let is_nan = (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
+            if value > best || is_nan {
+                best = value;
+                index = y * p.width + x;
+            }
+        }
+    }
+    let place = p.y_offset + n * p.y_stride + (c * p.out_height + oy) * p.out_width + ox;
+    y_data[place] = best;
+#if INDICES
+    indices[i] = index;
+#endif
+}
+
+// Each input element gathers from the windows that contain it and chose it.
+//# max_pool_grad
+@compute @workgroup_size(WORKGROUP_X)
+fn max_pool_grad(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let row = i / p.width;
+    let x = i - row * p.width;
+    let plane = row / p.height;
+    let y = row - plane * p.height;
+    let n = plane / p.channels;
+    let c = plane - n * p.channels;
+    let out_plane = p.out_height * p.out_width;
+    let dy_first = p.y_offset + n * p.y_stride + c * out_plane;
+    let indices_first = plane * out_plane;
+    let me = y * p.width + x;
+    // The first window whose end lies behind the element, and the last that begins before it.
+    let top = (max(y + p.pad + p.stride, p.kernel) - p.kernel) / p.stride;
+    let left = (max(x + p.pad + p.stride, p.kernel) - p.kernel) / p.stride;
+    let bottom = min((y + p.pad) / p.stride + 1u, p.out_height);
+    let right = min((x + p.pad) / p.stride + 1u, p.out_width);
+    var sum = 0.0;
+    for (var oy = top; oy < bottom; oy++) {
+        for (var ox = left; ox < right; ox++) {
+            let o = oy * p.out_width + ox;
+            if indices[indices_first + o] == me { sum += dy_data[dy_first + o]; }
+        }
+    }
+    let place = p.x_offset + n * p.x_stride + c * p.height * p.width + me;
+#if ACCUMULATE
+    dx_data[place] += sum;
+#else
+    dx_data[place] = sum;
+#endif
+}

@@ -1,0 +1,180 @@
+//! Average pooling with windows of a fixed size, adaptive average pooling, and their gradient.
+
+use std::sync::Arc;
+
+use super::expect;
+use super::max_pool::pooled;
+use crate::error::Result;
+use crate::graph::{Alias, Backward, Operation, Spec};
+use crate::kernel::{Implementation, Kernel, Operand, Operands, Profile, Slot};
+
+const SOURCE: &str = include_str!("../../shaders/avg_pool.wgsl");
+
+/// The mean of square windows over the elements of the input in them. Input: x [batch, channels, height, width]; output: y.
+#[derive(Clone, Debug)]
+pub struct AvgPool {
+    /// Height and width of the window.
+    pub kernel: usize,
+    /// Step between windows.
+    pub stride: usize,
+    /// Rows and columns around the input that belong to windows but are not counted.
+    pub padding: usize,
+    /// Whether sizes round up.
+    pub ceil: bool,
+}
+
+/// The mean of windows that divide the input into `output` parts: window o covers the rows from floor(o H / O) up to ceil((o + 1) H / O), as
+/// torch's `AdaptiveAvgPool2d`. Input: x [batch, channels, height, width]; output: [batch, channels, output height, output width].
+#[derive(Clone, Debug)]
+pub struct AdaptiveAvgPool {
+    /// Height and width of the output.
+    pub output: [usize; 2],
+}
+
+/// The gradient of either. Inputs: dy, and with `accumulate` a gradient that it is added to in place; output: dx.
+#[derive(Clone, Debug)]
+pub struct AvgPoolGrad {
+    /// The pooling with windows of a fixed size, or nothing for adaptive windows.
+    pub pool: Option<AvgPool>,
+    /// Height and width of the input.
+    pub size: [usize; 2],
+    /// Whether the result is added to the last input.
+    pub accumulate: bool,
+}
+
+impl AvgPool {
+    fn out(&self, size: usize) -> Option<usize> {
+        pooled(size, self.kernel, self.stride, self.padding, self.ceil)
+    }
+}
+
+impl Operation for AvgPool {
+    fn name(&self) -> &'static str {
+        "avg_pool"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [x] = expect(inputs)?;
+        let [batch, channels, height, width] = x.shape.nchw()?;
+        match (self.out(height), self.out(width)) {
+            (Some(h), Some(w)) => Ok(vec![Spec::f32([batch, channels, h, w])]),
+            _ => Err(format!(
+                "a window of {} with padding {} does not fit {}",
+                self.kernel, self.padding, x.shape
+            )),
+        }
+    }
+
+    fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
+        contribute(context, Some(self.clone()))
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        forward(operands, Some(self))
+    }
+}
+
+impl Operation for AdaptiveAvgPool {
+    fn name(&self) -> &'static str {
+        "adaptive_avg_pool"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [x] = expect(inputs)?;
+        let [batch, channels, height, width] = x.shape.nchw()?;
+        let [h, w] = self.output;
+        if height * width * h * w == 0 {
+            return Err(format!("cannot divide {} into {h}x{w}", x.shape));
+        }
+        Ok(vec![Spec::f32([batch, channels, h, w])])
+    }
+
+    fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
+        contribute(context, None)
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        forward(operands, None)
+    }
+}
+
+fn contribute(context: &mut Backward<'_>, pool: Option<AvgPool>) -> Result<()> {
+    let Some(dy) = context.grad(0) else { return Ok(()) };
+    let dims = context.dims(context.input(0));
+    context.contribute(0, AvgPoolGrad { pool, size: [dims[2], dims[3]], accumulate: false }, &[dy])
+}
+
+fn forward(operands: &Operands<'_>, pool: Option<&AvgPool>) -> Vec<Implementation> {
+    let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
+    let kernel = kernel(operands, "avg_pool", pool, x, y)
+        .geometry("count", y.volume())
+        .bind("x_data", Slot::Input(0))
+        .bind("y_data", Slot::Output(0))
+        .linear(y.volume());
+    vec![Implementation::new("windows", vec![kernel])]
+}
+
+fn kernel(
+    operands: &Operands<'_>,
+    entry: &'static str,
+    pool: Option<&AvgPool>,
+    x: &Operand,
+    y: &Operand,
+) -> Kernel {
+    Kernel::new(operands.layer, SOURCE, entry).constant("ADAPTIVE", pool.is_none()).geometries([
+        ("channels", x.dims()[1]),
+        ("height", x.dims()[2]),
+        ("width", x.dims()[3]),
+        ("out_height", y.dims()[2]),
+        ("out_width", y.dims()[3]),
+        ("kernel", pool.map_or(0, |p| p.kernel)),
+        ("stride", pool.map_or(0, |p| p.stride)),
+        ("pad", pool.map_or(0, |p| p.padding)),
+        ("x_offset", x.offset),
+        ("x_stride", x.batch_stride),
+        ("y_offset", y.offset),
+        ("y_stride", y.batch_stride),
+    ])
+}
+
+impl Operation for AvgPoolGrad {
+    fn name(&self) -> &'static str {
+        "avg_pool_grad"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let (([dy], false) | ([dy, _], true)) = (inputs, self.accumulate) else {
+            return Err(format!("unexpected number of inputs: {}", inputs.len()));
+        };
+        let [batch, channels, height, width] = dy.shape.nchw()?;
+        if let Some(pool) = &self.pool {
+            if [pool.out(self.size[0]), pool.out(self.size[1])] != [Some(height), Some(width)] {
+                return Err(format!("gradient {} does not fit {:?}", dy.shape, self.size));
+            }
+        }
+        let dx = Spec::f32([batch, channels, self.size[0], self.size[1]]);
+        match inputs.get(1) {
+            Some(before) if **before != dx => Err(format!("cannot add {dx} to {before}")),
+            _ => Ok(vec![dx]),
+        }
+    }
+
+    fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
+        if self.accumulate { vec![Alias::InPlace { output: 0, input: 1 }] } else { Vec::new() }
+    }
+
+    fn accumulating(&self) -> Option<Arc<dyn Operation>> {
+        Some(Arc::new(Self { accumulate: true, ..self.clone() }))
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
+        let kernel = kernel(operands, "avg_pool_grad", self.pool.as_ref(), dx, dy)
+            .constant("ACCUMULATE", self.accumulate)
+            .geometry("count", dx.volume())
+            .bind("dy_data", Slot::Input(0))
+            .bind("dx_data", Slot::Output(0))
+            .linear(dx.volume());
+        vec![Implementation::new("gather", vec![kernel])]
+    }
+}

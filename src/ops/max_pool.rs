@@ -1,0 +1,176 @@
+//! Max pooling and its gradient.
+
+use std::sync::Arc;
+
+use super::expect;
+use crate::error::Result;
+use crate::graph::{Alias, Backward, Inference, Operation, Spec};
+use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
+
+const SOURCE: &str = include_str!("../../shaders/max_pool.wgsl");
+
+/// The maximum of square windows. Input: x [batch, channels, height, width]; outputs: y, and with `indices` the place of each
+/// maximum within its input plane (row * width + column) as u32. Ties go to the first in row-major order; padding never wins; a NaN wins.
+#[derive(Clone, Debug)]
+pub struct MaxPool {
+    /// Height and width of the window.
+    pub kernel: usize,
+    /// Step between windows.
+    pub stride: usize,
+    /// Rows and columns around the input that belong to windows but hold nothing.
+    pub padding: usize,
+    /// Whether sizes round up, as Caffe does; a window that would begin beyond the input and its left padding is left out.
+    pub ceil: bool,
+    /// Whether the places are an output: the gradient needs them.
+    pub indices: bool,
+}
+
+/// The gradient of max pooling. Inputs: dy, indices, and with `accumulate` a gradient that it is added to in place; output: dx.
+#[derive(Clone, Debug)]
+pub struct MaxPoolGrad {
+    /// The pooling.
+    pub pool: MaxPool,
+    /// Height and width of the input.
+    pub size: [usize; 2],
+    /// Whether the result is added to the last input.
+    pub accumulate: bool,
+}
+
+/// Extent of a pooled dimension, or nothing if no window fits.
+pub(super) fn pooled(size: usize, kernel: usize, stride: usize, padding: usize, ceil: bool) -> Option<usize> {
+    if kernel == 0 || stride == 0 || padding >= kernel {
+        return None;
+    }
+    let span = (size + 2 * padding).checked_sub(kernel)?;
+    let count = if ceil { span.div_ceil(stride) } else { span / stride } + 1;
+    Some(if ceil && (count - 1) * stride >= size + padding { count - 1 } else { count })
+}
+
+impl MaxPool {
+    /// A pooling as Caffe's: sizes round up, and the gradient's indices are kept.
+    pub fn new(kernel: usize, stride: usize, padding: usize) -> Self {
+        Self { kernel, stride, padding, ceil: true, indices: true }
+    }
+
+    fn out(&self, size: usize) -> Option<usize> {
+        pooled(size, self.kernel, self.stride, self.padding, self.ceil)
+    }
+}
+
+impl Operation for MaxPool {
+    fn name(&self) -> &'static str {
+        "max_pool"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [x] = expect(inputs)?;
+        let [batch, channels, height, width] = x.shape.nchw()?;
+        let (Some(h), Some(w)) = (self.out(height), self.out(width)) else {
+            return Err(format!(
+                "a window of {} with padding {} does not fit {}",
+                self.kernel, self.padding, x.shape
+            ));
+        };
+        let dims = [batch, channels, h, w];
+        let mut outputs = vec![Spec::f32(dims)];
+        if self.indices {
+            outputs.push(Spec::u32(dims));
+        }
+        Ok(outputs)
+    }
+
+    fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
+        let Some(dy) = context.grad(0) else { return Ok(()) };
+        let dims = context.dims(context.input(0));
+        let op = MaxPoolGrad { pool: self.clone(), size: [dims[2], dims[3]], accumulate: false };
+        let indices = context.output(1);
+        context.contribute(0, op, &[dy, indices])
+    }
+
+    fn for_inference(&self) -> Inference {
+        Inference::Replace(Arc::new(Self { indices: false, ..self.clone() }))
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
+        let kernel = Kernel::new(operands.layer, SOURCE, "max_pool")
+            .constant("INDICES", self.indices)
+            .geometries([
+                ("count", y.volume()),
+                ("channels", x.dims()[1]),
+                ("height", x.dims()[2]),
+                ("width", x.dims()[3]),
+                ("out_height", y.dims()[2]),
+                ("out_width", y.dims()[3]),
+                ("kernel", self.kernel),
+                ("stride", self.stride),
+                ("pad", self.padding),
+                ("x_offset", x.offset),
+                ("x_stride", x.batch_stride),
+                ("y_offset", y.offset),
+                ("y_stride", y.batch_stride),
+            ])
+            .bind("x_data", Slot::Input(0))
+            .bind("y_data", Slot::Output(0));
+        let kernel = if self.indices { kernel.bind_as("indices", Slot::Output(1), "u32") } else { kernel };
+        vec![Implementation::new("windows", vec![kernel.linear(y.volume())])]
+    }
+}
+
+impl Operation for MaxPoolGrad {
+    fn name(&self) -> &'static str {
+        "max_pool_grad"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let (([dy, indices], false) | ([dy, indices, _], true)) = (inputs, self.accumulate) else {
+            return Err(format!("unexpected number of inputs: {}", inputs.len()));
+        };
+        let [batch, channels, height, width] = dy.shape.nchw()?;
+        let size = [self.pool.out(self.size[0]), self.pool.out(self.size[1])];
+        if indices.shape != dy.shape || size != [Some(height), Some(width)] {
+            return Err(format!(
+                "gradient {} and indices {} do not fit {:?}",
+                dy.shape, indices.shape, self.size
+            ));
+        }
+        let dx = Spec::f32([batch, channels, self.size[0], self.size[1]]);
+        match inputs.get(2) {
+            Some(before) if **before != dx => Err(format!("cannot add {dx} to {before}")),
+            _ => Ok(vec![dx]),
+        }
+    }
+
+    fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
+        if self.accumulate { vec![Alias::InPlace { output: 0, input: 2 }] } else { Vec::new() }
+    }
+
+    fn accumulating(&self) -> Option<Arc<dyn Operation>> {
+        Some(Arc::new(Self { accumulate: true, ..self.clone() }))
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
+        let kernel = Kernel::new(operands.layer, SOURCE, "max_pool_grad")
+            .constant("ACCUMULATE", self.accumulate)
+            .geometries([
+                ("count", dx.volume()),
+                ("channels", dx.dims()[1]),
+                ("height", dx.dims()[2]),
+                ("width", dx.dims()[3]),
+                ("out_height", dy.dims()[2]),
+                ("out_width", dy.dims()[3]),
+                ("kernel", self.pool.kernel),
+                ("stride", self.pool.stride),
+                ("pad", self.pool.padding),
+                ("x_offset", dx.offset),
+                ("x_stride", dx.batch_stride),
+                ("y_offset", dy.offset),
+                ("y_stride", dy.batch_stride),
+            ])
+            .bind("dy_data", Slot::Input(0))
+            .bind_as("indices", Slot::Input(1), "u32")
+            .bind("dx_data", Slot::Output(0));
+        vec![Implementation::new("gather", vec![kernel.linear(dx.volume())])]
+    }
+}

@@ -1,0 +1,98 @@
+//! max_pool, avg_pool.
+
+use incept::graph::{Operation, Spec};
+use incept::ops::{AdaptiveAvgPool, AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad};
+use incept::reference::{Array, run_operation};
+use proptest::prelude::*;
+
+use super::fixtures::fixture;
+use super::support::{check, golden, golden_specs, noise, spec};
+
+fn indices(pool: &MaxPool, x: &Array<f32>) -> Array<f32> {
+    run_operation(pool, &[&spec(x)], &[x], &incept::kernel::Step::default()).expect("shapes fit").remove(1)
+}
+
+#[test]
+fn max_pool_goldens() {
+    let file = fixture("op_maxpool");
+    for (case, kernel, stride, padding) in [
+        ("k3s2_ceil_8x8", 3, 2, 0),
+        ("k3s2_ceil_7x10", 3, 2, 0),
+        ("k3s1p1_6x5", 3, 1, 1),
+        ("k2s2_ceil_7x6", 2, 2, 0),
+    ] {
+        let get = |name: &str| &file[&format!("{case}.{name}")];
+        let pool = MaxPool::new(kernel, stride, padding);
+        golden(&pool, &[get("input")], &[get("output")], 0.0, &[], &[]);
+        let (dy, chosen) = (get("grad_output"), indices(&pool, get("input")));
+        let size = [get("input").dims[2], get("input").dims[3]];
+        let op = MaxPoolGrad { pool, size, accumulate: false };
+        let specs = [spec(dy), Spec::u32(chosen.dims.as_slice())];
+        golden_specs(&op, &specs, &[dy, &chosen], &[get("grad_input")], 1e-7, &[], &[]);
+    }
+}
+
+#[test]
+fn avg_pool_goldens() {
+    let file = fixture("op_avgpool");
+    let fixed = AvgPool { kernel: 5, stride: 3, padding: 0, ceil: false };
+    let adaptive = |n| AdaptiveAvgPool { output: [n, n] };
+    let cases: [(&str, Box<dyn Operation>, Option<AvgPool>); 3] = [
+        ("k5s3_14x14", Box::new(fixed.clone()), Some(fixed)),
+        ("adaptive4_14x14", Box::new(adaptive(4)), None),
+        ("global_7x7", Box::new(adaptive(1)), None),
+    ];
+    for (case, op, pool) in cases {
+        let get = |name: &str| &file[&format!("{case}.{name}")];
+        golden(op.as_ref(), &[get("input")], &[get("output")], 1e-6, &[], &[]);
+        let size = [get("input").dims[2], get("input").dims[3]];
+        let op = AvgPoolGrad { pool, size, accumulate: false };
+        golden(&op, &[get("grad_output")], &[get("grad_input")], 1e-6, &[], &[]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_max_pools(
+        batch in 1usize..3, channels in 1usize..5, size in [1usize..14, 1..14],
+        kernel in 1usize..6, stride in 1usize..6, padding in 0usize..3, ceil: bool,
+    ) {
+        let x = noise(&[batch, channels, size[0], size[1]], 1);
+        let mut pool = MaxPool { kernel, stride, padding, ceil, indices: true };
+        prop_assume!(pool.infer(&[&spec(&x)]).is_ok());
+        check(&pool, &[spec(&x)], &[&x], 0.0, &[], &[]);
+        let chosen = indices(&pool, &x);
+        let dy = noise(&chosen.dims, 2);
+        let u32s = Spec::u32(chosen.dims.as_slice());
+        let mut op = MaxPoolGrad { pool: pool.clone(), size, accumulate: false };
+        check(&op, &[spec(&dy), u32s.clone()], &[&dy, &chosen], 1e-6, &[], &[]);
+        op.accumulate = true;
+        let before = noise(&x.dims, 3);
+        check(&op, &[spec(&dy), u32s, spec(&before)], &[&dy, &chosen, &before], 1e-6, &[], &[]);
+        pool.indices = false;
+        check(&pool, &[spec(&x)], &[&x], 0.0, &[], &[]);
+    }
+
+    #[test]
+    fn random_avg_pools(
+        batch in 1usize..3, channels in 1usize..5, size in [1usize..14, 1..14], output in [1usize..6, 1..6],
+        kernel in 1usize..6, stride in 1usize..6, padding in 0usize..3, ceil: bool,
+    ) {
+        let x = noise(&[batch, channels, size[0], size[1]], 1);
+        let op = AdaptiveAvgPool { output };
+        check(&op, &[spec(&x)], &[&x], 1e-6, &[], &[]);
+        let dy = noise(&[batch, channels, output[0], output[1]], 2);
+        let mut grad = AvgPoolGrad { pool: None, size, accumulate: false };
+        check(&grad, &[spec(&dy)], &[&dy], 1e-6, &[], &[]);
+        grad.accumulate = true;
+        check(&grad, &[spec(&dy), spec(&x)], &[&dy, &x], 1e-6, &[], &[]);
+        let op = AvgPool { kernel, stride, padding, ceil };
+        if let Ok(out) = op.infer(&[&spec(&x)]) {
+            check(&op, &[spec(&x)], &[&x], 1e-6, &[], &[]);
+            let dy = noise(out[0].dims(), 2);
+            check(&AvgPoolGrad { pool: Some(op), size, accumulate: false }, &[spec(&dy)], &[&dy], 1e-6, &[], &[]);
+        }
+    }
+}
