@@ -3,19 +3,23 @@
 
 mod add;
 mod avg_pool;
+mod batch_norm;
 mod conv;
 mod copy;
 mod fill;
 mod linear;
+mod lrn;
 mod max_pool;
 mod relu;
 
 pub use add::Add;
 pub use avg_pool::{AdaptiveAvgPool, AvgPool, AvgPoolGrad};
+pub use batch_norm::{BatchNorm, BatchNormGrad};
 pub use conv::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
 pub use copy::Copy;
 pub use fill::Fill;
 pub use linear::{Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad};
+pub use lrn::{Lrn, LrnGrad};
 pub use max_pool::{MaxPool, MaxPoolGrad};
 pub use relu::{Relu, ReluGrad};
 

@@ -3,11 +3,13 @@
 
 mod add;
 mod avg_pool;
+mod batch_norm;
 mod conv;
 mod copy;
 mod fill;
 mod interpreter;
 mod linear;
+mod lrn;
 mod max_pool;
 mod relu;
 

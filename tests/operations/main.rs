@@ -4,5 +4,6 @@ mod conv;
 mod elementwise;
 mod fixtures;
 mod linear;
+mod norm;
 mod pool;
 mod support;

@@ -1,0 +1,201 @@
+// Batch normalisation: y = (x - mean) inverse_std weight + bias for each channel. In training, mean and variance are the batch's;
+// sums go over the plane of each item first, then over the items in order. p: items, channels, plane, count (elements), epsilon,
+// momentum, x_offset, x_stride, y_offset, y_stride, d_offset, d_stride (of dy and dx). Constants: RELU (y = max(y, 0)).
+
+// Where a plane (item, channel) begins.
+fn plane_of(i: u32, offset: u32, stride: u32) -> u32 {
+    let n = i / p.channels;
+    return offset + n * stride + (i - n * p.channels) * p.plane;
+}
+
+// One workgroup of SHARERS invocations adds up its shares in a tree.
+//# planes grad_planes
+var<workgroup> shares: array<f32, SHARERS>;
+
+fn add_up(local: u32, share: f32) -> f32 {
+    // The one before must have been read by all.
+    workgroupBarrier();
+    shares[local] = share;
+    for (var half = SHARERS / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if local < half { shares[local] += shares[local + half]; }
+    }
+    workgroupBarrier();
+    return shares[0];
+}
+
+// Mean and sum of squared deviations of each plane. With SHARERS = 1, each invocation has a plane to itself.
+//# planes
+@compute @workgroup_size(WORKGROUP_X)
+fn planes(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+#if ALONE
+    let i = linear_index(group, groups, local);
+    if i >= p.items * p.channels { return; }
+    let first = plane_of(i, p.x_offset, p.x_stride);
+    var sum = 0.0;
+    for (var k = 0u; k < p.plane; k++) { sum += x_data[first + k]; }
+    let mean = sum / f32(p.plane);
+    var squares = 0.0;
+    for (var k = 0u; k < p.plane; k++) {
+        let d = x_data[first + k] - mean;
+        squares += d * d;
+    }
+    partial[2u * i] = mean;
+    partial[2u * i + 1u] = squares;
+#else
+    // Workgroups beyond the last plane do it again, so that all reach the barriers.
+    let i = min(linear_group(group, groups), p.items * p.channels - 1u);
+    let first = plane_of(i, p.x_offset, p.x_stride);
+    var sum = 0.0;
+    for (var k = local; k < p.plane; k += SHARERS) { sum += x_data[first + k]; }
+    let mean = add_up(local, sum) / f32(p.plane);
+    var squares = 0.0;
+    for (var k = local; k < p.plane; k += SHARERS) {
+        let d = x_data[first + k] - mean;
+        squares += d * d;
+    }
+    squares = add_up(local, squares);
+    if local == 0u && linear_group(group, groups) == i {
+        partial[2u * i] = mean;
+        partial[2u * i + 1u] = squares;
+    }
+#endif
+}
+
+// The statistics of a channel from those of its planes, which have equal sizes: exact, without the cancellation of E[x^2] - E[x]^2.
+//# statistics
+@compute @workgroup_size(WORKGROUP_X)
+fn statistics(@builtin(global_invocation_id) id: vec3<u32>) {
+    let c = id.x;
+    if c >= p.channels { return; }
+    var mean = 0.0;
+    for (var n = 0u; n < p.items; n++) { mean += partial[2u * (n * p.channels + c)]; }
+    mean /= f32(p.items);
+    var squares = 0.0;
+    for (var n = 0u; n < p.items; n++) {
+        let i = 2u * (n * p.channels + c);
+        let d = partial[i] - mean;
+        squares += partial[i + 1u] + f32(p.plane) * d * d;
+    }
+    let total = f32(p.items * p.plane);
+    means[c] = mean;
+    inverse_stds[c] = 1.0 / sqrt(squares / total + p.epsilon);
+    running_mean[c] += p.momentum * (mean - running_mean[c]);
+    // The running variance is unbiased; of a single value there is none, and 0 / 1 stands for it.
+    running_var[c] += p.momentum * (squares / max(total - 1.0, 1.0) - running_var[c]);
+}
+
+//# apply
+@compute @workgroup_size(WORKGROUP_X)
+fn apply(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let plane = i / p.plane;
+    let k = i - plane * p.plane;
+    let c = plane % p.channels;
+#if TRAINING
+    let scale = inverse_stds[c] * weight[c];
+#else
+    let scale = weight[c] / sqrt(variances[c] + p.epsilon);
+#endif
+    var y = (x_data[plane_of(plane, p.x_offset, p.x_stride) + k] - means[c]) * scale + bias[c];
+#if RELU
+    y = max(y, 0.0);
+#endif
+    y_data[plane_of(plane, p.y_offset, p.y_stride) + k] = y;
+}
+
+// The gradient before the ReLU.
+//# grad_planes grad_apply
+fn upstream(plane: u32, k: u32) -> f32 {
+    let dy = dx_data[plane_of(plane, p.d_offset, p.d_stride) + k];
+#if RELU
+    return select(0.0, dy, y_data[plane_of(plane, p.y_offset, p.y_stride) + k] > 0.0);
+#else
+    return dy;
+#endif
+}
+
+// Sums of dy and of dy x^ (x^ being the normalised x) over each plane.
+//# grad_planes
+@compute @workgroup_size(WORKGROUP_X)
+fn grad_planes(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+#if ALONE
+    let i = linear_index(group, groups, local);
+    if i >= p.items * p.channels { return; }
+    let start = 0u;
+    let step_size = 1u;
+#else
+    let i = min(linear_group(group, groups), p.items * p.channels - 1u);
+    let start = local;
+    let step_size = SHARERS;
+#endif
+    let c = i % p.channels;
+    let first = plane_of(i, p.x_offset, p.x_stride);
+    let mean = means[c];
+    let inverse_std = inverse_stds[c];
+    var sum = 0.0;
+    var product = 0.0;
+    for (var k = start; k < p.plane; k += step_size) {
+        let dy = upstream(i, k);
+        sum += dy;
+        product += dy * (x_data[first + k] - mean) * inverse_std;
+    }
+#if ALONE
+    partial[2u * i] = sum;
+    partial[2u * i + 1u] = product;
+#else
+    sum = add_up(local, sum);
+    product = add_up(local, product);
+    if local == 0u && linear_group(group, groups) == i {
+        partial[2u * i] = sum;
+        partial[2u * i + 1u] = product;
+    }
+#endif
+}
+
+//# grad_parameters
+@compute @workgroup_size(WORKGROUP_X)
+fn grad_parameters(@builtin(global_invocation_id) id: vec3<u32>) {
+    let c = id.x;
+    if c >= p.channels { return; }
+    var sum = 0.0;
+    var product = 0.0;
+    for (var n = 0u; n < p.items; n++) {
+        sum += partial[2u * (n * p.channels + c)];
+        product += partial[2u * (n * p.channels + c) + 1u];
+    }
+    dweight[c] = product;
+    dbias[c] = sum;
+}
+
+// dx = weight inverse_std (dy - mean(dy) - x^ mean(dy x^)), in place on dy.
+//# grad_apply
+@compute @workgroup_size(WORKGROUP_X)
+fn grad_apply(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let plane = i / p.plane;
+    let k = i - plane * p.plane;
+    let c = plane % p.channels;
+    let total = f32(p.items * p.plane);
+    let normalised = (x_data[plane_of(plane, p.x_offset, p.x_stride) + k] - means[c]) * inverse_stds[c];
+    let dx = weight[c] * inverse_stds[c] * (upstream(plane, k) - (dbias[c] + normalised * dweight[c]) / total);
+    dx_data[plane_of(plane, p.d_offset, p.d_stride) + k] = dx;
+}
