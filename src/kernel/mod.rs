@@ -228,10 +228,16 @@ impl Kernel {
         self
     }
 
-    /// Binds only the bytes of `range` of a tensor, as `array<f32>`.
+    /// Binds only the bytes of `range` of a tensor, as an array of `element`.
     #[must_use]
-    pub fn bind_range(mut self, name: &'static str, slot: Slot, range: std::ops::Range<u64>) -> Self {
-        self.bindings.push(Binding { name, slot, element: "f32", range: Some(range) });
+    pub fn bind_range(
+        mut self,
+        name: &'static str,
+        slot: Slot,
+        element: &'static str,
+        range: std::ops::Range<u64>,
+    ) -> Self {
+        self.bindings.push(Binding { name, slot, element, range: Some(range) });
         self
     }
 

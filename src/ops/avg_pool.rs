@@ -147,10 +147,9 @@ impl Operation for AvgPoolGrad {
             return Err(format!("unexpected number of inputs: {}", inputs.len()));
         };
         let [batch, channels, height, width] = dy.shape.nchw()?;
-        if let Some(pool) = &self.pool {
-            if [pool.out(self.size[0]), pool.out(self.size[1])] != [Some(height), Some(width)] {
-                return Err(format!("gradient {} does not fit {:?}", dy.shape, self.size));
-            }
+        let fits = |p: &AvgPool| [p.out(self.size[0]), p.out(self.size[1])] == [Some(height), Some(width)];
+        if !self.pool.as_ref().is_none_or(fits) {
+            return Err(format!("gradient {} does not fit {:?}", dy.shape, self.size));
         }
         let dx = Spec::f32([batch, channels, self.size[0], self.size[1]]);
         match inputs.get(1) {

@@ -1,27 +1,46 @@
 //! The operations, forward and backward side by side: one file an operation, with its attributes, shapes, gradient and
 //! kernels. The WGSL is in `shaders/`, the CPU twin in `reference`, both under the same name.
 
+mod accumulate;
+mod adamw;
 mod add;
+mod average;
 mod avg_pool;
 mod batch_norm;
+mod clip_norm;
+mod concat;
 mod conv;
 mod copy;
+mod dropout;
 mod fill;
+mod flat;
 mod linear;
 mod lrn;
 mod max_pool;
 mod relu;
+mod sgd;
+mod softmax_cross_entropy;
+mod weighted_sum;
 
+pub use accumulate::Accumulate;
+pub use adamw::AdamW;
 pub use add::Add;
+pub use average::Average;
 pub use avg_pool::{AdaptiveAvgPool, AvgPool, AvgPoolGrad};
 pub use batch_norm::{BatchNorm, BatchNormGrad};
+pub use clip_norm::ClipNorm;
+pub use concat::{Concat, Slice};
 pub use conv::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
 pub use copy::Copy;
+pub use dropout::Dropout;
 pub use fill::Fill;
 pub use linear::{Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad};
 pub use lrn::{Lrn, LrnGrad};
 pub use max_pool::{MaxPool, MaxPoolGrad};
 pub use relu::{Relu, ReluGrad};
+pub use sgd::Sgd;
+pub use softmax_cross_entropy::{Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad};
+pub use weighted_sum::{WeightedSum, WeightedSumGrad};
 
 use crate::graph::Spec;
 

@@ -1,17 +1,26 @@
 //! The CPU twin of every operation, forward and backward: plain loops over f32 or f64, the thing to step through in a debugger
 //! and the truth that kernels are tested against.
 
+mod accumulate;
+mod adamw;
 mod add;
+mod average;
 mod avg_pool;
 mod batch_norm;
+mod clip_norm;
+mod concat;
 mod conv;
 mod copy;
+mod dropout;
 mod fill;
 mod interpreter;
 mod linear;
 mod lrn;
 mod max_pool;
 mod relu;
+mod sgd;
+mod softmax_cross_entropy;
+mod weighted_sum;
 
 pub use interpreter::Interpreter;
 

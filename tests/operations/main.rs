@@ -4,6 +4,8 @@ mod conv;
 mod elementwise;
 mod fixtures;
 mod linear;
+mod loss;
 mod norm;
+mod optimizer;
 mod pool;
 mod support;

@@ -1,0 +1,31 @@
+// Adam with decoupled weight decay on a whole region, in vectors of four. p: count (vectors), beta1, beta2, log_beta1, log_beta2,
+// epsilon.
+
+// 1 - beta^t without the cancellation that 1 - pow(beta, t) has for small t.
+fn correction(log_beta: f32, t: f32) -> f32 {
+    let x = log_beta * t;
+    if x < -0.25 { return 1.0 - exp(x); }
+    return -x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0 * (1.0 + x / 6.0)))));
+}
+
+//# adamw
+@compute @workgroup_size(WORKGROUP_X)
+fn adamw(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let multiplier = multipliers[i / 16u];
+    let rate = step.rate * multiplier.x;
+    let t = f32(step.update + 1u);
+    let g = gradients[i] / step.loss_scale;
+    let m = p.beta1 * mean[i] + (1.0 - p.beta1) * g;
+    let v = p.beta2 * square[i] + (1.0 - p.beta2) * g * g;
+    mean[i] = m;
+    square[i] = v;
+    let w = parameters[i] * (1.0 - rate * step.decay * multiplier.y);
+    let denominator = sqrt(v / correction(p.log_beta2, t)) + p.epsilon;
+    parameters[i] = w - rate * (m / correction(p.log_beta1, t)) / denominator;
+}

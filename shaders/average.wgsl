@@ -1,0 +1,19 @@
+// Averaging of parameters over updates, in vectors of four. p: count (vectors), decay. Constants: POLYAK (the uniform mean).
+
+//# average
+@compute @workgroup_size(WORKGROUP_X)
+fn average(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let t = f32(step.update);
+#if POLYAK
+    let share = 1.0 / (t + 1.0);
+#else
+    let share = 1.0 - min(p.decay, (1.0 + t) / (10.0 + t));
+#endif
+    averages[i] += share * (parameters[i] - averages[i]);
+}

@@ -1,0 +1,40 @@
+// Scales a region down to a norm, in vectors of four. Sums have a fixed order: each of SUMMERS invocations adds up the vectors
+// SUMMERS apart, then one workgroup adds up their sums in a tree. p: count (vectors), first (of this part's sums), sums (in all),
+// max_norm.
+
+//# squares
+@compute @workgroup_size(WORKGROUP_X)
+fn squares(@builtin(global_invocation_id) id: vec3<u32>) {
+    var sum = vec4(0.0);
+    for (var i = id.x; i < p.count; i += SUMMERS) { sum += gradients[i] * gradients[i]; }
+    partial[p.first + id.x] = sum.x + sum.y + sum.z + sum.w;
+}
+
+//# total
+var<workgroup> shares: array<f32, WORKGROUP>;
+
+@compute @workgroup_size(WORKGROUP_X)
+fn total(@builtin(local_invocation_index) local: u32) {
+    var sum = 0.0;
+    for (var i = local; i < p.sums; i += WORKGROUP) { sum += partial[i]; }
+    shares[local] = sum;
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if local < half { shares[local] += shares[local + half]; }
+    }
+    if local == 0u { norm[0] = sqrt(shares[0]) / step.loss_scale; }
+}
+
+// A norm that is infinite or not a number leaves the gradients as they are: it shows in the metrics, and zeros would hide it.
+//# scale
+@compute @workgroup_size(WORKGROUP_X)
+fn scale(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let finite = (bitcast<u32>(norm[0]) & 0x7f800000u) != 0x7f800000u;
+    if finite && norm[0] > p.max_norm { gradients[i] *= p.max_norm / norm[0]; }
+}

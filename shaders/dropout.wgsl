@@ -1,0 +1,26 @@
+// Dropout: y = x / (1 - probability) for what is kept, 0 for the rest; the gradient is the same function of dy. Nothing is stored:
+// the mask is a function of seed, step, salt (the layer) and the element's number. Integers only, so that it is
+// the same on every device. p: count, item, x_offset, x_stride, y_offset, y_stride, salt, threshold (of 2^32 draws, those below drop), scale.
+
+// A round of the PCG hash (Jarzynski and Olano, "Hash Functions for GPU Rendering", 2020).
+fn mix(value: u32) -> u32 {
+    let state = value * 747796405u + 2891336453u;
+    let word = ((state >> ((state >> 28u) + 4u)) ^ state) * 277803737u;
+    return (word >> 22u) ^ word;
+}
+
+//# dropout
+@compute @workgroup_size(WORKGROUP_X)
+fn dropout(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let draw = mix(i ^ mix(step.step ^ mix(p.salt ^ mix(step.seed_high ^ mix(step.seed)))));
+    let item = i / p.item;
+    let within = i - item * p.item;
+    let x = x_data[p.x_offset + item * p.x_stride + within];
+    y_data[p.y_offset + item * p.y_stride + within] = select(x * p.scale, 0.0, draw < p.threshold);
+}

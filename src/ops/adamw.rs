@@ -1,0 +1,56 @@
+//! Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch's `AdamW`.
+
+use super::flat::{multipliers_fit, parts, same_length};
+use crate::graph::{Alias, Operation, Spec};
+use crate::kernel::{Implementation, Operands, Profile, Slot};
+
+const SOURCE: &str = include_str!("../../shaders/adamw.wgsl");
+
+/// Inputs: parameters, gradients, mean of gradients, mean of their squares (flat regions [n]), multipliers [n / 64 x 2] as for [`Sgd`](super::Sgd);
+/// outputs: parameters and both means, in place.
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    /// Decay of the mean of gradients.
+    pub beta1: f32,
+    /// Decay of the mean of squares.
+    pub beta2: f32,
+    /// Keeps the quotient finite.
+    pub epsilon: f32,
+}
+
+impl Operation for AdamW {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [regions @ .., multipliers] = inputs else {
+            return Err("expected regions and multipliers".into());
+        };
+        let region = same_length::<4>(regions)?;
+        multipliers_fit(&region, multipliers)?;
+        Ok(vec![region.clone(), region.clone(), region])
+    }
+
+    fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
+        [(0, 0), (1, 2), (2, 3)].map(|(output, input)| Alias::InPlace { output, input }).to_vec()
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
+        let kernels = parts(operands.outputs[0].volume(), profile).into_iter().map(|part| {
+            let kernel = part
+                .kernel(operands, SOURCE, "adamw")
+                .geometry("beta1", self.beta1)
+                .geometry("beta2", self.beta2)
+                .geometry("log_beta1", f64::from(self.beta1).ln() as f32)
+                .geometry("log_beta2", f64::from(self.beta2).ln() as f32)
+                .geometry("epsilon", self.epsilon);
+            let kernel = part.bind(kernel, "parameters", Slot::Output(0));
+            let kernel = part.bind(kernel, "gradients", Slot::Input(1));
+            let kernel = part.bind(kernel, "mean", Slot::Output(1));
+            let kernel = part.bind(kernel, "square", Slot::Output(2));
+            part.bind_multipliers(kernel, Slot::Input(4))
+        });
+        vec![Implementation::new("linear", kernels.collect())]
+    }
+}

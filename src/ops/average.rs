@@ -1,0 +1,41 @@
+//! Averaging of the parameters over updates: Polyak's uniform mean, or an exponential one.
+
+use super::flat::{parts, same_length};
+use crate::graph::{Alias, Operation, Spec};
+use crate::kernel::{Implementation, Operands, Profile, Slot};
+
+const SOURCE: &str = include_str!("../../shaders/average.wgsl");
+
+/// Inputs: average, parameters (flat regions [n]); output: the average, in place.
+#[derive(Clone, Debug)]
+pub struct Average {
+    /// Nothing for the uniform mean of all iterates; else the decay of an exponential mean, which starts as (1 + t) / (10 + t) so
+    /// that the first iterates do not last.
+    pub decay: Option<f32>,
+}
+
+impl Operation for Average {
+    fn name(&self) -> &'static str {
+        "average"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        Ok(vec![same_length::<2>(inputs)?])
+    }
+
+    fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
+        vec![Alias::InPlace { output: 0, input: 0 }]
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
+        let kernels = parts(operands.outputs[0].volume(), profile).into_iter().map(|part| {
+            let kernel = part
+                .kernel(operands, SOURCE, "average")
+                .constant("POLYAK", self.decay.is_none())
+                .geometry("decay", self.decay.unwrap_or(0.0));
+            let kernel = part.bind(kernel, "averages", Slot::Output(0));
+            part.bind(kernel, "parameters", Slot::Input(1))
+        });
+        vec![Implementation::new("linear", kernels.collect())]
+    }
+}

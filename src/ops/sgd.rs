@@ -1,0 +1,46 @@
+//! Stochastic gradient descent with momentum, as Caffe's and torch's.
+
+use super::flat::{multipliers_fit, parts, same_length};
+use crate::graph::{Alias, Operation, Spec};
+use crate::kernel::{Implementation, Operands, Profile, Slot};
+
+const SOURCE: &str = include_str!("../../shaders/sgd.wgsl");
+
+/// v = momentum v + g + decay w; w = w - rate v, or w - rate (g + decay w + momentum v) with Nesterov's look ahead. Inputs: parameters, gradients,
+/// momentum (flat regions [n]), and multipliers [n / 64 x 2]: factors on rate and decay for each 64 elements; outputs: parameters and momentum, in
+/// place. Rate, momentum, decay and loss scale come with the step.
+#[derive(Clone, Debug)]
+pub struct Sgd {
+    /// Whether to look ahead (Nesterov), as torch's `nesterov=True`.
+    pub nesterov: bool,
+}
+
+impl Operation for Sgd {
+    fn name(&self) -> &'static str {
+        "sgd"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [regions @ .., multipliers] = inputs else {
+            return Err("expected regions and multipliers".into());
+        };
+        let region = same_length::<3>(regions)?;
+        multipliers_fit(&region, multipliers)?;
+        Ok(vec![region.clone(), region])
+    }
+
+    fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
+        vec![Alias::InPlace { output: 0, input: 0 }, Alias::InPlace { output: 1, input: 2 }]
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
+        let kernels = parts(operands.outputs[0].volume(), profile).into_iter().map(|part| {
+            let kernel = part.kernel(operands, SOURCE, "sgd").constant("NESTEROV", self.nesterov);
+            let kernel = part.bind(kernel, "parameters", Slot::Output(0));
+            let kernel = part.bind(kernel, "gradients", Slot::Input(1));
+            let kernel = part.bind(kernel, "momentum", Slot::Output(1));
+            part.bind_multipliers(kernel, Slot::Input(3))
+        });
+        vec![Implementation::new("linear", kernels.collect())]
+    }
+}

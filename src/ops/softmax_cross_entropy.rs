@@ -1,0 +1,157 @@
+//! Softmax with cross-entropy (Caffe's SoftmaxWithLoss) and its gradient; softmax alone for inference.
+
+use super::expect;
+use crate::error::Result;
+use crate::graph::{Backward, Element, Operation, Spec};
+use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
+
+const SOURCE: &str = include_str!("../../shaders/softmax_cross_entropy.wgsl");
+
+/// The mean over the batch of -sum over c of target[c] log softmax(logits)[c]. Inputs: logits [batch, classes], labels u32 [batch]; a
+/// label that is no class marks a row that does not count. Outputs: loss [1], probabilities [batch, classes], and the number of rows whose largest logit, the first of
+/// equals, is the label's [1]. Only the loss can be differentiated.
+#[derive(Clone, Debug)]
+pub struct SoftmaxCrossEntropy {
+    /// Share of the target that is spread evenly over the classes (Szegedy et al. 2016, section 7).
+    pub smoothing: f32,
+}
+
+/// The gradient. Inputs: probabilities, labels, the gradient of the loss [1]; output: the gradient of the logits.
+#[derive(Clone, Debug)]
+pub struct SoftmaxCrossEntropyGrad {
+    /// As in the forward pass.
+    pub smoothing: f32,
+}
+
+/// exp(x) / sum of exp(x) over each row. Input: [batch, classes]; output: the same shape.
+#[derive(Clone, Debug)]
+pub struct Softmax;
+
+fn rows(x: &Spec) -> Result<[usize; 2], String> {
+    match x.dims() {
+        [batch, classes] if *classes > 0 => Ok([*batch, *classes]),
+        _ => Err(format!("expected batch x classes, got {}", x.shape)),
+    }
+}
+
+fn labelled(x: &Spec, labels: &Spec) -> Result<[usize; 2], String> {
+    let [batch, classes] = rows(x)?;
+    if labels.element != Element::U32 || labels.dims() != [batch] {
+        return Err(format!("the labels must be u32 {batch}, not {labels}"));
+    }
+    Ok([batch, classes])
+}
+
+fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand, smoothing: f32) -> Kernel {
+    Kernel::new(operands.layer, SOURCE, entry)
+        .geometries([
+            ("rows", x.dims()[0]),
+            ("classes", x.dims()[1]),
+            ("x_offset", x.offset),
+            ("x_stride", x.batch_stride),
+            ("y_offset", y.offset),
+            ("y_stride", y.batch_stride),
+        ])
+        .geometry("smoothing", smoothing)
+}
+
+/// Invocations that share a row on a GPU.
+const SHARERS: u32 = 64;
+
+/// A workgroup for each row, and an invocation for each row.
+fn families(rows: usize, base: Kernel, then: Option<&Kernel>) -> Vec<Implementation> {
+    let shared = base
+        .clone()
+        .constant("SHARERS", SHARERS)
+        .constant("ALONE", false)
+        .workgroup(SHARERS, 1, 1)
+        .linear_groups(rows);
+    let alone = base.constant("SHARERS", 1u32).constant("ALONE", true).workgroup(8, 1, 1).linear(rows);
+    let with = |kernel: Kernel| std::iter::once(kernel).chain(then.cloned()).collect();
+    let scratch = |i: Implementation| if then.is_some() { i.scratch(3 * rows) } else { i };
+    let shared = Implementation::new("shared", with(shared)).workgroup_memory(4 * SHARERS as usize);
+    let alone = Implementation::new("alone", with(alone)).workgroup_memory(4);
+    vec![scratch(shared.suits(AdapterClass::GPU)), scratch(alone.suits(AdapterClass::SOFTWARE))]
+}
+
+impl Operation for SoftmaxCrossEntropy {
+    fn name(&self) -> &'static str {
+        "softmax_cross_entropy"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [x, labels] = expect(inputs)?;
+        labelled(x, labels)?;
+        Ok(vec![Spec::f32([1]), (*x).clone(), Spec::f32([1])])
+    }
+
+    fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
+        let Some(dloss) = context.grad(0) else { return Ok(()) };
+        let inputs = [context.output(1), context.input(1), dloss];
+        context.contribute(0, SoftmaxCrossEntropyGrad { smoothing: self.smoothing }, &inputs)
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        let (x, y) = (&operands.inputs[0], &operands.outputs[1]);
+        let base = kernel(operands, "rows", x, y, self.smoothing)
+            .constant("LABELS", true)
+            .bind("x_data", Slot::Input(0))
+            .bind_as("labels", Slot::Input(1), "u32")
+            .bind("y_data", Slot::Output(1))
+            .bind("partial", Slot::Scratch(0));
+        let totals = Kernel::new(operands.layer, SOURCE, "totals")
+            .geometry("rows", x.dims()[0])
+            .bind("partial", Slot::Scratch(0))
+            .bind("loss", Slot::Output(0))
+            .bind("correct", Slot::Output(2))
+            .workgroup(1, 1, 1);
+        families(x.dims()[0], base, Some(&totals))
+    }
+}
+
+impl Operation for SoftmaxCrossEntropyGrad {
+    fn name(&self) -> &'static str {
+        "softmax_cross_entropy_grad"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [probabilities, labels, dloss] = expect(inputs)?;
+        labelled(probabilities, labels)?;
+        if dloss.shape.volume() != 1 {
+            return Err(format!("the gradient of the loss must be a scalar, not {}", dloss.shape));
+        }
+        Ok(vec![probabilities.clone()])
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
+        let kernel = kernel(operands, "softmax_cross_entropy_grad", x, y, self.smoothing)
+            .bind("probabilities", Slot::Input(0))
+            .bind_as("labels", Slot::Input(1), "u32")
+            .bind("dloss", Slot::Input(2))
+            .bind("dx_data", Slot::Output(0))
+            .linear(y.volume());
+        vec![Implementation::new("linear", vec![kernel])]
+    }
+}
+
+impl Operation for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let [x] = expect(inputs)?;
+        rows(x)?;
+        Ok(vec![x.clone()])
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+        let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
+        let base = kernel(operands, "rows", x, y, 0.0)
+            .constant("LABELS", false)
+            .bind("x_data", Slot::Input(0))
+            .bind("y_data", Slot::Output(0));
+        families(x.dims()[0], base, None)
+    }
+}

@@ -1,0 +1,27 @@
+//! CPU twin of `ops/adamw.rs`.
+
+use super::{Array, Real, Reference};
+use crate::kernel::Step;
+use crate::ops::AdamW;
+use crate::plan::BLOCK;
+
+impl<T: Real> Reference<T> for AdamW {
+    fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], step: &Step) {
+        let of = |value: f32| T::of(f64::from(value));
+        let (beta1, beta2) = (of(self.beta1), of(self.beta2));
+        let t = T::of(f64::from(step.update) + 1.0);
+        let correction = |beta: T| T::one() - beta.powf(t);
+        for i in 0..inputs[0].data.len() {
+            let rate = of(step.rate) * inputs[4].data[i / BLOCK * 2];
+            let decay = of(step.decay) * inputs[4].data[i / BLOCK * 2 + 1];
+            let g = inputs[1].data[i] / of(step.loss_scale);
+            let m = beta1 * inputs[2].data[i] + (T::one() - beta1) * g;
+            let v = beta2 * inputs[3].data[i] + (T::one() - beta2) * g * g;
+            let w = inputs[0].data[i] * (T::one() - rate * decay);
+            let denominator = (v / correction(beta2)).sqrt() + of(self.epsilon);
+            outputs[0].data[i] = w - rate * (m / correction(beta1)) / denominator;
+            outputs[1].data[i] = m;
+            outputs[2].data[i] = v;
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! CPU twin of `ops/average.rs`.
+
+use super::{Array, Real, Reference};
+use crate::kernel::Step;
+use crate::ops::Average;
+
+impl<T: Real> Reference<T> for Average {
+    fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], step: &Step) {
+        let t = f64::from(step.update);
+        let share = match self.decay {
+            None => 1.0 / (t + 1.0),
+            Some(decay) => 1.0 - f64::from(decay).min((1.0 + t) / (10.0 + t)),
+        };
+        for ((out, average), w) in outputs[0].data.iter_mut().zip(&inputs[0].data).zip(&inputs[1].data) {
+            *out = *average + T::of(share) * (*w - *average);
+        }
+    }
+}

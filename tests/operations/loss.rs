@@ -1,0 +1,112 @@
+//! softmax_cross_entropy, weighted_sum, dropout, concat.
+
+use incept::graph::{Operation, Spec};
+use incept::kernel::Step;
+use incept::ops::{
+    Concat, Dropout, Slice, Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad, WeightedSum,
+    WeightedSumGrad,
+};
+use incept::reference::{Array, run_operation};
+use proptest::prelude::*;
+
+use super::fixtures::fixture;
+use super::support::{check, check_step, golden_specs, noise, spec};
+
+#[test]
+fn softmax_cross_entropy_goldens() {
+    let file = fixture("op_softmax_cross_entropy");
+    for (case, smoothing) in [("smoothing_0", 0.0), ("smoothing_0.1", 0.1)] {
+        let get = |name: &str| &file[&format!("{case}.{name}")];
+        let (x, labels) = (get("input"), get("labels"));
+        let loss = Array::new(&[1], get("output").data.clone());
+        let label_spec = Spec::u32(labels.dims.as_slice());
+        let op = SoftmaxCrossEntropy { smoothing };
+        let specs = [spec(x), label_spec.clone()];
+        golden_specs(&op, &specs, &[x, labels], &[&loss], 1e-6, &[], &[]);
+        let refs: Vec<&Spec> = specs.iter().collect();
+        let forward = run_operation(&op, &refs, &[x, labels], &Step::default()).expect("shapes fit");
+        let upstream = Array::new(&[1], get("grad_output").data.clone());
+        let op = SoftmaxCrossEntropyGrad { smoothing };
+        let specs = [spec(x), label_spec, spec(&upstream)];
+        golden_specs(&op, &specs, &[&forward[1], labels, &upstream], &[get("grad_input")], 1e-6, &[], &[]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_cross_entropy(rows in 1usize..70, classes in 1usize..130, smoothing in 0.0f32..0.5, large in 1.0f32..80.0) {
+        let mut x = noise(&[rows, classes], 1);
+        x.data.iter_mut().for_each(|x| *x *= large);
+        // Some labels are no class.
+        let labels: Vec<f32> = (0..rows).map(|i| ((i * 7) % (classes + 2)) as f32).collect();
+        let labels = Array::new(&[rows], labels);
+        let (s, l) = (spec(&x), Spec::u32([rows]));
+        check(&SoftmaxCrossEntropy { smoothing }, &[s.clone(), l.clone()], &[&x, &labels], 1e-5, &[], &[]);
+        check(&Softmax, &[s.clone()], &[&x], 2e-5, &[], &[]);
+        let probabilities = run_operation(&Softmax, &[&s], &[&x], &Step::default()).expect("shapes fit").remove(0);
+        let dloss = Array::new(&[1], vec![0.3]);
+        let op = SoftmaxCrossEntropyGrad { smoothing };
+        check(&op, &[s, l, spec(&dloss)], &[&probabilities, &labels, &dloss], 1e-5, &[], &[]);
+    }
+}
+
+#[test]
+fn equal_logits_predict_the_first_class() {
+    let x = Array::new(&[2, 3], vec![1.0; 6]);
+    let labels = Array::new(&[2], vec![0.0, 1.0]);
+    let op = SoftmaxCrossEntropy { smoothing: 0.0 };
+    let outputs = run_operation(&op, &[&spec(&x), &Spec::u32([2])], &[&x, &labels], &Step::default());
+    assert_eq!(outputs.expect("shapes fit")[2].data, [1.0]);
+    check(&op, &[spec(&x), Spec::u32([2])], &[&x, &labels], 1e-6, &[], &[]);
+}
+
+#[test]
+fn weighted_sum() {
+    let terms: Vec<Array<f32>> = (0..3).map(|i| noise(&[1], i + 1)).collect();
+    let op = WeightedSum { weights: vec![1.0, 0.3, 0.3] };
+    let specs: Vec<Spec> = terms.iter().map(spec).collect();
+    check(&op, &specs, &terms.iter().collect::<Vec<_>>(), 1e-6, &[], &[]);
+    check(&WeightedSumGrad { weight: 0.3 }, &[spec(&terms[0])], &[&terms[0]], 1e-6, &[], &[]);
+}
+
+#[test]
+fn dropout_masks_are_the_twins_and_differ_by_step_and_layer() {
+    let x = Array::new(&[4, 50, 5, 7], vec![1.0; 7000]);
+    let op = Dropout { probability: 0.4, salt: 3 };
+    let mut masks = Vec::new();
+    for (step, salt) in [(0, 3), (1, 3), (0, 4)] {
+        let op = Dropout { salt, ..op.clone() };
+        let step = Step { seed: 7, step, ..Step::default() };
+        check_step(&op, &[spec(&x)], &[&x], 1e-6, &[], &[], &step);
+        masks.push(run_operation(&op, &[&spec(&x)], &[&x], &step).expect("shapes fit").remove(0).data);
+    }
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        let same = masks[a].iter().zip(&masks[b]).filter(|(a, b)| a == b).count() as f64 / 7000.0;
+        // Independent masks agree where both keep or both drop: 0.6^2 + 0.4^2 = 0.52, here within five deviations.
+        assert!((same - 0.52).abs() < 0.03, "{same}");
+    }
+    let kept = masks[0].iter().filter(|x| **x > 0.0).count() as f64 / 7000.0;
+    assert!((kept - 0.6).abs() < 0.03, "{kept}");
+    let mean = masks[0].iter().sum::<f32>() / 7000.0;
+    assert!((mean - 1.0).abs() < 0.05, "{mean}");
+}
+
+#[test]
+fn concat_and_slice_are_each_other_reversed() {
+    let (a, b) = (noise(&[2, 3, 2, 2], 1), noise(&[2, 5, 2, 2], 2));
+    let joined =
+        run_operation(&Concat, &[&spec(&a), &spec(&b)], &[&a, &b], &Step::default()).expect("fits").remove(0);
+    assert_eq!(joined.dims, [2, 8, 2, 2]);
+    assert_eq!(joined.data[..12], a.data[..12]);
+    assert_eq!(joined.data[12..32], b.data[..20]);
+    for (part, channel) in [(&a, 0), (&b, 3)] {
+        let op = Slice { channel, channels: part.dims[1] };
+        let cut =
+            run_operation(&op, &[&spec(&joined)], &[&joined], &Step::default()).expect("fits").remove(0);
+        assert_eq!(cut, *part);
+    }
+    let error = Concat.infer(&[&spec(&a), &spec(&noise(&[2, 5, 3, 2], 2))]).expect_err("heights differ");
+    assert!(error.contains("2x3x2x2") && error.contains("2x5x3x2"), "{error}");
+}

@@ -1,0 +1,154 @@
+//! sgd, adamw, average, clip_norm, accumulate: operations on whole regions.
+
+use incept::gpu::Trial;
+use incept::graph::{Operation, Spec};
+use incept::kernel::{AdapterClass, Operand, Operands, Profile, Step};
+use incept::ops::{Accumulate, AdamW, Average, ClipNorm, Sgd};
+use incept::reference::{Array, relative_error, run_operation};
+
+use super::fixtures::fixture;
+use super::support::{check_step, gpu, noise, spec};
+
+/// Pads to whole blocks of 64.
+fn flat(values: &[f32]) -> Array<f32> {
+    let mut data = values.to_vec();
+    data.resize(values.len().next_multiple_of(64), 0.0);
+    Array::new(&[data.len()], data)
+}
+
+#[test]
+fn sgd_goldens() {
+    let file = fixture("op_sgd");
+    for (case, decay) in [("decay_0", 0.0), ("decay_0.1", 0.1)] {
+        let mut parameters = flat(&file["initial"].data);
+        let mut momentum = flat(&[0.0; 20]);
+        let multipliers = Array::new(&[2], vec![1.0, 1.0]);
+        for update in 0..3 {
+            let gradients = flat(&file["gradients"].data[20 * update..][..20]);
+            let step = Step { rate: 0.01, momentum: 0.9, decay, ..Step::default() };
+            let inputs = [&parameters, &gradients, &momentum, &multipliers];
+            let specs = inputs.map(spec);
+            check_step(&Sgd { nesterov: false }, &specs, &inputs, 1e-6, &[], &[], &step);
+            let refs: Vec<&Spec> = specs.iter().collect();
+            let outputs = run_operation(&Sgd { nesterov: false }, &refs, &inputs, &step).expect("shapes fit");
+            let wanted = &file[&format!("{case}.parameters")].data[20 * update..][..20];
+            let error = relative_error(&outputs[0].data[..20], wanted);
+            assert!(error < 1e-6, "{case} update {update}: {error:.1e}");
+            (parameters, momentum) = (outputs[0].clone(), outputs[1].clone());
+        }
+    }
+}
+
+fn regions(count: usize) -> Vec<Array<f32>> {
+    let mut regions: Vec<Array<f32>> = (0..count).map(|i| noise(&[64 * 37], i as u64 + 1)).collect();
+    let multipliers = (0..37).flat_map(|i| [1.0 + (i % 2) as f32, (i % 3) as f32]).collect();
+    regions.push(Array::new(&[74], multipliers));
+    regions
+}
+
+#[test]
+fn sgd_multipliers_and_nesterov() {
+    let regions = regions(3);
+    let inputs: Vec<&Array<f32>> = regions.iter().collect();
+    let specs: Vec<Spec> = regions.iter().map(spec).collect();
+    let step = Step { decay: 0.1, loss_scale: 4.0, ..Step::default() };
+    for nesterov in [false, true] {
+        check_step(&Sgd { nesterov }, &specs, &inputs, 1e-6, &[], &[], &step);
+    }
+}
+
+#[test]
+fn adamw_is_right_from_the_first_update_on() {
+    let mut regions = regions(4);
+    // Means of squares are not negative.
+    regions[3].data.iter_mut().for_each(|v| *v *= *v);
+    let op = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+    for update in [0, 1, 10, 1000] {
+        let step = Step { update, decay: 0.05, ..Step::default() };
+        let inputs: Vec<&Array<f32>> = regions.iter().collect();
+        let specs: Vec<Spec> = regions.iter().map(spec).collect();
+        check_step(&op, &specs, &inputs, 1e-6, &[], &[], &step);
+    }
+    // The first update moves each parameter by the rate, whatever its gradient: a property of Adam.
+    let (w, g) = (noise(&[64], 1), noise(&[64], 2));
+    let zeros = Array::zeros(&[64]);
+    let multipliers = Array::new(&[2], vec![1.0, 1.0]);
+    let inputs = [&w, &g, &zeros, &zeros, &multipliers];
+    let specs = inputs.map(spec);
+    let step = Step { rate: 0.5, ..Step::default() };
+    let out = run_operation(&op, &specs.iter().collect::<Vec<_>>(), &inputs, &step).expect("shapes fit");
+    for ((after, before), g) in out[0].data.iter().zip(&w.data).zip(&g.data) {
+        assert!((after - (before - 0.5 * g.signum())).abs() < 1e-4);
+    }
+}
+
+#[test]
+fn averages() {
+    let (average, w) = (noise(&[640], 1), noise(&[640], 2));
+    for decay in [None, Some(0.99)] {
+        for update in [0, 5, 100_000] {
+            let step = Step { update, ..Step::default() };
+            check_step(
+                &Average { decay },
+                &[spec(&average), spec(&w)],
+                &[&average, &w],
+                1e-6,
+                &[],
+                &[],
+                &step,
+            );
+        }
+    }
+}
+
+#[test]
+fn accumulation_starts_anew() {
+    let (sum, g) = (noise(&[640], 1), noise(&[640], 2));
+    for step in 0..3 {
+        let step = Step { step, ..Step::default() };
+        let op = Accumulate { count: 3 };
+        check_step(&op, &[spec(&sum), spec(&g)], &[&sum, &g], 1e-6, &[], &[], &step);
+    }
+}
+
+#[test]
+fn norms_are_clipped_from_above_only() {
+    let g = noise(&[64 * 300], 1);
+    for max_norm in [0.1, 1e6] {
+        let step = Step { loss_scale: 2.0, ..Step::default() };
+        check_step(&ClipNorm { max_norm }, &[spec(&g)], &[&g], 1e-6, &[], &[], &step);
+    }
+}
+
+/// Regions larger than a binding are gone through in parts.
+#[test]
+fn regions_larger_than_a_binding() {
+    let length = 64 * 300;
+    let (sum, g) = (noise(&[length], 1), noise(&[length], 2));
+    let specs = [spec(&sum), spec(&g)];
+    let operands: Vec<Operand> = specs.iter().cloned().map(Operand::dense).collect();
+    let profile = Profile { binding: 20_000, ..Profile::webgpu(AdapterClass::Discrete) };
+    for op in [&Accumulate { count: 2 } as &dyn Operation, &ClipNorm { max_norm: 1.0 }] {
+        let count = op.infer(&[&specs[0], &specs[1]]).map_or(1, |_| 2);
+        let outputs = op.infer(&specs.iter().take(count).collect::<Vec<_>>()).expect("shapes fit");
+        let outputs: Vec<Operand> = outputs.into_iter().map(Operand::dense).collect();
+        let operands = Operands { layer: "test", inputs: &operands[..count], outputs: &outputs };
+        let implementation = op.kernels(&operands, &profile).remove(0);
+        let bytes: u64 = implementation
+            .kernels
+            .iter()
+            .flat_map(|k| k.bindings.iter().filter(|b| b.name == "sums").filter_map(|b| b.range.clone()))
+            .map(|r| r.end - r.start)
+            .sum();
+        assert!(bytes == 0 || bytes == 4 * length as u64, "{bytes}");
+        let step = Step { step: 1, ..Step::default() };
+        let inputs = [&sum, &g];
+        let trial = Trial::new(op, &specs[..count], 0).expect("shapes fit");
+        let got = gpu().block_on(trial.run(gpu(), &implementation, &inputs[..count], &step)).expect("runs");
+        let refs: Vec<&Spec> = specs.iter().take(count).collect();
+        let want = run_operation(op, &refs, &inputs[..count], &step).expect("shapes fit");
+        for (got, want) in got.arrays.iter().zip(&want) {
+            assert!(relative_error(&got.data, &want.data) < 1e-6, "{op:?}");
+        }
+    }
+}
