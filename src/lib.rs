@@ -4,6 +4,7 @@ pub mod error;
 pub mod gpu;
 pub mod graph;
 pub mod kernel;
+pub mod nn;
 pub mod ops;
 pub mod plan;
 pub mod reference;

@@ -11,7 +11,7 @@ impl<T: Real> Reference<T> for ClipNorm {
         let most = T::of(f64::from(self.max_norm));
         if norm > most && norm.to_f64().is_finite() {
             for g in &mut outputs[0].data {
-                *g = *g * (most / norm);
+                *g *= most / norm;
             }
         }
         outputs[1].data[0] = norm;

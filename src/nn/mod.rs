@@ -1,0 +1,194 @@
+//! GoogLeNet: the only place that knows it. A table of blocks and a list of what lies around them make the graph.
+
+mod build;
+mod init;
+mod summary;
+mod table;
+
+pub use build::{Head, Network};
+pub use summary::{LayerSummary, Summary, summary};
+pub use table::{BLOCKS, Block, Channels};
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Which GoogLeNet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// The paper's, as Caffe's `bvlc_googlenet` has it: biases, local response normalisation, no batch norm.
+    #[default]
+    Paper,
+    /// torchvision's `googlenet`: batch norm, 3x3 where the paper has 5x5, last max pool 2x2.
+    Torchvision,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Paper => "paper",
+            Self::Torchvision => "torchvision",
+        })
+    }
+}
+
+impl FromStr for Variant {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "paper" => Ok(Self::Paper),
+            "torchvision" => Ok(Self::Torchvision),
+            other => Err(Error::Config(format!("unknown variant `{other}`: use paper or torchvision"))),
+        }
+    }
+}
+
+/// How weights start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Initialization {
+    /// Caffe's: uniform in ±sqrt(3 / inputs), biases 0.2 (0 in classifiers).
+    #[default]
+    Xavier,
+    /// Normal with variance 2 / inputs (He et al. 2015), biases 0.
+    He,
+}
+
+/// The configuration of a network. Made by [`GoogLeNet::paper`] or [`GoogLeNet::torchvision`] and changed by the methods that take `self`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GoogLeNet {
+    /// Which GoogLeNet.
+    pub variant: Variant,
+    /// Channels of every layer.
+    pub channels: Channels,
+    /// Number of classes.
+    pub classes: usize,
+    /// Height and width of the input in pixels, at least 32.
+    pub input: usize,
+    /// Weight of each auxiliary loss; 0 leaves the branches out.
+    pub aux_weight: f32,
+    /// Probability of dropping before the main classifier.
+    pub dropout: f32,
+    /// Probability of dropping before the auxiliary classifiers.
+    pub aux_dropout: f32,
+    /// Label smoothing.
+    pub smoothing: f32,
+    /// How weights start.
+    pub initialization: Initialization,
+    /// Factor on the learning rate of biases; Caffe's solver has 2.
+    pub bias_rate: f32,
+    /// Whether the first convolution keeps its stride and the auxiliary heads their pooling at any input size.
+    pub keep_stem: bool,
+}
+
+impl GoogLeNet {
+    /// The smallest input in pixels.
+    pub const MIN_INPUT: usize = 32;
+
+    fn new(variant: Variant, dropout: f32) -> Self {
+        Self {
+            variant,
+            channels: Channels::full(),
+            classes: 1000,
+            input: 224,
+            aux_weight: 0.3,
+            dropout,
+            aux_dropout: 0.7,
+            smoothing: 0.0,
+            initialization: Initialization::Xavier,
+            bias_rate: 1.0,
+            keep_stem: false,
+        }
+    }
+
+    /// The paper's network: 1000 classes, 224 x 224, aux weight 0.3, dropout 0.4 and 0.7.
+    pub fn paper() -> Self {
+        Self::new(Variant::Paper, 0.4)
+    }
+
+    /// torchvision's network: 1000 classes, 224 x 224, aux weight 0.3, dropout 0.2 and 0.7, He's initialisation.
+    pub fn torchvision() -> Self {
+        Self { initialization: Initialization::He, ..Self::new(Variant::Torchvision, 0.2) }
+    }
+
+    /// The network of a variant with its defaults.
+    pub fn of(variant: Variant) -> Self {
+        match variant {
+            Variant::Paper => Self::paper(),
+            Variant::Torchvision => Self::torchvision(),
+        }
+    }
+
+    /// Multiplies all channel counts; each is rounded to the nearest whole number above zero.
+    #[must_use]
+    pub fn width(self, width: f64) -> Self {
+        Self { channels: Channels::full().scaled(width), ..self }
+    }
+
+    /// Sets the number of classes.
+    #[must_use]
+    pub fn classes(self, classes: usize) -> Self {
+        Self { classes, ..self }
+    }
+
+    /// Sets the height and width of the input.
+    #[must_use]
+    pub fn input(self, input: usize) -> Self {
+        Self { input, ..self }
+    }
+
+    /// Sets the weight of the auxiliary losses; 0 leaves the branches out.
+    #[must_use]
+    pub fn aux_weight(self, aux_weight: f32) -> Self {
+        Self { aux_weight, ..self }
+    }
+
+    /// Sets the dropout before the main and before the auxiliary classifiers.
+    #[must_use]
+    pub fn dropout(self, main: f32, aux: f32) -> Self {
+        Self { dropout: main, aux_dropout: aux, ..self }
+    }
+
+    /// Sets how weights start.
+    #[must_use]
+    pub fn initialization(self, initialization: Initialization) -> Self {
+        Self { initialization, ..self }
+    }
+
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the option.
+    pub fn validate(&self) -> Result<()> {
+        let fail = |reason: String| Err(Error::Config(reason));
+        if self.input < Self::MIN_INPUT {
+            return fail(format!("--input must be at least {}, not {}", Self::MIN_INPUT, self.input));
+        }
+        if self.classes < 2 {
+            return fail(format!("--classes must be at least 2, not {}", self.classes));
+        }
+        for (value, option) in [
+            (self.dropout, "--dropout"),
+            (self.aux_dropout, "--aux-dropout"),
+            (self.smoothing, "--smoothing"),
+        ] {
+            if !(0.0..1.0).contains(&value) {
+                return fail(format!("{option} must be from 0 to below 1, not {value}"));
+            }
+        }
+        if !self.aux_weight.is_finite() || self.aux_weight < 0.0 {
+            return fail(format!("--aux-weight must not be negative, not {}", self.aux_weight));
+        }
+        Ok(())
+    }
+
+    /// Whether the auxiliary heads exist.
+    pub fn has_aux(&self) -> bool {
+        self.aux_weight > 0.0
+    }
+}
