@@ -97,7 +97,8 @@ impl InferenceGraph {
         let lost = || Error::tensor("logits", "were lost by a pass");
         let main = net.heads.first().map(|h| h.logits).ok_or_else(lost)?;
         let evaluation = net.graph.evaluation()?;
-        let (input, main) = (evaluation.get(net.input).ok_or_else(lost)?, evaluation.get(main).ok_or_else(lost)?);
+        let (input, main) =
+            (evaluation.get(net.input).ok_or_else(lost)?, evaluation.get(main).ok_or_else(lost)?);
         let pruned = evaluation.graph.prune(&[main])?;
         let (input, main) = (pruned.get(input).ok_or_else(lost)?, pruned.get(main).ok_or_else(lost)?);
         let fused = pruned.graph.fuse(&[input, main])?;
@@ -124,11 +125,21 @@ impl Classifier {
     }
 
     /// A classifier that reads the parameters of other sessions where they are.
-    pub(super) async fn sharing(gpu: &Gpu, network: &GoogLeNet, batch: usize, regions: Arc<Regions>) -> Result<Self> {
+    pub(super) async fn sharing(
+        gpu: &Gpu,
+        network: &GoogLeNet,
+        batch: usize,
+        regions: Arc<Regions>,
+    ) -> Result<Self> {
         Self::build(gpu, network, batch, Some(regions)).await
     }
 
-    async fn build(gpu: &Gpu, network: &GoogLeNet, batch: usize, regions: Option<Arc<Regions>>) -> Result<Self> {
+    async fn build(
+        gpu: &Gpu,
+        network: &GoogLeNet,
+        batch: usize,
+        regions: Option<Arc<Regions>>,
+    ) -> Result<Self> {
         let inference = InferenceGraph::new(network, batch)?;
         let layout: Option<Arc<Layout>> = regions.as_ref().map(|r| Arc::clone(&r.layout));
         let outputs = [inference.probabilities, inference.logits];
@@ -169,6 +180,19 @@ impl Classifier {
         self.gpu.check("classifying")?;
         let rows = rows.chunks(self.classes).zip(&batch.labels);
         Ok(rows.filter(|(_, label)| **label != Batch::MISSING).map(|(row, _)| row.to_vec()).collect())
+    }
+
+    /// The classes of preprocessed pictures ([`Preprocessing::apply`](crate::data::Preprocessing::apply)), most probable first, for each picture.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if a picture has the wrong size, and what the device reports.
+    pub async fn classify(&mut self, pictures: &[Vec<f32>]) -> Result<Vec<Vec<Prediction>>> {
+        let mut results = Vec::with_capacity(pictures.len());
+        for chunk in pictures.chunks(self.batch) {
+            let rows = self.probabilities(&Batch::of(self.batch, chunk)).await?;
+            results.extend(rows.iter().map(|row| top(row, self.classes)));
+        }
+        Ok(results)
     }
 }
 

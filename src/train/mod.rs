@@ -148,8 +148,12 @@ impl Trainer {
         progress: impl FnMut(usize, usize),
     ) -> Result<Self> {
         let training = TrainingGraph::new(network, optimizer, batch)?;
-        let options =
-            PlanOptions { profile: gpu.profile(), outputs: &training.logits, metrics: &training.metrics, layout: None };
+        let options = PlanOptions {
+            profile: gpu.profile(),
+            outputs: &training.logits,
+            metrics: &training.metrics,
+            layout: None,
+        };
         let plan = Arc::new(Plan::new(&training.graph, &options)?);
         let update_from = match training.accumulated {
             Some(sum) => {
@@ -186,6 +190,10 @@ impl Trainer {
             let mut values = vec![0.0; entry.shape.volume()];
             info.init.fill(self.progress.seed, &entry.name, &mut values);
             regions.set(&self.gpu, Region::Parameters, &entry.name, &values)?;
+            // Averages start from the first parameters too.
+            if let Some(region) = self.optimizer.average_slot() {
+                regions.set(&self.gpu, region, &entry.name, &values)?;
+            }
         }
         Ok(())
     }
@@ -350,7 +358,12 @@ async fn download(gpu: &Gpu, regions: &Regions, region: Region) -> Result<BTreeM
 }
 
 /// Writes every tensor that a region has; the map may have more.
-fn upload(gpu: &Gpu, regions: &Regions, region: Region, tensors: &BTreeMap<String, HostTensor>) -> Result<()> {
+fn upload(
+    gpu: &Gpu,
+    regions: &Regions,
+    region: Region,
+    tensors: &BTreeMap<String, HostTensor>,
+) -> Result<()> {
     let entries = if region == Region::State { &regions.layout.state } else { &regions.layout.parameters };
     let missing: Vec<&str> =
         entries.iter().map(|e| e.name.as_str()).filter(|name| !tensors.contains_key(*name)).collect();
@@ -361,7 +374,10 @@ fn upload(gpu: &Gpu, regions: &Regions, region: Region, tensors: &BTreeMap<Strin
         let tensor = &tensors[&entry.name];
         if tensor.dims != entry.shape.dims() {
             let shape = crate::graph::Shape::from(tensor.dims.as_slice());
-            return Err(Error::tensor(&entry.name, format!("is {shape} in the weights and {} in the network", entry.shape)));
+            return Err(Error::tensor(
+                &entry.name,
+                format!("is {shape} in the weights and {} in the network", entry.shape),
+            ));
         }
         regions.set(gpu, region, &entry.name, &tensor.data)?;
     }

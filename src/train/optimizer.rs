@@ -106,7 +106,11 @@ impl Optimizer {
     pub fn validate(&self) -> Result<()> {
         let unit = |value: f32, option: &str| {
             let inside = (0.0..1.0).contains(&value);
-            if inside { Ok(()) } else { Err(Error::Config(format!("{option} must be from 0 to below 1, not {value}"))) }
+            if inside {
+                Ok(())
+            } else {
+                Err(Error::Config(format!("{option} must be from 0 to below 1, not {value}")))
+            }
         };
         unit(self.momentum, "--momentum")?;
         if let Rule::AdamW { beta1, beta2, .. } = self.rule {
@@ -117,7 +121,8 @@ impl Optimizer {
             unit(decay, "--average")?;
         }
         if self.weight_decay < 0.0 || self.accumulate == 0 || self.clip_norm.is_some_and(|n| n <= 0.0) {
-            let reason = "--weight-decay must not be negative, --accumulate and --clip-norm must be above zero";
+            let reason =
+                "--weight-decay must not be negative, --accumulate and --clip-norm must be above zero";
             return Err(Error::Config(reason.into()));
         }
         Ok(())
@@ -126,7 +131,7 @@ impl Optimizer {
     /// Adds the nodes that update the parameters of `layout` from their gradients.
     pub(super) fn append(&self, graph: &mut Graph, layout: &Layout) -> Result<Update> {
         let length = layout.parameter_length();
-        let mut flat = |graph: &mut Graph, region: Region| {
+        let flat = |graph: &mut Graph, region: Region| {
             graph.tensor(format!("region/{region:?}"), Spec::f32([length]), Role::Flat(region))
         };
         let parameters = flat(graph, Region::Parameters);
@@ -149,7 +154,11 @@ impl Optimizer {
         let updated = match self.rule {
             Rule::Sgd { nesterov } => {
                 let momentum = flat(graph, Region::Slots(0));
-                graph.add("optimizer/sgd", Sgd { nesterov }, &[parameters, gradients, momentum, multipliers])?
+                graph.add(
+                    "optimizer/sgd",
+                    Sgd { nesterov },
+                    &[parameters, gradients, momentum, multipliers],
+                )?
             }
             Rule::AdamW { beta1, beta2, epsilon } => {
                 let (m, v) = (flat(graph, Region::Slots(0)), flat(graph, Region::Slots(1)));

@@ -48,7 +48,10 @@ mod tests {
         let near = |a: f64, b: f64| (a - b).abs() < 1e-12;
         assert!(near(Schedule::Constant.rate(0.1, 0.0, 7.0, 10.0), 0.1));
         let paper = Schedule::Step { epochs: 8.0, factor: 0.96 };
-        assert!(near(paper.rate(1.0, 0.0, 7.9, 100.0), 1.0) && near(paper.rate(1.0, 0.0, 16.0, 100.0), 0.96 * 0.96));
+        assert!(
+            near(paper.rate(1.0, 0.0, 7.9, 100.0), 1.0)
+                && near(paper.rate(1.0, 0.0, 16.0, 100.0), 0.96 * 0.96)
+        );
         assert!(near(Schedule::Polynomial { power: 0.5 }.rate(1.0, 0.0, 7.5, 10.0), 0.5));
         assert!(near(Schedule::Cosine.rate(1.0, 0.0, 5.0, 10.0), 0.5));
         assert!(near(Schedule::Constant.rate(1.0, 2.0, 0.5, 10.0), 0.25));

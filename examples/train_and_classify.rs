@@ -1,0 +1,27 @@
+//! Trains a small GoogLeNet with its three softmaxes on the embedded digits, then classifies one that it has not seen.
+
+use std::ops::ControlFlow;
+
+use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing, open};
+use incept::gpu::{AdapterOptions, Gpu};
+use incept::nn::GoogLeNet;
+use incept::train::{Optimizer, Trainer, train_epoch};
+
+fn main() -> incept::Result<()> {
+    let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
+    let data = open("digits", &OpenOptions::default())?;
+    let preprocessing = Preprocessing::new(64).measure(data.train.as_ref(), 500);
+    let loader = Loader::new(data.train, LoaderOptions::new(32, preprocessing.clone()).training(1, None))?;
+    let network = GoogLeNet::paper().width(0.25).classes(10).input(64);
+    let mut trainer = gpu.block_on(Trainer::new(&gpu, &network, &Optimizer::default(), 32, 1, |_, _| ()))?;
+    for _ in 0..15 {
+        let epoch =
+            gpu.block_on(train_epoch(&mut trainer, &loader, |_| 0.01, |_| ControlFlow::Continue(())))?;
+        println!("epoch {}: loss {:.3}, {:?}", epoch.epoch + 1, epoch.loss, epoch.heads);
+    }
+    let mut classifier = gpu.block_on(trainer.classifier(1))?;
+    let picture = preprocessing.apply(&data.held_out.picture(0)?);
+    let top = gpu.block_on(classifier.classify(&[picture]))?;
+    println!("a {}: {:?}", data.held_out.label(0), &top[0][..3]);
+    Ok(())
+}

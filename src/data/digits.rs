@@ -1,0 +1,62 @@
+//! The embedded data set: UCI's handwritten digits (see `assets/digits/README.md`).
+
+use super::{Dataset, InMemory, Picture};
+use crate::error::{Error, Result};
+
+const PACKED: &[u8] = include_bytes!("../../assets/digits/digits.bin.gz");
+/// Height and width.
+const SIZE: usize = 8;
+/// Grey levels go from 0 to this.
+const LEVELS: u8 = 16;
+
+/// 1,797 handwritten digits of 8 x 8 pixels.
+#[derive(Clone, Debug)]
+pub struct Digits(InMemory);
+
+/// Unpacks the embedded digits: white on black, ten classes.
+///
+/// # Errors
+/// [`Error::Format`] if the program's own copy is damaged.
+pub fn digits() -> Result<Digits> {
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(PACKED), &mut bytes)
+        .map_err(|e| Error::format("digits", format!("the embedded copy is damaged: {e}")))?;
+    let rows = bytes.chunks_exact(SIZE * SIZE + 1);
+    let mut set = InMemory {
+        source: "digits".into(),
+        classes: (0..10).map(|d| d.to_string()).collect(),
+        width: SIZE,
+        height: SIZE,
+        channels: 1,
+        pixels: Vec::new(),
+        labels: Vec::new(),
+    };
+    for row in rows {
+        set.labels.push(row[SIZE * SIZE]);
+        // 16 levels become 255: the product is at most 255 x 16, the quotient a byte.
+        set.pixels.extend(row[..SIZE * SIZE].iter().map(|v| (u16::from(*v) * 255 / u16::from(LEVELS)) as u8));
+    }
+    Ok(Digits(set))
+}
+
+impl Dataset for Digits {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        self.0.classes()
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.0.label(index)
+    }
+
+    fn picture(&self, index: usize) -> Result<Picture> {
+        self.0.picture(index)
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.0.name(index)
+    }
+}

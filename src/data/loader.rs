@@ -1,0 +1,259 @@
+//! Batches, made by worker threads ahead of their use. What is in a batch depends on seed, epoch and its number alone.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::preprocess::load;
+use super::{Augmentation, Dataset, Preprocessing, permutation};
+use crate::error::{Error, Result};
+
+/// Pictures as a network takes them, with their labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// batch x 3 x input x input; rows that are missing hold zeros.
+    pub images: Vec<f32>,
+    /// One a row; [`Batch::MISSING`] in rows that are missing.
+    pub labels: Vec<u32>,
+    /// Rows that are not missing.
+    pub count: usize,
+    /// The pictures' numbers in the data set, one a row; rows at the end of an epoch may have none.
+    pub indices: Vec<usize>,
+}
+
+impl Batch {
+    /// The label of a row that does not count: the last of an epoch, or a picture that could not be read.
+    pub const MISSING: u32 = u32::MAX;
+
+    /// A batch of `size` rows from preprocessed pictures, at most as many, all with label 0: what a classifier takes.
+    pub fn of(size: usize, pictures: &[Vec<f32>]) -> Self {
+        let row = pictures.first().map_or(0, Vec::len);
+        let mut images = vec![0.0; size * row];
+        let mut labels = vec![Self::MISSING; size];
+        for (i, picture) in pictures.iter().take(size).enumerate() {
+            images[i * row..(i + 1) * row].copy_from_slice(picture);
+            labels[i] = 0;
+        }
+        let count = pictures.len().min(size);
+        Self { images, labels, count, indices: (0..count).collect() }
+    }
+}
+
+/// How batches are made.
+#[derive(Clone, Debug)]
+pub struct LoaderOptions {
+    /// Rows of a batch.
+    pub batch: usize,
+    /// How pictures become numbers.
+    pub preprocessing: Preprocessing,
+    /// What is done to training pictures.
+    pub augmentation: Option<Augmentation>,
+    /// Whether each epoch has an order of its own.
+    pub shuffle: bool,
+    /// Seed of order and augmentation.
+    pub seed: u64,
+    /// Threads that decode; 0 makes batches when they are asked for.
+    pub workers: usize,
+    /// Batches that each worker makes ahead.
+    pub prefetch: usize,
+    /// Unreadable pictures that are passed over; one more is an error.
+    pub max_bad: usize,
+}
+
+impl LoaderOptions {
+    /// Batches in the data set's order without augmentation.
+    pub fn new(batch: usize, preprocessing: Preprocessing) -> Self {
+        let workers = default_workers();
+        Self {
+            batch,
+            preprocessing,
+            augmentation: None,
+            shuffle: false,
+            seed: 0,
+            workers,
+            prefetch: 2,
+            max_bad: 10,
+        }
+    }
+
+    /// Batches in a new order each epoch, with augmentation.
+    #[must_use]
+    pub fn training(self, seed: u64, augmentation: Option<Augmentation>) -> Self {
+        Self { shuffle: true, seed, augmentation, ..self }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| n.get().clamp(1, 8))
+}
+
+#[cfg(target_arch = "wasm32")]
+fn default_workers() -> usize {
+    0
+}
+
+/// Makes batches of a data set.
+#[derive(Clone, Debug)]
+pub struct Loader {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    set: Arc<dyn Dataset>,
+    options: LoaderOptions,
+    bad: Mutex<BTreeMap<usize, String>>,
+}
+
+impl Loader {
+    /// A loader of `set`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the batch has no rows or the data set no pictures.
+    pub fn new(set: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Self> {
+        if options.batch == 0 || set.is_empty() {
+            return Err(Error::Config("there must be pictures, and --batch must be above zero".into()));
+        }
+        Ok(Self { shared: Arc::new(Shared { set, options, bad: Mutex::default() }) })
+    }
+
+    /// Number of pictures.
+    pub fn len(&self) -> usize {
+        self.shared.set.len()
+    }
+
+    /// Whether there are no pictures.
+    pub fn is_empty(&self) -> bool {
+        self.shared.set.is_empty()
+    }
+
+    /// Batches of an epoch; the last may have missing rows.
+    pub fn batches_per_epoch(&self) -> usize {
+        self.shared.set.len().div_ceil(self.shared.options.batch)
+    }
+
+    /// The pictures that could not be read so far: name and reason.
+    pub fn bad(&self) -> Vec<(String, String)> {
+        let bad = self.shared.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        bad.iter().map(|(index, reason)| (self.shared.set.name(*index), reason.clone())).collect()
+    }
+
+    /// The batches of an epoch from number `first` on. Dropping the iterator ends its threads.
+    pub fn epoch(&self, epoch: u64, first: usize) -> Batches {
+        let order = if self.shared.options.shuffle {
+            permutation(self.shared.set.len(), self.shared.options.seed, epoch)
+        } else {
+            (0..self.shared.set.len()).collect()
+        };
+        Batches::new(Arc::clone(&self.shared), order, epoch, first, self.batches_per_epoch())
+    }
+}
+
+impl Shared {
+    /// Makes batch number `number` of an epoch.
+    fn batch(&self, order: &[usize], epoch: u64, number: usize) -> Result<Batch> {
+        let LoaderOptions { batch: size, preprocessing, augmentation, seed, .. } = &self.options;
+        let indices: Vec<usize> = order.iter().skip(number * size).take(*size).copied().collect();
+        let row = 3 * preprocessing.input * preprocessing.input;
+        let mut batch =
+            Batch { images: vec![0.0; size * row], labels: vec![Batch::MISSING; *size], count: 0, indices };
+        for (i, &index) in batch.indices.iter().enumerate() {
+            let augment = augmentation.as_ref().map(|a| (a, *seed, epoch));
+            match load(self.set.as_ref(), index, preprocessing, augment) {
+                Ok(values) => {
+                    batch.images[i * row..(i + 1) * row].copy_from_slice(&values);
+                    batch.labels[i] = self.set.label(index);
+                    batch.count += 1;
+                }
+                Err(error) => self.pass_over(index, &error)?,
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Notes a picture that cannot be read, once.
+    fn pass_over(&self, index: usize, error: &Error) -> Result<()> {
+        let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        if bad.contains_key(&index) {
+            return Ok(());
+        }
+        log::warn!("passed over: {error}");
+        bad.insert(index, error.to_string());
+        if bad.len() > self.options.max_bad {
+            let max = self.options.max_bad;
+            return Err(Error::TooManyBad { bad: bad.len(), max, last: error.to_string() });
+        }
+        Ok(())
+    }
+}
+
+/// The batches of an epoch, in order.
+#[derive(Debug)]
+pub struct Batches {
+    shared: Arc<Shared>,
+    order: Arc<Vec<usize>>,
+    epoch: u64,
+    next: usize,
+    end: usize,
+    #[cfg(not(target_arch = "wasm32"))]
+    workers: Vec<crossbeam_channel::Receiver<Result<Batch>>>,
+}
+
+impl Batches {
+    #[cfg(not(target_arch = "wasm32"))]
+    fn new(shared: Arc<Shared>, order: Vec<usize>, epoch: u64, first: usize, end: usize) -> Self {
+        let order = Arc::new(order);
+        let count = shared.options.workers.min(end.saturating_sub(first));
+        // Worker w makes the batches first + w, first + w + count and so on: the reader goes round, and order needs no sorting.
+        let start = |worker: usize| {
+            let (sender, receiver) = crossbeam_channel::bounded(shared.options.prefetch.max(1));
+            let (shared, order) = (Arc::clone(&shared), Arc::clone(&order));
+            std::thread::spawn(move || {
+                for number in (first + worker..end).step_by(count) {
+                    // The reader is gone: nobody needs the rest.
+                    if sender.send(shared.batch(&order, epoch, number)).is_err() {
+                        break;
+                    }
+                }
+            });
+            receiver
+        };
+        let workers = (0..count).map(start).collect();
+        Self { shared, order, epoch, next: first, end, workers }
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn new(shared: Arc<Shared>, order: Vec<usize>, epoch: u64, first: usize, end: usize) -> Self {
+        Self { shared, order: Arc::new(order), epoch, next: first, end }
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn prefetched(&mut self) -> Option<Result<Batch>> {
+        let (first, rest) = self.workers.split_first_mut()?;
+        let batch = first.recv().unwrap_or_else(|_| {
+            Err(Error::Config("a worker that decodes pictures ended before its time".into()))
+        });
+        if !rest.is_empty() {
+            self.workers.rotate_left(1);
+        }
+        Some(batch)
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn prefetched(&mut self) -> Option<Result<Batch>> {
+        None
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next >= self.end {
+            return None;
+        }
+        let number = self.next;
+        self.next += 1;
+        Some(self.prefetched().unwrap_or_else(|| self.shared.batch(&self.order, self.epoch, number)))
+    }
+}

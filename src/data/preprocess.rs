@@ -1,0 +1,152 @@
+//! From a picture to the numbers that a network takes.
+
+use image::imageops::{FilterType, resize};
+use image::{GrayImage, ImageBuffer, Rgb, RgbImage};
+use serde::{Deserialize, Serialize};
+
+use super::augment::Drawn;
+use super::{Dataset, Picture};
+use crate::error::Result;
+
+/// How a picture of another shape is made square.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// The largest square in the middle.
+    #[default]
+    Crop,
+    /// Everything, with its proportions changed.
+    Squash,
+}
+
+/// Size, range and proportions of what a network takes; a part of every checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Preprocessing {
+    /// Height and width in pixels.
+    pub input: usize,
+    /// What is taken from red, green and blue, in units of 255.
+    pub mean: [f32; 3],
+    /// What they are divided by then.
+    pub std: [f32; 3],
+    /// How a picture is made square.
+    pub fit: Fit,
+}
+
+/// A rectangle of a picture in pixels, which may reach beyond it: (left, top, width, height).
+pub(super) type Region = (f64, f64, f64, f64);
+
+impl Preprocessing {
+    /// For pictures of `input` pixels with values around zero.
+    pub fn new(input: usize) -> Self {
+        Self { input, mean: [0.5; 3], std: [0.25; 3], fit: Fit::default() }
+    }
+
+    /// The mean and standard deviation of a data set's pictures, from at most `sample` of them, spread evenly. Pictures that
+    /// cannot be read are left out here; the loader counts them.
+    pub fn measure(self, set: &dyn Dataset, sample: usize) -> Self {
+        let count = set.len().min(sample.max(1));
+        let (mut sums, mut squares, mut pixels) = ([0.0f64; 3], [0.0f64; 3], 0usize);
+        for i in 0..count {
+            let Ok(picture) = set.picture(i * set.len() / count) else { continue };
+            for pixel in picture.pixels.chunks_exact(picture.channels) {
+                for c in 0..3 {
+                    let value = f64::from(pixel[c % picture.channels]) / 255.0;
+                    sums[c] += value;
+                    squares[c] += value * value;
+                }
+                pixels += 1;
+            }
+        }
+        if pixels == 0 {
+            return self;
+        }
+        let mean = sums.map(|s| s / pixels as f64);
+        // A data set of one colour has no spread to divide by.
+        let spread =
+            |c: usize| (squares[c] / pixels as f64 - mean[c] * mean[c]).max(0.0).sqrt().max(1e-3) as f32;
+        Self { mean: mean.map(|m| m as f32), std: [spread(0), spread(1), spread(2)], ..self }
+    }
+
+    /// The picture as 3 x input x input values, without augmentation. Grey pictures are repeated in all three.
+    pub fn apply(&self, picture: &Picture) -> Vec<f32> {
+        self.render(picture, self.whole(picture), &Drawn::default())
+    }
+
+    /// The part of the picture that is looked at without augmentation.
+    pub(super) fn whole(&self, picture: &Picture) -> Region {
+        let (width, height) = (picture.width as f64, picture.height as f64);
+        match self.fit {
+            Fit::Squash => (0.0, 0.0, width, height),
+            Fit::Crop => {
+                let side = width.min(height);
+                // Whole pixels: nothing is blurred by half of one.
+                (((width - side) / 2.0).floor(), ((height - side) / 2.0).floor(), side, side)
+            }
+        }
+    }
+
+    /// A region of the picture as the network takes it.
+    pub(super) fn render(&self, picture: &Picture, region: Region, drawn: &Drawn) -> Vec<f32> {
+        let square = cut(picture, region, self.input);
+        let n = self.input;
+        let mut values = vec![0.0; 3 * n * n];
+        for c in 0..3 {
+            let scale = 1.0 / (255.0 * self.std[c]);
+            let shift = self.mean[c] / self.std[c];
+            for y in 0..n {
+                for x in 0..n {
+                    let from = if drawn.mirror { n - 1 - x } else { x };
+                    let value = square[(y * n + from) * picture.channels + c % picture.channels];
+                    values[(c * n + y) * n + x] = f32::from(value) * scale - shift;
+                }
+            }
+        }
+        values
+    }
+}
+
+/// A region resized to `size` x `size`. What lies outside the picture repeats its border.
+fn cut(picture: &Picture, (left, top, width, height): Region, size: usize) -> Vec<u8> {
+    let (w, h) = ((width.round() as usize).max(1), (height.round() as usize).max(1));
+    let (left, top) = (left.round() as i64, top.round() as i64);
+    let mut pixels = Vec::with_capacity(w * h * picture.channels);
+    let inside = |i: i64, extent: usize| i.clamp(0, extent as i64 - 1) as usize;
+    for y in 0..h {
+        let row = inside(top + y as i64, picture.height) * picture.width;
+        for x in 0..w {
+            let at = (row + inside(left + x as i64, picture.width)) * picture.channels;
+            pixels.extend_from_slice(&picture.pixels[at..at + picture.channels]);
+        }
+    }
+    if (w, h) == (size, size) {
+        return pixels;
+    }
+    // Pictures have fewer than 2^32 pixels a side.
+    let (w, h, n) = (w as u32, h as u32, size as u32);
+    if picture.channels == 1 {
+        let image: Option<GrayImage> = ImageBuffer::from_raw(w, h, pixels);
+        image.map_or_else(|| vec![0; size * size], |i| resize(&i, n, n, FilterType::Triangle).into_raw())
+    } else {
+        let image: Option<RgbImage> = ImageBuffer::<Rgb<u8>, _>::from_raw(w, h, pixels);
+        image.map_or_else(|| vec![0; 3 * size * size], |i| resize(&i, n, n, FilterType::Triangle).into_raw())
+    }
+}
+
+/// Preprocesses the picture number `index`, augmented if asked for.
+pub(super) fn load(
+    set: &dyn Dataset,
+    index: usize,
+    preprocessing: &Preprocessing,
+    augmentation: Option<(&super::Augmentation, u64, u64)>,
+) -> Result<Vec<f32>> {
+    let picture = set.picture(index)?;
+    let whole = preprocessing.whole(&picture);
+    Ok(match augmentation {
+        None => preprocessing.apply(&picture),
+        Some((augmentation, seed, epoch)) => {
+            let drawn = augmentation.draw(seed, epoch, index as u64);
+            let region = drawn.region(&picture, whole, augmentation);
+            preprocessing.render(&picture, region, &drawn)
+        }
+    })
+}

@@ -1,0 +1,91 @@
+//! Splits and orders: pure functions of seed, epoch and position.
+
+use std::sync::Arc;
+
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Dataset, Picture};
+use crate::error::Result;
+
+/// What random numbers are drawn for: each use has a stream of its own.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose {
+    Split,
+    Shuffle,
+    Augment,
+}
+
+/// A generator that depends on nothing but these numbers.
+pub(super) fn generator(purpose: Purpose, seed: u64, epoch: u64, index: u64) -> ChaCha8Rng {
+    let mut mixer = ChaCha8Rng::seed_from_u64(seed);
+    mixer.set_stream(purpose as u64);
+    mixer.set_word_pos(u128::from(epoch) * 2);
+    let mut generator = ChaCha8Rng::seed_from_u64(mixer.random());
+    generator.set_stream(index);
+    generator
+}
+
+/// The order of an epoch: a permutation of 0 to `count`.
+pub fn permutation(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.shuffle(&mut generator(Purpose::Shuffle, seed, epoch, 0));
+    order
+}
+
+/// Divides a data set into (rest, part) such that `share` of each class, rounded, is in the part; of a class with two pictures or more
+/// there is at least one in each. Both keep the data set's order.
+pub fn stratified(set: &dyn Dataset, share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    let mut classes: Vec<Vec<usize>> = vec![Vec::new(); set.classes().len()];
+    for index in 0..set.len() {
+        classes[set.label(index) as usize].push(index);
+    }
+    let (mut rest, mut part) = (Vec::new(), Vec::new());
+    for (class, mut members) in classes.into_iter().enumerate() {
+        members.shuffle(&mut generator(Purpose::Split, seed, 0, class as u64));
+        let wanted = (members.len() as f64 * share).round() as usize;
+        let wanted = if members.len() > 1 { wanted.clamp(1, members.len() - 1) } else { 0 };
+        rest.extend(members.split_off(wanted));
+        part.extend(members);
+    }
+    rest.sort_unstable();
+    part.sort_unstable();
+    (rest, part)
+}
+
+/// Some of the pictures of a data set.
+#[derive(Clone, Debug)]
+pub struct Subset {
+    set: Arc<dyn Dataset>,
+    indices: Vec<usize>,
+}
+
+impl Subset {
+    /// The pictures with these numbers, in this order.
+    pub fn new(set: Arc<dyn Dataset>, indices: Vec<usize>) -> Self {
+        Self { set, indices }
+    }
+}
+
+impl Dataset for Subset {
+    fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        self.set.classes()
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.set.label(self.indices[index])
+    }
+
+    fn picture(&self, index: usize) -> Result<Picture> {
+        self.set.picture(self.indices[index])
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.set.name(self.indices[index])
+    }
+}

@@ -1,0 +1,163 @@
+//! Checkpoints: a safetensors file that others can read, with everything that a run can be continued from.
+//!
+//! Parameters and running statistics have their plain names (Caffe's layers for the paper's variant, torchvision's names for the
+//! other). Optimizer vectors are called `optimizer.0.NAME` and so on, averaged parameters `average.NAME`. The metadata has
+//! the configuration as JSON under `incept`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde::{Deserialize, Serialize};
+
+use super::file::decode;
+use super::{HostTensor, Progress, TrainingState, write_atomically};
+use crate::data::Preprocessing;
+use crate::error::{Error, Result};
+use crate::nn::{GoogLeNet, Variant};
+
+/// What a checkpoint says beside its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The version of the engine that wrote it.
+    pub version: String,
+    /// The network.
+    pub network: GoogLeNet,
+    /// The names of the classes.
+    pub classes: Vec<String>,
+    /// How pictures become numbers.
+    pub preprocessing: Preprocessing,
+    /// How far training is.
+    pub progress: Progress,
+    /// The optimizer and whatever else the run was configured with.
+    pub run: serde_json::Value,
+    /// The command that made it.
+    pub command_line: Vec<String>,
+}
+
+/// A trained network with everything that its use and its further training need.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// The weights and the optimizer's state.
+    pub state: TrainingState,
+    /// The rest.
+    pub metadata: Metadata,
+}
+
+const KEY: &str = "incept";
+
+impl Checkpoint {
+    /// The file's content.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if a tensor's extents and elements differ.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let mut tensors: Vec<(String, &HostTensor)> = Vec::new();
+        let plain = self.state.parameters.iter().chain(&self.state.state);
+        tensors.extend(plain.map(|(name, tensor)| (name.clone(), tensor)));
+        for (i, slot) in self.state.slots.iter().enumerate() {
+            tensors.extend(slot.iter().map(|(name, tensor)| (format!("optimizer.{i}.{name}"), tensor)));
+        }
+        let average = self.state.average.iter().flatten();
+        tensors.extend(average.map(|(name, tensor)| (format!("average.{name}"), tensor)));
+        // torchvision counts batches in each batch norm; here they are the run's steps.
+        let steps = i64::try_from(self.state.progress.step).unwrap_or(i64::MAX).to_le_bytes();
+        let counters = self.state.state.keys().filter_map(|name| name.strip_suffix("running_mean"));
+        let counters: Vec<String> = match self.metadata.network.variant {
+            Variant::Torchvision => counters.map(|layer| format!("{layer}num_batches_tracked")).collect(),
+            Variant::Paper => Vec::new(),
+        };
+        let invalid = |name: &str, e: safetensors::SafeTensorError| Error::tensor(name, e.to_string());
+        let mut views = Vec::new();
+        for (name, tensor) in &tensors {
+            let bytes: &[u8] = bytemuck::cast_slice(&tensor.data);
+            let view =
+                TensorView::new(Dtype::F32, tensor.dims.clone(), bytes).map_err(|e| invalid(name, e))?;
+            views.push((name.clone(), view));
+        }
+        for name in &counters {
+            let view = TensorView::new(Dtype::I64, Vec::new(), &steps).map_err(|e| invalid(name, e))?;
+            views.push((name.clone(), view));
+        }
+        let json = serde_json::to_string(&self.metadata).map_err(|e| Error::tensor(KEY, e.to_string()))?;
+        let metadata = HashMap::from([(KEY.to_string(), json), ("format".to_string(), "pt".to_string())]);
+        safetensors::serialize(views, Some(metadata)).map_err(|e| invalid("checkpoint", e))
+    }
+
+    /// Writes the file: to a temporary one that is synced and renamed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file; an old one is still there then.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_atomically(path, &self.to_bytes()?)
+    }
+
+    /// Reads a file that [`Checkpoint::save`] wrote, or any safetensors file with the weights of a GoogLeNet: what it does not
+    /// say is then the variant's default, with classes called by their numbers.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] naming the file, [`Error::Tensor`] naming a layer that is missing.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        Self::from_bytes(path, &bytes)
+    }
+
+    /// As [`Checkpoint::load`], from the content of a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`].
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let (tensors, strings) = decode(path, bytes)?;
+        let mut state = TrainingState::default();
+        for (name, tensor) in tensors {
+            let slot = name.strip_prefix("optimizer.").and_then(|rest| rest.split_once('.'));
+            if let Some((number, name)) = slot {
+                let number: usize = number.parse().ok().filter(|n| *n < 8).ok_or_else(|| {
+                    Error::format(path, format!("`optimizer.{number}` is no optimizer vector"))
+                })?;
+                if state.slots.len() <= number {
+                    state.slots.resize(number + 1, BTreeMap::new());
+                }
+                state.slots[number].insert(name.to_string(), tensor);
+            } else if let Some(name) = name.strip_prefix("average.") {
+                state.average.get_or_insert_default().insert(name.to_string(), tensor);
+            } else if name.ends_with("running_mean") || name.ends_with("running_var") {
+                state.state.insert(name, tensor);
+            } else if !name.ends_with("num_batches_tracked") {
+                state.parameters.insert(name, tensor);
+            }
+        }
+        let metadata = match strings.get(KEY) {
+            Some(json) => serde_json::from_str(json)
+                .map_err(|e| Error::format(path, format!("its description cannot be read: {e}")))?,
+            None => Metadata::guess(&state)?,
+        };
+        state.progress = metadata.progress.clone();
+        Ok(Self { state, metadata })
+    }
+}
+
+impl Metadata {
+    /// What the shapes of the weights tell.
+    fn guess(state: &TrainingState) -> Result<Self> {
+        let shapes =
+            state.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.dims.clone())).collect();
+        let network = GoogLeNet::from_tensors(&shapes)?;
+        // What both Caffe's and torchvision's networks were trained with: ImageNet's colours.
+        let preprocessing = Preprocessing {
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            ..Preprocessing::new(network.input)
+        };
+        Ok(Self {
+            version: String::new(),
+            classes: (0..network.classes).map(|c| c.to_string()).collect(),
+            network,
+            preprocessing,
+            progress: Progress::default(),
+            run: serde_json::Value::Null,
+            command_line: Vec::new(),
+        })
+    }
+}

@@ -1,0 +1,50 @@
+//! Weights on the host: the training state as one value, and checkpoints as safetensors files.
+
+mod checkpoint;
+mod file;
+
+pub use checkpoint::{Checkpoint, Metadata};
+pub use file::{read_tensors, write_atomically};
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A dense tensor of f32.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostTensor {
+    /// The extents, outermost first.
+    pub dims: Vec<usize>,
+    /// The elements, last dimension fastest.
+    pub data: Vec<f32>,
+}
+
+/// How far training is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Micro-batches done.
+    pub step: u64,
+    /// Optimizer updates done.
+    pub update: u64,
+    /// Epochs done.
+    pub epoch: u64,
+    /// Batches done in the epoch that is not done.
+    pub batch: u64,
+    /// The run's seed.
+    pub seed: u64,
+}
+
+/// All that changes in training: together with the configuration, what a run can be continued from on any device.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrainingState {
+    /// Trained parameters by name.
+    pub parameters: BTreeMap<String, HostTensor>,
+    /// Running statistics by name.
+    pub state: BTreeMap<String, HostTensor>,
+    /// The optimizer's vectors, by parameter.
+    pub slots: Vec<BTreeMap<String, HostTensor>>,
+    /// Averaged parameters, by parameter.
+    pub average: Option<BTreeMap<String, HostTensor>>,
+    /// How far training is.
+    pub progress: Progress,
+}
