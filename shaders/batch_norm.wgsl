@@ -113,6 +113,15 @@ fn apply(
     y_data[plane_of(plane, p.y_offset, p.y_stride) + k] = y;
 }
 
+//# grad_planes grad_apply
+fn inverse_std_of(c: u32) -> f32 {
+#if TRAINING
+    return inverse_stds[c];
+#else
+    return inverseSqrt(variances[c] + p.epsilon);
+#endif
+}
+
 // The gradient before the ReLU.
 //# grad_planes grad_apply
 fn upstream(plane: u32, k: u32) -> f32 {
@@ -145,7 +154,7 @@ fn grad_planes(
     let c = i % p.channels;
     let first = plane_of(i, p.x_offset, p.x_stride);
     let mean = means[c];
-    let inverse_std = inverse_stds[c];
+    let inverse_std = inverse_std_of(c);
     var sum = 0.0;
     var product = 0.0;
     for (var k = start; k < p.plane; k += step_size) {
@@ -194,8 +203,15 @@ fn grad_apply(
     let plane = i / p.plane;
     let k = i - plane * p.plane;
     let c = plane % p.channels;
+    let inverse_std = inverse_std_of(c);
+#if TRAINING
     let total = f32(p.items * p.plane);
-    let normalised = (x_data[plane_of(plane, p.x_offset, p.x_stride) + k] - means[c]) * inverse_stds[c];
-    let dx = weight[c] * inverse_stds[c] * (upstream(plane, k) - (dbias[c] + normalised * dweight[c]) / total);
+    let normalised = (x_data[plane_of(plane, p.x_offset, p.x_stride) + k] - means[c]) * inverse_std;
+    let rest = (dbias[c] + normalised * dweight[c]) / total;
+#else
+    // The running statistics do not depend on x.
+    let rest = 0.0;
+#endif
+    let dx = weight[c] * inverse_std * (upstream(plane, k) - rest);
     dx_data[plane_of(plane, p.d_offset, p.d_stride) + k] = dx;
 }

@@ -10,6 +10,7 @@ pub mod ops;
 pub mod plan;
 pub mod reference;
 pub mod train;
+pub mod verify;
 pub mod weights;
 
 pub use error::{Error, Result};

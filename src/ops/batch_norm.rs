@@ -24,11 +24,16 @@ pub struct BatchNorm {
     pub training: bool,
 }
 
-/// The gradient. Inputs: x, y, dy, weight, mean, inverse standard deviation; outputs: dx in place on dy, dweight, dbias.
+/// The gradient. Inputs: x, y, dy, weight and, in training, the batch's mean and inverse standard deviation, in evaluation the running mean
+/// and variance, which do not depend on x; outputs: dx in place on dy, dweight, dbias.
 #[derive(Clone, Debug)]
 pub struct BatchNormGrad {
+    /// As in [`BatchNorm`]; used in evaluation.
+    pub epsilon: f32,
     /// Whether y went through a ReLU.
     pub relu: bool,
+    /// Whether the batch's statistics were used.
+    pub training: bool,
 }
 
 fn same_channels(x: &Spec, others: &[&Spec]) -> Result<usize, String> {
@@ -115,9 +120,14 @@ impl Operation for BatchNorm {
 
     fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
         let Some(dy) = context.grad(0) else { return Ok(()) };
-        let inputs =
-            [context.input(0), context.output(0), dy, context.input(1), context.output(1), context.output(2)];
-        let made = context.emit("grad", BatchNormGrad { relu: self.relu }, &inputs)?;
+        let [mean, spread] = if self.training {
+            [context.output(1), context.output(2)]
+        } else {
+            [context.input(3), context.input(4)]
+        };
+        let inputs = [context.input(0), context.output(0), dy, context.input(1), mean, spread];
+        let op = BatchNormGrad { epsilon: self.epsilon, relu: self.relu, training: self.training };
+        let made = context.emit("grad", op, &inputs)?;
         (0..3).try_for_each(|i| context.pass(i, made[i]))
     }
 
@@ -172,11 +182,11 @@ impl Operation for BatchNormGrad {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let [x, y, dy, weight, mean, inverse_std] = expect(inputs)?;
+        let [x, y, dy, weight, mean, spread] = expect(inputs)?;
         if x != y || x != dy {
             return Err(format!("input {x}, output {y} and gradient {dy} differ"));
         }
-        let channels = same_channels(x, &[weight, mean, inverse_std])?;
+        let channels = same_channels(x, &[weight, mean, spread])?;
         Ok(vec![x.clone(), Spec::f32([channels]), Spec::f32([channels])])
     }
 
@@ -188,10 +198,12 @@ impl Operation for BatchNormGrad {
         let (x, y, dx) = (&operands.inputs[0], &operands.inputs[1], &operands.outputs[0]);
         let base = |entry| {
             let kernel = extents(operands, entry, self.relu, x, y, dx)
+                .constant("TRAINING", self.training)
+                .geometry("epsilon", self.epsilon)
                 .bind("x_data", Slot::Input(0))
                 .bind("dx_data", Slot::Output(0))
                 .bind("means", Slot::Input(4))
-                .bind("inverse_stds", Slot::Input(5));
+                .bind(if self.training { "inverse_stds" } else { "variances" }, Slot::Input(5));
             if self.relu { kernel.bind("y_data", Slot::Input(1)) } else { kernel }
         };
         let first = || base("grad_planes").bind("partial", Slot::Scratch(0));

@@ -44,7 +44,9 @@ impl<T: Real> Reference<T> for BatchNormGrad {
         let (x, y, dy, weight) = (inputs[0], inputs[1], inputs[2], inputs[3]);
         let total = T::of((x.data.len() / x.dims[1]) as f64);
         for c in 0..x.dims[1] {
-            let (mean, inverse_std) = (inputs[4].data[c], inputs[5].data[c]);
+            let (mean, spread) = (inputs[4].data[c], inputs[5].data[c]);
+            let epsilon = T::of(f64::from(self.epsilon));
+            let inverse_std = if self.training { spread } else { T::one() / (spread + epsilon).sqrt() };
             let normalised = |i: usize| (x.data[i] - mean) * inverse_std;
             let upstream =
                 |i: usize| if self.relu && y.data[i] <= T::zero() { T::zero() } else { dy.data[i] };
@@ -53,7 +55,8 @@ impl<T: Real> Reference<T> for BatchNormGrad {
             outputs[1].data[c] = product;
             outputs[2].data[c] = sum;
             for i in channel(&x.dims, c) {
-                let rest = (sum + normalised(i) * product) / total;
+                // The batch's statistics depend on every element, the running ones on none.
+                let rest = if self.training { (sum + normalised(i) * product) / total } else { T::zero() };
                 outputs[0].data[i] = weight.data[c] * inverse_std * (upstream(i) - rest);
             }
         }

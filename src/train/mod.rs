@@ -63,6 +63,7 @@ pub struct Trainer {
     input: TensorId,
     labels: TensorId,
     heads: Vec<&'static str>,
+    logits: Vec<TensorId>,
     has_norm: bool,
     /// The node after which everything runs once for each update.
     update_from: usize,
@@ -163,6 +164,7 @@ impl Trainer {
             None => usize::MAX,
         };
         let (input, labels) = (plan.tensor(training.input)?, plan.tensor(training.labels)?);
+        let logits = training.logits.iter().map(|t| plan.tensor(*t)).collect::<Result<_>>()?;
         let session = Session::new(gpu, plan, None, progress).await?;
         let mut trainer = Self {
             gpu: gpu.clone(),
@@ -173,6 +175,7 @@ impl Trainer {
             input,
             labels,
             heads: training.heads,
+            logits,
             has_norm: optimizer.clip_norm.is_some(),
             update_from,
             progress: Progress { seed, ..Progress::default() },
@@ -287,6 +290,18 @@ impl Trainer {
                 heads: self.heads.iter().enumerate().map(head).collect(),
                 gradient_norm: self.has_norm.then(|| values[1 + 2 * heads]),
             });
+        }
+        Ok(list)
+    }
+
+    /// The logits of each head in the last step, batch x classes, row by row; waits for it.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn logits(&self) -> Result<Vec<(&'static str, Vec<f32>)>> {
+        let mut list = Vec::with_capacity(self.heads.len());
+        for (name, tensor) in self.heads.iter().zip(&self.logits) {
+            list.push((*name, self.session.read(*tensor).await?));
         }
         Ok(list)
     }

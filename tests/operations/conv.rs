@@ -4,27 +4,7 @@ use incept::graph::Operation;
 use incept::ops::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
 use proptest::prelude::*;
 
-use super::fixtures::fixture;
-use super::support::{check, golden, noise, spec};
-
-#[test]
-fn goldens() {
-    let file = fixture("op_conv");
-    for (case, stride, padding) in
-        [("k7s2p3_13x12", 2, 3), ("k5p2_6x7", 1, 2), ("k3p1_6x7", 1, 1), ("k1_6x7", 1, 0)]
-    {
-        let get = |name: &str| &file[&format!("{case}.{name}")];
-        let (x, w, b, dy) = (get("input"), get("weight"), get("bias"), get("grad_output"));
-        let forward = Conv::new(stride, padding);
-        golden(&forward, &[x, w, b], &[get("output")], 1e-6, &[1], &[]);
-        let (stride, padding) = (forward.stride, forward.padding);
-        let op = ConvInputGrad { stride, padding, size: [x.dims[2], x.dims[3]], accumulate: false };
-        golden(&op, &[dy, w], &[get("grad_input")], 1e-6, &[1], &[]);
-        let op = ConvWeightGrad { stride, padding, kernel: [w.dims[2], w.dims[3]] };
-        golden(&op, &[x, dy], &[get("grad_weight")], 1e-6, &[], &[0]);
-        golden(&ConvBiasGrad, &[dy], &[get("grad_bias")], 1e-6, &[], &[]);
-    }
-}
+use super::support::{check, noise, spec};
 
 /// batch, channels, outputs, size, kernel, stride, padding.
 type Case = (usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2]);

@@ -1,8 +1,7 @@
-//! Each operation by itself: the CPU twin against goldens, every implementation on the device against the f64 twin.
+//! Each operation by itself: every implementation on the device against the f64 twin. Goldens of operations are in `tests/verify.rs`.
 
 mod conv;
 mod elementwise;
-mod fixtures;
 mod linear;
 mod loss;
 mod norm;

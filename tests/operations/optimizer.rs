@@ -6,38 +6,7 @@ use incept::kernel::{AdapterClass, Operand, Operands, Profile, Step};
 use incept::ops::{Accumulate, AdamW, Average, ClipNorm, Sgd};
 use incept::reference::{Array, relative_error, run_operation};
 
-use super::fixtures::fixture;
 use super::support::{check_step, gpu, noise, spec};
-
-/// Pads to whole blocks of 64.
-fn flat(values: &[f32]) -> Array<f32> {
-    let mut data = values.to_vec();
-    data.resize(values.len().next_multiple_of(64), 0.0);
-    Array::new(&[data.len()], data)
-}
-
-#[test]
-fn sgd_goldens() {
-    let file = fixture("op_sgd");
-    for (case, decay) in [("decay_0", 0.0), ("decay_0.1", 0.1)] {
-        let mut parameters = flat(&file["initial"].data);
-        let mut momentum = flat(&[0.0; 20]);
-        let multipliers = Array::new(&[2], vec![1.0, 1.0]);
-        for update in 0..3 {
-            let gradients = flat(&file["gradients"].data[20 * update..][..20]);
-            let step = Step { rate: 0.01, momentum: 0.9, decay, ..Step::default() };
-            let inputs = [&parameters, &gradients, &momentum, &multipliers];
-            let specs = inputs.map(spec);
-            check_step(&Sgd { nesterov: false }, &specs, &inputs, 1e-6, &[], &[], &step);
-            let refs: Vec<&Spec> = specs.iter().collect();
-            let outputs = run_operation(&Sgd { nesterov: false }, &refs, &inputs, &step).expect("shapes fit");
-            let wanted = &file[&format!("{case}.parameters")].data[20 * update..][..20];
-            let error = relative_error(&outputs[0].data[..20], wanted);
-            assert!(error < 1e-6, "{case} update {update}: {error:.1e}");
-            (parameters, momentum) = (outputs[0].clone(), outputs[1].clone());
-        }
-    }
-}
 
 fn regions(count: usize) -> Vec<Array<f32>> {
     let mut regions: Vec<Array<f32>> = (0..count).map(|i| noise(&[64 * 37], i as u64 + 1)).collect();

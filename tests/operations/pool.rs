@@ -5,50 +5,10 @@ use incept::ops::{AdaptiveAvgPool, AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad};
 use incept::reference::{Array, run_operation};
 use proptest::prelude::*;
 
-use super::fixtures::fixture;
-use super::support::{check, golden, golden_specs, noise, spec};
+use super::support::{check, noise, spec};
 
 fn indices(pool: &MaxPool, x: &Array<f32>) -> Array<f32> {
     run_operation(pool, &[&spec(x)], &[x], &incept::kernel::Step::default()).expect("shapes fit").remove(1)
-}
-
-#[test]
-fn max_pool_goldens() {
-    let file = fixture("op_maxpool");
-    for (case, kernel, stride, padding) in [
-        ("k3s2_ceil_8x8", 3, 2, 0),
-        ("k3s2_ceil_7x10", 3, 2, 0),
-        ("k3s1p1_6x5", 3, 1, 1),
-        ("k2s2_ceil_7x6", 2, 2, 0),
-    ] {
-        let get = |name: &str| &file[&format!("{case}.{name}")];
-        let pool = MaxPool::new(kernel, stride, padding);
-        golden(&pool, &[get("input")], &[get("output")], 0.0, &[], &[]);
-        let (dy, chosen) = (get("grad_output"), indices(&pool, get("input")));
-        let size = [get("input").dims[2], get("input").dims[3]];
-        let op = MaxPoolGrad { pool, size, accumulate: false };
-        let specs = [spec(dy), Spec::u32(chosen.dims.as_slice())];
-        golden_specs(&op, &specs, &[dy, &chosen], &[get("grad_input")], 1e-7, &[], &[]);
-    }
-}
-
-#[test]
-fn avg_pool_goldens() {
-    let file = fixture("op_avgpool");
-    let fixed = AvgPool { kernel: 5, stride: 3, padding: 0, ceil: false };
-    let adaptive = |n| AdaptiveAvgPool { output: [n, n] };
-    let cases: [(&str, Box<dyn Operation>, Option<AvgPool>); 3] = [
-        ("k5s3_14x14", Box::new(fixed.clone()), Some(fixed)),
-        ("adaptive4_14x14", Box::new(adaptive(4)), None),
-        ("global_7x7", Box::new(adaptive(1)), None),
-    ];
-    for (case, op, pool) in cases {
-        let get = |name: &str| &file[&format!("{case}.{name}")];
-        golden(op.as_ref(), &[get("input")], &[get("output")], 1e-6, &[], &[]);
-        let size = [get("input").dims[2], get("input").dims[3]];
-        let op = AvgPoolGrad { pool, size, accumulate: false };
-        golden(&op, &[get("grad_output")], &[get("grad_input")], 1e-6, &[], &[]);
-    }
 }
 
 proptest! {

@@ -1,0 +1,66 @@
+//! One operation on the device or on the CPU twins, behind one call.
+
+use super::Engine;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Trial};
+use crate::graph::{Operation, Spec};
+use crate::kernel::Step;
+use crate::reference::{Array, run_operation};
+
+/// An operation with its inputs.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    pub op: &'a dyn Operation,
+    pub specs: Vec<Spec>,
+    pub inputs: Vec<&'a Array<f32>>,
+    /// Inputs of rank four that are parameters: never windows of larger tensors.
+    pub parameters: &'static [usize],
+    /// Outputs of rank four that are gradients of parameters.
+    pub gradients: &'static [usize],
+    pub step: Step,
+}
+
+impl Call<'_> {
+    /// The outputs, from each implementation that the engine has, with its name. On a device, activations are tried dense, and as windows of larger
+    /// tensors that allow vector loads and that do not.
+    pub async fn run(&self, gpu: &Gpu, engine: Engine) -> Result<Vec<(String, Vec<Array<f32>>)>> {
+        match engine {
+            Engine::Twin32 => Ok(vec![(String::new(), self.twin::<f32>()?)]),
+            Engine::Twin64 => Ok(vec![(String::new(), self.twin::<f64>()?)]),
+            Engine::Device => {
+                let mut results = Vec::new();
+                for pad in [0, 4, 3] {
+                    let mut trial = Trial::new(self.op, &self.specs, pad)?;
+                    for index in self.parameters {
+                        trial = trial.dense_input(*index);
+                    }
+                    for index in self.gradients {
+                        trial = trial.dense_output(*index);
+                    }
+                    for implementation in trial.implementations(gpu) {
+                        let made = trial.run(gpu, &implementation, &self.inputs, &self.step).await?;
+                        let mut arrays = made.arrays;
+                        if !made.intact {
+                            // Writing outside the outputs is no result at all.
+                            arrays.iter_mut().for_each(|a| a.data.fill(f32::NAN));
+                        }
+                        results.push((format!(" ({}, padding {pad})", implementation.name), arrays));
+                    }
+                }
+                Ok(results)
+            }
+        }
+    }
+
+    fn twin<T: crate::reference::Real>(&self) -> Result<Vec<Array<f32>>> {
+        let inputs: Vec<Array<T>> = self.inputs.iter().map(|a| a.cast()).collect();
+        let inputs: Vec<&Array<T>> = inputs.iter().collect();
+        let specs: Vec<&Spec> = self.specs.iter().collect();
+        let outputs = run_operation(self.op, &specs, &inputs, &self.step).map_err(|reason| Error::Layer {
+            layer: "golden".into(),
+            operation: self.op.name(),
+            reason,
+        })?;
+        Ok(outputs.iter().map(Array::cast).collect())
+    }
+}
