@@ -69,9 +69,9 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Whether the name says that this is a picture that can be read.
-fn is_picture(path: &Path) -> bool {
-    image::ImageFormat::from_path(path).is_ok_and(|format| format.can_read())
+/// Whether a file is called as a picture that can be read.
+pub fn is_picture(path: &Path) -> bool {
+    image::ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
 }
 
 impl Dataset for Folder {

@@ -11,7 +11,7 @@ mod split;
 
 pub use augment::{AreaCrop, Augmentation};
 pub use digits::{Digits, digits};
-pub use folder::Folder;
+pub use folder::{Folder, is_picture};
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use preprocess::{Fit, Preprocessing};
 pub use split::{Subset, permutation, stratified};
@@ -135,6 +135,8 @@ pub struct OpenedData {
     pub held_out: Arc<dyn Dataset>,
     /// What it is, for people.
     pub name: String,
+    /// The augmentation that suits this kind of pictures: digits must not be mirrored.
+    pub suits: Augmentation,
 }
 
 /// How to open a data set.
@@ -160,7 +162,7 @@ impl Default for OpenOptions {
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read, [`Error::Format`] if it is none of these or a file is damaged.
 pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
-    let (train, held_out, name) = find(what)?;
+    let Found { train, held_out, name, suits } = find(what)?;
     let (train, held_out) = match held_out {
         Some(held_out) => (train, held_out),
         None => {
@@ -181,14 +183,23 @@ pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
         }
         _ => train,
     };
-    Ok(OpenedData { train, held_out, name })
+    Ok(OpenedData { train, held_out, name, suits })
 }
 
-type Found = (Arc<dyn Dataset>, Option<Arc<dyn Dataset>>, String);
+/// A data set that may have no fixed test part.
+struct Found {
+    train: Arc<dyn Dataset>,
+    held_out: Option<Arc<dyn Dataset>>,
+    name: String,
+    suits: Augmentation,
+}
 
 fn find(what: &str) -> Result<Found> {
+    let found =
+        |train: Arc<dyn Dataset>, held_out, name: String, suits| Found { train, held_out, name, suits };
     if what == "digits" {
-        return Ok((Arc::new(digits()?), None, "UCI handwritten digits".into()));
+        let name = "UCI handwritten digits".to_string();
+        return Ok(found(Arc::new(digits()?), None, name, Augmentation::shifts()));
     }
     let folder = Path::new(what);
     if !folder.is_dir() {
@@ -196,22 +207,25 @@ fn find(what: &str) -> Result<Found> {
         return Err(Error::format(folder, reason));
     }
     if let Some((train, test)) = idx::open(folder)? {
-        return Ok((Arc::new(train), Some(Arc::new(test)), format!("idx files in {what}")));
+        let name = format!("idx files in {what}");
+        return Ok(found(Arc::new(train), Some(Arc::new(test)), name, Augmentation::shifts()));
     }
     if let Some((train, test)) = cifar::open(folder)? {
-        return Ok((Arc::new(train), Some(Arc::new(test)), format!("CIFAR files in {what}")));
+        let name = format!("CIFAR files in {what}");
+        return Ok(found(Arc::new(train), Some(Arc::new(test)), name, Augmentation::standard()));
     }
+    let name = format!("pictures in {what}");
     let train = folder.join("train");
-    if train.is_dir() {
-        let train = Folder::open(&train)?;
-        let Some(test) = ["val", "test", "valid"].map(|n| folder.join(n)).into_iter().find(|p| p.is_dir())
-        else {
-            return Ok((Arc::new(train), None, format!("pictures in {what}")));
-        };
-        let test = Folder::open_with(&test, train.classes())?;
-        return Ok((Arc::new(train), Some(Arc::new(test)), format!("pictures in {what}")));
+    if !train.is_dir() {
+        return Ok(found(Arc::new(Folder::open(folder)?), None, name, Augmentation::standard()));
     }
-    Ok((Arc::new(Folder::open(folder)?), None, format!("pictures in {what}")))
+    let train = Folder::open(&train)?;
+    let test = ["val", "test", "valid"].map(|n| folder.join(n)).into_iter().find(|p| p.is_dir());
+    let held_out = match test {
+        Some(test) => Some(Arc::new(Folder::open_with(&test, train.classes())?) as Arc<dyn Dataset>),
+        None => None,
+    };
+    Ok(found(Arc::new(train), held_out, name, Augmentation::standard()))
 }
 
 /// Reads a file, unpacked if its name ends in `.gz`.

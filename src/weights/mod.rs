@@ -48,3 +48,14 @@ pub struct TrainingState {
     /// How far training is.
     pub progress: Progress,
 }
+
+impl TrainingState {
+    /// The state whose parameters are the averaged ones, where training averaged them: what to classify with.
+    #[must_use]
+    pub fn averaged(mut self) -> Self {
+        if let Some(average) = self.average.take() {
+            self.parameters = average;
+        }
+        self
+    }
+}

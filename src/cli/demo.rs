@@ -1,0 +1,156 @@
+//! `incept demo`
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use incept::data::{Dataset, OpenOptions, Preprocessing};
+use incept::nn::{GoogLeNet, Initialization};
+use incept::train::{Optimizer, Schedule, Trainer};
+use serde::Serialize;
+
+use super::data::{LoadArgs, describe};
+use super::fit::{History, Policy, Run, Setup, interruptible};
+use super::options::Common;
+use super::report::{Rate, Reporter, duration, shown};
+use super::sheet::{Sheet, Tile};
+use super::{Outcome, Result};
+
+/// Pictures on the sheet.
+const TILES: usize = 36;
+
+/// Train the paper's network on the embedded digits, classify some that it has not seen, and draw a sheet of it all.
+///
+/// The network is a quarter as wide as the paper's and sees 32 x 32 pixels; everything else is as in the paper: three softmaxes, the
+/// auxiliary ones with weight 0.3, local response normalisation, dropout.
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// Epochs at most; training ends before if it is good enough.
+    #[arg(long, value_name = "COUNT", default_value_t = 24)]
+    epochs: u64,
+    /// Held-out accuracy at which training ends, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 97.0)]
+    enough: f64,
+    /// What weights, order, augmentation and dropout are drawn from.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// The sheet's file.
+    #[arg(long, value_name = "FILE", default_value = "incept-demo.png")]
+    out: PathBuf,
+    /// The checkpoint's file.
+    #[arg(long, value_name = "FILE", default_value = "incept-demo.safetensors")]
+    checkpoint: PathBuf,
+}
+
+#[derive(Serialize)]
+struct DemoResult<'a> {
+    event: &'static str,
+    accuracy: f64,
+    epochs: usize,
+    seconds: f64,
+    sheet: &'a std::path::Path,
+    checkpoint: &'a std::path::Path,
+}
+
+impl Demo {
+    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+        let total = Rate::new();
+        let data = describe("digits", &OpenOptions::default())?;
+        let network = GoogLeNet::paper()
+            .width(0.25)
+            .classes(data.train.classes().len())
+            .input(32)
+            .initialization(Initialization::He);
+        let run = Run {
+            data: "digits".into(),
+            held_out: OpenOptions::default().held_out,
+            limit: None,
+            epochs: self.epochs,
+            batch: 32,
+            rate: 0.02,
+            schedule: Schedule::Cosine,
+            warmup: 1.0,
+            optimizer: Optimizer { clip_norm: Some(5.0), ..Optimizer::default() },
+            augmentation: None,
+            seed: self.seed,
+        };
+        let preprocessing = Preprocessing::new(network.input).measure(data.train.as_ref(), 1000);
+        let load = LoadArgs { workers: None, max_bad: 0 };
+        let setup = Setup { run, network, preprocessing, data, load };
+        let stop = interruptible()?;
+        let gpu = common.open()?;
+        let mut trainer = setup.trainer(&gpu, reporter)?;
+        let policy = Policy {
+            out: Some(&self.checkpoint),
+            save_every: u64::MAX,
+            validate: true,
+            enough: Some(self.enough / 100.0),
+        };
+        let history = setup.fit(&mut trainer, &policy, &stop, reporter)?;
+        if history.interrupted {
+            return Ok(Outcome::Interrupted);
+        }
+        let last = history.epochs.last().and_then(|e| e.held_out_accuracy).unwrap_or(0.0);
+        self.draw(&setup, &trainer, &history, last)?;
+        reporter.line(&format!(
+            "{:.1}% of {} pictures that it has not seen are right, after {}; see {}",
+            100.0 * last,
+            setup.data.held_out.len(),
+            duration(total.elapsed()),
+            shown(&self.out)
+        ))?;
+        reporter.line(&format!("next: incept classify {} PICTURE...", shown(&self.checkpoint)))?;
+        reporter.event(&DemoResult {
+            event: "demo",
+            accuracy: last,
+            epochs: history.epochs.len(),
+            seconds: total.elapsed().as_secs_f64(),
+            sheet: &self.out,
+            checkpoint: &self.checkpoint,
+        })?;
+        Ok(Outcome::Done)
+    }
+
+    /// Classifies held-out pictures, taken evenly from all, and draws the sheet.
+    fn draw(&self, setup: &Setup, trainer: &Trainer, history: &History, accuracy: f64) -> Result<()> {
+        let gpu = trainer.gpu();
+        let held_out: &Arc<dyn Dataset> = &setup.data.held_out;
+        let count = TILES.min(held_out.len());
+        let indices: Vec<usize> = (0..count).map(|i| i * held_out.len() / count).collect();
+        let pictures = indices.iter().map(|i| held_out.picture(*i)).collect::<Result<Vec<_>>>()?;
+        let values: Vec<Vec<f32>> = pictures.iter().map(|p| setup.preprocessing.apply(p)).collect();
+        let mut classifier = gpu.block_on(trainer.classifier(count))?;
+        let predictions = gpu.block_on(classifier.classify(&values))?;
+        let names = held_out.classes();
+        let tiles = indices.iter().zip(pictures).zip(&predictions);
+        let tiles = tiles.map(|((index, picture), found)| Tile {
+            picture,
+            label: names[held_out.label(*index) as usize].clone(),
+            prediction: names[found[0].class].clone(),
+            probability: found[0].probability,
+        });
+        let images_per_s = history.epochs.iter().map(|e| e.images_per_s).fold(0.0, f64::max);
+        Sheet {
+            title: "GoogLeNet with its three softmaxes learns handwritten digits".into(),
+            subtitle: format!(
+                "The paper's network, width 1/4, {0}x{0} pixels, {1} pictures, {2} epochs on {3} at {images_per_s:.0} images/s: {4:.1}% of {5} held-out pictures are right",
+                setup.network.input,
+                setup.data.train.len(),
+                history.epochs.len(),
+                short(&gpu.summary().name),
+                100.0 * accuracy,
+                held_out.len()
+            ),
+            history,
+            steps_per_epoch: setup.data.train.len().div_ceil(setup.run.batch),
+            aux_weight: setup.network.aux_weight,
+            tiles: tiles.collect(),
+        }
+        .write(&self.out)
+    }
+}
+
+/// An adapter's name without what is in brackets.
+fn short(name: &str) -> &str {
+    name.split(" (").next().unwrap_or(name)
+}

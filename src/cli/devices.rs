@@ -1,0 +1,44 @@
+//! `incept devices`
+
+use clap::Args;
+use incept::gpu::list_adapters;
+
+use super::options::Common;
+use super::report::{Reporter, bytes, note};
+use super::{Outcome, Result};
+
+/// List the adapters that the engine can use, with their limits.
+///
+/// The exit code is 1 if there are none.
+#[derive(Args, Debug)]
+pub(crate) struct Devices {}
+
+impl Devices {
+    #[expect(clippy::unused_self, reason = "commands are all called alike")]
+    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+        let adapters = pollster::block_on(list_adapters(common.backend()));
+        for a in &adapters {
+            let class = format!("{:?}", a.class).to_lowercase();
+            reporter.line(&format!("{}: {}", a.index, a.name))?;
+            reporter.line(&format!("   {class}, {}, {}", a.backend, a.driver))?;
+            reporter.line(&format!(
+                "   bindings {} of buffers {}, workgroups of {} with {} KiB, {} storage buffers",
+                bytes(a.max_binding_bytes),
+                bytes(a.max_buffer_bytes),
+                a.max_invocations,
+                a.workgroup_memory_bytes / 1024,
+                a.storage_buffers
+            ))?;
+            let has = |yes| if yes { "yes" } else { "no" };
+            reporter.line(&format!("   f16 {}, timestamps {}", has(a.f16), has(a.timestamps)))?;
+        }
+        reporter.event(&adapters)?;
+        if adapters.is_empty() {
+            note(
+                "no adapter: install a driver for Vulkan, Metal, DX12 or OpenGL (mesa-vulkan-drivers has one for the CPU)",
+            );
+            return Ok(Outcome::Failed);
+        }
+        Ok(Outcome::Done)
+    }
+}

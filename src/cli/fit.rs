@@ -1,0 +1,275 @@
+//! The training loop with its progress, checkpoints and Ctrl-C: `train` and `demo` share it.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use incept::data::{Augmentation, Loader, OpenedData, Preprocessing};
+use incept::gpu::Gpu;
+use incept::nn::GoogLeNet;
+use incept::train::{
+    EpochSummary, Evaluation, Optimizer, Schedule, StepMetrics, Trainer, evaluate, train_epoch,
+};
+use incept::weights::{Checkpoint, Metadata};
+use incept::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::data::{LoadArgs, report_bad};
+use super::report::{Rate, Reporter, duration, shown};
+
+/// What a run was configured with; checkpoints keep it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub data: String,
+    pub held_out: f64,
+    pub limit: Option<usize>,
+    pub epochs: u64,
+    pub batch: usize,
+    pub rate: f64,
+    pub schedule: Schedule,
+    pub warmup: f64,
+    pub optimizer: Optimizer,
+    pub augmentation: Option<Augmentation>,
+    pub seed: u64,
+}
+
+impl Run {
+    /// The learning rate after so many epochs.
+    fn rate_at(&self, epoch: f64) -> f64 {
+        self.schedule.rate(self.rate, self.warmup, epoch, self.epochs as f64)
+    }
+}
+
+/// All that training needs beside the device.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub run: Run,
+    pub network: GoogLeNet,
+    pub preprocessing: Preprocessing,
+    pub data: OpenedData,
+    pub load: LoadArgs,
+}
+
+/// When training saves and when it ends.
+#[derive(Debug)]
+pub(crate) struct Policy<'a> {
+    /// The checkpoint's file.
+    pub out: Option<&'a Path>,
+    /// Epochs between checkpoints.
+    pub save_every: u64,
+    /// Whether each epoch ends with a look at the held-out part.
+    pub validate: bool,
+    /// Held-out accuracy at which training may end.
+    pub enough: Option<f64>,
+}
+
+/// One epoch.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct EpochRecord {
+    #[serde(flatten)]
+    pub summary: EpochSummary,
+    /// Learning rate at its end.
+    pub rate: f64,
+    pub seconds: f64,
+    pub images_per_s: f64,
+    pub held_out: Option<Evaluation>,
+    pub held_out_accuracy: Option<f64>,
+}
+
+/// What training has seen.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    pub steps: Vec<StepMetrics>,
+    pub epochs: Vec<EpochRecord>,
+    pub interrupted: bool,
+}
+
+/// An event for programs that read along.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+enum Event<'a> {
+    Start {
+        device: &'a incept::gpu::AdapterSummary,
+        network: &'a GoogLeNet,
+        classes: &'a [String],
+        run: &'a Run,
+        memory: incept::plan::Memory,
+        train: usize,
+        held_out: usize,
+    },
+    Epoch(&'a EpochRecord),
+    Saved {
+        checkpoint: &'a Path,
+        interrupted: bool,
+    },
+}
+
+/// A flag that Ctrl-C sets; pressed again, it ends the program at once.
+pub(crate) fn interruptible() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&flag);
+    ctrlc::set_handler(move || {
+        if set.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })
+    .map_err(|e| Error::Config(format!("cannot listen for Ctrl-C: {e}")))?;
+    Ok(flag)
+}
+
+impl Setup {
+    /// Plans the training step and compiles its kernels.
+    pub(crate) fn trainer(&self, gpu: &Gpu, reporter: &Reporter) -> Result<Trainer> {
+        let Run { optimizer, batch, seed, .. } = &self.run;
+        let mut bar = None;
+        let prepared = |done: usize, of: usize| {
+            let bar = bar.get_or_insert_with(|| reporter.bar("preparing kernels", of as u64));
+            bar.update(done as u64, String::new);
+        };
+        gpu.block_on(Trainer::new(gpu, &self.network, optimizer, *batch, *seed, prepared))
+    }
+
+    /// Trains until all epochs are done, Ctrl-C is pressed, or accuracy is enough.
+    pub(crate) fn fit(
+        &self,
+        trainer: &mut Trainer,
+        policy: &Policy<'_>,
+        stop: &AtomicBool,
+        reporter: &Reporter,
+    ) -> Result<History> {
+        let gpu = trainer.gpu().clone();
+        let training = self.load.options(self.run.batch, &self.preprocessing);
+        let training = training.training(self.run.seed, self.run.augmentation);
+        let loader = Loader::new(Arc::clone(&self.data.train), training)?;
+        let held_out = self.load.options(self.run.batch, &self.preprocessing);
+        let held_out = Loader::new(Arc::clone(&self.data.held_out), held_out)?;
+        let mut classifier =
+            if policy.validate { Some(gpu.block_on(trainer.classifier(self.run.batch))?) } else { None };
+        reporter.event(&Event::Start {
+            device: gpu.summary(),
+            network: &self.network,
+            classes: self.data.train.classes(),
+            run: &self.run,
+            memory: trainer.session().plan().memory,
+            train: self.data.train.len(),
+            held_out: self.data.held_out.len(),
+        })?;
+        let mut history = History::default();
+        let mut overall = Rate::new();
+        while trainer.progress().epoch < self.run.epochs && !history.interrupted {
+            let epoch = trainer.progress().epoch;
+            let mut rate = Rate::new();
+            let summary = {
+                let label = format!("epoch {}/{}", epoch + 1, self.run.epochs);
+                let mut bar = reporter.bar(&label, loader.len() as u64);
+                let mut done = trainer.progress().batch as usize * self.run.batch;
+                let observe = |step: &StepMetrics| {
+                    done += step.count;
+                    rate.add(step.count);
+                    overall.add(step.count);
+                    let rest = (self.run.epochs - epoch) as usize * loader.len();
+                    let left = overall.left(rest.saturating_sub(done));
+                    bar.update(done as u64, || step_line(step, rate.per_second(), &left));
+                    history.steps.push(step.clone());
+                    if stop.load(Ordering::SeqCst) {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                };
+                gpu.block_on(train_epoch(trainer, &loader, |at| self.run.rate_at(at), observe))?
+            };
+            history.interrupted = summary.interrupted || stop.load(Ordering::SeqCst);
+            let evaluation = match &mut classifier {
+                Some(classifier) if !history.interrupted => {
+                    Some(gpu.block_on(evaluate(classifier, &held_out, |_, _| {
+                        if stop.load(Ordering::SeqCst) {
+                            ControlFlow::Break(())
+                        } else {
+                            ControlFlow::Continue(())
+                        }
+                    }))?)
+                }
+                _ => None,
+            };
+            let record = EpochRecord {
+                rate: self.run.rate_at((epoch + 1) as f64),
+                seconds: rate.elapsed().as_secs_f64(),
+                images_per_s: rate.per_second(),
+                held_out_accuracy: evaluation.as_ref().map(Evaluation::accuracy),
+                held_out: evaluation,
+                summary,
+            };
+            let interrupted = history.interrupted;
+            if !record.summary.interrupted {
+                reporter.line(&epoch_line(&record, self.run.epochs))?;
+                reporter.event(&Event::Epoch(&record))?;
+            }
+            let accuracy = record.held_out_accuracy;
+            history.epochs.push(record);
+            let done = trainer.progress().epoch;
+            let enough = policy.enough.zip(accuracy).is_some_and(|(enough, accuracy)| accuracy >= enough);
+            let last = done >= self.run.epochs || interrupted || enough;
+            if let Some(out) = policy.out.filter(|_| last || done.is_multiple_of(policy.save_every.max(1))) {
+                self.save(trainer, out)?;
+                reporter.event(&Event::Saved { checkpoint: out, interrupted })?;
+                if last {
+                    let why = if interrupted { "interrupted; " } else { "" };
+                    reporter.line(&format!("{why}saved {}", shown(out)))?;
+                }
+            }
+            if enough {
+                break;
+            }
+        }
+        report_bad(&loader);
+        Ok(history)
+    }
+
+    /// Everything that a run is continued from and a picture classified with.
+    pub(crate) fn checkpoint(&self, trainer: &Trainer) -> Result<Checkpoint> {
+        let state = trainer.gpu().block_on(trainer.state())?;
+        let run = serde_json::to_value(&self.run).map_err(|e| Error::Config(e.to_string()))?;
+        let metadata = Metadata {
+            version: env!("CARGO_PKG_VERSION").into(),
+            network: self.network.clone(),
+            classes: self.data.train.classes().to_vec(),
+            preprocessing: self.preprocessing.clone(),
+            progress: state.progress.clone(),
+            run,
+            command_line: std::env::args().collect(),
+        };
+        Ok(Checkpoint { state, metadata })
+    }
+
+    fn save(&self, trainer: &Trainer, out: &Path) -> Result<()> {
+        self.checkpoint(trainer)?.save(out)
+    }
+}
+
+/// Losses and accuracy of the batch, rate and time left.
+fn step_line(step: &StepMetrics, rate: f64, left: &str) -> String {
+    let losses: Vec<String> = step.heads.iter().map(|h| format!("{} {:.3}", h.name, h.loss)).collect();
+    let correct = step.heads.first().map_or(0.0, |h| h.correct);
+    let accuracy = 100.0 * correct / step.count.max(1) as f32;
+    format!("loss {}  accuracy {accuracy:.0}%  {rate:.0} images/s  {left} left", losses.join(" "))
+}
+
+fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
+    let width = epochs.to_string().len();
+    let heads = record.summary.heads.iter();
+    let losses: Vec<String> = heads.map(|h| format!("{} {:.3}", h.name, h.loss)).collect();
+    let accuracy: Vec<String> =
+        record.summary.heads.iter().map(|h| format!("{:.1}%", 100.0 * h.accuracy)).collect();
+    let held_out =
+        record.held_out_accuracy.map_or(String::new(), |a| format!("  held out {:.2}%", 100.0 * a));
+    format!(
+        "epoch {:>width$}/{epochs}  loss {}  accuracy {}{held_out}  {:.0} images/s  {}",
+        record.summary.epoch + 1,
+        losses.join(" "),
+        accuracy.join(" "),
+        record.images_per_s,
+        duration(std::time::Duration::from_secs_f64(record.seconds)),
+    )
+}

@@ -1,0 +1,107 @@
+//! The command line: what a person types, and everything that is printed.
+
+mod classify;
+mod data;
+mod demo;
+mod devices;
+mod eval;
+mod fit;
+mod options;
+mod report;
+mod sheet;
+mod summary;
+mod train;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use incept::Error;
+
+use report::Reporter;
+
+/// What a command that did what it was asked for says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// All is well.
+    Done,
+    /// It ran to its end and what it found is not as it should be.
+    Failed,
+    /// Ctrl-C ended it in good order.
+    Interrupted,
+}
+
+impl Outcome {
+    fn code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            // As shells report a program that SIGINT ended.
+            Self::Interrupted => 130,
+        })
+    }
+}
+
+type Result<T = Outcome> = incept::Result<T>;
+
+/// Trains GoogLeNet with all three of its softmaxes on any GPU that has a driver, and classifies pictures with it.
+///
+/// GoogLeNet (Inception v1) has 22 layers. Two auxiliary softmaxes, on inception 4a and 4d, send their gradients straight into the
+/// lower half while training; their losses join the main one with weight 0.3, and inference leaves them out.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about, after_long_help = EXAMPLES, arg_required_else_help = true)]
+#[command(propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: options::Common,
+}
+
+const EXAMPLES: &str = "Examples:
+  incept demo                                            train on the embedded digits, then show what was learned
+  incept train photos --width 0.5 --out photos.safetensors    a folder with one sub-folder a class
+  incept classify photos.safetensors cat.jpg holiday/    the most probable classes of pictures
+  incept summary --variant paper                         layers, parameters, multiply-adds, memory";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(Box<train::Train>),
+    Eval(eval::Eval),
+    Classify(classify::Classify),
+    Summary(summary::Summary),
+    Devices(devices::Devices),
+    Verify(verify::Verify),
+    Demo(demo::Demo),
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = if cli.common.verbose { "info" } else { "warn" };
+    // Drivers report what they lack as warnings of wgpu; a person at a terminal can do nothing about them.
+    let filter = format!("error,incept={level}");
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter))
+        .format_timestamp(None)
+        .format_target(false)
+        .init();
+    let reporter = Reporter::new(cli.common.json);
+    let result = match &cli.command {
+        Command::Train(command) => command.run(&cli.common, &reporter),
+        Command::Eval(command) => command.run(&cli.common, &reporter),
+        Command::Classify(command) => command.run(&cli.common, &reporter),
+        Command::Summary(command) => command.run(&reporter),
+        Command::Devices(command) => command.run(&cli.common, &reporter),
+        Command::Verify(command) => command.run(&cli.common, &reporter),
+        Command::Demo(command) => command.run(&cli.common, &reporter),
+    };
+    match result {
+        Ok(outcome) => outcome.code(),
+        // Whoever reads the output has gone away: nothing is left to say.
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

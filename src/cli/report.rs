@@ -1,0 +1,192 @@
+//! Everything that is printed: results on standard output, progress and notes on standard error.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use incept::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+/// How often progress is printed where there is no terminal to redraw.
+const LINE_EVERY: Duration = Duration::from_secs(15);
+
+/// Prints for people or for programs.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    json: bool,
+    terminal: bool,
+}
+
+impl Reporter {
+    pub(crate) fn new(json: bool) -> Self {
+        Self { json, terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// A result for people.
+    pub(crate) fn line(&self, text: &str) -> Result<()> {
+        if self.json { Ok(()) } else { print(text) }
+    }
+
+    /// A result for programs: one line of JSON.
+    pub(crate) fn event(&self, value: &impl Serialize) -> Result<()> {
+        if !self.json {
+            return Ok(());
+        }
+        let text = serde_json::to_string(value).map_err(|e| Error::Config(e.to_string()))?;
+        print(&text)
+    }
+
+    /// Progress of `length` units.
+    pub(crate) fn bar(&self, label: &str, length: u64) -> Bar {
+        let bar = ProgressBar::new(length);
+        let template = "{prefix} [{bar:28}] {pos}/{len} {wide_msg}";
+        // The template is a constant that a test parses.
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        bar.set_style(style.progress_chars("━━╌"));
+        bar.set_prefix(label.to_string());
+        let label = label.to_string();
+        Bar { bar, label, lines: !self.terminal, last: Instant::now(), length }
+    }
+}
+
+/// Says something that is no result.
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n"));
+    written.and_then(|()| out.flush()).map_err(|e| Error::io("standard output", e))
+}
+
+/// A line that is redrawn in a terminal; elsewhere a plain line now and then.
+#[derive(Debug)]
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    label: String,
+    lines: bool,
+    last: Instant,
+    length: u64,
+}
+
+impl Bar {
+    /// Where the work is, and what there is to say about it.
+    pub(crate) fn update(&mut self, position: u64, message: impl FnOnce() -> String) {
+        if !self.lines {
+            self.bar.set_position(position);
+            self.bar.set_message(message());
+        } else if self.last.elapsed() >= LINE_EVERY {
+            self.last = Instant::now();
+            eprintln!("{} {position}/{} {}", self.label, self.length, message());
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Units a second, and the time that the rest takes at that rate.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    start: Instant,
+    done: usize,
+}
+
+impl Rate {
+    pub(crate) fn new() -> Self {
+        Self { start: Instant::now(), done: 0 }
+    }
+
+    pub(crate) fn add(&mut self, units: usize) {
+        self.done += units;
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    pub(crate) fn per_second(&self) -> f64 {
+        self.done as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// The time that `units` more take, for people.
+    pub(crate) fn left(&self, units: usize) -> String {
+        if self.done == 0 {
+            return "?".into();
+        }
+        duration(Duration::from_secs_f64(units as f64 / self.per_second().max(1e-9)))
+    }
+}
+
+/// A duration for people: 42 s, 3:07 min, 2:05 h.
+pub(crate) fn duration(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round() as u64;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{}:{:02} min", seconds / 60, seconds % 60),
+        _ => format!("{}:{:02} h", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// Bytes for people.
+pub(crate) fn bytes(count: u64) -> String {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let mib = count as f64 / MIB;
+    if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
+}
+
+/// A whole number with its thousands apart.
+pub(crate) fn thousands(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A bar of `width` characters for a share from 0 to 1.
+pub(crate) fn share_bar(share: f32, width: usize) -> String {
+    let eighths = (share.clamp(0.0, 1.0) * width as f32 * 8.0).round() as usize;
+    let mut text = "█".repeat(eighths / 8);
+    if !eighths.is_multiple_of(8) {
+        text.push(['▏', '▎', '▍', '▌', '▋', '▊', '▉'][eighths % 8 - 1]);
+    }
+    let used = text.chars().count();
+    text.push_str(&" ".repeat(width - used));
+    text
+}
+
+/// A path for people.
+pub(crate) fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_of_bars_is_valid() {
+        assert!(ProgressStyle::with_template("{prefix} [{bar:28}] {pos}/{len} {wide_msg}").is_ok());
+    }
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        assert_eq!(thousands(6_998_552), "6,998,552");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(duration(Duration::from_secs(187)), "3:07 min");
+        assert_eq!(bytes(5 << 29), "2.50 GiB");
+        assert_eq!(share_bar(0.5, 4), "██  ");
+        assert_eq!(share_bar(1.0, 4), "████");
+        assert_eq!(share_bar(0.03, 4), "▏   ");
+    }
+}

@@ -1,0 +1,257 @@
+//! The picture that `incept demo` draws: the curves of training above, pictures with what the network says below.
+
+use std::path::Path;
+
+use image::{ImageFormat, RgbImage};
+use incept::data::Picture;
+use incept::weights::write_atomically;
+use incept::{Error, Result};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::register_font;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::fit::History;
+
+const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-Latin.ttf");
+const FAMILY: &str = "sans-serif";
+
+/// Pixels of the file for each one of the layout: sharp on fine screens, and glyphs are placed to half a pixel.
+const FINE: i32 = 2;
+const WIDTH: u32 = 1280 * FINE as u32;
+const MARGIN: i32 = 40 * FINE;
+const CHARTS_TOP: i32 = 112 * FINE;
+const CHARTS_HEIGHT: i32 = 340 * FINE;
+const COLUMNS: usize = 12;
+const TILE: i32 = 84 * FINE;
+const TILE_HEIGHT: i32 = 128 * FINE;
+const TILES_TOP: i32 = CHARTS_TOP + CHARTS_HEIGHT + 60 * FINE;
+
+const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
+const SOFT: RGBColor = RGBColor(0x6b, 0x72, 0x7a);
+const GRID: RGBColor = RGBColor(0xe4, 0xe7, 0xea);
+/// Okabe and Ito's blue, vermilion and green: told apart by colour-blind people too.
+const HEADS: [RGBColor; 3] =
+    [RGBColor(0x00, 0x72, 0xb2), RGBColor(0xd5, 0x5e, 0x00), RGBColor(0x00, 0x9e, 0x73)];
+const WRONG: RGBColor = RGBColor(0xd5, 0x5e, 0x00);
+
+/// A picture with its label and what the network says.
+#[derive(Debug)]
+pub(crate) struct Tile {
+    pub picture: Picture,
+    pub label: String,
+    pub prediction: String,
+    pub probability: f32,
+}
+
+/// What the sheet shows.
+#[derive(Debug)]
+pub(crate) struct Sheet<'a> {
+    pub title: String,
+    pub subtitle: String,
+    pub history: &'a History,
+    pub steps_per_epoch: usize,
+    pub aux_weight: f32,
+    pub tiles: Vec<Tile>,
+}
+
+type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+type Drawn<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+impl Sheet<'_> {
+    /// Draws the sheet and writes it as PNG.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let png = self.png().map_err(|e| Error::format(path, format!("cannot be drawn: {e}")))?;
+        write_atomically(path, &png)
+    }
+
+    fn height(&self) -> u32 {
+        let rows = self.tiles.len().div_ceil(COLUMNS) as u32;
+        TILES_TOP as u32 + rows * TILE_HEIGHT as u32 + 16 * FINE as u32
+    }
+
+    fn png(&self) -> Drawn<Vec<u8>> {
+        register_font(FAMILY, FontStyle::Normal, FONT).map_err(|_| "the embedded font is damaged")?;
+        let height = self.height();
+        let mut pixels = vec![0; 3 * (WIDTH * height) as usize];
+        {
+            let root = BitMapBackend::with_buffer(&mut pixels, (WIDTH, height)).into_drawing_area();
+            root.fill(&WHITE)?;
+            root.draw(&Text::new(
+                self.title.clone(),
+                (MARGIN, 30 * FINE),
+                (FAMILY, 30 * FINE).into_font().color(&INK),
+            ))?;
+            let subtitle = (FAMILY, 17 * FINE).into_font().color(&SOFT);
+            root.draw(&Text::new(self.subtitle.clone(), (MARGIN, 72 * FINE), subtitle))?;
+            self.charts(&root)?;
+            let caption =
+                "Held-out pictures, what the main softmax says and how sure it is; mistakes are framed";
+            let style = (FAMILY, 17 * FINE).into_font().color(&INK);
+            root.draw(&Text::new(caption, (MARGIN, TILES_TOP - 34 * FINE), style))?;
+            for (i, tile) in self.tiles.iter().enumerate() {
+                let pitch = (WIDTH as i32 - 2 * MARGIN) / COLUMNS as i32;
+                let left = MARGIN + (i % COLUMNS) as i32 * pitch + (pitch - TILE) / 2;
+                tile.draw(&root, left, TILES_TOP + (i / COLUMNS) as i32 * TILE_HEIGHT)?;
+            }
+            root.present()?;
+        }
+        let image = RgbImage::from_raw(WIDTH, height, pixels).ok_or("the picture has the wrong size")?;
+        let mut png = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut png, ImageFormat::Png)?;
+        Ok(png.into_inner())
+    }
+
+    fn charts(&self, root: &Area<'_>) -> Drawn {
+        let both = root.margin(CHARTS_TOP, 0, MARGIN - 10 * FINE, MARGIN);
+        let (both, _) = both.split_vertically(CHARTS_HEIGHT);
+        let (left, right) = both.split_horizontally(700 * FINE);
+        self.losses(&left)?;
+        self.accuracies(&right.margin(0, 0, 20 * FINE, 0))
+    }
+
+    /// Each softmax's loss over the steps, faint, and its mean over the last quarter of an epoch.
+    fn losses(&self, area: &Area<'_>) -> Drawn {
+        let steps = &self.history.steps;
+        let per_epoch = self.steps_per_epoch.max(1);
+        let epochs = steps.len() as f64 / per_epoch as f64;
+        let losses = || steps.iter().flat_map(|s| &s.heads).map(|h| f64::from(h.loss));
+        let top = losses().fold(0.1, f64::max).min(4.0) * 1.05;
+        let mut chart = ChartBuilder::on(area)
+            .caption("Loss of the three softmaxes", (FAMILY, 19 * FINE).into_font().color(&INK))
+            .x_label_area_size(44 * FINE)
+            .y_label_area_size(52 * FINE)
+            .build_cartesian_2d(0.0..epochs.max(0.1), 0.0..top)?;
+        mesh(&mut chart, "epoch", &|v| format!("{v:.1}"))?;
+        let heads = steps.first().map_or(0, |s| s.heads.len());
+        let window = (per_epoch / 4).max(1);
+        for i in 0..heads {
+            let color = HEADS[i % HEADS.len()];
+            let values: Vec<f64> = steps.iter().map(|s| f64::from(s.heads[i].loss)).collect();
+            let x = |step: usize| (step + 1) as f64 / per_epoch as f64;
+            let raw = values.iter().enumerate().map(|(s, v)| (x(s), v.min(top)));
+            chart.draw_series(LineSeries::new(raw, color.mix(0.18)))?;
+            let mean = |s: usize| {
+                let from = (s + 1).saturating_sub(window);
+                values[from..=s].iter().sum::<f64>() / (s + 1 - from) as f64
+            };
+            let smooth = (0..values.len()).map(|s| (x(s), mean(s).min(top)));
+            let name = self.history.steps[0].heads[i].name;
+            let label = if i == 0 { name.into() } else { format!("{name} (weight {})", self.aux_weight) };
+            let style = color.stroke_width(3 * FINE as u32);
+            chart.draw_series(LineSeries::new(smooth, style))?.label(label).legend(move |(x, y)| {
+                Rectangle::new([(x, y - 2 * FINE), (x + 18 * FINE, y + 2 * FINE)], color.filled())
+            });
+        }
+        legend(&mut chart, SeriesLabelPosition::UpperRight)
+    }
+
+    /// Accuracy of each softmax in training, and of the main one on the held-out part.
+    fn accuracies(&self, area: &Area<'_>) -> Drawn {
+        let epochs = &self.history.epochs;
+        let last = epochs.len().max(1) as f64;
+        let mut chart = ChartBuilder::on(area)
+            .caption("Accuracy", (FAMILY, 19 * FINE).into_font().color(&INK))
+            .x_label_area_size(44 * FINE)
+            .y_label_area_size(56 * FINE)
+            .build_cartesian_2d(0.0..last, 0.0..1.0)?;
+        mesh(&mut chart, "epoch", &|v| format!("{:.0}%", 100.0 * v))?;
+        let heads = epochs.first().map_or(0, |e| e.summary.heads.len());
+        for i in 0..heads {
+            let color = HEADS[i % HEADS.len()];
+            let points = epochs.iter().enumerate();
+            let points =
+                points.filter_map(|(e, r)| r.summary.heads.get(i).map(|h| ((e + 1) as f64, h.accuracy)));
+            let label = format!("{}, training", epochs[0].summary.heads[i].name);
+            let style = color.stroke_width(2 * FINE as u32);
+            chart.draw_series(LineSeries::new(points, style))?.label(label).legend(move |(x, y)| {
+                Rectangle::new([(x, y - FINE), (x + 18 * FINE, y + FINE)], color.filled())
+            });
+        }
+        let held_out: Vec<(f64, f64)> = epochs
+            .iter()
+            .enumerate()
+            .filter_map(|(e, r)| r.held_out_accuracy.map(|a| ((e + 1) as f64, a)))
+            .collect();
+        chart.draw_series(LineSeries::new(held_out.clone(), INK.stroke_width(3 * FINE as u32)))?;
+        let dots = held_out.into_iter().map(|point| Circle::new(point, 4 * FINE, INK.filled()));
+        chart.draw_series(dots)?.label("main, held out").legend(|(x, y)| {
+            EmptyElement::at((x, y))
+                + Circle::new((9 * FINE, 0), 4 * FINE, INK.filled())
+                + Rectangle::new([(0, -FINE), (18 * FINE, FINE)], INK.filled())
+        });
+        legend(&mut chart, SeriesLabelPosition::LowerRight)
+    }
+}
+
+type Chart<'a, 'b> = ChartContext<
+    'a,
+    BitMapBackend<'b>,
+    Cartesian2d<plotters::coord::types::RangedCoordf64, plotters::coord::types::RangedCoordf64>,
+>;
+
+fn mesh(chart: &mut Chart<'_, '_>, x: &str, y_label: &dyn Fn(&f64) -> String) -> Drawn {
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .set_all_tick_mark_size(4 * FINE)
+        .bold_line_style(GRID)
+        .axis_style(SOFT)
+        .x_labels(8)
+        .y_labels(6)
+        .x_desc(x)
+        .x_label_formatter(&|v| format!("{v:.0}"))
+        .y_label_formatter(y_label)
+        .label_style((FAMILY, 15 * FINE).into_font().color(&SOFT))
+        .draw()?;
+    Ok(())
+}
+
+fn legend<'a, 'b: 'a>(chart: &mut Chart<'a, 'b>, position: SeriesLabelPosition) -> Drawn {
+    chart
+        .configure_series_labels()
+        .position(position)
+        .margin(12 * FINE)
+        .legend_area_size(26 * FINE)
+        .background_style(WHITE.mix(0.85))
+        .label_font((FAMILY, 15 * FINE).into_font().color(&INK))
+        .draw()?;
+    Ok(())
+}
+
+impl Tile {
+    /// The picture, enlarged without smoothing so that its pixels are seen, with its caption below.
+    fn draw(&self, root: &Area<'_>, left: i32, top: i32) -> Drawn {
+        let Picture { width, height, channels, pixels } = &self.picture;
+        let wrong = self.label != self.prediction;
+        for y in 0..*height {
+            for x in 0..*width {
+                let at = (y * width + x) * channels;
+                let value = |c: usize| pixels[at + c % channels];
+                let color = RGBColor(value(0), value(1), value(2));
+                let edge = |i: usize, of: usize| (i as i32 * TILE) / of as i32;
+                let from = (left + edge(x, *width), top + edge(y, *height));
+                let to = (left + edge(x + 1, *width), top + edge(y + 1, *height));
+                root.draw(&Rectangle::new([from, to], color.filled()))?;
+            }
+        }
+        if wrong {
+            let frame = WRONG.stroke_width(4 * FINE as u32);
+            root.draw(&Rectangle::new(
+                [(left - 3 * FINE, top - 3 * FINE), (left + TILE + 3 * FINE, top + TILE + 3 * FINE)],
+                frame,
+            ))?;
+        }
+        let middle = Pos::new(HPos::Center, VPos::Top);
+        let percent = format!("{:.0}%", 100.0 * self.probability);
+        let text = if wrong {
+            format!("{} {percent}, is {}", self.prediction, self.label)
+        } else {
+            format!("{}  {percent}", self.prediction)
+        };
+        let color = if wrong { WRONG } else { INK };
+        let style = (FAMILY, 16 * FINE).into_font().color(&color).pos(middle);
+        root.draw(&Text::new(text, (left + TILE / 2, top + TILE + 9 * FINE), style))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! `incept summary`
+
+use clap::Args;
+use incept::kernel::{AdapterClass, Profile};
+use incept::nn::{LayerSummary, summary};
+use incept::plan::{Memory, Plan, PlanOptions};
+use incept::train::{InferenceGraph, Optimizer, TrainingGraph};
+use serde::Serialize;
+
+use super::options::NetworkArgs;
+use super::report::{Reporter, bytes, thousands};
+use super::{Outcome, Result};
+
+/// Print a network's layers, parameters, multiply-adds and memory. Needs no device.
+#[derive(Args, Debug)]
+pub(crate) struct Summary {
+    /// Number of classes.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, help_heading = "Network")]
+    classes: usize,
+    #[command(flatten)]
+    network: NetworkArgs,
+    /// Pictures of a batch, for shapes and memory.
+    #[arg(long, value_name = "COUNT", default_value_t = 32)]
+    batch: usize,
+}
+
+#[derive(Serialize)]
+struct SummaryResult<'a> {
+    network: &'a incept::nn::GoogLeNet,
+    batch: usize,
+    layers: &'a [LayerSummary],
+    parameters: usize,
+    parameters_inference: usize,
+    macs: u64,
+    macs_inference: u64,
+    memory_training: Memory,
+    memory_inference: Memory,
+}
+
+impl Summary {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let network = self.network.network(self.classes, 224)?;
+        let built = network.build(self.batch)?;
+        let totals = summary(&built);
+        // Memory as on any device: tensors that exceed the default limits are allowed here, to say what they would take.
+        let profile = Profile {
+            binding: u64::from(u32::MAX),
+            buffer: u64::MAX,
+            ..Profile::webgpu(AdapterClass::Discrete)
+        };
+        let training = TrainingGraph::new(&network, &Optimizer::default(), self.batch)?;
+        let options =
+            PlanOptions { profile: &profile, outputs: &[], metrics: &training.metrics, layout: None };
+        let training = Plan::new(&training.graph, &options)?.memory;
+        let inference = InferenceGraph::new(&network, self.batch)?;
+        let outputs = [inference.probabilities];
+        let options = PlanOptions { profile: &profile, outputs: &outputs, metrics: &[], layout: None };
+        let inference = Plan::new(&inference.graph, &options)?.memory;
+
+        let name = totals.layers.iter().map(|l| l.name.len()).max().unwrap_or(0);
+        reporter.line(&format!(
+            "{:>3}  {:<name$}  {:<21}  {:>18}  {:>10}  {:>13}",
+            "#", "layer", "operation", "output", "parameters", "multiply-adds"
+        ))?;
+        for (i, layer) in totals.layers.iter().enumerate() {
+            let dims: Vec<String> = layer.output.iter().map(ToString::to_string).collect();
+            let count = |n: u64| if n == 0 { String::new() } else { thousands(n) };
+            let row = format!(
+                "{:>3}  {:<name$}  {:<21}  {:>18}  {:>10}  {:>13}  {}",
+                i + 1,
+                layer.name,
+                layer.operation,
+                dims.join("x"),
+                count(layer.parameters as u64),
+                count(layer.macs / self.batch as u64),
+                if layer.training_only { "training only" } else { "" }
+            );
+            reporter.line(row.trim_end())?;
+        }
+        reporter.line(&format!(
+            "\nparameters       {:>13} at inference  {:>13} with the auxiliary softmaxes",
+            thousands(totals.parameters_inference as u64),
+            thousands(totals.parameters as u64)
+        ))?;
+        reporter.line(&format!(
+            "multiply-adds    {:>13} at inference  {:>13} in training, forward, for one picture",
+            thousands(totals.macs_inference),
+            thousands(totals.macs)
+        ))?;
+        for (what, m) in [("training", training), ("inference", inference)] {
+            reporter.line(&format!(
+                "memory, batch {}: {what} {}: values {} planned, {} naive, {} at least; weights and optimizer {}; input {}",
+                self.batch,
+                bytes(m.total_bytes()),
+                bytes(m.planned_bytes),
+                bytes(m.naive_bytes),
+                bytes(m.bound_bytes),
+                bytes(m.persistent_bytes),
+                bytes(m.io_bytes)
+            ))?;
+        }
+        reporter.event(&SummaryResult {
+            network: &network,
+            batch: self.batch,
+            layers: &totals.layers,
+            parameters: totals.parameters,
+            parameters_inference: totals.parameters_inference,
+            macs: totals.macs,
+            macs_inference: totals.macs_inference,
+            memory_training: training,
+            memory_inference: inference,
+        })?;
+        Ok(Outcome::Done)
+    }
+}
