@@ -178,7 +178,9 @@ pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
     let train = match options.limit {
         Some(limit) if limit < train.len() => {
             let share = limit as f64 / train.len() as f64;
-            let (_, chosen) = stratified(train.as_ref(), share, options.seed);
+            let (_, mut chosen) = stratified(train.as_ref(), share, options.seed);
+            // Each class rounds its share by itself.
+            chosen.truncate(limit);
             Arc::new(Subset::new(train, chosen)) as Arc<dyn Dataset>
         }
         _ => train,

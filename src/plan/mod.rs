@@ -265,8 +265,14 @@ impl Builder<'_> {
             return Ok(());
         }
         let tensor = self.graph.tensor_ref(id);
-        let batch = tensor.spec.dims().first().copied().unwrap_or(1).max(1) as u64;
-        let fits = limit / (bytes / batch).max(1);
+        let batch = tensor.spec.dims().first().copied().unwrap_or(1).max(1);
+        // This tensor is the first that is too large, not always the largest.
+        let batched =
+            self.graph.tensors().map(|(_, t)| t).filter(|t| {
+                matches!(t.role, Role::Input | Role::Value) && t.spec.dims().first() == Some(&batch)
+            });
+        let largest = batched.map(|t| t.spec.bytes() as u64).max().unwrap_or(bytes).max(bytes);
+        let fits = limit / (largest / batch as u64).max(1);
         let advice = if tensor.spec.shape.rank() < 2 || fits == 0 {
             "use a smaller --input or --width".to_string()
         } else {

@@ -1,0 +1,207 @@
+//! Every kernel that a plan may choose, on each class of adapter, is valid WGSL and translates to what drivers take.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use incept::graph::{Graph, Operation, Spec};
+use incept::kernel::{AdapterClass, Kernel, Operand, Operands, Profile, pipeline_text};
+use incept::nn::GoogLeNet;
+use incept::ops::{Add, AvgPool, AvgPoolGrad, Copy, Fill, Relu, ReluGrad};
+use incept::plan::{Plan, PlanOptions};
+use incept::train::{Averaging, InferenceGraph, Optimizer, Rule, TrainingGraph};
+use naga::ShaderStage;
+use naga::back::{glsl, hlsl, msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+
+/// Profiles of every class, with and without geometry compiled in, with WebGPU's limits and with larger ones.
+fn profiles() -> Vec<Profile> {
+    let mut list = Vec::new();
+    for class in AdapterClass::ALL {
+        let webgpu = Profile::webgpu(*class);
+        let large = Profile {
+            workgroup_memory: 48 << 10,
+            invocations: 1024,
+            binding: 2 << 30,
+            f16: true,
+            ..webgpu.clone()
+        };
+        list.extend([webgpu, large]);
+    }
+    list
+}
+
+/// Graphs that between them have every operation of the engine.
+fn graphs() -> Vec<Graph> {
+    let paper = GoogLeNet::paper().width(0.25).classes(10);
+    let torchvision = GoogLeNet::torchvision().width(0.25).classes(10).input(64);
+    let adamw = Optimizer {
+        rule: Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
+        clip_norm: Some(1.0),
+        average: Some(Averaging::Exponential(0.99)),
+        accumulate: 2,
+        ..Optimizer::default()
+    };
+    let nesterov = Optimizer {
+        rule: Rule::Sgd { nesterov: true },
+        average: Some(Averaging::Polyak),
+        ..Optimizer::default()
+    };
+    let mut list = Vec::new();
+    let full = GoogLeNet::paper();
+    for (network, optimizer, batch) in [
+        (&full, Optimizer::default(), 8),
+        (&paper, adamw, 4),
+        (&paper.clone().input(32), nesterov, 32),
+        (&torchvision, Optimizer::default(), 4),
+    ] {
+        list.push(TrainingGraph::new(network, &optimizer, batch).expect("the network can be built").graph);
+        list.push(InferenceGraph::new(network, batch).expect("the network can be built").graph);
+    }
+    list
+}
+
+/// All kernels that a plan of the graph may choose on a device.
+fn kernels_of(graph: &Graph, profile: &Profile) -> Vec<Kernel> {
+    let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None };
+    let plan = Plan::new(graph, &options).expect("the graph can be planned");
+    let mut kernels = Vec::new();
+    for (_, node) in plan.graph.nodes() {
+        let operand = |id: &incept::graph::TensorId| {
+            let (_, view) = plan.place(*id);
+            let spec = plan.graph.tensor_ref(*id).spec.clone();
+            Operand { spec, offset: view.offset, batch_stride: view.batch_stride }
+        };
+        let inputs: Vec<Operand> = node.inputs.iter().map(operand).collect();
+        let outputs: Vec<Operand> = node.outputs.iter().map(operand).collect();
+        let operands = Operands { layer: "layer", inputs: &inputs, outputs: &outputs };
+        let offered = node.op.kernels(&operands, profile);
+        kernels.extend(offered.into_iter().filter(|i| i.fits(profile)).flat_map(|i| i.kernels));
+    }
+    kernels
+}
+
+/// What no GoogLeNet has.
+fn other_kernels(profile: &Profile) -> Vec<Kernel> {
+    let x = Spec::f32([2, 3, 14, 14]);
+    let pool = AvgPool { kernel: 3, stride: 2, padding: 1, ceil: true };
+    let small = pool.infer(&[&x]).expect("shapes fit").remove(0);
+    let grad = |accumulate| AvgPoolGrad { pool: Some(pool.clone()), size: [14, 14], accumulate };
+    let calls: Vec<(Box<dyn Operation>, Vec<Spec>)> = vec![
+        (Box::new(pool.clone()), vec![x.clone()]),
+        (Box::new(grad(false)), vec![small.clone()]),
+        (Box::new(grad(true)), vec![small, x.clone()]),
+        (Box::new(Relu), vec![x.clone()]),
+        (Box::new(ReluGrad), vec![x.clone(), x.clone()]),
+        (Box::new(Add), vec![x.clone(), x.clone()]),
+        (Box::new(Copy), vec![x]),
+        (Box::new(Fill { value: 1.0, shape: [1].into(), scaled: true }), vec![]),
+    ];
+    let mut kernels = Vec::new();
+    for (op, specs) in calls {
+        let refs: Vec<&Spec> = specs.iter().collect();
+        let outputs = op.infer(&refs).expect("shapes fit");
+        let dense = |specs: Vec<Spec>| specs.into_iter().map(Operand::dense).collect::<Vec<_>>();
+        let (inputs, outputs) = (dense(specs), dense(outputs));
+        let operands = Operands { layer: "layer", inputs: &inputs, outputs: &outputs };
+        kernels.extend(op.kernels(&operands, profile).into_iter().flat_map(|i| i.kernels));
+    }
+    kernels
+}
+
+/// The text of every pipeline with what made it.
+fn pipelines() -> BTreeMap<String, Kernel> {
+    let mut texts = BTreeMap::new();
+    let graphs = graphs();
+    for profile in profiles() {
+        let kernels = graphs.iter().flat_map(|g| kernels_of(g, &profile)).chain(other_kernels(&profile));
+        for kernel in kernels {
+            texts.insert(pipeline_text(&kernel, profile.bake) + kernel.entry, kernel);
+        }
+    }
+    texts
+}
+
+fn translate(name: &str, entry: &str, module: &naga::Module, info: &ModuleInfo) {
+    let stage = ShaderStage::Compute;
+    let options = spv::PipelineOptions { shader_stage: stage, entry_point: entry.into() };
+    let words = spv::write_vec(module, info, &spv::Options::default(), Some(&options))
+        .unwrap_or_else(|e| panic!("{name} in SPIR-V: {e}"));
+    assert!(words.len() > 50, "{name}: hardly any SPIR-V");
+
+    let options = msl::Options { lang_version: (2, 1), ..msl::Options::default() };
+    let pipeline =
+        msl::PipelineOptions { entry_point: Some((stage, entry.into())), ..msl::PipelineOptions::default() };
+    let (text, _) =
+        msl::write_string(module, info, &options, &pipeline).unwrap_or_else(|e| panic!("{name} in MSL: {e}"));
+    assert!(text.contains("kernel void"), "{name}: no kernel in MSL");
+
+    let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..hlsl::Options::default() };
+    let pipeline = hlsl::PipelineOptions { entry_point: Some((stage, entry.into())) };
+    let mut text = String::new();
+    hlsl::Writer::new(&mut text, &options, &pipeline)
+        .write(module, info, None)
+        .unwrap_or_else(|e| panic!("{name} in HLSL: {e}"));
+    assert!(text.contains("numthreads"), "{name}: no entry point in HLSL");
+
+    let options = glsl::Options { version: glsl::Version::new_gles(310), ..glsl::Options::default() };
+    let pipeline = glsl::PipelineOptions { shader_stage: stage, entry_point: entry.into(), multiview: None };
+    let mut text = String::new();
+    glsl::Writer::new(
+        &mut text,
+        module,
+        info,
+        &options,
+        &pipeline,
+        naga::proc::BoundsCheckPolicies::default(),
+    )
+    .and_then(|mut writer| writer.write())
+    .unwrap_or_else(|e| panic!("{name} in GLSL: {e}"));
+    assert!(text.contains("void main()"), "{name}: no entry point in GLSL");
+}
+
+#[test]
+fn every_pipeline_is_valid_and_translates() {
+    let pipelines = pipelines();
+    assert!(pipelines.len() > 100, "only {} pipelines", pipelines.len());
+    for (key, kernel) in &pipelines {
+        let text = &key[..key.len() - kernel.entry.len()];
+        let name = format!("{} {}", kernel.label, kernel.entry);
+        let module = naga::front::wgsl::parse_str(text)
+            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
+        // What every WebGPU device has, and f16 where a kernel asks for it.
+        let mut capabilities = Capabilities::default();
+        capabilities.set(Capabilities::SHADER_FLOAT16, text.contains("enable f16"));
+        let info = Validator::new(ValidationFlags::all(), capabilities)
+            .validate(&module)
+            .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
+        translate(&name, kernel.entry, &module, &info);
+    }
+}
+
+#[test]
+fn every_entry_point_of_every_file_is_used() {
+    let used: BTreeSet<(&str, &str)> = pipelines().values().map(|k| (k.source, k.entry)).collect();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
+    let mut unused = Vec::new();
+    for file in std::fs::read_dir(folder).expect("the shaders are there") {
+        let path = file.expect("the folder can be read").path();
+        let text = std::fs::read_to_string(&path).expect("a shader can be read");
+        let mut entries = 0;
+        for part in text.split("@compute").skip(1) {
+            let name = part.split("fn ").nth(1).and_then(|rest| rest.split('(').next()).unwrap_or_default();
+            if !used.iter().any(|(source, entry)| *source == text && *entry == name) {
+                unused.push(format!("{}: {name}", path.display()));
+            }
+            entries += 1;
+        }
+        assert!(entries > 0, "{} has no entry point", path.display());
+    }
+    assert!(unused.is_empty(), "no kernel runs {unused:?}");
+}
+
+/// The engine promises devices no more than WebGPU's eight storage buffers.
+#[test]
+fn no_kernel_binds_more_than_eight_storage_buffers() {
+    for kernel in pipelines().values() {
+        assert!(kernel.bindings.len() <= 8, "{} binds {}", kernel.label, kernel.bindings.len());
+    }
+}
