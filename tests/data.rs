@@ -1,0 +1,290 @@
+//! Data sets, splits, preprocessing, batches.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use incept::Error;
+use incept::data::{
+    Augmentation, Batch, Dataset, Fit, Folder, Loader, LoaderOptions, OpenOptions, Picture, Preprocessing,
+    digits, open, permutation, stratified,
+};
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::create_dir_all(path.parent().expect("has a folder")).expect("a folder");
+    std::fs::write(path, bytes).expect("can be written");
+}
+
+fn gz(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("memory can be written");
+    encoder.finish().expect("memory can be written")
+}
+
+/// Idx files as MNIST has them: magic, extents, bytes.
+fn idx(dims: &[u32], values: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 8, dims.len() as u8];
+    dims.iter().for_each(|d| bytes.extend(d.to_be_bytes()));
+    bytes.extend(values);
+    bytes
+}
+
+#[test]
+fn the_embedded_digits_are_all_there() {
+    let set = digits().expect("the embedded copy is whole");
+    assert_eq!((set.len(), set.classes().len()), (1797, 10));
+    let data = open("digits", &OpenOptions::default()).expect("can be opened");
+    assert_eq!(data.train.len() + data.held_out.len(), 1797);
+    let picture = data.train.picture(0).expect("is in memory");
+    assert_eq!((picture.width, picture.height, picture.channels), (8, 8, 1));
+    // Not all of them are alike, and grey levels reach white.
+    let brightest = (0..100).filter_map(|i| data.train.picture(i).ok()).flat_map(|p| p.pixels).max();
+    assert_eq!(brightest, Some(255));
+}
+
+#[test]
+fn splits_are_stratified_disjoint_and_repeatable() {
+    let set = digits().expect("the embedded copy is whole");
+    let (rest, part) = stratified(&set, 0.2, 3);
+    assert_eq!((&rest, &part), (&stratified(&set, 0.2, 3).0, &stratified(&set, 0.2, 3).1));
+    assert_ne!(part, stratified(&set, 0.2, 4).1);
+    let all: BTreeSet<usize> = rest.iter().chain(&part).copied().collect();
+    assert_eq!((all.len(), rest.len() + part.len()), (1797, 1797));
+    for class in 0..10 {
+        let count = |list: &[usize]| list.iter().filter(|i| set.label(**i) == class).count() as f64;
+        let share = count(&part) / (count(&part) + count(&rest));
+        assert!((share - 0.2).abs() < 0.01, "class {class}: {share}");
+    }
+}
+
+#[test]
+fn limits_are_kept() {
+    for limit in [10, 99, 1000] {
+        let options = OpenOptions { limit: Some(limit), ..OpenOptions::default() };
+        let data = open("digits", &options).expect("can be opened");
+        assert!(data.train.len() <= limit && data.train.len() + 10 > limit, "{}", data.train.len());
+    }
+}
+
+#[test]
+fn orders_depend_on_seed_and_epoch_alone() {
+    assert_eq!(permutation(100, 1, 2), permutation(100, 1, 2));
+    assert_ne!(permutation(100, 1, 2), permutation(100, 1, 3));
+    assert_ne!(permutation(100, 1, 2), permutation(100, 2, 2));
+    let all: BTreeSet<usize> = permutation(100, 1, 2).into_iter().collect();
+    assert_eq!(all.len(), 100);
+}
+
+#[test]
+fn idx_files_are_read_plain_and_packed() {
+    for packed in [false, true] {
+        let folder = temporary();
+        let put = |name: &str, bytes: Vec<u8>| {
+            let (name, bytes) =
+                if packed { (format!("{name}.gz"), gz(&bytes)) } else { (name.into(), bytes) };
+            write(&folder.path().join(name), &bytes);
+        };
+        put("train-images-idx3-ubyte", idx(&[3, 2, 2], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]));
+        put("train-labels-idx1-ubyte", idx(&[3], &[7, 0, 9]));
+        put("t10k-images-idx3-ubyte", idx(&[1, 2, 2], &[200, 201, 202, 203]));
+        put("t10k-labels-idx1-ubyte", idx(&[1], &[4]));
+        let data = open(&folder.path().to_string_lossy(), &OpenOptions::default()).expect("can be opened");
+        assert_eq!((data.train.len(), data.held_out.len()), (3, 1));
+        assert_eq!(data.train.label(2), 9);
+        assert_eq!(data.train.picture(1).expect("in memory").pixels, [4, 5, 6, 7]);
+        assert_eq!(data.held_out.picture(0).expect("in memory").pixels, [200, 201, 202, 203]);
+    }
+}
+
+#[test]
+fn damaged_idx_files_are_named() {
+    let folder = temporary();
+    for name in ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte"] {
+        write(&folder.path().join(name), &idx(&[3, 2, 2], &[0; 5]));
+    }
+    for name in ["train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"] {
+        write(&folder.path().join(name), &idx(&[3], &[1, 2, 3]));
+    }
+    let error =
+        open(&folder.path().to_string_lossy(), &OpenOptions::default()).expect_err("7 bytes are missing");
+    assert!(error.to_string().contains("train-images-idx3-ubyte"), "{error}");
+}
+
+#[test]
+fn cifar_files_are_read() {
+    let folder = temporary();
+    let record = |label: u8, red: u8| {
+        let mut bytes = vec![label];
+        for value in [red, 20, 30] {
+            bytes.extend([value; 1024]);
+        }
+        bytes
+    };
+    for i in 1..=5 {
+        write(&folder.path().join(format!("data_batch_{i}.bin")), &record(i, 10 * i));
+    }
+    write(&folder.path().join("test_batch.bin"), &[record(9, 99), record(0, 1)].concat());
+    let data = open(&folder.path().to_string_lossy(), &OpenOptions::default()).expect("can be opened");
+    assert_eq!((data.train.len(), data.held_out.len(), data.train.classes().len()), (5, 2, 10));
+    let picture = data.train.picture(2).expect("in memory");
+    assert_eq!(
+        (picture.width, picture.channels, &picture.pixels[..6]),
+        (32, 3, &[30, 20, 30, 30, 20, 30][..])
+    );
+    assert_eq!(data.held_out.label(0), 9);
+}
+
+fn png(width: u32, height: u32, value: u8, grey: bool) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let picture = if grey {
+        image::DynamicImage::from(image::GrayImage::from_pixel(width, height, image::Luma([value])))
+    } else {
+        image::DynamicImage::from(image::RgbImage::from_pixel(width, height, image::Rgb([value, 0, 0])))
+    };
+    picture.write_to(&mut bytes, image::ImageFormat::Png).expect("memory can be written");
+    bytes.into_inner()
+}
+
+/// Two classes of pictures of mixed sizes and kinds, three of them damaged.
+fn folder_of_pictures() -> tempfile::TempDir {
+    let folder = temporary();
+    for i in 0..8u32 {
+        let class = if i % 2 == 0 { "apple" } else { "pear" };
+        let bytes = png(10 + 3 * i, 40 - 2 * i, 30 * i as u8, i % 3 == 0);
+        write(&folder.path().join(format!("{class}/{i}.png")), &bytes);
+    }
+    write(&folder.path().join("apple/broken.png"), b"no picture at all");
+    let whole = png(30, 30, 9, false);
+    write(&folder.path().join("pear/cut off.png"), &whole[..whole.len() / 2]);
+    write(&folder.path().join("pear/empty.jpg"), b"");
+    write(&folder.path().join("pear/notes.txt"), b"not a picture, and not called one");
+    write(&folder.path().join(".hidden/x.png"), &whole);
+    folder
+}
+
+#[test]
+fn pictures_that_cannot_be_read_are_named_counted_and_passed_over() {
+    let folder = folder_of_pictures();
+    let set = Arc::new(Folder::open(folder.path()).expect("has two classes"));
+    assert_eq!((set.len(), set.classes()), (11, &["apple".to_string(), "pear".to_string()][..]));
+    let options = LoaderOptions { workers: 2, ..LoaderOptions::new(4, Preprocessing::new(32)) };
+    let loader = Loader::new(Arc::clone(&set) as Arc<dyn Dataset>, options.clone()).expect("has pictures");
+    let batches: Vec<Batch> =
+        loader.epoch(0, 0).collect::<incept::Result<_>>().expect("three bad ones are allowed");
+    assert_eq!(batches.len(), 3);
+    assert_eq!(batches.iter().map(|b| b.count).sum::<usize>(), 8);
+    let labels = batches.iter().flat_map(|b| &b.labels).filter(|l| **l == Batch::MISSING).count();
+    assert_eq!(labels, 12 - 8, "bad pictures and the end of the epoch have no label");
+    let bad = loader.bad();
+    let named = |name: &str| bad.iter().any(|(file, _)| file.contains(name));
+    assert!(bad.len() == 3 && named("broken.png") && named("cut off.png") && named("empty.jpg"), "{bad:?}");
+
+    let options = LoaderOptions { max_bad: 2, ..options };
+    let loader = Loader::new(set, options).expect("has pictures");
+    let error = loader.epoch(0, 0).find_map(Result::err).expect("three bad ones are too many");
+    assert!(matches!(error, Error::TooManyBad { bad: 3, max: 2, .. }), "{error}");
+}
+
+#[test]
+fn folders_with_parts_keep_them_apart() {
+    let folder = temporary();
+    for (part, class, count) in [("train", "a", 3), ("train", "b", 2), ("val", "a", 1), ("val", "b", 1)] {
+        for i in 0..count {
+            write(&folder.path().join(format!("{part}/{class}/{i}.png")), &png(8, 8, 9, true));
+        }
+    }
+    let data = open(&folder.path().to_string_lossy(), &OpenOptions::default()).expect("can be opened");
+    assert_eq!((data.train.len(), data.held_out.len()), (5, 2));
+    write(&folder.path().join("val/c/0.png"), &png(8, 8, 9, true));
+    let error = open(&folder.path().to_string_lossy(), &OpenOptions::default()).expect_err("c is new");
+    assert!(error.to_string().contains('c'), "{error}");
+    for nothing in ["no such folder", &temporary().path().to_string_lossy()] {
+        open(nothing, &OpenOptions::default()).expect_err("there is no data set");
+    }
+}
+
+/// Batches are the same whoever makes them, and an epoch can be entered in its middle.
+#[test]
+fn batches_do_not_depend_on_workers() {
+    let set: Arc<dyn Dataset> = Arc::new(digits().expect("the embedded copy is whole"));
+    let batches = |workers: usize, epoch: u64, first: usize| {
+        let options = LoaderOptions { workers, ..LoaderOptions::new(100, Preprocessing::new(32)) };
+        let options = options.training(5, Some(Augmentation::paper()));
+        let loader = Loader::new(Arc::clone(&set), options).expect("has pictures");
+        loader.epoch(epoch, first).collect::<incept::Result<Vec<Batch>>>().expect("all can be read")
+    };
+    let whole = batches(0, 1, 0);
+    assert_eq!(whole.len(), 18);
+    assert_eq!(whole, batches(3, 1, 0));
+    assert_eq!(whole[11..], batches(2, 1, 11)[..]);
+    assert_ne!(whole[0], batches(2, 2, 0)[0]);
+    let seen: BTreeSet<usize> = whole.iter().flat_map(|b| b.indices.iter().copied()).collect();
+    assert_eq!(seen.len(), 1797, "an epoch has every picture once");
+    assert_eq!(whole[17].count, 97);
+    assert_eq!(whole[17].labels[97..], [Batch::MISSING; 3]);
+}
+
+#[test]
+fn an_epoch_that_is_left_ends_its_workers() {
+    let set: Arc<dyn Dataset> = Arc::new(digits().expect("the embedded copy is whole"));
+    let options = LoaderOptions { workers: 2, ..LoaderOptions::new(8, Preprocessing::new(32)) };
+    let loader = Loader::new(Arc::clone(&set), options).expect("has pictures");
+    drop(loader.epoch(0, 0).next());
+    drop(loader);
+    // The workers hold the data set; when they end, this is the last to hold it.
+    for _ in 0..200 {
+        if Arc::strong_count(&set) == 1 {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("workers are still there");
+}
+
+#[test]
+fn pictures_are_cropped_to_the_middle_scaled_and_normalised() {
+    // Red on the left half, black on the right, twice as wide as high.
+    let mut pixels = Vec::new();
+    for _ in 0..40 {
+        for x in 0..80 {
+            pixels.extend([if x < 40 { 255 } else { 0 }, 0, 0]);
+        }
+    }
+    let picture = Picture { width: 80, height: 40, channels: 3, pixels };
+    let plain = Preprocessing { mean: [0.25, 0.5, 0.0], std: [0.5, 0.25, 1.0], ..Preprocessing::new(40) };
+    for fit in [Fit::Crop, Fit::Squash] {
+        let values = Preprocessing { fit, ..plain.clone() }.apply(&picture);
+        let at = |c: usize, y: usize, x: usize| values[(c * 40 + y) * 40 + x];
+        // Both have the edge in their middle: the crop sees 20 to 60, the other everything.
+        assert!((at(0, 20, 10) - 1.5).abs() < 1e-5 && (at(0, 20, 30) + 0.5).abs() < 1e-5, "{fit:?}");
+        assert!((at(1, 0, 0) + 2.0).abs() < 1e-5 && at(2, 5, 5).abs() < 1e-6, "{fit:?}");
+    }
+    let mirrored =
+        Preprocessing::new(32).apply(&Picture { width: 1, height: 1, channels: 1, pixels: vec![255] });
+    assert_eq!(mirrored.len(), 3 * 32 * 32);
+    assert!(mirrored.iter().all(|v| (v - 2.0).abs() < 1e-5), "grey fills all three channels");
+}
+
+#[test]
+fn mean_and_spread_are_measured() {
+    let set = digits().expect("the embedded copy is whole");
+    let measured = Preprocessing::new(32).measure(&set, 1797);
+    let values: Vec<f32> =
+        (0..1797).flat_map(|i| measured.apply(&set.picture(i).expect("in memory"))).collect();
+    let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
+    assert!(mean.abs() < 0.02, "{mean}");
+}
+
+#[test]
+fn pictures_with_transparency_show_white() {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image::RgbaImage::from_pixel(2, 2, image::Rgba([10, 20, 30, 0]))
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .expect("memory can be written");
+    assert_eq!(Picture::decode(&bytes.into_inner()).expect("a png").pixels, [255; 12]);
+}
