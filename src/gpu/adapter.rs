@@ -183,7 +183,7 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
     let failures: Arc<Mutex<Vec<Failure>>> = Arc::default();
     let sink = Arc::clone(&failures);
     device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-        sink.lock().unwrap_or_else(PoisonError::into_inner).push(Failure::Error(error));
+        sink.lock().unwrap_or_else(PoisonError::into_inner).push(error.into());
     }));
     let sink = Arc::clone(&failures);
     device.set_device_lost_callback(move |reason, message| {

@@ -43,8 +43,19 @@ struct Shared {
 /// An error that arrived outside any call.
 #[derive(Debug)]
 enum Failure {
-    Error(wgpu::Error),
+    OutOfMemory,
+    Error(String),
     Lost(String),
+}
+
+impl From<wgpu::Error> for Failure {
+    // In a browser the error itself must stay on its thread.
+    fn from(error: wgpu::Error) -> Self {
+        match error {
+            wgpu::Error::OutOfMemory { .. } => Self::OutOfMemory,
+            error => Self::Error(error.to_string()),
+        }
+    }
 }
 
 impl Gpu {
@@ -122,8 +133,8 @@ impl Gpu {
         failures.clear();
         Err(match first {
             Failure::Lost(reason) => Error::DeviceLost(reason),
-            Failure::Error(wgpu::Error::OutOfMemory { .. }) => Error::OutOfMemory { context },
-            Failure::Error(error) => Error::Driver { context, reason: error.to_string() },
+            Failure::OutOfMemory => Error::OutOfMemory { context },
+            Failure::Error(reason) => Error::Driver { context, reason },
         })
     }
 

@@ -1,0 +1,255 @@
+//! The `incept` command as a person or a program runs it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use incept::weights::{HostTensor, read_tensors};
+use serde_json::Value;
+
+fn incept() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
+    command.env_remove("RUST_LOG");
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    incept().args(arguments).output().expect("the program can be started")
+}
+
+/// The output of a command that must succeed.
+fn stdout(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "incept {arguments:?} failed: {errors}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The lines of a command's output as JSON.
+fn json(arguments: &[&str]) -> Vec<Value> {
+    let text = stdout(arguments);
+    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("`{l}`: {e}"))).collect()
+}
+
+/// The exit code and the errors of a command that must fail.
+fn fails(arguments: &[&str]) -> (i32, String) {
+    let output = run(arguments);
+    assert!(!output.status.success(), "incept {arguments:?} should fail");
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
+
+/// A run that takes a second or two: 60 digits, a network 1/16 as wide.
+fn quick<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let base = ["train", "digits", "--width", "0.0625", "--input", "32", "--limit", "60", "--batch", "8"];
+    let rest = ["--schedule", "constant", "--no-validation", "--out", out];
+    base.into_iter().chain(rest).chain(more.iter().copied()).collect()
+}
+
+fn tensors(path: &Path) -> std::collections::BTreeMap<String, HostTensor> {
+    read_tensors(path).expect("a checkpoint").0
+}
+
+#[test]
+fn summary_counts_what_the_papers_count() {
+    let paper = &json(&["summary", "--json", "--batch", "4"])[0];
+    assert_eq!(paper["parameters_inference"], 6_998_552);
+    assert_eq!(paper["parameters"], 13_378_280);
+    let memory = &paper["memory_training"];
+    assert!(memory["planned_bytes"].as_u64() < memory["naive_bytes"].as_u64(), "{memory}");
+    let text = stdout(&["summary", "--batch", "4"]);
+    assert!(text.contains("6,998,552") && text.contains("13,378,280"), "{text}");
+    let bare = &json(&["summary", "--json", "--aux-weight", "0"])[0];
+    assert_eq!(bare["parameters"], 6_998_552);
+}
+
+#[test]
+fn the_layers_of_the_paper() {
+    // Memory depends on the kernels' scratch: it has tests of its own.
+    let text = stdout(&["summary", "--batch", "1"]);
+    let layers: Vec<&str> = text.lines().filter(|l| !l.starts_with("memory")).collect();
+    insta::assert_snapshot!(layers.join("\n"));
+}
+
+#[test]
+fn devices_are_listed() {
+    let devices = &json(&["devices", "--json"])[0];
+    let first = &devices[0];
+    assert_eq!(first["index"], 0);
+    assert!(first["max_binding_bytes"].as_u64() >= Some(128 << 20), "{first}");
+    assert!(stdout(&["devices"]).contains(first["name"].as_str().expect("a name")));
+    let (code, errors) = fails(&["verify", "nowhere", "--adapter", "no such adapter"]);
+    assert!(code == 1 && errors.contains("no such adapter"), "{errors}");
+}
+
+#[test]
+fn verify_passes_on_the_goldens_and_fails_on_others() {
+    let result = &json(&["verify", text(&fixtures()), "--json"])[0];
+    assert_eq!(result["passed"], true);
+    assert!(result["checks"].as_array().is_some_and(|c| c.len() > 500));
+
+    let folder = temporary();
+    let mut bytes = std::fs::read(fixtures().join("op_lrn.safetensors")).expect("a golden set");
+    // The last byte is the exponent of the last golden value.
+    *bytes.last_mut().expect("is not empty") ^= 1;
+    std::fs::write(folder.path().join("op_lrn.safetensors"), bytes).expect("can be written");
+    let (code, _) = fails(&["verify", text(folder.path())]);
+    assert_eq!(code, 1);
+    let (code, errors) = fails(&["verify", text(temporary().path())]);
+    assert!(code == 1 && errors.contains("golden"), "{errors}");
+}
+
+#[test]
+fn train_eval_and_classify_go_together() {
+    let folder = temporary();
+    let out = folder.path().join("digits.safetensors");
+    let out = text(&out);
+    let events = json(&[
+        "train", "digits", "--width", "0.125", "--input", "32", "--limit", "200", "--epochs", "2", "--out",
+        out, "--json",
+    ]);
+    let kinds: Vec<&str> = events.iter().filter_map(|e| e["event"].as_str()).collect();
+    assert_eq!(kinds, ["start", "epoch", "saved", "epoch", "saved"]);
+    let heads = events[1]["heads"].as_array().expect("three heads");
+    assert_eq!(heads.iter().filter_map(|h| h["name"].as_str()).collect::<Vec<_>>(), ["main", "aux1", "aux2"]);
+    assert!(events[3]["held_out_accuracy"].as_f64().is_some());
+
+    let result = &json(&["eval", out, "--json"])[0];
+    assert_eq!(result["count"], 359);
+    assert_eq!(result["accuracy"], events[3]["held_out_accuracy"]);
+    assert!(result["classes"].as_array().is_some_and(|c| c.len() == 10));
+
+    let picture = folder.path().join("pictures/seven.png");
+    std::fs::create_dir_all(picture.parent().expect("has a folder")).expect("a folder");
+    image::GrayImage::from_fn(20, 20, |x, y| image::Luma([if x + y > 20 { 255 } else { 0 }]))
+        .save(&picture)
+        .expect("can be written");
+    let by_file = &json(&["classify", out, text(&picture), "--top", "3", "--json"])[0];
+    let predictions = by_file["predictions"].as_array().expect("predictions");
+    assert_eq!(predictions.len(), 3);
+    let probability = |i: usize| predictions[i]["probability"].as_f64().expect("a number");
+    assert!(probability(0) >= probability(1) && probability(1) >= probability(2));
+    let by_folder = &json(&["classify", out, text(folder.path()), "--top", "3", "--json"])[0];
+    assert_eq!(by_folder["predictions"], by_file["predictions"]);
+
+    let mut piped = incept()
+        .args(["classify", out, "-", "--top", "3", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program can be started");
+    let bytes = std::fs::read(&picture).expect("the picture is there");
+    piped.stdin.take().expect("is piped").write_all(&bytes).expect("it reads");
+    let output = piped.wait_with_output().expect("it ends");
+    let by_pipe: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(by_pipe["predictions"], by_file["predictions"]);
+    assert!(stdout(&["classify", out, text(&picture)]).contains('%'));
+
+    // One that cannot be read: the others are classified, and the exit code tells.
+    std::fs::write(folder.path().join("pictures/broken.png"), b"?").expect("can be written");
+    let output = run(&["classify", out, text(folder.path())]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("broken.png"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("seven.png"));
+}
+
+#[test]
+fn a_resumed_run_is_the_run_that_was_not_interrupted() {
+    let folder = temporary();
+    let (whole, half) = (folder.path().join("whole.safetensors"), folder.path().join("half.safetensors"));
+    stdout(&quick(text(&whole), &["--epochs", "2"]));
+    stdout(&quick(text(&half), &["--epochs", "1"]));
+    assert_ne!(tensors(&whole), tensors(&half));
+    stdout(&["train", "--resume", text(&half), "--epochs", "2"]);
+    assert_eq!(tensors(&whole), tensors(&half));
+    // There is nothing left to do, and saying so is no error.
+    stdout(&["train", "--resume", text(&half)]);
+    let (code, errors) = fails(&["train", "--resume", text(&half), "--width", "0.5"]);
+    assert!(code == 2 && errors.contains("--width"), "{errors}");
+}
+
+/// Ctrl-C in the middle of an epoch: a checkpoint, exit code 130, and the run goes on as if nothing had happened.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_exits_130() {
+    let folder = temporary();
+    let (whole, cut) = (folder.path().join("whole.safetensors"), folder.path().join("cut.safetensors"));
+    let epochs = ["--epochs", "40", "--save-every", "1000", "--json"];
+    let mut child = incept()
+        .args(quick(text(&cut), &epochs))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program can be started");
+    let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines().map_while(Result::ok);
+    let second = lines.by_ref().filter(|l| l.contains("\"epoch\"")).nth(1);
+    assert!(second.is_some(), "training ended before it was interrupted");
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+    assert!(killed.success());
+    let last = lines.last().expect("there is a last line");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    let saved: Value = serde_json::from_str(&last).expect("JSON");
+    assert_eq!((&saved["event"], &saved["interrupted"]), (&"saved".into(), &true.into()), "{last}");
+
+    stdout(&quick(text(&whole), &["--epochs", "5"]));
+    stdout(&["train", "--resume", text(&cut), "--epochs", "5", "--no-validation"]);
+    assert_eq!(tensors(&whole), tensors(&cut));
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let (code, errors) = fails(&["train", "no such folder"]);
+    assert!(code == 1 && errors.contains("no such folder"), "{errors}");
+    let (code, errors) = fails(&["train", "digits", "--input", "16"]);
+    assert!(code == 1 && errors.contains("--input must be at least 32"), "{errors}");
+    let (code, errors) = fails(&["train", "digits", "--schedule", "sometimes"]);
+    assert!(code == 2 && errors.contains("polynomial"), "{errors}");
+    let (code, errors) = fails(&["classify", "missing.safetensors", "x.png"]);
+    assert!(code == 1 && errors.contains("missing.safetensors"), "{errors}");
+    let (code, _) = fails(&["trian"]);
+    assert_eq!(code, 2);
+    let (code, errors) = fails(&["train"]);
+    assert!(code == 2 && errors.contains("Usage"), "{errors}");
+}
+
+#[test]
+fn every_command_is_explained() {
+    let help = stdout(&["--help"]);
+    for command in ["train", "eval", "classify", "summary", "devices", "verify", "demo"] {
+        assert!(help.contains(command), "{command}");
+        let own = stdout(&[command, "--help"]);
+        assert!(own.contains("Usage:") && own.lines().next().is_some_and(|l| l.len() > 30), "{own}");
+    }
+}
+
+/// One epoch is enough to see that the sheet is drawn.
+#[test]
+fn the_demo_draws_its_sheet() {
+    let folder = temporary();
+    let (sheet, checkpoint) = (folder.path().join("sheet.png"), folder.path().join("demo.safetensors"));
+    let arguments =
+        ["demo", "--epochs", "1", "--out", text(&sheet), "--checkpoint", text(&checkpoint), "--json"];
+    let events = json(&arguments);
+    assert_eq!(events.last().expect("events")["event"], "demo");
+    let picture = image::open(&sheet).expect("a PNG").to_rgb8();
+    assert!(picture.width() == 2560 && picture.height() > 1500, "{:?}", picture.dimensions());
+    let colours: std::collections::BTreeSet<[u8; 3]> = picture.pixels().map(|p| p.0).collect();
+    // The three heads' colours, and grey levels of digits and of text.
+    for head in [[0x00, 0x72, 0xb2], [0xd5, 0x5e, 0x00], [0x00, 0x9e, 0x73]] {
+        assert!(colours.contains(&head), "{head:?}");
+    }
+    assert!(colours.len() > 30, "{}", colours.len());
+    assert!(checkpoint.is_file());
+}
