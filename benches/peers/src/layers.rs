@@ -149,6 +149,12 @@ impl Single {
             repeats: repeats.max(1),
         })
     }
+
+    /// The last result, dense; once for each run.
+    pub fn result(&mut self) -> Result<Vec<f32>> {
+        let output = self.output.take().ok_or("nothing has run")?;
+        host(Tensor::<4>::from_primitive::<Backend>(output))
+    }
 }
 
 /// The values of a tensor.
@@ -192,18 +198,5 @@ impl Contender for Single {
             });
         }
         Ok(self.device.sync()?)
-    }
-}
-
-/// A contender whose last result can be taken to compare it.
-pub trait Compared: Contender {
-    /// The result, dense.
-    fn result(&mut self) -> Result<Vec<f32>>;
-}
-
-impl Compared for Single {
-    fn result(&mut self) -> Result<Vec<f32>> {
-        let output = self.output.take().ok_or("nothing has run")?;
-        host(Tensor::<4>::from_primitive::<Backend>(output))
     }
 }

@@ -7,7 +7,7 @@ use meganeura::runtime::{CoopPolicy, GpuOptions, Session, SessionOptions, init_g
 use meganeura::train::{Mode, SessionConfig, build};
 
 use crate::Result;
-use crate::layers::{Compared, Direction, Layer};
+use crate::layers::{Direction, Layer};
 use crate::timing::Contender;
 
 /// One direction of one convolution.
@@ -55,6 +55,13 @@ impl Single {
         }
         Ok(Self { session, length })
     }
+
+    /// The last result, dense.
+    pub fn result(&self) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; self.length];
+        self.session.read_output_by_index(0, &mut values);
+        Ok(values)
+    }
 }
 
 fn node(
@@ -84,13 +91,5 @@ impl Contender for Single {
         }
         self.session.wait();
         Ok(())
-    }
-}
-
-impl Compared for Single {
-    fn result(&mut self) -> Result<Vec<f32>> {
-        let mut values = vec![0.0; self.length];
-        self.session.read_output_by_index(0, &mut values);
-        Ok(values)
     }
 }

@@ -101,23 +101,32 @@ fn timed(contender: &mut dyn Contender, times: u32) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64().max(1e-9))
 }
 
-/// Single iterations until three in a row are alike, which they are not while kernels are compiled and tuned. Returns the time
-/// that took and the time of one iteration.
+/// Single iterations until three in a row are alike, which they are not while kernels are compiled and tuned; on a busy machine
+/// they never are, so patience ends. Returns the time that took and the time of one iteration.
 fn warm_up(contender: &mut dyn Contender, schedule: Schedule) -> Result<(f64, f64)> {
+    const PATIENCE: Duration = Duration::from_secs(10);
     let start = Instant::now();
     let mut last = [f64::INFINITY; 3];
-    let least = schedule.warm_up.max(3);
-    for done in 1..=10 * least {
+    for _ in 0..schedule.warm_up.max(3) {
         last.rotate_left(1);
         last[2] = timed(contender, 1)?;
-        let spread = Spread::of(last.to_vec());
-        if done >= least && spread.max < 1.25 * spread.min {
-            break;
-        }
+    }
+    let enough = Instant::now();
+    let steady = |last: [f64; 3]| {
+        let Spread { min, max, .. } = Spread::of(last.to_vec());
+        max < 1.25 * min
+    };
+    while !steady(last) && enough.elapsed() < PATIENCE {
+        last.rotate_left(1);
+        last[2] = timed(contender, 1)?;
     }
     let warm_up_s = start.elapsed().as_secs_f64();
+    let block = schedule.block.as_secs_f64();
+    if last[2] > block {
+        return Ok((warm_up_s, last[2]));
+    }
     // Iterations of a block overlap, single ones wait for the device: the length of a block comes from a block.
-    let times = (schedule.block.as_secs_f64() / 4.0 / last[2]).ceil().clamp(1.0, 1e4) as u32;
+    let times = (block / 4.0 / last[2]).ceil().clamp(1.0, 1e4) as u32;
     Ok((warm_up_s, timed(contender, times)? / f64::from(times)))
 }
 
