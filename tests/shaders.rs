@@ -22,6 +22,7 @@ fn profiles() -> Vec<Profile> {
             invocations: 1024,
             binding: 2 << 30,
             f16: true,
+            subgroup: Some(8),
             ..webgpu.clone()
         };
         list.extend([webgpu, large]);
@@ -120,10 +121,12 @@ fn pipelines() -> BTreeMap<String, Kernel> {
     texts
 }
 
-fn translate(name: &str, entry: &str, module: &naga::Module, info: &ModuleInfo) {
+fn translate(name: &str, entry: &str, subgroups: bool, module: &naga::Module, info: &ModuleInfo) {
     let stage = ShaderStage::Compute;
     let options = spv::PipelineOptions { shader_stage: stage, entry_point: entry.into() };
-    let words = spv::write_vec(module, info, &spv::Options::default(), Some(&options))
+    // Subgroups came with SPIR-V 1.3.
+    let versioned = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
+    let words = spv::write_vec(module, info, &versioned, Some(&options))
         .unwrap_or_else(|e| panic!("{name} in SPIR-V: {e}"));
     assert!(words.len() > 50, "{name}: hardly any SPIR-V");
 
@@ -142,6 +145,10 @@ fn translate(name: &str, entry: &str, module: &naga::Module, info: &ModuleInfo) 
         .unwrap_or_else(|e| panic!("{name} in HLSL: {e}"));
     assert!(text.contains("numthreads"), "{name}: no entry point in HLSL");
 
+    // OpenGL offers no subgroups.
+    if subgroups {
+        return;
+    }
     let options = glsl::Options { version: glsl::Version::new_gles(310), ..glsl::Options::default() };
     let pipeline = glsl::PipelineOptions { shader_stage: stage, entry_point: entry.into(), multiview: None };
     let mut text = String::new();
@@ -170,10 +177,13 @@ fn every_pipeline_is_valid_and_translates() {
         // What every WebGPU device has, and f16 where a kernel asks for it.
         let mut capabilities = Capabilities::default();
         capabilities.set(Capabilities::SHADER_FLOAT16, text.contains("enable f16"));
+        capabilities.set(Capabilities::SUBGROUP, text.contains("subgroupBroadcast"));
         let info = Validator::new(ValidationFlags::all(), capabilities)
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
-        translate(&name, kernel.entry, &module, &info);
+        translate(&name, kernel.entry, text.contains("subgroupBroadcast"), &module, &info);
     }
 }
 
