@@ -149,7 +149,10 @@ impl Gpu {
         let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(source, offset, &staging, 0, size);
         self.queue().submit([encoder.finish()]);
-        let mut data = map(&staging, size).await.map_err(|reason| self.driver("reading a buffer", reason))?;
+        let mapped = map(&staging, size);
+        let mapped = std::future::poll_fn(|context| mapped.poll(Some(context.waker()))).await;
+        let data = mapped.and_then(|()| take_mapped(&staging, size));
+        let mut data = data.map_err(|reason| self.driver("reading a buffer", reason))?;
         data.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
         Ok(data)
     }
@@ -180,11 +183,14 @@ impl Gpu {
     }
 }
 
-/// Waits until `size` bytes of a mappable buffer can be read and copies them.
-async fn map(buffer: &wgpu::Buffer, size: u64) -> Result<Vec<u8>, String> {
-    let mapping = Mapping::start(buffer, size);
-    std::future::poll_fn(|context| mapping.poll(Some(context.waker()))).await?;
-    take_mapped(buffer, size)
+/// Begins to map `size` bytes of a buffer for reading.
+fn map(buffer: &wgpu::Buffer, size: u64) -> Signal {
+    let mapped = Signal::default();
+    let sender = mapped.clone();
+    buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
+        sender.send(result.map_err(|e| e.to_string()));
+    });
+    mapped
 }
 
 /// Copies what has been mapped and gives the buffer back.
@@ -194,31 +200,26 @@ fn take_mapped(buffer: &wgpu::Buffer, size: u64) -> Result<Vec<u8>, String> {
     Ok(data)
 }
 
-/// A buffer that is being mapped for reading.
-#[derive(Debug)]
-struct Mapping(Arc<Mutex<MapState>>);
+/// What a callback of the device will say.
+#[derive(Clone, Debug, Default)]
+struct Signal(Arc<Mutex<SignalState>>);
 
 #[derive(Debug, Default)]
-struct MapState {
+struct SignalState {
     result: Option<Result<(), String>>,
     waker: Option<Waker>,
 }
 
-impl Mapping {
-    fn start(buffer: &wgpu::Buffer, size: u64) -> Self {
-        let state: Arc<Mutex<MapState>> = Arc::default();
-        let shared = Arc::clone(&state);
-        buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
-            let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            state.result = Some(result.map_err(|e| e.to_string()));
-            if let Some(waker) = state.waker.take() {
-                waker.wake();
-            }
-        });
-        Self(state)
+impl Signal {
+    fn send(&self, result: Result<(), String>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.result = Some(result);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
     }
 
-    /// Whether the buffer is mapped; wakes `waker` when it is.
+    /// What was said, if it was; else `waker` is woken when it is.
     fn poll(&self, waker: Option<&Waker>) -> Poll<Result<(), String>> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(result) = &state.result {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 
-use super::{Gpu, Mapping, Regions, take_mapped};
+use super::{Gpu, Regions, Signal, map, take_mapped};
 use crate::error::{Error, Result};
 use crate::graph::{Role, TensorId};
 use crate::kernel::{Slot, Step};
@@ -48,7 +48,7 @@ struct Dispatch {
 struct Pending {
     run: u64,
     buffer: wgpu::Buffer,
-    mapping: Mapping,
+    mapping: Signal,
     submission: wgpu::SubmissionIndex,
 }
 
@@ -237,7 +237,7 @@ impl Session {
         });
         encoder.copy_buffer_to_buffer(&metrics, 0, &buffer, 0, metrics.size());
         let submission = self.gpu.queue().submit([encoder.finish()]);
-        let mapping = Mapping::start(&buffer, metrics.size());
+        let mapping = map(&buffer, metrics.size());
         self.pending.push_back(Pending { run, buffer, mapping, submission });
         self.gpu.check("a run")
     }
@@ -294,6 +294,19 @@ impl Session {
         }
         self.gpu.check("a run")?;
         Ok(arrived)
+    }
+
+    /// Waits until everything that was submitted has run.
+    ///
+    /// # Errors
+    /// Whatever the driver has reported since the last call.
+    pub async fn wait(&self) -> Result<()> {
+        let done = Signal::default();
+        let sender = done.clone();
+        self.gpu.queue().on_submitted_work_done(move || sender.send(Ok(())));
+        let waited = std::future::poll_fn(|context| done.poll(Some(context.waker()))).await;
+        waited.map_err(|reason| self.gpu.driver("waiting for the device", reason))?;
+        self.gpu.check("a run")
     }
 
     /// Reads a tensor of [`Plan::graph`] that the plan keeps, dense; waits for all runs before.
