@@ -1,7 +1,9 @@
 //! The kernels of convolution: a family with workgroup tiles for GPUs, one with register tiles for drivers that run on a CPU.
 
 use super::Extents;
-use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
+use crate::kernel::{
+    AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot, TiledProduct, Traffic,
+};
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
 
@@ -43,6 +45,19 @@ impl Tile {
             .constant("EACH_M", size(self.each_m))
             .constant("EACH_N", size(self.each_n))
             .workgroup(size(self.invocations()), 1, 1)
+    }
+
+    /// What a kernel with this tile moves for a product of these extents.
+    fn traffic(&self, extents: [usize; 3], parts: usize) -> Traffic {
+        let product = TiledProduct {
+            extents,
+            tile: [self.m, self.n],
+            register: [self.each_m, self.each_n],
+            parts,
+            element: [4; 3],
+            shared: true,
+        };
+        product.traffic()
     }
 
     fn finish(&self, kernels: Vec<Kernel>) -> Implementation {
@@ -104,9 +119,19 @@ fn register_tile(m: usize) -> [usize; 2] {
     if m <= 4 { [4, 8] } else { [8, 8] }
 }
 
-fn register(kernel: Kernel, m: usize, n: usize, parts: usize) -> Kernel {
+fn register(kernel: Kernel, extents: [usize; 3], parts: usize) -> Kernel {
+    let [m, n, _] = extents;
     let [each_m, each_n] = register_tile(m);
+    let product = TiledProduct {
+        extents,
+        tile: [each_m, LANES * each_n],
+        register: [each_m, each_n],
+        parts,
+        element: [4; 3],
+        shared: false,
+    };
     kernel
+        .traffic(product.traffic())
         .constant("EACH_M", size(each_m))
         .constant("EACH_N", size(each_n))
         .workgroup(size(LANES), 1, 1)
@@ -130,13 +155,14 @@ pub(super) fn forward(
             .bind("y_data", Slot::Output(0));
         if bias { kernel.bind("bias", Slot::Input(2)) } else { kernel }
     };
-    let (m, n) = (e.outputs, e.batch * e.out[0] * e.out[1]);
+    let [m, n, k] = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
     let tiled = |tile: Tile| {
         let [x, y] = tile.groups(m, n);
-        tile.finish(vec![tile.apply(base("forward_tiled")).groups(x, y, 1)])
+        let kernel = tile.apply(base("forward_tiled")).traffic(tile.traffic([m, n, k], 1));
+        tile.finish(vec![kernel.groups(x, y, 1)])
     };
     let mut list: Vec<Implementation> = tiles(m, n, |_| 1).into_iter().map(tiled).collect();
-    let registers = vec![register(base("forward_register"), m, n, 1)];
+    let registers = vec![register(base("forward_register"), [m, n, k], 1)];
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
 }
@@ -155,13 +181,15 @@ pub(super) fn input_gradient(
             .bind("weight", Slot::Input(1))
             .bind("dx_data", Slot::Output(0))
     };
-    let (m, n) = (e.channels, e.batch * e.size[0] * e.size[1]);
+    let [m, n] = [e.channels, e.batch * e.size[0] * e.size[1]];
+    let k = e.outputs * e.kernel[0] * e.kernel[1];
     let tiled = |tile: Tile| {
         let [x, y] = tile.groups(m, n);
-        tile.finish(vec![tile.apply(base("input_gradient_tiled")).groups(x, y, 1)])
+        let kernel = tile.apply(base("input_gradient_tiled")).traffic(tile.traffic([m, n, k], 1));
+        tile.finish(vec![kernel.groups(x, y, 1)])
     };
     let mut list: Vec<Implementation> = tiles(m, n, |_| 1).into_iter().map(tiled).collect();
-    let registers = vec![register(base("input_gradient_register"), m, n, 1)];
+    let registers = vec![register(base("input_gradient_register"), [m, n, k], 1)];
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
 }
@@ -210,13 +238,14 @@ pub(super) fn weight_gradient(
         let (parts, chunk) = cut(&tile);
         let [x, y] = tile.groups(m, n);
         let first = tile.apply(base("weight_gradient_tiled", parts, chunk)).groups(x, y, parts);
+        let first = first.traffic(tile.traffic([m, n, pixels], parts));
         finish(tile.finish(vec![first]), parts)
     };
     let mut list: Vec<Implementation> = tiles(m, n, |t| cut(t).0).into_iter().map(tiled).collect();
     let [each_m, each_n] = register_tile(m);
     // A CPU has few cores: a handful of parts is enough.
     let (parts, chunk) = split(pixels, m.div_ceil(each_m) * n.div_ceil(LANES * each_n), 32, 64);
-    let first = register(base("weight_gradient_register", parts, chunk), m, n, parts);
+    let first = register(base("weight_gradient_register", parts, chunk), [m, n, pixels], parts);
     let registers = Implementation::new("register", vec![first]).suits(AdapterClass::SOFTWARE);
     list.push(finish(registers, parts));
     list
