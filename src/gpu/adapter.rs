@@ -167,7 +167,7 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
     let (adapter, summary) = (&adapters[index], summaries[index].clone());
 
     let limits = negotiate(&adapter.limits(), options.default_limits);
-    let optional = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+    let optional = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("incept"),
         required_features: adapter.features() & optional,
@@ -203,6 +203,9 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
         ),
         bake: summary.class != AdapterClass::Software,
         f16: device.features().contains(wgpu::Features::SHADER_F16),
+        subgroup: (device.features().contains(wgpu::Features::SUBGROUP)
+            && adapter.get_info().subgroup_min_size == adapter.get_info().subgroup_max_size)
+            .then(|| adapter.get_info().subgroup_max_size),
     };
     let pipelines = Mutex::new(HashMap::new());
     Ok(Gpu {

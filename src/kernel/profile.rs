@@ -40,6 +40,8 @@ pub struct Profile {
     pub bake: bool,
     /// Whether the shaders may use f16.
     pub f16: bool,
+    /// Invocations of a subgroup, where shaders may use subgroup operations and every subgroup has the same size.
+    pub subgroup: Option<u32>,
 }
 
 impl Profile {
@@ -54,6 +56,7 @@ impl Profile {
             alignment: 256,
             bake: class != AdapterClass::Software,
             f16: false,
+            subgroup: None,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Convolution (cross-correlation, as Caffe and PyTorch have it) and its three gradients.
 
 mod kernels;
+mod lanes;
+mod tiled;
 
 use std::sync::Arc;
 

@@ -1,85 +1,78 @@
-//! The kernels of convolution: a family with workgroup tiles for GPUs, one with register tiles for drivers that run on a CPU.
+//! The kernels of convolution: what the families share, and the family with register tiles that runs everywhere. `tiled` is for GPUs, `lanes` for
+//! drivers that run on a CPU and have subgroups.
 
-use super::Extents;
+use super::{Extents, lanes, tiled};
 use crate::kernel::{
     AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot, TiledProduct, Traffic,
 };
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
 
-/// Workgroup tiles: `m` x `n` results, `each_m` x `each_n` of them an invocation, `depth` terms of the sum at a time.
-#[derive(Clone, Copy, Debug)]
-struct Tile {
-    name: &'static str,
-    m: usize,
-    n: usize,
-    depth: usize,
-    each_m: usize,
-    each_n: usize,
-}
-
-/// Tile shapes from large to small. All have 256 invocations or fewer and at most 16 KiB of workgroup memory.
-const TILES: [Tile; 3] = [
-    Tile { name: "tiled_128x128", m: 128, n: 128, depth: 8, each_m: 8, each_n: 8 },
-    Tile { name: "tiled_64x64", m: 64, n: 64, depth: 16, each_m: 4, each_n: 4 },
-    Tile { name: "tiled_32x32", m: 32, n: 32, depth: 16, each_m: 4, each_n: 2 },
-];
-
-/// Workgroups that keep a large GPU busy: two for each of some hundred compute units.
-const BUSY: usize = 264;
-
-impl Tile {
-    fn invocations(&self) -> usize {
-        self.m / self.each_m * (self.n / self.each_n)
-    }
-
-    fn groups(&self, m: usize, n: usize) -> [usize; 2] {
-        [n.div_ceil(self.n), m.div_ceil(self.m)]
-    }
-
-    fn apply(&self, kernel: Kernel) -> Kernel {
-        kernel
-            .constant("TILE_M", size(self.m))
-            .constant("TILE_N", size(self.n))
-            .constant("DEPTH", size(self.depth))
-            .constant("EACH_M", size(self.each_m))
-            .constant("EACH_N", size(self.each_n))
-            .workgroup(size(self.invocations()), 1, 1)
-    }
-
-    /// What a kernel with this tile moves for a product of these extents.
-    fn traffic(&self, extents: [usize; 3], parts: usize) -> Traffic {
-        let product = TiledProduct {
-            extents,
-            tile: [self.m, self.n],
-            register: [self.each_m, self.each_n],
-            parts,
-            element: [4; 3],
-            shared: true,
-        };
-        product.traffic()
-    }
-
-    fn finish(&self, kernels: Vec<Kernel>) -> Implementation {
-        let memory = 4 * (self.m + self.n) * self.depth;
-        Implementation::new(self.name, kernels).suits(AdapterClass::GPU).workgroup_memory(memory)
-    }
-}
-
-/// The tiles in the order of preference for `m` x `n` results cut into `parts`: the largest that still gives enough workgroups first.
-fn tiles(m: usize, n: usize, parts: impl Fn(&Tile) -> usize) -> Vec<Tile> {
-    let busy = |t: &Tile| t.groups(m, n).iter().product::<usize>() * parts(t) >= BUSY;
-    // A tile that is mostly outside of the results computes for nothing.
-    let fits = |t: &Tile| t.m < 2 * m.next_multiple_of(32) && t.n < 2 * n.next_multiple_of(32);
-    let mut order = TILES.to_vec();
-    order.sort_by_key(|t| {
-        (!fits(t), !busy(t), std::cmp::Reverse(if busy(t) { t.m * t.n } else { 0 }), t.m * t.n)
-    });
-    order
-}
-
-fn size(n: usize) -> u32 {
+pub(super) fn size(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// What a kernel moves for a product of f32 that it cuts into tiles: `tile` of a workgroup, `register` of an invocation. With `shared`, tiles
+/// go through workgroup memory.
+pub(super) fn traffic(
+    extents: [usize; 3],
+    tile: [usize; 2],
+    register: [usize; 2],
+    parts: usize,
+    shared: bool,
+) -> Traffic {
+    TiledProduct { extents, tile, register, parts, element: [4; 3], shared }.traffic()
+}
+
+/// What is done to a product before it is stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Epilogue {
+    /// A bias is added, and max(y, 0) taken.
+    Forward { bias: bool, relu: bool },
+    /// The result is added to what is there.
+    Gradient { accumulate: bool },
+}
+
+impl Epilogue {
+    /// Adds what it loads for so many results.
+    pub(super) fn traffic(self, product: Traffic, results: usize) -> Traffic {
+        let accumulates = matches!(self, Self::Gradient { accumulate: true });
+        let loaded = product.loaded + if accumulates { 4 * results as u64 } else { 0 };
+        Traffic { loaded, ..product }
+    }
+}
+
+/// A product of the weight and windows of an activation: forward, or (transposed) the input gradient.
+#[derive(Debug)]
+pub(super) struct Product<'a> {
+    pub extents: &'a Extents,
+    /// x, or dy.
+    pub source: &'a Operand,
+    /// y, or dx.
+    pub result: &'a Operand,
+    /// Whether it is the input gradient.
+    pub transposed: bool,
+    pub epilogue: Epilogue,
+}
+
+impl Product<'_> {
+    /// The convolution that this is of its source. The input gradient of one with stride 1 is a convolution of dy with the weight
+    /// turned round; with other strides it is none.
+    pub(super) fn source_view(&self) -> Option<Extents> {
+        let e = *self.extents;
+        if !self.transposed {
+            return Some(e);
+        }
+        let padding = |i: usize| (e.kernel[i] - 1).checked_sub(e.padding[i]);
+        (e.stride == [1, 1]).then_some(Extents {
+            channels: e.outputs,
+            outputs: e.channels,
+            size: e.out,
+            out: e.size,
+            padding: [padding(0)?, padding(1)?],
+            ..e
+        })
+    }
 }
 
 /// A kernel with what all directions share.
@@ -122,16 +115,8 @@ fn register_tile(m: usize) -> [usize; 2] {
 fn register(kernel: Kernel, extents: [usize; 3], parts: usize) -> Kernel {
     let [m, n, _] = extents;
     let [each_m, each_n] = register_tile(m);
-    let product = TiledProduct {
-        extents,
-        tile: [each_m, LANES * each_n],
-        register: [each_m, each_n],
-        parts,
-        element: [4; 3],
-        shared: false,
-    };
     kernel
-        .traffic(product.traffic())
+        .traffic(traffic(extents, [each_m, LANES * each_n], [each_m, each_n], parts, false))
         .constant("EACH_M", size(each_m))
         .constant("EACH_N", size(each_n))
         .workgroup(size(LANES), 1, 1)
@@ -142,7 +127,7 @@ pub(super) fn forward(
     operands: &Operands<'_>,
     e: &Extents,
     relu: bool,
-    _profile: &Profile,
+    profile: &Profile,
 ) -> Vec<Implementation> {
     let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
     let bias = operands.inputs.len() > 2;
@@ -155,14 +140,12 @@ pub(super) fn forward(
             .bind("y_data", Slot::Output(0));
         if bias { kernel.bind("bias", Slot::Input(2)) } else { kernel }
     };
-    let [m, n, k] = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
-    let tiled = |tile: Tile| {
-        let [x, y] = tile.groups(m, n);
-        let kernel = tile.apply(base("forward_tiled")).traffic(tile.traffic([m, n, k], 1));
-        tile.finish(vec![kernel.groups(x, y, 1)])
-    };
-    let mut list: Vec<Implementation> = tiles(m, n, |_| 1).into_iter().map(tiled).collect();
-    let registers = vec![register(base("forward_register"), [m, n, k], 1)];
+    let extents = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
+    let registers = vec![register(base("forward_register"), extents, 1)];
+    let epilogue = Epilogue::Forward { bias, relu };
+    let product = Product { extents: e, source: x, result: y, transposed: false, epilogue };
+    let mut list = tiled::product(operands, &product, profile);
+    list.extend(lanes::product(operands, &product, profile));
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
 }
@@ -171,7 +154,7 @@ pub(super) fn input_gradient(
     operands: &Operands<'_>,
     e: &Extents,
     accumulate: bool,
-    _profile: &Profile,
+    profile: &Profile,
 ) -> Vec<Implementation> {
     let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
     let base = |entry| {
@@ -181,21 +164,21 @@ pub(super) fn input_gradient(
             .bind("weight", Slot::Input(1))
             .bind("dx_data", Slot::Output(0))
     };
-    let [m, n] = [e.channels, e.batch * e.size[0] * e.size[1]];
-    let k = e.outputs * e.kernel[0] * e.kernel[1];
-    let tiled = |tile: Tile| {
-        let [x, y] = tile.groups(m, n);
-        let kernel = tile.apply(base("input_gradient_tiled")).traffic(tile.traffic([m, n, k], 1));
-        tile.finish(vec![kernel.groups(x, y, 1)])
-    };
-    let mut list: Vec<Implementation> = tiles(m, n, |_| 1).into_iter().map(tiled).collect();
-    let registers = vec![register(base("input_gradient_register"), [m, n, k], 1)];
+    let epilogue = Epilogue::Gradient { accumulate };
+    let pixels = e.batch * e.size[0] * e.size[1];
+    let extents = [e.channels, pixels, e.outputs * e.kernel[0] * e.kernel[1]];
+    let mut registers = register(base("input_gradient_register"), extents, 1);
+    registers.traffic = registers.traffic.map(|t| epilogue.traffic(t, e.channels * pixels));
+    let registers = vec![registers];
+    let product = Product { extents: e, source: dy, result: dx, transposed: true, epilogue };
+    let mut list = tiled::product(operands, &product, profile);
+    list.extend(lanes::product(operands, &product, profile));
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
 }
 
 /// Into how many parts of how many pixels the sum over pixels is cut: enough for `wanted` workgroups in all, none shorter than `shortest`.
-fn split(pixels: usize, groups: usize, wanted: usize, shortest: usize) -> (usize, usize) {
+pub(super) fn split(pixels: usize, groups: usize, wanted: usize, shortest: usize) -> (usize, usize) {
     let parts = wanted.div_ceil(groups.max(1)).min(pixels / shortest).clamp(1, 256);
     let chunk = pixels.div_ceil(parts);
     (pixels.div_ceil(chunk), chunk)
@@ -204,7 +187,7 @@ fn split(pixels: usize, groups: usize, wanted: usize, shortest: usize) -> (usize
 pub(super) fn weight_gradient(
     operands: &Operands<'_>,
     e: &Extents,
-    _profile: &Profile,
+    profile: &Profile,
 ) -> Vec<Implementation> {
     let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
     let (m, n, pixels) = (e.outputs, e.depth(), e.batch * e.out[0] * e.out[1]);
@@ -218,37 +201,38 @@ pub(super) fn weight_gradient(
             .bind("dy_data", Slot::Input(1))
             .bind("partial", slot)
     };
-    let second = |parts: usize| {
-        Kernel::new(operands.layer, SOURCE, "sum_parts")
-            .geometries([("count", count), ("parts", parts)])
-            .bind("partial", Slot::Scratch(0))
-            .bind("dw", Slot::Output(0))
-            .linear(count)
-    };
-    let finish = |implementation: Implementation, parts: usize| {
-        if parts == 1 {
-            return implementation;
-        }
-        let mut implementation = implementation.scratch(parts * count);
-        implementation.kernels.push(second(parts));
-        implementation
-    };
-    let cut = |tile: &Tile| split(pixels, tile.groups(m, n).iter().product(), 2 * BUSY, 8 * tile.depth);
-    let tiled = |tile: Tile| {
-        let (parts, chunk) = cut(&tile);
-        let [x, y] = tile.groups(m, n);
-        let first = tile.apply(base("weight_gradient_tiled", parts, chunk)).groups(x, y, parts);
-        let first = first.traffic(tile.traffic([m, n, pixels], parts));
-        finish(tile.finish(vec![first]), parts)
-    };
-    let mut list: Vec<Implementation> = tiles(m, n, |t| cut(t).0).into_iter().map(tiled).collect();
+    let finish = |implementation, parts| finish_parts(operands, SOURCE, implementation, parts, count);
+    let mut list = tiled::weight_gradient(operands, e, profile);
     let [each_m, each_n] = register_tile(m);
     // A CPU has few cores: a handful of parts is enough.
     let (parts, chunk) = split(pixels, m.div_ceil(each_m) * n.div_ceil(LANES * each_n), 32, 64);
     let first = register(base("weight_gradient_register", parts, chunk), [m, n, pixels], parts);
+    list.extend(lanes::weight_gradient(operands, e, profile));
     let registers = Implementation::new("register", vec![first]).suits(AdapterClass::SOFTWARE);
     list.push(finish(registers, parts));
     list
+}
+
+/// Adds the second pass to an implementation whose first kernel leaves `parts` partial sums of `count` elements in scratch 0; a sum that
+/// is not cut needs none.
+pub(super) fn finish_parts(
+    operands: &Operands<'_>,
+    source: &'static str,
+    implementation: Implementation,
+    parts: usize,
+    count: usize,
+) -> Implementation {
+    if parts == 1 {
+        return implementation;
+    }
+    let second = Kernel::new(operands.layer, source, "sum_parts")
+        .geometries([("count", count), ("parts", parts)])
+        .bind("partial", Slot::Scratch(0))
+        .bind("dw", Slot::Output(0))
+        .linear(count);
+    let mut implementation = implementation.scratch(parts * count);
+    implementation.kernels.push(second);
+    implementation
 }
 
 pub(super) fn bias_gradient(operands: &Operands<'_>) -> Vec<Implementation> {
