@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use incept::gpu::probe_kernels;
 use incept::graph::{Graph, Operation, Spec};
 use incept::kernel::{AdapterClass, Kernel, Operand, Operands, Profile, pipeline_text};
 use incept::nn::GoogLeNet;
@@ -96,7 +97,7 @@ fn other_kernels(profile: &Profile) -> Vec<Kernel> {
         (Box::new(Copy), vec![x]),
         (Box::new(Fill { value: 1.0, shape: [1].into(), scaled: true }), vec![]),
     ];
-    let mut kernels = Vec::new();
+    let mut kernels = probe_kernels(profile);
     for (op, specs) in calls {
         let refs: Vec<&Spec> = specs.iter().collect();
         let outputs = op.infer(&refs).expect("shapes fit");

@@ -75,6 +75,8 @@ pub(crate) struct EpochRecord {
     pub images_per_s: f64,
     pub held_out: Option<Evaluation>,
     pub held_out_accuracy: Option<f64>,
+    /// Share of the time of training in which the device worked on steps; none where it cannot tell.
+    pub device_busy: Option<f64>,
 }
 
 /// What training has seen.
@@ -155,11 +157,13 @@ impl Setup {
             train: self.data.train.len(),
             held_out: self.data.held_out.len(),
         })?;
+        gpu.block_on(trainer.watch())?;
         let mut history = History::default();
         let mut overall = Rate::new();
         while trainer.progress().epoch < self.run.epochs && !history.interrupted {
             let epoch = trainer.progress().epoch;
             let mut rate = Rate::new();
+            let busy_before = trainer.busy_seconds();
             let summary = {
                 let label = format!("epoch {}/{}", epoch + 1, self.run.epochs);
                 let mut bar = reporter.bar(&label, loader.len() as u64);
@@ -180,6 +184,8 @@ impl Setup {
                 };
                 gpu.block_on(train_epoch(trainer, &loader, |at| self.run.rate_at(at), observe))?
             };
+            let trained = rate.elapsed().as_secs_f64();
+            let busy = trainer.busy_seconds().zip(busy_before).map(|(after, before)| after - before);
             history.interrupted = summary.interrupted || stop.load(Ordering::SeqCst);
             let evaluation = match &mut classifier {
                 Some(classifier) if !history.interrupted => {
@@ -199,6 +205,7 @@ impl Setup {
                 images_per_s: rate.per_second(),
                 held_out_accuracy: evaluation.as_ref().map(Evaluation::accuracy),
                 held_out: evaluation,
+                device_busy: busy.map(|busy| (busy / trained.max(1e-9)).min(1.0)),
                 summary,
             };
             let interrupted = history.interrupted;
@@ -264,8 +271,9 @@ fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
         record.summary.heads.iter().map(|h| format!("{:.1}%", 100.0 * h.accuracy)).collect();
     let held_out =
         record.held_out_accuracy.map_or(String::new(), |a| format!("  held out {:.2}%", 100.0 * a));
+    let busy = record.device_busy.map_or(String::new(), |b| format!("  device busy {:.0}%", 100.0 * b));
     format!(
-        "epoch {:>width$}/{epochs}  loss {}  accuracy {}{held_out}  {:.0} images/s  {}",
+        "epoch {:>width$}/{epochs}  loss {}  accuracy {}{held_out}  {:.0} images/s{busy}  {}",
         record.summary.epoch + 1,
         losses.join(" "),
         accuracy.join(" "),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Failure, Gpu, Shared};
+use super::{Counts, Failure, Gpu, Shared};
 use crate::error::{Error, Result};
 use crate::kernel::{AdapterClass, Profile};
 
@@ -216,6 +216,7 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
             profile,
             pipelines,
             failures,
+            counts: Counts::default(),
             awaited: Mutex::default(),
         }),
     })

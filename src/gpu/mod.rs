@@ -3,19 +3,24 @@
 
 mod adapter;
 mod pipeline;
+mod probe;
 mod regions;
 mod session;
+mod timing;
 mod trial;
 
 pub use adapter::{AdapterOptions, AdapterSummary, list_adapters};
 pub use pipeline::Pipeline;
+pub use probe::{Bound, Roofline, probe_kernels};
 pub use regions::Regions;
-pub use session::{Metrics, Session};
+pub use session::{DispatchTime, Metrics, Session};
+pub use timing::{Clock, Interval};
 pub use trial::{Trial, TrialOutput};
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -36,8 +41,43 @@ struct Shared {
     profile: Profile,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     failures: Arc<Mutex<Vec<Failure>>>,
+    counts: Counts,
     /// The submission that a future waits for, so that blocking on it does not drain the queue.
     awaited: Mutex<Option<wgpu::SubmissionIndex>>,
+}
+
+/// What the device was asked for so far.
+#[derive(Debug, Default)]
+struct Counts {
+    submissions: AtomicU64,
+    bind_groups: AtomicU64,
+    read_backs: AtomicU64,
+}
+
+/// What a device was asked for since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
+    /// Command buffers that were submitted.
+    pub submissions: u64,
+    /// Pipelines that were made.
+    pub pipelines: u64,
+    /// Bind groups that were made.
+    pub bind_groups: u64,
+    /// Buffers that were mapped for the host to read.
+    pub read_backs: u64,
+}
+
+impl Counters {
+    /// What was added since `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            submissions: self.submissions - before.submissions,
+            pipelines: self.pipelines - before.pipelines,
+            bind_groups: self.bind_groups - before.bind_groups,
+            read_backs: self.read_backs - before.read_backs,
+        }
+    }
 }
 
 /// An error that arrived outside any call.
@@ -89,6 +129,23 @@ impl Gpu {
     /// Number of pipelines made so far.
     pub fn pipeline_count(&self) -> usize {
         self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// What the device was asked for so far.
+    pub fn counters(&self) -> Counters {
+        let Counts { submissions, bind_groups, read_backs } = &self.shared.counts;
+        Counters {
+            submissions: submissions.load(Ordering::Relaxed),
+            pipelines: self.pipeline_count() as u64,
+            bind_groups: bind_groups.load(Ordering::Relaxed),
+            read_backs: read_backs.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Submits what an encoder has recorded.
+    pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
+        self.shared.counts.submissions.fetch_add(1, Ordering::Relaxed);
+        self.queue().submit([encoder.finish()])
     }
 
     pub(crate) fn device(&self) -> &wgpu::Device {
@@ -148,13 +205,24 @@ impl Gpu {
         let staging = self.buffer("download", size, usage).await?;
         let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(source, offset, &staging, 0, size);
-        self.queue().submit([encoder.finish()]);
-        let mapped = map(&staging, size);
+        self.submit(encoder);
+        let mapped = self.map(&staging, size);
         let mapped = std::future::poll_fn(|context| mapped.poll(Some(context.waker()))).await;
         let data = mapped.and_then(|()| take_mapped(&staging, size));
         let mut data = data.map_err(|reason| self.driver("reading a buffer", reason))?;
         data.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
         Ok(data)
+    }
+
+    /// Begins to map `size` bytes of a buffer for reading.
+    fn map(&self, buffer: &wgpu::Buffer, size: u64) -> Signal {
+        self.shared.counts.read_backs.fetch_add(1, Ordering::Relaxed);
+        let mapped = Signal::default();
+        let sender = mapped.clone();
+        buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
+            sender.send(result.map_err(|e| e.to_string()));
+        });
+        mapped
     }
 
     /// An error of the driver; a lost device where that was the cause.
@@ -181,16 +249,6 @@ impl Gpu {
                 .map_err(|e| self.driver("waiting for the device", e.to_string()))?;
         }
     }
-}
-
-/// Begins to map `size` bytes of a buffer for reading.
-fn map(buffer: &wgpu::Buffer, size: u64) -> Signal {
-    let mapped = Signal::default();
-    let sender = mapped.clone();
-    buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
-        sender.send(result.map_err(|e| e.to_string()));
-    });
-    mapped
 }
 
 /// Copies what has been mapped and gives the buffer back.

@@ -136,7 +136,7 @@ impl<'a> Trial<'a> {
             pass.set_bind_group(0, &group, &[]);
             pass.dispatch_workgroups(kernel.groups[0], kernel.groups[1], kernel.groups[2]);
         }
-        gpu.queue().submit([encoder.finish()]);
+        gpu.submit(encoder);
         if let Some(error) = scope.pop().await {
             let label = implementation.kernels.first().map_or_else(String::new, |k| k.label.clone());
             return Err(Error::Kernel { kernel: label, reason: error.to_string() });

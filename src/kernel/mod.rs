@@ -3,10 +3,12 @@
 
 mod profile;
 mod source;
+mod traffic;
 
 pub use profile::{AdapterClass, Profile};
 pub(crate) use source::geometry_bytes;
 pub use source::pipeline_text;
+pub use traffic::{TiledProduct, Traffic};
 
 use crate::graph::Spec;
 
@@ -177,6 +179,8 @@ pub struct Kernel {
     pub workgroup: [u32; 3],
     /// Workgroups.
     pub groups: [u32; 3],
+    /// What it computes and moves; without it, every tensor that it binds counts as moved once.
+    pub traffic: Option<Traffic>,
 }
 
 impl Kernel {
@@ -191,6 +195,7 @@ impl Kernel {
             bindings: Vec::new(),
             workgroup: [64, 1, 1],
             groups: [1, 1, 1],
+            traffic: None,
         }
     }
 
@@ -253,6 +258,13 @@ impl Kernel {
     pub fn groups(mut self, x: usize, y: usize, z: usize) -> Self {
         let count = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX);
         self.groups = [count(x), count(y), count(z)];
+        self
+    }
+
+    /// Says what it computes and moves: for kernels that load anything more than once.
+    #[must_use]
+    pub fn traffic(mut self, traffic: Traffic) -> Self {
+        self.traffic = Some(traffic);
         self
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::{ReluGrad, expect};
 use crate::error::Result;
 use crate::graph::{Backward, Operation, Shape, Spec};
-use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
+use crate::kernel::{
+    AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot, TiledProduct, Traffic,
+};
 
 const SOURCE: &str = include_str!("../../shaders/linear.wgsl");
 
@@ -210,6 +212,11 @@ struct Product {
 const LANES: usize = 8;
 
 impl Product {
+    fn traffic(&self, tile: [usize; 2], register: [usize; 2], shared: bool) -> Traffic {
+        let extents = [self.rows, self.columns, self.depth];
+        TiledProduct { extents, tile, register, parts: 1, element: [4; 3], shared }.traffic()
+    }
+
     fn implementations(
         &self,
         entries: [&'static str; 2],
@@ -228,12 +235,14 @@ impl Product {
             .constant("EACH_M", 4u32)
             .constant("EACH_N", 2u32)
             .workgroup(128, 1, 1)
+            .traffic(self.traffic([32, 32], [4, 2], true))
             .groups(self.columns.div_ceil(32), self.rows.div_ceil(32), 1);
         let (each_m, each_n) = (8, 4);
         let register = with_extents(entries[1])
             .constant("EACH_M", count(each_m))
             .constant("EACH_N", count(each_n))
             .workgroup(count(LANES), 1, 1)
+            .traffic(self.traffic([each_m, LANES * each_n], [each_m, each_n], false))
             .groups(self.columns.div_ceil(LANES * each_n), self.rows.div_ceil(each_m), 1);
         vec![
             Implementation::new("tiled", vec![tiled])

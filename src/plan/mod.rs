@@ -2,10 +2,12 @@
 
 mod alias;
 mod arena;
+mod cost;
 mod layout;
 
 pub use alias::View;
 pub use arena::{Block, Placement, pack, peak};
+pub use cost::{BUSY_GROUPS, DispatchCost, ENOUGH_INTENSITY, NodeCost};
 pub use layout::{BLOCK, Entry, Layout};
 
 use std::collections::{BTreeMap, HashMap};

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::upload;
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Regions, Session};
+use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
@@ -180,6 +180,15 @@ impl Classifier {
         self.gpu.check("classifying")?;
         let rows = rows.chunks(self.classes).zip(&batch.labels);
         Ok(rows.filter(|(_, label)| **label != Batch::MISSING).map(|(row, _)| row.to_vec()).collect())
+    }
+
+    /// Times each dispatch of one batch by itself.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    pub async fn profile(&self, batch: &Batch, clock: Clock) -> Result<Vec<DispatchTime>> {
+        self.session.write(self.input, &batch.images)?;
+        self.session.profile(&Step::default(), clock).await
     }
 
     /// The classes of preprocessed pictures ([`Preprocessing::apply`](crate::data::Preprocessing::apply)), most probable first, for each picture.

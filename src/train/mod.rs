@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Regions, Session};
+use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
@@ -219,6 +219,32 @@ impl Trainer {
     /// The session that runs the steps.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// From now on, adds up how long the device works on steps. Returns whether the device can tell.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn watch(&mut self) -> Result<bool> {
+        self.session.watch().await
+    }
+
+    /// Seconds that the device worked on the steps whose metrics are back since [`Trainer::watch`].
+    pub fn busy_seconds(&self) -> Option<f64> {
+        self.session.busy_seconds()
+    }
+
+    /// Times each dispatch of one training step by itself; the step counts as one, and has no metrics.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    pub async fn profile(&mut self, batch: &Batch, rate: f32, clock: Clock) -> Result<Vec<DispatchTime>> {
+        self.session.write(self.input, &batch.images)?;
+        self.session.write_labels(self.labels, &batch.labels)?;
+        let times = self.session.profile(&self.step_values(rate), clock).await?;
+        self.progress.step += 1;
+        self.progress.update += 1;
+        Ok(times)
     }
 
     /// How far training is.

@@ -2,12 +2,26 @@
 //! drivers that run on a CPU and have subgroups.
 
 use super::{Extents, lanes, tiled};
-use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
+use crate::kernel::{
+    AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot, TiledProduct, Traffic,
+};
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
 
 pub(super) fn size(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// What a kernel moves for a product of f32 that it cuts into tiles: `tile` of a workgroup, `register` of an invocation. With `shared`, tiles
+/// go through workgroup memory.
+pub(super) fn traffic(
+    extents: [usize; 3],
+    tile: [usize; 2],
+    register: [usize; 2],
+    parts: usize,
+    shared: bool,
+) -> Traffic {
+    TiledProduct { extents, tile, register, parts, element: [4; 3], shared }.traffic()
 }
 
 /// What is done to a product before it is stored.
@@ -17,6 +31,15 @@ pub(super) enum Epilogue {
     Forward { bias: bool, relu: bool },
     /// The result is added to what is there.
     Gradient { accumulate: bool },
+}
+
+impl Epilogue {
+    /// Adds what it loads for so many results.
+    pub(super) fn traffic(self, product: Traffic, results: usize) -> Traffic {
+        let accumulates = matches!(self, Self::Gradient { accumulate: true });
+        let loaded = product.loaded + if accumulates { 4 * results as u64 } else { 0 };
+        Traffic { loaded, ..product }
+    }
 }
 
 /// A product of the weight and windows of an activation: forward, or (transposed) the input gradient.
@@ -89,9 +112,11 @@ fn register_tile(m: usize) -> [usize; 2] {
     if m <= 4 { [4, 8] } else { [8, 8] }
 }
 
-fn register(kernel: Kernel, m: usize, n: usize, parts: usize) -> Kernel {
+fn register(kernel: Kernel, extents: [usize; 3], parts: usize) -> Kernel {
+    let [m, n, _] = extents;
     let [each_m, each_n] = register_tile(m);
     kernel
+        .traffic(traffic(extents, [each_m, LANES * each_n], [each_m, each_n], parts, false))
         .constant("EACH_M", size(each_m))
         .constant("EACH_N", size(each_n))
         .workgroup(size(LANES), 1, 1)
@@ -115,8 +140,8 @@ pub(super) fn forward(
             .bind("y_data", Slot::Output(0));
         if bias { kernel.bind("bias", Slot::Input(2)) } else { kernel }
     };
-    let (m, n) = (e.outputs, e.batch * e.out[0] * e.out[1]);
-    let registers = vec![register(base("forward_register"), m, n, 1)];
+    let extents = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
+    let registers = vec![register(base("forward_register"), extents, 1)];
     let epilogue = Epilogue::Forward { bias, relu };
     let product = Product { extents: e, source: x, result: y, transposed: false, epilogue };
     let mut list = tiled::product(operands, &product, profile);
@@ -139,9 +164,12 @@ pub(super) fn input_gradient(
             .bind("weight", Slot::Input(1))
             .bind("dx_data", Slot::Output(0))
     };
-    let (m, n) = (e.channels, e.batch * e.size[0] * e.size[1]);
-    let registers = vec![register(base("input_gradient_register"), m, n, 1)];
     let epilogue = Epilogue::Gradient { accumulate };
+    let pixels = e.batch * e.size[0] * e.size[1];
+    let extents = [e.channels, pixels, e.outputs * e.kernel[0] * e.kernel[1]];
+    let mut registers = register(base("input_gradient_register"), extents, 1);
+    registers.traffic = registers.traffic.map(|t| epilogue.traffic(t, e.channels * pixels));
+    let registers = vec![registers];
     let product = Product { extents: e, source: dy, result: dx, transposed: true, epilogue };
     let mut list = tiled::product(operands, &product, profile);
     list.extend(lanes::product(operands, &product, profile));
@@ -178,7 +206,7 @@ pub(super) fn weight_gradient(
     let [each_m, each_n] = register_tile(m);
     // A CPU has few cores: a handful of parts is enough.
     let (parts, chunk) = split(pixels, m.div_ceil(each_m) * n.div_ceil(LANES * each_n), 32, 64);
-    let first = register(base("weight_gradient_register", parts, chunk), m, n, parts);
+    let first = register(base("weight_gradient_register", parts, chunk), [m, n, pixels], parts);
     list.extend(lanes::weight_gradient(operands, e, profile));
     let registers = Implementation::new("register", vec![first]).suits(AdapterClass::SOFTWARE);
     list.push(finish(registers, parts));

@@ -1,7 +1,7 @@
 //! The family for drivers that run a subgroup as one vector of a CPU; see `conv_lanes.wgsl`.
 
 use super::Extents;
-use super::kernels::{Epilogue, Product, size, split};
+use super::kernels::{Epilogue, Product, size, split, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_lanes.wgsl");
@@ -92,6 +92,8 @@ pub(super) fn product(
         .bind("panel", Slot::Scratch(0))
         .workgroup(size(FOUR * LANES), 1, 1)
         .groups(steps.loads, step_count, tiles);
+    let extents = [e.outputs, e.batch * out[0] * out[1], e.depth()];
+    let moved = traffic(extents, [steps.tile_m, FOUR * LANES], [steps.tile_m, FOUR], 1, false);
     let element = if vector { "vec4<f32>" } else { "f32" };
     let kernel = Kernel::new(operands.layer, SOURCE, "product_lanes")
         .constant("KERNEL_H", size(e.kernel[0]))
@@ -126,6 +128,7 @@ pub(super) fn product(
         .bind_as("panel", Slot::Scratch(0), "vec4<f32>")
         .bind_as("result", Slot::Output(0), element)
         .workgroup(size(LANES), 1, 1)
+        .traffic(product.epilogue.traffic(moved, extents[0] * extents[1]))
         .groups(groups, tiles, 1);
     let kernel = match product.epilogue {
         Epilogue::Forward { bias, relu } => {
@@ -170,6 +173,8 @@ pub(super) fn weight_gradient(
     let shortest = 256_usize.div_ceil(out[1]);
     let (parts, chunk) = split(lines, groups[0] * groups[1], 32, shortest);
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
+    let extents = [e.outputs, columns, lines * out[1]];
+    let moved = traffic(extents, [tile_m, LANES * blocks], [tile_m, blocks], parts, false);
     let kernel = Kernel::new(operands.layer, SOURCE, "weight_gradient_lanes")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
@@ -206,6 +211,7 @@ pub(super) fn weight_gradient(
         .bind_as("dy_data", Slot::Input(1), if vector { "vec4<f32>" } else { "f32" })
         .bind("partial", slot)
         .workgroup(size(LANES), 1, 1)
+        .traffic(moved)
         .groups(groups[0], groups[1], parts);
     let implementation = Implementation::new("lanes", vec![kernel]).suits(AdapterClass::SOFTWARE);
     Some(super::kernels::finish_parts(operands, SHARED, implementation, parts, e.outputs * columns))

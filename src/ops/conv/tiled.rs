@@ -2,8 +2,8 @@
 //! the device; see `conv_tiled.wgsl`.
 
 use super::Extents;
-use super::kernels::{Epilogue, Product, finish_parts, size};
-use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot};
+use super::kernels::{Epilogue, Product, finish_parts, size, traffic};
+use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_tiled.wgsl");
 /// `sum_parts` is that of the other families.
@@ -94,6 +94,11 @@ impl Tile {
             .constant("RIGHT_LOADS", size(self.depth * self.n / 4 / invocations))
             .constant("FOUR", 4u32)
             .workgroup(size(invocations), 1, 1)
+    }
+
+    /// What a kernel with this tile moves.
+    fn traffic(&self, extents: [usize; 3], parts: usize) -> Traffic {
+        traffic(extents, [self.m, self.n], [self.each_m, self.each_n], parts, true)
     }
 
     fn finish(&self, kernels: Vec<Kernel>, memory: usize) -> Implementation {
@@ -193,7 +198,9 @@ fn product_with(
     let kernel = tile.apply(kernel).groups(rows, columns, parts);
     let memory = 2 * 4 * tile.depth * (tile.m + tile.n);
     let panel = rows * tile.m * terms;
+    let traffic = tile.traffic([m, pixels, e.depth()], parts);
     if parts == 1 {
+        let kernel = kernel.traffic(product.epilogue.traffic(traffic, m * pixels));
         return tile.finish(vec![pack, epilogue(kernel)], memory).scratch(panel);
     }
     let second = Kernel::new(operands.layer, SOURCE, "finish_product")
@@ -207,7 +214,7 @@ fn product_with(
         ])
         .bind("partial", Slot::Scratch(1))
         .linear(m * pixels);
-    let first = kernel.bind("partial", Slot::Scratch(1));
+    let first = kernel.bind("partial", Slot::Scratch(1)).traffic(traffic);
     tile.finish(vec![pack, first, epilogue(second)], memory).scratch(panel).scratch(parts * m * pixels)
 }
 
@@ -258,7 +265,8 @@ fn weight_gradient_with(
         ])
         .bind("x_data", Slot::Input(0))
         .bind("dy_data", Slot::Input(1))
-        .bind("partial", slot);
+        .bind("partial", slot)
+        .traffic(tile.traffic([m, columns, pixels], parts));
     let kernel = tile.apply(kernel).groups(rows, across, parts);
     // Rows of the tiles have one vector more than they need.
     let memory = 2 * 4 * tile.depth * (tile.m + tile.n + 8);
