@@ -152,6 +152,7 @@ fn networks(
     let network = GoogLeNet::paper().width(width).input(input).classes(classes);
     network.validate()?;
     for &batch in &options.batch {
+        eprintln!("comparing results: burn compiles and tunes its kernels now");
         let mut contenders = if bench == "step" {
             check_training(devices, &network, batch)?;
             let ours: Box<dyn Contender> = Box::new(ours::Training::new(&devices.gpu, &network, batch)?);

@@ -76,6 +76,7 @@ struct Ready<'a> {
 pub fn compare(contenders: &mut [Box<dyn Contender>], schedule: Schedule) -> Result<Vec<Timing>> {
     let mut list = Vec::new();
     for contender in contenders {
+        eprintln!("warming up {}", contender.name());
         let (warm_up_s, once) = warm_up(contender.as_mut(), schedule)?;
         let times = (schedule.block.as_secs_f64() / once).ceil().clamp(1.0, 1e6) as u32;
         list.push(Ready { contender: contender.as_mut(), warm_up_s, times });
