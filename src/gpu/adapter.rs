@@ -214,6 +214,7 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
             pipelines,
             failures,
             awaited: Mutex::default(),
+            choices: Mutex::default(),
         }),
     })
 }

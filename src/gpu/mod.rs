@@ -1,16 +1,19 @@
 //! The device: choosing an adapter, opening it, compiling pipelines, running plans. Everything here is `async` and free of
-//! threads, files, clocks and blocking calls, so that it runs in a browser tab as it does in a terminal.
+//! threads, files and blocking calls, so that it runs in a browser tab as it does in a terminal.
 
 mod adapter;
 mod pipeline;
 mod regions;
 mod session;
+mod timing;
 mod trial;
 
 pub use adapter::{AdapterOptions, AdapterSummary, list_adapters};
 pub use pipeline::Pipeline;
 pub use regions::Regions;
 pub use session::{Metrics, Session};
+pub(crate) use timing::Timer;
+pub(crate) use trial::{Pool, Prepared, Stage};
 pub use trial::{Trial, TrialOutput};
 
 use std::collections::HashMap;
@@ -20,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, Result};
-use crate::kernel::Profile;
+use crate::kernel::{Choices, Profile};
 
 /// An open device with its pipelines. Clones share the device.
 #[derive(Clone, Debug)]
@@ -38,6 +41,8 @@ struct Shared {
     failures: Arc<Mutex<Vec<Failure>>>,
     /// The submission that a future waits for, so that blocking on it does not drain the queue.
     awaited: Mutex<Option<wgpu::SubmissionIndex>>,
+    /// Implementations that plans for this device prefer to the defaults.
+    choices: Mutex<Arc<Choices>>,
 }
 
 /// An error that arrived outside any call.
@@ -84,6 +89,18 @@ impl Gpu {
     /// What kernels may rely on.
     pub fn profile(&self) -> &Profile {
         &self.shared.profile
+    }
+
+    /// The implementations that trainers and classifiers on this device prefer to the defaults.
+    pub fn choices(&self) -> Arc<Choices> {
+        Arc::clone(&self.shared.choices.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds choices that trainers and classifiers made from now on prefer to the defaults; they win over earlier ones.
+    /// [`tune`](crate::tune::tune) does this with what it finds.
+    pub fn add_choices(&self, choices: Choices) {
+        let mut shared = self.shared.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut shared).extend(choices);
     }
 
     /// Number of pipelines made so far.
