@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use incept::data::Batch;
 use incept::gpu::{AdapterOptions, Gpu};
 use incept::graph::{Graph, Operation, Spec, TensorId};
-use incept::kernel::{Choice, Choices, Effort, Implementation, Kernel, Operands, Profile, Slot, Step, fingerprint};
+use incept::kernel::{
+    Choice, Choices, Effort, Implementation, Kernel, Operands, Profile, Slot, Step, fingerprint,
+};
 use incept::nn::GoogLeNet;
 use incept::plan::{Plan, PlanOptions};
 use incept::reference::{Array, Real, Reference, relative_error};
@@ -186,8 +188,7 @@ fn force(gpu: &Gpu, plan: &Plan, name: impl Fn(&[Implementation]) -> &'static st
         let (inputs, outputs) = (operands(&node.inputs), operands(&node.outputs));
         let operands = Operands { layer: &node.name, inputs: &inputs, outputs: &outputs };
         let list = node.op.kernels(&operands, gpu.profile());
-        let fitting: Vec<Implementation> =
-            list.iter().filter(|i| i.fits(gpu.profile())).cloned().collect();
+        let fitting: Vec<Implementation> = list.iter().filter(|i| i.fits(gpu.profile())).cloned().collect();
         let choice = Choice {
             implementation: name(&fitting).into(),
             kernels: fingerprint(&list, gpu.profile()),
@@ -241,7 +242,8 @@ fn one_step(gpu: &Gpu) -> (Vec<&'static str>, Vec<f32>) {
     let mut trainer =
         gpu.block_on(Trainer::new(gpu, &network(), &optimizer, 4, 1, |_, _| ())).expect("a trainer");
     let pixels = 3 * 32 * 32;
-    let picture = |i: usize| (0..pixels).map(|p| ((p * (i + 3)) % 17) as f32 / 8.0 - 1.0).collect::<Vec<f32>>();
+    let picture =
+        |i: usize| (0..pixels).map(|p| ((p * (i + 3)) % 17) as f32 / 8.0 - 1.0).collect::<Vec<f32>>();
     let batch = Batch::of(4, &(0..4).map(picture).collect::<Vec<_>>());
     trainer.step(&batch, 0.01).expect("a step");
     let names = trainer.session().plan().nodes.iter().map(|n| n.implementation.name).collect();

@@ -168,9 +168,11 @@ impl Guarded {
         self.bytes + 2 * GUARD
     }
 
-    /// `range` of the binding, as a kernel binds it.
-    fn binding(&self, range: Option<Range<u64>>) -> wgpu::BufferBinding<'_> {
-        let range = range.unwrap_or(0..self.bytes);
+    /// What a kernel binds: these bytes, or everything with the guard behind it. Many drivers drop accesses behind a binding, and then a
+    /// kernel's mistake would show only on those that do not.
+    fn binding(&self, gpu: &Gpu, range: Option<Range<u64>>) -> wgpu::BufferBinding<'_> {
+        let all = (self.bytes + GUARD).min(gpu.profile().binding).max(self.bytes);
+        let range = range.unwrap_or(0..all);
         let size = std::num::NonZeroU64::new((range.end - range.start).next_multiple_of(4));
         wgpu::BufferBinding { buffer: &self.buffer, offset: GUARD + range.start, size }
     }
@@ -304,7 +306,7 @@ impl<'a> Stage<'a> {
                         Slot::Output(i) => &self.outputs[i],
                         Slot::Scratch(i) => &scratch[i],
                     };
-                    block.binding(binding.range.clone())
+                    block.binding(gpu, binding.range.clone())
                 })
                 .collect();
             let group = gpu.bind(kernel, &pipeline, &bindings, &self.step);
