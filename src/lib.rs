@@ -44,6 +44,7 @@ pub mod ops;
 pub mod plan;
 pub mod reference;
 pub mod train;
+pub mod tune;
 pub mod verify;
 pub mod weights;
 

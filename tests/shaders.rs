@@ -63,7 +63,7 @@ fn graphs() -> Vec<Graph> {
 
 /// All kernels that a plan of the graph may choose on a device.
 fn kernels_of(graph: &Graph, profile: &Profile) -> Vec<Kernel> {
-    let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None };
+    let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None, choices: None };
     let plan = Plan::new(graph, &options).expect("the graph can be planned");
     let mut kernels = Vec::new();
     for (_, node) in plan.graph.nodes() {

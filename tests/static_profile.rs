@@ -25,7 +25,7 @@ fn plan(graph: &Graph, class: AdapterClass) -> Plan {
 }
 
 fn plan_for(graph: &Graph, profile: &Profile) -> Plan {
-    let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None };
+    let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None, choices: None };
     Plan::new(graph, &options).expect("the graph can be planned")
 }
 

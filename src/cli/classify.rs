@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use incept::Error;
 use incept::data::Picture;
-use incept::train::{Classifier, Prediction};
+use incept::train::{Classifier, InferenceGraph, Prediction};
 use incept::weights::Checkpoint;
 use serde::Serialize;
 
 use super::data::pictures;
 use super::options::Common;
 use super::report::{Reporter, note, share_bar, shown};
+use super::tune::Worth;
 use super::{Outcome, Result};
 
 /// Tell what is on pictures: the most probable classes of each.
@@ -66,6 +67,9 @@ impl Classify {
         let files = pictures(&self.pictures)?;
         let gpu = common.open()?;
         let batch = self.batch.clamp(1, files.len().max(1));
+        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+            InferenceGraph::new(&metadata.network, batch)?.plan(&gpu, None)
+        })?;
         let mut classifier =
             gpu.block_on(Classifier::new(&gpu, &metadata.network, batch, &state.averaged()))?;
         let mut failed = 0;

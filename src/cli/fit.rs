@@ -9,14 +9,16 @@ use incept::data::{Augmentation, Loader, OpenedData, Preprocessing};
 use incept::gpu::Gpu;
 use incept::nn::GoogLeNet;
 use incept::train::{
-    EpochSummary, Evaluation, Optimizer, Schedule, StepMetrics, Trainer, evaluate, train_epoch,
+    EpochSummary, Evaluation, Optimizer, Schedule, StepMetrics, Trainer, TrainingGraph, evaluate, train_epoch,
 };
 use incept::weights::{Checkpoint, Metadata};
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::data::{LoadArgs, report_bad};
+use super::options::Common;
 use super::report::{Rate, Reporter, duration, shown};
+use super::tune::Worth;
 
 /// What a run was configured with; checkpoints keep it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -121,9 +123,18 @@ pub(crate) fn interruptible() -> Result<Arc<AtomicBool>> {
 }
 
 impl Setup {
-    /// Plans the training step and compiles its kernels.
-    pub(crate) fn trainer(&self, gpu: &Gpu, reporter: &Reporter) -> Result<Trainer> {
+    /// Tunes and plans the training step and compiles its kernels.
+    pub(crate) fn trainer(
+        &self,
+        gpu: &Gpu,
+        common: &Common,
+        stop: &AtomicBool,
+        reporter: &Reporter,
+    ) -> Result<Trainer> {
         let Run { optimizer, batch, seed, .. } = &self.run;
+        common.tune(gpu, reporter, Worth::Training, Some(stop), || {
+            TrainingGraph::new(&self.network, optimizer, *batch)?.plan(gpu)
+        })?;
         let mut bar = None;
         let prepared = |done: usize, of: usize| {
             let bar = bar.get_or_insert_with(|| reporter.bar("preparing kernels", of as u64));

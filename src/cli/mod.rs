@@ -13,6 +13,7 @@ mod report;
 mod sheet;
 mod summary;
 mod train;
+mod tune;
 mod verify;
 
 use std::process::ExitCode;

@@ -97,7 +97,7 @@ impl Train {
         };
         let stop = interruptible()?;
         let gpu = common.open()?;
-        let mut trainer = setup.trainer(&gpu, reporter)?;
+        let mut trainer = setup.trainer(&gpu, common, &stop, reporter)?;
         if let Some(checkpoint) = &checkpoint {
             trainer.restore(&checkpoint.state)?;
         }

@@ -218,6 +218,7 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
             failures,
             counts: Counts::default(),
             awaited: Mutex::default(),
+            choices: Mutex::default(),
         }),
     })
 }

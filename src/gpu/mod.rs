@@ -1,5 +1,5 @@
 //! The device: choosing an adapter, opening it, compiling pipelines, running plans. Everything here is `async` and free of
-//! threads, files, clocks and blocking calls, so that it runs in a browser tab as it does in a terminal.
+//! threads, files and blocking calls, so that it runs in a browser tab as it does in a terminal.
 
 mod adapter;
 mod pipeline;
@@ -15,6 +15,7 @@ pub use probe::{Bound, Roofline, probe_kernels};
 pub use regions::Regions;
 pub use session::{DispatchTime, Metrics, Session};
 pub use timing::{Clock, Interval};
+pub(crate) use trial::{Pool, Prepared, Stage};
 pub use trial::{Trial, TrialOutput};
 
 use std::collections::HashMap;
@@ -25,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, Result};
-use crate::kernel::Profile;
+use crate::kernel::{Choices, Profile};
 
 /// An open device with its pipelines. Clones share the device.
 #[derive(Clone, Debug)]
@@ -44,6 +45,8 @@ struct Shared {
     counts: Counts,
     /// The submission that a future waits for, so that blocking on it does not drain the queue.
     awaited: Mutex<Option<wgpu::SubmissionIndex>>,
+    /// Implementations that plans for this device prefer to the defaults.
+    choices: Mutex<Arc<Choices>>,
 }
 
 /// What the device was asked for so far.
@@ -124,6 +127,18 @@ impl Gpu {
     /// What kernels may rely on.
     pub fn profile(&self) -> &Profile {
         &self.shared.profile
+    }
+
+    /// The implementations that trainers and classifiers on this device prefer to the defaults.
+    pub fn choices(&self) -> Arc<Choices> {
+        Arc::clone(&self.shared.choices.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds choices that trainers and classifiers made from now on prefer to the defaults; they win over earlier ones.
+    /// [`tune`](crate::tune::tune) does this with what it finds.
+    pub fn add_choices(&self, choices: Choices) {
+        let mut shared = self.shared.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut shared).extend(choices);
     }
 
     /// Number of pipelines made so far.

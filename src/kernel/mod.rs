@@ -1,10 +1,12 @@
 //! A kernel is a value: WGSL with constants, geometry, the tensors that it binds and a workgroup count. An operation offers a
-//! list of implementations, each made of kernels; choosing among them is a policy apart from both (see [`choose`]).
+//! list of implementations, each made of kernels; choosing among them is a policy apart from both (see [`choose`] and [`Choices`]).
 
+mod choices;
 mod profile;
 mod source;
 mod traffic;
 
+pub use choices::{Choice, Choices, Effort, fingerprint};
 pub use profile::{AdapterClass, Profile};
 pub(crate) use source::geometry_bytes;
 pub use source::pipeline_text;

@@ -107,6 +107,21 @@ impl InferenceGraph {
         let probabilities = graph.add("softmax", Softmax, &[logits])?;
         Ok(Self { graph, input, logits, probabilities })
     }
+
+    /// Plans it as a classifier on this device does, on memory of its own or with the layout of another plan.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::Tensor`] if the layout lacks a parameter.
+    pub fn plan(&self, gpu: &Gpu, layout: Option<Arc<Layout>>) -> Result<Plan> {
+        let options = PlanOptions {
+            profile: gpu.profile(),
+            outputs: &[self.probabilities, self.logits],
+            metrics: &[],
+            layout,
+            choices: Some(&gpu.choices()),
+        };
+        Plan::new(&self.graph, &options)
+    }
 }
 
 impl Classifier {
@@ -142,9 +157,7 @@ impl Classifier {
     ) -> Result<Self> {
         let inference = InferenceGraph::new(network, batch)?;
         let layout: Option<Arc<Layout>> = regions.as_ref().map(|r| Arc::clone(&r.layout));
-        let outputs = [inference.probabilities, inference.logits];
-        let options = PlanOptions { profile: gpu.profile(), outputs: &outputs, metrics: &[], layout };
-        let plan = Plan::new(&inference.graph, &options)?;
+        let plan = inference.plan(gpu, layout)?;
         let input = plan.tensor(inference.input)?;
         let (logits, probabilities) = (plan.tensor(inference.logits)?, plan.tensor(inference.probabilities)?);
         let session = Session::new(gpu, Arc::new(plan), regions, |_, _| ()).await?;

@@ -131,6 +131,21 @@ impl TrainingGraph {
         let heads = net.heads.iter().map(|h| h.name).collect();
         Ok(Self { graph, layout, input, labels, metrics, logits, heads, accumulated: update.accumulated })
     }
+
+    /// Plans it as a trainer on this device does.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the batch does not fit the device.
+    pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        let options = PlanOptions {
+            profile: gpu.profile(),
+            outputs: &self.logits,
+            metrics: &self.metrics,
+            layout: None,
+            choices: Some(&gpu.choices()),
+        };
+        Plan::new(&self.graph, &options)
+    }
 }
 
 impl Trainer {
@@ -149,13 +164,7 @@ impl Trainer {
         progress: impl FnMut(usize, usize),
     ) -> Result<Self> {
         let training = TrainingGraph::new(network, optimizer, batch)?;
-        let options = PlanOptions {
-            profile: gpu.profile(),
-            outputs: &training.logits,
-            metrics: &training.metrics,
-            layout: None,
-        };
-        let plan = Arc::new(Plan::new(&training.graph, &options)?);
+        let plan = Arc::new(training.plan(gpu)?);
         let update_from = match training.accumulated {
             Some(sum) => {
                 let producer = plan.graph.tensor_ref(plan.tensor(sum)?).producer;
