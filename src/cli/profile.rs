@@ -206,7 +206,10 @@ impl Profile {
         let profile =
             DeviceProfile { binding: u64::from(u32::MAX), buffer: u64::MAX, ..DeviceProfile::webgpu(class) };
         let plan = |graph, outputs: &[_], metrics: &[_]| {
-            Plan::new(graph, &PlanOptions { profile: &profile, outputs, metrics, layout: None })
+            Plan::new(
+                graph,
+                &PlanOptions { profile: &profile, outputs, metrics, layout: None, choices: None },
+            )
         };
         let costs = if self.infer {
             let inference = InferenceGraph::new(network, self.work.batch)?;

@@ -142,7 +142,7 @@ fn prepare(
     inputs: &[TensorId],
     output: TensorId,
 ) -> Result<(Session, Vec<TensorId>, TensorId)> {
-    let options = PlanOptions { profile: gpu.profile(), outputs: &[output], metrics: &[], layout: None };
+    let options = PlanOptions { profile: gpu.profile(), outputs: &[output], metrics: &[], layout: None, choices: None };
     let plan = Plan::new(graph, &options)?;
     let inputs = inputs.iter().map(|t| plan.tensor(*t)).collect::<incept::Result<_>>()?;
     let output = plan.tensor(output)?;
