@@ -37,8 +37,8 @@ impl Epilogue {
     /// Adds what it loads for so many results.
     pub(super) fn traffic(self, product: Traffic, results: usize) -> Traffic {
         let accumulates = matches!(self, Self::Gradient { accumulate: true });
-        let loaded = product.loaded + if accumulates { 4 * results as u64 } else { 0 };
-        Traffic { loaded, ..product }
+        let before = if accumulates { 4 * results as u64 } else { 0 };
+        Traffic { loaded: product.loaded + before, attainable: product.attainable + before, ..product }
     }
 }
 
