@@ -11,7 +11,7 @@ use incept::weights::Checkpoint;
 use serde::Serialize;
 
 use super::data::pictures;
-use super::options::Common;
+use super::options::{Common, PrecisionArgs};
 use super::report::{Reporter, note, share_bar, shown};
 use super::{Outcome, Result};
 
@@ -31,6 +31,8 @@ pub(crate) struct Classify {
     /// Pictures of a batch.
     #[arg(long, value_name = "COUNT", default_value_t = 16)]
     batch: usize,
+    #[command(flatten)]
+    precision: PrecisionArgs,
 }
 
 #[derive(Serialize)]
@@ -66,8 +68,9 @@ impl Classify {
         let files = pictures(&self.pictures)?;
         let gpu = common.open()?;
         let batch = self.batch.clamp(1, files.len().max(1));
-        let mut classifier =
-            gpu.block_on(Classifier::new(&gpu, &metadata.network, batch, &state.averaged()))?;
+        let (network, element) = (&metadata.network, self.precision.element(&gpu));
+        let state = state.averaged();
+        let mut classifier = gpu.block_on(Classifier::new(&gpu, network, batch, element, &state))?;
         let mut failed = 0;
         for chunk in files.chunks(batch) {
             let mut readable = Vec::new();

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::data::{FORMATS, LoadArgs, describe, report_bad};
 use super::fit::Run;
-use super::options::Common;
+use super::options::{Common, PrecisionArgs};
 use super::report::{Rate, Reporter};
 use super::{Outcome, Result};
 
@@ -33,6 +33,8 @@ pub(crate) struct Eval {
     /// Pictures of a batch.
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     batch: usize,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -82,8 +84,9 @@ impl Eval {
         }
         let gpu = common.open()?;
         let loader = Loader::new(Arc::clone(&set), self.load.options(self.batch, &metadata.preprocessing))?;
-        let mut classifier =
-            gpu.block_on(Classifier::new(&gpu, &metadata.network, self.batch, &state.averaged()))?;
+        let (network, element) = (&metadata.network, self.precision.element(&gpu));
+        let state = state.averaged();
+        let mut classifier = gpu.block_on(Classifier::new(&gpu, network, self.batch, element, &state))?;
         let mut classes: Vec<ClassResult<'_>> =
             metadata.classes.iter().map(|class| ClassResult { class, count: 0, correct: 0 }).collect();
         let mut rate = Rate::new();

@@ -1,6 +1,7 @@
 //! `incept summary`
 
 use clap::Args;
+use incept::graph::Element;
 use incept::kernel::{AdapterClass, Profile};
 use incept::nn::{LayerSummary, summary};
 use incept::plan::{Memory, Plan, PlanOptions};
@@ -52,7 +53,7 @@ impl Summary {
         let options =
             PlanOptions { profile: &profile, outputs: &[], metrics: &training.metrics, layout: None };
         let training = Plan::new(&training.graph, &options)?.memory;
-        let inference = InferenceGraph::new(&network, self.batch)?;
+        let inference = InferenceGraph::new(&network, self.batch, Element::F32)?;
         let outputs = [inference.probabilities];
         let options = PlanOptions { profile: &profile, outputs: &outputs, metrics: &[], layout: None };
         let inference = Plan::new(&inference.graph, &options)?.memory;

@@ -2,6 +2,7 @@
 //! threads, files, clocks and blocking calls, so that it runs in a browser tab as it does in a terminal.
 
 mod adapter;
+mod element;
 mod pipeline;
 mod regions;
 mod session;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, Result};
+use crate::graph::Element;
 use crate::kernel::Profile;
 
 /// An open device with its pipelines. Clones share the device.
@@ -84,6 +86,17 @@ impl Gpu {
     /// What kernels may rely on.
     pub fn profile(&self) -> &Profile {
         &self.shared.profile
+    }
+
+    /// Refuses elements that the device's shaders cannot work with.
+    ///
+    /// # Errors
+    /// [`Error::NoF16`] naming the adapter.
+    pub(crate) fn require(&self, element: Element) -> Result<()> {
+        if element == Element::F16 && !self.profile().f16 {
+            return Err(Error::NoF16 { adapter: self.summary().to_string() });
+        }
+        Ok(())
     }
 
     /// Number of pipelines made so far.

@@ -2,13 +2,14 @@
 //! and before a kernel may be chosen by measurement.
 
 use super::Gpu;
+use super::element::{decode, encode};
 use crate::error::{Error, Result};
 use crate::graph::{Alias, Element, Operation, Spec};
 use crate::kernel::{Implementation, Operand, Operands, Slot, Step};
 use crate::reference::Array;
 
-/// What lies around and between the items of tensors; kernels must leave it as it is.
-const CANARY: f32 = -1.234_567_9e19;
+/// What lies around and between the items of tensors; kernels must leave it as it is. Both halves are f16 that no test computes.
+const CANARY: [u8; 4] = 0xdf2b_5eefu32.to_le_bytes();
 
 /// An operation with its input shapes, ready to run.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl<'a> Trial<'a> {
         let operand = |spec: &Spec| {
             let mut operand = Operand::dense(spec.clone());
             // Parameters are never windows, and neither is what only one channel slice of a concat could be.
-            if pad > 0 && spec.shape.rank() == 4 && spec.element == Element::F32 {
+            if pad > 0 && spec.shape.rank() == 4 && spec.element != Element::U32 {
                 operand.offset = pad;
                 operand.batch_stride += 2 * pad;
             }
@@ -145,8 +146,7 @@ impl<'a> Trial<'a> {
         let mut output = TrialOutput { arrays: Vec::new(), intact: true };
         for (operand, buffer) in self.outputs.iter().zip(&output_buffers) {
             let bytes = gpu.download(buffer, 0, buffer.size()).await?;
-            let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
-            let (array, intact) = unpack(operand, &words);
+            let (array, intact) = unpack(operand, &bytes);
             output.arrays.push(array);
             output.intact &= intact;
         }
@@ -162,34 +162,38 @@ fn positions(operand: &Operand) -> impl Iterator<Item = usize> {
     (0..operand.volume()).map(move |i| offset + i / item.max(1) * stride + i % item.max(1))
 }
 
-async fn upload(gpu: &Gpu, operand: &Operand, array: Option<&Array<f32>>) -> Result<wgpu::Buffer> {
+/// Bytes of the operand's binding, rounded up to whole words.
+fn binding_bytes(operand: &Operand) -> usize {
     let batch = operand.dims().first().copied().unwrap_or(1);
-    let mut words = vec![CANARY.to_bits(); (batch * operand.batch_stride).max(1)];
+    (batch * operand.batch_stride * operand.spec.element.size()).next_multiple_of(4).max(4)
+}
+
+async fn upload(gpu: &Gpu, operand: &Operand, array: Option<&Array<f32>>) -> Result<wgpu::Buffer> {
+    let mut bytes = CANARY.repeat(binding_bytes(operand) / 4);
     if let Some(array) = array {
-        for (place, value) in positions(operand).zip(&array.data) {
-            words[place] = match operand.spec.element {
-                Element::U32 => *value as u32,
-                Element::F32 | Element::F16 => value.to_bits(),
-            };
+        let size = operand.spec.element.size();
+        let values = encode(operand.spec.element, array.data.iter().copied());
+        for (place, value) in positions(operand).zip(values.chunks(size)) {
+            bytes[size * place..size * (place + 1)].copy_from_slice(value);
         }
     }
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-    let buffer = gpu.buffer("trial", 4 * words.len() as u64, usage).await?;
-    gpu.queue().write_buffer(&buffer, 0, bytemuck::cast_slice(&words));
+    let buffer = gpu.buffer("trial", bytes.len() as u64, usage).await?;
+    gpu.queue().write_buffer(&buffer, 0, &bytes);
     Ok(buffer)
 }
 
-fn unpack(operand: &Operand, words: &[u32]) -> (Array<f32>, bool) {
-    let batch = operand.dims().first().copied().unwrap_or(1);
-    let mut inside = vec![false; (batch * operand.batch_stride).max(1)];
+fn unpack(operand: &Operand, bytes: &[u8]) -> (Array<f32>, bool) {
+    let size = operand.spec.element.size();
+    let values = decode(operand.spec.element, &bytes[..binding_bytes(operand)]);
+    let mut inside = vec![false; binding_bytes(operand)];
     let data = positions(operand).map(|place| {
-        inside[place] = true;
-        match operand.spec.element {
-            Element::U32 => words[place] as f32,
-            Element::F32 | Element::F16 => f32::from_bits(words[place]),
-        }
+        inside[size * place..size * (place + 1)].fill(true);
+        values[place]
     });
     let array = Array::new(operand.dims(), data.collect());
-    let intact = inside.iter().zip(words).all(|(inside, word)| *inside || *word == CANARY.to_bits());
+    let canary = CANARY.iter().cycle();
+    let intact =
+        inside.iter().zip(bytes).zip(canary).all(|((inside, byte), canary)| *inside || byte == canary);
     (array, intact)
 }

@@ -43,6 +43,12 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Whether activations are better stored as f16 where the caller has no opinion: on real GPUs, where half the bytes are half
+    /// the time of what memory limits. Software adapters convert each number with instructions of their own.
+    pub fn prefers_f16(&self) -> bool {
+        self.f16 && self.class != AdapterClass::Software
+    }
+
     /// What every WebGPU device has, for an adapter of this class.
     pub fn webgpu(class: AdapterClass) -> Self {
         Self {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ReluGrad, expect};
+use super::{ReluGrad, activation, expect, parameters};
 use crate::error::Result;
 use crate::graph::{Backward, Operation, Shape, Spec};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
@@ -38,11 +38,13 @@ impl Operation for Linear {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [x, weight, bias] = expect(inputs)?;
+        activation(x)?;
+        parameters(&[weight, bias])?;
         match (x.dims(), weight.dims(), bias.dims()) {
             ([batch, ..], [outputs, features], [biases])
                 if x.shape.item() == *features && biases == outputs =>
             {
-                Ok(vec![Spec::f32([*batch, *outputs])])
+                Ok(vec![x.like([*batch, *outputs])])
             }
             _ => {
                 Err(format!("input {}, weight {} and bias {} do not fit", x.shape, weight.shape, bias.shape))
@@ -94,13 +96,15 @@ impl Operation for LinearInputGrad {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [dy, weight] = expect(inputs)?;
+        activation(dy)?;
+        parameters(&[weight])?;
         match (dy.dims(), weight.dims()) {
             ([batch, outputs], [of, features])
                 if outputs == of
                     && self.shape.dims().first() == Some(batch)
                     && self.shape.item() == *features =>
             {
-                Ok(vec![Spec::f32(self.shape.clone())])
+                Ok(vec![dy.like(self.shape.clone())])
             }
             _ => Err(format!("gradient {} and weight {} do not fit {}", dy.shape, weight.shape, self.shape)),
         }
@@ -173,7 +177,7 @@ impl Operation for LinearBiasGrad {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let dy = &operands.inputs[0];
         let [batch, outputs, _] = dy.spec.shape.ncs();
-        let kernel = Kernel::new(operands.layer, SOURCE, "bias_gradient")
+        let kernel = Kernel::new(operands, SOURCE, "bias_gradient")
             .geometries([
                 ("rows", batch),
                 ("outputs", outputs),
@@ -188,7 +192,7 @@ impl Operation for LinearBiasGrad {
 }
 
 fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand) -> Kernel {
-    Kernel::new(operands.layer, SOURCE, entry).geometries([
+    Kernel::new(operands, SOURCE, entry).geometries([
         ("features", x.spec.shape.item()),
         ("outputs", y.spec.shape.item()),
         ("x_offset", x.offset),

@@ -72,7 +72,7 @@ impl Operation for MaxPool {
             ));
         };
         let dims = [batch, channels, h, w];
-        let mut outputs = vec![Spec::f32(dims)];
+        let mut outputs = vec![x.like(dims)];
         if self.indices {
             outputs.push(Spec::u32(dims));
         }
@@ -93,7 +93,7 @@ impl Operation for MaxPool {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
-        let kernel = Kernel::new(operands.layer, SOURCE, "max_pool")
+        let kernel = Kernel::new(operands, SOURCE, "max_pool")
             .constant("INDICES", self.indices)
             .geometries([
                 ("count", y.volume()),
@@ -134,7 +134,7 @@ impl Operation for MaxPoolGrad {
                 dy.shape, indices.shape, self.size
             ));
         }
-        let dx = Spec::f32([batch, channels, self.size[0], self.size[1]]);
+        let dx = dy.like([batch, channels, self.size[0], self.size[1]]);
         match inputs.get(2) {
             Some(before) if **before != dx => Err(format!("cannot add {dx} to {before}")),
             _ => Ok(vec![dx]),
@@ -151,7 +151,7 @@ impl Operation for MaxPoolGrad {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
-        let kernel = Kernel::new(operands.layer, SOURCE, "max_pool_grad")
+        let kernel = Kernel::new(operands, SOURCE, "max_pool_grad")
             .constant("ACCUMULATE", self.accumulate)
             .geometries([
                 ("count", dx.volume()),

@@ -72,7 +72,7 @@ fn kernel(operands: &Operands<'_>, e: &Extents, entry: &'static str, x: &Operand
     // Only windows that can reach outside of the input pay for asking.
     let reach = |i: usize| e.padding[i] > 0;
     let plain = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
-    Kernel::new(operands.layer, SOURCE, entry)
+    Kernel::new(operands, SOURCE, entry)
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("STRIDE_H", size(e.stride[0]))
@@ -191,7 +191,7 @@ pub(super) fn weight_gradient(
             .bind("partial", slot)
     };
     let second = |parts: usize| {
-        Kernel::new(operands.layer, SOURCE, "sum_parts")
+        Kernel::new(operands, SOURCE, "sum_parts")
             .geometries([("count", count), ("parts", parts)])
             .bind("partial", Slot::Scratch(0))
             .bind("dw", Slot::Output(0))
@@ -226,7 +226,7 @@ pub(super) fn bias_gradient(operands: &Operands<'_>) -> Vec<Implementation> {
     let dy = &operands.inputs[0];
     let [items, outputs, plane] = dy.spec.shape.ncs();
     let planes = |entry| {
-        Kernel::new(operands.layer, SOURCE, entry)
+        Kernel::new(operands, SOURCE, entry)
             .geometries([
                 ("items", items),
                 ("outputs", outputs),
@@ -237,7 +237,7 @@ pub(super) fn bias_gradient(operands: &Operands<'_>) -> Vec<Implementation> {
             .bind("dy_data", Slot::Input(0))
             .bind("partial", Slot::Scratch(0))
     };
-    let second = Kernel::new(operands.layer, SOURCE, "sum_items")
+    let second = Kernel::new(operands, SOURCE, "sum_items")
         .geometries([("items", items), ("outputs", outputs)])
         .bind("partial", Slot::Scratch(0))
         .bind("db", Slot::Output(0))
