@@ -137,11 +137,17 @@ fn gradients_are_scaled_and_near_those_of_f32() {
         list.into_iter().map(|(entry, values)| (entry.name.clone(), values)).collect::<BTreeMap<_, _>>()
     };
     let (scaled, plain) = (gradients(&f16(4096.0, 100)), gradients(&Optimizer::default()));
+    let (mut all, mut expected) = (Vec::new(), Vec::new());
     for (name, got) in &scaled {
         let got: Vec<f32> = got.iter().map(|g| g / 4096.0).collect();
+        // Rounding decides some ReLUs and maxima the other way, which small gradients feel most.
         let error = relative_error(&got, &plain[name]);
-        assert!(error < 0.1, "{name}: {error:.1e}");
+        assert!(error < 0.4, "{name}: {error:.1e}");
+        all.extend(got);
+        expected.extend(&plain[name]);
     }
+    let error = relative_error(&all, &expected);
+    assert!(error < 0.05, "all together: {error:.1e}");
 }
 
 /// An update whose gradients overflow changes nothing but the scale, which is halved; it grows again after the interval.

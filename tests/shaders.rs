@@ -1,9 +1,10 @@
 //! Every kernel that a plan may choose, on each class of adapter, is valid WGSL and translates to what drivers take.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 use incept::graph::{Element, Graph, Operation, Spec};
-use incept::kernel::{AdapterClass, Kernel, Operand, Operands, Profile, pipeline_text};
+use incept::kernel::{AdapterClass, Cooperative, Kernel, Operand, Operands, Profile, pipeline_text};
 use incept::nn::GoogLeNet;
 use incept::ops::{Add, AvgPool, AvgPoolGrad, Copy, Fill, Relu, ReluGrad};
 use incept::plan::{Plan, PlanOptions};
@@ -24,7 +25,16 @@ fn profiles() -> Vec<Profile> {
             f16: true,
             ..webgpu.clone()
         };
-        list.extend([webgpu, large]);
+        list.extend([webgpu, large.clone()]);
+        // NVIDIA's and AMD's matrices, Metal's, and the emulation of either.
+        for (size, subgroup, f32, emulated) in
+            [(16, 32, false, false), (16, 64, false, false), (8, 32, true, false), (8, 32, true, true)]
+        {
+            if *class == AdapterClass::Discrete {
+                let cooperative = Some(Cooperative { size, subgroup, f16: true, f32, emulated });
+                list.push(Profile { cooperative, ..large.clone() });
+            }
+        }
     }
     list
 }
@@ -110,7 +120,12 @@ fn other_kernels(profile: &Profile) -> Vec<Kernel> {
 }
 
 /// The text of every pipeline with what made it.
-fn pipelines() -> BTreeMap<String, Kernel> {
+fn pipelines() -> &'static BTreeMap<String, Kernel> {
+    static PIPELINES: OnceLock<BTreeMap<String, Kernel>> = OnceLock::new();
+    PIPELINES.get_or_init(make_pipelines)
+}
+
+fn make_pipelines() -> BTreeMap<String, Kernel> {
     let mut texts = BTreeMap::new();
     let (plain, mixed) = (graphs(Element::F32), graphs(Element::F16));
     for profile in profiles() {
@@ -123,19 +138,26 @@ fn pipelines() -> BTreeMap<String, Kernel> {
     texts
 }
 
-fn translate(name: &str, entry: &str, module: &naga::Module, info: &ModuleInfo, half: bool) {
+fn translate(name: &str, kernel: &Kernel, module: &naga::Module, info: &ModuleInfo, half: bool) {
+    let entry = kernel.entry;
     let stage = ShaderStage::Compute;
     let options = spv::PipelineOptions { shader_stage: stage, entry_point: entry.into() };
     let words = spv::write_vec(module, info, &spv::Options::default(), Some(&options))
         .unwrap_or_else(|e| panic!("{name} in SPIR-V: {e}"));
     assert!(words.len() > 50, "{name}: hardly any SPIR-V");
 
-    let options = msl::Options { lang_version: (2, 1), ..msl::Options::default() };
+    let cooperative = kernel.cooperative;
+    let lang_version = if cooperative { (2, 3) } else { (2, 1) };
+    let options = msl::Options { lang_version, ..msl::Options::default() };
     let pipeline =
         msl::PipelineOptions { entry_point: Some((stage, entry.into())), ..msl::PipelineOptions::default() };
     let (text, _) =
         msl::write_string(module, info, &options, &pipeline).unwrap_or_else(|e| panic!("{name} in MSL: {e}"));
     assert!(text.contains("kernel void"), "{name}: no kernel in MSL");
+    // Only Vulkan and Metal have cooperative matrices.
+    if cooperative {
+        return;
+    }
 
     let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..hlsl::Options::default() };
     let pipeline = hlsl::PipelineOptions { entry_point: Some((stage, entry.into())) };
@@ -170,7 +192,7 @@ fn translate(name: &str, entry: &str, module: &naga::Module, info: &ModuleInfo, 
 fn every_pipeline_is_valid_and_translates() {
     let pipelines = pipelines();
     assert!(pipelines.len() > 100, "only {} pipelines", pipelines.len());
-    for (key, kernel) in &pipelines {
+    for (key, kernel) in pipelines {
         let text = &key[..key.len() - kernel.entry.len()];
         let name = format!("{} {}", kernel.label, kernel.entry);
         let module = naga::front::wgsl::parse_str(text)
@@ -179,10 +201,12 @@ fn every_pipeline_is_valid_and_translates() {
         let mut capabilities = Capabilities::default();
         let half = text.contains("enable f16");
         capabilities.set(Capabilities::SHADER_FLOAT16, half);
+        let matrices = Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP;
+        capabilities.set(matrices, kernel.cooperative);
         let info = Validator::new(ValidationFlags::all(), capabilities)
             .validate(&module)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
-        translate(&name, kernel.entry, &module, &info, half);
+        translate(&name, kernel, &module, &info, half);
     }
 }
 

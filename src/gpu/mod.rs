@@ -2,6 +2,7 @@
 //! threads, files, clocks and blocking calls, so that it runs in a browser tab as it does in a terminal.
 
 mod adapter;
+mod cooperative;
 mod element;
 mod pipeline;
 mod regions;

@@ -73,6 +73,16 @@ impl<'a> Trial<'a> {
         self
     }
 
+    /// Where the inputs lie.
+    pub fn inputs(&self) -> &[Operand] {
+        &self.inputs
+    }
+
+    /// Where the outputs lie.
+    pub fn outputs(&self) -> &[Operand] {
+        &self.outputs
+    }
+
     /// The implementations that the operation offers for these operands on this device and that fit it.
     pub fn implementations(&self, gpu: &Gpu) -> Vec<Implementation> {
         let operands = Operands { layer: "trial", inputs: &self.inputs, outputs: &self.outputs };

@@ -4,7 +4,7 @@
 mod profile;
 mod source;
 
-pub use profile::{AdapterClass, Profile};
+pub use profile::{AdapterClass, Cooperative, Profile};
 pub(crate) use source::geometry_bytes;
 pub use source::pipeline_text;
 
@@ -177,6 +177,8 @@ pub struct Kernel {
     pub workgroup: [u32; 3],
     /// Workgroups.
     pub groups: [u32; 3],
+    /// Whether it needs cooperative matrices.
+    pub cooperative: bool,
     /// The tensors that are stored as f16.
     half: Vec<Slot>,
 }
@@ -196,6 +198,7 @@ impl Kernel {
             bindings: Vec::new(),
             workgroup: [64, 1, 1],
             groups: [1, 1, 1],
+            cooperative: false,
             half: half.map(|(slot, _)| slot).collect(),
         }
     }
@@ -257,6 +260,13 @@ impl Kernel {
             "vec4<f32>" if self.half.contains(&slot) => "vec4<f16>",
             same => same,
         }
+    }
+
+    /// Says that it needs cooperative matrices.
+    #[must_use]
+    pub fn cooperative(mut self) -> Self {
+        self.cooperative = true;
+        self
     }
 
     /// Sets the workgroup's shape.
@@ -337,6 +347,8 @@ impl Implementation {
     pub fn fits(&self, profile: &Profile) -> bool {
         self.workgroup_memory <= profile.workgroup_memory
             && self.kernels.iter().all(|k| k.workgroup.iter().product::<u32>() <= profile.invocations)
+            && (profile.cooperative.is_some_and(|c| !c.emulated)
+                || self.kernels.iter().all(|k| !k.cooperative))
     }
 }
 

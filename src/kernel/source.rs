@@ -34,6 +34,9 @@ pub fn pipeline_text(kernel: &Kernel, bake: bool) -> String {
     if kernel.bindings.iter().any(|b| b.element.contains("f16")) {
         text.push_str("enable f16;\n");
     }
+    if kernel.cooperative {
+        text.push_str("enable wgpu_cooperative_matrix;\n");
+    }
     let [x, y, z] = kernel.workgroup;
     // Writing to a string cannot fail.
     let _ = writeln!(

@@ -1,6 +1,6 @@
 //! The kernels of convolution: a family with workgroup tiles for GPUs, one with register tiles for drivers that run on a CPU.
 
-use super::Extents;
+use super::{Extents, cooperative};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
@@ -63,7 +63,7 @@ fn tiles(m: usize, n: usize, parts: impl Fn(&Tile) -> usize) -> Vec<Tile> {
     order
 }
 
-fn size(n: usize) -> u32 {
+pub(super) fn size(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
@@ -117,7 +117,7 @@ pub(super) fn forward(
     operands: &Operands<'_>,
     e: &Extents,
     relu: bool,
-    _profile: &Profile,
+    profile: &Profile,
 ) -> Vec<Implementation> {
     let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
     let bias = operands.inputs.len() > 2;
@@ -135,7 +135,9 @@ pub(super) fn forward(
         let [x, y] = tile.groups(m, n);
         tile.finish(vec![tile.apply(base("forward_tiled")).groups(x, y, 1)])
     };
-    let mut list: Vec<Implementation> = tiles(m, n, |_| 1).into_iter().map(tiled).collect();
+    let mut list: Vec<Implementation> =
+        cooperative::forward(operands, e, relu, profile).into_iter().collect();
+    list.extend(tiles(m, n, |_| 1).into_iter().map(tiled));
     let registers = vec![register(base("forward_register"), m, n, 1)];
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
@@ -145,7 +147,7 @@ pub(super) fn input_gradient(
     operands: &Operands<'_>,
     e: &Extents,
     accumulate: bool,
-    _profile: &Profile,
+    profile: &Profile,
 ) -> Vec<Implementation> {
     let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
     let base = |entry| {
@@ -160,23 +162,45 @@ pub(super) fn input_gradient(
         let [x, y] = tile.groups(m, n);
         tile.finish(vec![tile.apply(base("input_gradient_tiled")).groups(x, y, 1)])
     };
-    let mut list: Vec<Implementation> = tiles(m, n, |_| 1).into_iter().map(tiled).collect();
+    let mut list: Vec<Implementation> =
+        cooperative::input_gradient(operands, e, accumulate, profile).into_iter().collect();
+    list.extend(tiles(m, n, |_| 1).into_iter().map(tiled));
     let registers = vec![register(base("input_gradient_register"), m, n, 1)];
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
 }
 
 /// Into how many parts of how many pixels the sum over pixels is cut: enough for `wanted` workgroups in all, none shorter than `shortest`.
-fn split(pixels: usize, groups: usize, wanted: usize, shortest: usize) -> (usize, usize) {
+pub(super) fn split(pixels: usize, groups: usize, wanted: usize, shortest: usize) -> (usize, usize) {
     let parts = wanted.div_ceil(groups.max(1)).min(pixels / shortest).clamp(1, 256);
     let chunk = pixels.div_ceil(parts);
     (pixels.div_ceil(chunk), chunk)
 }
 
+/// Adds the pass that sums up the `parts` of a weight gradient of `count` elements in their order, if there are several.
+pub(super) fn second_pass(
+    operands: &Operands<'_>,
+    implementation: Implementation,
+    parts: usize,
+    count: usize,
+) -> Implementation {
+    if parts == 1 {
+        return implementation;
+    }
+    let second = Kernel::new(operands, SOURCE, "sum_parts")
+        .geometries([("count", count), ("parts", parts)])
+        .bind("partial", Slot::Scratch(0))
+        .bind("dw", Slot::Output(0))
+        .linear(count);
+    let mut implementation = implementation.scratch(parts * count);
+    implementation.kernels.push(second);
+    implementation
+}
+
 pub(super) fn weight_gradient(
     operands: &Operands<'_>,
     e: &Extents,
-    _profile: &Profile,
+    profile: &Profile,
 ) -> Vec<Implementation> {
     let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
     let (m, n, pixels) = (e.outputs, e.depth(), e.batch * e.out[0] * e.out[1]);
@@ -190,21 +214,7 @@ pub(super) fn weight_gradient(
             .bind("dy_data", Slot::Input(1))
             .bind("partial", slot)
     };
-    let second = |parts: usize| {
-        Kernel::new(operands, SOURCE, "sum_parts")
-            .geometries([("count", count), ("parts", parts)])
-            .bind("partial", Slot::Scratch(0))
-            .bind("dw", Slot::Output(0))
-            .linear(count)
-    };
-    let finish = |implementation: Implementation, parts: usize| {
-        if parts == 1 {
-            return implementation;
-        }
-        let mut implementation = implementation.scratch(parts * count);
-        implementation.kernels.push(second(parts));
-        implementation
-    };
+    let finish = |implementation, parts| second_pass(operands, implementation, parts, count);
     let cut = |tile: &Tile| split(pixels, tile.groups(m, n).iter().product(), 2 * BUSY, 8 * tile.depth);
     let tiled = |tile: Tile| {
         let (parts, chunk) = cut(&tile);
@@ -212,7 +222,9 @@ pub(super) fn weight_gradient(
         let first = tile.apply(base("weight_gradient_tiled", parts, chunk)).groups(x, y, parts);
         finish(tile.finish(vec![first]), parts)
     };
-    let mut list: Vec<Implementation> = tiles(m, n, |t| cut(t).0).into_iter().map(tiled).collect();
+    let mut list: Vec<Implementation> =
+        cooperative::weight_gradient(operands, e, 2 * BUSY, profile).into_iter().collect();
+    list.extend(tiles(m, n, |t| cut(t).0).into_iter().map(tiled));
     let [each_m, each_n] = register_tile(m);
     // A CPU has few cores: a handful of parts is enough.
     let (parts, chunk) = split(pixels, m.div_ceil(each_m) * n.div_ceil(LANES * each_n), 32, 64);
