@@ -86,7 +86,6 @@ impl PrecisionArgs {
     /// How activations are stored on this device; says so where the device decided.
     pub(crate) fn element(self, gpu: &Gpu) -> Element {
         match self.precision {
-            PrecisionName::F32 => Element::F32,
             PrecisionName::F16 => Element::F16,
             PrecisionName::Auto if gpu.profile().prefers_f16() => {
                 note(
@@ -94,7 +93,7 @@ impl PrecisionArgs {
                 );
                 Element::F16
             }
-            PrecisionName::Auto => Element::F32,
+            PrecisionName::F32 | PrecisionName::Auto => Element::F32,
         }
     }
 

@@ -54,7 +54,7 @@ fn numbers(dims: &[usize], seed: u32) -> Array<f32> {
 
 fn cases(element: Element) -> Vec<Case> {
     let (stride, padding) = ([1, 1], [1, 1]);
-    let (x, w, b) = (numbers(&[2, 67, 19, 18], 1), numbers(&[70, 67, 3, 3], 2), numbers(&[70], 3));
+    let (x, w, b) = (numbers(&[2, 35, 19, 18], 1), numbers(&[70, 35, 3, 3], 2), numbers(&[70], 3));
     let dy = numbers(&[2, 70, 19, 18], 4);
     let activation = |a: &Array<f32>| Spec { shape: a.dims.as_slice().into(), element };
     let parameter = |a: &Array<f32>| Spec::f32(a.dims.as_slice());
@@ -153,7 +153,7 @@ mod tests {
     fn the_self_test_passes_where_matrices_are_right() -> Result<()> {
         let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
         let f16 = gpu.profile().f16;
-        for (size, subgroup) in [(16, 32), (8, 32), (16, 64), (8, 8)] {
+        for (size, subgroup) in [(16, 32), (8, 64)] {
             let candidate = Cooperative { size, subgroup, f16, f32: size == 8, emulated: true };
             gpu.block_on(self_test(&gpu, &candidate))?;
         }
@@ -170,7 +170,7 @@ mod tests {
             compare(&case, &right)?;
             let mut broken = right.clone();
             // A sum that was counted twice, in one matrix.
-            broken[0].data.iter_mut().take(256).for_each(|v| *v *= 2.0);
+            broken[0].data.iter_mut().take(64).for_each(|v| *v *= 2.0);
             assert!(compare(&case, &broken).is_err(), "{:?}", case.op);
             broken[0].data.fill(f32::NAN);
             assert!(compare(&case, &broken).is_err(), "{:?}", case.op);

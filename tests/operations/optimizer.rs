@@ -99,11 +99,11 @@ fn loss_scales_move_with_overflows() {
             g.data[place] = broken.unwrap_or(f32::MAX);
             for (scale, good) in [(1.0, 0.0), (1024.0, 1.0), (1024.0, 2.0), (16_777_216.0, 2.0)] {
                 let inputs = [&g, &scalar(scale), &scalar(good), &scalar(5.0)];
-                let out = run_operation(&op, &inputs.map(|a| spec(a)).each_ref(), &inputs, &Step::default())
+                let out = run_operation(&op, &inputs.map(spec).each_ref(), &inputs, &Step::default())
                     .expect("shapes fit");
                 let applied = if broken.is_none() { 1.0 } else { 0.0 };
                 assert_eq!(out[3].data, [applied, scale, 5.0]);
-                check_step(&op, &inputs.map(|a| spec(a)), &inputs, 0.0, &[], &[], &Step::default());
+                check_step(&op, &inputs.map(spec), &inputs, 0.0, &[], &[], &Step::default());
             }
         }
     }
