@@ -5,11 +5,12 @@
 // input gradient  dx[c, pixel]  = sum over (o, kh, kw) of w[o, c, kh, kw] dy[o, pixel shifted back], added to what is there if ACCUMULATE
 // weight gradient dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw)
 //
-// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD (whether any tap can fall outside), RELU, BIAS, ACCUMULATE; tiles below.
+// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD (whether any tap can fall outside), RELU, BIAS, ACCUMULATE; EACH_M, EACH_N.
+// The families that are faster are in conv_tiled.wgsl (GPUs) and conv_lanes.wgsl (drivers that run on a CPU).
 // p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w; x_offset, x_stride, y_offset, y_stride (of the
 // operands, from item to item); chunk (pixels of one part of a weight gradient's sum), parts.
 
-//# forward_tiled forward_register input_gradient_tiled input_gradient_register weight_gradient_tiled weight_gradient_register
+//# forward_register input_gradient_register weight_gradient_register
 const TAPS = KERNEL_H * KERNEL_W;
 
 // A pixel of the input under a kernel's first tap, or of the output. Coordinates may lie outside.
@@ -41,7 +42,7 @@ fn output_place(q: u32) -> u32 {
 }
 
 // x at channel c, (kh, kw) away from a pixel; zero outside.
-//# forward_tiled forward_register weight_gradient_tiled weight_gradient_register
+//# forward_register weight_gradient_register
 fn tap(pixel: Pixel, c: u32, kh: u32, kw: u32) -> f32 {
     let y = pixel.y + i32(kh);
     let x = pixel.x + i32(kw);
@@ -55,7 +56,7 @@ fn tap(pixel: Pixel, c: u32, kh: u32, kw: u32) -> f32 {
 #endif
 }
 
-//# input_gradient_tiled input_gradient_register
+//# input_gradient_register
 // The input pixel number q: its place in channel 0, and its coordinates with the padding added.
 fn gradient_pixel(q: u32) -> Pixel {
     let plane = p.height * p.width;
@@ -91,7 +92,7 @@ fn gradient_place(q: u32) -> u32 {
     return p.x_offset + n * p.x_stride + (q - n * plane);
 }
 
-//# forward_tiled forward_register
+//# forward_register
 fn store(o: u32, place: u32, sum: f32) {
     var value = sum;
 #if BIAS
@@ -103,7 +104,7 @@ fn store(o: u32, place: u32, sum: f32) {
     y_data[place + o * p.out_height * p.out_width] = y_data_element(value);
 }
 
-//# input_gradient_tiled input_gradient_register
+//# input_gradient_register
 fn store(c: u32, place: u32, sum: f32) {
     let at = place + c * p.height * p.width;
 #if ACCUMULATE
@@ -111,204 +112,6 @@ fn store(c: u32, place: u32, sum: f32) {
 #else
     dx_data[at] = dx_data_element(sum);
 #endif
-}
-
-// Workgroup tiles: TILE_M x TILE_N results by WORKGROUP invocations that hold EACH_M x EACH_N of them each; DEPTH of the sum at a time.
-//# forward_tiled input_gradient_tiled weight_gradient_tiled
-const ROWS = TILE_M / EACH_M;
-const COLUMNS = TILE_N / EACH_N;
-var<workgroup> left_tile: array<f32, TILE_M * DEPTH>;
-var<workgroup> right_tile: array<f32, TILE_N * DEPTH>;
-
-//# forward_tiled
-@compute @workgroup_size(WORKGROUP_X)
-fn forward_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let pixels = p.batch * p.out_height * p.out_width;
-    let first_m = group.y * TILE_M;
-    let first_n = group.x * TILE_N;
-    let depth = p.channels * TAPS;
-    // An invocation loads one column of the right tile, so that it decodes its pixel once.
-    let load_n = local % TILE_N;
-    let pixel_inside = first_n + load_n < pixels;
-    let pixel = input_pixel(min(first_n + load_n, pixels - 1u));
-    let row = local / COLUMNS;
-    let column = local % COLUMNS;
-#repeat i EACH_M
-#repeat j EACH_N
-    var sum{i}_{j} = 0.0;
-#end
-#end
-    for (var start = 0u; start < depth; start += DEPTH) {
-        for (var i = local; i < TILE_M * DEPTH; i += WORKGROUP) {
-            let k = start + i % DEPTH;
-            let o = first_m + i / DEPTH;
-            let inside = o < p.outputs && k < depth;
-            left_tile[(i % DEPTH) * TILE_M + i / DEPTH] = select(0.0, weight[select(0u, o * depth + k, inside)], inside);
-        }
-        for (var i = local / TILE_N; i < DEPTH; i += WORKGROUP / TILE_N) {
-            let k = start + i;
-            var value = 0.0;
-            if pixel_inside && k < depth {
-                let c = k / TAPS;
-                let t = k - c * TAPS;
-                value = tap(pixel, c, t / KERNEL_W, t % KERNEL_W);
-            }
-            right_tile[i * TILE_N + load_n] = value;
-        }
-        workgroupBarrier();
-        for (var k = 0u; k < DEPTH; k++) {
-#repeat i EACH_M
-            let a{i} = left_tile[k * TILE_M + row + {i}u * ROWS];
-#end
-#repeat j EACH_N
-            let b{j} = right_tile[k * TILE_N + column + {j}u * COLUMNS];
-#repeat i EACH_M
-            sum{i}_{j} += a{i} * b{j};
-#end
-#end
-        }
-        workgroupBarrier();
-    }
-#repeat j EACH_N
-    {
-        let q = first_n + column + {j}u * COLUMNS;
-        if q < pixels {
-            let place = output_place(q);
-#repeat i EACH_M
-            if first_m + row + {i}u * ROWS < p.outputs { store(first_m + row + {i}u * ROWS, place, sum{i}_{j}); }
-#end
-        }
-    }
-#end
-}
-
-//# input_gradient_tiled
-@compute @workgroup_size(WORKGROUP_X)
-fn input_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let pixels = p.batch * p.height * p.width;
-    let first_m = group.y * TILE_M;
-    let first_n = group.x * TILE_N;
-    let depth = p.outputs * TAPS;
-    let load_n = local % TILE_N;
-    let pixel_inside = first_n + load_n < pixels;
-    let pixel = gradient_pixel(min(first_n + load_n, pixels - 1u));
-    let row = local / COLUMNS;
-    let column = local % COLUMNS;
-#repeat i EACH_M
-#repeat j EACH_N
-    var sum{i}_{j} = 0.0;
-#end
-#end
-    for (var start = 0u; start < depth; start += DEPTH) {
-        for (var i = local; i < TILE_M * DEPTH; i += WORKGROUP) {
-            let k = start + i / TILE_M;
-            let c = first_m + i % TILE_M;
-            let o = k / TAPS;
-            let inside = c < p.channels && k < depth;
-            let at = (o * p.channels + c) * TAPS + k - o * TAPS;
-            left_tile[i] = select(0.0, weight[select(0u, at, inside)], inside);
-        }
-        for (var i = local / TILE_N; i < DEPTH; i += WORKGROUP / TILE_N) {
-            let k = start + i;
-            var value = 0.0;
-            if pixel_inside && k < depth {
-                let o = k / TAPS;
-                let t = k - o * TAPS;
-                value = tap(pixel, o, t / KERNEL_W, t % KERNEL_W);
-            }
-            right_tile[i * TILE_N + load_n] = value;
-        }
-        workgroupBarrier();
-        for (var k = 0u; k < DEPTH; k++) {
-#repeat i EACH_M
-            let a{i} = left_tile[k * TILE_M + row + {i}u * ROWS];
-#end
-#repeat j EACH_N
-            let b{j} = right_tile[k * TILE_N + column + {j}u * COLUMNS];
-#repeat i EACH_M
-            sum{i}_{j} += a{i} * b{j};
-#end
-#end
-        }
-        workgroupBarrier();
-    }
-#repeat j EACH_N
-    {
-        let q = first_n + column + {j}u * COLUMNS;
-        if q < pixels {
-            let place = gradient_place(q);
-#repeat i EACH_M
-            if first_m + row + {i}u * ROWS < p.channels { store(first_m + row + {i}u * ROWS, place, sum{i}_{j}); }
-#end
-        }
-    }
-#end
-}
-
-// The sum over pixels is cut into parts, one for each group.z; sum_parts adds them in order.
-//# weight_gradient_tiled
-@compute @workgroup_size(WORKGROUP_X)
-fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let pixels = p.batch * p.out_height * p.out_width;
-    let plane = p.out_height * p.out_width;
-    let width = p.channels * TAPS;
-    let first_m = group.y * TILE_M;
-    let first_n = group.x * TILE_N;
-    let first_q = group.z * p.chunk;
-    let last_q = min(first_q + p.chunk, pixels);
-    let row = local / COLUMNS;
-    let column = local % COLUMNS;
-    // An invocation loads one pixel of both tiles, for several rows and columns.
-    let load_k = local % DEPTH;
-#repeat i EACH_M
-#repeat j EACH_N
-    var sum{i}_{j} = 0.0;
-#end
-#end
-    for (var start = first_q; start < last_q; start += DEPTH) {
-        let q = start + load_k;
-        let pixel_inside = q < last_q;
-        let clamped = min(q, pixels - 1u);
-        let pixel = input_pixel(clamped);
-        let place = output_place(clamped);
-        for (var i = local / DEPTH; i < TILE_M; i += WORKGROUP / DEPTH) {
-            let o = first_m + i;
-            let inside = pixel_inside && o < p.outputs;
-            left_tile[load_k * TILE_M + i] = select(0.0, f32(dy_data[place + select(0u, o * plane, inside)]), inside);
-        }
-        for (var i = local / DEPTH; i < TILE_N; i += WORKGROUP / DEPTH) {
-            let r = first_n + i;
-            var value = 0.0;
-            if pixel_inside && r < width {
-                let c = r / TAPS;
-                let t = r - c * TAPS;
-                value = tap(pixel, c, t / KERNEL_W, t % KERNEL_W);
-            }
-            right_tile[load_k * TILE_N + i] = value;
-        }
-        workgroupBarrier();
-        for (var k = 0u; k < DEPTH; k++) {
-#repeat i EACH_M
-            let a{i} = left_tile[k * TILE_M + row + {i}u * ROWS];
-#end
-#repeat j EACH_N
-            let b{j} = right_tile[k * TILE_N + column + {j}u * COLUMNS];
-#repeat i EACH_M
-            sum{i}_{j} += a{i} * b{j};
-#end
-#end
-        }
-        workgroupBarrier();
-    }
-#repeat i EACH_M
-#repeat j EACH_N
-    {
-        let o = first_m + row + {i}u * ROWS;
-        let r = first_n + column + {j}u * COLUMNS;
-        if o < p.outputs && r < width { partial[(group.z * p.outputs + o) * width + r] = sum{i}_{j}; }
-    }
-#end
-#end
 }
 
 // Register tiles, for devices where barriers are dear: each invocation holds EACH_M channels of EACH_N pixels that lie WORKGROUP

@@ -83,3 +83,29 @@ fn max_pool_grad(
     dx_data[place] = dx_data_element(sum);
 #endif
 }
+
+// The same, one invocation a plane: each output's gradient goes to the element that it chose. Few loads, for devices where they are dear and a
+// handful of invocations is enough. p: planes and the extents above.
+//# max_pool_grad_planes
+@compute @workgroup_size(WORKGROUP_X)
+fn max_pool_grad_planes(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.planes { return; }
+    let n = i / p.channels;
+    let c = i - n * p.channels;
+    let plane = p.height * p.width;
+    let out_plane = p.out_height * p.out_width;
+    let dx_first = p.x_offset + n * p.x_stride + c * plane;
+    let dy_first = p.y_offset + n * p.y_stride + c * out_plane;
+#if !ACCUMULATE
+    for (var k = 0u; k < plane; k++) { dx_data[dx_first + k] = dx_data_element(0.0); }
+#endif
+    for (var o = 0u; o < out_plane; o++) {
+        let place = dx_first + indices[i * out_plane + o];
+        dx_data[place] = dx_data_element(f32(dx_data[place]) + f32(dy_data[dy_first + o]));
+    }
+}

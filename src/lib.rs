@@ -1,4 +1,38 @@
 //! incept trains GoogLeNet (Inception v1) with all three of its softmaxes on any GPU that has a driver.
+//!
+//! Data flows one way: data set, batch, graph, plan, device, metrics; the modules follow it. A network is built by [`nn`] as a
+//! [`graph`], differentiated and pruned there, laid out in memory by [`plan`], and run by [`gpu`] with kernels that [`ops`] offers. [`train`] puts them
+//! together.
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//!
+//! use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing, open};
+//! use incept::gpu::{AdapterOptions, Gpu};
+//! use incept::nn::GoogLeNet;
+//! use incept::train::{Optimizer, Trainer, train_epoch};
+//!
+//! # fn main() -> incept::Result<()> {
+//! let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
+//! let data = open("digits", &OpenOptions::default())?;
+//! let preprocessing = Preprocessing::new(32).measure(data.train.as_ref(), 500);
+//! let loader = Loader::new(data.train, LoaderOptions::new(8, preprocessing.clone()).training(1, None))?;
+//! let network = GoogLeNet::paper().width(0.0625).classes(10).input(32);
+//! let mut trainer = gpu.block_on(Trainer::new(&gpu, &network, &Optimizer::default(), 8, 1, |_, _| ()))?;
+//! // Two steps of an epoch: enough for an example.
+//! let observe = |step: &incept::train::StepMetrics| {
+//!     assert_eq!(step.heads.len(), 3);
+//!     if step.step == 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+//! };
+//! let epoch = gpu.block_on(train_epoch(&mut trainer, &loader, |_| 0.01, observe))?;
+//! assert!(epoch.interrupted && epoch.loss.is_finite());
+//! let mut classifier = gpu.block_on(trainer.classifier(1))?;
+//! let picture = preprocessing.apply(&data.held_out.picture(0)?);
+//! let top = gpu.block_on(classifier.classify(&[picture]))?;
+//! assert_eq!(top[0].len(), 10);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod data;
 pub mod error;
@@ -10,7 +44,13 @@ pub mod ops;
 pub mod plan;
 pub mod reference;
 pub mod train;
+pub mod tune;
 pub mod verify;
 pub mod weights;
 
 pub use error::{Error, Result};
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -10,6 +10,8 @@ use serde_json::Value;
 fn incept() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
     command.env_remove("RUST_LOG");
+    // Not what earlier starts on this computer found.
+    command.env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 
@@ -53,7 +55,8 @@ fn text(path: &Path) -> &str {
 /// A run that takes a second or two: 60 digits, a network 1/16 as wide.
 fn quick<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let base = ["train", "digits", "--width", "0.0625", "--input", "32", "--limit", "60", "--batch", "8"];
-    let rest = ["--schedule", "constant", "--no-validation", "--out", out];
+    // Runs are compared bit for bit: the kernels must be the same.
+    let rest = ["--schedule", "constant", "--no-validation", "--tune", "off", "--out", out];
     base.into_iter().chain(rest).chain(more.iter().copied()).collect()
 }
 
@@ -116,8 +119,8 @@ fn train_eval_and_classify_go_together() {
     let out = folder.path().join("digits.safetensors");
     let out = text(&out);
     let events = json(&[
-        "train", "digits", "--width", "0.125", "--input", "32", "--limit", "200", "--epochs", "2", "--out",
-        out, "--json",
+        "train", "digits", "--width", "0.125", "--input", "32", "--limit", "200", "--epochs", "2", "--tune",
+        "off", "--out", out, "--json",
     ]);
     let kinds: Vec<&str> = events.iter().filter_map(|e| e["event"].as_str()).collect();
     assert_eq!(kinds, ["start", "epoch", "saved", "epoch", "saved"]);
@@ -206,6 +209,51 @@ fn ctrl_c_saves_and_exits_130() {
     stdout(&quick(text(&whole), &["--epochs", "5"]));
     stdout(&["train", "--resume", text(&cut), "--epochs", "5", "--no-validation"]);
     assert_eq!(tensors(&whole), tensors(&cut));
+}
+
+#[test]
+fn what_tuning_finds_is_kept() {
+    let folder = temporary();
+    let (out, cache) = (folder.path().join("out.safetensors"), folder.path().join("cache"));
+    let start = |effort: &[&str]| {
+        let base = ["train", "digits", "--width", "0.0625", "--input", "32", "--limit", "16", "--batch", "4"];
+        let rest = ["--epochs", "1", "--no-validation", "--json", "--verbose", "--out", text(&out)];
+        let arguments = base.iter().chain(&rest).chain(effort);
+        let output = incept().args(arguments).env("INCEPT_CACHE_DIR", &cache).output().expect("it starts");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
+        let first = String::from_utf8_lossy(&output.stdout).lines().next().expect("an event").to_string();
+        (serde_json::from_str::<Value>(&first).expect("JSON"), errors)
+    };
+    let files = || -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&cache).into_iter().flatten();
+        entries.map(|e| e.expect("can be listed").path()).collect()
+    };
+    let (event, errors) = start(&["--tune", "off"]);
+    assert!(event["event"] == "start" && files().is_empty(), "{errors}");
+
+    let (event, errors) = start(&["--tune", "fast"]);
+    let count = |event: &Value, field: &str| event[field].as_u64().expect("a count");
+    let shapes = count(&event, "measured") + count(&event, "left");
+    assert_eq!((&event["event"], &event["known"]), (&"tune".into(), &0.into()), "{event}");
+    assert!(shapes > 50 && event["rejected"].as_array().is_some_and(Vec::is_empty), "{event}");
+    assert!(errors.contains("shapes measured"), "{errors}");
+    let [file] = &files()[..] else { panic!("{:?} is not one file", files()) };
+    assert_eq!(event["cache"], text(file));
+
+    let (event, errors) = start(&["--tune", "fast"]);
+    assert_eq!((count(&event, "known"), count(&event, "measured")), (shapes, 0), "{event}");
+    let kept = format!("kernels: {shapes} choices from {}", file.display());
+    assert!(errors.contains(&kept) && errors.contains("known from an earlier start"), "{errors}");
+    let (_, errors) = start(&["--tune", "off"]);
+    assert!(!errors.contains("choices from"), "{errors}");
+
+    std::fs::write(file, "{").expect("can be written");
+    let (event, errors) = start(&["--tune", "fast"]);
+    assert_eq!((count(&event, "known"), count(&event, "measured") + count(&event, "left")), (0, shapes));
+    assert!(errors.contains("is ignored"), "{errors}");
+    let (event, _) = start(&["--tune", "fast"]);
+    assert_eq!(count(&event, "known"), shapes);
 }
 
 #[test]

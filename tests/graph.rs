@@ -211,7 +211,13 @@ fn pruned_inference_gives_the_unpruned_logits_bit_for_bit() {
         let kept = whole.all(&keep);
         let fused = whole.graph.fuse(&kept).expect("can be fused");
         let kept = fused.all(&kept);
-        let options = PlanOptions { profile: gpu.profile(), outputs: &kept[1..], metrics: &[], layout: None };
+        let options = PlanOptions {
+            profile: gpu.profile(),
+            outputs: &kept[1..],
+            metrics: &[],
+            layout: None,
+            choices: None,
+        };
         let plan = std::sync::Arc::new(Plan::new(&fused.graph, &options).expect("can be planned"));
         let mut session = gpu
             .block_on(Session::new(&gpu, std::sync::Arc::clone(&plan), None, |_, _| ()))
@@ -308,7 +314,8 @@ fn plans_keep_values_that_are_still_needed() {
     // Each output by itself, and all of them: what else must live changes with it.
     let singles = outputs.iter().map(std::slice::from_ref);
     for kept in singles.chain([&outputs[..]]) {
-        let options = PlanOptions { profile: gpu.profile(), outputs: kept, metrics: &[], layout: None };
+        let options =
+            PlanOptions { profile: gpu.profile(), outputs: kept, metrics: &[], layout: None, choices: None };
         let plan = std::sync::Arc::new(Plan::new(&graph, &options).expect("can be planned"));
         let mut session = gpu
             .block_on(Session::new(&gpu, std::sync::Arc::clone(&plan), None, |_, _| ()))
@@ -332,7 +339,8 @@ fn a_plan_can_run_in_segments() {
     let inference = InferenceGraph::new(&small(Variant::Paper), 2, Element::F32).expect("can be built");
     let middle = inference.graph.find("inception_4a/output").expect("the block is there");
     let kept = [inference.logits, middle];
-    let options = PlanOptions { profile: gpu.profile(), outputs: &kept, metrics: &[], layout: None };
+    let options =
+        PlanOptions { profile: gpu.profile(), outputs: &kept, metrics: &[], layout: None, choices: None };
     let plan = std::sync::Arc::new(Plan::new(&inference.graph, &options).expect("can be planned"));
     let mut session =
         gpu.block_on(Session::new(&gpu, std::sync::Arc::clone(&plan), None, |_, _| ())).expect("a session");
@@ -374,8 +382,13 @@ fn a_batch_that_does_not_fit_a_binding_is_refused_with_one_that_does() {
     let profile = Profile::webgpu(AdapterClass::Discrete);
     let plan = |batch: usize| {
         let training = TrainingGraph::new(&GoogLeNet::paper(), &Optimizer::default(), batch).expect("builds");
-        let options =
-            PlanOptions { profile: &profile, outputs: &[], metrics: &training.metrics, layout: None };
+        let options = PlanOptions {
+            profile: &profile,
+            outputs: &[],
+            metrics: &training.metrics,
+            layout: None,
+            choices: None,
+        };
         Plan::new(&training.graph, &options).map(|_| ())
     };
     let error = plan(256).expect_err("256 pictures do not fit in 128 MiB");
@@ -391,7 +404,13 @@ fn a_batch_that_does_not_fit_a_binding_is_refused_with_one_that_does() {
 fn planned_memory_is_close_to_the_bound() {
     let profile = Profile { binding: 1 << 32, buffer: 1 << 34, ..Profile::webgpu(AdapterClass::Discrete) };
     let training = TrainingGraph::new(&GoogLeNet::paper(), &Optimizer::default(), 32).expect("builds");
-    let options = PlanOptions { profile: &profile, outputs: &[], metrics: &training.metrics, layout: None };
+    let options = PlanOptions {
+        profile: &profile,
+        outputs: &[],
+        metrics: &training.metrics,
+        layout: None,
+        choices: None,
+    };
     let memory = Plan::new(&training.graph, &options).expect("can be planned").memory;
     assert!(memory.planned_bytes as f64 <= 1.1 * memory.bound_bytes as f64, "{memory:?}");
     assert!(memory.planned_bytes * 2 < memory.naive_bytes, "{memory:?}");

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
+use incept::gpu::probe_kernels;
 use incept::graph::{Element, Graph, Operation, Spec};
 use incept::kernel::{AdapterClass, Cooperative, Kernel, Operand, Operands, Profile, pipeline_text};
 use incept::nn::GoogLeNet;
@@ -23,6 +24,7 @@ fn profiles() -> Vec<Profile> {
             invocations: 1024,
             binding: 2 << 30,
             f16: true,
+            subgroup: Some(8),
             ..webgpu.clone()
         };
         list.extend([webgpu, large.clone()]);
@@ -73,7 +75,7 @@ fn graphs(element: Element) -> Vec<Graph> {
 
 /// All kernels that a plan of the graph may choose on a device.
 fn kernels_of(graph: &Graph, profile: &Profile) -> Vec<Kernel> {
-    let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None };
+    let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None, choices: None };
     let plan = Plan::new(graph, &options).expect("the graph can be planned");
     let mut kernels = Vec::new();
     for (_, node) in plan.graph.nodes() {
@@ -107,7 +109,7 @@ fn other_kernels(profile: &Profile) -> Vec<Kernel> {
         (Box::new(Copy), vec![x]),
         (Box::new(Fill { value: 1.0, shape: [1].into(), scaled: true }), vec![]),
     ];
-    let mut kernels = Vec::new();
+    let mut kernels = probe_kernels(profile);
     for (op, specs) in calls {
         let refs: Vec<&Spec> = specs.iter().collect();
         let outputs = op.infer(&refs).expect("shapes fit");
@@ -138,11 +140,13 @@ fn make_pipelines() -> BTreeMap<String, Kernel> {
     texts
 }
 
-fn translate(name: &str, kernel: &Kernel, module: &naga::Module, info: &ModuleInfo, half: bool) {
+fn translate(name: &str, kernel: &Kernel, module: &naga::Module, info: &ModuleInfo, wgsl: &str) {
     let entry = kernel.entry;
     let stage = ShaderStage::Compute;
     let options = spv::PipelineOptions { shader_stage: stage, entry_point: entry.into() };
-    let words = spv::write_vec(module, info, &spv::Options::default(), Some(&options))
+    // Subgroups came with SPIR-V 1.3.
+    let versioned = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
+    let words = spv::write_vec(module, info, &versioned, Some(&options))
         .unwrap_or_else(|e| panic!("{name} in SPIR-V: {e}"));
     assert!(words.len() > 50, "{name}: hardly any SPIR-V");
 
@@ -167,8 +171,8 @@ fn translate(name: &str, kernel: &Kernel, module: &naga::Module, info: &ModuleIn
         .unwrap_or_else(|e| panic!("{name} in HLSL: {e}"));
     assert!(text.contains("numthreads"), "{name}: no entry point in HLSL");
 
-    // wgpu has no f16 on OpenGL, and no plan for it uses any.
-    if half {
+    // wgpu has no f16 on OpenGL, and no plan for it uses any; it offers no subgroups either.
+    if wgsl.contains("enable f16") || wgsl.contains("subgroupBroadcast") {
         return;
     }
 
@@ -199,14 +203,15 @@ fn every_pipeline_is_valid_and_translates() {
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
         // What every WebGPU device has, and f16 where a kernel asks for it.
         let mut capabilities = Capabilities::default();
-        let half = text.contains("enable f16");
-        capabilities.set(Capabilities::SHADER_FLOAT16, half);
-        let matrices = Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP;
-        capabilities.set(matrices, kernel.cooperative);
+        capabilities.set(Capabilities::SHADER_FLOAT16, text.contains("enable f16"));
+        capabilities.set(Capabilities::SUBGROUP, text.contains("subgroupBroadcast") || kernel.cooperative);
+        capabilities.set(Capabilities::COOPERATIVE_MATRIX, kernel.cooperative);
         let info = Validator::new(ValidationFlags::all(), capabilities)
+            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+            .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
-        translate(&name, kernel, &module, &info, half);
+        translate(&name, kernel, &module, &info, text);
     }
 }
 

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use incept::Error;
 use incept::data::Picture;
-use incept::train::{Classifier, Prediction};
+use incept::train::{Classifier, InferenceGraph, Prediction};
 use incept::weights::Checkpoint;
 use serde::Serialize;
 
 use super::data::pictures;
 use super::options::{Common, PrecisionArgs};
 use super::report::{Reporter, note, share_bar, shown};
+use super::tune::Worth;
 use super::{Outcome, Result};
 
 /// Tell what is on pictures: the most probable classes of each.
@@ -69,6 +70,9 @@ impl Classify {
         let gpu = common.open()?;
         let batch = self.batch.clamp(1, files.len().max(1));
         let (network, element) = (&metadata.network, self.precision.element(&gpu));
+        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+            InferenceGraph::new(network, batch, element)?.plan(&gpu, None)
+        })?;
         let state = state.averaged();
         let mut classifier = gpu.block_on(Classifier::new(&gpu, network, batch, element, &state))?;
         let mut failed = 0;

@@ -79,7 +79,7 @@ impl Demo {
         let setup = Setup { run, network, preprocessing, data, load };
         let stop = interruptible()?;
         let gpu = common.open()?;
-        let mut trainer = setup.trainer(&gpu, reporter)?;
+        let mut trainer = setup.trainer(&gpu, common, &stop, reporter)?;
         let policy = Policy {
             out: Some(&self.checkpoint),
             save_every: u64::MAX,

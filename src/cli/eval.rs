@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::data::{Loader, OpenOptions};
-use incept::train::{Classifier, Evaluation, evaluate};
+use incept::train::{Classifier, Evaluation, InferenceGraph, evaluate};
 use incept::weights::Checkpoint;
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use super::data::{FORMATS, LoadArgs, describe, report_bad};
 use super::fit::Run;
 use super::options::{Common, PrecisionArgs};
 use super::report::{Rate, Reporter};
+use super::tune::Worth;
 use super::{Outcome, Result};
 
 /// Measure a checkpoint's accuracy on a data set.
@@ -85,6 +86,9 @@ impl Eval {
         let gpu = common.open()?;
         let loader = Loader::new(Arc::clone(&set), self.load.options(self.batch, &metadata.preprocessing))?;
         let (network, element) = (&metadata.network, self.precision.element(&gpu));
+        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+            InferenceGraph::new(network, self.batch, element)?.plan(&gpu, None)
+        })?;
         let state = state.averaged();
         let mut classifier = gpu.block_on(Classifier::new(&gpu, network, self.batch, element, &state))?;
         let mut classes: Vec<ClassResult<'_>> =

@@ -9,14 +9,16 @@ use incept::data::{Augmentation, Loader, OpenedData, Preprocessing};
 use incept::gpu::Gpu;
 use incept::nn::GoogLeNet;
 use incept::train::{
-    EpochSummary, Evaluation, Optimizer, Schedule, StepMetrics, Trainer, evaluate, train_epoch,
+    EpochSummary, Evaluation, Optimizer, Schedule, StepMetrics, Trainer, TrainingGraph, evaluate, train_epoch,
 };
 use incept::weights::{Checkpoint, Metadata};
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::data::{LoadArgs, report_bad};
+use super::options::Common;
 use super::report::{Rate, Reporter, duration, shown};
+use super::tune::Worth;
 
 /// What a run was configured with; checkpoints keep it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +77,8 @@ pub(crate) struct EpochRecord {
     pub images_per_s: f64,
     pub held_out: Option<Evaluation>,
     pub held_out_accuracy: Option<f64>,
+    /// Share of the time of training in which the device worked on steps; none where it cannot tell.
+    pub device_busy: Option<f64>,
 }
 
 /// What training has seen.
@@ -119,9 +123,18 @@ pub(crate) fn interruptible() -> Result<Arc<AtomicBool>> {
 }
 
 impl Setup {
-    /// Plans the training step and compiles its kernels.
-    pub(crate) fn trainer(&self, gpu: &Gpu, reporter: &Reporter) -> Result<Trainer> {
+    /// Tunes and plans the training step and compiles its kernels.
+    pub(crate) fn trainer(
+        &self,
+        gpu: &Gpu,
+        common: &Common,
+        stop: &AtomicBool,
+        reporter: &Reporter,
+    ) -> Result<Trainer> {
         let Run { optimizer, batch, seed, .. } = &self.run;
+        common.tune(gpu, reporter, Worth::Training, Some(stop), || {
+            TrainingGraph::new(&self.network, optimizer, *batch)?.plan(gpu)
+        })?;
         let mut bar = None;
         let prepared = |done: usize, of: usize| {
             let bar = bar.get_or_insert_with(|| reporter.bar("preparing kernels", of as u64));
@@ -155,11 +168,13 @@ impl Setup {
             train: self.data.train.len(),
             held_out: self.data.held_out.len(),
         })?;
+        gpu.block_on(trainer.watch())?;
         let mut history = History::default();
         let mut overall = Rate::new();
         while trainer.progress().epoch < self.run.epochs && !history.interrupted {
             let epoch = trainer.progress().epoch;
             let mut rate = Rate::new();
+            let busy_before = trainer.busy_seconds();
             let summary = {
                 let label = format!("epoch {}/{}", epoch + 1, self.run.epochs);
                 let mut bar = reporter.bar(&label, loader.len() as u64);
@@ -180,6 +195,8 @@ impl Setup {
                 };
                 gpu.block_on(train_epoch(trainer, &loader, |at| self.run.rate_at(at), observe))?
             };
+            let trained = rate.elapsed().as_secs_f64();
+            let busy = trainer.busy_seconds().zip(busy_before).map(|(after, before)| after - before);
             history.interrupted = summary.interrupted || stop.load(Ordering::SeqCst);
             let evaluation = match &mut classifier {
                 Some(classifier) if !history.interrupted => {
@@ -199,6 +216,7 @@ impl Setup {
                 images_per_s: rate.per_second(),
                 held_out_accuracy: evaluation.as_ref().map(Evaluation::accuracy),
                 held_out: evaluation,
+                device_busy: busy.map(|busy| (busy / trained.max(1e-9)).min(1.0)),
                 summary,
             };
             let interrupted = history.interrupted;
@@ -264,8 +282,9 @@ fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
         record.summary.heads.iter().map(|h| format!("{:.1}%", 100.0 * h.accuracy)).collect();
     let held_out =
         record.held_out_accuracy.map_or(String::new(), |a| format!("  held out {:.2}%", 100.0 * a));
+    let busy = record.device_busy.map_or(String::new(), |b| format!("  device busy {:.0}%", 100.0 * b));
     format!(
-        "epoch {:>width$}/{epochs}  loss {}  accuracy {}{held_out}  {:.0} images/s  {}",
+        "epoch {:>width$}/{epochs}  loss {}  accuracy {}{held_out}  {:.0} images/s{busy}  {}",
         record.summary.epoch + 1,
         losses.join(" "),
         accuracy.join(" "),

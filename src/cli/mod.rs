@@ -1,5 +1,6 @@
 //! The command line: what a person types, and everything that is printed.
 
+mod bench;
 mod classify;
 mod data;
 mod demo;
@@ -7,10 +8,12 @@ mod devices;
 mod eval;
 mod fit;
 mod options;
+mod profile;
 mod report;
 mod sheet;
 mod summary;
 mod train;
+mod tune;
 mod verify;
 
 use std::process::ExitCode;
@@ -73,6 +76,8 @@ enum Command {
     Devices(devices::Devices),
     Verify(verify::Verify),
     Demo(demo::Demo),
+    Bench(Box<bench::Bench>),
+    Profile(Box<profile::Profile>),
 }
 
 /// Runs the command that the arguments name.
@@ -94,6 +99,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Devices(command) => command.run(&cli.common, &reporter),
         Command::Verify(command) => command.run(&cli.common, &reporter),
         Command::Demo(command) => command.run(&cli.common, &reporter),
+        Command::Bench(command) => command.run(&cli.common, &reporter),
+        Command::Profile(command) => command.run(&cli.common, &reporter),
     };
     match result {
         Ok(outcome) => outcome.code(),

@@ -9,6 +9,7 @@ use incept::nn::{GoogLeNet, Initialization, Variant};
 use incept::train::{Averaging, Optimizer, Precision, Rule, Schedule};
 
 use super::report::note;
+use super::tune::Tune;
 
 /// For every command.
 #[derive(Args, Debug)]
@@ -28,6 +29,12 @@ pub(crate) struct Common {
     /// Stay within the limits that every WebGPU device has, as in a browser.
     #[arg(long, global = true, help_heading = "Device")]
     pub default_limits: bool,
+    /// Measure which kernels are fastest here, and keep that for the next start [default: fast for `train` and `demo` on a real GPU].
+    ///
+    /// Without this option, what earlier starts found is used. The order in which sums are added up depends on the kernel: runs are
+    /// equal bit for bit as long as the kernels are.
+    #[arg(long, global = true, value_name = "EFFORT", help_heading = "Device")]
+    pub tune: Option<Tune>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,6 +69,7 @@ impl Common {
                 "note: this is a software adapter, which runs on the CPU: expect a real GPU to be far faster",
             );
         }
+        self.recall(&gpu);
         Ok(gpu)
     }
 }

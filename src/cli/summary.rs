@@ -50,12 +50,18 @@ impl Summary {
             ..Profile::webgpu(AdapterClass::Discrete)
         };
         let training = TrainingGraph::new(&network, &Optimizer::default(), self.batch)?;
-        let options =
-            PlanOptions { profile: &profile, outputs: &[], metrics: &training.metrics, layout: None };
+        let options = PlanOptions {
+            profile: &profile,
+            outputs: &[],
+            metrics: &training.metrics,
+            layout: None,
+            choices: None,
+        };
         let training = Plan::new(&training.graph, &options)?.memory;
         let inference = InferenceGraph::new(&network, self.batch, Element::F32)?;
         let outputs = [inference.probabilities];
-        let options = PlanOptions { profile: &profile, outputs: &outputs, metrics: &[], layout: None };
+        let options =
+            PlanOptions { profile: &profile, outputs: &outputs, metrics: &[], layout: None, choices: None };
         let inference = Plan::new(&inference.graph, &options)?.memory;
 
         let name = totals.layers.iter().map(|l| l.name.len()).max().unwrap_or(0);

@@ -103,7 +103,7 @@ impl Train {
         if checkpoint.is_none() {
             setup.run.optimizer.precision = self.precision.training(&gpu);
         }
-        let mut trainer = setup.trainer(&gpu, reporter)?;
+        let mut trainer = setup.trainer(&gpu, common, &stop, reporter)?;
         if let Some(checkpoint) = &checkpoint {
             trainer.restore(&checkpoint.state)?;
         }

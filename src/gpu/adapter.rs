@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Failure, Gpu, Shared, cooperative};
+use super::{Counts, Failure, Gpu, Shared, cooperative};
 use crate::error::{Error, Result};
 use crate::kernel::{AdapterClass, Cooperative, Profile};
 
@@ -206,6 +206,9 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
         bake: summary.class != AdapterClass::Software,
         f16: device.features().contains(wgpu::Features::SHADER_F16),
         cooperative: None,
+        subgroup: (device.features().contains(wgpu::Features::SUBGROUP)
+            && adapter.get_info().subgroup_min_size == adapter.get_info().subgroup_max_size)
+            .then(|| adapter.get_info().subgroup_max_size),
     };
     let pipelines = Mutex::new(HashMap::new());
     let mut gpu = Gpu {
@@ -216,7 +219,9 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
             profile,
             pipelines,
             failures,
+            counts: Counts::default(),
             awaited: Mutex::default(),
+            choices: Mutex::default(),
         }),
     };
     if let Some(matrices) = matrices {
@@ -258,7 +263,7 @@ async fn request(
     limits: &wgpu::Limits,
     extra: wgpu::Features,
 ) -> Result<(wgpu::Device, wgpu::Queue), String> {
-    let optional = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+    let optional = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
     let experimental_features = if extra.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
         // SAFETY: experimental features may have bugs that lead to undefined behaviour in the driver. The one that is asked for runs the
         // crate's own kernels only, and those not before convolutions in all three directions gave the CPU twin's results.

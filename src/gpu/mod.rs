@@ -1,29 +1,35 @@
 //! The device: choosing an adapter, opening it, compiling pipelines, running plans. Everything here is `async` and free of
-//! threads, files, clocks and blocking calls, so that it runs in a browser tab as it does in a terminal.
+//! threads, files and blocking calls, so that it runs in a browser tab as it does in a terminal.
 
 mod adapter;
 mod cooperative;
 mod element;
 mod pipeline;
+mod probe;
 mod regions;
 mod session;
+mod timing;
 mod trial;
 
 pub use adapter::{AdapterOptions, AdapterSummary, list_adapters};
 pub use pipeline::Pipeline;
+pub use probe::{Bound, Roofline, probe_kernels};
 pub use regions::Regions;
-pub use session::{Metrics, Session};
+pub use session::{DispatchTime, Metrics, Session};
+pub use timing::{Clock, Interval};
+pub(crate) use trial::{Pool, Prepared, Stage};
 pub use trial::{Trial, TrialOutput};
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, Result};
-use crate::graph::Element;
-use crate::kernel::Profile;
+use crate::graph::{Element, Graph};
+use crate::kernel::{Choices, Profile};
 
 /// An open device with its pipelines. Clones share the device.
 #[derive(Clone, Debug)]
@@ -39,8 +45,45 @@ struct Shared {
     profile: Profile,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     failures: Arc<Mutex<Vec<Failure>>>,
+    counts: Counts,
     /// The submission that a future waits for, so that blocking on it does not drain the queue.
     awaited: Mutex<Option<wgpu::SubmissionIndex>>,
+    /// Implementations that plans for this device prefer to the defaults.
+    choices: Mutex<Arc<Choices>>,
+}
+
+/// What the device was asked for so far.
+#[derive(Debug, Default)]
+struct Counts {
+    submissions: AtomicU64,
+    bind_groups: AtomicU64,
+    read_backs: AtomicU64,
+}
+
+/// What a device was asked for since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
+    /// Command buffers that were submitted.
+    pub submissions: u64,
+    /// Pipelines that were made.
+    pub pipelines: u64,
+    /// Bind groups that were made.
+    pub bind_groups: u64,
+    /// Buffers that were mapped for the host to read.
+    pub read_backs: u64,
+}
+
+impl Counters {
+    /// What was added since `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            submissions: self.submissions - before.submissions,
+            pipelines: self.pipelines - before.pipelines,
+            bind_groups: self.bind_groups - before.bind_groups,
+            read_backs: self.read_backs - before.read_backs,
+        }
+    }
 }
 
 /// An error that arrived outside any call.
@@ -89,20 +132,50 @@ impl Gpu {
         &self.shared.profile
     }
 
-    /// Refuses elements that the device's shaders cannot work with.
+    /// Refuses graphs with tensors of elements that the device's shaders cannot work with.
     ///
     /// # Errors
     /// [`Error::NoF16`] naming the adapter.
-    pub(crate) fn require(&self, element: Element) -> Result<()> {
-        if element == Element::F16 && !self.profile().f16 {
+    pub(crate) fn require_all(&self, graph: &Graph) -> Result<()> {
+        let half = || graph.tensors().any(|(_, tensor)| tensor.spec.element == Element::F16);
+        if !self.profile().f16 && half() {
             return Err(Error::NoF16 { adapter: self.summary().to_string() });
         }
         Ok(())
     }
 
+    /// The implementations that trainers and classifiers on this device prefer to the defaults.
+    pub fn choices(&self) -> Arc<Choices> {
+        Arc::clone(&self.shared.choices.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds choices that trainers and classifiers made from now on prefer to the defaults; they win over earlier ones.
+    /// [`tune`](crate::tune::tune) does this with what it finds.
+    pub fn add_choices(&self, choices: Choices) {
+        let mut shared = self.shared.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut shared).extend(choices);
+    }
+
     /// Number of pipelines made so far.
     pub fn pipeline_count(&self) -> usize {
         self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// What the device was asked for so far.
+    pub fn counters(&self) -> Counters {
+        let Counts { submissions, bind_groups, read_backs } = &self.shared.counts;
+        Counters {
+            submissions: submissions.load(Ordering::Relaxed),
+            pipelines: self.pipeline_count() as u64,
+            bind_groups: bind_groups.load(Ordering::Relaxed),
+            read_backs: read_backs.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Submits what an encoder has recorded.
+    pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
+        self.shared.counts.submissions.fetch_add(1, Ordering::Relaxed);
+        self.queue().submit([encoder.finish()])
     }
 
     pub(crate) fn device(&self) -> &wgpu::Device {
@@ -162,10 +235,24 @@ impl Gpu {
         let staging = self.buffer("download", size, usage).await?;
         let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(source, offset, &staging, 0, size);
-        self.queue().submit([encoder.finish()]);
-        let mut data = map(&staging, size).await.map_err(|reason| self.driver("reading a buffer", reason))?;
+        self.submit(encoder);
+        let mapped = self.map(&staging, size);
+        let mapped = std::future::poll_fn(|context| mapped.poll(Some(context.waker()))).await;
+        let data = mapped.and_then(|()| take_mapped(&staging, size));
+        let mut data = data.map_err(|reason| self.driver("reading a buffer", reason))?;
         data.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
         Ok(data)
+    }
+
+    /// Begins to map `size` bytes of a buffer for reading.
+    fn map(&self, buffer: &wgpu::Buffer, size: u64) -> Signal {
+        self.shared.counts.read_backs.fetch_add(1, Ordering::Relaxed);
+        let mapped = Signal::default();
+        let sender = mapped.clone();
+        buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
+            sender.send(result.map_err(|e| e.to_string()));
+        });
+        mapped
     }
 
     /// An error of the driver; a lost device where that was the cause.
@@ -194,13 +281,6 @@ impl Gpu {
     }
 }
 
-/// Waits until `size` bytes of a mappable buffer can be read and copies them.
-async fn map(buffer: &wgpu::Buffer, size: u64) -> Result<Vec<u8>, String> {
-    let mapping = Mapping::start(buffer, size);
-    std::future::poll_fn(|context| mapping.poll(Some(context.waker()))).await?;
-    take_mapped(buffer, size)
-}
-
 /// Copies what has been mapped and gives the buffer back.
 fn take_mapped(buffer: &wgpu::Buffer, size: u64) -> Result<Vec<u8>, String> {
     let data = buffer.slice(..size).get_mapped_range().map_err(|e| e.to_string())?.to_vec();
@@ -208,31 +288,26 @@ fn take_mapped(buffer: &wgpu::Buffer, size: u64) -> Result<Vec<u8>, String> {
     Ok(data)
 }
 
-/// A buffer that is being mapped for reading.
-#[derive(Debug)]
-struct Mapping(Arc<Mutex<MapState>>);
+/// What a callback of the device will say.
+#[derive(Clone, Debug, Default)]
+struct Signal(Arc<Mutex<SignalState>>);
 
 #[derive(Debug, Default)]
-struct MapState {
+struct SignalState {
     result: Option<Result<(), String>>,
     waker: Option<Waker>,
 }
 
-impl Mapping {
-    fn start(buffer: &wgpu::Buffer, size: u64) -> Self {
-        let state: Arc<Mutex<MapState>> = Arc::default();
-        let shared = Arc::clone(&state);
-        buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
-            let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            state.result = Some(result.map_err(|e| e.to_string()));
-            if let Some(waker) = state.waker.take() {
-                waker.wake();
-            }
-        });
-        Self(state)
+impl Signal {
+    fn send(&self, result: Result<(), String>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.result = Some(result);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
     }
 
-    /// Whether the buffer is mapped; wakes `waker` when it is.
+    /// What was said, if it was; else `waker` is woken when it is.
     fn poll(&self, waker: Option<&Waker>) -> Poll<Result<(), String>> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(result) = &state.result {

@@ -1,5 +1,6 @@
 //! Pipelines, made once and kept by the text that they are made from.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::Gpu;
@@ -128,6 +129,7 @@ impl Gpu {
             entries.push(entry(bindings.len(), buffer.as_entire_binding()));
         }
         entries.push(entry(bindings.len() + 1, step.as_entire_binding()));
+        self.shared.counts.bind_groups.fetch_add(1, Ordering::Relaxed);
         self.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(&kernel.label),
             layout: &pipeline.layout,

@@ -7,9 +7,9 @@ use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 
 use super::element::{decode, encode};
-use super::{Gpu, Mapping, Regions, take_mapped};
+use super::{Clock, Gpu, Interval, Regions, Signal, take_mapped};
 use crate::error::{Error, Result};
-use crate::graph::{Element, Role, TensorId};
+use crate::graph::{Element, NodeId, Role, TensorId};
 use crate::kernel::{Slot, Step};
 use crate::plan::{METRIC_STRIDE, Place, Plan, PlannedNode, Store};
 
@@ -34,14 +34,48 @@ pub struct Session {
     runs: u64,
     idle: Vec<wgpu::Buffer>,
     pending: VecDeque<Pending>,
+    watch: Option<Watch>,
 }
+
+/// One dispatch of a run, timed by itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DispatchTime {
+    /// The node of [`Plan::graph`].
+    pub node: NodeId,
+    /// Position among the kernels of the node's implementation.
+    pub kernel: usize,
+    /// When it ran.
+    pub interval: Interval,
+}
+
+/// Adds up how long the device works on runs.
+#[derive(Debug)]
+struct Watch {
+    /// The ticks at the start and the end of a run, and the buffer that they go through.
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    seconds: f64,
+}
+
+/// Bytes of the two ticks.
+const TICKS: u64 = 16;
 
 #[derive(Debug)]
 struct Dispatch {
-    node: usize,
+    node: NodeId,
+    kernel: usize,
     pipeline: Arc<super::Pipeline>,
     group: wgpu::BindGroup,
     groups: [u32; 3],
+}
+
+impl Dispatch {
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
+        let [x, y, z] = self.groups;
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 /// A run whose scalars are on their way.
@@ -49,7 +83,7 @@ struct Dispatch {
 struct Pending {
     run: u64,
     buffer: wgpu::Buffer,
-    mapping: Mapping,
+    mapping: Signal,
     submission: wgpu::SubmissionIndex,
 }
 
@@ -89,6 +123,7 @@ impl Session {
             runs: 0,
             idle: Vec::new(),
             pending: VecDeque::new(),
+            watch: None,
         };
         for (id, tensor) in plan.graph.tensors() {
             if let Role::Constant(values) = &tensor.role {
@@ -105,7 +140,7 @@ impl Session {
 
     /// Compiles and binds the kernels of a node.
     async fn prepare(&mut self, plan: &Plan, node: &PlannedNode) -> Result<()> {
-        for kernel in &node.implementation.kernels {
+        for (number, kernel) in node.implementation.kernels.iter().enumerate() {
             let pipeline = self.gpu.pipeline(kernel).await?;
             let mut bindings = Vec::with_capacity(kernel.bindings.len());
             for binding in &kernel.bindings {
@@ -129,7 +164,8 @@ impl Session {
                 return Err(Error::Kernel { kernel: kernel.label.clone(), reason: error.to_string() });
             }
             self.dispatches.push(Dispatch {
-                node: node.node.index(),
+                node: node.node,
+                kernel: number,
                 pipeline,
                 group,
                 groups: kernel.groups,
@@ -221,35 +257,44 @@ impl Session {
         let mut encoder =
             self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for dispatch in self.dispatches.iter().filter(|d| nodes.contains(&d.node)) {
-                pass.set_pipeline(&dispatch.pipeline.pipeline);
-                pass.set_bind_group(0, &dispatch.group, &[]);
-                let [x, y, z] = dispatch.groups;
-                pass.dispatch_workgroups(x, y, z);
+            let timestamp_writes =
+                self.watch.as_ref().filter(|_| send).map(|watch| wgpu::ComputePassTimestampWrites {
+                    query_set: &watch.queries,
+                    beginning_of_pass_write_index: Some(0),
+                    end_of_pass_write_index: Some(1),
+                });
+            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            for dispatch in self.dispatches.iter().filter(|d| nodes.contains(&d.node.index())) {
+                dispatch.record(&mut pass);
             }
         }
         if !send {
-            self.gpu.queue().submit([encoder.finish()]);
+            self.gpu.submit(encoder);
             return self.gpu.check("a segment");
         }
         let run = self.runs;
         self.runs += 1;
         let Some(metrics) = self.buffers.get(&Store::Metrics).cloned() else {
-            self.gpu.queue().submit([encoder.finish()]);
+            self.gpu.submit(encoder);
             return self.gpu.check("a run");
         };
+        let ticks = if self.watch.is_some() { TICKS } else { 0 };
         let buffer = self.idle.pop().unwrap_or_else(|| {
             self.gpu.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some("metrics on their way"),
-                size: metrics.size(),
+                size: metrics.size() + ticks,
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
         });
         encoder.copy_buffer_to_buffer(&metrics, 0, &buffer, 0, metrics.size());
-        let submission = self.gpu.queue().submit([encoder.finish()]);
-        let mapping = Mapping::start(&buffer, metrics.size());
+        if let Some(Watch { queries, resolved, .. }) = &self.watch {
+            encoder.resolve_query_set(queries, 0..2, resolved, 0);
+            encoder.copy_buffer_to_buffer(resolved, 0, &buffer, metrics.size(), TICKS);
+        }
+        let submission = self.gpu.submit(encoder);
+        let mapping = self.gpu.map(&buffer, buffer.size());
         self.pending.push_back(Pending { run, buffer, mapping, submission });
         self.gpu.check("a run")
     }
@@ -277,10 +322,21 @@ impl Session {
         let Some(first) = self.pending.pop_front() else { return Err(Error::Interrupted) };
         let read = result.and_then(|()| take_mapped(&first.buffer, first.buffer.size()));
         let bytes = read.map_err(|reason| self.gpu.driver("reading metrics", reason))?;
-        let words: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        let metrics = self.buffers.get(&Store::Metrics).map_or(0, wgpu::Buffer::size);
+        let (bytes, ticks) = bytes.split_at(bytes.len().min(usize::try_from(metrics).unwrap_or(usize::MAX)));
+        if let (Some(watch), [start, end]) =
+            (&mut self.watch, bytemuck::pod_collect_to_vec::<u8, u64>(ticks).as_slice())
+        {
+            let period = f64::from(self.gpu.queue().get_timestamp_period()) * 1e-9;
+            watch.seconds += end.saturating_sub(*start) as f64 * period;
+        }
+        let words: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
         let stride = usize::try_from(METRIC_STRIDE / 4).unwrap_or(1);
         let values = words.iter().step_by(stride).take(self.plan.metric_count()).copied().collect();
-        self.idle.push(first.buffer);
+        let ticks = if self.watch.is_some() { TICKS } else { 0 };
+        if first.buffer.size() == metrics + ticks {
+            self.idle.push(first.buffer);
+        }
         Ok(Metrics { run: first.run, values })
     }
 
@@ -306,6 +362,56 @@ impl Session {
         }
         self.gpu.check("a run")?;
         Ok(arrived)
+    }
+
+    /// Waits until everything that was submitted has run.
+    ///
+    /// # Errors
+    /// Whatever the driver has reported since the last call.
+    pub async fn wait(&self) -> Result<()> {
+        self.gpu.finished().await
+    }
+
+    /// Runs the whole plan once with a pass for each dispatch, and says when each ran, in their order. It does what a run does,
+    /// and sends no scalars.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn profile(&self, step: &Step, clock: Clock) -> Result<Vec<DispatchTime>> {
+        self.gpu.queue().write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        let record = |i: usize, pass: &mut wgpu::ComputePass<'_>| self.dispatches[i].record(pass);
+        let intervals = self.gpu.time(clock, self.dispatches.len(), record).await?;
+        self.gpu.check("a profiled run")?;
+        let time =
+            |(d, interval): (&Dispatch, Interval)| DispatchTime { node: d.node, kernel: d.kernel, interval };
+        Ok(self.dispatches.iter().zip(intervals).map(time).collect())
+    }
+
+    /// From now on, adds up how long the device works on runs that send scalars: two timestamps a run that come back with them.
+    /// Returns whether the device has timestamps.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the device has too little memory.
+    pub async fn watch(&mut self) -> Result<bool> {
+        if self.gpu.clock() != Clock::Device {
+            return Ok(false);
+        }
+        let queries = self.gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
+            label: Some("run"),
+            ty: wgpu::QueryType::Timestamp,
+            count: 2,
+        });
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = self.gpu.buffer("run", TICKS, usage).await?;
+        // Those without room for ticks are of no more use.
+        self.idle.clear();
+        self.watch = Some(Watch { queries, resolved, seconds: 0.0 });
+        Ok(true)
+    }
+
+    /// Seconds that the device worked on the runs whose scalars have arrived since [`Session::watch`].
+    pub fn busy_seconds(&self) -> Option<f64> {
+        self.watch.as_ref().map(|watch| watch.seconds)
     }
 
     /// Reads a tensor of [`Plan::graph`] that the plan keeps, dense and as f32; waits for all runs before.

@@ -1,12 +1,16 @@
 //! A kernel is a value: WGSL with constants, geometry, the tensors that it binds and a workgroup count. An operation offers a
-//! list of implementations, each made of kernels; choosing among them is a policy apart from both (see [`choose`]).
+//! list of implementations, each made of kernels; choosing among them is a policy apart from both (see [`choose`] and [`Choices`]).
 
+mod choices;
 mod profile;
 mod source;
+mod traffic;
 
+pub use choices::{Choice, Choices, Effort, fingerprint};
 pub use profile::{AdapterClass, Cooperative, Profile};
 pub(crate) use source::geometry_bytes;
 pub use source::pipeline_text;
+pub use traffic::{TiledProduct, Traffic};
 
 use crate::graph::{Element, Spec};
 
@@ -181,6 +185,8 @@ pub struct Kernel {
     pub cooperative: bool,
     /// The tensors that are stored as f16.
     half: Vec<Slot>,
+    /// What it computes and moves; without it, every tensor that it binds counts as moved once.
+    pub traffic: Option<Traffic>,
 }
 
 impl Kernel {
@@ -200,6 +206,7 @@ impl Kernel {
             groups: [1, 1, 1],
             cooperative: false,
             half: half.map(|(slot, _)| slot).collect(),
+            traffic: None,
         }
     }
 
@@ -281,6 +288,13 @@ impl Kernel {
     pub fn groups(mut self, x: usize, y: usize, z: usize) -> Self {
         let count = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX);
         self.groups = [count(x), count(y), count(z)];
+        self
+    }
+
+    /// Says what it computes and moves: for kernels that load anything more than once.
+    #[must_use]
+    pub fn traffic(mut self, traffic: Traffic) -> Self {
+        self.traffic = Some(traffic);
         self
     }
 

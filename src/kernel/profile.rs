@@ -57,6 +57,8 @@ pub struct Profile {
     pub f16: bool,
     /// Cooperative matrices that have passed their test.
     pub cooperative: Option<Cooperative>,
+    /// Invocations of a subgroup, where shaders may use subgroup operations and every subgroup has the same size.
+    pub subgroup: Option<u32>,
 }
 
 impl Profile {
@@ -78,6 +80,7 @@ impl Profile {
             bake: class != AdapterClass::Software,
             f16: false,
             cooperative: None,
+            subgroup: None,
         }
     }
 }

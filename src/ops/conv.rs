@@ -2,6 +2,8 @@
 
 mod cooperative;
 mod kernels;
+mod lanes;
+mod tiled;
 
 use std::sync::Arc;
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::{ReluGrad, activation, expect, parameters};
 use crate::error::Result;
 use crate::graph::{Backward, Operation, Shape, Spec};
-use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
+use crate::kernel::{
+    AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot, TiledProduct, Traffic,
+};
 
 const SOURCE: &str = include_str!("../../shaders/linear.wgsl");
 
@@ -70,10 +72,15 @@ impl Operation for Linear {
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
-        let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
+        let (x, weight, y) = (&operands.inputs[0], &operands.inputs[1], &operands.outputs[0]);
         let [batch, outputs, _] = y.spec.shape.ncs();
-        let product =
-            Product { rows: batch, columns: outputs, depth: x.spec.shape.item(), along_k: [true, true] };
+        let product = Product {
+            rows: batch,
+            columns: outputs,
+            depth: x.spec.shape.item(),
+            along_k: [true, true],
+            element: elements([x, weight, y]),
+        };
         product.implementations(["forward_tiled", "forward_register"], |entry| {
             kernel(operands, entry, x, y)
                 .constant("RELU", self.relu)
@@ -111,10 +118,15 @@ impl Operation for LinearInputGrad {
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
-        let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
+        let (dy, weight, dx) = (&operands.inputs[0], &operands.inputs[1], &operands.outputs[0]);
         let [batch, outputs, _] = dy.spec.shape.ncs();
-        let product =
-            Product { rows: batch, columns: dx.spec.shape.item(), depth: outputs, along_k: [true, false] };
+        let product = Product {
+            rows: batch,
+            columns: dx.spec.shape.item(),
+            depth: outputs,
+            along_k: [true, false],
+            element: elements([dy, weight, dx]),
+        };
         product.implementations(["input_gradient_tiled", "input_gradient_register"], |entry| {
             kernel(operands, entry, dx, dy)
                 .bind("dy_data", Slot::Input(0))
@@ -147,7 +159,13 @@ impl Operation for LinearWeightGrad {
         let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
         let [batch, outputs, _] = dy.spec.shape.ncs();
         let columns = x.spec.shape.item();
-        let product = Product { rows: outputs, columns, depth: batch, along_k: [false, false] };
+        let product = Product {
+            rows: outputs,
+            columns,
+            depth: batch,
+            along_k: [false, false],
+            element: elements([dy, x, &operands.outputs[0]]),
+        };
         product.implementations(["weight_gradient_tiled", "weight_gradient_register"], |entry| {
             kernel(operands, entry, x, dy)
                 .bind("x_data", Slot::Input(0))
@@ -202,11 +220,18 @@ fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand
     ])
 }
 
+/// Bytes of an element of each.
+fn elements(operands: [&Operand; 3]) -> [usize; 3] {
+    operands.map(|operand| operand.spec.element.size())
+}
+
 /// The extents of a matrix product, and whether its operands lie along k.
 struct Product {
     rows: usize,
     columns: usize,
     depth: usize,
+    /// Bytes of an element of the left operand, the right one and the result.
+    element: [usize; 3],
     along_k: [bool; 2],
 }
 
@@ -214,6 +239,11 @@ struct Product {
 const LANES: usize = 8;
 
 impl Product {
+    fn traffic(&self, tile: [usize; 2], register: [usize; 2], shared: bool) -> Traffic {
+        let extents = [self.rows, self.columns, self.depth];
+        TiledProduct { extents, tile, register, parts: 1, element: self.element, shared }.traffic()
+    }
+
     fn implementations(
         &self,
         entries: [&'static str; 2],
@@ -232,12 +262,14 @@ impl Product {
             .constant("EACH_M", 4u32)
             .constant("EACH_N", 2u32)
             .workgroup(128, 1, 1)
+            .traffic(self.traffic([32, 32], [4, 2], true))
             .groups(self.columns.div_ceil(32), self.rows.div_ceil(32), 1);
         let (each_m, each_n) = (8, 4);
         let register = with_extents(entries[1])
             .constant("EACH_M", count(each_m))
             .constant("EACH_N", count(each_n))
             .workgroup(count(LANES), 1, 1)
+            .traffic(self.traffic([each_m, LANES * each_n], [each_m, each_n], false))
             .groups(self.columns.div_ceil(LANES * each_n), self.rows.div_ceil(each_m), 1);
         vec![
             Implementation::new("tiled", vec![tiled])

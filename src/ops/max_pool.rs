@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::expect;
 use crate::error::Result;
-use crate::graph::{Alias, Backward, Inference, Operation, Spec};
-use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
+use crate::graph::{Alias, Backward, Element, Inference, Operation, Spec};
+use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../shaders/max_pool.wgsl");
 
@@ -151,26 +151,36 @@ impl Operation for MaxPoolGrad {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
-        let kernel = Kernel::new(operands, SOURCE, "max_pool_grad")
-            .constant("ACCUMULATE", self.accumulate)
-            .geometries([
-                ("count", dx.volume()),
-                ("channels", dx.dims()[1]),
-                ("height", dx.dims()[2]),
-                ("width", dx.dims()[3]),
-                ("out_height", dy.dims()[2]),
-                ("out_width", dy.dims()[3]),
-                ("kernel", self.pool.kernel),
-                ("stride", self.pool.stride),
-                ("pad", self.pool.padding),
-                ("x_offset", dx.offset),
-                ("x_stride", dx.batch_stride),
-                ("y_offset", dy.offset),
-                ("y_stride", dy.batch_stride),
-            ])
-            .bind("dy_data", Slot::Input(0))
-            .bind_as("indices", Slot::Input(1), "u32")
-            .bind("dx_data", Slot::Output(0));
-        vec![Implementation::new("gather", vec![kernel.linear(dx.volume())])]
+        let kernel = |entry| {
+            Kernel::new(operands, SOURCE, entry)
+                .constant("ACCUMULATE", self.accumulate)
+                .geometries([
+                    ("count", dx.volume()),
+                    ("planes", dx.dims()[0] * dx.dims()[1]),
+                    ("channels", dx.dims()[1]),
+                    ("height", dx.dims()[2]),
+                    ("width", dx.dims()[3]),
+                    ("out_height", dy.dims()[2]),
+                    ("out_width", dy.dims()[3]),
+                    ("kernel", self.pool.kernel),
+                    ("stride", self.pool.stride),
+                    ("pad", self.pool.padding),
+                    ("x_offset", dx.offset),
+                    ("x_stride", dx.batch_stride),
+                    ("y_offset", dy.offset),
+                    ("y_stride", dy.batch_stride),
+                ])
+                .bind("dy_data", Slot::Input(0))
+                .bind_as("indices", Slot::Input(1), "u32")
+                .bind("dx_data", Slot::Output(0))
+        };
+        let gather = kernel("max_pool_grad").linear(dx.volume());
+        let planes = kernel("max_pool_grad_planes").workgroup(8, 1, 1).linear(dx.dims()[0] * dx.dims()[1]);
+        let mut list = vec![Implementation::new("gather", vec![gather]).suits(AdapterClass::GPU)];
+        // Its sums lie in the result, and sums are f32.
+        if dx.spec.element == Element::F32 {
+            list.push(Implementation::new("planes", vec![planes]).suits(AdapterClass::SOFTWARE));
+        }
+        list
     }
 }

@@ -2,10 +2,12 @@
 
 mod alias;
 mod arena;
+mod cost;
 mod layout;
 
 pub use alias::View;
 pub use arena::{Block, Placement, pack, peak};
+pub use cost::{BUSY_GROUPS, DispatchCost, ENOUGH_INTENSITY, NodeCost};
 pub use layout::{BLOCK, Entry, Layout};
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,7 +15,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, NodeId, Region, Role, Shape, TensorId};
-use crate::kernel::{Implementation, Operand, Operands, Profile, choose};
+use crate::kernel::{Choices, Implementation, Operand, Operands, Profile, choose};
 
 /// A buffer of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,6 +87,8 @@ pub struct PlanOptions<'a> {
     pub metrics: &'a [TensorId],
     /// The layout to use, which must have all parameters and state of the graph: to share the memory of another plan.
     pub layout: Option<Arc<Layout>>,
+    /// Implementations to prefer to the defaults, where they were measured.
+    pub choices: Option<&'a Choices>,
 }
 
 /// Where everything lies and what runs, in order.
@@ -119,6 +123,7 @@ impl Plan {
         let metrics: Vec<TensorId> = options.metrics.iter().map(|t| resolved.map[t]).collect();
         let mut builder = Builder {
             profile: options.profile,
+            choices: options.choices,
             graph: &resolved.graph,
             views: &resolved.views,
             layout: &layout,
@@ -166,10 +171,20 @@ impl Plan {
         (self.places[&view.root], view)
     }
 
+    /// A tensor of [`Plan::graph`] as kernels see it.
+    pub fn operand(&self, tensor: TensorId) -> Operand {
+        operand(&self.graph, &self.views, tensor)
+    }
+
     /// Number of scalars that come back after each run.
     pub fn metric_count(&self) -> usize {
         self.metrics
     }
+}
+
+fn operand(graph: &Graph, views: &[View], id: TensorId) -> Operand {
+    let View { offset, batch_stride, .. } = views[id.0];
+    Operand { spec: graph.tensor_ref(id).spec.clone(), offset, batch_stride }
 }
 
 /// Bytes between the scalars of the metrics buffer: each is a binding of its own.
@@ -177,6 +192,7 @@ pub(crate) const METRIC_STRIDE: u64 = 256;
 
 struct Builder<'a> {
     profile: &'a Profile,
+    choices: Option<&'a Choices>,
     graph: &'a Graph,
     views: &'a [View],
     layout: &'a Layout,
@@ -303,27 +319,27 @@ impl Builder<'_> {
         lifetimes
     }
 
-    fn operand(&self, id: TensorId) -> Operand {
-        let View { offset, batch_stride, .. } = self.views[id.0];
-        Operand { spec: self.graph.tensor_ref(id).spec.clone(), offset, batch_stride }
-    }
-
     /// The implementation of each node that runs anything.
     fn choose(&self) -> Result<Vec<(NodeId, Implementation)>> {
         let mut chosen = Vec::new();
         for (id, node) in self.graph.nodes() {
-            let inputs: Vec<Operand> = node.inputs.iter().map(|t| self.operand(*t)).collect();
-            let outputs: Vec<Operand> = node.outputs.iter().map(|t| self.operand(*t)).collect();
+            let inputs: Vec<Operand> =
+                node.inputs.iter().map(|t| operand(self.graph, self.views, *t)).collect();
+            let outputs: Vec<Operand> =
+                node.outputs.iter().map(|t| operand(self.graph, self.views, *t)).collect();
             let operands = Operands { layer: &node.name, inputs: &inputs, outputs: &outputs };
             let list = node.op.kernels(&operands, self.profile);
             if list.is_empty() {
                 continue;
             }
-            let implementation = choose(&list, self.profile).ok_or_else(|| Error::Layer {
-                layer: node.name.clone(),
-                operation: node.op.name(),
-                reason: "no kernel fits the limits of this device".into(),
-            })?;
+            let measured =
+                self.choices.and_then(|c| c.pick(node.op.as_ref(), &operands, &list, self.profile));
+            let implementation =
+                measured.or_else(|| choose(&list, self.profile)).ok_or_else(|| Error::Layer {
+                    layer: node.name.clone(),
+                    operation: node.op.name(),
+                    reason: "no kernel fits the limits of this device".into(),
+                })?;
             chosen.push((id, implementation.clone()));
         }
         Ok(chosen)

@@ -43,6 +43,24 @@ fn for_each_term(
     }
 }
 
+/// The position in a tensor of four dimensions of the element at `index`.
+fn position(dims: &[usize], index: usize) -> [usize; 4] {
+    let (x, rest) = (index % dims[3], index / dims[3]);
+    let (y, rest) = (rest % dims[2], rest / dims[2]);
+    [rest / dims[1], rest % dims[1], y, x]
+}
+
+/// Which row or column of the input meets `k` of the kernel for `out` of the output.
+fn input_at(out: usize, k: usize, stride: usize, padding: usize) -> Option<usize> {
+    (out * stride + k).checked_sub(padding)
+}
+
+/// Which row or column of the output meets `k` of the kernel for `input` of the input.
+fn output_at(input: usize, k: usize, stride: usize, padding: usize) -> Option<usize> {
+    let at = (input + padding).checked_sub(k)?;
+    at.is_multiple_of(stride).then(|| at / stride)
+}
+
 impl<T: Real> Reference<T> for Conv {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {
         let (x, w, y) = (inputs[0], inputs[1], &mut outputs[0]);
@@ -61,6 +79,22 @@ impl<T: Real> Reference<T> for Conv {
             }
         }
     }
+
+    fn element(&self, inputs: &[&Array<f32>], dims: &[usize], index: usize) -> Option<T> {
+        let ([x, w], [n, o, oy, ox]) = ([inputs[0], inputs[1]], position(dims, index));
+        let mut sum = inputs.get(2).map_or(T::zero(), |bias| T::of(f64::from(bias.data[o])));
+        for c in 0..w.dims[1] {
+            for kh in 0..w.dims[2] {
+                let iy = input_at(oy, kh, self.stride[0], self.padding[0]);
+                for kw in 0..w.dims[3] {
+                    let ix = input_at(ox, kw, self.stride[1], self.padding[1]);
+                    sum +=
+                        x.get(n, c, iy, ix).map_or(T::zero(), |x| T::product(x, w.data[w.at(o, c, kh, kw)]));
+                }
+            }
+        }
+        Some(if self.relu { sum.larger(T::zero()) } else { sum })
+    }
 }
 
 impl<T: Real> Reference<T> for ConvInputGrad {
@@ -71,6 +105,24 @@ impl<T: Real> Reference<T> for ConvInputGrad {
             dx.data[in_x] += dy.data[in_y] * w.data[in_w];
         });
     }
+
+    fn element(&self, inputs: &[&Array<f32>], dims: &[usize], index: usize) -> Option<T> {
+        let ([dy, w], [n, c, iy, ix]) = ([inputs[0], inputs[1]], position(dims, index));
+        let before = inputs.get(2).filter(|_| self.accumulate);
+        let mut sum = before.map_or(T::zero(), |before| T::of(f64::from(before.data[index])));
+        for o in 0..w.dims[0] {
+            for kh in 0..w.dims[2] {
+                let oy = output_at(iy, kh, self.stride[0], self.padding[0]);
+                for kw in 0..w.dims[3] {
+                    let ox = output_at(ix, kw, self.stride[1], self.padding[1]);
+                    sum += dy
+                        .get(n, o, oy, ox)
+                        .map_or(T::zero(), |dy| T::product(dy, w.data[w.at(o, c, kh, kw)]));
+                }
+            }
+        }
+        Some(sum)
+    }
 }
 
 impl<T: Real> Reference<T> for ConvWeightGrad {
@@ -79,6 +131,23 @@ impl<T: Real> Reference<T> for ConvWeightGrad {
         for_each_term(&x.dims, &dw.dims, &dy.dims, self.stride, self.padding, |in_x, in_w, in_y| {
             dw.data[in_w] += x.data[in_x] * dy.data[in_y];
         });
+    }
+
+    fn element(&self, inputs: &[&Array<f32>], dims: &[usize], index: usize) -> Option<T> {
+        let ([x, dy], [o, c, kh, kw]) = ([inputs[0], inputs[1]], position(dims, index));
+        let mut sum = T::zero();
+        for n in 0..dy.dims[0] {
+            for oy in 0..dy.dims[2] {
+                let iy = input_at(oy, kh, self.stride[0], self.padding[0]);
+                for ox in 0..dy.dims[3] {
+                    let ix = input_at(ox, kw, self.stride[1], self.padding[1]);
+                    sum += x
+                        .get(n, c, iy, ix)
+                        .map_or(T::zero(), |x| T::product(x, dy.data[dy.at(n, o, oy, ox)]));
+                }
+            }
+        }
+        Some(sum)
     }
 }
 

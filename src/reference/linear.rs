@@ -18,6 +18,14 @@ impl<T: Real> Reference<T> for Linear {
             }
         }
     }
+
+    fn element(&self, inputs: &[&Array<f32>], dims: &[usize], index: usize) -> Option<T> {
+        let ([x, w, b], features) = ([inputs[0], inputs[1], inputs[2]], inputs[1].dims[1]);
+        let (n, o) = (index / dims[1], index % dims[1]);
+        let terms = (0..features).map(|k| T::product(x.data[n * features + k], w.data[o * features + k]));
+        let y = T::of(f64::from(b.data[o])) + terms.sum();
+        Some(if self.relu { y.larger(T::zero()) } else { y })
+    }
 }
 
 impl<T: Real> Reference<T> for LinearInputGrad {
@@ -28,6 +36,12 @@ impl<T: Real> Reference<T> for LinearInputGrad {
             let (n, k) = (i / features, i % features);
             *dx = (0..of).map(|o| dy.data[n * of + o] * w.data[o * features + k]).sum();
         }
+    }
+
+    fn element(&self, inputs: &[&Array<f32>], _dims: &[usize], index: usize) -> Option<T> {
+        let ([dy, w], of, features) = ([inputs[0], inputs[1]], inputs[1].dims[0], inputs[1].dims[1]);
+        let (n, k) = (index / features, index % features);
+        Some((0..of).map(|o| T::product(dy.data[n * of + o], w.data[o * features + k])).sum())
     }
 }
 
@@ -40,6 +54,12 @@ impl<T: Real> Reference<T> for LinearWeightGrad {
             let (o, k) = (i / features, i % features);
             *dw = (0..batch).map(|n| dy.data[n * of + o] * x.data[n * features + k]).sum();
         }
+    }
+
+    fn element(&self, inputs: &[&Array<f32>], dims: &[usize], index: usize) -> Option<T> {
+        let ([x, dy], batch, of, features) = ([inputs[0], inputs[1]], inputs[1].dims[0], dims[0], dims[1]);
+        let (o, k) = (index / features, index % features);
+        Some((0..batch).map(|n| T::product(dy.data[n * of + o], x.data[n * features + k])).sum())
     }
 }
 

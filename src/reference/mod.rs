@@ -72,6 +72,10 @@ pub trait Real:
     fn larger(self, other: Self) -> Self {
         if other > self { other } else { self }
     }
+    /// The product of two f32, in this precision.
+    fn product(a: f32, b: f32) -> Self {
+        Self::of(f64::from(a)) * Self::of(f64::from(b))
+    }
     /// Zero.
     fn zero() -> Self {
         Self::of(0.0)
@@ -133,6 +137,12 @@ impl<T: Real> Array<T> {
         self
     }
 
+    /// The element of a tensor of four dimensions, or nothing where there is none.
+    pub fn get(&self, n: usize, c: usize, y: Option<usize>, x: Option<usize>) -> Option<T> {
+        let (y, x) = (y.filter(|y| *y < self.dims[2])?, x.filter(|x| *x < self.dims[3])?);
+        Some(self.data[self.at(n, c, y, x)])
+    }
+
     /// The position of an element of a tensor of four dimensions.
     pub fn at(&self, n: usize, c: usize, y: usize, x: usize) -> usize {
         ((n * self.dims[1] + c) * self.dims[2] + y) * self.dims[3] + x
@@ -144,6 +154,12 @@ pub trait Reference<T: Real> {
     /// Computes the outputs. They arrive with the right shapes, filled with zeros; an output that is its input rewritten in
     /// place ([`crate::graph::Alias::InPlace`]) arrives as a copy of that input.
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], step: &Step);
+
+    /// The element at `index` of the first output, whose extents are `dims`, straight from the definition: for operations with one
+    /// output whose whole twin takes long on large shapes. A few elements are a check there.
+    fn element(&self, _inputs: &[&Array<f32>], _dims: &[usize], _index: usize) -> Option<T> {
+        None
+    }
 }
 
 /// Runs one operation on the CPU. Outputs that are stored as f16 come out rounded to it.

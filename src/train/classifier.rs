@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::upload;
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Regions, Session};
+use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
 use crate::graph::{Element, Graph, Region, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
@@ -107,6 +107,23 @@ impl InferenceGraph {
         let probabilities = graph.add("softmax", Softmax, &[logits])?;
         Ok(Self { graph, input, logits, probabilities })
     }
+
+    /// Plans it as a classifier on this device does, on memory of its own or with the layout of another plan.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device cannot store activations so,
+    /// [`Error::Tensor`] if the layout lacks a parameter.
+    pub fn plan(&self, gpu: &Gpu, layout: Option<Arc<Layout>>) -> Result<Plan> {
+        gpu.require_all(&self.graph)?;
+        let options = PlanOptions {
+            profile: gpu.profile(),
+            outputs: &[self.probabilities, self.logits],
+            metrics: &[],
+            layout,
+            choices: Some(&gpu.choices()),
+        };
+        Plan::new(&self.graph, &options)
+    }
 }
 
 impl Classifier {
@@ -150,12 +167,9 @@ impl Classifier {
         element: Element,
         regions: Option<Arc<Regions>>,
     ) -> Result<Self> {
-        gpu.require(element)?;
         let inference = InferenceGraph::new(network, batch, element)?;
         let layout: Option<Arc<Layout>> = regions.as_ref().map(|r| Arc::clone(&r.layout));
-        let outputs = [inference.probabilities, inference.logits];
-        let options = PlanOptions { profile: gpu.profile(), outputs: &outputs, metrics: &[], layout };
-        let plan = Plan::new(&inference.graph, &options)?;
+        let plan = inference.plan(gpu, layout)?;
         let input = plan.tensor(inference.input)?;
         let (logits, probabilities) = (plan.tensor(inference.logits)?, plan.tensor(inference.probabilities)?);
         let session = Session::new(gpu, Arc::new(plan), regions, |_, _| ()).await?;
@@ -191,6 +205,15 @@ impl Classifier {
         self.gpu.check("classifying")?;
         let rows = rows.chunks(self.classes).zip(&batch.labels);
         Ok(rows.filter(|(_, label)| **label != Batch::MISSING).map(|(row, _)| row.to_vec()).collect())
+    }
+
+    /// Times each dispatch of one batch by itself.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    pub async fn profile(&self, batch: &Batch, clock: Clock) -> Result<Vec<DispatchTime>> {
+        self.session.write(self.input, &batch.images)?;
+        self.session.profile(&Step::default(), clock).await
     }
 
     /// The classes of preprocessed pictures ([`Preprocessing::apply`](crate::data::Preprocessing::apply)), most probable first, for each picture.

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Regions, Session};
+use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
@@ -153,6 +153,22 @@ impl TrainingGraph {
         let heads = net.heads.iter().map(|h| h.name).collect();
         Ok(Self { graph, layout, input, labels, metrics, logits, heads, accumulated: update.accumulated })
     }
+
+    /// Plans it as a trainer on this device does.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device cannot store activations so.
+    pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        gpu.require_all(&self.graph)?;
+        let options = PlanOptions {
+            profile: gpu.profile(),
+            outputs: &self.logits,
+            metrics: &self.metrics,
+            layout: None,
+            choices: Some(&gpu.choices()),
+        };
+        Plan::new(&self.graph, &options)
+    }
 }
 
 impl Trainer {
@@ -170,15 +186,8 @@ impl Trainer {
         seed: u64,
         progress: impl FnMut(usize, usize),
     ) -> Result<Self> {
-        gpu.require(optimizer.precision.element())?;
         let training = TrainingGraph::new(network, optimizer, batch)?;
-        let options = PlanOptions {
-            profile: gpu.profile(),
-            outputs: &training.logits,
-            metrics: &training.metrics,
-            layout: None,
-        };
-        let plan = Arc::new(Plan::new(&training.graph, &options)?);
+        let plan = Arc::new(training.plan(gpu)?);
         let update_from = match training.accumulated {
             Some(sum) => {
                 let producer = plan.graph.tensor_ref(plan.tensor(sum)?).producer;
@@ -242,6 +251,32 @@ impl Trainer {
     /// The session that runs the steps.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// From now on, adds up how long the device works on steps. Returns whether the device can tell.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn watch(&mut self) -> Result<bool> {
+        self.session.watch().await
+    }
+
+    /// Seconds that the device worked on the steps whose metrics are back since [`Trainer::watch`].
+    pub fn busy_seconds(&self) -> Option<f64> {
+        self.session.busy_seconds()
+    }
+
+    /// Times each dispatch of one training step by itself; the step counts as one, and has no metrics.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    pub async fn profile(&mut self, batch: &Batch, rate: f32, clock: Clock) -> Result<Vec<DispatchTime>> {
+        self.session.write(self.input, &batch.images)?;
+        self.session.write_labels(self.labels, &batch.labels)?;
+        let times = self.session.profile(&self.step_values(rate), clock).await?;
+        self.progress.step += 1;
+        self.progress.update += 1;
+        Ok(times)
     }
 
     /// How far training is.

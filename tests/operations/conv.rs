@@ -18,7 +18,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5, ..ProptestConfig::default() })]
 
     #[test]
     fn random_shapes((batch, channels, outputs, size, kernel, stride, padding) in cases(), relu: bool) {
@@ -39,17 +39,47 @@ proptest! {
     }
 }
 
+/// All directions of a convolution with the same stride and padding both ways.
+fn directions(
+    [batch, channels, outputs]: [usize; 3],
+    size: [usize; 2],
+    [kernel, stride, padding]: [usize; 3],
+) {
+    let (x, w) =
+        (noise(&[batch, channels, size[0], size[1]], 1), noise(&[outputs, channels, kernel, kernel], 2));
+    let b = noise(&[outputs], 3);
+    let forward = Conv { relu: true, ..Conv::new(stride, padding) };
+    check(&forward, &[spec(&x), spec(&w), spec(&b)], &[&x, &w, &b], 1e-5, &[1], &[]);
+    let out = forward.infer(&[&spec(&x), &spec(&w)]).expect("shapes fit").remove(0);
+    let dy = noise(out.dims(), 4);
+    let (stride, padding) = ([stride; 2], [padding; 2]);
+    let op = ConvInputGrad { stride, padding, size, accumulate: true };
+    let before = noise(&x.dims, 5);
+    check(&op, &[spec(&dy), spec(&w), spec(&before)], &[&dy, &w, &before], 1e-5, &[1], &[]);
+    let op = ConvWeightGrad { stride, padding, kernel: [kernel; 2] };
+    check(&op, &[spec(&x), spec(&dy)], &[&x, &dy], 1e-5, &[], &[0]);
+}
+
 /// Sums that are cut into parts, and more results than one tile of the largest shape.
 #[test]
-fn large_shapes() {
-    let (x, w) = (noise(&[2, 20, 20, 21], 1), noise(&[140, 20, 3, 3], 2));
-    let dy = noise(&[2, 140, 20, 21], 3);
-    let (stride, padding) = ([1, 1], [1, 1]);
-    check(&Conv::new(1, 1), &[spec(&x), spec(&w)], &[&x, &w], 1e-5, &[1], &[]);
-    let op = ConvInputGrad { stride, padding, size: [20, 21], accumulate: false };
-    check(&op, &[spec(&dy), spec(&w)], &[&dy, &w], 1e-5, &[1], &[]);
-    let op = ConvWeightGrad { stride, padding, kernel: [3, 3] };
-    check(&op, &[spec(&x), spec(&dy)], &[&x, &dy], 1e-5, &[], &[0]);
+fn more_than_one_tile() {
+    directions([2, 20, 140], [20, 21], [3, 1, 1]);
+}
+
+/// Few results with long sums: all directions are cut into parts.
+#[test]
+fn long_sums() {
+    directions([1, 70, 20], [6, 6], [3, 1, 1]);
+    directions([9, 300, 5], [4, 4], [1, 1, 0]);
+}
+
+/// Rows that are whole vectors, where kernels load four words at a time, for each kernel of the networks.
+#[test]
+fn whole_vectors() {
+    directions([2, 12, 40], [8, 8], [1, 1, 0]);
+    directions([2, 12, 24], [4, 8], [3, 1, 1]);
+    directions([1, 9, 16], [8, 4], [5, 1, 2]);
+    directions([1, 3, 8], [16, 16], [7, 2, 3]);
 }
 
 #[test]

@@ -96,6 +96,24 @@ fn convolutions() {
     }
 }
 
+/// Rows of whole vectors of four, and enough of everything for tiles and parts of sums.
+#[test]
+fn convolutions_in_vectors() {
+    let (x, s) = half(&noise(&[2, 24, 12, 8], 1));
+    let bias = noise(&[40], 3);
+    for (kernel, padding) in [(1, 0), (3, 1)] {
+        let weight = noise(&[40, 24, kernel, kernel], 2);
+        let op = Conv { relu: true, ..Conv::new(1, padding) };
+        check(&op, &[s.clone(), spec(&weight), spec(&bias)], &[&x, &weight, &bias], HALF, &[1], &[]);
+        let (dy, d) = half(&noise(&[2, 40, 12, 8], 4));
+        let (stride, padding) = (op.stride, op.padding);
+        let op = ConvInputGrad { stride, padding, size: [12, 8], accumulate: true };
+        check(&op, &[d.clone(), spec(&weight), s.clone()], &[&dy, &weight, &x], HALF, &[1], &[]);
+        let op = ConvWeightGrad { stride, padding, kernel: [kernel; 2] };
+        check(&op, &[s.clone(), d], &[&x, &dy], 1e-5, &[], &[0]);
+    }
+}
+
 #[test]
 fn fully_connected() {
     let ((x, s), (dy, d)) = (half(&noise(&[7, 3, 3, 5], 1)), half(&noise(&[7, 13], 2)));

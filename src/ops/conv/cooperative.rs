@@ -2,11 +2,16 @@
 //! activations are stored as.
 
 use super::Extents;
-use super::kernels::{second_pass, size, split};
+use super::kernels::{Epilogue, bytes, finish_parts, size, split, traffic};
+use super::tiled::busy;
 use crate::graph::Element;
-use crate::kernel::{AdapterClass, Cooperative, Implementation, Kernel, Operand, Operands, Profile, Slot};
+use crate::kernel::{
+    AdapterClass, Cooperative, Implementation, Kernel, Operand, Operands, Profile, Slot, Traffic,
+};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_cooperative.wgsl");
+/// `sum_parts` is that of the other families.
+const SHARED: &str = include_str!("../../../shaders/conv.wgsl");
 
 /// Results of a workgroup in each dimension.
 const TILE: usize = 64;
@@ -50,12 +55,15 @@ fn implementation(
     kernel: impl Fn(&'static str) -> Kernel,
     entry: &'static str,
     operand: &Operand,
-    [m, n, parts]: [usize; 3],
+    extents: [usize; 3],
+    element: [usize; 3],
+    parts: usize,
     profile: &Profile,
 ) -> Option<Implementation> {
     let Cooperative { size: side, subgroup, f16, f32, emulated } = profile.cooperative?;
-    let element = operand.spec.element;
-    let has = match element {
+    let [m, n, _] = extents;
+    let stored = operand.spec.element;
+    let has = match stored {
         Element::F16 => f16,
         Element::F32 => f32,
         Element::U32 => false,
@@ -67,7 +75,13 @@ fn implementation(
     if groups.iter().any(|g| *g > MOST_GROUPS) || !(worth || emulated) {
         return None;
     }
+    // A subgroup loads what it multiplies once; tiles are stored as the operand is.
+    let [rows, columns] = division.each.map(|each| each * side);
+    let moved = traffic(extents, [TILE; 2], [rows, columns], element, parts, true);
+    let register = [size(rows), size(columns.div_ceil(subgroup))];
+    let moved = Traffic { shared: moved.shared / 4 * stored.size() as u64, register, ..moved };
     let kernel = kernel(entry)
+        .traffic(moved)
         .constant("TILE_M", size(TILE))
         .constant("TILE_N", size(TILE))
         .constant("DEPTH", size(DEPTH))
@@ -81,7 +95,7 @@ fn implementation(
         .workgroup(size(WORKGROUP), 1, 1)
         .groups(groups[0], groups[1], groups[2]);
     let kernel = if emulated { kernel } else { kernel.cooperative() };
-    let memory = 2 * DEPTH * (TILE + 8) * element.size() + 4 * division.subgroups * division.size.pow(2);
+    let memory = 2 * DEPTH * (TILE + 8) * stored.size() + 4 * division.subgroups * division.size.pow(2);
     let suits = if emulated { &[][..] } else { AdapterClass::GPU };
     Some(Implementation::new("cooperative", vec![kernel]).suits(suits).workgroup_memory(memory))
 }
@@ -127,8 +141,8 @@ pub(super) fn forward(
             .bind("y_data", Slot::Output(0));
         if bias { kernel.bind("bias", Slot::Input(2)) } else { kernel }
     };
-    let extents = [e.outputs, e.batch * e.out[0] * e.out[1], 1];
-    implementation(base, "forward_cooperative", x, extents, profile)
+    let extents = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
+    implementation(base, "forward_cooperative", x, extents, [4, bytes(x), bytes(y)], 1, profile)
 }
 
 pub(super) fn input_gradient(
@@ -145,19 +159,24 @@ pub(super) fn input_gradient(
             .bind("weight", Slot::Input(1))
             .bind("dx_data", Slot::Output(0))
     };
-    let extents = [e.channels, e.batch * e.size[0] * e.size[1], 1];
-    implementation(base, "input_gradient_cooperative", dy, extents, profile)
+    let taps = e.kernel[0] * e.kernel[1];
+    let extents = [e.channels, e.batch * e.size[0] * e.size[1], e.outputs * taps];
+    let element = [4, bytes(dy), bytes(dx)];
+    let mut made = implementation(base, "input_gradient_cooperative", dy, extents, element, 1, profile)?;
+    for kernel in &mut made.kernels {
+        kernel.traffic = kernel.traffic.map(|t| Epilogue::Gradient { accumulate }.traffic(t, dx));
+    }
+    Some(made)
 }
 
 pub(super) fn weight_gradient(
     operands: &Operands<'_>,
     e: &Extents,
-    wanted: usize,
     profile: &Profile,
 ) -> Option<Implementation> {
     let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
     let (m, n, pixels) = (e.outputs, e.depth(), e.batch * e.out[0] * e.out[1]);
-    let (parts, chunk) = split(pixels, m.div_ceil(TILE) * n.div_ceil(TILE), wanted, 8 * DEPTH);
+    let (parts, chunk) = split(pixels, m.div_ceil(TILE) * n.div_ceil(TILE), 2 * busy(profile), 8 * DEPTH);
     let base = |entry| {
         // A sum that is not cut needs no second pass.
         let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
@@ -167,8 +186,9 @@ pub(super) fn weight_gradient(
             .bind("dy_data", Slot::Input(1))
             .bind("partial", slot)
     };
-    let first = implementation(base, "weight_gradient_cooperative", x, [m, n, parts], profile)?;
-    Some(second_pass(operands, first, parts, m * n))
+    let (extents, element) = ([m, n, pixels], [bytes(dy), bytes(x), 4]);
+    let first = implementation(base, "weight_gradient_cooperative", x, extents, element, parts, profile)?;
+    Some(finish_parts(operands, SHARED, first, parts, m * n))
 }
 
 #[cfg(test)]

@@ -1,70 +1,85 @@
-//! The kernels of convolution: a family with workgroup tiles for GPUs, one with register tiles for drivers that run on a CPU.
+//! The kernels of convolution: what the families share, and the family with register tiles that runs everywhere. `tiled` is for GPUs, `lanes` for
+//! drivers that run on a CPU and have subgroups.
 
-use super::{Extents, cooperative};
-use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
+use super::{Extents, cooperative, lanes, tiled};
+use crate::kernel::{
+    AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot, TiledProduct, Traffic,
+};
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
 
-/// Workgroup tiles: `m` x `n` results, `each_m` x `each_n` of them an invocation, `depth` terms of the sum at a time.
-#[derive(Clone, Copy, Debug)]
-struct Tile {
-    name: &'static str,
-    m: usize,
-    n: usize,
-    depth: usize,
-    each_m: usize,
-    each_n: usize,
-}
-
-/// Tile shapes from large to small. All have 256 invocations or fewer and at most 16 KiB of workgroup memory.
-const TILES: [Tile; 3] = [
-    Tile { name: "tiled_128x128", m: 128, n: 128, depth: 8, each_m: 8, each_n: 8 },
-    Tile { name: "tiled_64x64", m: 64, n: 64, depth: 16, each_m: 4, each_n: 4 },
-    Tile { name: "tiled_32x32", m: 32, n: 32, depth: 16, each_m: 4, each_n: 2 },
-];
-
-/// Workgroups that keep a large GPU busy: two for each of some hundred compute units.
-const BUSY: usize = 264;
-
-impl Tile {
-    fn invocations(&self) -> usize {
-        self.m / self.each_m * (self.n / self.each_n)
-    }
-
-    fn groups(&self, m: usize, n: usize) -> [usize; 2] {
-        [n.div_ceil(self.n), m.div_ceil(self.m)]
-    }
-
-    fn apply(&self, kernel: Kernel) -> Kernel {
-        kernel
-            .constant("TILE_M", size(self.m))
-            .constant("TILE_N", size(self.n))
-            .constant("DEPTH", size(self.depth))
-            .constant("EACH_M", size(self.each_m))
-            .constant("EACH_N", size(self.each_n))
-            .workgroup(size(self.invocations()), 1, 1)
-    }
-
-    fn finish(&self, kernels: Vec<Kernel>) -> Implementation {
-        let memory = 4 * (self.m + self.n) * self.depth;
-        Implementation::new(self.name, kernels).suits(AdapterClass::GPU).workgroup_memory(memory)
-    }
-}
-
-/// The tiles in the order of preference for `m` x `n` results cut into `parts`: the largest that still gives enough workgroups first.
-fn tiles(m: usize, n: usize, parts: impl Fn(&Tile) -> usize) -> Vec<Tile> {
-    let busy = |t: &Tile| t.groups(m, n).iter().product::<usize>() * parts(t) >= BUSY;
-    // A tile that is mostly outside of the results computes for nothing.
-    let fits = |t: &Tile| t.m < 2 * m.next_multiple_of(32) && t.n < 2 * n.next_multiple_of(32);
-    let mut order = TILES.to_vec();
-    order.sort_by_key(|t| {
-        (!fits(t), !busy(t), std::cmp::Reverse(if busy(t) { t.m * t.n } else { 0 }), t.m * t.n)
-    });
-    order
-}
-
 pub(super) fn size(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Bytes of an element of the operand.
+pub(super) fn bytes(operand: &Operand) -> usize {
+    operand.spec.element.size()
+}
+
+/// What a kernel moves for a product that it cuts into tiles: `tile` of a workgroup, `register` of an invocation. Elements of the operands and
+/// the result have so many bytes. With `shared`, tiles go through workgroup memory.
+pub(super) fn traffic(
+    extents: [usize; 3],
+    tile: [usize; 2],
+    register: [usize; 2],
+    element: [usize; 3],
+    parts: usize,
+    shared: bool,
+) -> Traffic {
+    TiledProduct { extents, tile, register, parts, element, shared }.traffic()
+}
+
+/// What is done to a product before it is stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Epilogue {
+    /// A bias is added, and max(y, 0) taken.
+    Forward { bias: bool, relu: bool },
+    /// The result is added to what is there.
+    Gradient { accumulate: bool },
+}
+
+impl Epilogue {
+    /// Adds what it loads for this result.
+    pub(super) fn traffic(self, product: Traffic, result: &Operand) -> Traffic {
+        let accumulates = matches!(self, Self::Gradient { accumulate: true });
+        let moved = (bytes(result) * result.volume()) as u64;
+        let loaded = product.loaded + if accumulates { moved } else { 0 };
+        Traffic { loaded, ..product }
+    }
+}
+
+/// A product of the weight and windows of an activation: forward, or (transposed) the input gradient.
+#[derive(Debug)]
+pub(super) struct Product<'a> {
+    pub extents: &'a Extents,
+    /// x, or dy.
+    pub source: &'a Operand,
+    /// y, or dx.
+    pub result: &'a Operand,
+    /// Whether it is the input gradient.
+    pub transposed: bool,
+    pub epilogue: Epilogue,
+}
+
+impl Product<'_> {
+    /// The convolution that this is of its source. The input gradient of one with stride 1 is a convolution of dy with the weight
+    /// turned round; with other strides it is none.
+    pub(super) fn source_view(&self) -> Option<Extents> {
+        let e = *self.extents;
+        if !self.transposed {
+            return Some(e);
+        }
+        let padding = |i: usize| (e.kernel[i] - 1).checked_sub(e.padding[i]);
+        (e.stride == [1, 1]).then_some(Extents {
+            channels: e.outputs,
+            outputs: e.channels,
+            size: e.out,
+            out: e.size,
+            padding: [padding(0)?, padding(1)?],
+            ..e
+        })
+    }
 }
 
 /// A kernel with what all directions share.
@@ -104,9 +119,11 @@ fn register_tile(m: usize) -> [usize; 2] {
     if m <= 4 { [4, 8] } else { [8, 8] }
 }
 
-fn register(kernel: Kernel, m: usize, n: usize, parts: usize) -> Kernel {
+fn register(kernel: Kernel, extents: [usize; 3], element: [usize; 3], parts: usize) -> Kernel {
+    let [m, n, _] = extents;
     let [each_m, each_n] = register_tile(m);
     kernel
+        .traffic(traffic(extents, [each_m, LANES * each_n], [each_m, each_n], element, parts, false))
         .constant("EACH_M", size(each_m))
         .constant("EACH_N", size(each_n))
         .workgroup(size(LANES), 1, 1)
@@ -130,15 +147,14 @@ pub(super) fn forward(
             .bind("y_data", Slot::Output(0));
         if bias { kernel.bind("bias", Slot::Input(2)) } else { kernel }
     };
-    let (m, n) = (e.outputs, e.batch * e.out[0] * e.out[1]);
-    let tiled = |tile: Tile| {
-        let [x, y] = tile.groups(m, n);
-        tile.finish(vec![tile.apply(base("forward_tiled")).groups(x, y, 1)])
-    };
+    let extents = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
+    let registers = vec![register(base("forward_register"), extents, [4, bytes(x), bytes(y)], 1)];
+    let epilogue = Epilogue::Forward { bias, relu };
+    let product = Product { extents: e, source: x, result: y, transposed: false, epilogue };
     let mut list: Vec<Implementation> =
         cooperative::forward(operands, e, relu, profile).into_iter().collect();
-    list.extend(tiles(m, n, |_| 1).into_iter().map(tiled));
-    let registers = vec![register(base("forward_register"), m, n, 1)];
+    list.extend(tiled::product(operands, &product, profile));
+    list.extend(lanes::product(operands, &product, profile));
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
 }
@@ -157,15 +173,18 @@ pub(super) fn input_gradient(
             .bind("weight", Slot::Input(1))
             .bind("dx_data", Slot::Output(0))
     };
-    let (m, n) = (e.channels, e.batch * e.size[0] * e.size[1]);
-    let tiled = |tile: Tile| {
-        let [x, y] = tile.groups(m, n);
-        tile.finish(vec![tile.apply(base("input_gradient_tiled")).groups(x, y, 1)])
-    };
+    let epilogue = Epilogue::Gradient { accumulate };
+    let pixels = e.batch * e.size[0] * e.size[1];
+    let extents = [e.channels, pixels, e.outputs * e.kernel[0] * e.kernel[1]];
+    let elements = [4, bytes(dy), bytes(dx)];
+    let mut registers = register(base("input_gradient_register"), extents, elements, 1);
+    registers.traffic = registers.traffic.map(|t| epilogue.traffic(t, dx));
+    let registers = vec![registers];
+    let product = Product { extents: e, source: dy, result: dx, transposed: true, epilogue };
     let mut list: Vec<Implementation> =
         cooperative::input_gradient(operands, e, accumulate, profile).into_iter().collect();
-    list.extend(tiles(m, n, |_| 1).into_iter().map(tiled));
-    let registers = vec![register(base("input_gradient_register"), m, n, 1)];
+    list.extend(tiled::product(operands, &product, profile));
+    list.extend(lanes::product(operands, &product, profile));
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
 }
@@ -175,26 +194,6 @@ pub(super) fn split(pixels: usize, groups: usize, wanted: usize, shortest: usize
     let parts = wanted.div_ceil(groups.max(1)).min(pixels / shortest).clamp(1, 256);
     let chunk = pixels.div_ceil(parts);
     (pixels.div_ceil(chunk), chunk)
-}
-
-/// Adds the pass that sums up the `parts` of a weight gradient of `count` elements in their order, if there are several.
-pub(super) fn second_pass(
-    operands: &Operands<'_>,
-    implementation: Implementation,
-    parts: usize,
-    count: usize,
-) -> Implementation {
-    if parts == 1 {
-        return implementation;
-    }
-    let second = Kernel::new(operands, SOURCE, "sum_parts")
-        .geometries([("count", count), ("parts", parts)])
-        .bind("partial", Slot::Scratch(0))
-        .bind("dw", Slot::Output(0))
-        .linear(count);
-    let mut implementation = implementation.scratch(parts * count);
-    implementation.kernels.push(second);
-    implementation
 }
 
 pub(super) fn weight_gradient(
@@ -214,24 +213,41 @@ pub(super) fn weight_gradient(
             .bind("dy_data", Slot::Input(1))
             .bind("partial", slot)
     };
-    let finish = |implementation, parts| second_pass(operands, implementation, parts, count);
-    let cut = |tile: &Tile| split(pixels, tile.groups(m, n).iter().product(), 2 * BUSY, 8 * tile.depth);
-    let tiled = |tile: Tile| {
-        let (parts, chunk) = cut(&tile);
-        let [x, y] = tile.groups(m, n);
-        let first = tile.apply(base("weight_gradient_tiled", parts, chunk)).groups(x, y, parts);
-        finish(tile.finish(vec![first]), parts)
-    };
+    let finish = |implementation, parts| finish_parts(operands, SOURCE, implementation, parts, count);
     let mut list: Vec<Implementation> =
-        cooperative::weight_gradient(operands, e, 2 * BUSY, profile).into_iter().collect();
-    list.extend(tiles(m, n, |t| cut(t).0).into_iter().map(tiled));
+        cooperative::weight_gradient(operands, e, profile).into_iter().collect();
+    list.extend(tiled::weight_gradient(operands, e, profile));
     let [each_m, each_n] = register_tile(m);
     // A CPU has few cores: a handful of parts is enough.
     let (parts, chunk) = split(pixels, m.div_ceil(each_m) * n.div_ceil(LANES * each_n), 32, 64);
-    let first = register(base("weight_gradient_register", parts, chunk), m, n, parts);
+    let elements = [bytes(dy), bytes(x), 4];
+    let first = register(base("weight_gradient_register", parts, chunk), [m, n, pixels], elements, parts);
+    list.extend(lanes::weight_gradient(operands, e, profile));
     let registers = Implementation::new("register", vec![first]).suits(AdapterClass::SOFTWARE);
     list.push(finish(registers, parts));
     list
+}
+
+/// Adds the second pass to an implementation whose first kernel leaves `parts` partial sums of `count` elements in scratch 0; a sum that
+/// is not cut needs none.
+pub(super) fn finish_parts(
+    operands: &Operands<'_>,
+    source: &'static str,
+    implementation: Implementation,
+    parts: usize,
+    count: usize,
+) -> Implementation {
+    if parts == 1 {
+        return implementation;
+    }
+    let second = Kernel::new(operands, source, "sum_parts")
+        .geometries([("count", count), ("parts", parts)])
+        .bind("partial", Slot::Scratch(0))
+        .bind("dw", Slot::Output(0))
+        .linear(count);
+    let mut implementation = implementation.scratch(parts * count);
+    implementation.kernels.push(second);
+    implementation
 }
 
 pub(super) fn bias_gradient(operands: &Operands<'_>) -> Vec<Implementation> {

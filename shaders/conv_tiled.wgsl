@@ -1,0 +1,444 @@
+// Convolution as tiled implicit GEMM for GPUs. A workgroup computes TILE_M x TILE_N results, DEPTH terms of the sum at a time, from two
+// tiles in workgroup memory; an invocation holds EACH_M x EACH_N of them in registers. Tiles are double: while one pair is
+// multiplied, the next is on its way from memory.
+//
+// Tiles hold vectors of four rows or columns, so workgroup memory is read and written four words at a time. Which four pixels a
+// vector has is free: neighbours where the source can be loaded in vectors (VECTOR), else pixels TILE_N / 4 apart, so that
+// neighbouring invocations load neighbouring words. The weights are laid out by pack_tiled first, so that their loads are vectors without
+// bounds for any shape.
+//
+// Forward and input gradient are the same product, as in conv_lanes.wgsl. Its sum runs over taps outside and channels inside (TAP_OUTER), so that
+// only a change of tap asks where the window is; inputs of few channels have both in one line instead.
+//
+// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N, VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS
+// (vectors that an invocation loads for a pair of tiles), FOUR = 4; TAP_OUTER, VECTOR, SPLIT, TRANSPOSED, BIAS, RELU, ACCUMULATE.
+
+// The weights as [tile of rows][term][row in the tile], padded with zeros; terms are (tap, channel) with channels padded to DEPTH, or (channel, tap).
+// p: rows, depth (channels that are summed over), terms (padded).
+//# pack_tiled
+const TAPS = KERNEL_H * KERNEL_W;
+const SQUARE = 32u;
+var<workgroup> square: array<f32, SQUARE * (SQUARE + 1u)>;
+
+// The weight for a row and a term.
+fn packed(row: u32, term: u32) -> f32 {
+#if TAP_OUTER
+    let padded = p.terms / TAPS;
+    let t = term / padded;
+    let c = term - t * padded;
+#else
+    let c = term / TAPS;
+    let t = term - c * TAPS;
+#endif
+    let inside = row < p.rows && c < p.depth;
+#if TRANSPOSED
+    let at = (c * p.rows + row) * TAPS + TAPS - 1u - t;
+#else
+    let at = (row * p.depth + c) * TAPS + t;
+#endif
+    return select(0.0, weight[select(0u, at, inside)], inside);
+}
+
+// One invocation row a memory row: loads run along the terms of a row, stores along the rows of a term.
+@compute @workgroup_size(WORKGROUP_X)
+fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let lane = local % SQUARE;
+    for (var i = local / SQUARE; i < SQUARE; i += WORKGROUP / SQUARE) {
+        square[i * (SQUARE + 1u) + lane] = packed(group.x * SQUARE + i, group.y * SQUARE + lane);
+    }
+    workgroupBarrier();
+    for (var i = local / SQUARE; i < SQUARE; i += WORKGROUP / SQUARE) {
+        let term = group.y * SQUARE + i;
+        let row = group.x * SQUARE + lane;
+        if term < p.terms {
+            panel[(row / TILE_M * p.terms + term) * TILE_M + row % TILE_M] = square[lane * (SQUARE + 1u) + i];
+        }
+    }
+}
+
+//# product_tiled weight_gradient_tiled
+const TAPS = KERNEL_H * KERNEL_W;
+const DOWN = TILE_M / EACH_M;
+const ACROSS = TILE_N / EACH_N;
+
+//# product_tiled
+const LEFT_SIZE = DEPTH * TILE_M / 4u;
+const RIGHT_SIZE = DEPTH * TILE_N / 4u;
+const RIGHT_ROW = TILE_N / 4u;
+var<workgroup> left_tile: array<vec4<f32>, 2u * LEFT_SIZE>;
+var<workgroup> right_tile: array<vec4<f32>, 2u * RIGHT_SIZE>;
+
+// The pixel that component e of vector v of a tile is.
+fn pixel_of(first: u32, v: u32, e: u32) -> u32 {
+#if VECTOR
+    return first + v * 4u + e;
+#else
+    return first + v + e * RIGHT_ROW;
+#endif
+}
+
+// A pixel's place in channel 0 of its item, and the coordinates of its window.
+struct Window {
+    base: u32,
+    y: i32,
+    x: i32,
+}
+
+fn window_of(pixel: u32) -> Window {
+    let plane = p.out_height * p.out_width;
+    let q = min(pixel, p.batch * plane - 1u);
+    let n = q / plane;
+    let rest = q - n * plane;
+    let y = rest / p.out_width;
+    let x = rest - y * p.out_width;
+    return Window(p.source_offset + n * p.source_stride, i32(y * STRIDE_H) - i32(p.pad_h), i32(x * STRIDE_W) - i32(p.pad_w));
+}
+
+// Where a window's tap is in channel 0, or any place and false if it is outside.
+struct Tap {
+    at: u32,
+    inside: bool,
+}
+
+fn tap_of(window: Window, kh: u32, kw: u32) -> Tap {
+    let y = window.y + i32(kh);
+    let x = window.x + i32(kw);
+    let at = window.base + u32(y) * p.width + u32(x);
+#if PAD
+    let inside = u32(y) < p.height && u32(x) < p.width;
+    return Tap(select(window.base, at, inside), inside);
+#else
+    return Tap(at, true);
+#endif
+}
+
+fn put(value: f32, row: u32, pixel: u32) {
+#if SPLIT
+    let pixels = p.batch * p.out_height * p.out_width;
+    partial[row * pixels + pixel] = value;
+#else
+    let plane = p.out_height * p.out_width;
+    let n = pixel / plane;
+    let at = p.result_offset + n * p.result_stride + row * plane + pixel - n * plane;
+    var total = value;
+#if BIAS
+    total += bias[row];
+#endif
+#if RELU
+    total = max(total, 0.0);
+#endif
+#if ACCUMULATE
+    total += f32(result[at]);
+#endif
+    result[at] = result_element(total);
+#endif
+}
+
+// p: batch, rows, depth, height, width (of the source), out_height, out_width, pad_h, pad_w, source_offset, source_stride, result_offset,
+// result_stride, steps (of DEPTH terms), chunk (steps of a part).
+@compute @workgroup_size(WORKGROUP_X)
+fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let pixels = p.batch * p.out_height * p.out_width;
+    let plane = p.height * p.width;
+    let first_n = group.y * TILE_N;
+    let first_step = group.z * p.chunk;
+    let last_step = min(first_step + p.chunk, p.steps);
+    let down = local / ACROSS;
+    let across = local % ACROSS;
+    // An invocation always loads the same four pixels, every RIGHT_ROW-th invocation those of another channel.
+    let load_v = local % RIGHT_ROW;
+    let load_k = local / RIGHT_ROW;
+#repeat e FOUR
+    let window{e} = window_of(pixel_of(first_n, load_v, {e}u));
+#end
+#if TAP_OUTER
+    let steps_of_tap = p.steps / TAPS;
+    var t = first_step / steps_of_tap;
+    var c = (first_step - t * steps_of_tap) * DEPTH;
+#repeat e FOUR
+    var tap{e} = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
+#end
+#endif
+    var panel_at = (group.x * p.steps + first_step) * LEFT_SIZE + local;
+#repeat i LEFT_LOADS
+    var left{i} = panel[panel_at + {i}u * WORKGROUP];
+#end
+#repeat i RIGHT_LOADS
+    var right{i} = vec4<f32>(0.0);
+#end
+#repeat h VECTORS_M
+#repeat r FOUR
+#repeat j VECTORS_N
+    var sum{h}_{r}_{j} = vec4<f32>(0.0);
+#end
+#end
+#end
+    var left_at = 0u;
+    var right_at = 0u;
+    for (var step = first_step; step <= last_step; step++) {
+        // The pair of tiles for this step comes from memory; the pair of the step before, if there is one, is multiplied meanwhile.
+        if step < last_step {
+#repeat i LEFT_LOADS
+            left{i} = panel[panel_at + {i}u * WORKGROUP];
+#end
+            panel_at += LEFT_SIZE;
+#repeat i RIGHT_LOADS
+            {
+                let k = load_k + {i}u * (WORKGROUP / RIGHT_ROW);
+#if TAP_OUTER
+                // Channels past the last have weights of zero.
+                let channel = min(c + k, p.depth - 1u) * plane;
+#if VECTOR
+                right{i} = vec4<f32>(source[(tap0.at + channel) / 4u]);
+#else
+#repeat e FOUR
+                right{i}[{e}u] = select(0.0, f32(source[tap{e}.at + select(0u, channel, tap{e}.inside)]), tap{e}.inside);
+#end
+#endif
+#else
+                let term = step * DEPTH + k;
+                let channel = min(term / TAPS, p.depth - 1u);
+                let t = term % TAPS;
+#repeat e FOUR
+                {
+                    let tap = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
+                    right{i}[{e}u] = select(0.0, f32(source[tap.at + channel * plane]), tap.inside);
+                }
+#end
+#endif
+            }
+#end
+#if TAP_OUTER
+            c += DEPTH;
+            if c >= p.depth {
+                c = 0u;
+                t += 1u;
+#repeat e FOUR
+                tap{e} = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
+#end
+            }
+#endif
+        }
+        if step > first_step {
+            for (var k = 0u; k < DEPTH; k++) {
+#repeat h VECTORS_M
+                let a{h} = left_tile[left_at + k * (TILE_M / 4u) + {h}u * DOWN + down];
+#end
+#repeat j VECTORS_N
+                let b{j} = right_tile[right_at + k * RIGHT_ROW + {j}u * ACROSS + across];
+#end
+#repeat h VECTORS_M
+#repeat r FOUR
+#repeat j VECTORS_N
+                sum{h}_{r}_{j} += a{h}[{r}u] * b{j};
+#end
+#end
+#end
+            }
+        }
+        left_at = LEFT_SIZE - left_at;
+        right_at = RIGHT_SIZE - right_at;
+        if step < last_step {
+#repeat i LEFT_LOADS
+            left_tile[left_at + local + {i}u * WORKGROUP] = left{i};
+#end
+#repeat i RIGHT_LOADS
+            right_tile[right_at + local + {i}u * WORKGROUP] = right{i};
+#end
+        }
+        workgroupBarrier();
+    }
+#if SPLIT
+    let first_row = group.z * p.rows;
+#else
+    let first_row = 0u;
+#endif
+#repeat j VECTORS_N
+#repeat e FOUR
+    {
+        let pixel = pixel_of(first_n, {j}u * ACROSS + across, {e}u);
+        if pixel < pixels {
+#repeat h VECTORS_M
+#repeat r FOUR
+            {
+                let row = group.x * TILE_M + ({h}u * DOWN + down) * 4u + {r}u;
+                if row < p.rows { put(sum{h}_{r}_{j}[{e}u], first_row + row, pixel); }
+            }
+#end
+#end
+        }
+    }
+#end
+#end
+}
+
+// The second pass of a product that was cut: the sum of the parts in their order, then what put does. p: rows, pixels, plane, parts, result_offset,
+// result_stride.
+//# finish_product
+@compute @workgroup_size(WORKGROUP_X)
+fn finish_product(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    let count = p.rows * p.pixels;
+    if i >= count { return; }
+    let row = i / p.pixels;
+    let pixel = i - row * p.pixels;
+    var total = 0.0;
+    for (var part = 0u; part < p.parts; part++) { total += partial[part * count + i]; }
+    let n = pixel / p.plane;
+    let at = p.result_offset + n * p.result_stride + row * p.plane + pixel - n * p.plane;
+#if BIAS
+    total += bias[row];
+#endif
+#if RELU
+    total = max(total, 0.0);
+#endif
+#if ACCUMULATE
+    total += f32(result[at]);
+#endif
+    result[at] = result_element(total);
+}
+
+// dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw). The sum over pixels is cut into parts,
+// one for each group.z; sum_parts adds them in order. Neighbouring invocations load neighbouring pixels; rows of the
+// tiles have one vector more than they need, so that these stores fall into different banks.
+// p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w, x_offset, x_stride, y_offset, y_stride, chunk (pixels of a part).
+//# weight_gradient_tiled
+const LEFT_ROW = TILE_M / 4u + 1u;
+const RIGHT_ROW = TILE_N / 4u + 1u;
+const LEFT_SIZE = DEPTH * LEFT_ROW;
+const RIGHT_SIZE = DEPTH * RIGHT_ROW;
+var<workgroup> left_tile: array<vec4<f32>, 2u * LEFT_SIZE>;
+var<workgroup> right_tile: array<vec4<f32>, 2u * RIGHT_SIZE>;
+
+// A column's channel and tap, as what they add to a pixel's place and coordinates.
+struct Column {
+    at: u32,
+    kh: i32,
+    kw: i32,
+}
+
+fn column_of(r: u32) -> Column {
+    let clamped = min(r, p.channels * TAPS - 1u);
+    let c = clamped / TAPS;
+    let t = clamped - c * TAPS;
+    return Column(c * p.height * p.width, i32(t / KERNEL_W), i32(t % KERNEL_W));
+}
+
+@compute @workgroup_size(WORKGROUP_X)
+fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let plane = p.out_height * p.out_width;
+    let columns = p.channels * TAPS;
+    let first_m = group.x * TILE_M;
+    let first_n = group.y * TILE_N;
+    let first_q = group.z * p.chunk;
+    let last_q = min(first_q + p.chunk, p.batch * plane);
+    let down = local / ACROSS;
+    let across = local % ACROSS;
+    let load_k = local % DEPTH;
+    let load_v = local / DEPTH;
+#repeat i LEFT_LOADS
+#repeat e FOUR
+    let row{i}_{e} = min(first_m + (load_v + {i}u * (WORKGROUP / DEPTH)) * 4u + {e}u, p.outputs - 1u) * plane;
+#end
+    var left{i} = vec4<f32>(0.0);
+#end
+#repeat i RIGHT_LOADS
+#repeat e FOUR
+    let column{i}_{e} = column_of(first_n + (load_v + {i}u * (WORKGROUP / DEPTH)) * 4u + {e}u);
+#end
+    var right{i} = vec4<f32>(0.0);
+#end
+#repeat h VECTORS_M
+#repeat r FOUR
+#repeat j VECTORS_N
+    var sum{h}_{r}_{j} = vec4<f32>(0.0);
+#end
+#end
+#end
+    var left_at = 0u;
+    var right_at = 0u;
+    for (var start = first_q; start < last_q + DEPTH; start += DEPTH) {
+        if start < last_q {
+            // Pixels past the part's end count nothing: their dy is zero.
+            let counts = start + load_k < last_q;
+            let q = min(start + load_k, last_q - 1u);
+            let n = q / plane;
+            let rest = q - n * plane;
+            let y = rest / p.out_width;
+            let top = i32(y * STRIDE_H) - i32(p.pad_h);
+            let side = i32((rest - y * p.out_width) * STRIDE_W) - i32(p.pad_w);
+            let dy_at = p.y_offset + n * p.y_stride + rest;
+            let x_at = p.x_offset + n * p.x_stride;
+#repeat i LEFT_LOADS
+#repeat e FOUR
+            left{i}[{e}u] = select(0.0, f32(dy_data[dy_at + row{i}_{e}]), counts);
+#end
+#end
+#repeat i RIGHT_LOADS
+#repeat e FOUR
+            {
+                let tap_y = top + column{i}_{e}.kh;
+                let tap_x = side + column{i}_{e}.kw;
+                let at = x_at + column{i}_{e}.at + u32(tap_y) * p.width + u32(tap_x);
+#if PAD
+                let inside = u32(tap_y) < p.height && u32(tap_x) < p.width;
+                right{i}[{e}u] = select(0.0, f32(x_data[select(x_at, at, inside)]), inside);
+#else
+                right{i}[{e}u] = f32(x_data[at]);
+#endif
+            }
+#end
+#end
+        }
+        if start > first_q {
+            for (var k = 0u; k < DEPTH; k++) {
+#repeat h VECTORS_M
+                let a{h} = left_tile[left_at + k * LEFT_ROW + {h}u * DOWN + down];
+#end
+#repeat j VECTORS_N
+                let b{j} = right_tile[right_at + k * RIGHT_ROW + {j}u * ACROSS + across];
+#end
+#repeat h VECTORS_M
+#repeat r FOUR
+#repeat j VECTORS_N
+                sum{h}_{r}_{j} += a{h}[{r}u] * b{j};
+#end
+#end
+#end
+            }
+        }
+        left_at = LEFT_SIZE - left_at;
+        right_at = RIGHT_SIZE - right_at;
+        if start < last_q {
+#repeat i LEFT_LOADS
+            left_tile[left_at + load_k * LEFT_ROW + load_v + {i}u * (WORKGROUP / DEPTH)] = left{i};
+#end
+#repeat i RIGHT_LOADS
+            right_tile[right_at + load_k * RIGHT_ROW + load_v + {i}u * (WORKGROUP / DEPTH)] = right{i};
+#end
+        }
+        workgroupBarrier();
+    }
+#repeat h VECTORS_M
+#repeat r FOUR
+    {
+        let o = first_m + ({h}u * DOWN + down) * 4u + {r}u;
+        if o < p.outputs {
+            let at = (group.z * p.outputs + o) * columns;
+#repeat j VECTORS_N
+#repeat e FOUR
+            {
+                let column = first_n + ({j}u * ACROSS + across) * 4u + {e}u;
+                if column < columns { partial[at + column] = sum{h}_{r}_{j}[{e}u]; }
+            }
+#end
+#end
+        }
+    }
+#end
+#end
+}

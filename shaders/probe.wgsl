@@ -1,0 +1,50 @@
+// What a device can do at most, measured: multiply-adds in registers, and a copy through storage. Not an operation.
+
+// CHAINS independent sums of four lanes, `rounds` times 16 multiply-adds each, written as the kernels write them.
+//# multiply_add
+@compute @workgroup_size(WORKGROUP_X)
+fn multiply_add(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    // From memory, so that no compiler knows them.
+    let factor = 0.999 + values[0];
+    let addend = values[1];
+    let count = rounds[0];
+#repeat c CHAINS
+    var chain{c} = vec4<f32>(f32(i + {c}u));
+#end
+    for (var round = 0u; round < count; round++) {
+#repeat step STEPS
+#repeat c CHAINS
+        chain{c} = chain{c} * factor + addend;
+#end
+#end
+    }
+    var total = vec4<f32>();
+#repeat c CHAINS
+    total += chain{c};
+#end
+    // No sum is so negative: the store keeps the sums alive and never happens.
+    if total.x + total.y + total.z + total.w < -1e30 { values[2] = total.x; }
+}
+
+// Each invocation copies EACH vectors that lie WORKGROUP apart. p: count (vectors, a multiple of WORKGROUP * EACH).
+//# transfer
+@compute @workgroup_size(WORKGROUP_X)
+fn transfer(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let first = linear_group(group, groups) * WORKGROUP * EACH + local;
+    if first >= p.count { return; }
+#repeat j EACH
+    let value{j} = source[first + {j}u * WORKGROUP];
+#end
+#repeat j EACH
+    target_[first + {j}u * WORKGROUP] = value{j};
+#end
+}

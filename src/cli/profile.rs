@@ -1,0 +1,472 @@
+//! `incept profile`
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use incept::Error;
+use incept::gpu::{AdapterSummary, Bound, DispatchTime, Gpu, Roofline};
+use incept::graph::Element;
+use incept::kernel::{AdapterClass, Profile as DeviceProfile};
+use incept::nn::GoogLeNet;
+use incept::plan::{NodeCost, Plan, PlanOptions};
+use incept::train::{InferenceGraph, Optimizer, Trainer, TrainingGraph};
+use incept::weights::write_atomically;
+use serde::Serialize;
+use serde_json::json;
+
+use super::bench::WorkArgs;
+use super::options::Common;
+use super::report::{Reporter, note};
+use super::{Outcome, Result};
+
+/// Time every kernel of a training step against the device's own peaks.
+///
+/// Each dispatch runs in a pass of its own between two timestamps (between two looks at the host's clock where the device has
+/// none), so the sum is more than a step takes in training. A probe measures the peaks first: multiply-adds in
+/// registers, and a copy through storage. GFLOPS are those of the kernel's algorithm; bytes are the tensors that it binds,
+/// each moved once, which is the least that the memory sees. A dispatch is bound by latency if it takes less than three times as
+/// long as an empty one, else by the peak that it comes nearer to.
+///
+/// `--static` runs nothing: it counts what the chosen kernels move and compute, and flags what would starve a large GPU.
+#[derive(Args, Debug)]
+pub(crate) struct Profile {
+    #[command(flatten)]
+    work: WorkArgs,
+    /// Profile inference and not a training step.
+    #[arg(long)]
+    infer: bool,
+    /// Steps that are timed; each dispatch counts with its median.
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// The order of the table.
+    #[arg(long, value_name = "ORDER", default_value = "order")]
+    sort: Sort,
+    /// Write the last timed step as a trace that ui.perfetto.dev opens.
+    #[arg(long, value_name = "FILE", conflicts_with = "static_")]
+    trace: Option<PathBuf>,
+    /// Count and do not run; needs no device.
+    #[arg(long = "static")]
+    static_: bool,
+    /// The class of adapter that kernels are chosen for, with `--static`.
+    #[arg(long, value_name = "CLASS", default_value = "discrete", requires = "static_")]
+    class: Class,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    /// As they run.
+    Order,
+    /// The slowest first.
+    Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Class {
+    Discrete,
+    Integrated,
+    Software,
+}
+
+impl Class {
+    fn adapter(self) -> AdapterClass {
+        match self {
+            Self::Discrete => AdapterClass::Discrete,
+            Self::Integrated => AdapterClass::Integrated,
+            Self::Software => AdapterClass::Software,
+        }
+    }
+}
+
+/// A dispatch that ran.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    layer: String,
+    operation: &'static str,
+    implementation: &'static str,
+    kernel: &'static str,
+    seconds: f64,
+    flops: u64,
+    bytes: u64,
+    gflops: f64,
+    gbytes_per_s: f64,
+    /// Shares of the measured peaks, from 0.
+    compute_share: f64,
+    bandwidth_share: f64,
+    bound: Bound,
+}
+
+/// All dispatches of one operation.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Total {
+    operation: &'static str,
+    dispatches: usize,
+    seconds: f64,
+    share: f64,
+    flops: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct ProfileResult<'a> {
+    device: &'a AdapterSummary,
+    network: &'a GoogLeNet,
+    batch: usize,
+    pass: &'static str,
+    roofline: Roofline,
+    /// Seconds of all dispatches.
+    seconds: f64,
+    gflops: f64,
+    kernels: &'a [Row],
+    operations: &'a [Total],
+}
+
+impl Profile {
+    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+        let network = self.work.network()?;
+        if self.static_ {
+            return self.count(&network, reporter);
+        }
+        let gpu = common.open()?;
+        let roofline = gpu.block_on(gpu.roofline())?;
+        let (costs, rounds) = self.measure(&gpu, &network, reporter)?;
+        let seconds = medians(&rounds);
+        let mut rows = rows(&costs, &seconds, &roofline);
+        if let (Some(path), Some(last)) = (&self.trace, rounds.last()) {
+            write_trace(path, gpu.summary(), &rows, last)?;
+            note(&format!("trace: {}", path.display()));
+        }
+        let totals = totals(&rows);
+        let sum: f64 = seconds.iter().sum();
+        let flops: u64 = costs.iter().map(|c| c.flops).sum();
+        let gflops = 1e-9 * flops as f64 / sum.max(1e-12);
+        if self.sort == Sort::Time {
+            rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        }
+        let result = ProfileResult {
+            device: gpu.summary(),
+            network: &network,
+            batch: self.work.batch,
+            pass: self.pass(),
+            roofline,
+            seconds: sum,
+            gflops,
+            kernels: &rows,
+            operations: &totals,
+        };
+        result.print(reporter)?;
+        reporter.event(&result)?;
+        Ok(Outcome::Done)
+    }
+
+    fn pass(&self) -> &'static str {
+        if self.infer { "inference" } else { "training" }
+    }
+
+    /// The costs of what runs, and its times in each round.
+    fn measure(
+        &self,
+        gpu: &Gpu,
+        network: &GoogLeNet,
+        reporter: &Reporter,
+    ) -> Result<(Vec<NodeCost>, Vec<Vec<DispatchTime>>)> {
+        let WorkArgs { batch, seed, .. } = self.work;
+        let pictures = self.work.pictures(network);
+        let mut bar = None;
+        let prepared = |done: usize, of: usize| {
+            let bar = bar.get_or_insert_with(|| reporter.bar("preparing kernels", of as u64));
+            bar.update(done as u64, String::new);
+        };
+        // Its labels mean nothing: a small rate keeps the numbers finite.
+        let rate = 1e-4;
+        let clock = gpu.clock();
+        gpu.block_on(async {
+            let mut trainer =
+                Trainer::new(gpu, network, &Optimizer::default(), batch, seed, prepared).await?;
+            let mut rounds = Vec::new();
+            // The first round warms up.
+            if self.infer {
+                let classifier = trainer.classifier(batch).await?;
+                for _ in 0..=self.rounds {
+                    rounds.push(classifier.profile(&pictures, clock).await?);
+                }
+                rounds.remove(0);
+                return Ok((classifier.session().plan().costs(), rounds));
+            }
+            for _ in 0..=self.rounds {
+                rounds.push(trainer.profile(&pictures, rate, clock).await?);
+            }
+            rounds.remove(0);
+            Ok((trainer.session().plan().costs(), rounds))
+        })
+    }
+
+    fn count(&self, network: &GoogLeNet, reporter: &Reporter) -> Result {
+        let class = self.class.adapter();
+        // Tensors that exceed the default limits are allowed here: devices of this class have more.
+        let profile =
+            DeviceProfile { binding: u64::from(u32::MAX), buffer: u64::MAX, ..DeviceProfile::webgpu(class) };
+        let plan = |graph, outputs: &[_], metrics: &[_]| {
+            Plan::new(
+                graph,
+                &PlanOptions { profile: &profile, outputs, metrics, layout: None, choices: None },
+            )
+        };
+        let costs = if self.infer {
+            let inference = InferenceGraph::new(network, self.work.batch, Element::F32)?;
+            plan(&inference.graph, &[inference.probabilities], &[])?.costs()
+        } else {
+            let training = TrainingGraph::new(network, &Optimizer::default(), self.work.batch)?;
+            plan(&training.graph, &[], &training.metrics)?.costs()
+        };
+        print_costs(&costs, reporter)?;
+        reporter.event(&json!({
+            "network": network,
+            "batch": self.work.batch,
+            "pass": self.pass(),
+            "class": class,
+            "nodes": costs.iter().map(described).collect::<Vec<_>>(),
+        }))?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// A node's cost with what follows from it.
+#[derive(Serialize)]
+struct Described<'a> {
+    #[serde(flatten)]
+    cost: &'a NodeCost,
+    storage_bytes: u64,
+    intensity: f64,
+    intensity_bound: f64,
+    flags: Vec<String>,
+}
+
+fn described(cost: &NodeCost) -> Described<'_> {
+    Described {
+        cost,
+        storage_bytes: cost.storage(),
+        intensity: cost.intensity(),
+        intensity_bound: cost.intensity_bound(),
+        flags: cost.flags(),
+    }
+}
+
+/// The median seconds of each dispatch.
+fn medians(rounds: &[Vec<DispatchTime>]) -> Vec<f64> {
+    let dispatches = rounds.first().map_or(0, Vec::len);
+    let median = |i: usize| {
+        let mut times: Vec<f64> =
+            rounds.iter().filter_map(|r| r.get(i)).map(|t| t.interval.seconds).collect();
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied().unwrap_or(0.0)
+    };
+    (0..dispatches).map(median).collect()
+}
+
+fn rows(costs: &[NodeCost], seconds: &[f64], roofline: &Roofline) -> Vec<Row> {
+    let dispatches = costs.iter().flat_map(|node| node.dispatches.iter().map(move |d| (node, d)));
+    let row = |((node, dispatch), &seconds): ((&NodeCost, &incept::plan::DispatchCost), &f64)| {
+        let (flops, bytes) = (dispatch.traffic.flops, dispatch.least_bytes);
+        // A clock may be too coarse to see a short dispatch.
+        let rate = |count: u64| count as f64 / seconds.max(1e-9);
+        Row {
+            layer: node.layer.clone(),
+            operation: node.operation,
+            implementation: node.implementation,
+            kernel: dispatch.kernel,
+            seconds,
+            flops,
+            bytes,
+            gflops: 1e-9 * rate(flops),
+            gbytes_per_s: 1e-9 * rate(bytes),
+            compute_share: rate(flops) / roofline.flops,
+            bandwidth_share: rate(bytes) / roofline.bandwidth,
+            bound: roofline.bound(flops as f64, bytes as f64, seconds),
+        }
+    };
+    dispatches.zip(seconds).map(row).collect()
+}
+
+/// By operation, the slowest first.
+fn totals(rows: &[Row]) -> Vec<Total> {
+    let mut totals: BTreeMap<&str, Total> = BTreeMap::new();
+    let sum: f64 = rows.iter().map(|r| r.seconds).sum();
+    for row in rows {
+        let total = totals.entry(row.operation).or_default();
+        total.operation = row.operation;
+        total.dispatches += 1;
+        total.seconds += row.seconds;
+        total.share += row.seconds / sum.max(1e-12);
+        total.flops += row.flops;
+        total.bytes += row.bytes;
+    }
+    let mut totals: Vec<Total> = totals.into_values().collect();
+    totals.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    totals
+}
+
+/// Chrome's trace format, which Perfetto reads: one slice a dispatch.
+fn write_trace(path: &Path, device: &AdapterSummary, rows: &[Row], times: &[DispatchTime]) -> Result<()> {
+    let micro = 1e6;
+    let mut events = vec![
+        json!({"name": "process_name", "ph": "M", "pid": 1, "args": {"name": device.to_string()}}),
+        json!({"name": "thread_name", "ph": "M", "pid": 1, "tid": 1, "args": {"name": "dispatches"}}),
+    ];
+    events.extend(rows.iter().zip(times).map(|(row, time)| {
+        let interval = time.interval;
+        json!({
+            "name": row.layer,
+            "cat": row.operation,
+            "ph": "X",
+            "pid": 1,
+            "tid": 1,
+            "ts": micro * interval.start,
+            "dur": micro * interval.seconds,
+            "args": {
+                "operation": row.operation,
+                "implementation": row.implementation,
+                "kernel": row.kernel,
+                "gflops": 1e-9 * row.flops as f64 / interval.seconds.max(1e-9),
+                "bytes": row.bytes,
+                "bound": row.bound,
+            },
+        })
+    }));
+    let trace = json!({"displayTimeUnit": "ms", "traceEvents": events});
+    let text = serde_json::to_vec(&trace).map_err(|e| Error::Config(e.to_string()))?;
+    write_atomically(path, &text)
+}
+
+fn word(bound: Bound) -> &'static str {
+    match bound {
+        Bound::Compute => "compute",
+        Bound::Bandwidth => "bandwidth",
+        Bound::Latency => "latency",
+    }
+}
+
+impl ProfileResult<'_> {
+    fn print(&self, reporter: &Reporter) -> incept::Result<()> {
+        let r = &self.roofline;
+        let (gflops, bandwidth) = (1e-9 * r.flops, 1e-9 * r.bandwidth);
+        reporter.line(&format!(
+            "peaks  {gflops:.1} GFLOPS  {bandwidth:.1} GB/s  {:.1} us for the shortest dispatch  ({} clock)\n",
+            1e6 * r.latency,
+            if r.clock == incept::gpu::Clock::Device { "device" } else { "host" }
+        ))?;
+        let width = |of: fn(&Row) -> usize| self.kernels.iter().map(of).max().unwrap_or(0);
+        let (layer, kernel) = (width(|r| r.layer.len()), width(|r| r.kernel.len()));
+        let implementation = width(|r| r.implementation.len());
+        reporter.line(&format!(
+            "{:<layer$}  {:<kernel$}  {:<implementation$}  {:>9}  {:>8}  {:>8}  {:>7}  {:>7}  bound by",
+            "layer", "kernel", "chosen", "ms", "GFLOPS", "MB", "compute", "memory"
+        ))?;
+        for row in self.kernels {
+            reporter.line(&format!(
+                "{:<layer$}  {:<kernel$}  {:<implementation$}  {:>9.3}  {:>8.1}  {:>8.2}  {:>6.1}%  {:>6.1}%  {}",
+                row.layer,
+                row.kernel,
+                row.implementation,
+                1e3 * row.seconds,
+                row.gflops,
+                1e-6 * row.bytes as f64,
+                100.0 * row.compute_share,
+                100.0 * row.bandwidth_share,
+                word(row.bound)
+            ))?;
+        }
+        reporter.line(&format!(
+            "\n{:<24}  {:>10}  {:>9}  {:>6}  {:>8}  {:>8}",
+            "operation", "dispatches", "ms", "share", "GFLOPS", "GB/s"
+        ))?;
+        for t in self.operations {
+            let seconds = t.seconds.max(1e-9);
+            reporter.line(&format!(
+                "{:<24}  {:>10}  {:>9.3}  {:>5.1}%  {:>8.1}  {:>8.1}",
+                t.operation,
+                t.dispatches,
+                1e3 * t.seconds,
+                100.0 * t.share,
+                1e-9 * t.flops as f64 / seconds,
+                1e-9 * t.bytes as f64 / seconds
+            ))?;
+        }
+        reporter.line(&format!(
+            "\n{}: {} dispatches, {:.3} ms, {:.1} GFLOPS, {:.1}% of the peak",
+            self.pass,
+            self.kernels.len(),
+            1e3 * self.seconds,
+            self.gflops,
+            100.0 * self.gflops / gflops
+        ))
+    }
+}
+
+fn print_costs(costs: &[NodeCost], reporter: &Reporter) -> incept::Result<()> {
+    let layer = costs.iter().map(|c| c.layer.len()).max().unwrap_or(0);
+    let kernel = costs.iter().flat_map(|c| &c.dispatches).map(|d| d.kernel.len()).max().unwrap_or(0);
+    let chosen = costs.iter().map(|c| c.implementation.len()).max().unwrap_or(0);
+    reporter.line(&format!(
+        "{:<layer$}  {:<kernel$}  {:<chosen$}  {:>10}  {:>7}  {:>6}  {:>5}  {:>4}  {:>9}  {:>9}  {:>8}  {:>9}",
+        "layer",
+        "kernel",
+        "chosen",
+        "workgroups",
+        "threads",
+        "tile",
+        "parts",
+        "load",
+        "MFLOP",
+        "MB moved",
+        "FLOP/B",
+        "workgroup"
+    ))?;
+    let ratio = |flops: u64, bytes: u64| {
+        if flops == 0 || bytes == 0 { String::new() } else { format!("{:.1}", flops as f64 / bytes as f64) }
+    };
+    for cost in costs {
+        for d in &cost.dispatches {
+            let t = &d.traffic;
+            let [rows, columns] = t.register;
+            reporter.line(
+                format!(
+                    "{:<layer$}  {:<kernel$}  {:<chosen$}  {:>10}  {:>7}  {:>6}  {:>5}  {:>4}  {:>9.1}  {:>9.2}  {:>8}  {:>9}",
+                    cost.layer,
+                    d.kernel,
+                    cost.implementation,
+                    d.workgroups,
+                    d.invocations,
+                    format!("{rows}x{columns}"),
+                    t.parts,
+                    d.vector,
+                    1e-6 * t.flops as f64,
+                    1e-6 * t.storage() as f64,
+                    ratio(t.flops, t.storage()),
+                    ratio(t.flops, t.shared)
+                )
+                .trim_end(),
+            )?;
+        }
+        if cost.share >= 0.01 {
+            let flags = cost.flags();
+            reporter.line(&format!(
+                "    {:.1}% of the FLOPs, {:.1} FLOP per byte of {:.1} that its algorithm can reach{}{}",
+                100.0 * cost.share,
+                cost.intensity(),
+                cost.intensity_bound(),
+                if flags.is_empty() { "" } else { "; STARVES A LARGE GPU: " },
+                flags.join(", ")
+            ))?;
+        }
+    }
+    let (flops, moved): (u64, u64) =
+        costs.iter().fold((0, 0), |(flops, moved), c| (flops + c.flops, moved + c.storage()));
+    let flagged = costs.iter().filter(|c| !c.flags().is_empty()).count();
+    reporter.line(&format!(
+        "\n{} dispatches, {:.3} GFLOP, {:.1} MB moved in all, {flagged} nodes flagged",
+        costs.iter().map(|c| c.dispatches.len()).sum::<usize>(),
+        1e-9 * flops as f64,
+        1e-6 * moved as f64
+    ))
+}

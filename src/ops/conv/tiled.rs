@@ -1,0 +1,276 @@
+//! The family for GPUs: tiles in workgroup memory, register blocking, sums cut into parts where there are too few tiles to fill
+//! the device; see `conv_tiled.wgsl`.
+
+use super::Extents;
+use super::kernels::{Epilogue, Product, bytes, finish_parts, size, traffic};
+use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
+
+const SOURCE: &str = include_str!("../../../shaders/conv_tiled.wgsl");
+/// `sum_parts` is that of the other families.
+const SHARED: &str = include_str!("../../../shaders/conv.wgsl");
+
+/// Rows and columns of the squares in which weights are laid out.
+const SQUARE: usize = 32;
+
+/// A shape of tiles: `m` x `n` results of a workgroup, `depth` terms of the sum at a time, `each_m` x `each_n` results an invocation.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    name: &'static str,
+    m: usize,
+    n: usize,
+    depth: usize,
+    each_m: usize,
+    each_n: usize,
+    /// Multiply-adds a second that the shape can reach, as a share of what the best can: larger tiles load less for each.
+    speed: f64,
+}
+
+const fn tile(name: &'static str, m: usize, n: usize, each_n: usize, speed: f64) -> Tile {
+    Tile { name, m, n, depth: 8, each_m: 8, each_n, speed }
+}
+
+const TILES: [Tile; 5] = [
+    tile("tiled_128x128", 128, 128, 8, 1.0),
+    tile("tiled_64x128", 64, 128, 8, 0.95),
+    tile("tiled_64x64", 64, 64, 4, 0.8),
+    tile("tiled_32x128", 32, 128, 8, 0.75),
+    tile("tiled_32x64", 32, 64, 4, 0.6),
+];
+
+/// Workgroups that keep a device busy. For a large discrete GPU two for each of its hundred and some compute units; an integrated one
+/// has a tenth of them.
+pub(super) fn busy(profile: &Profile) -> usize {
+    if profile.class == AdapterClass::Discrete { 264 } else { 32 }
+}
+
+/// The sum of a matrix product, cut so that a device is kept busy.
+#[derive(Clone, Copy, Debug)]
+struct Split {
+    parts: usize,
+    /// Steps of `depth` terms in each part but maybe the last.
+    chunk: usize,
+}
+
+impl Tile {
+    fn invocations(&self) -> usize {
+        self.m / self.each_m * (self.n / self.each_n)
+    }
+
+    fn groups(&self, m: usize, n: usize) -> [usize; 2] {
+        [m.div_ceil(self.m), n.div_ceil(self.n)]
+    }
+
+    /// Parts are at least 16 steps long: a shorter one would spend its time on filling and storing tiles.
+    fn split(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> Split {
+        let steps = terms.div_ceil(self.depth);
+        let groups: usize = self.groups(m, n).iter().product();
+        let parts = busy(profile).div_ceil(groups).min(steps / 16).clamp(1, 128);
+        let chunk = steps.div_ceil(parts);
+        Split { parts: steps.div_ceil(chunk), chunk }
+    }
+
+    /// An estimate of the time, in multiply-adds of the best tile on a full device.
+    fn cost(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> f64 {
+        let groups: usize = self.groups(m, n).iter().product();
+        let Split { parts, .. } = self.split(m, n, terms, profile);
+        let work = (groups * self.m * self.n * terms) as f64 / self.speed;
+        let idle = (busy(profile) as f64 / (groups * parts) as f64).max(1.0);
+        // A word of a part is written and read: 8 bytes, at some ten multiply-adds a byte.
+        let second_pass = if parts == 1 { 0.0 } else { (m * n * parts) as f64 * 80.0 };
+        work * idle + second_pass
+    }
+
+    fn apply(&self, kernel: Kernel) -> Kernel {
+        let invocations = self.invocations();
+        kernel
+            .constant("TILE_M", size(self.m))
+            .constant("TILE_N", size(self.n))
+            .constant("DEPTH", size(self.depth))
+            .constant("EACH_M", size(self.each_m))
+            .constant("EACH_N", size(self.each_n))
+            .constant("VECTORS_M", size(self.each_m / 4))
+            .constant("VECTORS_N", size(self.each_n / 4))
+            .constant("LEFT_LOADS", size(self.depth * self.m / 4 / invocations))
+            .constant("RIGHT_LOADS", size(self.depth * self.n / 4 / invocations))
+            .constant("FOUR", 4u32)
+            .workgroup(size(invocations), 1, 1)
+    }
+
+    /// What a kernel with this tile moves.
+    fn traffic(&self, extents: [usize; 3], element: [usize; 3], parts: usize) -> Traffic {
+        traffic(extents, [self.m, self.n], [self.each_m, self.each_n], element, parts, true)
+    }
+
+    fn finish(&self, kernels: Vec<Kernel>, memory: usize) -> Implementation {
+        Implementation::new(self.name, kernels).suits(AdapterClass::GPU).workgroup_memory(memory)
+    }
+}
+
+/// The tiles, the one that should be fastest first.
+fn tiles(m: usize, n: usize, terms: usize, profile: &Profile) -> Vec<Tile> {
+    let mut order = TILES.to_vec();
+    order.sort_by(|a, b| a.cost(m, n, terms, profile).total_cmp(&b.cost(m, n, terms, profile)));
+    order
+}
+
+/// Forward, and the input gradient of convolutions with stride 1.
+pub(super) fn product(
+    operands: &Operands<'_>,
+    product: &Product<'_>,
+    profile: &Profile,
+) -> Vec<Implementation> {
+    let Some(e) = product.source_view() else { return Vec::new() };
+    let pixels = e.batch * e.out[0] * e.out[1];
+    let order = tiles(e.outputs, pixels, e.depth(), profile);
+    order.iter().map(|tile| product_with(tile, operands, product, &e, profile)).collect()
+}
+
+fn product_with(
+    tile: &Tile,
+    operands: &Operands<'_>,
+    product: &Product<'_>,
+    e: &Extents,
+    profile: &Profile,
+) -> Implementation {
+    let (source, result) = (product.source, product.result);
+    let plane = e.out[0] * e.out[1];
+    let (m, pixels) = (e.outputs, e.batch * plane);
+    let taps = e.kernel[0] * e.kernel[1];
+    // Few channels would mostly be padding if each tap had whole steps of them.
+    let tap_outer = e.channels >= tile.depth;
+    let terms = if tap_outer {
+        e.channels.next_multiple_of(tile.depth) * taps
+    } else {
+        e.depth().next_multiple_of(tile.depth)
+    };
+    let flat = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
+    let vector = tap_outer && flat && plane.is_multiple_of(4) && source.is_aligned(4);
+    let Split { parts, chunk } = tile.split(m, pixels, terms, profile);
+    let [rows, columns] = tile.groups(m, pixels);
+    let pack = Kernel::new(operands, SOURCE, "pack_tiled")
+        .constant("KERNEL_H", size(e.kernel[0]))
+        .constant("KERNEL_W", size(e.kernel[1]))
+        .constant("TILE_M", size(tile.m))
+        .constant("TAP_OUTER", tap_outer)
+        .constant("TRANSPOSED", product.transposed)
+        .geometries([("rows", m), ("depth", e.channels), ("terms", terms)])
+        .bind("weight", Slot::Input(1))
+        .bind("panel", Slot::Scratch(0))
+        .workgroup(256, 1, 1)
+        .groups(rows * tile.m / SQUARE, terms.div_ceil(SQUARE), 1);
+    let epilogue = |kernel: Kernel| match product.epilogue {
+        Epilogue::Forward { bias, relu } => {
+            let kernel = kernel.constant("BIAS", bias).constant("RELU", relu).bind("result", Slot::Output(0));
+            if bias { kernel.bind("bias", Slot::Input(2)) } else { kernel }
+        }
+        Epilogue::Gradient { accumulate } => {
+            kernel.constant("ACCUMULATE", accumulate).bind("result", Slot::Output(0))
+        }
+    };
+    let kernel = Kernel::new(operands, SOURCE, "product_tiled")
+        .constant("KERNEL_H", size(e.kernel[0]))
+        .constant("KERNEL_W", size(e.kernel[1]))
+        .constant("STRIDE_H", size(e.stride[0]))
+        .constant("STRIDE_W", size(e.stride[1]))
+        .constant("PAD", e.padding != [0, 0])
+        .constant("TAP_OUTER", tap_outer)
+        .constant("VECTOR", vector)
+        .constant("SPLIT", parts > 1)
+        .geometries([
+            ("batch", e.batch),
+            ("rows", m),
+            ("depth", e.channels),
+            ("height", e.size[0]),
+            ("width", e.size[1]),
+            ("out_height", e.out[0]),
+            ("out_width", e.out[1]),
+            ("pad_h", e.padding[0]),
+            ("pad_w", e.padding[1]),
+            ("source_offset", source.offset),
+            ("source_stride", source.batch_stride),
+            ("result_offset", result.offset),
+            ("result_stride", result.batch_stride),
+            ("steps", terms / tile.depth),
+            ("chunk", chunk),
+        ])
+        .bind_as("source", Slot::Input(0), if vector { "vec4<f32>" } else { "f32" })
+        .bind_as("panel", Slot::Scratch(0), "vec4<f32>");
+    let kernel = tile.apply(kernel).groups(rows, columns, parts);
+    let memory = 2 * 4 * tile.depth * (tile.m + tile.n);
+    let panel = rows * tile.m * terms;
+    // Parts are f32.
+    let stored = if parts == 1 { bytes(result) } else { 4 };
+    let traffic = tile.traffic([m, pixels, e.depth()], [4, bytes(source), stored], parts);
+    if parts == 1 {
+        let kernel = kernel.traffic(product.epilogue.traffic(traffic, result));
+        return tile.finish(vec![pack, epilogue(kernel)], memory).scratch(panel);
+    }
+    let second = Kernel::new(operands, SOURCE, "finish_product")
+        .geometries([
+            ("rows", m),
+            ("pixels", pixels),
+            ("plane", plane),
+            ("parts", parts),
+            ("result_offset", result.offset),
+            ("result_stride", result.batch_stride),
+        ])
+        .bind("partial", Slot::Scratch(1))
+        .linear(m * pixels);
+    let first = kernel.bind("partial", Slot::Scratch(1)).traffic(traffic);
+    tile.finish(vec![pack, first, epilogue(second)], memory).scratch(panel).scratch(parts * m * pixels)
+}
+
+/// The weight gradient.
+pub(super) fn weight_gradient(
+    operands: &Operands<'_>,
+    e: &Extents,
+    profile: &Profile,
+) -> Vec<Implementation> {
+    let pixels = e.batch * e.out[0] * e.out[1];
+    let order = tiles(e.outputs, e.depth(), pixels, profile);
+    order.iter().map(|tile| weight_gradient_with(tile, operands, e, profile)).collect()
+}
+
+fn weight_gradient_with(
+    tile: &Tile,
+    operands: &Operands<'_>,
+    e: &Extents,
+    profile: &Profile,
+) -> Implementation {
+    let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
+    let (m, columns, pixels) = (e.outputs, e.depth(), e.batch * e.out[0] * e.out[1]);
+    let Split { parts, chunk } = tile.split(m, columns, pixels, profile);
+    let [rows, across] = tile.groups(m, columns);
+    // A sum that is not cut needs no second pass.
+    let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
+    let kernel = Kernel::new(operands, SOURCE, "weight_gradient_tiled")
+        .constant("KERNEL_H", size(e.kernel[0]))
+        .constant("KERNEL_W", size(e.kernel[1]))
+        .constant("STRIDE_H", size(e.stride[0]))
+        .constant("STRIDE_W", size(e.stride[1]))
+        .constant("PAD", e.padding != [0, 0])
+        .geometries([
+            ("batch", e.batch),
+            ("channels", e.channels),
+            ("height", e.size[0]),
+            ("width", e.size[1]),
+            ("outputs", e.outputs),
+            ("out_height", e.out[0]),
+            ("out_width", e.out[1]),
+            ("pad_h", e.padding[0]),
+            ("pad_w", e.padding[1]),
+            ("x_offset", x.offset),
+            ("x_stride", x.batch_stride),
+            ("y_offset", dy.offset),
+            ("y_stride", dy.batch_stride),
+            ("chunk", chunk * tile.depth),
+        ])
+        .bind("x_data", Slot::Input(0))
+        .bind("dy_data", Slot::Input(1))
+        .bind("partial", slot)
+        .traffic(tile.traffic([m, columns, pixels], [bytes(dy), bytes(x), 4], parts));
+    let kernel = tile.apply(kernel).groups(rows, across, parts);
+    // Rows of the tiles have one vector more than they need.
+    let memory = 2 * 4 * tile.depth * (tile.m + tile.n + 8);
+    finish_parts(operands, SHARED, tile.finish(vec![kernel], memory), parts, m * columns)
+}

@@ -1,0 +1,124 @@
+//! What tuning found, kept in a file from one start to the next.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::gpu::AdapterSummary;
+use crate::kernel::Choices;
+use crate::weights::write_atomically;
+
+/// The variable that names the folder of caches.
+const FOLDER: &str = "INCEPT_CACHE_DIR";
+
+/// The file of one adapter with one driver, for this version of the engine. Anything else that lies in its place is ignored, and
+/// overwritten when something is saved.
+#[derive(Clone, Debug)]
+pub struct TuneCache {
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// What measured times depend on beside shapes and kernels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    engine: String,
+    adapter: String,
+    backend: String,
+    driver: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    #[serde(flatten)]
+    identity: Identity,
+    choices: Choices,
+}
+
+impl TuneCache {
+    /// The cache of an adapter in the folder that `INCEPT_CACHE_DIR` names, or in the one where this system keeps caches.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the system has no such folder.
+    pub fn new(adapter: &AdapterSummary) -> Result<Self> {
+        let named = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+        let folder = named.or_else(|| Some(dirs::cache_dir()?.join("incept")));
+        let missing =
+            || Error::Config(format!("this system has no folder for caches: name one with {FOLDER}"));
+        Ok(Self::in_folder(&folder.ok_or_else(missing)?, adapter))
+    }
+
+    /// The cache of an adapter in this folder.
+    pub fn in_folder(folder: &Path, adapter: &AdapterSummary) -> Self {
+        let identity = Identity {
+            engine: env!("CARGO_PKG_VERSION").into(),
+            adapter: adapter.name.clone(),
+            backend: adapter.backend.clone(),
+            driver: adapter.driver.clone(),
+        };
+        let Identity { engine, adapter, backend, driver } = &identity;
+        // Names may have any characters and any length.
+        let parts = [(adapter, 48), (backend, 12), (driver, 64), (engine, 16)];
+        let parts = parts.map(|(text, length)| file_name(text, length));
+        let path = folder.join(format!("tune-{}.json", parts.join("-")));
+        Self { path, identity }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The choices in the file; none if there is no file, or if it is damaged or of another adapter, driver or version, which is
+    /// logged.
+    pub fn load(&self) -> Choices {
+        let ignored = |reason: String| {
+            log::warn!("{}: {reason}; it is ignored, and overwritten after tuning", self.path.display());
+            Choices::default()
+        };
+        let bytes = match std::fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Choices::default(),
+            Err(error) => return ignored(error.to_string()),
+        };
+        match serde_json::from_slice::<Content>(&bytes) {
+            Ok(content) if content.identity == self.identity => content.choices,
+            Ok(content) => ignored(format!("is for {:?}", content.identity)),
+            Err(error) => ignored(format!("is no cache of choices: {error}")),
+        }
+    }
+
+    /// Adds choices to those in the file; new ones win.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written; what was there before is there then.
+    pub fn save(&self, choices: &Choices) -> Result<()> {
+        let mut all = self.load();
+        all.extend(choices.clone());
+        let content = Content { identity: self.identity.clone(), choices: all };
+        let bytes = serde_json::to_vec_pretty(&content)
+            .map_err(|e| Error::format(&self.path, format!("cannot be written: {e}")))?;
+        write_atomically(&self.path, &bytes)
+    }
+}
+
+/// A part of a file's name: letters, digits and dots of a text, all else as dashes.
+fn file_name(text: &str, length: usize) -> String {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '.').filter(|word| !word.is_empty());
+    let name: String = words.collect::<Vec<_>>().join("-").to_lowercase().chars().take(length).collect();
+    name.trim_matches(['-', '.']).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_have_nothing_to_escape() {
+        assert_eq!(file_name("llvmpipe (LLVM 19.1.7, 256 bits)", 48), "llvmpipe-llvm-19.1.7-256-bits");
+        assert_eq!(file_name("../../etc", 48), "etc");
+        assert_eq!(file_name("Größe/7", 48), "gr-e-7");
+        assert_eq!(file_name("abcdef", 3), "abc");
+    }
+}

@@ -1,0 +1,506 @@
+//! What kernels ask of a large GPU, known without one: counts of the plan, and the SPIR-V that drivers are given.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use incept::graph::{Element, Graph, Operation, Spec};
+use incept::kernel::{AdapterClass, Kernel, Operand, Operands, Profile, choose, pipeline_text};
+use incept::nn::GoogLeNet;
+use incept::ops::Conv;
+use incept::plan::{BUSY_GROUPS, ENOUGH_INTENSITY, NodeCost, Plan, PlanOptions};
+use incept::train::{InferenceGraph, Optimizer, TrainingGraph};
+use naga::ShaderStage;
+use naga::back::spv;
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+const BATCH: usize = 32;
+
+fn training() -> Graph {
+    let network = GoogLeNet::paper();
+    TrainingGraph::new(&network, &Optimizer::default(), BATCH).expect("the network can be built").graph
+}
+
+fn plan(graph: &Graph, class: AdapterClass) -> Plan {
+    plan_for(graph, &Profile::webgpu(class))
+}
+
+fn plan_for(graph: &Graph, profile: &Profile) -> Plan {
+    let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None, choices: None };
+    Plan::new(graph, &options).expect("the graph can be planned")
+}
+
+/// The convolutions that do over a hundredth of the FLOPs of a training step at 224 on a discrete GPU.
+fn heavy_convolutions() -> Vec<NodeCost> {
+    let costs = plan(&training(), AdapterClass::Discrete).costs();
+    let heavy: Vec<NodeCost> =
+        costs.into_iter().filter(|c| c.operation.starts_with("conv") && c.share > 0.01).collect();
+    assert!(heavy.len() > 20, "only {} convolutions", heavy.len());
+    heavy
+}
+
+fn listed(failures: &[String]) -> String {
+    format!("{} of the heavy convolutions:\n{}", failures.len(), failures.join("\n"))
+}
+
+#[test]
+fn heavy_convolutions_reach_sixteen_flop_per_byte_of_storage() {
+    let mut failures = Vec::new();
+    for node in heavy_convolutions() {
+        let wanted = ENOUGH_INTENSITY.min(node.intensity_bound());
+        if node.intensity() < wanted {
+            failures.push(format!(
+                "{} ({}): {:.1} below {wanted:.1}",
+                node.layer,
+                node.implementation,
+                node.intensity()
+            ));
+        }
+    }
+    assert!(failures.is_empty(), "{}", listed(&failures));
+}
+
+#[test]
+fn heavy_convolutions_launch_enough_workgroups() {
+    let mut failures = Vec::new();
+    for node in heavy_convolutions() {
+        let main = node.main().expect("a convolution runs");
+        if main.workgroups < BUSY_GROUPS {
+            failures.push(format!("{} ({}): {}", node.layer, node.implementation, main.workgroups));
+        }
+    }
+    assert!(failures.is_empty(), "{}", listed(&failures));
+}
+
+#[test]
+fn heavy_convolutions_load_vectors_where_channels_allow() {
+    let mut failures = Vec::new();
+    for node in heavy_convolutions().into_iter().filter(|n| n.wide) {
+        let main = node.main().expect("a convolution runs");
+        if main.vector < 4 {
+            failures.push(format!("{} ({}): {}", node.layer, node.implementation, main.kernel));
+        }
+    }
+    assert!(failures.is_empty(), "{}", listed(&failures));
+}
+
+/// The counts of an implementation are about the whole of its work: none does less arithmetic than its algorithm can, and none
+/// moves less than its tensors, but for biases and what only pads them.
+#[test]
+fn counts_are_possible() {
+    for class in AdapterClass::ALL {
+        for node in plan(&training(), *class).costs() {
+            let least: u64 = node.dispatches.iter().map(|d| d.least_bytes).sum();
+            let (name, moved) = (&node.layer, node.storage());
+            assert!(
+                moved as f64 >= 0.9 * least as f64,
+                "{name} ({}) moves {moved} of {least} bytes",
+                node.implementation
+            );
+            let flops: u64 = node.dispatches.iter().map(|d| d.traffic.flops).sum();
+            // Winograd's smallest tiles save five ninths of the multiply-adds.
+            let enough = node.flops == 0 || flops as f64 > 0.3 * node.flops as f64;
+            assert!(enough, "{name} ({}): {flops} of {} FLOPs", node.implementation, node.flops);
+        }
+    }
+}
+
+/// The plan's dispatches are counted in the order and number in which they run.
+#[test]
+fn every_dispatch_has_a_cost() {
+    let plan = plan(&training(), AdapterClass::Discrete);
+    let kernels = plan.nodes.iter().flat_map(|n| &n.implementation.kernels);
+    let costs = plan.costs();
+    let counted: Vec<&str> = costs.iter().flat_map(|c| &c.dispatches).map(|d| d.kernel).collect();
+    assert_eq!(kernels.map(|k| k.entry).collect::<Vec<_>>(), counted);
+    assert!(plan.barriers() < counted.len());
+    let shares: f64 = costs.iter().map(|c| c.share).sum();
+    assert!((shares - 1.0).abs() < 1e-9, "{shares}");
+}
+
+/// For each operation with several implementations: what each class of adapter chooses in GoogLeNet.
+fn choices() -> BTreeMap<&'static str, [BTreeSet<&'static str>; 3]> {
+    let graphs = [
+        training(),
+        InferenceGraph::new(&GoogLeNet::paper(), BATCH, Element::F32)
+            .expect("the network can be built")
+            .graph,
+        TrainingGraph::new(&GoogLeNet::torchvision(), &Optimizer::default(), BATCH)
+            .expect("the network can be built")
+            .graph,
+    ];
+    let mut choices: BTreeMap<&str, [BTreeSet<&str>; 3]> = BTreeMap::new();
+    for graph in &graphs {
+        let [discrete, integrated, software] =
+            [AdapterClass::Discrete, AdapterClass::Integrated, AdapterClass::Software].map(Profile::webgpu);
+        let subgroups = Profile { subgroup: Some(8), ..software.clone() };
+        for (column, profile) in [(0, discrete), (1, integrated), (2, software), (2, subgroups)] {
+            let plan = plan_for(graph, &profile);
+            for planned in &plan.nodes {
+                let node = plan.graph.node_ref(planned.node);
+                let operand = |id: &incept::graph::TensorId| {
+                    let (_, view) = plan.place(*id);
+                    let spec = plan.graph.tensor_ref(*id).spec.clone();
+                    Operand { spec, offset: view.offset, batch_stride: view.batch_stride }
+                };
+                let inputs: Vec<Operand> = node.inputs.iter().map(operand).collect();
+                let outputs: Vec<Operand> = node.outputs.iter().map(operand).collect();
+                let operands = Operands { layer: "layer", inputs: &inputs, outputs: &outputs };
+                if node.op.kernels(&operands, &profile).len() > 1 {
+                    choices.entry(node.op.name()).or_default()[column].insert(planned.implementation.name);
+                }
+            }
+        }
+    }
+    choices
+}
+
+/// The table of defaults in `docs/performance.md` is what the code does.
+#[test]
+fn the_table_of_defaults_is_true() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
+    let text = std::fs::read_to_string(path).expect("the documentation is there");
+    let cell = |names: &BTreeSet<&str>| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let expected: Vec<String> = choices()
+        .iter()
+        .map(|(op, [discrete, integrated, software])| {
+            format!("| `{op}` | {} | {} | {} |", cell(discrete), cell(integrated), cell(software))
+        })
+        .collect();
+    let table = text.lines().skip_while(|l| !l.starts_with("| operation | discrete")).skip(2);
+    let written: Vec<&str> = table.take_while(|l| l.starts_with('|')).collect();
+    assert_eq!(written, expected, "the table should have:\n{}", expected.join("\n"));
+}
+
+/// A SPIR-V module cut into functions, blocks and instructions: as much as it takes to find loops and what is in them.
+#[derive(Debug, Default)]
+struct Module {
+    functions: HashMap<u32, Function>,
+    constants: BTreeSet<u32>,
+    floats: BTreeSet<u32>,
+    entry: u32,
+}
+
+#[derive(Debug, Default)]
+struct Function {
+    parameters: Vec<u32>,
+    blocks: Vec<Block>,
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    label: u32,
+    instructions: Vec<Instruction>,
+}
+
+#[derive(Clone, Debug)]
+struct Instruction {
+    code: u16,
+    words: Vec<u32>,
+}
+
+/// Numbers of SPIR-V's instructions, from its specification.
+mod op {
+    pub const EXT_INST: u16 = 12;
+    pub const ENTRY_POINT: u16 = 15;
+    pub const TYPE_FLOAT: u16 = 22;
+    pub const TYPE_VECTOR: u16 = 23;
+    pub const CONSTANTS: std::ops::RangeInclusive<u16> = 41..=52;
+    pub const FUNCTION: u16 = 54;
+    pub const FUNCTION_PARAMETER: u16 = 55;
+    pub const FUNCTION_CALL: u16 = 57;
+    pub const FIRST_PURE: u16 = 77;
+    pub const F_ADD: u16 = 129;
+    pub const U_DIV: u16 = 134;
+    pub const S_DIV: u16 = 135;
+    pub const F_MUL: u16 = 133;
+    pub const U_MOD: u16 = 137;
+    pub const S_REM: u16 = 138;
+    pub const S_MOD: u16 = 139;
+    pub const VECTOR_TIMES_SCALAR: u16 = 142;
+    pub const LAST_PURE: u16 = 200;
+    pub const LOOP_MERGE: u16 = 246;
+    pub const LABEL: u16 = 248;
+    pub const BRANCH: u16 = 249;
+    pub const BRANCH_CONDITIONAL: u16 = 250;
+    pub const SWITCH: u16 = 251;
+}
+
+impl Module {
+    fn parse(words: &[u32]) -> Self {
+        let mut module = Self::default();
+        let mut current = None;
+        let mut at = 5;
+        while at < words.len() {
+            let (code, length) = ((words[at] & 0xffff) as u16, (words[at] >> 16) as usize);
+            let operands = words[at + 1..at + length].to_vec();
+            at += length;
+            match code {
+                op::ENTRY_POINT => module.entry = operands[1],
+                op::TYPE_FLOAT => {
+                    module.floats.insert(operands[0]);
+                }
+                op::TYPE_VECTOR if module.floats.contains(&operands[1]) => {
+                    module.floats.insert(operands[0]);
+                }
+                code if op::CONSTANTS.contains(&code) => {
+                    module.constants.insert(operands[1]);
+                }
+                op::FUNCTION => {
+                    module.functions.insert(operands[1], Function::default());
+                    current = Some(operands[1]);
+                }
+                op::FUNCTION_PARAMETER => {
+                    module.function(current).parameters.push(operands[1]);
+                }
+                op::LABEL => {
+                    let block = Block { label: operands[0], instructions: Vec::new() };
+                    module.function(current).blocks.push(block);
+                }
+                _ => {
+                    let function = current.and_then(|id| module.functions.get_mut(&id));
+                    if let Some(block) = function.and_then(|f| f.blocks.last_mut()) {
+                        block.instructions.push(Instruction { code, words: operands });
+                    }
+                }
+            }
+        }
+        module
+    }
+
+    fn function(&mut self, id: Option<u32>) -> &mut Function {
+        self.functions.get_mut(&id.expect("within a function")).expect("was begun")
+    }
+
+    /// Everything from the entry point down, calls followed.
+    fn inspect(&self) -> Findings {
+        let mut findings = Findings::default();
+        self.walk(self.entry, self.constants.clone(), None, &mut findings);
+        findings
+    }
+
+    /// Goes through a function. `known` has the numbers that are constant in this call; `outer` is the loop that it is called in.
+    fn walk(&self, id: u32, mut known: BTreeSet<u32>, outer: Option<usize>, findings: &mut Findings) {
+        let function = &self.functions[&id];
+        let labels: HashMap<u32, usize> =
+            function.blocks.iter().enumerate().map(|(i, b)| (b.label, i)).collect();
+        // Naga writes the blocks of a loop between its header and its merge block: loops nest as brackets do.
+        let mut open: Vec<(u32, usize)> = Vec::new();
+        for block in &function.blocks {
+            while open.last().is_some_and(|(merge, _)| *merge == block.label) {
+                open.pop();
+            }
+            for instruction in &block.instructions {
+                let inside = open.last().map(|(_, l)| *l).or(outer);
+                let Instruction { code, words } = instruction;
+                match *code {
+                    op::LOOP_MERGE => {
+                        if let Some(outer) = inside {
+                            findings.loops[outer].innermost = false;
+                        }
+                        findings.loops.push(Loop { innermost: true, ..Loop::default() });
+                        open.push((words[0], findings.loops.len() - 1));
+                    }
+                    op::FUNCTION_CALL => {
+                        let callee = words[2];
+                        let mut constants = self.constants.clone();
+                        let parameters = &self.functions[&callee].parameters;
+                        for (parameter, argument) in parameters.iter().zip(&words[3..]) {
+                            if known.contains(argument) {
+                                constants.insert(*parameter);
+                            }
+                        }
+                        self.walk(callee, constants, inside, findings);
+                    }
+                    op::U_DIV | op::S_DIV | op::U_MOD | op::S_REM | op::S_MOD
+                        if !known.contains(&words[3]) =>
+                    {
+                        if let Some(inside) = inside {
+                            findings.loops[inside].divisions += 1;
+                        }
+                    }
+                    op::F_MUL | op::F_ADD | op::VECTOR_TIMES_SCALAR => {
+                        if let Some(inside) = inside {
+                            findings.loops[inside].multiplies |= *code != op::F_ADD;
+                            findings.loops[inside].adds |= *code == op::F_ADD;
+                        }
+                    }
+                    // GLSL.std.450 has Fma as its number 50.
+                    op::EXT_INST if words[3] == 50 && self.floats.contains(&words[0]) => {
+                        if let Some(inside) = inside {
+                            findings.loops[inside].multiplies = true;
+                            findings.loops[inside].adds = true;
+                        }
+                    }
+                    op::BRANCH_CONDITIONAL | op::SWITCH => {
+                        // The way out of the loop is a branch that every loop has.
+                        let merge = open.last().map(|(merge, _)| *merge);
+                        let leaves = |target: &u32| {
+                            let block = &function.blocks[labels[target]];
+                            Some(*target) == merge
+                                || matches!(block.instructions.as_slice(),
+                                    [Instruction { code: op::BRANCH, words }] if Some(words[0]) == merge)
+                        };
+                        let way_out = *code == op::BRANCH_CONDITIONAL && words[1..3].iter().any(leaves);
+                        if let Some(inside) = inside.filter(|_| !way_out) {
+                            findings.loops[inside].branches += 1;
+                        }
+                    }
+                    // Of constants, arithmetic makes constants.
+                    code if (op::FIRST_PURE..=op::LAST_PURE).contains(&code)
+                        && words.len() > 2
+                        && words[2..].iter().all(|w| known.contains(w)) =>
+                    {
+                        known.insert(words[1]);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Findings {
+    loops: Vec<Loop>,
+}
+
+#[derive(Debug, Default)]
+struct Loop {
+    innermost: bool,
+    multiplies: bool,
+    adds: bool,
+    /// Integer divisions by what is no constant, in this loop and not in one within.
+    divisions: usize,
+    /// Branches other than the loop's own.
+    branches: usize,
+}
+
+impl Findings {
+    /// The innermost loops that multiply and add.
+    fn multiply_adds(&self) -> impl Iterator<Item = &Loop> {
+        self.loops.iter().filter(|l| l.innermost && l.multiplies && l.adds)
+    }
+}
+
+/// The SPIR-V that the engine's options make, or one with another policy for bounds and loops.
+fn spirv(kernel: &Kernel, bake: bool, policy: BoundsCheckPolicy, bounded: bool) -> Module {
+    let text = pipeline_text(kernel, bake);
+    let module = naga::front::wgsl::parse_str(&text)
+        .unwrap_or_else(|e| panic!("{}: {}", kernel.label, e.emit_to_string(&text)));
+    let mut capabilities = Capabilities::default();
+    capabilities.set(Capabilities::SHADER_FLOAT16, text.contains("enable f16"));
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{}: {}", kernel.label, e.emit_to_string(&text)));
+    let options = spv::Options {
+        bounds_check_policies: BoundsCheckPolicies {
+            index: policy,
+            buffer: policy,
+            ..BoundsCheckPolicies::default()
+        },
+        force_loop_bounding: bounded,
+        emit_int_div_checks: bounded,
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+        ..spv::Options::default()
+    };
+    let pipeline =
+        spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: kernel.entry.into() };
+    let words = spv::write_vec(&module, &info, &options, Some(&pipeline))
+        .unwrap_or_else(|e| panic!("{} in SPIR-V: {e}", kernel.label));
+    Module::parse(&words)
+}
+
+/// The kernels of convolutions and linear layers that a class of adapter runs, one for each pipeline.
+fn products(class: AdapterClass) -> BTreeMap<String, Kernel> {
+    let plan = plan(&training(), class);
+    let bake = Profile::webgpu(class).bake;
+    let mut kernels = BTreeMap::new();
+    for planned in &plan.nodes {
+        let name = plan.graph.node_ref(planned.node).op.name();
+        if name.starts_with("conv") || name.starts_with("linear") {
+            for kernel in &planned.implementation.kernels {
+                kernels.insert(pipeline_text(kernel, bake), kernel.clone());
+            }
+        }
+    }
+    assert!(kernels.len() > 5, "only {} kernels", kernels.len());
+    kernels
+}
+
+#[test]
+fn inner_loops_do_not_divide_by_run_time_values() {
+    let mut failures = Vec::new();
+    let mut loops = 0;
+    for kernel in products(AdapterClass::Discrete).values() {
+        let findings = spirv(kernel, true, BoundsCheckPolicy::Unchecked, false).inspect();
+        loops += findings.loops.len();
+        if findings.loops.iter().any(|l| l.divisions > 0) {
+            failures.push(kernel.label.clone());
+        }
+    }
+    assert!(loops > 20, "only {loops} loops were seen");
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// Kernels for CPU drivers may ask where a window is in their only loop; those for GPUs do so while they fill tiles.
+#[test]
+fn inner_loops_carry_no_branches() {
+    let mut failures = Vec::new();
+    for class in AdapterClass::GPU {
+        let bake = Profile::webgpu(*class).bake;
+        let mut loops = 0;
+        for kernel in products(*class).values() {
+            let findings = spirv(kernel, bake, BoundsCheckPolicy::Unchecked, false).inspect();
+            loops += findings.multiply_adds().count();
+            if findings.multiply_adds().any(|l| l.branches > 0) {
+                failures.push(format!("{class:?}: {}", kernel.label));
+            }
+        }
+        assert!(loops > 5, "only {loops} loops that multiply and add were seen for {class:?}");
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// The kernel that a class of adapter convolves with.
+fn conv(class: AdapterClass) -> Kernel {
+    let specs = [Spec::f32([2, 8, 14, 14]), Spec::f32([16, 8, 3, 3])];
+    let op = Conv::new(1, 1);
+    let outputs = op.infer(&specs.iter().collect::<Vec<_>>()).expect("shapes fit");
+    let [inputs, outputs] =
+        [specs.to_vec(), outputs].map(|s| s.into_iter().map(Operand::dense).collect::<Vec<_>>());
+    let profile = Profile::webgpu(class);
+    let operands = Operands { layer: "layer", inputs: &inputs, outputs: &outputs };
+    let list = op.kernels(&operands, &profile);
+    let kernels = &choose(&list, &profile).expect("one fits").kernels;
+    kernels.iter().find(|k| k.traffic.is_some()).expect("one does the arithmetic").clone()
+}
+
+/// The walker sees what it looks for where it is: in a kernel that is compiled with the checks that the engine turns off.
+#[test]
+fn checks_would_be_seen() {
+    let kernel = conv(AdapterClass::Discrete);
+    let checked = spirv(&kernel, true, BoundsCheckPolicy::ReadZeroSkipWrite, false).inspect();
+    assert!(checked.multiply_adds().any(|l| l.branches > 0), "{checked:?}");
+    let bare = spirv(&kernel, true, BoundsCheckPolicy::Unchecked, false).inspect();
+    assert!(bare.multiply_adds().count() > 0);
+
+    let source = "//# f\n@compute @workgroup_size(1)\nfn f() {\n    for (var i = 0u; i < 9u; i++) { data[i] = data[i] / WHAT; }\n}\n";
+    for (what, divisions) in [("7u", 0), ("p.n", 1), ("(data[0] + 1u)", 1)] {
+        let text: &'static str = Box::leak(source.replace("WHAT", what).into_boxed_str());
+        let operands = Operands { layer: "layer", inputs: &[], outputs: &[] };
+        let kernel = Kernel::new(&operands, text, "f").geometry("n", 5usize).bind_as(
+            "data",
+            incept::kernel::Slot::Output(0),
+            "u32",
+        );
+        for bounded in [false, true] {
+            let findings = spirv(&kernel, false, BoundsCheckPolicy::Unchecked, bounded).inspect();
+            let found: usize = findings.loops.iter().map(|l| l.divisions).sum();
+            assert_eq!(found, divisions, "division by {what}");
+        }
+        // Compiled in, geometry is constant.
+        let baked = spirv(&kernel, true, BoundsCheckPolicy::Unchecked, false).inspect();
+        let found: usize = baked.loops.iter().map(|l| l.divisions).sum();
+        assert_eq!(found, usize::from(what.contains("data")), "division by {what}");
+    }
+}
