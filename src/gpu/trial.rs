@@ -291,7 +291,11 @@ impl<'a> Stage<'a> {
             output.arrays.push(array);
             output.intact &= intact && is_untouched(left) && is_untouched(right);
         }
-        output.intact &= is_untouched(&read(gpu, &guards, guards.size()).await?);
+        // An operation without inputs has nothing else to guard.
+        let guarded = self.inputs.len() + prepared.scratch.len();
+        if guarded > 0 {
+            output.intact &= is_untouched(&read(gpu, &guards, 2 * GUARD * guarded as u64).await?);
+        }
         gpu.check("a trial")?;
         Ok((output, prepared))
     }

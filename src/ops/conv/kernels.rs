@@ -43,9 +43,8 @@ impl Epilogue {
     /// Adds what it loads for this result.
     pub(super) fn traffic(self, product: Traffic, result: &Operand) -> Traffic {
         let accumulates = matches!(self, Self::Gradient { accumulate: true });
-        let moved = (bytes(result) * result.volume()) as u64;
-        let loaded = product.loaded + if accumulates { moved } else { 0 };
-        Traffic { loaded, ..product }
+        let before = if accumulates { (bytes(result) * result.volume()) as u64 } else { 0 };
+        Traffic { loaded: product.loaded + before, attainable: product.attainable + before, ..product }
     }
 }
 
