@@ -128,9 +128,9 @@ fn put(value: f32, row: u32, pixel: u32) {
     total = max(total, 0.0);
 #endif
 #if ACCUMULATE
-    total += result[at];
+    total += f32(result[at]);
 #endif
-    result[at] = total;
+    result[at] = result_element(total);
 #endif
 }
 
@@ -189,10 +189,10 @@ fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
                 // Channels past the last have weights of zero.
                 let channel = min(c + k, p.depth - 1u) * plane;
 #if VECTOR
-                right{i} = source[(tap0.at + channel) / 4u];
+                right{i} = vec4<f32>(source[(tap0.at + channel) / 4u]);
 #else
 #repeat e FOUR
-                right{i}[{e}u] = select(0.0, source[tap{e}.at + select(0u, channel, tap{e}.inside)], tap{e}.inside);
+                right{i}[{e}u] = select(0.0, f32(source[tap{e}.at + select(0u, channel, tap{e}.inside)]), tap{e}.inside);
 #end
 #endif
 #else
@@ -202,7 +202,7 @@ fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #repeat e FOUR
                 {
                     let tap = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
-                    right{i}[{e}u] = select(0.0, source[tap.at + channel * plane], tap.inside);
+                    right{i}[{e}u] = select(0.0, f32(source[tap.at + channel * plane]), tap.inside);
                 }
 #end
 #endif
@@ -297,9 +297,9 @@ fn finish_product(
     total = max(total, 0.0);
 #endif
 #if ACCUMULATE
-    total += result[at];
+    total += f32(result[at]);
 #endif
-    result[at] = total;
+    result[at] = result_element(total);
 }
 
 // dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw). The sum over pixels is cut into parts,
@@ -397,13 +397,13 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
                 let block_n = block_q / plane;
                 let block_at = p.y_offset + block_n * p.y_stride + block_q - block_n * plane;
 #repeat e FOUR
-                block{e} = select(vec4<f32>(0.0), dy_data[(block_at + row{e}) / 4u], block_counts);
+                block{e} = select(vec4<f32>(0.0), vec4<f32>(dy_data[(block_at + row{e}) / 4u]), block_counts);
 #end
             }
 #else
 #repeat i LEFT_LOADS
 #repeat e FOUR
-            left{i}[{e}u] = select(0.0, dy_data[dy_at + row{i}_{e}], counts);
+            left{i}[{e}u] = select(0.0, f32(dy_data[dy_at + row{i}_{e}]), counts);
 #end
 #end
 #endif
@@ -415,9 +415,9 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
                 let at = x_at + column{i}_{e}.at + u32(tap_y) * p.width + u32(tap_x);
 #if PAD
                 let inside = u32(tap_y) < p.height && u32(tap_x) < p.width;
-                right{i}[{e}u] = select(0.0, x_data[select(x_at, at, inside)], inside);
+                right{i}[{e}u] = select(0.0, f32(x_data[select(x_at, at, inside)]), inside);
 #else
-                right{i}[{e}u] = x_data[at];
+                right{i}[{e}u] = f32(x_data[at]);
 #endif
             }
 #end

@@ -2,7 +2,10 @@
 
 use super::{Clock, Gpu};
 use crate::error::Result;
-use crate::kernel::{AdapterClass, Kernel, Profile, Slot, Step};
+use crate::kernel::{AdapterClass, Kernel, Operands, Profile, Slot, Step};
+
+/// Probes work on scratch memory alone.
+const NOTHING: Operands<'_> = Operands { layer: "probe", inputs: &[], outputs: &[] };
 
 const SOURCE: &str = include_str!("../../shaders/probe.wgsl");
 
@@ -85,7 +88,7 @@ impl Sizes {
     }
 
     fn multiply_add(self) -> Kernel {
-        Kernel::new("probe", SOURCE, "multiply_add")
+        Kernel::new(&NOTHING, SOURCE, "multiply_add")
             .constant("CHAINS", self.chains)
             .constant("STEPS", STEPS)
             .bind("values", Slot::Scratch(0))
@@ -98,7 +101,7 @@ impl Sizes {
 /// A copy of so many bytes.
 fn transfer(bytes: u64) -> Kernel {
     let count = usize::try_from(bytes / 16).unwrap_or(usize::MAX);
-    Kernel::new("probe", SOURCE, "transfer")
+    Kernel::new(&NOTHING, SOURCE, "transfer")
         .constant("EACH", EACH)
         .geometry("count", count)
         .bind_as("source", Slot::Scratch(0), "vec4<f32>")

@@ -178,8 +178,10 @@ mod tests {
     use crate::kernel::{AdapterClass, Kernel};
     use crate::ops::Conv;
 
+    const NOTHING: Operands<'_> = Operands { layer: "layer", inputs: &[], outputs: &[] };
+
     fn list(source: &'static str) -> Vec<Implementation> {
-        let kernel = |entry| vec![Kernel::new("layer", source, entry)];
+        let kernel = |entry| vec![Kernel::new(&NOTHING, source, entry)];
         vec![Implementation::new("a", kernel("a")), Implementation::new("b", kernel("b"))]
     }
 

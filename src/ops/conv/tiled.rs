@@ -2,7 +2,7 @@
 //! the device; see `conv_tiled.wgsl`.
 
 use super::Extents;
-use super::kernels::{Epilogue, Product, finish_parts, size, traffic};
+use super::kernels::{Epilogue, Product, bytes, finish_parts, size, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_tiled.wgsl");
@@ -40,7 +40,7 @@ const TILES: [Tile; 5] = [
 
 /// Workgroups that keep a device busy. For a large discrete GPU two for each of its hundred and some compute units; an integrated one
 /// has a tenth of them.
-fn busy(profile: &Profile) -> usize {
+pub(super) fn busy(profile: &Profile) -> usize {
     if profile.class == AdapterClass::Discrete { 264 } else { 32 }
 }
 
@@ -98,8 +98,8 @@ impl Tile {
     }
 
     /// What a kernel with this tile moves.
-    fn traffic(&self, extents: [usize; 3], parts: usize) -> Traffic {
-        traffic(extents, [self.m, self.n], [self.each_m, self.each_n], parts, true)
+    fn traffic(&self, extents: [usize; 3], element: [usize; 3], parts: usize) -> Traffic {
+        traffic(extents, [self.m, self.n], [self.each_m, self.each_n], element, parts, true)
     }
 
     fn finish(&self, kernels: Vec<Kernel>, memory: usize) -> Implementation {
@@ -148,7 +148,7 @@ fn product_with(
     let vector = tap_outer && flat && plane.is_multiple_of(4) && source.is_aligned(4);
     let Split { parts, chunk } = tile.split(m, pixels, terms, profile);
     let [rows, columns] = tile.groups(m, pixels);
-    let pack = Kernel::new(operands.layer, SOURCE, "pack_tiled")
+    let pack = Kernel::new(operands, SOURCE, "pack_tiled")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("TILE_M", size(tile.m))
@@ -168,7 +168,7 @@ fn product_with(
             kernel.constant("ACCUMULATE", accumulate).bind("result", Slot::Output(0))
         }
     };
-    let kernel = Kernel::new(operands.layer, SOURCE, "product_tiled")
+    let kernel = Kernel::new(operands, SOURCE, "product_tiled")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("STRIDE_H", size(e.stride[0]))
@@ -199,12 +199,14 @@ fn product_with(
     let kernel = tile.apply(kernel).groups(rows, columns, parts);
     let memory = 2 * 4 * tile.depth * (tile.m + tile.n);
     let panel = rows * tile.m * terms;
-    let traffic = tile.traffic([m, pixels, e.depth()], parts);
+    // Parts are f32.
+    let stored = if parts == 1 { bytes(result) } else { 4 };
+    let traffic = tile.traffic([m, pixels, e.depth()], [4, bytes(source), stored], parts);
     if parts == 1 {
-        let kernel = kernel.traffic(product.epilogue.traffic(traffic, m * pixels));
+        let kernel = kernel.traffic(product.epilogue.traffic(traffic, result));
         return tile.finish(vec![pack, epilogue(kernel)], memory).scratch(panel);
     }
-    let second = Kernel::new(operands.layer, SOURCE, "finish_product")
+    let second = Kernel::new(operands, SOURCE, "finish_product")
         .geometries([
             ("rows", m),
             ("pixels", pixels),
@@ -244,7 +246,7 @@ fn weight_gradient_with(
     let vector = (e.out[0] * e.out[1]).is_multiple_of(4) && dy.is_aligned(4);
     // A sum that is not cut needs no second pass.
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
-    let kernel = Kernel::new(operands.layer, SOURCE, "weight_gradient_tiled")
+    let kernel = Kernel::new(operands, SOURCE, "weight_gradient_tiled")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("STRIDE_H", size(e.stride[0]))
@@ -270,7 +272,7 @@ fn weight_gradient_with(
         .bind("x_data", Slot::Input(0))
         .bind_as("dy_data", Slot::Input(1), if vector { "vec4<f32>" } else { "f32" })
         .bind("partial", slot)
-        .traffic(tile.traffic([m, columns, pixels], parts));
+        .traffic(tile.traffic([m, columns, pixels], [bytes(dy), bytes(x), 4], parts));
     let kernel = tile.apply(kernel).groups(rows, across, parts);
     // Rows of the tiles have one vector more than they need.
     let memory = 2 * 4 * tile.depth * (tile.m + tile.n + 8);
