@@ -140,9 +140,10 @@ fn gradients_are_scaled_and_near_those_of_f32() {
     let (mut all, mut expected) = (Vec::new(), Vec::new());
     for (name, got) in &scaled {
         let got: Vec<f32> = got.iter().map(|g| g / 4096.0).collect();
-        // Rounding decides some ReLUs and maxima the other way, which small gradients feel most.
+        // Rounding decides some ReLUs and maxima the other way. A gradient of a few dozen numbers may hang on one of them: those count
+        // in the sum of all only.
         let error = relative_error(&got, &plain[name]);
-        assert!(error < 0.4, "{name}: {error:.1e}");
+        assert!(got.len() < 64 || error < 0.2, "{name}: {error:.1e}");
         all.extend(got);
         expected.extend(&plain[name]);
     }
