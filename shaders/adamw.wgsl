@@ -1,5 +1,5 @@
 // Adam with decoupled weight decay on a whole region, in vectors of four. p: count (vectors), beta1, beta2, log_beta1, log_beta2,
-// epsilon.
+// epsilon. Constants: GUARDED (there is a guard, see loss_scale.wgsl).
 
 // 1 - beta^t without the cancellation that 1 - pow(beta, t) has for small t.
 fn correction(log_beta: f32, t: f32) -> f32 {
@@ -17,10 +17,18 @@ fn adamw(
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
+#if GUARDED
+    // The gradients overflowed: this update is left out.
+    if guard[0] == 0.0 { return; }
+    let scale = guard[1];
+    let t = f32(step.update + 1u) - guard[2];
+#else
+    let scale = step.loss_scale;
+    let t = f32(step.update + 1u);
+#endif
     let multiplier = multipliers[i / 16u];
     let rate = step.rate * multiplier.x;
-    let t = f32(step.update + 1u);
-    let g = gradients[i] / step.loss_scale;
+    let g = gradients[i] / scale;
     let m = p.beta1 * mean[i] + (1.0 - p.beta1) * g;
     let v = p.beta2 * square[i] + (1.0 - p.beta2) * g * g;
     mean[i] = m;

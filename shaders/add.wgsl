@@ -12,5 +12,6 @@ fn add(
     if i >= p.count { return; }
     let item = i / p.item;
     let within = i % p.item;
-    y[p.offset + item * p.stride + within] += b[p.other_offset + item * p.other_stride + within];
+    let at = p.offset + item * p.stride + within;
+    y[at] = y_element(f32(y[at]) + f32(b[p.other_offset + item * p.other_stride + within]));
 }

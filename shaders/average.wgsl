@@ -1,4 +1,5 @@
-// Averaging of parameters over updates, in vectors of four. p: count (vectors), decay. Constants: POLYAK (the uniform mean).
+// Averaging of parameters over updates, in vectors of four. p: count (vectors), decay. Constants: POLYAK (the uniform mean), GUARDED (there
+// is a guard, see loss_scale.wgsl).
 
 //# average
 @compute @workgroup_size(WORKGROUP_X)
@@ -9,7 +10,13 @@ fn average(
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
+#if GUARDED
+    // The gradients overflowed: this update is left out.
+    if guard[0] == 0.0 { return; }
+    let t = f32(step.update) - guard[2];
+#else
     let t = f32(step.update);
+#endif
 #if POLYAK
     let share = 1.0 / (t + 1.0);
 #else

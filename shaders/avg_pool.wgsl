@@ -32,10 +32,10 @@ fn avg_pool(
     let first = p.x_offset + n * p.x_stride + c * p.height * p.width;
     var sum = 0.0;
     for (var y = rows.x; y < rows.y; y++) {
-        for (var x = columns.x; x < columns.y; x++) { sum += x_data[first + y * p.width + x]; }
+        for (var x = columns.x; x < columns.y; x++) { sum += f32(x_data[first + y * p.width + x]); }
     }
     let place = p.y_offset + n * p.y_stride + (c * p.out_height + oy) * p.out_width + ox;
-    y_data[place] = sum / f32((rows.y - rows.x) * (columns.y - columns.x));
+    y_data[place] = y_data_element(sum / f32((rows.y - rows.x) * (columns.y - columns.x)));
 }
 
 // The windows [x, y) that cover row or column number i.
@@ -71,13 +71,14 @@ fn avg_pool_grad(
         let rows = window(oy, p.height, p.out_height);
         for (var ox = across.x; ox < across.y; ox++) {
             let columns = window(ox, p.width, p.out_width);
-            sum += dy_data[first + oy * p.out_width + ox] / f32((rows.y - rows.x) * (columns.y - columns.x));
+            let share = f32((rows.y - rows.x) * (columns.y - columns.x));
+            sum += f32(dy_data[first + oy * p.out_width + ox]) / share;
         }
     }
     let place = p.x_offset + n * p.x_stride + (c * p.height + y) * p.width + x;
 #if ACCUMULATE
-    dx_data[place] += sum;
+    dx_data[place] = dx_data_element(f32(dx_data[place]) + sum);
 #else
-    dx_data[place] = sum;
+    dx_data[place] = dx_data_element(sum);
 #endif
 }

@@ -37,11 +37,11 @@ fn planes(
     if i >= p.items * p.channels { return; }
     let first = plane_of(i, p.x_offset, p.x_stride);
     var sum = 0.0;
-    for (var k = 0u; k < p.plane; k++) { sum += x_data[first + k]; }
+    for (var k = 0u; k < p.plane; k++) { sum += f32(x_data[first + k]); }
     let mean = sum / f32(p.plane);
     var squares = 0.0;
     for (var k = 0u; k < p.plane; k++) {
-        let d = x_data[first + k] - mean;
+        let d = f32(x_data[first + k]) - mean;
         squares += d * d;
     }
     partial[2u * i] = mean;
@@ -51,11 +51,11 @@ fn planes(
     let i = min(linear_group(group, groups), p.items * p.channels - 1u);
     let first = plane_of(i, p.x_offset, p.x_stride);
     var sum = 0.0;
-    for (var k = local; k < p.plane; k += SHARERS) { sum += x_data[first + k]; }
+    for (var k = local; k < p.plane; k += SHARERS) { sum += f32(x_data[first + k]); }
     let mean = add_up(local, sum) / f32(p.plane);
     var squares = 0.0;
     for (var k = local; k < p.plane; k += SHARERS) {
-        let d = x_data[first + k] - mean;
+        let d = f32(x_data[first + k]) - mean;
         squares += d * d;
     }
     squares = add_up(local, squares);
@@ -106,11 +106,11 @@ fn apply(
 #else
     let scale = weight[c] / sqrt(variances[c] + p.epsilon);
 #endif
-    var y = (x_data[plane_of(plane, p.x_offset, p.x_stride) + k] - means[c]) * scale + bias[c];
+    var y = (f32(x_data[plane_of(plane, p.x_offset, p.x_stride) + k]) - means[c]) * scale + bias[c];
 #if RELU
     y = max(y, 0.0);
 #endif
-    y_data[plane_of(plane, p.y_offset, p.y_stride) + k] = y;
+    y_data[plane_of(plane, p.y_offset, p.y_stride) + k] = y_data_element(y);
 }
 
 //# grad_planes grad_apply
@@ -125,9 +125,9 @@ fn inverse_std_of(c: u32) -> f32 {
 // The gradient before the ReLU.
 //# grad_planes grad_apply
 fn upstream(plane: u32, k: u32) -> f32 {
-    let dy = dx_data[plane_of(plane, p.d_offset, p.d_stride) + k];
+    let dy = f32(dx_data[plane_of(plane, p.d_offset, p.d_stride) + k]);
 #if RELU
-    return select(0.0, dy, y_data[plane_of(plane, p.y_offset, p.y_stride) + k] > 0.0);
+    return select(0.0, dy, f32(y_data[plane_of(plane, p.y_offset, p.y_stride) + k]) > 0.0);
 #else
     return dy;
 #endif
@@ -160,7 +160,7 @@ fn grad_planes(
     for (var k = start; k < p.plane; k += step_size) {
         let dy = upstream(i, k);
         sum += dy;
-        product += dy * (x_data[first + k] - mean) * inverse_std;
+        product += dy * (f32(x_data[first + k]) - mean) * inverse_std;
     }
 #if ALONE
     partial[2u * i] = sum;
@@ -206,12 +206,12 @@ fn grad_apply(
     let inverse_std = inverse_std_of(c);
 #if TRAINING
     let total = f32(p.items * p.plane);
-    let normalised = (x_data[plane_of(plane, p.x_offset, p.x_stride) + k] - means[c]) * inverse_std;
+    let normalised = (f32(x_data[plane_of(plane, p.x_offset, p.x_stride) + k]) - means[c]) * inverse_std;
     let rest = (dbias[c] + normalised * dweight[c]) / total;
 #else
     // The running statistics do not depend on x.
     let rest = 0.0;
 #endif
     let dx = weight[c] * inverse_std * (upstream(plane, k) - rest);
-    dx_data[plane_of(plane, p.d_offset, p.d_stride) + k] = dx;
+    dx_data[plane_of(plane, p.d_offset, p.d_stride) + k] = dx_data_element(dx);
 }

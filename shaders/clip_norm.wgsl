@@ -1,6 +1,6 @@
 // Scales a region down to a norm, in vectors of four. Sums have a fixed order: each of SUMMERS invocations adds up the vectors
 // SUMMERS apart, then one workgroup adds up their sums in a tree. p: count (vectors), first (of this part's sums), sums (in all),
-// max_norm.
+// max_norm. Constants: GUARDED (there is a guard, see loss_scale.wgsl).
 
 //# squares
 @compute @workgroup_size(WORKGROUP_X)
@@ -22,7 +22,12 @@ fn total(@builtin(local_invocation_index) local: u32) {
         workgroupBarrier();
         if local < half { shares[local] += shares[local + half]; }
     }
-    if local == 0u { norm[0] = sqrt(shares[0]) / step.loss_scale; }
+#if GUARDED
+    let scale = guard[1];
+#else
+    let scale = step.loss_scale;
+#endif
+    if local == 0u { norm[0] = sqrt(shares[0]) / scale; }
 }
 
 // A norm that is infinite or not a number leaves the gradients as they are: it shows in the metrics, and zeros would hide it.

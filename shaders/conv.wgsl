@@ -50,9 +50,9 @@ fn tap(pixel: Pixel, c: u32, kh: u32, kw: u32) -> f32 {
     // Negative coordinates are large unsigned ones.
     let inside = u32(y) < p.height && u32(x) < p.width;
     let at = pixel.base + (c * p.height + u32(y)) * p.width + u32(x);
-    return select(0.0, x_data[select(pixel.base, at, inside)], inside);
+    return select(0.0, f32(x_data[select(pixel.base, at, inside)]), inside);
 #else
-    return x_data[pixel.base + (c * p.height + u32(y)) * p.width + u32(x)];
+    return f32(x_data[pixel.base + (c * p.height + u32(y)) * p.width + u32(x)]);
 #endif
 }
 
@@ -73,7 +73,7 @@ fn tap(pixel: Pixel, o: u32, kh: u32, kw: u32) -> f32 {
     let left = pixel.x - i32(kw);
 #if PLAIN
     let at = pixel.base + (o * p.out_height + u32(up)) * p.out_width + u32(left);
-    return dy_data[at];
+    return f32(dy_data[at]);
 #else
     let y = u32(up) / STRIDE_H;
     let x = u32(left) / STRIDE_W;
@@ -81,7 +81,7 @@ fn tap(pixel: Pixel, o: u32, kh: u32, kw: u32) -> f32 {
     let inside = up >= 0 && left >= 0 && y * STRIDE_H == u32(up) && x * STRIDE_W == u32(left)
         && y < p.out_height && x < p.out_width;
     let at = pixel.base + (o * p.out_height + y) * p.out_width + x;
-    return select(0.0, dy_data[select(pixel.base, at, inside)], inside);
+    return select(0.0, f32(dy_data[select(pixel.base, at, inside)]), inside);
 #endif
 }
 
@@ -101,16 +101,16 @@ fn store(o: u32, place: u32, sum: f32) {
 #if RELU
     value = max(value, 0.0);
 #endif
-    y_data[place + o * p.out_height * p.out_width] = value;
+    y_data[place + o * p.out_height * p.out_width] = y_data_element(value);
 }
 
 //# input_gradient_register
 fn store(c: u32, place: u32, sum: f32) {
     let at = place + c * p.height * p.width;
 #if ACCUMULATE
-    dx_data[at] += sum;
+    dx_data[at] = dx_data_element(f32(dx_data[at]) + sum);
 #else
-    dx_data[at] = sum;
+    dx_data[at] = dx_data_element(sum);
 #endif
 }
 
@@ -241,7 +241,7 @@ fn weight_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
         let b{j} = tap(pixel, c{j}, kh{j}, kw{j});
 #end
 #repeat i EACH_M
-        let a{i} = dy_data[place + row{i}];
+        let a{i} = f32(dy_data[place + row{i}]);
 #repeat j EACH_N
         sum{i}_{j} += a{i} * b{j};
 #end
@@ -284,7 +284,7 @@ fn bias_planes(
     let n = i / p.outputs;
     let first = p.y_offset + n * p.y_stride + (i - n * p.outputs) * p.plane;
     var sum = 0.0;
-    for (var k = 0u; k < p.plane; k++) { sum += dy_data[first + k]; }
+    for (var k = 0u; k < p.plane; k++) { sum += f32(dy_data[first + k]); }
     partial[i] = sum;
 }
 
@@ -304,7 +304,7 @@ fn bias_planes_tiled(
     let first = p.y_offset + n * p.y_stride + (i - n * p.outputs) * p.plane;
     var sum = 0.0;
     if inside {
-        for (var k = local; k < p.plane; k += WORKGROUP) { sum += dy_data[first + k]; }
+        for (var k = local; k < p.plane; k += WORKGROUP) { sum += f32(dy_data[first + k]); }
     }
     shares[local] = sum;
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {

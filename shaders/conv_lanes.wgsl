@@ -39,9 +39,9 @@ fn pack_lanes(
 //# product_lanes
 fn load(at: u32) -> f32 {
 #if VECTOR
-    return source[at / 4u][at % 4u];
+    return f32(source[at / 4u][at % 4u]);
 #else
-    return source[at];
+    return f32(source[at]);
 #endif
 }
 
@@ -96,7 +96,7 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
                 // Channels past the last have weights of zero.
                 let at = row + min(c + {s}u, p.depth - 1u) * plane;
 #if VECTOR
-                var middle = source[(at + x) / 4u];
+                var middle = vec4<f32>(source[(at + x) / 4u]);
 #if PAD
                 middle = select(vec4<f32>(0.0), middle, row_inside);
 #endif
@@ -155,15 +155,15 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
             let at = place + o * result_plane;
 #if VECTOR
 #if ACCUMULATE
-            value += result[at / 4u];
+            value += vec4<f32>(result[at / 4u]);
 #endif
-            result[at / 4u] = value;
+            result[at / 4u] = result_element(value);
 #else
             for (var j = 0u; j < min(4u, p.out_width - x); j++) {
 #if ACCUMULATE
-                result[at + j] += value[j];
+                result[at + j] = result_element(f32(result[at + j]) + value[j]);
 #else
-                result[at + j] = value[j];
+                result[at + j] = result_element(value[j]);
 #endif
             }
 #endif
@@ -183,9 +183,9 @@ const SUMS = TILE_M * BLOCKS;
 
 fn load(at: u32) -> f32 {
 #if VECTOR_X
-    return x_data[at / 4u][at % 4u];
+    return f32(x_data[at / 4u][at % 4u]);
 #else
-    return x_data[at];
+    return f32(x_data[at]);
 #endif
 }
 
@@ -230,15 +230,15 @@ fn weight_gradient_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
         for (var x = 0u; x < p.out_width; x += 4u) {
 #repeat i TILE_ROWS
 #if VECTOR
-            dy[{i}u] = dy_data[(dy_row + output{i} + x) / 4u];
+            dy[{i}u] = vec4<f32>(dy_data[(dy_row + output{i} + x) / 4u]);
 #else
             // What lies past the row's end counts nothing.
             let at{i} = dy_row + output{i} + x;
             dy[{i}u] = vec4<f32>(
-                dy_data[at{i}],
-                select(0.0, dy_data[at{i} + min(1u, p.out_width - 1u - x)], x + 1u < p.out_width),
-                select(0.0, dy_data[at{i} + min(2u, p.out_width - 1u - x)], x + 2u < p.out_width),
-                select(0.0, dy_data[at{i} + min(3u, p.out_width - 1u - x)], x + 3u < p.out_width),
+                f32(dy_data[at{i}]),
+                select(0.0, f32(dy_data[at{i} + min(1u, p.out_width - 1u - x)]), x + 1u < p.out_width),
+                select(0.0, f32(dy_data[at{i} + min(2u, p.out_width - 1u - x)]), x + 2u < p.out_width),
+                select(0.0, f32(dy_data[at{i} + min(3u, p.out_width - 1u - x)]), x + 3u < p.out_width),
             );
 #endif
 #end
@@ -247,7 +247,7 @@ fn weight_gradient_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #if CHANNELS
 #if VECTOR_X
             {
-                let middle = x_data[(row{g} + x) / 4u];
+                let middle = vec4<f32>(x_data[(row{g} + x) / 4u]);
                 seen[SIDE] = middle.x;
                 seen[SIDE + 1u] = middle.y;
                 seen[SIDE + 2u] = middle.z;

@@ -128,9 +128,9 @@ fn put(value: f32, row: u32, pixel: u32) {
     total = max(total, 0.0);
 #endif
 #if ACCUMULATE
-    total += result[at];
+    total += f32(result[at]);
 #endif
-    result[at] = total;
+    result[at] = result_element(total);
 #endif
 }
 
@@ -189,10 +189,10 @@ fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
                 // Channels past the last have weights of zero.
                 let channel = min(c + k, p.depth - 1u) * plane;
 #if VECTOR
-                right{i} = source[(tap0.at + channel) / 4u];
+                right{i} = vec4<f32>(source[(tap0.at + channel) / 4u]);
 #else
 #repeat e FOUR
-                right{i}[{e}u] = select(0.0, source[tap{e}.at + select(0u, channel, tap{e}.inside)], tap{e}.inside);
+                right{i}[{e}u] = select(0.0, f32(source[tap{e}.at + select(0u, channel, tap{e}.inside)]), tap{e}.inside);
 #end
 #endif
 #else
@@ -202,7 +202,7 @@ fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #repeat e FOUR
                 {
                     let tap = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
-                    right{i}[{e}u] = select(0.0, source[tap.at + channel * plane], tap.inside);
+                    right{i}[{e}u] = select(0.0, f32(source[tap.at + channel * plane]), tap.inside);
                 }
 #end
 #endif
@@ -297,17 +297,19 @@ fn finish_product(
     total = max(total, 0.0);
 #endif
 #if ACCUMULATE
-    total += result[at];
+    total += f32(result[at]);
 #endif
-    result[at] = total;
+    result[at] = result_element(total);
 }
 
 // dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw). The sum over pixels is cut into parts,
 // one for each group.z; sum_parts adds them in order. Neighbouring invocations load neighbouring pixels; rows of the
-// tiles have one vector more than they need, so that these stores fall into different banks.
+// tiles have one vector more than they need, so that these stores fall into different banks. With VECTOR, planes of dy are whole vectors:
+// LEFT_BLOCKS invocations load four pixels of four channels each and turn them round.
 // p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w, x_offset, x_stride, y_offset, y_stride, chunk (pixels of a part).
 //# weight_gradient_tiled
 const LEFT_ROW = TILE_M / 4u + 1u;
+const LEFT_BLOCKS = DEPTH / 4u * (TILE_M / 4u);
 const RIGHT_ROW = TILE_N / 4u + 1u;
 const LEFT_SIZE = DEPTH * LEFT_ROW;
 const RIGHT_SIZE = DEPTH * RIGHT_ROW;
@@ -340,12 +342,22 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
     let across = local % ACROSS;
     let load_k = local % DEPTH;
     let load_v = local / DEPTH;
+#if VECTOR
+    let block_k = local % (DEPTH / 4u) * 4u;
+    let block_v = local / (DEPTH / 4u) % (TILE_M / 4u);
+    let loads_block = local < LEFT_BLOCKS;
+#repeat e FOUR
+    let row{e} = min(first_m + block_v * 4u + {e}u, p.outputs - 1u) * plane;
+    var block{e} = vec4<f32>(0.0);
+#end
+#else
 #repeat i LEFT_LOADS
 #repeat e FOUR
     let row{i}_{e} = min(first_m + (load_v + {i}u * (WORKGROUP / DEPTH)) * 4u + {e}u, p.outputs - 1u) * plane;
 #end
     var left{i} = vec4<f32>(0.0);
 #end
+#endif
 #repeat i RIGHT_LOADS
 #repeat e FOUR
     let column{i}_{e} = column_of(first_n + (load_v + {i}u * (WORKGROUP / DEPTH)) * 4u + {e}u);
@@ -364,20 +376,37 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
     for (var start = first_q; start < last_q + DEPTH; start += DEPTH) {
         if start < last_q {
             // Pixels past the part's end count nothing: their dy is zero.
+#if !VECTOR
             let counts = start + load_k < last_q;
+#endif
             let q = min(start + load_k, last_q - 1u);
             let n = q / plane;
             let rest = q - n * plane;
             let y = rest / p.out_width;
             let top = i32(y * STRIDE_H) - i32(p.pad_h);
             let side = i32((rest - y * p.out_width) * STRIDE_W) - i32(p.pad_w);
+#if !VECTOR
             let dy_at = p.y_offset + n * p.y_stride + rest;
+#endif
             let x_at = p.x_offset + n * p.x_stride;
+#if VECTOR
+            if loads_block {
+                // A part begins and ends with a whole vector.
+                let block_counts = start + block_k < last_q;
+                let block_q = min(start + block_k, last_q - 4u);
+                let block_n = block_q / plane;
+                let block_at = p.y_offset + block_n * p.y_stride + block_q - block_n * plane;
+#repeat e FOUR
+                block{e} = select(vec4<f32>(0.0), vec4<f32>(dy_data[(block_at + row{e}) / 4u]), block_counts);
+#end
+            }
+#else
 #repeat i LEFT_LOADS
 #repeat e FOUR
-            left{i}[{e}u] = select(0.0, dy_data[dy_at + row{i}_{e}], counts);
+            left{i}[{e}u] = select(0.0, f32(dy_data[dy_at + row{i}_{e}]), counts);
 #end
 #end
+#endif
 #repeat i RIGHT_LOADS
 #repeat e FOUR
             {
@@ -386,9 +415,9 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
                 let at = x_at + column{i}_{e}.at + u32(tap_y) * p.width + u32(tap_x);
 #if PAD
                 let inside = u32(tap_y) < p.height && u32(tap_x) < p.width;
-                right{i}[{e}u] = select(0.0, x_data[select(x_at, at, inside)], inside);
+                right{i}[{e}u] = select(0.0, f32(x_data[select(x_at, at, inside)]), inside);
 #else
-                right{i}[{e}u] = x_data[at];
+                right{i}[{e}u] = f32(x_data[at]);
 #endif
             }
 #end
@@ -414,9 +443,18 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
         left_at = LEFT_SIZE - left_at;
         right_at = RIGHT_SIZE - right_at;
         if start < last_q {
+#if VECTOR
+            if loads_block {
+#repeat e FOUR
+                left_tile[left_at + (block_k + {e}u) * LEFT_ROW + block_v] =
+                    vec4<f32>(block0[{e}u], block1[{e}u], block2[{e}u], block3[{e}u]);
+#end
+            }
+#else
 #repeat i LEFT_LOADS
             left_tile[left_at + load_k * LEFT_ROW + load_v + {i}u * (WORKGROUP / DEPTH)] = left{i};
 #end
+#endif
 #repeat i RIGHT_LOADS
             right_tile[right_at + load_k * RIGHT_ROW + load_v + {i}u * (WORKGROUP / DEPTH)] = right{i};
 #end

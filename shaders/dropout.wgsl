@@ -21,6 +21,7 @@ fn dropout(
     let draw = mix(i ^ mix(step.step ^ mix(p.salt ^ mix(step.seed_high ^ mix(step.seed)))));
     let item = i / p.item;
     let within = i - item * p.item;
-    let x = x_data[p.x_offset + item * p.x_stride + within];
-    y_data[p.y_offset + item * p.y_stride + within] = select(x * p.scale, 0.0, draw < p.threshold);
+    let x = f32(x_data[p.x_offset + item * p.x_stride + within]);
+    let y = select(x * p.scale, 0.0, draw < p.threshold);
+    y_data[p.y_offset + item * p.y_stride + within] = y_data_element(y);
 }

@@ -11,5 +11,5 @@ fn fill(
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
     let scale = select(1.0, step.loss_scale, p.scaled == 1u);
-    y[p.offset + i / p.item * p.stride + i % p.item] = p.value * scale;
+    y[p.offset + i / p.item * p.stride + i % p.item] = y_element(p.value * scale);
 }

@@ -9,24 +9,24 @@
 // features, outputs, x_offset, x_stride, y_offset, y_stride.
 
 //# forward_tiled forward_register
-fn left(m: u32, k: u32) -> f32 { return x_data[p.x_offset + m * p.x_stride + k]; }
+fn left(m: u32, k: u32) -> f32 { return f32(x_data[p.x_offset + m * p.x_stride + k]); }
 fn right(k: u32, n: u32) -> f32 { return weight[n * p.features + k]; }
 fn store(m: u32, n: u32, sum: f32) {
     var value = sum + bias[n];
 #if RELU
     value = max(value, 0.0);
 #endif
-    y_data[p.y_offset + m * p.y_stride + n] = value;
+    y_data[p.y_offset + m * p.y_stride + n] = y_data_element(value);
 }
 
 //# input_gradient_tiled input_gradient_register
-fn left(m: u32, k: u32) -> f32 { return dy_data[p.y_offset + m * p.y_stride + k]; }
+fn left(m: u32, k: u32) -> f32 { return f32(dy_data[p.y_offset + m * p.y_stride + k]); }
 fn right(k: u32, n: u32) -> f32 { return weight[k * p.features + n]; }
-fn store(m: u32, n: u32, sum: f32) { dx_data[p.x_offset + m * p.x_stride + n] = sum; }
+fn store(m: u32, n: u32, sum: f32) { dx_data[p.x_offset + m * p.x_stride + n] = dx_data_element(sum); }
 
 //# weight_gradient_tiled weight_gradient_register
-fn left(m: u32, k: u32) -> f32 { return dy_data[p.y_offset + k * p.y_stride + m]; }
-fn right(k: u32, n: u32) -> f32 { return x_data[p.x_offset + k * p.x_stride + n]; }
+fn left(m: u32, k: u32) -> f32 { return f32(dy_data[p.y_offset + k * p.y_stride + m]); }
+fn right(k: u32, n: u32) -> f32 { return f32(x_data[p.x_offset + k * p.x_stride + n]); }
 fn store(m: u32, n: u32, sum: f32) { dw[m * p.features + n] = sum; }
 
 //# forward_tiled input_gradient_tiled weight_gradient_tiled
@@ -174,6 +174,6 @@ fn weight_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
 fn bias_gradient(@builtin(global_invocation_id) id: vec3<u32>) {
     if id.x >= p.outputs { return; }
     var sum = 0.0;
-    for (var n = 0u; n < p.rows; n++) { sum += dy_data[p.y_offset + n * p.y_stride + id.x]; }
+    for (var n = 0u; n < p.rows; n++) { sum += f32(dy_data[p.y_offset + n * p.y_stride + id.x]); }
     db[id.x] = sum;
 }

@@ -33,7 +33,7 @@ fn power(s: f32) -> f32 {
 // x at channel c of an invocation's pixel; zero outside. Channels below zero are large unsigned numbers.
 fn value(first: u32, c: u32) -> f32 {
     let inside = c < p.channels;
-    return select(0.0, x_data[first + select(0u, c * p.plane, inside)], inside);
+    return select(0.0, f32(x_data[first + select(0u, c * p.plane, inside)]), inside);
 }
 
 //# lrn
@@ -61,7 +61,7 @@ fn lrn(
 #end
         x[REST] = value(first, c + HALF);
         sum += x[REST] * x[REST];
-        y_data[out + c * p.plane] = x[HALF] * power(p.k + p.scale * sum);
+        y_data[out + c * p.plane] = y_data_element(x[HALF] * power(p.k + p.scale * sum));
     }
 }
 
@@ -102,13 +102,14 @@ fn lrn_grad(
         sum += x[REST] * x[REST];
         let s = p.k + p.scale * sum;
         let inside = c < p.channels;
-        let dy = select(0.0, dy_data[dy_first + select(0u, c * p.plane, inside)], inside);
+        let dy = select(0.0, f32(dy_data[dy_first + select(0u, c * p.plane, inside)]), inside);
         direct[REST] = dy * power(s);
         terms[REST] = direct[REST] * x[HALF] / s;
         total += terms[REST];
         if step >= 2u * HALF {
             // The oldest x of the window belongs to the channel that is HALF behind c.
-            dx_data[out + (c - HALF) * p.plane] = direct[HALF] - 2.0 * p.scale * p.beta * x[0] * total;
+            let dx = direct[HALF] - 2.0 * p.scale * p.beta * x[0] * total;
+            dx_data[out + (c - HALF) * p.plane] = dx_data_element(dx);
         }
     }
 }

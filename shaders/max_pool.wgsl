@@ -24,11 +24,11 @@ fn max_pool(
     let bottom = min(oy * p.stride + p.kernel - p.pad, p.height);
     let right = min(ox * p.stride + p.kernel - p.pad, p.width);
     let first = p.x_offset + n * p.x_stride + c * p.height * p.width;
-    var best = x_data[first + top * p.width + left];
+    var best = f32(x_data[first + top * p.width + left]);
     var index = top * p.width + left;
     for (var y = top; y < bottom; y++) {
         for (var x = left; x < right; x++) {
-            let value = x_data[first + y * p.width + x];
+            let value = f32(x_data[first + y * p.width + x]);
             // The bits of a NaN, because drivers may assume that there are none.
             let is_nan = (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
             if value > best || is_nan {
@@ -38,7 +38,7 @@ fn max_pool(
         }
     }
     let place = p.y_offset + n * p.y_stride + (c * p.out_height + oy) * p.out_width + ox;
-    y_data[place] = best;
+    y_data[place] = y_data_element(best);
 #if INDICES
     indices[i] = index;
 #endif
@@ -73,14 +73,14 @@ fn max_pool_grad(
     for (var oy = top; oy < bottom; oy++) {
         for (var ox = left; ox < right; ox++) {
             let o = oy * p.out_width + ox;
-            if indices[indices_first + o] == me { sum += dy_data[dy_first + o]; }
+            if indices[indices_first + o] == me { sum += f32(dy_data[dy_first + o]); }
         }
     }
     let place = p.x_offset + n * p.x_stride + c * p.height * p.width + me;
 #if ACCUMULATE
-    dx_data[place] += sum;
+    dx_data[place] = dx_data_element(f32(dx_data[place]) + sum);
 #else
-    dx_data[place] = sum;
+    dx_data[place] = dx_data_element(sum);
 #endif
 }
 
@@ -102,7 +102,10 @@ fn max_pool_grad_planes(
     let dx_first = p.x_offset + n * p.x_stride + c * plane;
     let dy_first = p.y_offset + n * p.y_stride + c * out_plane;
 #if !ACCUMULATE
-    for (var k = 0u; k < plane; k++) { dx_data[dx_first + k] = 0.0; }
+    for (var k = 0u; k < plane; k++) { dx_data[dx_first + k] = dx_data_element(0.0); }
 #endif
-    for (var o = 0u; o < out_plane; o++) { dx_data[dx_first + indices[i * out_plane + o]] += dy_data[dy_first + o]; }
+    for (var o = 0u; o < out_plane; o++) {
+        let place = dx_first + indices[i * out_plane + o];
+        dx_data[place] = dx_data_element(f32(dx_data[place]) + f32(dy_data[dy_first + o]));
+    }
 }

@@ -11,7 +11,7 @@ fn relu(
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
     let at = p.offset + i / p.item * p.stride + i % p.item;
-    y[at] = max(y[at], 0.0);
+    y[at] = y_element(max(f32(y[at]), 0.0));
 }
 
 //# relu_grad
@@ -26,7 +26,7 @@ fn relu_grad(
     let item = i / p.item;
     let within = i % p.item;
     // max(0, NaN) differs between drivers; a NaN in the forward pass shows in the loss.
-    if !(y[p.forward_offset + item * p.forward_stride + within] > 0.0) {
-        dy[p.offset + item * p.stride + within] = 0.0;
+    if !(f32(y[p.forward_offset + item * p.forward_stride + within]) > 0.0) {
+        dy[p.offset + item * p.stride + within] = dy_element(0.0);
     }
 }

@@ -1,4 +1,5 @@
-// SGD with momentum on a whole region, in vectors of four. p: count (vectors). Constants: NESTEROV.
+// SGD with momentum on a whole region, in vectors of four. p: count (vectors). Constants: NESTEROV, GUARDED (there is a guard, see
+// loss_scale.wgsl).
 
 //# sgd
 @compute @workgroup_size(WORKGROUP_X)
@@ -9,10 +10,17 @@ fn sgd(
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
+#if GUARDED
+    // The gradients overflowed: this update is left out.
+    if guard[0] == 0.0 { return; }
+    let scale = guard[1];
+#else
+    let scale = step.loss_scale;
+#endif
     // A block of 64 elements is 16 vectors.
     let multiplier = multipliers[i / 16u];
     let w = parameters[i];
-    let g = gradients[i] / step.loss_scale + step.decay * multiplier.y * w;
+    let g = gradients[i] / scale + step.decay * multiplier.y * w;
     let v = step.momentum * momentum[i] + g;
     momentum[i] = v;
 #if NESTEROV

@@ -41,24 +41,24 @@ fn rows(
     let start = local;
 #endif
     let first = p.x_offset + n * p.x_stride;
-    var largest = x_data[first];
-    for (var c = start; c < p.classes; c += SHARERS) { largest = max(largest, x_data[first + c]); }
+    var largest = f32(x_data[first]);
+    for (var c = start; c < p.classes; c += SHARERS) { largest = max(largest, f32(x_data[first + c])); }
     largest = gather(local, largest, true);
     var sum = 0.0;
-    for (var c = start; c < p.classes; c += SHARERS) { sum += exp(x_data[first + c] - largest); }
+    for (var c = start; c < p.classes; c += SHARERS) { sum += exp(f32(x_data[first + c]) - largest); }
     sum = gather(local, sum, false);
     for (var c = start; c < p.classes; c += SHARERS) {
-        y_data[p.y_offset + n * p.y_stride + c] = exp(x_data[first + c] - largest) / sum;
+        y_data[p.y_offset + n * p.y_stride + c] = y_data_element(exp(f32(x_data[first + c]) - largest) / sum);
     }
 #if LABELS
     let label = labels[n];
     let valid = label < p.classes;
-    let of_label = x_data[first + select(0u, label, valid)];
+    let of_label = f32(x_data[first + select(0u, label, valid)]);
     // How many are before the label: larger, or equal and of a smaller number.
     var before = 0.0;
     var total = 0.0;
     for (var c = start; c < p.classes; c += SHARERS) {
-        let x = x_data[first + c];
+        let x = f32(x_data[first + c]);
         before += select(0.0, 1.0, x > of_label || (x == of_label && c < label));
         total += x - largest;
     }
@@ -109,5 +109,5 @@ fn softmax_cross_entropy_grad(
     let target_share = p.smoothing / f32(p.classes) + select(0.0, 1.0 - p.smoothing, c == labels[n]);
     let slope = probabilities[p.x_offset + n * p.x_stride + c] - target_share;
     let value = dloss[0] / f32(max(count, 1u)) * slope;
-    dx_data[p.y_offset + n * p.y_stride + c] = select(0.0, value, labels[n] < p.classes);
+    dx_data[p.y_offset + n * p.y_stride + c] = dx_data_element(select(0.0, value, labels[n] < p.classes));
 }

@@ -41,6 +41,12 @@ pub enum Error {
         /// The driver's words.
         reason: String,
     },
+    /// Activations cannot be stored as f16 on this device.
+    #[error("adapter `{adapter}` has no 16-bit floating point in shaders: use --precision f32 or auto")]
+    NoF16 {
+        /// The adapter's name.
+        adapter: String,
+    },
     /// The driver refused or failed a kernel.
     #[error("kernel `{kernel}` failed on the device: {reason}")]
     Kernel {

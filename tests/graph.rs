@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use incept::Error;
 use incept::data::Batch;
 use incept::gpu::{AdapterOptions, Gpu, Session};
-use incept::graph::{Graph, Region, Role, Spec, TensorId};
+use incept::graph::{Element, Graph, Region, Role, Spec, TensorId};
 use incept::kernel::{AdapterClass, Profile, Step};
 use incept::nn::{GoogLeNet, Network, Variant};
 use incept::ops::{Add, Concat, Conv, MaxPool, Relu, Slice, SoftmaxCrossEntropy, WeightedSum};
@@ -244,8 +244,9 @@ fn pruned_inference_gives_the_unpruned_logits_bit_for_bit() {
         bare.state.retain(|name, _| !is_aux(name));
         assert!(bare.parameters.len() < state.parameters.len());
         for weights in [&state, &bare] {
-            let mut classifier =
-                gpu.block_on(Classifier::new(&gpu, &network, 4, weights)).expect("a classifier");
+            let mut classifier = gpu
+                .block_on(Classifier::new(&gpu, &network, 4, Element::F32, weights))
+                .expect("a classifier");
             gpu.block_on(classifier.probabilities(&data)).expect("can classify");
             let logits = gpu.block_on(classifier.logits()).expect("logits");
             assert_eq!(logits, expected, "{variant}");
@@ -265,7 +266,7 @@ fn is_aux(name: &str) -> bool {
 #[test]
 fn inference_has_neither_dropout_nor_auxiliary_layers() {
     let network = GoogLeNet::paper().width(0.25).input(64);
-    let inference = InferenceGraph::new(&network, 2).expect("can be built");
+    let inference = InferenceGraph::new(&network, 2, Element::F32).expect("can be built");
     for (_, node) in inference.graph.nodes() {
         assert_ne!(node.op.name(), "dropout");
         assert_ne!(node.op.name(), "relu", "{} was not fused", node.name);
@@ -335,7 +336,7 @@ fn plans_keep_values_that_are_still_needed() {
 #[test]
 fn a_plan_can_run_in_segments() {
     let gpu = gpu();
-    let inference = InferenceGraph::new(&small(Variant::Paper), 2).expect("can be built");
+    let inference = InferenceGraph::new(&small(Variant::Paper), 2, Element::F32).expect("can be built");
     let middle = inference.graph.find("inception_4a/output").expect("the block is there");
     let kept = [inference.logits, middle];
     let options =

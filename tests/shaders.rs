@@ -1,14 +1,15 @@
 //! Every kernel that a plan may choose, on each class of adapter, is valid WGSL and translates to what drivers take.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 use incept::gpu::probe_kernels;
-use incept::graph::{Graph, Operation, Spec};
-use incept::kernel::{AdapterClass, Kernel, Operand, Operands, Profile, pipeline_text};
+use incept::graph::{Element, Graph, Operation, Spec};
+use incept::kernel::{AdapterClass, Cooperative, Kernel, Operand, Operands, Profile, pipeline_text};
 use incept::nn::GoogLeNet;
 use incept::ops::{Add, AvgPool, AvgPoolGrad, Copy, Fill, Relu, ReluGrad};
 use incept::plan::{Plan, PlanOptions};
-use incept::train::{Averaging, InferenceGraph, Optimizer, Rule, TrainingGraph};
+use incept::train::{Averaging, InferenceGraph, Optimizer, Precision, Rule, TrainingGraph};
 use naga::ShaderStage;
 use naga::back::{glsl, hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
@@ -26,13 +27,23 @@ fn profiles() -> Vec<Profile> {
             subgroup: Some(8),
             ..webgpu.clone()
         };
-        list.extend([webgpu, large]);
+        list.extend([webgpu, large.clone()]);
+        // NVIDIA's and AMD's matrices, Metal's, and the emulation of either.
+        for (size, subgroup, f32, emulated) in
+            [(16, 32, false, false), (16, 64, false, false), (8, 32, true, false), (8, 32, true, true)]
+        {
+            if *class == AdapterClass::Discrete {
+                let cooperative = Some(Cooperative { size, subgroup, f16: true, f32, emulated });
+                list.push(Profile { cooperative, ..large.clone() });
+            }
+        }
     }
     list
 }
 
-/// Graphs that between them have every operation of the engine.
-fn graphs() -> Vec<Graph> {
+/// Graphs that between them have every operation of the engine, with activations stored as `element`.
+fn graphs(element: Element) -> Vec<Graph> {
+    let precision = if element == Element::F16 { Precision::f16() } else { Precision::F32 };
     let paper = GoogLeNet::paper().width(0.25).classes(10);
     let torchvision = GoogLeNet::torchvision().width(0.25).classes(10).input(64);
     let adamw = Optimizer {
@@ -55,8 +66,9 @@ fn graphs() -> Vec<Graph> {
         (&paper.clone().input(32), nesterov, 32),
         (&torchvision, Optimizer::default(), 4),
     ] {
+        let optimizer = Optimizer { precision, ..optimizer };
         list.push(TrainingGraph::new(network, &optimizer, batch).expect("the network can be built").graph);
-        list.push(InferenceGraph::new(network, batch).expect("the network can be built").graph);
+        list.push(InferenceGraph::new(network, batch, element).expect("the network can be built").graph);
     }
     list
 }
@@ -110,11 +122,17 @@ fn other_kernels(profile: &Profile) -> Vec<Kernel> {
 }
 
 /// The text of every pipeline with what made it.
-fn pipelines() -> BTreeMap<String, Kernel> {
+fn pipelines() -> &'static BTreeMap<String, Kernel> {
+    static PIPELINES: OnceLock<BTreeMap<String, Kernel>> = OnceLock::new();
+    PIPELINES.get_or_init(make_pipelines)
+}
+
+fn make_pipelines() -> BTreeMap<String, Kernel> {
     let mut texts = BTreeMap::new();
-    let graphs = graphs();
+    let (plain, mixed) = (graphs(Element::F32), graphs(Element::F16));
     for profile in profiles() {
-        let kernels = graphs.iter().flat_map(|g| kernels_of(g, &profile)).chain(other_kernels(&profile));
+        let graphs = plain.iter().chain(if profile.f16 { &mixed[..] } else { &[] });
+        let kernels = graphs.flat_map(|g| kernels_of(g, &profile)).chain(other_kernels(&profile));
         for kernel in kernels {
             texts.insert(pipeline_text(&kernel, profile.bake) + kernel.entry, kernel);
         }
@@ -122,7 +140,8 @@ fn pipelines() -> BTreeMap<String, Kernel> {
     texts
 }
 
-fn translate(name: &str, entry: &str, subgroups: bool, module: &naga::Module, info: &ModuleInfo) {
+fn translate(name: &str, kernel: &Kernel, module: &naga::Module, info: &ModuleInfo, wgsl: &str) {
+    let entry = kernel.entry;
     let stage = ShaderStage::Compute;
     let options = spv::PipelineOptions { shader_stage: stage, entry_point: entry.into() };
     // Subgroups came with SPIR-V 1.3.
@@ -131,12 +150,18 @@ fn translate(name: &str, entry: &str, subgroups: bool, module: &naga::Module, in
         .unwrap_or_else(|e| panic!("{name} in SPIR-V: {e}"));
     assert!(words.len() > 50, "{name}: hardly any SPIR-V");
 
-    let options = msl::Options { lang_version: (2, 1), ..msl::Options::default() };
+    let cooperative = kernel.cooperative;
+    let lang_version = if cooperative { (2, 3) } else { (2, 1) };
+    let options = msl::Options { lang_version, ..msl::Options::default() };
     let pipeline =
         msl::PipelineOptions { entry_point: Some((stage, entry.into())), ..msl::PipelineOptions::default() };
     let (text, _) =
         msl::write_string(module, info, &options, &pipeline).unwrap_or_else(|e| panic!("{name} in MSL: {e}"));
     assert!(text.contains("kernel void"), "{name}: no kernel in MSL");
+    // Only Vulkan and Metal have cooperative matrices.
+    if cooperative {
+        return;
+    }
 
     let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..hlsl::Options::default() };
     let pipeline = hlsl::PipelineOptions { entry_point: Some((stage, entry.into())) };
@@ -146,10 +171,11 @@ fn translate(name: &str, entry: &str, subgroups: bool, module: &naga::Module, in
         .unwrap_or_else(|e| panic!("{name} in HLSL: {e}"));
     assert!(text.contains("numthreads"), "{name}: no entry point in HLSL");
 
-    // OpenGL offers no subgroups.
-    if subgroups {
+    // wgpu has no f16 on OpenGL, and no plan for it uses any; it offers no subgroups either.
+    if wgsl.contains("enable f16") || wgsl.contains("subgroupBroadcast") {
         return;
     }
+
     let options = glsl::Options { version: glsl::Version::new_gles(310), ..glsl::Options::default() };
     let pipeline = glsl::PipelineOptions { shader_stage: stage, entry_point: entry.into(), multiview: None };
     let mut text = String::new();
@@ -170,7 +196,7 @@ fn translate(name: &str, entry: &str, subgroups: bool, module: &naga::Module, in
 fn every_pipeline_is_valid_and_translates() {
     let pipelines = pipelines();
     assert!(pipelines.len() > 100, "only {} pipelines", pipelines.len());
-    for (key, kernel) in &pipelines {
+    for (key, kernel) in pipelines {
         let text = &key[..key.len() - kernel.entry.len()];
         let name = format!("{} {}", kernel.label, kernel.entry);
         let module = naga::front::wgsl::parse_str(text)
@@ -178,13 +204,14 @@ fn every_pipeline_is_valid_and_translates() {
         // What every WebGPU device has, and f16 where a kernel asks for it.
         let mut capabilities = Capabilities::default();
         capabilities.set(Capabilities::SHADER_FLOAT16, text.contains("enable f16"));
-        capabilities.set(Capabilities::SUBGROUP, text.contains("subgroupBroadcast"));
+        capabilities.set(Capabilities::SUBGROUP, text.contains("subgroupBroadcast") || kernel.cooperative);
+        capabilities.set(Capabilities::COOPERATIVE_MATRIX, kernel.cooperative);
         let info = Validator::new(ValidationFlags::all(), capabilities)
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
             .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
-        translate(&name, kernel.entry, text.contains("subgroupBroadcast"), &module, &info);
+        translate(&name, kernel, &module, &info, text);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use incept::graph::{Graph, Operation, Spec};
+use incept::graph::{Element, Graph, Operation, Spec};
 use incept::kernel::{AdapterClass, Kernel, Operand, Operands, Profile, choose, pipeline_text};
 use incept::nn::GoogLeNet;
 use incept::ops::Conv;
@@ -121,7 +121,9 @@ fn every_dispatch_has_a_cost() {
 fn choices() -> BTreeMap<&'static str, [BTreeSet<&'static str>; 3]> {
     let graphs = [
         training(),
-        InferenceGraph::new(&GoogLeNet::paper(), BATCH).expect("the network can be built").graph,
+        InferenceGraph::new(&GoogLeNet::paper(), BATCH, Element::F32)
+            .expect("the network can be built")
+            .graph,
         TrainingGraph::new(&GoogLeNet::torchvision(), &Optimizer::default(), BATCH)
             .expect("the network can be built")
             .graph,
@@ -485,7 +487,8 @@ fn checks_would_be_seen() {
     let source = "//# f\n@compute @workgroup_size(1)\nfn f() {\n    for (var i = 0u; i < 9u; i++) { data[i] = data[i] / WHAT; }\n}\n";
     for (what, divisions) in [("7u", 0), ("p.n", 1), ("(data[0] + 1u)", 1)] {
         let text: &'static str = Box::leak(source.replace("WHAT", what).into_boxed_str());
-        let kernel = Kernel::new("layer", text, "f").geometry("n", 5usize).bind_as(
+        let operands = Operands { layer: "layer", inputs: &[], outputs: &[] };
+        let kernel = Kernel::new(&operands, text, "f").geometry("n", 5usize).bind_as(
             "data",
             incept::kernel::Slot::Output(0),
             "u32",

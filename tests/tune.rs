@@ -104,7 +104,7 @@ impl Operation for Twice {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let count = operands.outputs[0].volume();
         let kernel = |entry| {
-            let kernel = Kernel::new(operands.layer, TWICE, entry)
+            let kernel = Kernel::new(operands, TWICE, entry)
                 .geometry("count", count)
                 .bind("x", Slot::Input(0))
                 .bind("y", Slot::Output(0))

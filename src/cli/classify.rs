@@ -11,7 +11,7 @@ use incept::weights::Checkpoint;
 use serde::Serialize;
 
 use super::data::pictures;
-use super::options::Common;
+use super::options::{Common, PrecisionArgs};
 use super::report::{Reporter, note, share_bar, shown};
 use super::tune::Worth;
 use super::{Outcome, Result};
@@ -32,6 +32,8 @@ pub(crate) struct Classify {
     /// Pictures of a batch.
     #[arg(long, value_name = "COUNT", default_value_t = 16)]
     batch: usize,
+    #[command(flatten)]
+    precision: PrecisionArgs,
 }
 
 #[derive(Serialize)]
@@ -67,11 +69,12 @@ impl Classify {
         let files = pictures(&self.pictures)?;
         let gpu = common.open()?;
         let batch = self.batch.clamp(1, files.len().max(1));
+        let (network, element) = (&metadata.network, self.precision.element(&gpu));
         common.tune(&gpu, reporter, Worth::Classifying, None, || {
-            InferenceGraph::new(&metadata.network, batch)?.plan(&gpu, None)
+            InferenceGraph::new(network, batch, element)?.plan(&gpu, None)
         })?;
-        let mut classifier =
-            gpu.block_on(Classifier::new(&gpu, &metadata.network, batch, &state.averaged()))?;
+        let state = state.averaged();
+        let mut classifier = gpu.block_on(Classifier::new(&gpu, network, batch, element, &state))?;
         let mut failed = 0;
         for chunk in files.chunks(batch) {
             let mut readable = Vec::new();

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::data::{FORMATS, LoadArgs, describe, report_bad};
 use super::fit::Run;
-use super::options::Common;
+use super::options::{Common, PrecisionArgs};
 use super::report::{Rate, Reporter};
 use super::tune::Worth;
 use super::{Outcome, Result};
@@ -34,6 +34,8 @@ pub(crate) struct Eval {
     /// Pictures of a batch.
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     batch: usize,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -83,11 +85,12 @@ impl Eval {
         }
         let gpu = common.open()?;
         let loader = Loader::new(Arc::clone(&set), self.load.options(self.batch, &metadata.preprocessing))?;
+        let (network, element) = (&metadata.network, self.precision.element(&gpu));
         common.tune(&gpu, reporter, Worth::Classifying, None, || {
-            InferenceGraph::new(&metadata.network, self.batch)?.plan(&gpu, None)
+            InferenceGraph::new(network, self.batch, element)?.plan(&gpu, None)
         })?;
-        let mut classifier =
-            gpu.block_on(Classifier::new(&gpu, &metadata.network, self.batch, &state.averaged()))?;
+        let state = state.averaged();
+        let mut classifier = gpu.block_on(Classifier::new(&gpu, network, self.batch, element, &state))?;
         let mut classes: Vec<ClassResult<'_>> =
             metadata.classes.iter().map(|class| ClassResult { class, count: 0, correct: 0 }).collect();
         let mut rate = Rate::new();

@@ -3,9 +3,10 @@
 use clap::{Args, ValueEnum};
 use incept::data::Augmentation;
 use incept::gpu::{AdapterOptions, Gpu};
+use incept::graph::Element;
 use incept::kernel::AdapterClass;
 use incept::nn::{GoogLeNet, Initialization, Variant};
-use incept::train::{Averaging, Optimizer, Rule, Schedule};
+use incept::train::{Averaging, Optimizer, Precision, Rule, Schedule};
 
 use super::report::note;
 use super::tune::Tune;
@@ -70,6 +71,46 @@ impl Common {
         }
         self.recall(&gpu);
         Ok(gpu)
+    }
+}
+
+/// How activations are stored.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct PrecisionArgs {
+    /// How activations and their gradients are stored: `f32`, `f16` in half the memory (training scales the loss to keep gradients in
+    /// its range), or `auto`: f16 on GPUs that gain by it, else f32. Parameters and arithmetic are f32 either way.
+    #[arg(long, value_name = "TYPE", default_value = "auto", help_heading = "Device")]
+    pub precision: PrecisionName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrecisionName {
+    F32,
+    F16,
+    Auto,
+}
+
+impl PrecisionArgs {
+    /// How activations are stored on this device; says so where the device decided.
+    pub(crate) fn element(self, gpu: &Gpu) -> Element {
+        match self.precision {
+            PrecisionName::F16 => Element::F16,
+            PrecisionName::Auto if gpu.profile().prefers_f16() => {
+                note(
+                    "precision: activations are stored as f16 on this GPU (--precision f32 to keep them in f32)",
+                );
+                Element::F16
+            }
+            PrecisionName::F32 | PrecisionName::Auto => Element::F32,
+        }
+    }
+
+    /// The precision of training on this device.
+    pub(crate) fn training(self, gpu: &Gpu) -> Precision {
+        match self.element(gpu) {
+            Element::F16 => Precision::f16(),
+            _ => Precision::F32,
+        }
     }
 }
 
@@ -181,6 +222,7 @@ pub(crate) enum RuleName {
 }
 
 impl OptimizerArgs {
+    /// The optimizer, with a precision that is still to be set for the device.
     pub(crate) fn optimizer(&self) -> Optimizer {
         let rule = match self.optimizer {
             RuleName::Sgd => Rule::Sgd { nesterov: false },
@@ -194,6 +236,7 @@ impl OptimizerArgs {
             clip_norm: self.clip_norm,
             average: self.average,
             accumulate: self.accumulate,
+            precision: Precision::F32,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::gpu::{AdapterSummary, Bound, DispatchTime, Gpu, Roofline};
+use incept::graph::Element;
 use incept::kernel::{AdapterClass, Profile as DeviceProfile};
 use incept::nn::GoogLeNet;
 use incept::plan::{NodeCost, Plan, PlanOptions};
@@ -212,7 +213,7 @@ impl Profile {
             )
         };
         let costs = if self.infer {
-            let inference = InferenceGraph::new(network, self.work.batch)?;
+            let inference = InferenceGraph::new(network, self.work.batch, Element::F32)?;
             plan(&inference.graph, &[inference.probabilities], &[])?.costs()
         } else {
             let training = TrainingGraph::new(network, &Optimizer::default(), self.work.batch)?;

@@ -1,6 +1,7 @@
 //! `incept summary`
 
 use clap::Args;
+use incept::graph::Element;
 use incept::kernel::{AdapterClass, Profile};
 use incept::nn::{LayerSummary, summary};
 use incept::plan::{Memory, Plan, PlanOptions};
@@ -57,7 +58,7 @@ impl Summary {
             choices: None,
         };
         let training = Plan::new(&training.graph, &options)?.memory;
-        let inference = InferenceGraph::new(&network, self.batch)?;
+        let inference = InferenceGraph::new(&network, self.batch, Element::F32)?;
         let outputs = [inference.probabilities];
         let options =
             PlanOptions { profile: &profile, outputs: &outputs, metrics: &[], layout: None, choices: None };

@@ -9,7 +9,7 @@ use incept::weights::Checkpoint;
 
 use super::data::{FORMATS, LoadArgs, describe, suited_input};
 use super::fit::{Policy, Run, Setup, interruptible};
-use super::options::{Augment, Common, NetworkArgs, OptimizerArgs};
+use super::options::{Augment, Common, NetworkArgs, OptimizerArgs, PrecisionArgs};
 use super::report::{Reporter, bytes, note, thousands};
 use super::{Outcome, Result};
 
@@ -36,6 +36,8 @@ pub(crate) struct Train {
     seed: u64,
     #[command(flatten)]
     optimizer: OptimizerArgs,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     /// What is done to training pictures.
     #[arg(long, value_name = "KIND", default_value = "auto", help_heading = "Data")]
     augment: Augment,
@@ -62,7 +64,7 @@ pub(crate) struct Train {
 }
 
 /// What a run that is resumed has decided already.
-const FIXED_BY_RUN: [&str; 23] = [
+const FIXED_BY_RUN: [&str; 24] = [
     "variant",
     "width",
     "input",
@@ -83,6 +85,7 @@ const FIXED_BY_RUN: [&str; 23] = [
     "clip_norm",
     "average",
     "accumulate",
+    "precision",
     "augment",
     "limit",
     "held_out",
@@ -91,12 +94,15 @@ const FIXED_BY_RUN: [&str; 23] = [
 impl Train {
     pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
         let checkpoint = self.resume.as_deref().map(Checkpoint::load).transpose()?;
-        let setup = match &checkpoint {
+        let mut setup = match &checkpoint {
             Some(checkpoint) => self.resumed(checkpoint)?,
             None => self.fresh()?,
         };
         let stop = interruptible()?;
         let gpu = common.open()?;
+        if checkpoint.is_none() {
+            setup.run.optimizer.precision = self.precision.training(&gpu);
+        }
         let mut trainer = setup.trainer(&gpu, common, &stop, reporter)?;
         if let Some(checkpoint) = &checkpoint {
             trainer.restore(&checkpoint.state)?;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Counts, Failure, Gpu, Shared};
+use super::{Counts, Failure, Gpu, Shared, cooperative};
 use crate::error::{Error, Result};
-use crate::kernel::{AdapterClass, Profile};
+use crate::kernel::{AdapterClass, Cooperative, Profile};
 
 /// Which adapter to open.
 #[derive(Clone, Debug, Default)]
@@ -167,18 +167,20 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
     let (adapter, summary) = (&adapters[index], summaries[index].clone());
 
     let limits = negotiate(&adapter.limits(), options.default_limits);
-    let optional = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
-    let descriptor = wgpu::DeviceDescriptor {
-        label: Some("incept"),
-        required_features: adapter.features() & optional,
-        required_limits: limits.clone(),
-        memory_hints: wgpu::MemoryHints::Performance,
-        ..Default::default()
+    let mut matrices = matrices_of(adapter, &summary).filter(|_| !options.default_limits);
+    let opened = match &matrices {
+        Some(_) => request(adapter, &limits, MATRIX_FEATURES).await,
+        None => request(adapter, &limits, wgpu::Features::empty()).await,
     };
-    let (device, queue) = adapter
-        .request_device(&descriptor)
-        .await
-        .map_err(|e| Error::Device { adapter: summary.name.clone(), reason: e.to_string() })?;
+    let (device, queue) = match opened {
+        Err(reason) if matrices.is_some() => {
+            log::info!("{summary}: cooperative matrices are refused: {reason}");
+            matrices = None;
+            request(adapter, &limits, wgpu::Features::empty()).await
+        }
+        opened => opened,
+    }
+    .map_err(|reason| Error::Device { adapter: summary.name.clone(), reason })?;
 
     let failures: Arc<Mutex<Vec<Failure>>> = Arc::default();
     let sink = Arc::clone(&failures);
@@ -203,12 +205,13 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
         ),
         bake: summary.class != AdapterClass::Software,
         f16: device.features().contains(wgpu::Features::SHADER_F16),
+        cooperative: None,
         subgroup: (device.features().contains(wgpu::Features::SUBGROUP)
             && adapter.get_info().subgroup_min_size == adapter.get_info().subgroup_max_size)
             .then(|| adapter.get_info().subgroup_max_size),
     };
     let pipelines = Mutex::new(HashMap::new());
-    Ok(Gpu {
+    let mut gpu = Gpu {
         shared: Arc::new(Shared {
             device,
             queue,
@@ -220,7 +223,66 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
             awaited: Mutex::default(),
             choices: Mutex::default(),
         }),
-    })
+    };
+    if let Some(matrices) = matrices {
+        match cooperative::self_test(&gpu, &matrices).await {
+            Ok(()) => {
+                let size = matrices.size;
+                log::info!("{}: convolutions use cooperative matrices of {size}x{size}", gpu.summary());
+                // The tests are over and nobody else has the device yet.
+                if let Some(shared) = Arc::get_mut(&mut gpu.shared) {
+                    shared.profile.cooperative = Some(matrices);
+                }
+            }
+            Err(error) => log::info!("{}: cooperative matrices failed their test: {error}", gpu.summary()),
+        }
+        // What the driver reported on its own in the test has been answered by leaving the matrices alone.
+        if let Err(error) = gpu.check("the test of cooperative matrices") {
+            log::info!("{}: {error}", gpu.summary());
+        }
+    }
+    Ok(gpu)
+}
+
+/// What kernels on cooperative matrices use.
+const MATRIX_FEATURES: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SUBGROUP);
+
+/// The cooperative matrices that an adapter says it has, if it is a real GPU.
+fn matrices_of(adapter: &wgpu::Adapter, summary: &AdapterSummary) -> Option<Cooperative> {
+    let able = adapter.features().contains(MATRIX_FEATURES | wgpu::Features::SHADER_F16);
+    if !able || summary.class == AdapterClass::Software {
+        return None;
+    }
+    cooperative::pick(&adapter.cooperative_matrix_properties(), adapter.get_info().subgroup_max_size)
+}
+
+/// Opens a device with the features that every adapter is asked for where it has them, and `extra` ones.
+async fn request(
+    adapter: &wgpu::Adapter,
+    limits: &wgpu::Limits,
+    extra: wgpu::Features,
+) -> Result<(wgpu::Device, wgpu::Queue), String> {
+    let optional = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
+    let experimental_features = if extra.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        // SAFETY: experimental features may have bugs that lead to undefined behaviour in the driver. The one that is asked for runs the
+        // crate's own kernels only, and those not before convolutions in all three directions gave the CPU twin's results.
+        #[allow(unsafe_code, reason = "cooperative matrices are behind wgpu's switch for experiments")]
+        unsafe {
+            wgpu::ExperimentalFeatures::enabled()
+        }
+    } else {
+        wgpu::ExperimentalFeatures::disabled()
+    };
+    let descriptor = wgpu::DeviceDescriptor {
+        label: Some("incept"),
+        required_features: (adapter.features() & optional) | extra,
+        required_limits: limits.clone(),
+        experimental_features,
+        memory_hints: wgpu::MemoryHints::Performance,
+        ..Default::default()
+    };
+    adapter.request_device(&descriptor).await.map_err(|e| e.to_string())
 }
 
 /// WebGPU's default limits for compute, raised to what the adapter has for the ones that the engine can use more of.

@@ -2,6 +2,8 @@
 //! threads, files and blocking calls, so that it runs in a browser tab as it does in a terminal.
 
 mod adapter;
+mod cooperative;
+mod element;
 mod pipeline;
 mod probe;
 mod regions;
@@ -26,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, Result};
+use crate::graph::{Element, Graph};
 use crate::kernel::{Choices, Profile};
 
 /// An open device with its pipelines. Clones share the device.
@@ -127,6 +130,18 @@ impl Gpu {
     /// What kernels may rely on.
     pub fn profile(&self) -> &Profile {
         &self.shared.profile
+    }
+
+    /// Refuses graphs with tensors of elements that the device's shaders cannot work with.
+    ///
+    /// # Errors
+    /// [`Error::NoF16`] naming the adapter.
+    pub(crate) fn require_all(&self, graph: &Graph) -> Result<()> {
+        let half = || graph.tensors().any(|(_, tensor)| tensor.spec.element == Element::F16);
+        if !self.profile().f16 && half() {
+            return Err(Error::NoF16 { adapter: self.summary().to_string() });
+        }
+        Ok(())
     }
 
     /// The implementations that trainers and classifiers on this device prefer to the defaults.

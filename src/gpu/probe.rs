@@ -2,7 +2,10 @@
 
 use super::{Clock, Gpu};
 use crate::error::Result;
-use crate::kernel::{AdapterClass, Kernel, Profile, Slot, Step};
+use crate::kernel::{AdapterClass, Kernel, Operands, Profile, Slot, Step};
+
+/// Probes work on scratch memory alone.
+const NOTHING: Operands<'_> = Operands { layer: "probe", inputs: &[], outputs: &[] };
 
 const SOURCE: &str = include_str!("../../shaders/probe.wgsl");
 
@@ -85,7 +88,7 @@ impl Sizes {
     }
 
     fn multiply_add(self) -> Kernel {
-        Kernel::new("probe", SOURCE, "multiply_add")
+        Kernel::new(&NOTHING, SOURCE, "multiply_add")
             .constant("CHAINS", self.chains)
             .constant("STEPS", STEPS)
             .bind("values", Slot::Scratch(0))
@@ -93,23 +96,24 @@ impl Sizes {
             .workgroup(WORKGROUP, 1, 1)
             .linear_groups(self.groups)
     }
+}
 
-    fn transfer(self, bytes: u64) -> Kernel {
-        let count = usize::try_from(bytes / 16).unwrap_or(usize::MAX);
-        Kernel::new("probe", SOURCE, "transfer")
-            .constant("EACH", EACH)
-            .geometry("count", count)
-            .bind_as("source", Slot::Scratch(0), "vec4<f32>")
-            .bind_as("target_", Slot::Scratch(1), "vec4<f32>")
-            .workgroup(WORKGROUP, 1, 1)
-            .linear_groups(count.div_ceil((WORKGROUP * EACH) as usize))
-    }
+/// A copy of so many bytes.
+fn transfer(bytes: u64) -> Kernel {
+    let count = usize::try_from(bytes / 16).unwrap_or(usize::MAX);
+    Kernel::new(&NOTHING, SOURCE, "transfer")
+        .constant("EACH", EACH)
+        .geometry("count", count)
+        .bind_as("source", Slot::Scratch(0), "vec4<f32>")
+        .bind_as("target_", Slot::Scratch(1), "vec4<f32>")
+        .workgroup(WORKGROUP, 1, 1)
+        .linear_groups(count.div_ceil((WORKGROUP * EACH) as usize))
 }
 
 /// The kernels of the probe on a device with this profile.
 pub fn probe_kernels(profile: &Profile) -> Vec<Kernel> {
     let sizes = Sizes::of(profile);
-    vec![sizes.multiply_add(), sizes.transfer(sizes.bytes)]
+    vec![sizes.multiply_add(), transfer(sizes.bytes)]
 }
 
 impl Gpu {
@@ -123,9 +127,8 @@ impl Gpu {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let from = self.buffer("probe", sizes.bytes, usage).await?;
         let to = self.buffer("probe", sizes.bytes, usage).await?;
-        let shortest =
-            self.best(&sizes.transfer(u64::from(16 * WORKGROUP * EACH)), [&from, &to], clock).await?;
-        let copied = self.best(&sizes.transfer(sizes.bytes), [&from, &to], clock).await?;
+        let shortest = self.best(&transfer(u64::from(16 * WORKGROUP * EACH)), [&from, &to], clock).await?;
+        let copied = self.best(&transfer(sizes.bytes), [&from, &to], clock).await?;
 
         let kernel = sizes.multiply_add();
         let mut rounds = 1_u32;

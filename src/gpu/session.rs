@@ -6,9 +6,10 @@ use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 
+use super::element::{decode, encode};
 use super::{Clock, Gpu, Interval, Regions, Signal, take_mapped};
 use crate::error::{Error, Result};
-use crate::graph::{NodeId, Role, TensorId};
+use crate::graph::{Element, NodeId, Role, TensorId};
 use crate::kernel::{Slot, Step};
 use crate::plan::{METRIC_STRIDE, Place, Plan, PlannedNode, Store};
 
@@ -126,7 +127,7 @@ impl Session {
         };
         for (id, tensor) in plan.graph.tensors() {
             if let Role::Constant(values) = &tensor.role {
-                session.write_words(id, bytemuck::cast_slice(values))?;
+                session.write(id, values)?;
             }
         }
         for (done, node) in plan.nodes.iter().enumerate() {
@@ -198,12 +199,15 @@ impl Session {
         self.dispatches.len()
     }
 
-    /// Writes an input of f32 for the next run. `tensor` is one of [`Plan::graph`].
+    /// Writes an input for the next run, rounded to f16 where the tensor is stored so. `tensor` is one of [`Plan::graph`].
     ///
     /// # Errors
     /// [`Error::Tensor`] if the size differs.
     pub fn write(&self, tensor: TensorId, values: &[f32]) -> Result<()> {
-        self.write_words(tensor, bytemuck::cast_slice(values))
+        match self.plan.graph.tensor_ref(tensor).spec.element {
+            Element::F32 => self.write_bytes(tensor, values.len(), bytemuck::cast_slice(values)),
+            element => self.write_bytes(tensor, values.len(), &encode(element, values.iter().copied())),
+        }
     }
 
     /// Writes an input of u32 for the next run, as [`Session::write`].
@@ -211,17 +215,25 @@ impl Session {
     /// # Errors
     /// [`Error::Tensor`] if the size differs.
     pub fn write_labels(&self, tensor: TensorId, values: &[u32]) -> Result<()> {
-        self.write_words(tensor, values)
+        self.write_bytes(tensor, values.len(), bytemuck::cast_slice(values))
     }
 
-    fn write_words(&self, id: TensorId, words: &[u32]) -> Result<()> {
+    fn write_bytes(&self, id: TensorId, count: usize, bytes: &[u8]) -> Result<()> {
         let tensor = self.plan.graph.tensor_ref(id);
-        if words.len() != tensor.spec.shape.volume() {
-            let reason = format!("is {} and cannot take {} values", tensor.spec, words.len());
+        if count != tensor.spec.shape.volume() || bytes.len() != tensor.spec.bytes() {
+            let reason = format!("is {} and cannot take {count} values", tensor.spec);
             return Err(Error::tensor(&tensor.name, reason));
         }
         let (place, _) = self.plan.place(id);
-        self.gpu.queue().write_buffer(self.buffer(place)?, place.offset, bytemuck::cast_slice(words));
+        // Writes are of whole words; what is behind an odd number of f16 belongs to no other tensor.
+        let (whole, rest) = bytes.split_at(bytes.len() / 4 * 4);
+        let (queue, buffer) = (self.gpu.queue(), self.buffer(place)?);
+        queue.write_buffer(buffer, place.offset, whole);
+        if !rest.is_empty() {
+            let mut word = [0; 4];
+            word[..rest.len()].copy_from_slice(rest);
+            queue.write_buffer(buffer, place.offset + whole.len() as u64, &word);
+        }
         Ok(())
     }
 
@@ -402,17 +414,17 @@ impl Session {
         self.watch.as_ref().map(|watch| watch.seconds)
     }
 
-    /// Reads a tensor of [`Plan::graph`] that the plan keeps, dense; waits for all runs before.
+    /// Reads a tensor of [`Plan::graph`] that the plan keeps, dense and as f32; waits for all runs before.
     ///
     /// # Errors
     /// [`Error::Driver`] if it cannot be read.
     pub async fn read(&self, tensor: TensorId) -> Result<Vec<f32>> {
         let (place, view) = self.plan.place(tensor);
         let bytes = self.gpu.download(self.buffer(place)?, place.offset, place.bytes).await?;
-        let words: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
         let spec = &self.plan.graph.tensor_ref(tensor).spec;
+        let values = decode(spec.element, &bytes);
         let item = spec.shape.item().max(1);
-        let at = |i: usize| words[view.offset + i / item * view.batch_stride + i % item];
+        let at = |i: usize| values[view.offset + i / item * view.batch_stride + i % item];
         Ok((0..spec.shape.volume()).map(at).collect())
     }
 }

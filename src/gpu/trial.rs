@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use web_time::{Duration, Instant};
 
+use super::element::{decode, encode};
 use super::{Gpu, Pipeline};
 use crate::error::{Error, Result};
 use crate::graph::{Alias, Element, Operation, Spec};
 use crate::kernel::{Implementation, Operand, Operands, Slot, Step};
 use crate::reference::Array;
 
-/// What lies around and between the items of tensors, and in scratch memory before a run: a NaN, so that a kernel which lets
+/// What lies around and between the items of tensors, and in scratch memory before a run: a NaN, and two as f16, so that a kernel which lets
 /// any of it into a result cannot hide it. Kernels must leave what is outside of their outputs as it is.
-const CANARY: u32 = 0x7fc5_a5a5;
+const CANARY: u32 = 0x7fc5_7ea5;
 
 /// Bytes of canaries before and after each binding. A multiple of every alignment of bindings.
 const GUARD: u64 = 64 << 10;
@@ -53,7 +54,7 @@ impl<'a> Trial<'a> {
         let operand = |spec: &Spec| {
             let mut operand = Operand::dense(spec.clone());
             // Parameters are never windows, and neither is what only one channel slice of a concat could be.
-            if pad > 0 && spec.shape.rank() == 4 && spec.element == Element::F32 {
+            if pad > 0 && spec.shape.rank() == 4 && spec.element != Element::U32 {
                 operand.offset = pad;
                 operand.batch_stride += 2 * pad;
             }
@@ -86,6 +87,16 @@ impl<'a> Trial<'a> {
     pub fn dense_output(mut self, index: usize) -> Self {
         self.outputs[index] = Operand::dense(self.outputs[index].spec.clone());
         self
+    }
+
+    /// Where the inputs lie.
+    pub fn inputs(&self) -> &[Operand] {
+        &self.inputs
+    }
+
+    /// Where the outputs lie.
+    pub fn outputs(&self) -> &[Operand] {
+        &self.outputs
     }
 
     /// The implementations that the operation offers for these operands on this device and that fit it.
@@ -280,7 +291,11 @@ impl<'a> Stage<'a> {
             output.arrays.push(array);
             output.intact &= intact && is_untouched(left) && is_untouched(right);
         }
-        output.intact &= is_untouched(&read(gpu, &guards, guards.size()).await?);
+        // An operation without inputs has nothing else to guard.
+        let guarded = self.inputs.len() + prepared.scratch.len();
+        if guarded > 0 {
+            output.intact &= is_untouched(&read(gpu, &guards, 2 * GUARD * guarded as u64).await?);
+        }
         gpu.check("a trial")?;
         Ok((output, prepared))
     }
@@ -353,18 +368,19 @@ fn is_untouched(words: &[u32]) -> bool {
 /// Words of the binding that an operand lies in.
 fn binding_words(operand: &Operand) -> usize {
     let batch = operand.dims().first().copied().unwrap_or(1);
-    (batch * operand.batch_stride).max(1)
+    (batch * operand.batch_stride * operand.spec.element.size()).div_ceil(4).max(1)
 }
 
-/// Where the operand's elements lie in its binding, in stretches that are dense.
+/// Where the operand's elements lie in its binding, in bytes and in stretches that are dense.
 fn stretches(operand: &Operand) -> impl Iterator<Item = Range<usize>> {
     let (offset, stride, item) = (operand.offset, operand.batch_stride, operand.spec.shape.item());
+    let size = operand.spec.element.size();
     let (count, length) = if operand.is_dense() {
         (1, operand.volume())
     } else {
         (operand.dims().first().copied().unwrap_or(1), item)
     };
-    (0..count).map(move |i| offset + i * stride..offset + i * stride + length)
+    (0..count).map(move |i| size * (offset + i * stride)..size * (offset + i * stride + length))
 }
 
 async fn upload(
@@ -375,14 +391,13 @@ async fn upload(
 ) -> Result<Guarded> {
     let mut words = vec![CANARY; binding_words(operand)];
     if let Some(array) = array {
-        let mut values = array.data.iter();
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        let values = encode(operand.spec.element, array.data.iter().copied());
+        let mut values = values.as_slice();
         for stretch in stretches(operand) {
-            for (word, value) in words[stretch].iter_mut().zip(&mut values) {
-                *word = match operand.spec.element {
-                    Element::U32 => *value as u32,
-                    Element::F32 | Element::F16 => value.to_bits(),
-                };
-            }
+            let (now, later) = values.split_at(stretch.len().min(values.len()));
+            bytes[stretch][..now.len()].copy_from_slice(now);
+            values = later;
         }
     }
     let block = Guarded::new(gpu, pool, words.len()).await?;
@@ -392,16 +407,16 @@ async fn upload(
 
 /// The elements, and whether all else is untouched.
 fn unpack(operand: &Operand, words: &[u32]) -> (Array<f32>, bool) {
+    let bytes: &[u8] = bytemuck::cast_slice(words);
+    let canary = CANARY.to_ne_bytes();
+    let untouched = |range: Range<usize>| range.into_iter().all(|i| bytes[i] == canary[i % 4]);
     let mut data = Vec::with_capacity(operand.volume());
     let (mut intact, mut end) = (true, 0);
     for stretch in stretches(operand) {
-        intact &= is_untouched(&words[end..stretch.start]);
+        intact &= untouched(end..stretch.start);
         end = stretch.end;
-        data.extend(words[stretch].iter().map(|word| match operand.spec.element {
-            Element::U32 => *word as f32,
-            Element::F32 | Element::F16 => f32::from_bits(*word),
-        }));
+        data.extend(decode(operand.spec.element, &bytes[stretch]));
     }
-    intact &= is_untouched(&words[end..]);
+    intact &= untouched(end..bytes.len());
     (Array::new(operand.dims(), data), intact)
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Graph, NodeId, Operation, Role, TensorId};
+use super::{Element, Graph, NodeId, Operation, Role, TensorId};
 use crate::error::{Error, Result};
 use crate::ops::{Add, Fill};
 
@@ -60,6 +60,11 @@ impl Backward<'_> {
         self.graph.tensor_ref(tensor).spec.dims().to_vec()
     }
 
+    /// How a tensor is stored: its gradient is stored alike.
+    pub fn element(&self, tensor: TensorId) -> Element {
+        self.graph.tensor_ref(tensor).spec.element
+    }
+
     /// Adds a node that is no contribution by itself, and returns its outputs. `suffix` tells it from its layer's other nodes.
     ///
     /// # Errors
@@ -107,7 +112,7 @@ impl Backward<'_> {
     /// Adds an existing tensor to the gradient with respect to an input.
     ///
     /// # Errors
-    /// [`Error::Layer`] if the shapes differ.
+    /// [`Error::Layer`] if shapes or storage differ.
     pub fn pass(&mut self, input: usize, gradient: TensorId) -> Result<()> {
         if !self.needs(input) {
             return Ok(());
@@ -125,7 +130,7 @@ impl Backward<'_> {
 
     fn accept(&mut self, target: TensorId, gradient: TensorId) -> Result<()> {
         let (of, is) = (&self.graph.tensor_ref(target).spec, &self.graph.tensor_ref(gradient).spec);
-        if of.shape != is.shape {
+        if of != is {
             let node = &self.graph.nodes[self.node.0];
             let reason =
                 format!("the gradient of `{}` ({of}) came out as {is}", self.graph.tensor_ref(target).name);
@@ -144,6 +149,23 @@ impl Graph {
     /// # Errors
     /// [`Error::Tensor`] if `loss` is not a scalar, and shape errors of the nodes that are added.
     pub fn differentiate(&mut self, loss: TensorId) -> Result<Gradients> {
+        self.differentiate_scaled(loss, None)
+    }
+
+    /// As [`Graph::differentiate`], with the loss scaled by the scalar `scale` in place of the step's loss scale: all gradients come
+    /// out multiplied by it.
+    ///
+    /// # Errors
+    /// As [`Graph::differentiate`]; [`Error::Tensor`] if `scale` is not like the loss.
+    pub fn differentiate_scaled(&mut self, loss: TensorId, scale: Option<TensorId>) -> Result<Gradients> {
+        if let Some(scale) =
+            scale.map(|t| self.tensor_ref(t)).filter(|t| t.spec != self.tensor_ref(loss).spec)
+        {
+            return Err(Error::tensor(
+                &scale.name,
+                format!("is {}; a loss scale must be like the loss", scale.spec),
+            ));
+        }
         if self.tensor_ref(loss).spec.shape.volume() != 1 {
             let tensor = self.tensor_ref(loss);
             return Err(Error::tensor(&tensor.name, format!("is {}; a loss must be a scalar", tensor.spec)));
@@ -152,7 +174,10 @@ impl Graph {
         let forward = self.nodes.len();
         let mut gradients = Gradients::default();
         let dims = self.tensor_ref(loss).spec.shape.clone();
-        let seed = self.add("loss/grad", Fill::loss_scale(dims), &[])?;
+        let seed = match scale {
+            Some(scale) => scale,
+            None => self.add("loss/grad", Fill::loss_scale(dims), &[])?,
+        };
         gradients.of.insert(loss, seed);
         for index in (0..forward).rev() {
             let reached = self.nodes[index].outputs.iter().any(|t| gradients.of.contains_key(t));

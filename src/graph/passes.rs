@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Graph, Inference, Node, Operation, Role, TensorId};
+use super::{Element, Graph, Inference, Node, Operation, Role, TensorId};
 use crate::error::Result;
 
 /// A graph made from another, and what became of the other's tensors.
@@ -105,6 +105,27 @@ impl Graph {
                     result.map.insert(node.outputs[0], input);
                 }
             }
+        }
+        Ok(result)
+    }
+
+    /// The graph with its f32 inputs stored as `element`, and all that nodes make of them likewise: activations, and in a graph that is
+    /// differentiated later their gradients. Parameters, statistics and losses stay f32.
+    ///
+    /// # Errors
+    /// [`Error::Layer`](crate::Error::Layer) if an operation cannot work on such tensors.
+    pub fn stored_as(&self, element: Element) -> Result<Rewritten> {
+        let mut result = Rewritten::new();
+        for (id, tensor) in self.tensors() {
+            if tensor.producer.is_none() {
+                let new = result.leaf(self, id);
+                if tensor.role == Role::Input && tensor.spec.element == Element::F32 {
+                    result.graph.tensors[new.0].spec.element = element;
+                }
+            }
+        }
+        for (_, node) in self.nodes() {
+            result.copy(self, node, Arc::clone(&node.op), &node.outputs)?;
         }
         Ok(result)
     }

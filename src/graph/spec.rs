@@ -79,6 +79,8 @@ impl fmt::Display for Shape {
 }
 
 /// How a tensor's elements are stored. Arithmetic is always in f32.
+///
+/// Activations and their gradients may be f16; parameters, their gradients, statistics and losses are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Element {
     /// 32-bit floating point.
@@ -123,9 +125,19 @@ impl Spec {
         Self { shape: shape.into(), element: Element::F32 }
     }
 
+    /// A tensor of f16.
+    pub fn f16(shape: impl Into<Shape>) -> Self {
+        Self { shape: shape.into(), element: Element::F16 }
+    }
+
     /// A tensor of u32.
     pub fn u32(shape: impl Into<Shape>) -> Self {
         Self { shape: shape.into(), element: Element::U32 }
+    }
+
+    /// A tensor of another shape that is stored in the same way.
+    pub fn like(&self, shape: impl Into<Shape>) -> Self {
+        Self { shape: shape.into(), element: self.element }
     }
 
     /// Bytes that the tensor takes when it lies densely.

@@ -178,8 +178,10 @@ mod tests {
     use crate::kernel::{AdapterClass, Kernel};
     use crate::ops::Conv;
 
+    const NOTHING: Operands<'_> = Operands { layer: "layer", inputs: &[], outputs: &[] };
+
     fn list(source: &'static str) -> Vec<Implementation> {
-        let kernel = |entry| vec![Kernel::new("layer", source, entry)];
+        let kernel = |entry| vec![Kernel::new(&NOTHING, source, entry)];
         vec![Implementation::new("a", kernel("a")), Implementation::new("b", kernel("b"))]
     }
 
@@ -199,7 +201,7 @@ mod tests {
         let op = Conv::new(1, 0);
         assert_eq!(
             key(&op, &window),
-            "conv Conv { stride: [1, 1], padding: [0, 0], relu: false } (f32 2x3x8x8, f32 16x3x1x1) -> (f32 2x16x8x8 window by 4)"
+            "conv Conv { stride: [1, 1], padding: [0, 0], relu: false } (f32 2x3x8x8, f32 16x3x1x1 by 1) -> (f32 2x16x8x8 window by 4)"
         );
         let further = Operand { offset: 12, ..window.clone() };
         assert_eq!(key(&op, &window), key(&op, &further));

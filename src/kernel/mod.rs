@@ -7,12 +7,12 @@ mod source;
 mod traffic;
 
 pub use choices::{Choice, Choices, Effort, fingerprint};
-pub use profile::{AdapterClass, Profile};
+pub use profile::{AdapterClass, Cooperative, Profile};
 pub(crate) use source::geometry_bytes;
 pub use source::pipeline_text;
 pub use traffic::{TiledProduct, Traffic};
 
-use crate::graph::Spec;
+use crate::graph::{Element, Spec};
 
 /// The values that change from step to step; every kernel can read them as `step`. With a node's number and an element's
 /// position they determine every random draw.
@@ -155,7 +155,7 @@ pub struct Binding {
     pub name: &'static str,
     /// What it is bound to.
     pub slot: Slot,
-    /// The type of the array's elements in WGSL, for example `f32` or `vec4<f32>`.
+    /// The type of the array's elements in WGSL, for example `f32` or `vec4<f16>`.
     pub element: &'static str,
     /// Bytes of the tensor's binding that are bound, or all of them: how flat operations go through buffers larger than a
     /// binding may be.
@@ -181,15 +181,22 @@ pub struct Kernel {
     pub workgroup: [u32; 3],
     /// Workgroups.
     pub groups: [u32; 3],
+    /// Whether it needs cooperative matrices.
+    pub cooperative: bool,
+    /// The tensors that are stored as f16.
+    half: Vec<Slot>,
     /// What it computes and moves; without it, every tensor that it binds counts as moved once.
     pub traffic: Option<Traffic>,
 }
 
 impl Kernel {
-    /// A kernel that runs the section `entry` of the WGSL file `source` for the layer `layer`.
-    pub fn new(layer: &str, source: &'static str, entry: &'static str) -> Self {
+    /// A kernel that runs the section `entry` of the WGSL file `source` on these tensors.
+    pub fn new(operands: &Operands<'_>, source: &'static str, entry: &'static str) -> Self {
+        let inputs = operands.inputs.iter().enumerate().map(|(i, o)| (Slot::Input(i), o));
+        let outputs = operands.outputs.iter().enumerate().map(|(i, o)| (Slot::Output(i), o));
+        let half = inputs.chain(outputs).filter(|(_, o)| o.spec.element == Element::F16);
         Self {
-            label: format!("{layer} {entry}"),
+            label: format!("{} {entry}", operands.layer),
             source,
             entry,
             constants: Vec::new(),
@@ -197,6 +204,8 @@ impl Kernel {
             bindings: Vec::new(),
             workgroup: [64, 1, 1],
             groups: [1, 1, 1],
+            cooperative: false,
+            half: half.map(|(slot, _)| slot).collect(),
             traffic: None,
         }
     }
@@ -222,15 +231,16 @@ impl Kernel {
         self
     }
 
-    /// Binds a tensor as `array<f32>` called `name`.
+    /// Binds a tensor as `array<f32>` called `name`, or as `array<f16>` where it is stored so.
     #[must_use]
     pub fn bind(self, name: &'static str, slot: Slot) -> Self {
         self.bind_as(name, slot, "f32")
     }
 
-    /// Binds a tensor as an array of `element` called `name`.
+    /// Binds a tensor as an array of `element` called `name`; where the tensor is stored as f16, f16 takes the place of f32 in it.
     #[must_use]
     pub fn bind_as(mut self, name: &'static str, slot: Slot, element: &'static str) -> Self {
+        let element = self.stored(slot, element);
         self.bindings.push(Binding { name, slot, element, range: None });
         self
     }
@@ -244,7 +254,25 @@ impl Kernel {
         element: &'static str,
         range: std::ops::Range<u64>,
     ) -> Self {
+        let element = self.stored(slot, element);
         self.bindings.push(Binding { name, slot, element, range: Some(range) });
+        self
+    }
+
+    /// The type in which a tensor lies in memory, for the one in which a kernel works on it.
+    fn stored(&self, slot: Slot, element: &'static str) -> &'static str {
+        match element {
+            "f32" if self.half.contains(&slot) => "f16",
+            "vec2<f32>" if self.half.contains(&slot) => "vec2<f16>",
+            "vec4<f32>" if self.half.contains(&slot) => "vec4<f16>",
+            same => same,
+        }
+    }
+
+    /// Says that it needs cooperative matrices.
+    #[must_use]
+    pub fn cooperative(mut self) -> Self {
+        self.cooperative = true;
         self
     }
 
@@ -333,6 +361,8 @@ impl Implementation {
     pub fn fits(&self, profile: &Profile) -> bool {
         self.workgroup_memory <= profile.workgroup_memory
             && self.kernels.iter().all(|k| k.workgroup.iter().product::<u32>() <= profile.invocations)
+            && (profile.cooperative.is_some_and(|c| !c.emulated)
+                || self.kernels.iter().all(|k| !k.cooperative))
     }
 }
 

@@ -21,6 +21,21 @@ impl AdapterClass {
     pub const SOFTWARE: &'static [Self] = &[Self::Software];
 }
 
+/// Cooperative matrices of a device (tensor cores, simdgroup matrices): square ones that a subgroup multiplies together, with sums in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cooperative {
+    /// Rows and columns: 8 or 16.
+    pub size: usize,
+    /// Invocations of the largest subgroup.
+    pub subgroup: usize,
+    /// Whether factors can be f16.
+    pub f16: bool,
+    /// Whether factors can be f32.
+    pub f32: bool,
+    /// Whether plain loops stand for the matrices, to test what is around them: no device is opened so.
+    pub emulated: bool,
+}
+
 /// Limits and class of a device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
@@ -40,11 +55,19 @@ pub struct Profile {
     pub bake: bool,
     /// Whether the shaders may use f16.
     pub f16: bool,
+    /// Cooperative matrices that have passed their test.
+    pub cooperative: Option<Cooperative>,
     /// Invocations of a subgroup, where shaders may use subgroup operations and every subgroup has the same size.
     pub subgroup: Option<u32>,
 }
 
 impl Profile {
+    /// Whether activations are better stored as f16 where the caller has no opinion: on GPUs whose matrices multiply f16, which is what
+    /// training gains most by. Others would save memory, which is a reason to ask for it, and software adapters only lose.
+    pub fn prefers_f16(&self) -> bool {
+        self.f16 && self.class != AdapterClass::Software && self.cooperative.is_some_and(|c| c.f16)
+    }
+
     /// What every WebGPU device has, for an adapter of this class.
     pub fn webgpu(class: AdapterClass) -> Self {
         Self {
@@ -56,6 +79,7 @@ impl Profile {
             alignment: 256,
             bake: class != AdapterClass::Software,
             f16: false,
+            cooperative: None,
             subgroup: None,
         }
     }

@@ -4,6 +4,9 @@
 //! the section of its entry point, which defines `fn NAME`. Lines between `#if CONSTANT` (or `#if !CONSTANT`) and `#else` or `#endif` are
 //! kept or dropped by a boolean constant of the kernel; lines between `#repeat NAME COUNT` and `#end` are written COUNT times. In front of that stand what the kernel says about itself: constants,
 //! `p` (its geometry), its bindings and `step` (see [`Step`](super::Step)), and `linear_index` and `linear_group`.
+//!
+//! A binding called `x` is an array of `x_element`, which is f32, or f16 where the tensor is stored so. Arithmetic is in f32 either
+//! way: a file loads with `f32(x[i])` and stores with `x[i] = x_element(value)`, or `vec4<f32>(x[i])` for vectors.
 
 use std::fmt::Write;
 
@@ -31,6 +34,9 @@ pub fn pipeline_text(kernel: &Kernel, bake: bool) -> String {
     if kernel.bindings.iter().any(|b| b.element.contains("f16")) {
         text.push_str("enable f16;\n");
     }
+    if kernel.cooperative {
+        text.push_str("enable wgpu_cooperative_matrix;\n");
+    }
     let [x, y, z] = kernel.workgroup;
     // Writing to a string cannot fail.
     let _ = writeln!(
@@ -49,7 +55,7 @@ pub fn pipeline_text(kernel: &Kernel, bake: bool) -> String {
     for (i, binding) in kernel.bindings.iter().enumerate() {
         let _ = writeln!(
             text,
-            "@group(0) @binding({i}) var<storage, read_write> {}: array<{}>;",
+            "alias {0}_element = {1};\n@group(0) @binding({i}) var<storage, read_write> {0}: array<{0}_element>;",
             binding.name, binding.element
         );
     }
@@ -169,22 +175,42 @@ fn repeat<'a>(kernel: &Kernel, lines: &[&'a str], numbers: &mut Vec<(&'a str, u3
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::Spec;
+    use crate::kernel::{Operand, Operands, Slot};
 
+    const NOTHING: Operands<'_> = Operands { layer: "layer", inputs: &[], outputs: &[] };
     const FILE: &str = "common\n//# a\nin a\n#if FAST\nfast\n#else\nslow\n#endif\n//# b c\nin b\n";
 
     #[test]
     fn a_section_and_its_conditions_are_selected() {
-        let kernel = Kernel::new("layer", FILE, "a").constant("FAST", true);
+        let kernel = Kernel::new(&NOTHING, FILE, "a").constant("FAST", true);
         assert_eq!(select(&kernel), "common\nin a\nfast\n");
-        let kernel = Kernel::new("layer", FILE, "a").constant("FAST", false);
+        let kernel = Kernel::new(&NOTHING, FILE, "a").constant("FAST", false);
         assert_eq!(select(&kernel), "common\nin a\nslow\n");
-        assert_eq!(select(&Kernel::new("layer", FILE, "c")), "common\nin b\n");
+        assert_eq!(select(&Kernel::new(&NOTHING, FILE, "c")), "common\nin b\n");
+    }
+
+    #[test]
+    fn bindings_have_the_types_of_their_tensors() {
+        let inputs = [Operand::dense(Spec::f16([8])), Operand::dense(Spec::f32([8]))];
+        let operands = Operands { layer: "layer", inputs: &inputs, outputs: &[] };
+        let kernel = Kernel::new(&operands, "", "a")
+            .bind("x", Slot::Input(0))
+            .bind_as("y", Slot::Input(0), "vec4<f32>")
+            .bind("z", Slot::Input(1))
+            .bind_as("words", Slot::Scratch(0), "u32");
+        let text = pipeline_text(&kernel, true);
+        assert!(text.starts_with("enable f16;"), "{text}");
+        for (name, element) in [("x", "f16"), ("y", "vec4<f16>"), ("z", "f32"), ("words", "u32")] {
+            assert!(text.contains(&format!("alias {name}_element = {element};")), "{text}");
+            assert!(text.contains(&format!("{name}: array<{name}_element>;")), "{text}");
+        }
     }
 
     #[test]
     fn repetitions_are_written_out() {
         let file = "#repeat i N\na{i}\n#repeat j M\nb{i}{j}\n#end\n#end\nc\n";
-        let kernel = Kernel::new("layer", file, "a").constant("N", 2u32).constant("M", 2u32);
+        let kernel = Kernel::new(&NOTHING, file, "a").constant("N", 2u32).constant("M", 2u32);
         assert_eq!(select(&kernel), "a0\nb00\nb01\na1\nb10\nb11\nc\n");
     }
 }

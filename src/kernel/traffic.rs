@@ -15,6 +15,9 @@ pub struct Traffic {
     pub loaded: u64,
     /// Bytes of storage that are stored.
     pub stored: u64,
+    /// Bytes of storage that the largest tiles would move, 128 by 128 results cut to the product's rows and columns: the algorithm's own
+    /// bound where a product has few of either. 0 for what is no product.
+    pub attainable: u64,
     /// Bytes of workgroup memory that are stored and loaded.
     pub shared: u64,
     /// Results that an invocation holds in registers, rows by columns.
@@ -47,6 +50,9 @@ pub struct TiledProduct {
     pub shared: bool,
 }
 
+/// Rows and columns of the largest tile that workgroup memory of 16 KiB has room for twice.
+const LARGEST: u64 = 128;
+
 impl TiledProduct {
     /// The counts of the dispatch.
     pub fn traffic(&self) -> Traffic {
@@ -57,6 +63,7 @@ impl TiledProduct {
         let (rows, columns) = (m.div_ceil(tile_m), n.div_ceil(tile_n));
         // Each column of tiles loads the whole left operand, each row of tiles the whole right one.
         let (left_elements, right_elements) = (k * m * columns, k * n * rows);
+        let largest = left * k * m * n.div_ceil(LARGEST) + right * k * n * m.div_ceil(LARGEST);
         let parts = self.parts.max(1) as u64;
         // Whole tiles go through workgroup memory, overhang and all: stored once, then loaded by each invocation.
         let tiled = rows * columns * k;
@@ -67,6 +74,7 @@ impl TiledProduct {
             flops: 2 * m * n * k,
             loaded: left * left_elements + right * right_elements,
             stored: result * m * n * parts,
+            attainable: largest + result * m * n * parts,
             shared: if self.shared { 4 * shared } else { 0 },
             register: self.register.map(count),
             parts: count(self.parts),

@@ -7,7 +7,7 @@
 //! input size. The main head averages over all pixels that are left.
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Initializer, Operation, ParameterInfo, Role, Spec, TensorId};
+use crate::graph::{Element, Graph, Initializer, Operation, ParameterInfo, Role, Spec, TensorId};
 use crate::ops::{
     AdaptiveAvgPool, AvgPool, BatchNorm, Concat, Conv, Dropout, Linear, Lrn, MaxPool, Relu,
     SoftmaxCrossEntropy, WeightedSum,
@@ -48,6 +48,34 @@ pub struct Head {
     pub correct: TensorId,
     /// Weight of its loss in the sum.
     pub weight: f32,
+}
+
+impl Network {
+    /// The network with its pictures and activations stored as `element`; parameters, statistics and losses stay f32.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] if an operation cannot work on such tensors.
+    pub fn stored_as(self, element: Element) -> Result<Self> {
+        let stored = self.graph.stored_as(element)?;
+        let lost = || Error::tensor("network", "was lost when its storage was set");
+        let at = |t: TensorId| stored.get(t).ok_or_else(lost);
+        let head = |h: &Head| {
+            Ok(Head {
+                logits: at(h.logits)?,
+                probabilities: at(h.probabilities)?,
+                loss: at(h.loss)?,
+                correct: at(h.correct)?,
+                ..*h
+            })
+        };
+        Ok(Self {
+            input: at(self.input)?,
+            labels: at(self.labels)?,
+            heads: self.heads.iter().map(head).collect::<Result<_>>()?,
+            loss: at(self.loss)?,
+            graph: stored.graph,
+        })
+    }
 }
 
 struct Builder<'a> {

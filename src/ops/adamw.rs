@@ -1,13 +1,13 @@
 //! Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch's `AdamW`.
 
-use super::flat::{multipliers_fit, parts, same_length};
+use super::flat::{bind_guard, guarded, multipliers_fit, parts, same_length};
 use crate::graph::{Alias, Operation, Spec};
 use crate::kernel::{Implementation, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../shaders/adamw.wgsl");
 
-/// Inputs: parameters, gradients, mean of gradients, mean of their squares (flat regions [n]), multipliers [n / 64 x 2] as for [`Sgd`](super::Sgd);
-/// outputs: parameters and both means, in place.
+/// Inputs: parameters, gradients, mean of gradients, mean of their squares (flat regions [n]), multipliers [n / 64 x 2] and maybe a guard as
+/// for [`Sgd`](super::Sgd); outputs: parameters and both means, in place.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     /// Decay of the mean of gradients.
@@ -24,7 +24,8 @@ impl Operation for AdamW {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let [regions @ .., multipliers] = inputs else {
+        let (own, _) = guarded(inputs, 5)?;
+        let [regions @ .., multipliers] = own else {
             return Err("expected regions and multipliers".into());
         };
         let region = same_length::<4>(regions)?;
@@ -49,7 +50,7 @@ impl Operation for AdamW {
             let kernel = part.bind(kernel, "gradients", Slot::Input(1));
             let kernel = part.bind(kernel, "mean", Slot::Output(1));
             let kernel = part.bind(kernel, "square", Slot::Output(2));
-            part.bind_multipliers(kernel, Slot::Input(4))
+            bind_guard(part.bind_multipliers(kernel, Slot::Input(4)), operands, 5)
         });
         vec![Implementation::new("linear", kernels.collect())]
     }

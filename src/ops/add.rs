@@ -7,7 +7,7 @@ use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../shaders/add.wgsl");
 
-/// y = a + b, in place on a. Inputs: two f32 tensors of equal shape; output: their sum.
+/// y = a + b, in place on a. Inputs: two tensors of equal shape and storage; output: their sum.
 #[derive(Clone, Debug)]
 pub struct Add;
 
@@ -33,7 +33,7 @@ impl Operation for Add {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (b, y) = (&operands.inputs[1], &operands.outputs[0]);
-        let kernel = Kernel::new(operands.layer, SOURCE, "add")
+        let kernel = Kernel::new(operands, SOURCE, "add")
             .geometries([
                 ("count", y.volume()),
                 ("item", y.spec.shape.item()),

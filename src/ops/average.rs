@@ -1,12 +1,12 @@
 //! Averaging of the parameters over updates: Polyak's uniform mean, or an exponential one.
 
-use super::flat::{parts, same_length};
+use super::flat::{bind_guard, guarded, parts, same_length};
 use crate::graph::{Alias, Operation, Spec};
 use crate::kernel::{Implementation, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../shaders/average.wgsl");
 
-/// Inputs: average, parameters (flat regions [n]); output: the average, in place.
+/// Inputs: average, parameters (flat regions [n]), and maybe the guard of a [`LossScale`](super::LossScale); output: the average, in place.
 #[derive(Clone, Debug)]
 pub struct Average {
     /// Nothing for the uniform mean of all iterates; else the decay of an exponential mean, which starts as (1 + t) / (10 + t) so
@@ -20,7 +20,7 @@ impl Operation for Average {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        Ok(vec![same_length::<2>(inputs)?])
+        Ok(vec![same_length::<2>(guarded(inputs, 2)?.0)?])
     }
 
     fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
@@ -34,7 +34,7 @@ impl Operation for Average {
                 .constant("POLYAK", self.decay.is_none())
                 .geometry("decay", self.decay.unwrap_or(0.0));
             let kernel = part.bind(kernel, "averages", Slot::Output(0));
-            part.bind(kernel, "parameters", Slot::Input(1))
+            bind_guard(part.bind(kernel, "parameters", Slot::Input(1)), operands, 2)
         });
         vec![Implementation::new("linear", kernels.collect())]
     }

@@ -57,7 +57,7 @@ impl Operation for AvgPool {
         let [x] = expect(inputs)?;
         let [batch, channels, height, width] = x.shape.nchw()?;
         match (self.out(height), self.out(width)) {
-            (Some(h), Some(w)) => Ok(vec![Spec::f32([batch, channels, h, w])]),
+            (Some(h), Some(w)) => Ok(vec![x.like([batch, channels, h, w])]),
             _ => Err(format!(
                 "a window of {} with padding {} does not fit {}",
                 self.kernel, self.padding, x.shape
@@ -86,7 +86,7 @@ impl Operation for AdaptiveAvgPool {
         if height * width * h * w == 0 {
             return Err(format!("cannot divide {} into {h}x{w}", x.shape));
         }
-        Ok(vec![Spec::f32([batch, channels, h, w])])
+        Ok(vec![x.like([batch, channels, h, w])])
     }
 
     fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
@@ -121,7 +121,7 @@ fn kernel(
     x: &Operand,
     y: &Operand,
 ) -> Kernel {
-    Kernel::new(operands.layer, SOURCE, entry).constant("ADAPTIVE", pool.is_none()).geometries([
+    Kernel::new(operands, SOURCE, entry).constant("ADAPTIVE", pool.is_none()).geometries([
         ("channels", x.dims()[1]),
         ("height", x.dims()[2]),
         ("width", x.dims()[3]),
@@ -151,7 +151,7 @@ impl Operation for AvgPoolGrad {
         if !self.pool.as_ref().is_none_or(fits) {
             return Err(format!("gradient {} does not fit {:?}", dy.shape, self.size));
         }
-        let dx = Spec::f32([batch, channels, self.size[0], self.size[1]]);
+        let dx = dy.like([batch, channels, self.size[0], self.size[1]]);
         match inputs.get(1) {
             Some(before) if **before != dx => Err(format!("cannot add {dx} to {before}")),
             _ => Ok(vec![dx]),

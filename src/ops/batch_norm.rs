@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::expect;
+use super::{activation, expect, parameters};
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Inference, Operation, Spec};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
@@ -38,6 +38,8 @@ pub struct BatchNormGrad {
 
 fn same_channels(x: &Spec, others: &[&Spec]) -> Result<usize, String> {
     let [_, channels, ..] = x.shape.nchw()?;
+    activation(x)?;
+    parameters(others)?;
     match others.iter().find(|s| s.dims() != [channels]) {
         Some(other) => Err(format!("{} has {channels} channels and a parameter is {}", x.shape, other.shape)),
         None => Ok(channels),
@@ -62,7 +64,7 @@ fn extents(
     d: &Operand,
 ) -> Kernel {
     let [items, channels, plane] = x.spec.shape.ncs();
-    Kernel::new(operands.layer, SOURCE, entry).constant("RELU", relu).geometries([
+    Kernel::new(operands, SOURCE, entry).constant("RELU", relu).geometries([
         ("items", items),
         ("channels", channels),
         ("plane", plane),
@@ -108,8 +110,8 @@ impl Operation for BatchNorm {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let [x, parameters @ ..] = inputs else { return Err("expected an input".into()) };
-        let channels = same_channels(x, &expect::<4>(parameters)?)?;
+        let [x, others @ ..] = inputs else { return Err("expected an input".into()) };
+        let channels = same_channels(x, &expect::<4>(others)?)?;
         let each = || Spec::f32([channels]);
         let mut outputs = vec![(*x).clone()];
         if self.training {

@@ -1,6 +1,6 @@
 //! Clipping of gradients by their global norm (Pascanu et al. 2013).
 
-use super::flat::{parts, same_length};
+use super::flat::{bind_guard, guarded, parts, same_length};
 use crate::graph::{Alias, Operation, Spec};
 use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
 
@@ -9,8 +9,8 @@ const SOURCE: &str = include_str!("../../shaders/clip_norm.wgsl");
 /// Invocations that add up squares.
 const SUMMERS: usize = 4096;
 
-/// Scales gradients down such that their L2 norm is at most `max_norm`. Input: gradients (flat region [n]); outputs: gradients in place, and the
-/// norm before clipping [1], both without the loss scale in the norm.
+/// Scales gradients down such that their L2 norm is at most `max_norm`. Inputs: gradients (flat region [n]), and maybe the guard of a
+/// [`LossScale`](super::LossScale); outputs: gradients in place, and the norm before clipping [1], both without the loss scale in the norm.
 #[derive(Clone, Debug)]
 pub struct ClipNorm {
     /// The largest norm.
@@ -23,7 +23,7 @@ impl Operation for ClipNorm {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        Ok(vec![same_length::<1>(inputs)?, Spec::f32([1])])
+        Ok(vec![same_length::<1>(guarded(inputs, 1)?.0)?, Spec::f32([1])])
     }
 
     fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
@@ -43,11 +43,11 @@ impl Operation for ClipNorm {
                 .groups(SUMMERS / 64, 1, 1);
             kernels.push(part.bind(kernel, "gradients", Slot::Output(0)));
         }
-        let total = Kernel::new(operands.layer, SOURCE, "total")
+        let total = Kernel::new(operands, SOURCE, "total")
             .geometry("sums", sums)
             .bind("partial", Slot::Scratch(0))
             .bind("norm", Slot::Output(1));
-        kernels.push(total);
+        kernels.push(bind_guard(total, operands, 1));
         for part in &parts {
             let kernel = part
                 .kernel(operands, SOURCE, "scale")

@@ -1,12 +1,13 @@
 //! Convolution (cross-correlation, as Caffe and PyTorch have it) and its three gradients.
 
+mod cooperative;
 mod kernels;
 mod lanes;
 mod tiled;
 
 use std::sync::Arc;
 
-use super::ReluGrad;
+use super::{ReluGrad, activation, parameters};
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Operation, Spec};
 use crate::kernel::{Implementation, Operands, Profile};
@@ -135,11 +136,13 @@ impl Operation for Conv {
             [x, weight, bias] => (x, weight, Some(bias)),
             _ => return Err(format!("expected input, weight and maybe bias, got {} inputs", inputs.len())),
         };
+        activation(x)?;
+        parameters(&inputs[1..])?;
         let e = self.extents(x, weight)?;
         if let Some(bias) = bias.filter(|b| b.dims() != [e.outputs]) {
             return Err(format!("the bias {} does not fit the weight {}", bias.shape, weight.shape));
         }
-        Ok(vec![Spec::f32([e.batch, e.outputs, e.out[0], e.out[1]])])
+        Ok(vec![x.like([e.batch, e.outputs, e.out[0], e.out[1]])])
     }
 
     fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
@@ -201,8 +204,10 @@ impl Operation for ConvInputGrad {
         let (([dy, weight], false) | ([dy, weight, _], true)) = (inputs, self.accumulate) else {
             return Err(format!("unexpected number of inputs: {}", inputs.len()));
         };
+        activation(dy)?;
+        parameters(&[weight])?;
         let e = self.extents(dy, weight)?;
-        let dx = Spec::f32([e.batch, e.channels, e.size[0], e.size[1]]);
+        let dx = dy.like([e.batch, e.channels, e.size[0], e.size[1]]);
         match inputs.get(2) {
             Some(before) if **before != dx => Err(format!("cannot add {dx} to {before}")),
             _ => Ok(vec![dx]),

@@ -2,12 +2,12 @@
 
 use super::expect;
 use crate::Result;
-use crate::graph::{Backward, Operation, Spec};
+use crate::graph::{Backward, Element, Operation, Spec};
 use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../shaders/copy.wgsl");
 
-/// y = x. Input: any tensor of 4-byte elements; output: the same shape.
+/// y = x. Input: any tensor; output: the same shape, stored alike.
 #[derive(Clone, Debug)]
 pub struct Copy;
 
@@ -18,7 +18,7 @@ impl Operation for Copy {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [x] = expect(inputs)?;
-        if x.element.size() == 4 { Ok(vec![x.clone()]) } else { Err(format!("cannot copy {x}")) }
+        Ok(vec![x.clone()])
     }
 
     fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
@@ -28,7 +28,8 @@ impl Operation for Copy {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
-        let kernel = Kernel::new(operands.layer, SOURCE, "copy")
+        let word = if y.spec.element == Element::F16 { "f16" } else { "u32" };
+        let kernel = Kernel::new(operands, SOURCE, "copy")
             .geometries([
                 ("count", y.volume()),
                 ("item", y.spec.shape.item()),
@@ -37,8 +38,8 @@ impl Operation for Copy {
                 ("other_offset", x.offset),
                 ("other_stride", x.batch_stride),
             ])
-            .bind_as("y", Slot::Output(0), "u32")
-            .bind_as("x", Slot::Input(0), "u32")
+            .bind_as("y", Slot::Output(0), word)
+            .bind_as("x", Slot::Input(0), word)
             .linear(y.volume());
         vec![Implementation::new("linear", vec![kernel])]
     }

@@ -7,7 +7,7 @@ use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../shaders/dropout.wgsl");
 
-/// Drops each element with a probability and scales the rest by 1 / (1 - probability). Input: any f32 tensor; output: the same
+/// Drops each element with a probability and scales the rest by 1 / (1 - probability). Input: any activation; output: the same
 /// shape. The gradient is the same function of the output's gradient. In evaluation it disappears.
 #[derive(Clone, Debug)]
 pub struct Dropout {
@@ -49,7 +49,7 @@ impl Operation for Dropout {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
-        let kernel = Kernel::new(operands.layer, SOURCE, "dropout")
+        let kernel = Kernel::new(operands, SOURCE, "dropout")
             .geometries([
                 ("count", y.volume()),
                 ("item", y.spec.shape.item()),

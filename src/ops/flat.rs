@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::expect;
+use super::{expect, parameters};
 use crate::graph::Spec;
 use crate::kernel::{Kernel, Operands, Profile, Slot};
 use crate::plan::BLOCK;
@@ -11,6 +11,7 @@ use crate::plan::BLOCK;
 pub(super) fn same_length<const N: usize>(inputs: &[&Spec]) -> Result<Spec, String> {
     let specs = expect::<N>(inputs)?;
     let first = specs.first().ok_or("expected inputs")?;
+    parameters(&specs)?;
     let flat = first.shape.rank() == 1 && first.shape.volume().is_multiple_of(BLOCK);
     if flat && specs.iter().all(|s| s == first) {
         Ok((*first).clone())
@@ -27,6 +28,25 @@ pub(super) fn multipliers_fit(region: &Spec, multipliers: &Spec) -> Result<(), S
     } else {
         Err(format!("multipliers {} do not fit {}", multipliers.shape, region.shape))
     }
+}
+
+/// The inputs of an operation that has `count` of its own, and whether the guard of a [`LossScale`](super::LossScale) follows them.
+pub(super) fn guarded<'a, 'b>(
+    inputs: &'b [&'a Spec],
+    count: usize,
+) -> Result<(&'b [&'a Spec], bool), String> {
+    match inputs.split_at_checked(count) {
+        Some((own, [])) => Ok((own, false)),
+        Some((own, [guard])) if **guard == Spec::f32([3]) => Ok((own, true)),
+        _ => Err(format!("expected {count} inputs and maybe a guard, got {}", inputs.len())),
+    }
+}
+
+/// Binds the guard, if it is there, behind `count` inputs.
+pub(super) fn bind_guard(kernel: Kernel, operands: &Operands<'_>, count: usize) -> Kernel {
+    let guarded = operands.inputs.len() > count;
+    let kernel = kernel.constant("GUARDED", guarded);
+    if guarded { kernel.bind("guard", Slot::Input(count)) } else { kernel }
 }
 
 /// One part of a region, in elements.
@@ -53,7 +73,7 @@ impl Part {
         entry: &'static str,
     ) -> Kernel {
         let count = self.elements.len() / 4;
-        Kernel::new(operands.layer, source, entry).geometry("count", count).linear(count)
+        Kernel::new(operands, source, entry).geometry("count", count).linear(count)
     }
 
     /// The bytes of the part in a region.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ReluGrad, expect};
+use super::{ReluGrad, activation, expect, parameters};
 use crate::error::Result;
 use crate::graph::{Backward, Operation, Shape, Spec};
 use crate::kernel::{
@@ -40,11 +40,13 @@ impl Operation for Linear {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [x, weight, bias] = expect(inputs)?;
+        activation(x)?;
+        parameters(&[weight, bias])?;
         match (x.dims(), weight.dims(), bias.dims()) {
             ([batch, ..], [outputs, features], [biases])
                 if x.shape.item() == *features && biases == outputs =>
             {
-                Ok(vec![Spec::f32([*batch, *outputs])])
+                Ok(vec![x.like([*batch, *outputs])])
             }
             _ => {
                 Err(format!("input {}, weight {} and bias {} do not fit", x.shape, weight.shape, bias.shape))
@@ -70,10 +72,15 @@ impl Operation for Linear {
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
-        let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
+        let (x, weight, y) = (&operands.inputs[0], &operands.inputs[1], &operands.outputs[0]);
         let [batch, outputs, _] = y.spec.shape.ncs();
-        let product =
-            Product { rows: batch, columns: outputs, depth: x.spec.shape.item(), along_k: [true, true] };
+        let product = Product {
+            rows: batch,
+            columns: outputs,
+            depth: x.spec.shape.item(),
+            along_k: [true, true],
+            element: elements([x, weight, y]),
+        };
         product.implementations(["forward_tiled", "forward_register"], |entry| {
             kernel(operands, entry, x, y)
                 .constant("RELU", self.relu)
@@ -96,23 +103,30 @@ impl Operation for LinearInputGrad {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [dy, weight] = expect(inputs)?;
+        activation(dy)?;
+        parameters(&[weight])?;
         match (dy.dims(), weight.dims()) {
             ([batch, outputs], [of, features])
                 if outputs == of
                     && self.shape.dims().first() == Some(batch)
                     && self.shape.item() == *features =>
             {
-                Ok(vec![Spec::f32(self.shape.clone())])
+                Ok(vec![dy.like(self.shape.clone())])
             }
             _ => Err(format!("gradient {} and weight {} do not fit {}", dy.shape, weight.shape, self.shape)),
         }
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
-        let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
+        let (dy, weight, dx) = (&operands.inputs[0], &operands.inputs[1], &operands.outputs[0]);
         let [batch, outputs, _] = dy.spec.shape.ncs();
-        let product =
-            Product { rows: batch, columns: dx.spec.shape.item(), depth: outputs, along_k: [true, false] };
+        let product = Product {
+            rows: batch,
+            columns: dx.spec.shape.item(),
+            depth: outputs,
+            along_k: [true, false],
+            element: elements([dy, weight, dx]),
+        };
         product.implementations(["input_gradient_tiled", "input_gradient_register"], |entry| {
             kernel(operands, entry, dx, dy)
                 .bind("dy_data", Slot::Input(0))
@@ -145,7 +159,13 @@ impl Operation for LinearWeightGrad {
         let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
         let [batch, outputs, _] = dy.spec.shape.ncs();
         let columns = x.spec.shape.item();
-        let product = Product { rows: outputs, columns, depth: batch, along_k: [false, false] };
+        let product = Product {
+            rows: outputs,
+            columns,
+            depth: batch,
+            along_k: [false, false],
+            element: elements([dy, x, &operands.outputs[0]]),
+        };
         product.implementations(["weight_gradient_tiled", "weight_gradient_register"], |entry| {
             kernel(operands, entry, x, dy)
                 .bind("x_data", Slot::Input(0))
@@ -175,7 +195,7 @@ impl Operation for LinearBiasGrad {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let dy = &operands.inputs[0];
         let [batch, outputs, _] = dy.spec.shape.ncs();
-        let kernel = Kernel::new(operands.layer, SOURCE, "bias_gradient")
+        let kernel = Kernel::new(operands, SOURCE, "bias_gradient")
             .geometries([
                 ("rows", batch),
                 ("outputs", outputs),
@@ -190,7 +210,7 @@ impl Operation for LinearBiasGrad {
 }
 
 fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand) -> Kernel {
-    Kernel::new(operands.layer, SOURCE, entry).geometries([
+    Kernel::new(operands, SOURCE, entry).geometries([
         ("features", x.spec.shape.item()),
         ("outputs", y.spec.shape.item()),
         ("x_offset", x.offset),
@@ -200,11 +220,18 @@ fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand
     ])
 }
 
+/// Bytes of an element of each.
+fn elements(operands: [&Operand; 3]) -> [usize; 3] {
+    operands.map(|operand| operand.spec.element.size())
+}
+
 /// The extents of a matrix product, and whether its operands lie along k.
 struct Product {
     rows: usize,
     columns: usize,
     depth: usize,
+    /// Bytes of an element of the left operand, the right one and the result.
+    element: [usize; 3],
     along_k: [bool; 2],
 }
 
@@ -214,7 +241,7 @@ const LANES: usize = 8;
 impl Product {
     fn traffic(&self, tile: [usize; 2], register: [usize; 2], shared: bool) -> Traffic {
         let extents = [self.rows, self.columns, self.depth];
-        TiledProduct { extents, tile, register, parts: 1, element: [4; 3], shared }.traffic()
+        TiledProduct { extents, tile, register, parts: 1, element: self.element, shared }.traffic()
     }
 
     fn implementations(

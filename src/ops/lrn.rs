@@ -1,6 +1,6 @@
 //! Local response normalisation across channels (Krizhevsky et al. 2012; Caffe's LRN layer) and its gradient.
 
-use super::expect;
+use super::{activation, expect};
 use crate::error::Result;
 use crate::graph::{Backward, Operation, Spec};
 use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
@@ -35,7 +35,7 @@ impl Lrn {
         let [batch, channels, plane] = x.spec.shape.ncs();
         let chunks = channels.div_ceil(CHUNK);
         let count = batch * chunks * plane;
-        Kernel::new(operands.layer, SOURCE, entry)
+        Kernel::new(operands, SOURCE, entry)
             .constant("SIZE", u32::try_from(self.size).unwrap_or(1))
             .constant("REST", u32::try_from(self.size - 1).unwrap_or(0))
             .constant("CHUNK", CHUNK as u32)
@@ -65,6 +65,7 @@ impl Operation for Lrn {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [x] = expect(inputs)?;
+        activation(x)?;
         x.shape.nchw()?;
         if self.size.is_multiple_of(2) {
             return Err(format!("the window must be odd, not {}", self.size));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::expect;
 use crate::error::Result;
-use crate::graph::{Alias, Backward, Inference, Operation, Spec};
+use crate::graph::{Alias, Backward, Element, Inference, Operation, Spec};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../shaders/max_pool.wgsl");
@@ -72,7 +72,7 @@ impl Operation for MaxPool {
             ));
         };
         let dims = [batch, channels, h, w];
-        let mut outputs = vec![Spec::f32(dims)];
+        let mut outputs = vec![x.like(dims)];
         if self.indices {
             outputs.push(Spec::u32(dims));
         }
@@ -93,7 +93,7 @@ impl Operation for MaxPool {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
-        let kernel = Kernel::new(operands.layer, SOURCE, "max_pool")
+        let kernel = Kernel::new(operands, SOURCE, "max_pool")
             .constant("INDICES", self.indices)
             .geometries([
                 ("count", y.volume()),
@@ -134,7 +134,7 @@ impl Operation for MaxPoolGrad {
                 dy.shape, indices.shape, self.size
             ));
         }
-        let dx = Spec::f32([batch, channels, self.size[0], self.size[1]]);
+        let dx = dy.like([batch, channels, self.size[0], self.size[1]]);
         match inputs.get(2) {
             Some(before) if **before != dx => Err(format!("cannot add {dx} to {before}")),
             _ => Ok(vec![dx]),
@@ -152,7 +152,7 @@ impl Operation for MaxPoolGrad {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
         let kernel = |entry| {
-            Kernel::new(operands.layer, SOURCE, entry)
+            Kernel::new(operands, SOURCE, entry)
                 .constant("ACCUMULATE", self.accumulate)
                 .geometries([
                     ("count", dx.volume()),
@@ -176,9 +176,11 @@ impl Operation for MaxPoolGrad {
         };
         let gather = kernel("max_pool_grad").linear(dx.volume());
         let planes = kernel("max_pool_grad_planes").workgroup(8, 1, 1).linear(dx.dims()[0] * dx.dims()[1]);
-        vec![
-            Implementation::new("gather", vec![gather]).suits(AdapterClass::GPU),
-            Implementation::new("planes", vec![planes]).suits(AdapterClass::SOFTWARE),
-        ]
+        let mut list = vec![Implementation::new("gather", vec![gather]).suits(AdapterClass::GPU)];
+        // Its sums lie in the result, and sums are f32.
+        if dx.spec.element == Element::F32 {
+            list.push(Implementation::new("planes", vec![planes]).suits(AdapterClass::SOFTWARE));
+        }
+        list
     }
 }

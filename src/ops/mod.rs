@@ -15,6 +15,7 @@ mod dropout;
 mod fill;
 mod flat;
 mod linear;
+mod loss_scale;
 mod lrn;
 mod max_pool;
 mod relu;
@@ -35,6 +36,7 @@ pub use copy::Copy;
 pub use dropout::Dropout;
 pub use fill::Fill;
 pub use linear::{Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad};
+pub use loss_scale::LossScale;
 pub use lrn::{Lrn, LrnGrad};
 pub use max_pool::{MaxPool, MaxPoolGrad};
 pub use relu::{Relu, ReluGrad};
@@ -42,9 +44,22 @@ pub use sgd::Sgd;
 pub use softmax_cross_entropy::{Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad};
 pub use weighted_sum::{WeightedSum, WeightedSumGrad};
 
-use crate::graph::Spec;
+use crate::graph::{Element, Spec};
 
 /// The inputs as an array of the number that the operation takes.
 pub(crate) fn expect<'a, const N: usize>(inputs: &[&'a Spec]) -> Result<[&'a Spec; N], String> {
     inputs.try_into().map_err(|_| format!("expected {N} inputs, got {}", inputs.len()))
+}
+
+/// Refuses what is no activation: one is stored as f32 or f16.
+pub(crate) fn activation(x: &Spec) -> Result<(), String> {
+    if x.element == Element::U32 { Err(format!("expected floating-point numbers, got {x}")) } else { Ok(()) }
+}
+
+/// Refuses parameters, statistics and losses that are not in f32: activations may be stored as f16, these never.
+pub(crate) fn parameters(specs: &[&Spec]) -> Result<(), String> {
+    match specs.iter().find(|s| s.element != Element::F32) {
+        Some(other) => Err(format!("expected f32, got {other}")),
+        None => Ok(()),
+    }
 }

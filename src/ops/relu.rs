@@ -6,7 +6,7 @@ use crate::kernel::{Implementation, Kernel, Operand, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../shaders/relu.wgsl");
 
-/// y = max(x, 0), in place. Input: any f32 tensor; output: the same shape.
+/// y = max(x, 0), in place. Input: any activation; output: the same shape.
 #[derive(Clone, Debug)]
 pub struct Relu;
 
@@ -37,7 +37,7 @@ impl Operation for Relu {
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
-        let kernel = Kernel::new(operands.layer, SOURCE, "relu")
+        let kernel = Kernel::new(operands, SOURCE, "relu")
             .geometries(extent(&operands.outputs[0]))
             .bind("y", Slot::Output(0))
             .linear(operands.outputs[0].volume());
@@ -64,7 +64,7 @@ impl Operation for ReluGrad {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (y, dy) = (&operands.inputs[0], &operands.outputs[0]);
-        let kernel = Kernel::new(operands.layer, SOURCE, "relu_grad")
+        let kernel = Kernel::new(operands, SOURCE, "relu_grad")
             .geometries(extent(dy))
             .geometry("forward_offset", y.offset)
             .geometry("forward_stride", y.batch_stride)

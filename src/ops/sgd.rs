@@ -1,14 +1,15 @@
 //! Stochastic gradient descent with momentum, as Caffe's and torch's.
 
-use super::flat::{multipliers_fit, parts, same_length};
+use super::flat::{bind_guard, guarded, multipliers_fit, parts, same_length};
 use crate::graph::{Alias, Operation, Spec};
 use crate::kernel::{Implementation, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../shaders/sgd.wgsl");
 
 /// v = momentum v + g + decay w; w = w - rate v, or w - rate (g + decay w + momentum v) with Nesterov's look ahead. Inputs: parameters, gradients,
-/// momentum (flat regions [n]), and multipliers [n / 64 x 2]: factors on rate and decay for each 64 elements; outputs: parameters and momentum, in
-/// place. Rate, momentum, decay and loss scale come with the step.
+/// momentum (flat regions [n]), and multipliers [n / 64 x 2]: factors on rate and decay for each 64 elements, and maybe the guard of a
+/// [`LossScale`](super::LossScale); outputs: parameters and momentum, in place. Rate, momentum and decay come with the step, and so does the loss
+/// scale where there is no guard.
 #[derive(Clone, Debug)]
 pub struct Sgd {
     /// Whether to look ahead (Nesterov), as torch's `nesterov=True`.
@@ -21,7 +22,8 @@ impl Operation for Sgd {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let [regions @ .., multipliers] = inputs else {
+        let (own, _) = guarded(inputs, 4)?;
+        let [regions @ .., multipliers] = own else {
             return Err("expected regions and multipliers".into());
         };
         let region = same_length::<3>(regions)?;
@@ -39,7 +41,7 @@ impl Operation for Sgd {
             let kernel = part.bind(kernel, "parameters", Slot::Output(0));
             let kernel = part.bind(kernel, "gradients", Slot::Input(1));
             let kernel = part.bind(kernel, "momentum", Slot::Output(1));
-            part.bind_multipliers(kernel, Slot::Input(3))
+            bind_guard(part.bind_multipliers(kernel, Slot::Input(3)), operands, 4)
         });
         vec![Implementation::new("linear", kernels.collect())]
     }

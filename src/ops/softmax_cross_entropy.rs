@@ -1,6 +1,6 @@
 //! Softmax with cross-entropy (Caffe's SoftmaxWithLoss) and its gradient; softmax alone for inference.
 
-use super::expect;
+use super::{activation, expect, parameters};
 use crate::error::Result;
 use crate::graph::{Backward, Element, Operation, Spec};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
@@ -8,7 +8,7 @@ use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Pro
 const SOURCE: &str = include_str!("../../shaders/softmax_cross_entropy.wgsl");
 
 /// The mean over the batch of -sum over c of target[c] log softmax(logits)[c]. Inputs: logits [batch, classes], labels u32 [batch]; a
-/// label that is no class marks a row that does not count. Outputs: loss [1], probabilities [batch, classes], and the number of rows whose largest logit, the first of
+/// label that is no class marks a row that does not count. Outputs, in f32: loss [1], probabilities [batch, classes], and the number of rows whose largest logit, the first of
 /// equals, is the label's [1]. Only the loss can be differentiated.
 #[derive(Clone, Debug)]
 pub struct SoftmaxCrossEntropy {
@@ -21,13 +21,16 @@ pub struct SoftmaxCrossEntropy {
 pub struct SoftmaxCrossEntropyGrad {
     /// As in the forward pass.
     pub smoothing: f32,
+    /// How the logits are stored, and so their gradient.
+    pub logits: Element,
 }
 
-/// exp(x) / sum of exp(x) over each row. Input: [batch, classes]; output: the same shape.
+/// exp(x) / sum of exp(x) over each row. Input: [batch, classes]; output: the same shape in f32.
 #[derive(Clone, Debug)]
 pub struct Softmax;
 
 fn rows(x: &Spec) -> Result<[usize; 2], String> {
+    activation(x)?;
     match x.dims() {
         [batch, classes] if *classes > 0 => Ok([*batch, *classes]),
         _ => Err(format!("expected batch x classes, got {}", x.shape)),
@@ -43,7 +46,7 @@ fn labelled(x: &Spec, labels: &Spec) -> Result<[usize; 2], String> {
 }
 
 fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand, smoothing: f32) -> Kernel {
-    Kernel::new(operands.layer, SOURCE, entry)
+    Kernel::new(operands, SOURCE, entry)
         .geometries([
             ("rows", x.dims()[0]),
             ("classes", x.dims()[1]),
@@ -82,13 +85,14 @@ impl Operation for SoftmaxCrossEntropy {
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [x, labels] = expect(inputs)?;
         labelled(x, labels)?;
-        Ok(vec![Spec::f32([1]), (*x).clone(), Spec::f32([1])])
+        Ok(vec![Spec::f32([1]), Spec::f32(x.shape.clone()), Spec::f32([1])])
     }
 
     fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
         let Some(dloss) = context.grad(0) else { return Ok(()) };
         let inputs = [context.output(1), context.input(1), dloss];
-        context.contribute(0, SoftmaxCrossEntropyGrad { smoothing: self.smoothing }, &inputs)
+        let logits = context.element(context.input(0));
+        context.contribute(0, SoftmaxCrossEntropyGrad { smoothing: self.smoothing, logits }, &inputs)
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
@@ -99,7 +103,7 @@ impl Operation for SoftmaxCrossEntropy {
             .bind_as("labels", Slot::Input(1), "u32")
             .bind("y_data", Slot::Output(1))
             .bind("partial", Slot::Scratch(0));
-        let totals = Kernel::new(operands.layer, SOURCE, "totals")
+        let totals = Kernel::new(operands, SOURCE, "totals")
             .geometry("rows", x.dims()[0])
             .bind("partial", Slot::Scratch(0))
             .bind("loss", Slot::Output(0))
@@ -117,10 +121,11 @@ impl Operation for SoftmaxCrossEntropyGrad {
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [probabilities, labels, dloss] = expect(inputs)?;
         labelled(probabilities, labels)?;
+        parameters(&[probabilities, dloss])?;
         if dloss.shape.volume() != 1 {
             return Err(format!("the gradient of the loss must be a scalar, not {}", dloss.shape));
         }
-        Ok(vec![probabilities.clone()])
+        Ok(vec![Spec { shape: probabilities.shape.clone(), element: self.logits }])
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
@@ -143,7 +148,7 @@ impl Operation for Softmax {
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [x] = expect(inputs)?;
         rows(x)?;
-        Ok(vec![x.clone()])
+        Ok(vec![Spec::f32(x.shape.clone())])
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {

@@ -46,8 +46,8 @@ impl Operation for WeightedSum {
                 NAMES.len()
             ));
         }
-        match inputs.iter().find(|s| s.dims() != [1]) {
-            Some(other) => Err(format!("expected scalars, got {}", other.shape)),
+        match inputs.iter().find(|s| ***s != Spec::f32([1])) {
+            Some(other) => Err(format!("expected scalars, got {other}")),
             None => Ok(vec![Spec::f32([1])]),
         }
     }
@@ -59,7 +59,7 @@ impl Operation for WeightedSum {
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
-        let mut kernel = Kernel::new(operands.layer, SOURCE, "weighted_sum")
+        let mut kernel = Kernel::new(operands, SOURCE, "weighted_sum")
             .constant("COUNT", u32::try_from(self.weights.len()).unwrap_or(0))
             .bind("y", Slot::Output(0))
             .workgroup(1, 1, 1);
@@ -77,15 +77,11 @@ impl Operation for WeightedSumGrad {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [dy] = expect(inputs)?;
-        if dy.dims() == [1] {
-            Ok(vec![dy.clone()])
-        } else {
-            Err(format!("expected a scalar, got {}", dy.shape))
-        }
+        if *dy == Spec::f32([1]) { Ok(vec![dy.clone()]) } else { Err(format!("expected a scalar, got {dy}")) }
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
-        let kernel = Kernel::new(operands.layer, SOURCE, "weighted_sum_grad")
+        let kernel = Kernel::new(operands, SOURCE, "weighted_sum_grad")
             .geometry("scale", self.weight)
             .bind("dy", Slot::Input(0))
             .bind("dx", Slot::Output(0))

@@ -63,9 +63,9 @@ impl NodeCost {
     }
 
     /// The most FLOP per byte that its algorithm can have: every tensor and scratch buffer moved once by each dispatch that
-    /// binds it.
+    /// binds it, and products moving what the largest tiles move.
     pub fn intensity_bound(&self) -> f64 {
-        let least: u64 = self.dispatches.iter().map(|d| d.least_bytes).sum();
+        let least: u64 = self.dispatches.iter().map(|d| d.least_bytes.max(d.traffic.attainable)).sum();
         self.flops as f64 / least.max(1) as f64
     }
 

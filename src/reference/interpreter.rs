@@ -20,9 +20,10 @@ impl<'a, T: Real> Interpreter<'a, T> {
         Self { graph, values: HashMap::new() }
     }
 
-    /// Gives a tensor that no node makes its value.
+    /// Gives a tensor that no node makes its value, rounded to what the tensor is stored as.
     pub fn set(&mut self, tensor: TensorId, value: Array<T>) {
-        self.values.insert(tensor, value);
+        let element = self.graph.tensor_ref(tensor).spec.element;
+        self.values.insert(tensor, value.stored_as(element));
     }
 
     /// The value of a tensor, if it has one.

@@ -15,6 +15,7 @@ mod dropout;
 mod fill;
 mod interpreter;
 mod linear;
+mod loss_scale;
 mod lrn;
 mod max_pool;
 mod relu;
@@ -26,7 +27,7 @@ pub use interpreter::Interpreter;
 
 use std::fmt::Debug;
 
-use crate::graph::{Operation, Spec};
+use crate::graph::{Element, Operation, Spec};
 use crate::kernel::Step;
 
 /// The floating-point types that the twins work in.
@@ -127,6 +128,15 @@ impl<T: Real> Array<T> {
         Array { dims: self.dims.clone(), data: self.data.iter().map(|x| U::of(x.to_f64())).collect() }
     }
 
+    /// The numbers as they are after they were stored.
+    #[must_use]
+    pub fn stored_as(mut self, element: Element) -> Self {
+        if element == Element::F16 {
+            self.data.iter_mut().for_each(|x| *x = T::of(half::f16::from_f64(x.to_f64()).to_f64()));
+        }
+        self
+    }
+
     /// The element of a tensor of four dimensions, or nothing where there is none.
     pub fn get(&self, n: usize, c: usize, y: Option<usize>, x: Option<usize>) -> Option<T> {
         let (y, x) = (y.filter(|y| *y < self.dims[2])?, x.filter(|x| *x < self.dims[3])?);
@@ -152,7 +162,7 @@ pub trait Reference<T: Real> {
     }
 }
 
-/// Runs one operation on the CPU.
+/// Runs one operation on the CPU. Outputs that are stored as f16 come out rounded to it.
 ///
 /// # Errors
 /// The reason, if the operation cannot work on these inputs.
@@ -170,7 +180,7 @@ pub fn run_operation<T: Real>(
         }
     }
     T::twin(op).run(inputs, &mut arrays, step);
-    Ok(arrays)
+    Ok(arrays.into_iter().zip(&outputs).map(|(array, spec)| array.stored_as(spec.element)).collect())
 }
 
 /// Relative L2 error of `a` against `b`: |a - b| / |b|, or |a| where b is zero.

@@ -8,7 +8,7 @@ use super::upload;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
-use crate::graph::{Graph, Region, TensorId};
+use crate::graph::{Element, Graph, Region, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
 use crate::ops::Softmax;
@@ -88,12 +88,12 @@ pub struct InferenceGraph {
 }
 
 impl InferenceGraph {
-    /// Builds it for batches of `batch` pictures.
+    /// Builds it for batches of `batch` pictures with activations stored as `element`.
     ///
     /// # Errors
     /// [`Error::Config`] or [`Error::Layer`] for a network that cannot be built.
-    pub fn new(network: &GoogLeNet, batch: usize) -> Result<Self> {
-        let net = network.build(batch)?;
+    pub fn new(network: &GoogLeNet, batch: usize, element: Element) -> Result<Self> {
+        let net = network.build(batch)?.stored_as(element)?;
         let lost = || Error::tensor("logits", "were lost by a pass");
         let main = net.heads.first().map(|h| h.logits).ok_or_else(lost)?;
         let evaluation = net.graph.evaluation()?;
@@ -111,8 +111,10 @@ impl InferenceGraph {
     /// Plans it as a classifier on this device does, on memory of its own or with the layout of another plan.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::Tensor`] if the layout lacks a parameter.
+    /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device cannot store activations so,
+    /// [`Error::Tensor`] if the layout lacks a parameter.
     pub fn plan(&self, gpu: &Gpu, layout: Option<Arc<Layout>>) -> Result<Plan> {
+        gpu.require_all(&self.graph)?;
         let options = PlanOptions {
             profile: gpu.profile(),
             outputs: &[self.probabilities, self.logits],
@@ -125,12 +127,20 @@ impl InferenceGraph {
 }
 
 impl Classifier {
-    /// A classifier with these weights, on memory of its own. Aux heads among the weights are left out; they need not be there.
+    /// A classifier with these weights, on memory of its own, with activations stored as `element`. Aux heads among the weights are left
+    /// out; they need not be there.
     ///
     /// # Errors
-    /// [`Error::Tensor`] naming a weight that is missing or misshapen, and what the device reports.
-    pub async fn new(gpu: &Gpu, network: &GoogLeNet, batch: usize, weights: &TrainingState) -> Result<Self> {
-        let classifier = Self::build(gpu, network, batch, None).await?;
+    /// [`Error::Tensor`] naming a weight that is missing or misshapen, [`Error::NoF16`] if the device cannot store activations so, and
+    /// what the device reports.
+    pub async fn new(
+        gpu: &Gpu,
+        network: &GoogLeNet,
+        batch: usize,
+        element: Element,
+        weights: &TrainingState,
+    ) -> Result<Self> {
+        let classifier = Self::build(gpu, network, batch, element, None).await?;
         let regions = classifier.session.regions();
         upload(gpu, regions, Region::Parameters, &weights.parameters)?;
         if !regions.layout.state.is_empty() {
@@ -144,18 +154,20 @@ impl Classifier {
         gpu: &Gpu,
         network: &GoogLeNet,
         batch: usize,
+        element: Element,
         regions: Arc<Regions>,
     ) -> Result<Self> {
-        Self::build(gpu, network, batch, Some(regions)).await
+        Self::build(gpu, network, batch, element, Some(regions)).await
     }
 
     async fn build(
         gpu: &Gpu,
         network: &GoogLeNet,
         batch: usize,
+        element: Element,
         regions: Option<Arc<Regions>>,
     ) -> Result<Self> {
-        let inference = InferenceGraph::new(network, batch)?;
+        let inference = InferenceGraph::new(network, batch, element)?;
         let layout: Option<Arc<Layout>> = regions.as_ref().map(|r| Arc::clone(&r.layout));
         let plan = inference.plan(gpu, layout)?;
         let input = plan.tensor(inference.input)?;

@@ -3,12 +3,17 @@
 mod classifier;
 mod fit;
 mod optimizer;
+mod precision;
 mod schedule;
 
 pub use classifier::{Classifier, Evaluation, InferenceGraph, Prediction, top};
 pub use fit::{EpochSummary, HeadSummary, evaluate, train_epoch};
 pub use optimizer::{Averaging, Optimizer, Rule};
+pub(crate) use precision::LOSS_SCALE;
+pub use precision::{LossScaling, Precision};
 pub use schedule::Schedule;
+
+use precision::ScaleState;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -48,8 +53,19 @@ pub struct StepMetrics {
     pub loss: f32,
     /// Each softmax, the main one first.
     pub heads: Vec<HeadMetrics>,
-    /// The global norm of the gradients, if they are clipped.
+    /// The global norm of the gradients, if they are clipped: not finite where an update was skipped.
     pub gradient_norm: Option<f32>,
+    /// The loss scale, if the loss is scaled.
+    pub scaling: Option<ScalingMetrics>,
+}
+
+/// The loss scale of the last update.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ScalingMetrics {
+    /// What the loss was multiplied by.
+    pub scale: f32,
+    /// Updates so far that were skipped because their gradients overflowed.
+    pub skipped: u64,
 }
 
 /// A network in training on a device.
@@ -90,7 +106,8 @@ pub struct TrainingGraph {
     pub input: TensorId,
     /// The labels, batch.
     pub labels: TensorId,
-    /// The total loss, then the loss of each head, then its correct count, then the gradients' norm if they are clipped.
+    /// The total loss, then the loss of each head, then its correct count, then the gradients' norm if they are clipped, then the
+    /// loss scale and the number of skipped updates if the loss is scaled.
     pub metrics: Vec<TensorId>,
     /// The logits of each head.
     pub logits: Vec<TensorId>,
@@ -106,7 +123,7 @@ impl TrainingGraph {
     /// [`Error::Config`] for values out of range, [`Error::Layer`] for shapes that do not fit.
     pub fn new(network: &GoogLeNet, optimizer: &Optimizer, batch: usize) -> Result<Self> {
         optimizer.validate()?;
-        let net = network.build(batch)?;
+        let net = network.build(batch)?.stored_as(optimizer.precision.element())?;
         let mut keep = vec![net.input, net.labels, net.loss];
         keep.extend(net.heads.iter().flat_map(|h| [h.logits, h.loss, h.correct]));
         let fused = net.graph.fuse(&keep)?;
@@ -124,10 +141,15 @@ impl TrainingGraph {
         }
         let logits = net.heads.iter().map(|h| at(h.logits)).collect::<Result<_>>()?;
         let mut graph = fused.graph.clone();
-        graph.differentiate(loss)?;
+        let scale = match &optimizer.precision {
+            Precision::F32 => None,
+            Precision::F16(scaling) => Some(ScaleState::new(&mut graph, scaling)),
+        };
+        graph.differentiate_scaled(loss, scale.map(|s| s.scale))?;
         let layout = Arc::new(Layout::of(&graph));
-        let update = optimizer.append(&mut graph, &layout)?;
+        let update = optimizer.append(&mut graph, &layout, scale)?;
         metrics.extend(update.norm);
+        metrics.extend(update.scaling.iter().flatten());
         let heads = net.heads.iter().map(|h| h.name).collect();
         Ok(Self { graph, layout, input, labels, metrics, logits, heads, accumulated: update.accumulated })
     }
@@ -135,8 +157,9 @@ impl TrainingGraph {
     /// Plans it as a trainer on this device does.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if the batch does not fit the device.
+    /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device cannot store activations so.
     pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        gpu.require_all(&self.graph)?;
         let options = PlanOptions {
             profile: gpu.profile(),
             outputs: &self.logits,
@@ -153,8 +176,8 @@ impl Trainer {
     /// node whose kernels are ready: (done, of how many).
     ///
     /// # Errors
-    /// [`Error::Config`] or [`Error::Layer`] for a network that cannot be built, [`Error::TooLarge`] if the batch does not fit, and what the
-    /// device reports.
+    /// [`Error::Config`] or [`Error::Layer`] for a network that cannot be built, [`Error::NoF16`] if the precision is not the device's,
+    /// [`Error::TooLarge`] if the batch does not fit, and what the device reports.
     pub async fn new(
         gpu: &Gpu,
         network: &GoogLeNet,
@@ -317,6 +340,13 @@ impl Trainer {
                 loss: values[1 + i],
                 correct: values[1 + heads + i],
             };
+            let scaling =
+                match (self.optimizer.precision, &values[1 + 2 * heads + usize::from(self.has_norm)..]) {
+                    (Precision::F16(_), &[scale, skipped]) => {
+                        Some(ScalingMetrics { scale, skipped: skipped as u64 })
+                    }
+                    _ => None,
+                };
             list.push(StepMetrics {
                 step,
                 count,
@@ -324,6 +354,7 @@ impl Trainer {
                 loss: values[0],
                 heads: self.heads.iter().enumerate().map(head).collect(),
                 gradient_norm: self.has_norm.then(|| values[1 + 2 * heads]),
+                scaling,
             });
         }
         Ok(list)
@@ -369,7 +400,7 @@ impl Trainer {
         })
     }
 
-    /// Continues from a state. Optimizer vectors that the state does not have start at zero.
+    /// Continues from a state. Optimizer vectors that the state does not have start at zero, and the loss scale at its first value.
     ///
     /// # Errors
     /// [`Error::Tensor`] naming what is missing or has another shape.
@@ -377,7 +408,13 @@ impl Trainer {
         let regions = Arc::clone(self.session.regions());
         upload(&self.gpu, &regions, Region::Parameters, &state.parameters)?;
         if !regions.layout.state.is_empty() {
-            upload(&self.gpu, &regions, Region::State, &state.state)?;
+            let mut values = state.state.clone();
+            // A run in f32 has no loss scale.
+            for entry in regions.layout.state.iter().filter(|e| e.name.starts_with(LOSS_SCALE)) {
+                let start = HostTensor { dims: entry.shape.dims().to_vec(), data: vec![entry.start] };
+                values.entry(entry.name.clone()).or_insert(start);
+            }
+            upload(&self.gpu, &regions, Region::State, &values)?;
         }
         for (region, slot) in self.optimizer.kept_slots().zip(&state.slots) {
             upload(&self.gpu, &regions, region, slot)?;
@@ -394,7 +431,9 @@ impl Trainer {
     /// # Errors
     /// As [`Classifier::new`].
     pub async fn classifier(&self, batch: usize) -> Result<Classifier> {
-        Classifier::sharing(&self.gpu, &self.network, batch, Arc::clone(self.session.regions())).await
+        let element = self.optimizer.precision.element();
+        Classifier::sharing(&self.gpu, &self.network, batch, element, Arc::clone(self.session.regions()))
+            .await
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::precision::{Guard, Precision, ScaleState};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Region, Role, Spec, TensorId};
 use crate::ops::{Accumulate, AdamW, Average, ClipNorm, Sgd};
@@ -45,6 +46,9 @@ pub struct Optimizer {
     pub average: Option<Averaging>,
     /// Batches whose gradients make one update.
     pub accumulate: u32,
+    /// How activations and their gradients are stored, and with f16 how the loss is scaled.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 /// How parameters are averaged over updates.
@@ -67,6 +71,7 @@ impl Default for Optimizer {
             clip_norm: None,
             average: None,
             accumulate: 1,
+            precision: Precision::F32,
         }
     }
 }
@@ -76,6 +81,8 @@ impl Default for Optimizer {
 pub(super) struct Update {
     /// The norm of the gradients, if they are clipped.
     pub norm: Option<TensorId>,
+    /// The scale of the gradients and the number of updates that were skipped, if the loss is scaled.
+    pub scaling: Option<[TensorId; 2]>,
     /// The last tensor made on every micro-batch; everything after it runs once for each update.
     pub accumulated: Option<TensorId>,
 }
@@ -125,11 +132,19 @@ impl Optimizer {
                 "--weight-decay must not be negative, --accumulate and --clip-norm must be above zero";
             return Err(Error::Config(reason.into()));
         }
-        Ok(())
+        match self.precision {
+            Precision::F32 => Ok(()),
+            Precision::F16(scaling) => scaling.validate(),
+        }
     }
 
     /// Adds the nodes that update the parameters of `layout` from their gradients.
-    pub(super) fn append(&self, graph: &mut Graph, layout: &Layout) -> Result<Update> {
+    pub(super) fn append(
+        &self,
+        graph: &mut Graph,
+        layout: &Layout,
+        scale: Option<ScaleState>,
+    ) -> Result<Update> {
         let length = layout.parameter_length();
         let flat = |graph: &mut Graph, region: Region| {
             graph.tensor(format!("region/{region:?}"), Spec::f32([length]), Role::Flat(region))
@@ -138,7 +153,7 @@ impl Optimizer {
         let mut gradients = flat(graph, Region::Gradients);
         let multipliers = Role::Constant(Arc::new(layout.multipliers()));
         let multipliers = graph.tensor("optimizer/multipliers", Spec::f32([length / BLOCK * 2]), multipliers);
-        let mut update = Update { norm: None, accumulated: None };
+        let mut update = Update { norm: None, scaling: None, accumulated: None };
         if self.accumulate > 1 {
             let free = self.rule_slots() + u8::from(self.average.is_some());
             let sum = flat(graph, Region::Slots(free));
@@ -146,24 +161,25 @@ impl Optimizer {
             gradients = graph.add("optimizer/accumulate", op, &[sum, gradients])?;
             update.accumulated = Some(gradients);
         }
+        let guard = scale.map(|scale| scale.append(graph, gradients)).transpose()?;
+        update.scaling = guard.map(|guard| guard.metrics);
+        let guarded = |inputs: &[TensorId]| [inputs, guard.as_ref().map_or(&[], Guard::input)].concat();
         if let Some(max_norm) = self.clip_norm {
-            let clipped = graph.node("optimizer/clip_norm", Arc::new(ClipNorm { max_norm }), &[gradients])?;
+            let inputs = guarded(&[gradients]);
+            let clipped = graph.node("optimizer/clip_norm", Arc::new(ClipNorm { max_norm }), &inputs)?;
             gradients = clipped[0];
             update.norm = Some(clipped[1]);
         }
         let updated = match self.rule {
             Rule::Sgd { nesterov } => {
                 let momentum = flat(graph, Region::Slots(0));
-                graph.add(
-                    "optimizer/sgd",
-                    Sgd { nesterov },
-                    &[parameters, gradients, momentum, multipliers],
-                )?
+                let inputs = guarded(&[parameters, gradients, momentum, multipliers]);
+                graph.add("optimizer/sgd", Sgd { nesterov }, &inputs)?
             }
             Rule::AdamW { beta1, beta2, epsilon } => {
                 let (m, v) = (flat(graph, Region::Slots(0)), flat(graph, Region::Slots(1)));
                 let op = AdamW { beta1, beta2, epsilon };
-                graph.add("optimizer/adamw", op, &[parameters, gradients, m, v, multipliers])?
+                graph.add("optimizer/adamw", op, &guarded(&[parameters, gradients, m, v, multipliers]))?
             }
         };
         if let (Some(region), Some(averaging)) = (self.average_slot(), self.average) {
@@ -172,7 +188,7 @@ impl Optimizer {
                 Averaging::Polyak => None,
                 Averaging::Exponential(decay) => Some(decay),
             };
-            graph.add("optimizer/average", Average { decay }, &[average, updated])?;
+            graph.add("optimizer/average", Average { decay }, &guarded(&[average, updated]))?;
         }
         Ok(update)
     }

@@ -30,7 +30,7 @@ use web_time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Prepared, Stage, Trial};
-use crate::graph::{Operation, Spec, TensorId};
+use crate::graph::{Element, Operation, Spec, TensorId};
 use crate::kernel::{Choice, Choices, Effort, Implementation, Operand, Operands, Step, choose, fingerprint};
 use crate::plan::Plan;
 use check::{Expected, noise};
@@ -227,7 +227,12 @@ fn jobs<'a>(gpu: &Gpu, plan: &'a Plan, effort: Effort, known: &mut usize) -> Vec
         let Some(default) = choose(&list, profile).map(|i| i.name) else { continue };
         let kernels = fingerprint(&list, profile);
         let mut candidates: Vec<Implementation> = list.into_iter().filter(|i| i.fits(profile)).collect();
-        if candidates.len() < 2 {
+        // Indices that another node makes mean something: random ones would be no test and no measure.
+        let drawn = |t: &TensorId| {
+            let tensor = plan.graph.tensor_ref(*t);
+            tensor.spec.element != Element::U32 || tensor.producer.is_none()
+        };
+        if candidates.len() < 2 || !node.inputs.iter().all(drawn) {
             continue;
         }
         if choices.get(&key).is_some_and(|c| c.kernels == kernels && c.effort >= effort) {

@@ -8,7 +8,7 @@ use super::engine::Call;
 use super::{Engine, Found, Tensors, file, tensor};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::graph::{Operation, Spec};
+use crate::graph::{Element, Operation, Spec};
 use crate::kernel::Step;
 use crate::ops::{
     AdaptiveAvgPool, AvgPool, AvgPoolGrad, BatchNorm, BatchNormGrad, Conv, ConvBiasGrad, ConvInputGrad,
@@ -236,7 +236,7 @@ async fn softmax_cross_entropy(runner: &mut Runner<'_>, case: Case<'_>) -> Resul
     let forward = Call { specs: specs.clone(), ..call(&op, &[&x, &labels]) };
     let outputs = runner.check(case, forward, &[("output", case.get("output")?)], WIDE).await?;
     let Some(probabilities) = outputs.get(1) else { return Err(case.unknown()) };
-    let op = SoftmaxCrossEntropyGrad { smoothing };
+    let op = SoftmaxCrossEntropyGrad { smoothing, logits: Element::F32 };
     let specs = [&specs[..], &[Spec::f32(upstream.dims.as_slice())]].concat();
     let grad = Call { specs, ..call(&op, &[probabilities, &labels, &upstream]) };
     runner.check(case, grad, &[("grad_input", case.get("grad_input")?)], WIDE).await?;

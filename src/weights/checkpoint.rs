@@ -1,8 +1,8 @@
 //! Checkpoints: a safetensors file that others can read, with everything that a run can be continued from.
 //!
 //! Parameters and running statistics have their plain names (Caffe's layers for the paper's variant, torchvision's names for the
-//! other). Optimizer vectors are called `optimizer.0.NAME` and so on, averaged parameters `average.NAME`. The metadata has
-//! the configuration as JSON under `incept`.
+//! other). Optimizer vectors are called `optimizer.0.NAME` and so on, averaged parameters `average.NAME`, what mixed precision keeps
+//! `loss_scale/NAME`. The metadata has the configuration as JSON under `incept`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -16,6 +16,7 @@ use super::{HostTensor, Progress, TrainingState, write_atomically};
 use crate::data::Preprocessing;
 use crate::error::{Error, Result};
 use crate::nn::{GoogLeNet, Variant};
+use crate::train::LOSS_SCALE;
 
 /// What a checkpoint says beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,7 +123,10 @@ impl Checkpoint {
                 state.slots[number].insert(name.to_string(), tensor);
             } else if let Some(name) = name.strip_prefix("average.") {
                 state.average.get_or_insert_default().insert(name.to_string(), tensor);
-            } else if name.ends_with("running_mean") || name.ends_with("running_var") {
+            } else if name.ends_with("running_mean")
+                || name.ends_with("running_var")
+                || name.starts_with(LOSS_SCALE)
+            {
                 state.state.insert(name, tensor);
             } else if !name.ends_with("num_batches_tracked") {
                 state.parameters.insert(name, tensor);

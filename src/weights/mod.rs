@@ -39,7 +39,7 @@ pub struct Progress {
 pub struct TrainingState {
     /// Trained parameters by name.
     pub parameters: BTreeMap<String, HostTensor>,
-    /// Running statistics by name.
+    /// Running statistics by name, and the loss scale of mixed precision.
     pub state: BTreeMap<String, HostTensor>,
     /// The optimizer's vectors, by parameter.
     pub slots: Vec<BTreeMap<String, HostTensor>>,

@@ -1,6 +1,6 @@
 //! softmax_cross_entropy, weighted_sum, dropout, concat.
 
-use incept::graph::{Operation, Spec};
+use incept::graph::{Element, Operation, Spec};
 use incept::kernel::Step;
 use incept::ops::{
     Concat, Dropout, Slice, Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad, WeightedSum,
@@ -26,7 +26,7 @@ proptest! {
         check(&Softmax, std::slice::from_ref(&s), &[&x], 2e-5, &[], &[]);
         let probabilities = run_operation(&Softmax, &[&s], &[&x], &Step::default()).expect("shapes fit").remove(0);
         let dloss = Array::new(&[1], vec![0.3]);
-        let op = SoftmaxCrossEntropyGrad { smoothing };
+        let op = SoftmaxCrossEntropyGrad { smoothing, logits: Element::F32 };
         check(&op, &[s, l, spec(&dloss)], &[&probabilities, &labels, &dloss], 1e-5, &[], &[]);
     }
 }

@@ -2,6 +2,7 @@
 
 mod conv;
 mod elementwise;
+mod half;
 mod linear;
 mod loss;
 mod norm;

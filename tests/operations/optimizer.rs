@@ -3,7 +3,7 @@
 use incept::gpu::Trial;
 use incept::graph::{Operation, Spec};
 use incept::kernel::{AdapterClass, Operand, Operands, Profile, Step};
-use incept::ops::{Accumulate, AdamW, Average, ClipNorm, Sgd};
+use incept::ops::{Accumulate, AdamW, Average, ClipNorm, LossScale, Sgd};
 use incept::reference::{Array, relative_error, run_operation};
 
 use super::support::{check_step, gpu, noise, spec};
@@ -86,6 +86,61 @@ fn norms_are_clipped_from_above_only() {
     for max_norm in [0.1, 1e6] {
         let step = Step { loss_scale: 2.0, ..Step::default() };
         check_step(&ClipNorm { max_norm }, &[spec(&g)], &[&g], 1e-6, &[], &[], &step);
+    }
+}
+
+#[test]
+fn loss_scales_move_with_overflows() {
+    let op = LossScale { interval: 3 };
+    let scalar = |value: f32| Array::new(&[1], vec![value]);
+    for broken in [None, Some(f32::INFINITY), Some(f32::NEG_INFINITY), Some(f32::NAN)] {
+        for place in [0, 64 * 151, 64 * 300 - 1] {
+            let mut g = noise(&[64 * 300], 1);
+            g.data[place] = broken.unwrap_or(f32::MAX);
+            for (scale, good) in [(1.0, 0.0), (1024.0, 1.0), (1024.0, 2.0), (16_777_216.0, 2.0)] {
+                let inputs = [&g, &scalar(scale), &scalar(good), &scalar(5.0)];
+                let out = run_operation(&op, &inputs.map(spec).each_ref(), &inputs, &Step::default())
+                    .expect("shapes fit");
+                let applied = if broken.is_none() { 1.0 } else { 0.0 };
+                assert_eq!(out[3].data, [applied, scale, 5.0]);
+                check_step(&op, &inputs.map(spec), &inputs, 0.0, &[], &[], &Step::default());
+            }
+        }
+    }
+}
+
+/// With a guard, updates take their scale from it and are counted without those that were skipped, or leave everything as it is.
+#[test]
+fn guarded_updates() {
+    let mut regions = regions(4);
+    regions[3].data.iter_mut().for_each(|v| *v *= *v);
+    let multipliers = regions.remove(4);
+    let step = Step { update: 7, decay: 0.1, ..Step::default() };
+    for applied in [1.0, 0.0] {
+        let guard = Array::new(&[3], vec![applied, 4.0, 5.0]);
+        let [w, g, m, v] = [0, 1, 2, 3].map(|i| &regions[i]);
+        let adamw = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+        let calls: [(&dyn Operation, Vec<&Array<f32>>); 4] = [
+            (&Sgd { nesterov: true }, vec![w, g, m, &multipliers, &guard]),
+            (&adamw, vec![w, g, m, v, &multipliers, &guard]),
+            (&Average { decay: Some(0.9) }, vec![m, w, &guard]),
+            (&ClipNorm { max_norm: 0.1 }, vec![g, &guard]),
+        ];
+        for (op, inputs) in calls {
+            let specs: Vec<Spec> = inputs.iter().map(|a| spec(a)).collect();
+            check_step(op, &specs, &inputs, 1e-6, &[], &[], &step);
+            // The same without a guard, from a step that says what the guard does.
+            let plain = Step { update: 2, loss_scale: 4.0, ..step };
+            let count = inputs.len() - 1;
+            let refs: Vec<&Spec> = specs.iter().collect();
+            let got = run_operation(op, &refs, &inputs, &step).expect("shapes fit");
+            let want = run_operation(op, &refs[..count], &inputs[..count], &plain).expect("shapes fit");
+            let unchanged = got[0] == *inputs[0];
+            assert!(
+                if applied == 1.0 { got == want } else { unchanged || op.name() == "clip_norm" },
+                "{op:?}"
+            );
+        }
     }
 }
 

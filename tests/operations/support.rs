@@ -7,6 +7,10 @@ use incept::graph::{Element, Operation, Spec};
 use incept::kernel::Step;
 use incept::reference::{Array, relative_error, run_operation};
 
+/// Relative error of a result that was stored as f16 against the twin's, which rounds likewise: only sums that end near the middle
+/// between two f16 come out as the other one.
+pub const HALF: f64 = 2e-4;
+
 /// The device of this test process.
 pub fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
@@ -29,6 +33,11 @@ pub fn noise(dims: &[usize], seed: u64) -> Array<f32> {
 /// The spec of an array of f32.
 pub fn spec(array: &Array<f32>) -> Spec {
     Spec::f32(array.dims.as_slice())
+}
+
+/// The same numbers stored as f16, with their spec.
+pub fn half(array: &Array<f32>) -> (Array<f32>, Spec) {
+    (array.clone().stored_as(Element::F16), Spec::f16(array.dims.as_slice()))
 }
 
 /// Runs every implementation that the operation offers on this device, with activations dense and as windows of larger tensors, and compares each output with

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use incept::data::Batch;
 use incept::gpu::{Gpu, Session};
-use incept::graph::{Graph, Operation, Spec, TensorId};
+use incept::graph::{Element, Graph, Operation, Spec, TensorId};
 use incept::kernel::Step;
 use incept::nn::GoogLeNet;
 use incept::ops::{Conv, ConvInputGrad, ConvWeightGrad, Copy};
@@ -67,7 +67,7 @@ pub struct Inference {
 impl Inference {
     pub fn new(gpu: &Gpu, network: &GoogLeNet, batch: usize) -> Result<Self> {
         let weights = work::weights(network)?;
-        let classifier = gpu.block_on(Classifier::new(gpu, network, batch, &weights))?;
+        let classifier = gpu.block_on(Classifier::new(gpu, network, batch, Element::F32, &weights))?;
         let batch = work::batch(network, batch);
         Ok(Self { gpu: gpu.clone(), classifier, batch, probabilities: Vec::new() })
     }

@@ -1,7 +1,7 @@
 //! The kernels of convolution: what the families share, and the family with register tiles that runs everywhere. `tiled` is for GPUs, `lanes` for
 //! drivers that run on a CPU and have subgroups.
 
-use super::{Extents, lanes, tiled};
+use super::{Extents, cooperative, lanes, tiled};
 use crate::kernel::{
     AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot, TiledProduct, Traffic,
 };
@@ -12,16 +12,22 @@ pub(super) fn size(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// What a kernel moves for a product of f32 that it cuts into tiles: `tile` of a workgroup, `register` of an invocation. With `shared`, tiles
-/// go through workgroup memory.
+/// Bytes of an element of the operand.
+pub(super) fn bytes(operand: &Operand) -> usize {
+    operand.spec.element.size()
+}
+
+/// What a kernel moves for a product that it cuts into tiles: `tile` of a workgroup, `register` of an invocation. Elements of the operands and
+/// the result have so many bytes. With `shared`, tiles go through workgroup memory.
 pub(super) fn traffic(
     extents: [usize; 3],
     tile: [usize; 2],
     register: [usize; 2],
+    element: [usize; 3],
     parts: usize,
     shared: bool,
 ) -> Traffic {
-    TiledProduct { extents, tile, register, parts, element: [4; 3], shared }.traffic()
+    TiledProduct { extents, tile, register, parts, element, shared }.traffic()
 }
 
 /// What is done to a product before it is stored.
@@ -34,11 +40,11 @@ pub(super) enum Epilogue {
 }
 
 impl Epilogue {
-    /// Adds what it loads for so many results.
-    pub(super) fn traffic(self, product: Traffic, results: usize) -> Traffic {
+    /// Adds what it loads for this result.
+    pub(super) fn traffic(self, product: Traffic, result: &Operand) -> Traffic {
         let accumulates = matches!(self, Self::Gradient { accumulate: true });
-        let loaded = product.loaded + if accumulates { 4 * results as u64 } else { 0 };
-        Traffic { loaded, ..product }
+        let before = if accumulates { (bytes(result) * result.volume()) as u64 } else { 0 };
+        Traffic { loaded: product.loaded + before, attainable: product.attainable + before, ..product }
     }
 }
 
@@ -80,7 +86,7 @@ fn kernel(operands: &Operands<'_>, e: &Extents, entry: &'static str, x: &Operand
     // Only windows that can reach outside of the input pay for asking.
     let reach = |i: usize| e.padding[i] > 0;
     let plain = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
-    Kernel::new(operands.layer, SOURCE, entry)
+    Kernel::new(operands, SOURCE, entry)
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("STRIDE_H", size(e.stride[0]))
@@ -112,11 +118,11 @@ fn register_tile(m: usize) -> [usize; 2] {
     if m <= 4 { [4, 8] } else { [8, 8] }
 }
 
-fn register(kernel: Kernel, extents: [usize; 3], parts: usize) -> Kernel {
+fn register(kernel: Kernel, extents: [usize; 3], element: [usize; 3], parts: usize) -> Kernel {
     let [m, n, _] = extents;
     let [each_m, each_n] = register_tile(m);
     kernel
-        .traffic(traffic(extents, [each_m, LANES * each_n], [each_m, each_n], parts, false))
+        .traffic(traffic(extents, [each_m, LANES * each_n], [each_m, each_n], element, parts, false))
         .constant("EACH_M", size(each_m))
         .constant("EACH_N", size(each_n))
         .workgroup(size(LANES), 1, 1)
@@ -141,10 +147,12 @@ pub(super) fn forward(
         if bias { kernel.bind("bias", Slot::Input(2)) } else { kernel }
     };
     let extents = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
-    let registers = vec![register(base("forward_register"), extents, 1)];
+    let registers = vec![register(base("forward_register"), extents, [4, bytes(x), bytes(y)], 1)];
     let epilogue = Epilogue::Forward { bias, relu };
     let product = Product { extents: e, source: x, result: y, transposed: false, epilogue };
-    let mut list = tiled::product(operands, &product, profile);
+    let mut list: Vec<Implementation> =
+        cooperative::forward(operands, e, relu, profile).into_iter().collect();
+    list.extend(tiled::product(operands, &product, profile));
     list.extend(lanes::product(operands, &product, profile));
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
@@ -167,11 +175,14 @@ pub(super) fn input_gradient(
     let epilogue = Epilogue::Gradient { accumulate };
     let pixels = e.batch * e.size[0] * e.size[1];
     let extents = [e.channels, pixels, e.outputs * e.kernel[0] * e.kernel[1]];
-    let mut registers = register(base("input_gradient_register"), extents, 1);
-    registers.traffic = registers.traffic.map(|t| epilogue.traffic(t, e.channels * pixels));
+    let elements = [4, bytes(dy), bytes(dx)];
+    let mut registers = register(base("input_gradient_register"), extents, elements, 1);
+    registers.traffic = registers.traffic.map(|t| epilogue.traffic(t, dx));
     let registers = vec![registers];
     let product = Product { extents: e, source: dy, result: dx, transposed: true, epilogue };
-    let mut list = tiled::product(operands, &product, profile);
+    let mut list: Vec<Implementation> =
+        cooperative::input_gradient(operands, e, accumulate, profile).into_iter().collect();
+    list.extend(tiled::product(operands, &product, profile));
     list.extend(lanes::product(operands, &product, profile));
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
@@ -202,11 +213,14 @@ pub(super) fn weight_gradient(
             .bind("partial", slot)
     };
     let finish = |implementation, parts| finish_parts(operands, SOURCE, implementation, parts, count);
-    let mut list = tiled::weight_gradient(operands, e, profile);
+    let mut list: Vec<Implementation> =
+        cooperative::weight_gradient(operands, e, profile).into_iter().collect();
+    list.extend(tiled::weight_gradient(operands, e, profile));
     let [each_m, each_n] = register_tile(m);
     // A CPU has few cores: a handful of parts is enough.
     let (parts, chunk) = split(pixels, m.div_ceil(each_m) * n.div_ceil(LANES * each_n), 32, 64);
-    let first = register(base("weight_gradient_register", parts, chunk), [m, n, pixels], parts);
+    let elements = [bytes(dy), bytes(x), 4];
+    let first = register(base("weight_gradient_register", parts, chunk), [m, n, pixels], elements, parts);
     list.extend(lanes::weight_gradient(operands, e, profile));
     let registers = Implementation::new("register", vec![first]).suits(AdapterClass::SOFTWARE);
     list.push(finish(registers, parts));
@@ -225,7 +239,7 @@ pub(super) fn finish_parts(
     if parts == 1 {
         return implementation;
     }
-    let second = Kernel::new(operands.layer, source, "sum_parts")
+    let second = Kernel::new(operands, source, "sum_parts")
         .geometries([("count", count), ("parts", parts)])
         .bind("partial", Slot::Scratch(0))
         .bind("dw", Slot::Output(0))
@@ -239,7 +253,7 @@ pub(super) fn bias_gradient(operands: &Operands<'_>) -> Vec<Implementation> {
     let dy = &operands.inputs[0];
     let [items, outputs, plane] = dy.spec.shape.ncs();
     let planes = |entry| {
-        Kernel::new(operands.layer, SOURCE, entry)
+        Kernel::new(operands, SOURCE, entry)
             .geometries([
                 ("items", items),
                 ("outputs", outputs),
@@ -250,7 +264,7 @@ pub(super) fn bias_gradient(operands: &Operands<'_>) -> Vec<Implementation> {
             .bind("dy_data", Slot::Input(0))
             .bind("partial", Slot::Scratch(0))
     };
-    let second = Kernel::new(operands.layer, SOURCE, "sum_items")
+    let second = Kernel::new(operands, SOURCE, "sum_items")
         .geometries([("items", items), ("outputs", outputs)])
         .bind("partial", Slot::Scratch(0))
         .bind("db", Slot::Output(0))

@@ -1,7 +1,7 @@
 //! The family for drivers that run a subgroup as one vector of a CPU; see `conv_lanes.wgsl`.
 
 use super::Extents;
-use super::kernels::{Epilogue, Product, size, split, traffic};
+use super::kernels::{Epilogue, Product, bytes, finish_parts, size, split, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_lanes.wgsl");
@@ -81,7 +81,7 @@ pub(super) fn product(
         return None;
     }
     let pad = e.padding != [0, 0];
-    let pack = Kernel::new(operands.layer, SOURCE, "pack_lanes")
+    let pack = Kernel::new(operands, SOURCE, "pack_lanes")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(kernel_w))
         .constant("TILE_M", size(steps.tile_m))
@@ -93,9 +93,10 @@ pub(super) fn product(
         .workgroup(size(FOUR * LANES), 1, 1)
         .groups(steps.loads, step_count, tiles);
     let extents = [e.outputs, e.batch * out[0] * out[1], e.depth()];
-    let moved = traffic(extents, [steps.tile_m, FOUR * LANES], [steps.tile_m, FOUR], 1, false);
+    let elements = [4, bytes(source), bytes(result)];
+    let moved = traffic(extents, [steps.tile_m, FOUR * LANES], [steps.tile_m, FOUR], elements, 1, false);
     let element = if vector { "vec4<f32>" } else { "f32" };
-    let kernel = Kernel::new(operands.layer, SOURCE, "product_lanes")
+    let kernel = Kernel::new(operands, SOURCE, "product_lanes")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(kernel_w))
         .constant("STRIDE_H", size(e.stride[0]))
@@ -128,7 +129,7 @@ pub(super) fn product(
         .bind_as("panel", Slot::Scratch(0), "vec4<f32>")
         .bind_as("result", Slot::Output(0), element)
         .workgroup(size(LANES), 1, 1)
-        .traffic(product.epilogue.traffic(moved, extents[0] * extents[1]))
+        .traffic(product.epilogue.traffic(moved, result))
         .groups(groups, tiles, 1);
     let kernel = match product.epilogue {
         Epilogue::Forward { bias, relu } => {
@@ -174,8 +175,9 @@ pub(super) fn weight_gradient(
     let (parts, chunk) = split(lines, groups[0] * groups[1], 32, shortest);
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
     let extents = [e.outputs, columns, lines * out[1]];
-    let moved = traffic(extents, [tile_m, LANES * blocks], [tile_m, blocks], parts, false);
-    let kernel = Kernel::new(operands.layer, SOURCE, "weight_gradient_lanes")
+    let elements = [bytes(dy), bytes(x), 4];
+    let moved = traffic(extents, [tile_m, LANES * blocks], [tile_m, blocks], elements, parts, false);
+    let kernel = Kernel::new(operands, SOURCE, "weight_gradient_lanes")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("STRIDE_H", size(e.stride[0]))
@@ -214,5 +216,5 @@ pub(super) fn weight_gradient(
         .traffic(moved)
         .groups(groups[0], groups[1], parts);
     let implementation = Implementation::new("lanes", vec![kernel]).suits(AdapterClass::SOFTWARE);
-    Some(super::kernels::finish_parts(operands, SHARED, implementation, parts, e.outputs * columns))
+    Some(finish_parts(operands, SHARED, implementation, parts, e.outputs * columns))
 }

@@ -2,7 +2,7 @@
 //! the device; see `conv_tiled.wgsl`.
 
 use super::Extents;
-use super::kernels::{Epilogue, Product, finish_parts, size, traffic};
+use super::kernels::{Epilogue, Product, bytes, finish_parts, size, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_tiled.wgsl");
@@ -21,7 +21,8 @@ struct Tile {
     depth: usize,
     each_m: usize,
     each_n: usize,
-    /// Multiply-adds a second that the shape can reach, as a share of what the best can: larger tiles load less for each.
+    /// Multiply-adds a second that the shape can reach, as a share of what the best can: larger tiles load less of storage for each, and
+    /// 8 x 8 results an invocation less of workgroup memory.
     speed: f64,
 }
 
@@ -32,14 +33,14 @@ const fn tile(name: &'static str, m: usize, n: usize, each_n: usize, speed: f64)
 const TILES: [Tile; 5] = [
     tile("tiled_128x128", 128, 128, 8, 1.0),
     tile("tiled_64x128", 64, 128, 8, 0.95),
-    tile("tiled_64x64", 64, 64, 4, 0.8),
-    tile("tiled_32x128", 32, 128, 8, 0.75),
-    tile("tiled_32x64", 32, 64, 4, 0.6),
+    tile("tiled_64x64", 64, 64, 4, 0.7),
+    tile("tiled_32x128", 32, 128, 8, 0.65),
+    tile("tiled_32x64", 32, 64, 4, 0.55),
 ];
 
 /// Workgroups that keep a device busy. For a large discrete GPU two for each of its hundred and some compute units; an integrated one
 /// has a tenth of them.
-fn busy(profile: &Profile) -> usize {
+pub(super) fn busy(profile: &Profile) -> usize {
     if profile.class == AdapterClass::Discrete { 264 } else { 32 }
 }
 
@@ -64,7 +65,7 @@ impl Tile {
     fn split(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> Split {
         let steps = terms.div_ceil(self.depth);
         let groups: usize = self.groups(m, n).iter().product();
-        let parts = busy(profile).div_ceil(groups).min(steps / 16).clamp(1, 128);
+        let parts = busy(profile).div_ceil(groups).min(steps / 16).clamp(1, 256);
         let chunk = steps.div_ceil(parts);
         Split { parts: steps.div_ceil(chunk), chunk }
     }
@@ -97,8 +98,8 @@ impl Tile {
     }
 
     /// What a kernel with this tile moves.
-    fn traffic(&self, extents: [usize; 3], parts: usize) -> Traffic {
-        traffic(extents, [self.m, self.n], [self.each_m, self.each_n], parts, true)
+    fn traffic(&self, extents: [usize; 3], element: [usize; 3], parts: usize) -> Traffic {
+        traffic(extents, [self.m, self.n], [self.each_m, self.each_n], element, parts, true)
     }
 
     fn finish(&self, kernels: Vec<Kernel>, memory: usize) -> Implementation {
@@ -147,7 +148,7 @@ fn product_with(
     let vector = tap_outer && flat && plane.is_multiple_of(4) && source.is_aligned(4);
     let Split { parts, chunk } = tile.split(m, pixels, terms, profile);
     let [rows, columns] = tile.groups(m, pixels);
-    let pack = Kernel::new(operands.layer, SOURCE, "pack_tiled")
+    let pack = Kernel::new(operands, SOURCE, "pack_tiled")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("TILE_M", size(tile.m))
@@ -167,7 +168,7 @@ fn product_with(
             kernel.constant("ACCUMULATE", accumulate).bind("result", Slot::Output(0))
         }
     };
-    let kernel = Kernel::new(operands.layer, SOURCE, "product_tiled")
+    let kernel = Kernel::new(operands, SOURCE, "product_tiled")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("STRIDE_H", size(e.stride[0]))
@@ -198,12 +199,14 @@ fn product_with(
     let kernel = tile.apply(kernel).groups(rows, columns, parts);
     let memory = 2 * 4 * tile.depth * (tile.m + tile.n);
     let panel = rows * tile.m * terms;
-    let traffic = tile.traffic([m, pixels, e.depth()], parts);
+    // Parts are f32.
+    let stored = if parts == 1 { bytes(result) } else { 4 };
+    let traffic = tile.traffic([m, pixels, e.depth()], [4, bytes(source), stored], parts);
     if parts == 1 {
-        let kernel = kernel.traffic(product.epilogue.traffic(traffic, m * pixels));
+        let kernel = kernel.traffic(product.epilogue.traffic(traffic, result));
         return tile.finish(vec![pack, epilogue(kernel)], memory).scratch(panel);
     }
-    let second = Kernel::new(operands.layer, SOURCE, "finish_product")
+    let second = Kernel::new(operands, SOURCE, "finish_product")
         .geometries([
             ("rows", m),
             ("pixels", pixels),
@@ -239,14 +242,17 @@ fn weight_gradient_with(
     let (m, columns, pixels) = (e.outputs, e.depth(), e.batch * e.out[0] * e.out[1]);
     let Split { parts, chunk } = tile.split(m, columns, pixels, profile);
     let [rows, across] = tile.groups(m, columns);
+    // Four pixels of one item in a load.
+    let vector = (e.out[0] * e.out[1]).is_multiple_of(4) && dy.is_aligned(4);
     // A sum that is not cut needs no second pass.
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
-    let kernel = Kernel::new(operands.layer, SOURCE, "weight_gradient_tiled")
+    let kernel = Kernel::new(operands, SOURCE, "weight_gradient_tiled")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("STRIDE_H", size(e.stride[0]))
         .constant("STRIDE_W", size(e.stride[1]))
         .constant("PAD", e.padding != [0, 0])
+        .constant("VECTOR", vector)
         .geometries([
             ("batch", e.batch),
             ("channels", e.channels),
@@ -264,9 +270,9 @@ fn weight_gradient_with(
             ("chunk", chunk * tile.depth),
         ])
         .bind("x_data", Slot::Input(0))
-        .bind("dy_data", Slot::Input(1))
+        .bind_as("dy_data", Slot::Input(1), if vector { "vec4<f32>" } else { "f32" })
         .bind("partial", slot)
-        .traffic(tile.traffic([m, columns, pixels], parts));
+        .traffic(tile.traffic([m, columns, pixels], [bytes(dy), bytes(x), 4], parts));
     let kernel = tile.apply(kernel).groups(rows, across, parts);
     // Rows of the tiles have one vector more than they need.
     let memory = 2 * 4 * tile.depth * (tile.m + tile.n + 8);

@@ -1,0 +1,190 @@
+//! Whether cooperative matrices do what they should on a device: asked for when it is opened, tested by small convolutions in all three
+//! directions, and left alone if a result differs from the CPU twin's.
+
+use super::{Gpu, Trial};
+use crate::error::{Error, Result};
+use crate::graph::{Element, Operation, Spec};
+use crate::kernel::{Cooperative, Implementation, Operands, Profile, Step};
+use crate::ops::{Conv, ConvInputGrad, ConvWeightGrad};
+use crate::reference::{Array, relative_error, run_operation};
+
+/// Sums of products of f16 in f32, rounded to f16 at the end; a sum that is begun wrongly or counted twice is off by far more.
+const LIMIT: f64 = 2e-3;
+
+/// The matrices to use of those that an adapter has: of equal extents, with sums in f32, for activations stored as f16 first.
+pub(super) fn pick(list: &[wgpu::CooperativeMatrixProperties], subgroup: u32) -> Option<Cooperative> {
+    let has = |size: u32, element: wgpu::CooperativeScalarType| {
+        list.iter().any(|p| {
+            [p.m_size, p.n_size, p.k_size] == [size; 3]
+                && p.ab_type == element
+                && p.cr_type == wgpu::CooperativeScalarType::F32
+        })
+    };
+    let of = |size: u32| {
+        let (f16, f32) =
+            (has(size, wgpu::CooperativeScalarType::F16), has(size, wgpu::CooperativeScalarType::F32));
+        (f16 || f32).then_some(Cooperative {
+            size: size as usize,
+            subgroup: subgroup as usize,
+            f16,
+            f32,
+            emulated: false,
+        })
+    };
+    let found: Vec<Cooperative> = [16, 8].into_iter().filter_map(of).collect();
+    found.iter().find(|c| c.f16).or(found.first()).copied()
+}
+
+/// A convolution that has several tiles in each dimension, edges that no tile fits, and a weight gradient in several parts.
+struct Case {
+    op: Box<dyn Operation>,
+    specs: Vec<Spec>,
+    inputs: Vec<Array<f32>>,
+}
+
+/// Numbers between -1 and 1 that f16 has, different for each seed.
+fn numbers(dims: &[usize], seed: u32) -> Array<f32> {
+    let value = |i: u32| {
+        let hash = (i ^ seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
+        ((hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35) >> 22) as f32 / 512.0 - 1.0
+    };
+    let count = u32::try_from(dims.iter().product::<usize>()).unwrap_or(0);
+    Array::new(dims, (0..count).map(value).collect())
+}
+
+fn cases(element: Element) -> Vec<Case> {
+    let (stride, padding) = ([1, 1], [1, 1]);
+    let (x, w, b) = (numbers(&[2, 35, 19, 18], 1), numbers(&[70, 35, 3, 3], 2), numbers(&[70], 3));
+    let dy = numbers(&[2, 70, 19, 18], 4);
+    let activation = |a: &Array<f32>| Spec { shape: a.dims.as_slice().into(), element };
+    let parameter = |a: &Array<f32>| Spec::f32(a.dims.as_slice());
+    vec![
+        Case {
+            op: Box::new(Conv { stride, padding, relu: false }),
+            specs: vec![activation(&x), parameter(&w), parameter(&b)],
+            inputs: vec![x.clone(), w.clone(), b],
+        },
+        Case {
+            op: Box::new(ConvInputGrad { stride, padding, size: [19, 18], accumulate: false }),
+            specs: vec![activation(&dy), parameter(&w)],
+            inputs: vec![dy.clone(), w],
+        },
+        Case {
+            op: Box::new(ConvWeightGrad { stride, padding, kernel: [3, 3] }),
+            specs: vec![activation(&x), activation(&dy)],
+            inputs: vec![x, dy],
+        },
+    ]
+}
+
+/// Runs the convolutions on matrices of a device that is not yet known to have good ones.
+pub(super) async fn self_test(gpu: &Gpu, candidate: &Cooperative) -> Result<()> {
+    for element in [Element::F16, Element::F32] {
+        let has = if element == Element::F16 { candidate.f16 } else { candidate.f32 };
+        for case in cases(element).iter().filter(|_| has) {
+            let profile = Profile { cooperative: Some(*candidate), ..gpu.profile().clone() };
+            let trial = Trial::new(case.op.as_ref(), &case.specs, 0)?;
+            let operands = Operands { layer: "self-test", inputs: trial.inputs(), outputs: trial.outputs() };
+            let list = case.op.kernels(&operands, &profile);
+            let fits = |i: &&Implementation| i.name == "cooperative" && i.fits(&profile);
+            let implementation = list.iter().find(fits).ok_or_else(|| {
+                Error::Config(format!("no {} kernel on matrices fits this device", case.op.name()))
+            })?;
+            let inputs: Vec<&Array<f32>> = case.inputs.iter().collect();
+            let made = trial.run(gpu, implementation, &inputs, &Step::default()).await?;
+            compare(case, &made.arrays)?;
+        }
+    }
+    Ok(())
+}
+
+/// Compares what a device made with the twin's result.
+fn compare(case: &Case, made: &[Array<f32>]) -> Result<()> {
+    let specs: Vec<&Spec> = case.specs.iter().collect();
+    let inputs: Vec<&Array<f32>> = case.inputs.iter().collect();
+    let wanted = run_operation(case.op.as_ref(), &specs, &inputs, &Step::default())
+        .map_err(|reason| Error::Layer { layer: "self-test".into(), operation: case.op.name(), reason })?;
+    for (got, want) in made.iter().zip(&wanted) {
+        let error = relative_error(&got.data, &want.data);
+        if error > LIMIT {
+            let reason = format!("{} on matrices is off by {error:.1e}", case.op.name());
+            return Err(Error::Kernel { kernel: "self-test".into(), reason });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::AdapterOptions;
+    use wgpu::CooperativeScalarType::{F16, F32};
+
+    fn properties(
+        m: u32,
+        k: u32,
+        ab: wgpu::CooperativeScalarType,
+        cr: wgpu::CooperativeScalarType,
+    ) -> wgpu::CooperativeMatrixProperties {
+        wgpu::CooperativeMatrixProperties {
+            m_size: m,
+            n_size: m,
+            k_size: k,
+            ab_type: ab,
+            cr_type: cr,
+            saturating_accumulation: false,
+        }
+    }
+
+    #[test]
+    fn matrices_are_square_with_sums_in_f32() {
+        assert_eq!(pick(&[], 32), None);
+        assert_eq!(pick(&[properties(16, 16, F16, F16), properties(16, 8, F16, F32)], 32), None);
+        let metal = [properties(8, 8, F32, F32), properties(8, 8, F16, F16), properties(8, 8, F16, F32)];
+        let expected = Cooperative { size: 8, subgroup: 32, f16: true, f32: true, emulated: false };
+        assert_eq!(pick(&metal, 32), Some(expected));
+        let vulkan = [properties(8, 8, F32, F32), properties(16, 16, F16, F32)];
+        let expected = Cooperative { size: 16, subgroup: 64, f16: true, f32: false, emulated: false };
+        assert_eq!(pick(&vulkan, 64), Some(expected));
+    }
+
+    /// The emulation goes through all of the self-test but the matrices themselves.
+    #[test]
+    fn the_self_test_passes_where_matrices_are_right() -> Result<()> {
+        let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
+        let f16 = gpu.profile().f16;
+        for (size, subgroup) in [(16, 32), (8, 64)] {
+            let candidate = Cooperative { size, subgroup, f16, f32: size == 8, emulated: true };
+            gpu.block_on(self_test(&gpu, &candidate))?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_self_test_fails_where_they_are_not() -> Result<()> {
+        for case in cases(Element::F16) {
+            let (specs, inputs): (Vec<&Spec>, Vec<&Array<f32>>) =
+                (case.specs.iter().collect(), case.inputs.iter().collect());
+            let right = run_operation(case.op.as_ref(), &specs, &inputs, &Step::default());
+            let right = right.map_err(Error::Config)?;
+            compare(&case, &right)?;
+            let mut broken = right.clone();
+            // A sum that was counted twice, in one matrix.
+            broken[0].data.iter_mut().take(64).for_each(|v| *v *= 2.0);
+            assert!(compare(&case, &broken).is_err(), "{:?}", case.op);
+            broken[0].data.fill(f32::NAN);
+            assert!(compare(&case, &broken).is_err(), "{:?}", case.op);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_device_without_matrices_fails_without_a_panic() -> Result<()> {
+        let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
+        if gpu.profile().cooperative.is_none() {
+            let candidate = Cooperative { size: 16, subgroup: 32, f16: true, f32: false, emulated: false };
+            assert!(gpu.block_on(self_test(&gpu, &candidate)).is_err());
+        }
+        Ok(())
+    }
+}
