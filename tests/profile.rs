@@ -2,6 +2,10 @@
 
 use std::process::Command;
 
+use incept::data::Batch;
+use incept::gpu::{AdapterOptions, Clock, Gpu};
+use incept::nn::GoogLeNet;
+use incept::train::{Optimizer, Trainer};
 use serde_json::Value;
 
 const NETWORK: [&str; 8] = ["--width", "0.0625", "--input", "32", "--classes", "10", "--batch", "4"];
@@ -135,4 +139,35 @@ fn the_static_profile_needs_no_device() {
     assert!(nodes.iter().any(|n| n["flags"].as_array().is_some_and(|f| !f.is_empty())));
     let text = stdout("profile", &["--static", "--class", "software"]);
     assert!(text.contains("workgroups") && text.contains("FLOP/B"), "{text}");
+}
+
+/// Timing changes nothing: by either clock, a profiled step leaves the parameters that a usual one does.
+#[test]
+fn a_profiled_step_trains_as_any_other() {
+    let gpu = Gpu::open_blocking(&AdapterOptions::default()).expect("a device can be opened");
+    let network = GoogLeNet::paper().width(0.0625).classes(10).input(32);
+    let images = (0..4 * 3 * 32 * 32).map(|i| (i % 101) as f32 / 50.0 - 1.0).collect();
+    let batch = Batch { images, labels: vec![0, 1, 2, 3], count: 4, indices: (0..4).collect() };
+    let parameters = |clock: Option<Clock>| {
+        gpu.block_on(async {
+            let mut trainer = Trainer::new(&gpu, &network, &Optimizer::default(), 4, 1, |_, _| ()).await?;
+            let before = trainer.state().await?.parameters;
+            if let Some(clock) = clock {
+                let times = trainer.profile(&batch, 0.01, clock).await?;
+                assert_eq!(times.len(), trainer.session().dispatch_count());
+                assert!(times.iter().any(|t| t.interval.seconds > 0.0), "{clock:?} saw no time pass");
+            } else {
+                trainer.step(&batch, 0.01)?;
+                trainer.metrics(0).await?;
+            }
+            let state = trainer.state().await?;
+            assert_ne!(state.parameters, before);
+            assert_eq!(state.progress.step, 1);
+            Ok(state.parameters)
+        })
+        .expect("the device runs")
+    };
+    let usual = parameters(None);
+    assert_eq!(parameters(Some(Clock::Host)), usual);
+    assert_eq!(parameters(Some(gpu.clock())), usual);
 }

@@ -21,11 +21,9 @@ pub(crate) use trial::{Pool, Prepared, Stage};
 pub use trial::{Trial, TrialOutput};
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 
 use crate::error::{Error, Result};
 use crate::graph::{Element, Graph};
@@ -266,8 +264,8 @@ impl Gpu {
     /// Whatever the future returns, or [`Error::Driver`] if the device stops answering.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
-        let mut future = pin!(future);
-        let mut context = Context::from_waker(Waker::noop());
+        let mut future = std::pin::pin!(future);
+        let mut context = std::task::Context::from_waker(Waker::noop());
         loop {
             if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
                 return result;
