@@ -108,10 +108,13 @@ fn placing(operand: &Operand) -> String {
     if !operand.is_dense() {
         text.push_str(" window");
     }
-    // Vectors of up to eight f16 are loaded at once.
-    let aligned = [8, 4, 2].into_iter().find(|width| operand.is_aligned(*width)).unwrap_or(1);
-    if aligned != 8 {
-        let _ = write!(text, " by {aligned}");
+    // Vectors of up to eight f16 are loaded at once. How items follow each other in a dense tensor is in its shape.
+    let aligned = |width: usize| {
+        if operand.is_dense() { operand.offset.is_multiple_of(width) } else { operand.is_aligned(width) }
+    };
+    let width = [8, 4, 2].into_iter().find(|width| aligned(*width)).unwrap_or(1);
+    if width != 8 {
+        let _ = write!(text, " by {width}");
     }
     text
 }
