@@ -283,24 +283,16 @@ impl<'a> Stage<'a> {
         }
         let mut output = TrialOutput { arrays: Vec::new(), intact: true };
         for (operand, block) in self.trial.outputs.iter().zip(&self.outputs) {
-            let words = read(gpu, &block.buffer, block.size()).await?;
-            let guard = usize::try_from(GUARD / 4).unwrap_or(0);
-            let (left, rest) = words.split_at(guard);
-            let (inside, right) = rest.split_at(rest.len() - guard);
-            let (array, intact) = unpack(operand, inside);
+            let (array, intact) = unpack(operand, &read(gpu, &block.buffer, GUARD, block.bytes).await?);
             output.arrays.push(array);
-            output.intact &= intact && is_untouched(left) && is_untouched(right);
+            output.intact &= intact;
         }
-        // An operation without inputs has nothing else to guard.
-        let guarded = self.inputs.len() + prepared.scratch.len();
-        if guarded > 0 {
-            output.intact &= is_untouched(&read(gpu, &guards, 2 * GUARD * guarded as u64).await?);
-        }
+        output.intact &= is_untouched(&read(gpu, &guards, 0, guards.size()).await?);
         gpu.check("a trial")?;
         Ok((output, prepared))
     }
 
-    /// Sends one run on its way; the guards of everything but the outputs come out in one buffer.
+    /// Sends one run on its way; all guards come out in one buffer.
     async fn submit(
         &self,
         gpu: &Gpu,
@@ -338,10 +330,10 @@ impl<'a> Stage<'a> {
             encoder.copy_buffer_to_buffer(&before.buffer, 0, &output.buffer, 0, output.size());
         }
         prepared.encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
-        let others = || self.inputs.iter().chain(&prepared.scratch);
+        let all = || self.inputs.iter().chain(&self.outputs).chain(&prepared.scratch);
         let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let guards = gpu.buffer("guards", 2 * GUARD * others().count() as u64, usage).await?;
-        for (i, block) in others().enumerate() {
+        let guards = gpu.buffer("guards", 2 * GUARD * all().count() as u64, usage).await?;
+        for (i, block) in all().enumerate() {
             let to = 2 * GUARD * i as u64;
             encoder.copy_buffer_to_buffer(&block.buffer, 0, &guards, to, GUARD);
             encoder.copy_buffer_to_buffer(&block.buffer, GUARD + block.bytes, &guards, to + GUARD, GUARD);
@@ -356,8 +348,8 @@ impl<'a> Stage<'a> {
     }
 }
 
-async fn read(gpu: &Gpu, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u32>> {
-    let bytes = gpu.download(buffer, 0, bytes).await?;
+async fn read(gpu: &Gpu, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
+    let bytes = gpu.download(buffer, offset, bytes).await?;
     Ok(bytemuck::pod_collect_to_vec(&bytes))
 }
 

@@ -108,10 +108,13 @@ fn placing(operand: &Operand) -> String {
     if !operand.is_dense() {
         text.push_str(" window");
     }
-    // Vectors of up to eight f16 are loaded at once.
-    let aligned = [8, 4, 2].into_iter().find(|width| operand.is_aligned(*width)).unwrap_or(1);
-    if aligned != 8 {
-        let _ = write!(text, " by {aligned}");
+    // Vectors of up to eight f16 are loaded at once. How items follow each other in a dense tensor is in its shape.
+    let aligned = |width: usize| {
+        if operand.is_dense() { operand.offset.is_multiple_of(width) } else { operand.is_aligned(width) }
+    };
+    let width = [8, 4, 2].into_iter().find(|width| aligned(*width)).unwrap_or(1);
+    if width != 8 {
+        let _ = write!(text, " by {width}");
     }
     text
 }
@@ -201,7 +204,7 @@ mod tests {
         let op = Conv::new(1, 0);
         assert_eq!(
             key(&op, &window),
-            "conv Conv { stride: [1, 1], padding: [0, 0], relu: false } (f32 2x3x8x8, f32 16x3x1x1 by 1) -> (f32 2x16x8x8 window by 4)"
+            "conv Conv { stride: [1, 1], padding: [0, 0], relu: false } (f32 2x3x8x8, f32 16x3x1x1) -> (f32 2x16x8x8 window by 4)"
         );
         let further = Operand { offset: 12, ..window.clone() };
         assert_eq!(key(&op, &window), key(&op, &further));

@@ -105,6 +105,9 @@ pub struct Tuning {
 /// and a choice that changes from run to run changes the last digits of results.
 const WORTHWHILE: f64 = 0.97;
 
+/// How many times as long as the one before an implementation may take. Few defaults are so much better than the others.
+const PATIENCE: u32 = 4;
+
 /// One operation on one set of shapes.
 struct Job<'a> {
     key: String,
@@ -306,22 +309,25 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
             }
         };
         let mut quickest = None;
+        let mut longest = Duration::ZERO;
         for candidate in &job.candidates {
-            // The time may run out in the middle of a job, but one implementation alone is no choice.
-            if !self.go_on(job.layer) && (self.ended || times.len() > 1) {
+            // What runs on a device cannot be stopped: what would likely outlast the time is not started.
+            let short = self.deadline.is_some_and(|at| Instant::now() + PATIENCE * longest > at);
+            if !self.go_on(job.layer) || short {
                 break;
             }
+            let begin = Instant::now();
             match self.candidate(&stage, candidate, &mut expected, &mut quickest).await {
                 Ok(time) => times.push((candidate.name, time)),
                 Err(lost @ Error::DeviceLost(_)) => return Err(lost),
                 Err(error) => {
-                    // The label of a kernel says for which layer it was made, and is in most errors.
                     let (layer, implementation) = (job.layer.to_string(), candidate.name.to_string());
                     let reason = error.to_string();
                     log::warn!("`{implementation}` is not used for {}: {reason}", job.key);
                     self.rejected.push(Rejected { layer, implementation, reason });
                 }
             }
+            longest = longest.max(begin.elapsed());
             self.done += 1;
         }
         stage.release(&mut self.pool);
