@@ -2,7 +2,7 @@
 //! activations are stored as.
 
 use super::Extents;
-use super::kernels::{Epilogue, bytes, finish_parts, size, split, traffic};
+use super::kernels::{Epilogue, bytes, finish_parts, kernel, size, split, traffic};
 use super::tiled::busy;
 use crate::graph::Element;
 use crate::kernel::{
@@ -100,30 +100,6 @@ fn implementation(
     Some(Implementation::new("cooperative", vec![kernel]).suits(suits).workgroup_memory(memory))
 }
 
-/// A kernel with what all directions share.
-fn kernel(operands: &Operands<'_>, e: &Extents, entry: &'static str, x: &Operand, y: &Operand) -> Kernel {
-    Kernel::new(operands, SOURCE, entry)
-        .constant("KERNEL_H", size(e.kernel[0]))
-        .constant("KERNEL_W", size(e.kernel[1]))
-        .constant("STRIDE_H", size(e.stride[0]))
-        .constant("STRIDE_W", size(e.stride[1]))
-        .geometries([
-            ("batch", e.batch),
-            ("channels", e.channels),
-            ("height", e.size[0]),
-            ("width", e.size[1]),
-            ("outputs", e.outputs),
-            ("out_height", e.out[0]),
-            ("out_width", e.out[1]),
-            ("pad_h", e.padding[0]),
-            ("pad_w", e.padding[1]),
-            ("x_offset", x.offset),
-            ("x_stride", x.batch_stride),
-            ("y_offset", y.offset),
-            ("y_stride", y.batch_stride),
-        ])
-}
-
 pub(super) fn forward(
     operands: &Operands<'_>,
     e: &Extents,
@@ -133,7 +109,7 @@ pub(super) fn forward(
     let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
     let bias = operands.inputs.len() > 2;
     let base = |entry| {
-        let kernel = kernel(operands, e, entry, x, y)
+        let kernel = kernel(operands, e, [SOURCE, entry], x, y)
             .constant("RELU", relu)
             .constant("BIAS", bias)
             .bind("x_data", Slot::Input(0))
@@ -153,7 +129,7 @@ pub(super) fn input_gradient(
 ) -> Option<Implementation> {
     let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
     let base = |entry| {
-        kernel(operands, e, entry, dx, dy)
+        kernel(operands, e, [SOURCE, entry], dx, dy)
             .constant("ACCUMULATE", accumulate)
             .bind("dy_data", Slot::Input(0))
             .bind("weight", Slot::Input(1))
@@ -180,7 +156,7 @@ pub(super) fn weight_gradient(
     let base = |entry| {
         // A sum that is not cut needs no second pass.
         let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
-        kernel(operands, e, entry, x, dy)
+        kernel(operands, e, [SOURCE, entry], x, dy)
             .geometry("chunk", chunk)
             .bind("x_data", Slot::Input(0))
             .bind("dy_data", Slot::Input(1))

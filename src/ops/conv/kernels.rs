@@ -82,11 +82,17 @@ impl Product<'_> {
 }
 
 /// A kernel with what all directions share.
-fn kernel(operands: &Operands<'_>, e: &Extents, entry: &'static str, x: &Operand, y: &Operand) -> Kernel {
+pub(super) fn kernel(
+    operands: &Operands<'_>,
+    e: &Extents,
+    [source, entry]: [&'static str; 2],
+    x: &Operand,
+    y: &Operand,
+) -> Kernel {
     // Only windows that can reach outside of the input pay for asking.
     let reach = |i: usize| e.padding[i] > 0;
     let plain = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
-    Kernel::new(operands, SOURCE, entry)
+    Kernel::new(operands, source, entry)
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("STRIDE_H", size(e.stride[0]))
@@ -138,7 +144,7 @@ pub(super) fn forward(
     let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
     let bias = operands.inputs.len() > 2;
     let base = |entry| {
-        let kernel = kernel(operands, e, entry, x, y)
+        let kernel = kernel(operands, e, [SOURCE, entry], x, y)
             .constant("RELU", relu)
             .constant("BIAS", bias)
             .bind("x_data", Slot::Input(0))
@@ -166,7 +172,7 @@ pub(super) fn input_gradient(
 ) -> Vec<Implementation> {
     let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
     let base = |entry| {
-        kernel(operands, e, entry, dx, dy)
+        kernel(operands, e, [SOURCE, entry], dx, dy)
             .constant("ACCUMULATE", accumulate)
             .bind("dy_data", Slot::Input(0))
             .bind("weight", Slot::Input(1))
@@ -206,7 +212,7 @@ pub(super) fn weight_gradient(
     let base = |entry, parts: usize, chunk: usize| {
         // A sum that is not cut needs no second pass.
         let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
-        kernel(operands, e, entry, x, dy)
+        kernel(operands, e, [SOURCE, entry], x, dy)
             .geometry("chunk", chunk)
             .bind("x_data", Slot::Input(0))
             .bind("dy_data", Slot::Input(1))

@@ -1,7 +1,7 @@
 //! The family for drivers that run a subgroup as one vector of a CPU; see `conv_lanes.wgsl`.
 
 use super::Extents;
-use super::kernels::{Epilogue, Product, bytes, finish_parts, size, split, traffic};
+use super::kernels::{Epilogue, Product, bytes, finish_parts, kernel, size, split, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_lanes.wgsl");
@@ -177,44 +177,25 @@ pub(super) fn weight_gradient(
     let extents = [e.outputs, columns, lines * out[1]];
     let elements = [bytes(dy), bytes(x), 4];
     let moved = traffic(extents, [tile_m, LANES * blocks], [tile_m, blocks], elements, parts, false);
-    let kernel = Kernel::new(operands, SOURCE, "weight_gradient_lanes")
-        .constant("KERNEL_H", size(e.kernel[0]))
-        .constant("KERNEL_W", size(e.kernel[1]))
-        .constant("STRIDE_H", size(e.stride[0]))
-        .constant("STRIDE_W", size(e.stride[1]))
-        .constant("PAD", e.padding != [0, 0])
-        .constant("TILE_M", size(tile_m))
-        .constant("TILE_ROWS", size(tile_m / LANES))
-        .constant("CHANNELS", channels)
-        .constant("GROUPS", size(lane_groups))
-        .constant("BLOCKS", size(blocks))
-        .constant("COLUMNS", size(3 * e.stride[1] + e.kernel[1]))
-        .constant("SIDE", size(e.padding[1]))
-        .constant("FOUR", size(FOUR))
-        .constant("VECTOR", vector)
-        .constant("VECTOR_X", vector_x)
-        .geometries([
-            ("batch", e.batch),
-            ("channels", e.channels),
-            ("height", size_in[0]),
-            ("width", size_in[1]),
-            ("outputs", e.outputs),
-            ("out_height", out[0]),
-            ("out_width", out[1]),
-            ("pad_h", e.padding[0]),
-            ("pad_w", e.padding[1]),
-            ("x_offset", x.offset),
-            ("x_stride", x.batch_stride),
-            ("y_offset", dy.offset),
-            ("y_stride", dy.batch_stride),
-            ("chunk", chunk),
-        ])
-        .bind_as("x_data", Slot::Input(0), if vector_x { "vec4<f32>" } else { "f32" })
-        .bind_as("dy_data", Slot::Input(1), if vector { "vec4<f32>" } else { "f32" })
-        .bind("partial", slot)
-        .workgroup(size(LANES), 1, 1)
-        .traffic(moved)
-        .groups(groups[0], groups[1], parts);
+    let kernel =
+        kernel(operands, &Extents { size: size_in, out, ..*e }, [SOURCE, "weight_gradient_lanes"], x, dy)
+            .constant("TILE_M", size(tile_m))
+            .constant("TILE_ROWS", size(tile_m / LANES))
+            .constant("CHANNELS", channels)
+            .constant("GROUPS", size(lane_groups))
+            .constant("BLOCKS", size(blocks))
+            .constant("COLUMNS", size(3 * e.stride[1] + e.kernel[1]))
+            .constant("SIDE", size(e.padding[1]))
+            .constant("FOUR", size(FOUR))
+            .constant("VECTOR", vector)
+            .constant("VECTOR_X", vector_x)
+            .geometry("chunk", chunk)
+            .bind_as("x_data", Slot::Input(0), if vector_x { "vec4<f32>" } else { "f32" })
+            .bind_as("dy_data", Slot::Input(1), if vector { "vec4<f32>" } else { "f32" })
+            .bind("partial", slot)
+            .workgroup(size(LANES), 1, 1)
+            .traffic(moved)
+            .groups(groups[0], groups[1], parts);
     let implementation = Implementation::new("lanes", vec![kernel]).suits(AdapterClass::SOFTWARE);
     Some(finish_parts(operands, SHARED, implementation, parts, e.outputs * columns))
 }

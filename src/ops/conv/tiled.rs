@@ -2,7 +2,7 @@
 //! the device; see `conv_tiled.wgsl`.
 
 use super::Extents;
-use super::kernels::{Epilogue, Product, bytes, finish_parts, size, traffic};
+use super::kernels::{Epilogue, Product, bytes, finish_parts, kernel, size, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_tiled.wgsl");
@@ -246,29 +246,9 @@ fn weight_gradient_with(
     let vector = (e.out[0] * e.out[1]).is_multiple_of(4) && dy.is_aligned(4);
     // A sum that is not cut needs no second pass.
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
-    let kernel = Kernel::new(operands, SOURCE, "weight_gradient_tiled")
-        .constant("KERNEL_H", size(e.kernel[0]))
-        .constant("KERNEL_W", size(e.kernel[1]))
-        .constant("STRIDE_H", size(e.stride[0]))
-        .constant("STRIDE_W", size(e.stride[1]))
-        .constant("PAD", e.padding != [0, 0])
+    let kernel = kernel(operands, e, [SOURCE, "weight_gradient_tiled"], x, dy)
         .constant("VECTOR", vector)
-        .geometries([
-            ("batch", e.batch),
-            ("channels", e.channels),
-            ("height", e.size[0]),
-            ("width", e.size[1]),
-            ("outputs", e.outputs),
-            ("out_height", e.out[0]),
-            ("out_width", e.out[1]),
-            ("pad_h", e.padding[0]),
-            ("pad_w", e.padding[1]),
-            ("x_offset", x.offset),
-            ("x_stride", x.batch_stride),
-            ("y_offset", dy.offset),
-            ("y_stride", dy.batch_stride),
-            ("chunk", chunk * tile.depth),
-        ])
+        .geometry("chunk", chunk * tile.depth)
         .bind("x_data", Slot::Input(0))
         .bind_as("dy_data", Slot::Input(1), if vector { "vec4<f32>" } else { "f32" })
         .bind("partial", slot)
