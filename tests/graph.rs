@@ -209,7 +209,7 @@ fn pruned_inference_gives_the_unpruned_logits_bit_for_bit() {
         let keep: Vec<TensorId> =
             std::iter::once(net.input).chain(net.heads.iter().map(|h| h.logits)).collect();
         let kept = whole.all(&keep);
-        let fused = whole.graph.fuse(&kept).expect("can be fused");
+        let fused = whole.graph.fold(&kept).expect("can be fused");
         let kept = fused.all(&kept);
         let options = PlanOptions {
             profile: gpu.profile(),
@@ -280,6 +280,46 @@ fn inference_has_neither_dropout_nor_auxiliary_layers() {
     );
     let bare = network.aux_weight(0.0).build(2).expect("can be built");
     assert_eq!(bare.heads.len(), 1);
+    let normed = GoogLeNet::torchvision().width(0.25).input(64);
+    let inference = InferenceGraph::new(&normed, 2, Element::F32).expect("can be built");
+    let names = || inference.graph.nodes().map(|(_, n)| n.op.name());
+    assert_eq!(names().filter(|n| *n == "conv").count(), 57);
+    assert!(names().all(|n| n != "batch_norm" && n != "relu"), "batch norm is a part of its convolution");
+}
+
+/// Masks that are taken along change no gradient, and few are left: those in front of linear layers, which do not take them.
+#[test]
+fn joined_masks_change_no_gradient() {
+    let net = small(Variant::Paper).build(2).expect("the network can be built");
+    let keep = [net.input, net.labels, net.loss];
+    let mut fused = net.graph.fuse(&keep).expect("can be fused");
+    let loss = fused.get(net.loss).expect("was kept");
+    fused.graph.differentiate(loss).expect("every operation has a gradient");
+    let joined = fused.graph.join_masks(&fused.all(&keep)).expect("can be joined");
+    let masks =
+        |graph: &Graph| graph.nodes().filter(|(_, n)| n.op.is_mask()).map(|(_, n)| n.name.clone()).collect();
+    let (before, after): (Vec<String>, Vec<String>) = (masks(&fused.graph), masks(&joined.graph));
+    assert_eq!(before.len(), 61, "57 convolutions and 2 of the heads, with 2 hidden layers");
+    let heads = ["loss2/fc", "loss2/conv", "loss1/fc", "loss1/conv"];
+    assert_eq!(after, heads.map(|layer| format!("{layer}/relu_grad")));
+    let at = values(&net, 3);
+    let moved = |pass: &incept::graph::Rewritten, at: &BTreeMap<TensorId, Array<f64>>| {
+        at.iter().filter_map(|(id, v)| Some((pass.get(*id)?, v.clone()))).collect::<BTreeMap<_, _>>()
+    };
+    let at = moved(&fused, &at);
+    let gradients = |graph: &Graph, at: &BTreeMap<TensorId, Array<f64>>| {
+        let interpreter = interpret(graph, at);
+        let gradients = graph.tensors().filter_map(|(id, t)| match t.role {
+            Role::Gradient(of) => {
+                Some((graph.tensor_ref(of).name.clone(), interpreter.get(id)?.data.clone()))
+            }
+            _ => None,
+        });
+        gradients.collect::<BTreeMap<_, _>>()
+    };
+    let expected = gradients(&fused.graph, &at);
+    assert!(expected.len() > 100);
+    assert_eq!(gradients(&joined.graph, &moved(&joined, &at)), expected);
 }
 
 /// Hand-made graphs with what is hard for a planner: a value that is rewritten in place and read again, windows of windows, a tensor in two

@@ -2,6 +2,7 @@
 //! a node is added; autodiff, pruning and fusion turn one graph into another.
 
 mod backward;
+mod masks;
 mod operation;
 mod passes;
 mod spec;

@@ -126,11 +126,16 @@ impl TrainingGraph {
         let net = network.build(batch)?.stored_as(optimizer.precision.element())?;
         let mut keep = vec![net.input, net.labels, net.loss];
         keep.extend(net.heads.iter().flat_map(|h| [h.logits, h.loss, h.correct]));
-        let fused = net.graph.fuse(&keep)?;
-        let at = |t: TensorId| {
-            let name = || net.graph.tensor_ref(t).name.clone();
-            fused.get(t).ok_or_else(|| Error::tensor(name(), "was lost by fusion"))
+        let mut fused = net.graph.fuse(&keep)?;
+        let scale = match &optimizer.precision {
+            Precision::F32 => None,
+            Precision::F16(scaling) => Some(ScaleState::new(&mut fused.graph, scaling)),
         };
+        let lost = |t: TensorId| Error::tensor(&net.graph.tensor_ref(t).name, "was lost by fusion");
+        let loss = fused.get(net.loss).ok_or_else(|| lost(net.loss))?;
+        fused.graph.differentiate_scaled(loss, scale.map(|s| s.scale))?;
+        let joined = fused.graph.join_masks(&fused.all(&keep))?;
+        let at = |t: TensorId| fused.get(t).and_then(|t| joined.get(t)).ok_or_else(|| lost(t));
         let (input, labels, loss) = (at(net.input)?, at(net.labels)?, at(net.loss)?);
         let mut metrics = vec![loss];
         for head in &net.heads {
@@ -140,12 +145,8 @@ impl TrainingGraph {
             metrics.push(at(head.correct)?);
         }
         let logits = net.heads.iter().map(|h| at(h.logits)).collect::<Result<_>>()?;
-        let mut graph = fused.graph.clone();
-        let scale = match &optimizer.precision {
-            Precision::F32 => None,
-            Precision::F16(scaling) => Some(ScaleState::new(&mut graph, scaling)),
-        };
-        graph.differentiate_scaled(loss, scale.map(|s| s.scale))?;
+        let scale = scale.map(|scale| scale.moved(&joined)).transpose()?;
+        let mut graph = joined.graph;
         let layout = Arc::new(Layout::of(&graph));
         let update = optimizer.append(&mut graph, &layout, scale)?;
         metrics.extend(update.norm);
