@@ -9,7 +9,7 @@ use incept::graph::{Element, Graph, Region, Role, Spec, TensorId};
 use incept::kernel::{AdapterClass, Profile, Step};
 use incept::nn::{GoogLeNet, Network, Variant};
 use incept::ops::{Add, Concat, Conv, MaxPool, Relu, Slice, SoftmaxCrossEntropy, WeightedSum};
-use incept::plan::{Plan, PlanOptions};
+use incept::plan::{Plan, PlanOptions, value_bytes};
 use incept::reference::{Array, Interpreter, relative_error};
 use incept::train::{Averaging, Classifier, InferenceGraph, Optimizer, Rule, Trainer, TrainingGraph};
 use incept::weights::TrainingState;
@@ -285,6 +285,58 @@ fn inference_has_neither_dropout_nor_auxiliary_layers() {
     let names = || inference.graph.nodes().map(|(_, n)| n.op.name());
     assert_eq!(names().filter(|n| *n == "conv").count(), 57);
     assert!(names().all(|n| n != "batch_norm" && n != "relu"), "batch norm is a part of its convolution");
+}
+
+/// Activations that are made again give the same losses and gradients, in less memory, and statistics change once.
+#[test]
+fn recomputed_activations_change_no_gradient() {
+    for variant in [Variant::Paper, Variant::Torchvision] {
+        let net = small(variant).dropout(0.4, 0.7).build(2).expect("the network can be built");
+        let mut graph = net.graph.clone();
+        let forward = graph.len();
+        graph.differentiate(net.loss).expect("every operation has a gradient");
+        let keep = [net.input, net.labels, net.loss];
+        let at = values(&net, 3);
+        let before = interpret(&graph, &at);
+        let bytes = value_bytes(&graph, &keep[2..]).expect("can be planned");
+        for segments in [1, 2, 5] {
+            let pass = graph.recompute(forward, segments, &keep).expect("can be recomputed");
+            let moved = at.iter().map(|(id, v)| (pass.get(*id).expect("leaves stay"), v.clone())).collect();
+            let after = interpret(&pass.graph, &moved);
+            for (id, tensor) in graph.tensors() {
+                let new = pass.get(id).expect("no tensor is lost");
+                if matches!(tensor.role, Role::Gradient(_)) || id == net.loss {
+                    assert_eq!(before.get(id), after.get(new), "{}", tensor.name);
+                }
+            }
+            let again = pass.graph.nodes().filter(|(_, n)| n.name.ends_with("/again")).count();
+            assert_eq!(again == 0, segments == 1, "{again} nodes run again in {segments} segments");
+            let norms = |graph: &Graph| graph.nodes().filter(|(_, n)| n.op.name() == "batch_norm").count();
+            assert_eq!(norms(&graph), norms(&pass.graph));
+            let less = value_bytes(&pass.graph, &pass.all(&keep[2..])).expect("can be planned");
+            assert!(segments == 1 || less < bytes, "{variant}: {less} bytes and {bytes} without");
+        }
+    }
+}
+
+/// On a device, checkpointing trains to the same parameters in much less memory.
+#[test]
+fn checkpointing_trains_alike_in_less_memory() {
+    let gpu = gpu();
+    let network = small(Variant::Paper);
+    let whole = Optimizer::default();
+    let less = Optimizer { checkpointing: true, ..whole };
+    let (expected, found) = (trained(&gpu, &network, &whole, 3), trained(&gpu, &network, &less, 3));
+    for (name, tensor) in &expected.parameters {
+        let error = relative_error(&found.parameters[name].data, &tensor.data);
+        assert!(error < 1e-5, "{name}: {error}");
+    }
+    let bytes = |network: &GoogLeNet, optimizer: &Optimizer| {
+        let graph = TrainingGraph::new(network, optimizer, 8).expect("can be built");
+        value_bytes(&graph.graph, &graph.metrics).expect("can be planned")
+    };
+    let network = GoogLeNet::paper();
+    assert!(2 * bytes(&network, &less) < bytes(&network, &whole));
 }
 
 /// Masks that are taken along change no gradient, and few are left: those in front of linear layers, which do not take them.

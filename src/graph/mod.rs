@@ -5,6 +5,7 @@ mod backward;
 mod masks;
 mod operation;
 mod passes;
+mod recompute;
 mod spec;
 
 pub use backward::{Backward, Gradients};

@@ -25,6 +25,13 @@ impl Rewritten {
         old.iter().filter_map(|t| self.get(*t)).collect()
     }
 
+    /// This pass and one of its graph as one.
+    #[must_use]
+    pub fn then(&self, next: Self) -> Self {
+        let map = self.map.iter().filter_map(|(old, between)| Some((*old, next.get(*between)?))).collect();
+        Self { graph: next.graph, map }
+    }
+
     pub(super) fn new() -> Self {
         Self { graph: Graph::new(), map: HashMap::new() }
     }
@@ -56,7 +63,19 @@ impl Rewritten {
         outputs: &[TensorId],
     ) -> Result<()> {
         let inputs: Vec<TensorId> = node.inputs.iter().map(|t| self.leaf(old, *t)).collect();
-        let made = self.graph.node(node.name.clone(), op, &inputs)?;
+        self.place(old, node, op, &inputs, outputs)
+    }
+
+    /// As [`Rewritten::copy`], with inputs of the new graph.
+    pub(super) fn place(
+        &mut self,
+        old: &Graph,
+        node: &Node,
+        op: Arc<dyn Operation>,
+        inputs: &[TensorId],
+        outputs: &[TensorId],
+    ) -> Result<()> {
+        let made = self.graph.node(node.name.clone(), op, inputs)?;
         for (old_id, new_id) in outputs.iter().zip(&made) {
             let role = match &old.tensor_ref(*old_id).role {
                 Role::Gradient(parameter) => Role::Gradient(self.leaf(old, *parameter)),
