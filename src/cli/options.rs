@@ -221,7 +221,7 @@ pub(crate) struct OptimizerArgs {
     /// Batches whose gradients make one update.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub accumulate: u32,
-    /// Make most activations again in the backward pass instead of keeping them: about a third more arithmetic in much less memory, so
+    /// Make most activations again in the backward pass instead of keeping them: about a fifth more arithmetic in a third of the memory, so
     /// that larger batches fit a small GPU. The results are the same.
     #[arg(long)]
     pub checkpointing: bool,

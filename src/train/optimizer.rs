@@ -46,7 +46,7 @@ pub struct Optimizer {
     pub average: Option<Averaging>,
     /// Batches whose gradients make one update.
     pub accumulate: u32,
-    /// Whether the backward pass makes most activations again instead of keeping them: about a third more arithmetic in much less memory.
+    /// Whether the backward pass makes most activations again instead of keeping them: about a fifth more arithmetic in a third of the memory.
     #[serde(default)]
     pub checkpointing: bool,
     /// How activations and their gradients are stored, and with f16 how the loss is scaled.
