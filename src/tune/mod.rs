@@ -360,17 +360,17 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         time
     }
 
-    /// The median time of one run. With little effort, one that takes twice as long as another at first is not measured again.
+    /// The median time of one run. One that takes several times as long as another at first is not measured again.
     async fn time(&self, prepared: &Prepared, quickest: &mut Option<Duration>) -> Result<Duration> {
-        let (enough, count) = match self.effort {
-            Effort::Fast => (Duration::from_millis(2), 3),
-            Effort::Full => (Duration::from_millis(10), 9),
+        let (enough, count, hopeless) = match self.effort {
+            Effort::Fast => (Duration::from_millis(2), 3, 2),
+            Effort::Full => (Duration::from_millis(10), 9, 5),
         };
         let first = prepared.time(self.gpu, 1).await?;
-        let hopeless = quickest.is_some_and(|quickest| first > 2 * quickest);
+        let beaten = quickest.is_some_and(|quickest| first > hopeless * quickest);
         *quickest = Some(quickest.map_or(first, |quickest| quickest.min(first)));
         let long = first > Duration::from_millis(100);
-        if self.effort == Effort::Fast && (hopeless || long) {
+        if beaten || (long && self.effort == Effort::Fast) {
             return Ok(first);
         }
         let repetitions = (enough.as_secs_f64() / first.as_secs_f64().max(1e-7)).clamp(1.0, 200.0) as u32;
