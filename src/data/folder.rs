@@ -13,6 +13,12 @@ pub struct Folder {
 }
 
 impl Folder {
+    /// Pictures in these files, each with its class.
+    #[cfg(feature = "formats")]
+    pub(super) fn of(classes: Vec<String>, files: Vec<(PathBuf, u32)>) -> Self {
+        Self { classes, files }
+    }
+
     /// Lists the pictures. The classes are the sub-folders in alphabetical order; hidden ones and those without pictures are left out.
     ///
     /// # Errors
@@ -56,7 +62,7 @@ fn file_name(path: &Path) -> String {
 }
 
 /// What a folder holds, in alphabetical order, without hidden files.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let list = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
     let mut paths = Vec::new();
     for entry in list {

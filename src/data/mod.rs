@@ -6,15 +6,25 @@ mod digits;
 mod folder;
 mod idx;
 mod loader;
+#[cfg(feature = "formats")]
+mod manifest;
+#[cfg(feature = "formats")]
+mod parquet;
 mod preprocess;
 mod split;
+#[cfg(feature = "formats")]
+mod webdataset;
 
 pub use augment::{AreaCrop, Augmentation};
 pub use digits::{Digits, digits};
 pub use folder::{Folder, is_picture};
 pub use loader::{Batch, Loader, LoaderOptions};
+#[cfg(feature = "formats")]
+pub use parquet::Parquet;
 pub use preprocess::{Fit, Preprocessing};
 pub use split::{Subset, permutation, stratified};
+#[cfg(feature = "formats")]
+pub use webdataset::WebDataset;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -157,7 +167,8 @@ impl Default for OpenOptions {
 }
 
 /// Opens `digits` (the embedded set), a folder with MNIST's idx files (plain or gz), a folder with CIFAR's binary files, or a
-/// folder whose sub-folders are the classes, by itself or under `train` and `val` or `test`.
+/// folder whose sub-folders are the classes, by itself or under `train` and `val` or `test`; with the feature `formats` also a CSV manifest, and
+/// WebDataset's tar or parquet files, one or a folder of them. Of several, those called `val`, `valid` or `test` are held out.
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read, [`Error::Format`] if it is none of these or a file is damaged.
@@ -204,9 +215,16 @@ fn find(what: &str) -> Result<Found> {
         return Ok(found(Arc::new(digits()?), None, name, Augmentation::shifts()));
     }
     let folder = Path::new(what);
-    if !folder.is_dir() {
-        let reason = "is neither `digits` nor a folder; see --help for the formats";
+    #[cfg(feature = "formats")]
+    if let Some((train, held_out, name, suits)) = formats(folder)? {
+        return Ok(found(train, held_out, name, suits));
+    }
+    if !folder.exists() {
+        let reason = "is neither `digits` nor an existing file or folder; see --help for the formats";
         return Err(Error::format(folder, reason));
+    }
+    if !folder.is_dir() {
+        return Err(Error::format(folder, "is no data set; see --help for the formats"));
     }
     if let Some((train, test)) = idx::open(folder)? {
         let name = format!("idx files in {what}");
@@ -228,6 +246,91 @@ fn find(what: &str) -> Result<Found> {
         None => None,
     };
     Ok(found(Arc::new(train), held_out, name, Augmentation::standard()))
+}
+
+#[cfg(feature = "formats")]
+type Formatted = (Arc<dyn Dataset>, Option<Arc<dyn Dataset>>, String, Augmentation);
+
+/// A manifest, tars or parquet files, if a path is one of these.
+#[cfg(feature = "formats")]
+fn formats(path: &Path) -> Result<Option<Formatted>> {
+    let has = |path: &Path, wanted: &str| {
+        path.is_file() && path.extension().is_some_and(|e| e.eq_ignore_ascii_case(wanted))
+    };
+    if has(path, "csv") || has(path, "tsv") {
+        let (train, held_out) = manifest::open(path)?;
+        let held_out = held_out.map(|set| Arc::new(set) as Arc<dyn Dataset>);
+        let name = format!("pictures listed in {}", path.display());
+        return Ok(Some((Arc::new(train), held_out, name, Augmentation::standard())));
+    }
+    for (extension, what) in [("tar", "WebDataset files"), ("parquet", "parquet files")] {
+        let files = if path.is_dir() {
+            folder::entries(path)?.into_iter().filter(|file| has(file, extension)).collect()
+        } else {
+            Vec::from_iter(has(path, extension).then(|| path.to_path_buf()))
+        };
+        let is_held_out = |file: &PathBuf| {
+            let name = file.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
+            ["val", "test"].iter().any(|part| name.starts_with(part))
+        };
+        let (held_out, train): (Vec<PathBuf>, Vec<PathBuf>) = files.into_iter().partition(is_held_out);
+        // One file of any name is a data set by itself.
+        let (train, held_out) = if train.is_empty() { (held_out, Vec::new()) } else { (train, held_out) };
+        if train.is_empty() {
+            continue;
+        }
+        let (train, held_out): (Arc<dyn Dataset>, Option<Arc<dyn Dataset>>) = match extension {
+            "tar" => {
+                let train = WebDataset::open(&train)?;
+                let open = || Ok(Arc::new(WebDataset::open(&held_out)?.with_classes(&train.classes)?) as _);
+                let held_out = (!held_out.is_empty()).then(open).transpose()?;
+                (Arc::new(train), held_out)
+            }
+            _ => {
+                let train = Parquet::open(&train)?;
+                let open = || Ok(Arc::new(Parquet::open(&held_out)?.with_classes(&train.classes)?) as _);
+                let held_out = (!held_out.is_empty()).then(open).transpose()?;
+                (Arc::new(train), held_out)
+            }
+        };
+        let name = format!("{what} in {}", path.display());
+        return Ok(Some((train, held_out, name, Augmentation::standard())));
+    }
+    Ok(None)
+}
+
+/// The classes that labels name: in order of their numbers where all are numbers, from 0 to the largest, else in alphabetical order.
+#[cfg(feature = "formats")]
+fn known_classes<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<String> {
+    /// Numbers beyond are names.
+    const MOST: usize = 100_000;
+    let names: std::collections::BTreeSet<&str> = labels.collect();
+    let numbers: Option<Vec<usize>> = names.iter().map(|name| name.parse().ok()).collect();
+    match numbers.and_then(|n| n.into_iter().max()) {
+        Some(largest) if largest < MOST => (0..=largest).map(|n| n.to_string()).collect(),
+        _ => names.into_iter().map(String::from).collect(),
+    }
+}
+
+/// Turns the numbers of a set's own classes into those of a training part's.
+#[cfg(feature = "formats")]
+fn relabel<'a>(
+    source: &Path,
+    own: &[String],
+    classes: &[String],
+    labels: impl Iterator<Item = &'a mut u32>,
+) -> Result<()> {
+    let positions: Vec<Option<u32>> = own
+        .iter()
+        .map(|name| classes.iter().position(|c| c == name).and_then(|c| u32::try_from(c).ok()))
+        .collect();
+    for label in labels {
+        let class = *label as usize;
+        let unknown =
+            || Error::format(source, format!("the class `{}` is not in the training part", own[class]));
+        *label = positions[class].ok_or_else(unknown)?;
+    }
+    Ok(())
 }
 
 /// Reads a file, unpacked if its name ends in `.gz`.
