@@ -111,7 +111,10 @@ impl Comparison {
 ///
 /// # Errors
 /// [`Error::Config`](crate::Error::Config) for values out of range, and what loaders and device report.
-#[expect(clippy::too_many_arguments, reason = "each is a thing of its own, and a struct of them would be made in one place only")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a thing of its own, and a struct of them would be made in one place only"
+)]
 pub async fn train_curve(
     gpu: &Gpu,
     network: &GoogLeNet,

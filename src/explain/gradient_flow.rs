@@ -140,7 +140,13 @@ impl GradientFlow {
     }
 
     /// Adds up by layer and by part.
-    fn of(net: &Network, parameters: &[(&str, f64, usize)], values: &[f32], read: &[Read], sum: &Read) -> Self {
+    fn of(
+        net: &Network,
+        parameters: &[(&str, f64, usize)],
+        values: &[f32],
+        read: &[Read],
+        sum: &Read,
+    ) -> Self {
         let depths = depths(&net.graph);
         let mut layers: Vec<Sums> = Vec::new();
         for (i, (name, square, count)) in parameters.iter().enumerate() {

@@ -5,9 +5,8 @@ use serde::Serialize;
 use crate::train::{HeadLogits, softmax, top};
 
 /// Thresholds that are tried; the last is never reached.
-pub const THRESHOLDS: [f32; 18] = [
-    0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999, 2.0,
-];
+pub const THRESHOLDS: [f32; 18] =
+    [0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999, 2.0];
 
 /// Early exit at one threshold.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -47,7 +46,8 @@ pub fn sweep(
     let last = said.len().saturating_sub(1);
     let count = heads.labels.len().max(1) as f64;
     let point = |threshold: f32| {
-        let (mut answered, mut right, mut compute) = (vec![0usize; said.len()], vec![0usize; said.len()], 0.0);
+        let (mut answered, mut right, mut compute) =
+            (vec![0usize; said.len()], vec![0usize; said.len()], 0.0);
         for (picture, label) in heads.labels.iter().enumerate() {
             let sure = |head: &usize| said[*head][picture].1 >= threshold;
             let head = (0..last).find(sure).unwrap_or(last);
@@ -55,9 +55,8 @@ pub fn sweep(
             right[head] += usize::from(said[head][picture].0 == *label as usize);
             compute += macs[head] as f64 / full.max(1) as f64;
         }
-        let share = |(right, answered): (&usize, &usize)| {
-            (*answered > 0).then(|| *right as f64 / *answered as f64)
-        };
+        let share =
+            |(right, answered): (&usize, &usize)| (*answered > 0).then(|| *right as f64 / *answered as f64);
         SweepPoint {
             threshold,
             shares: answered.iter().map(|n| *n as f64 / count).collect(),

@@ -189,6 +189,11 @@ impl EarlyExit {
         sums.collect()
     }
 
+    /// Pictures that were pushed so far: the number of the next one.
+    pub fn pictures(&self) -> u64 {
+        self.pictures
+    }
+
     /// Runs of each stage so far.
     pub fn runs(&self) -> Vec<u64> {
         self.stages.iter().map(|s| s.runs).collect()
