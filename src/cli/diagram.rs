@@ -9,7 +9,7 @@ use incept::nn::{BLOCKS, GoogLeNet, Topology, TopologyNode};
 use super::graph::{numbers, shape};
 use super::report::thousands;
 
-const BOX: (f64, f64) = (172.0, 50.0);
+const BOX: (f64, f64) = (172.0, 52.0);
 const COLUMN: f64 = BOX.0 + 14.0;
 const ROW: f64 = BOX.1 + 24.0;
 const MARGIN: f64 = 36.0;
@@ -78,7 +78,7 @@ pub(super) fn svg(network: &GoogLeNet, topology: &Topology) -> String {
     let height = drawing.y + 12.0;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" font-family=\"DejaVu Sans, Verdana, sans-serif\">\n\
-         <defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto\"><path d=\"M0 0.5 L8 4 L0 7.5 z\" fill=\"{SOFT}\"/></marker></defs>\n\
+         <defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"10\" markerHeight=\"10\" markerUnits=\"userSpaceOnUse\" orient=\"auto\"><path d=\"M0 0.5 L8 4 L0 7.5 z\" fill=\"{SOFT}\"/></marker></defs>\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
     drawing.heading(&mut text, network);
@@ -227,7 +227,7 @@ impl Drawing<'_> {
         let points = if let (Some(_), true) = (weight, x1 > TRUNK) {
             // Each its own lane, so that they can be followed.
             let lane = SIDE + 0.5 * BOX.0 + if node.part == "aux1" { 34.0 } else { 18.0 };
-            let middle = y2 + if node.part == "aux1" { 0.68 } else { 0.32 } * BOX.1;
+            let middle = y2 + if node.part == "aux1" { 0.76 } else { 0.28 } * BOX.1;
             let start = top1 + 0.5 * BOX.1;
             vec![(x1 + 0.5 * BOX.0, start), (lane, start), (lane, middle), (x2 + 0.5 * BOX.0, middle)]
         } else if x2 > TRUNK && x1 <= TRUNK && self.topology.nodes[to].part.starts_with("aux") {
@@ -238,7 +238,8 @@ impl Drawing<'_> {
             vec![(x1, y1), (x2, y2)]
         } else {
             // What spreads does so above the boxes, what gathers below them.
-            let across = if x1 == TRUNK { y1 + 12.0 } else { y2 - 12.0 };
+            let gap = if node.operations == ["concat"] { PADDING + 12.0 } else { 12.0 };
+            let across = if x1 == TRUNK { y1 + gap } else { y2 - 12.0 };
             vec![(x1, y1), (x1, across), (x2, across), (x2, y2)]
         };
         let dashed = if self.topology.nodes[to].training_only { "stroke-dasharray=\"5 3\"" } else { "" };

@@ -321,10 +321,12 @@ impl Figure for SweepFigure<'_> {
         let most = accuracies().fold(0.0, f64::max);
         // Room for the words above and below.
         let gap = (most - least).max(0.01);
+        let least_compute = self.points.iter().map(|p| p.compute).fold(1.0, f64::min);
         let widest = self.points.iter().map(|p| p.compute).fold(1.0, f64::max);
+        let span = (widest - least_compute).max(0.02);
         let axes = Axes {
             title: "",
-            x: 0.0..1.06 * widest,
+            x: (least_compute - 0.15 * span)..(widest + 0.06 * span),
             y: (least - 0.12 * gap)..(most + 0.12 * gap).min(1.0 + 0.02 * gap),
             x_name: "multiply-adds of the average picture, by those of the main softmax alone",
             y_name: "accuracy",
@@ -361,7 +363,7 @@ impl Figure for SweepFigure<'_> {
         // Thresholds that lie far enough apart to be written.
         let mut last = f64::NEG_INFINITY;
         for p in self.points.iter().filter(|p| p.threshold <= 1.0) {
-            if p.compute - last > 0.055 * widest {
+            if p.compute - last > 0.07 * span {
                 last = p.compute;
                 let text =
                     Text::new(p.threshold.to_string(), (unit.px(-12), unit.px(9)), unit.text(12, &SOFT));

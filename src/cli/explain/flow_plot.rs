@@ -54,11 +54,10 @@ where
     Ok(())
 }
 
-/// The name of the part at a place of the axis.
-fn part_label(trunk: &[&PartFlow], value: f64) -> String {
+/// The part at a place of the axis.
+fn part_at<'a>(trunk: &[&'a PartFlow], value: f64) -> Option<&'a PartFlow> {
     let whole = (value - value.round()).abs() < 1e-6 && value > -0.5;
-    let part = if whole { trunk.get(value.round() as usize) } else { None };
-    part.map_or(String::new(), |p| p.part.to_string())
+    if whole { trunk.get(value.round() as usize).copied() } else { None }
 }
 
 impl FlowFigure<'_> {
@@ -82,7 +81,7 @@ impl FlowFigure<'_> {
             x_name: "",
             y_name: "norm of the weighted gradient",
             ticks: (trunk.len() + 2, (y.end - y.start).ceil() as usize + 1),
-            x_label: &|v| part_label(trunk, *v),
+            x_label: &|v| part_at(trunk, *v).map_or(String::new(), |p| p.part.to_string()),
             y_label: &power_of_ten,
         };
         let mut chart = axes.on(area, unit)?;
@@ -119,10 +118,10 @@ impl FlowFigure<'_> {
             title: "",
             x: -0.6..trunk.len() as f64 - 0.4,
             y: y.clone(),
-            x_name: "from the pictures to the main softmax",
+            x_name: "parts of the network with their depth: the layers with weights between the pictures and their end",
             y_name: "share of the sum",
             ticks: (trunk.len() + 2, 6),
-            x_label: &|v| part_label(trunk, *v),
+            x_label: &|v| part_at(trunk, *v).map_or(String::new(), |p| format!("{} ({})", p.part, p.depth)),
             y_label: &percent,
         };
         let mut chart = axes.on(area, unit)?;
