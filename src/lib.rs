@@ -36,6 +36,7 @@
 
 pub mod data;
 pub mod error;
+pub mod explain;
 pub mod gpu;
 pub mod graph;
 pub mod kernel;

@@ -1,16 +1,20 @@
 //! `incept classify`
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use incept::Error;
-use incept::data::Picture;
-use incept::train::{Classifier, InferenceGraph, Prediction};
-use incept::weights::Checkpoint;
+use incept::data::{Batch, Picture, Preprocessing};
+use incept::gpu::Gpu;
+use incept::nn::summary;
+use incept::train::{Answer, Classifier, EarlyExit, Exit, InferenceGraph, Prediction, top};
+use incept::weights::{Checkpoint, Metadata};
 use serde::Serialize;
 
 use super::data::pictures;
+use super::early_exit::{exit, require_heads, threshold};
 use super::options::{Common, PrecisionArgs};
 use super::report::{Reporter, note, share_bar, shown};
 use super::tune::Worth;
@@ -29,9 +33,14 @@ pub(crate) struct Classify {
     /// How many classes to print for each picture.
     #[arg(long, value_name = "COUNT", default_value_t = 5)]
     top: usize,
-    /// Pictures of a batch.
-    #[arg(long, value_name = "COUNT", default_value_t = 16)]
-    batch: usize,
+    /// Pictures of a batch [default: 16, with --early-exit 1].
+    #[arg(long, value_name = "COUNT")]
+    batch: Option<usize>,
+    /// Stop at aux1 or aux2 when its softmax is as sure as this, from 0 to 1: the layers above are not run then.
+    ///
+    /// `incept eval --early-exit` tells what a threshold costs and saves, and fits the temperatures that make probabilities comparable.
+    #[arg(long, value_name = "PROBABILITY", value_parser = threshold)]
+    early_exit: Option<f32>,
     #[command(flatten)]
     precision: PrecisionArgs,
 }
@@ -41,6 +50,12 @@ struct Line<'a> {
     file: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     predictions: Option<Vec<Named<'a>>>,
+    /// The softmax that answered, with early exit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head: Option<&'static str>,
+    /// The multiply-adds that it took, by those of the main softmax alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compute: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -68,52 +83,177 @@ impl Classify {
         let Checkpoint { state, metadata } = Checkpoint::load(&self.checkpoint)?;
         let files = pictures(&self.pictures)?;
         let gpu = common.open()?;
-        let batch = self.batch.clamp(1, files.len().max(1));
+        let default = if self.early_exit.is_some() { 1 } else { 16 };
+        let batch = self.batch.unwrap_or(default).clamp(1, files.len().max(1));
         let (network, element) = (&metadata.network, self.precision.element(&gpu));
         common.tune(&gpu, reporter, Worth::Classifying, None, || {
             InferenceGraph::new(network, batch, element)?.plan(&gpu, None)
         })?;
         let state = state.averaged();
+        if let Some(threshold) = self.early_exit {
+            require_heads(&self.checkpoint, network.has_aux())?;
+            let exit = exit(&self.checkpoint, &metadata.progress, threshold)?;
+            let staged = gpu.block_on(EarlyExit::new(&gpu, network, batch, element, &state))?;
+            let full = summary(&network.build(1)?).macs_inference;
+            return self.staged(Staged { gpu, staged, exit, full }, &files, &metadata, reporter);
+        }
         let mut classifier = gpu.block_on(Classifier::new(&gpu, network, batch, element, &state))?;
         let mut failed = 0;
         for chunk in files.chunks(batch) {
-            let mut readable = Vec::new();
-            for file in chunk {
-                match read(file) {
-                    Ok(picture) => readable.push((file, metadata.preprocessing.apply(&picture))),
-                    Err(error) => {
-                        failed += 1;
-                        note(&format!("passed over: {error}"));
-                        let error = Some(error.to_string());
-                        reporter.event(&Line { file: shown(file), predictions: None, error })?;
-                    }
-                }
-            }
-            let (names, values): (Vec<_>, Vec<_>) = readable.into_iter().unzip();
+            let (names, values) = readable(chunk, &metadata.preprocessing, reporter)?;
+            failed += chunk.len() - names.len();
             let results = gpu.block_on(classifier.classify(&values))?;
             for (file, predictions) in names.iter().zip(&results) {
                 let top = &predictions[..self.top.min(predictions.len())];
-                print(file, top, &metadata.classes, reporter)?;
+                print(file, top, &metadata.classes, None, reporter)?;
             }
         }
-        if failed > 0 {
-            note(&format!("{failed} of {} pictures could not be read", files.len()));
-            return Ok(Outcome::Failed);
+        Ok(outcome(failed, files.len()))
+    }
+
+    /// Classifies with early exit, and says what it saved.
+    fn staged(
+        &self,
+        mut with: Staged,
+        files: &[PathBuf],
+        metadata: &Metadata,
+        reporter: &Reporter,
+    ) -> Result {
+        let Staged { gpu, staged, exit, full } = &mut with;
+        let seconds = gpu.block_on(staged.time_stages(3))?;
+        let (heads, macs, batch) = (staged.heads(), staged.macs(), staged.batch());
+        let mut waiting: BTreeMap<u64, &PathBuf> = BTreeMap::new();
+        let mut answered = vec![0usize; heads.len()];
+        let mut compute = 0.0;
+        let mut tell = |answers: Vec<Answer>, waiting: &mut BTreeMap<u64, &PathBuf>| -> Result<()> {
+            for answer in answers {
+                let Some(file) = waiting.remove(&answer.picture) else { continue };
+                answered[answer.head] += 1;
+                let share = macs[answer.head] as f64 / (*full).max(1) as f64;
+                compute += share;
+                let best = top(&answer.probabilities, self.top);
+                print(file, &best, &metadata.classes, Some((heads[answer.head], share)), reporter)?;
+            }
+            Ok(())
+        };
+        let mut failed = 0;
+        for chunk in files.chunks(batch) {
+            let (names, values) = readable(chunk, &metadata.preprocessing, reporter)?;
+            failed += chunk.len() - names.len();
+            if names.is_empty() {
+                continue;
+            }
+            waiting.extend(names.iter().enumerate().map(|(i, file)| (staged.pictures() + i as u64, *file)));
+            let answers = gpu.block_on(staged.push(&Batch::of(batch, &values), exit))?;
+            tell(answers, &mut waiting)?;
         }
-        Ok(Outcome::Done)
+        let rest = gpu.block_on(staged.finish(exit))?;
+        tell(rest, &mut waiting)?;
+        let count = answered.iter().sum::<usize>();
+        if count > 0 {
+            // Every stage takes the same time whatever is on the pictures: what was not run is what it would have taken.
+            let runs = staged.runs();
+            let took: f64 = runs.iter().zip(&seconds).map(|(runs, s)| *runs as f64 * s).sum();
+            let whole = runs[0] as f64 * seconds.iter().sum::<f64>();
+            let saved = Saved {
+                event: "early_exit",
+                answered: heads.iter().copied().zip(answered.iter().copied()).collect(),
+                compute: compute / count as f64,
+                stage_seconds: &seconds,
+                runs: &runs,
+                time_saved: 1.0 - took / whole.max(1e-12),
+            };
+            let answered: Vec<String> =
+                saved.answered.iter().map(|(head, n)| format!("{head} {n}")).collect();
+            let milliseconds = |s: f64| format!("{:.1} ms", 1e3 * s / count as f64);
+            reporter.line(&format!(
+                "\nanswered by {}: {:.0}% of the multiply-adds of the whole network; {} a picture on the device instead of {} through all stages ({:.0}% saved)",
+                answered.join(", "),
+                100.0 * saved.compute,
+                milliseconds(took),
+                milliseconds(whole),
+                100.0 * saved.time_saved
+            ))?;
+            reporter.event(&saved)?;
+        }
+        Ok(outcome(failed, files.len()))
     }
 }
 
-/// Prints the classes of one picture.
-fn print(file: &Path, top: &[Prediction], classes: &[String], reporter: &Reporter) -> Result<()> {
+/// A network in stages, ready to classify.
+struct Staged {
+    gpu: Gpu,
+    staged: EarlyExit,
+    exit: Exit,
+    /// Multiply-adds of the main softmax alone.
+    full: u64,
+}
+
+/// What early exit saved.
+#[derive(Serialize)]
+struct Saved<'a> {
+    event: &'static str,
+    answered: BTreeMap<&'static str, usize>,
+    compute: f64,
+    stage_seconds: &'a [f64],
+    runs: &'a [u64],
+    time_saved: f64,
+}
+
+/// The pictures of a list that can be read; the others are named.
+fn readable<'a>(
+    files: &'a [PathBuf],
+    preprocessing: &Preprocessing,
+    reporter: &Reporter,
+) -> Result<(Vec<&'a PathBuf>, Vec<Vec<f32>>)> {
+    let mut readable = Vec::new();
+    for file in files {
+        match read(file) {
+            Ok(picture) => readable.push((file, preprocessing.apply(&picture))),
+            Err(error) => {
+                note(&format!("passed over: {error}"));
+                let error = Some(error.to_string());
+                reporter.event(&Line {
+                    file: shown(file),
+                    predictions: None,
+                    head: None,
+                    compute: None,
+                    error,
+                })?;
+            }
+        }
+    }
+    Ok(readable.into_iter().unzip())
+}
+
+fn outcome(failed: usize, of: usize) -> Outcome {
+    if failed == 0 {
+        return Outcome::Done;
+    }
+    note(&format!("{failed} of {of} pictures could not be read"));
+    Outcome::Failed
+}
+
+/// Prints the classes of one picture, and with early exit which softmax answered at which share of the compute.
+fn print(
+    file: &Path,
+    top: &[Prediction],
+    classes: &[String],
+    exit: Option<(&'static str, f64)>,
+    reporter: &Reporter,
+) -> Result<()> {
     let name = |p: &Prediction| classes.get(p.class).map_or("?", String::as_str);
     let width = top.iter().map(|p| name(p).chars().count()).max().unwrap_or(0);
-    reporter.line(&shown(file))?;
+    let by = exit.map_or(String::new(), |(head, compute)| {
+        format!("  (answered by {head}, {:.0}% of the multiply-adds)", 100.0 * compute)
+    });
+    reporter.line(&format!("{}{by}", shown(file)))?;
     for p in top {
         let (bar, percent) = (share_bar(p.probability, 24), 100.0 * p.probability);
         reporter.line(format!("  {:<width$}  {percent:5.1}%  {bar}", name(p)).trim_end())?;
     }
     let named = |p: &Prediction| Named { class: name(p), probability: p.probability };
     let predictions = Some(top.iter().map(named).collect());
-    reporter.event(&Line { file: shown(file), predictions, error: None })
+    let (head, compute) = exit.unzip();
+    reporter.event(&Line { file: shown(file), predictions, head, compute, error: None })
 }

@@ -5,13 +5,19 @@ mod classify;
 mod data;
 mod demo;
 mod devices;
+mod diagram;
+mod early_exit;
 mod eval;
+mod explain;
 mod fit;
+mod graph;
 mod options;
+mod plot;
 mod profile;
 mod report;
 mod sheet;
 mod summary;
+mod sweep;
 mod train;
 mod tune;
 mod verify;
@@ -65,7 +71,8 @@ const EXAMPLES: &str = "Examples:
   incept demo                                            train on the embedded digits, then show what was learned
   incept train photos --width 0.5 --out photos.safetensors    a folder with one sub-folder a class
   incept classify photos.safetensors cat.jpg holiday/    the most probable classes of pictures
-  incept summary --variant paper                         layers, parameters, multiply-adds, memory";
+  incept summary --variant paper                         layers, parameters, multiply-adds, memory
+  incept explain                                         why there are three softmaxes";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -73,6 +80,8 @@ enum Command {
     Eval(eval::Eval),
     Classify(classify::Classify),
     Summary(summary::Summary),
+    Graph(Box<graph::Graph>),
+    Explain(Box<explain::Explain>),
     Devices(devices::Devices),
     Verify(verify::Verify),
     Demo(demo::Demo),
@@ -96,6 +105,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Eval(command) => command.run(&cli.common, &reporter),
         Command::Classify(command) => command.run(&cli.common, &reporter),
         Command::Summary(command) => command.run(&reporter),
+        Command::Graph(command) => command.run(&reporter),
+        Command::Explain(command) => command.run(&cli.common, &reporter),
         Command::Devices(command) => command.run(&cli.common, &reporter),
         Command::Verify(command) => command.run(&cli.common, &reporter),
         Command::Demo(command) => command.run(&cli.common, &reporter),

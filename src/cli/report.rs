@@ -23,6 +23,11 @@ impl Reporter {
         Self { json, terminal: std::io::stderr().is_terminal() }
     }
 
+    /// Whether programs read along.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// A result for people.
     pub(crate) fn line(&self, text: &str) -> Result<()> {
         if self.json { Ok(()) } else { print(text) }

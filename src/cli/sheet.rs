@@ -8,13 +8,10 @@ use incept::weights::write_atomically;
 use incept::{Error, Result};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::register_font;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::fit::History;
-
-const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-Latin.ttf");
-const FAMILY: &str = "sans-serif";
+use super::plot::{BLUE, Drawn, FAMILY, GREEN, GRID, INK, SOFT, VERMILION, use_font};
 
 /// Pixels of the file for each one of the layout: sharp on fine screens, and glyphs are placed to half a pixel.
 const FINE: i32 = 2;
@@ -27,13 +24,8 @@ const TILE: i32 = 84 * FINE;
 const TILE_HEIGHT: i32 = 128 * FINE;
 const TILES_TOP: i32 = CHARTS_TOP + CHARTS_HEIGHT + 60 * FINE;
 
-const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
-const SOFT: RGBColor = RGBColor(0x6b, 0x72, 0x7a);
-const GRID: RGBColor = RGBColor(0xe4, 0xe7, 0xea);
-/// Okabe and Ito's blue, vermilion and green: told apart by colour-blind people too.
-const HEADS: [RGBColor; 3] =
-    [RGBColor(0x00, 0x72, 0xb2), RGBColor(0xd5, 0x5e, 0x00), RGBColor(0x00, 0x9e, 0x73)];
-const WRONG: RGBColor = RGBColor(0xd5, 0x5e, 0x00);
+const HEADS: [RGBColor; 3] = [BLUE, VERMILION, GREEN];
+const WRONG: RGBColor = VERMILION;
 
 /// A picture with its label and what the network says.
 #[derive(Debug)]
@@ -56,7 +48,6 @@ pub(crate) struct Sheet<'a> {
 }
 
 type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
-type Drawn<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 impl Sheet<'_> {
     /// Draws the sheet and writes it as PNG.
@@ -71,7 +62,7 @@ impl Sheet<'_> {
     }
 
     fn png(&self) -> Drawn<Vec<u8>> {
-        register_font(FAMILY, FontStyle::Normal, FONT).map_err(|_| "the embedded font is damaged")?;
+        use_font()?;
         let height = self.height();
         let mut pixels = vec![0; 3 * (WIDTH * height) as usize];
         {

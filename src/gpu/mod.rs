@@ -7,6 +7,7 @@ mod element;
 mod pipeline;
 mod probe;
 mod regions;
+mod rows;
 mod session;
 mod timing;
 mod trial;

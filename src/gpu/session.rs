@@ -174,7 +174,7 @@ impl Session {
         Ok(())
     }
 
-    fn buffer(&self, place: Place) -> Result<&wgpu::Buffer> {
+    pub(super) fn buffer(&self, place: Place) -> Result<&wgpu::Buffer> {
         match place.store {
             Store::Region(region) => self.regions.buffer(region),
             store => {

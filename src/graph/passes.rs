@@ -94,10 +94,15 @@ impl Graph {
     /// # Errors
     /// None for a graph whose nodes were accepted before.
     pub fn prune(&self, outputs: &[TensorId]) -> Result<Rewritten> {
+        self.prune_until(outputs, &[])
+    }
+
+    /// As [`Graph::prune`], without the nodes that make `given`.
+    fn prune_until(&self, outputs: &[TensorId], given: &[TensorId]) -> Result<Rewritten> {
         let mut wanted: HashSet<TensorId> = outputs.iter().copied().collect();
         let mut kept = vec![false; self.nodes.len()];
         for (id, node) in self.nodes().rev() {
-            if node.outputs.iter().any(|t| wanted.contains(t)) {
+            if node.outputs.iter().any(|t| wanted.contains(t) && !given.contains(t)) {
                 kept[id.0] = true;
                 wanted.extend(&node.inputs);
             }
@@ -115,6 +120,20 @@ impl Graph {
             }
         }
         Ok(result)
+    }
+
+    /// The part of the graph between `inputs` and `outputs`: what [`Graph::prune`] keeps, but each of `inputs` is an input that the host or
+    /// another part of the graph writes, and what lies before them is gone.
+    ///
+    /// # Errors
+    /// None for a graph whose nodes were accepted before.
+    pub fn cut(&self, inputs: &[TensorId], outputs: &[TensorId]) -> Result<Rewritten> {
+        let mut open = self.clone();
+        for id in inputs {
+            open.tensors[id.0].role = Role::Input;
+            open.tensors[id.0].producer = None;
+        }
+        open.prune_until(outputs, inputs)
     }
 
     /// The graph as it is evaluated and not trained: dropout is gone, batch norm uses its running statistics.

@@ -48,6 +48,8 @@ pub struct Head {
     pub correct: TensorId,
     /// Weight of its loss in the sum.
     pub weight: f32,
+    /// The activation that it branches off from, batch x channels x height x width: the output of inception 4a, 4d or 5b.
+    pub tap: TensorId,
 }
 
 impl Network {
@@ -65,6 +67,7 @@ impl Network {
                 probabilities: at(h.probabilities)?,
                 loss: at(h.loss)?,
                 correct: at(h.correct)?,
+                tap: at(h.tap)?,
                 ..*h
             })
         };
@@ -240,6 +243,7 @@ impl Builder<'_> {
     }
 
     fn aux_head(&mut self, index: usize, x: TensorId, labels: TensorId) -> Result<Head> {
+        let tap = x;
         let [conv, hidden, classifier] = aux_layers(self.net.variant, index);
         let [conv_channels, hidden_units] = self.net.channels.aux;
         let fixed = AvgPool { kernel: 5, stride: 3, padding: 0, ceil: false };
@@ -257,14 +261,16 @@ impl Builder<'_> {
         let x = self.dropout(&format!("loss{index}/drop_fc"), self.net.aux_dropout, x)?;
         let logits = self.linear(&classifier, self.net.classes, false, x)?;
         let name = if index == 1 { "aux1" } else { "aux2" };
-        self.head(name, &format!("loss{index}"), logits, labels, self.net.aux_weight)
+        let weight = self.net.aux_weight;
+        Ok(Head { tap, ..self.head(name, &format!("loss{index}"), logits, labels, weight)? })
     }
 
     fn main_head(&mut self, x: TensorId, labels: TensorId) -> Result<Head> {
+        let tap = x;
         let x = self.graph.add("pool5/7x7_s1", AdaptiveAvgPool { output: [1, 1] }, &[x])?;
         let x = self.dropout("pool5/drop_7x7_s1", self.net.dropout, x)?;
         let logits = self.linear(classifier_layer(self.net.variant), self.net.classes, false, x)?;
-        self.head("main", "loss3", logits, labels, 1.0)
+        Ok(Head { tap, ..self.head("main", "loss3", logits, labels, 1.0)? })
     }
 
     fn head(
@@ -280,6 +286,6 @@ impl Builder<'_> {
         let [loss, probabilities, correct] = outputs[..] else {
             return Err(Error::Config("softmax cross-entropy must have three outputs".into()));
         };
-        Ok(Head { name, logits, probabilities, loss, correct, weight })
+        Ok(Head { name, logits, probabilities, loss, correct, weight, tap: logits })
     }
 }

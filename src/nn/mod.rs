@@ -4,10 +4,12 @@ mod build;
 mod init;
 mod summary;
 mod table;
+mod topology;
 
 pub use build::{Head, Network};
 pub use summary::{LayerSummary, Summary, summary};
-pub use table::{BLOCKS, Block, Channels};
+pub use table::{BLOCKS, Block, Channels, part_of};
+pub use topology::{Topology, TopologyEdge, TopologyNode};
 
 use std::fmt;
 use std::str::FromStr;

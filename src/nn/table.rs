@@ -131,6 +131,31 @@ pub(super) fn conv_weight(variant: Variant, layer: &str) -> String {
     }
 }
 
+/// The part of the network that a layer or parameter of this name belongs to: `conv1`, `conv2`, a block of [`BLOCKS`], `aux1`, `aux2`,
+/// or `classifier` for what follows the last block. Pools and norms between blocks belong to the part that they follow.
+pub fn part_of(name: &str) -> &'static str {
+    let inception = name.strip_prefix("inception").map(|rest| rest.trim_start_matches('_'));
+    if let Some(rest) = inception {
+        let block = BLOCKS.iter().map(|(block, _)| *block).find(|block| rest.starts_with(block));
+        return block.unwrap_or("classifier");
+    }
+    // `conv3` is what torchvision calls the paper's `conv2/3x3`.
+    let prefixes = [
+        ("conv1", "conv1"),
+        ("pool1", "conv1"),
+        ("conv2", "conv2"),
+        ("conv3", "conv2"),
+        ("pool2", "conv2"),
+        ("pool3", "3b"),
+        ("pool4", "4e"),
+        ("loss1", "aux1"),
+        ("aux1", "aux1"),
+        ("loss2", "aux2"),
+        ("aux2", "aux2"),
+    ];
+    prefixes.iter().find(|(prefix, _)| name.starts_with(prefix)).map_or("classifier", |(_, part)| part)
+}
+
 impl GoogLeNet {
     /// The network that tensors of these names and extents are the weights of, with the defaults of its variant for what shapes
     /// do not tell. Without auxiliary heads among them, its aux weight is 0.
@@ -169,5 +194,27 @@ impl GoogLeNet {
         let network = Self::of(variant).classes(classes);
         let aux_weight = if has_aux { network.aux_weight } else { 0.0 };
         Ok(Self { channels: Channels { stem, blocks, aux }, aux_weight, ..network })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_belong_to_parts() {
+        for (name, part) in [
+            ("conv1/7x7_s2.weight", "conv1"),
+            ("conv3.bn.bias", "conv2"),
+            ("inception_4a/5x5_reduce.bias", "4a"),
+            ("inception4e.branch2.1.conv.weight", "4e"),
+            ("pool3/3x3_s2", "3b"),
+            ("loss2/fc.weight", "aux2"),
+            ("aux1.fc2.weight", "aux1"),
+            ("loss3/classifier.weight", "classifier"),
+            ("fc.bias", "classifier"),
+        ] {
+            assert_eq!(part_of(name), part, "{name}");
+        }
     }
 }

@@ -1,12 +1,14 @@
 //! Training: a network, its backward graph and an optimizer as one plan; the state that can leave the device and come back.
 
 mod classifier;
+mod early_exit;
 mod fit;
 mod optimizer;
 mod precision;
 mod schedule;
 
 pub use classifier::{Classifier, Evaluation, InferenceGraph, Prediction, top};
+pub use early_exit::{Answer, EarlyExit, Exit, HeadLogits, softmax};
 pub use fit::{EpochSummary, HeadSummary, evaluate, train_epoch};
 pub use optimizer::{Averaging, Optimizer, Rule};
 pub(crate) use precision::LOSS_SCALE;
@@ -239,18 +241,10 @@ impl Trainer {
 
     /// Draws the parameters from the seed.
     fn initialize(&mut self) -> Result<()> {
-        let regions = Arc::clone(self.session.regions());
-        for entry in &regions.layout.parameters {
-            let Some(info) = entry.info else { continue };
-            let mut values = vec![0.0; entry.shape.volume()];
-            info.init.fill(self.progress.seed, &entry.name, &mut values);
-            regions.set(&self.gpu, Region::Parameters, &entry.name, &values)?;
-            // Averages start from the first parameters too.
-            if let Some(region) = self.optimizer.average_slot() {
-                regions.set(&self.gpu, region, &entry.name, &values)?;
-            }
-        }
-        Ok(())
+        // Averages start from the first parameters too.
+        let targets: Vec<Region> =
+            [Region::Parameters].into_iter().chain(self.optimizer.average_slot()).collect();
+        initialize(&self.gpu, self.session.regions(), self.progress.seed, &targets)
     }
 
     /// The device.
@@ -446,6 +440,15 @@ impl Trainer {
         Ok(())
     }
 
+    /// A classifier that can stop at each softmax, reading this trainer's parameters where they are: it always sees the latest.
+    ///
+    /// # Errors
+    /// As [`EarlyExit::new`].
+    pub async fn early_exit(&self, batch: usize) -> Result<EarlyExit> {
+        let element = self.optimizer.precision.element();
+        EarlyExit::sharing(&self.gpu, &self.network, batch, element, Arc::clone(self.session.regions())).await
+    }
+
     /// A classifier that reads this trainer's parameters where they are: it always sees the latest.
     ///
     /// # Errors
@@ -455,6 +458,19 @@ impl Trainer {
         Classifier::sharing(&self.gpu, &self.network, batch, element, Arc::clone(self.session.regions()))
             .await
     }
+}
+
+/// Draws the initial parameters from the seed, into each of these regions.
+pub(crate) fn initialize(gpu: &Gpu, regions: &Regions, seed: u64, targets: &[Region]) -> Result<()> {
+    for entry in &regions.layout.parameters {
+        let Some(info) = entry.info else { continue };
+        let mut values = vec![0.0; entry.shape.volume()];
+        info.init.fill(seed, &entry.name, &mut values);
+        for target in targets {
+            regions.set(gpu, *target, &entry.name, &values)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads all tensors of a region.
@@ -467,7 +483,7 @@ async fn download(gpu: &Gpu, regions: &Regions, region: Region) -> Result<BTreeM
 }
 
 /// Writes every tensor that a region has; the map may have more.
-fn upload(
+pub(crate) fn upload(
     gpu: &Gpu,
     regions: &Regions,
     region: Region,

@@ -1,0 +1,121 @@
+//! Early exit on the command line: what `eval --early-exit` finds and keeps in a file beside the checkpoint, and what
+//! `classify --early-exit` does with it.
+
+use std::path::{Path, PathBuf};
+
+use incept::explain::Calibration;
+use incept::train::Exit;
+use incept::weights::{Progress, write_atomically};
+use incept::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::report::{note, shown};
+
+/// A softmax's temperature.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HeadCalibration {
+    pub head: String,
+    #[serde(flatten)]
+    pub calibration: Calibration,
+}
+
+/// The file beside a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Calibrated {
+    /// The softmaxes in the order in which they come.
+    pub heads: Vec<HeadCalibration>,
+    /// Pictures that the temperatures were fitted to.
+    pub pictures: usize,
+    /// The threshold that saves most for at most half a point of accuracy.
+    pub threshold: Option<f32>,
+    /// The training state that it holds for.
+    pub progress: Progress,
+}
+
+impl Calibrated {
+    /// Where it is kept: `mnist.early-exit.json` for `mnist.safetensors`.
+    pub(crate) fn path(checkpoint: &Path) -> PathBuf {
+        checkpoint.with_extension("early-exit.json")
+    }
+
+    pub(crate) fn temperatures(&self) -> Vec<f32> {
+        self.heads.iter().map(|h| h.calibration.temperature).collect()
+    }
+
+    pub(crate) fn save(&self, checkpoint: &Path) -> Result<PathBuf> {
+        let path = Self::path(checkpoint);
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::format(&path, e.to_string()))?;
+        write_atomically(&path, format!("{text}\n").as_bytes())?;
+        Ok(path)
+    }
+
+    /// Reads what is kept for a checkpoint in this state of training, if there is something.
+    fn load(checkpoint: &Path, progress: &Progress) -> Result<Option<Self>> {
+        let path = Self::path(checkpoint);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(path, e)),
+        };
+        let found: Self = serde_json::from_str(&text).map_err(|e| {
+            Error::format(&path, format!("is no result of `incept eval --early-exit`: {e}; run that again"))
+        })?;
+        if found.progress != *progress {
+            note(&format!(
+                "note: {} is of another state of this training and is not used: run `incept eval --early-exit` again",
+                shown(&path)
+            ));
+            return Ok(None);
+        }
+        Ok(Some(found))
+    }
+}
+
+/// The exit of `classify --early-exit`: its threshold, at the temperatures that are kept.
+pub(crate) fn exit(checkpoint: &Path, progress: &Progress, threshold: f32) -> Result<Exit> {
+    let temperatures = match Calibrated::load(checkpoint, progress)? {
+        Some(found) => found.temperatures(),
+        None => {
+            note(
+                "note: probabilities are not calibrated: `incept eval --early-exit` fits temperatures and tells what a threshold costs",
+            );
+            Vec::new()
+        }
+    };
+    Ok(Exit { threshold, temperatures })
+}
+
+/// A threshold as an option takes it.
+pub(crate) fn threshold(text: &str) -> std::result::Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
+        _ => Err("a threshold is a probability above 0 and at most 1".into()),
+    }
+}
+
+/// Refuses networks that have a single softmax.
+pub(crate) fn require_heads(checkpoint: &Path, has_aux: bool) -> Result<()> {
+    if has_aux {
+        return Ok(());
+    }
+    Err(Error::format(
+        checkpoint,
+        "has no auxiliary softmaxes to stop at: early exit needs a network that was trained with --aux-weight above 0",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_are_probabilities() {
+        assert_eq!(threshold("0.9"), Ok(0.9));
+        assert!(threshold("0").is_err() && threshold("1.5").is_err() && threshold("sure").is_err());
+    }
+
+    #[test]
+    fn it_is_kept_beside_the_checkpoint() {
+        assert_eq!(Calibrated::path(Path::new("a/mnist.safetensors")), Path::new("a/mnist.early-exit.json"));
+    }
+}

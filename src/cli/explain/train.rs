@@ -1,0 +1,284 @@
+//! `incept explain --train`: networks with and without auxiliary softmaxes from the same seeds.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use incept::Error;
+use incept::data::{Loader, Preprocessing};
+use incept::explain::{Comparison, Curve, CurvePoint, Recipe, Spread, train_curve};
+use incept::gpu::Gpu;
+use incept::nn::GoogLeNet;
+use incept::train::{Optimizer, StepMetrics, TrainingGraph};
+use serde::Serialize;
+
+use super::super::data::{describe, report_bad};
+use super::super::fit::interruptible;
+use super::super::options::Common;
+use super::super::plot;
+use super::super::report::{Rate, Reporter, duration, note, shown};
+use super::super::tune::Worth;
+use super::super::{Outcome, Result};
+use super::Explain;
+use super::train_plot::CurvesFigure;
+
+/// Pictures of a batch, as in the paper's experiments with Caffe.
+const BATCH: usize = 32;
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+enum Event<'a> {
+    Start {
+        device: &'a incept::gpu::AdapterSummary,
+        network: &'a GoogLeNet,
+        recipe: &'a Recipe,
+        seeds: u64,
+        train: usize,
+        held_out: usize,
+    },
+    Look {
+        seed: u64,
+        aux_weight: f32,
+        #[serde(flatten)]
+        point: &'a CurvePoint,
+    },
+    Comparison {
+        #[serde(flatten)]
+        comparison: &'a Comparison,
+        verdict: Verdict,
+        seconds: f64,
+        plots: &'a [PathBuf],
+    },
+}
+
+/// What the comparison says of the last epoch, in accuracy of the main softmax.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Verdict {
+    epochs: u64,
+    seeds: u64,
+    with: Spread,
+    without: Spread,
+    /// Whether the ranges over the seeds have a value in common; with one seed they are no ranges.
+    overlap: Option<bool>,
+}
+
+/// The loaders that all networks of a comparison share in kind, and how far it is.
+struct Trial<'a> {
+    gpu: &'a Gpu,
+    recipe: Recipe,
+    train: Loader,
+    held_out: Loader,
+    stop: &'a AtomicBool,
+    reporter: &'a Reporter,
+    rate: Rate,
+    networks: u64,
+}
+
+impl Explain {
+    pub(super) fn compare(&self, common: &Common, plots: &[PathBuf], reporter: &Reporter) -> Result {
+        if self.epochs == 0 || self.seeds == 0 {
+            return Err(Error::Config("--epochs and --seeds must be above zero".into()));
+        }
+        let name = self.data.clone().unwrap_or_else(|| "digits".into());
+        let data = describe(&name, &self.options())?;
+        let with = self.fresh(&data, name == "digits")?;
+        if !with.has_aux() {
+            return Err(Error::Config(
+                "--aux-weight must be above zero: 0 is what it is compared with".into(),
+            ));
+        }
+        let without = with.clone().aux_weight(0.0);
+        let batch = self.batch.unwrap_or(BATCH);
+        let recipe = Recipe { epochs: self.epochs, batch, rate: self.rate, optimizer: Optimizer::default() };
+        let preprocessing = Preprocessing::new(with.input).measure(data.train.as_ref(), 1000);
+        let options = self.load.options(batch, &preprocessing);
+        let stop = interruptible()?;
+        let gpu = common.open()?;
+        for network in [&with, &without] {
+            common.tune(&gpu, reporter, Worth::Training, Some(&stop), || {
+                TrainingGraph::new(network, &recipe.optimizer, batch)?.plan(&gpu)
+            })?;
+        }
+        reporter.event(&Event::Start {
+            device: gpu.summary(),
+            network: &with,
+            recipe: &recipe,
+            seeds: self.seeds,
+            train: data.train.len(),
+            held_out: data.held_out.len(),
+        })?;
+        let mut trial = Trial {
+            gpu: &gpu,
+            recipe,
+            // The order of the pictures is drawn anew from each seed.
+            train: Loader::new(Arc::clone(&data.train), options.clone().training(self.seed, None))?,
+            held_out: Loader::new(Arc::clone(&data.held_out), options.clone())?,
+            stop: &stop,
+            reporter,
+            rate: Rate::new(),
+            networks: 2 * self.seeds,
+        };
+        let mut comparison = Comparison::default();
+        for seed in self.seed..self.seed + self.seeds {
+            trial.train = Loader::new(Arc::clone(&data.train), options.clone().training(seed, None))?;
+            for network in [&with, &without] {
+                let done = comparison.with.len() + comparison.without.len();
+                let curve = trial.curve(network, seed, done as u64)?;
+                if curve.interrupted {
+                    note("interrupted: what was not trained to its end is not compared");
+                    return Ok(Outcome::Interrupted);
+                }
+                if network.has_aux() { &mut comparison.with } else { &mut comparison.without }.push(curve);
+            }
+        }
+        report_bad(&trial.train);
+        let subtitle = format!(
+            "{} network, width {}, {} pixels, {}, {} {} each",
+            with.variant,
+            self.network.width.unwrap_or(super::WIDTH),
+            with.input,
+            name,
+            self.seeds,
+            if self.seeds == 1 { "network" } else { "networks" }
+        );
+        self.conclude(&comparison, &trial, subtitle, plots)
+    }
+
+    fn conclude(
+        &self,
+        comparison: &Comparison,
+        trial: &Trial<'_>,
+        subtitle: String,
+        plots: &[PathBuf],
+    ) -> Result {
+        let last = |with: bool| comparison.spread(with, "main").last().copied();
+        let (Some(with), Some(without)) = (last(true), last(false)) else { return Ok(Outcome::Failed) };
+        let overlap = (self.seeds > 1).then(|| with.overlaps(&without));
+        let verdict = Verdict { epochs: self.epochs, seeds: self.seeds, with, without, overlap };
+        let reporter = trial.reporter;
+        table(comparison, reporter)?;
+        for line in verdict.words() {
+            reporter.line(&line)?;
+        }
+        let figure = CurvesFigure { comparison, subtitle };
+        for path in plots {
+            plot::save(&figure, path)?;
+        }
+        let seconds = trial.rate.elapsed();
+        let files: Vec<String> = plots.iter().map(|p| shown(p)).collect();
+        reporter.line(&format!("{} in all; plot: {}", duration(seconds), files.join(", ")))?;
+        reporter.event(&Event::Comparison { comparison, verdict, seconds: seconds.as_secs_f64(), plots })?;
+        Ok(Outcome::Done)
+    }
+}
+
+impl Trial<'_> {
+    /// Trains one network, with progress.
+    fn curve(&mut self, network: &GoogLeNet, seed: u64, done: u64) -> Result<Curve> {
+        let kind = if network.has_aux() { "with" } else { "without" };
+        let label = format!("{}/{} {kind} aux, seed {seed}", done + 1, self.networks);
+        let per_network = self.recipe.epochs as usize * self.train.len();
+        let mut bar = self.reporter.bar(&label, per_network as u64);
+        let (stop, rate) = (self.stop, &mut self.rate);
+        let left = (self.networks - done) as usize * per_network;
+        let mut trained = 0;
+        let observe = |epoch: u64, step: &StepMetrics| {
+            trained += step.count;
+            rate.add(step.count);
+            bar.update(trained as u64, || {
+                let left = rate.left(left.saturating_sub(trained));
+                format!(
+                    "epoch {epoch}  loss {:.3}  {:.0} images/s  {left} left",
+                    step.loss,
+                    rate.per_second()
+                )
+            });
+            if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let mut failed = None;
+        let aux_weight = network.aux_weight;
+        let looked = |point: &CurvePoint| {
+            let told = self.reporter.event(&Event::Look { seed, aux_weight, point });
+            failed = failed.take().or(told.err());
+        };
+        let run =
+            train_curve(self.gpu, network, &self.recipe, seed, &self.train, &self.held_out, observe, looked);
+        let curve = self.gpu.block_on(run)?;
+        failed.map_or(Ok(curve), Err)
+    }
+}
+
+/// Accuracy of each softmax after each epoch.
+fn table(comparison: &Comparison, reporter: &Reporter) -> Result<()> {
+    let columns = [
+        (true, "main", "with aux"),
+        (false, "main", "without"),
+        (true, "aux1", "aux1"),
+        (true, "aux2", "aux2"),
+    ];
+    let spreads = columns.map(|(with, head, _)| comparison.spread(with, head));
+    reporter.line("Accuracy on held-out pictures: the main softmax with and without auxiliary ones, and these by themselves\n")?;
+    let names: String = columns.iter().map(|(_, _, name)| format!("  {name:>22}")).collect();
+    reporter.line(&format!("epoch{names}"))?;
+    for epoch in 0..spreads[0].len() {
+        let cells: String =
+            spreads.iter().map(|s| format!("  {:>22}", s.get(epoch).map_or(String::new(), range))).collect();
+        reporter.line(&format!("{epoch:>5}{cells}"))?;
+    }
+    reporter.line("")
+}
+
+/// Mean and range in percent.
+fn range(spread: &Spread) -> String {
+    let Spread { mean, least, most } = spread;
+    if least == most {
+        return format!("{:.1}%", 100.0 * mean);
+    }
+    format!("{:.1}% ({:.1} to {:.1})", 100.0 * mean, 100.0 * least, 100.0 * most)
+}
+
+impl Verdict {
+    fn words(&self) -> Vec<String> {
+        let Self { epochs, seeds, with, without, overlap } = self;
+        let epochs = if *epochs == 1 { "1 epoch".to_string() } else { format!("{epochs} epochs") };
+        let mut lines = vec![format!(
+            "after {epochs}: {} with the auxiliary softmaxes, {} without, {:+.1} points",
+            range(with),
+            range(without),
+            100.0 * (with.mean - without.mean)
+        )];
+        lines.push(match overlap {
+            None => "one network of each kind: a look, and no measurement; --seeds 3 shows what chance does".into(),
+            Some(true) => format!(
+                "the ranges over {seeds} seeds overlap: these networks do not settle whether the auxiliary softmaxes help here"
+            ),
+            Some(false) if with.mean > without.mean => format!(
+                "the ranges over {seeds} seeds do not overlap: every network with auxiliary softmaxes is better than every one without"
+            ),
+            Some(false) => format!(
+                "the ranges over {seeds} seeds do not overlap: every network with auxiliary softmaxes is worse than every one without"
+            ),
+        });
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_say_what_ranges_do() {
+        let spread = |least: f64, most: f64| Spread { mean: f64::midpoint(least, most), least, most };
+        let words = |with: Spread, without: Spread, overlap: Option<bool>| {
+            Verdict { epochs: 5, seeds: 3, with, without, overlap }.words().join("\n")
+        };
+        let apart = words(spread(0.47, 0.58), spread(0.15, 0.20), Some(false));
+        assert!(apart.contains("47.0 to 58.0") && apart.contains("do not overlap"), "{apart}");
+        assert!(apart.contains("+35.0 points") && apart.contains("better than every"), "{apart}");
+        assert!(words(spread(0.1, 0.3), spread(0.4, 0.5), Some(false)).contains("worse"));
+        assert!(words(spread(0.1, 0.3), spread(0.2, 0.5), Some(true)).contains("do not settle"));
+        assert!(words(spread(0.5, 0.5), spread(0.2, 0.2), None).contains("no measurement"));
+    }
+}

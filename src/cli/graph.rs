@@ -1,0 +1,160 @@
+//! `incept graph`
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use incept::Error;
+use incept::nn::{GoogLeNet, Topology, TopologyNode};
+use incept::weights::{Checkpoint, write_atomically};
+use serde::Serialize;
+
+use super::diagram;
+use super::options::NetworkArgs;
+use super::report::{Reporter, shown, thousands};
+use super::{Outcome, Result};
+
+/// Draw a network: every layer with its shape and parameters, the three softmaxes, and the weights of their losses. Needs no device.
+///
+/// Boxes are numbered like the layers of `incept summary`; a ReLU, batch norm or dropout shares the box of the layer before it. Dashed boxes
+/// are left out at inference.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Graph {
+    /// Draw the network of this checkpoint.
+    checkpoint: Option<PathBuf>,
+    /// Number of classes.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        default_value_t = 1000,
+        help_heading = "Network",
+        conflicts_with = "checkpoint"
+    )]
+    classes: usize,
+    #[command(flatten)]
+    network: NetworkArgs,
+    /// A drawing, or text for Graphviz.
+    #[arg(long, value_name = "FORMAT", default_value = "svg")]
+    format: Format,
+    /// The file [default: standard output].
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "Examples:
+  incept graph --out googlenet.svg                             the paper's network
+  incept graph --variant torchvision --width 0.5 > half.svg    another
+  incept graph --format dot | dot -Tpdf > googlenet.pdf        laid out by Graphviz
+  incept graph photos.safetensors --out photos.svg             what a checkpoint holds";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Svg,
+    Dot,
+}
+
+#[derive(Serialize)]
+struct GraphResult<'a> {
+    network: &'a GoogLeNet,
+    #[serde(flatten)]
+    topology: &'a Topology,
+    out: Option<&'a PathBuf>,
+}
+
+impl Graph {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let network = match &self.checkpoint {
+            Some(path) => Checkpoint::load(path)?.metadata.network,
+            None => self.network.network(self.classes, 224)?,
+        };
+        let topology = Topology::of(&network.build(1)?);
+        let text = match self.format {
+            Format::Svg => diagram::svg(&network, &topology),
+            Format::Dot => dot(&network, &topology),
+        };
+        match &self.out {
+            Some(out) => {
+                write_atomically(out, text.as_bytes())?;
+                reporter.line(&format!("{} boxes in {}", topology.nodes.len(), shown(out)))?;
+            }
+            None if !reporter.is_json() => {
+                let mut stdout = std::io::stdout().lock();
+                let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+                written.map_err(|e| Error::io("standard output", e))?;
+            }
+            None => {}
+        }
+        reporter.event(&GraphResult { network: &network, topology: &topology, out: self.out.as_ref() })?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// A box's numbers: 7-8 for layers 7 and 8.
+pub(super) fn numbers(node: &TopologyNode) -> String {
+    match node.numbers.as_slice() {
+        [] => String::new(),
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first}-{last}"),
+    }
+}
+
+/// The extents of a box's output without the batch: 192 x 28 x 28.
+pub(super) fn shape(node: &TopologyNode) -> String {
+    let dims: Vec<String> = node.output.iter().skip(1).map(ToString::to_string).collect();
+    dims.join(" x ")
+}
+
+/// What a box says below its name.
+pub(super) fn details(node: &TopologyNode) -> String {
+    let mut parts = Vec::new();
+    if node.output.len() > 1 {
+        parts.push(shape(node));
+    }
+    if node.parameters > 0 {
+        parts.push(format!("{} parameters", thousands(node.parameters as u64)));
+    }
+    parts.join(", ")
+}
+
+/// The network for Graphviz.
+fn dot(network: &GoogLeNet, topology: &Topology) -> String {
+    let mut text = format!(
+        "digraph \"{} GoogLeNet\" {{\n  rankdir=TB;\n  node [shape=box, style=\"rounded,filled\", fontname=\"Helvetica\", fontsize=10];\n  edge [fontname=\"Helvetica\", fontsize=10];\n",
+        network.variant
+    );
+    let mut parts: Vec<&str> = Vec::new();
+    for node in &topology.nodes {
+        if !parts.contains(&node.part) {
+            parts.push(node.part);
+        }
+    }
+    for part in parts {
+        let block = part.starts_with(['3', '4', '5']) || part.starts_with("aux");
+        if block {
+            text.push_str(&format!(
+                "  subgraph \"cluster_{part}\" {{\n    label=\"{part}\"; color=\"#c4cad0\";\n"
+            ));
+        }
+        for (i, node) in topology.nodes.iter().enumerate().filter(|(_, n)| n.part == part) {
+            let mut lines = vec![format!("{} {}", numbers(node), node.name).trim().to_string()];
+            let operations = node.operations.join(", ");
+            lines.extend([operations, details(node)].into_iter().filter(|l| !l.is_empty()));
+            let dashed = if node.training_only { ", style=\"rounded,filled,dashed\"" } else { "" };
+            let color = diagram::fill(node);
+            text.push_str(&format!(
+                "    n{i} [label=\"{}\", fillcolor=\"{color}\"{dashed}];\n",
+                lines.join("\\n")
+            ));
+        }
+        if block {
+            text.push_str("  }\n");
+        }
+    }
+    for edge in &topology.edges {
+        let label = edge.weight.map_or(String::new(), |w| format!(" [label=\"x {w}\"]"));
+        text.push_str(&format!("  n{} -> n{}{label};\n", edge.from, edge.to));
+    }
+    text.push_str("}\n");
+    text
+}

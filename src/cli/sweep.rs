@@ -1,0 +1,375 @@
+//! `incept eval --early-exit`: temperatures, a sweep of thresholds, and the time that the best of them saves.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use incept::data::{Dataset, Loader, LoaderOptions, Subset, stratified};
+use incept::explain::{SweepPoint, THRESHOLDS, calibrate, sweep};
+use incept::gpu::Gpu;
+use incept::graph::Element;
+use incept::nn::{GoogLeNet, summary};
+use incept::train::{Answer, Classifier, EarlyExit, Exit, HeadLogits, top};
+use incept::weights::{Progress, TrainingState};
+use incept::{Error, Result};
+use plotters::prelude::*;
+use serde::Serialize;
+
+use super::early_exit::{Calibrated, HeadCalibration};
+use super::plot::{
+    self, Area, Axes, BLUE, Drawn, Figure, INK, SOFT, Unit, VERMILION, heading, legend, line, percent,
+};
+use super::report::{Rate, Reporter, note, shown};
+
+/// Share of the held-out pictures that temperatures are fitted to; the others are what is measured.
+const CALIBRATION: f64 = 0.2;
+/// Accuracy that the recommended threshold may cost.
+const ALLOWED_LOSS: f64 = 0.005;
+
+/// A checkpoint with what it is measured on.
+pub(crate) struct Subject<'a> {
+    pub gpu: &'a Gpu,
+    pub checkpoint: &'a std::path::Path,
+    pub network: &'a GoogLeNet,
+    pub state: &'a TrainingState,
+    pub progress: &'a Progress,
+    pub element: Element,
+    pub set: Arc<dyn Dataset>,
+    pub data: &'a str,
+    pub options: LoaderOptions,
+}
+
+/// Early exit as it really ran.
+#[derive(Clone, Debug, Serialize)]
+struct Measured {
+    threshold: f32,
+    accuracy: f64,
+    /// Pictures that each head answered.
+    answered: Vec<usize>,
+    dispatches: u64,
+    seconds: f64,
+    /// The same pictures through the main softmax alone.
+    full_accuracy: f64,
+    full_dispatches: u64,
+    full_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct SweepResult<'a> {
+    event: &'static str,
+    heads: &'a [&'static str],
+    calibration: &'a [HeadCalibration],
+    calibration_pictures: usize,
+    pictures: usize,
+    head_accuracies: &'a [f64],
+    macs: &'a [u64],
+    macs_full: u64,
+    points: &'a [SweepPoint],
+    recommended: Option<&'a SweepPoint>,
+    measured: Option<Measured>,
+    kept: &'a std::path::Path,
+    plots: &'a [PathBuf],
+}
+
+impl Subject<'_> {
+    pub(crate) fn sweep(&self, plots: &[PathBuf], reporter: &Reporter) -> Result<()> {
+        let (rest, part) = stratified(self.set.as_ref(), CALIBRATION, 0);
+        if rest.is_empty() || part.is_empty() {
+            return Err(Error::Config(format!("{} pictures are too few to calibrate with", self.set.len())));
+        }
+        let subset = |indices| -> Arc<dyn Dataset> { Arc::new(Subset::new(Arc::clone(&self.set), indices)) };
+        let (rest, part) = (subset(rest), subset(part));
+        let batch = self.options.batch;
+        let mut staged =
+            self.gpu.block_on(EarlyExit::new(self.gpu, self.network, batch, self.element, self.state))?;
+        let heads = staged.heads();
+        let held = self.heads(&mut staged, &part, "calibrating", reporter)?;
+        let fit = |(head, logits): (&&str, &Vec<Vec<f32>>)| HeadCalibration {
+            head: (*head).to_string(),
+            calibration: calibrate(logits, &held.labels),
+        };
+        let calibration: Vec<HeadCalibration> = heads.iter().zip(&held.logits).map(fit).collect();
+        let temperatures: Vec<f32> = calibration.iter().map(|c| c.calibration.temperature).collect();
+
+        let all = self.heads(&mut staged, &rest, "all three softmaxes", reporter)?;
+        let full = summary(&self.network.build(1)?).macs_inference;
+        let macs = staged.macs();
+        let points = sweep(&all, &temperatures, &macs, full, &THRESHOLDS);
+        let accuracies: Vec<f64> = (0..heads.len()).map(|head| all.accuracy(head)).collect();
+        let main = accuracies.last().copied().unwrap_or(0.0);
+        let recommended = points
+            .iter()
+            .filter(|p| p.accuracy >= main - ALLOWED_LOSS - 1e-9 && p.compute < 1.0)
+            .min_by(|a, b| a.compute.total_cmp(&b.compute));
+        self.print(&calibration, held.labels.len(), &heads, &accuracies, &points, recommended, reporter)?;
+
+        let measured = match recommended {
+            Some(point) => {
+                let exit = Exit { threshold: point.threshold, temperatures };
+                Some(self.measure(&mut staged, &exit, &rest, reporter)?)
+            }
+            None => None,
+        };
+        let kept = Calibrated {
+            heads: calibration.clone(),
+            pictures: held.labels.len(),
+            threshold: recommended.map(|p| p.threshold),
+            progress: self.progress.clone(),
+        }
+        .save(self.checkpoint)?;
+        let figure = SweepFigure {
+            points: &points,
+            main,
+            recommended,
+            subtitle: format!(
+                "{}, {} held-out pictures of {}",
+                shown(self.checkpoint),
+                all.labels.len(),
+                self.data
+            ),
+        };
+        plots.iter().try_for_each(|path| plot::save(&figure, path))?;
+        let files: Vec<String> = plots.iter().map(|p| shown(p)).collect();
+        reporter.line(&format!(
+            "plot: {}; temperatures for `incept classify`: {}",
+            files.join(", "),
+            shown(&kept)
+        ))?;
+        reporter.event(&SweepResult {
+            event: "early_exit",
+            heads: &heads,
+            calibration: &calibration,
+            calibration_pictures: held.labels.len(),
+            pictures: all.labels.len(),
+            head_accuracies: &accuracies,
+            macs: &macs,
+            macs_full: full,
+            points: &points,
+            recommended,
+            measured,
+            kept: &kept,
+            plots,
+        })
+    }
+
+    fn loader(&self, set: &Arc<dyn Dataset>) -> Result<Loader> {
+        Loader::new(Arc::clone(set), self.options.clone())
+    }
+
+    /// The logits of all softmaxes for a set.
+    fn heads(
+        &self,
+        staged: &mut EarlyExit,
+        set: &Arc<dyn Dataset>,
+        label: &str,
+        reporter: &Reporter,
+    ) -> Result<HeadLogits> {
+        let loader = self.loader(set)?;
+        let mut bar = reporter.bar(label, loader.len() as u64);
+        let (mut all, mut rate) = (HeadLogits::default(), Rate::new());
+        for batch in loader.epoch(0, 0) {
+            let batch = batch?;
+            all.extend(self.gpu.block_on(staged.all_heads(&batch))?);
+            rate.add(batch.count);
+            let left = rate.left(loader.len().saturating_sub(all.labels.len()));
+            bar.update(all.labels.len() as u64, || format!("{:.0} images/s  {left} left", rate.per_second()));
+        }
+        Ok(all)
+    }
+
+    /// Really runs early exit, and the main softmax alone, over the same pictures.
+    fn measure(
+        &self,
+        staged: &mut EarlyExit,
+        exit: &Exit,
+        set: &Arc<dyn Dataset>,
+        reporter: &Reporter,
+    ) -> Result<Measured> {
+        let batch = self.options.batch;
+        let mut whole =
+            self.gpu.block_on(Classifier::new(self.gpu, self.network, batch, self.element, self.state))?;
+        let loader = self.loader(set)?;
+        let mut bar = reporter.bar("early exit and all the way", 2 * loader.len() as u64);
+        // Both have run before the clock does.
+        if let Some(first) = loader.epoch(0, 0).next() {
+            self.gpu.block_on(whole.probabilities(&first?))?;
+        }
+        let (before, earlier) = (staged.dispatches(), staged.pictures());
+        let (mut labels, mut answers): (Vec<u32>, Vec<Answer>) = (Vec::new(), Vec::new());
+        let (mut seconds, mut full_seconds) = (0.0, 0.0);
+        let (mut right, mut batches) = (0usize, 0u64);
+        for batch in loader.epoch(0, 0) {
+            let batch = batch?;
+            let real = || batch.labels.iter().copied().filter(|l| *l != incept::data::Batch::MISSING);
+            labels.extend(real());
+            let start = Instant::now();
+            answers.extend(self.gpu.block_on(staged.push(&batch, exit))?);
+            seconds += start.elapsed().as_secs_f64();
+            let start = Instant::now();
+            let rows = self.gpu.block_on(whole.probabilities(&batch))?;
+            full_seconds += start.elapsed().as_secs_f64();
+            batches += 1;
+            right += rows.iter().zip(real()).filter(|(row, l)| top(row, 1)[0].class == *l as usize).count();
+            bar.update(2 * labels.len() as u64, String::new);
+        }
+        let start = Instant::now();
+        answers.extend(self.gpu.block_on(staged.finish(exit))?);
+        seconds += start.elapsed().as_secs_f64();
+        drop(bar);
+        let mut answered = vec![0; staged.heads().len()];
+        let mut correct = 0;
+        for answer in &answers {
+            answered[answer.head] += 1;
+            let label = labels.get((answer.picture - earlier) as usize);
+            correct += usize::from(label == Some(&(top(&answer.probabilities, 1)[0].class as u32)));
+        }
+        let count = labels.len().max(1) as f64;
+        let measured = Measured {
+            threshold: exit.threshold,
+            accuracy: correct as f64 / count,
+            answered,
+            dispatches: staged.dispatches() - before,
+            seconds,
+            full_accuracy: right as f64 / count,
+            full_dispatches: batches * whole.session().dispatch_count() as u64,
+            full_seconds,
+        };
+        reporter.line(&format!(
+            "really run at {}: {:.1} s instead of {:.1} s ({:.0}% saved), {:.2}% right instead of {:.2}%, {} dispatches instead of {}",
+            exit.threshold,
+            seconds,
+            full_seconds,
+            100.0 * (1.0 - seconds / full_seconds.max(1e-9)),
+            100.0 * measured.accuracy,
+            100.0 * measured.full_accuracy,
+            measured.dispatches,
+            measured.full_dispatches
+        ))?;
+        Ok(measured)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a column or a line of what is printed")]
+    fn print(
+        &self,
+        calibration: &[HeadCalibration],
+        pictures: usize,
+        heads: &[&'static str],
+        accuracies: &[f64],
+        points: &[SweepPoint],
+        recommended: Option<&SweepPoint>,
+        reporter: &Reporter,
+    ) -> Result<()> {
+        for HeadCalibration { head, calibration: c } in calibration {
+            reporter.line(&format!(
+                "{head:<5} temperature {:.3}: mean -log p {:.4} before, {:.4} after, on {pictures} held-out pictures that are not measured with",
+                c.temperature, c.before, c.after
+            ))?;
+        }
+        let by_itself: Vec<String> =
+            heads.iter().zip(accuracies).map(|(head, a)| format!("{head} {:.2}%", 100.0 * a)).collect();
+        reporter.line(&format!("each by itself: {}\n", by_itself.join("  ")))?;
+        let columns: String = heads.iter().map(|head| format!("  {head:>7}")).collect();
+        reporter.line(&format!("threshold{columns}  accuracy  compute"))?;
+        for point in points {
+            let shares: String = point.shares.iter().map(|s| format!("  {:>6.1}%", 100.0 * s)).collect();
+            let threshold =
+                if point.threshold > 1.0 { "never".to_string() } else { point.threshold.to_string() };
+            let mark = if recommended == Some(point) { "  <" } else { "" };
+            reporter.line(&format!(
+                "{threshold:>9}{shares}  {:>7.2}%  {:>6.1}%{mark}",
+                100.0 * point.accuracy,
+                100.0 * point.compute
+            ))?;
+        }
+        let main = accuracies.last().copied().unwrap_or(0.0);
+        match recommended {
+            Some(p) => reporter.line(&format!(
+                "\n--early-exit {} saves {:.1}% of the multiply-adds for {:.2} points of accuracy",
+                p.threshold,
+                100.0 * (1.0 - p.compute),
+                (100.0 * (main - p.accuracy)).max(0.0)
+            )),
+            None => {
+                note("no threshold saves anything for at most half a point of accuracy");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Accuracy against the compute of the average picture.
+struct SweepFigure<'a> {
+    points: &'a [SweepPoint],
+    main: f64,
+    recommended: Option<&'a SweepPoint>,
+    subtitle: String,
+}
+
+impl Figure for SweepFigure<'_> {
+    fn size(&self) -> (u32, u32) {
+        (860, 520)
+    }
+
+    fn draw<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
+    where
+        DB::ErrorType: 'static,
+    {
+        heading(root, unit, "Early exit: accuracy against compute", &self.subtitle)?;
+        let area = root.margin(unit.px(76), unit.px(8), unit.px(20), unit.px(14));
+        let accuracies = || self.points.iter().map(|p| p.accuracy).chain([self.main]);
+        let least = accuracies().fold(1.0, f64::min);
+        let most = accuracies().fold(0.0, f64::max);
+        // Room for the words above and below.
+        let gap = (most - least).max(0.01);
+        let least_compute = self.points.iter().map(|p| p.compute).fold(1.0, f64::min);
+        let widest = self.points.iter().map(|p| p.compute).fold(1.0, f64::max);
+        let span = (widest - least_compute).max(0.02);
+        let axes = Axes {
+            title: "",
+            x: (least_compute - 0.15 * span)..(widest + 0.06 * span),
+            y: (least - 0.12 * gap)..(most + 0.12 * gap).min(1.0 + 0.02 * gap),
+            x_name: "multiply-adds of the average picture, by those of the main softmax alone",
+            y_name: "accuracy",
+            ticks: (9, 7),
+            x_label: &percent,
+            y_label: &|v| format!("{:.1}%", 100.0 * v),
+        };
+        let mut chart = axes.on(&area, unit)?;
+        let points: Vec<(f64, f64)> = self.points.iter().map(|p| (p.compute, p.accuracy)).collect();
+        line(&mut chart, unit, &points, BLUE, "early exit, a dot a threshold")?;
+        let square = |half: i32, style: ShapeStyle| {
+            let corners = [(unit.px(-half), unit.px(-half)), (unit.px(half), unit.px(half))];
+            EmptyElement::at((1.0, self.main)) + Rectangle::new(corners, style)
+        };
+        let drawn = chart.draw_series([square(5, INK.filled())])?;
+        drawn.label("the main softmax alone").legend(move |(x, y)| {
+            Rectangle::new(
+                [(x + unit.px(5), y - unit.px(5)), (x + unit.px(15), y + unit.px(5))],
+                INK.filled(),
+            )
+        });
+        if let Some(p) = self.recommended {
+            let ring = Circle::new((p.compute, p.accuracy), unit.px(8), unit.stroke(VERMILION, 2));
+            let label = format!(
+                "{}: saves {:.0}% for {:.2} points",
+                p.threshold,
+                100.0 * (1.0 - p.compute),
+                (100.0 * (self.main - p.accuracy)).max(0.0)
+            );
+            chart.draw_series([ring])?.label(label).legend(move |(x, y)| {
+                Circle::new((x + unit.px(10), y), unit.px(6), unit.stroke(VERMILION, 2))
+            });
+        }
+        // Thresholds that lie far enough apart to be written.
+        let mut last = f64::NEG_INFINITY;
+        for p in self.points.iter().filter(|p| p.threshold <= 1.0) {
+            if p.compute - last > 0.07 * span {
+                last = p.compute;
+                let text =
+                    Text::new(p.threshold.to_string(), (unit.px(-12), unit.px(9)), unit.text(12, &SOFT));
+                chart.draw_series([EmptyElement::at((p.compute, p.accuracy)) + text])?;
+            }
+        }
+        legend(&mut chart, unit, SeriesLabelPosition::LowerRight)
+    }
+}

@@ -1,0 +1,178 @@
+//! The same network trained with and without its auxiliary heads: accuracy on held-out pictures over the epochs, over several seeds.
+
+use std::ops::ControlFlow;
+
+use serde::Serialize;
+
+use crate::data::Loader;
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::nn::GoogLeNet;
+use crate::train::{EarlyExit, HeadLogits, Optimizer, StepMetrics, Trainer, train_epoch};
+
+/// How the networks are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Recipe {
+    /// Epochs.
+    pub epochs: u64,
+    /// Pictures of a batch.
+    pub batch: usize,
+    /// Learning rate, the same all the time.
+    pub rate: f64,
+    /// The update.
+    pub optimizer: Optimizer,
+}
+
+/// One network after so many epochs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CurvePoint {
+    /// Epochs of training.
+    pub epoch: u64,
+    /// Accuracy of each softmax on the held-out pictures, from 0 to 1, in the order of [`Curve::heads`].
+    pub accuracies: Vec<f64>,
+    /// Mean loss of each softmax over the epoch's training, in the same order; empty before the first.
+    pub losses: Vec<f64>,
+}
+
+/// One network in training.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Curve {
+    /// The seed of weights, order and dropout.
+    pub seed: u64,
+    /// Weight of the auxiliary losses.
+    pub aux_weight: f32,
+    /// The softmaxes, the main one first.
+    pub heads: Vec<&'static str>,
+    /// Before training and after each epoch.
+    pub points: Vec<CurvePoint>,
+    /// Whether it was ended before its time.
+    pub interrupted: bool,
+}
+
+impl Curve {
+    /// The accuracy of a head after so many epochs.
+    fn accuracy(&self, head: &str, epoch: usize) -> Option<f64> {
+        let head = self.heads.iter().position(|h| *h == head)?;
+        self.points.get(epoch).and_then(|p| p.accuracies.get(head)).copied()
+    }
+}
+
+/// Mean and range over seeds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Spread {
+    /// The mean.
+    pub mean: f64,
+    /// The least.
+    pub least: f64,
+    /// The most.
+    pub most: f64,
+}
+
+impl Spread {
+    /// Of these values; none if there are none.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let values: Vec<f64> = values.into_iter().collect();
+        let count = values.len() as f64;
+        (!values.is_empty()).then(|| Self {
+            mean: values.iter().sum::<f64>() / count,
+            least: values.iter().copied().fold(f64::INFINITY, f64::min),
+            most: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        })
+    }
+
+    /// Whether two ranges have a value in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.least <= other.most && other.least <= self.most
+    }
+}
+
+/// Networks with auxiliary heads and networks without, from the same seeds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Those with.
+    pub with: Vec<Curve>,
+    /// Those without.
+    pub without: Vec<Curve>,
+}
+
+impl Comparison {
+    /// The accuracy of a head over the networks with (or without) auxiliary heads, before training and after each epoch that all of
+    /// them have seen.
+    pub fn spread(&self, with_aux: bool, head: &str) -> Vec<Spread> {
+        let curves = if with_aux { &self.with } else { &self.without };
+        let epochs = curves.iter().map(|c| c.points.len()).min().unwrap_or(0);
+        let at = |epoch: usize| Spread::of(curves.iter().filter_map(|c| c.accuracy(head, epoch)));
+        (0..epochs).filter_map(at).collect()
+    }
+}
+
+/// Trains one network from its seed, and looks at all its softmaxes before the first and after each epoch. `observe` is told of the epoch and
+/// each step, and may end it all; `looked` of each look at the held-out pictures.
+///
+/// # Errors
+/// [`Error::Config`](crate::Error::Config) for values out of range, and what loaders and device report.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is a thing of its own, and a struct of them would be made in one place only"
+)]
+pub async fn train_curve(
+    gpu: &Gpu,
+    network: &GoogLeNet,
+    recipe: &Recipe,
+    seed: u64,
+    train: &Loader,
+    held_out: &Loader,
+    mut observe: impl FnMut(u64, &StepMetrics) -> ControlFlow<()>,
+    mut looked: impl FnMut(&CurvePoint),
+) -> Result<Curve> {
+    let mut trainer = Trainer::new(gpu, network, &recipe.optimizer, recipe.batch, seed, |_, _| ()).await?;
+    let mut classifier = trainer.early_exit(recipe.batch).await?;
+    // The classifier has the main softmax last, training has it first.
+    let mut heads = classifier.heads();
+    heads.rotate_right(1);
+    let mut curve =
+        Curve { seed, aux_weight: network.aux_weight, heads, points: Vec::new(), interrupted: false };
+    for epoch in 0..=recipe.epochs {
+        let mut losses = Vec::new();
+        if epoch > 0 {
+            let step = |step: &StepMetrics| observe(epoch, step);
+            let summary = train_epoch(&mut trainer, train, |_| recipe.rate, step).await?;
+            if summary.interrupted {
+                curve.interrupted = true;
+                break;
+            }
+            losses = summary.heads.iter().map(|h| h.loss).collect();
+        }
+        let mut accuracies = accuracies(&mut classifier, held_out).await?;
+        accuracies.rotate_right(1);
+        let point = CurvePoint { epoch, accuracies, losses };
+        looked(&point);
+        curve.points.push(point);
+    }
+    Ok(curve)
+}
+
+/// The accuracy of every softmax, in the classifier's order.
+async fn accuracies(classifier: &mut EarlyExit, loader: &Loader) -> Result<Vec<f64>> {
+    let mut all = HeadLogits::default();
+    for batch in loader.epoch(0, 0) {
+        all.extend(classifier.all_heads(&batch?).await?);
+    }
+    Ok((0..all.logits.len()).map(|head| all.accuracy(head)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spreads_know_when_they_overlap() {
+        let spread = |values: &[f64]| Spread::of(values.iter().copied()).expect("has values");
+        let (low, high) = (spread(&[0.1, 0.3, 0.2]), spread(&[0.3, 0.9]));
+        assert!((low.mean - 0.2).abs() < 1e-12);
+        assert_eq!((low.least, low.most), (0.1, 0.3));
+        assert!(low.overlaps(&high) && high.overlaps(&low));
+        assert!(!low.overlaps(&spread(&[0.31])));
+        assert_eq!(Spread::of([]), None);
+    }
+}

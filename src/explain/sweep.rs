@@ -1,0 +1,95 @@
+//! Early exit at many thresholds: what each would save and cost, from the logits of all heads.
+
+use serde::Serialize;
+
+use crate::train::{HeadLogits, softmax, top};
+
+/// Thresholds that are tried; the last is never reached.
+pub const THRESHOLDS: [f32; 18] =
+    [0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999, 2.0];
+
+/// Early exit at one threshold.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SweepPoint {
+    /// A picture stops at the first softmax whose probability reaches it.
+    pub threshold: f32,
+    /// Share of the pictures that each head answers, in the order in which they come.
+    pub shares: Vec<f64>,
+    /// Share of the pictures that each head answers right, of those that it answers; none where it answers none.
+    pub accuracies: Vec<Option<f64>>,
+    /// Share of the pictures that are classified correctly.
+    pub accuracy: f64,
+    /// Multiply-adds of the average picture, by those of the main softmax alone: above 1 where the heads cost more than they save.
+    pub compute: f64,
+}
+
+/// What early exit does at each threshold. `macs` are the multiply-adds of a picture that each head answers, `full` those of a network that
+/// has only its main softmax.
+pub fn sweep(
+    heads: &HeadLogits,
+    temperatures: &[f32],
+    macs: &[u64],
+    full: u64,
+    thresholds: &[f32],
+) -> Vec<SweepPoint> {
+    let temperature = |head: usize| temperatures.get(head).copied().unwrap_or(1.0);
+    // (class, probability) of each head and picture.
+    let said: Vec<Vec<(usize, f32)>> = heads
+        .logits
+        .iter()
+        .enumerate()
+        .map(|(head, rows)| {
+            let best = |row: &Vec<f32>| top(&softmax(row, temperature(head)), 1)[0];
+            rows.iter().map(best).map(|p| (p.class, p.probability)).collect()
+        })
+        .collect();
+    let last = said.len().saturating_sub(1);
+    let count = heads.labels.len().max(1) as f64;
+    let point = |threshold: f32| {
+        let (mut answered, mut right, mut compute) =
+            (vec![0usize; said.len()], vec![0usize; said.len()], 0.0);
+        for (picture, label) in heads.labels.iter().enumerate() {
+            let sure = |head: &usize| said[*head][picture].1 >= threshold;
+            let head = (0..last).find(sure).unwrap_or(last);
+            answered[head] += 1;
+            right[head] += usize::from(said[head][picture].0 == *label as usize);
+            compute += macs[head] as f64 / full.max(1) as f64;
+        }
+        let share =
+            |(right, answered): (&usize, &usize)| (*answered > 0).then(|| *right as f64 / *answered as f64);
+        SweepPoint {
+            threshold,
+            shares: answered.iter().map(|n| *n as f64 / count).collect(),
+            accuracies: right.iter().zip(&answered).map(share).collect(),
+            accuracy: right.iter().sum::<usize>() as f64 / count,
+            compute: compute / count,
+        }
+    };
+    thresholds.iter().map(|t| point(*t)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_counts_by_hand() {
+        // Two heads, three pictures: the first head is sure and right, sure and wrong, unsure.
+        let heads = HeadLogits {
+            logits: vec![
+                vec![vec![5.0, 0.0], vec![5.0, 0.0], vec![0.1, 0.0]],
+                vec![vec![1.0, 0.0], vec![0.0, 1.0], vec![0.0, 1.0]],
+            ],
+            labels: vec![0, 1, 1],
+        };
+        let points = sweep(&heads, &[], &[30, 120], 100, &[0.9, 2.0]);
+        assert_eq!(points[0].shares, [2.0 / 3.0, 1.0 / 3.0]);
+        assert_eq!(points[0].accuracies, [Some(0.5), Some(1.0)]);
+        assert!((points[0].accuracy - 2.0 / 3.0).abs() < 1e-12);
+        assert!((points[0].compute - (0.3 + 0.3 + 1.2) / 3.0).abs() < 1e-12);
+        assert_eq!((points[1].accuracy, points[1].shares[1], points[1].accuracies[0]), (1.0, 1.0, None));
+        // A temperature that makes the first head unsure sends everything on.
+        let cold = sweep(&heads, &[100.0, 1.0], &[30, 120], 100, &[0.9]);
+        assert_eq!(cold[0].shares, [0.0, 1.0]);
+    }
+}

@@ -1,0 +1,59 @@
+//! Rows of a tensor from one session to another, without a detour through the host.
+
+use super::{Gpu, Session};
+use crate::error::{Error, Result};
+use crate::graph::TensorId;
+
+impl Gpu {
+    /// Copies rows (the first dimension) of a tensor that `from` keeps into rows of an input of `to`: pairs of (row there, row here). It runs
+    /// after what `from` has submitted and before what `to` submits next. Both are tensors of their plans.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if rows differ in shape or storage or do not exist, and what the device reports.
+    pub async fn copy_rows(
+        &self,
+        from: (&Session, TensorId),
+        to: (&Session, TensorId),
+        rows: &[(usize, usize)],
+    ) -> Result<()> {
+        let ((source, output), (target, input)) = (from, to);
+        let (spec, other) =
+            (&source.plan().graph.tensor_ref(output).spec, &target.plan().graph.tensor_ref(input).spec);
+        let name = &target.plan().graph.tensor_ref(input).name;
+        if spec.element != other.element || spec.dims().get(1..) != other.dims().get(1..) {
+            return Err(Error::tensor(name, format!("is {other} and cannot take rows of {spec}")));
+        }
+        let exist = |row: usize, dims: &[usize]| dims.first().is_some_and(|count| row < *count);
+        if let Some((a, b)) = rows.iter().find(|(a, b)| !exist(*a, spec.dims()) || !exist(*b, other.dims())) {
+            return Err(Error::tensor(name, format!("row {a} of {spec} cannot become row {b} of {other}")));
+        }
+        let ((source_place, view), (target_place, _)) =
+            (source.plan().place(output), target.plan().place(input));
+        let element = (spec.bytes() / spec.shape.volume().max(1)) as u64;
+        let length = spec.shape.item() as u64 * element;
+        let (offset, stride) = (view.offset as u64 * element, view.batch_stride as u64 * element);
+        // Copies are of whole words; rows of an odd number of f16 are not, and go through the host.
+        if [length, offset, stride].iter().any(|bytes| !bytes.is_multiple_of(4)) {
+            let item = spec.shape.item();
+            let (values, mut there) = (source.read(output).await?, target.read(input).await?);
+            for (a, b) in rows {
+                there[b * item..(b + 1) * item].copy_from_slice(&values[a * item..(a + 1) * item]);
+            }
+            return target.write(input, &there);
+        }
+        let (source, target) = (source.buffer(source_place)?, target.buffer(target_place)?);
+        let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for (a, b) in rows {
+            let start = source_place.offset + offset + *a as u64 * stride;
+            encoder.copy_buffer_to_buffer(
+                source,
+                start,
+                target,
+                target_place.offset + *b as u64 * length,
+                length,
+            );
+        }
+        self.submit(encoder);
+        self.check("copying rows")
+    }
+}

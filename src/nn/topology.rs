@@ -1,0 +1,106 @@
+//! The network as boxes and arrows: what `incept graph` draws.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Network, part_of, summary};
+use crate::graph::TensorId;
+
+/// One box: a layer, together with the ReLU, batch norm or dropout behind it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TopologyNode {
+    /// Its layers' numbers in [`summary`], from 1; none for the pictures.
+    pub numbers: Vec<usize>,
+    /// The name of its first layer.
+    pub name: String,
+    /// The part of the network that it belongs to; see [`part_of`].
+    pub part: &'static str,
+    /// Its operations in order.
+    pub operations: Vec<&'static str>,
+    /// The extents of its output.
+    pub output: Vec<usize>,
+    /// Its trained parameters.
+    pub parameters: usize,
+    /// Whether inference leaves it out.
+    pub training_only: bool,
+}
+
+/// One arrow.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TopologyEdge {
+    /// The box that it starts from, by its place in the list.
+    pub from: usize,
+    /// The box that it points to.
+    pub to: usize,
+    /// The weight in the sum of losses, for arrows to the sum.
+    pub weight: Option<f32>,
+}
+
+/// A network as boxes and arrows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Topology {
+    /// The boxes, the pictures first, in the order of [`summary`].
+    pub nodes: Vec<TopologyNode>,
+    /// The arrows.
+    pub edges: Vec<TopologyEdge>,
+}
+
+/// Operations that share the box of the layer that they follow.
+const JOINED: [&str; 3] = ["relu", "batch_norm", "dropout"];
+
+impl Topology {
+    /// The boxes and arrows of a network.
+    pub fn of(network: &Network) -> Self {
+        let graph = &network.graph;
+        let layers = summary(network).layers;
+        let input = graph.tensor_ref(network.input);
+        let mut nodes = vec![TopologyNode {
+            numbers: Vec::new(),
+            name: input.name.clone(),
+            part: "data",
+            operations: Vec::new(),
+            output: input.spec.dims().to_vec(),
+            parameters: 0,
+            training_only: false,
+        }];
+        let mut edges: Vec<TopologyEdge> = Vec::new();
+        let mut made_by: BTreeMap<TensorId, usize> = BTreeMap::from([(network.input, 0)]);
+        let readers = |tensor: TensorId| graph.nodes().filter(|(_, n)| n.inputs.contains(&tensor)).count();
+        for ((id, node), layer) in graph.nodes().zip(layers) {
+            let sources: Vec<TensorId> =
+                node.inputs.iter().copied().filter(|t| made_by.contains_key(t)).collect();
+            let number = id.index() + 1;
+            let before = sources.first().map(|t| (made_by[t], readers(*t)));
+            let at = match before {
+                // A box that others read too ends there.
+                Some((at, 1)) if JOINED.contains(&layer.operation) && sources.len() == 1 => {
+                    nodes[at].numbers.push(number);
+                    nodes[at].operations.push(layer.operation);
+                    nodes[at].parameters += layer.parameters;
+                    at
+                }
+                _ => {
+                    nodes.push(TopologyNode {
+                        numbers: vec![number],
+                        part: part_of(&layer.name),
+                        name: layer.name,
+                        operations: vec![layer.operation],
+                        output: layer.output,
+                        parameters: layer.parameters,
+                        training_only: layer.training_only,
+                    });
+                    let to = nodes.len() - 1;
+                    for source in &sources {
+                        let head = network.heads.iter().find(|h| h.loss == *source);
+                        let weight = head.filter(|_| node.outputs.contains(&network.loss)).map(|h| h.weight);
+                        edges.push(TopologyEdge { from: made_by[source], to, weight });
+                    }
+                    to
+                }
+            };
+            made_by.extend(node.outputs.iter().map(|t| (*t, at)));
+        }
+        Self { nodes, edges }
+    }
+}
