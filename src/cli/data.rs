@@ -16,7 +16,12 @@ pub(crate) const FORMATS: &str = "Data sets:
   digits              1,797 handwritten digits that are part of this program
   a folder            one sub-folder a class, by itself or under train/ and val/ or test/; png, jpeg, webp, gif, bmp, tiff, tga, pnm
   MNIST's idx files   a folder with train-images-idx3-ubyte and its three companions, plain or gz
-  CIFAR-10, -100      a folder with data_batch_1.bin and so on, or train.bin";
+  CIFAR-10, -100      a folder with data_batch_1.bin and so on, or train.bin
+  a CSV or TSV file   with a header: a path (path, file, image), a class (label, class), maybe a part (split: train, val, test)
+  WebDataset          a .tar, or a folder of them: pictures with .cls, .txt or .json beside them
+  parquet             a .parquet, or a folder of them, as Hugging Face stores pictures: image and label columns
+
+Of several tar or parquet files, those whose names begin with val or test are held out.";
 
 /// Reading a data set.
 #[derive(Args, Clone, Debug)]

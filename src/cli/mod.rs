@@ -3,12 +3,14 @@
 mod bench;
 mod classify;
 mod data;
+mod datasets;
 mod demo;
 mod devices;
 mod diagram;
 mod early_exit;
 mod eval;
 mod explain;
+mod fetch;
 mod fit;
 mod graph;
 mod options;
@@ -80,6 +82,7 @@ enum Command {
     Eval(eval::Eval),
     Classify(classify::Classify),
     Summary(summary::Summary),
+    Data(datasets::Data),
     Graph(Box<graph::Graph>),
     Explain(Box<explain::Explain>),
     Devices(devices::Devices),
@@ -105,6 +108,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Eval(command) => command.run(&cli.common, &reporter),
         Command::Classify(command) => command.run(&cli.common, &reporter),
         Command::Summary(command) => command.run(&reporter),
+        Command::Data(command) => command.run(&reporter),
         Command::Graph(command) => command.run(&reporter),
         Command::Explain(command) => command.run(&cli.common, &reporter),
         Command::Devices(command) => command.run(&cli.common, &reporter),

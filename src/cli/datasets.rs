@@ -1,0 +1,484 @@
+//! `incept data`
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Args, Subcommand};
+use incept::Error;
+use incept::data::{Dataset, OpenOptions, OpenedData, Picture, open};
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use serde::Serialize;
+
+use super::data::FORMATS;
+use super::fetch::Fetch;
+use super::fit::interruptible;
+use super::plot::{self, Area, Drawn, Figure, INK, Unit};
+use super::report::{Rate, Reporter, shown, thousands};
+use super::{Outcome, Result};
+
+/// Look at data sets, divide them, and get well-known ones.
+#[derive(Args, Debug)]
+pub(crate) struct Data {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Info(Info),
+    Split(Split),
+    Preview(Preview),
+    Fetch(Fetch),
+}
+
+/// What is in a data set: pictures of each class and part, sizes, colours, and files that cannot be read.
+#[derive(Args, Debug)]
+#[command(after_long_help = FORMATS)]
+struct Info {
+    /// `digits`, or a file or folder with a data set.
+    data: String,
+    #[command(flatten)]
+    part: PartArgs,
+    /// Pictures of each part that are decoded for sizes, colours and damage, evenly over the part; 0 for all.
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    sample: usize,
+}
+
+/// Write a data set as a folder of pictures with `train/` and `val/`, the same share of each class held out.
+///
+/// Pictures in files keep their format and name; others become PNG. The folder must not exist yet, and appears when all is written.
+#[derive(Args, Debug)]
+#[command(after_long_help = FORMATS)]
+struct Split {
+    /// `digits`, or a file or folder with a data set.
+    data: String,
+    /// The new folder.
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    #[command(flatten)]
+    part: PartArgs,
+}
+
+/// Draw a sheet with some pictures of each class.
+#[derive(Args, Debug)]
+#[command(after_long_help = FORMATS)]
+struct Preview {
+    /// `digits`, or a file or folder with a data set.
+    data: String,
+    /// The sheet, a PNG.
+    #[arg(long, value_name = "FILE", default_value = "incept-data.png")]
+    out: PathBuf,
+    /// Pictures of each class.
+    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=24))]
+    columns: u16,
+    /// Classes at most.
+    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
+    rows: u16,
+    #[command(flatten)]
+    part: PartArgs,
+}
+
+/// How a data set without a fixed test part is divided.
+#[derive(Args, Debug)]
+struct PartArgs {
+    /// Share that is held out where the data set has no test part of its own.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2, help_heading = "Data")]
+    held_out: f64,
+    /// Seed of that division.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, help_heading = "Data")]
+    seed: u64,
+}
+
+impl PartArgs {
+    fn open(&self, what: &str) -> incept::Result<OpenedData> {
+        if !(self.held_out > 0.0 && self.held_out < 1.0) {
+            return Err(Error::Config(format!("--held-out must be between 0 and 1, not {}", self.held_out)));
+        }
+        open(what, &OpenOptions { held_out: self.held_out, limit: None, seed: self.seed })
+    }
+}
+
+impl Data {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        match &self.command {
+            Command::Info(command) => command.run(reporter),
+            Command::Split(command) => command.run(reporter),
+            Command::Preview(command) => command.run(reporter),
+            Command::Fetch(command) => command.run(reporter),
+        }
+    }
+}
+
+/// What was found in one part.
+#[derive(Debug, Default, Serialize)]
+struct PartInfo {
+    count: usize,
+    /// Pictures of each class, by number.
+    classes: Vec<usize>,
+    decoded: usize,
+    grey: usize,
+    /// Least, median and most pixels in a row, and rows.
+    width: [usize; 3],
+    height: [usize; 3],
+    /// Mean and standard deviation of red, green and blue, from 0 to 1.
+    mean: [f64; 3],
+    std: [f64; 3],
+    unreadable: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct InfoResult<'a> {
+    data: &'a str,
+    name: &'a str,
+    classes: &'a [String],
+    train: PartInfo,
+    held_out: PartInfo,
+}
+
+impl PartInfo {
+    fn of(
+        set: &dyn Dataset,
+        sample: usize,
+        stop: &AtomicBool,
+        label: &str,
+        reporter: &Reporter,
+    ) -> incept::Result<Self> {
+        let mut info = Self { count: set.len(), classes: vec![0; set.classes().len()], ..Self::default() };
+        for index in 0..set.len() {
+            info.classes[set.label(index) as usize] += 1;
+        }
+        let step = if sample == 0 { 1 } else { set.len().div_ceil(sample).max(1) };
+        let mut bar = reporter.bar(label, set.len().div_ceil(step) as u64);
+        let mut rate = Rate::new();
+        let (mut widths, mut heights) = (Vec::new(), Vec::new());
+        let (mut sums, mut squares, mut pixels) = ([0.0; 3], [0.0; 3], 0.0);
+        for (done, index) in (0..set.len()).step_by(step).enumerate() {
+            if stop.load(Ordering::SeqCst) {
+                return Err(Error::Interrupted);
+            }
+            rate.add(1);
+            let left = || rate.left(set.len().div_ceil(step) - done - 1);
+            bar.update(done as u64 + 1, || format!("{:.0} pictures/s  {} left", rate.per_second(), left()));
+            let picture = match set.picture(index) {
+                Ok(picture) => picture,
+                Err(error) => {
+                    info.unreadable.push(error.to_string());
+                    continue;
+                }
+            };
+            info.decoded += 1;
+            info.grey += usize::from(picture.channels == 1);
+            widths.push(picture.width);
+            heights.push(picture.height);
+            for pixel in picture.pixels.chunks_exact(picture.channels.max(1)) {
+                for c in 0..3 {
+                    let value = f64::from(pixel[c % picture.channels]) / 255.0;
+                    sums[c] += value;
+                    squares[c] += value * value;
+                }
+            }
+            pixels += (picture.width * picture.height) as f64;
+        }
+        let spread = |mut values: Vec<usize>| {
+            values.sort_unstable();
+            let at = |i: usize| values.get(i).copied().unwrap_or(0);
+            [at(0), at(values.len() / 2), at(values.len().saturating_sub(1))]
+        };
+        (info.width, info.height) = (spread(widths), spread(heights));
+        for c in 0..3 {
+            info.mean[c] = sums[c] / f64::max(pixels, 1.0);
+            info.std[c] = (squares[c] / f64::max(pixels, 1.0) - info.mean[c].powi(2)).max(0.0).sqrt();
+        }
+        Ok(info)
+    }
+
+    fn print(&self, title: &str, reporter: &Reporter) -> incept::Result<()> {
+        let Self { width: w, height: h, mean, std, .. } = self;
+        reporter.line(&format!("{title}: {} pictures", thousands(self.count as u64)))?;
+        let colours = match (self.grey, self.decoded - self.grey) {
+            (_, 0) => "grey".to_string(),
+            (0, _) => "coloured".to_string(),
+            (grey, coloured) => format!("{coloured} coloured, {grey} grey"),
+        };
+        reporter.line(&format!(
+            "  {} decoded: width {} to {} (median {}), height {} to {} (median {}); {colours}",
+            thousands(self.decoded as u64),
+            w[0],
+            w[2],
+            w[1],
+            h[0],
+            h[2],
+            h[1]
+        ))?;
+        let three = |v: &[f64; 3]| format!("{:.3} {:.3} {:.3}", v[0], v[1], v[2]);
+        reporter.line(&format!("  mean {}  standard deviation {}", three(mean), three(std)))?;
+        for reason in self.unreadable.iter().take(10) {
+            reporter.line(&format!("  unreadable: {reason}"))?;
+        }
+        if self.unreadable.len() > 10 {
+            reporter.line(&format!("  and {} more that are unreadable", self.unreadable.len() - 10))?;
+        }
+        Ok(())
+    }
+}
+
+impl Info {
+    fn run(&self, reporter: &Reporter) -> Result {
+        let stop = interruptible()?;
+        let data = self.part.open(&self.data)?;
+        let part = |set: &dyn Dataset, label| PartInfo::of(set, self.sample, &stop, label, reporter);
+        let train = part(data.train.as_ref(), "training part")?;
+        let held_out = part(data.held_out.as_ref(), "held-out part")?;
+        let classes = data.train.classes();
+        reporter.line(&format!("{}, {} classes", data.name, classes.len()))?;
+        train.print("training part", reporter)?;
+        held_out.print("held-out part", reporter)?;
+        let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).clamp(5, 40);
+        reporter.line(&format!("{:width$}  {:>8}  {:>8}", "class", "training", "held out"))?;
+        for (i, name) in classes.iter().enumerate() {
+            let counts =
+                [&train, &held_out].map(|p| thousands(p.classes.get(i).copied().unwrap_or(0) as u64));
+            reporter.line(&format!("{name:width$}  {:>8}  {:>8}", counts[0], counts[1]))?;
+        }
+        let damaged = train.unreadable.len() + held_out.unreadable.len();
+        reporter.event(&InfoResult { data: &self.data, name: &data.name, classes, train, held_out })?;
+        Ok(if damaged == 0 { Outcome::Done } else { Outcome::Failed })
+    }
+}
+
+#[derive(Serialize)]
+struct SplitResult<'a> {
+    folder: &'a Path,
+    classes: &'a [String],
+    train: usize,
+    held_out: usize,
+    passed_over: Vec<String>,
+}
+
+impl Split {
+    fn run(&self, reporter: &Reporter) -> Result {
+        let stop = interruptible()?;
+        let data = self.part.open(&self.data)?;
+        if self.out.exists() {
+            return Err(Error::format(&self.out, "exists already; name a new folder with --out"));
+        }
+        let parent = self.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+        let making = tempfile::Builder::new().prefix(".incept-split").tempdir_in(parent);
+        let making = making.map_err(|e| Error::io(parent, e))?;
+        let mut passed_over = Vec::new();
+        let mut write = |set: &Arc<dyn Dataset>, part: &str| -> incept::Result<usize> {
+            let mut bar = reporter.bar(part, set.len() as u64);
+            let mut rate = Rate::new();
+            let mut written = 0;
+            for index in 0..set.len() {
+                if stop.load(Ordering::SeqCst) {
+                    return Err(Error::Interrupted);
+                }
+                rate.add(1);
+                let left = || rate.left(set.len() - index - 1);
+                bar.update(index as u64 + 1, || {
+                    format!("{:.0} pictures/s  {} left", rate.per_second(), left())
+                });
+                let class = folder_name(&set.classes()[set.label(index) as usize]);
+                let folder = making.path().join(part).join(class);
+                match write_picture(set.as_ref(), index, &folder) {
+                    Ok(()) => written += 1,
+                    Err(error @ Error::Io { .. }) => return Err(error),
+                    Err(error) => passed_over.push(error.to_string()),
+                }
+            }
+            Ok(written)
+        };
+        let train = write(&data.train, "train")?;
+        let held_out = write(&data.held_out, "val")?;
+        std::fs::rename(making.path(), &self.out).map_err(|e| Error::io(&self.out, e))?;
+        for reason in &passed_over {
+            reporter.line(&format!("passed over: {reason}"))?;
+        }
+        reporter.line(&format!(
+            "wrote {}: {} pictures to train on, {} held out",
+            shown(&self.out),
+            thousands(train as u64),
+            thousands(held_out as u64)
+        ))?;
+        let classes = data.train.classes();
+        reporter.event(&SplitResult { folder: &self.out, classes, train, held_out, passed_over })?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// A class as a folder is called: without what file systems treat in a way of their own.
+fn folder_name(class: &str) -> String {
+    let name: String =
+        class.chars().map(|c| if c.is_control() || r#"/\:*?"<>|"#.contains(c) { '_' } else { c }).collect();
+    match name.trim_start_matches('.').trim() {
+        "" => "_".into(),
+        name => name.into(),
+    }
+}
+
+/// Copies a picture that is a file; writes others as PNG.
+fn write_picture(set: &dyn Dataset, index: usize, folder: &Path) -> incept::Result<()> {
+    let source = PathBuf::from(set.name(index));
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    if let Some(name) = source.file_name().filter(|_| source.is_file()) {
+        // Pictures of the same name come from different folders.
+        let mut target = folder.join(name);
+        if target.exists() {
+            target = folder.join(format!("{index}-{}", name.to_string_lossy()));
+        }
+        return std::fs::copy(&source, &target).map(|_| ()).map_err(|e| Error::io(&source, e));
+    }
+    let picture = set.picture(index)?;
+    let path = folder.join(format!("{index:06}.png"));
+    let mut png = std::io::Cursor::new(Vec::new());
+    let image = to_image(&picture).ok_or_else(|| Error::format(&path, "has no pixels"))?;
+    image.write_to(&mut png, image::ImageFormat::Png).map_err(|e| Error::format(&path, e.to_string()))?;
+    std::fs::write(&path, png.into_inner()).map_err(|e| Error::io(&path, e))
+}
+
+fn to_image(picture: &Picture) -> Option<image::DynamicImage> {
+    let (width, height) = (u32::try_from(picture.width).ok()?, u32::try_from(picture.height).ok()?);
+    let pixels = picture.pixels.clone();
+    if picture.channels == 1 {
+        image::GrayImage::from_raw(width, height, pixels).map(image::DynamicImage::ImageLuma8)
+    } else {
+        image::RgbImage::from_raw(width, height, pixels).map(image::DynamicImage::ImageRgb8)
+    }
+}
+
+/// The sheet: a row a class.
+struct Contact {
+    title: String,
+    subtitle: String,
+    columns: u32,
+    rows: Vec<(String, Vec<image::DynamicImage>)>,
+}
+
+/// Pixels of a picture, of the gap between two, and of a row's name.
+const TILE: u32 = 72;
+const GAP: u32 = 6;
+const NAME: u32 = 170;
+const TOP: u32 = 84;
+const MARGIN: u32 = 28;
+
+impl Figure for Contact {
+    fn size(&self) -> (u32, u32) {
+        let width = 2 * MARGIN + NAME + self.columns * (TILE + GAP);
+        (width.max(560), TOP + self.rows.len() as u32 * (TILE + GAP) + MARGIN)
+    }
+
+    fn draw<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
+    where
+        DB::ErrorType: 'static,
+    {
+        plot::heading(root, unit, &self.title, &self.subtitle)?;
+        for (row, (name, pictures)) in self.rows.iter().enumerate() {
+            let top = (TOP + row as u32 * (TILE + GAP)) as i32;
+            let style = unit.text(14, &INK).pos(Pos::new(HPos::Left, VPos::Center));
+            let at = (unit.px(MARGIN as i32), unit.px(top + TILE as i32 / 2));
+            root.draw(&Text::new(shortened(name, 22), at, style))?;
+            for (column, picture) in pictures.iter().enumerate() {
+                let side = unit.px(TILE as i32).unsigned_abs();
+                // Small pictures are enlarged without smoothing, so that their pixels are seen.
+                let filter = if picture.width().max(picture.height()) <= 48 {
+                    image::imageops::FilterType::Nearest
+                } else {
+                    image::imageops::FilterType::Triangle
+                };
+                let fitted = picture.resize(side, side, filter).to_rgb8();
+                let left = unit.px((MARGIN + NAME + column as u32 * (TILE + GAP)) as i32);
+                let middle = |of: u32| ((side - of) / 2) as i32;
+                let corner = (left + middle(fitted.width()), unit.px(top) + middle(fitted.height()));
+                let image = image_element(corner, &fitted)?;
+                root.draw(&image)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A picture as plotters draws it.
+fn image_element(corner: (i32, i32), picture: &image::RgbImage) -> Drawn<BitMapElement<'static, (i32, i32)>> {
+    let size = (picture.width(), picture.height());
+    let element = BitMapElement::with_owned_buffer(corner, size, picture.as_raw().clone());
+    element.ok_or_else(|| "the picture has the wrong size".into())
+}
+
+fn shortened(name: &str, most: usize) -> String {
+    if name.chars().count() <= most {
+        return name.into();
+    }
+    name.chars().take(most - 1).chain(['…']).collect()
+}
+
+#[derive(Serialize)]
+struct PreviewResult<'a> {
+    sheet: &'a Path,
+    classes: usize,
+    pictures: usize,
+    unreadable: Vec<String>,
+}
+
+impl Preview {
+    fn run(&self, reporter: &Reporter) -> Result {
+        if self.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
+            return Err(Error::format(&self.out, "the sheet's file must end in .png"));
+        }
+        let data = self.part.open(&self.data)?;
+        let set = data.train.as_ref();
+        let (columns, most) = (usize::from(self.columns), usize::from(self.rows));
+        let mut of_class: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for index in 0..set.len() {
+            of_class.entry(set.label(index)).or_default().push(index);
+        }
+        let mut unreadable = Vec::new();
+        let mut rows = Vec::new();
+        for (class, members) in of_class.iter().take(most) {
+            let mut pictures = Vec::new();
+            // Evenly over the class: neighbours in a data set are often alike.
+            let step = (members.len() / columns).max(1);
+            for index in members.iter().step_by(step) {
+                if pictures.len() == columns {
+                    break;
+                }
+                match set.picture(*index) {
+                    Ok(picture) => pictures.extend(to_image(&picture)),
+                    Err(error) => unreadable.push(error.to_string()),
+                }
+            }
+            rows.push((set.classes()[*class as usize].clone(), pictures));
+        }
+        let pictures = rows.iter().map(|(_, pictures)| pictures.len()).sum();
+        let subtitle = format!(
+            "{} classes, {} pictures to train on, {} held out",
+            set.classes().len(),
+            thousands(set.len() as u64),
+            thousands(data.held_out.len() as u64)
+        );
+        let classes = rows.len();
+        let title = data.name.clone();
+        plot::save(&Contact { title, subtitle, columns: u32::from(self.columns), rows }, &self.out)?;
+        unreadable.iter().try_for_each(|reason| reporter.line(&format!("unreadable: {reason}")))?;
+        reporter.line(&format!("wrote {}", shown(&self.out)))?;
+        reporter.event(&PreviewResult { sheet: &self.out, classes, pictures, unreadable })?;
+        Ok(Outcome::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_become_names_of_folders() {
+        assert_eq!(folder_name("tabby, tabby cat"), "tabby, tabby cat");
+        assert_eq!(folder_name("a/b\\c:d"), "a_b_c_d");
+        assert_eq!(folder_name("../x"), "_x");
+        assert_eq!(folder_name(".."), "_");
+    }
+}

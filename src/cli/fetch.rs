@@ -1,0 +1,248 @@
+//! `incept data fetch`
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use incept::Error;
+use incept::weights::write_atomically;
+use md5::{Digest, Md5};
+use serde::Serialize;
+
+use super::fit::interruptible;
+use super::report::{Rate, Reporter, note, shown};
+use super::{Outcome, Result};
+
+/// Download a well-known data set into a folder that `incept train` takes.
+///
+/// Every file is checked against its published MD5 sum. What was loaded stays when the connection breaks or Ctrl-C is pressed: the same command goes on
+/// from there. Files that are there and right are not loaded again.
+#[derive(Args, Debug)]
+pub(crate) struct Fetch {
+    /// Which.
+    set: Set,
+    /// The folder [default: the set's name].
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Load from here instead of the set's own site: an address that the files' names are added to.
+    #[arg(long, value_name = "URL")]
+    from: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Set {
+    /// 70,000 handwritten digits, 28 x 28, grey; 11 MB.
+    Mnist,
+    /// 60,000 small photographs of ten classes, 32 x 32; 170 MB.
+    Cifar10,
+    /// 70,000 pieces of clothing, 28 x 28, grey; 30 MB.
+    FashionMnist,
+}
+
+/// A file with its MD5 sum in hexadecimal digits.
+type Listed = (&'static str, &'static str);
+
+const MNIST: [Listed; 4] = [
+    ("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+    ("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
+    ("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
+    ("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
+];
+const FASHION: [Listed; 4] = [
+    ("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+    ("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
+    ("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
+    ("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
+];
+const CIFAR10: [Listed; 1] = [("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")];
+
+impl Set {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mnist => "mnist",
+            Self::Cifar10 => "cifar10",
+            Self::FashionMnist => "fashion-mnist",
+        }
+    }
+
+    fn site(self) -> &'static str {
+        match self {
+            Self::Mnist => "https://ossci-datasets.s3.amazonaws.com/mnist",
+            Self::Cifar10 => "https://www.cs.toronto.edu/~kriz",
+            Self::FashionMnist => "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        }
+    }
+
+    fn files(self) -> &'static [Listed] {
+        match self {
+            Self::Mnist => &MNIST,
+            Self::Cifar10 => &CIFAR10,
+            Self::FashionMnist => &FASHION,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FetchResult<'a> {
+    set: &'a str,
+    folder: &'a Path,
+    files: Vec<PathBuf>,
+}
+
+impl Fetch {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let stop = interruptible()?;
+        let folder = self.out.clone().unwrap_or_else(|| self.set.name().into());
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+        let site = self.from.as_deref().unwrap_or(self.set.site()).trim_end_matches('/');
+        let mut files = Vec::new();
+        for (name, sum) in self.set.files() {
+            let path = folder.join(name);
+            if path.is_file() && checksum(&path)? == *sum {
+                note(&format!("{}: is there", shown(&path)));
+            } else {
+                let download = Download { url: format!("{site}/{name}"), path: &path, sum };
+                match download.run(&stop, reporter) {
+                    Err(Error::Interrupted) => {
+                        note("interrupted; the same command goes on from here");
+                        return Ok(Outcome::Interrupted);
+                    }
+                    other => other?,
+                }
+            }
+            files.push(path);
+        }
+        if self.set == Set::Cifar10 {
+            files = unpack(&files[0], &folder)?;
+        }
+        reporter.line(&format!("{}: incept train {}", shown(&folder), folder.display()))?;
+        reporter.event(&FetchResult { set: self.set.name(), folder: &folder, files })?;
+        Ok(Outcome::Done)
+    }
+}
+
+struct Download<'a> {
+    url: String,
+    path: &'a Path,
+    sum: &'a str,
+}
+
+impl Download<'_> {
+    fn failed(&self, reason: impl std::fmt::Display) -> Error {
+        let advice = "check the connection and run the command again, give another place with --from, or put the file there by hand";
+        Error::format(self.path, format!("cannot be loaded from {}: {reason}; {advice}", self.url))
+    }
+
+    /// Loads the file, going on where an earlier attempt ended, and checks it.
+    fn run(&self, stop: &AtomicBool, reporter: &Reporter) -> incept::Result<()> {
+        let mut part = self.path.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let io = |e| Error::io(&part, e);
+        let mut file = OpenOptions::new().create(true).append(true).read(true).open(&part).map_err(io)?;
+        let there = file.metadata().map_err(io)?.len();
+        let agent = ureq::Agent::config_builder()
+            .timeout_connect(Some(Duration::from_secs(20)))
+            .http_status_as_error(false)
+            .build()
+            .new_agent();
+        let request = agent.get(&self.url);
+        let request = if there > 0 { request.header("Range", format!("bytes={there}-")) } else { request };
+        let response = request.call().map_err(|e| self.failed(e))?;
+        let start = match response.status().as_u16() {
+            206 => there,
+            // The whole file, whatever was asked for.
+            200 => {
+                file.set_len(0).map_err(io)?;
+                0
+            }
+            // Nothing is left to load.
+            416 => {
+                drop(file);
+                return self.finish(&part);
+            }
+            status => return Err(self.failed(format!("the server answers {status}"))),
+        };
+        let length = response.headers().get("content-length").and_then(|v| v.to_str().ok());
+        let total = length.and_then(|v| v.parse::<u64>().ok()).map(|rest| start + rest);
+        let mut body = response.into_body().into_reader();
+        let name = self.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        // Progress is counted in KiB.
+        let mut bar = reporter.bar(&name, total.unwrap_or(0) >> 10);
+        let (mut done, mut rate) = (start, Rate::new());
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            if stop.load(Ordering::SeqCst) {
+                return Err(Error::Interrupted);
+            }
+            let read = body.read(&mut buffer).map_err(|e| self.failed(e))?;
+            if read == 0 {
+                break;
+            }
+            file.write_all(&buffer[..read]).map_err(io)?;
+            done += read as u64;
+            rate.add(read);
+            bar.update(done >> 10, || {
+                let left = total.map_or("?".into(), |total| rate.left((total.saturating_sub(done)) as usize));
+                format!("KiB  {:.1} MiB/s  {left} left", rate.per_second() / f64::from(1 << 20))
+            });
+        }
+        if total.is_some_and(|total| done < total) {
+            return Err(self.failed("the connection ended early"));
+        }
+        file.sync_all().map_err(io)?;
+        drop(file);
+        self.finish(&part)
+    }
+
+    /// Checks what was loaded and gives it its name.
+    fn finish(&self, part: &Path) -> incept::Result<()> {
+        let found = checksum(part)?;
+        if found != self.sum {
+            std::fs::remove_file(part).map_err(|e| Error::io(part, e))?;
+            let reason = format!("what came has the MD5 sum {found} and not {}", self.sum);
+            return Err(self.failed(reason));
+        }
+        std::fs::rename(part, self.path).map_err(|e| Error::io(self.path, e))
+    }
+}
+
+/// The MD5 sum of a file in hexadecimal digits: what these sets publish. It finds damage, not forgery.
+fn checksum(path: &Path) -> incept::Result<String> {
+    let io = |e| Error::io(path, e);
+    let mut file = File::open(path).map_err(io)?;
+    let mut hash = Md5::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut buffer).map_err(io)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Unpacks the binary and text files of an archive into a folder, whatever folder they are in there.
+fn unpack(archive: &Path, folder: &Path) -> incept::Result<Vec<PathBuf>> {
+    let damaged = |e: std::io::Error| Error::format(archive, format!("cannot be unpacked: {e}"));
+    let file = File::open(archive).map_err(|e| Error::io(archive, e))?;
+    let mut files = Vec::new();
+    for entry in tar::Archive::new(flate2::read::GzDecoder::new(file)).entries().map_err(damaged)? {
+        let mut entry = entry.map_err(damaged)?;
+        let inner = entry.path().map_err(damaged)?.into_owned();
+        let wanted = inner.extension().is_some_and(|e| e == "bin" || e == "txt");
+        let Some(name) = inner.file_name().filter(|_| wanted && entry.header().entry_type().is_file()) else {
+            continue;
+        };
+        let path = folder.join(name);
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).map_err(damaged)?;
+        write_atomically(&path, &content)?;
+        files.push(path);
+    }
+    Ok(files)
+}
