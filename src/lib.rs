@@ -51,6 +51,11 @@ pub mod weights;
 
 pub use error::{Error, Result};
 
+/// How the crate is built: the map that is `ARCHITECTURE.md` in the repository. Nothing is in this module but the text.
+pub mod architecture {
+    #![doc = include_str!("../ARCHITECTURE.md")]
+}
+
 /// The examples of the README compile.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -301,3 +301,28 @@ fn the_demo_draws_its_sheet() {
     assert!(colours.len() > 30, "{}", colours.len());
     assert!(checkpoint.is_file());
 }
+
+#[test]
+fn completions_know_commands_and_values() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = stdout(&["completions", shell]);
+        for word in ["classify", "--aux-weight", "nesterov"] {
+            assert!(script.contains(word), "{shell} lacks {word}");
+        }
+    }
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let folder = temporary();
+    let pages = &json(&["man", "--out", text(folder.path()), "--json"])[0]["pages"];
+    let pages: Vec<&str> = pages.as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    for page in ["incept", "incept-train", "incept-data", "incept-data-fetch", "incept-explain"] {
+        assert!(pages.contains(&page), "{page} is not in {pages:?}");
+    }
+    for page in pages {
+        let content = std::fs::read_to_string(folder.path().join(format!("{page}.1"))).expect("was written");
+        assert!(content.contains(".SH NAME") && content.contains(".SH SYNOPSIS"), "{page}");
+        assert!(page == "incept" || content.contains("json"), "{page} lacks the options that all have");
+    }
+}

@@ -18,6 +18,7 @@ mod plot;
 mod profile;
 mod report;
 mod sheet;
+mod shell;
 mod summary;
 mod sweep;
 mod train;
@@ -90,6 +91,8 @@ enum Command {
     Demo(demo::Demo),
     Bench(Box<bench::Bench>),
     Profile(Box<profile::Profile>),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 /// Runs the command that the arguments name.
@@ -116,6 +119,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(command) => command.run(&cli.common, &reporter),
         Command::Bench(command) => command.run(&cli.common, &reporter),
         Command::Profile(command) => command.run(&cli.common, &reporter),
+        Command::Completions(command) => command.run(&reporter),
+        Command::Man(command) => command.run(&reporter),
     };
     match result {
         Ok(outcome) => outcome.code(),
