@@ -43,9 +43,9 @@ fn network() -> GoogLeNet {
 }
 
 /// Batches of `batch` from the first `count` digits: the last has missing rows if they do not come out even.
-fn batches(batch: usize, count: usize) -> Vec<Batch> {
+fn batches(batch: usize, count: usize, input: usize) -> Vec<Batch> {
     let data = open("digits", &OpenOptions::default()).expect("digits");
-    let preprocessing = Preprocessing::new(32).measure(data.train.as_ref(), 200);
+    let preprocessing = Preprocessing::new(input).measure(data.train.as_ref(), 200);
     let set = Arc::new(Subset::new(data.train, (0..count).collect()));
     let loader = Loader::new(set, LoaderOptions::new(batch, preprocessing)).expect("a loader");
     loader.epoch(0, 0).map(|b| b.expect("is read")).collect()
@@ -74,7 +74,7 @@ fn answers(gpu: &Gpu, staged: &mut EarlyExit, batches: &[Batch], exit: &Exit) ->
 #[test]
 fn stages_say_what_the_whole_network_says() {
     let gpu = gpu();
-    let batch = &batches(4, 4)[0];
+    let batch = &batches(4, 4, 32)[0];
     for network in [network(), GoogLeNet::torchvision().width(0.0625).classes(10).input(32).dropout(0.0, 0.0)]
     {
         let mut trainer = trainer(&gpu, &network, 4);
@@ -106,7 +106,7 @@ fn stages_say_what_the_whole_network_says() {
 #[test]
 fn later_stages_run_only_for_pictures_that_are_not_sure() {
     let gpu = gpu();
-    let batches = batches(4, 18);
+    let batches = batches(4, 18, 32);
     let trainer = trainer(&gpu, &network(), 4);
     let mut staged = gpu.block_on(trainer.early_exit(4)).expect("stages");
     let whole = gpu.block_on(trainer.classifier(4)).expect("a classifier");
@@ -160,8 +160,8 @@ fn rows_of_half_words_go_through_the_host() {
     if !gpu.profile().f16 {
         return;
     }
-    // Odd channel counts at 1 x 1 pixels: rows of an odd number of f16.
-    let mut network = network();
+    // 7 channels of 5 x 5 pixels after 4a and 4d: rows of an odd number of f16.
+    let mut network = network().input(40);
     network.channels.blocks.iter_mut().for_each(|b| (b.conv1, b.conv3, b.conv5, b.project) = (2, 3, 1, 1));
     let trainer = trainer(&gpu, &network, 3);
     let state = gpu.block_on(trainer.state()).expect("a state");
@@ -169,7 +169,7 @@ fn rows_of_half_words_go_through_the_host() {
         let staged = EarlyExit::new(&gpu, &network, 3, element, &state);
         let mut staged = gpu.block_on(staged).expect("stages");
         let exit = never();
-        answers(&gpu, &mut staged, &batches(3, 5), &exit)
+        answers(&gpu, &mut staged, &batches(3, 5, 40), &exit)
     };
     let (half, single) = (logits(Element::F16), logits(Element::F32));
     assert_eq!((half.len(), single.len()), (5, 5));

@@ -83,16 +83,23 @@ fn gradients_of_the_losses_add_up_to_those_of_a_step() {
     }
     let regions = Arc::clone(trainer.session().regions());
     let gradients = gpu.block_on(regions.get(&gpu, Region::Gradients)).expect("gradients");
+    let mut alive = 0;
     for layer in &flow.layers {
         let own = gradients.iter().filter(|(entry, _)| {
             entry.name.strip_prefix(&layer.layer).is_some_and(|rest| [".weight", ".bias"].contains(&rest))
         });
         let square: f64 = own.flat_map(|(_, values)| values).map(|v| f64::from(*v).powi(2)).sum();
         assert!((square.sqrt() - layer.sum).abs() <= 1e-5 * layer.sum, "{layer:?}: {}", square.sqrt());
+        // A layer of one or two channels may be dead.
+        if layer.sum == 0.0 {
+            continue;
+        }
+        alive += 1;
         // Shares add up to the whole only if the weighted gradients add up to the gradient of the sum.
         let shares: f64 = layer.losses.iter().map(|l| l.share).sum();
         assert!((shares - 1.0).abs() < 1e-3, "{layer:?}: {shares}");
     }
+    assert!(alive > 50, "{alive} layers of {} get a gradient", flow.layers.len());
 }
 
 #[test]
@@ -162,7 +169,7 @@ fn explain_draws_gradients_of_fresh_and_trained_networks() {
         said.contains("inception_4a/5x5_reduce") && said.contains("from the auxiliary softmaxes"),
         "{said}"
     );
-    assert!(std::fs::read_to_string(&svg).expect("a drawing").contains("after 1 epochs"));
+    assert!(std::fs::read_to_string(&svg).expect("a drawing").contains("after 1 epoch,"));
 
     let errors = fails(&["explain", "--out", "flow.jpg"]);
     assert!(errors.contains("flow.jpg") && errors.contains(".svg"), "{errors}");

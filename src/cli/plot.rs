@@ -4,7 +4,8 @@
 use std::ops::Range;
 use std::path::Path;
 
-use image::{ImageFormat, RgbImage};
+use image::RgbImage;
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use incept::weights::write_atomically;
 use incept::{Error, Result};
 use plotters::coord::Shift;
@@ -113,9 +114,11 @@ fn png(figure: &impl Figure) -> Drawn<Vec<u8>> {
         root.present()?;
     }
     let image = RgbImage::from_raw(width, height, pixels).ok_or("the picture has the wrong size")?;
-    let mut png = std::io::Cursor::new(Vec::new());
-    image.write_to(&mut png, ImageFormat::Png)?;
-    Ok(png.into_inner())
+    let mut png = Vec::new();
+    // Flat colours are smallest unfiltered.
+    let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::NoFilter);
+    image.write_with_encoder(encoder)?;
+    Ok(png)
 }
 
 fn svg(figure: &impl Figure) -> Drawn<Vec<u8>> {

@@ -184,7 +184,9 @@ impl Explain {
                     let reason = format!("{data} has the classes {here}, and the checkpoint knows {there}");
                     return Err(Error::Config(reason));
                 }
-                let what = format!("{} after {} epochs", shown(path), metadata.progress.epoch);
+                let epochs = metadata.progress.epoch;
+                let plural = if epochs == 1 { "" } else { "s" };
+                let what = format!("{} after {epochs} epoch{plural}", shown(path));
                 (metadata.network, metadata.preprocessing, Some(state), what)
             }
             _ => {
