@@ -241,7 +241,7 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
     }
     let image = image::open(&png).expect("a picture").to_rgb8();
     assert_eq!(image.dimensions(), (1720, 1040));
-    assert!(image.pixels().filter(|p| p.0 == [0x00, 0x72, 0xb2]).count() > 1000, "a curve is drawn");
+    assert!(image.pixels().filter(|p| p.0 == [0x00, 0x72, 0xb2]).count() > 300, "a curve or a dot is drawn");
     assert!(std::fs::read_to_string(&svg).expect("a drawing").contains("the main softmax alone"));
     assert!(file("digits.early-exit.json").is_file());
 
