@@ -6,7 +6,10 @@ mod data;
 mod demo;
 mod devices;
 mod eval;
+mod export;
 mod fit;
+mod import;
+mod inspect;
 mod options;
 mod profile;
 mod report;
@@ -72,6 +75,9 @@ enum Command {
     Train(Box<train::Train>),
     Eval(eval::Eval),
     Classify(classify::Classify),
+    Import(import::Import),
+    Export(export::Export),
+    Inspect(inspect::Inspect),
     Summary(summary::Summary),
     Devices(devices::Devices),
     Verify(verify::Verify),
@@ -95,6 +101,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Train(command) => command.run(&cli.common, &reporter),
         Command::Eval(command) => command.run(&cli.common, &reporter),
         Command::Classify(command) => command.run(&cli.common, &reporter),
+        Command::Import(command) => command.run(&reporter),
+        Command::Export(command) => command.run(&reporter),
+        Command::Inspect(command) => command.run(&reporter),
         Command::Summary(command) => command.run(&reporter),
         Command::Devices(command) => command.run(&cli.common, &reporter),
         Command::Verify(command) => command.run(&cli.common, &reporter),

@@ -11,6 +11,7 @@ use super::{ReluGrad, activation, parameters};
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Operation, Spec};
 use crate::kernel::{Implementation, Operands, Profile};
+use crate::weights::{OnnxExport, ints};
 
 /// y = x * w + b. Inputs: x [batch, channels, height, width], weight [outputs, channels, kernel height, kernel width], and if there is a bias
 /// b [outputs]; output: [batch, outputs, (height + 2 padding - kernel) / stride + 1, likewise].
@@ -165,6 +166,16 @@ impl Operation for Conv {
     fn fuse(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
         let fused = || -> Arc<dyn Operation> { Arc::new(Self { relu: true, ..self.clone() }) };
         (next.name() == "relu" && !self.relu).then(fused)
+    }
+
+    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
+        let kernel = export.spec(1).dims()[2..].to_vec();
+        let [y, x] = self.padding;
+        let attributes =
+            [("kernel_shape", ints(kernel)), ("strides", ints(self.stride)), ("pads", ints([y, x, y, x]))];
+        export.node("Conv", export.inputs(), &attributes);
+        export.relu(self.relu);
+        Ok(())
     }
 
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {

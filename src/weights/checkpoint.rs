@@ -46,7 +46,8 @@ pub struct Checkpoint {
     pub metadata: Metadata,
 }
 
-const KEY: &str = "incept";
+/// Under what files hold the metadata.
+pub(super) const KEY: &str = "incept";
 
 impl Checkpoint {
     /// The file's content.
