@@ -78,7 +78,7 @@ impl Inspect {
                 Err(error) => (None, Some(error.to_string())),
             },
         };
-        let elements = tensors.iter().map(|line| line.shape.iter().product::<usize>()).sum();
+        let elements = file.tensors().iter().map(|(_, tensor)| tensor.tensor.data.len()).sum();
         let name = tensors.iter().map(|line| line.name.chars().count()).max().unwrap_or(0);
         let shape = tensors.iter().map(|line| line.extents().len()).max().unwrap_or(0);
         reporter.line(&format!(

@@ -41,8 +41,9 @@ pub(super) fn recognise(graph: &OnnxGraph) -> Result<Found, String> {
             "is no GoogLeNet: that joins four branches nine times, and this graph joins {branches:?}"
         ));
     }
-    let wide = found.layer(&found.joins[0][2]).and_then(|number| found.layers[number].weight.dims.get(2));
-    let variant = if wide == Some(&5) { Variant::Paper } else { Variant::Torchvision };
+    let wide =
+        found.layer(&found.joins[0][2]).and_then(|number| found.layers[number].weight.dims().get(2).copied());
+    let variant = if wide == Some(5) { Variant::Paper } else { Variant::Torchvision };
     let mut matcher = Matcher { variant, found, used: BTreeSet::new(), tensors: BTreeMap::new() };
     let (stride, planes, mut before) = matcher.stem()?;
     for (number, (name, _)) in BLOCKS.iter().enumerate() {
@@ -156,27 +157,29 @@ impl Matcher<'_> {
         if !self.used.insert(number) {
             return Err(format!("`{}` is used twice", layer.name()));
         }
-        let mut layer = layer.clone();
+        let mut weight = layer.weight.copied();
+        let bias = layer.bias.filter(|bias| bias.len() == layer.outputs());
+        let bias = bias.map_or_else(|| vec![0.0; layer.outputs()], <[f32]>::to_vec);
         if window.is_none() {
-            let bias = layer.bias.take().unwrap_or_else(|| vec![0.0; layer.outputs()]);
             self.put(format!("{name}.bias"), bias);
-            self.tensors.insert(format!("{name}.weight"), layer.weight);
-        } else if self.paper() {
-            let bias = layer.bias.take().unwrap_or_else(|| vec![0.0; layer.outputs()]);
-            let bias = match &layer.norm {
-                Some(norm) => fold(norm, &mut layer.weight, &bias),
+            self.tensors.insert(format!("{name}.weight"), weight);
+            return Ok(());
+        }
+        let norm = layer.norm;
+        if self.paper() {
+            let bias = match norm {
+                Some(norm) => fold(norm, &mut weight, &bias),
                 None => bias,
             };
             self.put(format!("{name}.bias"), bias);
-            self.tensors.insert(conv_weight(self.variant, name), layer.weight);
         } else {
-            let [scale, shift, mean, variance] = norm_of(&layer);
+            let [scale, shift, mean, variance] = norm_of(norm, bias);
             self.put(format!("{name}.bn.weight"), scale);
             self.put(format!("{name}.bn.bias"), shift);
             self.put(format!("{name}.bn.running_mean"), mean);
             self.put(format!("{name}.bn.running_var"), variance);
-            self.tensors.insert(conv_weight(self.variant, name), layer.weight);
         }
+        self.tensors.insert(conv_weight(self.variant, name), weight);
         Ok(())
     }
 
@@ -292,7 +295,7 @@ fn check_window(layer: &Layer<'_>, name: &str, window: &Window) -> Result<(), St
     };
     // At stride 1 both kinds of automatic padding are half of an odd window.
     let automatic = node.text("auto_pad").starts_with("SAME") && window.strides == [1];
-    let fits = layer.weight.dims[2..] == [window.size; 2]
+    let fits = layer.weight.dims()[2..] == [window.size; 2]
         && all("strides", 1, window.strides)
         && all("dilations", 1, &[1])
         && (automatic || all("pads", 0, &[size / 2]))
@@ -303,17 +306,16 @@ fn check_window(layer: &Layer<'_>, name: &str, window: &Window) -> Result<(), St
     Err(format!(
         "`{}` ({:?}, strides {:?}, pads {:?}) is not GoogLeNet's `{name}`, which is {size}x{size}",
         layer.name(),
-        layer.weight.dims,
+        layer.weight.dims(),
         node.ints("strides"),
         node.ints("pads"),
     ))
 }
 
 /// Scale, shift, mean and variance for our batch norm, whose epsilon is [`EPSILON`].
-fn norm_of(layer: &Layer<'_>) -> [Vec<f32>; 4] {
-    let outputs = layer.outputs();
-    let bias = layer.bias.clone().filter(|bias| bias.len() == outputs).unwrap_or_else(|| vec![0.0; outputs]);
-    match &layer.norm {
+fn norm_of(norm: Option<Norm<'_>>, bias: Vec<f32>) -> [Vec<f32>; 4] {
+    let outputs = bias.len();
+    match norm {
         // Variance and epsilon are one together.
         None => [vec![1.0; outputs], bias, vec![0.0; outputs], vec![1.0 - EPSILON; outputs]],
         Some(norm) => {
@@ -321,16 +323,16 @@ fn norm_of(layer: &Layer<'_>) -> [Vec<f32>; 4] {
                 let ours = (f64::from(*variance) + f64::from(EPSILON)).sqrt();
                 ours / (f64::from(*variance) + f64::from(norm.epsilon)).sqrt()
             };
-            let scales = norm.scale.iter().zip(&norm.variance);
+            let scales = norm.scale.iter().zip(norm.variance);
             let scale = scales.map(|(scale, variance)| (f64::from(*scale) * ratio(variance)) as f32);
             let mean = norm.mean.iter().zip(&bias).map(|(mean, bias)| mean - bias);
-            [scale.collect(), norm.shift.clone(), mean.collect(), norm.variance.clone()]
+            [scale.collect(), norm.shift.to_vec(), mean.collect(), norm.variance.to_vec()]
         }
     }
 }
 
 /// Makes a batch norm a part of the convolution before it; returns the bias.
-fn fold(norm: &Norm, weight: &mut HostTensor, bias: &[f32]) -> Vec<f32> {
+fn fold(norm: Norm<'_>, weight: &mut HostTensor, bias: &[f32]) -> Vec<f32> {
     let size = (weight.data.len() / norm.scale.len().max(1)).max(1);
     let mut folded = Vec::with_capacity(bias.len());
     for (c, channel) in weight.data.chunks_mut(size).enumerate() {

@@ -1,7 +1,6 @@
 //! What an ONNX graph computes, as layers with weights and the way from each to the next. Nothing about GoogLeNet is in here but that its layers are
 //! convolutions and products, and that branches are joined.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::Plane;
@@ -41,13 +40,50 @@ pub(super) struct Trace {
 }
 
 /// Batch norm, as its node has it.
-#[derive(Clone, Debug)]
-pub(super) struct Norm {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Norm<'a> {
     pub epsilon: f32,
-    pub scale: Vec<f32>,
-    pub shift: Vec<f32>,
-    pub mean: Vec<f32>,
-    pub variance: Vec<f32>,
+    pub scale: &'a [f32],
+    pub shift: &'a [f32],
+    pub mean: &'a [f32],
+    pub variance: &'a [f32],
+}
+
+/// A tensor of the file, perhaps to be read with its rows as columns. Nothing is copied before it is known to be a weight: a graph can name one as often
+/// as it likes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Constant<'a> {
+    tensor: &'a HostTensor,
+    transposed: bool,
+}
+
+impl<'a> Constant<'a> {
+    fn data(self) -> &'a [f32] {
+        &self.tensor.data
+    }
+
+    fn transpose(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
+    }
+
+    pub fn dims(self) -> Vec<usize> {
+        let mut dims = self.tensor.dims.clone();
+        if self.transposed {
+            dims.reverse();
+        }
+        dims
+    }
+
+    /// A tensor of its own.
+    pub fn copied(self) -> HostTensor {
+        match self.tensor.dims[..] {
+            [rows, columns] if self.transposed => {
+                let data = (0..rows * columns).map(|i| self.tensor.data[i % rows * columns + i / rows]);
+                HostTensor { dims: vec![columns, rows], data: data.collect() }
+            }
+            _ => self.tensor.clone(),
+        }
+    }
 }
 
 /// A convolution or a product with what belongs to it.
@@ -56,9 +92,9 @@ pub(super) struct Layer<'a> {
     pub node: &'a OnnxNode,
     pub from: Trace,
     /// Outputs first.
-    pub weight: HostTensor,
-    pub bias: Option<Vec<f32>>,
-    pub norm: Option<Norm>,
+    pub weight: Constant<'a>,
+    pub bias: Option<&'a [f32]>,
+    pub norm: Option<Norm<'a>>,
 }
 
 impl Layer<'_> {
@@ -73,7 +109,7 @@ impl Layer<'_> {
     }
 
     pub fn outputs(&self) -> usize {
-        self.weight.dims.first().copied().unwrap_or(0)
+        self.weight.dims().first().copied().unwrap_or(0)
     }
 }
 
@@ -84,7 +120,7 @@ pub(super) struct Layers<'a> {
     pub joins: Vec<Vec<Trace>>,
 }
 
-type Constants<'a> = HashMap<&'a str, Cow<'a, HostTensor>>;
+type Constants<'a> = HashMap<&'a str, Constant<'a>>;
 
 /// Follows the graph's input through its nodes.
 ///
@@ -92,8 +128,10 @@ type Constants<'a> = HashMap<&'a str, Cow<'a, HostTensor>>;
 /// The operator that has no place in such a network, if a layer depends on it.
 pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
     let mut layers = Layers::default();
-    let mut constants: Constants<'_> =
-        graph.initializers.iter().map(|(name, file)| (name.as_str(), Cow::Borrowed(&file.tensor))).collect();
+    let mut constants: Constants<'_> = HashMap::new();
+    for (name, file) in &graph.initializers {
+        constants.insert(name, Constant { tensor: &file.tensor, transposed: false });
+    }
     let (input, _) = graph.inputs.first().ok_or("has no input")?;
     let planes = (0..3).map(Plane::of).collect();
     let trace = Trace { source: Source::Input, steps: Vec::new(), planes, flat: false };
@@ -125,20 +163,17 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
 }
 
 /// What a node makes of constants alone, where that keeps their elements.
-fn constant<'a>(node: &OnnxNode, constants: &Constants<'a>) -> Option<Cow<'a, HostTensor>> {
-    let input = constants.get(node.inputs.first()?.as_str())?;
+fn constant<'a>(node: &OnnxNode, constants: &Constants<'a>) -> Option<Constant<'a>> {
+    let input = *constants.get(node.inputs.first()?.as_str())?;
     match node.operator.as_str() {
-        "Identity" | "Cast" | "Unsqueeze" | "Squeeze" => Some(input.clone()),
-        "Transpose" if input.dims.len() == 2 => Some(Cow::Owned(transposed(input))),
+        "Identity" | "Cast" | "Unsqueeze" | "Squeeze" => Some(input),
+        "Transpose" if input.tensor.dims.len() == 2 => Some(input.transpose()),
         _ => None,
     }
 }
 
-fn transposed(matrix: &HostTensor) -> HostTensor {
-    let [rows, columns] = matrix.dims[..] else { return matrix.clone() };
-    let data = (0..rows * columns).map(|i| matrix.data[i % rows * columns + i / rows]).collect();
-    HostTensor { dims: vec![columns, rows], data }
-}
+/// More channels or steps than this between layers are no network; following them without end would take memory without end.
+const LIMIT: usize = 64;
 
 fn value<'a>(
     node: &'a OnnxNode,
@@ -151,10 +186,10 @@ fn value<'a>(
         format!("operator `{}` (node `{}`)", node.operator, name.map_or("", String::as_str))
     };
     let unknown = || format!("{} has no place in a GoogLeNet", place());
-    let constant = |i: usize| node.inputs.get(i).and_then(|name| constants.get(name.as_str()));
+    let constant = |i: usize| node.inputs.get(i).and_then(|name| constants.get(name.as_str())).copied();
     let weight = |i: usize| constant(i).ok_or_else(|| format!("{} has no weight in the file", place()));
     let traced = |i: usize| traces.get(i).cloned().flatten().ok_or_else(unknown);
-    let mut layer = |from: Trace, weight: HostTensor, bias: Option<Vec<f32>>| {
+    let mut layer = |from: Trace, weight: Constant<'a>, bias: Option<&'a [f32]>| {
         let flat = node.operator != "Conv";
         layers.layers.push(Layer { node, from, weight, bias, norm: None });
         let source = Source::Layer(layers.layers.len() - 1);
@@ -165,15 +200,18 @@ fn value<'a>(
         trace.planes.clear();
         trace.flat |= flat;
         trace.steps.push(step);
+        if trace.steps.len() > LIMIT {
+            return Err(unknown());
+        }
         Ok(vec![trace])
     };
     match node.operator.as_str() {
         "Conv" => {
-            let weight = weight(1)?.clone().into_owned();
-            if weight.dims.len() != 4 || weight.data.is_empty() {
+            let weight = weight(1)?;
+            if weight.dims().len() != 4 || weight.data().is_empty() {
                 return Err(format!("{} is no convolution over rows and columns", place()));
             }
-            layer(traced(0)?, weight, constant(2).map(|bias| bias.data.clone()))
+            layer(traced(0)?, weight, constant(2).map(Constant::data))
         }
         "Gemm" => {
             let plain = node.float("alpha", 1.0) == 1.0 && node.float("beta", 1.0) == 1.0;
@@ -181,19 +219,18 @@ fn value<'a>(
                 return Err(format!("{} is no fully connected layer", place()));
             }
             let weight = weight(1)?;
-            let weight =
-                if node.int("transB", 0) == 0 { transposed(weight) } else { weight.clone().into_owned() };
-            layer(traced(0)?, weight, constant(2).map(|bias| bias.data.clone()))
+            let weight = if node.int("transB", 0) == 0 { weight.transpose() } else { weight };
+            layer(traced(0)?, weight, constant(2).map(Constant::data))
         }
         "MatMul" => match (traced(0), traced(1)) {
             // Products with rows and columns are how adaptive pooling is written.
             (Err(_), Ok(trace)) => then(trace, Step::AveragePool, false),
             (Ok(trace), _) if !trace.flat => then(trace, Step::AveragePool, false),
-            (trace, _) => layer(trace?, transposed(weight(1)?), None),
+            (trace, _) => layer(trace?, weight(1)?.transpose(), None),
         },
         "BatchNormalization" => {
             let trace = traced(0)?;
-            let vector = |i| weight(i).map(|tensor| tensor.data.clone());
+            let vector = |i| weight(i).map(Constant::data);
             let norm = Norm {
                 epsilon: node.float("epsilon", 1e-5),
                 scale: vector(1)?,
@@ -207,7 +244,7 @@ fn value<'a>(
             };
             let layer = layer.filter(|layer| layer.is_conv() && layer.norm.is_none()).ok_or_else(unknown)?;
             let outputs = layer.outputs();
-            if [&norm.scale, &norm.shift, &norm.mean, &norm.variance].iter().any(|v| v.len() != outputs) {
+            if [norm.scale, norm.shift, norm.mean, norm.variance].iter().any(|v| v.len() != outputs) {
                 return Err(format!("{} does not have {outputs} channels", place()));
             }
             layer.norm = Some(norm);
@@ -246,12 +283,12 @@ fn value<'a>(
             Ok(vec![Trace { flat: true, planes: Vec::new(), ..trace }])
         }
         "Gather" if node.int("axis", 0) == 1 => {
-            let chosen = constant(1).ok_or_else(unknown)?.data.iter().map(|i| *i as i64);
+            let chosen = constant(1).ok_or_else(unknown)?.data().iter().map(|i| *i as i64);
             Ok(vec![choose(traced(0)?, chosen).ok_or_else(unknown)?])
         }
         "Slice" => {
             let whole = |i: usize, name: &str| -> Vec<i64> {
-                let input = constant(i).map(|tensor| tensor.data.iter().map(|v| *v as i64).collect());
+                let input = constant(i).map(|tensor| tensor.data().iter().map(|v| *v as i64).collect());
                 input.unwrap_or_else(|| node.ints(name).to_vec())
             };
             let (starts, ends, axes) = (whole(1, "starts"), whole(2, "ends"), whole(3, "axes"));
@@ -271,7 +308,10 @@ fn value<'a>(
         "Concat" if node.int("axis", 1) == 1 => {
             let branches: Vec<Trace> = (0..node.inputs.len()).map(traced).collect::<Result<_, _>>()?;
             if branches.iter().all(|trace| !trace.planes.is_empty()) {
-                let planes = branches.iter().flat_map(|trace| trace.planes.clone()).collect();
+                let planes: Vec<Plane> = branches.iter().flat_map(|trace| trace.planes.clone()).collect();
+                if planes.len() > LIMIT {
+                    return Err(unknown());
+                }
                 return Ok(vec![Trace { source: Source::Input, steps: Vec::new(), planes, flat: false }]);
             }
             layers.joins.push(branches);
@@ -296,7 +336,7 @@ fn choose(trace: Trace, channels: impl IntoIterator<Item = i64>) -> Option<Trace
         trace.planes.get(place).copied()
     });
     let planes: Vec<Plane> = chosen.collect::<Option<_>>()?;
-    (!planes.is_empty()).then_some(Trace { planes, ..trace })
+    (1..=LIMIT).contains(&planes.len()).then_some(Trace { planes, ..trace })
 }
 
 /// Arithmetic with a constant: on the input's channels, or a bias behind a layer.
@@ -306,10 +346,10 @@ fn arithmetic<'a>(
     constants: &Constants<'a>,
     layers: &mut Layers<'a>,
 ) -> Option<Vec<Trace>> {
-    let operand = |i: usize| node.inputs.get(i).and_then(|name| constants.get(name.as_str()));
+    let operand = |i: usize| node.inputs.get(i).and_then(|name| constants.get(name.as_str())).copied();
     let (mut trace, values, constant_first) = match (traces, operand(0), operand(1)) {
-        ([Some(trace), _], _, Some(values)) => (trace.clone(), &values.data, false),
-        ([_, Some(trace)], Some(values), _) => (trace.clone(), &values.data, true),
+        ([Some(trace), _], _, Some(values)) => (trace.clone(), values.data(), false),
+        ([_, Some(trace)], Some(values), _) => (trace.clone(), values.data(), true),
         _ => return None,
     };
     if trace.planes.is_empty() {
@@ -319,7 +359,7 @@ fn arithmetic<'a>(
         if node.operator != "Add" || !fits || layer.bias.is_some() {
             return None;
         }
-        layer.bias = Some(values.clone());
+        layer.bias = Some(values);
         return Some(vec![trace]);
     }
     if values.len() != 1 && values.len() != trace.planes.len() {

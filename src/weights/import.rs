@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::checkpoint::KEY;
+use super::checkpoint::{KEY, default_classes};
 use super::{Checkpoint, Content, Foreign, Format, Metadata, Progress, TrainingState};
-use crate::data::{Preprocessing, imagenet_classes};
+use crate::data::Preprocessing;
 use crate::error::{Error, Result};
 use crate::nn::{GoogLeNet, Plane, Recognised, Variant};
 
@@ -94,8 +94,7 @@ impl Checkpoint {
         let classes = match (&options.classes, own) {
             (Some(classes), _) => classes.clone(),
             (None, Some(own)) => own.classes,
-            (None, None) if network.classes == 1000 => imagenet_classes(),
-            (None, None) => (0..network.classes).map(|class| class.to_string()).collect(),
+            (None, None) => default_classes(network.classes),
         };
         if classes.len() != network.classes {
             return Err(Error::Config(format!(

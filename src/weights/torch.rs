@@ -44,6 +44,11 @@ fn storage_element(global: &str) -> Option<Stored> {
     })
 }
 
+/// What no honest file exceeds, so that short ones cannot stand for endless names.
+const MAX_DEPTH: usize = 16;
+const MAX_NAME: usize = 1024;
+const MAX_RANK: usize = 8;
+
 /// A tensor as the pickle describes it.
 struct View {
     name: String,
@@ -146,20 +151,20 @@ fn views(pickle: &Pickle) -> Result<Vec<View>, String> {
     let mut found = Vec::new();
     // Each dictionary is looked at once, so that one that holds itself comes to an end.
     let mut seen = HashSet::new();
-    let mut open = vec![(String::new(), pickle.root)];
-    while let Some((prefix, handle)) = open.pop() {
-        if !seen.insert(handle) {
+    let mut open = vec![(String::new(), pickle.root, 0)];
+    while let Some((prefix, handle, depth)) = open.pop() {
+        if depth > MAX_DEPTH || !seen.insert(handle) {
             continue;
         }
         for (key, value) in entries(pickle, handle) {
             let key = match pickle.get(key) {
-                Object::Text(text) => text.clone(),
+                Object::Text(text) if text.len() <= MAX_NAME => text.clone(),
                 Object::Int(number) => number.to_string(),
                 _ => continue,
             };
             let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
             match pickle.get(value) {
-                Object::Dict(_) => open.push((name, value)),
+                Object::Dict(_) => open.push((name, value, depth + 1)),
                 Object::Call { function, arguments } => {
                     found.extend(view(pickle, &name, function, *arguments)?);
                 }
@@ -202,15 +207,19 @@ fn view(pickle: &Pickle, name: &str, function: &str, arguments: Handle) -> Resul
     }
     let Object::Global(class) = pickle.get(*class) else { return Err(malformed()) };
     let element = storage_element(class).ok_or_else(malformed)?;
+    let extents = |handle: Handle| {
+        let few = pickle.items(handle).is_some_and(|items| items.len() <= MAX_RANK);
+        pickle.extents(handle).filter(|_| few).ok_or_else(malformed)
+    };
     let number = |handle: Handle| pickle.int(handle).and_then(|n| usize::try_from(n).ok());
     Ok(Some(View {
         name: name.to_string(),
-        storage: pickle.text(*key).ok_or_else(malformed)?.to_string(),
+        storage: pickle.text(*key).filter(|key| key.len() <= MAX_NAME).ok_or_else(malformed)?.to_string(),
         element,
         count: number(*count).ok_or_else(malformed)?,
         offset: number(*offset).ok_or_else(malformed)?,
-        dims: pickle.extents(*dims).ok_or_else(malformed)?,
-        strides: pickle.extents(*strides).ok_or_else(malformed)?,
+        dims: extents(*dims)?,
+        strides: extents(*strides)?,
     }))
 }
 
@@ -254,13 +263,16 @@ fn build<'a>(
             return Err(fail("reaches beyond its storage"));
         }
         left = left.checked_sub(volume).ok_or_else(|| fail("repeats elements: save a clone of it"))?;
-        let mut contiguous = 1;
-        let is_contiguous = view.dims.iter().zip(&view.strides).rev().all(|(dim, stride)| {
-            let fits = *dim == 1 || *stride == contiguous;
-            contiguous *= dim;
-            fits
-        });
-        let data = if is_contiguous {
+        let mut contiguous = 1usize;
+        let is_contiguous = volume > 0
+            && view.dims.iter().zip(&view.strides).rev().all(|(dim, stride)| {
+                let fits = *dim == 1 || *stride == contiguous;
+                contiguous *= dim;
+                fits
+            });
+        let data = if volume == 0 {
+            Vec::new()
+        } else if is_contiguous {
             view.element.floats(&bytes[view.offset * size..(view.offset + volume) * size])
         } else {
             let mut picked = Vec::with_capacity(volume * size);
