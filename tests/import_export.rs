@@ -446,6 +446,8 @@ fn what_is_exported_can_be_imported() {
     assert!(!third.metadata.network.has_aux());
     let input = &goldens("torchvision_io.safetensors")["input"];
     assert_close(&logits(&first, input), &logits(&third, input));
+    let errors = fails(&["import", text(&back), "--out", text(&net)]);
+    assert!(errors.contains("a checkpoint of incept already"), "{errors}");
     let errors = fails(&["export", text(&back), "--out", text(&onnx), "--aux"]);
     assert!(errors.contains("no auxiliary"), "{errors}");
     let errors = fails(&["export", text(&back), "--out", text(&at("net.pth"))]);

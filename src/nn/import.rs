@@ -41,6 +41,8 @@ pub struct Recognised {
     pub state: BTreeMap<String, HostTensor>,
     /// What it does with the three channels of its input.
     pub planes: [Plane; 3],
+    /// The first convolution's stride: 2, but in networks of this crate for small pictures.
+    pub stride: i64,
     /// Tensors that were left out knowingly: counters of batches, and what lies beside the network in the file.
     pub ignored: Vec<String>,
 }
@@ -76,18 +78,29 @@ impl GoogLeNet {
                 let found = super::onnx::recognise(graph).map_err(|reason| Error::format(path, reason))?;
                 let tensors = found.tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
                 let recognised = by_name(path, tensors, Some(""))?;
-                let mut network = recognised.network;
-                if let Some(input) = found.input {
-                    network = network.input(input);
-                }
-                network.keep_stem = found.stride == 2 && network.input < STEM_CHANGES_BELOW;
-                if found.stride == 1 && network.input >= STEM_CHANGES_BELOW {
-                    let reason = "has stride 1 in its first convolution, which is for inputs below 64 pixels";
-                    return Err(Error::format(path, reason));
-                }
-                Ok(Recognised { network, planes: found.planes, ..recognised })
+                let input = found.input.unwrap_or(recognised.network.input);
+                Recognised { planes: found.planes, stride: found.stride, ..recognised }.with_input(path, input)
             }
         }
+    }
+}
+
+impl Recognised {
+    /// The network for pictures of `input` pixels, with its first convolution's stride as it is in the file.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a stride that no network of ours has at that size.
+    pub fn with_input(mut self, path: &Path, input: usize) -> Result<Self> {
+        let small = input < STEM_CHANGES_BELOW;
+        if self.stride != 2 && !small {
+            let reason = format!(
+                "has stride {} in its first convolution, which is for inputs below {STEM_CHANGES_BELOW} pixels and not {input}",
+                self.stride
+            );
+            return Err(Error::format(path, reason));
+        }
+        self.network = GoogLeNet { input, keep_stem: small && self.stride == 2, ..self.network };
+        Ok(self)
     }
 }
 
@@ -148,7 +161,7 @@ fn by_name(path: &Path, tensors: Tensors<'_>, prefix: Option<&str>) -> Result<Re
         });
     }
     let ignored = ignored.into_iter().map(|(name, _)| name).collect();
-    Ok(Recognised { network, parameters, state, planes: Plane::UNCHANGED, ignored })
+    Ok(Recognised { network, parameters, state, planes: Plane::UNCHANGED, stride: 2, ignored })
 }
 
 /// Extents without leading ones: Caffe's old blobs have four, whatever they hold.

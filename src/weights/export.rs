@@ -57,7 +57,7 @@ impl Checkpoint {
         write(&pruned.graph, &outputs, &state, &options)
     }
 
-    /// The network alone, with its averaged parameters if there are any: without what only further training needs.
+    /// The network alone, with its averaged parameters if there are any: without what only further training needs, and without the command that made it.
     #[must_use]
     pub fn without_training(&self) -> Self {
         let state = self.state.clone().averaged();
@@ -70,7 +70,8 @@ impl Checkpoint {
             progress: progress.clone(),
             ..TrainingState::default()
         };
-        let run = serde_json::Value::Null;
-        Self { state, metadata: Metadata { progress, run, ..self.metadata.clone() } }
+        // Commands name folders of whoever trained it.
+        let (run, command_line) = (serde_json::Value::Null, Vec::new());
+        Self { state, metadata: Metadata { progress, run, command_line, ..self.metadata.clone() } }
     }
 }

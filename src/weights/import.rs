@@ -64,21 +64,24 @@ impl Checkpoint {
     /// [`Error::Weights`] with the names of all tensors that are missing, extra or misshapen; [`Error::Format`] if it is no GoogLeNet;
     /// [`Error::Config`] for options that do not fit it.
     pub fn import(path: &Path, file: &Foreign, options: &ImportOptions) -> Result<(Self, Vec<String>)> {
-        let recognised = GoogLeNet::recognise(path, file, options.prefix.as_deref())?;
         let own = own_metadata(path, file)?;
-        let Recognised { mut network, mut parameters, state, planes, ignored } = recognised;
+        if own.is_some() && file.format == Format::Safetensors {
+            let reason = "is a checkpoint of incept already: classify and eval take it as it is";
+            return Err(Error::format(path, reason));
+        }
+        let mut recognised = GoogLeNet::recognise(path, file, options.prefix.as_deref())?;
         if let Some(own) = &own {
             // Shapes do not tell dropout, smoothing and the like.
-            network = GoogLeNet {
-                channels: network.channels,
-                aux_weight: network.aux_weight,
-                ..own.network.clone()
-            };
+            let found = recognised.network;
+            let aux_weight = if found.has_aux() { own.network.aux_weight } else { 0.0 };
+            let (variant, classes) = (found.variant, found.classes);
+            recognised.network =
+                GoogLeNet { variant, classes, channels: found.channels, aux_weight, ..own.network.clone() };
         }
         if let Some(input) = options.input {
-            // Their first convolution has stride 2 whatever the input.
-            network = GoogLeNet { input, keep_stem: input < 64 && own.is_none(), ..network };
+            recognised = recognised.with_input(path, input)?;
         }
+        let Recognised { network, mut parameters, state, planes, ignored, .. } = recognised;
         let pixels = options.pixels.unwrap_or_else(|| Pixels::usual(file, network.variant));
         let (preprocessing, colours) = match (&own, options.pixels) {
             (Some(own), None) => {
