@@ -79,7 +79,8 @@ impl GoogLeNet {
                 let tensors = found.tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
                 let recognised = by_name(path, tensors, Some(""))?;
                 let input = found.input.unwrap_or(recognised.network.input);
-                Recognised { planes: found.planes, stride: found.stride, ..recognised }.with_input(path, input)
+                Recognised { planes: found.planes, stride: found.stride, ..recognised }
+                    .with_input(path, input)
             }
         }
     }

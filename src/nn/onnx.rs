@@ -42,7 +42,7 @@ pub(super) fn recognise(graph: &OnnxGraph) -> Result<Found, String> {
         ));
     }
     let wide =
-        found.layer(&found.joins[0][2]).and_then(|number| found.layers[number].weight.dims().get(2).copied());
+        layer_of(&found.joins[0][2]).and_then(|number| found.layers[number].weight.dims().get(2).copied());
     let variant = if wide == Some(5) { Variant::Paper } else { Variant::Torchvision };
     let mut matcher = Matcher { variant, found, used: BTreeSet::new(), tensors: BTreeMap::new() };
     let (stride, planes, mut before) = matcher.stem()?;
@@ -65,14 +65,17 @@ pub(super) fn recognise(graph: &OnnxGraph) -> Result<Found, String> {
     Ok(Found { tensors: matcher.tensors, input, stride, planes })
 }
 
-impl Layers<'_> {
-    /// The number of the layer that a value comes from.
-    fn layer(&self, trace: &Trace) -> Option<usize> {
-        match trace.source {
-            Source::Layer(number) => Some(number),
-            Source::Input | Source::Join(_) => None,
-        }
+/// The number of the layer that a value comes from.
+fn layer_of(trace: &Trace) -> Option<usize> {
+    match trace.source {
+        Source::Layer(number) => Some(number),
+        Source::Input | Source::Join(_) => None,
     }
+}
+
+/// As [`layer_of`], where it is to be `name`.
+fn behind(trace: &Trace, name: &str) -> Result<usize, String> {
+    layer_of(trace).ok_or_else(|| format!("has no layer where GoogLeNet has `{name}`"))
 }
 
 /// Where a layer reads from, and through what.
@@ -104,16 +107,10 @@ impl Matcher<'_> {
         self.variant == Variant::Paper
     }
 
-    /// The layer that a value comes from, which is to be `name`.
-    fn behind(&self, trace: &Trace, name: &str) -> Result<usize, String> {
-        let expected = || format!("has no layer where GoogLeNet has `{name}`");
-        self.found.layer(trace).ok_or_else(expected)
-    }
-
     /// A layer and the layer before it.
     fn pair(&self, trace: &Trace, names: [&str; 2]) -> Result<[usize; 2], String> {
-        let second = self.behind(trace, names[1])?;
-        let first = self.behind(&self.found.layers[second].from, names[0])?;
+        let second = behind(trace, names[1])?;
+        let first = behind(&self.found.layers[second].from, names[0])?;
         Ok([first, second])
     }
 
@@ -190,7 +187,7 @@ impl Matcher<'_> {
     /// The three convolutions before the blocks: the first one's stride and planes, and the way on.
     fn stem(&mut self) -> Result<(i64, [Plane; 3], Way), String> {
         let names = stem_layers(self.variant);
-        let third = self.behind(&self.found.layers_of_join(0, 0)?.from, names[2])?;
+        let third = behind(&self.found.layers_of_join(0, 0)?.from, names[2])?;
         let [first, second] = self.pair(&self.found.layers[third].from, [names[0], names[1]])?;
         let conv1 = &self.found.layers[first];
         let stride = conv1.node.ints("strides").first().copied().unwrap_or(1);
@@ -225,7 +222,7 @@ impl Matcher<'_> {
         }
         let one = Some(window(1));
         let wide = window(if self.paper() { 5 } else { 3 });
-        self.take(self.behind(branch1, conv1)?, conv1, before, one.as_ref())?;
+        self.take(behind(branch1, conv1)?, conv1, before, one.as_ref())?;
         for (branch, [first, second], wide) in
             [(branch2, [reduce3, conv3], window(3)), (branch3, [reduce5, conv5], wide)]
         {
@@ -235,7 +232,7 @@ impl Matcher<'_> {
             self.take(conv, second, &after, Some(&wide))?;
         }
         let pooled = Way { steps: [&before.steps[..], &[SAME_POOL]].concat(), ..*before };
-        self.take(self.behind(branch4, project)?, project, &pooled, one.as_ref())?;
+        self.take(behind(branch4, project)?, project, &pooled, one.as_ref())?;
         let pool = match name {
             "4e" if !self.paper() => vec![Step::MaxPool(2, 2, true)],
             _ if POOLED.contains(&name) => vec![POOL],
@@ -278,7 +275,7 @@ impl Matcher<'_> {
 impl<'a> Layers<'a> {
     /// The layer behind a branch of a join.
     fn layers_of_join(&self, join: usize, branch: usize) -> Result<&Layer<'a>, String> {
-        let number = self.joins.get(join).and_then(|join| self.layer(join.get(branch)?));
+        let number = self.joins.get(join).and_then(|join| layer_of(join.get(branch)?));
         number.map(|number| &self.layers[number]).ok_or_else(|| "joins what no layer made".into())
     }
 }

@@ -276,8 +276,7 @@ fn value<'a>(
             }
             then(traced(0)?, Step::Lrn, false)
         }
-        "Identity" | "Dropout" | "Cast" | "Softmax" | "LogSoftmax" => Ok(vec![traced(0)?]),
-        "Unsqueeze" => Ok(vec![traced(0)?]),
+        "Identity" | "Dropout" | "Cast" | "Unsqueeze" | "Softmax" | "LogSoftmax" => Ok(vec![traced(0)?]),
         "Flatten" | "Reshape" | "Squeeze" => {
             let trace = traced(0)?;
             Ok(vec![Trace { flat: true, planes: Vec::new(), ..trace }])
