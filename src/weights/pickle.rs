@@ -257,7 +257,8 @@ impl<'a> Machine<'a> {
             0x95 => drop(self.take(8)?),
             b'.' => return Ok(true),
             b'(' => self.marks.push(self.stack.len()),
-            b'0' => drop(self.pop()?),
+            // POP, and BUILD: attributes of a dictionary (torch keeps versions of modules there) say nothing about weights.
+            b'0' | b'b' => drop(self.pop()?),
             b'N' => self.push(Object::None),
             0x88 => self.push(Object::Bool(true)),
             0x89 => self.push(Object::Bool(false)),
@@ -337,8 +338,6 @@ impl<'a> Machine<'a> {
                 self.global(&module, &name)?;
             }
             b'R' => self.reduce()?,
-            // BUILD: attributes of a dictionary (torch keeps versions of modules there) say nothing about weights.
-            b'b' => drop(self.pop()?),
             b'Q' => {
                 let description = self.pop()?;
                 self.push(Object::Persistent(description));

@@ -234,9 +234,10 @@ impl View {
         if self.dims.contains(&0) {
             return Some(self.offset);
         }
-        let steps = self.dims.iter().zip(&self.strides);
-        let last = steps.map(|(dim, stride)| (dim - 1).checked_mul(*stride));
-        last.fold(Some(self.offset), |sum, step| sum?.checked_add(step?))?.checked_add(1)
+        let last = self.dims.iter().zip(&self.strides).try_fold(self.offset, |sum, (dim, stride)| {
+            (dim - 1).checked_mul(*stride).and_then(|step| sum.checked_add(step))
+        });
+        last?.checked_add(1)
     }
 }
 
