@@ -100,6 +100,20 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A file's weights are not all of a network's, or not only those.
+    #[error("{path}: these are not the weights of {network}{}", listed(missing, extra, misshapen))]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// The network that the tensors come closest to.
+        network: String,
+        /// Tensors of the network that the file does not have.
+        missing: Vec<String>,
+        /// Tensors of the file that the network does not have.
+        extra: Vec<String>,
+        /// Tensors with other extents, and which.
+        misshapen: Vec<String>,
+    },
     /// More pictures of a data set were unreadable than allowed.
     #[error("{bad} unreadable pictures, more than --max-bad {max} allows; the last is {last}")]
     TooManyBad {
@@ -113,6 +127,13 @@ pub enum Error {
     /// The caller asked for the work to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+/// The tensors at fault, a line for each kind of fault.
+fn listed(missing: &[String], extra: &[String], misshapen: &[String]) -> String {
+    let kinds = [("missing", missing), ("extra", extra), ("misshapen", misshapen)];
+    let lines = kinds.iter().filter(|(_, names)| !names.is_empty());
+    lines.map(|(kind, names)| format!("\n  {} {kind}: {}", names.len(), names.join(", "))).collect()
 }
 
 impl Error {

@@ -10,9 +10,12 @@ mod diagram;
 mod early_exit;
 mod eval;
 mod explain;
+mod export;
 mod fetch;
 mod fit;
 mod graph;
+mod import;
+mod inspect;
 mod options;
 mod plot;
 mod profile;
@@ -82,6 +85,9 @@ enum Command {
     Train(Box<train::Train>),
     Eval(eval::Eval),
     Classify(classify::Classify),
+    Import(import::Import),
+    Export(export::Export),
+    Inspect(inspect::Inspect),
     Summary(summary::Summary),
     Data(datasets::Data),
     Graph(Box<graph::Graph>),
@@ -110,6 +116,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Train(command) => command.run(&cli.common, &reporter),
         Command::Eval(command) => command.run(&cli.common, &reporter),
         Command::Classify(command) => command.run(&cli.common, &reporter),
+        Command::Import(command) => command.run(&reporter),
+        Command::Export(command) => command.run(&reporter),
+        Command::Inspect(command) => command.run(&reporter),
         Command::Summary(command) => command.run(&reporter),
         Command::Data(command) => command.run(&reporter),
         Command::Graph(command) => command.run(&reporter),

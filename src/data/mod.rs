@@ -5,6 +5,7 @@ mod cifar;
 mod digits;
 mod folder;
 mod idx;
+mod imagenet;
 mod loader;
 #[cfg(feature = "formats")]
 mod manifest;
@@ -18,6 +19,7 @@ mod webdataset;
 pub use augment::{AreaCrop, Augmentation};
 pub use digits::{Digits, digits};
 pub use folder::{Folder, is_picture};
+pub use imagenet::imagenet_classes;
 pub use loader::{Batch, Loader, LoaderOptions};
 #[cfg(feature = "formats")]
 pub use parquet::Parquet;

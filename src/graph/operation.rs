@@ -9,6 +9,7 @@ use super::{Backward, Spec};
 use crate::error::Result;
 use crate::kernel::{Implementation, Operands, Profile};
 use crate::reference::Reference;
+use crate::weights::OnnxExport;
 
 /// A statement that two tensors of a node share storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +110,14 @@ pub trait Operation: Any + Reference<f32> + Reference<f64> + Debug + Send + Sync
 
     /// The ways to run it on a device with this profile, the best default first. An empty list means that nothing needs to run.
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation>;
+
+    /// Adds to an ONNX model what this operation is there. Those that inference never has keep the default.
+    ///
+    /// # Errors
+    /// The reason, if ONNX has no counterpart.
+    fn onnx(&self, _export: &mut OnnxExport<'_>) -> Result<(), String> {
+        Err("has no counterpart in ONNX".into())
+    }
 
     /// Multiply-adds of one run.
     fn macs(&self, _inputs: &[&Spec], _outputs: &[&Spec]) -> u64 {

@@ -101,7 +101,7 @@ impl Window {
 }
 
 /// torchvision's batch norm.
-const EPSILON: f32 = 1e-3;
+pub(super) const EPSILON: f32 = 1e-3;
 const MOMENTUM: f32 = 0.1;
 
 impl GoogLeNet {

@@ -1,12 +1,16 @@
 //! GoogLeNet: the only place that knows it. A table of blocks and a list of what lies around them make the graph.
 
 mod build;
+mod import;
 mod init;
+mod onnx;
 mod summary;
 mod table;
 mod topology;
+mod trace;
 
 pub use build::{Head, Network};
+pub use import::{Plane, Recognised};
 pub use summary::{LayerSummary, Summary, summary};
 pub use table::{BLOCKS, Block, Channels, part_of};
 pub use topology::{Topology, TopologyEdge, TopologyNode};

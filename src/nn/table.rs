@@ -165,10 +165,20 @@ impl GoogLeNet {
     pub fn from_tensors(shapes: &BTreeMap<String, Vec<usize>>) -> Result<Self> {
         let variant =
             if shapes.contains_key("conv1.conv.weight") { Variant::Torchvision } else { Variant::Paper };
-        let outputs = |name: &str| {
+        let [_, aux_hidden, _] = aux_layers(variant, 1);
+        let has_aux = shapes.contains_key(&format!("{aux_hidden}.weight"));
+        Self::of_counts(variant, has_aux, |name| {
             let dims = shapes.get(name).and_then(|dims| dims.first()).copied();
             dims.ok_or_else(|| Error::tensor(name, "is missing: these are not the weights of a GoogLeNet"))
-        };
+        })
+    }
+
+    /// The network whose layers have as many outputs as `outputs` says, by the names of their weights.
+    pub(super) fn of_counts<E>(
+        variant: Variant,
+        has_aux: bool,
+        outputs: impl Fn(&str) -> Result<usize, E>,
+    ) -> Result<Self, E> {
         let conv = |layer: &str| outputs(&conv_weight(variant, layer));
         let mut stem = [0; 3];
         for (count, layer) in stem.iter_mut().zip(stem_layers(variant)) {
@@ -184,7 +194,6 @@ impl GoogLeNet {
             blocks.push(block(conv1, reduce3, conv3, reduce5, conv5, project));
         }
         let [aux_conv, aux_hidden, _] = aux_layers(variant, 1);
-        let has_aux = shapes.contains_key(&format!("{aux_hidden}.weight"));
         let aux = if has_aux {
             [conv(&aux_conv)?, outputs(&format!("{aux_hidden}.weight"))?]
         } else {

@@ -6,6 +6,7 @@ use super::{activation, expect, parameters};
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Inference, Operation, Spec};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
+use crate::weights::{OnnxAttribute, OnnxExport};
 
 const SOURCE: &str = include_str!("../../shaders/batch_norm.wgsl");
 
@@ -147,6 +148,16 @@ impl Operation for BatchNorm {
 
     fn for_inference(&self) -> Inference {
         Inference::Replace(Arc::new(Self { training: false, ..self.clone() }))
+    }
+
+    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
+        if self.training {
+            return Err("uses the statistics of its batch: export the evaluation graph".into());
+        }
+        let attributes = [("epsilon", OnnxAttribute::Float(self.epsilon))];
+        export.node("BatchNormalization", export.inputs(), &attributes);
+        export.relu(self.relu);
+        Ok(())
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {

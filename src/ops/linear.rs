@@ -8,6 +8,7 @@ use crate::graph::{Backward, Operation, Shape, Spec};
 use crate::kernel::{
     AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot, TiledProduct, Traffic,
 };
+use crate::weights::{OnnxAttribute, OnnxExport};
 
 const SOURCE: &str = include_str!("../../shaders/linear.wgsl");
 
@@ -69,6 +70,16 @@ impl Operation for Linear {
     fn fuse(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
         let fused = || -> Arc<dyn Operation> { Arc::new(Self { relu: true }) };
         (next.name() == "relu" && !self.relu).then(fused)
+    }
+
+    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
+        let mut inputs = export.inputs();
+        if export.spec(0).dims().len() > 2 {
+            inputs[0] = export.node("Flatten", vec![export.input(0)], &[("axis", OnnxAttribute::Int(1))]);
+        }
+        export.node("Gemm", inputs, &[("transB", OnnxAttribute::Int(1))]);
+        export.relu(self.relu);
+        Ok(())
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {

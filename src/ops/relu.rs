@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Operation, Spec};
 use crate::kernel::{Implementation, Kernel, Operand, Operands, Profile, Slot};
+use crate::weights::OnnxExport;
 
 const SOURCE: &str = include_str!("../../shaders/relu.wgsl");
 
@@ -72,6 +73,11 @@ impl Operation for Relu {
 
     fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
         vec![Alias::InPlace { output: 0, input: 0 }]
+    }
+
+    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
+        export.node("Relu", export.inputs(), &[]);
+        Ok(())
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {

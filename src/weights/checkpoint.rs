@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::decode;
 use super::{HostTensor, Progress, TrainingState, write_atomically};
-use crate::data::Preprocessing;
+use crate::data::{Preprocessing, imagenet_classes};
 use crate::error::{Error, Result};
 use crate::nn::{GoogLeNet, Variant};
 use crate::train::LOSS_SCALE;
@@ -46,7 +46,8 @@ pub struct Checkpoint {
     pub metadata: Metadata,
 }
 
-const KEY: &str = "incept";
+/// Under what files hold the metadata.
+pub(super) const KEY: &str = "incept";
 
 impl Checkpoint {
     /// The file's content.
@@ -95,7 +96,8 @@ impl Checkpoint {
     }
 
     /// Reads a file that [`Checkpoint::save`] wrote, or any safetensors file with the weights of a GoogLeNet: what it does not
-    /// say is then the variant's default, with classes called by their numbers.
+    /// say is then the variant's default, with classes called by their numbers, or as ImageNet's where there are
+    /// 1000.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file, [`Error::Tensor`] naming a layer that is missing.
@@ -156,7 +158,7 @@ impl Metadata {
         };
         Ok(Self {
             version: String::new(),
-            classes: (0..network.classes).map(|c| c.to_string()).collect(),
+            classes: default_classes(network.classes),
             network,
             preprocessing,
             progress: Progress::default(),
@@ -164,4 +166,10 @@ impl Metadata {
             command_line: Vec::new(),
         })
     }
+}
+
+/// Names for classes that nobody has named: ImageNet's where there are as many, numbers elsewhere.
+pub(super) fn default_classes(count: usize) -> Vec<String> {
+    let names = imagenet_classes();
+    if count == names.len() { names } else { (0..count).map(|class| class.to_string()).collect() }
 }

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::HostTensor;
+use super::{FileTensor, HostTensor, Stored};
 use crate::error::{Error, Result};
 
 /// Writes a file such that at any time either the old or the new content is there: to a temporary file beside it, which is synced and renamed.
@@ -55,34 +54,38 @@ pub fn read_tensors(path: &Path) -> Result<(BTreeMap<String, HostTensor>, BTreeM
 }
 
 pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<(BTreeMap<String, HostTensor>, Strings)> {
-    let damaged =
-        |e: safetensors::SafeTensorError| Error::format(path, format!("is no whole safetensors file: {e}"));
+    let (tensors, metadata) = decode_stored(bytes).map_err(|reason| Error::format(path, reason))?;
+    Ok((tensors.into_iter().map(|(name, file)| (name, file.tensor)).collect(), metadata))
+}
+
+/// As [`decode`], with the element types.
+pub(super) fn decode_stored(bytes: &[u8]) -> Result<(BTreeMap<String, FileTensor>, Strings), String> {
+    let damaged = |e: safetensors::SafeTensorError| format!("is no whole safetensors file: {e}");
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
     let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     let mut tensors = BTreeMap::new();
     for (name, view) in file.tensors() {
-        let data = floats(&view).ok_or_else(|| {
-            Error::format(path, format!("tensor `{name}` is {:?}, which cannot be read", view.dtype()))
-        })?;
-        tensors.insert(name, HostTensor { dims: view.shape().to_vec(), data });
+        let stored = stored(view.dtype())
+            .ok_or_else(|| format!("tensor `{name}` is {:?}, which cannot be read", view.dtype()))?;
+        let tensor = HostTensor { dims: view.shape().to_vec(), data: stored.floats(view.data()) };
+        tensors.insert(name, FileTensor { stored, tensor });
     }
     Ok((tensors, metadata))
 }
 
-fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let bytes = view.data();
-    Some(match view.dtype() {
-        Dtype::F32 => bytemuck::pod_collect_to_vec(bytes),
-        Dtype::F16 => convert::<half::f16>(bytes, half::f16::to_f32),
-        Dtype::BF16 => convert::<half::bf16>(bytes, half::bf16::to_f32),
-        Dtype::F64 => convert::<f64>(bytes, |v| v as f32),
-        Dtype::I64 => convert::<i64>(bytes, |v| v as f32),
-        Dtype::I32 => convert::<i32>(bytes, |v| v as f32),
+fn stored(dtype: Dtype) -> Option<Stored> {
+    Some(match dtype {
+        Dtype::F64 => Stored::F64,
+        Dtype::F32 => Stored::F32,
+        Dtype::F16 => Stored::F16,
+        Dtype::BF16 => Stored::Bf16,
+        Dtype::I64 => Stored::I64,
+        Dtype::I32 => Stored::I32,
+        Dtype::I16 => Stored::I16,
+        Dtype::I8 => Stored::I8,
+        Dtype::U8 => Stored::U8,
+        Dtype::BOOL => Stored::Bool,
         _ => return None,
     })
-}
-
-fn convert<T: bytemuck::Pod>(bytes: &[u8], to: impl Fn(T) -> f32) -> Vec<f32> {
-    bytemuck::pod_collect_to_vec::<u8, T>(bytes).into_iter().map(to).collect()
 }

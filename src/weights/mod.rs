@@ -1,10 +1,25 @@
-//! Weights on the host: the training state as one value, and checkpoints as safetensors files.
+//! Weights on the host: the training state as one value, checkpoints as safetensors files, and the formats of others: torch, Caffe, ONNX.
 
+mod caffe;
 mod checkpoint;
+mod element;
+mod export;
 mod file;
+mod foreign;
+mod import;
+mod onnx;
+mod pickle;
+mod torch;
 
+pub use caffe::CaffeLayer;
 pub use checkpoint::{Checkpoint, Metadata};
+pub use element::Stored;
+pub use export::OnnxOptions;
 pub use file::{read_tensors, write_atomically};
+pub use foreign::{Content, FileTensor, Foreign, Format};
+pub use import::{ImportOptions, Pixels};
+pub use onnx::{ExportOptions, OnnxAttribute, OnnxExport, OnnxGraph, OnnxNode, write as write_onnx};
+pub(crate) use onnx::{int, ints};
 
 use std::collections::BTreeMap;
 

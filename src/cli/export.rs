@@ -1,0 +1,86 @@
+//! `incept export`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use incept::Error;
+use incept::weights::{Checkpoint, OnnxOptions, write_atomically};
+use serde::Serialize;
+
+use super::report::{Reporter, bytes, shown};
+use super::{Outcome, Result};
+
+/// Write a checkpoint for others: as ONNX, or as safetensors for PyTorch.
+///
+/// The parameters are the averaged ones if the run averaged them. The optimizer's state stays behind.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Export {
+    /// The checkpoint.
+    checkpoint: PathBuf,
+    /// The file to write; its ending says what it becomes: .onnx or .safetensors.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// ONNX with the auxiliary softmaxes too: outputs aux1_logits and aux2_logits beside logits.
+    #[arg(long)]
+    aux: bool,
+    /// ONNX with each batch norm made a part of the convolution before it.
+    #[arg(long)]
+    fold: bool,
+}
+
+const EXAMPLES: &str = "ONNX: input `data` (batch x 3 x input x input, red, green and blue as the checkpoint's preprocessing makes them; the batch is open), output
+`logits` (batch x classes). Preprocessing and class names are in the model's metadata, which `incept import` reads again.
+
+safetensors: torchvision's names for its variant, so that
+  torchvision.models.googlenet(num_classes=N, init_weights=False).load_state_dict(safetensors.torch.load_file(FILE))
+takes it (full width; aux_logits=False without the auxiliary heads); Caffe's layer names for the paper's.
+
+Examples:
+  incept export photos.safetensors --out photos.onnx
+  incept export photos.safetensors --aux --fold --out all-heads.onnx
+  incept export photos.safetensors --out for-pytorch.safetensors";
+
+#[derive(Serialize)]
+struct ExportResult {
+    checkpoint: String,
+    out: String,
+    bytes: usize,
+    outputs: Vec<&'static str>,
+}
+
+impl Export {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let checkpoint = Checkpoint::load(&self.checkpoint)?;
+        let ending = self.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
+        let mut outputs = Vec::new();
+        let content = match ending.as_str() {
+            "onnx" => {
+                let options = OnnxOptions { aux: self.aux, fold_batch_norm: self.fold };
+                outputs = checkpoint.onnx_outputs(options);
+                checkpoint.to_onnx(options)?
+            }
+            "safetensors" if self.aux || self.fold => {
+                return Err(Error::Config(
+                    "--aux and --fold are for ONNX: safetensors has all weights as they are".into(),
+                ));
+            }
+            "safetensors" => checkpoint.without_training().to_bytes()?,
+            _ => {
+                let reason = format!("{} should end in .onnx or .safetensors", self.out.display());
+                return Err(Error::Config(reason));
+            }
+        };
+        write_atomically(&self.out, &content)?;
+        let what =
+            if outputs.is_empty() { String::new() } else { format!(", outputs {}", outputs.join(", ")) };
+        reporter.line(&format!("{}: {}{what}", shown(&self.out), bytes(content.len() as u64)))?;
+        reporter.event(&ExportResult {
+            checkpoint: shown(&self.checkpoint),
+            out: shown(&self.out),
+            bytes: content.len(),
+            outputs,
+        })?;
+        Ok(Outcome::Done)
+    }
+}

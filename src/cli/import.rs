@@ -1,0 +1,185 @@
+//! `incept import`
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use incept::Error;
+use incept::nn::GoogLeNet;
+use incept::weights::{Checkpoint, Foreign, Format, ImportOptions, Pixels};
+use serde::Serialize;
+
+use super::report::{Reporter, note, shown, thousands};
+use super::{Outcome, Result};
+
+/// Make a checkpoint of other people's weights: torch, safetensors, Caffe or ONNX.
+///
+/// Files of torch are read without executing anything in them. Tensors that are missing, extra or of other extents are all listed by name.
+/// ImageNet's names are given to networks with 1000 classes.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Import {
+    /// The file: .pth or .pt of torch, .safetensors, .caffemodel or .onnx; its content tells which.
+    file: PathBuf,
+    /// The checkpoint to write.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// A text file with the names of the classes, a line each.
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
+    /// Height and width of the input in pixels [default: what the file says, or 224].
+    #[arg(long, value_name = "PIXELS")]
+    input: Option<usize>,
+    /// How pixels were made for the network [default: what the file says, or as its publishers do: see --help].
+    #[arg(long, value_name = "KIND")]
+    pixels: Option<Kind>,
+    /// What is taken from red, green and blue (0 to 1), instead of what --pixels says.
+    #[arg(long, value_name = "R,G,B", value_parser = three)]
+    mean: Option<[f32; 3]>,
+    /// What red, green and blue are divided by then, instead of what --pixels says.
+    #[arg(long, value_name = "R,G,B", value_parser = three)]
+    std: Option<[f32; 3]>,
+    /// What stands before the tensors' names, where a file holds several networks, for example `model_ema.`.
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
+}
+
+const EXAMPLES: &str = "Pixels:
+  transform-input   from -1 to 1: torchvision with transform_input=True, as its ImageNet weights need it
+                    [default for state dicts with torchvision's names]
+  imagenet          ImageNet's mean and standard deviation: torchvision with transform_input=False
+                    [default for ONNX of torchvision's network, which says itself whether it transforms its input]
+  caffe             blue, green, red from 0 to 255 without 104, 117, 123 [default for Caffe, and for ONNX of Caffe's network]
+Whichever it is, the checkpoint takes red, green and blue: means and scales go to its preprocessing, and the order of channels to the first convolution.
+
+Examples:
+  incept import googlenet-1378be20.pth --out imagenet.safetensors
+  incept import bvlc_googlenet.caffemodel --out caffe.safetensors
+  incept import mine.pth --pixels imagenet --classes names.txt --out mine.safetensors
+  incept classify imagenet.safetensors cat.jpg";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    TransformInput,
+    Imagenet,
+    Caffe,
+}
+
+/// Three numbers with commas between.
+fn three(text: &str) -> std::result::Result<[f32; 3], String> {
+    let numbers: Option<Vec<f32>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
+    let numbers: Option<[f32; 3]> = numbers.and_then(|list| list.try_into().ok());
+    let numbers = numbers.filter(|list| list.iter().all(|number| number.is_finite()));
+    numbers.ok_or_else(|| "expected three numbers, as in 0.5,0.5,0.5".into())
+}
+
+#[derive(Serialize)]
+struct ImportResult<'a> {
+    file: String,
+    out: String,
+    format: Format,
+    network: &'a GoogLeNet,
+    parameters: usize,
+    preprocessing: &'a incept::data::Preprocessing,
+    ignored: &'a [String],
+}
+
+impl Import {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let file = Foreign::read(&self.file)?;
+        let options = ImportOptions {
+            input: self.input,
+            classes: self.classes.as_deref().map(read_classes).transpose()?,
+            pixels: self.pixels(&file)?,
+            prefix: self.prefix.clone(),
+        };
+        let (mut checkpoint, ignored) = Checkpoint::import(&self.file, &file, &options)?;
+        checkpoint.metadata.command_line = std::env::args().collect();
+        checkpoint.save(&self.out)?;
+        let network = &checkpoint.metadata.network;
+        let parameters = checkpoint.state.parameters.values().map(|tensor| tensor.data.len()).sum();
+        reporter.line(&format!(
+            "{}: {} with {} classes, {} parameters, {} softmax{}, from {}",
+            shown(&self.out),
+            network.variant,
+            network.classes,
+            thousands(parameters as u64),
+            if network.has_aux() { 3 } else { 1 },
+            if network.has_aux() { "es" } else { "" },
+            file.format.name()
+        ))?;
+        let preprocessing = &checkpoint.metadata.preprocessing;
+        reporter.line(&format!(
+            "pixels: {} x {}, mean {:?}, std {:?} of red, green and blue from 0 to 1",
+            preprocessing.input, preprocessing.input, preprocessing.mean, preprocessing.std
+        ))?;
+        let guessed = options.pixels.is_none() && !file.metadata.contains_key("incept");
+        if guessed && matches!(file.format, Format::TorchZip | Format::TorchLegacy | Format::Safetensors) {
+            note(
+                "note: a state dict does not say how pixels were made; this is as its publishers have it (--pixels for another way)",
+            );
+        }
+        if !ignored.is_empty() {
+            note(&format!("left out: {}", summarised(&ignored)));
+        }
+        reporter.event(&ImportResult {
+            file: shown(&self.file),
+            out: shown(&self.out),
+            format: file.format,
+            network,
+            parameters,
+            preprocessing,
+            ignored: &ignored,
+        })?;
+        Ok(Outcome::Done)
+    }
+
+    /// What the options say about pixels, if they say anything.
+    fn pixels(&self, file: &Foreign) -> Result<Option<Pixels>> {
+        let kind = self.pixels.map(|kind| match kind {
+            Kind::TransformInput => Pixels::TRANSFORM_INPUT,
+            Kind::Imagenet => Pixels::IMAGENET,
+            Kind::Caffe => Pixels::CAFFE,
+        });
+        if self.mean.is_none() && self.std.is_none() {
+            return Ok(kind);
+        }
+        let base = match kind {
+            Some(kind) => kind,
+            None => {
+                let found = GoogLeNet::recognise(&self.file, file, self.prefix.as_deref())?;
+                Pixels::usual(file, found.network.variant)
+            }
+        };
+        let (mean, std) = (self.mean.unwrap_or(base.mean), self.std.unwrap_or(base.std));
+        if std.contains(&0.0) {
+            return Err(Error::Config("--std must not be 0".into()));
+        }
+        Ok(Some(Pixels { mean, std, ..base }))
+    }
+}
+
+fn read_classes(path: &std::path::Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let names: Vec<String> =
+        text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
+    if names.is_empty() {
+        return Err(Error::format(path, "has no names: one a line is expected"));
+    }
+    Ok(names)
+}
+
+/// Names for people: counters of batches by their number, the rest one by one.
+fn summarised(names: &[String]) -> String {
+    let (counters, others): (Vec<_>, Vec<_>) =
+        names.iter().partition(|name| name.ends_with("num_batches_tracked"));
+    let mut parts = Vec::new();
+    if !counters.is_empty() {
+        parts.push(format!("{} counters of batches (num_batches_tracked)", counters.len()));
+    }
+    match others.len() {
+        0 => {}
+        1..=8 => parts.extend(others.into_iter().cloned()),
+        count => parts.push(format!("{count} tensors beside the network ({} and so on)", others[0])),
+    }
+    parts.join(", ")
+}

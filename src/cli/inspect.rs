@@ -1,0 +1,161 @@
+//! `incept inspect`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use incept::nn::GoogLeNet;
+use incept::weights::{Content, FileTensor, Foreign, Format, Metadata};
+use serde::Serialize;
+
+use super::report::{Reporter, bytes, thousands};
+use super::{Outcome, Result};
+
+/// List the tensors of a file with weights, and tell which network it holds. Needs no device.
+///
+/// Reads what `incept import` reads, and checkpoints. A file that holds no GoogLeNet is listed all the same.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  incept inspect googlenet-1378be20.pth
+  incept inspect photos.safetensors --json")]
+pub(crate) struct Inspect {
+    /// The file: a checkpoint, .pth, .safetensors, .caffemodel or .onnx.
+    file: PathBuf,
+}
+
+#[derive(Serialize)]
+struct TensorLine {
+    name: String,
+    shape: Vec<usize>,
+    #[serde(rename = "type")]
+    element: &'static str,
+    mean: f64,
+    std: f64,
+}
+
+#[derive(Serialize)]
+struct InspectResult {
+    format: Format,
+    tensors: Vec<TensorLine>,
+    elements: usize,
+    /// The network, if it is one.
+    network: Option<GoogLeNet>,
+    /// Why it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<Metadata>,
+}
+
+impl TensorLine {
+    fn of(name: String, file: &FileTensor) -> Self {
+        let data = &file.tensor.data;
+        let count = data.len().max(1) as f64;
+        let mean = data.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
+        let variance = data.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / count;
+        let (shape, element) = (file.tensor.dims.clone(), file.stored.name());
+        Self { name, shape, element, mean, std: variance.sqrt() }
+    }
+
+    fn extents(&self) -> String {
+        if self.shape.is_empty() {
+            return "scalar".into();
+        }
+        self.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
+    }
+}
+
+impl Inspect {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let file = Foreign::read(&self.file)?;
+        let own = file.metadata.get("incept").and_then(|json| serde_json::from_str::<Metadata>(json).ok());
+        let tensors: Vec<TensorLine> =
+            file.tensors().into_iter().map(|(name, tensor)| TensorLine::of(name, tensor)).collect();
+        let (network, problem) = match (&own, &file.content) {
+            // A checkpoint has more tensors than a network: the optimizer's.
+            (Some(own), Content::Tensors(_)) => (Some(own.network.clone()), None),
+            _ => match GoogLeNet::recognise(&self.file, &file, None) {
+                Ok(found) => (Some(found.network), None),
+                Err(error) => (None, Some(error.to_string())),
+            },
+        };
+        let elements = file.tensors().iter().map(|(_, tensor)| tensor.tensor.data.len()).sum();
+        let name = tensors.iter().map(|line| line.name.chars().count()).max().unwrap_or(0);
+        let shape = tensors.iter().map(|line| line.extents().len()).max().unwrap_or(0);
+        reporter.line(&format!(
+            "{:<name$}  {:>shape$}  {:<4}  {:>12}  {:>12}",
+            "tensor", "shape", "type", "mean", "std"
+        ))?;
+        for line in &tensors {
+            let TensorLine { element, mean, std, .. } = line;
+            let shown = line.extents();
+            reporter.line(&format!(
+                "{:<name$}  {shown:>shape$}  {element:<4}  {mean:>12.5}  {std:>12.5}",
+                line.name
+            ))?;
+        }
+        let size = std::fs::metadata(&self.file).map_or(0, |m| m.len());
+        reporter.line(&format!(
+            "\n{}, {}: {} tensors, {} elements",
+            file.format.name(),
+            bytes(size),
+            tensors.len(),
+            thousands(elements as u64)
+        ))?;
+        if let Content::Graph(graph) = &file.content {
+            reporter.line(&format!(
+                "graph: {} nodes, operators of version {}, written by {}; outputs {}",
+                graph.nodes.len(),
+                graph.opset,
+                if graph.producer.is_empty() { "?" } else { &graph.producer },
+                graph.outputs.join(", ")
+            ))?;
+        }
+        match (&network, &problem) {
+            (Some(network), _) => reporter.line(&network_line(network))?,
+            (None, Some(problem)) => reporter.line(problem)?,
+            (None, None) => {}
+        }
+        if let Some(own) = &own {
+            for line in checkpoint_lines(own) {
+                reporter.line(&line)?;
+            }
+        }
+        reporter.event(&InspectResult {
+            format: file.format,
+            tensors,
+            elements,
+            network,
+            problem,
+            checkpoint: own,
+        })?;
+        Ok(Outcome::Done)
+    }
+}
+
+fn network_line(network: &GoogLeNet) -> String {
+    let full = GoogLeNet::of(network.variant).channels.stem[2];
+    format!(
+        "network: {}, width {:.3}, {} classes, input {} x {}, {}",
+        network.variant,
+        network.channels.stem[2] as f64 / full as f64,
+        network.classes,
+        network.input,
+        network.input,
+        if network.has_aux() { "with both auxiliary softmaxes" } else { "main softmax only" }
+    )
+}
+
+fn checkpoint_lines(own: &Metadata) -> Vec<String> {
+    let shown = 10.min(own.classes.len());
+    let more = if own.classes.len() > shown { ", …" } else { "" };
+    let p = &own.preprocessing;
+    let mut lines = vec![
+        format!("incept {}: {} steps, {} epochs", own.version, own.progress.step, own.progress.epoch),
+        format!("pixels: {} x {}, mean {:?}, std {:?}", p.input, p.input, p.mean, p.std),
+        format!("classes: {}{more}", own.classes[..shown].join(", ")),
+    ];
+    if !own.command_line.is_empty() {
+        lines.push(format!("command: {}", own.command_line.join(" ")));
+    }
+    lines
+}

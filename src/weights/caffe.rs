@@ -1,0 +1,109 @@
+//! Caffe's `.caffemodel`: the few fields of `caffe.proto` that hold weights, in its newer form (`layer`) and in the one before (`layers`).
+
+use prost::Message;
+
+use super::{FileTensor, HostTensor, Stored};
+
+/// `BlobShape`.
+#[derive(Clone, PartialEq, Message)]
+struct BlobShape {
+    #[prost(int64, repeated, tag = "1")]
+    dim: Vec<i64>,
+}
+
+/// `BlobProto`.
+#[derive(Clone, PartialEq, Message)]
+struct Blob {
+    #[prost(message, optional, tag = "7")]
+    shape: Option<BlobShape>,
+    #[prost(float, repeated, tag = "5")]
+    data: Vec<f32>,
+    #[prost(double, repeated, tag = "8")]
+    double_data: Vec<f64>,
+    // The extents before there was a shape.
+    #[prost(int32, tag = "1")]
+    num: i32,
+    #[prost(int32, tag = "2")]
+    channels: i32,
+    #[prost(int32, tag = "3")]
+    height: i32,
+    #[prost(int32, tag = "4")]
+    width: i32,
+}
+
+/// `V1LayerParameter`: what `layers` held.
+#[derive(Clone, PartialEq, Message)]
+struct LayerV1 {
+    #[prost(string, tag = "4")]
+    name: String,
+    #[prost(message, repeated, tag = "6")]
+    blobs: Vec<Blob>,
+}
+
+/// `LayerParameter`.
+#[derive(Clone, PartialEq, Message)]
+struct Layer {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, repeated, tag = "7")]
+    blobs: Vec<Blob>,
+}
+
+/// `NetParameter`.
+#[derive(Clone, PartialEq, Message)]
+struct Net {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, repeated, tag = "2")]
+    layers: Vec<LayerV1>,
+    #[prost(message, repeated, tag = "100")]
+    layer: Vec<Layer>,
+}
+
+/// The blobs of one layer that has any.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CaffeLayer {
+    /// The layer's name.
+    pub name: String,
+    /// Its blobs: the weight, then the bias.
+    pub blobs: Vec<FileTensor>,
+}
+
+/// The layers with weights.
+///
+/// # Errors
+/// What is wrong, with the layer's name where there is one.
+pub(super) fn read(bytes: &[u8]) -> Result<Vec<CaffeLayer>, String> {
+    let net = Net::decode(bytes).map_err(|e| format!("is no whole caffemodel: {e}"))?;
+    let old = net.layers.into_iter().map(|layer| (layer.name, layer.blobs));
+    let new = net.layer.into_iter().map(|layer| (layer.name, layer.blobs));
+    let layers = old.chain(new).filter(|(_, blobs)| !blobs.is_empty());
+    let layers: Vec<CaffeLayer> = layers
+        .map(|(name, blobs)| {
+            let blobs = blobs.into_iter().enumerate().map(|(i, blob)| {
+                tensor(blob)
+                    .ok_or_else(|| format!("blob {i} of layer `{name}` has extents that do not fit its data"))
+            });
+            Ok(CaffeLayer { blobs: blobs.collect::<Result<_, String>>()?, name: name.clone() })
+        })
+        .collect::<Result<_, String>>()?;
+    if layers.is_empty() {
+        return Err("has no layers with weights: a caffemodel has them, a prototxt has not".into());
+    }
+    Ok(layers)
+}
+
+fn tensor(blob: Blob) -> Option<FileTensor> {
+    let extents: Vec<i64> = match blob.shape {
+        Some(shape) => shape.dim,
+        None => [blob.num, blob.channels, blob.height, blob.width].map(i64::from).to_vec(),
+    };
+    let dims: Vec<usize> = extents.into_iter().map(|e| usize::try_from(e).ok()).collect::<Option<_>>()?;
+    let (stored, data) = if blob.double_data.is_empty() {
+        (Stored::F32, blob.data)
+    } else {
+        (Stored::F64, blob.double_data.iter().map(|v| *v as f32).collect())
+    };
+    let volume = dims.iter().try_fold(1usize, |volume, dim| volume.checked_mul(*dim));
+    (volume == Some(data.len())).then_some(FileTensor { stored, tensor: HostTensor { dims, data } })
+}

@@ -1,0 +1,159 @@
+//! From a file of others to a checkpoint: the network that is recognised in it, and how pictures become what it was trained on.
+
+use std::path::Path;
+
+use super::checkpoint::{KEY, default_classes};
+use super::{Checkpoint, Content, Foreign, Format, Metadata, Progress, TrainingState};
+use crate::data::Preprocessing;
+use crate::error::{Error, Result};
+use crate::nn::{GoogLeNet, Plane, Recognised, Variant};
+
+/// How the pixels that a network was trained with were made from pictures.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pixels {
+    /// Whether the network's first channel is blue.
+    pub bgr: bool,
+    /// What is taken from red, green and blue, in units of 255.
+    pub mean: [f32; 3],
+    /// What they are divided by then.
+    pub std: [f32; 3],
+}
+
+impl Pixels {
+    /// Red, green and blue with ImageNet's mean and standard deviation: what torchvision's `googlenet` takes with `transform_input=False`.
+    pub const IMAGENET: Self = Self { bgr: false, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+
+    /// From -1 to 1: what torchvision's `googlenet` makes of its input with `transform_input=True`, as its ImageNet weights need it. The
+    /// normalisation with ImageNet's numbers is undone there: ((p - m) / s) (s / 0.5) + (m - 0.5) / 0.5 = (p - 0.5) / 0.5.
+    pub const TRANSFORM_INPUT: Self = Self { bgr: false, mean: [0.5; 3], std: [0.5; 3] };
+
+    /// Blue, green and red from 0 to 255 without their means 104, 117 and 123, as Caffe's `bvlc_googlenet` has it.
+    pub const CAFFE: Self =
+        Self { bgr: true, mean: [123.0 / 255.0, 117.0 / 255.0, 104.0 / 255.0], std: [1.0 / 255.0; 3] };
+
+    /// What the network gets from pictures after the planes, as preprocessing of red, green and blue; and for each plane which of them it is.
+    fn with(self, planes: &[Plane; 3], input: usize) -> (Preprocessing, [usize; 3]) {
+        let mut preprocessing = Preprocessing { mean: self.mean, std: self.std, ..Preprocessing::new(input) };
+        let colours = planes.map(|plane| if self.bgr { 2 - plane.channel } else { plane.channel });
+        for (plane, colour) in planes.iter().zip(colours) {
+            // scale (p - mean) / std + shift, written as one mean and one standard deviation.
+            preprocessing.mean[colour] = self.mean[colour] - plane.shift * self.std[colour] / plane.scale;
+            preprocessing.std[colour] = self.std[colour] / plane.scale;
+        }
+        (preprocessing, colours)
+    }
+}
+
+/// What a file does not say about its network.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImportOptions {
+    /// Height and width of the input in pixels [default: what the file says, or 224].
+    pub input: Option<usize>,
+    /// The names of the classes [default: what the file says, ImageNet's for 1000, or numbers].
+    pub classes: Option<Vec<String>>,
+    /// How pixels are made [default: what the file says, or as the publishers of its format do].
+    pub pixels: Option<Pixels>,
+    /// What stands before the names of the network's tensors, where a file has several networks.
+    pub prefix: Option<String>,
+}
+
+impl Checkpoint {
+    /// The network in a file of others, as a checkpoint to classify with and to train from; what was left out knowingly.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] with the names of all tensors that are missing, extra or misshapen; [`Error::Format`] if it is no GoogLeNet;
+    /// [`Error::Config`] for options that do not fit it.
+    pub fn import(path: &Path, file: &Foreign, options: &ImportOptions) -> Result<(Self, Vec<String>)> {
+        let own = own_metadata(path, file)?;
+        if own.is_some() && file.format == Format::Safetensors {
+            let reason = "is a checkpoint of incept already: classify and eval take it as it is";
+            return Err(Error::format(path, reason));
+        }
+        let mut recognised = GoogLeNet::recognise(path, file, options.prefix.as_deref())?;
+        if let Some(own) = &own {
+            // Shapes do not tell dropout, smoothing and the like.
+            let found = recognised.network;
+            let aux_weight = if found.has_aux() { own.network.aux_weight } else { 0.0 };
+            let (variant, classes) = (found.variant, found.classes);
+            recognised.network =
+                GoogLeNet { variant, classes, channels: found.channels, aux_weight, ..own.network.clone() };
+        }
+        if let Some(input) = options.input {
+            recognised = recognised.with_input(path, input)?;
+        }
+        let Recognised { network, mut parameters, state, planes, ignored, .. } = recognised;
+        let pixels = options.pixels.unwrap_or_else(|| Pixels::usual(file, network.variant));
+        let (preprocessing, colours) = match (&own, options.pixels) {
+            (Some(own), None) => {
+                (Preprocessing { input: network.input, ..own.preprocessing.clone() }, [0, 1, 2])
+            }
+            _ => pixels.with(&planes, network.input),
+        };
+        if colours != [0, 1, 2] {
+            let first = network.first_weight();
+            let weight = parameters.get_mut(&first).ok_or_else(|| Error::tensor(first, "is missing"))?;
+            reorder(&mut weight.data, weight.dims.iter().skip(2).product(), colours);
+        }
+        let classes = match (&options.classes, own) {
+            (Some(classes), _) => classes.clone(),
+            (None, Some(own)) => own.classes,
+            (None, None) => default_classes(network.classes),
+        };
+        if classes.len() != network.classes {
+            return Err(Error::Config(format!(
+                "{} has {} classes, and {} names are given",
+                path.display(),
+                network.classes,
+                classes.len()
+            )));
+        }
+        network.validate()?;
+        let metadata = Metadata {
+            version: env!("CARGO_PKG_VERSION").into(),
+            network,
+            classes,
+            preprocessing,
+            progress: Progress::default(),
+            run: serde_json::Value::Null,
+            command_line: Vec::new(),
+        };
+        Ok((
+            Self { state: TrainingState { parameters, state, ..TrainingState::default() }, metadata },
+            ignored,
+        ))
+    }
+}
+
+impl Pixels {
+    /// What the publishers of weights in this format trained with.
+    pub fn usual(file: &Foreign, variant: Variant) -> Self {
+        match (&file.content, variant) {
+            (Content::Layers(_), _) | (Content::Graph(_), Variant::Paper) => Self::CAFFE,
+            // A graph says itself whether it transforms its input.
+            (Content::Graph(_), Variant::Torchvision) | (Content::Tensors(_), Variant::Paper) => {
+                Self::IMAGENET
+            }
+            (Content::Tensors(_), Variant::Torchvision) => Self::TRANSFORM_INPUT,
+        }
+    }
+}
+
+/// The description that this crate put into a file.
+fn own_metadata(path: &Path, file: &Foreign) -> Result<Option<Metadata>> {
+    let parse = |json: &String| {
+        serde_json::from_str(json)
+            .map_err(|e| Error::format(path, format!("its description cannot be read: {e}")))
+    };
+    let known = matches!(file.format, Format::Safetensors | Format::Onnx);
+    file.metadata.get(KEY).filter(|_| known).map(parse).transpose()
+}
+
+/// Puts the input channels of a first convolution in the order of `colours`: plane j moves to colour number `colours[j]`.
+fn reorder(weight: &mut [f32], window: usize, colours: [usize; 3]) {
+    for filter in weight.chunks_exact_mut(3 * window.max(1)) {
+        let planes: Vec<f32> = filter.to_vec();
+        for (plane, colour) in planes.chunks_exact(window.max(1)).zip(colours) {
+            filter[colour * window..(colour + 1) * window].copy_from_slice(plane);
+        }
+    }
+}
