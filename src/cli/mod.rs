@@ -1,15 +1,21 @@
 //! The command line: what a person types, and everything that is printed.
 
 mod bench;
+mod board;
 mod classify;
+mod config;
+mod dashboard;
 mod data;
 mod demo;
 mod devices;
 mod eval;
 mod fit;
 mod options;
+mod preview;
 mod profile;
+mod record;
 mod report;
+mod runs;
 mod sheet;
 mod summary;
 mod train;
@@ -78,6 +84,7 @@ enum Command {
     Demo(demo::Demo),
     Bench(Box<bench::Bench>),
     Profile(Box<profile::Profile>),
+    Runs(runs::Runs),
 }
 
 /// Runs the command that the arguments name.
@@ -89,6 +96,7 @@ pub(crate) fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter))
         .format_timestamp(None)
         .format_target(false)
+        .target(env_logger::Target::Pipe(Box::new(report::Held)))
         .init();
     let reporter = Reporter::new(cli.common.json);
     let result = match &cli.command {
@@ -101,6 +109,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(command) => command.run(&cli.common, &reporter),
         Command::Bench(command) => command.run(&cli.common, &reporter),
         Command::Profile(command) => command.run(&cli.common, &reporter),
+        Command::Runs(command) => command.run(&reporter),
     };
     match result {
         Ok(outcome) => outcome.code(),

@@ -6,6 +6,8 @@ mod digits;
 mod folder;
 mod idx;
 mod loader;
+mod mix;
+mod photometric;
 mod preprocess;
 mod split;
 
@@ -13,6 +15,8 @@ pub use augment::{AreaCrop, Augmentation};
 pub use digits::{Digits, digits};
 pub use folder::{Folder, is_picture};
 pub use loader::{Batch, Loader, LoaderOptions};
+pub use mix::{Mix, MixedLabels};
+pub use photometric::Photometric;
 pub use preprocess::{Fit, Preprocessing};
 pub use split::{Subset, permutation, stratified};
 
