@@ -115,7 +115,7 @@ fn percent(share: Option<f64>) -> String {
 /// A time for people, where they are.
 fn when(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
-    let zoned = time.map(|t| t.to_zoned(jiff::tz::TimeZone::system()));
+    let zoned = time.map(|t| t.to_zoned_datetime(jiff::tz::TimeZone::system()));
     zoned.map_or("-".into(), |z| z.strftime("%Y-%m-%d %H:%M").to_string())
 }
 
