@@ -21,6 +21,9 @@ const SOFT: Style = Style::new().add_modifier(Modifier::DIM);
 /// Points of a curve; when there are twice as many, neighbours are joined.
 const POINTS: usize = 400;
 
+/// How much of a running mean of accuracies the newest batch is.
+const MEMORY: f64 = 0.05;
+
 /// One curve: (epochs done, value).
 #[derive(Clone, Debug, Default)]
 struct Curve {
@@ -52,12 +55,17 @@ fn mean(points: &[(f64, f64)]) -> (f64, f64) {
     (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n)
 }
 
+/// A curve to draw: its name, points and colour.
+type Drawn<'a> = (&'a str, &'a [(f64, f64)], Color);
+
 /// One softmax.
 #[derive(Clone, Debug)]
 struct Head {
     name: &'static str,
     losses: Curve,
     accuracies: Curve,
+    /// Running mean of the share that is right: that of one batch is hardly more than a coin.
+    accuracy: Option<f64>,
 }
 
 /// The state of the page.
@@ -99,12 +107,17 @@ impl Board {
     /// A step, after `at` epochs.
     pub(crate) fn step(&mut self, step: &StepMetrics, at: f64, images_per_s: f64, left: &str) {
         if self.heads.is_empty() {
-            let head = |name| Head { name, losses: Curve::default(), accuracies: Curve::default() };
+            let head =
+                |name| Head { name, losses: Curve::default(), accuracies: Curve::default(), accuracy: None };
             self.heads = step.heads.iter().map(|h| head(h.name)).collect();
         }
         for (head, measured) in self.heads.iter_mut().zip(&step.heads) {
             head.losses.push(at, f64::from(measured.loss));
-            head.accuracies.push(at, 100.0 * f64::from(measured.correct) / step.count.max(1) as f64);
+            let share = 100.0 * f64::from(measured.correct) / step.count.max(1) as f64;
+            let before = head.accuracy.unwrap_or(share);
+            let mean = before + MEMORY * (share - before);
+            head.accuracy = Some(mean);
+            head.accuracies.push(at, mean);
         }
         (self.at, self.rate, self.gradient_norm) = (at, step.rate, step.gradient_norm);
         (self.images_per_s, self.left) = (images_per_s, left.into());
@@ -152,14 +165,9 @@ impl Board {
         self.chart(frame, area, " accuracy % ", 100.0, curves);
     }
 
-    fn chart(
-        &self,
-        frame: &mut Frame<'_>,
-        area: Rect,
-        title: &str,
-        high: f64,
-        curves: Vec<(&str, &[(f64, f64)], Color)>,
-    ) {
+    fn chart(&self, frame: &mut Frame<'_>, area: Rect, title: &str, high: f64, curves: Vec<Drawn<'_>>) {
+        // Losses fall and accuracies rise: the legend is where they are not.
+        let legend = if high == 100.0 { LegendPosition::TopLeft } else { LegendPosition::TopRight };
         let end = self.at.max(0.01);
         let number = |v: f64| if v >= 10.0 { format!("{v:.0}") } else { format!("{v:.2}") };
         let axis = |high: f64| {
@@ -172,7 +180,7 @@ impl Board {
         });
         let chart = Chart::new(data.collect())
             .block(Block::bordered().title(title.to_string()).border_style(SOFT))
-            .legend_position(Some(LegendPosition::TopRight))
+            .legend_position(Some(legend))
             .hidden_legend_constraints((Constraint::Percentage(60), Constraint::Percentage(60)))
             .x_axis(axis(end).title(Span::styled("epochs", SOFT)))
             .y_axis(axis(high));

@@ -165,7 +165,7 @@ impl Runs {
             ]
         });
         if !runs.is_empty() {
-            table(std::iter::once(header).chain(rows).collect(), reporter)?;
+            table(&std::iter::once(header).chain(rows).collect::<Vec<_>>(), reporter)?;
         }
         for run in &runs {
             reporter.event(run)?;
@@ -201,7 +201,7 @@ impl Runs {
         result("images/s", &|r| r.images_per_s.map_or("-".into(), |i| format!("{i:.0}")));
         result("took", &|r| duration(std::time::Duration::from_secs_f64(r.seconds)));
         result("ended", &|r| r.state().into());
-        table(rows, reporter)?;
+        table(&rows, reporter)?;
         Ok(Outcome::Done)
     }
 }
@@ -228,10 +228,10 @@ fn options(run: &RunFolder) -> incept::Result<BTreeMap<String, String>> {
 }
 
 /// Prints rows with their columns below each other.
-fn table<const N: usize>(rows: Vec<[String; N]>, reporter: &Reporter) -> incept::Result<()> {
+fn table<const N: usize>(rows: &[[String; N]], reporter: &Reporter) -> incept::Result<()> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in &rows {
+    for row in rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         reporter.line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }

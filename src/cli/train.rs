@@ -134,7 +134,7 @@ impl Train {
             None => self.fresh()?,
         };
         if let Some(path) = &self.preview_augment {
-            return self.preview(&start.setup, path, reporter);
+            return Self::preview(&start.setup, path, reporter);
         }
         let view = self.view.view(reporter)?;
         let stop = interruptible()?;
@@ -375,7 +375,7 @@ impl Train {
         Ok((Recorder::open(folder, steps, steps_per_epoch, memory_bytes, keep, tensorboard)?, out))
     }
 
-    fn preview(&self, setup: &Setup, path: &Path, reporter: &Reporter) -> Result {
+    fn preview(setup: &Setup, path: &Path, reporter: &Reporter) -> Result {
         let set = &setup.data.train;
         let options = setup.load.options(setup.run.batch, &setup.preprocessing);
         let plain = Loader::new(Arc::clone(set), options.clone())?;
