@@ -17,7 +17,7 @@ const CLASSES: usize = 100;
 fn pictures(batch: usize) -> Batch {
     let values = (0..batch * 3 * INPUT * INPUT).map(|i| (i * 7919 % 509) as f32 / 254.0 - 1.0);
     let labels = (0..batch).map(|i| u32::try_from(i % CLASSES).unwrap_or(0)).collect();
-    Batch { images: values.collect(), labels, count: batch, indices: (0..batch).collect() }
+    Batch { images: values.collect(), labels, count: batch, indices: (0..batch).collect(), mixed: None }
 }
 
 fn steps(criterion: &mut Criterion) {

@@ -1,6 +1,7 @@
 // Softmax, its cross-entropy with labels, and the gradient. Logits and probabilities are [rows, classes]; a label that is no class
 // marks a row that does not count. p: rows, classes, smoothing; x_offset, x_stride, y_offset, y_stride (logits and
-// probabilities, or probabilities and gradient). Constants: SHARERS (invocations that share a row), LABELS.
+// probabilities, or probabilities and gradient). Constants: SHARERS (invocations that share a row), LABELS, MIXED (rows have a second label
+// and the share of the first), WEIGHTED (classes have weights).
 
 //# rows
 var<workgroup> shares: array<f32, SHARERS>;
@@ -54,24 +55,64 @@ fn rows(
     let label = labels[n];
     let valid = label < p.classes;
     let of_label = f32(x_data[first + select(0u, label, valid)]);
+#if MIXED
+    let label2 = second[n];
+    let of_second = f32(x_data[first + select(0u, label2, valid)]);
+    var before2 = 0.0;
+#endif
     // How many are before the label: larger, or equal and of a smaller number.
     var before = 0.0;
     var total = 0.0;
+    var weights = 0.0;
     for (var c = start; c < p.classes; c += SHARERS) {
         let x = f32(x_data[first + c]);
         before += select(0.0, 1.0, x > of_label || (x == of_label && c < label));
+#if MIXED
+        before2 += select(0.0, 1.0, x > of_second || (x == of_second && c < label2));
+#endif
+#if WEIGHTED
+        total += class_weights[c] * (x - largest);
+        weights += class_weights[c];
+#else
         total += x - largest;
+#endif
     }
     before = gather(local, before, false);
     total = gather(local, total, false);
+#if MIXED
+    before2 = gather(local, before2, false);
+#endif
+#if WEIGHTED
+    weights = gather(local, weights, false);
+#else
+    weights = f32(p.classes);
+#endif
     if start == 0u {
         // -sum over c of target[c] log p[c], where log p[c] = x[c] - largest - log(sum).
         let log_sum = log(sum);
-        let own = log_sum - (of_label - largest);
-        let even = log_sum - total / f32(p.classes);
+        var own = log_sum - (of_label - largest);
+        let even = (weights * log_sum - total) / f32(p.classes);
+        var right = select(0.0, 1.0, before == 0.0);
+        var weight = 1.0;
+#if WEIGHTED
+        weight = class_weights[select(0u, label, valid)];
+        own *= weight;
+#endif
+#if MIXED
+        let mine = f32(share[n]);
+        var other = log_sum - (of_second - largest);
+        var weight2 = 1.0;
+#if WEIGHTED
+        weight2 = class_weights[select(0u, label2, valid)];
+        other *= weight2;
+#endif
+        own = mine * own + (1.0 - mine) * other;
+        weight = mine * weight + (1.0 - mine) * weight2;
+        right = mine * right + (1.0 - mine) * select(0.0, 1.0, before2 == 0.0);
+#endif
         partial[3u * n] = select(0.0, (1.0 - p.smoothing) * own + p.smoothing * even, valid);
-        partial[3u * n + 1u] = select(0.0, 1.0, valid && before == 0.0);
-        partial[3u * n + 2u] = select(0.0, 1.0, valid);
+        partial[3u * n + 1u] = select(0.0, right, valid);
+        partial[3u * n + 2u] = select(0.0, weight, valid);
     }
 #endif
 }
@@ -87,12 +128,27 @@ fn totals() {
         right += partial[3u * n + 1u];
         count += partial[3u * n + 2u];
     }
-    loss[0] = sum / max(count, 1.0);
+    loss[0] = sum / select(1.0, count, count > 0.0);
     correct[0] = right;
 }
 
-// dx = dloss / (rows that count) (probability - target).
+// dx = dloss / (rows that count) (probability - target). With weights, targets are multiplied by those of their classes, probabilities by the
+// sum of such targets over the row, and rows count by the weights of their labels.
 //# softmax_cross_entropy_grad
+// How much a row counts.
+fn label_weight(n: u32) -> f32 {
+    let valid = labels[n] < p.classes;
+    var weight = 1.0;
+#if WEIGHTED
+    weight = class_weights[select(0u, labels[n], valid)];
+#if MIXED
+    let mine = f32(share[n]);
+    weight = mine * weight + (1.0 - mine) * class_weights[select(0u, second[n], valid)];
+#endif
+#endif
+    return select(0.0, weight, valid);
+}
+
 @compute @workgroup_size(WORKGROUP_X)
 fn softmax_cross_entropy_grad(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -104,10 +160,22 @@ fn softmax_cross_entropy_grad(
     let n = i / p.classes;
     let c = i - n * p.classes;
     // Batches are short; counting here saves a pass.
-    var count = 0u;
-    for (var m = 0u; m < p.rows; m++) { count += select(0u, 1u, labels[m] < p.classes); }
-    let target_share = p.smoothing / f32(p.classes) + select(0.0, 1.0 - p.smoothing, c == labels[n]);
-    let slope = probabilities[p.x_offset + n * p.x_stride + c] - target_share;
-    let value = dloss[0] / f32(max(count, 1u)) * slope;
+    var count = 0.0;
+    for (var m = 0u; m < p.rows; m++) { count += label_weight(m); }
+    var of_class = select(0.0, 1.0, c == labels[n]);
+#if MIXED
+    let mine = f32(share[n]);
+    of_class = mine * of_class + (1.0 - mine) * select(0.0, 1.0, c == second[n]);
+#endif
+    var target_share = p.smoothing / f32(p.classes) + (1.0 - p.smoothing) * of_class;
+    var all = 1.0;
+#if WEIGHTED
+    target_share *= class_weights[c];
+    var weights = 0.0;
+    for (var k = 0u; k < p.classes; k++) { weights += class_weights[k]; }
+    all = p.smoothing / f32(p.classes) * weights + (1.0 - p.smoothing) * label_weight(n);
+#endif
+    let slope = all * probabilities[p.x_offset + n * p.x_stride + c] - target_share;
+    let value = dloss[0] / select(1.0, count, count > 0.0) * slope;
     dx_data[p.y_offset + n * p.y_stride + c] = dx_data_element(select(0.0, value, labels[n] < p.classes));
 }

@@ -44,6 +44,8 @@ pub mod nn;
 pub mod ops;
 pub mod plan;
 pub mod reference;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod runs;
 pub mod train;
 pub mod tune;
 pub mod verify;

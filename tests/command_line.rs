@@ -12,6 +12,7 @@ fn incept() -> Command {
     command.env_remove("RUST_LOG");
     // Not what earlier starts on this computer found.
     command.env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
+    command.env("INCEPT_RUNS_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/runs"));
     command
 }
 

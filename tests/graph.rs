@@ -36,7 +36,13 @@ fn small(variant: Variant) -> GoogLeNet {
 
 fn batch(size: usize, seed: u64) -> Batch {
     let labels = (0..size as u32).map(|i| (i + seed as u32) % 4).collect();
-    Batch { images: noise(size * 3 * 32 * 32, seed), labels, count: size, indices: (0..size).collect() }
+    Batch {
+        images: noise(size * 3 * 32 * 32, seed),
+        labels,
+        count: size,
+        indices: (0..size).collect(),
+        mixed: None,
+    }
 }
 
 /// Values for everything that a network takes, in f64. Running statistics start as they do on a device.
@@ -558,7 +564,9 @@ fn accumulated_batches_are_one_large_batch() {
     for part in 0..2 {
         let images = all.images[part * all.images.len() / 2..(part + 1) * all.images.len() / 2].to_vec();
         let labels = all.labels[2 * part..2 * part + 2].to_vec();
-        trainer.step(&Batch { images, labels, count: 2, indices: vec![0, 1] }, 0.05).expect("a step");
+        trainer
+            .step(&Batch { images, labels, count: 2, indices: vec![0, 1], mixed: None }, 0.05)
+            .expect("a step");
         if part == 0 {
             let state = gpu.block_on(trainer.state()).expect("the state can be read");
             assert_eq!(state.parameters, before.parameters, "an update came too early");

@@ -47,7 +47,7 @@ fn batch(size: usize, seed: u64) -> Batch {
         v + if labels[item] as usize == colour { 1.0 } else { 0.0 }
     };
     let images = (0..size * 3 * 32 * 32).map(|i| pixel(i, noise())).collect();
-    Batch { images, labels, count: size, indices: (0..size).collect() }
+    Batch { images, labels, count: size, indices: (0..size).collect(), mixed: None }
 }
 
 fn f16(start: f32, interval: u32) -> Optimizer {

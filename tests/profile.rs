@@ -154,7 +154,7 @@ fn a_profiled_step_trains_as_any_other() {
     let gpu = Gpu::open_blocking(&AdapterOptions::default()).expect("a device can be opened");
     let network = GoogLeNet::paper().width(0.0625).classes(10).input(32);
     let images = (0..4 * 3 * 32 * 32).map(|i| (i % 101) as f32 / 50.0 - 1.0).collect();
-    let batch = Batch { images, labels: vec![0, 1, 2, 3], count: 4, indices: (0..4).collect() };
+    let batch = Batch { images, labels: vec![0, 1, 2, 3], count: 4, indices: (0..4).collect(), mixed: None };
     let parameters = |clock: Option<Clock>| {
         gpu.block_on(async {
             let mut trainer = Trainer::new(&gpu, &network, &Optimizer::default(), 4, 1, |_, _| ()).await?;

@@ -92,7 +92,7 @@ impl WorkArgs {
         let images = images.map(|_| 2.0 * random.random::<f32>() - 1.0).collect();
         // A class number is below the number of classes, which fits.
         let labels = (0..self.batch).map(|i| (i % network.classes) as u32).collect();
-        Batch { images, labels, count: self.batch, indices: (0..self.batch).collect() }
+        Batch { images, labels, count: self.batch, indices: (0..self.batch).collect(), mixed: None }
     }
 }
 

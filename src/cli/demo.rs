@@ -9,6 +9,8 @@ use incept::nn::{GoogLeNet, Initialization};
 use incept::train::{Optimizer, Schedule, Trainer};
 use serde::Serialize;
 
+use super::config::Config;
+use super::dashboard::View;
 use super::data::{LoadArgs, describe};
 use super::fit::{History, Policy, Run, Setup, interruptible};
 use super::options::Common;
@@ -73,6 +75,9 @@ impl Demo {
             optimizer: Optimizer { clip_norm: Some(5.0), ..Optimizer::default() },
             augmentation: None,
             seed: self.seed,
+            mix: None,
+            patience: None,
+            config: Config::default(),
         };
         let preprocessing = Preprocessing::new(network.input).measure(data.train.as_ref(), 1000);
         let load = LoadArgs { workers: None, max_bad: 0 };
@@ -85,8 +90,9 @@ impl Demo {
             save_every: u64::MAX,
             validate: true,
             enough: Some(self.enough / 100.0),
+            view: View::Bar,
         };
-        let history = setup.fit(&mut trainer, &policy, &stop, reporter)?;
+        let history = setup.fit(&mut trainer, &policy, None, &stop, reporter)?;
         if history.interrupted {
             return Ok(Outcome::Interrupted);
         }

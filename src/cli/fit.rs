@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use incept::data::{Augmentation, Loader, OpenedData, Preprocessing};
+use incept::data::{Augmentation, Loader, Mix, OpenedData, Preprocessing};
 use incept::gpu::Gpu;
 use incept::nn::GoogLeNet;
+use incept::runs::StopReason;
 use incept::train::{
     EpochSummary, Evaluation, Optimizer, Schedule, StepMetrics, Trainer, TrainingGraph, evaluate, train_epoch,
 };
@@ -15,8 +16,12 @@ use incept::weights::{Checkpoint, Metadata};
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::board::Board;
+use super::config::Config;
+use super::dashboard::{Dashboard, View};
 use super::data::{LoadArgs, report_bad};
 use super::options::Common;
+use super::record::Recorder;
 use super::report::{Rate, Reporter, duration, shown};
 use super::tune::Worth;
 
@@ -34,6 +39,14 @@ pub(crate) struct Run {
     pub optimizer: Optimizer,
     pub augmentation: Option<Augmentation>,
     pub seed: u64,
+    #[serde(default)]
+    pub mix: Option<Mix>,
+    /// Epochs without a better one after which training ends.
+    #[serde(default)]
+    pub patience: Option<u64>,
+    /// The options that made all this; none where no person gave any.
+    #[serde(default)]
+    pub config: Config,
 }
 
 impl Run {
@@ -54,7 +67,7 @@ pub(crate) struct Setup {
 }
 
 /// When training saves and when it ends.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Policy<'a> {
     /// The checkpoint's file.
     pub out: Option<&'a Path>,
@@ -64,6 +77,8 @@ pub(crate) struct Policy<'a> {
     pub validate: bool,
     /// Held-out accuracy at which training may end.
     pub enough: Option<f64>,
+    /// What is shown meanwhile.
+    pub view: View,
 }
 
 /// One epoch.
@@ -87,6 +102,8 @@ pub(crate) struct History {
     pub steps: Vec<StepMetrics>,
     pub epochs: Vec<EpochRecord>,
     pub interrupted: bool,
+    /// Whether training ended because held-out accuracy did not rise any more.
+    pub patience_over: bool,
 }
 
 /// An event for programs that read along.
@@ -99,6 +116,7 @@ enum Event<'a> {
         classes: &'a [String],
         run: &'a Run,
         memory: incept::plan::Memory,
+        folder: Option<&'a Path>,
         train: usize,
         held_out: usize,
     },
@@ -115,6 +133,7 @@ pub(crate) fn interruptible() -> Result<Arc<AtomicBool>> {
     let set = Arc::clone(&flag);
     ctrlc::set_handler(move || {
         if set.swap(true, Ordering::SeqCst) {
+            super::dashboard::restore();
             std::process::exit(130);
         }
     })
@@ -148,12 +167,13 @@ impl Setup {
         &self,
         trainer: &mut Trainer,
         policy: &Policy<'_>,
-        stop: &AtomicBool,
+        mut recorder: Option<&mut Recorder>,
+        stop: &Arc<AtomicBool>,
         reporter: &Reporter,
     ) -> Result<History> {
         let gpu = trainer.gpu().clone();
         let training = self.load.options(self.run.batch, &self.preprocessing);
-        let training = training.training(self.run.seed, self.run.augmentation);
+        let training = training.training(self.run.seed, self.run.augmentation).mixing(self.run.mix);
         let loader = Loader::new(Arc::clone(&self.data.train), training)?;
         let held_out = self.load.options(self.run.batch, &self.preprocessing);
         let held_out = Loader::new(Arc::clone(&self.data.held_out), held_out)?;
@@ -165,19 +185,25 @@ impl Setup {
             classes: self.data.train.classes(),
             run: &self.run,
             memory: trainer.session().plan().memory,
+            folder: recorder.as_ref().map(|r| r.folder().path()),
             train: self.data.train.len(),
             held_out: self.data.held_out.len(),
         })?;
         gpu.block_on(trainer.watch())?;
         let mut history = History::default();
         let mut overall = Rate::new();
+        let mut screen = match policy.view {
+            View::Dashboard => Some(Dashboard::open(self.board(trainer), Arc::clone(stop))?),
+            View::Bar => None,
+        };
         while trainer.progress().epoch < self.run.epochs && !history.interrupted {
             let epoch = trainer.progress().epoch;
             let mut rate = Rate::new();
             let busy_before = trainer.busy_seconds();
+            let mut failed = None;
             let summary = {
                 let label = format!("epoch {}/{}", epoch + 1, self.run.epochs);
-                let mut bar = reporter.bar(&label, loader.len() as u64);
+                let mut bar = screen.is_none().then(|| reporter.bar(&label, loader.len() as u64));
                 let mut done = trainer.progress().batch as usize * self.run.batch;
                 let observe = |step: &StepMetrics| {
                     done += step.count;
@@ -185,9 +211,21 @@ impl Setup {
                     overall.add(step.count);
                     let rest = (self.run.epochs - epoch) as usize * loader.len();
                     let left = overall.left(rest.saturating_sub(done));
-                    bar.update(done as u64, || step_line(step, rate.per_second(), &left));
+                    let at = epoch as f64 + done as f64 / loader.len().max(1) as f64;
+                    if let Some(bar) = &mut bar {
+                        bar.update(done as u64, || step_line(step, rate.per_second(), &left));
+                    }
+                    let mut written = match &mut screen {
+                        Some(screen) => screen.step(step, at, rate.per_second(), &left),
+                        None => Ok(()),
+                    };
+                    if let Some(recorder) = &mut recorder {
+                        let before = at - step.count as f64 / loader.len().max(1) as f64;
+                        written = written.and_then(|()| recorder.step(step, before, rate.per_second()));
+                    }
                     history.steps.push(step.clone());
-                    if stop.load(Ordering::SeqCst) {
+                    failed = written.err();
+                    if failed.is_some() || stop.load(Ordering::SeqCst) {
                         ControlFlow::Break(())
                     } else {
                         ControlFlow::Continue(())
@@ -195,6 +233,9 @@ impl Setup {
                 };
                 gpu.block_on(train_epoch(trainer, &loader, |at| self.run.rate_at(at), observe))?
             };
+            if let Some(error) = failed {
+                return Err(error);
+            }
             let trained = rate.elapsed().as_secs_f64();
             let busy = trainer.busy_seconds().zip(busy_before).map(|(after, before)| after - before);
             history.interrupted = summary.interrupted || stop.load(Ordering::SeqCst);
@@ -220,7 +261,14 @@ impl Setup {
                 summary,
             };
             let interrupted = history.interrupted;
+            let mut best = false;
             if !record.summary.interrupted {
+                if let Some(recorder) = &mut recorder {
+                    best = recorder.epoch(&record, trainer.progress().step)?;
+                }
+                if let Some(screen) = &mut screen {
+                    screen.epoch(&record)?;
+                }
                 reporter.line(&epoch_line(&record, self.run.epochs))?;
                 reporter.event(&Event::Epoch(&record))?;
             }
@@ -228,18 +276,40 @@ impl Setup {
             history.epochs.push(record);
             let done = trainer.progress().epoch;
             let enough = policy.enough.zip(accuracy).is_some_and(|(enough, accuracy)| accuracy >= enough);
-            let last = done >= self.run.epochs || interrupted || enough;
-            if let Some(out) = policy.out.filter(|_| last || done.is_multiple_of(policy.save_every.max(1))) {
-                self.save(trainer, out)?;
+            let since_best =
+                recorder.as_ref().and_then(|r| r.best()).map_or(0, |(_, at)| epoch - at.min(epoch));
+            history.patience_over = self.run.patience.is_some_and(|patience| since_best >= patience);
+            let last = done >= self.run.epochs || interrupted || enough || history.patience_over;
+            if history.patience_over {
+                reporter.line(&format!(
+                    "held-out accuracy did not rise for {since_best} epochs: that is enough"
+                ))?;
+            }
+            let due = last || best || done.is_multiple_of(policy.save_every.max(1));
+            if let Some(out) = policy.out.filter(|_| due) {
+                let checkpoint = self.checkpoint(trainer)?;
+                match &recorder {
+                    Some(recorder) => recorder.save(&checkpoint, out, best)?,
+                    None => checkpoint.save(out)?,
+                }
                 reporter.event(&Event::Saved { checkpoint: out, interrupted })?;
                 if last {
                     let why = if interrupted { "interrupted; " } else { "" };
                     reporter.line(&format!("{why}saved {}", shown(out)))?;
                 }
             }
-            if enough {
+            if enough || history.patience_over {
                 break;
             }
+        }
+        drop(screen);
+        if let Some(recorder) = recorder {
+            let reason = match (history.interrupted, history.patience_over) {
+                (true, _) => StopReason::Interrupted,
+                (_, true) => StopReason::Patience,
+                _ => StopReason::Done,
+            };
+            recorder.end(reason, trainer.progress().epoch)?;
         }
         report_bad(&loader);
         Ok(history)
@@ -261,8 +331,14 @@ impl Setup {
         Ok(Checkpoint { state, metadata })
     }
 
-    fn save(&self, trainer: &Trainer, out: &Path) -> Result<()> {
-        self.checkpoint(trainer)?.save(out)
+    /// What the dashboard says about the run.
+    fn board(&self, trainer: &Trainer) -> Board {
+        Board::new(
+            &format!("{} on {}", self.network.variant, self.data.name),
+            &trainer.gpu().summary().name,
+            trainer.session().plan().memory.total_bytes(),
+            self.run.epochs,
+        )
     }
 }
 

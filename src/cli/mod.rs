@@ -1,7 +1,10 @@
 //! The command line: what a person types, and everything that is printed.
 
 mod bench;
+mod board;
 mod classify;
+mod config;
+mod dashboard;
 mod data;
 mod datasets;
 mod demo;
@@ -18,8 +21,11 @@ mod import;
 mod inspect;
 mod options;
 mod plot;
+mod preview;
 mod profile;
+mod record;
 mod report;
+mod runs;
 mod sheet;
 mod shell;
 mod summary;
@@ -99,6 +105,7 @@ enum Command {
     Profile(Box<profile::Profile>),
     Completions(shell::Completions),
     Man(shell::Man),
+    Runs(runs::Runs),
 }
 
 /// Runs the command that the arguments name.
@@ -110,6 +117,7 @@ pub(crate) fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter))
         .format_timestamp(None)
         .format_target(false)
+        .target(env_logger::Target::Pipe(Box::new(report::Held)))
         .init();
     let reporter = Reporter::new(cli.common.json);
     let result = match &cli.command {
@@ -130,6 +138,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Profile(command) => command.run(&cli.common, &reporter),
         Command::Completions(command) => command.run(&reporter),
         Command::Man(command) => command.run(&reporter),
+        Command::Runs(command) => command.run(&reporter),
     };
     match result {
         Ok(outcome) => outcome.code(),

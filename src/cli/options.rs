@@ -1,5 +1,9 @@
 //! Options that commands share.
 
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
 use clap::{Args, ValueEnum};
 use incept::data::Augmentation;
 use incept::gpu::{AdapterOptions, Gpu};
@@ -7,7 +11,9 @@ use incept::graph::Element;
 use incept::kernel::{AdapterClass, Profile};
 use incept::nn::{GoogLeNet, Initialization, Variant};
 use incept::train::{Averaging, Optimizer, Precision, Rule, Schedule};
+use serde::{Deserialize, Serialize};
 
+use super::config::as_text;
 use super::report::note;
 use super::tune::Tune;
 
@@ -83,7 +89,8 @@ pub(crate) struct PrecisionArgs {
     pub precision: PrecisionName,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum PrecisionName {
     F32,
     F16,
@@ -124,7 +131,8 @@ impl PrecisionArgs {
 }
 
 /// The network. Without an option, the variant's own value holds.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkArgs {
     /// `paper` as Caffe has it, or `torchvision` with batch norm [default: paper].
@@ -148,34 +156,69 @@ pub(crate) struct NetworkArgs {
     /// Label smoothing [default: 0].
     #[arg(long, value_name = "SHARE")]
     pub smoothing: Option<f32>,
-    /// How weights start: `xavier` (Caffe) or `he` [default: xavier (paper), he (torchvision)].
-    #[arg(long, value_name = "NAME")]
+    /// How weights start: `xavier` (Caffe), `he`, or in training a file of weights [default: xavier (paper), he (torchvision)].
+    #[arg(long, value_name = "NAME|FILE")]
+    #[serde(with = "as_text")]
     pub init: Option<Init>,
     /// Factor on the learning rate of biases; Caffe has 2 [default: 1].
     #[arg(long, value_name = "FACTOR")]
     pub bias_rate: Option<f32>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Init {
     Xavier,
     He,
+    /// A checkpoint, whose network is the one to build on.
+    Weights(PathBuf),
+}
+
+impl fmt::Display for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xavier => f.write_str("xavier"),
+            Self::He => f.write_str("he"),
+            Self::Weights(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl FromStr for Init {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "xavier" => Self::Xavier,
+            "he" => Self::He,
+            path => Self::Weights(path.into()),
+        })
+    }
 }
 
 impl NetworkArgs {
     /// The network for this many classes; `input` is its size where no option says it.
     pub(crate) fn network(&self, classes: usize, input: usize) -> incept::Result<GoogLeNet> {
-        let base = GoogLeNet::of(self.variant.unwrap_or_default());
+        if let Some(Init::Weights(path)) = &self.init {
+            let reason = format!("--init {}: only `incept train` starts from weights", path.display());
+            return Err(incept::Error::Config(reason));
+        }
         let width = self.width.unwrap_or(1.0);
         if !width.is_finite() || width <= 0.0 {
             return Err(incept::Error::Config(format!("--width must be above zero, not {width}")));
         }
-        let initialization = match self.init {
+        let base = GoogLeNet::of(self.variant.unwrap_or_default()).width(width).input(input);
+        self.changed(base.classes(classes))
+    }
+
+    /// The network with what these options say about it, but for its variant and width.
+    pub(crate) fn changed(&self, base: GoogLeNet) -> incept::Result<GoogLeNet> {
+        let initialization = match &self.init {
             Some(Init::Xavier) => Initialization::Xavier,
             Some(Init::He) => Initialization::He,
-            None => base.initialization,
+            Some(Init::Weights(_)) | None => base.initialization,
         };
         let network = GoogLeNet {
+            input: self.input.unwrap_or(base.input),
             aux_weight: self.aux_weight.unwrap_or(base.aux_weight),
             dropout: self.dropout.unwrap_or(base.dropout),
             aux_dropout: self.aux_dropout.unwrap_or(base.aux_dropout),
@@ -184,79 +227,104 @@ impl NetworkArgs {
             initialization,
             ..base
         };
-        let network = network.width(width).classes(classes).input(self.input.unwrap_or(input));
         network.validate()?;
         Ok(network)
+    }
+
+    /// Sets what was not set to what the network has.
+    pub(crate) fn fill(&mut self, network: &GoogLeNet) {
+        self.variant.get_or_insert(network.variant);
+        self.input.get_or_insert(network.input);
+        self.aux_weight.get_or_insert(network.aux_weight);
+        self.dropout.get_or_insert(network.dropout);
+        self.aux_dropout.get_or_insert(network.aux_dropout);
+        self.smoothing.get_or_insert(network.smoothing);
+        self.bias_rate.get_or_insert(network.bias_rate);
+        self.init.get_or_insert(match network.initialization {
+            Initialization::Xavier => Init::Xavier,
+            Initialization::He => Init::He,
+        });
     }
 }
 
 /// How parameters are updated.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Optimizer")]
 pub(crate) struct OptimizerArgs {
-    /// The rule.
-    #[arg(long, value_name = "NAME", default_value = "sgd")]
-    pub optimizer: RuleName,
-    /// Learning rate.
-    #[arg(long, value_name = "RATE", default_value_t = 0.01)]
-    pub rate: f64,
-    /// How it changes: constant, polynomial[:POWER] (Caffe: 0.5), cosine, step[:EPOCHS:FACTOR] (the paper: 8:0.96).
-    #[arg(long, value_name = "NAME", default_value = "polynomial:0.5", value_parser = schedule)]
-    pub schedule: Schedule,
-    /// Epochs in which the rate rises from zero.
-    #[arg(long, value_name = "EPOCHS", default_value_t = 0.0)]
-    pub warmup: f64,
-    /// Momentum of sgd and nesterov.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.9)]
-    pub momentum: f32,
-    /// Weight decay of convolution and linear weights.
-    #[arg(long, value_name = "FACTOR", default_value_t = 2e-4)]
-    pub weight_decay: f32,
+    /// The rule: SGD with momentum, Nesterov's, AdamW, or LARS for large batches [default: sgd].
+    #[arg(long, value_name = "NAME")]
+    pub optimizer: Option<RuleName>,
+    /// Learning rate [default: 0.01].
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<f64>,
+    /// How it changes: constant, polynomial[:POWER] (Caffe: 0.5), cosine, step[:EPOCHS:FACTOR] (the paper: 8:0.96), onecycle[:RISE] (torch: 0.3)
+    /// [default: polynomial:0.5].
+    #[arg(long, value_name = "NAME")]
+    #[serde(with = "as_text")]
+    pub schedule: Option<Schedule>,
+    /// Epochs in which the rate rises from zero [default: 0].
+    #[arg(long, value_name = "EPOCHS")]
+    pub warmup: Option<f64>,
+    /// Momentum of sgd, nesterov and lars [default: 0.9].
+    #[arg(long, value_name = "SHARE")]
+    pub momentum: Option<f32>,
+    /// Weight decay of convolution and linear weights [default: 0.0002].
+    #[arg(long, value_name = "FACTOR")]
+    pub weight_decay: Option<f32>,
+    /// Share of a tensor's norm that LARS moves it by at rate 1 [default: 0.001].
+    #[arg(long, value_name = "SHARE")]
+    pub trust: Option<f32>,
     /// Scale gradients down to this global norm.
     #[arg(long, value_name = "NORM")]
     pub clip_norm: Option<f32>,
     /// Classify with averaged parameters: `polyak` (all alike, as the paper), or the decay of an exponential average.
-    #[arg(long, value_name = "polyak|DECAY", value_parser = averaging)]
+    #[arg(long, value_name = "polyak|DECAY")]
+    #[serde(with = "as_text")]
     pub average: Option<Averaging>,
-    /// Batches whose gradients make one update.
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
-    pub accumulate: u32,
+    /// Batches whose gradients make one update [default: 1].
+    #[arg(long, value_name = "COUNT")]
+    pub accumulate: Option<u32>,
     /// Make most activations again in the backward pass instead of keeping them: about a fifth more arithmetic in a third of the memory, so
     /// that larger batches fit a small GPU. The results are the same.
-    #[arg(long)]
-    pub checkpointing: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    pub checkpointing: Option<bool>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum RuleName {
     Sgd,
     Nesterov,
     Adamw,
+    Lars,
 }
 
 impl OptimizerArgs {
-    /// The optimizer, with a precision that is still to be set for the device.
-    pub(crate) fn optimizer(&self) -> Optimizer {
-        let rule = match self.optimizer {
+    /// The optimizer, with a precision that is still to be set for the device; what was not set is set to its default.
+    pub(crate) fn resolve(&mut self) -> Optimizer {
+        let rule = match *self.optimizer.get_or_insert(RuleName::Sgd) {
             RuleName::Sgd => Rule::Sgd { nesterov: false },
             RuleName::Nesterov => Rule::Sgd { nesterov: true },
             RuleName::Adamw => Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
+            RuleName::Lars => Rule::Lars { trust: *self.trust.get_or_insert(0.001) },
         };
         Optimizer {
             rule,
-            momentum: self.momentum,
-            weight_decay: self.weight_decay,
+            momentum: *self.momentum.get_or_insert(0.9),
+            weight_decay: *self.weight_decay.get_or_insert(2e-4),
             clip_norm: self.clip_norm,
             average: self.average,
-            accumulate: self.accumulate,
-            checkpointing: self.checkpointing,
+            accumulate: *self.accumulate.get_or_insert(1),
+            checkpointing: *self.checkpointing.get_or_insert(false),
             precision: Precision::F32,
         }
     }
 }
 
 /// What is done to training pictures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Augment {
     /// What suits the kind of pictures.
     Auto,
@@ -266,7 +334,9 @@ pub(crate) enum Augment {
     Shifts,
     /// Shifts of an eighth, and mirroring.
     Standard,
-    /// Crops of 8% to 100% of the area, and mirroring.
+    /// Crops of 8% to 100% of the area with aspect ratios from 3/4 to 4/3, and mirroring.
+    Crops,
+    /// Such crops, photometric distortions and random interpolation.
     Paper,
 }
 
@@ -277,62 +347,8 @@ impl Augment {
             Self::None => None,
             Self::Shifts => Some(Augmentation::shifts()),
             Self::Standard => Some(Augmentation::standard()),
+            Self::Crops => Some(Augmentation::crops()),
             Self::Paper => Some(Augmentation::paper()),
         }
-    }
-}
-
-fn schedule(text: &str) -> Result<Schedule, String> {
-    let mut parts = text.split(':');
-    let name = parts.next().unwrap_or_default();
-    let mut number = |default: f64| match parts.next() {
-        None => Ok(default),
-        Some(part) => match part.parse() {
-            Ok(value) if value > 0.0 => Ok(value),
-            _ => Err(format!("`{part}` is no number above zero")),
-        },
-    };
-    let schedule = match name {
-        "constant" => Schedule::Constant,
-        "polynomial" => Schedule::Polynomial { power: number(0.5)? },
-        "cosine" => Schedule::Cosine,
-        "step" => Schedule::Step { epochs: number(8.0)?, factor: number(0.96)? },
-        _ => return Err("use constant, polynomial[:POWER], cosine or step[:EPOCHS:FACTOR]".into()),
-    };
-    match parts.next() {
-        Some(rest) => Err(format!("`{rest}` is one value too many")),
-        None => Ok(schedule),
-    }
-}
-
-fn averaging(text: &str) -> Result<Averaging, String> {
-    if text == "polyak" {
-        return Ok(Averaging::Polyak);
-    }
-    match text.parse() {
-        Ok(decay) if (0.0..1.0).contains(&decay) => Ok(Averaging::Exponential(decay)),
-        _ => Err("use `polyak`, or a decay from 0 to below 1 such as 0.999".into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn schedules_are_read_with_and_without_their_numbers() {
-        assert_eq!(schedule("step"), Ok(Schedule::Step { epochs: 8.0, factor: 0.96 }));
-        assert_eq!(schedule("step:2:0.5"), Ok(Schedule::Step { epochs: 2.0, factor: 0.5 }));
-        assert_eq!(schedule("polynomial:1"), Ok(Schedule::Polynomial { power: 1.0 }));
-        for wrong in ["", "stepp", "step:x", "cosine:1", "polynomial:0"] {
-            assert!(schedule(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn averages_are_read() {
-        assert_eq!(averaging("polyak"), Ok(Averaging::Polyak));
-        assert_eq!(averaging("0.999"), Ok(Averaging::Exponential(0.999)));
-        assert!(averaging("1").is_err() && averaging("mean").is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use incept::{Error, Result};
@@ -23,9 +24,15 @@ impl Reporter {
         Self { json, terminal: std::io::stderr().is_terminal() }
     }
 
-    /// Whether programs read along.
+    /// Whether results are for programs.
     pub(crate) fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// The same, without lines that are redrawn.
+    #[must_use]
+    pub(crate) fn plain(&self) -> Self {
+        Self { json: self.json, terminal: false }
     }
 
     /// A result for people.
@@ -55,12 +62,61 @@ impl Reporter {
     }
 }
 
+/// Lines that wait until the dashboard leaves the terminal, and whether each is a result; none where they need not wait.
+static WAITING: Mutex<Option<Vec<(bool, String)>>> = Mutex::new(None);
+
+/// Lets lines wait from now on: something else has the terminal.
+pub(crate) fn hold() {
+    WAITING.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
+}
+
+/// Prints the lines that waited, and from now on every line at once.
+pub(crate) fn release() {
+    let lines = WAITING.lock().unwrap_or_else(PoisonError::into_inner).take();
+    for (result, line) in lines.into_iter().flatten() {
+        // Where nobody reads any more, there is nobody to tell.
+        let _ = if result {
+            writeln!(std::io::stdout(), "{line}")
+        } else {
+            writeln!(std::io::stderr(), "{line}")
+        };
+    }
+}
+
+/// Whether a line waits now.
+fn waits(result: bool, text: &str) -> bool {
+    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+    waiting.as_mut().map(|lines| lines.push((result, text.to_string()))).is_some()
+}
+
+/// Where the log goes: standard error, or the lines that wait.
+#[derive(Debug)]
+pub(crate) struct Held;
+
+impl Write for Held {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if waits(false, String::from_utf8_lossy(bytes).trim_end()) {
+            return Ok(bytes.len());
+        }
+        std::io::stderr().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
 /// Says something that is no result.
 pub(crate) fn note(text: &str) {
-    eprintln!("{text}");
+    if !waits(false, text) {
+        eprintln!("{text}");
+    }
 }
 
 fn print(text: &str) -> Result<()> {
+    if waits(true, text) {
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n"));
     written.and_then(|()| out.flush()).map_err(|e| Error::io("standard output", e))

@@ -1,70 +1,81 @@
 //! `incept train`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use incept::Error;
-use incept::data::{OpenOptions, Preprocessing};
+use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing};
+use incept::runs::{Manifest, RunFolder};
+use incept::train::Trainer;
 use incept::weights::Checkpoint;
 
-use super::data::{FORMATS, LoadArgs, describe, suited_input};
+use super::config::{Config, Recipe, class_weights};
+use super::dashboard::ViewName;
+use super::data::{LoadArgs, describe, suited_input};
 use super::fit::{Policy, Run, Setup, interruptible};
-use super::options::{Augment, Common, NetworkArgs, OptimizerArgs, PrecisionArgs};
-use super::report::{Reporter, bytes, note, thousands};
-use super::{Outcome, Result};
+use super::options::{Common, Init, PrecisionArgs, PrecisionName};
+use super::record::{Recorder, checkpoint_of, folder_of, machine, now};
+use super::report::{Reporter, bytes, note, shown, thousands};
+use super::{Outcome, Result, preview};
 
-/// Train a network on a data set and save it as a checkpoint.
+/// Train a network on a data set; the run gets a folder with its configuration, log and checkpoints.
 ///
 /// Every epoch ends with a look at the pictures that are held out and with a checkpoint. Ctrl-C saves too, and `--resume` goes on where a
 /// checkpoint was made: bit for bit as if nothing had happened.
+///
+/// Options come from a recipe, then a TOML file, then flags, each over the one before; the configuration that comes out is saved with the run as
+/// config.toml, which `--config` takes. `incept runs` lists what was trained.
 #[derive(Args, Debug)]
-#[command(after_long_help = FORMATS)]
+#[command(after_long_help = EXAMPLES)]
 pub(crate) struct Train {
-    /// `digits`, or a folder with a data set. With `--resume`, the one of the run if it is not named.
-    #[arg(required_unless_present = "resume")]
-    data: Option<String>,
     #[command(flatten)]
-    network: NetworkArgs,
-    /// Epochs [default: 30, or as the run that is resumed].
-    #[arg(long, value_name = "COUNT", help_heading = "Training")]
-    epochs: Option<u64>,
-    /// Pictures of a batch.
-    #[arg(long, value_name = "COUNT", default_value_t = 32, help_heading = "Training")]
-    batch: usize,
-    /// What weights, order, augmentation and dropout are drawn from.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1, help_heading = "Training")]
-    seed: u64,
-    #[command(flatten)]
-    optimizer: OptimizerArgs,
-    #[command(flatten)]
-    precision: PrecisionArgs,
-    /// What is done to training pictures.
-    #[arg(long, value_name = "KIND", default_value = "auto", help_heading = "Data")]
-    augment: Augment,
-    /// Train on at most so many pictures, chosen evenly over the classes.
-    #[arg(long, value_name = "COUNT", help_heading = "Data")]
-    limit: Option<usize>,
-    /// Share of the pictures that is held out where the data set has no test part.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.2, help_heading = "Data")]
-    held_out: f64,
+    config: Config,
+    /// Start from this configuration.
+    #[arg(long, value_name = "NAME", help_heading = "Configuration")]
+    recipe: Option<Recipe>,
+    /// Read options from this TOML file: the sections [network], [training], [optimizer], [augment] and [run] with the names of the flags.
+    #[arg(long = "config", id = "file", value_name = "FILE", help_heading = "Configuration")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     load: LoadArgs,
-    /// The checkpoint's file [default: incept.safetensors, or the one that is resumed].
-    #[arg(long, value_name = "FILE", help_heading = "Checkpoints")]
+    /// The newest checkpoint's file [default: last.safetensors in the run's folder, or the one that is resumed].
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
     out: Option<PathBuf>,
-    /// Epochs between checkpoints.
-    #[arg(long, value_name = "EPOCHS", default_value_t = 1, help_heading = "Checkpoints")]
-    save_every: u64,
-    /// Go on from this checkpoint, with its network and configuration.
-    #[arg(long, value_name = "FILE", help_heading = "Checkpoints", conflicts_with_all = FIXED_BY_RUN)]
+    /// Where the folders of runs are.
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        default_value = "runs",
+        env = "INCEPT_RUNS_DIR",
+        help_heading = "Run"
+    )]
+    runs_dir: PathBuf,
+    /// Go on from this checkpoint, or the newest one of a run's folder, with its network and configuration.
+    #[arg(long, value_name = "FILE|RUN", help_heading = "Run", conflicts_with_all = FIXED_BY_RUN)]
     resume: Option<PathBuf>,
+    /// What is shown while training; in the dashboard, q stops and saves.
+    #[arg(long, value_name = "KIND", default_value = "auto", help_heading = "Output")]
+    view: ViewName,
+    /// Draw training pictures as the network will see them, several epochs side by side, and do not train.
+    #[arg(long, value_name = "PNG", help_heading = "Augmentation")]
+    preview_augment: Option<PathBuf>,
     /// Do not look at the held-out part after each epoch.
     #[arg(long, help_heading = "Training")]
     no_validation: bool,
 }
 
+const EXAMPLES: &str = "Examples:
+  incept train cifar --recipe small                      a recipe for small pictures
+  incept train cifar --recipe small --epochs 20          the same, changed by a flag
+  incept train --config runs/0001-cifar/config.toml      a run trained again
+  incept train photos --init cifar.safetensors --reset-head --freeze-until inception_4a    the weights of another run for other classes
+  incept train --resume runs/0001-cifar --epochs 90      a run taken further
+
+Data sets: `digits`, a folder of pictures, MNIST's or CIFAR's files; `incept eval --help` lists the formats.";
+
 /// What a run that is resumed has decided already.
-const FIXED_BY_RUN: [&str; 24] = [
+const FIXED_BY_RUN: [&str; 38] = [
     "variant",
     "width",
     "input",
@@ -82,92 +93,223 @@ const FIXED_BY_RUN: [&str; 24] = [
     "warmup",
     "momentum",
     "weight_decay",
+    "trust",
     "clip_norm",
     "average",
     "accumulate",
     "precision",
     "augment",
+    "mirror",
+    "flip",
+    "photometric",
+    "random_interpolation",
+    "mixup",
+    "cutmix",
+    "class_weights",
+    "freeze_until",
+    "reset_head",
     "limit",
     "held_out",
+    "recipe",
+    "file",
+    "preview_augment",
+    "name",
 ];
+
+/// What a run begins with.
+struct Start {
+    setup: Setup,
+    /// The state that training goes on from.
+    resumed: Option<Checkpoint>,
+    /// Weights of another run, and the parameters that are drawn anew all the same.
+    weights: Option<(Checkpoint, Vec<String>)>,
+    /// The file that either came from.
+    from: Option<PathBuf>,
+}
 
 impl Train {
     pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
-        let checkpoint = self.resume.as_deref().map(Checkpoint::load).transpose()?;
-        let mut setup = match &checkpoint {
-            Some(checkpoint) => self.resumed(checkpoint)?,
+        let mut start = match &self.resume {
+            Some(path) => self.resumed(&checkpoint_of(path)?)?,
             None => self.fresh()?,
         };
+        if let Some(path) = &self.preview_augment {
+            return Self::preview(&start.setup, path, reporter);
+        }
+        let view = self.view.view(reporter)?;
         let stop = interruptible()?;
         let gpu = common.open()?;
-        if checkpoint.is_none() {
-            setup.run.optimizer.precision = self.precision.training(&gpu);
+        if start.resumed.is_none() {
+            let precision = *start.setup.run.config.training.precision.get_or_insert(PrecisionName::Auto);
+            start.setup.run.optimizer.precision = PrecisionArgs { precision }.training(&gpu);
         }
-        let mut trainer = setup.trainer(&gpu, common, &stop, reporter)?;
-        if let Some(checkpoint) = &checkpoint {
+        let mut trainer = start.setup.trainer(&gpu, common, &stop, reporter)?;
+        if let Some(checkpoint) = &start.resumed {
             trainer.restore(&checkpoint.state)?;
         }
-        let memory = trainer.session().plan().memory;
-        let layout = &trainer.session().regions().layout;
-        let parameters: usize = layout.parameters.iter().map(|e| e.shape.volume()).sum();
+        if let Some((checkpoint, anew)) = &start.weights {
+            let begun = gpu.block_on(trainer.start_from(&checkpoint.state.clone().averaged(), anew));
+            begun.map_err(|e| {
+                let path = start.from.as_deref().map(shown).unwrap_or_default();
+                Error::Config(format!("--init {path}: {e} (no auxiliary heads there? try --aux-weight 0)"))
+            })?;
+        }
+        let setup = &start.setup;
         note(&format!(
             "network: {} with {} softmaxes, {} parameters, {} on the device",
             setup.network.variant,
             if setup.network.has_aux() { 3 } else { 1 },
-            thousands(parameters as u64),
-            bytes(memory.total_bytes())
+            thousands(parameters(&trainer) as u64),
+            bytes(trainer.session().plan().memory.total_bytes())
         ));
         if trainer.progress().epoch >= setup.run.epochs {
             note("all epochs of this run are done already: give more with --epochs");
             return Ok(Outcome::Done);
         }
-        let default_out = || PathBuf::from("incept.safetensors");
-        let out = self.out.clone().or_else(|| self.resume.clone()).unwrap_or_else(default_out);
+        let (mut recorder, out) = self.recorder(&start, &trainer)?;
+        note(&format!("run: {}", shown(recorder.folder().path())));
         let policy = Policy {
             out: Some(&out),
-            save_every: self.save_every,
+            save_every: setup.run.config.run.save_every.unwrap_or(1),
             validate: !self.no_validation,
             enough: None,
+            view,
         };
-        let history = setup.fit(&mut trainer, &policy, &stop, reporter)?;
+        let plain;
+        let reporter = if self.view == ViewName::Plain {
+            plain = reporter.plain();
+            &plain
+        } else {
+            reporter
+        };
+        let history = setup.fit(&mut trainer, &policy, Some(&mut recorder), &stop, reporter)?;
+        if let Some((accuracy, epoch)) = recorder.best() {
+            let best = shown(&recorder.folder().best());
+            reporter.line(&format!(
+                "best: held out {:.2}% after epoch {}, {best}",
+                100.0 * accuracy,
+                epoch + 1
+            ))?;
+        }
         Ok(if history.interrupted { Outcome::Interrupted } else { Outcome::Done })
     }
 
-    fn fresh(&self) -> Result<Setup> {
-        let Some(what) = &self.data else { return Err(Error::Config("name a data set".into())) };
-        let options = OpenOptions { held_out: self.held_out, limit: self.limit, seed: self.seed };
-        let data = describe(what, &options)?;
-        let network = self.network.network(data.train.classes().len(), suited_input(&data.train))?;
-        let preprocessing = Preprocessing::new(network.input).measure(data.train.as_ref(), 1000);
-        let run = Run {
-            data: what.clone(),
-            held_out: self.held_out,
-            limit: self.limit,
-            epochs: self.epochs.unwrap_or(30),
-            batch: self.batch,
-            rate: self.optimizer.rate,
-            schedule: self.optimizer.schedule,
-            warmup: self.optimizer.warmup,
-            optimizer: self.optimizer.optimizer(),
-            augmentation: self.augment.augmentation(data.suits),
-            seed: self.seed,
+    fn fresh(&self) -> Result<Start> {
+        let mut config = self.config.layered(self.recipe, self.file.as_deref())?;
+        let what = config.data.clone();
+        let what =
+            what.ok_or_else(|| Error::Config("name a data set, here or in the file as `data`".into()))?;
+        let training = &mut config.training;
+        let seed = *training.seed.get_or_insert(1);
+        let held_out = *training.held_out.get_or_insert(OpenOptions::default().held_out);
+        let data = describe(&what, &OpenOptions { held_out, limit: training.limit, seed })?;
+        let names = data.train.classes();
+        let from = match &config.network.init {
+            Some(Init::Weights(path)) => Some(checkpoint_of(path)?),
+            _ => None,
         };
-        Ok(Setup { run, network, preprocessing, data, load: self.load.clone() })
+        let weights = from.as_deref().map(Checkpoint::load).transpose()?;
+        let reset = *training.reset_head.get_or_insert(false);
+        if weights.is_none() && (reset || training.freeze_until.is_some()) {
+            return Err(Error::Config("--reset-head and --freeze-until need --init FILE".into()));
+        }
+        let mut network = match &weights {
+            Some(Checkpoint { metadata, .. }) => {
+                let theirs = metadata.classes.len();
+                if theirs != names.len() && !reset {
+                    let reason = format!(
+                        "--init: the weights know {theirs} classes and the data set has {}: draw the classifiers anew with --reset-head",
+                        names.len()
+                    );
+                    return Err(Error::Config(reason));
+                }
+                // The network is the one that has the weights, whatever a recipe says.
+                config.network.width = self.config.network.width;
+                config.network.variant = self.config.network.variant.or(Some(metadata.network.variant));
+                if config.network.width.is_some() || config.network.variant != Some(metadata.network.variant)
+                {
+                    let reason = "--init FILE brings its own network: leave out --variant and --width";
+                    return Err(Error::Config(reason.into()));
+                }
+                config.network.changed(metadata.network.clone().classes(names.len()))?
+            }
+            None => config.network.network(names.len(), suited_input(&data.train))?,
+        };
+        network.freeze_until.clone_from(&training.freeze_until);
+        let counts = || {
+            (0..data.train.len()).fold(vec![0; names.len()], |mut counts, i| {
+                counts[data.train.label(i) as usize] += 1;
+                counts
+            })
+        };
+        network.class_weights =
+            training.class_weights.as_deref().map(|w| class_weights(w, &counts())).transpose()?;
+        let (augmentation, mix) = config.augment.resolve(data.suits)?;
+        network.mixed_labels = mix.is_some();
+        network.validate()?;
+        config.network.fill(&network);
+        if weights.is_none() {
+            config.network.width.get_or_insert(1.0);
+        }
+        let preprocessing = match &weights {
+            Some(checkpoint) => {
+                Preprocessing { input: network.input, ..checkpoint.metadata.preprocessing.clone() }
+            }
+            None => Preprocessing::new(network.input).measure(data.train.as_ref(), 1000),
+        };
+        let training = &mut config.training;
+        let optimizer = config.optimizer.resolve();
+        config.run.save_every.get_or_insert(1);
+        config.run.keep.get_or_insert(0);
+        let run = Run {
+            data: what,
+            held_out,
+            limit: training.limit,
+            epochs: *training.epochs.get_or_insert(30),
+            batch: *training.batch.get_or_insert(32),
+            rate: *config.optimizer.rate.get_or_insert(0.01),
+            schedule: *config
+                .optimizer
+                .schedule
+                .get_or_insert(incept::train::Schedule::Polynomial { power: 0.5 }),
+            warmup: *config.optimizer.warmup.get_or_insert(0.0),
+            optimizer,
+            augmentation,
+            seed,
+            mix,
+            patience: training.patience,
+            config,
+        };
+        let anew = if reset { network.head_parameters() } else { Vec::new() };
+        let weights = weights.map(|checkpoint| (checkpoint, anew));
+        let setup = Setup { run, network, preprocessing, data, load: self.load.clone() };
+        Ok(Start { setup, resumed: None, weights, from })
     }
 
-    fn resumed(&self, checkpoint: &Checkpoint) -> Result<Setup> {
+    fn resumed(&self, path: &Path) -> Result<Start> {
+        let checkpoint = Checkpoint::load(path)?;
         let metadata = &checkpoint.metadata;
         let mut run: Run = serde_json::from_value(metadata.run.clone()).map_err(|e| {
             Error::Config(format!(
                 "this checkpoint does not say how it was trained and cannot be resumed: {e}"
             ))
         })?;
-        if let Some(data) = &self.data {
+        if let Some(data) = &self.config.data {
             run.data.clone_from(data);
+            run.config.data = Some(data.clone());
         }
-        if let Some(epochs) = self.epochs {
+        if let Some(epochs) = self.config.training.epochs {
             run.epochs = epochs;
+            run.config.training.epochs = Some(epochs);
         }
+        if let Some(patience) = self.config.training.patience {
+            run.patience = Some(patience);
+            run.config.training.patience = Some(patience);
+        }
+        let (own, given) = (&mut run.config.run, &self.config.run);
+        own.save_every = given.save_every.or(own.save_every);
+        own.keep = given.keep.or(own.keep);
+        own.tensorboard = given.tensorboard.clone().or_else(|| own.tensorboard.clone());
         let options = OpenOptions { held_out: run.held_out, limit: run.limit, seed: run.seed };
         let data = describe(&run.data, &options)?;
         if data.train.classes() != metadata.classes {
@@ -177,12 +319,76 @@ impl Train {
                 run.data
             )));
         }
-        Ok(Setup {
-            run,
-            network: metadata.network.clone(),
-            preprocessing: metadata.preprocessing.clone(),
-            data,
-            load: self.load.clone(),
-        })
+        let (network, preprocessing) = (metadata.network.clone(), metadata.preprocessing.clone());
+        let setup = Setup { run, network, preprocessing, data, load: self.load.clone() };
+        Ok(Start { setup, resumed: Some(checkpoint), weights: None, from: Some(path.to_path_buf()) })
     }
+
+    /// The run's folder with what is known now, and where the newest checkpoint goes.
+    fn recorder(&self, start: &Start, trainer: &Trainer) -> Result<(Recorder, PathBuf)> {
+        let Start { setup, from, resumed, .. } = start;
+        let run = &setup.run;
+        let resumed = from.as_deref().filter(|_| resumed.is_some());
+        let name = run.config.run.name.clone().unwrap_or_else(|| {
+            Path::new(&run.data)
+                .file_name()
+                .map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned())
+        });
+        let folder = match resumed.and_then(folder_of) {
+            Some(folder) => folder,
+            None => RunFolder::create(&self.runs_dir, &name)?,
+        };
+        let out =
+            self.out.clone().or_else(|| resumed.map(Path::to_path_buf)).unwrap_or_else(|| folder.last());
+        let gpu = trainer.gpu().summary();
+        let memory_bytes = trainer.session().plan().memory.total_bytes();
+        let manifest = Manifest {
+            version: env!("CARGO_PKG_VERSION").into(),
+            name,
+            started: now() as u64,
+            recipe: self.recipe.map(|r| r.name().into()),
+            data: run.data.clone(),
+            data_description: setup.data.name.clone(),
+            classes: setup.data.train.classes().to_vec(),
+            train: setup.data.train.len(),
+            held_out: setup.data.held_out.len(),
+            network: setup.network.clone(),
+            parameters: parameters(trainer),
+            precision: format!("{:?}", run.optimizer.precision.element()).to_lowercase(),
+            machine: machine(gpu),
+            memory_bytes,
+            checkpoint: (out != folder.last())
+                .then(|| std::path::absolute(&out).unwrap_or_else(|_| out.clone())),
+            from: from.clone(),
+            command_line: std::env::args().collect(),
+        };
+        let manifest = match folder.manifest() {
+            // What was known at the start of a run that goes on stays.
+            Ok(old) => Manifest { checkpoint: manifest.checkpoint, ..old },
+            Err(_) => manifest,
+        };
+        folder.describe(&manifest, &run.config.to_toml()?)?;
+        let steps_per_epoch = setup.data.train.len().div_ceil(run.batch.max(1));
+        let keep = run.config.run.keep.unwrap_or(0);
+        let tensorboard = run.config.run.tensorboard.as_deref();
+        let steps = trainer.progress().step;
+        Ok((Recorder::open(folder, steps, steps_per_epoch, memory_bytes, keep, tensorboard)?, out))
+    }
+
+    fn preview(setup: &Setup, path: &Path, reporter: &Reporter) -> Result {
+        let set = &setup.data.train;
+        let options = setup.load.options(setup.run.batch, &setup.preprocessing);
+        let plain = Loader::new(Arc::clone(set), options.clone())?;
+        let training = options.training(setup.run.seed, setup.run.augmentation).mixing(setup.run.mix);
+        // In the data set's order, so that a row is one picture.
+        let training = Loader::new(Arc::clone(set), LoaderOptions { shuffle: false, ..training })?;
+        preview::write(path, &plain, &training, &setup.preprocessing)?;
+        reporter.line(&format!("saved {}: the first of a row is the picture itself", shown(path)))?;
+        reporter.event(&serde_json::json!({ "event": "preview", "sheet": path }))?;
+        Ok(Outcome::Done)
+    }
+}
+
+fn parameters(trainer: &Trainer) -> usize {
+    trainer.session().regions().layout.parameters.iter().map(|e| e.shape.volume()).sum()
 }

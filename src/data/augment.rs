@@ -4,6 +4,7 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::Picture;
+use super::photometric::{Colours, Photometric};
 use super::preprocess::Region;
 use super::split::{Purpose, generator};
 
@@ -20,6 +21,7 @@ pub struct AreaCrop {
 
 /// What may be done to a training picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Augmentation {
     /// Shift by up to this share of the side in each direction; the border is repeated.
     pub shift: f64,
@@ -29,12 +31,22 @@ pub struct Augmentation {
     pub area: Option<AreaCrop>,
     /// Whether half of the pictures are mirrored.
     pub mirror: bool,
+    /// Whether half of the pictures are turned upside down.
+    pub flip: bool,
+    /// Changes of colours.
+    pub photometric: Option<Photometric>,
+    /// Whether pictures are resized by a method drawn for each (the paper's section 6): nearest, bilinear, Catmull-Rom's cubic or Lanczos.
+    pub random_interpolation: bool,
 }
 
 /// What is done to one picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Drawn {
     pub mirror: bool,
+    pub flip: bool,
+    pub colours: Option<Colours>,
+    /// Which of the methods of interpolation, if it is drawn.
+    pub interpolation: Option<u8>,
     /// Numbers from 0 to 1.
     place: [f64; 2],
     size: [f64; 2],
@@ -51,19 +63,29 @@ impl Augmentation {
         Self { shift: 0.125, mirror: true, ..Self::default() }
     }
 
-    /// The paper's crops, and mirroring.
-    pub fn paper() -> Self {
+    /// The paper's crops of 8% to 100% of the area, and mirroring: what torchvision trains with too.
+    pub fn crops() -> Self {
         let area = AreaCrop { min_area: 0.08, max_area: 1.0, max_aspect: 4.0 / 3.0 };
         Self { area: Some(area), mirror: true, ..Self::default() }
+    }
+
+    /// All that the paper's section 6 names: its crops, mirroring, Howard's photometric distortions, random interpolation.
+    pub fn paper() -> Self {
+        Self { photometric: Some(Photometric::of(0.5)), random_interpolation: true, ..Self::crops() }
     }
 
     pub(super) fn draw(&self, seed: u64, epoch: u64, index: u64) -> Drawn {
         let mut random = generator(Purpose::Augment, seed, epoch, index);
         let coin: f64 = random.random();
+        let (place, size) = ([random.random(), random.random()], [random.random(), random.random()]);
+        let (upside_down, method): (f64, u8) = (random.random(), random.random());
         Drawn {
             mirror: self.mirror && coin < 0.5,
-            place: [random.random(), random.random()],
-            size: [random.random(), random.random()],
+            flip: self.flip && upside_down < 0.5,
+            colours: self.photometric.map(|photometric| photometric.draw(&mut random)),
+            interpolation: self.random_interpolation.then_some(method % 4),
+            place,
+            size,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::preprocess::load;
-use super::{Augmentation, Dataset, Preprocessing, permutation};
+use super::{Augmentation, Dataset, Mix, MixedLabels, Preprocessing, permutation};
 use crate::error::{Error, Result};
 
 /// Pictures as a network takes them, with their labels.
@@ -18,6 +18,8 @@ pub struct Batch {
     pub count: usize,
     /// The pictures' numbers in the data set, one a row; rows at the end of an epoch may have none.
     pub indices: Vec<usize>,
+    /// The second labels, where pictures were mixed.
+    pub mixed: Option<MixedLabels>,
 }
 
 impl Batch {
@@ -34,7 +36,7 @@ impl Batch {
             labels[i] = 0;
         }
         let count = pictures.len().min(size);
-        Self { images, labels, count, indices: (0..count).collect() }
+        Self { images, labels, count, indices: (0..count).collect(), mixed: None }
     }
 }
 
@@ -47,6 +49,8 @@ pub struct LoaderOptions {
     pub preprocessing: Preprocessing,
     /// What is done to training pictures.
     pub augmentation: Option<Augmentation>,
+    /// How the pictures of a batch are mixed with each other.
+    pub mix: Option<Mix>,
     /// Whether each epoch has an order of its own.
     pub shuffle: bool,
     /// Seed of order and augmentation.
@@ -67,12 +71,19 @@ impl LoaderOptions {
             batch,
             preprocessing,
             augmentation: None,
+            mix: None,
             shuffle: false,
             seed: 0,
             workers,
             prefetch: 2,
             max_bad: 10,
         }
+    }
+
+    /// The same, with pictures mixed with each other.
+    #[must_use]
+    pub fn mixing(self, mix: Option<Mix>) -> Self {
+        Self { mix, ..self }
     }
 
     /// Batches in a new order each epoch, with augmentation.
@@ -152,11 +163,11 @@ impl Loader {
 impl Shared {
     /// Makes batch number `number` of an epoch.
     fn batch(&self, order: &[usize], epoch: u64, number: usize) -> Result<Batch> {
-        let LoaderOptions { batch: size, preprocessing, augmentation, seed, .. } = &self.options;
+        let LoaderOptions { batch: size, preprocessing, augmentation, mix, seed, .. } = &self.options;
         let indices: Vec<usize> = order.iter().skip(number * size).take(*size).copied().collect();
         let row = 3 * preprocessing.input * preprocessing.input;
-        let mut batch =
-            Batch { images: vec![0.0; size * row], labels: vec![Batch::MISSING; *size], count: 0, indices };
+        let (images, labels) = (vec![0.0; size * row], vec![Batch::MISSING; *size]);
+        let mut batch = Batch { images, labels, count: 0, indices, mixed: None };
         for (i, &index) in batch.indices.iter().enumerate() {
             let augment = augmentation.as_ref().map(|a| (a, *seed, epoch));
             match load(self.set.as_ref(), index, preprocessing, augment) {
@@ -167,6 +178,9 @@ impl Shared {
                 }
                 Err(error) => self.pass_over(index, &error)?,
             }
+        }
+        if let Some(mix) = mix {
+            mix.apply(&mut batch, *seed, epoch, number as u64);
         }
         Ok(batch)
     }

@@ -9,8 +9,10 @@ mod imagenet;
 mod loader;
 #[cfg(feature = "formats")]
 mod manifest;
+mod mix;
 #[cfg(feature = "formats")]
 mod parquet;
+mod photometric;
 mod preprocess;
 mod split;
 #[cfg(feature = "formats")]
@@ -21,8 +23,10 @@ pub use digits::{Digits, digits};
 pub use folder::{Folder, is_picture};
 pub use imagenet::imagenet_classes;
 pub use loader::{Batch, Loader, LoaderOptions};
+pub use mix::{Mix, MixedLabels};
 #[cfg(feature = "formats")]
 pub use parquet::Parquet;
+pub use photometric::Photometric;
 pub use preprocess::{Fit, Preprocessing};
 pub use split::{Subset, permutation, stratified};
 #[cfg(feature = "formats")]

@@ -72,6 +72,15 @@ impl Preprocessing {
         self.render(picture, self.whole(picture), &Drawn::default())
     }
 
+    /// The numbers that a network takes as a picture again, 3 x input x input of them; rounded, and cut off where they are out of range.
+    pub fn undo(&self, values: &[f32]) -> Picture {
+        let n = self.input;
+        let pixel = |i: usize| {
+            (0..3).map(move |c| ((values[c * n * n + i] * self.std[c] + self.mean[c]) * 255.0).round() as u8)
+        };
+        Picture { width: n, height: n, channels: 3, pixels: (0..n * n).flat_map(pixel).collect() }
+    }
+
     /// The part of the picture that is looked at without augmentation.
     pub(super) fn whole(&self, picture: &Picture) -> Region {
         let (width, height) = (picture.width as f64, picture.height as f64);
@@ -87,7 +96,16 @@ impl Preprocessing {
 
     /// A region of the picture as the network takes it.
     pub(super) fn render(&self, picture: &Picture, region: Region, drawn: &Drawn) -> Vec<f32> {
-        let square = cut(picture, region, self.input);
+        let filter = match drawn.interpolation {
+            Some(0) => FilterType::Nearest,
+            Some(2) => FilterType::CatmullRom,
+            Some(3) => FilterType::Lanczos3,
+            _ => FilterType::Triangle,
+        };
+        let mut square = cut(picture, region, self.input, filter);
+        if let Some(colours) = &drawn.colours {
+            colours.apply(&mut square, picture.channels);
+        }
         let n = self.input;
         let mut values = vec![0.0; 3 * n * n];
         for c in 0..3 {
@@ -96,7 +114,8 @@ impl Preprocessing {
             for y in 0..n {
                 for x in 0..n {
                     let from = if drawn.mirror { n - 1 - x } else { x };
-                    let value = square[(y * n + from) * picture.channels + c % picture.channels];
+                    let row = if drawn.flip { n - 1 - y } else { y };
+                    let value = square[(row * n + from) * picture.channels + c % picture.channels];
                     values[(c * n + y) * n + x] = f32::from(value) * scale - shift;
                 }
             }
@@ -106,7 +125,7 @@ impl Preprocessing {
 }
 
 /// A region resized to `size` x `size`. What lies outside the picture repeats its border.
-fn cut(picture: &Picture, (left, top, width, height): Region, size: usize) -> Vec<u8> {
+fn cut(picture: &Picture, (left, top, width, height): Region, size: usize, filter: FilterType) -> Vec<u8> {
     let (w, h) = ((width.round() as usize).max(1), (height.round() as usize).max(1));
     let (left, top) = (left.round() as i64, top.round() as i64);
     let mut pixels = Vec::with_capacity(w * h * picture.channels);
@@ -125,10 +144,10 @@ fn cut(picture: &Picture, (left, top, width, height): Region, size: usize) -> Ve
     let (w, h, n) = (w as u32, h as u32, size as u32);
     if picture.channels == 1 {
         let image: Option<GrayImage> = ImageBuffer::from_raw(w, h, pixels);
-        image.map_or_else(|| vec![0; size * size], |i| resize(&i, n, n, FilterType::Triangle).into_raw())
+        image.map_or_else(|| vec![0; size * size], |i| resize(&i, n, n, filter).into_raw())
     } else {
         let image: Option<RgbImage> = ImageBuffer::<Rgb<u8>, _>::from_raw(w, h, pixels);
-        image.map_or_else(|| vec![0; 3 * size * size], |i| resize(&i, n, n, FilterType::Triangle).into_raw())
+        image.map_or_else(|| vec![0; 3 * size * size], |i| resize(&i, n, n, filter).into_raw())
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) enum Purpose {
     Split,
     Shuffle,
     Augment,
+    Mix,
 }
 
 /// A generator that depends on nothing but these numbers.

@@ -147,7 +147,7 @@ impl Backward<'_> {
 
 impl Graph {
     /// Adds the backward graph of the scalar `loss`, and gives each trained parameter's gradient its place in the gradient
-    /// region: zeros for parameters that the loss does not depend on. To start from several losses, or a part of them, give a
+    /// region: zeros for parameters that the loss does not depend on; those of frozen parameters are never written. To start from several losses, or a part of them, give a
     /// weighted sum of them.
     ///
     /// # Errors
@@ -192,8 +192,9 @@ impl Graph {
                 op.backward(&mut Backward { graph: self, node, gradients: &mut gradients, needed: &needed })?;
             }
         }
-        let parameters: Vec<TensorId> = self.parameters().map(|(id, ..)| id).collect();
-        for parameter in parameters {
+        let trained = self.parameters().filter(|(.., info)| info.is_trained());
+        let trained: Vec<TensorId> = trained.map(|(id, ..)| id).collect();
+        for parameter in trained {
             let gradient = match gradients.of(parameter) {
                 // A gradient that another tensor has too is no place of its own.
                 Some(gradient) if matches!(self.tensor_ref(gradient).role, Role::Value) => gradient,
@@ -215,8 +216,11 @@ impl Graph {
 
     /// For each tensor, whether a trained parameter is it or lies below it.
     fn depends_on_parameters(&self) -> Vec<bool> {
-        let mut needed: Vec<bool> =
-            self.tensors.iter().map(|t| matches!(t.role, Role::Parameter(_))).collect();
+        let mut needed: Vec<bool> = self
+            .tensors
+            .iter()
+            .map(|t| matches!(&t.role, Role::Parameter(info) if info.is_trained()))
+            .collect();
         for node in &self.nodes {
             if node.inputs.iter().any(|t| needed[t.0]) {
                 for output in &node.outputs {

@@ -65,12 +65,20 @@ pub enum Initializer {
 /// What the optimizer and the initialisation need to know of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ParameterInfo {
-    /// Factor on the learning rate (Caffe's `lr_mult`).
+    /// Factor on the learning rate (Caffe's `lr_mult`). A parameter with zero is frozen: it gets no gradient, and nothing is differentiated
+    /// that only frozen parameters lie below.
     pub rate: f32,
     /// Factor on the weight decay (Caffe's `decay_mult`).
     pub decay: f32,
     /// The initial values.
     pub init: Initializer,
+}
+
+impl ParameterInfo {
+    /// Whether updates change it.
+    pub fn is_trained(&self) -> bool {
+        self.rate != 0.0
+    }
 }
 
 /// Where a tensor's content comes from.

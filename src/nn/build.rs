@@ -27,6 +27,8 @@ pub struct Network {
     pub input: TensorId,
     /// The labels, u32, batch.
     pub labels: TensorId,
+    /// Second labels, u32, batch, and the share of the first ones, batch, where pictures have two labels each.
+    pub mixed: Option<[TensorId; 2]>,
     /// The softmaxes, the main one first.
     pub heads: Vec<Head>,
     /// The weighted sum of their losses.
@@ -74,6 +76,10 @@ impl Network {
         Ok(Self {
             input: at(self.input)?,
             labels: at(self.labels)?,
+            mixed: match self.mixed {
+                Some([second, share]) => Some([at(second)?, at(share)?]),
+                None => None,
+            },
             heads: self.heads.iter().map(head).collect::<Result<_>>()?,
             loss: at(self.loss)?,
             graph: stored.graph,
@@ -84,6 +90,10 @@ impl Network {
 struct Builder<'a> {
     net: &'a GoogLeNet,
     graph: Graph,
+    /// Whether layers that are added now keep their weights and statistics.
+    frozen: bool,
+    /// What losses read beside the logits.
+    targets: Vec<TensorId>,
 }
 
 /// A convolution's geometry.
@@ -114,15 +124,20 @@ impl GoogLeNet {
         if batch == 0 {
             return Err(Error::Config("--batch must be above zero".into()));
         }
-        let mut builder = Builder { net: self, graph: Graph::new() };
+        let frozen = self.freeze_until.is_some();
+        let mut builder = Builder { net: self, graph: Graph::new(), frozen, targets: Vec::new() };
         let input = builder.graph.input("data", Spec::f32([batch, 3, self.input, self.input]));
         let labels = builder.graph.input("label", Spec::u32([batch]));
+        let mixed = builder.targets(labels);
         let mut x = builder.stem(input)?;
         let mut heads = Vec::new();
         for ((name, _), block) in BLOCKS.iter().zip(&self.channels.blocks) {
+            builder.reach(&format!("inception_{name}"));
             x = builder.inception(name, *block, x)?;
             if let Some(index) = TAPPED.iter().position(|tapped| tapped == name).filter(|_| self.has_aux()) {
-                heads.push(builder.aux_head(index + 1, x, labels)?);
+                let below = std::mem::replace(&mut builder.frozen, false);
+                heads.push(builder.aux_head(index + 1, x)?);
+                builder.frozen = below;
             }
             if POOLED.contains(name) {
                 let last = *name == "4e";
@@ -133,11 +148,12 @@ impl GoogLeNet {
                 x = builder.graph.add(if last { "pool4/3x3_s2" } else { "pool3/3x3_s2" }, pool, &[x])?;
             }
         }
-        heads.insert(0, builder.main_head(x, labels)?);
+        builder.reach("heads");
+        heads.insert(0, builder.main_head(x)?);
         let weights = heads.iter().map(|h| h.weight).collect();
         let losses: Vec<TensorId> = heads.iter().map(|h| h.loss).collect();
         let loss = builder.graph.add("loss", WeightedSum { weights }, &losses)?;
-        Ok(Network { graph: builder.graph, input, labels, heads, loss })
+        Ok(Network { graph: builder.graph, input, labels, mixed, heads, loss })
     }
 }
 
@@ -146,18 +162,48 @@ impl Builder<'_> {
         self.net.variant == Variant::Paper
     }
 
+    /// Layers from here on are trained if this is where training begins.
+    fn reach(&mut self, name: &str) {
+        if self.net.freeze_until.as_deref() == Some(name) {
+            self.frozen = false;
+        }
+    }
+
+    /// Adds what losses read beside the logits; returns the inputs that mixed pictures need.
+    fn targets(&mut self, labels: TensorId) -> Option<[TensorId; 2]> {
+        let labels_spec = self.graph.tensor_ref(labels).spec.clone();
+        self.targets = vec![labels];
+        let mixed = self.net.mixed_labels.then(|| {
+            let share = Spec::f32(labels_spec.shape.clone());
+            [self.graph.input("label/second", labels_spec), self.graph.input("label/share", share)]
+        });
+        self.targets.extend(mixed.iter().flatten());
+        if let Some(weights) = &self.net.class_weights {
+            let role = Role::Constant(std::sync::Arc::new(weights.clone()));
+            self.targets.push(self.graph.tensor("label/class_weights", Spec::f32([weights.len()]), role));
+        }
+        mixed
+    }
+
+    /// Factors on rate and decay, where they are not zero because the layer is frozen.
+    fn multipliers(&self, rate: f32, decay: f32) -> (f32, f32) {
+        if self.frozen { (0.0, 0.0) } else { (rate, decay) }
+    }
+
     fn weight(&mut self, name: String, shape: &[usize]) -> TensorId {
         let fan_in = shape[1..].iter().product();
         let init = match self.net.initialization {
             Initialization::Xavier => Initializer::Xavier { fan_in },
             Initialization::He => Initializer::He { fan_in },
         };
-        self.graph.parameter(name, shape, ParameterInfo { rate: 1.0, decay: 1.0, init })
+        let (rate, decay) = self.multipliers(1.0, 1.0);
+        self.graph.parameter(name, shape, ParameterInfo { rate, decay, init })
     }
 
     /// A bias, or a scale or shift of batch norm: no weight decay.
     fn vector(&mut self, name: String, length: usize, start: f32, rate: f32) -> TensorId {
-        let info = ParameterInfo { rate, decay: 0.0, init: Initializer::Constant(start) };
+        let (rate, decay) = self.multipliers(rate, 0.0);
+        let info = ParameterInfo { rate, decay, init: Initializer::Constant(start) };
         self.graph.parameter(name, [length], info)
     }
 
@@ -188,7 +234,7 @@ impl Builder<'_> {
                 self.graph.tensor(format!("{layer}.bn.{name}"), Spec::f32([channels]), Role::State(start))
             };
             let (mean, variance) = (state("running_mean", 0.0), state("running_var", 1.0));
-            let op = BatchNorm { epsilon: EPSILON, momentum: MOMENTUM, relu: false, training: true };
+            let op = BatchNorm { epsilon: EPSILON, momentum: MOMENTUM, relu: false, training: !self.frozen };
             self.graph.add(format!("{layer}.bn"), op, &[y, scale, shift, mean, variance])?
         };
         self.graph.add(format!("{layer}/relu"), Relu, &[y])
@@ -222,6 +268,7 @@ impl Builder<'_> {
         let mut x = self.conv(conv1, channels1, Window::new(7, stride, 3), input)?;
         x = self.graph.add("pool1/3x3_s2", MaxPool::new(3, 2, 0), &[x])?;
         x = self.lrn("pool1/norm1", x)?;
+        self.reach("conv2");
         x = self.conv(conv2, channels2, Window::new(1, 1, 0), x)?;
         x = self.conv(conv3, channels3, Window::new(3, 1, 1), x)?;
         x = self.lrn("conv2/norm2", x)?;
@@ -242,7 +289,7 @@ impl Builder<'_> {
         self.graph.add(format!("inception_{name}/output"), Concat, &[branch1, branch2, branch3, branch4])
     }
 
-    fn aux_head(&mut self, index: usize, x: TensorId, labels: TensorId) -> Result<Head> {
+    fn aux_head(&mut self, index: usize, x: TensorId) -> Result<Head> {
         let tap = x;
         let [conv, hidden, classifier] = aux_layers(self.net.variant, index);
         let [conv_channels, hidden_units] = self.net.channels.aux;
@@ -262,27 +309,21 @@ impl Builder<'_> {
         let logits = self.linear(&classifier, self.net.classes, false, x)?;
         let name = if index == 1 { "aux1" } else { "aux2" };
         let weight = self.net.aux_weight;
-        Ok(Head { tap, ..self.head(name, &format!("loss{index}"), logits, labels, weight)? })
+        Ok(Head { tap, ..self.head(name, &format!("loss{index}"), logits, weight)? })
     }
 
-    fn main_head(&mut self, x: TensorId, labels: TensorId) -> Result<Head> {
+    fn main_head(&mut self, x: TensorId) -> Result<Head> {
         let tap = x;
         let x = self.graph.add("pool5/7x7_s1", AdaptiveAvgPool { output: [1, 1] }, &[x])?;
         let x = self.dropout("pool5/drop_7x7_s1", self.net.dropout, x)?;
         let logits = self.linear(classifier_layer(self.net.variant), self.net.classes, false, x)?;
-        Ok(Head { tap, ..self.head("main", "loss3", logits, labels, 1.0)? })
+        Ok(Head { tap, ..self.head("main", "loss3", logits, 1.0)? })
     }
 
-    fn head(
-        &mut self,
-        name: &'static str,
-        layer: &str,
-        logits: TensorId,
-        labels: TensorId,
-        weight: f32,
-    ) -> Result<Head> {
+    fn head(&mut self, name: &'static str, layer: &str, logits: TensorId, weight: f32) -> Result<Head> {
         let op = SoftmaxCrossEntropy { smoothing: self.net.smoothing };
-        let outputs = self.graph.node(format!("{layer}/loss"), std::sync::Arc::new(op), &[logits, labels])?;
+        let inputs = [&[logits][..], &self.targets].concat();
+        let outputs = self.graph.node(format!("{layer}/loss"), std::sync::Arc::new(op), &inputs)?;
         let [loss, probabilities, correct] = outputs[..] else {
             return Err(Error::Config("softmax cross-entropy must have three outputs".into()));
         };

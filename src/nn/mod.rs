@@ -21,6 +21,22 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use table::{aux_layers, classifier_layer};
+
+/// What [`GoogLeNet::freeze_until`] may name: the second part of the stem, the blocks, and what lies on top of all.
+const FREEZABLE: &[&str] = &[
+    "conv2",
+    "inception_3a",
+    "inception_3b",
+    "inception_4a",
+    "inception_4b",
+    "inception_4c",
+    "inception_4d",
+    "inception_4e",
+    "inception_5a",
+    "inception_5b",
+    "heads",
+];
 
 /// Which GoogLeNet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +104,15 @@ pub struct GoogLeNet {
     pub initialization: Initialization,
     /// Factor on the learning rate of biases; Caffe's solver has 2.
     pub bias_rate: f32,
+    /// The first layer or block that is trained ([`GoogLeNet::freezable`]); those below it keep their weights and statistics.
+    #[serde(default)]
+    pub freeze_until: Option<String>,
+    /// Weight of each class in the losses ([`SoftmaxCrossEntropy`](crate::ops::SoftmaxCrossEntropy) says how).
+    #[serde(default)]
+    pub class_weights: Option<Vec<f32>>,
+    /// Whether pictures have two labels each, as mixup and cutmix make them.
+    #[serde(default)]
+    pub mixed_labels: bool,
     /// Whether the first convolution keeps its stride and the auxiliary heads their pooling at any input size.
     pub keep_stem: bool,
 }
@@ -108,6 +133,9 @@ impl GoogLeNet {
             smoothing: 0.0,
             initialization: Initialization::Xavier,
             bias_rate: 1.0,
+            freeze_until: None,
+            class_weights: None,
+            mixed_labels: false,
             keep_stem: false,
         }
     }
@@ -187,10 +215,37 @@ impl GoogLeNet {
                 return fail(format!("{option} must be from 0 to below 1, not {value}"));
             }
         }
+        if let Some(name) = &self.freeze_until
+            && !Self::freezable().contains(&name.as_str())
+        {
+            let known = Self::freezable().join(", ");
+            return fail(format!("--freeze-until knows no layer `{name}`: use one of {known}"));
+        }
+        if let Some(weights) = &self.class_weights {
+            if weights.len() != self.classes {
+                let (given, classes) = (weights.len(), self.classes);
+                return fail(format!("--class-weights has {given} weights for {classes} classes"));
+            }
+            if weights.iter().any(|w| !w.is_finite() || *w < 0.0) || weights.iter().all(|w| *w == 0.0) {
+                return fail("--class-weights must not be negative, and not all be zero".into());
+            }
+        }
         if !self.aux_weight.is_finite() || self.aux_weight < 0.0 {
             return fail(format!("--aux-weight must not be negative, not {}", self.aux_weight));
         }
         Ok(())
+    }
+
+    /// The layers and blocks that training may begin with, from the input up; with `heads` only what lies on top of the blocks is trained.
+    pub fn freezable() -> &'static [&'static str] {
+        FREEZABLE
+    }
+
+    /// The parameters of the classifiers, whose shapes depend on the classes: what is drawn anew for other classes.
+    pub fn head_parameters(&self) -> Vec<String> {
+        let layers = [1, 2].map(|index| aux_layers(self.variant, index)[2].clone());
+        let layers = std::iter::once(classifier_layer(self.variant).to_string()).chain(layers);
+        layers.flat_map(|layer| [format!("{layer}.weight"), format!("{layer}.bias")]).collect()
     }
 
     /// Whether the auxiliary heads exist.

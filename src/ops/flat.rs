@@ -76,6 +76,16 @@ impl Part {
         Kernel::new(operands, source, entry).geometry("count", count).linear(count)
     }
 
+    /// Blocks before the part.
+    pub(super) fn first_block(&self) -> usize {
+        self.elements.start / BLOCK
+    }
+
+    /// Blocks of the part.
+    pub(super) fn blocks(&self) -> usize {
+        self.elements.len() / BLOCK
+    }
+
     /// The bytes of the part in a region.
     pub(super) fn bytes(&self) -> Range<u64> {
         4 * self.elements.start as u64..4 * self.elements.end as u64

@@ -10,13 +10,22 @@ const SOURCE: &str = include_str!("../../shaders/softmax_cross_entropy.wgsl");
 /// The mean over the batch of -sum over c of target[c] log softmax(logits)[c]. Inputs: logits [batch, classes], labels u32 [batch]; a
 /// label that is no class marks a row that does not count. Outputs, in f32: loss [1], probabilities [batch, classes], and the number of rows whose largest logit, the first of
 /// equals, is the label's [1]. Only the loss can be differentiated.
+///
+/// Two more inputs give each row a second label, as mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019) need it: second labels u32
+/// [batch], and the shares of the first ones [batch], from 0 to 1. The target is the mean of both labels by their shares, and a right row counts
+/// by the share of the label that it got right. A second label must be a class where the first is one.
+///
+/// A last input gives each class a weight [classes], as torch's `CrossEntropyLoss(weight=...)` does: the term of class c in the sum
+/// is multiplied by weight c, smoothed shares included, and the mean over the batch is divided by the sum of the weights of the labels, each by its share, in
+/// place of the number of rows.
 #[derive(Clone, Debug)]
 pub struct SoftmaxCrossEntropy {
     /// Share of the target that is spread evenly over the classes (Szegedy et al. 2016, section 7).
     pub smoothing: f32,
 }
 
-/// The gradient. Inputs: probabilities, labels, the gradient of the loss [1]; output: the gradient of the logits.
+/// The gradient. Inputs: probabilities, labels, the gradient of the loss [1], and second labels, shares and class weights as far as
+/// the forward pass has them; output: the gradient of the logits.
 #[derive(Clone, Debug)]
 pub struct SoftmaxCrossEntropyGrad {
     /// As in the forward pass.
@@ -43,6 +52,59 @@ fn labelled(x: &Spec, labels: &Spec) -> Result<[usize; 2], String> {
         return Err(format!("the labels must be u32 {batch}, not {labels}"));
     }
     Ok([batch, classes])
+}
+
+/// Which of the optional inputs there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Targets {
+    /// Second labels and shares.
+    pub mixed: bool,
+    /// Class weights.
+    pub weighted: bool,
+}
+
+impl Targets {
+    /// What the number of optional inputs says.
+    pub fn of(optional: usize) -> Self {
+        Self { mixed: optional >= 2, weighted: !optional.is_multiple_of(2) }
+    }
+
+    fn check(self, [batch, classes]: [usize; 2], optional: &[&Spec]) -> Result<(), String> {
+        if optional.len() > 3 {
+            return Err(format!(
+                "expected second labels, shares and class weights at most, not {optional:?}"
+            ));
+        }
+        if self.mixed {
+            let (second, share) = (optional[0], optional[1]);
+            if *second != Spec::u32([batch]) || share.dims() != [batch] {
+                return Err(format!(
+                    "second labels must be u32 {batch} and shares {batch}, not {second} and {share}"
+                ));
+            }
+            activation(share)?;
+        }
+        if let Some(weights) = optional.last().filter(|_| self.weighted)
+            && **weights != Spec::f32([classes])
+        {
+            return Err(format!("class weights must be f32 {classes}, not {weights}"));
+        }
+        Ok(())
+    }
+
+    /// Binds them, from input `first` on.
+    fn bind(self, kernel: Kernel, first: usize) -> Kernel {
+        let mut kernel = kernel.constant("MIXED", self.mixed).constant("WEIGHTED", self.weighted);
+        if self.mixed {
+            let second = Slot::Input(first);
+            kernel = kernel.bind_as("second", second, "u32").bind("share", Slot::Input(first + 1));
+        }
+        if self.weighted {
+            let slot = Slot::Input(first + 2 * usize::from(self.mixed));
+            kernel = kernel.bind("class_weights", slot);
+        }
+        kernel
+    }
 }
 
 fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand, smoothing: f32) -> Kernel {
@@ -83,14 +145,17 @@ impl Operation for SoftmaxCrossEntropy {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let [x, labels] = expect(inputs)?;
-        labelled(x, labels)?;
+        let [x, labels, optional @ ..] = inputs else {
+            return Err(format!("expected logits and labels, got {} inputs", inputs.len()));
+        };
+        Targets::of(optional.len()).check(labelled(x, labels)?, optional)?;
         Ok(vec![Spec::f32([1]), Spec::f32(x.shape.clone()), Spec::f32([1])])
     }
 
     fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
         let Some(dloss) = context.grad(0) else { return Ok(()) };
-        let inputs = [context.output(1), context.input(1), dloss];
+        let mut inputs = vec![context.output(1), context.input(1), dloss];
+        inputs.extend((2..context.input_count()).map(|i| context.input(i)));
         let logits = context.element(context.input(0));
         context.contribute(0, SoftmaxCrossEntropyGrad { smoothing: self.smoothing, logits }, &inputs)
     }
@@ -103,6 +168,7 @@ impl Operation for SoftmaxCrossEntropy {
             .bind_as("labels", Slot::Input(1), "u32")
             .bind("y_data", Slot::Output(1))
             .bind("partial", Slot::Scratch(0));
+        let base = Targets::of(operands.inputs.len() - 2).bind(base, 2);
         let totals = Kernel::new(operands, SOURCE, "totals")
             .geometry("rows", x.dims()[0])
             .bind("partial", Slot::Scratch(0))
@@ -119,9 +185,14 @@ impl Operation for SoftmaxCrossEntropyGrad {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let [probabilities, labels, dloss] = expect(inputs)?;
-        labelled(probabilities, labels)?;
-        parameters(&[probabilities, dloss])?;
+        let [probabilities, labels, dloss, optional @ ..] = inputs else {
+            return Err(format!(
+                "expected probabilities, labels and a gradient, got {} inputs",
+                inputs.len()
+            ));
+        };
+        Targets::of(optional.len()).check(labelled(probabilities, labels)?, optional)?;
+        parameters(&[*probabilities, *dloss])?;
         if dloss.shape.volume() != 1 {
             return Err(format!("the gradient of the loss must be a scalar, not {}", dloss.shape));
         }
@@ -136,6 +207,7 @@ impl Operation for SoftmaxCrossEntropyGrad {
             .bind("dloss", Slot::Input(2))
             .bind("dx_data", Slot::Output(0))
             .linear(y.volume());
+        let kernel = Targets::of(operands.inputs.len() - 3).bind(kernel, 3);
         vec![Implementation::new("linear", vec![kernel])]
     }
 }
@@ -155,6 +227,8 @@ impl Operation for Softmax {
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
         let base = kernel(operands, "rows", x, y, 0.0)
             .constant("LABELS", false)
+            .constant("MIXED", false)
+            .constant("WEIGHTED", false)
             .bind("x_data", Slot::Input(0))
             .bind("y_data", Slot::Output(0));
         families(x.dims()[0], base, None)

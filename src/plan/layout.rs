@@ -69,6 +69,12 @@ impl Layout {
         self.parameters.iter().flat_map(|e| pair(e).repeat(e.shape.volume().div_ceil(BLOCK))).collect()
     }
 
+    /// The first block of each parameter and how many blocks it has, as [`Lars`](crate::ops::Lars) takes them.
+    pub fn segments(&self) -> Vec<f32> {
+        let pair = |e: &Entry| [e.offset / BLOCK, e.shape.volume().div_ceil(BLOCK)].map(|n| n as f32);
+        self.parameters.iter().flat_map(pair).collect()
+    }
+
     /// The offsets by name.
     pub(super) fn offsets(&self) -> HashMap<&str, &Entry> {
         self.parameters.iter().chain(&self.state).map(|e| (e.name.as_str(), e)).collect()

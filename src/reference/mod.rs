@@ -14,6 +14,7 @@ mod copy;
 mod dropout;
 mod fill;
 mod interpreter;
+mod lars;
 mod linear;
 mod loss_scale;
 mod lrn;

@@ -11,51 +11,104 @@ fn log_softmax<T: Real>(row: &[T]) -> Vec<T> {
     row.iter().map(|x| *x - largest - sum.ln()).collect()
 }
 
-/// The share of class c in the target.
-fn target<T: Real>(smoothing: f32, classes: usize, is_label: bool) -> T {
-    let smoothing = T::of(f64::from(smoothing));
-    let even = smoothing / T::of(classes as f64);
-    if is_label { T::one() - smoothing + even } else { even }
+/// The labels with what may come with them: second labels and the shares of the first, class weights.
+struct Targets<'a, T> {
+    labels: &'a Array<T>,
+    mixed: Option<(&'a Array<T>, &'a Array<T>)>,
+    weights: Option<&'a Array<T>>,
+    smoothing: T,
+    classes: usize,
+}
+
+impl<'a, T: Real> Targets<'a, T> {
+    fn new(labels: &'a Array<T>, optional: &[&'a Array<T>], smoothing: f32, classes: usize) -> Self {
+        let (mixed, weights) = match *optional {
+            [] => (None, None),
+            [weights] => (None, Some(weights)),
+            [second, share] => (Some((second, share)), None),
+            [second, share, weights, ..] => (Some((second, share)), Some(weights)),
+        };
+        Self { labels, mixed, weights, smoothing: T::of(f64::from(smoothing)), classes }
+    }
+
+    /// The labels of a row with their shares, or nothing if the row does not count.
+    fn of(&self, row: usize) -> Option<Vec<(usize, T)>> {
+        let label = self.labels.data[row].to_index();
+        if label >= self.classes {
+            return None;
+        }
+        Some(match self.mixed {
+            None => vec![(label, T::one())],
+            Some((second, share)) => {
+                let share = share.data[row];
+                vec![(label, share), (second.data[row].to_index(), T::one() - share)]
+            }
+        })
+    }
+
+    fn weight(&self, class: usize) -> T {
+        self.weights.map_or(T::one(), |w| w.data[class])
+    }
+
+    /// The share of class c in the target, times the weight of the class.
+    fn target(&self, labels: &[(usize, T)], c: usize) -> T {
+        let own: T = labels.iter().filter(|(label, _)| *label == c).map(|(_, share)| *share).sum();
+        let even = self.smoothing / T::of(self.classes as f64);
+        self.weight(c) * ((T::one() - self.smoothing) * own + even)
+    }
+
+    /// How much a row counts.
+    fn row_weight(&self, labels: &[(usize, T)]) -> T {
+        labels.iter().map(|(label, share)| *share * self.weight(*label)).sum()
+    }
+}
+
+/// What a mean is divided by.
+fn divisor<T: Real>(count: T) -> T {
+    if count > T::zero() { count } else { T::one() }
 }
 
 impl<T: Real> Reference<T> for SoftmaxCrossEntropy {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {
-        let (x, labels) = (inputs[0], inputs[1]);
+        let x = inputs[0];
         let classes = x.dims[1];
+        let targets = Targets::new(inputs[1], &inputs[2..], self.smoothing, classes);
         let (mut loss, mut correct, mut count) = (T::zero(), T::zero(), T::zero());
         for (n, row) in x.data.chunks(classes).enumerate() {
             let logs = log_softmax(row);
             for (y, log) in outputs[1].data[n * classes..].iter_mut().zip(&logs) {
                 *y = log.exp();
             }
-            let label = labels.data[n].to_index();
-            if label >= classes {
-                continue;
-            }
-            count += T::one();
+            let Some(labels) = targets.of(n) else { continue };
+            count += targets.row_weight(&labels);
             for (c, log) in logs.iter().enumerate() {
-                loss += -(target::<T>(self.smoothing, classes, c == label) * *log);
+                loss += -(targets.target(&labels, c) * *log);
             }
-            let before = |(c, x): (usize, &T)| *x > row[label] || (*x == row[label] && c < label);
-            if !row.iter().enumerate().any(before) {
-                correct += T::one();
+            for (label, share) in labels {
+                let before = |(c, x): (usize, &T)| *x > row[label] || (*x == row[label] && c < label);
+                if !row.iter().enumerate().any(before) {
+                    correct += share;
+                }
             }
         }
-        outputs[0].data[0] = loss / count.larger(T::one());
+        outputs[0].data[0] = loss / divisor(count);
         outputs[2].data[0] = correct;
     }
 }
 
 impl<T: Real> Reference<T> for SoftmaxCrossEntropyGrad {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {
-        let (probabilities, labels, dloss) = (inputs[0], inputs[1], inputs[2].data[0]);
+        let (probabilities, dloss) = (inputs[0], inputs[2].data[0]);
         let classes = probabilities.dims[1];
-        let counts = |label: &&T| label.to_index() < classes;
-        let count = T::of(labels.data.iter().filter(counts).count().max(1) as f64);
-        for (i, dx) in outputs[0].data.iter_mut().enumerate() {
-            let (label, c) = (labels.data[i / classes].to_index(), i % classes);
-            if label < classes {
-                *dx = dloss / count * (probabilities.data[i] - target(self.smoothing, classes, c == label));
+        let targets = Targets::new(inputs[1], &inputs[3..], self.smoothing, classes);
+        let rows = probabilities.dims[0];
+        let count: T = (0..rows).filter_map(|n| targets.of(n)).map(|l| targets.row_weight(&l)).sum();
+        for n in 0..rows {
+            let Some(labels) = targets.of(n) else { continue };
+            let all: T = (0..classes).map(|c| targets.target(&labels, c)).sum();
+            for c in 0..classes {
+                let slope = all * probabilities.data[n * classes + c] - targets.target(&labels, c);
+                outputs[0].data[n * classes + c] = dloss / divisor(count) * slope;
             }
         }
     }

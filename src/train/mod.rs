@@ -80,6 +80,7 @@ pub struct Trainer {
     session: Session,
     input: TensorId,
     labels: TensorId,
+    mixed: Option<[TensorId; 2]>,
     heads: Vec<&'static str>,
     logits: Vec<TensorId>,
     has_norm: bool,
@@ -108,6 +109,8 @@ pub struct TrainingGraph {
     pub input: TensorId,
     /// The labels, batch.
     pub labels: TensorId,
+    /// Second labels and the share of the first ones, where pictures are mixed.
+    pub mixed: Option<[TensorId; 2]>,
     /// The total loss, then the loss of each head, then its correct count, then the gradients' norm if they are clipped, then the
     /// loss scale and the number of skipped updates if the loss is scaled.
     pub metrics: Vec<TensorId>,
@@ -127,6 +130,7 @@ impl TrainingGraph {
         optimizer.validate()?;
         let net = network.build(batch)?.stored_as(optimizer.precision.element())?;
         let mut keep = vec![net.input, net.labels, net.loss];
+        keep.extend(net.mixed.iter().flatten());
         keep.extend(net.heads.iter().flat_map(|h| [h.logits, h.loss, h.correct]));
         let mut fused = net.graph.fuse(&keep)?;
         let scale = match &optimizer.precision {
@@ -144,6 +148,10 @@ impl TrainingGraph {
         }
         let at = |t: TensorId| fused.get(t).and_then(|t| joined.get(t)).ok_or_else(|| lost(t));
         let (input, labels, loss) = (at(net.input)?, at(net.labels)?, at(net.loss)?);
+        let mixed = match net.mixed {
+            Some([second, share]) => Some([at(second)?, at(share)?]),
+            None => None,
+        };
         let mut metrics = vec![loss];
         for head in &net.heads {
             metrics.push(at(head.loss)?);
@@ -159,7 +167,8 @@ impl TrainingGraph {
         metrics.extend(update.norm);
         metrics.extend(update.scaling.iter().flatten());
         let heads = net.heads.iter().map(|h| h.name).collect();
-        Ok(Self { graph, layout, input, labels, metrics, logits, heads, accumulated: update.accumulated })
+        let accumulated = update.accumulated;
+        Ok(Self { graph, layout, input, labels, mixed, metrics, logits, heads, accumulated })
     }
 
     /// Plans it as a trainer on this device does.
@@ -218,6 +227,10 @@ impl Trainer {
             None => usize::MAX,
         };
         let (input, labels) = (plan.tensor(training.input)?, plan.tensor(training.labels)?);
+        let mixed = match training.mixed {
+            Some([second, share]) => Some([plan.tensor(second)?, plan.tensor(share)?]),
+            None => None,
+        };
         let logits = training.logits.iter().map(|t| plan.tensor(*t)).collect::<Result<_>>()?;
         let session = Session::new(gpu, plan, None, progress).await?;
         let mut trainer = Self {
@@ -228,6 +241,7 @@ impl Trainer {
             session,
             input,
             labels,
+            mixed,
             heads: training.heads,
             logits,
             has_norm: optimizer.clip_norm.is_some(),
@@ -285,8 +299,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
     pub async fn profile(&mut self, batch: &Batch, rate: f32, clock: Clock) -> Result<Vec<DispatchTime>> {
-        self.session.write(self.input, &batch.images)?;
-        self.session.write_labels(self.labels, &batch.labels)?;
+        self.write(batch)?;
         let times = self.session.profile(&self.step_values(rate), clock).await?;
         self.progress.step += 1;
         self.progress.update += 1;
@@ -309,8 +322,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
     pub fn step(&mut self, batch: &Batch, rate: f32) -> Result<()> {
-        self.session.write(self.input, &batch.images)?;
-        self.session.write_labels(self.labels, &batch.labels)?;
+        self.write(batch)?;
         let step = self.step_values(rate);
         let micro = self.progress.step + 1;
         let updates = micro.is_multiple_of(u64::from(self.optimizer.accumulate));
@@ -320,6 +332,28 @@ impl Trainer {
         self.progress.step = micro;
         self.progress.update += u64::from(updates);
         Ok(())
+    }
+
+    /// Gives the device the pictures and labels of the next step. Where the network takes mixed labels, a batch without second ones has only
+    /// its own.
+    fn write(&self, batch: &Batch) -> Result<()> {
+        self.session.write(self.input, &batch.images)?;
+        self.session.write_labels(self.labels, &batch.labels)?;
+        match (self.mixed, &batch.mixed) {
+            (Some([second, share]), Some(mixed)) => {
+                self.session.write_labels(second, &mixed.second)?;
+                self.session.write(share, &mixed.share)
+            }
+            (Some([second, share]), None) => {
+                self.session.write_labels(second, &batch.labels)?;
+                self.session.write(share, &vec![1.0; batch.labels.len()])
+            }
+            (None, Some(_)) => Err(Error::tensor(
+                "label/second",
+                "is no input of this network: build it with `mixed_labels`",
+            )),
+            (None, None) => Ok(()),
+        }
     }
 
     /// The values of the next step.
@@ -447,6 +481,24 @@ impl Trainer {
     pub async fn early_exit(&self, batch: usize) -> Result<EarlyExit> {
         let element = self.optimizer.precision.element();
         EarlyExit::sharing(&self.gpu, &self.network, batch, element, Arc::clone(self.session.regions())).await
+    }
+
+    /// Starts from the weights of another run: parameters and running statistics, but for the parameters called in `anew`, which keep their
+    /// first values. Progress and the optimizer's vectors stay at their beginning, and averages start from the new parameters.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] naming what is missing or has another shape.
+    pub async fn start_from(&mut self, state: &TrainingState, anew: &[String]) -> Result<()> {
+        let mut start = self.state().await?;
+        let keep = |name: &String| !anew.contains(name) && !name.starts_with(LOSS_SCALE);
+        for (own, other) in [(&mut start.parameters, &state.parameters), (&mut start.state, &state.state)] {
+            own.retain(|name, _| !keep(name));
+            own.extend(other.iter().filter(|(name, _)| keep(name)).map(|(n, t)| (n.clone(), t.clone())));
+        }
+        if let Some(average) = &mut start.average {
+            average.clone_from(&start.parameters);
+        }
+        self.restore(&start)
     }
 
     /// A classifier that reads this trainer's parameters where they are: it always sees the latest.

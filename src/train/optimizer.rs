@@ -1,5 +1,7 @@
 //! The optimizer as nodes of the training graph: each works on whole regions, in place.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -7,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::precision::{Guard, Precision, ScaleState};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Region, Role, Spec, TensorId};
-use crate::ops::{Accumulate, AdamW, Average, ClipNorm, Sgd};
-use crate::plan::{BLOCK, Layout};
+use crate::ops::{Accumulate, AdamW, Average, ClipNorm, Lars, Sgd};
+use crate::plan::Layout;
 
 /// The rule that turns gradients into updates.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,6 +20,11 @@ pub enum Rule {
     Sgd {
         /// Look ahead (Nesterov).
         nesterov: bool,
+    },
+    /// SGD with momentum on gradients scaled to each tensor's norm (You et al. 2017): for large batches.
+    Lars {
+        /// Share of a tensor's norm that an update at rate 1 moves it by.
+        trust: f32,
     },
     /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
     AdamW {
@@ -64,6 +71,30 @@ pub enum Averaging {
     Exponential(f32),
 }
 
+/// `polyak`, or the decay of an exponential average.
+impl fmt::Display for Averaging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Polyak => f.write_str("polyak"),
+            Self::Exponential(decay) => write!(f, "{decay}"),
+        }
+    }
+}
+
+impl FromStr for Averaging {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.parse() {
+            _ if text == "polyak" => Ok(Self::Polyak),
+            Ok(decay) if (0.0..1.0).contains(&decay) => Ok(Self::Exponential(decay)),
+            _ => Err(Error::Config(format!(
+                "average `{text}`: use `polyak`, or a decay from 0 to below 1 such as 0.999"
+            ))),
+        }
+    }
+}
+
 impl Default for Optimizer {
     /// Caffe's `quick_solver`: SGD, momentum 0.9, weight decay 2e-4.
     fn default() -> Self {
@@ -95,7 +126,7 @@ impl Optimizer {
     /// Number of optimizer vectors that belong to the rule itself.
     fn rule_slots(&self) -> u8 {
         match self.rule {
-            Rule::Sgd { .. } => 1,
+            Rule::Sgd { .. } | Rule::Lars { .. } => 1,
             Rule::AdamW { .. } => 2,
         }
     }
@@ -128,6 +159,11 @@ impl Optimizer {
             unit(beta1, "AdamW's beta1")?;
             unit(beta2, "AdamW's beta2")?;
         }
+        if let Rule::Lars { trust } = self.rule
+            && !(trust.is_finite() && trust > 0.0)
+        {
+            return Err(Error::Config(format!("LARS's trust must be above zero, not {trust}")));
+        }
         if let Some(Averaging::Exponential(decay)) = self.average {
             unit(decay, "--average")?;
         }
@@ -155,8 +191,11 @@ impl Optimizer {
         };
         let parameters = flat(graph, Region::Parameters);
         let mut gradients = flat(graph, Region::Gradients);
-        let multipliers = Role::Constant(Arc::new(layout.multipliers()));
-        let multipliers = graph.tensor("optimizer/multipliers", Spec::f32([length / BLOCK * 2]), multipliers);
+        let constant = |graph: &mut Graph, name: &str, values: Vec<f32>| {
+            let spec = Spec::f32([values.len()]);
+            graph.tensor(format!("optimizer/{name}"), spec, Role::Constant(Arc::new(values)))
+        };
+        let mut multipliers = constant(graph, "multipliers", layout.multipliers());
         let mut update = Update { norm: None, scaling: None, accumulated: None };
         if self.accumulate > 1 {
             let free = self.rule_slots() + u8::from(self.average.is_some());
@@ -174,8 +213,17 @@ impl Optimizer {
             gradients = clipped[0];
             update.norm = Some(clipped[1]);
         }
+        if let Rule::Lars { trust } = self.rule {
+            let segments = constant(graph, "segments", layout.segments());
+            let inputs = guarded(&[gradients, parameters, multipliers, segments]);
+            gradients = graph.add("optimizer/lars", Lars { trust }, &inputs)?;
+            // Decay is in the gradients now.
+            let rates = layout.multipliers().chunks(2).flat_map(|pair| [pair[0], 0.0]).collect();
+            multipliers = constant(graph, "rates", rates);
+        }
         let updated = match self.rule {
-            Rule::Sgd { nesterov } => {
+            Rule::Sgd { .. } | Rule::Lars { .. } => {
+                let nesterov = self.rule == Rule::Sgd { nesterov: true };
                 let momentum = flat(graph, Region::Slots(0));
                 let inputs = guarded(&[parameters, gradients, momentum, multipliers]);
                 graph.add("optimizer/sgd", Sgd { nesterov }, &inputs)?

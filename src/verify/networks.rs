@@ -79,7 +79,8 @@ fn read(folder: &Path, set: &str) -> Result<Golden> {
     let network = GoogLeNet::from_tensors(&shapes)?.input(height).dropout(0.0, 0.0);
     let network = GoogLeNet { keep_stem: true, ..network };
     let labels = tensor(&io, "labels")?.data.iter().map(|l| *l as u32).collect();
-    let batch = Batch { images: input.data.clone(), labels, count: size, indices: (0..size).collect() };
+    let batch =
+        Batch { images: input.data.clone(), labels, count: size, indices: (0..size).collect(), mixed: None };
     Ok(Golden { network, batch, init, io, gradients, after, steps })
 }
 

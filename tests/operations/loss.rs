@@ -31,6 +31,49 @@ proptest! {
     }
 }
 
+/// Second labels and class weights, each alone and both: against the twin, and the twin against what torch's
+/// `CrossEntropyLoss(weight=..., label_smoothing=0.1)` gives for the same numbers.
+#[test]
+fn mixed_labels_and_class_weights() {
+    let (rows, classes) = (9, 5);
+    let x = noise(&[rows, classes], 1);
+    let ids = |step: usize| Array::new(&[rows], (0..rows).map(|i| ((i * step) % classes) as f32).collect());
+    let (mut labels, second) = (ids(1), ids(3));
+    // A row that does not count.
+    labels.data[4] = 7.0;
+    let share = Array::new(&[rows], (0..rows).map(|i| i as f32 / 8.0).collect());
+    let weights = Array::new(&[classes], vec![0.5, 1.0, 2.0, 0.0, 3.0]);
+    let (logits, u32s) = (spec(&x), Spec::u32([rows]));
+    let (op, dloss) = (SoftmaxCrossEntropy { smoothing: 0.1 }, Array::new(&[1], vec![0.7]));
+    let grad = SoftmaxCrossEntropyGrad { smoothing: 0.1, logits: Element::F32 };
+    let probabilities =
+        run_operation(&Softmax, &[&logits], &[&x], &Step::default()).expect("shapes fit").remove(0);
+    let mixed = [(u32s.clone(), &second), (spec(&share), &share)];
+    let weighted = [(spec(&weights), &weights)];
+    for optional in [&mixed[..], &weighted[..], &[mixed.clone().to_vec(), weighted.to_vec()].concat()] {
+        let specs =
+            |first: &[Spec]| [first.to_vec(), optional.iter().map(|o| o.0.clone()).collect()].concat();
+        let arrays = |first: &[&Array<f32>]| -> Vec<Array<f32>> {
+            first.iter().map(|a| (*a).clone()).chain(optional.iter().map(|o| o.1.clone())).collect()
+        };
+        let inputs = arrays(&[&x, &labels]);
+        let refs: Vec<&Array<f32>> = inputs.iter().collect();
+        check(&op, &specs(&[logits.clone(), u32s.clone()]), &refs, 1e-5, &[], &[]);
+        let inputs = arrays(&[&probabilities, &labels, &dloss]);
+        let refs: Vec<&Array<f32>> = inputs.iter().collect();
+        check(&grad, &specs(&[logits.clone(), u32s.clone(), spec(&dloss)]), &refs, 1e-5, &[], &[]);
+    }
+    let wrong = op.infer(&[&logits, &u32s, &Spec::f32([classes + 1])]).expect_err("one weight too many");
+    assert!(wrong.contains("class weights"), "{wrong}");
+    // torch 2: CrossEntropyLoss(weight=[1, 2], label_smoothing=0.1)([[0, 1], [2, 0]], [0, 1]).
+    let x = Array::new(&[2, 2], vec![0.0f64, 1.0, 2.0, 0.0]);
+    let (labels, weights) = (Array::new(&[2], vec![0.0, 1.0]), Array::new(&[2], vec![1.0, 2.0]));
+    let specs = [Spec::f32([2, 2]), Spec::u32([2]), Spec::f32([2])];
+    let out = run_operation(&op, &specs.each_ref(), &[&x, &labels, &weights], &Step::default());
+    let loss = out.expect("shapes fit")[0].data[0];
+    assert!((loss - 1.775_478_131_142_643_5).abs() < 1e-6, "{loss}");
+}
+
 #[test]
 fn equal_logits_predict_the_first_class() {
     let x = Array::new(&[2, 3], vec![1.0; 6]);

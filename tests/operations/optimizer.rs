@@ -3,7 +3,7 @@
 use incept::gpu::Trial;
 use incept::graph::{Operation, Spec};
 use incept::kernel::{AdapterClass, Operand, Operands, Profile, Step};
-use incept::ops::{Accumulate, AdamW, Average, ClipNorm, LossScale, Sgd};
+use incept::ops::{Accumulate, AdamW, Average, ClipNorm, Lars, LossScale, Sgd};
 use incept::reference::{Array, relative_error, run_operation};
 
 use super::support::{check_step, gpu, noise, spec};
@@ -49,6 +49,30 @@ fn adamw_is_right_from_the_first_update_on() {
     for ((after, before), g) in out[0].data.iter().zip(&w.data).zip(&g.data) {
         assert!((after - (before - 0.5 * g.signum())).abs() < 1e-4);
     }
+}
+
+/// Three tensors: one of 30 blocks that is decayed, a bias of one, and one of 6 whose weights are all zero.
+#[test]
+fn lars_scales_by_the_norms_of_tensors() {
+    let (g, mut w) = (noise(&[64 * 37], 1), noise(&[64 * 37], 2));
+    w.data[64 * 31..].fill(0.0);
+    let decays = (0..37).flat_map(|block| [1.0, if block == 30 { 0.0 } else { 1.0 }]);
+    let multipliers = Array::new(&[74], decays.collect());
+    let segments = Array::new(&[6], vec![0.0, 30.0, 30.0, 1.0, 31.0, 6.0]);
+    let op = Lars { trust: 0.01 };
+    let step = Step { decay: 0.1, loss_scale: 4.0, ..Step::default() };
+    let inputs = [&g, &w, &multipliers, &segments];
+    check_step(&op, &inputs.map(spec), &inputs, 1e-6, &[], &[], &step);
+    let guard = Array::new(&[3], vec![1.0, 8.0, 0.0]);
+    let guarded = [&g, &w, &multipliers, &segments, &guard];
+    check_step(&op, &guarded.map(spec), &guarded, 1e-6, &[], &[], &step);
+    let plain = Step { decay: 0.0, loss_scale: 1.0, ..step };
+    let out = run_operation(&op, &inputs.map(spec).each_ref(), &inputs, &plain).expect("shapes fit");
+    let norm = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt();
+    // Without decay the update has a hundredth of the weights' norm; the others are as they were.
+    let part = 0..64 * 30;
+    assert!((norm(&out[0].data[part.clone()]) / norm(&w.data[part]) - 0.01).abs() < 1e-5);
+    assert_eq!(out[0].data[64 * 30..], g.data[64 * 30..]);
 }
 
 #[test]

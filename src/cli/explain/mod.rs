@@ -159,7 +159,7 @@ impl Explain {
         let args = NetworkArgs {
             variant: self.network.variant,
             width: self.network.width.or(Some(WIDTH)),
-            init: self.network.init,
+            init: self.network.init.clone(),
             ..self.network
         };
         let input = if digits { INPUT } else { suited_input(&data.train) };

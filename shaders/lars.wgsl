@@ -1,0 +1,85 @@
+// Layer-wise adaptive rates (You et al. 2017): scales the gradient of each tensor of a region to a share of the tensor's norm. Sums have
+// a fixed order: blocks of 64 elements first, then the blocks of a tensor by one workgroup. p: count (blocks or vectors of this part), first
+// (block of this part), blocks (in all), trust. Constants: GUARDED (there is a guard, see loss_scale.wgsl).
+
+// Sums of squares of parameters and gradients, a block each invocation.
+//# squares
+@compute @workgroup_size(WORKGROUP_X)
+fn squares(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let block = linear_index(group, groups, local);
+    if block >= p.count { return; }
+    var w = vec4(0.0);
+    var g = vec4(0.0);
+    for (var i = 16u * block; i < 16u * block + 16u; i++) {
+        w += parameters[i] * parameters[i];
+        g += gradients[i] * gradients[i];
+    }
+    partial[2u * (p.first + block)] = w.x + w.y + w.z + w.w;
+    partial[2u * (p.first + block) + 1u] = g.x + g.y + g.z + g.w;
+}
+
+// A workgroup for each tensor: the ratio that its gradient is multiplied by, written for each of its blocks.
+//# ratios
+var<workgroup> shares: array<vec2<f32>, WORKGROUP>;
+
+@compute @workgroup_size(WORKGROUP_X)
+fn ratios(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    // Workgroups beyond the last tensor do it again, so that all reach the barriers.
+    let tensor = min(linear_group(group, groups), p.tensors - 1u);
+    let first = u32(segments[2u * tensor]);
+    let end = first + u32(segments[2u * tensor + 1u]);
+    var sum = vec2(0.0);
+    for (var block = first + local; block < end; block += WORKGROUP) {
+        sum += vec2(partial[2u * block], partial[2u * block + 1u]);
+    }
+    shares[local] = sum;
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if local < half { shares[local] += shares[local + half]; }
+    }
+    workgroupBarrier();
+#if GUARDED
+    let scale = guard[1];
+#else
+    let scale = step.loss_scale;
+#endif
+    let weight = sqrt(shares[0].x);
+    let gradient = sqrt(shares[0].y) / scale;
+    let decay = step.decay * multipliers[2u * first + 1u];
+    // Biases, and scales and shifts of batch norm, are not decayed and keep the plain rate.
+    var ratio = 1.0;
+    if multipliers[2u * first + 1u] > 0.0 && weight > 0.0 && gradient > 0.0 {
+        ratio = p.trust * weight / (gradient + decay * weight);
+    }
+    for (var block = first + local; block < end; block += WORKGROUP) { ratio_of[block] = ratio; }
+}
+
+//# lars
+@compute @workgroup_size(WORKGROUP_X)
+fn lars(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+#if GUARDED
+    // The gradients overflowed: this update is left out.
+    if guard[0] == 0.0 { return; }
+    let scale = guard[1];
+#else
+    let scale = step.loss_scale;
+#endif
+    // A block of 64 elements is 16 vectors.
+    let block = p.first + i / 16u;
+    let decay = step.decay * multipliers[2u * block + 1u];
+    gradients[i] = ratio_of[block] * (gradients[i] + scale * decay * parameters[i]);
+}

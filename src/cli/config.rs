@@ -1,0 +1,307 @@
+//! How a run is configured: every option of `incept train` that shapes the run, from a recipe, a TOML file and flags.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use incept::data::{Augmentation, Mix, Photometric};
+use incept::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::options::{Augment, NetworkArgs, OptimizerArgs, PrecisionName};
+
+/// All of it. What is not set anywhere has a default that `resolve` fills in; then it is the configuration that is saved with the run.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Config {
+    /// `digits`, or a folder with a data set. With `--resume` or `--config`, the one that is named there if none is here.
+    #[arg(required_unless_present_any = ["resume", "file"])]
+    pub data: Option<String>,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    #[command(flatten)]
+    pub training: TrainingArgs,
+    #[command(flatten)]
+    pub optimizer: OptimizerArgs,
+    #[command(flatten)]
+    pub augment: AugmentArgs,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// How long, on what, how much at a time.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Training")]
+pub(crate) struct TrainingArgs {
+    /// Epochs [default: 30, or as the run that is resumed].
+    #[arg(long, value_name = "COUNT")]
+    pub epochs: Option<u64>,
+    /// Pictures of a batch [default: 32].
+    #[arg(long, value_name = "COUNT")]
+    pub batch: Option<usize>,
+    /// What weights, order, augmentation and dropout are drawn from [default: 1].
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+    /// End after so many epochs in which held-out accuracy did not rise [default: never].
+    #[arg(long, value_name = "EPOCHS")]
+    pub patience: Option<u64>,
+    /// Weight of each class in the losses: numbers by class, or `balanced` for one over the class's share of the pictures. The mean over a batch is
+    /// taken by the weights of its labels, as torch's `CrossEntropyLoss(weight=...)` does.
+    #[arg(long, value_name = "balanced|W,W,...")]
+    pub class_weights: Option<String>,
+    /// With `--init FILE`, or a run trained before: keep weights and statistics of all that lies below this block, and do not differentiate it;
+    /// `conv2`, `inception_3a` to `inception_5b`, or `heads` to train the classifiers alone.
+    #[arg(long, value_name = "BLOCK")]
+    pub freeze_until: Option<String>,
+    /// With `--init FILE`: draw the classifiers anew, for other classes.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    pub reset_head: Option<bool>,
+    /// How activations and their gradients are stored: `f32`, `f16` in half the memory (training scales the loss to keep gradients in
+    /// its range), or `auto`: f16 on GPUs that gain by it, else f32. Parameters and arithmetic are f32 either way [default: auto].
+    #[arg(long, value_name = "TYPE", help_heading = "Device")]
+    pub precision: Option<PrecisionName>,
+    /// Train on at most so many pictures, chosen evenly over the classes.
+    #[arg(long, value_name = "COUNT", help_heading = "Data")]
+    pub limit: Option<usize>,
+    /// Share of the pictures that is held out where the data set has no test part [default: 0.2].
+    #[arg(long, value_name = "SHARE", help_heading = "Data")]
+    pub held_out: Option<f64>,
+}
+
+/// What the run leaves behind.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Run")]
+pub(crate) struct RunArgs {
+    /// What the run is called [default: the data set's name].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Epochs between checkpoints [default: 1].
+    #[arg(long, value_name = "EPOCHS")]
+    pub save_every: Option<u64>,
+    /// Checkpoints that are kept in the run's folder beside the last and the best [default: 0].
+    #[arg(long, value_name = "COUNT")]
+    pub keep: Option<usize>,
+    /// Write TensorBoard's event files below this folder: `tensorboard --logdir FOLDER` shows them.
+    #[arg(long, value_name = "FOLDER")]
+    pub tensorboard: Option<PathBuf>,
+}
+
+/// What is done to training pictures.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Augmentation")]
+pub(crate) struct AugmentArgs {
+    /// What is done to training pictures; the options below change parts of it [default: auto].
+    #[arg(long, value_name = "KIND")]
+    pub augment: Option<Augment>,
+    /// Mirror half of the pictures.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    pub mirror: Option<bool>,
+    /// Turn half of the pictures upside down.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    pub flip: Option<bool>,
+    /// Change brightness, contrast and saturation by up to this share, in random order, and the hue by a fifth of it; Howard and the paper: 0.5.
+    #[arg(long, value_name = "SHARE")]
+    pub photometric: Option<f64>,
+    /// Resize each picture by a method drawn at random.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    pub random_interpolation: Option<bool>,
+    /// Blend pictures of a batch and their labels, by shares from Beta(ALPHA, ALPHA); usual: 0.2 [default: 0, never].
+    #[arg(long, value_name = "ALPHA")]
+    pub mixup: Option<f64>,
+    /// Paste rectangles of other pictures of the batch, with areas from Beta(ALPHA, ALPHA); usual: 1. With `--mixup` too, a coin decides for each batch
+    /// [default: 0, never].
+    #[arg(long, value_name = "ALPHA")]
+    pub cutmix: Option<f64>,
+}
+
+/// Configurations to start from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Recipe {
+    /// The paper's section 6.
+    Paper,
+    /// Caffe's `quick_solver`.
+    Caffe,
+    /// torchvision's network and reference training.
+    Torchvision,
+    /// CIFAR-10, and other small pictures.
+    Small,
+}
+
+impl Recipe {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Paper => include_str!("recipes/paper.toml"),
+            Self::Caffe => include_str!("recipes/caffe.toml"),
+            Self::Torchvision => include_str!("recipes/torchvision.toml"),
+            Self::Small => include_str!("recipes/small.toml"),
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Paper => "paper",
+            Self::Caffe => "caffe",
+            Self::Torchvision => "torchvision",
+            Self::Small => "small",
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        toml::from_str(&text).map_err(|e| Error::format(path, e.to_string().trim_end().to_string()))
+    }
+
+    /// The recipe, changed by the file, changed by these flags.
+    pub(crate) fn layered(&self, recipe: Option<Recipe>, file: Option<&Path>) -> Result<Self> {
+        let broken = |e: &dyn std::fmt::Display| Error::Config(format!("the configuration: {e}"));
+        let mut layers = Vec::new();
+        if let Some(recipe) = recipe {
+            layers.push(toml::from_str(recipe.text()).map_err(|e| broken(&e))?);
+        }
+        if let Some(path) = file {
+            layers.push(Self::read(path)?);
+        }
+        layers.push(self.clone());
+        let mut merged = toml::Table::new();
+        for layer in layers {
+            merge(&mut merged, toml::Table::try_from(layer).map_err(|e| broken(&e))?);
+        }
+        merged.try_into().map_err(|e| broken(&e))
+    }
+
+    /// As TOML, for the run's folder.
+    pub(crate) fn to_toml(&self) -> Result<String> {
+        let text = toml::to_string(self).map_err(|e| Error::Config(e.to_string()))?;
+        Ok(format!("# incept train --config {{this file}} trains the same again.\n{text}"))
+    }
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+impl AugmentArgs {
+    /// What is done to each picture, and to each batch; what was not set is set to what holds.
+    pub(crate) fn resolve(&mut self, suits: Augmentation) -> Result<(Option<Augmentation>, Option<Mix>)> {
+        let kind = *self.augment.get_or_insert(Augment::Auto);
+        let mut augmentation = kind.augmentation(suits);
+        let mut own = augmentation.unwrap_or_default();
+        own.mirror = *self.mirror.get_or_insert(own.mirror);
+        own.flip = *self.flip.get_or_insert(own.flip);
+        own.random_interpolation = *self.random_interpolation.get_or_insert(own.random_interpolation);
+        let amount = *self.photometric.get_or_insert(own.photometric.map_or(0.0, |p| p.brightness));
+        if !(0.0..=1.0).contains(&amount) {
+            return Err(Error::Config(format!("--photometric must be from 0 to 1, not {amount}")));
+        }
+        own.photometric = (amount > 0.0).then(|| Photometric::of(amount));
+        if own != Augmentation::default() {
+            augmentation = Some(own);
+        }
+        let mix = Mix { mixup: *self.mixup.get_or_insert(0.0), cutmix: *self.cutmix.get_or_insert(0.0) };
+        mix.validate()?;
+        Ok((augmentation, (mix != Mix::default()).then_some(mix)))
+    }
+}
+
+/// The weights of the classes as `--class-weights` names them.
+pub(crate) fn class_weights(text: &str, counts: &[usize]) -> Result<Vec<f32>> {
+    if text == "balanced" {
+        let total: usize = counts.iter().sum();
+        // A class without pictures has no weight that a loss could use.
+        let weight = |n: &usize| if *n == 0 { 0.0 } else { total as f32 / (counts.len() * n) as f32 };
+        return Ok(counts.iter().map(weight).collect());
+    }
+    let weight = |part: &str| {
+        part.trim().parse().map_err(|_| {
+            Error::Config(format!(
+                "--class-weights: `{part}` is no number; give `balanced`, or W,W,... by class"
+            ))
+        })
+    };
+    text.split(',').map(weight).collect()
+}
+
+/// serde of options that have a text form: written as text, read as text or number.
+pub(crate) mod as_text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Scalar {
+        Text(String),
+        Number(f64),
+    }
+
+    pub(crate) fn serialize<T: Display, S: Serializer>(value: &Option<T>, out: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(ToString::to_string).serialize(out)
+    }
+
+    pub(crate) fn deserialize<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        let text = match Option::<Scalar>::deserialize(from)? {
+            None => return Ok(None),
+            Some(Scalar::Text(text)) => text,
+            Some(Scalar::Number(number)) => number.to_string(),
+        };
+        text.parse().map(Some).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipes_are_valid_and_flags_win_over_files_over_recipes() {
+        for recipe in Recipe::value_variants() {
+            let config = Config::default().layered(Some(*recipe), None).expect("a recipe");
+            assert!(config.optimizer.rate.is_some() && config.training.epochs.is_some(), "{recipe:?}");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("mine.toml");
+        std::fs::write(
+            &file,
+            "data = \"cats\"\n[optimizer]\nrate = 0.5\naverage = 0.9\n[training]\nepochs = 3\n",
+        )
+        .expect("can be written");
+        let mut flags = Config::default();
+        flags.training.epochs = Some(4);
+        let config = flags.layered(Some(Recipe::Small), Some(&file)).expect("layers");
+        assert_eq!((config.training.epochs, config.optimizer.rate), (Some(4), Some(0.5)));
+        assert_eq!(config.optimizer.average.map(|a| a.to_string()).as_deref(), Some("0.9"));
+        assert_eq!((config.data.as_deref(), config.optimizer.warmup), (Some("cats"), Some(2.0)));
+        let again: Config = toml::from_str(&config.to_toml().expect("TOML")).expect("the same");
+        assert_eq!(again, config);
+        std::fs::write(&file, "[optimizer]\nspeed = 1\n").expect("can be written");
+        let error = flags.layered(None, Some(&file)).expect_err("no such key").to_string();
+        assert!(
+            error.contains("mine.toml") && error.contains("speed") && error.contains("weight-decay"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn class_weights_are_balanced_or_given() {
+        assert_eq!(class_weights("balanced", &[10, 30]).expect("weights"), [2.0, 2.0 / 3.0]);
+        assert_eq!(class_weights("1, 0.5", &[1, 1]).expect("weights"), [1.0, 0.5]);
+        assert!(class_weights("1,x", &[1, 1]).is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! The terminal that the dashboard has while training: taken over, listened to, and given back whatever happens.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use incept::train::StepMetrics;
+use incept::{Error, Result};
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+
+use super::board::Board;
+use super::fit::EpochRecord;
+use super::report::{Reporter, hold, release};
+
+/// How often the page is drawn anew at most, and the keyboard looked at.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// What is shown while training, as a person says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ViewName {
+    /// The dashboard in a terminal, else plain lines.
+    Auto,
+    /// Curves and figures on a page of the terminal.
+    Dashboard,
+    /// One line that is redrawn.
+    Bar,
+    /// A line now and then.
+    Plain,
+}
+
+/// What is shown while training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum View {
+    Dashboard,
+    /// Whatever the reporter has: a bar in a terminal, lines elsewhere.
+    #[default]
+    Bar,
+}
+
+impl ViewName {
+    /// What that is here.
+    pub(crate) fn view(self, reporter: &Reporter) -> Result<View> {
+        let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        match self {
+            Self::Dashboard if !terminal || reporter.is_json() => {
+                Err(Error::Config("--view dashboard needs a terminal, and no --json".into()))
+            }
+            Self::Auto if terminal && !reporter.is_json() => Ok(View::Dashboard),
+            Self::Dashboard => Ok(View::Dashboard),
+            Self::Auto | Self::Bar | Self::Plain => Ok(View::Bar),
+        }
+    }
+}
+
+/// Whether the terminal is taken over now.
+static OPEN: AtomicBool = AtomicBool::new(false);
+
+/// Gives the terminal back, if it is taken over.
+pub(crate) fn restore() {
+    if OPEN.swap(false, Ordering::SeqCst) {
+        ratatui::restore();
+        release();
+    }
+}
+
+/// The dashboard on the terminal; dropping it gives the terminal back.
+#[derive(Debug)]
+pub(crate) struct Dashboard {
+    terminal: DefaultTerminal,
+    board: Board,
+    stop: Arc<AtomicBool>,
+    drawn: Option<Instant>,
+    closed: Arc<AtomicBool>,
+    keys: Option<JoinHandle<()>>,
+}
+
+impl Dashboard {
+    /// Takes the terminal over. The keys q and Ctrl-C set `stop`; once more they end the program.
+    pub(crate) fn open(board: Board, stop: Arc<AtomicBool>) -> Result<Self> {
+        let terminal = ratatui::try_init().map_err(|e| Error::io("the terminal", e))?;
+        OPEN.store(true, Ordering::SeqCst);
+        hold();
+        let closed = Arc::new(AtomicBool::new(false));
+        let keys = listen(Arc::clone(&stop), Arc::clone(&closed));
+        let mut dashboard = Self { terminal, board, stop, drawn: None, closed, keys: Some(keys) };
+        dashboard.draw()?;
+        Ok(dashboard)
+    }
+
+    pub(crate) fn step(&mut self, step: &StepMetrics, at: f64, images_per_s: f64, left: &str) -> Result<()> {
+        self.board.step(step, at, images_per_s, left);
+        if self.drawn.is_some_and(|at| at.elapsed() < EVERY) { Ok(()) } else { self.draw() }
+    }
+
+    pub(crate) fn epoch(&mut self, record: &EpochRecord) -> Result<()> {
+        self.board.epoch(record);
+        self.draw()
+    }
+
+    fn draw(&mut self) -> Result<()> {
+        self.board.stopping = self.stop.load(Ordering::SeqCst);
+        self.drawn = Some(Instant::now());
+        let board = &self.board;
+        self.terminal.draw(|frame| board.draw(frame)).map_err(|e| Error::io("the terminal", e))?;
+        Ok(())
+    }
+}
+
+impl Drop for Dashboard {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::SeqCst);
+        if let Some(keys) = self.keys.take() {
+            // It ends by itself; that it panicked would be nothing to do about here.
+            let _ = keys.join();
+        }
+        restore();
+    }
+}
+
+/// Looks at the keyboard until `closed`: in raw mode Ctrl-C is a key and no signal.
+fn listen(stop: Arc<AtomicBool>, closed: Arc<AtomicBool>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        while !closed.load(Ordering::SeqCst) {
+            // A terminal that went away has no keys: training goes on.
+            match event::poll(EVERY) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(_) => break,
+            }
+            let Ok(Event::Key(key)) = event::read() else { continue };
+            let control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+            let asked = key.kind == KeyEventKind::Press && (control_c || key.code == KeyCode::Char('q'));
+            if asked && stop.swap(true, Ordering::SeqCst) {
+                restore();
+                std::process::exit(130);
+            }
+        }
+    })
+}

@@ -1,0 +1,189 @@
+//! What a run leaves behind: its folder's log and checkpoints, and TensorBoard's event files.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use incept::Result;
+use incept::gpu::AdapterSummary;
+use incept::runs::{
+    EpochRecord, EventWriter, HeadRecord, HeldOutRecord, LogWriter, Machine, Record, RunFolder, StepRecord,
+    StopReason,
+};
+use incept::train::StepMetrics;
+use incept::weights::Checkpoint;
+
+use super::fit::EpochRecord as Epoch;
+use super::report::Rate;
+
+/// Step records of an epoch, about: enough for a curve.
+const STEPS_PER_EPOCH: usize = 200;
+
+/// Writes down what happens in a run.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    folder: RunFolder,
+    log: LogWriter,
+    events: Option<EventWriter>,
+    started: Rate,
+    /// Steps between records.
+    every: u64,
+    memory_bytes: u64,
+    /// Checkpoints that are kept beside the last and the best.
+    keep: usize,
+    /// The best held-out accuracy and the epoch that had it.
+    best: Option<(f64, u64)>,
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// The computer and its device.
+pub(crate) fn machine(adapter: &AdapterSummary) -> Machine {
+    Machine {
+        adapter: adapter.name.clone(),
+        backend: adapter.backend.clone(),
+        driver: adapter.driver.clone(),
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    }
+}
+
+impl Recorder {
+    /// Goes on in a run's folder after `steps` steps.
+    pub(crate) fn open(
+        folder: RunFolder,
+        steps: u64,
+        steps_per_epoch: usize,
+        memory_bytes: u64,
+        keep: usize,
+        tensorboard: Option<&Path>,
+    ) -> Result<Self> {
+        let log = LogWriter::open(&folder.log_path(), steps)?;
+        let mut best: Option<(f64, u64)> = None;
+        for record in folder.log()? {
+            if let Record::Epoch(EpochRecord { epoch, held_out: Some(held_out), best: true, .. }) = record {
+                best = Some((held_out.accuracy, epoch));
+            }
+        }
+        let events = match tensorboard {
+            Some(parent) => Some(EventWriter::create(&parent.join(folder.title()), now())?),
+            None => None,
+        };
+        let every = steps_per_epoch.div_ceil(STEPS_PER_EPOCH).max(1) as u64;
+        Ok(Self { folder, log, events, started: Rate::new(), every, memory_bytes, keep, best })
+    }
+
+    pub(crate) fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// The best held-out accuracy so far and its epoch.
+    pub(crate) fn best(&self) -> Option<(f64, u64)> {
+        self.best
+    }
+
+    /// A step whose metrics are back, after `epoch` epochs.
+    pub(crate) fn step(&mut self, step: &StepMetrics, epoch: f64, images_per_s: f64) -> Result<()> {
+        if !step.step.is_multiple_of(self.every) {
+            return Ok(());
+        }
+        let norm = step.gradient_norm.map(f64::from).filter(|n| n.is_finite());
+        let record = StepRecord {
+            step: step.step,
+            epoch,
+            rate: f64::from(step.rate),
+            loss: f64::from(step.loss),
+            heads: step.heads.iter().map(|h| HeadRecord::of_step(h, step.count)).collect(),
+            gradient_norm: norm,
+            loss_scale: step.scaling.map(|s| f64::from(s.scale)),
+            images_per_s,
+            seconds: self.started.elapsed().as_secs_f64(),
+        };
+        let mut scalars = vec![
+            ("loss/total".to_string(), record.loss),
+            ("learning_rate".to_string(), record.rate),
+            ("images_per_s".to_string(), images_per_s),
+        ];
+        for head in &record.heads {
+            scalars.push((format!("loss/{}", head.name), head.loss));
+            scalars.push((format!("accuracy/{}", head.name), head.accuracy));
+        }
+        scalars.extend(norm.map(|n| ("gradient_norm".to_string(), n)));
+        self.scalars(record.step, &scalars)?;
+        self.log.write(&Record::Step(record))
+    }
+
+    /// An epoch that is done after `step` steps. Returns whether none before was better on the held-out pictures.
+    pub(crate) fn epoch(&mut self, epoch: &Epoch, step: u64) -> Result<bool> {
+        let number = epoch.summary.epoch;
+        let best = epoch.held_out_accuracy.filter(|a| self.best.is_none_or(|(best, _)| *a > best));
+        if let Some(accuracy) = best {
+            self.best = Some((accuracy, number));
+        }
+        let held_out: Option<HeldOutRecord> = epoch.held_out.as_ref().map(HeldOutRecord::from);
+        if let Some(held_out) = &held_out {
+            let scalars = [
+                ("held_out/accuracy".to_string(), held_out.accuracy),
+                ("held_out/loss".to_string(), held_out.loss),
+            ];
+            self.scalars(step, &scalars)?;
+        }
+        self.log.write(&Record::Epoch(EpochRecord {
+            epoch: number,
+            step,
+            rate: epoch.rate,
+            loss: epoch.summary.loss,
+            heads: epoch.summary.heads.iter().map(HeadRecord::of_epoch).collect(),
+            held_out,
+            best: best.is_some(),
+            images_per_s: epoch.images_per_s,
+            seconds: epoch.seconds,
+            device_busy: epoch.device_busy,
+            memory_bytes: self.memory_bytes,
+            time: now() as u64,
+        }))?;
+        Ok(best.is_some())
+    }
+
+    /// Writes a checkpoint after `epochs` epochs where the policy wants it.
+    pub(crate) fn save(&self, checkpoint: &Checkpoint, out: &Path, best: bool) -> Result<()> {
+        checkpoint.save(out)?;
+        if best {
+            checkpoint.save(&self.folder.best())?;
+        }
+        let progress = &checkpoint.metadata.progress;
+        if self.keep > 0 && progress.batch == 0 {
+            checkpoint.save(&self.folder.kept(progress.epoch))?;
+            self.folder.prune(self.keep)?;
+        }
+        Ok(())
+    }
+
+    /// The run ends here.
+    pub(crate) fn end(&mut self, reason: StopReason, epochs: u64) -> Result<()> {
+        self.log.write(&Record::End { reason, epochs, seconds: self.started.elapsed().as_secs_f64() })
+    }
+
+    fn scalars(&mut self, step: u64, values: &[(String, f64)]) -> Result<()> {
+        match &mut self.events {
+            Some(events) => events.scalars(now(), step, values),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The folder that a checkpoint lies in, if it is a run's.
+pub(crate) fn folder_of(checkpoint: &Path) -> Option<RunFolder> {
+    RunFolder::open(checkpoint.parent()?).ok()
+}
+
+/// The checkpoint that a person means by a path: a file, or the newest one of a run's folder.
+pub(crate) fn checkpoint_of(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let folder = RunFolder::open(path)?;
+    Ok(folder.manifest()?.checkpoint.unwrap_or_else(|| folder.last()))
+}

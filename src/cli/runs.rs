@@ -1,0 +1,239 @@
+//! `incept runs`
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use incept::Error;
+use incept::runs::{EpochRecord, Manifest, Record, RunFolder, StopReason};
+use serde::Serialize;
+
+use super::report::{Reporter, duration};
+use super::{Outcome, Result};
+
+/// List the runs that were trained, or compare two of them.
+///
+/// A run is named by its folder, its number or its name.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:
+  incept runs                 all runs below ./runs, with data, recipe, epochs and best accuracy
+  incept runs compare 3 5     what is different in configuration and results
+  incept runs --json          one object a run")]
+pub(crate) struct Runs {
+    #[command(subcommand)]
+    what: Option<What>,
+    /// Where the folders of runs are.
+    #[arg(long, value_name = "FOLDER", default_value = "runs", env = "INCEPT_RUNS_DIR", global = true)]
+    runs_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Show where two runs differ: in their options, and in what came out.
+    Compare {
+        /// A run.
+        a: String,
+        /// Another.
+        b: String,
+    },
+}
+
+/// A run in one line.
+#[derive(Debug, Serialize)]
+struct Summary {
+    run: String,
+    /// Seconds since 1970.
+    started: u64,
+    data: String,
+    recipe: Option<String>,
+    epochs: u64,
+    /// Why it ended; none while it is running or after a crash.
+    ended: Option<StopReason>,
+    best_accuracy: Option<f64>,
+    best_epoch: Option<u64>,
+    final_accuracy: Option<f64>,
+    final_losses: BTreeMap<String, f64>,
+    images_per_s: Option<f64>,
+    seconds: f64,
+    device: String,
+    parameters: usize,
+    memory_bytes: u64,
+}
+
+impl Summary {
+    fn of(run: &RunFolder) -> incept::Result<Self> {
+        let manifest: Manifest = run.manifest()?;
+        let log = run.log()?;
+        let epochs: Vec<&EpochRecord> = log
+            .iter()
+            .filter_map(|r| if let Record::Epoch(epoch) = r { Some(epoch) } else { None })
+            .collect();
+        let last = epochs.last();
+        let best = epochs.iter().rfind(|e| e.best);
+        let accuracy = |e: &EpochRecord| e.held_out.as_ref().map(|h| h.accuracy);
+        Ok(Self {
+            run: run.title(),
+            started: manifest.started,
+            data: manifest.data,
+            recipe: manifest.recipe,
+            epochs: last.map_or(0, |e| e.epoch + 1),
+            ended: match log.last() {
+                Some(Record::End { reason, .. }) => Some(*reason),
+                _ => None,
+            },
+            best_accuracy: best.and_then(|e| accuracy(e)),
+            best_epoch: best.map(|e| e.epoch),
+            final_accuracy: last.and_then(|e| accuracy(e)),
+            final_losses: last.iter().flat_map(|e| &e.heads).map(|h| (h.name.clone(), h.loss)).collect(),
+            images_per_s: last.map(|e| e.images_per_s),
+            seconds: epochs.iter().map(|e| e.seconds).sum(),
+            device: manifest.machine.adapter,
+            parameters: manifest.parameters,
+            memory_bytes: manifest.memory_bytes,
+        })
+    }
+
+    fn losses(&self) -> String {
+        let order = ["main", "aux1", "aux2"].iter().filter_map(|name| self.final_losses.get(*name));
+        order.map(|loss| format!("{loss:.3}")).collect::<Vec<_>>().join(" ")
+    }
+
+    fn state(&self) -> &'static str {
+        match self.ended {
+            Some(StopReason::Done) => "done",
+            Some(StopReason::Patience) => "patience",
+            Some(StopReason::Interrupted) => "interrupted",
+            None => "open",
+        }
+    }
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".into(), |s| format!("{:.2}%", 100.0 * s))
+}
+
+/// A time for people, where they are.
+fn when(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    let zoned = time.map(|t| t.to_zoned_datetime(jiff::tz::TimeZone::system()));
+    zoned.map_or("-".into(), |z| z.strftime("%Y-%m-%d %H:%M").to_string())
+}
+
+/// One option or result of two runs.
+#[derive(Debug, Serialize)]
+struct Difference {
+    what: String,
+    a: Option<String>,
+    b: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Comparison<'a> {
+    a: &'a Summary,
+    b: &'a Summary,
+    configuration: &'a [Difference],
+}
+
+impl Runs {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        match &self.what {
+            None => self.list(reporter),
+            Some(What::Compare { a, b }) => self.compare(a, b, reporter),
+        }
+    }
+
+    fn list(&self, reporter: &Reporter) -> Result {
+        let folders = if self.runs_dir.is_dir() { RunFolder::list(&self.runs_dir)? } else { Vec::new() };
+        if folders.is_empty() {
+            reporter.line(&format!("no runs in {}", self.runs_dir.display()))?;
+        }
+        let runs = folders.iter().map(Summary::of).collect::<incept::Result<Vec<_>>>()?;
+        let header = ["run", "when", "data", "recipe", "epochs", "best", "last", "losses", "took", ""]
+            .map(String::from);
+        let rows = runs.iter().map(|r| {
+            [
+                r.run.clone(),
+                when(r.started),
+                r.data.clone(),
+                r.recipe.clone().unwrap_or_else(|| "-".into()),
+                r.epochs.to_string(),
+                percent(r.best_accuracy),
+                percent(r.final_accuracy),
+                r.losses(),
+                duration(std::time::Duration::from_secs_f64(r.seconds)),
+                r.state().into(),
+            ]
+        });
+        if !runs.is_empty() {
+            table(&std::iter::once(header).chain(rows).collect::<Vec<_>>(), reporter)?;
+        }
+        for run in &runs {
+            reporter.event(run)?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn compare(&self, a: &str, b: &str, reporter: &Reporter) -> Result {
+        let folders = [RunFolder::find(&self.runs_dir, a)?, RunFolder::find(&self.runs_dir, b)?];
+        let [a, b] = [Summary::of(&folders[0])?, Summary::of(&folders[1])?];
+        let [ours, theirs] = [options(&folders[0])?, options(&folders[1])?];
+        let names: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+        let configuration: Vec<Difference> = names
+            .into_iter()
+            .filter(|name| ours.get(*name) != theirs.get(*name))
+            .map(|name| Difference {
+                what: name.clone(),
+                a: ours.get(name).cloned(),
+                b: theirs.get(name).cloned(),
+            })
+            .collect();
+        reporter.event(&Comparison { a: &a, b: &b, configuration: &configuration })?;
+        let value = |v: &Option<String>| v.clone().unwrap_or_else(|| "-".into());
+        let mut rows = vec![[String::new(), a.run.clone(), b.run.clone()]];
+        rows.extend(configuration.iter().map(|d| [d.what.clone(), value(&d.a), value(&d.b)]));
+        let mut result =
+            |what: &str, of: &dyn Fn(&Summary) -> String| rows.push([what.into(), of(&a), of(&b)]);
+        result("epochs", &|r| r.epochs.to_string());
+        result("best accuracy", &|r| percent(r.best_accuracy));
+        result("best after epoch", &|r| r.best_epoch.map_or("-".into(), |e| (e + 1).to_string()));
+        result("last accuracy", &|r| percent(r.final_accuracy));
+        result("last losses", &Summary::losses);
+        result("images/s", &|r| r.images_per_s.map_or("-".into(), |i| format!("{i:.0}")));
+        result("took", &|r| duration(std::time::Duration::from_secs_f64(r.seconds)));
+        result("ended", &|r| r.state().into());
+        table(&rows, reporter)?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// The options of a run by section and name.
+fn options(run: &RunFolder) -> incept::Result<BTreeMap<String, String>> {
+    let text = run.config()?;
+    let table: toml::Table =
+        toml::from_str(&text).map_err(|e| Error::format(run.path().join("config.toml"), e.to_string()))?;
+    let mut options = BTreeMap::new();
+    for (section, value) in table {
+        match value {
+            toml::Value::Table(entries) => {
+                options.extend(
+                    entries.into_iter().map(|(name, v)| (format!("{section}.{name}"), v.to_string())),
+                );
+            }
+            value => {
+                options.insert(section, value.to_string());
+            }
+        }
+    }
+    Ok(options)
+}
+
+/// Prints rows with their columns below each other.
+fn table<const N: usize>(rows: &[[String; N]], reporter: &Reporter) -> incept::Result<()> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        reporter.line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Layer-wise adaptive rate scaling (You, Gitman and Ginsburg 2017, "Large Batch Training of Convolutional Networks").
+
+use super::flat::{bind_guard, guarded, multipliers_fit, parts, same_length};
+use super::parameters;
+use crate::graph::{Alias, Operation, Spec};
+use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
+use crate::plan::BLOCK;
+
+const SOURCE: &str = include_str!("../../shaders/lars.wgsl");
+
+/// Multiplies g + decay w of each tensor by trust |w| / (|g| + decay |w|), which takes the place of weight decay: an [`Sgd`](super::Sgd) that
+/// follows must have none. Tensors that are not decayed (biases, batch norm), and those with a norm of zero, keep their gradients.
+///
+/// Inputs: gradients, parameters (flat regions [n]), multipliers [n / 64 x 2] as for [`Sgd`](super::Sgd), segments [tensors x 2]: the first
+/// block of 64 elements of each tensor and how many it has, as numbers below 2^24, and maybe the guard of a [`LossScale`](super::LossScale).
+/// Output: the gradients, in place, still multiplied by the loss scale.
+#[derive(Clone, Debug)]
+pub struct Lars {
+    /// The share of a tensor's norm that an update at rate 1 moves it by; 0.001 in the paper.
+    pub trust: f32,
+}
+
+impl Operation for Lars {
+    fn name(&self) -> &'static str {
+        "lars"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
+        let (own, _) = guarded(inputs, 4)?;
+        let [regions @ .., multipliers, segments] = own else {
+            return Err("expected regions, multipliers and segments".into());
+        };
+        let region = same_length::<2>(regions)?;
+        multipliers_fit(&region, multipliers)?;
+        parameters(&[*segments])?;
+        if segments.shape.rank() != 1
+            || segments.shape.volume() == 0
+            || !segments.shape.volume().is_multiple_of(2)
+        {
+            return Err(format!("expected two segments for each tensor, got {segments}"));
+        }
+        Ok(vec![region])
+    }
+
+    fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
+        vec![Alias::InPlace { output: 0, input: 0 }]
+    }
+
+    fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
+        let length = operands.outputs[0].volume();
+        let (blocks, tensors) = (length / BLOCK, operands.inputs[3].volume() / 2);
+        let parts = parts(length, profile);
+        let mut kernels = Vec::new();
+        for part in &parts {
+            let kernel = Kernel::new(operands, SOURCE, "squares")
+                .geometries([("count", part.blocks()), ("first", part.first_block())])
+                .bind("partial", Slot::Scratch(0))
+                .linear(part.blocks());
+            let kernel = part.bind(kernel, "parameters", Slot::Input(1));
+            kernels.push(part.bind(kernel, "gradients", Slot::Output(0)));
+        }
+        let ratios = Kernel::new(operands, SOURCE, "ratios")
+            .geometry("tensors", tensors)
+            .geometry("trust", self.trust)
+            .bind("partial", Slot::Scratch(0))
+            .bind("ratio_of", Slot::Scratch(1))
+            .bind("multipliers", Slot::Input(2))
+            .bind("segments", Slot::Input(3))
+            .linear_groups(tensors);
+        kernels.push(bind_guard(ratios, operands, 4));
+        for part in &parts {
+            let kernel = part
+                .kernel(operands, SOURCE, "lars")
+                .geometry("first", part.first_block())
+                .bind("ratio_of", Slot::Scratch(1))
+                .bind("multipliers", Slot::Input(2));
+            let kernel = part.bind(kernel, "parameters", Slot::Input(1));
+            let kernel = part.bind(kernel, "gradients", Slot::Output(0));
+            kernels.push(bind_guard(kernel, operands, 4));
+        }
+        vec![
+            Implementation::new("tree", kernels).scratch(2 * blocks).scratch(blocks).workgroup_memory(8 * 64),
+        ]
+    }
+}

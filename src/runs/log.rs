@@ -1,0 +1,200 @@
+//! The log of a run: lines of JSON, each a [`Record`].
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::train::{Evaluation, HeadMetrics, HeadSummary};
+use crate::weights::write_atomically;
+
+/// One line of the log; `kind` says which.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum Record {
+    /// A step, of those that are logged.
+    Step(StepRecord),
+    /// An epoch that was trained to its end.
+    Epoch(EpochRecord),
+    /// The run ended; a resumed run goes on behind it.
+    End {
+        /// Why.
+        reason: StopReason,
+        /// Epochs done.
+        epochs: u64,
+        /// Seconds since it was started or resumed.
+        seconds: f64,
+    },
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopReason {
+    /// All epochs are done.
+    Done,
+    /// Held-out accuracy did not rise any more (`--patience`).
+    Patience,
+    /// It was asked to stop.
+    Interrupted,
+}
+
+/// One softmax.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeadRecord {
+    /// `main`, `aux1` or `aux2`.
+    pub name: String,
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Share of pictures that it classified correctly, from 0 to 1.
+    pub accuracy: f64,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Number of the step, from 0.
+    pub step: u64,
+    /// Epochs done before it, as a fraction.
+    pub epoch: f64,
+    /// Learning rate.
+    pub rate: f64,
+    /// The weighted sum of the losses.
+    pub loss: f64,
+    /// Each softmax on the batch, the main one first.
+    pub heads: Vec<HeadRecord>,
+    /// Norm of the gradients before they were clipped, if they are clipped and it is finite.
+    pub gradient_norm: Option<f64>,
+    /// The loss scale, if the loss is scaled.
+    pub loss_scale: Option<f64>,
+    /// Pictures a second in this epoch so far.
+    pub images_per_s: f64,
+    /// Seconds since the run was started or resumed.
+    pub seconds: f64,
+}
+
+/// What an epoch's look at the held-out pictures found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutRecord {
+    /// Pictures.
+    pub count: usize,
+    /// Share of them that are right, from 0 to 1.
+    pub accuracy: f64,
+    /// Share of them whose class is among the five most probable.
+    pub accuracy5: f64,
+    /// Mean cross-entropy.
+    pub loss: f64,
+}
+
+/// One epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// Number of the epoch, from 0.
+    pub epoch: u64,
+    /// Steps done after it.
+    pub step: u64,
+    /// Learning rate at its end.
+    pub rate: f64,
+    /// Mean weighted sum of the losses.
+    pub loss: f64,
+    /// Each softmax over the epoch, measured while the parameters changed.
+    pub heads: Vec<HeadRecord>,
+    /// The main softmax on the held-out pictures.
+    pub held_out: Option<HeldOutRecord>,
+    /// Whether no epoch before was better on them.
+    pub best: bool,
+    /// Pictures a second.
+    pub images_per_s: f64,
+    /// Seconds that it took, the look at the held-out pictures included.
+    pub seconds: f64,
+    /// Share of the time of training in which the device worked on steps; none where it cannot tell.
+    pub device_busy: Option<f64>,
+    /// Bytes that training takes on the device.
+    pub memory_bytes: u64,
+    /// When it ended, in seconds since 1970 (UTC).
+    pub time: u64,
+}
+
+impl HeadRecord {
+    /// Of a step with `count` pictures.
+    pub fn of_step(head: &HeadMetrics, count: usize) -> Self {
+        let accuracy = f64::from(head.correct) / count.max(1) as f64;
+        Self { name: head.name.into(), loss: f64::from(head.loss), accuracy }
+    }
+
+    /// Of an epoch.
+    pub fn of_epoch(head: &HeadSummary) -> Self {
+        Self { name: head.name.into(), loss: head.loss, accuracy: head.accuracy }
+    }
+}
+
+impl From<&Evaluation> for HeldOutRecord {
+    fn from(evaluation: &Evaluation) -> Self {
+        Self {
+            count: evaluation.count,
+            accuracy: evaluation.accuracy(),
+            accuracy5: evaluation.accuracy5(),
+            loss: evaluation.loss,
+        }
+    }
+}
+
+/// Reads a log. A last line that a crash cut off is left out.
+///
+/// # Errors
+/// [`Error::Io`] naming the file, [`Error::Format`] naming the line that is no record.
+pub fn read_log(path: &Path) -> Result<Vec<Record>> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+    let record = |(i, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|e| Error::format(path, format!("line {}: {e}", i + 1)))
+    };
+    whole.lines().enumerate().map(record).collect()
+}
+
+/// Appends to a log.
+#[derive(Debug)]
+pub struct LogWriter {
+    path: PathBuf,
+    file: File,
+}
+
+impl LogWriter {
+    /// Opens the log of a run that has done `steps` steps: what an earlier start logged beyond them is taken out, as those steps
+    /// will be done again.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] naming the file.
+    pub fn open(path: &Path, steps: u64) -> Result<Self> {
+        let mut text = String::new();
+        if path.is_file() {
+            let done = |record: &Record| match record {
+                Record::Step(step) => step.step < steps,
+                Record::Epoch(epoch) => epoch.step <= steps,
+                Record::End { .. } => true,
+            };
+            for record in read_log(path)?.iter().filter(|r| done(r)) {
+                text.push_str(&line(record)?);
+            }
+        }
+        write_atomically(path, text.as_bytes())?;
+        let file = OpenOptions::new().append(true).open(path).map_err(|e| Error::io(path, e))?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Appends one record, a whole line at once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn write(&mut self, record: &Record) -> Result<()> {
+        self.file.write_all(line(record)?.as_bytes()).map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+fn line(record: &Record) -> Result<String> {
+    let mut text = serde_json::to_string(record).map_err(|e| Error::Config(e.to_string()))?;
+    text.push('\n');
+    Ok(text)
+}

@@ -1,0 +1,260 @@
+//! The folder of a training run: what `incept runs` and `incept report` read.
+//!
+//! ```text
+//! runs/0007-digits/
+//!   run.json           a Manifest: data, network, machine, command line; written once when the run starts
+//!   config.toml        every option with the value that it had: `incept train --config` takes it
+//!   log.jsonl          one Record a line: steps, epochs, and why the run ended; a resumed run goes on in the same file
+//!   last.safetensors   the newest checkpoint (elsewhere if --out names a file: Manifest::checkpoint says where)
+//!   best.safetensors   the checkpoint of the epoch with the best held-out accuracy
+//!   epoch-0012.safetensors   older checkpoints that --keep asks for
+//! ```
+//!
+//! Numbers grow by one; two runs that start at the same time get different ones. The log is appended to line by line: a last line without an
+//! end was cut off by a crash, and readers leave it out.
+
+mod log;
+mod tensorboard;
+
+pub use log::{EpochRecord, HeadRecord, HeldOutRecord, LogWriter, Record, StepRecord, StopReason, read_log};
+pub use tensorboard::EventWriter;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::nn::GoogLeNet;
+use crate::weights::write_atomically;
+
+/// What is known of a run when it starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of the engine.
+    pub version: String,
+    /// The run's name, without its number.
+    pub name: String,
+    /// When it started, in seconds since 1970 (UTC).
+    pub started: u64,
+    /// The recipe, if one was named.
+    pub recipe: Option<String>,
+    /// The data set as it was named, and what it is for people.
+    pub data: String,
+    /// What the data set is, for people.
+    pub data_description: String,
+    /// The names of the classes.
+    pub classes: Vec<String>,
+    /// Pictures to train on.
+    pub train: usize,
+    /// Pictures held out.
+    pub held_out: usize,
+    /// The network.
+    pub network: GoogLeNet,
+    /// Trained parameters, the auxiliary heads' included.
+    pub parameters: usize,
+    /// How activations are stored: `f32` or `f16`.
+    pub precision: String,
+    /// The device.
+    pub machine: Machine,
+    /// Bytes that training takes on the device.
+    pub memory_bytes: u64,
+    /// Where the newest checkpoint is, if not in the folder.
+    pub checkpoint: Option<PathBuf>,
+    /// The checkpoint that the run went on from, or whose weights it started with.
+    pub from: Option<PathBuf>,
+    /// The command.
+    pub command_line: Vec<String>,
+}
+
+/// Where a run ran.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The adapter's name.
+    pub adapter: String,
+    /// The graphics API.
+    pub backend: String,
+    /// The driver's name and version.
+    pub driver: String,
+    /// The operating system and the processor's architecture.
+    pub system: String,
+    /// Processor threads.
+    pub threads: usize,
+}
+
+/// The folder of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+const MANIFEST: &str = "run.json";
+const CONFIG: &str = "config.toml";
+const LOG: &str = "log.jsonl";
+
+impl RunFolder {
+    /// Makes the folder of a new run under `parent`, with the next free number. Of `name`, letters, digits, dots and dashes are kept.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the folder.
+    pub fn create(parent: &Path, name: &str) -> Result<Self> {
+        std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+        let name: String =
+            name.chars().map(|c| if c.is_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+        let mut number = numbers(parent)?.max().map_or(1, |n| n + 1);
+        loop {
+            let path = parent.join(format!("{number:04}-{name}"));
+            match std::fs::create_dir(&path) {
+                // Another run may have taken the number under another name meanwhile: then both have it, and folders still differ.
+                Ok(()) => return Ok(Self { path }),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+                Err(e) => return Err(Error::io(path, e)),
+            }
+        }
+    }
+
+    /// The folder of a run that was made before.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if it is none.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.join(MANIFEST).is_file() {
+            Ok(Self { path: path.to_path_buf() })
+        } else {
+            Err(Error::format(path, format!("is not the folder of a run: it has no {MANIFEST}")))
+        }
+    }
+
+    /// The runs under `parent`, by number and name; folders that are none are left out.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder cannot be listed.
+    pub fn list(parent: &Path) -> Result<Vec<Self>> {
+        let mut runs: Vec<Self> = entries(parent)?.filter_map(|path| Self::open(&path).ok()).collect();
+        runs.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(runs)
+    }
+
+    /// Finds a run by its folder, its folder's name under `parent`, its number, or its name if only one has it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is none or several.
+    pub fn find(parent: &Path, what: &str) -> Result<Self> {
+        for path in [PathBuf::from(what), parent.join(what)] {
+            if let Ok(run) = Self::open(&path) {
+                return Ok(run);
+            }
+        }
+        let named = |run: &Self| {
+            let title = run.title();
+            let (number, name) = title.split_once('-').unwrap_or((title.as_str(), ""));
+            name == what || number.parse::<u64>().ok() == what.parse().ok() && what.parse::<u64>().is_ok()
+        };
+        let mut found: Vec<Self> = Self::list(parent)?.into_iter().filter(named).collect();
+        match (found.len(), found.pop()) {
+            (1, Some(run)) => Ok(run),
+            (0, _) => Err(Error::Config(format!(
+                "no run is called `{what}` in {}: see `incept runs`",
+                parent.display()
+            ))),
+            (count, _) => {
+                Err(Error::Config(format!("{count} runs are called `{what}`: name one by its number")))
+            }
+        }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder's name: number and name of the run.
+    pub fn title(&self) -> String {
+        self.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// Writes what is known at the start: the manifest, and the configuration as TOML.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn describe(&self, manifest: &Manifest, config: &str) -> Result<()> {
+        let json = serde_json::to_vec_pretty(manifest).map_err(|e| Error::Config(e.to_string()))?;
+        write_atomically(&self.path.join(CONFIG), config.as_bytes())?;
+        write_atomically(&self.path.join(MANIFEST), &json)
+    }
+
+    /// What was known at the start.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] naming the file.
+    pub fn manifest(&self) -> Result<Manifest> {
+        let path = self.path.join(MANIFEST);
+        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::format(&path, e.to_string()))
+    }
+
+    /// The configuration, TOML.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn config(&self) -> Result<String> {
+        let path = self.path.join(CONFIG);
+        std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))
+    }
+
+    /// The log's file.
+    pub fn log_path(&self) -> PathBuf {
+        self.path.join(LOG)
+    }
+
+    /// Everything that the run logged so far; nothing if it has not begun.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] naming the file and line.
+    pub fn log(&self) -> Result<Vec<Record>> {
+        if self.log_path().is_file() { read_log(&self.log_path()) } else { Ok(Vec::new()) }
+    }
+
+    /// The newest checkpoint's file, if it is in the folder.
+    pub fn last(&self) -> PathBuf {
+        self.path.join("last.safetensors")
+    }
+
+    /// The best checkpoint's file.
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best.safetensors")
+    }
+
+    /// The file of a checkpoint that is kept, by the number of epochs done.
+    pub fn kept(&self, epochs: u64) -> PathBuf {
+        self.path.join(format!("epoch-{epochs:04}.safetensors"))
+    }
+
+    /// Deletes all but the newest `count` of the checkpoints that are kept by their epoch.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn prune(&self, count: usize) -> Result<()> {
+        let epoch = |path: &PathBuf| -> Option<u64> {
+            let name = path.file_name()?.to_str()?;
+            name.strip_prefix("epoch-")?.strip_suffix(".safetensors")?.parse().ok()
+        };
+        let mut kept: Vec<(u64, PathBuf)> =
+            entries(&self.path)?.filter_map(|path| Some((epoch(&path)?, path))).collect();
+        kept.sort();
+        let old = kept.len().saturating_sub(count);
+        for (_, path) in kept.drain(..old) {
+            std::fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+        }
+        Ok(())
+    }
+}
+
+fn entries(folder: &Path) -> Result<impl Iterator<Item = PathBuf> + use<>> {
+    let list = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
+    Ok(list.filter_map(|entry| Some(entry.ok()?.path())))
+}
+
+/// The numbers that runs in a folder have.
+fn numbers(parent: &Path) -> Result<impl Iterator<Item = u64> + use<>> {
+    Ok(entries(parent)?.filter_map(|path| path.file_name()?.to_str()?.split('-').next()?.parse().ok()))
+}

@@ -1,0 +1,340 @@
+//! Recipes, configuration files, runs and transfer learning, as a person or a program uses them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use incept::data::{Loader, LoaderOptions, Mix, OpenOptions, Preprocessing, open};
+use incept::gpu::{AdapterOptions, Gpu};
+use incept::graph::Element;
+use incept::nn::GoogLeNet;
+use incept::runs::{Record, RunFolder};
+use incept::train::{Classifier, Optimizer, Rule, Trainer, TrainingGraph};
+use incept::weights::{HostTensor, read_tensors};
+use serde_json::Value;
+
+fn incept(arguments: &[&str], runs: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
+    command.env_remove("RUST_LOG").env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
+    command.env("INCEPT_RUNS_DIR", runs).args(arguments).output().expect("the program can be started")
+}
+
+fn stdout(arguments: &[&str], runs: &Path) -> String {
+    let output = incept(arguments, runs);
+    assert!(output.status.success(), "incept {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn json(arguments: &[&str], runs: &Path) -> Vec<Value> {
+    stdout(arguments, runs).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect()
+}
+
+fn fails(arguments: &[&str], runs: &Path) -> String {
+    let output = incept(arguments, runs);
+    assert!(!output.status.success(), "incept {arguments:?} should fail");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
+
+/// A run that takes a second or two.
+fn quick<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let base = ["train", "digits", "--width", "0.0625", "--input", "32", "--limit", "40", "--batch", "8"];
+    base.into_iter().chain(["--tune", "off"]).chain(more.iter().copied()).collect()
+}
+
+fn tensors(path: &Path) -> BTreeMap<String, HostTensor> {
+    read_tensors(path).expect("a checkpoint").0
+}
+
+fn only_run(parent: &Path) -> RunFolder {
+    let mut runs = RunFolder::list(parent).expect("runs");
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    runs.remove(0)
+}
+
+#[test]
+fn a_run_leaves_a_folder_that_trains_the_same_again() {
+    let folder = temporary();
+    let runs = folder.path();
+    let mixed =
+        ["--mixup", "0.2", "--cutmix", "1", "--photometric", "0.4", "--flip", "--class-weights", "balanced"];
+    let arguments =
+        [&mixed[..], &["--epochs", "2", "--keep", "1", "--recipe", "caffe", "--init", "he"]].concat();
+    let events = json(&[&quick(&arguments)[..], &["--json"]].concat(), runs);
+    assert_eq!(events[0]["run"]["batch"], 8, "a flag wins over the recipe");
+    assert_eq!(events[0]["network"]["bias_rate"], 2.0, "the recipe wins over the default");
+
+    let run = only_run(runs);
+    assert_eq!(run.title(), "0001-digits");
+    let manifest = run.manifest().expect("a manifest");
+    assert_eq!((manifest.recipe.as_deref(), manifest.train), (Some("caffe"), 40));
+    let log = run.log().expect("a log");
+    let count = |kind: fn(&Record) -> bool| log.iter().filter(|r| kind(r)).count();
+    assert_eq!(count(|r| matches!(r, Record::Step(s) if s.heads.len() == 3)), 10);
+    assert_eq!(count(|r| matches!(r, Record::Epoch(e) if e.held_out.is_some() && e.memory_bytes > 0)), 2);
+    assert!(matches!(log.last(), Some(Record::End { epochs: 2, .. })));
+    assert!(run.best().is_file() && run.kept(2).is_file() && !run.kept(1).is_file());
+
+    // The configuration that was saved trains bit for bit the same, without any other option.
+    let config = run.path().join("config.toml");
+    stdout(&["train", "--config", text(&config), "--tune", "off", "--name", "again"], runs);
+    let again = RunFolder::find(runs, "again").expect("a second run");
+    assert_eq!(again.title(), "0002-again");
+    assert_eq!(tensors(&run.last()), tensors(&again.last()));
+
+    // Half of it and the rest is the whole, in one folder with one log.
+    stdout(&["train", "--config", text(&config), "--tune", "off", "--name", "half", "--epochs", "1"], runs);
+    let half = RunFolder::find(runs, "3").expect("by its number");
+    stdout(&["train", "--resume", text(half.path()), "--epochs", "2", "--tune", "off"], runs);
+    let steps =
+        |run: &RunFolder| run.log().expect("a log").iter().filter(|r| matches!(r, Record::Step(_))).count();
+    assert_eq!((steps(&half), RunFolder::list(runs).expect("runs").len()), (10, 3));
+
+    let listed = json(&["runs", "--json"], runs);
+    assert_eq!(listed.len(), 3);
+    assert_eq!(
+        (&listed[0]["run"], &listed[0]["epochs"], &listed[0]["ended"]),
+        (&"0001-digits".into(), &2.into(), &"done".into())
+    );
+    assert!(listed[0]["final_losses"]["aux2"].as_f64().is_some());
+    assert!(stdout(&["runs"], runs).contains("0002-again"));
+    let compared = &json(&["runs", "compare", "1", "half", "--json"], runs)[0];
+    let different: Vec<&str> = compared["configuration"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|d| d["what"].as_str())
+        .collect();
+    assert_eq!(different, ["run.name"]);
+    assert!(fails(&["runs", "compare", "1", "nothing"], runs).contains("nothing"));
+}
+
+#[test]
+fn mistakes_in_files_are_named() {
+    let folder = temporary();
+    let file = folder.path().join("wrong.toml");
+    std::fs::write(&file, "[optimizer]\nrte = 0.1\n").expect("can be written");
+    let errors = fails(&["train", "digits", "--config", text(&file)], folder.path());
+    assert!(errors.contains("wrong.toml") && errors.contains("rte") && errors.contains("line 2"), "{errors}");
+    let errors = fails(&["train", "digits", "--freeze-until", "inception_4a"], folder.path());
+    assert!(errors.contains("--init"), "{errors}");
+    let errors = fails(&["train", "digits", "--view", "dashboard"], folder.path());
+    assert!(errors.contains("terminal"), "{errors}");
+    assert!(stdout(&["runs"], folder.path()).contains("no runs"));
+}
+
+#[test]
+fn patience_ends_a_run_that_does_not_get_better() {
+    let folder = temporary();
+    // At rate zero nothing changes: the first epoch is the best.
+    let arguments = ["--epochs", "9", "--rate", "0", "--patience", "2", "--json"];
+    let events = json(&quick(&arguments), folder.path());
+    assert_eq!(events.iter().filter(|e| e["event"] == "epoch").count(), 3);
+    let log = only_run(folder.path()).log().expect("a log");
+    assert!(
+        matches!(log.last(), Some(Record::End { reason: incept::runs::StopReason::Patience, .. })),
+        "{log:?}"
+    );
+}
+
+#[test]
+fn transfer_learning_keeps_what_is_frozen() {
+    let folder = temporary();
+    let runs = folder.path();
+    let base = folder.path().join("base.safetensors");
+    stdout(
+        &quick(&["--variant", "torchvision", "--epochs", "1", "--no-validation", "--out", text(&base)]),
+        runs,
+    );
+    let photos = folder.path().join("photos");
+    for (class, grey) in [("dark", 40u8), ("bright", 200)] {
+        std::fs::create_dir_all(photos.join(class)).expect("a folder");
+        for i in 0..6u8 {
+            let file = photos.join(class).join(format!("{i}.png"));
+            image::RgbImage::from_fn(40, 40, |x, _| image::Rgb([grey, grey / 2 + i, x as u8]))
+                .save(file)
+                .expect("a picture");
+        }
+    }
+    let tuned = folder.path().join("tuned.safetensors");
+    let command =
+        ["train", text(&photos), "--init", text(&base), "--epochs", "2", "--batch", "4", "--tune", "off"];
+    assert!(fails(&command, runs).contains("--reset-head"));
+    let more = [
+        "--freeze-until",
+        "inception_4a",
+        "--reset-head",
+        "--average",
+        "0.9",
+        "--weight-decay",
+        "0.1",
+        "--out",
+        text(&tuned),
+    ];
+    stdout(&[&command[..], &more].concat(), runs);
+    let (before, after) = (tensors(&base), tensors(&tuned));
+    let frozen =
+        |name: &str| ["conv1.", "conv2.", "conv3.", "inception3"].iter().any(|layer| name.starts_with(layer));
+    let mut checked = 0;
+    for (name, tensor) in
+        after.iter().filter(|(n, _)| !n.starts_with("optimizer.") && !n.contains("num_batches"))
+    {
+        let plain = name.strip_prefix("average.").unwrap_or(name);
+        if frozen(plain) {
+            assert_eq!(tensor, &before[plain], "{name}");
+            checked += 1;
+        } else if plain.ends_with("weight") {
+            assert_ne!(Some(tensor), before.get(plain), "{name}");
+        }
+    }
+    assert!(checked > 60, "{checked}");
+    assert_eq!(after["fc.weight"].dims[0], 2);
+    assert!(stdout(&["eval", text(&tuned), "--json"], runs).contains("accuracy"));
+}
+
+/// Frozen layers have no backward pass: as many dispatches fewer as their nodes had.
+#[test]
+fn frozen_layers_are_not_differentiated() {
+    let gpu = Gpu::open_blocking(&AdapterOptions::default()).expect("the tests need a GPU driver");
+    let count = |freeze: Option<&str>| {
+        let network = GoogLeNet { freeze_until: freeze.map(String::from), ..GoogLeNet::torchvision() };
+        let network = network.width(0.0625).classes(10).input(32);
+        let training = TrainingGraph::new(&network, &Optimizer::default(), 2).expect("a graph");
+        let plan = training.plan(&gpu).expect("a plan");
+        plan.nodes.iter().map(|n| n.implementation.kernels.len()).sum::<usize>()
+    };
+    let counts = [None, Some("conv2"), Some("inception_4a"), Some("heads")].map(count);
+    assert!(counts.is_sorted_by(|a, b| a > b), "{counts:?}");
+    // Two of nine blocks and the stem are below 4a; with `heads` hardly more than the forward pass is left.
+    assert!(counts[2] * 10 < counts[0] * 9 && counts[3] * 2 < counts[0], "{counts:?}");
+}
+
+/// What is in a mixed batch is a pure function of seed, epoch and number; labels and shares are those of the pixels.
+#[test]
+fn mixed_batches_can_be_made_again() {
+    let data = open("digits", &OpenOptions { limit: Some(30), ..OpenOptions::default() }).expect("digits");
+    let preprocessing = Preprocessing::new(32).measure(data.train.as_ref(), 30);
+    let batches = |mix: Option<Mix>, workers: usize, first: usize| {
+        let options = LoaderOptions::new(8, preprocessing.clone()).training(3, None).mixing(mix);
+        let loader = Loader::new(data.train.clone(), LoaderOptions { workers, ..options }).expect("a loader");
+        loader.epoch(1, first).collect::<incept::Result<Vec<_>>>().expect("batches")
+    };
+    for mix in
+        [Mix { mixup: 0.4, cutmix: 0.0 }, Mix { mixup: 0.0, cutmix: 1.0 }, Mix { mixup: 0.4, cutmix: 1.0 }]
+    {
+        let (all, plain) = (batches(Some(mix), 0, 0), batches(None, 0, 0));
+        assert_eq!(all[2..], batches(Some(mix), 3, 2));
+        for (batch, plain) in all.iter().zip(&plain) {
+            let mixed = batch.mixed.as_ref().expect("second labels");
+            assert_eq!(batch.labels, plain.labels);
+            assert!(mixed.share.iter().all(|s| (0.0..=1.0).contains(s)), "{:?}", mixed.share);
+            for (second, first) in mixed.second.iter().zip(&batch.labels) {
+                assert_eq!(*second == u32::MAX, *first == u32::MAX, "a missing row stays missing");
+            }
+            if mix.mixup == 0.0 {
+                // As many pixels as the share says are the picture's own, or were the same in both.
+                for (i, share) in mixed.share.iter().enumerate() {
+                    let row = i * 3072..(i + 1) * 3072;
+                    let same = batch.images[row.clone()]
+                        .iter()
+                        .zip(&plain.images[row])
+                        .filter(|(a, b)| a == b)
+                        .count();
+                    assert!(same as f32 / 3072.0 >= share - 1e-6, "{same} {share}");
+                }
+            }
+        }
+    }
+}
+
+/// A few steps with each rule and mixed labels make the loss of one batch smaller.
+#[test]
+fn lars_trains() {
+    let gpu = Gpu::open_blocking(&AdapterOptions::default()).expect("the tests need a GPU driver");
+    let network = GoogLeNet { mixed_labels: true, ..GoogLeNet::torchvision().dropout(0.0, 0.0) };
+    let network = network.width(0.0625).classes(10).input(32);
+    let data = open("digits", &OpenOptions { limit: Some(8), ..OpenOptions::default() }).expect("digits");
+    let preprocessing = Preprocessing::new(32).measure(data.train.as_ref(), 8);
+    let loader = Loader::new(data.train.clone(), LoaderOptions::new(8, preprocessing)).expect("a loader");
+    let batch = loader.epoch(0, 0).next().expect("a batch").expect("is read");
+    let optimizer = Optimizer { rule: Rule::Lars { trust: 0.02 }, ..Optimizer::default() };
+    let losses = gpu.block_on(async {
+        let mut trainer = Trainer::new(&gpu, &network, &optimizer, 8, 1, |_, _| ()).await?;
+        let mut losses = Vec::new();
+        for _ in 0..8 {
+            trainer.step(&batch, 0.5)?;
+            losses.extend(trainer.metrics(0).await?.iter().map(|m| m.loss));
+        }
+        let state = trainer.state().await?;
+        Classifier::new(&gpu, &network, 8, Element::F32, &state).await?;
+        Ok(losses)
+    });
+    let losses: Vec<f32> = losses.expect("it trains");
+    assert!(losses[7] < 0.85 * losses[0], "{losses:?}");
+}
+
+#[test]
+fn augmented_pictures_are_previewed() {
+    let folder = temporary();
+    let sheet = folder.path().join("sheet.png");
+    stdout(
+        &["train", "digits", "--augment", "paper", "--mixup", "0.5", "--preview-augment", text(&sheet)],
+        folder.path(),
+    );
+    let picture = image::open(&sheet).expect("a PNG").to_rgb8();
+    assert_eq!(picture.dimensions(), (8 * 104 + 8, 6 * 104 + 8));
+    let column = |n: u32| image::imageops::crop_imm(&picture, 8 + n * 104, 0, 96, 632).to_image();
+    assert!(column(0) != column(1) && column(1) != column(2), "each epoch draws anew");
+    assert!(RunFolder::list(folder.path()).expect("a folder").is_empty(), "nothing is trained");
+}
+
+/// TensorBoard's own reader finds every scalar; where the package is not installed, the golden file in the library's tests is the check.
+#[test]
+fn tensorboard_reads_what_is_written() {
+    let folder = temporary();
+    let events = folder.path().join("events");
+    stdout(&quick(&["--epochs", "1", "--clip-norm", "5", "--tensorboard", text(&events)]), folder.path());
+    let files: Vec<PathBuf> = std::fs::read_dir(events.join("0001-digits"))
+        .expect("a folder")
+        .map(|e| e.expect("a file").path())
+        .collect();
+    assert!(files.len() == 1 && std::fs::metadata(&files[0]).expect("is there").len() > 500, "{files:?}");
+    let script = "
+import json, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1])
+events.Reload()
+print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag in events.Tags()['scalars']}))";
+    let python = std::env::var("INCEPT_PYTHON").unwrap_or_else(|_| "python3".into());
+    let installed = Command::new(&python).args(["-c", "import tensorboard.backend"]).output();
+    if !installed.is_ok_and(|o| o.status.success()) {
+        return;
+    }
+    let output = Command::new(&python)
+        .args(["-c", script, text(&events.join("0001-digits"))])
+        .output()
+        .expect("it starts");
+    let read: BTreeMap<String, Vec<(u64, f64)>> = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+    let log = only_run(folder.path()).log().expect("a log");
+    for name in ["main", "aux1", "aux2"] {
+        let logged: Vec<(u64, f64)> = log
+            .iter()
+            .filter_map(|r| if let Record::Step(s) = r { Some(s) } else { None })
+            .map(|s| (s.step, s.heads.iter().find(|h| h.name == name).expect("a head").loss))
+            .collect();
+        assert_eq!(read[&format!("loss/{name}")], logged);
+    }
+    for tag in
+        ["loss/total", "accuracy/main", "learning_rate", "images_per_s", "gradient_norm", "held_out/accuracy"]
+    {
+        assert!(!read[tag].is_empty(), "{tag}");
+    }
+}
