@@ -16,9 +16,7 @@ use plotters::prelude::*;
 use serde::Serialize;
 
 use super::early_exit::{Calibrated, HeadCalibration};
-use super::plot::{
-    self, Area, Axes, BLUE, Drawn, Figure, INK, SOFT, Unit, VERMILION, heading, legend, line, percent,
-};
+use super::plot::{self, Area, Axes, BLUE, Drawn, Figure, INK, SOFT, Unit, VERMILION, heading, legend, line};
 use super::report::{Rate, Reporter, note, shown};
 
 /// Share of the held-out pictures that temperatures are fitted to; the others are what is measured.
@@ -101,7 +99,7 @@ impl Subject<'_> {
             .iter()
             .filter(|p| p.accuracy >= main - ALLOWED_LOSS - 1e-9 && p.compute < 1.0)
             .min_by(|a, b| a.compute.total_cmp(&b.compute));
-        self.print(&calibration, held.labels.len(), &heads, &accuracies, &points, recommended, reporter)?;
+        Self::print(&calibration, held.labels.len(), &heads, &accuracies, &points, recommended, reporter)?;
 
         let measured = match recommended {
             Some(point) => {
@@ -248,9 +246,7 @@ impl Subject<'_> {
         Ok(measured)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is a column or a line of what is printed")]
     fn print(
-        &self,
         calibration: &[HeadCalibration],
         pictures: usize,
         heads: &[&'static str],
@@ -331,8 +327,9 @@ impl Figure for SweepFigure<'_> {
             x_name: "multiply-adds of the average picture, by those of the main softmax alone",
             y_name: "accuracy",
             ticks: (9, 7),
-            x_label: &percent,
-            y_label: &|v| format!("{:.1}%", 100.0 * v),
+            // As many digits as tell the labels apart.
+            x_label: &|v| format!("{:.*}%", usize::from(span < 0.1), 100.0 * v),
+            y_label: &|v| format!("{:.*}%", if gap < 0.02 { 2 } else { 1 }, 100.0 * v),
         };
         let mut chart = axes.on(&area, unit)?;
         let points: Vec<(f64, f64)> = self.points.iter().map(|p| (p.compute, p.accuracy)).collect();
