@@ -71,7 +71,8 @@ fn directions(batch: usize, layer: [usize; 6]) -> Vec<(&'static str, Arc<dyn Ope
     let weight = Spec::f32([outputs, channels, kernel, kernel]);
     let dy = Spec::f32([batch, outputs, out, out]);
     let (strides, pads) = ([stride; 2], [padding; 2]);
-    let input = ConvInputGrad { stride: strides, padding: pads, size: [size; 2], accumulate: false };
+    let input =
+        ConvInputGrad { stride: strides, padding: pads, size: [size; 2], accumulate: false, masked: false };
     let weights = ConvWeightGrad { stride: strides, padding: pads, kernel: [kernel; 2] };
     vec![
         ("forward", Arc::new(Conv::new(stride, padding)), [x.clone(), weight.clone()]),

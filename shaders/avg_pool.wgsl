@@ -1,7 +1,7 @@
 // Average pooling over windows of a fixed size or over adaptive windows, and the gradient. x is [batch, channels, height,
 // width], y [batch, channels, out_height, out_width]. p: count (elements of the result), channels, height, width,
 // out_height, out_width, kernel, stride, pad (windows of a fixed size); x_offset, x_stride, y_offset, y_stride. Constants: ADAPTIVE,
-// ACCUMULATE.
+// ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
 
 // The rows or columns [x, y) of the input that window number o covers.
 fn window(o: u32, size: u32, out_size: u32) -> vec2<u32> {
@@ -75,10 +75,13 @@ fn avg_pool_grad(
             sum += f32(dy_data[first + oy * p.out_width + ox]) / share;
         }
     }
-    let place = p.x_offset + n * p.x_stride + (c * p.height + y) * p.width + x;
+    let inner = (c * p.height + y) * p.width + x;
+    let place = p.x_offset + n * p.x_stride + inner;
 #if ACCUMULATE
-    dx_data[place] = dx_data_element(f32(dx_data[place]) + sum);
-#else
-    dx_data[place] = dx_data_element(sum);
+    sum += f32(dx_data[place]);
 #endif
+#if MASK
+    sum = select(0.0, sum, f32(mask[p.mask_offset + n * p.mask_stride + inner]) > 0.0);
+#endif
+    dx_data[place] = dx_data_element(sum);
 }

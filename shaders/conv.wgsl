@@ -5,7 +5,8 @@
 // input gradient  dx[c, pixel]  = sum over (o, kh, kw) of w[o, c, kh, kw] dy[o, pixel shifted back], added to what is there if ACCUMULATE
 // weight gradient dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw)
 //
-// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD (whether any tap can fall outside), RELU, BIAS, ACCUMULATE; EACH_M, EACH_N.
+// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD (whether any tap can fall outside), BIAS, NORM (a batch norm in evaluation: scale, shift, mean, variance), RELU,
+// ACCUMULATE, MASK (zeros where the activation `mask` is not above zero); EACH_M, EACH_N.
 // The families that are faster are in conv_tiled.wgsl (GPUs) and conv_lanes.wgsl (drivers that run on a CPU).
 // p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w; x_offset, x_stride, y_offset, y_stride (of the
 // operands, from item to item); chunk (pixels of one part of a weight gradient's sum), parts.
@@ -93,10 +94,13 @@ fn gradient_place(q: u32) -> u32 {
 }
 
 //# forward_register
-fn store(o: u32, place: u32, sum: f32) {
+fn store(o: u32, q: u32, place: u32, sum: f32) {
     var value = sum;
 #if BIAS
     value += bias[o];
+#endif
+#if NORM
+    value = (value - mean[o]) * (inverseSqrt(variance[o] + p.epsilon) * scale[o]) + shift[o];
 #endif
 #if RELU
     value = max(value, 0.0);
@@ -105,13 +109,18 @@ fn store(o: u32, place: u32, sum: f32) {
 }
 
 //# input_gradient_register
-fn store(c: u32, place: u32, sum: f32) {
-    let at = place + c * p.height * p.width;
+fn store(c: u32, q: u32, place: u32, sum: f32) {
+    let plane = p.height * p.width;
+    let at = place + c * plane;
+    var value = sum;
 #if ACCUMULATE
-    dx_data[at] = dx_data_element(f32(dx_data[at]) + sum);
-#else
-    dx_data[at] = dx_data_element(sum);
+    value += f32(dx_data[at]);
 #endif
+#if MASK
+    let n = q / plane;
+    value = select(0.0, value, f32(mask[p.mask_offset + n * p.mask_stride + c * plane + q - n * plane]) > 0.0);
+#endif
+    dx_data[at] = dx_data_element(value);
 }
 
 // Register tiles, for devices where barriers are dear: each invocation holds EACH_M channels of EACH_N pixels that lie WORKGROUP
@@ -156,7 +165,7 @@ fn forward_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
         if q < pixels {
             let place = output_place(q);
 #repeat i EACH_M
-            if first_o + {i}u < p.outputs { store(first_o + {i}u, place, sum{i}_{j}); }
+            if first_o + {i}u < p.outputs { store(first_o + {i}u, q, place, sum{i}_{j}); }
 #end
         }
     }
@@ -202,7 +211,7 @@ fn input_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(loc
         if q < pixels {
             let place = gradient_place(q);
 #repeat i EACH_M
-            if first_c + {i}u < p.channels { store(first_c + {i}u, place, sum{i}_{j}); }
+            if first_c + {i}u < p.channels { store(first_c + {i}u, q, place, sum{i}_{j}); }
 #end
         }
     }

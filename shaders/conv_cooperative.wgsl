@@ -8,7 +8,7 @@
 // With EMULATED, plain loops stand for the three operations on matrices: what runs where there are none, to test all the rest.
 //
 // Constants: the above; DEPTH (of the sum at a time), SIXTEEN (whether SIZE is 16, not 8), KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, RELU,
-// BIAS, ACCUMULATE. p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w; x_offset, x_stride, y_offset, y_stride
+// BIAS, NORM, ACCUMULATE, MASK. p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w; x_offset, x_stride, y_offset, y_stride
 // (from item to item); chunk (terms of one part of the sum).
 
 const TAPS = KERNEL_H * KERNEL_W;
@@ -85,6 +85,9 @@ fn finish(o: u32, q: u32, part: u32, sum: f32) {
 #if BIAS
     value += f32(bias[o]);
 #endif
+#if NORM
+    value = (value - mean[o]) * (inverseSqrt(variance[o] + p.epsilon) * scale[o]) + shift[o];
+#endif
 #if RELU
     value = max(value, 0.0);
 #endif
@@ -137,12 +140,16 @@ fn finish(c: u32, q: u32, part: u32, sum: f32) {
     if c >= p.channels || q >= p.batch * p.height * p.width { return; }
     let plane = p.height * p.width;
     let n = q / plane;
-    let at = p.x_offset + n * p.x_stride + c * plane + q - n * plane;
+    let inner = c * plane + q - n * plane;
+    let at = p.x_offset + n * p.x_stride + inner;
+    var value = sum;
 #if ACCUMULATE
-    dx_data[at] = dx_data_element(f32(dx_data[at]) + sum);
-#else
-    dx_data[at] = dx_data_element(sum);
+    value += f32(dx_data[at]);
 #endif
+#if MASK
+    value = select(0.0, value, f32(mask[p.mask_offset + n * p.mask_stride + inner]) > 0.0);
+#endif
+    dx_data[at] = dx_data_element(value);
 }
 
 // The sum over pixels is cut into parts, one for each group.z; sum_parts of conv.wgsl adds them in order.

@@ -2,12 +2,14 @@
 // its lanes share an address or not, and barriers cost more. So nothing is shared through workgroup memory. Each lane loads
 // different weights, four at a time, and broadcasts hand them round; a lane holds TILE_M channels of four neighbouring pixels.
 //
-// Forward and input gradient are the same product: for stride 1 the input gradient is a convolution of dy with the weight turned
-// round, and pack_lanes turns it. Pixels are counted in groups of four that lie in one row of the result.
+// Forward and input gradient are the same product: the input gradient is a convolution of dy with the weight turned round, and
+// pack_lanes turns it. With strides it has rows for each phase of a pixel between windows, each with the taps that meet it, and DEAL deals
+// the phases out to their pixels. Pixels are counted in groups of four that lie in one row of the result.
 //
-// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD, TRANSPOSED; TILE_M; STEP_C (channels of one step), LOADS (vectors of weights of one
+// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD, TRANSPOSED, DEAL; PHASES_H, PHASES_W, FIRST_H, FIRST_W (the weight's tap of phase 0 at the first
+// tap here), WEIGHT_H, WEIGHT_W; TILE_M; STEP_C (channels of one step), LOADS (vectors of weights of one
 // step), TERMS (STEP_C KERNEL_W: terms of one step), COLUMNS (3 STRIDE_W + KERNEL_W: columns of the source that four pixels see); VECTOR (rows are whole vectors of four, SIDE columns lie
-// on each side), BIAS, RELU, ACCUMULATE.
+// on each side), BIAS, NORM, RELU, ACCUMULATE, MASK.
 
 // The weights in the order in which lanes take them: tiles of TILE_M rows, steps of STEP_C channels and one kernel row, then
 // (channel, column, row) padded with zeros to LOADS vectors for each lane. p: rows, depth (channels that are summed over).
@@ -24,10 +26,16 @@ fn pack_lanes(
     let c = group.y / KERNEL_H * STEP_C + k / KERNEL_W;
     let kh = group.y % KERNEL_H;
     let kw = k % KERNEL_W;
-    let inside = k < STEP_C * KERNEL_W && c < p.depth && row < p.rows;
 #if TRANSPOSED
-    let at = ((c * p.rows + row) * KERNEL_H + KERNEL_H - 1u - kh) * KERNEL_W + KERNEL_W - 1u - kw;
+    let channels = p.rows / (PHASES_H * PHASES_W);
+    let phase = row / channels;
+    // Taps that do not meet the phase come out negative, and so as large unsigned numbers.
+    let tap_y = FIRST_H + phase / PHASES_W - kh * PHASES_H;
+    let tap_x = FIRST_W + phase % PHASES_W - kw * PHASES_W;
+    let inside = k < STEP_C * KERNEL_W && c < p.depth && row < p.rows && tap_y < WEIGHT_H && tap_x < WEIGHT_W;
+    let at = ((c * channels + row - phase * channels) * WEIGHT_H + tap_y) * WEIGHT_W + tap_x;
 #else
+    let inside = k < STEP_C * KERNEL_W && c < p.depth && row < p.rows;
     let at = ((row * p.depth + c) * KERNEL_H + kh) * KERNEL_W + kw;
 #endif
     let value = select(0.0, weight[select(0u, at, inside)], inside);
@@ -35,7 +43,7 @@ fn pack_lanes(
 }
 
 // p: batch, rows, depth, height, width (of the source), out_height, out_width, row_groups (groups of a row), pad_h, pad_w,
-// source_offset, source_stride, result_offset, result_stride.
+// source_offset, source_stride, result_offset, result_stride; with DEAL result_height, result_width; with MASK mask_offset, mask_stride; epsilon with NORM.
 //# product_lanes
 fn load(at: u32) -> f32 {
 #if VECTOR
@@ -139,8 +147,10 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
         }
     }
     if index >= total { return; }
-    let place = p.result_offset + n * p.result_stride + y * p.out_width + x;
-    let result_plane = p.out_height * p.out_width;
+    let result_item = p.result_offset + n * p.result_stride;
+#if MASK
+    let mask_item = p.mask_offset + n * p.mask_stride;
+#endif
 #repeat m TILE_M
     {
         let o = group.y * TILE_M + {m}u;
@@ -149,22 +159,50 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #if BIAS
             value += bias[o];
 #endif
+#if NORM
+            value = (value - mean[o]) * (inverseSqrt(variance[o] + p.epsilon) * scale[o]) + shift[o];
+#endif
 #if RELU
             value = max(value, vec4<f32>(0.0));
 #endif
-            let at = place + o * result_plane;
 #if VECTOR
+            let inner = (o * p.out_height + y) * p.out_width + x;
+            let at = result_item + inner;
 #if ACCUMULATE
             value += vec4<f32>(result[at / 4u]);
 #endif
+#if MASK
+            let above = vec4<f32>(mask[(mask_item + inner) / 4u]) > vec4<f32>(0.0);
+            value = select(vec4<f32>(0.0), value, above);
+#endif
             result[at / 4u] = result_element(value);
 #else
-            for (var j = 0u; j < min(4u, p.out_width - x); j++) {
-#if ACCUMULATE
-                result[at + j] = result_element(f32(result[at + j]) + value[j]);
-#else
-                result[at + j] = result_element(value[j]);
+#if DEAL
+            let channels = p.rows / (PHASES_H * PHASES_W);
+            let phase = o / channels;
+            let result_y = y * PHASES_H + phase / PHASES_W;
+            let first = ((o - phase * channels) * p.result_height + result_y) * p.result_width + phase % PHASES_W;
 #endif
+            for (var j = 0u; j < min(4u, p.out_width - x); j++) {
+#if DEAL
+                let inner = first + (x + j) * PHASES_W;
+                // The last windows have phases beyond the input.
+                let counts = result_y < p.result_height && (x + j) * PHASES_W + phase % PHASES_W < p.result_width;
+#else
+                let inner = (o * p.out_height + y) * p.out_width + x + j;
+                let counts = true;
+#endif
+                if counts {
+                    let at = result_item + inner;
+                    var one = value[j];
+#if ACCUMULATE
+                    one += f32(result[at]);
+#endif
+#if MASK
+                    one = select(0.0, one, f32(mask[mask_item + inner]) > 0.0);
+#endif
+                    result[at] = result_element(one);
+                }
             }
 #endif
         }

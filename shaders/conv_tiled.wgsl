@@ -11,7 +11,8 @@
 // only a change of tap asks where the window is; inputs of few channels have both in one line instead.
 //
 // Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N, VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS
-// (vectors that an invocation loads for a pair of tiles), FOUR = 4; TAP_OUTER, VECTOR, SPLIT, TRANSPOSED, BIAS, RELU, ACCUMULATE.
+// (vectors that an invocation loads for a pair of tiles), FOUR = 4; TAP_OUTER, VECTOR, SPLIT, BIAS, NORM, RELU, ACCUMULATE, MASK; TRANSPOSED, DEAL, PHASES_H,
+// PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as in conv_lanes.wgsl.
 
 // The weights as [tile of rows][term][row in the tile], padded with zeros; terms are (tap, channel) with channels padded to DEPTH, or (channel, tap).
 // p: rows, depth (channels that are summed over), terms (padded).
@@ -30,10 +31,16 @@ fn packed(row: u32, term: u32) -> f32 {
     let c = term / TAPS;
     let t = term - c * TAPS;
 #endif
-    let inside = row < p.rows && c < p.depth;
 #if TRANSPOSED
-    let at = (c * p.rows + row) * TAPS + TAPS - 1u - t;
+    let channels = p.rows / (PHASES_H * PHASES_W);
+    let phase = row / channels;
+    // Taps that do not meet the phase come out negative, and so as large unsigned numbers.
+    let tap_y = FIRST_H + phase / PHASES_W - t / KERNEL_W * PHASES_H;
+    let tap_x = FIRST_W + phase % PHASES_W - t % KERNEL_W * PHASES_W;
+    let inside = row < p.rows && c < p.depth && tap_y < WEIGHT_H && tap_x < WEIGHT_W;
+    let at = ((c * channels + row - phase * channels) * WEIGHT_H + tap_y) * WEIGHT_W + tap_x;
 #else
+    let inside = row < p.rows && c < p.depth;
     let at = (row * p.depth + c) * TAPS + t;
 #endif
     return select(0.0, weight[select(0u, at, inside)], inside);
@@ -60,6 +67,45 @@ fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
 const TAPS = KERNEL_H * KERNEL_W;
 const DOWN = TILE_M / EACH_M;
 const ACROSS = TILE_N / EACH_N;
+
+// Stores a result for the pixel of this number, of `plane` an item, after all that is done to it.
+//# product_tiled finish_product
+#if !SPLIT
+fn finish(value: f32, row: u32, pixel: u32, plane: u32) {
+    let n = pixel / plane;
+    let rest = pixel - n * plane;
+#if DEAL
+    let channels = p.rows / (PHASES_H * PHASES_W);
+    let phase = row / channels;
+    let window_y = rest / p.out_width;
+    let y = window_y * PHASES_H + phase / PHASES_W;
+    let x = (rest - window_y * p.out_width) * PHASES_W + phase % PHASES_W;
+    // The last windows have phases beyond the input.
+    if y >= p.result_height || x >= p.result_width { return; }
+    let inner = ((row - phase * channels) * p.result_height + y) * p.result_width + x;
+#else
+    let inner = row * plane + rest;
+#endif
+    let at = p.result_offset + n * p.result_stride + inner;
+    var total = value;
+#if BIAS
+    total += bias[row];
+#endif
+#if NORM
+    total = (total - mean[row]) * (inverseSqrt(variance[row] + p.epsilon) * scale[row]) + shift[row];
+#endif
+#if RELU
+    total = max(total, 0.0);
+#endif
+#if ACCUMULATE
+    total += f32(result[at]);
+#endif
+#if MASK
+    total = select(0.0, total, f32(mask[p.mask_offset + n * p.mask_stride + inner]) > 0.0);
+#endif
+    result[at] = result_element(total);
+}
+#endif
 
 //# product_tiled
 const LEFT_SIZE = DEPTH * TILE_M / 4u;
@@ -117,20 +163,7 @@ fn put(value: f32, row: u32, pixel: u32) {
     let pixels = p.batch * p.out_height * p.out_width;
     partial[row * pixels + pixel] = value;
 #else
-    let plane = p.out_height * p.out_width;
-    let n = pixel / plane;
-    let at = p.result_offset + n * p.result_stride + row * plane + pixel - n * plane;
-    var total = value;
-#if BIAS
-    total += bias[row];
-#endif
-#if RELU
-    total = max(total, 0.0);
-#endif
-#if ACCUMULATE
-    total += f32(result[at]);
-#endif
-    result[at] = result_element(total);
+    finish(value, row, pixel, p.out_height * p.out_width);
 #endif
 }
 
@@ -272,7 +305,7 @@ fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #end
 }
 
-// The second pass of a product that was cut: the sum of the parts in their order, then what put does. p: rows, pixels, plane, parts, result_offset,
+// The second pass of a product that was cut: the sum of the parts in their order, then what put does. p: rows, pixels, plane, out_width, parts, result_offset,
 // result_stride.
 //# finish_product
 @compute @workgroup_size(WORKGROUP_X)
@@ -288,18 +321,7 @@ fn finish_product(
     let pixel = i - row * p.pixels;
     var total = 0.0;
     for (var part = 0u; part < p.parts; part++) { total += partial[part * count + i]; }
-    let n = pixel / p.plane;
-    let at = p.result_offset + n * p.result_stride + row * p.plane + pixel - n * p.plane;
-#if BIAS
-    total += bias[row];
-#endif
-#if RELU
-    total = max(total, 0.0);
-#endif
-#if ACCUMULATE
-    total += f32(result[at]);
-#endif
-    result[at] = result_element(total);
+    finish(total, row, pixel, p.plane);
 }
 
 // dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw). The sum over pixels is cut into parts,

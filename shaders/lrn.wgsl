@@ -2,7 +2,7 @@
 // An invocation walks over CHUNK channels of one pixel and keeps the window in registers, so that it loads each value once.
 // p: count (invocations), channels, plane (height * width), chunks (of the channels), scale (alpha / SIZE), beta, k, x_offset,
 // x_stride, y_offset, y_stride, dy_offset, dy_stride. Constants: SIZE (odd), REST (SIZE - 1), CHUNK,
-// THREE_QUARTERS (whether beta is 0.75).
+// THREE_QUARTERS (whether beta is 0.75), MASK (the gradient is zero where x is not above zero).
 
 const HALF = SIZE / 2u;
 
@@ -108,7 +108,10 @@ fn lrn_grad(
         total += terms[REST];
         if step >= 2u * HALF {
             // The oldest x of the window belongs to the channel that is HALF behind c.
-            let dx = direct[HALF] - 2.0 * p.scale * p.beta * x[0] * total;
+            var dx = direct[HALF] - 2.0 * p.scale * p.beta * x[0] * total;
+#if MASK
+            dx = select(0.0, dx, x[0] > 0.0);
+#endif
             dx_data[out + (c - HALF) * p.plane] = dx_data_element(dx);
         }
     }

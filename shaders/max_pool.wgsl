@@ -1,6 +1,6 @@
 // Max pooling and its gradient. x is [batch, channels, height, width], y [batch, channels, out_height, out_width]. p: count
 // (elements of the result), channels, height, width, out_height, out_width, kernel, stride, pad; x_offset, x_stride, y_offset,
-// y_stride. Constants: INDICES, ACCUMULATE.
+// y_stride. Constants: INDICES, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
 
 // The maximum of each window; of equals the first in row-major order. Padding never wins; NaN does.
 //# max_pool
@@ -76,12 +76,15 @@ fn max_pool_grad(
             if indices[indices_first + o] == me { sum += f32(dy_data[dy_first + o]); }
         }
     }
-    let place = p.x_offset + n * p.x_stride + c * p.height * p.width + me;
+    let inner = c * p.height * p.width + me;
+    let place = p.x_offset + n * p.x_stride + inner;
 #if ACCUMULATE
-    dx_data[place] = dx_data_element(f32(dx_data[place]) + sum);
-#else
-    dx_data[place] = dx_data_element(sum);
+    sum += f32(dx_data[place]);
 #endif
+#if MASK
+    sum = select(0.0, sum, f32(mask[p.mask_offset + n * p.mask_stride + inner]) > 0.0);
+#endif
+    dx_data[place] = dx_data_element(sum);
 }
 
 // The same, one invocation a plane: each output's gradient goes to the element that it chose. Few loads, for devices where they are dear and a
@@ -108,4 +111,11 @@ fn max_pool_grad_planes(
         let place = dx_first + indices[i * out_plane + o];
         dx_data[place] = dx_data_element(f32(dx_data[place]) + f32(dy_data[dy_first + o]));
     }
+#if MASK
+    let mask_first = p.mask_offset + n * p.mask_stride + c * plane;
+    for (var k = 0u; k < plane; k++) {
+        let counts = f32(mask[mask_first + k]) > 0.0;
+        dx_data[dx_first + k] = dx_data_element(select(0.0, f32(dx_data[dx_first + k]), counts));
+    }
+#endif
 }

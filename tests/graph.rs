@@ -9,7 +9,7 @@ use incept::graph::{Element, Graph, Region, Role, Spec, TensorId};
 use incept::kernel::{AdapterClass, Profile, Step};
 use incept::nn::{GoogLeNet, Network, Variant};
 use incept::ops::{Add, Concat, Conv, MaxPool, Relu, Slice, SoftmaxCrossEntropy, WeightedSum};
-use incept::plan::{Plan, PlanOptions};
+use incept::plan::{Plan, PlanOptions, value_bytes};
 use incept::reference::{Array, Interpreter, relative_error};
 use incept::train::{Averaging, Classifier, InferenceGraph, Optimizer, Rule, Trainer, TrainingGraph};
 use incept::weights::TrainingState;
@@ -209,7 +209,7 @@ fn pruned_inference_gives_the_unpruned_logits_bit_for_bit() {
         let keep: Vec<TensorId> =
             std::iter::once(net.input).chain(net.heads.iter().map(|h| h.logits)).collect();
         let kept = whole.all(&keep);
-        let fused = whole.graph.fuse(&kept).expect("can be fused");
+        let fused = whole.graph.fold(&kept).expect("can be fused");
         let kept = fused.all(&kept);
         let options = PlanOptions {
             profile: gpu.profile(),
@@ -280,6 +280,98 @@ fn inference_has_neither_dropout_nor_auxiliary_layers() {
     );
     let bare = network.aux_weight(0.0).build(2).expect("can be built");
     assert_eq!(bare.heads.len(), 1);
+    let normed = GoogLeNet::torchvision().width(0.25).input(64);
+    let inference = InferenceGraph::new(&normed, 2, Element::F32).expect("can be built");
+    let names = || inference.graph.nodes().map(|(_, n)| n.op.name());
+    assert_eq!(names().filter(|n| *n == "conv").count(), 57);
+    assert!(names().all(|n| n != "batch_norm" && n != "relu"), "batch norm is a part of its convolution");
+}
+
+/// Activations that are made again give the same losses and gradients, in less memory, and statistics change once.
+#[test]
+fn recomputed_activations_change_no_gradient() {
+    for variant in [Variant::Paper, Variant::Torchvision] {
+        let net = small(variant).dropout(0.4, 0.7).build(2).expect("the network can be built");
+        let mut graph = net.graph.clone();
+        let forward = graph.len();
+        graph.differentiate(net.loss).expect("every operation has a gradient");
+        let keep = [net.input, net.labels, net.loss];
+        let at = values(&net, 3);
+        let before = interpret(&graph, &at);
+        let bytes = value_bytes(&graph, &keep[2..]).expect("can be planned");
+        for segments in [1, 2, 5] {
+            let pass = graph.recompute(forward, segments, &keep).expect("can be recomputed");
+            let moved = at.iter().map(|(id, v)| (pass.get(*id).expect("leaves stay"), v.clone())).collect();
+            let after = interpret(&pass.graph, &moved);
+            for (id, tensor) in graph.tensors() {
+                let new = pass.get(id).expect("no tensor is lost");
+                if matches!(tensor.role, Role::Gradient(_)) || id == net.loss {
+                    assert_eq!(before.get(id), after.get(new), "{}", tensor.name);
+                }
+            }
+            let again = pass.graph.nodes().filter(|(_, n)| n.name.ends_with("/again")).count();
+            assert_eq!(again == 0, segments == 1, "{again} nodes run again in {segments} segments");
+            let norms = |graph: &Graph| graph.nodes().filter(|(_, n)| n.op.name() == "batch_norm").count();
+            assert_eq!(norms(&graph), norms(&pass.graph));
+            let less = value_bytes(&pass.graph, &pass.all(&keep[2..])).expect("can be planned");
+            assert!(segments == 1 || less < bytes, "{variant}: {less} bytes and {bytes} without");
+        }
+    }
+}
+
+/// On a device, checkpointing trains to the same parameters in much less memory.
+#[test]
+fn checkpointing_trains_alike_in_less_memory() {
+    let gpu = gpu();
+    let network = small(Variant::Paper);
+    let whole = Optimizer::default();
+    let less = Optimizer { checkpointing: true, ..whole };
+    let (expected, found) = (trained(&gpu, &network, &whole, 3), trained(&gpu, &network, &less, 3));
+    for (name, tensor) in &expected.parameters {
+        let error = relative_error(&found.parameters[name].data, &tensor.data);
+        assert!(error < 1e-5, "{name}: {error}");
+    }
+    let bytes = |network: &GoogLeNet, optimizer: &Optimizer| {
+        let graph = TrainingGraph::new(network, optimizer, 8).expect("can be built");
+        value_bytes(&graph.graph, &graph.metrics).expect("can be planned")
+    };
+    let network = GoogLeNet::paper();
+    assert!(2 * bytes(&network, &less) < bytes(&network, &whole));
+}
+
+/// Masks that are taken along change no gradient, and few are left: those in front of linear layers, which do not take them.
+#[test]
+fn joined_masks_change_no_gradient() {
+    let net = small(Variant::Paper).build(2).expect("the network can be built");
+    let keep = [net.input, net.labels, net.loss];
+    let mut fused = net.graph.fuse(&keep).expect("can be fused");
+    let loss = fused.get(net.loss).expect("was kept");
+    fused.graph.differentiate(loss).expect("every operation has a gradient");
+    let joined = fused.graph.join_masks(&fused.all(&keep)).expect("can be joined");
+    let masks =
+        |graph: &Graph| graph.nodes().filter(|(_, n)| n.op.is_mask()).map(|(_, n)| n.name.clone()).collect();
+    let (before, after): (Vec<String>, Vec<String>) = (masks(&fused.graph), masks(&joined.graph));
+    assert_eq!(before.len(), 61, "57 convolutions and 2 of the heads, with 2 hidden layers");
+    let heads = ["loss2/fc", "loss2/conv", "loss1/fc", "loss1/conv"];
+    assert_eq!(after, heads.map(|layer| format!("{layer}/relu_grad")));
+    let at = values(&net, 3);
+    let moved = |pass: &incept::graph::Rewritten, at: &BTreeMap<TensorId, Array<f64>>| {
+        at.iter().filter_map(|(id, v)| Some((pass.get(*id)?, v.clone()))).collect::<BTreeMap<_, _>>()
+    };
+    let at = moved(&fused, &at);
+    let gradients = |graph: &Graph, at: &BTreeMap<TensorId, Array<f64>>| {
+        let interpreter = interpret(graph, at);
+        let gradients = graph.tensors().filter_map(|(id, t)| match t.role {
+            Role::Gradient(of) => {
+                Some((graph.tensor_ref(of).name.clone(), interpreter.get(id)?.data.clone()))
+            }
+            _ => None,
+        });
+        gradients.collect::<BTreeMap<_, _>>()
+    };
+    let expected = gradients(&fused.graph, &at);
+    assert!(expected.len() > 100);
+    assert_eq!(gradients(&joined.graph, &moved(&joined, &at)), expected);
 }
 
 /// Hand-made graphs with what is hard for a planner: a value that is rewritten in place and read again, windows of windows, a tensor in two

@@ -76,8 +76,15 @@ fn bench_takes_the_precision_that_there_is() {
     let mut incept = Command::new(env!("CARGO_BIN_EXE_incept"));
     let output = incept.args(["bench", "--precision", "f64"]).output().expect("the program can be started");
     assert_eq!(output.status.code(), Some(2));
-    let result = json("bench", &["--rounds", "1", "--steps", "1", "--precision", "f32", "--json"]);
-    assert_eq!(result["precision"], "f32");
+    for precision in ["f32", "f16"] {
+        let options =
+            ["--rounds", "1", "--steps", "1", "--precision", precision, "--checkpointing", "--json"];
+        let result = json("bench", &options);
+        assert_eq!(result["precision"], precision);
+        assert_eq!(result["checkpointing"], true);
+        let result = json("profile", &["--static", "--precision", precision, "--json"]);
+        assert_eq!(result["precision"], precision);
+    }
 }
 
 #[test]

@@ -98,7 +98,8 @@ fn other_kernels(profile: &Profile) -> Vec<Kernel> {
     let x = Spec::f32([2, 3, 14, 14]);
     let pool = AvgPool { kernel: 3, stride: 2, padding: 1, ceil: true };
     let small = pool.infer(&[&x]).expect("shapes fit").remove(0);
-    let grad = |accumulate| AvgPoolGrad { pool: Some(pool.clone()), size: [14, 14], accumulate };
+    let grad =
+        |accumulate| AvgPoolGrad { pool: Some(pool.clone()), size: [14, 14], accumulate, masked: false };
     let calls: Vec<(Box<dyn Operation>, Vec<Spec>)> = vec![
         (Box::new(pool.clone()), vec![x.clone()]),
         (Box::new(grad(false)), vec![small.clone()]),

@@ -2,18 +2,19 @@
 
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use incept::Error;
 use incept::data::Batch;
 use incept::gpu::{AdapterSummary, Counters, Gpu};
+use incept::graph::Element;
 use incept::nn::GoogLeNet;
 use incept::plan::Memory;
-use incept::train::{Classifier, Optimizer, Trainer};
+use incept::train::{Classifier, Optimizer, Precision, Trainer};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::options::{Common, NetworkArgs};
+use super::options::{Common, NetworkArgs, PrecisionArgs};
 use super::report::{Reporter, bytes, thousands};
 use super::{Outcome, Result};
 
@@ -39,9 +40,6 @@ const ROUND: f64 = 1.0;
 pub(crate) struct Bench {
     #[command(flatten)]
     work: WorkArgs,
-    /// How numbers are stored; `auto` is the fastest that the device has.
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    precision: Precision,
     /// Rounds.
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -64,6 +62,11 @@ pub(crate) struct WorkArgs {
     /// Pictures of a batch.
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     pub batch: usize,
+    #[command(flatten)]
+    pub precision: PrecisionArgs,
+    /// Make most activations again in the backward pass, as `incept train --checkpointing`.
+    #[arg(long)]
+    pub checkpointing: bool,
     /// What weights and pictures are drawn from.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
@@ -77,6 +80,11 @@ impl WorkArgs {
         self.network.network(self.classes, 224)
     }
 
+    /// The optimizer of the step, with activations stored as the device or an option has it.
+    pub(crate) fn optimizer(&self, precision: Precision) -> Optimizer {
+        Optimizer { precision, checkpointing: self.checkpointing, ..Optimizer::default() }
+    }
+
     /// A batch of noise.
     pub(crate) fn pictures(&self, network: &GoogLeNet) -> Batch {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
@@ -85,25 +93,6 @@ impl WorkArgs {
         // A class number is below the number of classes, which fits.
         let labels = (0..self.batch).map(|i| (i % network.classes) as u32).collect();
         Batch { images, labels, count: self.batch, indices: (0..self.batch).collect() }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Precision {
-    F32,
-    F16,
-    Auto,
-}
-
-impl Precision {
-    /// Refuses what the device cannot do.
-    fn check(self, gpu: &Gpu) -> Result<()> {
-        let reason = match self {
-            Self::F32 | Self::Auto => return Ok(()),
-            Self::F16 if gpu.profile().f16 => "this version stores everything in f32",
-            Self::F16 => "the device has no f16 in shaders (SHADER_F16)",
-        };
-        Err(Error::Config(format!("--precision f16 on {}: {reason}; use f32 or auto", gpu.summary().name)))
     }
 }
 
@@ -178,7 +167,8 @@ struct BenchResult<'a> {
     device: &'a AdapterSummary,
     network: &'a GoogLeNet,
     batch: usize,
-    precision: &'static str,
+    precision: Element,
+    checkpointing: bool,
     rounds: u32,
     start_up: StartUp,
     memory: Memory,
@@ -195,11 +185,11 @@ impl Bench {
         let pictures = self.work.pictures(&network);
         let begin = Instant::now();
         let gpu = common.open()?;
-        self.precision.check(&gpu)?;
         let device_s = begin.elapsed().as_secs_f64();
 
         let begin = Instant::now();
-        let mut trainer = self.trainer(&gpu, &network, reporter)?;
+        let optimizer = self.work.optimizer(self.work.precision.training(&gpu));
+        let mut trainer = self.trainer(&gpu, &network, &optimizer, reporter)?;
         let kernels_s = begin.elapsed().as_secs_f64();
         let begin = Instant::now();
         gpu.block_on(train(&mut trainer, &pictures, 1))?;
@@ -254,7 +244,8 @@ impl Bench {
             device: gpu.summary(),
             network: &network,
             batch: self.work.batch,
-            precision: "f32",
+            precision: optimizer.precision.element(),
+            checkpointing: optimizer.checkpointing,
             rounds: self.rounds,
             start_up: StartUp { device_s, kernels_s, first_step_s },
             memory,
@@ -268,14 +259,19 @@ impl Bench {
         Ok(Outcome::Done)
     }
 
-    fn trainer(&self, gpu: &Gpu, network: &GoogLeNet, reporter: &Reporter) -> Result<Trainer> {
+    fn trainer(
+        &self,
+        gpu: &Gpu,
+        network: &GoogLeNet,
+        optimizer: &Optimizer,
+        reporter: &Reporter,
+    ) -> Result<Trainer> {
         let mut bar = None;
         let prepared = |done: usize, of: usize| {
             let bar = bar.get_or_insert_with(|| reporter.bar("preparing kernels", of as u64));
             bar.update(done as u64, String::new);
         };
-        let optimizer = Optimizer::default();
-        gpu.block_on(Trainer::new(gpu, network, &optimizer, self.work.batch, self.work.seed, prepared))
+        gpu.block_on(Trainer::new(gpu, network, optimizer, self.work.batch, self.work.seed, prepared))
     }
 
     /// Steps of a round, after one that took so many seconds.
@@ -333,7 +329,12 @@ impl BenchResult<'_> {
         let n = self.network;
         reporter.line(&format!(
             "{} network, {} classes, input {}, batch {}, {}; {} rounds",
-            n.variant, n.classes, n.input, self.batch, self.precision, self.rounds
+            n.variant,
+            n.classes,
+            n.input,
+            self.batch,
+            self.precision.wgsl(),
+            self.rounds
         ))?;
         let StartUp { device_s, kernels_s, first_step_s } = self.start_up;
         reporter.line(&format!(

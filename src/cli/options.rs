@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use incept::data::Augmentation;
 use incept::gpu::{AdapterOptions, Gpu};
 use incept::graph::Element;
-use incept::kernel::AdapterClass;
+use incept::kernel::{AdapterClass, Profile};
 use incept::nn::{GoogLeNet, Initialization, Variant};
 use incept::train::{Averaging, Optimizer, Precision, Rule, Schedule};
 
@@ -102,6 +102,15 @@ impl PrecisionArgs {
                 Element::F16
             }
             PrecisionName::F32 | PrecisionName::Auto => Element::F32,
+        }
+    }
+
+    /// The precision of training on a device with this profile.
+    pub(crate) fn of(self, profile: &Profile) -> Precision {
+        match self.precision {
+            PrecisionName::F16 => Precision::f16(),
+            PrecisionName::Auto if profile.prefers_f16() => Precision::f16(),
+            PrecisionName::F32 | PrecisionName::Auto => Precision::F32,
         }
     }
 
@@ -212,6 +221,10 @@ pub(crate) struct OptimizerArgs {
     /// Batches whose gradients make one update.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub accumulate: u32,
+    /// Make most activations again in the backward pass instead of keeping them: about a third more arithmetic in much less memory, so
+    /// that larger batches fit a small GPU. The results are the same.
+    #[arg(long)]
+    pub checkpointing: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -236,6 +249,7 @@ impl OptimizerArgs {
             clip_norm: self.clip_norm,
             average: self.average,
             accumulate: self.accumulate,
+            checkpointing: self.checkpointing,
             precision: Precision::F32,
         }
     }

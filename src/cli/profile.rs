@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::gpu::{AdapterSummary, Bound, DispatchTime, Gpu, Roofline};
-use incept::graph::Element;
 use incept::kernel::{AdapterClass, Profile as DeviceProfile};
 use incept::nn::GoogLeNet;
 use incept::plan::{NodeCost, Plan, PlanOptions};
-use incept::train::{InferenceGraph, Optimizer, Trainer, TrainingGraph};
+use incept::train::{InferenceGraph, Trainer, TrainingGraph};
 use incept::weights::write_atomically;
 use serde::Serialize;
 use serde_json::json;
@@ -180,9 +179,9 @@ impl Profile {
         // Its labels mean nothing: a small rate keeps the numbers finite.
         let rate = 1e-4;
         let clock = gpu.clock();
+        let optimizer = self.work.optimizer(self.work.precision.training(gpu));
         gpu.block_on(async {
-            let mut trainer =
-                Trainer::new(gpu, network, &Optimizer::default(), batch, seed, prepared).await?;
+            let mut trainer = Trainer::new(gpu, network, &optimizer, batch, seed, prepared).await?;
             let mut rounds = Vec::new();
             // The first round warms up.
             if self.infer {
@@ -212,11 +211,12 @@ impl Profile {
                 &PlanOptions { profile: &profile, outputs, metrics, layout: None, choices: None },
             )
         };
+        let precision = self.work.precision.of(&profile);
         let costs = if self.infer {
-            let inference = InferenceGraph::new(network, self.work.batch, Element::F32)?;
+            let inference = InferenceGraph::new(network, self.work.batch, precision.element())?;
             plan(&inference.graph, &[inference.probabilities], &[])?.costs()
         } else {
-            let training = TrainingGraph::new(network, &Optimizer::default(), self.work.batch)?;
+            let training = TrainingGraph::new(network, &self.work.optimizer(precision), self.work.batch)?;
             plan(&training.graph, &[], &training.metrics)?.costs()
         };
         print_costs(&costs, reporter)?;
@@ -224,6 +224,7 @@ impl Profile {
             "network": network,
             "batch": self.work.batch,
             "pass": self.pass(),
+            "precision": precision.element(),
             "class": class,
             "nodes": costs.iter().map(described).collect::<Vec<_>>(),
         }))?;

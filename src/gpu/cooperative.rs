@@ -60,12 +60,12 @@ fn cases(element: Element) -> Vec<Case> {
     let parameter = |a: &Array<f32>| Spec::f32(a.dims.as_slice());
     vec![
         Case {
-            op: Box::new(Conv { stride, padding, relu: false }),
+            op: Box::new(Conv { stride, padding, relu: false, norm: None }),
             specs: vec![activation(&x), parameter(&w), parameter(&b)],
             inputs: vec![x.clone(), w.clone(), b],
         },
         Case {
-            op: Box::new(ConvInputGrad { stride, padding, size: [19, 18], accumulate: false }),
+            op: Box::new(ConvInputGrad { stride, padding, size: [19, 18], accumulate: false, masked: false }),
             specs: vec![activation(&dy), parameter(&w)],
             inputs: vec![dy.clone(), w],
         },

@@ -128,13 +128,17 @@ impl Backward<'_> {
         self.accept(target, sum)
     }
 
+    /// The error of an operation that has no gradient in this state.
+    pub fn refuse(&self, reason: &str) -> Error {
+        let node = &self.graph.nodes[self.node.0];
+        Error::Layer { layer: node.name.clone(), operation: node.op.name(), reason: reason.into() }
+    }
+
     fn accept(&mut self, target: TensorId, gradient: TensorId) -> Result<()> {
         let (of, is) = (&self.graph.tensor_ref(target).spec, &self.graph.tensor_ref(gradient).spec);
         if of != is {
-            let node = &self.graph.nodes[self.node.0];
-            let reason =
-                format!("the gradient of `{}` ({of}) came out as {is}", self.graph.tensor_ref(target).name);
-            return Err(Error::Layer { layer: node.name.clone(), operation: node.op.name(), reason });
+            let name = &self.graph.tensor_ref(target).name;
+            return Err(self.refuse(&format!("the gradient of `{name}` ({of}) came out as {is}")));
         }
         self.gradients.of.insert(target, gradient);
         Ok(())

@@ -2,8 +2,10 @@
 //! a node is added; autodiff, pruning and fusion turn one graph into another.
 
 mod backward;
+mod masks;
 mod operation;
 mod passes;
+mod recompute;
 mod spec;
 
 pub use backward::{Backward, Gradients};

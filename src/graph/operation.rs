@@ -1,6 +1,7 @@
 //! What every operation can say about itself: shapes, gradient, storage, kernels. The engine knows operations only through
 //! this trait; it never matches on their names.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -51,7 +52,7 @@ pub enum Inference {
 }
 
 /// One operation of the graph, forward or backward. Values of this type hold attributes (stride, padding) and no tensors.
-pub trait Operation: Reference<f32> + Reference<f64> + Debug + Send + Sync {
+pub trait Operation: Any + Reference<f32> + Reference<f64> + Debug + Send + Sync {
     /// The name by which shader, kernel, twin and test are found, for example `conv`.
     fn name(&self) -> &'static str;
 
@@ -80,6 +81,11 @@ pub trait Operation: Reference<f32> + Reference<f64> + Debug + Send + Sync {
         None
     }
 
+    /// As [`Operation::fuse`], where the result has no gradient: for inference. Inputs of `next` after its first follow those of this one.
+    fn fold(&self, _next: &dyn Operation) -> Option<Arc<dyn Operation>> {
+        None
+    }
+
     /// What becomes of it in evaluation.
     fn for_inference(&self) -> Inference {
         Inference::Same
@@ -88,6 +94,17 @@ pub trait Operation: Reference<f32> + Reference<f64> + Debug + Send + Sync {
     /// The variant that takes one more input of its output's shape and adds its result to it in place.
     fn accumulating(&self) -> Option<Arc<dyn Operation>> {
         None
+    }
+
+    /// The variant that leaves zeros where an activation of its output's shape is not above zero: the gradient of the ReLU that the activation
+    /// came out of, taken along. The activation is the input `own`, or, with none, one more input, the last.
+    fn masked(&self, _own: Option<usize>) -> Option<Arc<dyn Operation>> {
+        None
+    }
+
+    /// Whether it is the gradient of a ReLU: of inputs y and dy, dy where y is above zero.
+    fn is_mask(&self) -> bool {
+        false
     }
 
     /// The ways to run it on a device with this profile, the best default first. An empty list means that nothing needs to run.

@@ -25,12 +25,19 @@ impl Rewritten {
         old.iter().filter_map(|t| self.get(*t)).collect()
     }
 
-    fn new() -> Self {
+    /// This pass and one of its graph as one.
+    #[must_use]
+    pub fn then(&self, next: Self) -> Self {
+        let map = self.map.iter().filter_map(|(old, between)| Some((*old, next.get(*between)?))).collect();
+        Self { graph: next.graph, map }
+    }
+
+    pub(super) fn new() -> Self {
         Self { graph: Graph::new(), map: HashMap::new() }
     }
 
     /// The new number of an input of a node: what no node makes is copied on first use.
-    fn leaf(&mut self, old: &Graph, id: TensorId) -> TensorId {
+    pub(super) fn leaf(&mut self, old: &Graph, id: TensorId) -> TensorId {
         if let Some(new) = self.map.get(&id) {
             return *new;
         }
@@ -40,10 +47,35 @@ impl Rewritten {
         new
     }
 
+    /// Says that what stands for one old tensor stands for another too.
+    pub(super) fn stand_for(&mut self, old: TensorId, other: TensorId) {
+        if let Some(new) = self.map.get(&other) {
+            self.map.insert(old, *new);
+        }
+    }
+
     /// Copies a node, with another operation; `outputs` are the old tensors that its outputs stand for.
-    fn copy(&mut self, old: &Graph, node: &Node, op: Arc<dyn Operation>, outputs: &[TensorId]) -> Result<()> {
+    pub(super) fn copy(
+        &mut self,
+        old: &Graph,
+        node: &Node,
+        op: Arc<dyn Operation>,
+        outputs: &[TensorId],
+    ) -> Result<()> {
         let inputs: Vec<TensorId> = node.inputs.iter().map(|t| self.leaf(old, *t)).collect();
-        let made = self.graph.node(node.name.clone(), op, &inputs)?;
+        self.place(old, node, op, &inputs, outputs)
+    }
+
+    /// As [`Rewritten::copy`], with inputs of the new graph.
+    pub(super) fn place(
+        &mut self,
+        old: &Graph,
+        node: &Node,
+        op: Arc<dyn Operation>,
+        inputs: &[TensorId],
+        outputs: &[TensorId],
+    ) -> Result<()> {
+        let made = self.graph.node(node.name.clone(), op, inputs)?;
         for (old_id, new_id) in outputs.iter().zip(&made) {
             let role = match &old.tensor_ref(*old_id).role {
                 Role::Gradient(parameter) => Role::Gradient(self.leaf(old, *parameter)),
@@ -149,11 +181,27 @@ impl Graph {
         Ok(result)
     }
 
-    /// Joins nodes with the one node that reads them where an operation knows how. Tensors in `keep` stay.
+    /// Joins nodes with the one node that reads them where an operation knows how ([`Operation::fuse`]). Tensors in `keep` stay.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
     pub fn fuse(&self, keep: &[TensorId]) -> Result<Rewritten> {
+        self.join(keep, |op, next| op.fuse(next))
+    }
+
+    /// As [`Graph::fuse`], for a graph that is not differentiated: batch norm goes into the convolution before it too ([`Operation::fold`]).
+    ///
+    /// # Errors
+    /// None for a graph whose nodes were accepted before.
+    pub fn fold(&self, keep: &[TensorId]) -> Result<Rewritten> {
+        self.join(keep, |op, next| op.fuse(next).or_else(|| op.fold(next)))
+    }
+
+    fn join(
+        &self,
+        keep: &[TensorId],
+        both: impl Fn(&dyn Operation, &dyn Operation) -> Option<Arc<dyn Operation>>,
+    ) -> Result<Rewritten> {
         let mut readers = vec![0usize; self.tensors.len()];
         for tensor in self.nodes.iter().flat_map(|n| &n.inputs).chain(keep) {
             readers[tensor.0] += 1;
@@ -173,18 +221,24 @@ impl Graph {
             }
             let mut op = Arc::clone(&node.op);
             let mut outputs = node.outputs.clone();
+            let mut inputs = node.inputs.clone();
             while readers[outputs[0].0] == 1 && !keep.contains(&outputs[0]) {
                 let Some(&next) = reader.get(&outputs[0]) else { break };
                 let next_node = &self.nodes[next];
-                if next_node.inputs.len() != 1 || next_node.outputs.len() != 1 {
+                // What else it reads must be there already: parameters and statistics are.
+                let [first, others @ ..] = &next_node.inputs[..] else { break };
+                let there = others.iter().all(|t| self.tensor_ref(*t).producer.is_none());
+                if *first != outputs[0] || !there || next_node.outputs.len() != 1 {
                     break;
                 }
-                let Some(both) = op.fuse(next_node.op.as_ref()) else { break };
+                let Some(both) = both(op.as_ref(), next_node.op.as_ref()) else { break };
                 op = both;
+                inputs.extend(others);
                 outputs[0] = next_node.outputs[0];
                 joined.insert(next);
             }
-            result.copy(self, node, op, &outputs)?;
+            let node = Node { inputs, ..node.clone() };
+            result.copy(self, &node, op, &outputs)?;
         }
         Ok(result)
     }

@@ -81,7 +81,8 @@ impl fmt::Display for Shape {
 /// How a tensor's elements are stored. Arithmetic is always in f32.
 ///
 /// Activations and their gradients may be f16; parameters, their gradients, statistics and losses are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Element {
     /// 32-bit floating point.
     F32,

@@ -204,7 +204,7 @@ mod tests {
         let op = Conv::new(1, 0);
         assert_eq!(
             key(&op, &window),
-            "conv Conv { stride: [1, 1], padding: [0, 0], relu: false } (f32 2x3x8x8, f32 16x3x1x1) -> (f32 2x16x8x8 window by 4)"
+            "conv Conv { stride: [1, 1], padding: [0, 0], relu: false, norm: None } (f32 2x3x8x8, f32 16x3x1x1) -> (f32 2x16x8x8 window by 4)"
         );
         let further = Operand { offset: 12, ..window.clone() };
         assert_eq!(key(&op, &window), key(&op, &further));

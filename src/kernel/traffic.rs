@@ -15,6 +15,9 @@ pub struct Traffic {
     pub loaded: u64,
     /// Bytes of storage that are stored.
     pub stored: u64,
+    /// Bytes of storage that are loaded for another operation that is taken along, as the activation whose mask a gradient applies: moved, but
+    /// no part of the intensity of what the kernel is for.
+    pub joined: u64,
     /// Bytes of storage that the largest tiles would move, 128 by 128 results cut to the product's rows and columns: the algorithm's own
     /// bound where a product has few of either. 0 for what is no product.
     pub attainable: u64,
@@ -29,7 +32,7 @@ pub struct Traffic {
 impl Traffic {
     /// Bytes of storage that are moved in all.
     pub fn storage(&self) -> u64 {
-        self.loaded + self.stored
+        self.loaded + self.stored + self.joined
     }
 }
 
@@ -74,6 +77,7 @@ impl TiledProduct {
             flops: 2 * m * n * k,
             loaded: left * left_elements + right * right_elements,
             stored: result * m * n * parts,
+            joined: 0,
             attainable: largest + result * m * n * parts,
             shared: if self.shared { 4 * shared } else { 0 },
             register: self.register.map(count),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::expect;
 use super::max_pool::pooled;
+use super::{Mask, expect, gradient};
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Operation, Spec};
 use crate::kernel::{Implementation, Kernel, Operand, Operands, Profile, Slot};
@@ -31,15 +31,18 @@ pub struct AdaptiveAvgPool {
     pub output: [usize; 2],
 }
 
-/// The gradient of either. Inputs: dy, and with `accumulate` a gradient that it is added to in place; output: dx.
+/// The gradient of either. Inputs: dy, and with `accumulate` a gradient that it is added to in place, and with `masked` the
+/// activation whose ReLU's gradient is taken along; output: dx.
 #[derive(Clone, Debug)]
 pub struct AvgPoolGrad {
     /// The pooling with windows of a fixed size, or nothing for adaptive windows.
     pub pool: Option<AvgPool>,
     /// Height and width of the input.
     pub size: [usize; 2],
-    /// Whether the result is added to the last input.
+    /// Whether the result is added to an input.
     pub accumulate: bool,
+    /// Whether it is zero where the last input is not above zero.
+    pub masked: bool,
 }
 
 impl AvgPool {
@@ -101,7 +104,11 @@ impl Operation for AdaptiveAvgPool {
 fn contribute(context: &mut Backward<'_>, pool: Option<AvgPool>) -> Result<()> {
     let Some(dy) = context.grad(0) else { return Ok(()) };
     let dims = context.dims(context.input(0));
-    context.contribute(0, AvgPoolGrad { pool, size: [dims[2], dims[3]], accumulate: false }, &[dy])
+    context.contribute(
+        0,
+        AvgPoolGrad { pool, size: [dims[2], dims[3]], accumulate: false, masked: false },
+        &[dy],
+    )
 }
 
 fn forward(operands: &Operands<'_>, pool: Option<&AvgPool>) -> Vec<Implementation> {
@@ -143,7 +150,7 @@ impl Operation for AvgPoolGrad {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let (([dy], false) | ([dy, _], true)) = (inputs, self.accumulate) else {
+        let [dy, ..] = inputs else {
             return Err(format!("unexpected number of inputs: {}", inputs.len()));
         };
         let [batch, channels, height, width] = dy.shape.nchw()?;
@@ -152,10 +159,7 @@ impl Operation for AvgPoolGrad {
             return Err(format!("gradient {} does not fit {:?}", dy.shape, self.size));
         }
         let dx = dy.like([batch, channels, self.size[0], self.size[1]]);
-        match inputs.get(1) {
-            Some(before) if **before != dx => Err(format!("cannot add {dx} to {before}")),
-            _ => Ok(vec![dx]),
-        }
+        gradient(inputs, 1, self.accumulate, self.masked, dx)
     }
 
     fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
@@ -166,6 +170,11 @@ impl Operation for AvgPoolGrad {
         Some(Arc::new(Self { accumulate: true, ..self.clone() }))
     }
 
+    fn masked(&self, own: Option<usize>) -> Option<Arc<dyn Operation>> {
+        (own.is_none() && !self.masked)
+            .then(|| -> Arc<dyn Operation> { Arc::new(Self { masked: true, ..self.clone() }) })
+    }
+
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
         let kernel = kernel(operands, "avg_pool_grad", self.pool.as_ref(), dx, dy)
@@ -174,6 +183,7 @@ impl Operation for AvgPoolGrad {
             .bind("dy_data", Slot::Input(0))
             .bind("dx_data", Slot::Output(0))
             .linear(dx.volume());
+        let kernel = Mask::bind(Mask::of(operands, self.masked), kernel, "f32");
         vec![Implementation::new("gather", vec![kernel])]
     }
 }

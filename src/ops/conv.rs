@@ -5,27 +5,31 @@ mod kernels;
 mod lanes;
 mod tiled;
 
+use std::any::Any;
 use std::sync::Arc;
 
-use super::{ReluGrad, activation, parameters};
+use super::{BatchNorm, ReluGrad, activation, gradient, parameters};
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Operation, Spec};
 use crate::kernel::{Implementation, Operands, Profile};
 
 /// y = x * w + b. Inputs: x [batch, channels, height, width], weight [outputs, channels, kernel height, kernel width], and if there is a bias
-/// b [outputs]; output: [batch, outputs, (height + 2 padding - kernel) / stride + 1, likewise].
+/// b [outputs]; with `norm` then the weight, bias, running mean and running variance [outputs] of a batch norm that the result goes
+/// through. Output: [batch, outputs, (height + 2 padding - kernel) / stride + 1, likewise].
 #[derive(Clone, Debug)]
 pub struct Conv {
     /// Step between windows, vertical and horizontal.
     pub stride: [usize; 2],
     /// Zeros around the input, vertical and horizontal.
     pub padding: [usize; 2],
-    /// Whether max(y, 0) is applied to the result.
+    /// Whether max(y, 0) is applied to the result, last.
     pub relu: bool,
+    /// The epsilon of a batch norm in evaluation that is taken along; there is no gradient then.
+    pub norm: Option<f32>,
 }
 
-/// The gradient of a convolution with respect to its input. Inputs: dy, weight, and with `accumulate` a gradient that it is added to in
-/// place; output: dx [batch, channels, height, width].
+/// The gradient of a convolution with respect to its input. Inputs: dy, weight, with `accumulate` a gradient that it is added to in
+/// place, and with `masked` the activation whose ReLU's gradient is taken along; output: dx [batch, channels, height, width].
 #[derive(Clone, Debug)]
 pub struct ConvInputGrad {
     /// Step between windows.
@@ -34,8 +38,10 @@ pub struct ConvInputGrad {
     pub padding: [usize; 2],
     /// Height and width of the input.
     pub size: [usize; 2],
-    /// Whether the result is added to the last input.
+    /// Whether the result is added to an input.
     pub accumulate: bool,
+    /// Whether it is zero where the last input is not above zero.
+    pub masked: bool,
 }
 
 /// The gradient of a convolution with respect to its weight. Inputs: x, dy; output: dw.
@@ -56,7 +62,7 @@ pub struct ConvBiasGrad;
 impl Conv {
     /// A convolution with the same stride and padding both ways and no ReLU.
     pub fn new(stride: usize, padding: usize) -> Self {
-        Self { stride: [stride; 2], padding: [padding; 2], relu: false }
+        Self { stride: [stride; 2], padding: [padding; 2], relu: false, norm: None }
     }
 }
 
@@ -131,22 +137,31 @@ impl Operation for Conv {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let (x, weight, bias) = match inputs {
-            [x, weight] => (x, weight, None),
-            [x, weight, bias] => (x, weight, Some(bias)),
-            _ => return Err(format!("expected input, weight and maybe bias, got {} inputs", inputs.len())),
+        let norms = if self.norm.is_some() { 4 } else { 0 };
+        let ([x, weight, vectors @ ..], true) =
+            (inputs, (2..=3).contains(&(inputs.len().wrapping_sub(norms))))
+        else {
+            let what = if norms > 0 {
+                "input, weight, maybe bias and batch norm"
+            } else {
+                "input, weight and maybe bias"
+            };
+            return Err(format!("expected {what}, got {} inputs", inputs.len()));
         };
         activation(x)?;
         parameters(&inputs[1..])?;
         let e = self.extents(x, weight)?;
-        if let Some(bias) = bias.filter(|b| b.dims() != [e.outputs]) {
-            return Err(format!("the bias {} does not fit the weight {}", bias.shape, weight.shape));
+        if let Some(other) = vectors.iter().find(|b| b.dims() != [e.outputs]) {
+            return Err(format!("the bias {} does not fit the weight {}", other.shape, weight.shape));
         }
         Ok(vec![x.like([e.batch, e.outputs, e.out[0], e.out[1]])])
     }
 
     fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
         let Some(mut dy) = context.grad(0) else { return Ok(()) };
+        if self.norm.is_some() {
+            return Err(context.refuse("a convolution that a batch norm was folded into is for inference"));
+        }
         if self.relu {
             dy = context.emit("relu_grad", ReluGrad, &[context.output(0), dy])?[0];
         }
@@ -159,7 +174,8 @@ impl Operation for Conv {
         let kernel = [w_dims[2], w_dims[3]];
         context.contribute(1, ConvWeightGrad { stride, padding, kernel }, &[x, dy])?;
         let size = [x_dims[2], x_dims[3]];
-        context.contribute(0, ConvInputGrad { stride, padding, size, accumulate: false }, &[dy, weight])
+        let op = ConvInputGrad { stride, padding, size, accumulate: false, masked: false };
+        context.contribute(0, op, &[dy, weight])
     }
 
     fn fuse(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
@@ -167,11 +183,19 @@ impl Operation for Conv {
         (next.name() == "relu" && !self.relu).then(fused)
     }
 
+    fn fold(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
+        let norm = (next as &dyn Any).downcast_ref::<BatchNorm>()?;
+        let first = !self.relu && self.norm.is_none() && !norm.training;
+        first.then(|| -> Arc<dyn Operation> {
+            Arc::new(Self { relu: norm.relu, norm: Some(norm.epsilon), ..self.clone() })
+        })
+    }
+
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
         let (x, weight) = (&operands.inputs[0], &operands.inputs[1]);
         // Shapes were checked when the node was added.
         let Ok(extents) = self.extents(&x.spec, &weight.spec) else { return Vec::new() };
-        kernels::forward(operands, &extents, self.relu, profile)
+        kernels::forward(operands, &extents, self, profile)
     }
 
     fn macs(&self, inputs: &[&Spec], _outputs: &[&Spec]) -> u64 {
@@ -201,17 +225,14 @@ impl Operation for ConvInputGrad {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let (([dy, weight], false) | ([dy, weight, _], true)) = (inputs, self.accumulate) else {
+        let [dy, weight, ..] = inputs else {
             return Err(format!("unexpected number of inputs: {}", inputs.len()));
         };
         activation(dy)?;
         parameters(&[weight])?;
         let e = self.extents(dy, weight)?;
         let dx = dy.like([e.batch, e.channels, e.size[0], e.size[1]]);
-        match inputs.get(2) {
-            Some(before) if **before != dx => Err(format!("cannot add {dx} to {before}")),
-            _ => Ok(vec![dx]),
-        }
+        gradient(inputs, 2, self.accumulate, self.masked, dx)
     }
 
     fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
@@ -222,10 +243,15 @@ impl Operation for ConvInputGrad {
         Some(Arc::new(Self { accumulate: true, ..self.clone() }))
     }
 
+    fn masked(&self, own: Option<usize>) -> Option<Arc<dyn Operation>> {
+        (own.is_none() && !self.masked)
+            .then(|| -> Arc<dyn Operation> { Arc::new(Self { masked: true, ..self.clone() }) })
+    }
+
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
         let (dy, weight) = (&operands.inputs[0], &operands.inputs[1]);
         let Ok(extents) = self.extents(&dy.spec, &weight.spec) else { return Vec::new() };
-        kernels::input_gradient(operands, &extents, self.accumulate, profile)
+        kernels::input_gradient(operands, &extents, self, profile)
     }
 
     fn macs(&self, inputs: &[&Spec], _outputs: &[&Spec]) -> u64 {

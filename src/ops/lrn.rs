@@ -1,5 +1,7 @@
 //! Local response normalisation across channels (Krizhevsky et al. 2012; Caffe's LRN layer) and its gradient.
 
+use std::sync::Arc;
+
 use super::{activation, expect};
 use crate::error::Result;
 use crate::graph::{Backward, Operation, Spec};
@@ -25,6 +27,8 @@ pub struct Lrn {
 pub struct LrnGrad {
     /// The normalisation.
     pub lrn: Lrn,
+    /// Whether dx is zero where x is not above zero: the gradient of a ReLU in front, taken along.
+    pub masked: bool,
 }
 
 impl Lrn {
@@ -76,7 +80,7 @@ impl Operation for Lrn {
     fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
         let Some(dy) = context.grad(0) else { return Ok(()) };
         let x = context.input(0);
-        context.contribute(0, LrnGrad { lrn: self.clone() }, &[x, dy])
+        context.contribute(0, LrnGrad { lrn: self.clone(), masked: false }, &[x, dy])
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
@@ -94,11 +98,17 @@ impl Operation for LrnGrad {
         if x == dy { Ok(vec![x.clone()]) } else { Err(format!("input {x} and gradient {dy} differ")) }
     }
 
+    fn masked(&self, own: Option<usize>) -> Option<Arc<dyn Operation>> {
+        (own == Some(0) && !self.masked)
+            .then(|| -> Arc<dyn Operation> { Arc::new(Self { masked: true, ..self.clone() }) })
+    }
+
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let dy = &operands.inputs[1];
         let kernel = self
             .lrn
             .kernel(operands, "lrn_grad")
+            .constant("MASK", self.masked)
             .geometries([("dy_offset", dy.offset), ("dy_stride", dy.batch_stride)])
             .bind("dy_data", Slot::Input(1))
             .bind("dx_data", Slot::Output(0));

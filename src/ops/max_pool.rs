@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::expect;
+use super::{Mask, expect, gradient};
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Element, Inference, Operation, Spec};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot};
@@ -25,15 +25,18 @@ pub struct MaxPool {
     pub indices: bool,
 }
 
-/// The gradient of max pooling. Inputs: dy, indices, and with `accumulate` a gradient that it is added to in place; output: dx.
+/// The gradient of max pooling. Inputs: dy, indices, and with `accumulate` a gradient that it is added to in place, and with `masked` the
+/// activation whose ReLU's gradient is taken along; output: dx.
 #[derive(Clone, Debug)]
 pub struct MaxPoolGrad {
     /// The pooling.
     pub pool: MaxPool,
     /// Height and width of the input.
     pub size: [usize; 2],
-    /// Whether the result is added to the last input.
+    /// Whether the result is added to an input.
     pub accumulate: bool,
+    /// Whether it is zero where the last input is not above zero.
+    pub masked: bool,
 }
 
 /// Extent of a pooled dimension, or nothing if no window fits.
@@ -82,7 +85,8 @@ impl Operation for MaxPool {
     fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
         let Some(dy) = context.grad(0) else { return Ok(()) };
         let dims = context.dims(context.input(0));
-        let op = MaxPoolGrad { pool: self.clone(), size: [dims[2], dims[3]], accumulate: false };
+        let op =
+            MaxPoolGrad { pool: self.clone(), size: [dims[2], dims[3]], accumulate: false, masked: false };
         let indices = context.output(1);
         context.contribute(0, op, &[dy, indices])
     }
@@ -123,7 +127,7 @@ impl Operation for MaxPoolGrad {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let (([dy, indices], false) | ([dy, indices, _], true)) = (inputs, self.accumulate) else {
+        let [dy, indices, ..] = inputs else {
             return Err(format!("unexpected number of inputs: {}", inputs.len()));
         };
         let [batch, channels, height, width] = dy.shape.nchw()?;
@@ -135,10 +139,7 @@ impl Operation for MaxPoolGrad {
             ));
         }
         let dx = dy.like([batch, channels, self.size[0], self.size[1]]);
-        match inputs.get(2) {
-            Some(before) if **before != dx => Err(format!("cannot add {dx} to {before}")),
-            _ => Ok(vec![dx]),
-        }
+        gradient(inputs, 2, self.accumulate, self.masked, dx)
     }
 
     fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
@@ -149,10 +150,16 @@ impl Operation for MaxPoolGrad {
         Some(Arc::new(Self { accumulate: true, ..self.clone() }))
     }
 
+    fn masked(&self, own: Option<usize>) -> Option<Arc<dyn Operation>> {
+        (own.is_none() && !self.masked)
+            .then(|| -> Arc<dyn Operation> { Arc::new(Self { masked: true, ..self.clone() }) })
+    }
+
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
+        let mask = Mask::of(operands, self.masked);
         let kernel = |entry| {
-            Kernel::new(operands, SOURCE, entry)
+            let kernel = Kernel::new(operands, SOURCE, entry)
                 .constant("ACCUMULATE", self.accumulate)
                 .geometries([
                     ("count", dx.volume()),
@@ -172,7 +179,8 @@ impl Operation for MaxPoolGrad {
                 ])
                 .bind("dy_data", Slot::Input(0))
                 .bind_as("indices", Slot::Input(1), "u32")
-                .bind("dx_data", Slot::Output(0))
+                .bind("dx_data", Slot::Output(0));
+            Mask::bind(mask, kernel, "f32")
         };
         let gather = kernel("max_pool_grad").linear(dx.volume());
         let planes = kernel("max_pool_grad_planes").workgroup(8, 1, 1).linear(dx.dims()[0] * dx.dims()[1]);

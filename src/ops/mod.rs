@@ -39,6 +39,7 @@ pub use linear::{Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad};
 pub use loss_scale::LossScale;
 pub use lrn::{Lrn, LrnGrad};
 pub use max_pool::{MaxPool, MaxPoolGrad};
+pub(crate) use relu::Mask;
 pub use relu::{Relu, ReluGrad};
 pub use sgd::Sgd;
 pub use softmax_cross_entropy::{Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad};
@@ -49,6 +50,25 @@ use crate::graph::{Element, Spec};
 /// The inputs as an array of the number that the operation takes.
 pub(crate) fn expect<'a, const N: usize>(inputs: &[&'a Spec]) -> Result<[&'a Spec; N], String> {
     inputs.try_into().map_err(|_| format!("expected {N} inputs, got {}", inputs.len()))
+}
+
+/// The result of a gradient whose inputs after the first `own` are, with `accumulate`, what it is added to in place, and, with `masked`, an
+/// activation: all as the result.
+pub(crate) fn gradient(
+    inputs: &[&Spec],
+    own: usize,
+    accumulate: bool,
+    masked: bool,
+    dx: Spec,
+) -> Result<Vec<Spec>, String> {
+    let more = inputs.get(own..).unwrap_or_default();
+    if more.len() != usize::from(accumulate) + usize::from(masked) {
+        return Err(format!("unexpected number of inputs: {}", inputs.len()));
+    }
+    match more.iter().find(|other| ***other != dx) {
+        Some(other) => Err(format!("the gradient {dx} cannot be joined with {other}")),
+        None => Ok(vec![dx]),
+    }
 }
 
 /// Refuses what is no activation: one is stored as f32 or f16.

@@ -14,6 +14,44 @@ pub struct Relu;
 #[derive(Clone, Debug)]
 pub struct ReluGrad;
 
+/// The activation that a gradient takes ReLU's mask from: its last input, if it is `masked`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mask {
+    input: usize,
+    offset: usize,
+    batch_stride: usize,
+    aligned: bool,
+    bytes: usize,
+}
+
+impl Mask {
+    /// The last of the operands, if there is a mask at all.
+    pub(crate) fn of(operands: &Operands<'_>, masked: bool) -> Option<Self> {
+        let input = operands.inputs.len().checked_sub(1).filter(|_| masked)?;
+        let y = &operands.inputs[input];
+        let bytes = y.volume() * y.spec.element.size();
+        Some(Self { input, offset: y.offset, batch_stride: y.batch_stride, aligned: y.is_aligned(4), bytes })
+    }
+
+    /// Whether it can be loaded as vectors of four.
+    pub(crate) fn is_aligned(&self) -> bool {
+        self.aligned
+    }
+
+    /// What loading it once moves.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes as u64
+    }
+
+    /// Tells a kernel of the mask: the constant `MASK`, and the array `mask` of `element` with `mask_offset` and `mask_stride` in `p`.
+    pub(crate) fn bind(mask: Option<Self>, kernel: Kernel, element: &'static str) -> Kernel {
+        let kernel = kernel.constant("MASK", mask.is_some());
+        let Some(Self { input, offset, batch_stride, .. }) = mask else { return kernel };
+        let places = [("mask_offset", offset), ("mask_stride", batch_stride)];
+        kernel.geometries(places).bind_as("mask", Slot::Input(input), element)
+    }
+}
+
 impl Operation for Relu {
     fn name(&self) -> &'static str {
         "relu"
@@ -60,6 +98,10 @@ impl Operation for ReluGrad {
 
     fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
         vec![Alias::InPlace { output: 0, input: 1 }]
+    }
+
+    fn is_mask(&self) -> bool {
+        true
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {

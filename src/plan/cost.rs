@@ -57,9 +57,10 @@ impl NodeCost {
         self.dispatches.iter().map(|d| d.traffic.storage()).sum()
     }
 
-    /// FLOP per byte of storage traffic.
+    /// FLOP per byte of storage traffic; what is loaded for operations that are taken along is left out.
     pub fn intensity(&self) -> f64 {
-        self.flops as f64 / self.storage().max(1) as f64
+        let joined: u64 = self.dispatches.iter().map(|d| d.traffic.joined).sum();
+        self.flops as f64 / (self.storage() - joined).max(1) as f64
     }
 
     /// The most FLOP per byte that its algorithm can have: every tensor and scratch buffer moved once by each dispatch that

@@ -131,7 +131,8 @@ impl Plan {
             places: HashMap::new(),
         };
         builder.place_persistent(&metrics)?;
-        let lifetimes = builder.lifetimes(kept.iter().map(|t| resolved.map[t]));
+        let kept: Vec<TensorId> = kept.iter().map(|t| resolved.map[t]).collect();
+        let lifetimes = lifetimes(&resolved, &kept, |root| !builder.places.contains_key(&root));
         let chosen = builder.choose()?;
         let (nodes, memory) = builder.place_values(&lifetimes, chosen)?;
         let Builder { stores, places, .. } = builder;
@@ -180,6 +181,50 @@ impl Plan {
     pub fn metric_count(&self) -> usize {
         self.metrics
     }
+}
+
+/// The most bytes of values that live at one time when this graph runs and `outputs` stay readable: what a plan's arena needs at least, its
+/// kernels' scratch apart.
+///
+/// # Errors
+/// [`Error::Tensor`] for a graph that cannot be planned.
+pub fn value_bytes(graph: &Graph, outputs: &[TensorId]) -> Result<u64> {
+    let resolved = alias::resolve(graph, outputs)?;
+    let kept: Vec<TensorId> = outputs.iter().map(|t| resolved.map[t]).collect();
+    let is_value = |root: TensorId| resolved.graph.tensor_ref(root).role == Role::Value;
+    let block = |(root, (first, last)): (TensorId, (usize, usize))| Block {
+        bytes: resolved.graph.tensor_ref(root).spec.bytes() as u64,
+        first,
+        last,
+    };
+    let blocks: Vec<Block> = lifetimes(&resolved, &kept, is_value).into_iter().map(block).collect();
+    Ok(peak(&blocks, METRIC_STRIDE))
+}
+
+/// For each root that is `wanted`: the first and the last node that touches it.
+fn lifetimes(
+    resolved: &alias::Resolved,
+    kept: &[TensorId],
+    wanted: impl Fn(TensorId) -> bool,
+) -> BTreeMap<TensorId, (usize, usize)> {
+    let mut lifetimes: BTreeMap<TensorId, (usize, usize)> = BTreeMap::new();
+    let mut touch = |tensor: TensorId, moment: usize| {
+        let root = resolved.views[tensor.0].root;
+        if wanted(root) {
+            let entry = lifetimes.entry(root).or_insert((moment, moment));
+            entry.0 = entry.0.min(moment);
+            entry.1 = entry.1.max(moment);
+        }
+    };
+    for (id, node) in resolved.graph.nodes() {
+        for tensor in node.inputs.iter().chain(&node.outputs) {
+            touch(*tensor, id.0);
+        }
+    }
+    for tensor in kept {
+        touch(*tensor, resolved.graph.len());
+    }
+    lifetimes
 }
 
 fn operand(graph: &Graph, views: &[View], id: TensorId) -> Operand {
@@ -295,28 +340,6 @@ impl Builder<'_> {
             format!("the largest --batch that fits is {fits}")
         };
         Err(Error::TooLarge { tensor: tensor.name.clone(), needed: bytes, limit, advice })
-    }
-
-    /// For each root that nodes make: the first and the last node that touches it.
-    fn lifetimes(&self, kept: impl Iterator<Item = TensorId>) -> BTreeMap<TensorId, (usize, usize)> {
-        let mut lifetimes: BTreeMap<TensorId, (usize, usize)> = BTreeMap::new();
-        let mut touch = |tensor: TensorId, moment: usize| {
-            let root = self.views[tensor.0].root;
-            if !self.places.contains_key(&root) {
-                let entry = lifetimes.entry(root).or_insert((moment, moment));
-                entry.0 = entry.0.min(moment);
-                entry.1 = entry.1.max(moment);
-            }
-        };
-        for (id, node) in self.graph.nodes() {
-            for tensor in node.inputs.iter().chain(&node.outputs) {
-                touch(*tensor, id.0);
-            }
-        }
-        for tensor in kept {
-            touch(tensor, self.graph.len());
-        }
-        lifetimes
     }
 
     /// The implementation of each node that runs anything.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::max_pool::window;
+use super::relu::mask;
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{AdaptiveAvgPool, AvgPool, AvgPoolGrad};
@@ -60,5 +61,6 @@ impl<T: Real> Reference<T> for AvgPoolGrad {
         for_each(self.pool.as_ref(), &dx.dims, &dy.dims, |in_x, in_y, share: T| {
             dx.data[in_x] += dy.data[in_y] * share;
         });
+        mask(dx, inputs.last().copied().filter(|_| self.masked));
     }
 }

@@ -1,5 +1,6 @@
 //! CPU twin of `ops/conv.rs`.
 
+use super::relu::{counts, mask};
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
@@ -64,7 +65,7 @@ fn output_at(input: usize, k: usize, stride: usize, padding: usize) -> Option<us
 impl<T: Real> Reference<T> for Conv {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {
         let (x, w, y) = (inputs[0], inputs[1], &mut outputs[0]);
-        if let Some(bias) = inputs.get(2) {
+        if let Some(bias) = self.bias(inputs) {
             let plane = y.dims[2] * y.dims[3];
             for (i, value) in y.data.iter_mut().enumerate() {
                 *value = bias.data[i / plane % y.dims[1]];
@@ -73,16 +74,15 @@ impl<T: Real> Reference<T> for Conv {
         for_each_term(&x.dims, &w.dims, &y.dims, self.stride, self.padding, |in_x, in_w, in_y| {
             y.data[in_y] += x.data[in_x] * w.data[in_w];
         });
-        if self.relu {
-            for value in &mut y.data {
-                *value = value.larger(T::zero());
-            }
+        let plane = y.dims[2] * y.dims[3];
+        for (i, value) in y.data.iter_mut().enumerate() {
+            *value = self.finish(*value, i / plane % w.dims[0], inputs, |x| x);
         }
     }
 
     fn element(&self, inputs: &[&Array<f32>], dims: &[usize], index: usize) -> Option<T> {
         let ([x, w], [n, o, oy, ox]) = ([inputs[0], inputs[1]], position(dims, index));
-        let mut sum = inputs.get(2).map_or(T::zero(), |bias| T::of(f64::from(bias.data[o])));
+        let mut sum = self.bias(inputs).map_or(T::zero(), |bias| T::of(f64::from(bias.data[o])));
         for c in 0..w.dims[1] {
             for kh in 0..w.dims[2] {
                 let iy = input_at(oy, kh, self.stride[0], self.padding[0]);
@@ -93,7 +93,27 @@ impl<T: Real> Reference<T> for Conv {
                 }
             }
         }
-        Some(if self.relu { sum.larger(T::zero()) } else { sum })
+        Some(self.finish(sum, o, inputs, |x| T::of(f64::from(x))))
+    }
+}
+
+impl Conv {
+    fn bias<'a, T>(&self, inputs: &[&'a Array<T>]) -> Option<&'a Array<T>> {
+        let bias = if self.norm.is_some() { inputs.len() == 7 } else { inputs.len() == 3 };
+        inputs.get(2).filter(|_| bias).copied()
+    }
+
+    /// What follows the sum for output channel `o`: batch norm and ReLU.
+    fn finish<T: Real, P: Copy>(&self, sum: T, o: usize, inputs: &[&Array<P>], number: impl Fn(P) -> T) -> T {
+        let normed = match (self.norm, inputs) {
+            (Some(epsilon), [.., weight, bias, mean, variance]) => {
+                let [weight, bias, mean, variance] =
+                    [weight, bias, mean, variance].map(|v| number(v.data[o]));
+                (sum - mean) / (variance + T::of(f64::from(epsilon))).sqrt() * weight + bias
+            }
+            _ => sum,
+        };
+        if self.relu { normed.larger(T::zero()) } else { normed }
     }
 }
 
@@ -104,10 +124,14 @@ impl<T: Real> Reference<T> for ConvInputGrad {
         for_each_term(&dx.dims, &w.dims, &dy.dims, self.stride, self.padding, |in_x, in_w, in_y| {
             dx.data[in_x] += dy.data[in_y] * w.data[in_w];
         });
+        mask(dx, inputs.last().copied().filter(|_| self.masked));
     }
 
     fn element(&self, inputs: &[&Array<f32>], dims: &[usize], index: usize) -> Option<T> {
         let ([dy, w], [n, c, iy, ix]) = ([inputs[0], inputs[1]], position(dims, index));
+        if self.masked && !inputs.last().is_some_and(|y| counts(y.data[index])) {
+            return Some(T::zero());
+        }
         let before = inputs.get(2).filter(|_| self.accumulate);
         let mut sum = before.map_or(T::zero(), |before| T::of(f64::from(before.data[index])));
         for o in 0..w.dims[0] {

@@ -1,5 +1,6 @@
 //! CPU twin of `ops/lrn.rs`.
 
+use super::relu::mask;
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{Lrn, LrnGrad};
@@ -42,5 +43,6 @@ impl<T: Real> Reference<T> for LrnGrad {
             }
             dx.data[i] = dy.data[i] * scale(lrn, x, [n, c, y, xx]).powf(-beta) - factor * x.data[i] * sum;
         }
+        mask(dx, Some(x).filter(|_| self.masked));
     }
 }

@@ -1,5 +1,6 @@
 //! CPU twin of `ops/max_pool.rs`.
 
+use super::relu::mask;
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{MaxPool, MaxPoolGrad};
@@ -55,5 +56,6 @@ impl<T: Real> Reference<T> for MaxPoolGrad {
         for (i, (dy, index)) in dy.data.iter().zip(&indices.data).enumerate() {
             dx.data[i / out_plane * plane + index.to_index()] += *dy;
         }
+        mask(dx, inputs.last().copied().filter(|_| self.masked));
     }
 }

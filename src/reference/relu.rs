@@ -14,8 +14,21 @@ impl<T: Real> Reference<T> for Relu {
 
 impl<T: Real> Reference<T> for ReluGrad {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {
-        for ((dx, dy), y) in outputs[0].data.iter_mut().zip(&inputs[1].data).zip(&inputs[0].data) {
-            *dx = if *y > T::zero() { *dy } else { T::zero() };
+        outputs[0].data.copy_from_slice(&inputs[1].data);
+        mask(&mut outputs[0], Some(inputs[0]));
+    }
+}
+
+/// Zeros where the activation, if there is one, is not above zero.
+pub(super) fn mask<T: Real>(dx: &mut Array<T>, activation: Option<&Array<T>>) {
+    for (dx, y) in dx.data.iter_mut().zip(activation.iter().flat_map(|y| &y.data)) {
+        if !counts(*y) {
+            *dx = T::zero();
         }
     }
+}
+
+/// Whether the gradient at this value of an activation counts.
+pub(super) fn counts<T: Real>(y: T) -> bool {
+    y > T::zero()
 }

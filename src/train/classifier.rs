@@ -101,7 +101,7 @@ impl InferenceGraph {
             (evaluation.get(net.input).ok_or_else(lost)?, evaluation.get(main).ok_or_else(lost)?);
         let pruned = evaluation.graph.prune(&[main])?;
         let (input, main) = (pruned.get(input).ok_or_else(lost)?, pruned.get(main).ok_or_else(lost)?);
-        let fused = pruned.graph.fuse(&[input, main])?;
+        let fused = pruned.graph.fold(&[input, main])?;
         let (input, logits) = (fused.get(input).ok_or_else(lost)?, fused.get(main).ok_or_else(lost)?);
         let mut graph = fused.graph;
         let probabilities = graph.add("softmax", Softmax, &[logits])?;

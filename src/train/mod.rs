@@ -25,10 +25,10 @@ use serde::Serialize;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
-use crate::graph::{Graph, Region, TensorId};
+use crate::graph::{Graph, Region, Rewritten, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
-use crate::plan::{Layout, Plan, PlanOptions};
+use crate::plan::{Layout, Plan, PlanOptions, value_bytes};
 use crate::weights::{HostTensor, Progress, TrainingState};
 
 /// One softmax in one training step.
@@ -128,11 +128,21 @@ impl TrainingGraph {
         let net = network.build(batch)?.stored_as(optimizer.precision.element())?;
         let mut keep = vec![net.input, net.labels, net.loss];
         keep.extend(net.heads.iter().flat_map(|h| [h.logits, h.loss, h.correct]));
-        let fused = net.graph.fuse(&keep)?;
-        let at = |t: TensorId| {
-            let name = || net.graph.tensor_ref(t).name.clone();
-            fused.get(t).ok_or_else(|| Error::tensor(name(), "was lost by fusion"))
+        let mut fused = net.graph.fuse(&keep)?;
+        let scale = match &optimizer.precision {
+            Precision::F32 => None,
+            Precision::F16(scaling) => Some(ScaleState::new(&mut fused.graph, scaling)),
         };
+        let lost = |t: TensorId| Error::tensor(&net.graph.tensor_ref(t).name, "was lost by fusion");
+        let loss = fused.get(net.loss).ok_or_else(|| lost(net.loss))?;
+        let forward = fused.graph.len();
+        fused.graph.differentiate_scaled(loss, scale.map(|s| s.scale))?;
+        let mut joined = fused.graph.join_masks(&fused.all(&keep))?;
+        let kept: Vec<TensorId> = keep.iter().filter_map(|t| joined.get(fused.get(*t)?)).collect();
+        if optimizer.checkpointing {
+            joined = joined.then(smallest(&joined.graph, forward, &kept)?);
+        }
+        let at = |t: TensorId| fused.get(t).and_then(|t| joined.get(t)).ok_or_else(|| lost(t));
         let (input, labels, loss) = (at(net.input)?, at(net.labels)?, at(net.loss)?);
         let mut metrics = vec![loss];
         for head in &net.heads {
@@ -142,12 +152,8 @@ impl TrainingGraph {
             metrics.push(at(head.correct)?);
         }
         let logits = net.heads.iter().map(|h| at(h.logits)).collect::<Result<_>>()?;
-        let mut graph = fused.graph.clone();
-        let scale = match &optimizer.precision {
-            Precision::F32 => None,
-            Precision::F16(scaling) => Some(ScaleState::new(&mut graph, scaling)),
-        };
-        graph.differentiate_scaled(loss, scale.map(|s| s.scale))?;
+        let scale = scale.map(|scale| scale.moved(&joined)).transpose()?;
+        let mut graph = joined.graph;
         let layout = Arc::new(Layout::of(&graph));
         let update = optimizer.append(&mut graph, &layout, scale)?;
         metrics.extend(update.norm);
@@ -171,6 +177,20 @@ impl TrainingGraph {
         };
         Plan::new(&self.graph, &options)
     }
+}
+
+/// The graph recomputed in as many segments as take the least memory; as it is if that is least.
+fn smallest(graph: &Graph, forward: usize, keep: &[TensorId]) -> Result<Rewritten> {
+    /// More would make most of the network's values values across cuts.
+    const MOST: usize = 16;
+    let candidates = (1..=MOST).map(|segments| {
+        let candidate = graph.recompute(forward, segments, keep)?;
+        let outputs = candidate.all(keep);
+        Ok((value_bytes(&candidate.graph, &outputs)?, candidate))
+    });
+    let candidates = candidates.collect::<Result<Vec<_>>>()?;
+    let best = candidates.into_iter().min_by_key(|(bytes, _)| *bytes);
+    best.map(|(_, graph)| graph).ok_or_else(|| Error::Config("there is nothing to recompute".into()))
 }
 
 impl Trainer {

@@ -46,6 +46,9 @@ pub struct Optimizer {
     pub average: Option<Averaging>,
     /// Batches whose gradients make one update.
     pub accumulate: u32,
+    /// Whether the backward pass makes most activations again instead of keeping them: about a third more arithmetic in much less memory.
+    #[serde(default)]
+    pub checkpointing: bool,
     /// How activations and their gradients are stored, and with f16 how the loss is scaled.
     #[serde(default)]
     pub precision: Precision,
@@ -71,6 +74,7 @@ impl Default for Optimizer {
             clip_norm: None,
             average: None,
             accumulate: 1,
+            checkpointing: false,
             precision: Precision::F32,
         }
     }

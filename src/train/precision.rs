@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::graph::{Element, Graph, Role, Spec, TensorId};
+use crate::graph::{Element, Graph, Rewritten, Role, Spec, TensorId};
 use crate::ops::LossScale;
 
 /// How activations and their gradients are stored in training.
@@ -85,6 +85,12 @@ impl ScaleState {
         let (scale, good, skipped) =
             (state("scale", scaling.start), state("good", 0.0), state("skipped", 0.0));
         Self { interval: scaling.interval, scale, good, skipped }
+    }
+
+    /// The same scalars in a graph that a pass made.
+    pub fn moved(&self, pass: &Rewritten) -> Result<Self> {
+        let at = |t: TensorId| pass.get(t).ok_or_else(|| Error::tensor(LOSS_SCALE, "was lost by a pass"));
+        Ok(Self { scale: at(self.scale)?, good: at(self.good)?, skipped: at(self.skipped)?, ..*self })
     }
 
     /// Adds the node that checks the gradients of an update.

@@ -174,15 +174,15 @@ mod tests {
         let dims = |dims: &[usize]| Spec::f32(dims);
         let (x, w, b) = (dims(&[2, 3, 7, 9]), dims(&[5, 3, 3, 2]), dims(&[5]));
         let (stride, padding, size) = ([2, 3], [1, 2], [7, 9]);
-        let forward = Conv { stride, padding, relu: true };
+        let forward = Conv { stride, padding, relu: true, norm: None };
         let dy = forward.infer(&[&x, &w, &b]).expect("shapes fit").remove(0);
         let (rows, weight, dz) = (dims(&[4, 6]), dims(&[5, 6]), dims(&[4, 5]));
         let shape = rows.shape.clone();
         let cases: [(&dyn Operation, Vec<&Spec>); 8] = [
             (&forward, vec![&x, &w, &b]),
-            (&Conv { stride, padding, relu: false }, vec![&x, &w]),
-            (&ConvInputGrad { stride, padding, size, accumulate: false }, vec![&dy, &w]),
-            (&ConvInputGrad { stride, padding, size, accumulate: true }, vec![&dy, &w, &x]),
+            (&Conv { stride, padding, relu: false, norm: None }, vec![&x, &w]),
+            (&ConvInputGrad { stride, padding, size, accumulate: false, masked: false }, vec![&dy, &w]),
+            (&ConvInputGrad { stride, padding, size, accumulate: true, masked: false }, vec![&dy, &w, &x]),
             (&ConvWeightGrad { stride, padding, kernel: [3, 2] }, vec![&x, &dy]),
             (&Linear { relu: true }, vec![&rows, &weight, &b]),
             (&LinearInputGrad { shape }, vec![&dz, &weight]),

@@ -142,7 +142,7 @@ async fn conv(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let forward = Call { parameters: &[1], ..call(&op, &[&x, &weight, &bias]) };
     runner.check(case, forward, &[("output", case.get("output")?)], LIMIT).await?;
     let (stride, padding) = (op.stride, op.padding);
-    let op = ConvInputGrad { stride, padding, size: plane(&x), accumulate: false };
+    let op = ConvInputGrad { stride, padding, size: plane(&x), accumulate: false, masked: false };
     let input = Call { parameters: &[1], ..call(&op, &[&dy, &weight]) };
     runner.check(case, input, &[("grad_input", case.get("grad_input")?)], LIMIT).await?;
     let op = ConvWeightGrad { stride, padding, kernel: plane(&weight) };
@@ -160,7 +160,7 @@ async fn max_pool(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let pool = MaxPool { ceil, ..MaxPool::new(kernel, stride, padding) };
     let outputs = runner.check(case, call(&pool, &[&x]), &[("output", case.get("output")?)], LIMIT).await?;
     let Some(chosen) = outputs.get(1) else { return Err(case.unknown()) };
-    let op = MaxPoolGrad { pool, size: plane(&x), accumulate: false };
+    let op = MaxPoolGrad { pool, size: plane(&x), accumulate: false, masked: false };
     let specs = vec![Spec::f32(dy.dims.as_slice()), Spec::u32(chosen.dims.as_slice())];
     let grad = Call { specs, ..call(&op, &[&dy, chosen]) };
     runner.check(case, grad, &[("grad_input", case.get("grad_input")?)], LIMIT).await?;
@@ -181,7 +181,7 @@ async fn avg_pool(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     };
     let wanted = [("output", case.get("output")?)];
     runner.check(case, call(op.as_ref(), &[&x]), &wanted, LIMIT).await?;
-    let op = AvgPoolGrad { pool, size: plane(&x), accumulate: false };
+    let op = AvgPoolGrad { pool, size: plane(&x), accumulate: false, masked: false };
     runner.check(case, call(&op, &[&dy]), &[("grad_input", case.get("grad_input")?)], LIMIT).await?;
     Ok(())
 }
@@ -192,7 +192,7 @@ async fn lrn(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let lrn = Lrn { size: 5, alpha, beta: 0.75, k };
     runner.check(case, call(&lrn, &[&x]), &[("output", case.get("output")?)], WIDE).await?;
     let wanted = [("grad_input", case.get("grad_input")?)];
-    runner.check(case, call(&LrnGrad { lrn }, &[&x, &dy]), &wanted, WIDE).await?;
+    runner.check(case, call(&LrnGrad { lrn, masked: false }, &[&x, &dy]), &wanted, WIDE).await?;
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! Convolution and its gradients.
 
-use incept::graph::Operation;
+use incept::graph::{Operation, Spec};
 use incept::ops::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
+use incept::reference::Array;
 use proptest::prelude::*;
 
 use super::support::{check, noise, spec};
@@ -25,15 +26,17 @@ proptest! {
         let x = noise(&[batch, channels, size[0], size[1]], 1);
         let w = noise(&[outputs, channels, kernel[0], kernel[1]], 2);
         let b = noise(&[outputs], 3);
-        let forward = Conv { stride, padding, relu };
+        let forward = Conv { stride, padding, relu, norm: None };
         check(&forward, &[spec(&x), spec(&w), spec(&b)], &[&x, &w, &b], 1e-5, &[1], &[]);
         let out = forward.infer(&[&spec(&x), &spec(&w)]).expect("shapes fit").remove(0);
         let dy = noise(out.dims(), 4);
-        let mut op = ConvInputGrad { stride, padding, size, accumulate: false };
+        let mut op = ConvInputGrad { stride, padding, size, accumulate: false, masked: false };
         check(&op, &[spec(&dy), spec(&w)], &[&dy, &w], 1e-5, &[1], &[]);
-        op.accumulate = true;
         let before = noise(&x.dims, 5);
-        check(&op, &[spec(&dy), spec(&w), spec(&before)], &[&dy, &w, &before], 1e-5, &[1], &[]);
+        op.accumulate = true;
+        op.masked = true;
+        let specs = [spec(&dy), spec(&w), spec(&before), spec(&x)];
+        check(&op, &specs, &[&dy, &w, &before, &x], 1e-5, &[1], &[]);
         check(&ConvWeightGrad { stride, padding, kernel }, &[spec(&x), spec(&dy)], &[&x, &dy], 1e-5, &[], &[0]);
         check(&ConvBiasGrad, &[spec(&dy)], &[&dy], 1e-5, &[], &[]);
     }
@@ -53,11 +56,36 @@ fn directions(
     let out = forward.infer(&[&spec(&x), &spec(&w)]).expect("shapes fit").remove(0);
     let dy = noise(out.dims(), 4);
     let (stride, padding) = ([stride; 2], [padding; 2]);
-    let op = ConvInputGrad { stride, padding, size, accumulate: true };
-    let before = noise(&x.dims, 5);
-    check(&op, &[spec(&dy), spec(&w), spec(&before)], &[&dy, &w, &before], 1e-5, &[1], &[]);
+    // With a mask and without an addition; random shapes have both.
+    let op = ConvInputGrad { stride, padding, size, accumulate: false, masked: true };
+    check(&op, &[spec(&dy), spec(&w), spec(&x)], &[&dy, &w, &x], 1e-5, &[1], &[]);
     let op = ConvWeightGrad { stride, padding, kernel: [kernel; 2] };
     check(&op, &[spec(&x), spec(&dy)], &[&x, &dy], 1e-5, &[], &[0]);
+}
+
+/// A convolution that a batch norm was folded into: with a bias of its own, and with a sum that is cut and none.
+#[test]
+fn folded_batch_norm() {
+    for (dims, outputs, kernel, bias) in [([2, 12, 4, 8], 24, 3, true), ([1, 300, 5, 5], 10, 1, false)] {
+        let op = Conv { norm: Some(1e-3), relu: true, ..Conv::new(1, kernel / 2) };
+        let (x, w) = (noise(&dims, 1), noise(&[outputs, dims[1], kernel, kernel], 2));
+        let [b, scale, shift, mean] = [10, 11, 12, 13].map(|seed| noise(&[outputs], seed));
+        let mut variance = noise(&[outputs], 14);
+        variance.data.iter_mut().for_each(|v| *v = v.abs() + 0.1);
+        let vectors = [&b, &scale, &shift, &mean, &variance];
+        let vectors = vectors.into_iter().skip(usize::from(!bias));
+        let inputs: Vec<&Array<f32>> = [&x, &w].into_iter().chain(vectors).collect();
+        let specs: Vec<Spec> = inputs.iter().map(|t| spec(t)).collect();
+        check(&op, &specs, &inputs, 2e-5, &[1], &[]);
+    }
+}
+
+/// Strides whose windows leave phases out, and sizes that end between windows.
+#[test]
+fn strides_and_phases() {
+    directions([2, 3, 20], [17, 16], [7, 2, 3]);
+    directions([1, 9, 12], [13, 10], [3, 3, 0]);
+    directions([1, 4, 70], [8, 9], [2, 3, 1]);
 }
 
 /// Sums that are cut into parts, and more results than one tile of the largest shape.

@@ -35,7 +35,7 @@ fn pools() {
         let chosen = run_operation(&pool, &[&s], &[&x], &Step::default()).expect("shapes fit").remove(1);
         let (dy, d) = half(&noise(&chosen.dims, 2));
         let chosen_spec = Spec::u32(chosen.dims.as_slice());
-        let mut op = MaxPoolGrad { pool, size: [7, 9], accumulate: false };
+        let mut op = MaxPoolGrad { pool, size: [7, 9], accumulate: false, masked: false };
         check(&op, &[d.clone(), chosen_spec.clone()], &[&dy, &chosen], HALF, &[], &[]);
         op.accumulate = true;
         check(&op, &[d, chosen_spec, s.clone()], &[&dy, &chosen, &x], HALF, &[], &[]);
@@ -45,7 +45,7 @@ fn pools() {
     check(&pool, from_ref(&s), &[&x], HALF, &[], &[]);
     let out = pool.infer(&[&s]).expect("shapes fit").remove(0);
     let (dy, d) = half(&noise(out.dims(), 3));
-    let mut op = AvgPoolGrad { pool: Some(pool), size: [7, 9], accumulate: false };
+    let mut op = AvgPoolGrad { pool: Some(pool), size: [7, 9], accumulate: false, masked: false };
     check(&op, from_ref(&d), &[&dy], HALF, &[], &[]);
     op.accumulate = true;
     check(&op, &[d, s], &[&dy, &x], HALF, &[], &[]);
@@ -56,7 +56,7 @@ fn norms() {
     let ((x, s), (dy, _)) = (half(&noise(&DIMS, 1)), half(&noise(&DIMS, 2)));
     let lrn = Lrn { size: 5, alpha: 1.0, beta: 0.75, k: 1.0 };
     check(&lrn, from_ref(&s), &[&x], HALF, &[], &[]);
-    check(&LrnGrad { lrn }, &[s.clone(), s.clone()], &[&x, &dy], HALF, &[], &[]);
+    check(&LrnGrad { lrn, masked: false }, &[s.clone(), s.clone()], &[&x, &dy], HALF, &[], &[]);
     let (weight, bias, mean) = (noise(&[5], 2), noise(&[5], 3), noise(&[5], 4));
     let mut variance = noise(&[5], 5);
     variance.data.iter_mut().for_each(|v| *v = v.abs() + 0.1);
@@ -85,7 +85,7 @@ fn convolutions() {
         let out = op.infer(&[&s, &spec(&weight)]).expect("shapes fit").remove(0);
         let (dy, d) = half(&noise(out.dims(), 4));
         let (stride, padding) = (op.stride, op.padding);
-        let mut op = ConvInputGrad { stride, padding, size: [7, 9], accumulate: false };
+        let mut op = ConvInputGrad { stride, padding, size: [7, 9], accumulate: false, masked: false };
         check(&op, &[d.clone(), spec(&weight)], &[&dy, &weight], HALF, &[1], &[]);
         op.accumulate = true;
         check(&op, &[d.clone(), spec(&weight), s.clone()], &[&dy, &weight, &x], HALF, &[1], &[]);
@@ -107,7 +107,7 @@ fn convolutions_in_vectors() {
         check(&op, &[s.clone(), spec(&weight), spec(&bias)], &[&x, &weight, &bias], HALF, &[1], &[]);
         let (dy, d) = half(&noise(&[2, 40, 12, 8], 4));
         let (stride, padding) = (op.stride, op.padding);
-        let op = ConvInputGrad { stride, padding, size: [12, 8], accumulate: true };
+        let op = ConvInputGrad { stride, padding, size: [12, 8], accumulate: true, masked: false };
         check(&op, &[d.clone(), spec(&weight), s.clone()], &[&dy, &weight, &x], HALF, &[1], &[]);
         let op = ConvWeightGrad { stride, padding, kernel: [kernel; 2] };
         check(&op, &[s.clone(), d], &[&x, &dy], 1e-5, &[], &[0]);

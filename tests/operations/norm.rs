@@ -19,7 +19,10 @@ proptest! {
         let (x, dy) = (noise(&dims, 1), noise(&dims, 2));
         let lrn = Lrn { size: 2 * half + 1, alpha, beta, k: 1.0 };
         check(&lrn, &[spec(&x)], &[&x], 1e-5, &[], &[]);
-        check(&LrnGrad { lrn }, &[spec(&x), spec(&dy)], &[&x, &dy], 1e-5, &[], &[]);
+        for masked in [false, true] {
+            let grad = LrnGrad { lrn: lrn.clone(), masked };
+            check(&grad, &[spec(&x), spec(&dy)], &[&x, &dy], 1e-5, &[], &[]);
+        }
     }
 
     #[test]

@@ -26,11 +26,14 @@ proptest! {
         let chosen = indices(&pool, &x);
         let dy = noise(&chosen.dims, 2);
         let u32s = Spec::u32(chosen.dims.as_slice());
-        let mut op = MaxPoolGrad { pool: pool.clone(), size, accumulate: false };
+        let mut op = MaxPoolGrad { pool: pool.clone(), size, accumulate: false, masked: false };
         check(&op, &[spec(&dy), u32s.clone()], &[&dy, &chosen], 1e-6, &[], &[]);
         op.accumulate = true;
         let before = noise(&x.dims, 3);
-        check(&op, &[spec(&dy), u32s, spec(&before)], &[&dy, &chosen, &before], 1e-6, &[], &[]);
+        check(&op, &[spec(&dy), u32s.clone(), spec(&before)], &[&dy, &chosen, &before], 1e-6, &[], &[]);
+        op.masked = true;
+        let specs = [spec(&dy), u32s, spec(&before), spec(&x)];
+        check(&op, &specs, &[&dy, &chosen, &before, &x], 1e-6, &[], &[]);
         pool.indices = false;
         check(&pool, &[spec(&x)], &[&x], 0.0, &[], &[]);
     }
@@ -44,15 +47,18 @@ proptest! {
         let op = AdaptiveAvgPool { output };
         check(&op, &[spec(&x)], &[&x], 1e-6, &[], &[]);
         let dy = noise(&[batch, channels, output[0], output[1]], 2);
-        let mut grad = AvgPoolGrad { pool: None, size, accumulate: false };
+        let mut grad = AvgPoolGrad { pool: None, size, accumulate: false, masked: false };
         check(&grad, &[spec(&dy)], &[&dy], 1e-6, &[], &[]);
         grad.accumulate = true;
         check(&grad, &[spec(&dy), spec(&x)], &[&dy, &x], 1e-6, &[], &[]);
+        grad.masked = true;
+        let activation = noise(&x.dims, 3);
+        check(&grad, &[spec(&dy), spec(&x), spec(&x)], &[&dy, &x, &activation], 1e-6, &[], &[]);
         let op = AvgPool { kernel, stride, padding, ceil };
         if let Ok(out) = op.infer(&[&spec(&x)]) {
             check(&op, &[spec(&x)], &[&x], 1e-6, &[], &[]);
             let dy = noise(out[0].dims(), 2);
-            check(&AvgPoolGrad { pool: Some(op), size, accumulate: false }, &[spec(&dy)], &[&dy], 1e-6, &[], &[]);
+            check(&AvgPoolGrad { pool: Some(op), size, accumulate: false, masked: false }, &[spec(&dy)], &[&dy], 1e-6, &[], &[]);
         }
     }
 }

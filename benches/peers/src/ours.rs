@@ -102,10 +102,10 @@ impl Single {
         let [x, weight, dy] = layer.shapes(batch);
         let (stride, padding) = ([layer.stride; 2], [layer.padding; 2]);
         let (op, shapes): (Arc<dyn Operation>, _) = match direction {
-            Direction::Forward => (Arc::new(Conv { stride, padding, relu: false }), [x, weight]),
+            Direction::Forward => (Arc::new(Conv { stride, padding, relu: false, norm: None }), [x, weight]),
             Direction::InputGradient => {
                 let size = [layer.size; 2];
-                (Arc::new(ConvInputGrad { stride, padding, size, accumulate: false }), [dy, weight])
+                (Arc::new(ConvInputGrad { stride, padding, size, accumulate: false, masked: false }), [dy, weight])
             }
             Direction::WeightGradient => {
                 (Arc::new(ConvWeightGrad { stride, padding, kernel: [layer.kernel; 2] }), [x, dy])

@@ -103,19 +103,16 @@ fn implementation(
 pub(super) fn forward(
     operands: &Operands<'_>,
     e: &Extents,
-    relu: bool,
+    epilogue: Epilogue,
     profile: &Profile,
 ) -> Option<Implementation> {
     let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
-    let bias = operands.inputs.len() > 2;
     let base = |entry| {
         let kernel = kernel(operands, e, [SOURCE, entry], x, y)
-            .constant("RELU", relu)
-            .constant("BIAS", bias)
             .bind("x_data", Slot::Input(0))
             .bind("weight", Slot::Input(1))
             .bind("y_data", Slot::Output(0));
-        if bias { kernel.bind("bias", Slot::Input(2)) } else { kernel }
+        epilogue.apply(kernel, "f32")
     };
     let extents = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
     implementation(base, "forward_cooperative", x, extents, [4, bytes(x), bytes(y)], 1, profile)
@@ -124,23 +121,23 @@ pub(super) fn forward(
 pub(super) fn input_gradient(
     operands: &Operands<'_>,
     e: &Extents,
-    accumulate: bool,
+    epilogue: Epilogue,
     profile: &Profile,
 ) -> Option<Implementation> {
     let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
     let base = |entry| {
-        kernel(operands, e, [SOURCE, entry], dx, dy)
-            .constant("ACCUMULATE", accumulate)
+        let kernel = kernel(operands, e, [SOURCE, entry], dx, dy)
             .bind("dy_data", Slot::Input(0))
             .bind("weight", Slot::Input(1))
-            .bind("dx_data", Slot::Output(0))
+            .bind("dx_data", Slot::Output(0));
+        epilogue.apply(kernel, "f32")
     };
     let taps = e.kernel[0] * e.kernel[1];
     let extents = [e.channels, e.batch * e.size[0] * e.size[1], e.outputs * taps];
     let element = [4, bytes(dy), bytes(dx)];
     let mut made = implementation(base, "input_gradient_cooperative", dy, extents, element, 1, profile)?;
     for kernel in &mut made.kernels {
-        kernel.traffic = kernel.traffic.map(|t| Epilogue::Gradient { accumulate }.traffic(t, dx));
+        kernel.traffic = kernel.traffic.map(|t| epilogue.traffic(t, dx));
     }
     Some(made)
 }

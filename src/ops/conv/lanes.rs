@@ -1,7 +1,7 @@
 //! The family for drivers that run a subgroup as one vector of a CPU; see `conv_lanes.wgsl`.
 
 use super::Extents;
-use super::kernels::{Epilogue, Product, bytes, finish_parts, kernel, size, split, traffic};
+use super::kernels::{Product, bytes, finish_parts, kernel, size, split, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_lanes.wgsl");
@@ -58,17 +58,22 @@ pub(super) fn product(
     product: &Product<'_>,
     profile: &Profile,
 ) -> Option<Implementation> {
-    let e = product.source_view()?;
+    let view = product.source_view()?;
+    let e = view.extents;
     if !supported(profile) {
         return None;
     }
     let (source, result) = (product.source, product.result);
     // What was not padded needs no neighbours: a plane is one long row then.
-    let flat = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
+    let flat = e.kernel == [1, 1] && e.stride == [1, 1] && !view.pads() && !view.deals();
     let (size_in, out) =
         if flat { ([1, e.size[0] * e.size[1]], [1, e.out[0] * e.out[1]]) } else { (e.size, e.out) };
     let same = e.stride == [1, 1] && e.kernel[1] == 2 * e.padding[1] + 1 && size_in[1] == out[1];
-    let vector = same && whole_rows(source, size_in[1]) && whole_rows(result, out[1]);
+    let vector = same
+        && !view.deals()
+        && whole_rows(source, size_in[1])
+        && whole_rows(result, out[1])
+        && product.epilogue.is_aligned();
     let [_, kernel_w] = e.kernel;
     let columns = 3 * e.stride[1] + kernel_w;
     let source_cost = if vector { 40 + 19 * (kernel_w - 1) } else { 19 * columns };
@@ -80,18 +85,17 @@ pub(super) fn product(
     if groups > 65_535 || step_count > 65_535 {
         return None;
     }
-    let pad = e.padding != [0, 0];
     let pack = Kernel::new(operands, SOURCE, "pack_lanes")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(kernel_w))
         .constant("TILE_M", size(steps.tile_m))
         .constant("STEP_C", size(steps.channels))
-        .constant("TRANSPOSED", product.transposed)
         .geometries([("rows", e.outputs), ("depth", e.channels)])
         .bind("weight", Slot::Input(1))
         .bind("panel", Slot::Scratch(0))
         .workgroup(size(FOUR * LANES), 1, 1)
         .groups(steps.loads, step_count, tiles);
+    let pack = view.pack(pack, product.transposed);
     let extents = [e.outputs, e.batch * out[0] * out[1], e.depth()];
     let elements = [4, bytes(source), bytes(result)];
     let moved = traffic(extents, [steps.tile_m, FOUR * LANES], [steps.tile_m, FOUR], elements, 1, false);
@@ -101,7 +105,7 @@ pub(super) fn product(
         .constant("KERNEL_W", size(kernel_w))
         .constant("STRIDE_H", size(e.stride[0]))
         .constant("STRIDE_W", size(e.stride[1]))
-        .constant("PAD", pad)
+        .constant("PAD", view.pads())
         .constant("TILE_M", size(steps.tile_m))
         .constant("STEP_C", size(steps.channels))
         .constant("TERMS", size(steps.channels * kernel_w))
@@ -131,13 +135,7 @@ pub(super) fn product(
         .workgroup(size(LANES), 1, 1)
         .traffic(product.epilogue.traffic(moved, result))
         .groups(groups, tiles, 1);
-    let kernel = match product.epilogue {
-        Epilogue::Forward { bias, relu } => {
-            let kernel = kernel.constant("BIAS", bias).constant("RELU", relu);
-            if bias { kernel.bind("bias", Slot::Input(2)) } else { kernel }
-        }
-        Epilogue::Gradient { accumulate } => kernel.constant("ACCUMULATE", accumulate),
-    };
+    let kernel = product.epilogue.apply(view.deal(kernel), element);
     let panel = tiles * step_count * steps.loads * FOUR * LANES;
     Some(Implementation::new("lanes", vec![pack, kernel]).scratch(panel).suits(AdapterClass::SOFTWARE))
 }

@@ -2,7 +2,7 @@
 //! the device; see `conv_tiled.wgsl`.
 
 use super::Extents;
-use super::kernels::{Epilogue, Product, bytes, finish_parts, kernel, size, traffic};
+use super::kernels::{Product, View, bytes, finish_parts, kernel, size, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_tiled.wgsl");
@@ -114,26 +114,27 @@ fn tiles(m: usize, n: usize, terms: usize, profile: &Profile) -> Vec<Tile> {
     order
 }
 
-/// Forward, and the input gradient of convolutions with stride 1.
+/// Forward and input gradient.
 pub(super) fn product(
     operands: &Operands<'_>,
     product: &Product<'_>,
     profile: &Profile,
 ) -> Vec<Implementation> {
-    let Some(e) = product.source_view() else { return Vec::new() };
+    let Some(view) = product.source_view() else { return Vec::new() };
+    let e = &view.extents;
     let pixels = e.batch * e.out[0] * e.out[1];
     let order = tiles(e.outputs, pixels, e.depth(), profile);
-    order.iter().map(|tile| product_with(tile, operands, product, &e, profile)).collect()
+    order.iter().map(|tile| product_with(tile, operands, product, &view, profile)).collect()
 }
 
 fn product_with(
     tile: &Tile,
     operands: &Operands<'_>,
     product: &Product<'_>,
-    e: &Extents,
+    view: &View,
     profile: &Profile,
 ) -> Implementation {
-    let (source, result) = (product.source, product.result);
+    let (source, result, e) = (product.source, product.result, &view.extents);
     let plane = e.out[0] * e.out[1];
     let (m, pixels) = (e.outputs, e.batch * plane);
     let taps = e.kernel[0] * e.kernel[1];
@@ -144,7 +145,7 @@ fn product_with(
     } else {
         e.depth().next_multiple_of(tile.depth)
     };
-    let flat = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
+    let flat = e.kernel == [1, 1] && e.stride == [1, 1] && !view.pads() && e.size == e.out;
     let vector = tap_outer && flat && plane.is_multiple_of(4) && source.is_aligned(4);
     let Split { parts, chunk } = tile.split(m, pixels, terms, profile);
     let [rows, columns] = tile.groups(m, pixels);
@@ -153,27 +154,20 @@ fn product_with(
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("TILE_M", size(tile.m))
         .constant("TAP_OUTER", tap_outer)
-        .constant("TRANSPOSED", product.transposed)
         .geometries([("rows", m), ("depth", e.channels), ("terms", terms)])
         .bind("weight", Slot::Input(1))
         .bind("panel", Slot::Scratch(0))
         .workgroup(256, 1, 1)
         .groups(rows * tile.m / SQUARE, terms.div_ceil(SQUARE), 1);
-    let epilogue = |kernel: Kernel| match product.epilogue {
-        Epilogue::Forward { bias, relu } => {
-            let kernel = kernel.constant("BIAS", bias).constant("RELU", relu).bind("result", Slot::Output(0));
-            if bias { kernel.bind("bias", Slot::Input(2)) } else { kernel }
-        }
-        Epilogue::Gradient { accumulate } => {
-            kernel.constant("ACCUMULATE", accumulate).bind("result", Slot::Output(0))
-        }
-    };
+    let pack = view.pack(pack, product.transposed);
+    let epilogue =
+        |kernel: Kernel| product.epilogue.apply(view.deal(kernel).bind("result", Slot::Output(0)), "f32");
     let kernel = Kernel::new(operands, SOURCE, "product_tiled")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("STRIDE_H", size(e.stride[0]))
         .constant("STRIDE_W", size(e.stride[1]))
-        .constant("PAD", e.padding != [0, 0])
+        .constant("PAD", view.pads())
         .constant("TAP_OUTER", tap_outer)
         .constant("VECTOR", vector)
         .constant("SPLIT", parts > 1)
@@ -211,10 +205,20 @@ fn product_with(
             ("rows", m),
             ("pixels", pixels),
             ("plane", plane),
+            ("out_width", e.out[1]),
             ("parts", parts),
             ("result_offset", result.offset),
             ("result_stride", result.batch_stride),
         ])
+        .constant("SPLIT", false)
+        .traffic(product.epilogue.traffic(
+            Traffic {
+                loaded: (4 * m * pixels * parts) as u64,
+                stored: (bytes(result) * result.volume()) as u64,
+                ..Traffic::default()
+            },
+            result,
+        ))
         .bind("partial", Slot::Scratch(1))
         .linear(m * pixels);
     let first = kernel.bind("partial", Slot::Scratch(1)).traffic(traffic);

@@ -1,0 +1,125 @@
+//! A pass that trades time for memory: values of the forward pass that only the backward pass reads later are made again there
+//! (Chen et al., "Training deep nets with sublinear memory cost", 2016).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::passes::Rewritten;
+use super::{Alias, Graph, Role, TensorId};
+use crate::error::Result;
+
+struct Recompute<'a> {
+    graph: &'a Graph,
+    /// Values that are not kept for the backward pass.
+    dropped: HashSet<TensorId>,
+    /// What stands for a dropped value once it was made again.
+    again: HashMap<TensorId, TensorId>,
+    result: Rewritten,
+}
+
+impl Graph {
+    /// Cuts the first `forward` nodes, which must not depend on the others, into segments of about equal bytes, where few values are read
+    /// across the cut. Of each segment but the last the backward pass keeps what later segments read, and makes the rest again when it
+    /// gets there. Tensors in `keep`, and nodes that change statistics, stay as they are. The results are the same: dropout's
+    /// masks do not depend on when they are drawn.
+    ///
+    /// # Errors
+    /// None for a graph whose nodes were accepted before.
+    pub fn recompute(&self, forward: usize, segments: usize, keep: &[TensorId]) -> Result<Rewritten> {
+        let mut result = Rewritten::new();
+        for (id, tensor) in self.tensors() {
+            if tensor.producer.is_none() {
+                result.leaf(self, id);
+            }
+        }
+        let dropped = self.dropped(forward, segments, keep);
+        let mut pass = Recompute { graph: self, dropped, again: HashMap::new(), result };
+        for (id, node) in self.nodes() {
+            if id.index() < forward {
+                pass.result.copy(self, node, Arc::clone(&node.op), &node.outputs)?;
+            } else {
+                let inputs = node.inputs.iter().map(|t| pass.at_hand(*t)).collect::<Result<Vec<_>>>()?;
+                pass.result.place(self, node, Arc::clone(&node.op), &inputs, &node.outputs)?;
+            }
+        }
+        Ok(pass.result)
+    }
+
+    /// The values of the forward pass that are not kept.
+    fn dropped(&self, forward: usize, segments: usize, keep: &[TensorId]) -> HashSet<TensorId> {
+        let cuts = self.cuts(forward, segments);
+        let segment = |node: usize| cuts.partition_point(|cut| *cut <= node);
+        let mut dropped = HashSet::new();
+        for (id, node) in self.nodes().take(forward) {
+            let rewrites_state = node.op.aliases(&self.input_specs(node)).iter().any(|alias| {
+                matches!(*alias, Alias::InPlace { input, .. }
+                    if !matches!(self.tensor_ref(node.inputs[input]).role, Role::Value))
+            });
+            if segment(id.index()) < cuts.len() && !rewrites_state {
+                dropped.extend(&node.outputs);
+            }
+        }
+        for (id, node) in self.nodes().take(forward) {
+            for input in &node.inputs {
+                let producer = self.tensor_ref(*input).producer;
+                if producer.is_some_and(|p| segment(p.index()) != segment(id.index())) {
+                    dropped.remove(input);
+                }
+            }
+        }
+        for tensor in keep {
+            dropped.remove(tensor);
+        }
+        dropped
+    }
+
+    /// The first node of each segment but the first.
+    fn cuts(&self, forward: usize, segments: usize) -> Vec<usize> {
+        let mut last_read = vec![0; self.tensors.len()];
+        for (id, node) in self.nodes().take(forward) {
+            for input in &node.inputs {
+                last_read[input.0] = id.index();
+            }
+        }
+        let bytes = |t: &TensorId| self.tensor_ref(*t).spec.bytes() as u64;
+        let made: Vec<u64> =
+            self.nodes().take(forward).map(|(_, n)| n.outputs.iter().map(bytes).sum()).collect();
+        // What is read across a cut in front of each node.
+        let across = |cut: usize| -> u64 {
+            let outputs = self.nodes[..cut].iter().flat_map(|n| &n.outputs);
+            outputs.filter(|t| last_read[t.0] >= cut).map(bytes).sum()
+        };
+        let total: u64 = made.iter().sum();
+        let mut cuts: Vec<usize> = Vec::new();
+        for k in 1..segments as u64 {
+            let (low, high) = (total * (2 * k - 1), total * (2 * k + 1));
+            let mut so_far = 0;
+            let near = made.iter().enumerate().filter_map(|(node, bytes)| {
+                let at = 2 * segments as u64 * so_far;
+                so_far += bytes;
+                (low <= at && at < high).then_some(node)
+            });
+            let best =
+                near.filter(|node| cuts.last().is_none_or(|last| node > last)).min_by_key(|cut| across(*cut));
+            cuts.extend(best);
+        }
+        cuts
+    }
+}
+
+impl Recompute<'_> {
+    /// What the backward pass reads for a tensor: itself if it was kept, else what is made again, once, with all that it needs.
+    fn at_hand(&mut self, tensor: TensorId) -> Result<TensorId> {
+        let graph = self.graph;
+        let dropped = graph.tensor_ref(tensor).producer.filter(|_| self.dropped.contains(&tensor));
+        let Some(producer) = dropped else { return Ok(self.result.leaf(graph, tensor)) };
+        if let Some(again) = self.again.get(&tensor) {
+            return Ok(*again);
+        }
+        let node = graph.node_ref(producer);
+        let inputs = node.inputs.iter().map(|t| self.at_hand(*t)).collect::<Result<Vec<_>>>()?;
+        let made = self.result.graph.node(format!("{}/again", node.name), Arc::clone(&node.op), &inputs)?;
+        self.again.extend(node.outputs.iter().copied().zip(made));
+        Ok(self.again[&tensor])
+    }
+}
