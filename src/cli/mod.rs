@@ -11,13 +11,17 @@ mod eval;
 mod explain;
 mod fit;
 mod graph;
+mod look;
 mod options;
 mod plot;
 mod profile;
+mod raster;
 mod report;
+mod run_report;
 mod sheet;
 mod summary;
 mod sweep;
+mod tiles;
 mod train;
 mod tune;
 mod verify;
@@ -79,6 +83,8 @@ enum Command {
     Train(Box<train::Train>),
     Eval(eval::Eval),
     Classify(classify::Classify),
+    Look(Box<look::Look>),
+    Report(run_report::RunReport),
     Summary(summary::Summary),
     Graph(Box<graph::Graph>),
     Explain(Box<explain::Explain>),
@@ -104,6 +110,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Train(command) => command.run(&cli.common, &reporter),
         Command::Eval(command) => command.run(&cli.common, &reporter),
         Command::Classify(command) => command.run(&cli.common, &reporter),
+        Command::Look(command) => command.run(&cli.common, &reporter),
+        Command::Report(command) => command.run(&cli.common, &reporter),
         Command::Summary(command) => command.run(&reporter),
         Command::Graph(command) => command.run(&reporter),
         Command::Explain(command) => command.run(&cli.common, &reporter),

@@ -2,6 +2,7 @@
 
 mod augment;
 mod cifar;
+mod crops;
 mod digits;
 mod folder;
 mod idx;
@@ -10,6 +11,7 @@ mod preprocess;
 mod split;
 
 pub use augment::{AreaCrop, Augmentation};
+pub use crops::{CropSet, CropTest};
 pub use digits::{Digits, digits};
 pub use folder::{Folder, is_picture};
 pub use loader::{Batch, Loader, LoaderOptions};

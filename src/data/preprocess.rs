@@ -72,6 +72,15 @@ impl Preprocessing {
         self.render(picture, self.whole(picture), &Drawn::default())
     }
 
+    /// The numbers that a network takes as a picture again, 3 x input x input of them; rounded, and cut off where they are out of range.
+    pub fn undo(&self, values: &[f32]) -> Picture {
+        let n = self.input;
+        let pixel = |i: usize| {
+            (0..3).map(move |c| ((values[c * n * n + i] * self.std[c] + self.mean[c]) * 255.0).round() as u8)
+        };
+        Picture { width: n, height: n, channels: 3, pixels: (0..n * n).flat_map(pixel).collect() }
+    }
+
     /// The part of the picture that is looked at without augmentation.
     pub(super) fn whole(&self, picture: &Picture) -> Region {
         let (width, height) = (picture.width as f64, picture.height as f64);
