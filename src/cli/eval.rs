@@ -254,7 +254,7 @@ impl Eval {
         }
         if let Some(path) = &self.reliability {
             let subtitle = format!(
-                "{} pictures of {data}; mean confidence {:.1}%, accuracy {accuracy:.1}%, expected calibration error {:.2}%",
+                "{} pictures of {data}: confidence {:.1}%, accuracy {accuracy:.1}%, calibration error {:.2}%",
                 evaluation.count,
                 100.0 * reliability.confidence(),
                 100.0 * reliability.ece()

@@ -103,7 +103,9 @@ impl Heat {
                 bilinear(values, width, at(x, picture.width(), width), at(y, picture.height(), height));
             let [red, green, blue] = picture.get_pixel(x, y).0.map(f32::from);
             let grey = 0.299 * red + 0.587 * green + 0.114 * blue;
-            Rgb(self.color(value).map(|c| (0.45 * grey + 0.55 * f32::from(c)) as u8))
+            // What says little shows the picture, what says much the colour.
+            let share = 0.4 + 0.4 * value;
+            Rgb(self.color(value).map(|c| ((1.0 - share) * grey + share * f32::from(c)) as u8))
         })
     }
 }

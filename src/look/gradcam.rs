@@ -141,10 +141,8 @@ impl Differentiated {
         let target = graph.input("target", Spec::f32([1, classes]));
         let zero = graph.tensor("target/bias", Spec::f32([1]), Role::Constant(Arc::new(vec![0.0])));
         let score = graph.add("score", Linear { relu: false }, &[head.logits, target, zero])?;
-        let gradients = graph.differentiate(score)?;
-        let tap = &graph.tensor_ref(head.tap);
-        let gradient = gradients.of(head.tap);
-        let gradient = gradient.ok_or_else(|| Error::tensor(&tap.name, "has no gradient"))?;
+        let gradient = graph.gradient_of(score, head.tap)?;
+        let tap = graph.tensor_ref(head.tap);
         let [_, extents @ ..] = tap.spec.shape.nchw().map_err(|reason| Error::tensor(&tap.name, reason))?;
         let pruned = graph.prune(&[head.logits, head.tap, gradient])?;
         let at = |t: TensorId| pruned.get(t).ok_or_else(|| Error::tensor("score", "was lost by a pass"));

@@ -3,18 +3,20 @@
 use incept::evaluate::{Reliability, ReliabilityBin};
 use plotters::prelude::*;
 
-use crate::cli::plot::{
-    Area, Axes, BLUE, Drawn, Figure, INK, SOFT, Unit, VERMILION, heading, legend, line, percent,
-};
+use crate::cli::plot::{Area, Axes, BLUE, Drawn, Figure, INK, SOFT, Unit, heading, legend, line, percent};
 
 pub(crate) struct ReliabilityFigure<'a> {
     pub reliability: &'a Reliability,
     pub subtitle: String,
 }
 
+/// Okabe and Ito's lighter pair.
+const SKY: RGBColor = RGBColor(0x56, 0xb4, 0xe9);
+const ORANGE: RGBColor = RGBColor(0xe6, 0x9f, 0x00);
+
 impl Figure for ReliabilityFigure<'_> {
     fn size(&self) -> (u32, u32) {
-        (620, 680)
+        (680, 690)
     }
 
     fn draw<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
@@ -47,18 +49,20 @@ where
     };
     let mut chart = axes.on(area, unit)?;
     let bar = |from: f64, to: f64, b: &ReliabilityBin| [(b.above + 0.004, from), (b.to - 0.004, to)];
-    let bars = bins.iter().map(|b| Rectangle::new(bar(0.0, b.accuracy, b), BLUE.mix(0.75).filled()));
-    let key = |color: RGBAColor| {
+    let key = |color: RGBColor| {
         move |(x, y): (i32, i32)| {
             Rectangle::new([(x, y - unit.px(5)), (x + unit.px(16), y + unit.px(5))], color.filled())
         }
     };
-    chart.draw_series(bars)?.label("accuracy of the pictures").legend(key(BLUE.mix(0.75)));
-    let gaps = bins.iter().map(|b| {
-        let (low, high) = (b.accuracy.min(b.confidence), b.accuracy.max(b.confidence));
-        Rectangle::new(bar(low, high, b), VERMILION.mix(0.35).filled())
-    });
-    chart.draw_series(gaps)?.label("gap to their mean confidence").legend(key(VERMILION.mix(0.35)));
+    let right = bins.iter().map(|b| Rectangle::new(bar(0.0, b.accuracy, b), BLUE.filled()));
+    chart.draw_series(right)?.label("accuracy").legend(key(BLUE));
+    let (modest, boastful): (Vec<&ReliabilityBin>, Vec<_>) =
+        bins.iter().partition(|b| b.accuracy > b.confidence);
+    let gap = |b: &ReliabilityBin| bar(b.accuracy.min(b.confidence), b.accuracy.max(b.confidence), b);
+    let above = modest.iter().map(|b| Rectangle::new(gap(b), SKY.filled()));
+    chart.draw_series(above)?.label("more often right than sure").legend(key(SKY));
+    let below = boastful.iter().map(|b| Rectangle::new(gap(b), ORANGE.filled()));
+    chart.draw_series(below)?.label("less often right than sure").legend(key(ORANGE));
     line(&mut chart, unit, &[(0.0, 0.0), (1.0, 1.0)], SOFT, "if they meant it")?;
     legend(&mut chart, unit, SeriesLabelPosition::UpperLeft)
 }

@@ -99,7 +99,7 @@ impl OcclusionArgs {
             let caption = vec![(format!("{} {:.0}%", subject.class(*class), 100.0 * probability), INK)];
             tiles.push(Tile { image: one.square.clone(), caption: vec![(name(&one.file), INK)] });
             tiles.push(Tile { image: heat.over(&one.square, &normalized(&lost), *side), caption });
-            let caption = vec![(format!("loses {:.0} points at most", 100.0 * most), SOFT)];
+            let caption = vec![(format!("loses {:.1} points at most", 100.0 * most), SOFT)];
             tiles.push(Tile { image: heat.map(&normalized(&lost), *side), caption });
         }
         let heads = ["picture", "over the picture", "places"].map(|h| (h.to_string(), SOFT));

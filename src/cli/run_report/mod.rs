@@ -169,7 +169,7 @@ fn write_page(source: &Source, contestant: &Contestant<'_>, tested: &Tested) -> 
     sections.push(page::section("What is taken for what", &about, &page::plot(&figure)?));
     sections.push(page::section("Classes", "", &page::by_class(confusion, classes)));
     let subtitle = format!("expected calibration error {:.2}%", 100.0 * reliability.ece());
-    let about = "A network that is sure more often than it is right has bars below the line.";
+    let about = "Where bars end below the line, the network is surer than it is right; above it, it is right more often than it thinks.";
     let figure = ReliabilityFigure { reliability, subtitle };
     sections.push(page::section("Calibration", about, &page::plot(&figure)?));
     let about = "Spread evenly over the held-out part, not chosen.";

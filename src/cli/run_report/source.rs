@@ -60,12 +60,17 @@ pub(super) struct Curves {
     pub epochs: Vec<EpochPoint>,
 }
 
-/// A line of a log. Run folders call its kind `kind`, `incept train --json` calls it `event`; what a report does not show is left out.
+/// The kind of a log's line: run folders call it `kind`, `incept train --json` calls it `event`. What a report does not show is left out.
 #[derive(Debug, Deserialize)]
-struct Line {
+struct Kind {
     #[serde(alias = "event")]
     kind: String,
-    epoch: Option<f64>,
+}
+
+/// A step or an epoch.
+#[derive(Debug, Deserialize)]
+struct Line {
+    epoch: f64,
     rate: Option<f64>,
     #[serde(default)]
     heads: Vec<HeadPoint>,
@@ -74,7 +79,6 @@ struct Line {
     held_out_accuracy: Option<f64>,
     seconds: Option<f64>,
     images_per_s: Option<f64>,
-    device: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -158,29 +162,38 @@ fn read_log(path: &Path) -> Result<(Curves, Option<Value>)> {
     let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
     let (mut curves, mut device) = (Curves::default(), None);
     for (i, line) in whole.lines().enumerate() {
-        let line: Line = serde_json::from_str(line)
-            .map_err(|e| Error::format(path, format!("line {} is no line of a log: {e}", i + 1)))?;
-        match (line.kind.as_str(), line.epoch) {
-            ("step", Some(epoch)) => curves.steps.push(StepPoint {
-                epoch,
-                rate: line.rate,
-                heads: line.heads,
-                gradient_norm: line.gradient_norm,
-            }),
-            ("epoch", Some(epoch)) => curves.epochs.push(EpochPoint {
-                done: epoch + 1.0,
-                rate: line.rate,
-                heads: line.heads,
-                held_out: line.held_out_accuracy.or_else(|| line.held_out.and_then(|h| h.accuracy)),
-                gradient_norm: line.gradient_norm,
-                seconds: line.seconds.unwrap_or(0.0),
-                images_per_s: line.images_per_s,
-            }),
-            ("start", _) => device = line.device,
+        let wrong =
+            |e: serde_json::Error| Error::format(path, format!("line {} is no line of a log: {e}", i + 1));
+        let value: Value = serde_json::from_str(line).map_err(wrong)?;
+        let Kind { kind } = Kind::deserialize(&value).map_err(wrong)?;
+        match kind.as_str() {
+            "step" => curves.steps.push(Line::deserialize(&value).map_err(wrong)?.into()),
+            "epoch" => curves.epochs.push(Line::deserialize(&value).map_err(wrong)?.into()),
+            "start" => device = value.get("device").cloned(),
             _ => {}
         }
     }
     Ok((curves, device))
+}
+
+impl From<Line> for StepPoint {
+    fn from(line: Line) -> Self {
+        Self { epoch: line.epoch, rate: line.rate, heads: line.heads, gradient_norm: line.gradient_norm }
+    }
+}
+
+impl From<Line> for EpochPoint {
+    fn from(line: Line) -> Self {
+        Self {
+            done: line.epoch + 1.0,
+            rate: line.rate,
+            heads: line.heads,
+            held_out: line.held_out_accuracy.or_else(|| line.held_out.and_then(|h| h.accuracy)),
+            gradient_norm: line.gradient_norm,
+            seconds: line.seconds.unwrap_or(0.0),
+            images_per_s: line.images_per_s,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -204,7 +217,7 @@ mod tests {
         );
         let printed = format!(
             "{}\n{}\n",
-            r#"{"event":"start","device":{"name":"a GPU","driver":""}}"#,
+            r#"{"event":"start","held_out":7,"device":{"name":"a GPU","driver":""}}"#,
             format_args!(
                 r#"{{"event":"epoch","epoch":0,"heads":[{head}],"held_out_accuracy":0.9,"seconds":2.0}}"#
             ),
