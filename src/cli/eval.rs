@@ -330,7 +330,7 @@ pub(crate) fn mistakes(
     let name = |class: usize| classes.get(class).map_or("?", String::as_str);
     let tile = |m: &Mistake| {
         let said = format!("{} {:.0}%", name(m.prediction), 100.0 * m.probability);
-        let is = format!("is {}, {:.1}%", name(m.label), 100.0 * m.of_label);
+        let is = format!("is {}", name(m.label));
         let image = thumbnail(&set.picture(m.picture)?, 232);
         Ok(Tile { image, caption: vec![(said, VERMILION), (is, INK)] })
     };
@@ -351,7 +351,7 @@ pub(crate) fn mistakes(
         ),
         columns: 8,
         heads: Vec::new(),
-        tile: 116,
+        tile: 124,
         tiles,
     })
 }

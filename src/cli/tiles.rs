@@ -31,6 +31,7 @@ pub(crate) struct Tiles {
 const MARGIN: u32 = 28;
 const GAP: u32 = 14;
 const TEXT: i32 = 12;
+const SMALL: i32 = 10;
 const LINE: u32 = 16;
 const HEADING: u32 = 78;
 /// The title and its line need so much.
@@ -39,7 +40,7 @@ const LEAST_WIDTH: u32 = 560;
 /// The text, with an ellipsis for what is wider than `width` pixels of the layout.
 pub(crate) fn fitted(text: &str, width: u32, size: i32) -> String {
     // A letter of the embedded font is about so wide on the average.
-    let most = (f64::from(width) / (0.6 * f64::from(size))).floor().max(2.0) as usize;
+    let most = (f64::from(width) / (0.55 * f64::from(size))).floor().max(2.0) as usize;
     if text.chars().count() <= most {
         return text.to_string();
     }
@@ -88,8 +89,11 @@ impl Figure for Tiles {
         heading(root, unit, &fitted(&self.title, room, 22), &fitted(&self.subtitle, room, 14))?;
         let px = |layout: u32| unit.px(layout.cast_signed());
         let text = |text: &str, color: &RGBColor, left: u32, top: u32| {
-            let style = unit.text(TEXT, color).pos(Pos::new(HPos::Center, VPos::Top));
-            let text = fitted(text, self.tile + GAP, TEXT);
+            // Long names are written smaller before they lose letters.
+            let room = self.tile + GAP;
+            let size = if fitted(text, room, TEXT) == text { TEXT } else { SMALL };
+            let style = unit.text(size, color).pos(Pos::new(HPos::Center, VPos::Top));
+            let text = fitted(text, room, size);
             root.draw(&Text::new(text, (px(left + self.tile / 2), px(top)), style))
         };
         for (column, (head, color)) in self.heads.iter().take(self.columns()).enumerate() {
@@ -126,7 +130,7 @@ mod tests {
     #[test]
     fn long_names_end_in_an_ellipsis() {
         assert_eq!(fitted("cat", 100, 12), "cat");
-        assert_eq!(fitted("standard schnauzer", 72, 12), "standard …");
+        assert_eq!(fitted("standard schnauzer", 72, 12), "standard s…");
     }
 
     #[test]

@@ -108,7 +108,7 @@ mod tests {
         let occlusion = Occlusion { window: 3, stride: 2 };
         assert_eq!(occlusion.places(5), 3);
         let picture = vec![1.0; 3 * 25];
-        let mut covered = vec![false; 25];
+        let mut covered = [false; 25];
         for place in 0..9 {
             let one = occlusion.cover(&picture, 5, place);
             let zeros = |c: usize| one[c * 25..(c + 1) * 25].iter().filter(|v| **v == 0.0).count();

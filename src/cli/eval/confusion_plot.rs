@@ -55,7 +55,7 @@ impl ConfusionFigure<'_> {
     fn named(&self) -> impl Iterator<Item = (usize, String)> {
         let count = self.classes.len();
         let every = if count <= NAMED { 1 } else { count.div_ceil(20) };
-        let name = |(i, class): (usize, &String)| (i, fitted(class, 14 * NAME as u32, 22));
+        let name = |(i, class): (usize, &String)| (i, fitted(class, 12 * NAME as u32, 22));
         self.classes.iter().enumerate().step_by(every).map(name)
     }
 }
