@@ -236,7 +236,7 @@ impl Eval {
         let classes = &first.metadata.classes;
         tables::print(&measured, &contestants, classes, reporter)?;
         self.draw(&measured, classes, &job, &what)?;
-        reporter.event(&self.result(&measured, &contestants, &job))?;
+        reporter.event(&result(&measured, &contestants, &job))?;
         Ok(Outcome::Done)
     }
 
@@ -266,55 +266,48 @@ impl Eval {
         }
         Ok(())
     }
+}
 
-    fn result<'a>(
-        &self,
-        measured: &'a Measured,
-        contestants: &[Contestant<'a>],
-        job: &Job<'_>,
-    ) -> EvalResult<'a>
-    where
-        Self: 'a,
-    {
-        let Assessment { evaluation, confusion, reliability, .. } = &measured.together;
-        let class = |(class, m): (&'a String, incept::evaluate::ClassMetrics)| ClassResult {
-            class,
-            count: m.support,
-            correct: m.correct,
-            predicted: m.predicted,
-            precision: m.precision,
-            recall: m.recall,
-            f1: m.f1,
-        };
-        let member = |(contestant, one): (&Contestant<'a>, &'a Assessment)| MemberResult {
-            checkpoint: contestant.path,
-            evaluation: &one.evaluation,
-            accuracy: one.evaluation.accuracy(),
-            accuracy5: one.evaluation.accuracy5(),
-            ece: one.reliability.ece(),
-        };
-        let mistakes = measured.together.mistakes().iter();
-        EvalResult {
-            evaluation,
-            accuracy: evaluation.accuracy(),
-            accuracy5: evaluation.accuracy5(),
-            images_per_s: measured.images_per_s,
-            crops: job.crops.views(),
-            mean: confusion.mean(),
-            classes: measured.classes.iter().zip(confusion.metrics()).map(class).collect(),
-            confusion,
-            calibration: Calibration {
-                ece: reliability.ece(),
-                mce: reliability.mce(),
-                confidence: reliability.confidence(),
-                bins: reliability.bins(),
-            },
-            mistakes: mistakes
-                .map(|mistake| MistakeResult { name: job.set.name(mistake.picture), mistake })
-                .collect(),
-            members: contestants.iter().zip(&measured.members).map(member).collect(),
-            unreadable: measured.unreadable,
-        }
+/// Everything for programs.
+fn result<'a>(measured: &'a Measured, contestants: &[Contestant<'a>], job: &Job<'_>) -> EvalResult<'a> {
+    let Assessment { evaluation, confusion, reliability, .. } = &measured.together;
+    let class = |(class, m): (&'a String, incept::evaluate::ClassMetrics)| ClassResult {
+        class,
+        count: m.support,
+        correct: m.correct,
+        predicted: m.predicted,
+        precision: m.precision,
+        recall: m.recall,
+        f1: m.f1,
+    };
+    let member = |(contestant, one): (&Contestant<'a>, &'a Assessment)| MemberResult {
+        checkpoint: contestant.path,
+        evaluation: &one.evaluation,
+        accuracy: one.evaluation.accuracy(),
+        accuracy5: one.evaluation.accuracy5(),
+        ece: one.reliability.ece(),
+    };
+    let mistakes = measured.together.mistakes().iter();
+    EvalResult {
+        evaluation,
+        accuracy: evaluation.accuracy(),
+        accuracy5: evaluation.accuracy5(),
+        images_per_s: measured.images_per_s,
+        crops: job.crops.views(),
+        mean: confusion.mean(),
+        classes: measured.classes.iter().zip(confusion.metrics()).map(class).collect(),
+        confusion,
+        calibration: Calibration {
+            ece: reliability.ece(),
+            mce: reliability.mce(),
+            confidence: reliability.confidence(),
+            bins: reliability.bins(),
+        },
+        mistakes: mistakes
+            .map(|mistake| MistakeResult { name: job.set.name(mistake.picture), mistake })
+            .collect(),
+        members: contestants.iter().zip(&measured.members).map(member).collect(),
+        unreadable: measured.unreadable,
     }
 }
 

@@ -186,7 +186,7 @@ impl Graph {
     /// # Errors
     /// None for a graph whose nodes were accepted before.
     pub fn fuse(&self, keep: &[TensorId]) -> Result<Rewritten> {
-        self.join(keep, |op, next| op.fuse(next))
+        self.join(keep, Operation::fuse)
     }
 
     /// As [`Graph::fuse`], for a graph that is not differentiated: batch norm goes into the convolution before it too ([`Operation::fold`]).

@@ -83,7 +83,7 @@ impl Epilogue {
         let before = if accumulate { (bytes(result) * result.volume()) as u64 } else { 0 };
         let joined = mask.map_or(0, |mask| mask.bytes());
         let (loaded, attainable) = (product.loaded + before, product.attainable + before);
-        Traffic { loaded, attainable, joined, ..product }
+        Traffic { loaded, joined, attainable, ..product }
     }
 }
 
@@ -130,7 +130,7 @@ impl Product<'_> {
         for i in 0..2 {
             // Input pixel s j + phase is met by dy's pixel j + d through the kernel's tap phase + pad - s d.
             let before = (e.kernel[i] - 1).checked_sub(e.padding[i])? / e.stride[i];
-            let after = (e.stride[i] - 1 + e.padding[i]) / e.stride[i];
+            let after = e.padding[i].div_ceil(e.stride[i]);
             view.first[i] = e.padding[i] + e.stride[i] * before;
             view.extents.kernel[i] = before + 1 + after;
             view.extents.padding[i] = before;
