@@ -36,10 +36,12 @@
 
 pub mod data;
 pub mod error;
+pub mod evaluate;
 pub mod explain;
 pub mod gpu;
 pub mod graph;
 pub mod kernel;
+pub mod look;
 pub mod nn;
 pub mod ops;
 pub mod plan;

@@ -66,7 +66,8 @@ struct Named<'a> {
     probability: f32,
 }
 
-fn read(path: &Path) -> Result<Picture> {
+/// A picture from a file, or from standard input for `-`.
+pub(super) fn read(path: &Path) -> Result<Picture> {
     let bytes = if path == Path::new("-") {
         let mut bytes = Vec::new();
         let read = std::io::stdin().lock().read_to_end(&mut bytes);

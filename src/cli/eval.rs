@@ -1,40 +1,73 @@
 //! `incept eval`
 
-use std::ops::ControlFlow;
-use std::path::PathBuf;
-use std::sync::Arc;
+mod confusion_plot;
+mod measure;
+mod reliability_plot;
+mod tables;
+
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use incept::Error;
-use incept::data::{Loader, OpenOptions};
-use incept::train::{Classifier, Evaluation, InferenceGraph, evaluate};
-use incept::weights::Checkpoint;
+use incept::data::{CropTest, Dataset};
+use incept::evaluate::{Assessment, MeanMetrics, Mistake, ReliabilityBin};
+use incept::train::{Evaluation, InferenceGraph};
 use serde::Serialize;
 
-use super::data::{FORMATS, LoadArgs, describe, report_bad};
-use super::fit::Run;
+pub(crate) use confusion_plot::ConfusionFigure;
+pub(crate) use measure::{Contestant, Job, Measured, held_out};
+pub(crate) use reliability_plot::ReliabilityFigure;
+
+use super::data::{FORMATS, LoadArgs};
 use super::options::{Common, PrecisionArgs};
-use super::report::{Rate, Reporter};
+use super::plot::{INK, SOFT, VERMILION, check, save};
+use super::raster::thumbnail;
+use super::report::{Reporter, shown};
 use super::sweep::Subject;
+use super::tiles::{Tile, Tiles};
 use super::tune::Worth;
 use super::{Outcome, Result};
 
-/// Measure a checkpoint's accuracy on a data set.
+const EXAMPLES: &str = "Examples:
+  incept eval photos.safetensors                           accuracy, and precision, recall and F1 of each class
+  incept eval photos.safetensors other-photos --confusion confusion.png --reliability reliability.svg --mistakes worst.png
+  incept eval photos.safetensors --crops 144               the paper's test: 144 crops of each picture
+  incept eval a.safetensors b.safetensors c.safetensors    each of them, and all three together";
+
+/// Measure how good checkpoints are on a data set: accuracy, confusions, calibration, the worst mistakes.
 ///
-/// The parameters are the averaged ones if the run averaged them.
+/// Several checkpoints are measured one by one and together, as an ensemble whose softmaxes are averaged. The parameters are the averaged
+/// ones if the run averaged them.
 #[derive(Args, Debug)]
-#[command(after_long_help = FORMATS)]
+#[command(after_help = EXAMPLES, after_long_help = const_format())]
 pub(crate) struct Eval {
-    /// The checkpoint.
-    checkpoint: PathBuf,
-    /// `digits`, or a folder with a data set [default: what the checkpoint was trained on].
-    data: Option<String>,
+    /// The checkpoints, and last a data set if it is another than they were trained on: `digits`, or a folder.
+    ///
+    /// The first is a checkpoint whatever it is called; of the others those whose names end in .safetensors.
+    #[arg(required = true, value_name = "CHECKPOINT|DATA")]
+    inputs: Vec<PathBuf>,
     /// Which part of it.
     #[arg(long, value_name = "PART", default_value = "held-out", help_heading = "Data")]
     part: Part,
     /// Pictures of a batch.
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     batch: usize,
+    /// Crops of each picture, whose softmaxes are averaged: 1; 10 as Krizhevsky had them; caffe10 as Caffe's classify.py has them; 144
+    /// as in section 7 of the paper.
+    #[arg(long, value_name = "COUNT", default_value = "1", conflicts_with = "early_exit")]
+    crops: Crops,
+    /// Draw the confusion matrix, .png or .svg.
+    #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
+    confusion: Option<PathBuf>,
+    /// Draw the reliability diagram, accuracy over confidence, .png or .svg.
+    #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
+    reliability: Option<PathBuf>,
+    /// Draw the pictures that the network is wrong about and surest of, .png or .svg.
+    #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
+    mistakes: Option<PathBuf>,
+    /// How many of these pictures.
+    #[arg(long, value_name = "COUNT", default_value_t = 24, help_heading = "Plots")]
+    worst: usize,
     /// Sweep the thresholds of early exit instead: which share of the pictures each softmax could answer, and what that costs and saves.
     ///
     /// A fifth of the pictures is set aside to fit a temperature for each softmax, so that its probabilities mean what they say; the
@@ -51,17 +84,73 @@ pub(crate) struct Eval {
     load: LoadArgs,
 }
 
+fn const_format() -> String {
+    format!("{EXAMPLES}\n\n{FORMATS}")
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Part {
+pub(crate) enum Part {
     HeldOut,
     Train,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Crops {
+    #[value(name = "1")]
+    One,
+    #[value(name = "10")]
+    Ten,
+    #[value(name = "caffe10")]
+    CaffeTen,
+    #[value(name = "144")]
+    Paper,
+}
+
+impl From<Crops> for CropTest {
+    fn from(crops: Crops) -> Self {
+        match crops {
+            Crops::One => Self::One,
+            Crops::Ten => Self::Ten,
+            Crops::CaffeTen => Self::CaffeTen,
+            Crops::Paper => Self::Paper,
+        }
+    }
 }
 
 #[derive(Serialize)]
 struct ClassResult<'a> {
     class: &'a str,
-    count: usize,
-    correct: usize,
+    count: u64,
+    correct: u64,
+    predicted: u64,
+    precision: Option<f64>,
+    recall: Option<f64>,
+    f1: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Calibration {
+    ece: f64,
+    mce: f64,
+    confidence: f64,
+    bins: Vec<ReliabilityBin>,
+}
+
+#[derive(Serialize)]
+struct MistakeResult<'a> {
+    name: String,
+    #[serde(flatten)]
+    mistake: &'a Mistake,
+}
+
+#[derive(Serialize)]
+struct MemberResult<'a> {
+    checkpoint: &'a Path,
+    #[serde(flatten)]
+    evaluation: &'a Evaluation,
+    accuracy: f64,
+    accuracy5: f64,
+    ece: f64,
 }
 
 #[derive(Serialize)]
@@ -71,7 +160,14 @@ struct EvalResult<'a> {
     accuracy: f64,
     accuracy5: f64,
     images_per_s: f64,
-    classes: &'a [ClassResult<'a>],
+    crops: usize,
+    mean: MeanMetrics,
+    classes: Vec<ClassResult<'a>>,
+    /// A row for each label, a column for each prediction.
+    confusion: &'a incept::evaluate::Confusion,
+    calibration: Calibration,
+    mistakes: Vec<MistakeResult<'a>>,
+    members: Vec<MemberResult<'a>>,
     unreadable: usize,
 }
 
@@ -84,92 +180,171 @@ impl Eval {
         ["incept-early-exit.png", "incept-early-exit.svg"].map(PathBuf::from).to_vec()
     }
 
-    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
-        self.plots().iter().try_for_each(|path| super::plot::check(path))?;
-        let Checkpoint { state, metadata } = Checkpoint::load(&self.checkpoint)?;
-        // What held out means is the run's decision: its split must be made again alike.
-        let run: Option<Run> = serde_json::from_value(metadata.run.clone()).ok();
-        let what = self.data.clone().or_else(|| run.as_ref().map(|r| r.data.clone()));
-        let what = what.ok_or_else(|| Error::Config("name a data set: the checkpoint does not".into()))?;
-        let options = run.map_or_else(OpenOptions::default, |r| OpenOptions {
-            held_out: r.held_out,
-            limit: r.limit,
-            seed: r.seed,
-        });
-        let data = describe(&what, &options)?;
-        let set = if self.part == Part::Train { data.train } else { data.held_out };
-        if set.classes() != metadata.classes {
-            let (here, there) = (set.classes().join(", "), metadata.classes.join(", "));
-            let reason = format!("{what} has the classes {here}, and the checkpoint knows {there}");
-            return Err(Error::Config(reason));
+    /// The checkpoints, and the data set if it is named.
+    fn inputs(&self) -> Result<(Vec<&Path>, Option<String>)> {
+        let is_checkpoint =
+            |i: usize, path: &Path| i == 0 || path.extension().is_some_and(|e| e == "safetensors");
+        let (mut checkpoints, mut data) = (Vec::new(), None);
+        for (i, path) in self.inputs.iter().enumerate() {
+            if is_checkpoint(i, path) {
+                checkpoints.push(path.as_path());
+            } else if let Some(first) = data.replace(shown(path)) {
+                let reason = format!("{first} and {} are two data sets: name one", shown(path));
+                return Err(Error::Config(reason));
+            }
         }
+        Ok((checkpoints, data))
+    }
+
+    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+        self.plots().iter().try_for_each(|path| check(path))?;
+        let drawn = [&self.confusion, &self.reliability, &self.mistakes];
+        drawn.into_iter().flatten().try_for_each(|path| check(path))?;
+        let (checkpoints, data) = self.inputs()?;
+        let contestants: Vec<Contestant> =
+            checkpoints.iter().map(|path| Contestant::load(path)).collect::<Result<_>>()?;
+        let (what, set) = held_out(&contestants, data, self.part)?;
         let gpu = common.open()?;
-        let loader = Loader::new(Arc::clone(&set), self.load.options(self.batch, &metadata.preprocessing))?;
-        let (network, element) = (&metadata.network, self.precision.element(&gpu));
+        let element = self.precision.element(&gpu);
+        let first = &contestants[0];
         common.tune(&gpu, reporter, Worth::Classifying, None, || {
-            InferenceGraph::new(network, self.batch, element)?.plan(&gpu, None)
+            InferenceGraph::new(&first.metadata.network, self.batch, element)?.plan(&gpu, None)
         })?;
-        let state = state.averaged();
         if self.early_exit {
-            super::early_exit::require_heads(&self.checkpoint, network.has_aux())?;
+            if contestants.len() > 1 {
+                return Err(Error::Config("--early-exit takes one checkpoint".into()));
+            }
+            super::early_exit::require_heads(first.path, first.metadata.network.has_aux())?;
             let subject = Subject {
                 gpu: &gpu,
-                checkpoint: &self.checkpoint,
-                network,
-                state: &state,
-                progress: &metadata.progress,
+                checkpoint: first.path,
+                network: &first.metadata.network,
+                state: &first.state,
+                progress: &first.metadata.progress,
                 element,
                 set,
                 data: &what,
-                options: self.load.options(self.batch, &metadata.preprocessing),
+                options: self.load.options(self.batch, &first.metadata.preprocessing),
             };
             subject.sweep(&self.plots(), reporter)?;
             return Ok(Outcome::Done);
         }
-        let mut classifier = gpu.block_on(Classifier::new(&gpu, network, self.batch, element, &state))?;
-        let mut classes: Vec<ClassResult<'_>> =
-            metadata.classes.iter().map(|class| ClassResult { class, count: 0, correct: 0 }).collect();
-        let mut rate = Rate::new();
-        let evaluation = {
-            let mut bar = reporter.bar("classifying", loader.len() as u64);
-            let mut done = 0;
-            gpu.block_on(evaluate(&mut classifier, &loader, |batch, rows| {
-                let labels = batch.labels.iter().filter(|l| (**l as usize) < classes.len());
-                for (row, label) in rows.iter().zip(labels.copied().collect::<Vec<_>>()) {
-                    let class = &mut classes[label as usize];
-                    class.count += 1;
-                    let best = incept::train::top(row, 1);
-                    class.correct += usize::from(best.first().is_some_and(|b| b.class == label as usize));
-                }
-                done += batch.count;
-                rate.add(batch.count);
-                let left = rate.left(loader.len().saturating_sub(done));
-                bar.update(done as u64, || format!("{:.0} images/s  {left} left", rate.per_second()));
-                ControlFlow::Continue(())
-            }))?
-        };
-        report_bad(&loader);
-        let width = classes.iter().map(|c| c.class.chars().count()).max().unwrap_or(0);
-        for ClassResult { class, count, correct } in &classes {
-            let share = 100.0 * *correct as f64 / (*count).max(1) as f64;
-            reporter.line(&format!("{class:>width$}  {correct:>6} of {count:<6} {share:6.2}%"))?;
-        }
-        reporter.line(&format!(
-            "top-1 {:.2}%  top-5 {:.2}%  loss {:.4}  {} pictures, {:.0} images/s",
-            100.0 * evaluation.accuracy(),
-            100.0 * evaluation.accuracy5(),
-            evaluation.loss,
-            evaluation.count,
-            rate.per_second()
-        ))?;
-        reporter.event(&EvalResult {
-            accuracy: evaluation.accuracy(),
-            accuracy5: evaluation.accuracy5(),
-            evaluation: &evaluation,
-            images_per_s: rate.per_second(),
-            classes: &classes,
-            unreadable: loader.bad().len(),
-        })?;
+        let crops = CropTest::from(self.crops);
+        let job =
+            Job { gpu: &gpu, element, set, crops, batch: self.batch, load: &self.load, worst: self.worst };
+        let measured = job.measure(&contestants, reporter, |_| ())?;
+        let classes = &first.metadata.classes;
+        tables::print(&measured, &contestants, classes, reporter)?;
+        self.draw(&measured, classes, &job, &what)?;
+        reporter.event(&result(&measured, &contestants, &job))?;
         Ok(Outcome::Done)
     }
+
+    /// The plots that were asked for.
+    fn draw(&self, measured: &Measured, classes: &[String], job: &Job<'_>, data: &str) -> Result<()> {
+        let Assessment { evaluation, confusion, reliability, .. } = &measured.together;
+        let accuracy = 100.0 * evaluation.accuracy();
+        if let Some(path) = &self.confusion {
+            let title = "What is taken for what".to_string();
+            let subtitle = format!(
+                "{} pictures of {data}, {accuracy:.2}% right; colours are shares of a row",
+                evaluation.count
+            );
+            save(&ConfusionFigure { confusion, classes, title, subtitle }, path)?;
+        }
+        if let Some(path) = &self.reliability {
+            let subtitle = format!(
+                "{} pictures of {data}: confidence {:.1}%, accuracy {accuracy:.1}%, calibration error {:.2}%",
+                evaluation.count,
+                100.0 * reliability.confidence(),
+                100.0 * reliability.ece()
+            );
+            save(&ReliabilityFigure { reliability, subtitle }, path)?;
+        }
+        if let Some(path) = &self.mistakes {
+            save(&mistakes(&measured.together, classes, job.set.as_ref(), data)?, path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything for programs.
+fn result<'a>(measured: &'a Measured, contestants: &[Contestant<'a>], job: &Job<'_>) -> EvalResult<'a> {
+    let Assessment { evaluation, confusion, reliability, .. } = &measured.together;
+    let class = |(class, m): (&'a String, incept::evaluate::ClassMetrics)| ClassResult {
+        class,
+        count: m.support,
+        correct: m.correct,
+        predicted: m.predicted,
+        precision: m.precision,
+        recall: m.recall,
+        f1: m.f1,
+    };
+    let member = |(contestant, one): (&Contestant<'a>, &'a Assessment)| MemberResult {
+        checkpoint: contestant.path,
+        evaluation: &one.evaluation,
+        accuracy: one.evaluation.accuracy(),
+        accuracy5: one.evaluation.accuracy5(),
+        ece: one.reliability.ece(),
+    };
+    let mistakes = measured.together.mistakes().iter();
+    EvalResult {
+        evaluation,
+        accuracy: evaluation.accuracy(),
+        accuracy5: evaluation.accuracy5(),
+        images_per_s: measured.images_per_s,
+        crops: job.crops.views(),
+        mean: confusion.mean(),
+        classes: measured.classes.iter().zip(confusion.metrics()).map(class).collect(),
+        confusion,
+        calibration: Calibration {
+            ece: reliability.ece(),
+            mce: reliability.mce(),
+            confidence: reliability.confidence(),
+            bins: reliability.bins(),
+        },
+        mistakes: mistakes
+            .map(|mistake| MistakeResult { name: job.set.name(mistake.picture), mistake })
+            .collect(),
+        members: contestants.iter().zip(&measured.members).map(member).collect(),
+        unreadable: measured.unreadable,
+    }
+}
+
+/// The pictures that the network is wrong about and surest of.
+pub(crate) fn mistakes(
+    assessment: &Assessment,
+    classes: &[String],
+    set: &dyn Dataset,
+    data: &str,
+) -> Result<Tiles> {
+    let wrong = assessment.evaluation.count - assessment.evaluation.correct;
+    let shown = assessment.mistakes();
+    let name = |class: usize| classes.get(class).map_or("?", String::as_str);
+    let tile = |m: &Mistake| {
+        let said = format!("{} {:.0}%", name(m.prediction), 100.0 * m.probability);
+        let is = format!("is {}", name(m.label));
+        let image = thumbnail(&set.picture(m.picture)?, 232);
+        Ok(Tile { image, caption: vec![(said, VERMILION), (is, INK)] })
+    };
+    let mut tiles: Vec<Tile> = shown.iter().map(tile).collect::<Result<_>>()?;
+    let title = match shown.len() {
+        0 => "No mistakes".to_string(),
+        count => format!("The {count} mistakes that the network is surest of"),
+    };
+    if tiles.is_empty() {
+        let caption = vec![("every picture is right".to_string(), SOFT)];
+        tiles.push(Tile { image: image::RgbImage::from_pixel(8, 8, image::Rgb([255; 3])), caption });
+    }
+    Ok(Tiles {
+        title,
+        subtitle: format!(
+            "{wrong} of {} pictures of {data} are classified wrongly",
+            assessment.evaluation.count
+        ),
+        columns: 8,
+        heads: Vec::new(),
+        tile: 124,
+        tiles,
+    })
 }

@@ -19,17 +19,21 @@ mod fit;
 mod graph;
 mod import;
 mod inspect;
+mod look;
 mod options;
 mod plot;
 mod preview;
 mod profile;
+mod raster;
 mod record;
 mod report;
+mod run_report;
 mod runs;
 mod sheet;
 mod shell;
 mod summary;
 mod sweep;
+mod tiles;
 mod train;
 mod tune;
 mod verify;
@@ -94,6 +98,8 @@ enum Command {
     Import(import::Import),
     Export(export::Export),
     Inspect(inspect::Inspect),
+    Look(Box<look::Look>),
+    Report(run_report::RunReport),
     Summary(summary::Summary),
     Data(datasets::Data),
     Graph(Box<graph::Graph>),
@@ -127,6 +133,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Import(command) => command.run(&reporter),
         Command::Export(command) => command.run(&reporter),
         Command::Inspect(command) => command.run(&reporter),
+        Command::Look(command) => command.run(&cli.common, &reporter),
+        Command::Report(command) => command.run(&cli.common, &reporter),
         Command::Summary(command) => command.run(&reporter),
         Command::Data(command) => command.run(&reporter),
         Command::Graph(command) => command.run(&reporter),

@@ -13,6 +13,8 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::register_font;
 
+use super::raster::Placed;
+
 const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-Latin.ttf");
 pub(crate) const FAMILY: &str = "sans-serif";
 
@@ -68,6 +70,11 @@ pub(crate) trait Figure {
     fn draw<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
     where
         DB::ErrorType: 'static;
+
+    /// Pictures that lie on top of what is drawn.
+    fn images(&self) -> Vec<Placed<'_>> {
+        Vec::new()
+    }
 }
 
 /// Makes the embedded font the one that plots are drawn with.
@@ -97,7 +104,7 @@ fn kind(path: &Path) -> Result<Kind> {
 pub(crate) fn save(figure: &impl Figure, path: &Path) -> Result<()> {
     let bytes = match kind(path)? {
         Kind::Png => png(figure),
-        Kind::Svg => svg(figure),
+        Kind::Svg => svg(figure).map(String::into_bytes),
     };
     write_atomically(path, &bytes.map_err(|e| Error::format(path, format!("cannot be drawn: {e}")))?)
 }
@@ -113,7 +120,8 @@ fn png(figure: &impl Figure) -> Drawn<Vec<u8>> {
         figure.draw(&root, Unit(FINE))?;
         root.present()?;
     }
-    let image = RgbImage::from_raw(width, height, pixels).ok_or("the picture has the wrong size")?;
+    let mut image = RgbImage::from_raw(width, height, pixels).ok_or("the picture has the wrong size")?;
+    figure.images().iter().for_each(|placed| placed.overlay(&mut image, FINE.unsigned_abs()));
     let mut png = Vec::new();
     // Flat colours are smallest unfiltered.
     let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::NoFilter);
@@ -121,7 +129,8 @@ fn png(figure: &impl Figure) -> Drawn<Vec<u8>> {
     Ok(png)
 }
 
-fn svg(figure: &impl Figure) -> Drawn<Vec<u8>> {
+/// Draws a figure as SVG.
+pub(crate) fn svg(figure: &impl Figure) -> Drawn<String> {
     use_font()?;
     let mut text = String::new();
     {
@@ -130,7 +139,13 @@ fn svg(figure: &impl Figure) -> Drawn<Vec<u8>> {
         figure.draw(&root, Unit(1))?;
         root.present()?;
     }
-    Ok(text.into_bytes())
+    let images = figure.images();
+    if !images.is_empty() {
+        let end = text.rfind("</svg>").ok_or("the drawing has no end")?;
+        let elements: Vec<String> = images.iter().map(Placed::element).collect::<Drawn<_>>()?;
+        text.insert_str(end, &elements.join("\n"));
+    }
+    Ok(text)
 }
 
 /// The title of a figure with a line below it.

@@ -2,6 +2,7 @@
 
 mod augment;
 mod cifar;
+mod crops;
 mod digits;
 mod folder;
 mod idx;
@@ -19,6 +20,7 @@ mod split;
 mod webdataset;
 
 pub use augment::{AreaCrop, Augmentation};
+pub use crops::{CropSet, CropTest};
 pub use digits::{Digits, digits};
 pub use folder::{Folder, is_picture};
 pub use imagenet::imagenet_classes;

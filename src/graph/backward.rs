@@ -170,28 +170,8 @@ impl Graph {
                 format!("is {}; a loss scale must be like the loss", scale.spec),
             ));
         }
-        if self.tensor_ref(loss).spec.shape.volume() != 1 {
-            let tensor = self.tensor_ref(loss);
-            return Err(Error::tensor(&tensor.name, format!("is {}; a loss must be a scalar", tensor.spec)));
-        }
-        let needed = self.depends_on_parameters();
-        let forward = self.nodes.len();
-        let mut gradients = Gradients::default();
-        let dims = self.tensor_ref(loss).spec.shape.clone();
-        let seed = match scale {
-            Some(scale) => scale,
-            None => self.add("loss/grad", Fill::loss_scale(dims), &[])?,
-        };
-        gradients.of.insert(loss, seed);
-        for index in (0..forward).rev() {
-            let reached = self.nodes[index].outputs.iter().any(|t| gradients.of.contains_key(t));
-            let wanted = self.nodes[index].inputs.iter().any(|t| needed[t.0]);
-            if reached && wanted {
-                let op = Arc::clone(&self.nodes[index].op);
-                let node = NodeId(index);
-                op.backward(&mut Backward { graph: self, node, gradients: &mut gradients, needed: &needed })?;
-            }
-        }
+        let needed = self.depends_on(|_, t| matches!(&t.role, Role::Parameter(info) if info.is_trained()));
+        let mut gradients = self.walk_back(loss, scale, &needed)?;
         let trained = self.parameters().filter(|(.., info)| info.is_trained());
         let trained: Vec<TensorId> = trained.map(|(id, ..)| id).collect();
         for parameter in trained {
@@ -214,13 +194,49 @@ impl Graph {
         Ok(gradients)
     }
 
-    /// For each tensor, whether a trained parameter is it or lies below it.
-    fn depends_on_parameters(&self) -> Vec<bool> {
-        let mut needed: Vec<bool> = self
-            .tensors
-            .iter()
-            .map(|t| matches!(&t.role, Role::Parameter(info) if info.is_trained()))
-            .collect();
+    /// Adds the nodes of the gradient of the scalar `score` with respect to one tensor and to nothing else: what lies below that tensor need
+    /// not be differentiable, and parameters get no gradients.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if `score` is not a scalar or does not depend on the tensor, and shape errors of the nodes that are added.
+    pub fn gradient_of(&mut self, score: TensorId, with_respect_to: TensorId) -> Result<TensorId> {
+        let needed = self.depends_on(|id, _| id == with_respect_to);
+        let found = self.walk_back(score, None, &needed)?.of(with_respect_to);
+        found.ok_or_else(|| {
+            let reason = format!("does not reach `{}`", self.tensor_ref(score).name);
+            Error::tensor(&self.tensor_ref(with_respect_to).name, reason)
+        })
+    }
+
+    /// Walks back from a scalar through all nodes that lead to a needed tensor.
+    fn walk_back(&mut self, loss: TensorId, scale: Option<TensorId>, needed: &[bool]) -> Result<Gradients> {
+        if self.tensor_ref(loss).spec.shape.volume() != 1 {
+            let tensor = self.tensor_ref(loss);
+            return Err(Error::tensor(&tensor.name, format!("is {}; a loss must be a scalar", tensor.spec)));
+        }
+        let forward = self.nodes.len();
+        let mut gradients = Gradients::default();
+        let dims = self.tensor_ref(loss).spec.shape.clone();
+        let seed = match scale {
+            Some(scale) => scale,
+            None => self.add("loss/grad", Fill::loss_scale(dims), &[])?,
+        };
+        gradients.of.insert(loss, seed);
+        for index in (0..forward).rev() {
+            let reached = self.nodes[index].outputs.iter().any(|t| gradients.of.contains_key(t));
+            let wanted = self.nodes[index].inputs.iter().any(|t| needed[t.0]);
+            if reached && wanted {
+                let op = Arc::clone(&self.nodes[index].op);
+                let node = NodeId(index);
+                op.backward(&mut Backward { graph: self, node, gradients: &mut gradients, needed })?;
+            }
+        }
+        Ok(gradients)
+    }
+
+    /// For each tensor, whether it is one of these or depends on one.
+    fn depends_on(&self, is: impl Fn(TensorId, &super::Tensor) -> bool) -> Vec<bool> {
+        let mut needed: Vec<bool> = self.tensors().map(|(id, t)| is(id, t)).collect();
         for node in &self.nodes {
             if node.inputs.iter().any(|t| needed[t.0]) {
                 for output in &node.outputs {

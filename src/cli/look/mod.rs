@@ -1,0 +1,110 @@
+//! `incept look`
+
+mod features;
+mod filters;
+mod gradcam;
+mod occlusion;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use image::RgbImage;
+use incept::Error;
+use incept::weights::{Checkpoint, Metadata, TrainingState};
+
+use super::Result;
+use super::classify::read;
+use super::data::pictures;
+use super::options::Common;
+use super::raster::raster;
+use super::report::{Reporter, shown};
+
+const EXAMPLES: &str = "Examples:
+  incept look gradcam photos.safetensors cat.jpg dog.jpg    where each of the three softmaxes sees the class
+  incept look occlusion photos.safetensors cat.jpg          what the class is lost without
+  incept look features photos.safetensors cat.jpg --layer inception_3b/output
+  incept look filters photos.safetensors --out filters.svg  the colours that the first layer looks for";
+
+/// See what a network looks at: maps of what speaks for a class, activations, filters.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES, arg_required_else_help = true)]
+pub(crate) struct Look {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Gradcam(gradcam::Gradcam),
+    Occlusion(occlusion::OcclusionArgs),
+    Features(features::FeaturesArgs),
+    Filters(filters::FiltersArgs),
+}
+
+impl Look {
+    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+        match &self.what {
+            What::Gradcam(command) => command.run(common, reporter),
+            What::Occlusion(command) => command.run(common, reporter),
+            What::Features(command) => command.run(common, reporter),
+            What::Filters(command) => command.run(reporter),
+        }
+    }
+}
+
+/// Pictures that fit one figure.
+const MOST: usize = 12;
+
+/// A network to look at, with averaged parameters if it has them.
+struct Subject {
+    metadata: Metadata,
+    state: TrainingState,
+}
+
+/// A picture as a person and as the network sees it.
+struct Seen {
+    file: PathBuf,
+    /// The square that the network takes, before anything is taken off.
+    square: RgbImage,
+    values: Vec<f32>,
+}
+
+impl Subject {
+    fn load(path: &Path) -> Result<Self> {
+        let Checkpoint { state, metadata } = Checkpoint::load(path)?;
+        Ok(Self { metadata, state: state.averaged() })
+    }
+
+    fn class(&self, class: usize) -> &str {
+        self.metadata.classes.get(class).map_or("?", String::as_str)
+    }
+
+    /// The number of the class that is called so.
+    fn number(&self, name: &str) -> Result<usize> {
+        let found = self.metadata.classes.iter().position(|c| c == name);
+        found.ok_or_else(|| {
+            let classes = self.metadata.classes.join(", ");
+            Error::Config(format!("there is no class `{name}`; the classes are {classes}"))
+        })
+    }
+
+    /// Reads the pictures that arguments name.
+    fn see(&self, arguments: &[PathBuf]) -> Result<Vec<Seen>> {
+        let files = pictures(arguments)?;
+        if files.len() > MOST {
+            let reason = format!("{} pictures are too many for one figure: at most {MOST}", files.len());
+            return Err(Error::Config(reason));
+        }
+        let see = |file: PathBuf| {
+            let values = self.metadata.preprocessing.apply(&read(&file)?);
+            let square = raster(&self.metadata.preprocessing.undo(&values));
+            Ok(Seen { file, square, values })
+        };
+        files.into_iter().map(see).collect()
+    }
+}
+
+/// The name of a file without its folders.
+fn name(file: &Path) -> String {
+    file.file_name().map_or_else(|| shown(file), |n| n.to_string_lossy().into_owned())
+}

@@ -1,0 +1,159 @@
+//! Pictures in plots: made from data set pictures and maps, laid over a drawing in PNG files and embedded in SVG ones.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use colorgrad::{BasisGradient, Gradient, preset};
+use image::imageops::{FilterType, replace, resize};
+use image::{ImageFormat, Rgb, RgbImage};
+use incept::data::Picture;
+
+use super::plot::Drawn;
+
+/// A picture at a place of the layout.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed<'a> {
+    pub image: &'a RgbImage,
+    pub left: u32,
+    pub top: u32,
+    pub width: u32,
+    pub height: u32,
+}
+
+impl Placed<'_> {
+    /// Pictures that are enlarged much show their pixels; others are smoothed.
+    fn filter(&self, fine: u32) -> FilterType {
+        let enlarged = self.width * fine >= 2 * self.image.width();
+        if enlarged { FilterType::Nearest } else { FilterType::Triangle }
+    }
+
+    /// Puts it on a picture with `fine` pixels for each one of the layout.
+    pub(crate) fn overlay(&self, on: &mut RgbImage, fine: u32) {
+        let scaled = resize(self.image, self.width * fine, self.height * fine, self.filter(fine));
+        replace(on, &scaled, i64::from(self.left * fine), i64::from(self.top * fine));
+    }
+
+    /// As an element of an SVG file.
+    pub(crate) fn element(&self) -> Drawn<String> {
+        let rendering = if self.filter(2) == FilterType::Nearest { "pixelated" } else { "auto" };
+        let Self { left, top, width, height, .. } = self;
+        let data = data_url(self.image)?;
+        Ok(format!(
+            r#"<image x="{left}" y="{top}" width="{width}" height="{height}" preserveAspectRatio="none" style="image-rendering:{rendering}" href="{data}"/>"#
+        ))
+    }
+}
+
+/// The picture as PNG in a `data:` address.
+pub(crate) fn data_url(image: &RgbImage) -> Drawn<String> {
+    let mut png = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut png, ImageFormat::Png)?;
+    Ok(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png.into_inner())))
+}
+
+/// A picture of a data set.
+pub(crate) fn raster(picture: &Picture) -> RgbImage {
+    let Picture { width, height, channels, pixels } = picture;
+    RgbImage::from_fn(*width as u32, *height as u32, |x, y| {
+        let at = (y as usize * width + x as usize) * channels;
+        Rgb([0, 1, 2].map(|c| pixels.get(at + c % channels).copied().unwrap_or(0)))
+    })
+}
+
+/// A picture no larger than `size` pixels a side, for files that hold many.
+pub(crate) fn thumbnail(picture: &Picture, size: u32) -> RgbImage {
+    let image = raster(picture);
+    let longer = image.width().max(image.height());
+    if longer <= size {
+        return image;
+    }
+    let scale = |extent: u32| (extent * size / longer).max(1);
+    resize(&image, scale(image.width()), scale(image.height()), FilterType::Triangle)
+}
+
+/// Viridis: even in lightness, and told apart by colour-blind people.
+pub(crate) struct Heat(BasisGradient);
+
+impl Heat {
+    pub(crate) fn new() -> Self {
+        Self(preset::viridis())
+    }
+
+    /// The colour of a value from 0 to 1.
+    pub(crate) fn color(&self, value: f32) -> [u8; 3] {
+        let [red, green, blue, _] = self.0.at(value.clamp(0.0, 1.0)).to_rgba8();
+        [red, green, blue]
+    }
+
+    /// A map of `width` columns with values from 0 to 1 as a picture.
+    pub(crate) fn map(&self, values: &[f32], width: usize) -> RgbImage {
+        let height = values.len() / width.max(1);
+        RgbImage::from_fn(width as u32, height as u32, |x, y| {
+            Rgb(self.color(values[y as usize * width + x as usize]))
+        })
+    }
+
+    /// The map over a picture that has turned grey: what the map says most about shows most of its colour.
+    pub(crate) fn over(&self, picture: &RgbImage, values: &[f32], width: usize) -> RgbImage {
+        let height = values.len() / width.max(1);
+        RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
+            let at = |i: u32, extent: u32, cells: usize| {
+                ((i as f32 + 0.5) * cells as f32 / extent as f32 - 0.5).clamp(0.0, cells as f32 - 1.0)
+            };
+            let value =
+                bilinear(values, width, at(x, picture.width(), width), at(y, picture.height(), height));
+            let [red, green, blue] = picture.get_pixel(x, y).0.map(f32::from);
+            let grey = 0.299 * red + 0.587 * green + 0.114 * blue;
+            // What says little shows the picture, what says much the colour.
+            let share = 0.4 + 0.4 * value;
+            Rgb(self.color(value).map(|c| ((1.0 - share) * grey + share * f32::from(c)) as u8))
+        })
+    }
+}
+
+/// The value between the cells of a map.
+fn bilinear(values: &[f32], width: usize, x: f32, y: f32) -> f32 {
+    let height = values.len() / width.max(1);
+    let (left, top) = (x.floor() as usize, y.floor() as usize);
+    let (right, bottom) = ((left + 1).min(width - 1), (top + 1).min(height - 1));
+    let (fx, fy) = (x - left as f32, y - top as f32);
+    let row = |y: usize| values[y * width + left] * (1.0 - fx) + values[y * width + right] * fx;
+    row(top) * (1.0 - fy) + row(bottom) * fy
+}
+
+/// Values moved and scaled to lie from 0 to 1; 0 everywhere if they are all alike.
+pub(crate) fn normalized(values: &[f32]) -> Vec<f32> {
+    let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+    let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let spread = if most > least { most - least } else { f32::INFINITY };
+    values.iter().map(|v| (v - least) / spread).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_are_scaled_and_smoothed() {
+        assert_eq!(normalized(&[1.0, 3.0, 2.0]), [0.0, 1.0, 0.5]);
+        assert_eq!(normalized(&[4.0, 4.0]), [0.0, 0.0]);
+        assert_eq!(bilinear(&[0.0, 1.0, 2.0, 3.0], 2, 0.5, 0.5), 1.5);
+        assert_eq!(bilinear(&[0.0, 1.0, 2.0, 3.0], 2, 1.0, 1.0), 3.0);
+    }
+
+    #[test]
+    fn heat_gets_lighter_all_the_way() {
+        let heat = Heat::new();
+        let lightness = |v: f32| {
+            heat.color(v).map(u32::from).iter().zip([299, 587, 114]).map(|(c, w)| c * w).sum::<u32>()
+        };
+        assert!((0..20).all(|i| lightness(i as f32 / 20.0) < lightness((i + 1) as f32 / 20.0)));
+    }
+
+    #[test]
+    fn large_pictures_are_made_small() {
+        let picture = Picture { width: 300, height: 100, channels: 1, pixels: vec![7; 30_000] };
+        assert_eq!(thumbnail(&picture, 60).dimensions(), (60, 20));
+        assert_eq!(raster(&picture).get_pixel(3, 3).0, [7, 7, 7]);
+        assert!(data_url(&thumbnail(&picture, 4)).expect("a PNG").starts_with("data:image/png;base64,iVBOR"));
+    }
+}

@@ -1,0 +1,173 @@
+//! The curves of a run.
+
+use plotters::prelude::*;
+
+use super::source::{Curves, HeadPoint};
+use crate::cli::plot::{
+    Area, Axes, Drawn, Figure, INK, Unit, head_color, legend, line, percent, power_of_ten,
+};
+
+/// What the values of a chart are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scale {
+    /// From zero up.
+    Plain,
+    /// Shares from 0 to 1.
+    Share,
+    /// Decimal logarithms.
+    Logarithmic,
+}
+
+/// Values over epochs.
+#[derive(Clone, Debug)]
+pub(super) struct Series {
+    pub name: String,
+    pub color: RGBColor,
+    /// (epochs done, value).
+    pub points: Vec<(f64, f64)>,
+    /// Values of single steps behind them.
+    pub faint: Vec<(f64, f64)>,
+}
+
+/// A chart of a few series.
+#[derive(Clone, Debug)]
+pub(super) struct Chart {
+    pub title: &'static str,
+    pub scale: Scale,
+    pub series: Vec<Series>,
+    pub legend: SeriesLabelPosition,
+}
+
+const HEADS: [&str; 3] = ["main", "aux1", "aux2"];
+
+/// A value of a head.
+type Of = fn(&HeadPoint) -> Option<f64>;
+
+/// The charts that the log has values for.
+pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
+    let of_heads =
+        |heads: &[HeadPoint], head: &str, of: Of| heads.iter().find(|h| h.name == head).and_then(of);
+    let series = |head: &str, name: String, of: Of| Series {
+        name,
+        color: head_color(head),
+        points: curves.epochs.iter().filter_map(|e| Some((e.done, of_heads(&e.heads, head, of)?))).collect(),
+        faint: curves.steps.iter().filter_map(|s| Some((s.epoch, of_heads(&s.heads, head, of)?))).collect(),
+    };
+    let losses = HEADS.map(|head| series(head, head.to_string(), |h| Some(h.loss)));
+    let mut accuracies: Vec<Series> = HEADS
+        .iter()
+        .map(|head| Series { faint: Vec::new(), ..series(head, format!("{head}, training"), |h| h.accuracy) })
+        .collect();
+    let plain = |name: &str, color, points| Series { name: name.into(), color, points, faint: Vec::new() };
+    let held_out = curves.epochs.iter().filter_map(|e| Some((e.done, e.held_out?))).collect();
+    accuracies.push(plain("main, held out", INK, held_out));
+    let steps = |of: fn(&super::source::StepPoint) -> Option<f64>| -> Vec<(f64, f64)> {
+        curves.steps.iter().filter_map(|s| Some((s.epoch, of(s)?))).collect()
+    };
+    let epochs = |of: fn(&super::source::EpochPoint) -> Option<f64>| -> Vec<(f64, f64)> {
+        curves.epochs.iter().filter_map(|e| Some((e.done, of(e)?))).collect()
+    };
+    let finer =
+        |steps: Vec<(f64, f64)>, epochs: Vec<(f64, f64)>| if steps.len() > 1 { steps } else { epochs };
+    let rate = finer(steps(|s| s.rate), epochs(|e| e.rate));
+    let norms = finer(steps(|s| s.gradient_norm), epochs(|e| e.gradient_norm));
+    let norms = norms.into_iter().filter(|(_, v)| *v > 0.0).map(|(x, v)| (x, v.log10())).collect();
+    let chart = |title, scale, series: Vec<Series>, legend| Chart {
+        title,
+        scale,
+        series: series.into_iter().filter(|s| !s.points.is_empty()).collect(),
+        legend,
+    };
+    let (above, below) = (SeriesLabelPosition::UpperRight, SeriesLabelPosition::LowerRight);
+    let all = vec![
+        chart("Loss of the three softmaxes", Scale::Plain, losses.to_vec(), above.clone()),
+        chart("Accuracy", Scale::Share, accuracies, below),
+        chart("Learning rate", Scale::Plain, vec![plain("", INK, rate)], above.clone()),
+        chart("Norm of the gradients", Scale::Logarithmic, vec![plain("", INK, norms)], above),
+    ];
+    all.into_iter().filter(|c| !c.series.is_empty()).collect()
+}
+
+impl Figure for Chart {
+    fn size(&self) -> (u32, u32) {
+        (560, 330)
+    }
+
+    fn draw<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
+    where
+        DB::ErrorType: 'static,
+    {
+        let points = || self.series.iter().flat_map(|s| &s.points);
+        let last = points().map(|p| p.0).fold(1.0, f64::max);
+        let least = points().map(|p| p.1).fold(f64::INFINITY, f64::min);
+        let most = points().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max);
+        // The first steps of a run may be far above all others: they leave the chart.
+        let y = match self.scale {
+            Scale::Share => 0.0..1.0,
+            Scale::Plain => 0.0..(most * 1.1).max(1e-12),
+            Scale::Logarithmic => (least - 0.2).floor()..(most + 0.2).ceil(),
+        };
+        let plain = |v: &f64| if *v != 0.0 && v.abs() < 0.01 { format!("{v:.0e}") } else { short(*v) };
+        let axes = Axes {
+            title: self.title,
+            x: 0.0..last,
+            y: y.clone(),
+            x_name: "epochs",
+            y_name: "",
+            ticks: ((last as usize + 1).clamp(2, 8), 6),
+            x_label: &|v| short(*v),
+            y_label: match self.scale {
+                Scale::Share => &percent,
+                Scale::Plain => &plain,
+                Scale::Logarithmic => &power_of_ten,
+            },
+        };
+        let inner = root.margin(unit.px(6), unit.px(2), unit.px(2), unit.px(4));
+        let mut chart = axes.on(&inner, unit)?;
+        for Series { faint, color, .. } in &self.series {
+            let inside = faint.iter().map(|(x, v)| (*x, v.clamp(y.start, y.end)));
+            chart.draw_series(LineSeries::new(inside, unit.stroke(color.mix(0.22), 1)))?;
+        }
+        for Series { name, color, points, .. } in &self.series {
+            // Dots would hide a curve of many points.
+            if points.len() > 60 {
+                let drawn =
+                    chart.draw_series(LineSeries::new(points.iter().copied(), unit.stroke(*color, 2)))?;
+                if !name.is_empty() {
+                    let color = *color;
+                    drawn.label(name).legend(move |(x, y)| {
+                        let corners = [(x, y - unit.px(2)), (x + unit.px(18), y + unit.px(2))];
+                        Rectangle::new(corners, color.filled())
+                    });
+                }
+            } else {
+                line(&mut chart, unit, points, *color, name)?;
+            }
+        }
+        if self.series.iter().any(|s| !s.name.is_empty()) {
+            legend(&mut chart, unit, self.legend.clone())?;
+        }
+        Ok(())
+    }
+}
+
+/// A number with at most three decimals.
+fn short(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_short() {
+        assert_eq!([0.0, 0.5, 2.0, 0.125].map(short), ["0", "0.5", "2", "0.125"]);
+    }
+
+    #[test]
+    fn nothing_logged_is_nothing_drawn() {
+        assert!(charts(&Curves::default()).is_empty());
+    }
+}

@@ -1,0 +1,152 @@
+//! A figure of pictures in rows and columns, each with a caption below it.
+
+use image::RgbImage;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::plot::{Area, Drawn, Figure, INK, Unit, heading};
+use super::raster::Placed;
+
+/// A picture with its caption.
+#[derive(Debug)]
+pub(crate) struct Tile {
+    pub image: RgbImage,
+    /// Lines of text with their colours.
+    pub caption: Vec<(String, RGBColor)>,
+}
+
+/// What the figure shows.
+#[derive(Debug)]
+pub(crate) struct Tiles {
+    pub title: String,
+    pub subtitle: String,
+    pub columns: usize,
+    /// What stands above the columns; nothing if empty.
+    pub heads: Vec<(String, RGBColor)>,
+    /// Width and height of a tile in the layout.
+    pub tile: u32,
+    pub tiles: Vec<Tile>,
+}
+
+const MARGIN: u32 = 28;
+const GAP: u32 = 14;
+const TEXT: i32 = 12;
+const SMALL: i32 = 10;
+const LINE: u32 = 16;
+const HEADING: u32 = 78;
+/// The title and its line need so much.
+const LEAST_WIDTH: u32 = 560;
+
+/// The text, with an ellipsis for what is wider than `width` pixels of the layout.
+pub(crate) fn fitted(text: &str, width: u32, size: i32) -> String {
+    // A letter of the embedded font is about so wide on the average.
+    let most = (f64::from(width) / (0.55 * f64::from(size))).floor().max(2.0) as usize;
+    if text.chars().count() <= most {
+        return text.to_string();
+    }
+    text.chars().take(most - 1).chain(['…']).collect()
+}
+
+impl Tiles {
+    fn columns(&self) -> usize {
+        self.columns.clamp(1, self.tiles.len().max(1))
+    }
+
+    fn row_height(&self) -> u32 {
+        let lines = self.tiles.iter().map(|t| t.caption.len()).max().unwrap_or(0) as u32;
+        self.tile + lines * LINE + if lines > 0 { GAP + 4 } else { GAP }
+    }
+
+    fn top(&self) -> u32 {
+        HEADING + if self.heads.is_empty() { 0 } else { LINE + 4 }
+    }
+
+    /// Where a tile is in the layout: left and top.
+    fn place(&self, index: usize) -> (u32, u32) {
+        let (column, row) = ((index % self.columns()) as u32, (index / self.columns()) as u32);
+        (MARGIN + column * (self.tile + GAP), self.top() + row * self.row_height())
+    }
+
+    /// The extents of a picture in its tile: its proportions stay.
+    fn extents(&self, image: &RgbImage) -> (u32, u32) {
+        let longer = image.width().max(image.height()).max(1);
+        ((image.width() * self.tile / longer).max(1), (image.height() * self.tile / longer).max(1))
+    }
+}
+
+impl Figure for Tiles {
+    fn size(&self) -> (u32, u32) {
+        let rows = self.tiles.len().div_ceil(self.columns()) as u32;
+        let width = 2 * MARGIN + self.columns() as u32 * (self.tile + GAP) - GAP;
+        (width.max(LEAST_WIDTH), self.top() + rows * self.row_height() + 4)
+    }
+
+    fn draw<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
+    where
+        DB::ErrorType: 'static,
+    {
+        let room = self.size().0 - 2 * MARGIN;
+        heading(root, unit, &fitted(&self.title, room, 22), &fitted(&self.subtitle, room, 14))?;
+        let px = |layout: u32| unit.px(layout.cast_signed());
+        let text = |text: &str, color: &RGBColor, left: u32, top: u32| {
+            // Long names are written smaller before they lose letters.
+            let room = self.tile + GAP;
+            let size = if fitted(text, room, TEXT) == text { TEXT } else { SMALL };
+            let style = unit.text(size, color).pos(Pos::new(HPos::Center, VPos::Top));
+            let text = fitted(text, room, size);
+            root.draw(&Text::new(text, (px(left + self.tile / 2), px(top)), style))
+        };
+        for (column, (head, color)) in self.heads.iter().take(self.columns()).enumerate() {
+            text(head, color, self.place(column).0, HEADING - 2)?;
+        }
+        for (i, tile) in self.tiles.iter().enumerate() {
+            let (left, top) = self.place(i);
+            for (line, (words, color)) in tile.caption.iter().enumerate() {
+                text(words, color, left, top + self.tile + 5 + line as u32 * LINE)?;
+            }
+            // A thin line around the picture, so that a white one has an edge.
+            let (width, height) = self.extents(&tile.image);
+            let (x, y) = (left + (self.tile - width) / 2, top + (self.tile - height) / 2);
+            let edge = [(px(x) - unit.px(1), px(y) - unit.px(1)), (px(x + width), px(y + height))];
+            root.draw(&Rectangle::new(edge, INK.mix(0.35).filled()))?;
+        }
+        Ok(())
+    }
+
+    fn images(&self) -> Vec<Placed<'_>> {
+        let placed = self.tiles.iter().enumerate().map(|(i, tile)| {
+            let ((left, top), (width, height)) = (self.place(i), self.extents(&tile.image));
+            let (left, top) = (left + (self.tile - width) / 2, top + (self.tile - height) / 2);
+            Placed { image: &tile.image, left, top, width, height }
+        });
+        placed.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_end_in_an_ellipsis() {
+        assert_eq!(fitted("cat", 100, 12), "cat");
+        assert_eq!(fitted("standard schnauzer", 72, 12), "standard s…");
+    }
+
+    #[test]
+    fn pictures_keep_their_proportions_and_lie_inside() {
+        let tile = |w, h| Tile { image: RgbImage::new(w, h), caption: vec![("x".into(), INK)] };
+        let tiles = Tiles {
+            title: "t".into(),
+            subtitle: String::new(),
+            columns: 2,
+            heads: Vec::new(),
+            tile: 100,
+            tiles: vec![tile(10, 5), tile(8, 8), tile(2, 4)],
+        };
+        let placed = tiles.images();
+        assert_eq!((placed[0].width, placed[0].height, placed[2].width), (100, 50, 50));
+        let (width, height) = tiles.size();
+        assert!(placed.iter().all(|p| p.left + p.width <= width && p.top + p.height <= height));
+    }
+}

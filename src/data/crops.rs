@@ -1,0 +1,275 @@
+//! Several crops of each picture, as networks are tested with: more pictures to classify and a better answer.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use image::imageops::{FilterType, resize};
+use image::{GrayImage, RgbImage};
+use serde::{Deserialize, Serialize};
+
+use super::{Dataset, Fit, Picture, Preprocessing};
+use crate::error::Result;
+
+/// Which crops of a picture are classified; their softmaxes are averaged. Sizes are in proportion to the network's input: 256 means
+/// 256 / 224 of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CropTest {
+    /// One: the picture as [`Preprocessing`] has it.
+    #[default]
+    One,
+    /// Ten: of the central square, resized to 256, the four corners and the centre, and their mirror images (Krizhevsky et al. 2012).
+    Ten,
+    /// Ten of the whole picture squashed to 256 x 256, as Caffe's `classify.py` has them.
+    CaffeTen,
+    /// 144, section 7 of "Going Deeper with Convolutions": the shorter side resized to 256, 288, 320 and 352; of each the left, centre and right square (in
+    /// portraits the top, centre and bottom one); of each the four corners, the centre, and the whole square resized; and their mirror images.
+    Paper,
+}
+
+/// The sizes of the shorter side, for an input of 224.
+const SCALES: [usize; 4] = [256, 288, 320, 352];
+const FULL: usize = 224;
+
+impl CropTest {
+    /// Crops of each picture.
+    pub fn views(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Ten | Self::CaffeTen => 10,
+            Self::Paper => 144,
+        }
+    }
+
+    /// The data set with every picture replaced by its crops, one after another, each of the network's size: for batches whose rows
+    /// `views` at a time belong together.
+    pub fn of(self, set: Arc<dyn Dataset>, preprocessing: &Preprocessing) -> Arc<dyn Dataset> {
+        if self == Self::One { set } else { Arc::new(CropSet::new(set, self, preprocessing)) }
+    }
+
+    /// The squares that crops are cut from.
+    fn squares(self, picture: &Picture, preprocessing: &Preprocessing) -> Vec<Picture> {
+        let side = |scale: usize| (preprocessing.input * scale + FULL / 2) / FULL;
+        match (self, preprocessing.fit) {
+            (Self::One, _) => vec![picture.clone()],
+            (Self::CaffeTen, _) | (Self::Ten, Fit::Squash) => {
+                vec![resized(picture, side(SCALES[0]), side(SCALES[0]))]
+            }
+            (Self::Ten, Fit::Crop) => along(picture, side(SCALES[0]), &[1]),
+            (Self::Paper, _) => SCALES.iter().flat_map(|s| along(picture, side(*s), &[0, 1, 2])).collect(),
+        }
+    }
+
+    /// Crops of each square, without their mirror images.
+    fn windows(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Ten | Self::CaffeTen => 5,
+            Self::Paper => 6,
+        }
+    }
+
+    /// Crop number `number` of a picture with these squares.
+    fn crop(self, squares: &[Picture], input: usize, number: usize) -> Picture {
+        let (mirror, place) = (number % 2 == 1, number / 2);
+        let (square, window) = (&squares[place / self.windows() % squares.len()], place % self.windows());
+        let free = square.width.saturating_sub(input);
+        let (left, top) = match window {
+            0 => (0, 0),
+            1 => (free, 0),
+            2 => (0, free),
+            3 => (free, free),
+            _ => (free / 2, free / 2),
+        };
+        let crop = if window == 5 { resized(square, input, input) } else { cut(square, left, top, input) };
+        if mirror { mirrored(&crop) } else { crop }
+    }
+}
+
+/// Every picture of a data set as its crops.
+#[derive(Debug)]
+pub struct CropSet {
+    set: Arc<dyn Dataset>,
+    test: CropTest,
+    preprocessing: Preprocessing,
+    /// The squares of the pictures that were cut last: all crops of a picture are asked for about the same time.
+    recent: Mutex<VecDeque<(usize, Arc<Vec<Picture>>)>>,
+}
+
+/// Pictures whose squares are kept: those that the threads of a loader are at.
+const RECENT: usize = 12;
+
+impl CropSet {
+    /// The crops of `set` for a network that takes pictures so.
+    pub fn new(set: Arc<dyn Dataset>, test: CropTest, preprocessing: &Preprocessing) -> Self {
+        Self { set, test, preprocessing: preprocessing.clone(), recent: Mutex::default() }
+    }
+
+    fn squares(&self, index: usize) -> Result<Arc<Vec<Picture>>> {
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, squares)) = recent().iter().find(|(i, _)| *i == index) {
+            return Ok(Arc::clone(squares));
+        }
+        let squares = Arc::new(self.test.squares(&self.set.picture(index)?, &self.preprocessing));
+        let mut recent = recent();
+        recent.push_back((index, Arc::clone(&squares)));
+        if recent.len() > RECENT {
+            recent.pop_front();
+        }
+        Ok(squares)
+    }
+}
+
+impl Dataset for CropSet {
+    fn len(&self) -> usize {
+        self.set.len() * self.test.views()
+    }
+
+    fn classes(&self) -> &[String] {
+        self.set.classes()
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.set.label(index / self.test.views())
+    }
+
+    fn picture(&self, index: usize) -> Result<Picture> {
+        let views = self.test.views();
+        let squares = self.squares(index / views)?;
+        Ok(self.test.crop(&squares, self.preprocessing.input, index % views))
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.set.name(index / self.test.views())
+    }
+}
+
+/// The squares at these thirds of the picture's long side, its shorter side resized to `side`.
+fn along(picture: &Picture, side: usize, places: &[usize]) -> Vec<Picture> {
+    let shorter = picture.width.min(picture.height).max(1);
+    let scale = |extent: usize| ((extent * side + shorter / 2) / shorter).max(side);
+    let whole = resized(picture, scale(picture.width), scale(picture.height));
+    let (wide, high) = (whole.width - side, whole.height - side);
+    places.iter().map(|place| cut(&whole, wide * place / 2, high * place / 2, side)).collect()
+}
+
+/// The square of `size` pixels at this place, which must lie in the picture.
+fn cut(picture: &Picture, left: usize, top: usize, size: usize) -> Picture {
+    let channels = picture.channels;
+    let row = |y: usize| {
+        let from = ((top + y) * picture.width + left) * channels;
+        &picture.pixels[from..from + size * channels]
+    };
+    Picture { width: size, height: size, channels, pixels: (0..size).flat_map(row).copied().collect() }
+}
+
+fn mirrored(picture: &Picture) -> Picture {
+    let row = |row: &[u8]| row.chunks(picture.channels).rev().flatten().copied().collect::<Vec<u8>>();
+    let pixels = picture.pixels.chunks(picture.width * picture.channels).flat_map(row).collect();
+    Picture { pixels, ..picture.clone() }
+}
+
+fn resized(picture: &Picture, width: usize, height: usize) -> Picture {
+    if (picture.width, picture.height) == (width, height) {
+        return picture.clone();
+    }
+    // Pictures have fewer than 2^32 pixels a side.
+    let (w, h, pixels) = (picture.width as u32, picture.height as u32, picture.pixels.clone());
+    let (to_w, to_h) = (width as u32, height as u32);
+    let pixels = if picture.channels == 1 {
+        GrayImage::from_raw(w, h, pixels).map(|i| resize(&i, to_w, to_h, FilterType::Triangle).into_raw())
+    } else {
+        RgbImage::from_raw(w, h, pixels).map(|i| resize(&i, to_w, to_h, FilterType::Triangle).into_raw())
+    };
+    let pixels = pixels.unwrap_or_else(|| vec![0; width * height * picture.channels]);
+    Picture { width, height, channels: picture.channels, pixels }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::InMemory;
+
+    /// A picture whose red is the column and green the row, each divided by 2.
+    fn picture(width: usize, height: usize) -> Picture {
+        let pixels =
+            (0..width * height).flat_map(|i| [(i % width / 2) as u8, (i / width / 2) as u8, 0]).collect();
+        Picture { width, height, channels: 3, pixels }
+    }
+
+    fn crops(test: CropTest, of: &Picture) -> Vec<Picture> {
+        let preprocessing = Preprocessing::new(224);
+        let squares = test.squares(of, &preprocessing);
+        (0..test.views()).map(|i| test.crop(&squares, 224, i)).collect()
+    }
+
+    fn corner(picture: &Picture) -> (u8, u8) {
+        (picture.pixels[0], picture.pixels[1])
+    }
+
+    #[test]
+    fn ten_crops_are_corners_centre_and_mirrors() {
+        // The central square of 256 begins at column 64.
+        let crops = crops(CropTest::Ten, &picture(384, 256));
+        assert_eq!(crops.len(), 10);
+        let corners: Vec<(u8, u8)> = crops.iter().step_by(2).map(corner).collect();
+        assert_eq!(corners, [(32, 0), (48, 0), (32, 16), (48, 16), (40, 8)]);
+        for pair in crops.chunks(2) {
+            assert_eq!(mirrored(&pair[0]), pair[1]);
+            assert_ne!(pair[0], pair[1]);
+        }
+    }
+
+    #[test]
+    fn caffe_squashes() {
+        let crops = crops(CropTest::CaffeTen, &picture(512, 256));
+        // The whole width is in the left and right crops: the first and the last column are near the picture's own.
+        let right = &crops[2].pixels[3 * 223];
+        assert!(crops[0].pixels[0] < 2 && *right > 250, "{right}");
+    }
+
+    #[test]
+    fn the_papers_144_crops() {
+        let landscape = crops(CropTest::Paper, &picture(400, 256));
+        assert_eq!(landscape.len(), 144);
+        assert!(landscape.iter().all(|c| (c.width, c.height, c.pixels.len()) == (224, 224, 224 * 224 * 3)));
+        // At the first scale nothing is resized: squares begin at columns 0, 72 and 144, their crops at 0 or 32 more.
+        let first: Vec<(u8, u8)> = landscape.iter().step_by(2).take(18).map(corner).collect();
+        for (square, left) in [0, 72, 144].into_iter().enumerate() {
+            let at = |dx: u8, dy: u8| ((left + dx) / 2, dy / 2);
+            assert_eq!(
+                first[6 * square..6 * square + 5],
+                [at(0, 0), at(32, 0), at(0, 32), at(32, 32), at(16, 16)]
+            );
+        }
+        // The last crop of a square is all of it.
+        let whole = &landscape[10];
+        assert!(whole.pixels[0] < 2 && whole.pixels[3 * 223] > 125, "{:?}", &whole.pixels[3 * 220..3 * 224]);
+        let distinct: std::collections::BTreeSet<&Vec<u8>> = landscape.iter().map(|c| &c.pixels).collect();
+        assert_eq!(distinct.len(), 144);
+        // In portraits squares lie below each other.
+        let portrait = crops(CropTest::Paper, &picture(256, 400));
+        assert_eq!((corner(&portrait[12]), corner(&portrait[24])), ((0, 36), (0, 72)));
+    }
+
+    #[test]
+    fn a_set_of_crops_keeps_labels_and_names() {
+        let pixels = picture(40, 40).pixels.repeat(2);
+        let classes = vec!["a".to_string(), "b".to_string()];
+        let set = InMemory {
+            source: "set".into(),
+            classes,
+            width: 40,
+            height: 40,
+            channels: 3,
+            pixels,
+            labels: vec![1, 0],
+        };
+        let crops = CropTest::Ten.of(Arc::new(set), &Preprocessing::new(32));
+        assert_eq!((crops.len(), crops.label(9), crops.label(10)), (20, 1, 0));
+        assert_eq!(crops.name(19), "set #1");
+        let crop = crops.picture(13).expect("a crop");
+        assert_eq!((crop.width, crop.height), (32, 32));
+        assert_eq!(crops.picture(3).expect("a crop"), crop);
+    }
+}

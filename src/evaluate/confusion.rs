@@ -1,0 +1,160 @@
+//! Which class is taken for which, and what follows for each class.
+
+use serde::{Serialize, Serializer};
+
+/// Counts of pictures by label and prediction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Confusion {
+    classes: usize,
+    /// classes x classes; a row for each label.
+    counts: Vec<u64>,
+}
+
+/// How one class fares.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ClassMetrics {
+    /// Pictures with this label.
+    pub support: u64,
+    /// Pictures that are predicted to be of this class.
+    pub predicted: u64,
+    /// Pictures with this label that are predicted so.
+    pub correct: u64,
+    /// Share of the pictures predicted to be of this class that are; none if there are none.
+    pub precision: Option<f64>,
+    /// Share of the pictures with this label that are predicted so; none if there are none.
+    pub recall: Option<f64>,
+    /// The harmonic mean of precision and recall, 2 correct / (support + predicted); none if the class occurs in neither.
+    pub f1: Option<f64>,
+}
+
+/// Means over the classes that have pictures, each class counting alike. What a class has none of counts as zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct MeanMetrics {
+    /// Mean precision.
+    pub precision: f64,
+    /// Mean recall, which is also called balanced accuracy.
+    pub recall: f64,
+    /// Mean F1, which is also called macro F1.
+    pub f1: f64,
+}
+
+impl Confusion {
+    /// No picture yet, of so many classes.
+    pub fn new(classes: usize) -> Self {
+        Self { classes, counts: vec![0; classes * classes] }
+    }
+
+    /// Takes up one picture. What is no class is passed over.
+    pub fn add(&mut self, label: usize, prediction: usize) {
+        if label < self.classes && prediction < self.classes {
+            self.counts[label * self.classes + prediction] += 1;
+        }
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// Pictures with this label and prediction.
+    pub fn count(&self, label: usize, prediction: usize) -> u64 {
+        self.row(label).get(prediction).copied().unwrap_or(0)
+    }
+
+    /// Pictures with this label, by prediction.
+    pub fn row(&self, label: usize) -> &[u64] {
+        self.counts.chunks(self.classes.max(1)).nth(label).unwrap_or_default()
+    }
+
+    /// Each class.
+    pub fn metrics(&self) -> Vec<ClassMetrics> {
+        let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
+        let class = |class: usize| {
+            let support: u64 = self.row(class).iter().sum();
+            let predicted: u64 = (0..self.classes).map(|label| self.count(label, class)).sum();
+            let correct = self.count(class, class);
+            ClassMetrics {
+                support,
+                predicted,
+                correct,
+                precision: share(correct, predicted),
+                recall: share(correct, support),
+                f1: share(2 * correct, support + predicted),
+            }
+        };
+        (0..self.classes).map(class).collect()
+    }
+
+    /// The classes taken together.
+    pub fn mean(&self) -> MeanMetrics {
+        let metrics = self.metrics();
+        let there: Vec<&ClassMetrics> = metrics.iter().filter(|m| m.support > 0).collect();
+        let mean = |of: fn(&ClassMetrics) -> Option<f64>| {
+            there.iter().map(|m| of(m).unwrap_or(0.0)).sum::<f64>() / there.len().max(1) as f64
+        };
+        MeanMetrics { precision: mean(|m| m.precision), recall: mean(|m| m.recall), f1: mean(|m| m.f1) }
+    }
+
+    /// The pairs of label and prediction that are confused most often, with their counts; at most `most` of them.
+    pub fn most_confused(&self, most: usize) -> Vec<(usize, usize, u64)> {
+        let cells = self.counts.iter().enumerate();
+        let cells = cells.map(|(i, count)| (i / self.classes, i % self.classes, *count));
+        let mut wrong: Vec<_> = cells.filter(|(l, p, count)| l != p && *count > 0).collect();
+        wrong.sort_by_key(|(label, prediction, count)| (std::cmp::Reverse(*count), *label, *prediction));
+        wrong.truncate(most);
+        wrong
+    }
+}
+
+/// As a list of rows.
+impl Serialize for Confusion {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.counts.chunks(self.classes.max(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Label 0: 3 right, 1 taken for 1. Label 1: 2 right, 2 taken for 0. No picture of class 2, and 1 of label 0 taken for it.
+    fn example() -> Confusion {
+        let mut confusion = Confusion::new(3);
+        let pictures = [(0, 0), (0, 0), (0, 0), (0, 1), (0, 2), (1, 1), (1, 1), (1, 0), (1, 0)];
+        pictures.iter().for_each(|(label, prediction)| confusion.add(*label, *prediction));
+        confusion
+    }
+
+    #[test]
+    fn metrics_by_hand() {
+        let metrics = example().metrics();
+        let of = |i: usize| (metrics[i].precision, metrics[i].recall, metrics[i].f1);
+        // 5 predictions of class 0, 3 right; 5 pictures of it.
+        assert_eq!(of(0), (Some(0.6), Some(0.6), Some(0.6)));
+        // 3 predictions, 2 right; 4 pictures: F1 = 4 / 7.
+        assert_eq!(of(1), (Some(2.0 / 3.0), Some(0.5), Some(4.0 / 7.0)));
+        assert_eq!(of(2), (Some(0.0), None, Some(0.0)));
+        assert_eq!(Confusion::new(1).metrics()[0].f1, None);
+        let mean = example().mean();
+        assert!(
+            (mean.precision - (0.6 + 2.0 / 3.0) / 2.0).abs() < 1e-12 && (mean.recall - 0.55).abs() < 1e-12
+        );
+        assert!((mean.f1 - (0.6 + 4.0 / 7.0) / 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_most_confused_come_first() {
+        assert_eq!(example().most_confused(2), [(1, 0, 2), (0, 1, 1)]);
+        assert_eq!(example().most_confused(9).len(), 3);
+        assert_eq!(serde_json::to_string(&example()).expect("JSON"), "[[3,1,1],[2,2,0],[0,0,0]]");
+    }
+
+    #[test]
+    fn what_is_no_class_is_passed_over() {
+        let mut confusion = example();
+        confusion.add(3, 0);
+        confusion.add(0, 3);
+        assert_eq!(confusion, example());
+        assert_eq!((confusion.count(5, 0), confusion.count(0, 5)), (0, 0));
+    }
+}

@@ -1,0 +1,115 @@
+//! Whether probabilities mean what they say: of pictures classified with 80%, four in five should be right (Guo et al., "On Calibration of
+//! Modern Neural Networks", 2017).
+
+use serde::Serialize;
+
+/// Pictures whose confidence lies in one stretch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct ReliabilityBin {
+    /// Confidence above which it begins; the first holds 0 too.
+    pub above: f64,
+    /// The highest confidence in it.
+    pub to: f64,
+    /// Pictures in it.
+    pub count: u64,
+    /// Their mean confidence; 0 without pictures.
+    pub confidence: f64,
+    /// The share of them that is classified correctly; 0 without pictures.
+    pub accuracy: f64,
+}
+
+/// Confidence, the probability of the most probable class, against accuracy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reliability {
+    /// For each bin: pictures, sum of confidences, pictures classified correctly.
+    bins: Vec<(u64, f64, u64)>,
+}
+
+impl Reliability {
+    /// The usual number of bins.
+    pub const BINS: usize = 15;
+
+    /// No picture yet, in so many bins of equal width.
+    pub fn new(bins: usize) -> Self {
+        Self { bins: vec![(0, 0.0, 0); bins.max(1)] }
+    }
+
+    /// Takes up one picture.
+    pub fn add(&mut self, confidence: f32, correct: bool) {
+        let count = self.bins.len();
+        let bin = (f64::from(confidence) * count as f64).ceil() as usize;
+        let (pictures, confidences, right) = &mut self.bins[bin.clamp(1, count) - 1];
+        *pictures += 1;
+        *confidences += f64::from(confidence);
+        *right += u64::from(correct);
+    }
+
+    /// Pictures so far.
+    pub fn count(&self) -> u64 {
+        self.bins.iter().map(|(pictures, ..)| pictures).sum()
+    }
+
+    /// The bins, from the least confidence up.
+    pub fn bins(&self) -> Vec<ReliabilityBin> {
+        let edge = |i: usize| i as f64 / self.bins.len() as f64;
+        let bin = |(i, (count, confidences, right)): (usize, &(u64, f64, u64))| {
+            let pictures = (*count).max(1) as f64;
+            ReliabilityBin {
+                above: edge(i),
+                to: edge(i + 1),
+                count: *count,
+                confidence: confidences / pictures,
+                accuracy: *right as f64 / pictures,
+            }
+        };
+        self.bins.iter().enumerate().map(bin).collect()
+    }
+
+    /// Mean confidence of all pictures.
+    pub fn confidence(&self) -> f64 {
+        self.bins.iter().map(|(_, confidences, _)| confidences).sum::<f64>() / self.count().max(1) as f64
+    }
+
+    /// Expected calibration error: the mean over all pictures of how far their bin's accuracy is from its confidence.
+    pub fn ece(&self) -> f64 {
+        let gaps = self.bins.iter().map(|(_, confidences, right)| (*right as f64 - confidences).abs());
+        gaps.sum::<f64>() / self.count().max(1) as f64
+    }
+
+    /// Maximum calibration error: the gap of the worst bin.
+    pub fn mce(&self) -> f64 {
+        let bins = self.bins();
+        let there = bins.iter().filter(|b| b.count > 0);
+        there.map(|b| (b.accuracy - b.confidence).abs()).fold(0.0, f64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_by_hand() {
+        let mut reliability = Reliability::new(10);
+        // (0.5, 0.6]: confidence 0.6 and 0.55, one right: the gap of the sums is |1 - 1.15|.
+        reliability.add(0.6, true);
+        reliability.add(0.55, false);
+        // (0.9, 1]: confidence 1 twice, both right.
+        reliability.add(1.0, true);
+        reliability.add(1.0, true);
+        assert!((reliability.ece() - 0.15 / 4.0).abs() < 1e-7, "{}", reliability.ece());
+        assert!((reliability.mce() - 0.075).abs() < 1e-7);
+        assert!((reliability.confidence() - 3.15 / 4.0).abs() < 1e-7);
+        let bins = reliability.bins();
+        assert_eq!((bins[5].count, bins[5].accuracy, bins[9].count), (2, 0.5, 2));
+    }
+
+    #[test]
+    fn edges_belong_to_the_bin_below() {
+        let mut reliability = Reliability::new(4);
+        [0.0, 0.25, 0.250_001, 0.5, 1.0].iter().for_each(|c| reliability.add(*c, true));
+        let counts: Vec<u64> = reliability.bins().iter().map(|b| b.count).collect();
+        assert_eq!(counts, [2, 2, 0, 1]);
+        assert_eq!((Reliability::new(15).ece(), Reliability::new(15).mce()), (0.0, 0.0));
+    }
+}

@@ -1,0 +1,218 @@
+//! Grad-CAM (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017), for each of the three
+//! softmaxes: where in the picture is what speaks for a class.
+//!
+//! The gradient of a class's logit with respect to the last block of Inception below the softmax (5b for main, 4a for aux1, 4d for aux2), averaged
+//! over the positions, is the weight of each channel of that block; the map is the weighted sum of the channels, and what speaks against
+//! the class is cut off.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Regions, Session};
+use crate::graph::{Graph, Region, Role, Spec, TensorId};
+use crate::kernel::Step;
+use crate::nn::{GoogLeNet, Head};
+use crate::ops::Linear;
+use crate::plan::{Layout, Plan, PlanOptions};
+use crate::train::{softmax, upload};
+use crate::weights::TrainingState;
+
+/// What speaks for a class, by position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ActivationMap {
+    /// `main`, `aux1` or `aux2`.
+    pub head: &'static str,
+    /// The class that the map is about.
+    pub class: usize,
+    /// What the softmax says of it, from 0 to 1.
+    pub probability: f32,
+    /// The class that is most probable to this softmax, and its probability.
+    pub top: (usize, f32),
+    /// Rows of the map.
+    pub height: usize,
+    /// Columns of the map.
+    pub width: usize,
+    /// height x width values from zero up, in units of the logit.
+    pub values: Vec<f32>,
+}
+
+/// A network in evaluation mode that can be differentiated from each of its logits.
+#[derive(Debug)]
+pub struct GradCam {
+    gpu: Gpu,
+    heads: Vec<Differentiated>,
+    classes: usize,
+}
+
+/// The network up to one head, and back from its logits to the block below it.
+#[derive(Debug)]
+struct Differentiated {
+    name: &'static str,
+    session: Session,
+    input: TensorId,
+    target: TensorId,
+    logits: TensorId,
+    activation: TensorId,
+    gradient: TensorId,
+    /// Channels, rows and columns of the activation.
+    extents: [usize; 3],
+}
+
+impl GradCam {
+    /// The network with these weights on a device, for one picture at a time.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] naming a weight that is missing or misshapen, and what the device reports.
+    pub async fn new(gpu: &Gpu, network: &GoogLeNet, weights: &TrainingState) -> Result<Self> {
+        let net = network.build(1)?;
+        let evaluation = net.graph.evaluation()?;
+        let lost = || Error::tensor("logits", "were lost by a pass");
+        let at = |t: TensorId| evaluation.get(t).ok_or_else(lost);
+        let layout = Arc::new(Layout::of(&evaluation.graph));
+        let input = at(net.input)?;
+        let mut regions: Option<Arc<Regions>> = None;
+        let mut heads = Vec::with_capacity(net.heads.len());
+        for head in &net.heads {
+            let head = Head { logits: at(head.logits)?, tap: at(head.tap)?, ..head.clone() };
+            let one =
+                Differentiated::new(gpu, &evaluation.graph, input, &head, &layout, regions.clone()).await?;
+            if regions.is_none() {
+                let made = one.session.regions();
+                upload(gpu, made, Region::Parameters, &weights.parameters)?;
+                if !made.layout.state.is_empty() {
+                    upload(gpu, made, Region::State, &weights.state)?;
+                }
+                regions = Some(Arc::clone(made));
+            }
+            heads.push(one);
+        }
+        Ok(Self { gpu: gpu.clone(), heads, classes: network.classes })
+    }
+
+    /// The softmaxes, the main one first.
+    pub fn heads(&self) -> Vec<&'static str> {
+        self.heads.iter().map(|h| h.name).collect()
+    }
+
+    /// The map of each softmax for a class of a preprocessed picture ([`Preprocessing::apply`](crate::data::Preprocessing::apply)); by
+    /// default that which is most probable to the main softmax.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the picture has the wrong size, [`Error::Config`] if there is no such class, and what the device reports.
+    pub async fn maps(&mut self, picture: &[f32], class: Option<usize>) -> Result<Vec<ActivationMap>> {
+        if let Some(class) = class.filter(|c| *c >= self.classes) {
+            return Err(Error::Config(format!(
+                "there is no class {class}: the network has {}",
+                self.classes
+            )));
+        }
+        let mut wanted = class;
+        let mut maps = Vec::with_capacity(self.heads.len());
+        for head in &mut self.heads {
+            let class = match wanted {
+                Some(class) => class,
+                None => {
+                    // Any target will do to learn what the softmax says.
+                    head.run(picture, 0, self.classes)?;
+                    most(&head.session.read(head.logits).await?)
+                }
+            };
+            wanted = Some(class);
+            head.run(picture, class, self.classes)?;
+            maps.push(head.map(class).await?);
+            self.gpu.check("making an activation map")?;
+        }
+        Ok(maps)
+    }
+}
+
+impl Differentiated {
+    async fn new(
+        gpu: &Gpu,
+        evaluation: &Graph,
+        input: TensorId,
+        head: &Head,
+        layout: &Arc<Layout>,
+        regions: Option<Arc<Regions>>,
+    ) -> Result<Self> {
+        let mut graph = evaluation.clone();
+        let classes = graph.tensor_ref(head.logits).spec.shape.item();
+        // A scalar to start from: the logits times a row that is 1 at the class and 0 elsewhere.
+        let target = graph.input("target", Spec::f32([1, classes]));
+        let zero = graph.tensor("target/bias", Spec::f32([1]), Role::Constant(Arc::new(vec![0.0])));
+        let score = graph.add("score", Linear { relu: false }, &[head.logits, target, zero])?;
+        let gradient = graph.gradient_of(score, head.tap)?;
+        let tap = graph.tensor_ref(head.tap);
+        let [_, extents @ ..] = tap.spec.shape.nchw().map_err(|reason| Error::tensor(&tap.name, reason))?;
+        let pruned = graph.prune(&[head.logits, head.tap, gradient])?;
+        let at = |t: TensorId| pruned.get(t).ok_or_else(|| Error::tensor("score", "was lost by a pass"));
+        let outputs = [at(head.logits)?, at(head.tap)?, at(gradient)?];
+        let options = PlanOptions {
+            profile: gpu.profile(),
+            outputs: &outputs,
+            metrics: &[],
+            layout: Some(Arc::clone(layout)),
+            choices: Some(&gpu.choices()),
+        };
+        let plan = Plan::new(&pruned.graph, &options)?;
+        let [logits, activation, gradient] = outputs;
+        let (logits, activation, gradient) =
+            (plan.tensor(logits)?, plan.tensor(activation)?, plan.tensor(gradient)?);
+        let (input, target) = (plan.tensor(at(input)?)?, plan.tensor(at(target)?)?);
+        let session = Session::new(gpu, Arc::new(plan), regions, |_, _| ()).await?;
+        Ok(Self { name: head.name, session, input, target, logits, activation, gradient, extents })
+    }
+
+    fn run(&mut self, picture: &[f32], class: usize, classes: usize) -> Result<()> {
+        let target: Vec<f32> = (0..classes).map(|c| f32::from(u8::from(c == class))).collect();
+        self.session.write(self.input, picture)?;
+        self.session.write(self.target, &target)?;
+        self.session.submit(&Step::default())?;
+        Ok(())
+    }
+
+    async fn map(&self, class: usize) -> Result<ActivationMap> {
+        let logits = self.session.read(self.logits).await?;
+        let activation = self.session.read(self.activation).await?;
+        let gradient = self.session.read(self.gradient).await?;
+        let probabilities = softmax(&logits, 1.0);
+        let top = most(&logits);
+        let [_, height, width] = self.extents;
+        Ok(ActivationMap {
+            head: self.name,
+            class,
+            probability: probabilities[class],
+            top: (top, probabilities[top]),
+            height,
+            width,
+            values: weighted(&activation, &gradient, height * width),
+        })
+    }
+}
+
+/// Each channel times the mean of its gradient, summed, and cut off below zero.
+fn weighted(activation: &[f32], gradient: &[f32], plane: usize) -> Vec<f32> {
+    let mut map = vec![0.0; plane];
+    for (channel, gradient) in activation.chunks(plane).zip(gradient.chunks(plane)) {
+        let weight = gradient.iter().sum::<f32>() / plane as f32;
+        map.iter_mut().zip(channel).for_each(|(sum, a)| *sum += weight * a);
+    }
+    map.iter().map(|v| v.max(0.0)).collect()
+}
+
+/// The largest, of equals the first.
+fn most(values: &[f32]) -> usize {
+    crate::train::top(values, 1).first().map_or(0, |p| p.class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_by_hand() {
+        // Two channels of 1 x 2: weights (1 + 3) / 2 = 2 and -1.
+        let map = weighted(&[1.0, 2.0, 5.0, 1.0], &[1.0, 3.0, -1.0, -1.0], 2);
+        assert_eq!(map, [0.0, 3.0]);
+    }
+}

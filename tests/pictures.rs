@@ -1,0 +1,264 @@
+//! `incept look` and `incept report` as a person or a program runs them, and Grad-CAM against class activation maps.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use incept::gpu::{AdapterOptions, Gpu};
+use incept::look::{Features, GradCam};
+use incept::nn::GoogLeNet;
+use incept::train::{Optimizer, Trainer};
+use incept::weights::Checkpoint;
+use serde_json::Value;
+
+fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
+    command.env_remove("RUST_LOG").env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
+    command.args(arguments).output().expect("the program can be started")
+}
+
+/// The output of a command that must succeed.
+fn stdout(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "incept {arguments:?} failed: {errors}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn json(arguments: &[&str]) -> Vec<Value> {
+    let text = stdout(arguments);
+    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("`{l}`: {e}"))).collect()
+}
+
+fn fails(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(!output.status.success(), "incept {arguments:?} should fail");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
+
+/// A network that was trained on digits for a moment, with the log of that, and a picture.
+struct Made {
+    checkpoint: String,
+    log: String,
+    picture: String,
+}
+
+fn made() -> &'static Made {
+    static MADE: OnceLock<Made> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let [checkpoint, log, picture] =
+            ["net.safetensors", "log.jsonl", "seven.png"].map(|n| text(&folder.join(n)).to_string());
+        let printed = stdout(&[
+            "train",
+            "digits",
+            "--width",
+            "0.125",
+            "--input",
+            "32",
+            "--limit",
+            "160",
+            "--batch",
+            "16",
+            "--epochs",
+            "2",
+            "--clip-norm",
+            "5",
+            "--tune",
+            "off",
+            "--json",
+            "--out",
+            &checkpoint,
+        ]);
+        std::fs::write(&log, printed).expect("can be written");
+        let seven = |x: u32, y: u32| (4..7).contains(&y) && (5..20).contains(&x) || x + y / 2 == 20 && y > 5;
+        image::GrayImage::from_fn(24, 24, |x, y| image::Luma([if seven(x, y) { 250 } else { 0 }]))
+            .save(&picture)
+            .expect("can be written");
+        Made { checkpoint, log, picture }
+    })
+}
+
+/// Extents, and how many different colours a picture has.
+fn look(path: &Path) -> ((u32, u32), usize) {
+    let picture = image::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).to_rgb8();
+    let colours: std::collections::BTreeSet<[u8; 3]> = picture.pixels().map(|p| p.0).collect();
+    (picture.dimensions(), colours.len())
+}
+
+/// Behind a mean over positions and one linear layer, Grad-CAM is the class activation map of Zhou et al. (2016): the channels weighted
+/// with the classifier's row, by the number of positions.
+#[test]
+fn grad_cam_of_the_main_softmax_is_its_class_activation_map() {
+    let gpu = Gpu::open_blocking(&AdapterOptions::default()).expect("a device");
+    for (network, classifier) in
+        [(GoogLeNet::paper(), "loss3/classifier.weight"), (GoogLeNet::torchvision(), "fc.weight")]
+    {
+        let network = network.width(0.0625).classes(3).input(64);
+        let trainer = gpu.block_on(Trainer::new(&gpu, &network, &Optimizer::default(), 1, 7, |_, _| ()));
+        let state = gpu.block_on(trainer.expect("a trainer").state()).expect("weights");
+        let picture: Vec<f32> = (0..3 * 64 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
+        let mut gradcam = gpu.block_on(GradCam::new(&gpu, &network, &state)).expect("a graph");
+        assert_eq!(gradcam.heads(), ["main", "aux1", "aux2"]);
+        let maps = gpu.block_on(gradcam.maps(&picture, Some(1))).expect("maps");
+        let features = Features::new(&gpu, &network, "inception_5b/output", &state);
+        let features = gpu.block_on(gpu.block_on(features).expect("a layer").maps(&picture)).expect("maps");
+        let plane = features.height * features.width;
+        assert!(plane > 1);
+        let row = &state.parameters[classifier].data[features.channels..2 * features.channels];
+        let mut cam = vec![0.0f32; plane];
+        for (channel, weight) in features.values.chunks(plane).zip(row) {
+            cam.iter_mut().zip(channel).for_each(|(sum, a)| *sum += weight * a / plane as f32);
+        }
+        let scale = cam.iter().fold(1e-6f32, |most, v| most.max(v.abs()));
+        for (ours, theirs) in maps[0].values.iter().zip(&cam) {
+            assert!((ours - theirs.max(0.0)).abs() < 1e-4 * scale, "{:?} {cam:?}", maps[0].values);
+        }
+        assert_eq!((maps[0].height, maps[0].width), (features.height, features.width));
+        // The auxiliary softmaxes look at finer blocks.
+        assert!(maps[1].width > maps[0].width && maps[2].width == maps[1].width);
+        // Without a class, all heads are asked about the one that is most probable to the main softmax.
+        let maps = gpu.block_on(gradcam.maps(&picture, None)).expect("maps");
+        assert!(maps.iter().all(|m| m.class == maps[0].top.0), "{maps:?}");
+        assert!(gpu.block_on(gradcam.maps(&picture, Some(3))).is_err());
+    }
+}
+
+#[test]
+fn grad_cam_is_drawn_for_each_softmax() {
+    let Made { checkpoint, picture, .. } = made();
+    let folder = tempfile::tempdir().expect("a folder");
+    let [png, svg] = ["cam.png", "cam.svg"].map(|n| folder.path().join(n));
+    let events = json(&["look", "gradcam", checkpoint, picture, "--out", text(&png), "--json"]);
+    let heads = events[0]["heads"].as_array().expect("heads");
+    assert_eq!(heads.len(), 3);
+    let classified = &json(&["classify", checkpoint, picture, "--json"])[0]["predictions"][0];
+    assert_eq!(events[0]["class"], classified["class"]);
+    let close =
+        |a: &Value, b: &Value| (a.as_f64().expect("a number") - b.as_f64().expect("a number")).abs() < 1e-4;
+    assert!(close(&heads[0]["probability"], &classified["probability"]), "{events:?} {classified}");
+    let ((width, height), colours) = look(&png);
+    assert!(
+        width == 2 * (56 + 4 * 190 - 14) && height > 500 && colours > 200,
+        "{width} x {height}, {colours}"
+    );
+    stdout(&["look", "gradcam", checkpoint, picture, "--head", "aux1", "--class", "3", "--out", text(&svg)]);
+    let drawn = std::fs::read_to_string(&svg).expect("an SVG file");
+    assert!(drawn.matches("<image ").count() == 2 && drawn.contains("aux1, sees 4a"), "{drawn}");
+    assert!(fails(&["look", "gradcam", checkpoint, picture, "--class", "cat"]).contains("no class `cat`"));
+    assert!(fails(&["look", "gradcam", checkpoint, "missing.png"]).contains("missing.png"));
+}
+
+#[test]
+fn features_filters_and_occlusion_are_drawn() {
+    let Made { checkpoint, picture, .. } = made();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name);
+    let out = file("features.png");
+    let features = &json(&[
+        "look",
+        "features",
+        checkpoint,
+        picture,
+        "--layer",
+        "conv1/7x7_s2",
+        "--out",
+        text(&out),
+        "--json",
+    ])[0];
+    // 64 channels an eighth as wide; below 64 pixels the first layer has stride 1.
+    assert_eq!((&features["channels"], &features["height"]), (&8.into(), &32.into()), "{features}");
+    let ((width, _), colours) = look(&out);
+    assert!(width > 1700 && colours > 100, "{width}, {colours}");
+    let errors = fails(&["look", "features", checkpoint, picture, "--layer", "conv9"]);
+    assert!(errors.contains("inception_3a/output"), "{errors}");
+
+    let out = file("filters.png");
+    let filters = &json(&["look", "filters", checkpoint, "--out", text(&out), "--json"])[0];
+    assert_eq!((&filters["filters"], &filters["width"]), (&8.into(), &7.into()));
+    assert!(look(&out).1 > 100);
+
+    let out = file("occlusion.svg");
+    let occlusion = &json(&[
+        "look",
+        "occlusion",
+        checkpoint,
+        picture,
+        "--window",
+        "8",
+        "--stride",
+        "8",
+        "--out",
+        text(&out),
+        "--json",
+    ])[0];
+    let map: Vec<&Value> =
+        occlusion["map"].as_array().expect("rows").iter().flat_map(|r| r.as_array()).flatten().collect();
+    assert_eq!(map.len(), 16);
+    let whole = occlusion["probability"].as_f64().expect("a number");
+    assert!(map.iter().all(|v| v.as_f64().is_some_and(|lost| lost <= whole + 1e-6)));
+    assert!(
+        map.iter().any(|v| v.as_f64() != map[0].as_f64()),
+        "covering the seven changes something: {map:?}"
+    );
+    assert_eq!(std::fs::read_to_string(&out).expect("an SVG file").matches("<image ").count(), 3);
+}
+
+#[test]
+fn a_report_is_one_file() {
+    let Made { checkpoint, log, .. } = made();
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("report.html");
+    let event = &json(&["report", checkpoint, "--log", log, "--out", text(&out), "--json"])[0];
+    let html = std::fs::read_to_string(&out).expect("a page");
+    assert_eq!((&event["bytes"], &event["epochs"]), (&html.len().into(), &2.into()));
+    for part in [
+        "Loss of the three softmaxes",
+        "Accuracy",
+        "Learning rate",
+        "What is taken for what",
+        "Calibration",
+        "Samples",
+        "Configuration",
+        "Machine",
+        "prefers-color-scheme: dark",
+        "--clip-norm",
+    ] {
+        assert!(html.contains(part), "{part}");
+    }
+    assert!(html.matches("<svg").count() >= 5 && html.matches("data:image/png;base64,").count() >= 30);
+    // Nothing is fetched: the only addresses are names of XML.
+    let fetched = ["src=\"http", "href=\"http", "url(", "@import", "<script", "<link"];
+    assert!(fetched.iter().all(|f| !html.contains(f)));
+    let accuracy = json(&["eval", checkpoint, "--json"])[0]["accuracy"].as_f64().expect("a number");
+    assert!(html.contains(&format!("<b>{:.2}%</b>", 100.0 * accuracy)));
+
+    // A run's folder has the same in files of its own.
+    let run_folder = folder.path().join("0001-digits");
+    std::fs::create_dir(&run_folder).expect("a folder");
+    std::fs::copy(checkpoint, run_folder.join("last.safetensors")).expect("a copy");
+    let write = |name: &str, text: &str| std::fs::write(run_folder.join(name), text).expect("can be written");
+    write(
+        "run.json",
+        r#"{"name":"digits","machine":{"adapter":"an adapter"},"checkpoint":null,"command_line":["incept"]}"#,
+    );
+    write("config.toml", "[train]\nepochs = 2\n");
+    let record = r#"{"kind":"epoch","epoch":0,"step":10,"rate":0.01,"loss":2.0,"heads":[{"name":"main","loss":2.0,"accuracy":0.5}],"held_out":{"count":1,"accuracy":0.5,"accuracy5":1.0,"loss":2.0},"best":true,"images_per_s":1.0,"seconds":1.0,"device_busy":null,"memory_bytes":1,"time":1}"#;
+    let step = |n: u32| {
+        format!(
+            r#"{{"kind":"step","step":{n},"epoch":0.{n},"rate":0.01,"loss":2.0,"heads":[],"gradient_norm":{n}5.5,"loss_scale":null,"images_per_s":1.0,"seconds":1.0}}"#
+        )
+    };
+    write("log.jsonl", &format!("{}\n{}\n{record}\n{}", step(1), step(2), r#"{"kind":"st"#));
+    stdout(&["report", text(&run_folder)]);
+    let html = std::fs::read_to_string(run_folder.join("report.html")).expect("a page");
+    assert!(html.contains("epochs = 2") && html.contains("an adapter") && html.contains("Loss of the three"));
+    assert!(html.contains("Norm of the gradients"));
+    assert!(fails(&["report", text(folder.path())]).contains("run.json"));
+    assert_eq!(Checkpoint::load(Path::new(checkpoint)).expect("a checkpoint").metadata.classes.len(), 10);
+}
