@@ -58,6 +58,12 @@ fn graphs(element: Element) -> Vec<Graph> {
         average: Some(Averaging::Polyak),
         ..Optimizer::default()
     };
+    let lars = Optimizer { rule: Rule::Lars { trust: 0.001 }, ..Optimizer::default() };
+    let mixed = GoogLeNet {
+        mixed_labels: true,
+        class_weights: Some(vec![1.0; 10]),
+        ..GoogLeNet::paper().width(0.0625).classes(10).input(32)
+    };
     let mut list = Vec::new();
     let full = GoogLeNet::paper();
     for (network, optimizer, batch) in [
@@ -65,6 +71,7 @@ fn graphs(element: Element) -> Vec<Graph> {
         (&paper, adamw, 4),
         (&paper.clone().input(32), nesterov, 32),
         (&torchvision, Optimizer::default(), 4),
+        (&mixed, lars, 4),
     ] {
         let optimizer = Optimizer { precision, ..optimizer };
         list.push(TrainingGraph::new(network, &optimizer, batch).expect("the network can be built").graph);

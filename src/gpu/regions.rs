@@ -39,6 +39,16 @@ impl Regions {
         Ok(regions)
     }
 
+    /// The same memory, with `region` in the place of the parameters: averaged parameters are classified with where they are.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if there is no such region.
+    pub fn with_parameters_of(&self, region: Region) -> Result<Self> {
+        let mut buffers = self.buffers.clone();
+        buffers.insert(Region::Parameters, self.buffer(region)?.clone());
+        Ok(Self { layout: Arc::clone(&self.layout), buffers })
+    }
+
     /// The regions that exist.
     pub fn regions(&self) -> impl Iterator<Item = Region> {
         self.buffers.keys().copied()

@@ -480,7 +480,7 @@ impl Trainer {
     /// As [`EarlyExit::new`].
     pub async fn early_exit(&self, batch: usize) -> Result<EarlyExit> {
         let element = self.optimizer.precision.element();
-        EarlyExit::sharing(&self.gpu, &self.network, batch, element, Arc::clone(self.session.regions())).await
+        EarlyExit::sharing(&self.gpu, &self.network, batch, element, self.inference_regions()?).await
     }
 
     /// Starts from the weights of another run: parameters and running statistics, but for the parameters called in `anew`, which keep their
@@ -501,14 +501,23 @@ impl Trainer {
         self.restore(&start)
     }
 
-    /// A classifier that reads this trainer's parameters where they are: it always sees the latest.
+    /// A classifier that reads this trainer's parameters where they are, averaged ones if it averages: it always sees the latest, and
+    /// says what a checkpoint will say.
     ///
     /// # Errors
     /// As [`Classifier::new`].
     pub async fn classifier(&self, batch: usize) -> Result<Classifier> {
         let element = self.optimizer.precision.element();
-        Classifier::sharing(&self.gpu, &self.network, batch, element, Arc::clone(self.session.regions()))
-            .await
+        Classifier::sharing(&self.gpu, &self.network, batch, element, self.inference_regions()?).await
+    }
+
+    /// The memory to classify with.
+    fn inference_regions(&self) -> Result<Arc<Regions>> {
+        let regions = self.session.regions();
+        match self.optimizer.average_slot() {
+            Some(average) => Ok(Arc::new(regions.with_parameters_of(average)?)),
+            None => Ok(Arc::clone(regions)),
+        }
     }
 }
 
