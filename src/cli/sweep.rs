@@ -101,7 +101,7 @@ impl Subject<'_> {
             .iter()
             .filter(|p| p.accuracy >= main - ALLOWED_LOSS - 1e-9 && p.compute < 1.0)
             .min_by(|a, b| a.compute.total_cmp(&b.compute));
-        self.print(&calibration, held.labels.len(), &heads, &accuracies, &points, recommended, reporter)?;
+        print(&calibration, held.labels.len(), &heads, &accuracies, &points, recommended, reporter)?;
 
         let measured = match recommended {
             Some(point) => {
@@ -247,52 +247,50 @@ impl Subject<'_> {
         ))?;
         Ok(measured)
     }
+}
 
-    #[expect(clippy::too_many_arguments, reason = "each is a column or a line of what is printed")]
-    fn print(
-        &self,
-        calibration: &[HeadCalibration],
-        pictures: usize,
-        heads: &[&'static str],
-        accuracies: &[f64],
-        points: &[SweepPoint],
-        recommended: Option<&SweepPoint>,
-        reporter: &Reporter,
-    ) -> Result<()> {
-        for HeadCalibration { head, calibration: c } in calibration {
-            reporter.line(&format!(
+/// What was fitted, and the sweep as a table.
+fn print(
+    calibration: &[HeadCalibration],
+    pictures: usize,
+    heads: &[&'static str],
+    accuracies: &[f64],
+    points: &[SweepPoint],
+    recommended: Option<&SweepPoint>,
+    reporter: &Reporter,
+) -> Result<()> {
+    for HeadCalibration { head, calibration: c } in calibration {
+        reporter.line(&format!(
                 "{head:<5} temperature {:.3}: mean -log p {:.4} before, {:.4} after, on {pictures} held-out pictures that are not measured with",
                 c.temperature, c.before, c.after
             ))?;
-        }
-        let by_itself: Vec<String> =
-            heads.iter().zip(accuracies).map(|(head, a)| format!("{head} {:.2}%", 100.0 * a)).collect();
-        reporter.line(&format!("each by itself: {}\n", by_itself.join("  ")))?;
-        let columns: String = heads.iter().map(|head| format!("  {head:>7}")).collect();
-        reporter.line(&format!("threshold{columns}  accuracy  compute"))?;
-        for point in points {
-            let shares: String = point.shares.iter().map(|s| format!("  {:>6.1}%", 100.0 * s)).collect();
-            let threshold =
-                if point.threshold > 1.0 { "never".to_string() } else { point.threshold.to_string() };
-            let mark = if recommended == Some(point) { "  <" } else { "" };
-            reporter.line(&format!(
-                "{threshold:>9}{shares}  {:>7.2}%  {:>6.1}%{mark}",
-                100.0 * point.accuracy,
-                100.0 * point.compute
-            ))?;
-        }
-        let main = accuracies.last().copied().unwrap_or(0.0);
-        match recommended {
-            Some(p) => reporter.line(&format!(
-                "\n--early-exit {} saves {:.1}% of the multiply-adds for {:.2} points of accuracy",
-                p.threshold,
-                100.0 * (1.0 - p.compute),
-                (100.0 * (main - p.accuracy)).max(0.0)
-            )),
-            None => {
-                note("no threshold saves anything for at most half a point of accuracy");
-                Ok(())
-            }
+    }
+    let by_itself: Vec<String> =
+        heads.iter().zip(accuracies).map(|(head, a)| format!("{head} {:.2}%", 100.0 * a)).collect();
+    reporter.line(&format!("each by itself: {}\n", by_itself.join("  ")))?;
+    let columns: String = heads.iter().map(|head| format!("  {head:>7}")).collect();
+    reporter.line(&format!("threshold{columns}  accuracy  compute"))?;
+    for point in points {
+        let shares: String = point.shares.iter().map(|s| format!("  {:>6.1}%", 100.0 * s)).collect();
+        let threshold = if point.threshold > 1.0 { "never".to_string() } else { point.threshold.to_string() };
+        let mark = if recommended == Some(point) { "  <" } else { "" };
+        reporter.line(&format!(
+            "{threshold:>9}{shares}  {:>7.2}%  {:>6.1}%{mark}",
+            100.0 * point.accuracy,
+            100.0 * point.compute
+        ))?;
+    }
+    let main = accuracies.last().copied().unwrap_or(0.0);
+    match recommended {
+        Some(p) => reporter.line(&format!(
+            "\n--early-exit {} saves {:.1}% of the multiply-adds for {:.2} points of accuracy",
+            p.threshold,
+            100.0 * (1.0 - p.compute),
+            (100.0 * (main - p.accuracy)).max(0.0)
+        )),
+        None => {
+            note("no threshold saves anything for at most half a point of accuracy");
+            Ok(())
         }
     }
 }
