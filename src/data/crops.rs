@@ -245,8 +245,10 @@ mod tests {
         // The last crop of a square is all of it.
         let whole = &landscape[10];
         assert!(whole.pixels[0] < 2 && whole.pixels[3 * 223] > 125, "{:?}", &whole.pixels[3 * 220..3 * 224]);
-        let distinct: std::collections::BTreeSet<&Vec<u8>> = landscape.iter().map(|c| &c.pixels).collect();
-        assert_eq!(distinct.len(), 144);
+        // Whole squares show the same at all four scales; everything else is seen once.
+        let parts = landscape.iter().enumerate().filter(|(i, _)| i / 2 % 6 != 5);
+        let distinct: std::collections::BTreeSet<&Vec<u8>> = parts.map(|(_, c)| &c.pixels).collect();
+        assert_eq!(distinct.len(), 120);
         // In portraits squares lie below each other.
         let portrait = crops(CropTest::Paper, &picture(256, 400));
         assert_eq!((corner(&portrait[12]), corner(&portrait[24])), ((0, 36), (0, 72)));

@@ -91,15 +91,15 @@ mod tests {
     #[test]
     fn errors_by_hand() {
         let mut reliability = Reliability::new(10);
-        // (0.5, 0.6]: confidence 0.6 and 0.55, one right: the gap of the sums is |1 - 1.15|.
-        reliability.add(0.6, true);
+        // (0.5, 0.6]: confidence 0.58 and 0.55, one right: the gap of the sums is |1 - 1.13|.
+        reliability.add(0.58, true);
         reliability.add(0.55, false);
         // (0.9, 1]: confidence 1 twice, both right.
         reliability.add(1.0, true);
         reliability.add(1.0, true);
-        assert!((reliability.ece() - 0.15 / 4.0).abs() < 1e-7, "{}", reliability.ece());
-        assert!((reliability.mce() - 0.075).abs() < 1e-7);
-        assert!((reliability.confidence() - 3.15 / 4.0).abs() < 1e-7);
+        assert!((reliability.ece() - 0.13 / 4.0).abs() < 1e-7, "{}", reliability.ece());
+        assert!((reliability.mce() - 0.065).abs() < 1e-7);
+        assert!((reliability.confidence() - 3.13 / 4.0).abs() < 1e-7);
         let bins = reliability.bins();
         assert_eq!((bins[5].count, bins[5].accuracy, bins[9].count), (2, 0.5, 2));
     }

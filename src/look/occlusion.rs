@@ -112,7 +112,7 @@ mod tests {
         for place in 0..9 {
             let one = occlusion.cover(&picture, 5, place);
             let zeros = |c: usize| one[c * 25..(c + 1) * 25].iter().filter(|v| **v == 0.0).count();
-            assert!(zeros(0) >= 2 && zeros(0) == zeros(1) && zeros(1) == zeros(2), "{place}");
+            assert!(zeros(0) > 0 && zeros(0) == zeros(1) && zeros(1) == zeros(2), "{place}");
             covered.iter_mut().zip(&one).for_each(|(c, v)| *c |= *v == 0.0);
         }
         assert!(covered.iter().all(|c| *c));
