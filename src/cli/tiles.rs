@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn long_names_end_in_an_ellipsis() {
         assert_eq!(fitted("cat", 100, 12), "cat");
-        assert_eq!(fitted("standard schnauzer", 72, 12), "standard s…");
+        assert_eq!(fitted("standard schnauzer", 72, 12), "standard …");
     }
 
     #[test]
