@@ -99,7 +99,7 @@ mod tests {
         reliability.add(1.0, true);
         assert!((reliability.ece() - 0.14 / 4.0).abs() < 1e-6, "{}", reliability.ece());
         assert!((reliability.mce() - 0.07).abs() < 1e-6);
-        assert!((reliability.confidence() - 3.14 / 4.0).abs() < 1e-6);
+        assert!((reliability.confidence() - 0.785).abs() < 1e-6);
         let bins = reliability.bins();
         assert_eq!((bins[5].count, bins[5].accuracy, bins[9].count), (2, 0.5, 2));
     }
