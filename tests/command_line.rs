@@ -1,38 +1,15 @@
 //! The `incept` command as a person or a program runs it.
 
+mod program;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use incept::weights::{HostTensor, read_tensors};
 use serde_json::Value;
 
-fn incept() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
-    command.env_remove("RUST_LOG");
-    // Not what earlier starts on this computer found.
-    command.env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
-    command.env("INCEPT_RUNS_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/runs"));
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    incept().args(arguments).output().expect("the program can be started")
-}
-
-/// The output of a command that must succeed.
-fn stdout(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "incept {arguments:?} failed: {errors}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
-/// The lines of a command's output as JSON.
-fn json(arguments: &[&str]) -> Vec<Value> {
-    let text = stdout(arguments);
-    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("`{l}`: {e}"))).collect()
-}
+use program::{incept, json, run, stdout, text};
 
 /// The exit code and the errors of a command that must fail.
 fn fails(arguments: &[&str]) -> (i32, String) {
@@ -47,10 +24,6 @@ fn fixtures() -> PathBuf {
 
 fn temporary() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
 }
 
 /// A run that takes a second or two: 60 digits, a network 1/16 as wide.
@@ -74,6 +47,9 @@ fn summary_counts_what_the_papers_count() {
     assert!(memory["planned_bytes"].as_u64() < memory["naive_bytes"].as_u64(), "{memory}");
     let text = stdout(&["summary", "--batch", "4"]);
     assert!(text.contains("6,998,552") && text.contains("13,378,280"), "{text}");
+    let less = &json(&["summary", "--json", "--batch", "4", "--checkpointing", "--precision", "f16"])[0];
+    let bytes = |summary: &Value| summary["memory_training"]["planned_bytes"].as_u64().expect("bytes");
+    assert!(3 * bytes(less) < bytes(paper), "{} and {}", bytes(less), bytes(paper));
     let bare = &json(&["summary", "--json", "--aux-weight", "0"])[0];
     assert_eq!(bare["parameters"], 6_998_552);
 }

@@ -1,14 +1,17 @@
 //! CSV manifests, WebDataset and parquet files, and `incept data`.
 
+mod program;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use incept::data::{Dataset, OpenOptions, open};
 use serde_json::Value;
+
+use program::{fails, run, text};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data")
@@ -18,26 +21,10 @@ fn temporary() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-fn text(path: &Path) -> &str {
-    path.to_str().expect("paths of tests are text")
-}
-
-fn run(arguments: &[&str]) -> Output {
-    let mut incept = Command::new(env!("CARGO_BIN_EXE_incept"));
-    incept.env_remove("RUST_LOG").args(arguments).output().expect("the program can be started")
-}
-
+/// The one line of a command's output as JSON.
 fn json(arguments: &[&str]) -> Value {
-    let output = run(arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "incept {arguments:?} failed: {errors}");
-    serde_json::from_slice(&output.stdout).expect("one object")
-}
-
-fn fails(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert!(!output.status.success(), "incept {arguments:?} should fail");
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    let [value] = program::json(arguments).try_into().expect("one object");
+    value
 }
 
 /// The colours of `make.py`: the channel that is not zero is the class.

@@ -1,7 +1,8 @@
 //! Early exit: stages against the whole network, what is really run, and the commands.
 
+mod program;
+
 use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::Arc;
 
 use incept::data::{Batch, Loader, LoaderOptions, OpenOptions, Preprocessing, Subset, open};
@@ -9,29 +10,8 @@ use incept::gpu::{AdapterOptions, Gpu};
 use incept::graph::Element;
 use incept::nn::GoogLeNet;
 use incept::train::{Answer, Classifier, EarlyExit, Exit, Optimizer, Trainer, softmax};
-use serde_json::Value;
 
-fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
-    command.env_remove("RUST_LOG").env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
-    command.args(arguments).output().expect("the program can be started")
-}
-
-fn stdout(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "incept {arguments:?} failed: {errors}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
-fn json(arguments: &[&str]) -> Vec<Value> {
-    let text = stdout(arguments);
-    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("`{l}`: {e}"))).collect()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
-}
+use program::{json, run, stdout, text};
 
 fn gpu() -> Gpu {
     Gpu::open_blocking(&AdapterOptions::default()).expect("a device")

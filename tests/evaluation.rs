@@ -1,38 +1,17 @@
 //! `incept eval` as a person or a program runs it: metrics, crops, ensembles and plots.
 
+mod program;
+
 use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
-fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
-    command.env_remove("RUST_LOG").env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
-    command.args(arguments).output().expect("the program can be started")
-}
+use program::{fails, stdout, text};
 
-/// The output of a command that must succeed.
-fn stdout(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "incept {arguments:?} failed: {errors}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
+/// The last line of a command's output as JSON.
 fn json(arguments: &[&str]) -> Value {
-    let text = stdout(arguments);
-    serde_json::from_str(text.lines().last().expect("a line")).unwrap_or_else(|e| panic!("`{text}`: {e}"))
-}
-
-fn fails(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert!(!output.status.success(), "incept {arguments:?} should fail");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
+    program::json(arguments).pop().expect("a line")
 }
 
 /// Two small networks that were trained on digits for a moment, from different seeds.

@@ -1,7 +1,8 @@
 //! `incept explain` and `incept graph`: gradients of each loss against those of a training step, pictures, and what the commands say.
 
+mod program;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::sync::Arc;
 
 use incept::data::{Batch, Loader, LoaderOptions, OpenOptions, Preprocessing, open};
@@ -12,33 +13,7 @@ use incept::nn::{GoogLeNet, Topology, summary};
 use incept::train::{Optimizer, Trainer};
 use serde_json::Value;
 
-fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
-    command.env_remove("RUST_LOG").env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
-    command.args(arguments).output().expect("the program can be started")
-}
-
-fn stdout(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "incept {arguments:?} failed: {errors}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
-fn json(arguments: &[&str]) -> Vec<Value> {
-    let text = stdout(arguments);
-    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("`{l}`: {e}"))).collect()
-}
-
-fn fails(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert!(!output.status.success(), "incept {arguments:?} should fail");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
-}
+use program::{fails, json, stdout, text};
 
 /// The files of a plot: the PNG of this size with more than its background on it, the SVG with these words.
 fn check_plot(png: &Path, size: (u32, u32), svg: &Path, words: &[&str]) {

@@ -1,10 +1,12 @@
 //! Other people's weights, in and out: `incept import`, `incept export` and `incept inspect`. The fixtures were made by the libraries themselves, with
 //! the programs in `tests/fixtures/scripts`.
 
+mod program;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use incept::data::{Batch, Picture, Preprocessing};
 use incept::gpu::{AdapterOptions, Gpu};
@@ -19,22 +21,10 @@ use incept::weights::{
 use proptest::prelude::*;
 use serde_json::Value;
 
+use program::{run, stdout, text};
+
 /// How far logits may be from those of the library that made the weights.
 const CLOSE: f32 = 1e-4;
-
-fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
-    command.env_remove("RUST_LOG").env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
-    command.args(arguments).output().expect("the program can be started")
-}
-
-/// The output of a command that must succeed.
-fn stdout(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "incept {arguments:?} failed: {errors}");
-    String::from_utf8(output.stdout).expect("text")
-}
 
 fn json(arguments: &[&str]) -> Value {
     let arguments = [arguments, &["--json"]].concat();
@@ -50,10 +40,6 @@ fn fails(arguments: &[&str]) -> String {
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/weights").join(name)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("paths are text")
 }
 
 /// Imports a fixture with the command; the checkpoint.

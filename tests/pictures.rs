@@ -1,7 +1,8 @@
 //! `incept look` and `incept report` as a person or a program runs them, and Grad-CAM against class activation maps.
 
+mod program;
+
 use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use incept::gpu::{AdapterOptions, Gpu};
@@ -11,34 +12,7 @@ use incept::train::{Optimizer, Trainer};
 use incept::weights::Checkpoint;
 use serde_json::Value;
 
-fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
-    command.env_remove("RUST_LOG").env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
-    command.args(arguments).output().expect("the program can be started")
-}
-
-/// The output of a command that must succeed.
-fn stdout(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "incept {arguments:?} failed: {errors}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
-fn json(arguments: &[&str]) -> Vec<Value> {
-    let text = stdout(arguments);
-    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("`{l}`: {e}"))).collect()
-}
-
-fn fails(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert!(!output.status.success(), "incept {arguments:?} should fail");
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
-}
+use program::{fails, json, stdout, text};
 
 /// A network that was trained on digits for a moment, with the log of that, and a picture.
 struct Made {

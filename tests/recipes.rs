@@ -1,5 +1,7 @@
 //! Recipes, configuration files, runs and transfer learning, as a person or a program uses them.
 
+mod program;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,9 +15,10 @@ use incept::train::{Classifier, Optimizer, Rule, Trainer, TrainingGraph};
 use incept::weights::{HostTensor, read_tensors};
 use serde_json::Value;
 
+use program::text;
+
 fn incept(arguments: &[&str], runs: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
-    command.env_remove("RUST_LOG").env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
+    let mut command = program::incept();
     command.env("INCEPT_RUNS_DIR", runs).args(arguments).output().expect("the program can be started")
 }
 
@@ -37,10 +40,6 @@ fn fails(arguments: &[&str], runs: &Path) -> String {
 
 fn temporary() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("temporary paths are text")
 }
 
 /// A run that takes a second or two.

@@ -1,14 +1,13 @@
 //! `incept summary`
 
 use clap::Args;
-use incept::graph::Element;
 use incept::kernel::{AdapterClass, Profile};
 use incept::nn::{LayerSummary, summary};
 use incept::plan::{Memory, Plan, PlanOptions};
 use incept::train::{InferenceGraph, Optimizer, TrainingGraph};
 use serde::Serialize;
 
-use super::options::NetworkArgs;
+use super::options::{NetworkArgs, PrecisionArgs};
 use super::report::{Reporter, bytes, thousands};
 use super::{Outcome, Result};
 
@@ -23,6 +22,11 @@ pub(crate) struct Summary {
     /// Pictures of a batch, for shapes and memory.
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     batch: usize,
+    #[command(flatten)]
+    precision: PrecisionArgs,
+    /// Memory as with `incept train --checkpointing`.
+    #[arg(long)]
+    checkpointing: bool,
 }
 
 #[derive(Serialize)]
@@ -49,7 +53,9 @@ impl Summary {
             buffer: u64::MAX,
             ..Profile::webgpu(AdapterClass::Discrete)
         };
-        let training = TrainingGraph::new(&network, &Optimizer::default(), self.batch)?;
+        let precision = self.precision.of(&profile);
+        let optimizer = Optimizer { precision, checkpointing: self.checkpointing, ..Optimizer::default() };
+        let training = TrainingGraph::new(&network, &optimizer, self.batch)?;
         let options = PlanOptions {
             profile: &profile,
             outputs: &[],
@@ -58,7 +64,7 @@ impl Summary {
             choices: None,
         };
         let training = Plan::new(&training.graph, &options)?.memory;
-        let inference = InferenceGraph::new(&network, self.batch, Element::F32)?;
+        let inference = InferenceGraph::new(&network, self.batch, precision.element())?;
         let outputs = [inference.probabilities];
         let options =
             PlanOptions { profile: &profile, outputs: &outputs, metrics: &[], layout: None, choices: None };

@@ -1,0 +1,46 @@
+//! The `incept` command as a person or another program runs it: what the tests of commands share.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// The command, without what earlier starts on this computer found, and with its runs in the build's folder for temporary files.
+pub fn incept() -> Command {
+    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
+    command.env_remove("RUST_LOG").env("INCEPT_CACHE_DIR", temporary);
+    command.env("INCEPT_RUNS_DIR", temporary.join("runs"));
+    command
+}
+
+pub fn run(arguments: &[&str]) -> Output {
+    incept().args(arguments).output().expect("the program can be started")
+}
+
+/// The output of a command that must succeed.
+pub fn stdout(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "incept {arguments:?} failed: {errors}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The lines of a command's output as JSON.
+pub fn json(arguments: &[&str]) -> Vec<Value> {
+    let text = stdout(arguments);
+    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("`{l}`: {e}"))).collect()
+}
+
+/// The errors of a command that must fail.
+pub fn fails(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(!output.status.success(), "incept {arguments:?} should fail");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
