@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::upload;
+use super::upload_weights;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
-use crate::graph::{Element, Graph, Region, TensorId};
+use crate::graph::{Element, Graph, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
 use crate::ops::Softmax;
@@ -141,11 +141,7 @@ impl Classifier {
         weights: &TrainingState,
     ) -> Result<Self> {
         let classifier = Self::build(gpu, network, batch, element, None).await?;
-        let regions = classifier.session.regions();
-        upload(gpu, regions, Region::Parameters, &weights.parameters)?;
-        if !regions.layout.state.is_empty() {
-            upload(gpu, regions, Region::State, &weights.state)?;
-        }
+        upload_weights(gpu, classifier.session.regions(), weights)?;
         Ok(classifier)
     }
 

@@ -11,11 +11,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use web_time::Instant;
 
-use super::upload;
+use super::upload_weights;
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Regions, Session};
-use crate::graph::{Element, Graph, Region, TensorId};
+use crate::graph::{Element, Graph, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
 use crate::plan::{Layout, Plan, PlanOptions};
@@ -120,11 +120,7 @@ impl EarlyExit {
         weights: &TrainingState,
     ) -> Result<Self> {
         let made = Self::build(gpu, network, batch, element, None).await?;
-        let regions = made.stages[0].session.regions();
-        upload(gpu, regions, Region::Parameters, &weights.parameters)?;
-        if !regions.layout.state.is_empty() {
-            upload(gpu, regions, Region::State, &weights.state)?;
-        }
+        upload_weights(gpu, made.stages[0].session.regions(), weights)?;
         Ok(made)
     }
 
