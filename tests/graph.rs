@@ -544,7 +544,7 @@ fn training_is_deterministic_and_resumes_exactly() {
     }
 }
 
-/// Two batches of two whose gradients are accumulated make the update of one batch of four.
+/// Two batches of two whose gradients are accumulated make the update of one batch of four, also if the run was left between them.
 #[test]
 fn accumulated_batches_are_one_large_batch() {
     let gpu = gpu();
@@ -570,6 +570,11 @@ fn accumulated_batches_are_one_large_batch() {
         if part == 0 {
             let state = gpu.block_on(trainer.state()).expect("the state can be read");
             assert_eq!(state.parameters, before.parameters, "an update came too early");
+            // Left between two updates and taken up by another trainer: the sum so far goes with it.
+            trainer = gpu
+                .block_on(Trainer::new(&gpu, &network, &optimizer, 2, 10, |_, _| ()))
+                .expect("can train");
+            trainer.restore(&state).expect("a state of the same network");
         }
     }
     let small = gpu.block_on(trainer.state()).expect("the state can be read");

@@ -14,10 +14,10 @@ use serde_json::Value;
 
 use program::{fails, json, stdout, text};
 
-/// A network that was trained on digits for a moment, with the log of that, and a picture.
+/// A network that was trained on digits for a moment, the folder of that run, and a picture.
 struct Made {
     checkpoint: String,
-    log: String,
+    run: String,
     picture: String,
 }
 
@@ -25,10 +25,13 @@ fn made() -> &'static Made {
     static MADE: OnceLock<Made> = OnceLock::new();
     MADE.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).expect("what an earlier test left can be deleted");
+        }
         std::fs::create_dir_all(&folder).expect("a folder");
-        let [checkpoint, log, picture] =
-            ["net.safetensors", "log.jsonl", "seven.png"].map(|n| text(&folder.join(n)).to_string());
-        let printed = stdout(&[
+        let [checkpoint, run, picture] = ["runs/0001-digits/last.safetensors", "runs/0001-digits", "seven.png"]
+            .map(|n| text(&folder.join(n)).to_string());
+        stdout(&[
             "train",
             "digits",
             "--width",
@@ -45,16 +48,14 @@ fn made() -> &'static Made {
             "5",
             "--tune",
             "off",
-            "--json",
-            "--out",
-            &checkpoint,
+            "--runs-dir",
+            text(&folder.join("runs")),
         ]);
-        std::fs::write(&log, printed).expect("can be written");
         let seven = |x: u32, y: u32| (4..7).contains(&y) && (5..20).contains(&x) || x + y / 2 == 20 && y > 5;
         image::GrayImage::from_fn(24, 24, |x, y| image::Luma([if seven(x, y) { 250 } else { 0 }]))
             .save(&picture)
             .expect("can be written");
-        Made { checkpoint, log, picture }
+        Made { checkpoint, run, picture }
     })
 }
 
@@ -185,54 +186,49 @@ fn features_filters_and_occlusion_are_drawn() {
 
 #[test]
 fn a_report_is_one_file() {
-    let Made { checkpoint, log, .. } = made();
-    let folder = tempfile::tempdir().expect("a folder");
-    let out = folder.path().join("report.html");
-    let event = &json(&["report", checkpoint, "--log", log, "--out", text(&out), "--json"])[0];
-    let html = std::fs::read_to_string(&out).expect("a page");
+    let Made { checkpoint, run, .. } = made();
+    let event = &json(&["report", run, "--json"])[0];
+    let html = std::fs::read_to_string(Path::new(run).join("report.html")).expect("a page");
     assert_eq!((&event["bytes"], &event["epochs"]), (&html.len().into(), &2.into()));
+    assert!(event["steps"].as_u64().is_some_and(|steps| steps >= 10), "{event}");
     for part in [
         "Loss of the three softmaxes",
         "Accuracy",
         "Learning rate",
+        "Norm of the gradients",
         "What is taken for what",
         "Calibration",
         "Samples",
         "Configuration",
+        "clip-norm = 5",
         "Machine",
         "prefers-color-scheme: dark",
         "--clip-norm",
     ] {
         assert!(html.contains(part), "{part}");
     }
-    assert!(html.matches("<svg").count() >= 5 && html.matches("data:image/png;base64,").count() >= 30);
+    assert!(html.matches("<svg").count() >= 6 && html.matches("data:image/png;base64,").count() >= 30);
     // Nothing is fetched: the only addresses are names of XML.
     let fetched = ["src=\"http", "href=\"http", "url(", "@import", "<script", "<link"];
     assert!(fetched.iter().all(|f| !html.contains(f)));
-    let accuracy = json(&["eval", checkpoint, "--json"])[0]["accuracy"].as_f64().expect("a number");
-    assert!(html.contains(&format!("<b>{:.2}%</b>", 100.0 * accuracy)));
+    // The best checkpoint of the folder is what all commands take.
+    let accuracy = |what: &str| json(&["eval", what, "--json"])[0]["accuracy"].as_f64().expect("a number");
+    let best = accuracy(run);
+    assert_eq!(best, accuracy(text(&Path::new(run).join("best.safetensors"))));
+    assert!(html.contains(&format!("<b>{:.2}%</b>", 100.0 * best)));
 
-    // A run's folder has the same in files of its own.
-    let run_folder = folder.path().join("0001-digits");
-    std::fs::create_dir(&run_folder).expect("a folder");
-    std::fs::copy(checkpoint, run_folder.join("last.safetensors")).expect("a copy");
-    let write = |name: &str, text: &str| std::fs::write(run_folder.join(name), text).expect("can be written");
-    write(
-        "run.json",
-        r#"{"name":"digits","machine":{"adapter":"an adapter"},"checkpoint":null,"command_line":["incept"]}"#,
-    );
-    write("config.toml", "[train]\nepochs = 2\n");
-    let record = r#"{"kind":"epoch","epoch":0,"step":10,"rate":0.01,"loss":2.0,"heads":[{"name":"main","loss":2.0,"accuracy":0.5}],"held_out":{"count":1,"accuracy":0.5,"accuracy5":1.0,"loss":2.0},"best":true,"images_per_s":1.0,"seconds":1.0,"device_busy":null,"memory_bytes":1,"time":1}"#;
-    let step = |n: u32| {
-        format!(
-            r#"{{"kind":"step","step":{n},"epoch":0.{n},"rate":0.01,"loss":2.0,"heads":[],"gradient_norm":{n}5.5,"loss_scale":null,"images_per_s":1.0,"seconds":1.0}}"#
-        )
+    // A checkpoint within a run has its curves; one that was taken elsewhere has none.
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = |what: &str| {
+        let out = folder.path().join("page.html");
+        stdout(&["report", what, "--out", text(&out)]);
+        std::fs::read_to_string(out).expect("a page")
     };
-    write("log.jsonl", &format!("{}\n{}\n{record}\n{}", step(1), step(2), r#"{"kind":"st"#));
-    stdout(&["report", text(&run_folder)]);
-    let html = std::fs::read_to_string(run_folder.join("report.html")).expect("a page");
-    assert!(html.contains("epochs = 2") && html.contains("an adapter") && html.contains("Loss of the three"));
-    assert!(html.contains("Norm of the gradients"));
+    assert!(page(checkpoint).contains("Loss of the three softmaxes"));
+    let alone = folder.path().join("alone.safetensors");
+    std::fs::copy(checkpoint, &alone).expect("a copy");
+    let html = page(text(&alone));
+    assert!(!html.contains("Loss of the three softmaxes") && html.contains("What is taken for what"));
     assert!(fails(&["report", text(folder.path())]).contains("run.json"));
     assert_eq!(Checkpoint::load(Path::new(checkpoint)).expect("a checkpoint").metadata.classes.len(), 10);
 }

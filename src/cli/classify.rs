@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::data::pictures;
 use super::early_exit::{exit, require_heads, threshold};
 use super::options::{Common, PrecisionArgs};
+use super::record;
 use super::report::{Reporter, note, share_bar, shown};
 use super::tune::Worth;
 use super::{Outcome, Result};
@@ -25,7 +26,7 @@ use super::{Outcome, Result};
 /// Pictures that cannot be read are named, and the exit code is 1 then.
 #[derive(Args, Debug)]
 pub(crate) struct Classify {
-    /// The checkpoint.
+    /// The checkpoint, or a run's folder: its best one.
     checkpoint: PathBuf,
     /// Pictures, folders with pictures, or `-` for one picture on standard input.
     #[arg(required = true)]
@@ -81,7 +82,7 @@ pub(super) fn read(path: &Path) -> Result<Picture> {
 
 impl Classify {
     pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
-        let Checkpoint { state, metadata } = Checkpoint::load(&self.checkpoint)?;
+        let Checkpoint { state, metadata } = record::load(&self.checkpoint)?;
         let files = pictures(&self.pictures)?;
         let gpu = common.open()?;
         let default = if self.early_exit.is_some() { 1 } else { 16 };

@@ -30,7 +30,13 @@ impl Devices {
                 a.storage_buffers
             ))?;
             let has = |yes| if yes { "yes" } else { "no" };
-            reporter.line(&format!("   f16 {}, timestamps {}", has(a.f16), has(a.timestamps)))?;
+            let matrices = a.matrices.map_or_else(|| "no".to_string(), |size| format!("{size}x{size}"));
+            reporter.line(&format!(
+                "   f16 {}, timestamps {}, subgroups {}, cooperative matrices {matrices}",
+                has(a.f16),
+                has(a.timestamps),
+                has(a.subgroups)
+            ))?;
         }
         reporter.event(&adapters)?;
         if adapters.is_empty() {

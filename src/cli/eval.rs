@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::data::{CropTest, Dataset};
 use incept::evaluate::{Assessment, MeanMetrics, Mistake, ReliabilityBin};
+use incept::runs::RunFolder;
 use incept::train::{Evaluation, InferenceGraph};
 use serde::Serialize;
 
@@ -29,7 +30,7 @@ use super::tune::Worth;
 use super::{Outcome, Result};
 
 const EXAMPLES: &str = "Examples:
-  incept eval photos.safetensors                           accuracy, and precision, recall and F1 of each class
+  incept eval runs/0003-photos                             accuracy, and precision, recall and F1 of each class
   incept eval photos.safetensors other-photos --confusion confusion.png --reliability reliability.svg --mistakes worst.png
   incept eval photos.safetensors --crops 144               the paper's test: 144 crops of each picture
   incept eval a.safetensors b.safetensors c.safetensors    each of them, and all three together";
@@ -43,7 +44,8 @@ const EXAMPLES: &str = "Examples:
 pub(crate) struct Eval {
     /// The checkpoints, and last a data set if it is another than they were trained on: `digits`, or a folder.
     ///
-    /// The first is a checkpoint whatever it is called; of the others those whose names end in .safetensors.
+    /// A run's folder stands for its best checkpoint. The first is a checkpoint whatever it is called; of the others the folders of runs
+    /// and those whose names end in .safetensors.
     #[arg(required = true, value_name = "CHECKPOINT|DATA")]
     inputs: Vec<PathBuf>,
     /// Which part of it.
@@ -182,8 +184,9 @@ impl Eval {
 
     /// The checkpoints, and the data set if it is named.
     fn inputs(&self) -> Result<(Vec<&Path>, Option<String>)> {
-        let is_checkpoint =
-            |i: usize, path: &Path| i == 0 || path.extension().is_some_and(|e| e == "safetensors");
+        let is_checkpoint = |i: usize, path: &Path| {
+            i == 0 || path.extension().is_some_and(|e| e == "safetensors") || RunFolder::open(path).is_ok()
+        };
         let (mut checkpoints, mut data) = (Vec::new(), None);
         for (i, path) in self.inputs.iter().enumerate() {
             if is_checkpoint(i, path) {

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use incept::Error;
-use incept::weights::{Checkpoint, OnnxOptions, write_atomically};
+use incept::weights::{OnnxOptions, write_atomically};
 use serde::Serialize;
 
+use super::record;
 use super::report::{Reporter, bytes, shown};
 use super::{Outcome, Result};
 
@@ -16,7 +17,7 @@ use super::{Outcome, Result};
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Export {
-    /// The checkpoint.
+    /// The checkpoint, or a run's folder: its best one.
     checkpoint: PathBuf,
     /// The file to write; its ending says what it becomes: .onnx or .safetensors.
     #[arg(long, value_name = "FILE")]
@@ -51,7 +52,7 @@ struct ExportResult {
 
 impl Export {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let checkpoint = Checkpoint::load(&self.checkpoint)?;
+        let checkpoint = record::load(&self.checkpoint)?;
         let ending = self.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
         let mut outputs = Vec::new();
         let content = match ending.as_str() {

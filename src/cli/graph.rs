@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::nn::{GoogLeNet, Topology, TopologyNode};
-use incept::weights::{Checkpoint, write_atomically};
+use incept::weights::write_atomically;
 use serde::Serialize;
 
 use super::diagram;
 use super::options::NetworkArgs;
+use super::record;
 use super::report::{Reporter, shown, thousands};
 use super::{Outcome, Result};
 
@@ -21,7 +22,7 @@ use super::{Outcome, Result};
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Graph {
-    /// Draw the network of this checkpoint.
+    /// Draw the network of this checkpoint, or of the best one of a run's folder.
     checkpoint: Option<PathBuf>,
     /// Number of classes.
     #[arg(
@@ -65,7 +66,7 @@ struct GraphResult<'a> {
 impl Graph {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let network = match &self.checkpoint {
-            Some(path) => Checkpoint::load(path)?.metadata.network,
+            Some(path) => record::load(path)?.metadata.network,
             None => self.network.network(self.classes, 224)?,
         };
         let topology = Topology::of(&network.build(1)?);

@@ -187,3 +187,17 @@ pub(crate) fn checkpoint_of(path: &Path) -> Result<PathBuf> {
     let folder = RunFolder::open(path)?;
     Ok(folder.manifest()?.checkpoint.unwrap_or_else(|| folder.last()))
 }
+
+/// The checkpoint that a person wants to use by a path: a file; or of a run's folder the best one, the newest if none was measured.
+pub(crate) fn best_of(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let best = RunFolder::open(path)?.best();
+    if best.is_file() { Ok(best) } else { checkpoint_of(path) }
+}
+
+/// Loads what [`best_of`] finds.
+pub(crate) fn load(path: &Path) -> Result<Checkpoint> {
+    Checkpoint::load(&best_of(path)?)
+}

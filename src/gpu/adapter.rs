@@ -46,6 +46,10 @@ pub struct AdapterSummary {
     pub f16: bool,
     /// Whether kernels can be timed on the device.
     pub timestamps: bool,
+    /// Whether invocations can pass values without workgroup memory.
+    pub subgroups: bool,
+    /// Rows and columns of the cooperative matrices that convolutions use if they pass their test when the device is opened.
+    pub matrices: Option<usize>,
 }
 
 impl fmt::Display for AdapterSummary {
@@ -105,9 +109,10 @@ fn class_of(info: &wgpu::AdapterInfo) -> AdapterClass {
 fn summarise(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
     let driver = format!("{} {}", info.driver, info.driver_info).trim().to_string();
+    let class = class_of(&info);
     AdapterSummary {
         index,
-        class: class_of(&info),
+        class,
         name: info.name,
         backend: info.backend.to_string(),
         driver,
@@ -118,6 +123,8 @@ fn summarise(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
         storage_buffers: limits.max_storage_buffers_per_shader_stage,
         f16: features.contains(wgpu::Features::SHADER_F16),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        subgroups: features.contains(wgpu::Features::SUBGROUP),
+        matrices: matrices_of(adapter, class).map(|m| m.size),
     }
 }
 
@@ -160,14 +167,15 @@ fn select(summaries: &[AdapterSummary], wanted: Option<&str>) -> Result<usize> {
         .ok_or_else(|| Error::NoAdapter(format!("none matches `{wanted}`; found:{}", names())))
 }
 
-pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
+/// Opens the device of an adapter, and says which cooperative matrices it claims to have; see [`proven`].
+pub(super) async fn open(options: &AdapterOptions) -> Result<(Gpu, Option<Cooperative>)> {
     let adapters = adapters(options.backend).await;
     let summaries: Vec<AdapterSummary> = adapters.iter().enumerate().map(|(i, a)| summarise(i, a)).collect();
     let index = select(&summaries, options.adapter.as_deref())?;
     let (adapter, summary) = (&adapters[index], summaries[index].clone());
 
     let limits = negotiate(&adapter.limits(), options.default_limits);
-    let mut matrices = matrices_of(adapter, &summary).filter(|_| !options.default_limits);
+    let mut matrices = matrices_of(adapter, summary.class).filter(|_| !options.default_limits);
     let opened = match &matrices {
         Some(_) => request(adapter, &limits, MATRIX_FEATURES).await,
         None => request(adapter, &limits, wgpu::Features::empty()).await,
@@ -211,7 +219,7 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
             .then(|| adapter.get_info().subgroup_max_size),
     };
     let pipelines = Mutex::new(HashMap::new());
-    let mut gpu = Gpu {
+    let gpu = Gpu {
         shared: Arc::new(Shared {
             device,
             queue,
@@ -224,24 +232,26 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<Gpu> {
             choices: Mutex::default(),
         }),
     };
-    if let Some(matrices) = matrices {
-        match cooperative::self_test(&gpu, &matrices).await {
-            Ok(()) => {
-                let size = matrices.size;
-                log::info!("{}: convolutions use cooperative matrices of {size}x{size}", gpu.summary());
-                // The tests are over and nobody else has the device yet.
-                if let Some(shared) = Arc::get_mut(&mut gpu.shared) {
-                    shared.profile.cooperative = Some(matrices);
-                }
-            }
-            Err(error) => log::info!("{}: cooperative matrices failed their test: {error}", gpu.summary()),
+    Ok((gpu, matrices))
+}
+
+/// The matrices, if convolutions on them give the CPU twin's results. The tests wait for the device, so on a desktop something has to
+/// poll it meanwhile, as [`Gpu::block_on`] does.
+pub(super) async fn proven(gpu: &Gpu, matrices: Option<Cooperative>) -> Option<Cooperative> {
+    let matrices = matrices?;
+    let tested = cooperative::self_test(gpu, &matrices).await;
+    // What the driver reports on its own in the test is answered by leaving the matrices alone.
+    match tested.and(gpu.check("the test of cooperative matrices")) {
+        Ok(()) => {
+            let size = matrices.size;
+            log::info!("{}: convolutions use cooperative matrices of {size}x{size}", gpu.summary());
+            Some(matrices)
         }
-        // What the driver reported on its own in the test has been answered by leaving the matrices alone.
-        if let Err(error) = gpu.check("the test of cooperative matrices") {
-            log::info!("{}: {error}", gpu.summary());
+        Err(error) => {
+            log::info!("{}: cooperative matrices failed their test: {error}", gpu.summary());
+            None
         }
     }
-    Ok(gpu)
 }
 
 /// What kernels on cooperative matrices use.
@@ -249,9 +259,9 @@ const MATRIX_FEATURES: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SUBGROUP);
 
 /// The cooperative matrices that an adapter says it has, if it is a real GPU.
-fn matrices_of(adapter: &wgpu::Adapter, summary: &AdapterSummary) -> Option<Cooperative> {
+fn matrices_of(adapter: &wgpu::Adapter, class: AdapterClass) -> Option<Cooperative> {
     let able = adapter.features().contains(MATRIX_FEATURES | wgpu::Features::SHADER_F16);
-    if !able || summary.class == AdapterClass::Software {
+    if !able || class == AdapterClass::Software {
         return None;
     }
     cooperative::pick(&adapter.cooperative_matrix_properties(), adapter.get_info().subgroup_max_size)
@@ -329,6 +339,8 @@ mod tests {
             storage_buffers: 8,
             f16: false,
             timestamps: false,
+            subgroups: false,
+            matrices: None,
         }
     }
 

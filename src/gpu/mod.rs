@@ -28,7 +28,7 @@ use std::task::{Poll, Waker};
 
 use crate::error::{Error, Result};
 use crate::graph::{Element, Graph};
-use crate::kernel::{Choices, Profile};
+use crate::kernel::{Choices, Cooperative, Profile};
 
 /// An open device with its pipelines. Clones share the device.
 #[derive(Clone, Debug)]
@@ -109,7 +109,9 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoAdapter`] with the list of what there is, [`Error::Device`] if the driver refuses.
     pub async fn open(options: &AdapterOptions) -> Result<Self> {
-        adapter::open(options).await
+        let (gpu, matrices) = adapter::open(options).await?;
+        let proven = adapter::proven(&gpu, matrices).await;
+        Ok(gpu.with_matrices(proven))
     }
 
     /// As [`Gpu::open`], blocking.
@@ -118,7 +120,18 @@ impl Gpu {
     /// As [`Gpu::open`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open_blocking(options: &AdapterOptions) -> Result<Self> {
-        pollster::block_on(Self::open(options))
+        // Opening waits for no work of the device; the tests of its matrices do, and somebody has to poll it.
+        let (gpu, matrices) = pollster::block_on(adapter::open(options))?;
+        let proven = gpu.block_on(async { Ok(adapter::proven(&gpu, matrices).await) })?;
+        Ok(gpu.with_matrices(proven))
+    }
+
+    /// Offers kernels on cooperative matrices from here on. For a device that nobody else has yet.
+    fn with_matrices(mut self, matrices: Option<Cooperative>) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.profile.cooperative = matrices;
+        }
+        self
     }
 
     /// What is known of the adapter.

@@ -1,5 +1,7 @@
 //! Pipelines, made once and kept by the text that they are made from.
 
+#[cfg(not(target_arch = "wasm32"))]
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -22,8 +24,26 @@ impl Gpu {
     /// # Errors
     /// [`Error::Kernel`] with the kernel's label and the compiler's words.
     pub async fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+        self.pipeline_of(kernel, pipeline_text(kernel, self.profile().bake)).await
+    }
+
+    /// Compiles what is missing of these kernels on all cores: drivers of real GPUs take a tenth of a second for each.
+    ///
+    /// # Errors
+    /// As [`Gpu::pipeline`], for one of them.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn compile_together<'a>(&self, kernels: impl Iterator<Item = &'a Kernel>) -> Result<()> {
+        use rayon::iter::{IntoParallelIterator, ParallelIterator};
         let bake = self.profile().bake;
-        let text = pipeline_text(kernel, bake);
+        let distinct: BTreeMap<String, &Kernel> = kernels.map(|k| (pipeline_text(k, bake), k)).collect();
+        // Compiling waits for no work of the device, and error scopes are those of a thread.
+        distinct
+            .into_par_iter()
+            .try_for_each(|(text, kernel)| pollster::block_on(self.pipeline_of(kernel, text)).map(drop))
+    }
+
+    async fn pipeline_of(&self, kernel: &Kernel, text: String) -> Result<Arc<Pipeline>> {
+        let bake = self.profile().bake;
         let known = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&text).cloned();
         if let Some(pipeline) = known {
             return Ok(pipeline);

@@ -130,9 +130,16 @@ impl Session {
                 session.write(id, values)?;
             }
         }
-        for (done, node) in plan.nodes.iter().enumerate() {
-            session.prepare(&plan, node).await?;
-            progress(done + 1, plan.nodes.len());
+        let mut done = 0;
+        // Enough for all cores, and few enough for progress to be seen.
+        for nodes in plan.nodes.chunks(32) {
+            #[cfg(not(target_arch = "wasm32"))]
+            gpu.compile_together(nodes.iter().flat_map(|node| &node.implementation.kernels))?;
+            for node in nodes {
+                session.prepare(&plan, node).await?;
+                done += 1;
+                progress(done, plan.nodes.len());
+            }
         }
         gpu.check("preparing a session")?;
         Ok(session)

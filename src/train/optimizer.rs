@@ -136,9 +136,15 @@ impl Optimizer {
         self.average.map(|_| Region::Slots(self.rule_slots()))
     }
 
-    /// The slots that a checkpoint keeps: the rule's own.
+    /// The slot that holds the sum of gradients that no update has used yet.
+    fn sum_slot(&self) -> Option<Region> {
+        (self.accumulate > 1).then(|| Region::Slots(self.rule_slots() + u8::from(self.average.is_some())))
+    }
+
+    /// The slots that a checkpoint keeps as optimizer vectors: the rule's own, and the sum of gradients, as a run may be left between
+    /// two updates.
     pub(super) fn kept_slots(&self) -> impl Iterator<Item = Region> + use<> {
-        (0..self.rule_slots()).map(Region::Slots)
+        (0..self.rule_slots()).map(Region::Slots).chain(self.sum_slot())
     }
 
     /// Checks the values.
@@ -197,9 +203,8 @@ impl Optimizer {
         };
         let mut multipliers = constant(graph, "multipliers", layout.multipliers());
         let mut update = Update { norm: None, scaling: None, accumulated: None };
-        if self.accumulate > 1 {
-            let free = self.rule_slots() + u8::from(self.average.is_some());
-            let sum = flat(graph, Region::Slots(free));
+        if let Some(region) = self.sum_slot() {
+            let sum = flat(graph, region);
             let op = Accumulate { count: self.accumulate };
             gradients = graph.add("optimizer/accumulate", op, &[sum, gradients])?;
             update.accumulated = Some(gradients);

@@ -308,6 +308,9 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
                 return Ok(times);
             }
         };
+        // What a driver refuses is refused again, with its reason, when its turn comes.
+        #[cfg(not(target_arch = "wasm32"))]
+        drop(self.gpu.compile_together(job.candidates.iter().flat_map(|c| &c.kernels)));
         let mut quickest = None;
         let mut longest = Duration::ZERO;
         for candidate in &job.candidates {

@@ -16,6 +16,7 @@ use super::Part;
 use crate::cli::Result;
 use crate::cli::data::{LoadArgs, describe};
 use crate::cli::fit::Run;
+use crate::cli::record;
 use crate::cli::report::{Rate, Reporter, note, shown};
 
 /// A checkpoint that is measured.
@@ -29,7 +30,7 @@ pub(crate) struct Contestant<'a> {
 
 impl<'a> Contestant<'a> {
     pub(crate) fn load(path: &'a Path) -> Result<Self> {
-        let Checkpoint { state, metadata } = Checkpoint::load(path)?;
+        let Checkpoint { state, metadata } = record::load(path)?;
         Ok(Self { path, metadata, state: state.averaged() })
     }
 }

@@ -18,6 +18,7 @@ use serde::Serialize;
 use super::data::{LoadArgs, describe, suited_input};
 use super::options::{Common, NetworkArgs};
 use super::plot;
+use super::record;
 use super::report::{Reporter, note, shown, thousands};
 use super::{Outcome, Result};
 
@@ -172,7 +173,7 @@ impl Explain {
 
     /// The network to look at, and a batch for it.
     fn subject(&self) -> Result<Subject> {
-        let checkpoint = self.checkpoint.as_deref().map(Checkpoint::load).transpose()?;
+        let checkpoint = self.checkpoint.as_deref().map(record::load).transpose()?;
         let trained_on =
             checkpoint.as_ref().and_then(|c| c.metadata.run.get("data")?.as_str().map(String::from));
         let data = self.data.clone().or(trained_on).unwrap_or_else(|| "digits".into());

@@ -20,7 +20,7 @@ use crate::cli::{Outcome, Result};
 /// after its ReLU.
 #[derive(Args, Debug)]
 pub(super) struct FeaturesArgs {
-    /// The checkpoint.
+    /// The checkpoint, or a run's folder: its best one.
     checkpoint: PathBuf,
     /// The picture.
     picture: PathBuf,

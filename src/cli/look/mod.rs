@@ -17,6 +17,7 @@ use super::classify::read;
 use super::data::pictures;
 use super::options::Common;
 use super::raster::raster;
+use super::record;
 use super::report::{Reporter, shown};
 
 const EXAMPLES: &str = "Examples:
@@ -71,7 +72,7 @@ struct Seen {
 
 impl Subject {
     fn load(path: &Path) -> Result<Self> {
-        let Checkpoint { state, metadata } = Checkpoint::load(path)?;
+        let Checkpoint { state, metadata } = record::load(path)?;
         Ok(Self { metadata, state: state.averaged() })
     }
 

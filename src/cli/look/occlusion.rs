@@ -21,7 +21,7 @@ use crate::cli::{Outcome, Result};
 /// class becomes.
 #[derive(Args, Debug)]
 pub(super) struct OcclusionArgs {
-    /// The checkpoint.
+    /// The checkpoint, or a run's folder: its best one.
     checkpoint: PathBuf,
     /// Pictures, or folders with pictures.
     #[arg(required = true)]

@@ -2,7 +2,9 @@
 
 use plotters::prelude::*;
 
-use super::source::{Curves, HeadPoint};
+use incept::runs::{EpochRecord, HeadRecord, StepRecord};
+
+use super::source::Curves;
 use crate::cli::plot::{
     Area, Axes, Drawn, Figure, INK, Unit, head_color, legend, line, percent, power_of_ten,
 };
@@ -41,36 +43,34 @@ pub(super) struct Chart {
 const HEADS: [&str; 3] = ["main", "aux1", "aux2"];
 
 /// A value of a head.
-type Of = fn(&HeadPoint) -> Option<f64>;
+type Of = fn(&HeadRecord) -> f64;
 
 /// The charts that the log has values for.
 pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
     let of_heads =
-        |heads: &[HeadPoint], head: &str, of: Of| heads.iter().find(|h| h.name == head).and_then(of);
+        |heads: &[HeadRecord], head: &str, of: Of| heads.iter().find(|h| h.name == head).map(of);
+    let done = |e: &EpochRecord| (e.epoch + 1) as f64;
     let series = |head: &str, name: String, of: Of| Series {
         name,
         color: head_color(head),
-        points: curves.epochs.iter().filter_map(|e| Some((e.done, of_heads(&e.heads, head, of)?))).collect(),
+        points: curves.epochs.iter().filter_map(|e| Some((done(e), of_heads(&e.heads, head, of)?))).collect(),
         faint: curves.steps.iter().filter_map(|s| Some((s.epoch, of_heads(&s.heads, head, of)?))).collect(),
     };
-    let losses = HEADS.map(|head| series(head, head.to_string(), |h| Some(h.loss)));
+    let losses = HEADS.map(|head| series(head, head.to_string(), |h| h.loss));
     let mut accuracies: Vec<Series> = HEADS
         .iter()
         .map(|head| Series { faint: Vec::new(), ..series(head, format!("{head}, training"), |h| h.accuracy) })
         .collect();
     let plain = |name: &str, color, points| Series { name: name.into(), color, points, faint: Vec::new() };
-    let held_out = curves.epochs.iter().filter_map(|e| Some((e.done, e.held_out?))).collect();
+    let held_out = curves.epochs.iter().filter_map(|e| Some((done(e), e.held_out.as_ref()?.accuracy))).collect();
     accuracies.push(plain("main, held out", INK, held_out));
-    let steps = |of: fn(&super::source::StepPoint) -> Option<f64>| -> Vec<(f64, f64)> {
+    let steps = |of: fn(&StepRecord) -> Option<f64>| -> Vec<(f64, f64)> {
         curves.steps.iter().filter_map(|s| Some((s.epoch, of(s)?))).collect()
     };
-    let epochs = |of: fn(&super::source::EpochPoint) -> Option<f64>| -> Vec<(f64, f64)> {
-        curves.epochs.iter().filter_map(|e| Some((e.done, of(e)?))).collect()
-    };
-    let finer =
-        |steps: Vec<(f64, f64)>, epochs: Vec<(f64, f64)>| if steps.len() > 1 { steps } else { epochs };
-    let rate = finer(steps(|s| s.rate), epochs(|e| e.rate));
-    let norms = finer(steps(|s| s.gradient_norm), epochs(|e| e.gradient_norm));
+    // A run of a few pictures may have logged one step: no line.
+    let epochs = || curves.epochs.iter().map(|e| (done(e), e.rate)).collect();
+    let rate = Some(steps(|s| Some(s.rate))).filter(|points| points.len() > 1).unwrap_or_else(epochs);
+    let norms = steps(|s| s.gradient_norm);
     let norms = norms.into_iter().filter(|(_, v)| *v > 0.0).map(|(x, v)| (x, v.log10())).collect();
     let chart = |title, scale, series: Vec<Series>, legend| Chart {
         title,

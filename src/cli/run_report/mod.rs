@@ -35,19 +35,15 @@ const PICTURE: u32 = 176;
 
 /// Write one HTML page about a run that needs nothing beside itself: curves, confusion matrix, samples, configuration.
 ///
-/// The checkpoint is measured on its held-out pictures first. A run is its folder, with the log that training kept; or a checkpoint, with
-/// what `incept train --json` printed as its log if there is one.
+/// The run's best checkpoint is measured on its held-out pictures first, or the one that is named.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
-  incept report runs/0003-photos                             writes runs/0003-photos/report.html
-  incept train photos --json --out photos.safetensors > photos.jsonl
-  incept report photos.safetensors --log photos.jsonl        writes photos.html")]
+  incept report runs/0003-photos                           writes runs/0003-photos/report.html
+  incept report runs/0003-photos/epoch-0012.safetensors    the same about an earlier checkpoint
+  incept report photos.safetensors                         a checkpoint without its run: no curves")]
 pub(crate) struct RunReport {
     /// The folder of a run, or a checkpoint.
     run: PathBuf,
-    /// The log of training, JSON lines [default: the run's own; none for a checkpoint].
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
     /// Measure on this data set instead of that of the run.
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     data: Option<String>,
@@ -92,7 +88,7 @@ struct Event<'a> {
 
 impl RunReport {
     pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
-        let source = Source::open(&self.run, self.log.as_deref())?;
+        let source = Source::open(&self.run)?;
         let contestant = Contestant::load(&source.checkpoint)?;
         let tested = self.test(&contestant, common, reporter)?;
         let out = self.out.clone().unwrap_or_else(|| {
@@ -211,9 +207,9 @@ fn facts(source: &Source, tested: &Tested) -> Vec<(String, String)> {
     let Curves { epochs, .. } = &source.curves;
     if let Some(last) = epochs.last() {
         let seconds: f64 = epochs.iter().map(|e| e.seconds).sum();
-        facts.push((format!("{:.0}", last.done), "epochs".to_string()));
+        facts.push(((last.epoch + 1).to_string(), "epochs".to_string()));
         facts.push((duration(Duration::from_secs_f64(seconds)), "training time".to_string()));
-        facts.extend(last.images_per_s.map(|i| (format!("{i:.0}"), "images/s at the end".to_string())));
+        facts.push((format!("{:.0}", last.images_per_s), "images/s at the end".to_string()));
     }
     if tested.measured.unreadable > 0 {
         note("some held-out pictures could not be read: the page leaves them out");
