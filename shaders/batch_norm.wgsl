@@ -9,7 +9,8 @@ fn plane_of(i: u32, offset: u32, stride: u32) -> u32 {
 }
 
 // One workgroup of SHARERS invocations adds up its shares in a tree.
-//# planes grad_planes
+//# planes grad_planes statistics grad_parameters
+#if !ALONE
 var<workgroup> shares: array<f32, SHARERS>;
 
 fn add_up(local: u32, share: f32) -> f32 {
@@ -23,6 +24,7 @@ fn add_up(local: u32, share: f32) -> f32 {
     workgroupBarrier();
     return shares[0];
 }
+#endif
 
 // Mean and sum of squared deviations of each plane. With SHARERS = 1, each invocation has a plane to itself.
 //# planes
@@ -69,18 +71,35 @@ fn planes(
 // The statistics of a channel from those of its planes, which have equal sizes: exact, without the cancellation of E[x^2] - E[x]^2.
 //# statistics
 @compute @workgroup_size(WORKGROUP_X)
-fn statistics(@builtin(global_invocation_id) id: vec3<u32>) {
-    let c = id.x;
-    if c >= p.channels { return; }
+fn statistics(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
     var mean = 0.0;
+    var squares = 0.0;
+#if ALONE
+    let c = linear_index(group, groups, local);
+    if c >= p.channels { return; }
     for (var n = 0u; n < p.items; n++) { mean += partial[2u * (n * p.channels + c)]; }
     mean /= f32(p.items);
-    var squares = 0.0;
     for (var n = 0u; n < p.items; n++) {
         let i = 2u * (n * p.channels + c);
         let d = partial[i] - mean;
         squares += partial[i + 1u] + f32(p.plane) * d * d;
     }
+#else
+    let c = min(linear_group(group, groups), p.channels - 1u);
+    for (var n = local; n < p.items; n += SHARERS) { mean += partial[2u * (n * p.channels + c)]; }
+    mean = add_up(local, mean) / f32(p.items);
+    for (var n = local; n < p.items; n += SHARERS) {
+        let i = 2u * (n * p.channels + c);
+        let d = partial[i] - mean;
+        squares += partial[i + 1u] + f32(p.plane) * d * d;
+    }
+    squares = add_up(local, squares);
+    if local != 0u || linear_group(group, groups) != c { return; }
+#endif
     let total = f32(p.items * p.plane);
     means[c] = mean;
     inverse_stds[c] = 1.0 / sqrt(squares / total + p.epsilon);
@@ -177,15 +196,32 @@ fn grad_planes(
 
 //# grad_parameters
 @compute @workgroup_size(WORKGROUP_X)
-fn grad_parameters(@builtin(global_invocation_id) id: vec3<u32>) {
-    let c = id.x;
-    if c >= p.channels { return; }
+fn grad_parameters(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
     var sum = 0.0;
     var product = 0.0;
-    for (var n = 0u; n < p.items; n++) {
+#if ALONE
+    let c = linear_index(group, groups, local);
+    if c >= p.channels { return; }
+    let start = 0u;
+    let step_size = 1u;
+#else
+    let c = min(linear_group(group, groups), p.channels - 1u);
+    let start = local;
+    let step_size = SHARERS;
+#endif
+    for (var n = start; n < p.items; n += step_size) {
         sum += partial[2u * (n * p.channels + c)];
         product += partial[2u * (n * p.channels + c) + 1u];
     }
+#if !ALONE
+    sum = add_up(local, sum);
+    product = add_up(local, product);
+    if local != 0u || linear_group(group, groups) != c { return; }
+#endif
     dweight[c] = product;
     dbias[c] = sum;
 }

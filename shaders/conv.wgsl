@@ -297,9 +297,21 @@ fn bias_planes(
     partial[i] = sum;
 }
 
-// The same with one workgroup for each plane.
-//# bias_planes_tiled
+// One workgroup for each sum, in a tree of fixed shape.
+//# bias_planes_tiled sum_items_tiled
 var<workgroup> shares: array<f32, WORKGROUP>;
+
+fn add_up(local: u32, share: f32) -> f32 {
+    shares[local] = share;
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if local < half { shares[local] += shares[local + half]; }
+    }
+    return shares[0];
+}
+
+// As bias_planes.
+//# bias_planes_tiled
 
 @compute @workgroup_size(WORKGROUP_X)
 fn bias_planes_tiled(
@@ -315,12 +327,8 @@ fn bias_planes_tiled(
     if inside {
         for (var k = local; k < p.plane; k += WORKGROUP) { sum += f32(dy_data[first + k]); }
     }
-    shares[local] = sum;
-    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local < half { shares[local] += shares[local + half]; }
-    }
-    if local == 0u && inside { partial[i] = shares[0]; }
+    sum = add_up(local, sum);
+    if local == 0u && inside { partial[i] = sum; }
 }
 
 // db = the sum over items of the planes' sums, in their order. p: items, outputs.
@@ -336,4 +344,19 @@ fn sum_items(
     var sum = 0.0;
     for (var n = 0u; n < p.items; n++) { sum += partial[n * p.outputs + o]; }
     db[o] = sum;
+}
+
+// The same, a workgroup for each output.
+//# sum_items_tiled
+@compute @workgroup_size(WORKGROUP_X)
+fn sum_items_tiled(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let o = min(linear_group(group, groups), p.outputs - 1u);
+    var sum = 0.0;
+    for (var n = local; n < p.items; n += WORKGROUP) { sum += partial[n * p.outputs + o]; }
+    sum = add_up(local, sum);
+    if local == 0u && linear_group(group, groups) == o { db[o] = sum; }
 }

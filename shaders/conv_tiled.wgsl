@@ -11,7 +11,7 @@
 // only a change of tap asks where the window is; inputs of few channels have both in one line instead.
 //
 // Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N, VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS
-// (vectors that an invocation loads for a pair of tiles), FOUR = 4; TAP_OUTER, VECTOR, SPLIT, BIAS, NORM, RELU, ACCUMULATE, MASK; TRANSPOSED, DEAL, PHASES_H,
+// (vectors that an invocation loads for a pair of tiles), FOUR = 4; TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, BIAS, NORM, RELU, ACCUMULATE, MASK; TRANSPOSED, DEAL, PHASES_H,
 // PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as in conv_lanes.wgsl.
 
 // The weights as [tile of rows][term][row in the tile], padded with zeros; terms are (tap, channel) with channels padded to DEPTH, or (channel, tap).
@@ -68,10 +68,25 @@ const TAPS = KERNEL_H * KERNEL_W;
 const DOWN = TILE_M / EACH_M;
 const ACROSS = TILE_N / EACH_N;
 
-// Stores a result for the pixel of this number, of `plane` an item, after all that is done to it.
+// An invocation's place in the tile: row and column of DOWN x ACROSS. Each 32 that follow each other are 4 x 8: of all shapes, they read the fewest words
+// of workgroup memory together.
+fn place_of(local: u32) -> vec2<u32> {
+    let block = local / 32u;
+    let lane = local % 32u;
+    return vec2(block / (ACROSS / 8u) * 4u + lane / 8u, block % (ACROSS / 8u) * 8u + lane % 8u);
+}
+
+// Stores a result for the pixel of this number, of `plane` an item, after all that is done to it. With STORE_VECTOR, results of four neighbours.
 //# product_tiled finish_product
 #if !SPLIT
-fn finish(value: f32, row: u32, pixel: u32, plane: u32) {
+#if STORE_VECTOR
+alias Value = vec4<f32>;
+const WIDE = 4u;
+#else
+alias Value = f32;
+const WIDE = 1u;
+#endif
+fn finish(value: Value, row: u32, pixel: u32, plane: u32) {
     let n = pixel / plane;
     let rest = pixel - n * plane;
 #if DEAL
@@ -86,7 +101,7 @@ fn finish(value: f32, row: u32, pixel: u32, plane: u32) {
 #else
     let inner = row * plane + rest;
 #endif
-    let at = p.result_offset + n * p.result_stride + inner;
+    let at = (p.result_offset + n * p.result_stride + inner) / WIDE;
     var total = value;
 #if BIAS
     total += bias[row];
@@ -95,13 +110,13 @@ fn finish(value: f32, row: u32, pixel: u32, plane: u32) {
     total = (total - mean[row]) * (inverseSqrt(variance[row] + p.epsilon) * scale[row]) + shift[row];
 #endif
 #if RELU
-    total = max(total, 0.0);
+    total = max(total, Value(0.0));
 #endif
 #if ACCUMULATE
-    total += f32(result[at]);
+    total += Value(result[at]);
 #endif
 #if MASK
-    total = select(0.0, total, f32(mask[p.mask_offset + n * p.mask_stride + inner]) > 0.0);
+    total = select(Value(0.0), total, Value(mask[(p.mask_offset + n * p.mask_stride + inner) / WIDE]) > Value(0.0));
 #endif
     result[at] = result_element(total);
 }
@@ -158,6 +173,7 @@ fn tap_of(window: Window, kh: u32, kw: u32) -> Tap {
 #endif
 }
 
+#if !STORE_VECTOR
 fn put(value: f32, row: u32, pixel: u32) {
 #if SPLIT
     let pixels = p.batch * p.out_height * p.out_width;
@@ -166,6 +182,7 @@ fn put(value: f32, row: u32, pixel: u32) {
     finish(value, row, pixel, p.out_height * p.out_width);
 #endif
 }
+#endif
 
 // p: batch, rows, depth, height, width (of the source), out_height, out_width, pad_h, pad_w, source_offset, source_stride, result_offset,
 // result_stride, steps (of DEPTH terms), chunk (steps of a part).
@@ -176,8 +193,9 @@ fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
     let first_n = group.y * TILE_N;
     let first_step = group.z * p.chunk;
     let last_step = min(first_step + p.chunk, p.steps);
-    let down = local / ACROSS;
-    let across = local % ACROSS;
+    let place = place_of(local);
+    let down = place.x;
+    let across = place.y;
     // An invocation always loads the same four pixels, every RIGHT_ROW-th invocation those of another channel.
     let load_v = local % RIGHT_ROW;
     let load_k = local / RIGHT_ROW;
@@ -286,6 +304,24 @@ fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #else
     let first_row = 0u;
 #endif
+#if STORE_VECTOR
+    let plane_out = p.out_height * p.out_width;
+#repeat j VECTORS_N
+    {
+        let pixel = first_n + ({j}u * ACROSS + across) * 4u;
+        if pixel < pixels {
+#repeat h VECTORS_M
+#repeat r FOUR
+            {
+                let row = group.x * TILE_M + ({h}u * DOWN + down) * 4u + {r}u;
+                if row < p.rows { finish(sum{h}_{r}_{j}, row, pixel, plane_out); }
+            }
+#end
+#end
+        }
+    }
+#end
+#else
 #repeat j VECTORS_N
 #repeat e FOUR
     {
@@ -303,6 +339,7 @@ fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
     }
 #end
 #end
+#endif
 }
 
 // The second pass of a product that was cut: the sum of the parts in their order, then what put does. p: rows, pixels, plane, out_width, parts, result_offset,
@@ -345,10 +382,25 @@ struct Column {
     kw: i32,
 }
 
+// The column of the result that column r of the tiles is: with TAP_OUTER, these run over taps outside and channels inside, so that the four of a vector
+// have a tap in common.
+fn result_column(r: u32) -> u32 {
+#if TAP_OUTER
+    let t = r / p.channels;
+    return (r - t * p.channels) * TAPS + t;
+#else
+    return r;
+#endif
+}
+
 fn column_of(r: u32) -> Column {
-    let clamped = min(r, p.channels * TAPS - 1u);
-    let c = clamped / TAPS;
-    let t = clamped - c * TAPS;
+#if TAP_OUTER
+    let column = result_column(min(r, p.channels * TAPS - 4u));
+#else
+    let column = min(r, p.channels * TAPS - 1u);
+#endif
+    let c = column / TAPS;
+    let t = column - c * TAPS;
     return Column(c * p.height * p.width, i32(t / KERNEL_W), i32(t % KERNEL_W));
 }
 
@@ -360,8 +412,9 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
     let first_n = group.y * TILE_N;
     let first_q = group.z * p.chunk;
     let last_q = min(first_q + p.chunk, p.batch * plane);
-    let down = local / ACROSS;
-    let across = local % ACROSS;
+    let place = place_of(local);
+    let down = place.x;
+    let across = place.y;
     let load_k = local % DEPTH;
     let load_v = local / DEPTH;
 #if VECTOR
@@ -381,9 +434,14 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #end
 #endif
 #repeat i RIGHT_LOADS
+#if TAP_OUTER
+    let column{i} = column_of(first_n + (load_v + {i}u * (WORKGROUP / DEPTH)) * 4u);
+    let tap{i} = u32(column{i}.kh) * p.width + u32(column{i}.kw);
+#else
 #repeat e FOUR
     let column{i}_{e} = column_of(first_n + (load_v + {i}u * (WORKGROUP / DEPTH)) * 4u + {e}u);
 #end
+#endif
     var right{i} = vec4<f32>(0.0);
 #end
 #repeat h VECTORS_M
@@ -429,6 +487,25 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #end
 #end
 #endif
+#if TAP_OUTER
+            let corner = u32(top) * p.width + u32(side);
+#repeat i RIGHT_LOADS
+            {
+#if PAD
+                let inside = u32(top + column{i}.kh) < p.height && u32(side + column{i}.kw) < p.width;
+                let at = x_at + column{i}.at + select(0u, corner + tap{i}, inside);
+#repeat e FOUR
+                right{i}[{e}u] = select(0.0, f32(x_data[at + {e}u * p.height * p.width]), inside);
+#end
+#else
+                let at = x_at + column{i}.at + corner + tap{i};
+#repeat e FOUR
+                right{i}[{e}u] = f32(x_data[at + {e}u * p.height * p.width]);
+#end
+#endif
+            }
+#end
+#else
 #repeat i RIGHT_LOADS
 #repeat e FOUR
             {
@@ -444,6 +521,7 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
             }
 #end
 #end
+#endif
         }
         if start > first_q {
             for (var k = 0u; k < DEPTH; k++) {
@@ -483,17 +561,17 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
         }
         workgroupBarrier();
     }
-#repeat h VECTORS_M
-#repeat r FOUR
-    {
-        let o = first_m + ({h}u * DOWN + down) * 4u + {r}u;
-        if o < p.outputs {
-            let at = (group.z * p.outputs + o) * columns;
 #repeat j VECTORS_N
 #repeat e FOUR
+    {
+        let r = first_n + ({j}u * ACROSS + across) * 4u + {e}u;
+        if r < columns {
+            let column = group.z * p.outputs * columns + result_column(r);
+#repeat h VECTORS_M
+#repeat r FOUR
             {
-                let column = first_n + ({j}u * ACROSS + across) * 4u + {e}u;
-                if column < columns { partial[at + column] = sum{h}_{r}_{j}[{e}u]; }
+                let o = first_m + ({h}u * DOWN + down) * 4u + {r}u;
+                if o < p.outputs { partial[column + o * columns] = sum{h}_{r}_{j}[{e}u]; }
             }
 #end
 #end

@@ -1,6 +1,6 @@
 // Max pooling and its gradient. x is [batch, channels, height, width], y [batch, channels, out_height, out_width]. p: count
 // (elements of the result), channels, height, width, out_height, out_width, kernel, stride, pad; x_offset, x_stride, y_offset,
-// y_stride. Constants: INDICES, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
+// y_stride. Constants: KERNEL, REACH (windows in a line that can contain an element), INDICES, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
 
 // The maximum of each window; of equals the first in row-major order. Padding never wins; NaN does.
 //# max_pool
@@ -44,6 +44,54 @@ fn max_pool(
 #endif
 }
 
+// The same with the window written out, KERNEL wide and high, so that its loads are on their way together.
+//# max_pool_unrolled
+@compute @workgroup_size(WORKGROUP_X)
+fn max_pool_unrolled(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let row = i / p.out_width;
+    let ox = i - row * p.out_width;
+    let plane = row / p.out_height;
+    let oy = row - plane * p.out_height;
+    let n = plane / p.channels;
+    let c = plane - n * p.channels;
+    let top = max(oy * p.stride, p.pad) - p.pad;
+    let left = max(ox * p.stride, p.pad) - p.pad;
+    let first = p.x_offset + n * p.x_stride + c * p.height * p.width;
+    var index = top * p.width + left;
+    // What is outside of the input stands for the first element inside, which wins nothing over itself.
+#repeat ky KERNEL
+#repeat kx KERNEL
+    let y{ky}_{kx} = oy * p.stride + {ky}u - p.pad;
+    let x{ky}_{kx} = ox * p.stride + {kx}u - p.pad;
+    let inside{ky}_{kx} = y{ky}_{kx} < p.height && x{ky}_{kx} < p.width;
+    let at{ky}_{kx} = select(index, y{ky}_{kx} * p.width + x{ky}_{kx}, inside{ky}_{kx});
+    let value{ky}_{kx} = f32(x_data[first + at{ky}_{kx}]);
+#end
+#end
+    var best = f32(x_data[first + index]);
+#repeat ky KERNEL
+#repeat kx KERNEL
+    {
+        let is_nan = (bitcast<u32>(value{ky}_{kx}) & 0x7fffffffu) > 0x7f800000u;
+        let wins = inside{ky}_{kx} && (value{ky}_{kx} > best || is_nan);
+        best = select(best, value{ky}_{kx}, wins);
+        index = select(index, at{ky}_{kx}, wins);
+    }
+#end
+#end
+    let place = p.y_offset + n * p.y_stride + (c * p.out_height + oy) * p.out_width + ox;
+    y_data[place] = y_data_element(best);
+#if INDICES
+    indices[i] = index;
+#endif
+}
+
 // Each input element gathers from the windows that contain it and chose it.
 //# max_pool_grad
 @compute @workgroup_size(WORKGROUP_X)
@@ -76,6 +124,57 @@ fn max_pool_grad(
             if indices[indices_first + o] == me { sum += f32(dy_data[dy_first + o]); }
         }
     }
+    let inner = c * p.height * p.width + me;
+    let place = p.x_offset + n * p.x_stride + inner;
+#if ACCUMULATE
+    sum += f32(dx_data[place]);
+#endif
+#if MASK
+    sum = select(0.0, sum, f32(mask[p.mask_offset + n * p.mask_stride + inner]) > 0.0);
+#endif
+    dx_data[place] = dx_data_element(sum);
+}
+
+// The same with the REACH x REACH windows that can contain an element written out, so that their loads are on their way together.
+//# max_pool_grad_unrolled
+@compute @workgroup_size(WORKGROUP_X)
+fn max_pool_grad_unrolled(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.count { return; }
+    let row = i / p.width;
+    let x = i - row * p.width;
+    let plane = row / p.height;
+    let y = row - plane * p.height;
+    let n = plane / p.channels;
+    let c = plane - n * p.channels;
+    let out_plane = p.out_height * p.out_width;
+    let dy_first = p.y_offset + n * p.y_stride + c * out_plane;
+    let indices_first = plane * out_plane;
+    let me = y * p.width + x;
+    // The last window that begins before the element; numbers below zero are large ones.
+    let below = (y + p.pad) / p.stride;
+    let beside = (x + p.pad) / p.stride;
+#repeat dy REACH
+#repeat dx REACH
+    let oy{dy}_{dx} = below + {dy}u + 1u - REACH;
+    let ox{dy}_{dx} = beside + {dx}u + 1u - REACH;
+    let inside{dy}_{dx} = oy{dy}_{dx} < p.out_height && ox{dy}_{dx} < p.out_width
+        && oy{dy}_{dx} * p.stride + p.kernel > y + p.pad && ox{dy}_{dx} * p.stride + p.kernel > x + p.pad;
+    let o{dy}_{dx} = select(0u, oy{dy}_{dx} * p.out_width + ox{dy}_{dx}, inside{dy}_{dx});
+    let chosen{dy}_{dx} = indices[indices_first + o{dy}_{dx}];
+    let gradient{dy}_{dx} = f32(dy_data[dy_first + o{dy}_{dx}]);
+#end
+#end
+    var sum = 0.0;
+#repeat dy REACH
+#repeat dx REACH
+    sum += select(0.0, gradient{dy}_{dx}, inside{dy}_{dx} && chosen{dy}_{dx} == me);
+#end
+#end
     let inner = c * p.height * p.width + me;
     let place = p.x_offset + n * p.x_stride + inner;
 #if ACCUMULATE

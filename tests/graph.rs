@@ -571,9 +571,8 @@ fn accumulated_batches_are_one_large_batch() {
             let state = gpu.block_on(trainer.state()).expect("the state can be read");
             assert_eq!(state.parameters, before.parameters, "an update came too early");
             // Left between two updates and taken up by another trainer: the sum so far goes with it.
-            trainer = gpu
-                .block_on(Trainer::new(&gpu, &network, &optimizer, 2, 10, |_, _| ()))
-                .expect("can train");
+            trainer =
+                gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 2, 10, |_, _| ())).expect("can train");
             trainer.restore(&state).expect("a state of the same network");
         }
     }

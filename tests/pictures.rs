@@ -29,8 +29,9 @@ fn made() -> &'static Made {
             std::fs::remove_dir_all(&folder).expect("what an earlier test left can be deleted");
         }
         std::fs::create_dir_all(&folder).expect("a folder");
-        let [checkpoint, run, picture] = ["runs/0001-digits/last.safetensors", "runs/0001-digits", "seven.png"]
-            .map(|n| text(&folder.join(n)).to_string());
+        let [checkpoint, run, picture] =
+            ["runs/0001-digits/last.safetensors", "runs/0001-digits", "seven.png"]
+                .map(|n| text(&folder.join(n)).to_string());
         stdout(&[
             "train",
             "digits",

@@ -82,26 +82,25 @@ fn extents(
 /// Invocations that share a plane on a GPU.
 const SHARERS: u32 = 64;
 
-/// The same kernels twice: a workgroup for each plane, and an invocation for each plane.
-fn families(x: &Operand, first: impl Fn() -> Kernel, rest: &[Kernel]) -> Vec<Implementation> {
+/// The same kernels twice: a workgroup for each plane and then each channel, and an invocation for each. `first` goes over planes, `second` over channels.
+fn families(x: &Operand, first: &Kernel, second: &Kernel, apply: &Kernel) -> Vec<Implementation> {
     let [items, channels, _] = x.spec.shape.ncs();
     let planes = items * channels;
-    let with = |kernel: Kernel| std::iter::once(kernel).chain(rest.iter().cloned()).collect();
-    let shared = first()
-        .constant("SHARERS", SHARERS)
-        .constant("ALONE", false)
-        .workgroup(SHARERS, 1, 1)
-        .linear_groups(planes);
-    let alone = first().constant("SHARERS", 1u32).constant("ALONE", true).workgroup(8, 1, 1).linear(planes);
+    let shared = |kernel: &Kernel, groups| {
+        let kernel = kernel.clone().constant("SHARERS", SHARERS).constant("ALONE", false);
+        kernel.workgroup(SHARERS, 1, 1).linear_groups(groups)
+    };
+    let alone = |kernel: &Kernel, invocations| {
+        kernel.clone().constant("ALONE", true).workgroup(8, 1, 1).linear(invocations)
+    };
+    let shared = vec![shared(first, planes), shared(second, channels), apply.clone()];
+    let alone = vec![alone(first, planes), alone(second, channels), apply.clone()];
     vec![
-        Implementation::new("shared", with(shared))
+        Implementation::new("shared", shared)
             .scratch(2 * planes)
             .workgroup_memory(4 * SHARERS as usize)
             .suits(AdapterClass::GPU),
-        Implementation::new("alone", with(alone))
-            .scratch(2 * planes)
-            .workgroup_memory(4)
-            .suits(AdapterClass::SOFTWARE),
+        Implementation::new("alone", alone).scratch(2 * planes).suits(AdapterClass::SOFTWARE),
     ]
 }
 
@@ -180,12 +179,10 @@ impl Operation for BatchNorm {
             .bind("means", Slot::Output(1))
             .bind("inverse_stds", Slot::Output(2))
             .bind("running_mean", Slot::Output(3))
-            .bind("running_var", Slot::Output(4))
-            .linear(x.dims()[1]);
-        let first = || {
-            self.extents(operands, "planes").bind("x_data", Slot::Input(0)).bind("partial", Slot::Scratch(0))
-        };
-        families(x, first, &[statistics, apply])
+            .bind("running_var", Slot::Output(4));
+        let first =
+            self.extents(operands, "planes").bind("x_data", Slot::Input(0)).bind("partial", Slot::Scratch(0));
+        families(x, &first, &statistics, &apply)
     }
 }
 
@@ -219,17 +216,16 @@ impl Operation for BatchNormGrad {
                 .bind(if self.training { "inverse_stds" } else { "variances" }, Slot::Input(5));
             if self.relu { kernel.bind("y_data", Slot::Input(1)) } else { kernel }
         };
-        let first = || base("grad_planes").bind("partial", Slot::Scratch(0));
+        let first = base("grad_planes").bind("partial", Slot::Scratch(0));
         let parameters = extents(operands, "grad_parameters", self.relu, x, y, dx)
             .bind("partial", Slot::Scratch(0))
             .bind("dweight", Slot::Output(1))
-            .bind("dbias", Slot::Output(2))
-            .linear(x.dims()[1]);
+            .bind("dbias", Slot::Output(2));
         let apply = base("grad_apply")
             .bind("weight", Slot::Input(3))
             .bind("dweight", Slot::Output(1))
             .bind("dbias", Slot::Output(2))
             .linear(x.volume());
-        families(x, first, &[parameters, apply])
+        families(x, &first, &parameters, &apply)
     }
 }

@@ -10,6 +10,9 @@ use crate::weights::{OnnxAttribute, OnnxExport, ints};
 
 const SOURCE: &str = include_str!("../../shaders/max_pool.wgsl");
 
+/// Windows and reaches of up to this many elements in a line are written out for GPUs.
+const UNROLLED: usize = 5;
+
 /// The maximum of square windows. Input: x [batch, channels, height, width]; outputs: y, and with `indices` the place of each
 /// maximum within its input plane (row * width + column) as u32. Ties go to the first in row-major order; padding never wins; a NaN wins.
 #[derive(Clone, Debug)]
@@ -109,27 +112,35 @@ impl Operation for MaxPool {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
-        let kernel = Kernel::new(operands, SOURCE, "max_pool")
-            .constant("INDICES", self.indices)
-            .geometries([
-                ("count", y.volume()),
-                ("channels", x.dims()[1]),
-                ("height", x.dims()[2]),
-                ("width", x.dims()[3]),
-                ("out_height", y.dims()[2]),
-                ("out_width", y.dims()[3]),
-                ("kernel", self.kernel),
-                ("stride", self.stride),
-                ("pad", self.padding),
-                ("x_offset", x.offset),
-                ("x_stride", x.batch_stride),
-                ("y_offset", y.offset),
-                ("y_stride", y.batch_stride),
-            ])
-            .bind("x_data", Slot::Input(0))
-            .bind("y_data", Slot::Output(0));
-        let kernel = if self.indices { kernel.bind_as("indices", Slot::Output(1), "u32") } else { kernel };
-        vec![Implementation::new("windows", vec![kernel.linear(y.volume())])]
+        let kernel = |entry| {
+            let kernel = Kernel::new(operands, SOURCE, entry)
+                .constant("INDICES", self.indices)
+                .constant("KERNEL", u32::try_from(self.kernel).unwrap_or(u32::MAX))
+                .geometries([
+                    ("count", y.volume()),
+                    ("channels", x.dims()[1]),
+                    ("height", x.dims()[2]),
+                    ("width", x.dims()[3]),
+                    ("out_height", y.dims()[2]),
+                    ("out_width", y.dims()[3]),
+                    ("kernel", self.kernel),
+                    ("stride", self.stride),
+                    ("pad", self.padding),
+                    ("x_offset", x.offset),
+                    ("x_stride", x.batch_stride),
+                    ("y_offset", y.offset),
+                    ("y_stride", y.batch_stride),
+                ])
+                .bind("x_data", Slot::Input(0))
+                .bind("y_data", Slot::Output(0));
+            let kernel =
+                if self.indices { kernel.bind_as("indices", Slot::Output(1), "u32") } else { kernel };
+            kernel.linear(y.volume())
+        };
+        let unrolled = (self.kernel <= UNROLLED).then(|| {
+            Implementation::new("unrolled", vec![kernel("max_pool_unrolled")]).suits(AdapterClass::GPU)
+        });
+        unrolled.into_iter().chain([Implementation::new("windows", vec![kernel("max_pool")])]).collect()
     }
 }
 
@@ -170,9 +181,11 @@ impl Operation for MaxPoolGrad {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
         let mask = Mask::of(operands, self.masked);
+        let reach = self.pool.kernel.div_ceil(self.pool.stride);
         let kernel = |entry| {
             let kernel = Kernel::new(operands, SOURCE, entry)
                 .constant("ACCUMULATE", self.accumulate)
+                .constant("REACH", u32::try_from(reach).unwrap_or(u32::MAX))
                 .geometries([
                     ("count", dx.volume()),
                     ("planes", dx.dims()[0] * dx.dims()[1]),
@@ -196,7 +209,12 @@ impl Operation for MaxPoolGrad {
         };
         let gather = kernel("max_pool_grad").linear(dx.volume());
         let planes = kernel("max_pool_grad_planes").workgroup(8, 1, 1).linear(dx.dims()[0] * dx.dims()[1]);
-        let mut list = vec![Implementation::new("gather", vec![gather]).suits(AdapterClass::GPU)];
+        let mut list = Vec::new();
+        if reach <= UNROLLED {
+            let unrolled = kernel("max_pool_grad_unrolled").linear(dx.volume());
+            list.push(Implementation::new("unrolled", vec![unrolled]).suits(AdapterClass::GPU));
+        }
+        list.push(Implementation::new("gather", vec![gather]).suits(AdapterClass::GPU));
         // Its sums lie in the result, and sums are f32.
         if dx.spec.element == Element::F32 {
             list.push(Implementation::new("planes", vec![planes]).suits(AdapterClass::SOFTWARE));

@@ -47,8 +47,7 @@ type Of = fn(&HeadRecord) -> f64;
 
 /// The charts that the log has values for.
 pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
-    let of_heads =
-        |heads: &[HeadRecord], head: &str, of: Of| heads.iter().find(|h| h.name == head).map(of);
+    let of_heads = |heads: &[HeadRecord], head: &str, of: Of| heads.iter().find(|h| h.name == head).map(of);
     let done = |e: &EpochRecord| (e.epoch + 1) as f64;
     let series = |head: &str, name: String, of: Of| Series {
         name,
@@ -62,7 +61,8 @@ pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
         .map(|head| Series { faint: Vec::new(), ..series(head, format!("{head}, training"), |h| h.accuracy) })
         .collect();
     let plain = |name: &str, color, points| Series { name: name.into(), color, points, faint: Vec::new() };
-    let held_out = curves.epochs.iter().filter_map(|e| Some((done(e), e.held_out.as_ref()?.accuracy))).collect();
+    let held_out =
+        curves.epochs.iter().filter_map(|e| Some((done(e), e.held_out.as_ref()?.accuracy))).collect();
     accuracies.push(plain("main, held out", INK, held_out));
     let steps = |of: fn(&StepRecord) -> Option<f64>| -> Vec<(f64, f64)> {
         curves.steps.iter().filter_map(|s| Some((s.epoch, of(s)?))).collect()

@@ -89,9 +89,15 @@ impl From<Vec<Record>> for Curves {
 fn pairs(machine: &Machine) -> Vec<(String, String)> {
     let Machine { adapter, backend, driver, system, threads } = machine;
     let threads = threads.to_string();
-    [("adapter", adapter), ("backend", backend), ("driver", driver), ("system", system), ("threads", &threads)]
-        .into_iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| (name.to_string(), value.clone()))
-        .collect()
+    [
+        ("adapter", adapter),
+        ("backend", backend),
+        ("driver", driver),
+        ("system", system),
+        ("threads", &threads),
+    ]
+    .into_iter()
+    .filter(|(_, value)| !value.is_empty())
+    .map(|(name, value)| (name.to_string(), value.clone()))
+    .collect()
 }

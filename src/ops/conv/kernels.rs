@@ -367,19 +367,20 @@ pub(super) fn bias_gradient(operands: &Operands<'_>) -> Vec<Implementation> {
             .bind("dy_data", Slot::Input(0))
             .bind("partial", Slot::Scratch(0))
     };
-    let second = Kernel::new(operands, SOURCE, "sum_items")
-        .geometries([("items", items), ("outputs", outputs)])
-        .bind("partial", Slot::Scratch(0))
-        .bind("db", Slot::Output(0))
-        .linear(outputs);
+    let second = |entry| {
+        Kernel::new(operands, SOURCE, entry)
+            .geometries([("items", items), ("outputs", outputs)])
+            .bind("partial", Slot::Scratch(0))
+            .bind("db", Slot::Output(0))
+    };
     let tiled = planes("bias_planes_tiled").linear_groups(items * outputs);
     let serial = planes("bias_planes").workgroup(8, 1, 1).linear(items * outputs);
     vec![
-        Implementation::new("tiled", vec![tiled, second.clone()])
+        Implementation::new("tiled", vec![tiled, second("sum_items_tiled").linear_groups(outputs)])
             .scratch(items * outputs)
             .workgroup_memory(4 * 64)
             .suits(AdapterClass::GPU),
-        Implementation::new("serial", vec![serial, second])
+        Implementation::new("serial", vec![serial, second("sum_items").linear(outputs)])
             .scratch(items * outputs)
             .suits(AdapterClass::SOFTWARE),
     ]

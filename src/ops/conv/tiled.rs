@@ -61,24 +61,41 @@ impl Tile {
         [m.div_ceil(self.m), n.div_ceil(self.n)]
     }
 
-    /// Parts are at least 16 steps long: a shorter one would spend its time on filling and storing tiles.
+    /// The parts that are estimated to be fastest, of those with enough workgroups. Parts are at least 16 steps long: a shorter one would spend
+    /// its time on filling and storing tiles.
     fn split(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> Split {
         let steps = terms.div_ceil(self.depth);
         let groups: usize = self.groups(m, n).iter().product();
-        let parts = busy(profile).div_ceil(groups).min(steps / 16).clamp(1, 256);
+        let most = (steps / 16).clamp(1, 256);
+        let fewest = busy(profile).div_ceil(groups).min(most);
+        // More than four times what keeps a device busy only lengthens the second pass.
+        let range = fewest..=most.min(4 * fewest);
+        let time = |parts: &usize| self.time(m, n, steps, *parts, profile);
+        let parts = range.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(fewest);
         let chunk = steps.div_ceil(parts);
         Split { parts: steps.div_ceil(chunk), chunk }
     }
 
-    /// An estimate of the time, in multiply-adds of the best tile on a full device.
-    fn cost(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> f64 {
+    /// An estimate of the time, in multiply-adds of one compute unit with the best tile.
+    fn time(&self, m: usize, n: usize, steps: usize, parts: usize, profile: &Profile) -> f64 {
+        // Steps that it takes to begin and to end.
+        const ENDS: usize = 8;
+        let units = busy(profile) / 2;
         let groups: usize = self.groups(m, n).iter().product();
+        // A unit holds some 512 invocations and is slowed down by having less than half of them.
+        let resident = 512 / self.invocations();
+        let each = (groups * parts).div_ceil(units).max(resident / 2);
+        let step = (self.m * self.n * self.depth) as f64 / self.speed;
+        let work = ((steps.div_ceil(parts) + ENDS) * each) as f64 * step;
+        // A word of a part is written and read: 8 bytes, at some four multiply-adds a byte; a dispatch takes microseconds.
+        let second_pass = if parts == 1 { 0.0 } else { (m * n * parts) as f64 * 32.0 / units as f64 + 5e5 };
+        work + second_pass
+    }
+
+    /// An estimate of the time with the best number of parts.
+    fn cost(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> f64 {
         let Split { parts, .. } = self.split(m, n, terms, profile);
-        let work = (groups * self.m * self.n * terms) as f64 / self.speed;
-        let idle = (busy(profile) as f64 / (groups * parts) as f64).max(1.0);
-        // A word of a part is written and read: 8 bytes, at some ten multiply-adds a byte.
-        let second_pass = if parts == 1 { 0.0 } else { (m * n * parts) as f64 * 80.0 };
-        work * idle + second_pass
+        self.time(m, n, terms.div_ceil(self.depth), parts, profile)
     }
 
     fn apply(&self, kernel: Kernel) -> Kernel {
@@ -149,6 +166,8 @@ fn product_with(
     let vector = tap_outer && flat && plane.is_multiple_of(4) && source.is_aligned(4);
     let Split { parts, chunk } = tile.split(m, pixels, terms, profile);
     let [rows, columns] = tile.groups(m, pixels);
+    let store_vector = vector && parts == 1 && result.is_aligned(4) && product.epilogue.is_aligned();
+    let stored_as = if store_vector { "vec4<f32>" } else { "f32" };
     let pack = Kernel::new(operands, SOURCE, "pack_tiled")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
@@ -160,8 +179,9 @@ fn product_with(
         .workgroup(256, 1, 1)
         .groups(rows * tile.m / SQUARE, terms.div_ceil(SQUARE), 1);
     let pack = view.pack(pack, product.transposed);
-    let epilogue =
-        |kernel: Kernel| product.epilogue.apply(view.deal(kernel).bind("result", Slot::Output(0)), "f32");
+    let epilogue = |kernel: Kernel| {
+        product.epilogue.apply(view.deal(kernel).bind_as("result", Slot::Output(0), stored_as), stored_as)
+    };
     let kernel = Kernel::new(operands, SOURCE, "product_tiled")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
@@ -170,6 +190,7 @@ fn product_with(
         .constant("PAD", view.pads())
         .constant("TAP_OUTER", tap_outer)
         .constant("VECTOR", vector)
+        .constant("STORE_VECTOR", store_vector)
         .constant("SPLIT", parts > 1)
         .geometries([
             ("batch", e.batch),
@@ -252,6 +273,7 @@ fn weight_gradient_with(
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
     let kernel = kernel(operands, e, [SOURCE, "weight_gradient_tiled"], x, dy)
         .constant("VECTOR", vector)
+        .constant("TAP_OUTER", e.channels.is_multiple_of(4))
         .geometry("chunk", chunk * tile.depth)
         .bind("x_data", Slot::Input(0))
         .bind_as("dy_data", Slot::Input(1), if vector { "vec4<f32>" } else { "f32" })
