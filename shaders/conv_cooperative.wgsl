@@ -1,194 +1,305 @@
-// Convolution on cooperative matrices (tensor cores, simdgroup matrices) as implicit GEMM in the three directions of conv.wgsl.
-//
-// A workgroup makes TILE_M x TILE_N results. Tiles of both factors are staged in workgroup memory, zero outside of the tensors; SUBGROUPS
-// subgroups, ACROSS of them side by side, multiply EACH_M x EACH_N matrices of SIZE x SIZE each and add in f32; the results go through
-// workgroup memory to where they belong. A device that makes smaller subgroups than it may has more of them: those do the work of
+// Convolution on cooperative matrices (tensor cores, simdgroup matrices) as implicit GEMM, behind conv_implicit.wgsl. A workgroup makes TILE_M x TILE_N
+// results, DEPTH terms of the sum at a time, from two tiles in workgroup memory; SUBGROUPS subgroups, ACROSS of them side by side, multiply EACH_M x EACH_N
+// matrices of SIZE x SIZE each and add in f32. Tiles are double: while one pair is multiplied, the next is on its way from memory. The results go
+// through workgroup memory to where they belong. A device that makes smaller subgroups than it may has more of them: those do the work of
 // another once more, so that control flow stays uniform.
+//
+// Forward and input gradient are one product, as in conv_tiled.wgsl, with weights laid out by pack_tiled; the sum of the weight gradient is over pixels. Invocations
+// load four elements at a time, neighbours in memory where those can be had as vectors (VECTOR, VECTOR_X), else of four channels, so that
+// neighbouring invocations load neighbouring pixels.
 //
 // With EMULATED, plain loops stand for the three operations on matrices: what runs where there are none, to test all the rest.
 //
-// Constants: the above; DEPTH (of the sum at a time), SIXTEEN (whether SIZE is 16, not 8), KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, RELU,
-// BIAS, NORM, ACCUMULATE, MASK. p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w; x_offset, x_stride, y_offset, y_stride
-// (from item to item); chunk (terms of one part of the sum).
+// Constants: the above; HALF (whether factors are f16, not f32), SIXTEEN (whether SIZE is 16, not 8), LEFT_LOADS, RIGHT_LOADS (vectors that an
+// invocation loads for a pair of tiles), FOUR = 4; the others as in conv_tiled.wgsl.
 
-const TAPS = KERNEL_H * KERNEL_W;
-const LEFT_STRIDE = TILE_M + 8u;
-const RIGHT_STRIDE = TILE_N + 8u;
+//# product_cooperative weight_gradient_cooperative
+// Tiles have the type that activations are stored as: there is nothing to gain in more, and nothing is lost.
+#if HALF
+alias Number = f16;
+#else
+alias Number = f32;
+#endif
 const ELEMENTS = SIZE * SIZE;
 
-// Staged tiles have the type that activations are stored as: there is nothing to gain in more, and nothing is lost.
-//# forward_cooperative weight_gradient_cooperative
-alias Number = x_data_element;
+// A row of a tile is eight elements longer than what it holds, so that rows begin in different banks. What it holds: rows or columns of the result in a product,
+// terms of the sum in the weight gradient.
+//# product_cooperative
+const LEFT_ROW = TILE_M + 8u;
+const RIGHT_ROW = TILE_N + 8u;
+const LEFT_SIZE = DEPTH * LEFT_ROW;
+const RIGHT_SIZE = DEPTH * RIGHT_ROW;
+const LEFT_M = 1u;
+const LEFT_K = LEFT_ROW;
+const RIGHT_N = 1u;
+const RIGHT_K = RIGHT_ROW;
 
-//# input_gradient_cooperative
-alias Number = dy_data_element;
+//# weight_gradient_cooperative
+const LEFT_ROW = DEPTH + 8u;
+const RIGHT_ROW = DEPTH + 8u;
+const LEFT_SIZE = TILE_M * LEFT_ROW;
+const RIGHT_SIZE = TILE_N * RIGHT_ROW;
+const LEFT_M = LEFT_ROW;
+const LEFT_K = 1u;
+const RIGHT_N = RIGHT_ROW;
+const RIGHT_K = 1u;
 
-//# forward_cooperative input_gradient_cooperative weight_gradient_cooperative
-var<workgroup> left_tile: array<Number, DEPTH * LEFT_STRIDE>;
-var<workgroup> right_tile: array<Number, DEPTH * RIGHT_STRIDE>;
+//# product_cooperative weight_gradient_cooperative
+var<workgroup> left_tile: array<Number, 2u * LEFT_SIZE>;
+var<workgroup> right_tile: array<Number, 2u * RIGHT_SIZE>;
 var<workgroup> results: array<f32, SUBGROUPS * ELEMENTS>;
 
-struct Pixel {
-    item: u32,
-    y: u32,
-    x: u32,
+// Where an invocation is in its pixels and in the sum.
+//# product_cooperative
+struct Cursor {
+    window: Window,
+    tap: Tap,
+    // The tap, and the first channel of the step.
+    t: u32,
+    c: u32,
 }
 
-// A pixel's number, counted over the batch, taken apart.
-fn pixel_of(q: u32, height: u32, width: u32) -> Pixel {
-    let n = q / (height * width);
-    let rest = q - n * height * width;
-    let y = rest / width;
-    return Pixel(n, y, rest - y * width);
-}
-
-// x at channel c where tap (kh, kw) of the window of an output pixel lies; zero outside.
-//# forward_cooperative weight_gradient_cooperative
-fn tap(pixel: Pixel, c: u32, t: u32) -> f32 {
-    // Coordinates beyond the upper and left edges are large unsigned numbers.
-    let y = pixel.y * STRIDE_H + t / KERNEL_W - p.pad_h;
-    let x = pixel.x * STRIDE_W + t % KERNEL_W - p.pad_w;
-    let inside = y < p.height && x < p.width;
-    let first = p.x_offset + pixel.item * p.x_stride;
-    return select(0.0, f32(x_data[first + select(0u, (c * p.height + y) * p.width + x, inside)]), inside);
-}
-
-//# forward_cooperative
-fn terms(part: u32) -> vec2<u32> { return vec2(0u, p.channels * TAPS); }
-
-fn stage(first_m: u32, first_n: u32, start: u32, end: u32, local: u32) {
-    for (var i = local; i < TILE_M * DEPTH; i += WORKGROUP) {
-        let k = start + i % DEPTH;
-        let o = first_m + i / DEPTH;
-        let inside = o < p.outputs && k < end;
-        let value = select(0.0, f32(weight[select(0u, o * end + k, inside)]), inside);
-        left_tile[(i % DEPTH) * LEFT_STRIDE + i / DEPTH] = Number(value);
-    }
-    // An invocation loads one column, so that it takes its pixel apart once.
-    let n = local % TILE_N;
-    let pixels = p.batch * p.out_height * p.out_width;
-    let pixel = pixel_of(min(first_n + n, pixels - 1u), p.out_height, p.out_width);
-    for (var i = local / TILE_N; i < DEPTH; i += WORKGROUP / TILE_N) {
-        let k = start + i;
-        var value = 0.0;
-        if first_n + n < pixels && k < end {
-            let c = k / TAPS;
-            value = tap(pixel, c, k - c * TAPS);
-        }
-        right_tile[i * RIGHT_STRIDE + n] = Number(value);
-    }
-}
-
-fn finish(o: u32, q: u32, part: u32, sum: f32) {
-    if o >= p.outputs || q >= p.batch * p.out_height * p.out_width { return; }
-    var value = sum;
-#if BIAS
-    value += f32(bias[o]);
+#if VECTOR
+const COLUMNS = TILE_N / 4u;
+#else
+const COLUMNS = TILE_N;
 #endif
-#if NORM
-    value = (value - mean[o]) * (inverseSqrt(variance[o] + p.epsilon) * scale[o]) + shift[o];
+
+fn steps_of(part: u32) -> vec2<u32> {
+    return vec2(part * p.chunk, min((part + 1u) * p.chunk, p.steps));
+}
+
+fn begin(group: vec3<u32>, local: u32, step: u32) -> Cursor {
+    let column = local % COLUMNS;
+#if VECTOR
+    let window = window_of(group.y * TILE_N + column * 4u);
+#else
+    let window = window_of(group.y * TILE_N + column);
 #endif
-#if RELU
-    value = max(value, 0.0);
+#if TAP_OUTER
+    let steps_of_tap = p.steps / TAPS;
+    let t = step / steps_of_tap;
+    return Cursor(window, tap_of(window, t / KERNEL_W, t % KERNEL_W), t, (step - t * steps_of_tap) * DEPTH);
+#else
+    return Cursor(window, Tap(0u, true), 0u, 0u);
 #endif
-    let plane = p.out_height * p.out_width;
-    let n = q / plane;
-    y_data[p.y_offset + n * p.y_stride + o * plane + q - n * plane] = y_data_element(value);
 }
 
-//# input_gradient_cooperative
-fn terms(part: u32) -> vec2<u32> { return vec2(0u, p.outputs * TAPS); }
-
-// dy at output channel o where the kernel's tap t covers an input pixel; zero where none does.
-fn tap(pixel: Pixel, o: u32, t: u32) -> f32 {
-    let up = i32(pixel.y + p.pad_h) - i32(t / KERNEL_W);
-    let left = i32(pixel.x + p.pad_w) - i32(t % KERNEL_W);
-    let y = u32(up) / STRIDE_H;
-    let x = u32(left) / STRIDE_W;
-    // A negative coordinate divided as an unsigned one could fall inside, so its sign is tested by itself.
-    let inside = up >= 0 && left >= 0 && y * STRIDE_H == u32(up) && x * STRIDE_W == u32(left)
-        && y < p.out_height && x < p.out_width;
-    let first = p.y_offset + pixel.item * p.y_stride;
-    return select(0.0, f32(dy_data[first + select(0u, (o * p.out_height + y) * p.out_width + x, inside)]), inside);
-}
-
-fn stage(first_m: u32, first_n: u32, start: u32, end: u32, local: u32) {
-    for (var i = local; i < TILE_M * DEPTH; i += WORKGROUP) {
-        let k = start + i / TILE_M;
-        let c = first_m + i % TILE_M;
-        let o = k / TAPS;
-        let inside = c < p.channels && k < end;
-        let at = (o * p.channels + c) * TAPS + k - o * TAPS;
-        let value = select(0.0, f32(weight[select(0u, at, inside)]), inside);
-        left_tile[i / TILE_M * LEFT_STRIDE + i % TILE_M] = Number(value);
+fn advance(before: Cursor, local: u32, step: u32) -> Cursor {
+    var cursor = before;
+#if TAP_OUTER
+    cursor.c += DEPTH;
+    if cursor.c >= p.depth {
+        cursor.c = 0u;
+        cursor.t += 1u;
+        cursor.tap = tap_of(cursor.window, cursor.t / KERNEL_W, cursor.t % KERNEL_W);
     }
-    let n = local % TILE_N;
-    let pixels = p.batch * p.height * p.width;
-    let pixel = pixel_of(min(first_n + n, pixels - 1u), p.height, p.width);
-    for (var i = local / TILE_N; i < DEPTH; i += WORKGROUP / TILE_N) {
-        let k = start + i;
-        var value = 0.0;
-        if first_n + n < pixels && k < end {
-            let o = k / TAPS;
-            value = tap(pixel, o, k - o * TAPS);
-        }
-        right_tile[i * RIGHT_STRIDE + n] = Number(value);
-    }
+#endif
+    return cursor;
 }
 
-fn finish(c: u32, q: u32, part: u32, sum: f32) {
-    if c >= p.channels || q >= p.batch * p.height * p.width { return; }
+fn load_left(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -> vec4<Number> {
+    return panel[(group.x * p.steps + step) * (DEPTH * TILE_M / 4u) + local + i * WORKGROUP];
+}
+
+fn store_left(i: u32, local: u32, tile: u32, value: vec4<Number>) {
+    let at = local + i * WORKGROUP;
+    let place = tile + at / (TILE_M / 4u) * LEFT_ROW + at % (TILE_M / 4u) * 4u;
+#repeat e FOUR
+    left_tile[place + {e}u] = value[{e}u];
+#end
+}
+
+fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -> vec4<Number> {
+    let k = local / COLUMNS + i * (WORKGROUP / COLUMNS);
     let plane = p.height * p.width;
-    let n = q / plane;
-    let inner = c * plane + q - n * plane;
-    let at = p.x_offset + n * p.x_stride + inner;
-    var value = sum;
-#if ACCUMULATE
-    value += f32(dx_data[at]);
+#if VECTOR
+    // Channels past the last have weights of zero.
+    return vec4<Number>(source[(cursor.tap.at + min(cursor.c + k, p.depth - 1u) * plane) / 4u]);
+#else
+    var value = vec4<Number>();
+#if TAP_OUTER
+    let at = cursor.tap.at + select(0u, min(cursor.c + k * 4u, p.depth - 4u) * plane, cursor.tap.inside);
+#repeat e FOUR
+    value[{e}u] = select(Number(0.0), Number(source[at + {e}u * plane]), cursor.tap.inside);
+#end
+#else
+#repeat e FOUR
+    {
+        let term = step * DEPTH + k * 4u + {e}u;
+        let channel = min(term / TAPS, p.depth - 1u);
+        let t = term % TAPS;
+        let tap = tap_of(cursor.window, t / KERNEL_W, t % KERNEL_W);
+        value[{e}u] = select(Number(0.0), Number(source[tap.at + channel * plane]), tap.inside);
+    }
+#end
 #endif
-#if MASK
-    value = select(0.0, value, f32(mask[p.mask_offset + n * p.mask_stride + inner]) > 0.0);
+    return value;
 #endif
-    dx_data[at] = dx_data_element(value);
+}
+
+fn store_right(i: u32, local: u32, tile: u32, value: vec4<Number>) {
+    let column = local % COLUMNS;
+    let k = local / COLUMNS + i * (WORKGROUP / COLUMNS);
+#repeat e FOUR
+#if VECTOR
+    right_tile[tile + k * RIGHT_ROW + column * 4u + {e}u] = value[{e}u];
+#else
+    right_tile[tile + (k * 4u + {e}u) * RIGHT_ROW + column] = value[{e}u];
+#endif
+#end
+}
+
+fn keep(group: vec3<u32>, m: u32, n: u32, value: f32) {
+    let row = group.x * TILE_M + m;
+    let pixel = group.y * TILE_N + n;
+    if row >= p.rows || pixel >= p.batch * p.out_height * p.out_width { return; }
+#if SPLIT
+    put(value, group.z * p.rows + row, pixel);
+#else
+    put(value, row, pixel);
+#endif
 }
 
 // The sum over pixels is cut into parts, one for each group.z; sum_parts of conv.wgsl adds them in order.
 //# weight_gradient_cooperative
-fn terms(part: u32) -> vec2<u32> {
+struct Cursor {
+    // A pixel's place in dy, its window's in x, and its window's coordinates.
+    dy_at: u32,
+    x_at: u32,
+    top: i32,
+    side: i32,
+    // The first of four pixels, in dy and in x, where they are loaded together.
+    dy_four: u32,
+    x_four: u32,
+    // Whether the pixels belong to the sum.
+    counts: bool,
+    four_counts: bool,
+}
+
+fn steps_of(part: u32) -> vec2<u32> {
     let pixels = p.batch * p.out_height * p.out_width;
-    return vec2(part * p.chunk, min((part + 1u) * p.chunk, pixels));
+    return vec2(part * p.chunk, min((part + 1u) * p.chunk, (pixels + DEPTH - 1u) / DEPTH));
 }
 
-fn stage(first_m: u32, first_n: u32, start: u32, end: u32, local: u32) {
-    // An invocation loads one pixel of both tiles, for several rows and columns.
-    let k = local % DEPTH;
+fn begin(group: vec3<u32>, local: u32, step: u32) -> Cursor {
     let plane = p.out_height * p.out_width;
-    let pixel_inside = start + k < end;
-    let pixel = pixel_of(min(start + k, end - 1u), p.out_height, p.out_width);
-    let place = p.y_offset + pixel.item * p.y_stride + pixel.y * p.out_width + pixel.x;
-    for (var i = local / DEPTH; i < TILE_M; i += WORKGROUP / DEPTH) {
-        let o = first_m + i;
-        let inside = pixel_inside && o < p.outputs;
-        let value = select(0.0, f32(dy_data[place + select(0u, o * plane, inside)]), inside);
-        left_tile[k * LEFT_STRIDE + i] = Number(value);
-    }
-    for (var i = local / DEPTH; i < TILE_N; i += WORKGROUP / DEPTH) {
-        let r = first_n + i;
-        var value = 0.0;
-        if pixel_inside && r < p.channels * TAPS {
-            let c = r / TAPS;
-            value = tap(pixel, c, r - c * TAPS);
-        }
-        right_tile[k * RIGHT_STRIDE + i] = Number(value);
-    }
+    let pixels = p.batch * plane;
+    let mine = step * DEPTH + local % DEPTH;
+    let q = min(mine, pixels - 1u);
+    let n = q / plane;
+    let rest = q - n * plane;
+    let y = rest / p.out_width;
+    // Pixels past the last count nothing: their dy is zero.
+    let fours = step * DEPTH + local % (DEPTH / 4u) * 4u;
+    let four = min(fours, pixels - 4u);
+    let item = four / plane;
+    let inner = four - item * plane;
+    return Cursor(
+        p.y_offset + n * p.y_stride + rest,
+        p.x_offset + n * p.x_stride,
+        i32(y * STRIDE_H) - i32(p.pad_h),
+        i32((rest - y * p.out_width) * STRIDE_W) - i32(p.pad_w),
+        p.y_offset + item * p.y_stride + inner,
+        p.x_offset + item * p.x_stride + inner,
+        mine < pixels,
+        fours < pixels,
+    );
 }
 
-fn finish(o: u32, r: u32, part: u32, sum: f32) {
-    let width = p.channels * TAPS;
-    if o < p.outputs && r < width { partial[(part * p.outputs + o) * width + r] = sum; }
+fn advance(before: Cursor, local: u32, step: u32) -> Cursor {
+    return begin(vec3<u32>(), local, step);
 }
 
-//# forward_cooperative input_gradient_cooperative weight_gradient_cooperative
+// The row or column and the term at which an invocation loads: four terms, or four rows or columns.
+fn load_line(i: u32, local: u32, together: bool) -> u32 {
+    if together { return local / (DEPTH / 4u) + i * (WORKGROUP / (DEPTH / 4u)); }
+    return (local / DEPTH + i * (WORKGROUP / DEPTH)) * 4u;
+}
+
+fn load_left(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -> vec4<Number> {
+    let plane = p.out_height * p.out_width;
+    let o = group.x * TILE_M + load_line(i, local, VECTOR);
+#if VECTOR
+    let value = vec4<Number>(dy_data[(cursor.dy_four + min(o, p.outputs - 1u) * plane) / 4u]);
+    return select(vec4<Number>(), value, cursor.four_counts);
+#else
+    var value = vec4<Number>();
+#repeat e FOUR
+    value[{e}u] = select(Number(0.0), Number(dy_data[cursor.dy_at + min(o + {e}u, p.outputs - 1u) * plane]), cursor.counts);
+#end
+    return value;
+#endif
+}
+
+fn store_left(i: u32, local: u32, tile: u32, value: vec4<Number>) {
+    let m = load_line(i, local, VECTOR);
+#repeat e FOUR
+#if VECTOR
+    left_tile[tile + m * LEFT_ROW + local % (DEPTH / 4u) * 4u + {e}u] = value[{e}u];
+#else
+    left_tile[tile + (m + {e}u) * LEFT_ROW + local % DEPTH] = value[{e}u];
+#endif
+#end
+}
+
+fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -> vec4<Number> {
+    let plane = p.height * p.width;
+    let columns = p.channels * TAPS;
+    let r = group.y * TILE_N + load_line(i, local, VECTOR_X);
+#if VECTOR_X
+    return vec4<Number>(x_data[(cursor.x_four + min(r, columns - 1u) * plane) / 4u]);
+#else
+    var value = vec4<Number>();
+#if TAP_OUTER
+    let column = result_column(min(r, columns - 4u));
+    let c = column / TAPS;
+    let t = column - c * TAPS;
+    let y = cursor.top + i32(t / KERNEL_W);
+    let x = cursor.side + i32(t % KERNEL_W);
+    let inside = u32(y) < p.height && u32(x) < p.width;
+    let at = cursor.x_at + c * plane + select(0u, u32(y) * p.width + u32(x), inside);
+#repeat e FOUR
+    value[{e}u] = select(Number(0.0), Number(x_data[at + {e}u * plane]), inside);
+#end
+#else
+#repeat e FOUR
+    {
+        let column = min(r + {e}u, columns - 1u);
+        let c = column / TAPS;
+        let t = column - c * TAPS;
+        let y = cursor.top + i32(t / KERNEL_W);
+        let x = cursor.side + i32(t % KERNEL_W);
+        let inside = u32(y) < p.height && u32(x) < p.width;
+        let at = cursor.x_at + select(0u, c * plane + u32(y) * p.width + u32(x), inside);
+        value[{e}u] = select(Number(0.0), Number(x_data[at]), inside);
+    }
+#end
+#endif
+    return value;
+#endif
+}
+
+fn store_right(i: u32, local: u32, tile: u32, value: vec4<Number>) {
+    let n = load_line(i, local, VECTOR_X);
+#repeat e FOUR
+#if VECTOR_X
+    right_tile[tile + n * RIGHT_ROW + local % (DEPTH / 4u) * 4u + {e}u] = value[{e}u];
+#else
+    right_tile[tile + (n + {e}u) * RIGHT_ROW + local % DEPTH] = value[{e}u];
+#endif
+#end
+}
+
+fn keep(group: vec3<u32>, m: u32, n: u32, value: f32) {
+    let o = group.x * TILE_M + m;
+    let r = group.y * TILE_N + n;
+    let columns = p.channels * TAPS;
+    if o >= p.outputs || r >= columns { return; }
+    partial[(group.z * p.outputs + o) * columns + result_column(r)] = value;
+}
+
+//# product_cooperative weight_gradient_cooperative
 #if EMULATED
 const LANES = WORKGROUP / SUBGROUPS;
 const SHARE = ELEMENTS / LANES;
@@ -198,7 +309,7 @@ fn multiply_add(sum: ptr<function, array<f32, SHARE>>, a: u32, b: u32, lane: u32
         let m = (lane + e * LANES) / SIZE;
         let n = (lane + e * LANES) % SIZE;
         for (var k = 0u; k < SIZE; k++) {
-            (*sum)[e] += f32(left_tile[a + k * LEFT_STRIDE + m]) * f32(right_tile[b + k * RIGHT_STRIDE + n]);
+            (*sum)[e] += f32(left_tile[a + k * LEFT_K + m * LEFT_M]) * f32(right_tile[b + k * RIGHT_K + n * RIGHT_N]);
         }
     }
 }
@@ -215,9 +326,7 @@ alias MatrixC = coop_mat8x8<f32, C>;
 #endif
 
 fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
-    let first_m = group.y * TILE_M;
-    let first_n = group.x * TILE_N;
-    let range = terms(group.z);
+    let range = steps_of(group.z);
     let me = subgroup % SUBGROUPS;
     let row = me / ACROSS * EACH_M * SIZE;
     let column = me % ACROSS * EACH_N * SIZE;
@@ -231,8 +340,8 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
 #end
 #else
     let stride = SIZE;
-    let left_stride = LEFT_STRIDE;
-    let right_stride = RIGHT_STRIDE;
+    let left_stride = LEFT_ROW;
+    let right_stride = RIGHT_ROW;
     // Loading zeros is the one way to begin a sum that all drivers agree on.
     for (var e = local; e < SUBGROUPS * ELEMENTS; e += WORKGROUP) { results[e] = 0.0; }
     workgroupBarrier();
@@ -243,34 +352,72 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
 #end
     workgroupBarrier();
 #endif
-    for (var start = range.x; start < range.y; start += DEPTH) {
-        stage(first_m, first_n, start, range.y, local);
-        workgroupBarrier();
+    var cursor = begin(group, local, range.x);
+#repeat i LEFT_LOADS
+    store_left({i}u, local, 0u, load_left({i}u, group, local, range.x, cursor));
+    var left{i} = vec4<Number>();
+#end
+#repeat i RIGHT_LOADS
+    store_right({i}u, local, 0u, load_right({i}u, group, local, range.x, cursor));
+    var right{i} = vec4<Number>();
+#end
+    workgroupBarrier();
+    var left_at = 0u;
+    var right_at = 0u;
+    for (var step = range.x + 1u; step <= range.y; step++) {
+        // The next pair of tiles comes from memory while this one is multiplied.
+        if step < range.y {
+            cursor = advance(cursor, local, step);
+#repeat i LEFT_LOADS
+            left{i} = load_left({i}u, group, local, step, cursor);
+#end
+#repeat i RIGHT_LOADS
+            right{i} = load_right({i}u, group, local, step, cursor);
+#end
+        }
         for (var k = 0u; k < DEPTH; k += SIZE) {
 #if EMULATED
 #repeat i EACH_M
 #repeat j EACH_N
             multiply_add(
                 &sum{i}_{j},
-                k * LEFT_STRIDE + row + {i}u * SIZE,
-                k * RIGHT_STRIDE + column + {j}u * SIZE,
+                left_at + k * LEFT_K + (row + {i}u * SIZE) * LEFT_M,
+                right_at + k * RIGHT_K + (column + {j}u * SIZE) * RIGHT_N,
                 lane,
             );
 #end
 #end
 #else
 #repeat i EACH_M
-            let left{i} = k * LEFT_STRIDE + row + {i}u * SIZE;
-            let a{i} = coopLoad<MatrixA>(&left_tile[left{i}], left_stride);
+            let a_at{i} = left_at + k * LEFT_K + (row + {i}u * SIZE) * LEFT_M;
+#if TERMS_INSIDE
+            let a{i} = coopLoadT<MatrixA>(&left_tile[a_at{i}], left_stride);
+#else
+            let a{i} = coopLoad<MatrixA>(&left_tile[a_at{i}], left_stride);
+#endif
 #end
 #repeat j EACH_N
-            let right{j} = k * RIGHT_STRIDE + column + {j}u * SIZE;
-            let b{j} = coopLoadT<MatrixB>(&right_tile[right{j}], right_stride);
+            let b_at{j} = right_at + k * RIGHT_K + (column + {j}u * SIZE) * RIGHT_N;
+#if TERMS_INSIDE
+            let b{j} = coopLoad<MatrixB>(&right_tile[b_at{j}], right_stride);
+#else
+            let b{j} = coopLoadT<MatrixB>(&right_tile[b_at{j}], right_stride);
+#endif
 #repeat i EACH_M
             sum{i}_{j} = coopMultiplyAdd(a{i}, b{j}, sum{i}_{j});
 #end
 #end
 #endif
+        }
+        left_at = LEFT_SIZE - left_at;
+        right_at = RIGHT_SIZE - right_at;
+        if step < range.y {
+#repeat i LEFT_LOADS
+            store_left({i}u, local, left_at, left{i});
+#end
+#repeat i RIGHT_LOADS
+            store_right({i}u, local, right_at, right{i});
+#end
         }
         workgroupBarrier();
     }
@@ -286,33 +433,18 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
     for (var e = local; e < SUBGROUPS * ELEMENTS; e += WORKGROUP) {
         let owner = e / ELEMENTS;
         let within = e % ELEMENTS;
-        let m = first_m + (owner / ACROSS * EACH_M + {i}u) * SIZE + within / SIZE;
-        let n = first_n + (owner % ACROSS * EACH_N + {j}u) * SIZE + within % SIZE;
-        finish(m, n, group.z, results[e]);
+        let m = (owner / ACROSS * EACH_M + {i}u) * SIZE + within / SIZE;
+        let n = (owner % ACROSS * EACH_N + {j}u) * SIZE + within % SIZE;
+        keep(group, m, n, results[e]);
     }
     workgroupBarrier();
 #end
 #end
 }
 
-//# forward_cooperative
+//# product_cooperative
 @compute @workgroup_size(WORKGROUP_X)
-fn forward_cooperative(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-#if !EMULATED
-    @builtin(subgroup_id) subgroup: u32,
-#endif
-) {
-#if EMULATED
-    let subgroup = local / LANES;
-#endif
-    tile(group, local, subgroup);
-}
-
-//# input_gradient_cooperative
-@compute @workgroup_size(WORKGROUP_X)
-fn input_gradient_cooperative(
+fn product_cooperative(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 #if !EMULATED

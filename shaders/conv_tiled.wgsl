@@ -14,57 +14,7 @@
 // (vectors that an invocation loads for a pair of tiles), FOUR = 4; TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, BIAS, NORM, RELU, ACCUMULATE, MASK; TRANSPOSED, DEAL, PHASES_H,
 // PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as in conv_lanes.wgsl.
 
-// The weights as [tile of rows][term][row in the tile], padded with zeros; terms are (tap, channel) with channels padded to DEPTH, or (channel, tap).
-// p: rows, depth (channels that are summed over), terms (padded).
-//# pack_tiled
-const TAPS = KERNEL_H * KERNEL_W;
-const SQUARE = 32u;
-var<workgroup> square: array<f32, SQUARE * (SQUARE + 1u)>;
-
-// The weight for a row and a term.
-fn packed(row: u32, term: u32) -> f32 {
-#if TAP_OUTER
-    let padded = p.terms / TAPS;
-    let t = term / padded;
-    let c = term - t * padded;
-#else
-    let c = term / TAPS;
-    let t = term - c * TAPS;
-#endif
-#if TRANSPOSED
-    let channels = p.rows / (PHASES_H * PHASES_W);
-    let phase = row / channels;
-    // Taps that do not meet the phase come out negative, and so as large unsigned numbers.
-    let tap_y = FIRST_H + phase / PHASES_W - t / KERNEL_W * PHASES_H;
-    let tap_x = FIRST_W + phase % PHASES_W - t % KERNEL_W * PHASES_W;
-    let inside = row < p.rows && c < p.depth && tap_y < WEIGHT_H && tap_x < WEIGHT_W;
-    let at = ((c * channels + row - phase * channels) * WEIGHT_H + tap_y) * WEIGHT_W + tap_x;
-#else
-    let inside = row < p.rows && c < p.depth;
-    let at = (row * p.depth + c) * TAPS + t;
-#endif
-    return select(0.0, weight[select(0u, at, inside)], inside);
-}
-
-// One invocation row a memory row: loads run along the terms of a row, stores along the rows of a term.
-@compute @workgroup_size(WORKGROUP_X)
-fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let lane = local % SQUARE;
-    for (var i = local / SQUARE; i < SQUARE; i += WORKGROUP / SQUARE) {
-        square[i * (SQUARE + 1u) + lane] = packed(group.x * SQUARE + i, group.y * SQUARE + lane);
-    }
-    workgroupBarrier();
-    for (var i = local / SQUARE; i < SQUARE; i += WORKGROUP / SQUARE) {
-        let term = group.y * SQUARE + i;
-        let row = group.x * SQUARE + lane;
-        if term < p.terms {
-            panel[(row / TILE_M * p.terms + term) * TILE_M + row % TILE_M] = square[lane * (SQUARE + 1u) + i];
-        }
-    }
-}
-
 //# product_tiled weight_gradient_tiled
-const TAPS = KERNEL_H * KERNEL_W;
 const DOWN = TILE_M / EACH_M;
 const ACROSS = TILE_N / EACH_N;
 
@@ -75,52 +25,6 @@ fn place_of(local: u32) -> vec2<u32> {
     let lane = local % 32u;
     return vec2(block / (ACROSS / 8u) * 4u + lane / 8u, block % (ACROSS / 8u) * 8u + lane % 8u);
 }
-
-// Stores a result for the pixel of this number, of `plane` an item, after all that is done to it. With STORE_VECTOR, results of four neighbours.
-//# product_tiled finish_product
-#if !SPLIT
-#if STORE_VECTOR
-alias Value = vec4<f32>;
-const WIDE = 4u;
-#else
-alias Value = f32;
-const WIDE = 1u;
-#endif
-fn finish(value: Value, row: u32, pixel: u32, plane: u32) {
-    let n = pixel / plane;
-    let rest = pixel - n * plane;
-#if DEAL
-    let channels = p.rows / (PHASES_H * PHASES_W);
-    let phase = row / channels;
-    let window_y = rest / p.out_width;
-    let y = window_y * PHASES_H + phase / PHASES_W;
-    let x = (rest - window_y * p.out_width) * PHASES_W + phase % PHASES_W;
-    // The last windows have phases beyond the input.
-    if y >= p.result_height || x >= p.result_width { return; }
-    let inner = ((row - phase * channels) * p.result_height + y) * p.result_width + x;
-#else
-    let inner = row * plane + rest;
-#endif
-    let at = (p.result_offset + n * p.result_stride + inner) / WIDE;
-    var total = value;
-#if BIAS
-    total += bias[row];
-#endif
-#if NORM
-    total = (total - mean[row]) * (inverseSqrt(variance[row] + p.epsilon) * scale[row]) + shift[row];
-#endif
-#if RELU
-    total = max(total, Value(0.0));
-#endif
-#if ACCUMULATE
-    total += Value(result[at]);
-#endif
-#if MASK
-    total = select(Value(0.0), total, Value(mask[(p.mask_offset + n * p.mask_stride + inner) / WIDE]) > Value(0.0));
-#endif
-    result[at] = result_element(total);
-}
-#endif
 
 //# product_tiled
 const LEFT_SIZE = DEPTH * TILE_M / 4u;
@@ -137,52 +41,6 @@ fn pixel_of(first: u32, v: u32, e: u32) -> u32 {
     return first + v + e * RIGHT_ROW;
 #endif
 }
-
-// A pixel's place in channel 0 of its item, and the coordinates of its window.
-struct Window {
-    base: u32,
-    y: i32,
-    x: i32,
-}
-
-fn window_of(pixel: u32) -> Window {
-    let plane = p.out_height * p.out_width;
-    let q = min(pixel, p.batch * plane - 1u);
-    let n = q / plane;
-    let rest = q - n * plane;
-    let y = rest / p.out_width;
-    let x = rest - y * p.out_width;
-    return Window(p.source_offset + n * p.source_stride, i32(y * STRIDE_H) - i32(p.pad_h), i32(x * STRIDE_W) - i32(p.pad_w));
-}
-
-// Where a window's tap is in channel 0, or any place and false if it is outside.
-struct Tap {
-    at: u32,
-    inside: bool,
-}
-
-fn tap_of(window: Window, kh: u32, kw: u32) -> Tap {
-    let y = window.y + i32(kh);
-    let x = window.x + i32(kw);
-    let at = window.base + u32(y) * p.width + u32(x);
-#if PAD
-    let inside = u32(y) < p.height && u32(x) < p.width;
-    return Tap(select(window.base, at, inside), inside);
-#else
-    return Tap(at, true);
-#endif
-}
-
-#if !STORE_VECTOR
-fn put(value: f32, row: u32, pixel: u32) {
-#if SPLIT
-    let pixels = p.batch * p.out_height * p.out_width;
-    partial[row * pixels + pixel] = value;
-#else
-    finish(value, row, pixel, p.out_height * p.out_width);
-#endif
-}
-#endif
 
 // p: batch, rows, depth, height, width (of the source), out_height, out_width, pad_h, pad_w, source_offset, source_stride, result_offset,
 // result_stride, steps (of DEPTH terms), chunk (steps of a part).
@@ -342,25 +200,6 @@ fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #endif
 }
 
-// The second pass of a product that was cut: the sum of the parts in their order, then what put does. p: rows, pixels, plane, out_width, parts, result_offset,
-// result_stride.
-//# finish_product
-@compute @workgroup_size(WORKGROUP_X)
-fn finish_product(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = linear_index(group, groups, local);
-    let count = p.rows * p.pixels;
-    if i >= count { return; }
-    let row = i / p.pixels;
-    let pixel = i - row * p.pixels;
-    var total = 0.0;
-    for (var part = 0u; part < p.parts; part++) { total += partial[part * count + i]; }
-    finish(total, row, pixel, p.plane);
-}
-
 // dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw). The sum over pixels is cut into parts,
 // one for each group.z; sum_parts adds them in order. Neighbouring invocations load neighbouring pixels; rows of the
 // tiles have one vector more than they need, so that these stores fall into different banks. With VECTOR, planes of dy are whole vectors:
@@ -380,17 +219,6 @@ struct Column {
     at: u32,
     kh: i32,
     kw: i32,
-}
-
-// The column of the result that column r of the tiles is: with TAP_OUTER, these run over taps outside and channels inside, so that the four of a vector
-// have a tap in common.
-fn result_column(r: u32) -> u32 {
-#if TAP_OUTER
-    let t = r / p.channels;
-    return (r - t * p.channels) * TAPS + t;
-#else
-    return r;
-#endif
 }
 
 fn column_of(r: u32) -> Column {

@@ -1,5 +1,6 @@
 //! Convolution (cross-correlation, as Caffe and PyTorch have it) and its three gradients.
 
+mod blocking;
 mod cooperative;
 mod kernels;
 mod lanes;

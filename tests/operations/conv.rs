@@ -5,7 +5,7 @@ use incept::ops::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
 use incept::reference::Array;
 use proptest::prelude::*;
 
-use super::support::{check, noise, spec};
+use super::support::{check, check_emulated, noise, spec};
 
 /// batch, channels, outputs, size, kernel, stride, padding.
 type Case = (usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
@@ -108,6 +108,33 @@ fn whole_vectors() {
     directions([2, 12, 24], [4, 8], [3, 1, 1]);
     directions([1, 9, 16], [8, 4], [5, 1, 2]);
     directions([1, 3, 8], [16, 16], [7, 2, 3]);
+}
+
+/// The kernels for cooperative matrices, with loops in place of those: each way to load, sums that are cut, strides, and all epilogues.
+#[test]
+fn emulated_matrices() {
+    let cases = [
+        ([2, 20, 40], [8, 8], [1, 1, 0]),
+        ([9, 300, 5], [4, 4], [1, 1, 0]),
+        ([2, 20, 40], [9, 10], [3, 1, 1]),
+        ([1, 3, 70], [17, 16], [7, 2, 3]),
+    ];
+    for (tile, ([batch, channels, outputs], size, [kernel, stride, padding])) in cases.into_iter().enumerate()
+    {
+        let x = noise(&[batch, channels, size[0], size[1]], 1);
+        let (w, b) = (noise(&[outputs, channels, kernel, kernel], 2), noise(&[outputs], 3));
+        let forward = Conv { relu: true, ..Conv::new(stride, padding) };
+        check_emulated(&forward, &[spec(&x), spec(&w), spec(&b)], &[&x, &w, &b], tile);
+        let out = forward.infer(&[&spec(&x), &spec(&w)]).expect("shapes fit").remove(0);
+        let dy = noise(out.dims(), 4);
+        let (stride, padding) = ([stride; 2], [padding; 2]);
+        let op = ConvInputGrad { stride, padding, size, accumulate: true, masked: true };
+        let before = noise(&x.dims, 5);
+        let specs = [spec(&dy), spec(&w), spec(&before), spec(&x)];
+        check_emulated(&op, &specs, &[&dy, &w, &before, &x], tile + 1);
+        let op = ConvWeightGrad { stride, padding, kernel: [kernel; 2] };
+        check_emulated(&op, &[spec(&x), spec(&dy)], &[&x, &dy], tile);
+    }
 }
 
 #[test]

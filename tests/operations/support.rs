@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use incept::gpu::{AdapterOptions, Gpu, Trial};
 use incept::graph::{Element, Operation, Spec};
-use incept::kernel::Step;
+use incept::kernel::{Cooperative, Operands, Profile, Step};
 use incept::reference::{Array, relative_error, run_operation};
 
 /// Relative error of a result that was stored as f16 against the twin's, which rounds likewise: only sums that end near the middle
@@ -52,6 +52,30 @@ pub fn check(
     gradients: &[usize],
 ) {
     check_step(op, specs, inputs, limit, parameters, gradients, &Step::default());
+}
+
+/// As [`check`], for the kernels on cooperative matrices with loops in place of the matrices: the tile with this number, of those that fit.
+pub fn check_emulated(op: &dyn Operation, specs: &[Spec], inputs: &[&Array<f32>], tile: usize) {
+    let gpu = gpu();
+    let matrices = Cooperative { size: 8, subgroup: 32, f16: false, f32: true, emulated: true };
+    let profile = Profile { cooperative: Some(matrices), ..gpu.profile().clone() };
+    let wide: Vec<Array<f64>> = inputs.iter().map(|a| a.cast()).collect();
+    let wide: Vec<&Array<f64>> = wide.iter().collect();
+    let spec_refs: Vec<&Spec> = specs.iter().collect();
+    let step = Step::default();
+    let expected = run_operation(op, &spec_refs, &wide, &step).expect("the twin refuses the shapes");
+    let trial = Trial::new(op, specs, 0).expect("the shapes are refused");
+    let operands = Operands { layer: "emulated", inputs: trial.inputs(), outputs: trial.outputs() };
+    let mut list = op.kernels(&operands, &profile);
+    list.retain(|i| i.name.starts_with("cooperative") && i.fits(&profile));
+    let implementation = &list[tile % list.len()];
+    let name = format!("{op:?} {} {specs:?}", implementation.name);
+    let result = gpu.block_on(trial.run(gpu, implementation, inputs, &step));
+    let result = result.unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert!(result.intact, "{name} wrote outside its outputs");
+    let want: Array<f32> = expected[0].cast();
+    let error = relative_error(&result.arrays[0].data, &want.data);
+    assert!(error <= 1e-5, "{name}: error {error:.2e}");
 }
 
 /// As [`check`], at a given step.

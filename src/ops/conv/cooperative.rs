@@ -1,30 +1,36 @@
-//! Convolution on cooperative matrices: one shape of tiles for all directions, where the device has such matrices for the type that
+//! Convolution on cooperative matrices: tiles of three shapes for all directions, where the device has such matrices for the type that
 //! activations are stored as.
 
 use super::Extents;
-use super::kernels::{Epilogue, bytes, finish_parts, kernel, size, split, traffic};
-use super::tiled::busy;
+use super::blocking::{Blocking, Split};
+use super::kernels::{Product, View, bytes, finish_parts, kernel, size, traffic};
+use super::tiled::{finish_product, pack};
 use crate::graph::Element;
 use crate::kernel::{
     AdapterClass, Cooperative, Implementation, Kernel, Operand, Operands, Profile, Slot, Traffic,
 };
 
-const SOURCE: &str = include_str!("../../../shaders/conv_cooperative.wgsl");
+const SOURCE: &str = concat!(
+    include_str!("../../../shaders/conv_implicit.wgsl"),
+    include_str!("../../../shaders/conv_cooperative.wgsl")
+);
 /// `sum_parts` is that of the other families.
 const SHARED: &str = include_str!("../../../shaders/conv.wgsl");
 
-/// Results of a workgroup in each dimension.
-const TILE: usize = 64;
-/// Terms of the sum at a time.
-const DEPTH: usize = 32;
-/// Invocations of a workgroup.
-const WORKGROUP: usize = 128;
-/// Workgroups in one dimension of a dispatch.
-const MOST_GROUPS: usize = 65_535;
+/// Columns of all tiles.
+const COLUMNS: usize = 128;
+/// Columns of a tile that one subgroup makes, and rows at most.
+const SUBGROUP: [usize; 2] = [64, 32];
 
-/// How the tile of a workgroup is divided.
+/// Names and rows of the tiles, and their speed as a share of the best one's.
+const TILES: [(&str, usize, f64); 3] =
+    [("cooperative_128x128", 128, 1.0), ("cooperative_64x128", 64, 0.8), ("cooperative_32x128", 32, 0.5)];
+
+/// A tile and how it is divided among subgroups.
 #[derive(Clone, Copy, Debug)]
-struct Division {
+struct Tile {
+    name: &'static str,
+    blocking: Blocking,
     /// Rows and columns of one matrix.
     size: usize,
     subgroups: usize,
@@ -32,165 +38,249 @@ struct Division {
     across: usize,
     /// Matrices of one subgroup.
     each: [usize; 2],
+    element: Element,
+    emulated: bool,
 }
 
-impl Division {
-    /// The division for matrices of `size` and subgroups of at most `subgroup` invocations, if it comes out even.
-    fn new(size: usize, subgroup: usize) -> Option<Self> {
-        let subgroups = (WORKGROUP / subgroup.max(1)).max(1);
-        let across = 1 << (subgroups.checked_ilog2()? / 2);
-        let down = subgroups / across;
-        let matrices = TILE / size;
-        let even = subgroups.is_power_of_two()
-            && subgroup <= WORKGROUP
-            && down <= matrices
-            && (size == 8 || size == 16)
-            && (size * size).is_multiple_of(subgroup);
-        even.then_some(Self { size, subgroups, across, each: [matrices / down, matrices / across] })
-    }
-}
-
-/// A kernel for `m` x `n` results, if the device has matrices for the stored type and the results are enough to be worth it.
-fn implementation(
-    kernel: impl Fn(&'static str) -> Kernel,
-    entry: &'static str,
-    operand: &Operand,
-    extents: [usize; 3],
-    element: [usize; 3],
-    parts: usize,
-    profile: &Profile,
-) -> Option<Implementation> {
-    let Cooperative { size: side, subgroup, f16, f32, emulated } = profile.cooperative?;
-    let [m, n, _] = extents;
-    let stored = operand.spec.element;
+/// The tiles for activations stored as `stored`, if the device has matrices for it.
+fn tiles(stored: Element, profile: &Profile) -> Vec<Tile> {
+    let Some(Cooperative { size, subgroup, f16, f32, emulated }) = profile.cooperative else {
+        return Vec::new();
+    };
     let has = match stored {
         Element::F16 => f16,
         Element::F32 => f32,
         Element::U32 => false,
     };
-    let division = Division::new(side, subgroup).filter(|_| has)?;
-    let groups = [n.div_ceil(TILE), m.div_ceil(TILE), parts];
+    // An invocation stays with one column of the tile when it loads.
+    if !has || ![8, 16].contains(&size) || ![32, 64].contains(&subgroup) {
+        return Vec::new();
+    }
+    // 64 bytes of a row or a pixel.
+    let depth = 64 / stored.size();
+    let tile = |(name, m, speed): (&'static str, usize, f64)| {
+        let [rows, columns] = [SUBGROUP[0].min(m), SUBGROUP[1]];
+        let across = COLUMNS / columns;
+        let subgroups = m / rows * across;
+        let invocations = subgroups * subgroup;
+        // At 60 tera multiply-adds and 4 TB a second.
+        let blocking = Blocking { m, n: COLUMNS, depth, invocations, speed, byte: 16.0 };
+        let each = [rows / size, columns / size];
+        Tile { name, blocking, size, subgroups, across, each, element: stored, emulated }
+    };
+    // Each invocation loads a vector of each factor at least.
+    let filled = |t: &Tile| t.blocking.m * t.blocking.depth >= 4 * t.blocking.invocations;
+    TILES.into_iter().map(tile).filter(filled).collect()
+}
+
+impl Tile {
+    fn apply(&self, kernel: Kernel) -> Kernel {
+        let Blocking { m, n, depth, invocations, .. } = self.blocking;
+        let kernel = kernel
+            .constant("TILE_M", size(m))
+            .constant("TILE_N", size(n))
+            .constant("DEPTH", size(depth))
+            .constant("SIZE", size(self.size))
+            .constant("SIXTEEN", self.size == 16)
+            .constant("HALF", self.element == Element::F16)
+            .constant("SUBGROUPS", size(self.subgroups))
+            .constant("ACROSS", size(self.across))
+            .constant("EACH_M", size(self.each[0]))
+            .constant("EACH_N", size(self.each[1]))
+            .constant("LEFT_LOADS", size(m * depth / 4 / invocations))
+            .constant("RIGHT_LOADS", size(n * depth / 4 / invocations))
+            .constant("FOUR", 4u32)
+            .constant("EMULATED", self.emulated)
+            .workgroup(size(invocations), 1, 1);
+        if self.emulated { kernel } else { kernel.cooperative() }
+    }
+
+    /// What a kernel with this tile moves: a subgroup loads what it multiplies once, and tiles are stored as the operands are.
+    fn traffic(&self, extents: [usize; 3], element: [usize; 3], parts: usize) -> Traffic {
+        let Blocking { m, n, invocations, .. } = self.blocking;
+        let [rows, columns] = self.each.map(|each| each * self.size);
+        let moved = traffic(extents, [m, n], [rows, columns], element, parts, true);
+        let lanes = invocations / self.subgroups;
+        let register = [size(rows), size(columns.div_ceil(lanes))];
+        Traffic { shared: moved.shared / 4 * self.element.size() as u64, register, ..moved }
+    }
+
+    /// An implementation whose tiles have `words` elements of workgroup memory in one of the two pairs.
+    fn finish(&self, kernels: Vec<Kernel>, words: usize) -> Implementation {
+        let memory = 2 * words * self.element.size() + 4 * self.subgroups * self.size.pow(2);
+        let suits = if self.emulated { &[][..] } else { AdapterClass::GPU };
+        Implementation::new(self.name, kernels).suits(suits).workgroup_memory(memory)
+    }
+
+    /// The element type of a binding that is loaded in fours, or one by one.
+    fn loaded(&self, vector: bool) -> &'static str {
+        if vector { "vec4<f32>" } else { "f32" }
+    }
+}
+
+/// The tiles that are worth trying for `m` x `n` results, the one that should be fastest first.
+fn worth(stored: Element, [m, n, terms]: [usize; 3], profile: &Profile) -> Vec<Tile> {
+    let mut list = tiles(stored, profile);
+    let cost = |tile: &Tile| tile.blocking.cost(m, n, terms, profile);
+    list.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
     // A tile that is mostly outside of the results computes for nothing.
-    let worth = m.next_multiple_of(TILE) <= 2 * m && n.next_multiple_of(TILE) <= 2 * n;
-    if groups.iter().any(|g| *g > MOST_GROUPS) || !(worth || emulated) {
-        return None;
-    }
-    // A subgroup loads what it multiplies once; tiles are stored as the operand is.
-    let [rows, columns] = division.each.map(|each| each * side);
-    let moved = traffic(extents, [TILE; 2], [rows, columns], element, parts, true);
-    let register = [size(rows), size(columns.div_ceil(subgroup))];
-    let moved = Traffic { shared: moved.shared / 4 * stored.size() as u64, register, ..moved };
-    let kernel = kernel(entry)
-        .traffic(moved)
-        .constant("TILE_M", size(TILE))
-        .constant("TILE_N", size(TILE))
-        .constant("DEPTH", size(DEPTH))
-        .constant("SIZE", size(side))
-        .constant("SIXTEEN", side == 16)
-        .constant("SUBGROUPS", size(division.subgroups))
-        .constant("ACROSS", size(division.across))
-        .constant("EACH_M", size(division.each[0]))
-        .constant("EACH_N", size(division.each[1]))
-        .constant("EMULATED", emulated)
-        .workgroup(size(WORKGROUP), 1, 1)
-        .groups(groups[0], groups[1], groups[2]);
-    let kernel = if emulated { kernel } else { kernel.cooperative() };
-    let memory = 2 * DEPTH * (TILE + 8) * stored.size() + 4 * division.subgroups * division.size.pow(2);
-    let suits = if emulated { &[][..] } else { AdapterClass::GPU };
-    Some(Implementation::new("cooperative", vec![kernel]).suits(suits).workgroup_memory(memory))
+    list.retain(|tile| tile.emulated || (tile.blocking.m <= 2 * m && tile.blocking.n <= 2 * n));
+    list
 }
 
-pub(super) fn forward(
+/// Forward and input gradient.
+pub(super) fn product(
     operands: &Operands<'_>,
-    e: &Extents,
-    epilogue: Epilogue,
+    product: &Product<'_>,
     profile: &Profile,
-) -> Option<Implementation> {
-    let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
-    let base = |entry| {
-        let kernel = kernel(operands, e, [SOURCE, entry], x, y)
-            .bind("x_data", Slot::Input(0))
-            .bind("weight", Slot::Input(1))
-            .bind("y_data", Slot::Output(0));
-        epilogue.apply(kernel, "f32")
-    };
+) -> Vec<Implementation> {
+    let Some(view) = product.source_view() else { return Vec::new() };
+    let e = &view.extents;
     let extents = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
-    implementation(base, "forward_cooperative", x, extents, [4, bytes(x), bytes(y)], 1, profile)
+    let order = worth(product.source.spec.element, extents, profile);
+    order.iter().map(|tile| product_with(tile, operands, product, &view, profile)).collect()
 }
 
-pub(super) fn input_gradient(
+fn product_with(
+    tile: &Tile,
     operands: &Operands<'_>,
-    e: &Extents,
-    epilogue: Epilogue,
+    product: &Product<'_>,
+    view: &View,
     profile: &Profile,
-) -> Option<Implementation> {
-    let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
-    let base = |entry| {
-        let kernel = kernel(operands, e, [SOURCE, entry], dx, dy)
-            .bind("dy_data", Slot::Input(0))
-            .bind("weight", Slot::Input(1))
-            .bind("dx_data", Slot::Output(0));
-        epilogue.apply(kernel, "f32")
-    };
+) -> Implementation {
+    let (source, result, e) = (product.source, product.result, &view.extents);
+    let depth = tile.blocking.depth;
+    let plane = e.out[0] * e.out[1];
+    let (m, pixels) = (e.outputs, e.batch * plane);
+    // Few channels would mostly be padding if each tap had whole steps of them.
+    let tap_outer = e.channels >= 16 && e.channels.is_multiple_of(4);
     let taps = e.kernel[0] * e.kernel[1];
-    let extents = [e.channels, e.batch * e.size[0] * e.size[1], e.outputs * taps];
-    let element = [4, bytes(dy), bytes(dx)];
-    let mut made = implementation(base, "input_gradient_cooperative", dy, extents, element, 1, profile)?;
-    for kernel in &mut made.kernels {
-        kernel.traffic = kernel.traffic.map(|t| epilogue.traffic(t, dx));
+    let terms =
+        if tap_outer { e.channels.next_multiple_of(depth) * taps } else { e.depth().next_multiple_of(depth) };
+    let flat = e.kernel == [1, 1] && e.stride == [1, 1] && !view.pads() && e.size == e.out;
+    let vector = tap_outer && flat && plane.is_multiple_of(4) && source.is_aligned(4);
+    let Split { parts, chunk } = tile.blocking.split(m, pixels, terms, profile);
+    let [rows, columns] = tile.blocking.groups(m, pixels);
+    let half = tile.element == Element::F16;
+    let pack =
+        pack(operands, product, view, [tile.blocking.m, terms], tap_outer, if half { "f16" } else { "f32" });
+    let kernel = Kernel::new(operands, SOURCE, "product_cooperative")
+        .constant("KERNEL_H", size(e.kernel[0]))
+        .constant("KERNEL_W", size(e.kernel[1]))
+        .constant("STRIDE_H", size(e.stride[0]))
+        .constant("STRIDE_W", size(e.stride[1]))
+        .constant("PAD", view.pads())
+        .constant("TAP_OUTER", tap_outer)
+        .constant("VECTOR", vector)
+        .constant("SPLIT", parts > 1)
+        .geometries([
+            ("batch", e.batch),
+            ("rows", m),
+            ("depth", e.channels),
+            ("height", e.size[0]),
+            ("width", e.size[1]),
+            ("out_height", e.out[0]),
+            ("out_width", e.out[1]),
+            ("pad_h", e.padding[0]),
+            ("pad_w", e.padding[1]),
+            ("source_offset", source.offset),
+            ("source_stride", source.batch_stride),
+            ("result_offset", result.offset),
+            ("result_stride", result.batch_stride),
+            ("steps", terms / depth),
+            ("chunk", chunk),
+        ])
+        .bind_as("source", Slot::Input(0), tile.loaded(vector))
+        .bind_as("panel", Slot::Scratch(0), if half { "vec4<f16>" } else { "vec4<f32>" });
+    let kernel = tile.apply(kernel).groups(rows, columns, parts);
+    // Rows of the tiles are eight elements longer than what they hold.
+    let words = depth * (tile.blocking.m + tile.blocking.n + 16);
+    // Scratch is counted in words.
+    let panel = rows * tile.blocking.m * terms / (4 / tile.element.size());
+    let stored = if parts == 1 { bytes(result) } else { 4 };
+    let moved = tile.traffic([m, pixels, e.depth()], [tile.element.size(), bytes(source), stored], parts);
+    if parts == 1 {
+        let kernel = view.deal(kernel).bind("result", Slot::Output(0));
+        let kernel = product.epilogue.apply(kernel, "f32");
+        let kernel = kernel.traffic(product.epilogue.traffic(moved, result));
+        return tile.finish(vec![pack, kernel], words).scratch(panel);
     }
-    Some(made)
+    let first = kernel.bind("partial", Slot::Scratch(1)).traffic(moved);
+    let second = finish_product(operands, product, view, parts);
+    tile.finish(vec![pack, first, second], words).scratch(panel).scratch(parts * m * pixels)
 }
 
+/// The weight gradient.
 pub(super) fn weight_gradient(
     operands: &Operands<'_>,
     e: &Extents,
     profile: &Profile,
-) -> Option<Implementation> {
+) -> Vec<Implementation> {
+    let extents = [e.outputs, e.depth(), e.batch * e.out[0] * e.out[1]];
+    let order = worth(operands.inputs[0].spec.element, extents, profile);
+    order.iter().map(|tile| weight_gradient_with(tile, operands, e, profile)).collect()
+}
+
+fn weight_gradient_with(
+    tile: &Tile,
+    operands: &Operands<'_>,
+    e: &Extents,
+    profile: &Profile,
+) -> Implementation {
     let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
-    let (m, n, pixels) = (e.outputs, e.depth(), e.batch * e.out[0] * e.out[1]);
-    let (parts, chunk) = split(pixels, m.div_ceil(TILE) * n.div_ceil(TILE), 2 * busy(profile), 8 * DEPTH);
-    let base = |entry| {
-        // A sum that is not cut needs no second pass.
-        let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
-        kernel(operands, e, [SOURCE, entry], x, dy)
-            .geometry("chunk", chunk)
-            .bind("x_data", Slot::Input(0))
-            .bind("dy_data", Slot::Input(1))
-            .bind("partial", slot)
-    };
-    let (extents, element) = ([m, n, pixels], [bytes(dy), bytes(x), 4]);
-    let first = implementation(base, "weight_gradient_cooperative", x, extents, element, parts, profile)?;
-    Some(finish_parts(operands, SHARED, first, parts, m * n))
+    let (m, columns, pixels) = (e.outputs, e.depth(), e.batch * e.out[0] * e.out[1]);
+    let Split { parts, chunk } = tile.blocking.split(m, columns, pixels, profile);
+    let [rows, across] = tile.blocking.groups(m, columns);
+    let plane_in_fours = |o: &Operand| (e.out[0] * e.out[1]).is_multiple_of(4) && o.is_aligned(4);
+    let flat = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
+    let (vector, vector_x) = (plane_in_fours(dy), flat && plane_in_fours(x));
+    // A sum that is not cut needs no second pass.
+    let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
+    let kernel = kernel(operands, e, [SOURCE, "weight_gradient_cooperative"], x, dy)
+        .constant("VECTOR", vector)
+        .constant("VECTOR_X", vector_x)
+        .constant("TAP_OUTER", e.channels.is_multiple_of(4))
+        .constant("TERMS_INSIDE", true)
+        .geometry("chunk", chunk)
+        .bind_as("x_data", Slot::Input(0), tile.loaded(vector_x))
+        .bind_as("dy_data", Slot::Input(1), tile.loaded(vector))
+        .bind("partial", slot)
+        .traffic(tile.traffic([m, columns, pixels], [bytes(dy), bytes(x), 4], parts));
+    let kernel = tile.apply(kernel).groups(rows, across, parts);
+    let words = (tile.blocking.depth + 8) * (tile.blocking.m + tile.blocking.n);
+    finish_parts(operands, SHARED, tile.finish(vec![kernel], words), parts, m * columns)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Every matrix of the tile belongs to one subgroup.
+    /// Every matrix of a tile belongs to one subgroup, and every element to one load.
     #[test]
     fn divisions_cover_the_tile() {
-        for size in [8, 16] {
-            for subgroup in [8, 16, 32, 64, 128] {
-                let Some(d) = Division::new(size, subgroup) else {
-                    // 16 subgroups in four rows fit four rows of matrices; 64 invocations do not share 8 x 8 elements unevenly.
-                    assert!(subgroup == 128 && size == 8, "{size} {subgroup}");
-                    continue;
-                };
-                let mut owners = vec![0; (TILE / size) * (TILE / size)];
-                for me in 0..d.subgroups {
-                    for i in 0..d.each[0] {
-                        for j in 0..d.each[1] {
-                            let (row, column) =
-                                (me / d.across * d.each[0] + i, me % d.across * d.each[1] + j);
-                            owners[row * (TILE / size) + column] += 1;
+        let mut seen = 0;
+        for (size, subgroup, element) in
+            [(16, 32, Element::F16), (16, 64, Element::F16), (8, 32, Element::F32), (8, 64, Element::F16)]
+        {
+            let cooperative = Some(Cooperative { size, subgroup, f16: true, f32: true, emulated: false });
+            let profile = Profile { cooperative, ..Profile::webgpu(AdapterClass::Discrete) };
+            for tile in tiles(element, &profile) {
+                let Blocking { m, n, depth, invocations, .. } = tile.blocking;
+                let mut owners = vec![0; (m / size) * (n / size)];
+                for me in 0..tile.subgroups {
+                    for i in 0..tile.each[0] {
+                        for j in 0..tile.each[1] {
+                            let row = me / tile.across * tile.each[0] + i;
+                            owners[row * (n / size) + me % tile.across * tile.each[1] + j] += 1;
                         }
                     }
                 }
-                assert!(owners.iter().all(|n| *n == 1), "{d:?}: {owners:?}");
+                assert!(owners.iter().all(|count| *count == 1), "{tile:?}: {owners:?}");
+                let loads = |extent: usize| extent * depth / 4 / invocations * invocations * 4;
+                assert_eq!((loads(m), loads(n)), (m * depth, n * depth), "{tile:?}");
+                seen += 1;
             }
         }
-        assert!(Division::new(16, 4).is_none() && Division::new(12, 32).is_none());
+        assert_eq!(seen, 12);
     }
 }

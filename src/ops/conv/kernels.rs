@@ -253,8 +253,7 @@ pub(super) fn forward(
     let extents = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
     let registers = vec![register(base("forward_register"), extents, [4, bytes(x), bytes(y)], 1)];
     let product = Product { extents: e, source: x, result: y, transposed: false, epilogue };
-    let mut list: Vec<Implementation> =
-        cooperative::forward(operands, e, epilogue, profile).into_iter().collect();
+    let mut list = cooperative::product(operands, &product, profile);
     list.extend(tiled::product(operands, &product, profile));
     list.extend(lanes::product(operands, &product, profile));
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
@@ -283,8 +282,7 @@ pub(super) fn input_gradient(
     registers.traffic = registers.traffic.map(|t| epilogue.traffic(t, dx));
     let registers = vec![registers];
     let product = Product { extents: e, source: dy, result: dx, transposed: true, epilogue };
-    let mut list: Vec<Implementation> =
-        cooperative::input_gradient(operands, e, epilogue, profile).into_iter().collect();
+    let mut list = cooperative::product(operands, &product, profile);
     list.extend(tiled::product(operands, &product, profile));
     list.extend(lanes::product(operands, &product, profile));
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
@@ -316,8 +314,7 @@ pub(super) fn weight_gradient(
             .bind("partial", slot)
     };
     let finish = |implementation, parts| finish_parts(operands, SOURCE, implementation, parts, count);
-    let mut list: Vec<Implementation> =
-        cooperative::weight_gradient(operands, e, profile).into_iter().collect();
+    let mut list = cooperative::weight_gradient(operands, e, profile);
     list.extend(tiled::weight_gradient(operands, e, profile));
     let [each_m, each_n] = register_tile(m);
     // A CPU has few cores: a handful of parts is enough.

@@ -2,10 +2,14 @@
 //! the device; see `conv_tiled.wgsl`.
 
 use super::Extents;
+use super::blocking::{Blocking, Split};
 use super::kernels::{Product, View, bytes, finish_parts, kernel, size, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
 
-const SOURCE: &str = include_str!("../../../shaders/conv_tiled.wgsl");
+const SOURCE: &str = concat!(
+    include_str!("../../../shaders/conv_implicit.wgsl"),
+    include_str!("../../../shaders/conv_tiled.wgsl")
+);
 /// `sum_parts` is that of the other families.
 const SHARED: &str = include_str!("../../../shaders/conv.wgsl");
 
@@ -38,64 +42,15 @@ const TILES: [Tile; 5] = [
     tile("tiled_32x64", 32, 64, 4, 0.55),
 ];
 
-/// Workgroups that keep a device busy. For a large discrete GPU two for each of its hundred and some compute units; an integrated one
-/// has a tenth of them.
-pub(super) fn busy(profile: &Profile) -> usize {
-    if profile.class == AdapterClass::Discrete { 264 } else { 32 }
-}
-
-/// The sum of a matrix product, cut so that a device is kept busy.
-#[derive(Clone, Copy, Debug)]
-struct Split {
-    parts: usize,
-    /// Steps of `depth` terms in each part but maybe the last.
-    chunk: usize,
-}
-
 impl Tile {
     fn invocations(&self) -> usize {
         self.m / self.each_m * (self.n / self.each_n)
     }
 
-    fn groups(&self, m: usize, n: usize) -> [usize; 2] {
-        [m.div_ceil(self.m), n.div_ceil(self.n)]
-    }
-
-    /// The parts that are estimated to be fastest, of those with enough workgroups. Parts are at least 16 steps long: a shorter one would spend
-    /// its time on filling and storing tiles.
-    fn split(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> Split {
-        let steps = terms.div_ceil(self.depth);
-        let groups: usize = self.groups(m, n).iter().product();
-        let most = (steps / 16).clamp(1, 256);
-        let fewest = busy(profile).div_ceil(groups).min(most);
-        // More than four times what keeps a device busy only lengthens the second pass.
-        let range = fewest..=most.min(4 * fewest);
-        let time = |parts: &usize| self.time(m, n, steps, *parts, profile);
-        let parts = range.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(fewest);
-        let chunk = steps.div_ceil(parts);
-        Split { parts: steps.div_ceil(chunk), chunk }
-    }
-
-    /// An estimate of the time, in multiply-adds of one compute unit with the best tile.
-    fn time(&self, m: usize, n: usize, steps: usize, parts: usize, profile: &Profile) -> f64 {
-        // Steps that it takes to begin and to end.
-        const ENDS: usize = 8;
-        let units = busy(profile) / 2;
-        let groups: usize = self.groups(m, n).iter().product();
-        // A unit holds some 512 invocations and is slowed down by having less than half of them.
-        let resident = 512 / self.invocations();
-        let each = (groups * parts).div_ceil(units).max(resident / 2);
-        let step = (self.m * self.n * self.depth) as f64 / self.speed;
-        let work = ((steps.div_ceil(parts) + ENDS) * each) as f64 * step;
-        // A word of a part is written and read: 8 bytes, at some four multiply-adds a byte; a dispatch takes microseconds.
-        let second_pass = if parts == 1 { 0.0 } else { (m * n * parts) as f64 * 32.0 / units as f64 + 5e5 };
-        work + second_pass
-    }
-
-    /// An estimate of the time with the best number of parts.
-    fn cost(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> f64 {
-        let Split { parts, .. } = self.split(m, n, terms, profile);
-        self.time(m, n, terms.div_ceil(self.depth), parts, profile)
+    fn blocking(&self) -> Blocking {
+        // At 15 tera multiply-adds and 4 TB a second.
+        let &Self { m, n, depth, speed, .. } = self;
+        Blocking { m, n, depth, invocations: self.invocations(), speed, byte: 4.0 }
     }
 
     fn apply(&self, kernel: Kernel) -> Kernel {
@@ -127,7 +82,8 @@ impl Tile {
 /// The tiles, the one that should be fastest first.
 fn tiles(m: usize, n: usize, terms: usize, profile: &Profile) -> Vec<Tile> {
     let mut order = TILES.to_vec();
-    order.sort_by(|a, b| a.cost(m, n, terms, profile).total_cmp(&b.cost(m, n, terms, profile)));
+    let cost = |tile: &Tile| tile.blocking().cost(m, n, terms, profile);
+    order.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
     order
 }
 
@@ -142,6 +98,62 @@ pub(super) fn product(
     let pixels = e.batch * e.out[0] * e.out[1];
     let order = tiles(e.outputs, pixels, e.depth(), profile);
     order.iter().map(|tile| product_with(tile, operands, product, &view, profile)).collect()
+}
+
+/// The kernel that lays the weight out as [tile of `tile_m` rows][term][row in the tile] in scratch 0, for a product of `terms` terms.
+pub(super) fn pack(
+    operands: &Operands<'_>,
+    product: &Product<'_>,
+    view: &View,
+    [tile_m, terms]: [usize; 2],
+    tap_outer: bool,
+    element: &'static str,
+) -> Kernel {
+    let e = &view.extents;
+    let rows = e.outputs.div_ceil(tile_m) * tile_m;
+    let pack = Kernel::new(operands, SOURCE, "pack_tiled")
+        .constant("KERNEL_H", size(e.kernel[0]))
+        .constant("KERNEL_W", size(e.kernel[1]))
+        .constant("TILE_M", size(tile_m))
+        .constant("TAP_OUTER", tap_outer)
+        .geometries([("rows", e.outputs), ("depth", e.channels), ("terms", terms)])
+        .bind("weight", Slot::Input(1))
+        .bind_as("panel", Slot::Scratch(0), element)
+        .workgroup(256, 1, 1)
+        .groups(rows / SQUARE, terms.div_ceil(SQUARE), 1);
+    view.pack(pack, product.transposed)
+}
+
+/// The kernel that adds up the `parts` of a product in scratch 1 and does with the sums what is to be done.
+pub(super) fn finish_product(
+    operands: &Operands<'_>,
+    product: &Product<'_>,
+    view: &View,
+    parts: usize,
+) -> Kernel {
+    let (result, e) = (product.result, &view.extents);
+    let plane = e.out[0] * e.out[1];
+    let (m, pixels) = (e.outputs, e.batch * plane);
+    let moved = Traffic {
+        loaded: (4 * m * pixels * parts) as u64,
+        stored: (bytes(result) * result.volume()) as u64,
+        ..Traffic::default()
+    };
+    let kernel = Kernel::new(operands, SOURCE, "finish_product")
+        .geometries([
+            ("rows", m),
+            ("pixels", pixels),
+            ("plane", plane),
+            ("out_width", e.out[1]),
+            ("parts", parts),
+            ("result_offset", result.offset),
+            ("result_stride", result.batch_stride),
+        ])
+        .constant("SPLIT", false)
+        .traffic(product.epilogue.traffic(moved, result))
+        .bind("partial", Slot::Scratch(1))
+        .linear(m * pixels);
+    product.epilogue.apply(view.deal(kernel).bind("result", Slot::Output(0)), "f32")
 }
 
 fn product_with(
@@ -164,24 +176,11 @@ fn product_with(
     };
     let flat = e.kernel == [1, 1] && e.stride == [1, 1] && !view.pads() && e.size == e.out;
     let vector = tap_outer && flat && plane.is_multiple_of(4) && source.is_aligned(4);
-    let Split { parts, chunk } = tile.split(m, pixels, terms, profile);
-    let [rows, columns] = tile.groups(m, pixels);
+    let Split { parts, chunk } = tile.blocking().split(m, pixels, terms, profile);
+    let [rows, columns] = tile.blocking().groups(m, pixels);
     let store_vector = vector && parts == 1 && result.is_aligned(4) && product.epilogue.is_aligned();
     let stored_as = if store_vector { "vec4<f32>" } else { "f32" };
-    let pack = Kernel::new(operands, SOURCE, "pack_tiled")
-        .constant("KERNEL_H", size(e.kernel[0]))
-        .constant("KERNEL_W", size(e.kernel[1]))
-        .constant("TILE_M", size(tile.m))
-        .constant("TAP_OUTER", tap_outer)
-        .geometries([("rows", m), ("depth", e.channels), ("terms", terms)])
-        .bind("weight", Slot::Input(1))
-        .bind("panel", Slot::Scratch(0))
-        .workgroup(256, 1, 1)
-        .groups(rows * tile.m / SQUARE, terms.div_ceil(SQUARE), 1);
-    let pack = view.pack(pack, product.transposed);
-    let epilogue = |kernel: Kernel| {
-        product.epilogue.apply(view.deal(kernel).bind_as("result", Slot::Output(0), stored_as), stored_as)
-    };
+    let pack = pack(operands, product, view, [tile.m, terms], tap_outer, "f32");
     let kernel = Kernel::new(operands, SOURCE, "product_tiled")
         .constant("KERNEL_H", size(e.kernel[0]))
         .constant("KERNEL_W", size(e.kernel[1]))
@@ -218,32 +217,14 @@ fn product_with(
     let stored = if parts == 1 { bytes(result) } else { 4 };
     let traffic = tile.traffic([m, pixels, e.depth()], [4, bytes(source), stored], parts);
     if parts == 1 {
+        let kernel = view.deal(kernel).bind_as("result", Slot::Output(0), stored_as);
+        let kernel = product.epilogue.apply(kernel, stored_as);
         let kernel = kernel.traffic(product.epilogue.traffic(traffic, result));
-        return tile.finish(vec![pack, epilogue(kernel)], memory).scratch(panel);
+        return tile.finish(vec![pack, kernel], memory).scratch(panel);
     }
-    let second = Kernel::new(operands, SOURCE, "finish_product")
-        .geometries([
-            ("rows", m),
-            ("pixels", pixels),
-            ("plane", plane),
-            ("out_width", e.out[1]),
-            ("parts", parts),
-            ("result_offset", result.offset),
-            ("result_stride", result.batch_stride),
-        ])
-        .constant("SPLIT", false)
-        .traffic(product.epilogue.traffic(
-            Traffic {
-                loaded: (4 * m * pixels * parts) as u64,
-                stored: (bytes(result) * result.volume()) as u64,
-                ..Traffic::default()
-            },
-            result,
-        ))
-        .bind("partial", Slot::Scratch(1))
-        .linear(m * pixels);
     let first = kernel.bind("partial", Slot::Scratch(1)).traffic(traffic);
-    tile.finish(vec![pack, first, epilogue(second)], memory).scratch(panel).scratch(parts * m * pixels)
+    let second = finish_product(operands, product, view, parts);
+    tile.finish(vec![pack, first, second], memory).scratch(panel).scratch(parts * m * pixels)
 }
 
 /// The weight gradient.
@@ -265,8 +246,8 @@ fn weight_gradient_with(
 ) -> Implementation {
     let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
     let (m, columns, pixels) = (e.outputs, e.depth(), e.batch * e.out[0] * e.out[1]);
-    let Split { parts, chunk } = tile.split(m, columns, pixels, profile);
-    let [rows, across] = tile.groups(m, columns);
+    let Split { parts, chunk } = tile.blocking().split(m, columns, pixels, profile);
+    let [rows, across] = tile.blocking().groups(m, columns);
     // Four pixels of one item in a load.
     let vector = (e.out[0] * e.out[1]).is_multiple_of(4) && dy.is_aligned(4);
     // A sum that is not cut needs no second pass.
