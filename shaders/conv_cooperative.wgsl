@@ -150,14 +150,26 @@ fn store_right(i: u32, local: u32, tile: u32, value: vec4<Number>) {
 #end
 }
 
-fn keep(group: vec3<u32>, m: u32, n: u32, value: f32) {
+#if STORE_VECTOR
+const KEPT = 4u;
+#else
+const KEPT = 1u;
+#endif
+
+// Stores the KEPT elements of `results` from `at` on, which are of this row of the tile and columns from n on.
+fn keep(group: vec3<u32>, m: u32, n: u32, at: u32) {
     let row = group.x * TILE_M + m;
     let pixel = group.y * TILE_N + n;
     if row >= p.rows || pixel >= p.batch * p.out_height * p.out_width { return; }
-#if SPLIT
-    put(value, group.z * p.rows + row, pixel);
+#if STORE_VECTOR
+    let value = vec4(results[at], results[at + 1u], results[at + 2u], results[at + 3u]);
+    finish(value, row, pixel, p.out_height * p.out_width);
 #else
-    put(value, row, pixel);
+#if SPLIT
+    put(results[at], group.z * p.rows + row, pixel);
+#else
+    put(results[at], row, pixel);
+#endif
 #endif
 }
 
@@ -291,12 +303,14 @@ fn store_right(i: u32, local: u32, tile: u32, value: vec4<Number>) {
 #end
 }
 
-fn keep(group: vec3<u32>, m: u32, n: u32, value: f32) {
+const KEPT = 1u;
+
+fn keep(group: vec3<u32>, m: u32, n: u32, at: u32) {
     let o = group.x * TILE_M + m;
     let r = group.y * TILE_N + n;
     let columns = p.channels * TAPS;
     if o >= p.outputs || r >= columns { return; }
-    partial[(group.z * p.outputs + o) * columns + result_column(r)] = value;
+    partial[(group.z * p.outputs + o) * columns + result_column(r)] = results[at];
 }
 
 //# product_cooperative weight_gradient_cooperative
@@ -430,12 +444,12 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
     coopStoreT(sum{i}_{j}, &results[mine], stride);
 #endif
     workgroupBarrier();
-    for (var e = local; e < SUBGROUPS * ELEMENTS; e += WORKGROUP) {
+    for (var e = local * KEPT; e < SUBGROUPS * ELEMENTS; e += WORKGROUP * KEPT) {
         let owner = e / ELEMENTS;
         let within = e % ELEMENTS;
         let m = (owner / ACROSS * EACH_M + {i}u) * SIZE + within / SIZE;
         let n = (owner % ACROSS * EACH_N + {j}u) * SIZE + within % SIZE;
-        keep(group, m, n, results[e]);
+        keep(group, m, n, e);
     }
     workgroupBarrier();
 #end

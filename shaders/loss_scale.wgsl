@@ -1,31 +1,40 @@
 // Dynamic loss scaling (Micikevicius et al. 2018, section 3.2): looks for infinities and NaN among the scaled gradients, says whether they
 // can be used, and moves the scale for the next update. p: count (vectors of four), first (of this part's flags), flag_count (in all),
-// interval. Constants: CHECKERS (invocations that look), SMALLEST and LARGEST scale.
+// interval. Constants: CHECKERS (workgroups that look), SMALLEST and LARGEST scale.
 
 // Drivers may assume that there are neither infinities nor NaN, so gradients are looked at as words: exponents of all ones.
-//# overflows
-@compute @workgroup_size(WORKGROUP_X)
-fn overflows(@builtin(global_invocation_id) id: vec3<u32>) {
-    let all_ones = vec4(0x7f800000u);
-    var found = false;
-    for (var i = id.x; i < p.count; i += CHECKERS) { found = found || any((gradients[i] & all_ones) == all_ones); }
-    flags[p.first + id.x] = select(0u, 1u, found);
-}
-
-//# verdict
+//# overflows verdict
 var<workgroup> shares: array<u32, WORKGROUP>;
 
-@compute @workgroup_size(WORKGROUP_X)
-fn verdict(@builtin(local_invocation_index) local: u32) {
-    var found = 0u;
-    for (var i = local; i < p.flag_count; i += WORKGROUP) { found |= flags[i]; }
+fn any_of(local: u32, found: u32) -> bool {
     shares[local] = found;
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if local < half { shares[local] |= shares[local + half]; }
     }
+    return shares[0] != 0u;
+}
+
+// A flag for each workgroup.
+//# overflows
+@compute @workgroup_size(WORKGROUP_X)
+fn overflows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let all_ones = vec4(0x7f800000u);
+    var found = false;
+    for (var i = group.x * WORKGROUP + local; i < p.count; i += CHECKERS * WORKGROUP) {
+        found = found || any((gradients[i] & all_ones) == all_ones);
+    }
+    let flag = any_of(local, select(0u, 1u, found));
+    if local == 0u { flags[p.first + group.x] = select(0u, 1u, flag); }
+}
+
+//# verdict
+@compute @workgroup_size(WORKGROUP_X)
+fn verdict(@builtin(local_invocation_index) local: u32) {
+    var found = 0u;
+    for (var i = local; i < p.flag_count; i += WORKGROUP) { found |= flags[i]; }
+    let overflow = any_of(local, found);
     if local != 0u { return; }
-    let overflow = shares[0] != 0u;
     let used = scale[0];
     // What optimizers read: whether to update, the scale of these gradients, updates left out before.
     guard[0] = select(1.0, 0.0, overflow);

@@ -1,6 +1,6 @@
 // Max pooling and its gradient. x is [batch, channels, height, width], y [batch, channels, out_height, out_width]. p: count
 // (elements of the result), channels, height, width, out_height, out_width, kernel, stride, pad; x_offset, x_stride, y_offset,
-// y_stride. Constants: KERNEL, REACH (windows in a line that can contain an element), INDICES, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
+// y_stride. Constants: KERNEL, REACH and SPAN (windows in a line that can contain an element, and one of four), FOUR = 4, VECTOR, INDICES, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
 
 // The maximum of each window; of equals the first in row-major order. Padding never wins; NaN does.
 //# max_pool
@@ -135,55 +135,73 @@ fn max_pool_grad(
     dx_data[place] = dx_data_element(sum);
 }
 
-// The same with the REACH x REACH windows that can contain an element written out, so that their loads are on their way together.
-//# max_pool_grad_unrolled
+// The same for four neighbours in a row at once, with the REACH x SPAN windows that can contain one of them written out: places are worked out once
+// for all, and loads are on their way together. With VECTOR, rows are whole vectors of dx and of the mask.
+//# max_pool_grad_quads
 @compute @workgroup_size(WORKGROUP_X)
-fn max_pool_grad_unrolled(
+fn max_pool_grad_quads(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
+    let quads = (p.width + 3u) / 4u;
     let i = linear_index(group, groups, local);
-    if i >= p.count { return; }
-    let row = i / p.width;
-    let x = i - row * p.width;
+    let row = i / quads;
+    let x = (i - row * quads) * 4u;
     let plane = row / p.height;
+    if plane >= p.planes { return; }
     let y = row - plane * p.height;
     let n = plane / p.channels;
     let c = plane - n * p.channels;
     let out_plane = p.out_height * p.out_width;
     let dy_first = p.y_offset + n * p.y_stride + c * out_plane;
     let indices_first = plane * out_plane;
-    let me = y * p.width + x;
-    // The last window that begins before the element; numbers below zero are large ones.
+    let me = y * p.width + x + vec4(0u, 1u, 2u, 3u);
+    // The last windows that begin before the element, and before the last of the four; numbers below zero are large ones.
     let below = (y + p.pad) / p.stride;
-    let beside = (x + p.pad) / p.stride;
+    let beside = (x + 3u + p.pad) / p.stride;
 #repeat dy REACH
-#repeat dx REACH
-    let oy{dy}_{dx} = below + {dy}u + 1u - REACH;
-    let ox{dy}_{dx} = beside + {dx}u + 1u - REACH;
-    let inside{dy}_{dx} = oy{dy}_{dx} < p.out_height && ox{dy}_{dx} < p.out_width
-        && oy{dy}_{dx} * p.stride + p.kernel > y + p.pad && ox{dy}_{dx} * p.stride + p.kernel > x + p.pad;
-    let o{dy}_{dx} = select(0u, oy{dy}_{dx} * p.out_width + ox{dy}_{dx}, inside{dy}_{dx});
+    let oy{dy} = below + {dy}u + 1u - REACH;
+    let inside{dy} = oy{dy} < p.out_height && oy{dy} * p.stride + p.kernel > y + p.pad;
+#repeat dx SPAN
+    let ox{dy}_{dx} = beside + {dx}u + 1u - SPAN;
+    let inside{dy}_{dx} = inside{dy} && ox{dy}_{dx} < p.out_width;
+    let o{dy}_{dx} = select(0u, oy{dy} * p.out_width + ox{dy}_{dx}, inside{dy}_{dx});
     let chosen{dy}_{dx} = indices[indices_first + o{dy}_{dx}];
-    let gradient{dy}_{dx} = f32(dy_data[dy_first + o{dy}_{dx}]);
+    let gradient{dy}_{dx} = select(0.0, f32(dy_data[dy_first + o{dy}_{dx}]), inside{dy}_{dx});
 #end
 #end
-    var sum = 0.0;
+    var sum = vec4<f32>(0.0);
 #repeat dy REACH
-#repeat dx REACH
-    sum += select(0.0, gradient{dy}_{dx}, inside{dy}_{dx} && chosen{dy}_{dx} == me);
+#repeat dx SPAN
+    sum += select(vec4<f32>(0.0), vec4<f32>(gradient{dy}_{dx}), me == vec4<u32>(chosen{dy}_{dx}));
 #end
 #end
-    let inner = c * p.height * p.width + me;
+    let inner = c * p.height * p.width + me.x;
     let place = p.x_offset + n * p.x_stride + inner;
+#if VECTOR
 #if ACCUMULATE
-    sum += f32(dx_data[place]);
+    sum += vec4<f32>(dx_data[place / 4u]);
 #endif
 #if MASK
-    sum = select(0.0, sum, f32(mask[p.mask_offset + n * p.mask_stride + inner]) > 0.0);
+    let counts = vec4<f32>(mask[(p.mask_offset + n * p.mask_stride + inner) / 4u]) > vec4<f32>(0.0);
+    sum = select(vec4<f32>(0.0), sum, counts);
 #endif
-    dx_data[place] = dx_data_element(sum);
+    dx_data[place / 4u] = dx_data_element(sum);
+#else
+#repeat e FOUR
+    if x + {e}u < p.width {
+        var total = sum[{e}u];
+#if ACCUMULATE
+        total += f32(dx_data[place + {e}u]);
+#endif
+#if MASK
+        total = select(0.0, total, f32(mask[p.mask_offset + n * p.mask_stride + inner + {e}u]) > 0.0);
+#endif
+        dx_data[place + {e}u] = dx_data_element(total);
+    }
+#end
+#endif
 }
 
 // The same, one invocation a plane: each output's gradient goes to the element that it chose. Few loads, for devices where they are dear and a

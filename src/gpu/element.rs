@@ -1,17 +1,54 @@
 //! Numbers of the host as a tensor's bytes, and back.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use crate::graph::Element;
 
-/// The bytes that f32 values are stored as; whole numbers where the elements are u32.
-pub(super) fn encode(element: Element, values: impl IntoIterator<Item = f32>) -> Vec<u8> {
-    let values = values.into_iter();
-    match element {
-        Element::F32 => values.flat_map(f32::to_le_bytes).collect(),
-        Element::F16 => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
-        Element::U32 => values.flat_map(|v| (v as u32).to_le_bytes()).collect(),
+/// Values as they are stored.
+#[derive(Debug)]
+pub(super) enum Encoded<'a> {
+    F32(&'a [f32]),
+    F16(Vec<f16>),
+    U32(Vec<u32>),
+}
+
+impl Encoded<'_> {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::F32(values) => bytemuck::cast_slice(values),
+            Self::F16(values) => bytemuck::cast_slice(values),
+            Self::U32(values) => bytemuck::cast_slice(values),
+        }
     }
+}
+
+/// What f32 values are stored as; whole numbers where the elements are u32.
+pub(super) fn encode(element: Element, values: &[f32]) -> Encoded<'_> {
+    match element {
+        Element::F32 => Encoded::F32(values),
+        Element::F16 => {
+            let mut rounded = vec![f16::ZERO; values.len()];
+            round(values, &mut rounded);
+            Encoded::F16(rounded)
+        }
+        Element::U32 => Encoded::U32(values.iter().map(|v| *v as u32).collect()),
+    }
+}
+
+/// On all cores: a GPU takes a batch sooner than one core rounds it.
+#[cfg(not(target_arch = "wasm32"))]
+fn round(values: &[f32], rounded: &mut [f16]) {
+    use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+    use rayon::slice::{ParallelSlice, ParallelSliceMut};
+    const CHUNK: usize = 1 << 16;
+    let chunks = rounded.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK));
+    chunks.for_each(|(to, from)| to.convert_from_f32_slice(from));
+}
+
+#[cfg(target_arch = "wasm32")]
+fn round(values: &[f32], rounded: &mut [f16]) {
+    rounded.convert_from_f32_slice(values);
 }
 
 /// The values that bytes stand for: what [`encode`] made, rounded to the element.
@@ -37,9 +74,9 @@ mod tests {
             (Element::F16, [0.0, -1.5, 0.099_975_586, f32::INFINITY, 5.960_464_5e-8]),
             (Element::U32, [0.0, 0.0, 0.0, 70_000.0, 0.0]),
         ] {
-            let bytes = encode(element, values);
-            assert_eq!(bytes.len(), values.len() * element.size());
-            assert_eq!(decode(element, &bytes), expected);
+            let encoded = encode(element, &values);
+            assert_eq!(encoded.bytes().len(), values.len() * element.size());
+            assert_eq!(decode(element, encoded.bytes()), expected);
         }
     }
 }

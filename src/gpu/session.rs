@@ -9,7 +9,7 @@ use std::task::Poll;
 use super::element::{decode, encode};
 use super::{Clock, Gpu, Interval, Regions, Signal, take_mapped};
 use crate::error::{Error, Result};
-use crate::graph::{Element, NodeId, Role, TensorId};
+use crate::graph::{NodeId, Role, TensorId};
 use crate::kernel::{Slot, Step};
 use crate::plan::{METRIC_STRIDE, Place, Plan, PlannedNode, Store};
 
@@ -211,10 +211,8 @@ impl Session {
     /// # Errors
     /// [`Error::Tensor`] if the size differs.
     pub fn write(&self, tensor: TensorId, values: &[f32]) -> Result<()> {
-        match self.plan.graph.tensor_ref(tensor).spec.element {
-            Element::F32 => self.write_bytes(tensor, values.len(), bytemuck::cast_slice(values)),
-            element => self.write_bytes(tensor, values.len(), &encode(element, values.iter().copied())),
-        }
+        let element = self.plan.graph.tensor_ref(tensor).spec.element;
+        self.write_bytes(tensor, values.len(), encode(element, values).bytes())
     }
 
     /// Writes an input of u32 for the next run, as [`Session::write`].

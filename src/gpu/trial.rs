@@ -384,8 +384,8 @@ async fn upload(
     let mut words = vec![CANARY; binding_words(operand)];
     if let Some(array) = array {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
-        let values = encode(operand.spec.element, array.data.iter().copied());
-        let mut values = values.as_slice();
+        let encoded = encode(operand.spec.element, &array.data);
+        let mut values = encoded.bytes();
         for stretch in stretches(operand) {
             let (now, later) = values.split_at(stretch.len().min(values.len()));
             bytes[stretch][..now.len()].copy_from_slice(now);

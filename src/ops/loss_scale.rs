@@ -8,8 +8,8 @@ use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../shaders/loss_scale.wgsl");
 
-/// Invocations that look for overflows.
-const CHECKERS: usize = 4096;
+/// Workgroups that look for overflows.
+const CHECKERS: usize = 512;
 
 /// Looks for infinities and NaN in the gradients. If there are any, the scale is halved for the next update and this one counts as skipped; after
 /// `interval` updates without any, the scale is doubled. Inputs: gradients (flat region [n]), and as scalars [1] the scale, the number of updates
@@ -59,7 +59,7 @@ impl Operation for LossScale {
                 .geometry("first", i * CHECKERS)
                 .bind_range("gradients", Slot::Input(0), "vec4<u32>", part.bytes())
                 .bind_as("flags", Slot::Scratch(0), "u32")
-                .groups(CHECKERS / 64, 1, 1);
+                .groups(CHECKERS, 1, 1);
             kernels.push(kernel);
         }
         let verdict = Kernel::new(operands, SOURCE, "verdict")

@@ -10,8 +10,8 @@ use crate::weights::{OnnxAttribute, OnnxExport, ints};
 
 const SOURCE: &str = include_str!("../../shaders/max_pool.wgsl");
 
-/// Windows and reaches of up to this many elements in a line are written out for GPUs.
-const UNROLLED: usize = 5;
+/// Windows of up to this many elements in a line, and so many windows, are written out for GPUs.
+const UNROLLED: usize = 6;
 
 /// The maximum of square windows. Input: x [batch, channels, height, width]; outputs: y, and with `indices` the place of each
 /// maximum within its input plane (row * width + column) as u32. Ties go to the first in row-major order; padding never wins; a NaN wins.
@@ -182,16 +182,23 @@ impl Operation for MaxPoolGrad {
         let (dy, dx) = (&operands.inputs[0], &operands.outputs[0]);
         let mask = Mask::of(operands, self.masked);
         let reach = self.pool.kernel.div_ceil(self.pool.stride);
-        let kernel = |entry| {
+        let span = (self.pool.kernel + 3).div_ceil(self.pool.stride);
+        let [items, channels, height, width] = [0, 1, 2, 3].map(|i| dx.dims()[i]);
+        let aligned = dx.is_aligned(4) && mask.is_none_or(|mask| mask.is_aligned());
+        let vector = width.is_multiple_of(4) && aligned;
+        let kernel = |entry, element| {
             let kernel = Kernel::new(operands, SOURCE, entry)
                 .constant("ACCUMULATE", self.accumulate)
                 .constant("REACH", u32::try_from(reach).unwrap_or(u32::MAX))
+                .constant("SPAN", u32::try_from(span).unwrap_or(u32::MAX))
+                .constant("FOUR", 4u32)
+                .constant("VECTOR", vector)
                 .geometries([
                     ("count", dx.volume()),
-                    ("planes", dx.dims()[0] * dx.dims()[1]),
-                    ("channels", dx.dims()[1]),
-                    ("height", dx.dims()[2]),
-                    ("width", dx.dims()[3]),
+                    ("planes", items * channels),
+                    ("channels", channels),
+                    ("height", height),
+                    ("width", width),
                     ("out_height", dy.dims()[2]),
                     ("out_width", dy.dims()[3]),
                     ("kernel", self.pool.kernel),
@@ -204,15 +211,16 @@ impl Operation for MaxPoolGrad {
                 ])
                 .bind("dy_data", Slot::Input(0))
                 .bind_as("indices", Slot::Input(1), "u32")
-                .bind("dx_data", Slot::Output(0));
-            Mask::bind(mask, kernel, "f32")
+                .bind_as("dx_data", Slot::Output(0), element);
+            Mask::bind(mask, kernel, element)
         };
-        let gather = kernel("max_pool_grad").linear(dx.volume());
-        let planes = kernel("max_pool_grad_planes").workgroup(8, 1, 1).linear(dx.dims()[0] * dx.dims()[1]);
+        let gather = kernel("max_pool_grad", "f32").linear(dx.volume());
+        let planes = kernel("max_pool_grad_planes", "f32").workgroup(8, 1, 1).linear(items * channels);
         let mut list = Vec::new();
-        if reach <= UNROLLED {
-            let unrolled = kernel("max_pool_grad_unrolled").linear(dx.volume());
-            list.push(Implementation::new("unrolled", vec![unrolled]).suits(AdapterClass::GPU));
+        if span <= UNROLLED {
+            let quads = kernel("max_pool_grad_quads", if vector { "vec4<f32>" } else { "f32" })
+                .linear(items * channels * height * width.div_ceil(4));
+            list.push(Implementation::new("quads", vec![quads]).suits(AdapterClass::GPU));
         }
         list.push(Implementation::new("gather", vec![gather]).suits(AdapterClass::GPU));
         // Its sums lie in the result, and sums are f32.

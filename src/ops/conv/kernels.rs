@@ -253,8 +253,7 @@ pub(super) fn forward(
     let extents = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
     let registers = vec![register(base("forward_register"), extents, [4, bytes(x), bytes(y)], 1)];
     let product = Product { extents: e, source: x, result: y, transposed: false, epilogue };
-    let mut list = cooperative::product(operands, &product, profile);
-    list.extend(tiled::product(operands, &product, profile));
+    let mut list = for_gpus(operands, &product, profile);
     list.extend(lanes::product(operands, &product, profile));
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
@@ -282,11 +281,20 @@ pub(super) fn input_gradient(
     registers.traffic = registers.traffic.map(|t| epilogue.traffic(t, dx));
     let registers = vec![registers];
     let product = Product { extents: e, source: dy, result: dx, transposed: true, epilogue };
-    let mut list = cooperative::product(operands, &product, profile);
-    list.extend(tiled::product(operands, &product, profile));
+    let mut list = for_gpus(operands, &product, profile);
     list.extend(lanes::product(operands, &product, profile));
     list.push(Implementation::new("register", registers).suits(AdapterClass::SOFTWARE));
     list
+}
+
+/// The families for GPUs, the one that should be faster first: matrices have no use for three channels, whose windows are read element by element.
+fn for_gpus(operands: &Operands<'_>, product: &Product<'_>, profile: &Profile) -> Vec<Implementation> {
+    let tiled = tiled::product(operands, product, profile);
+    let cooperative = cooperative::product(operands, product, profile);
+    let [mut first, rest] =
+        if product.source.dims()[1] < 16 { [tiled, cooperative] } else { [cooperative, tiled] };
+    first.extend(rest);
+    first
 }
 
 /// Into how many parts of how many pixels the sum over pixels is cut: enough for `wanted` workgroups in all, none shorter than `shortest`.
