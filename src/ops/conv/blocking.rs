@@ -41,10 +41,11 @@ impl Blocking {
         let groups: usize = self.groups(m, n).iter().product();
         let most = (terms / 128).clamp(1, 256).min(steps);
         let fewest = busy(profile).div_ceil(groups).min(most);
-        // More than four times what keeps a device busy only lengthens the second pass.
-        let range = fewest..=most.min(4 * fewest);
+        // More than twice what keeps a device busy only lengthens the second pass.
+        let range = fewest..=most.min(2 * fewest);
+        let lean = |parts: &usize| self.is_lean([m, n, terms], *parts);
         let time = |parts: &usize| self.time(m, n, steps, *parts, profile);
-        let parts = range.min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(fewest);
+        let parts = range.filter(lean).min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(fewest);
         let chunk = steps.div_ceil(parts);
         Split { parts: steps.div_ceil(chunk), chunk }
     }
@@ -65,9 +66,19 @@ impl Blocking {
         work + second_pass * self.byte
     }
 
-    /// An estimate of the time with the best number of parts.
+    /// Whether memory is no bound: 16 FLOP for a byte of f32, parts included.
+    fn is_lean(&self, [m, n, terms]: [usize; 3], parts: usize) -> bool {
+        let [rows, columns] = self.groups(m, n);
+        // Parts are written and read again; the result is stored, and may have a mask and what it is added to.
+        let again = if parts == 1 { 3 } else { 2 * parts + 3 };
+        let words = terms * (m * columns + n * rows) + m * n * again;
+        2 * m * n * terms >= 16 * 4 * words
+    }
+
+    /// An estimate of the time with the best number of parts; what memory is a bound of is held to take half as long again.
     pub(super) fn cost(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> f64 {
         let Split { parts, .. } = self.split(m, n, terms, profile);
-        self.time(m, n, terms.div_ceil(self.depth), parts, profile)
+        let time = self.time(m, n, terms.div_ceil(self.depth), parts, profile);
+        if self.is_lean([m, n, terms], parts) { time } else { 1.5 * time }
     }
 }

@@ -111,11 +111,11 @@ impl Tile {
         let suits = if self.emulated { &[][..] } else { AdapterClass::GPU };
         Implementation::new(self.name, kernels).suits(suits).workgroup_memory(memory)
     }
+}
 
-    /// The element type of a binding that is loaded in fours, or one by one.
-    fn loaded(&self, vector: bool) -> &'static str {
-        if vector { "vec4<f32>" } else { "f32" }
-    }
+/// The element type of a binding that is accessed in fours, or one by one.
+fn accessed(vector: bool) -> &'static str {
+    if vector { "vec4<f32>" } else { "f32" }
 }
 
 /// The tiles that are worth trying for `m` x `n` results, the one that should be fastest first.
@@ -197,7 +197,7 @@ fn product_with(
             ("steps", terms / depth),
             ("chunk", chunk),
         ])
-        .bind_as("source", Slot::Input(0), tile.loaded(vector))
+        .bind_as("source", Slot::Input(0), accessed(vector))
         .bind_as("panel", Slot::Scratch(0), if half { "vec4<f16>" } else { "vec4<f32>" });
     let kernel = tile.apply(kernel).groups(rows, columns, parts);
     // Rows of the tiles are eight elements longer than what they hold.
@@ -207,7 +207,7 @@ fn product_with(
     let stored = if parts == 1 { bytes(result) } else { 4 };
     let moved = tile.traffic([m, pixels, e.depth()], [tile.element.size(), bytes(source), stored], parts);
     if parts == 1 {
-        let stored_as = tile.loaded(store_vector);
+        let stored_as = accessed(store_vector);
         let kernel = view.deal(kernel).bind_as("result", Slot::Output(0), stored_as);
         let kernel = product.epilogue.apply(kernel, stored_as);
         let kernel = kernel.traffic(product.epilogue.traffic(moved, result));
@@ -250,8 +250,8 @@ fn weight_gradient_with(
         .constant("TAP_OUTER", e.channels.is_multiple_of(4))
         .constant("TERMS_INSIDE", true)
         .geometry("chunk", chunk)
-        .bind_as("x_data", Slot::Input(0), tile.loaded(vector_x))
-        .bind_as("dy_data", Slot::Input(1), tile.loaded(vector))
+        .bind_as("x_data", Slot::Input(0), accessed(vector_x))
+        .bind_as("dy_data", Slot::Input(1), accessed(vector))
         .bind("partial", slot)
         .traffic(tile.traffic([m, columns, pixels], [bytes(dy), bytes(x), 4], parts));
     let kernel = tile.apply(kernel).groups(rows, across, parts);
