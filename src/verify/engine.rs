@@ -37,7 +37,11 @@ impl Call<'_> {
                     for index in self.gradients {
                         trial = trial.dense_output(*index);
                     }
-                    for implementation in trial.implementations(gpu) {
+                    let implementations = trial.implementations(gpu);
+                    // Drivers of real GPUs take most of the time with compiling.
+                    #[cfg(not(target_arch = "wasm32"))]
+                    gpu.compile_together(implementations.iter().flat_map(|i| &i.kernels))?;
+                    for implementation in implementations {
                         let made = trial.run(gpu, &implementation, &self.inputs, &self.step).await?;
                         let mut arrays = made.arrays;
                         if !made.intact {
