@@ -269,6 +269,29 @@ fn is_aux(name: &str) -> bool {
     ["loss1/", "loss2/", "aux1.", "aux2."].iter().any(|head| name.starts_with(head))
 }
 
+/// Batches that follow each other closely come back in their order, each as it would alone; what was pushed is forgotten when asked anew.
+#[test]
+fn pushed_batches_come_back_in_their_order() {
+    let (gpu, network) = (gpu(), small(Variant::Paper));
+    let state = trained(&gpu, &network, &Optimizer::default(), 1);
+    let mut classifier =
+        gpu.block_on(Classifier::new(&gpu, &network, 4, Element::F32, &state)).expect("a classifier");
+    let batches: Vec<Batch> = (1..4).map(|seed| batch(4, 60 + seed)).collect();
+    let mut alone = Vec::new();
+    for data in &batches {
+        alone.push(gpu.block_on(classifier.probabilities(data)).expect("can classify"));
+    }
+    assert!(alone[0] != alone[1] && alone[1] != alone[2]);
+    for data in &batches {
+        gpu.block_on(classifier.push(data)).expect("can be pushed");
+    }
+    for expected in &alone[..2] {
+        assert_eq!(gpu.block_on(classifier.pull()).expect("can be pulled").as_ref(), Some(expected));
+    }
+    assert_eq!(gpu.block_on(classifier.probabilities(&batches[0])).expect("can classify"), alone[0]);
+    assert_eq!(gpu.block_on(classifier.pull()).expect("can be pulled"), None);
+}
+
 #[test]
 fn inference_has_neither_dropout_nor_auxiliary_layers() {
     let network = GoogLeNet::paper().width(0.25).input(64);

@@ -31,7 +31,7 @@ const ROUND: f64 = 1.0;
 /// (pooling, normalisation, the optimizer) is time and no arithmetic.
 ///
 /// A round is steps one after another; every number is the median of the rounds, with the least and the most. Each step brings
-/// its pictures to the device and its metrics back, as in training; inference waits for each batch.
+/// its pictures to the device and its metrics back, as in training; inference has two batches on their way, as in evaluation.
 ///
 /// With --json: train.images_per_s, train.gflops, infer.images_per_s, infer.gflops and infer.ms (a batch), each with median,
 /// min and max; seconds to start up; memory; and what a step asks of the driver. A barrier is a dispatch in front of which wgpu
@@ -315,12 +315,16 @@ async fn train(trainer: &mut Trainer, pictures: &Batch, steps: u32) -> Result<f6
     Ok(begin.elapsed().as_secs_f64())
 }
 
-/// Classifies `batches` batches one after another; returns the seconds.
+/// Classifies `batches` batches, the next on its way before the one before is there, as evaluation does; returns the seconds.
 async fn classify(classifier: &mut Classifier, pictures: &Batch, batches: u32) -> Result<f64> {
     let begin = Instant::now();
-    for _ in 0..batches {
-        classifier.probabilities(pictures).await?;
+    for batch in 0..batches {
+        classifier.push(pictures).await?;
+        if batch > 0 {
+            classifier.pull().await?;
+        }
     }
+    classifier.pull().await?;
     Ok(begin.elapsed().as_secs_f64())
 }
 

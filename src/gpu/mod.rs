@@ -16,7 +16,7 @@ pub use adapter::{AdapterOptions, AdapterSummary, list_adapters};
 pub use pipeline::Pipeline;
 pub use probe::{Bound, Roofline, probe_kernels};
 pub use regions::Regions;
-pub use session::{DispatchTime, Metrics, Session};
+pub use session::{DispatchTime, Metrics, Reading, Session};
 pub use timing::{Clock, Interval};
 pub(crate) use trial::{Pool, Prepared, Stage};
 pub use trial::{Trial, TrialOutput};
@@ -242,18 +242,54 @@ impl Gpu {
     /// # Errors
     /// [`Error::Driver`] if the buffer cannot be mapped.
     pub(crate) async fn download(&self, source: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        let download = self.begin_download(source, offset, bytes).await?;
+        self.end_download(download).await
+    }
+
+    /// Sends `bytes` of a buffer on their way to the host, as they are after all work before.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is no room for them.
+    pub(crate) async fn begin_download(
+        &self,
+        source: &wgpu::Buffer,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Download> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let size = bytes.next_multiple_of(4);
         let staging = self.buffer("download", size, usage).await?;
         let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         encoder.copy_buffer_to_buffer(source, offset, &staging, 0, size);
-        self.submit(encoder);
+        let submission = self.submit(encoder);
         let mapped = self.map(&staging, size);
-        let mapped = std::future::poll_fn(|context| mapped.poll(Some(context.waker()))).await;
+        Ok(Download { staging, mapped, submission, size, bytes })
+    }
+
+    /// Waits for a download, and for no work after it.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] if the buffer cannot be mapped.
+    pub(crate) async fn end_download(&self, download: Download) -> Result<Vec<u8>> {
+        let Download { staging, mapped, submission, size, bytes } = download;
+        let mapped = self.arrival(&mapped, &submission).await;
         let data = mapped.and_then(|()| take_mapped(&staging, size));
         let mut data = data.map_err(|reason| self.driver("reading a buffer", reason))?;
         data.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
         Ok(data)
+    }
+
+    /// Waits for what a submission signals. [`Gpu::block_on`] then waits for that submission alone.
+    async fn arrival(&self, signal: &Signal, submission: &wgpu::SubmissionIndex) -> Result<(), String> {
+        std::future::poll_fn(|context| {
+            let state = signal.poll(Some(context.waker()));
+            if state.is_pending() {
+                let mut awaited = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+                *awaited = Some(submission.clone());
+            }
+            state
+        })
+        .await
     }
 
     /// Begins to map `size` bytes of a buffer for reading.
@@ -291,6 +327,16 @@ impl Gpu {
                 .map_err(|e| self.driver("waiting for the device", e.to_string()))?;
         }
     }
+}
+
+/// Bytes of a buffer on their way to the host.
+#[derive(Debug)]
+pub(crate) struct Download {
+    staging: wgpu::Buffer,
+    mapped: Signal,
+    submission: wgpu::SubmissionIndex,
+    size: u64,
+    bytes: u64,
 }
 
 /// Copies what has been mapped and gives the buffer back.

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 
 use super::element::{decode, encode};
-use super::{Clock, Gpu, Interval, Regions, Signal, take_mapped};
+use super::{Clock, Download, Gpu, Interval, Regions, Signal, take_mapped};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Role, TensorId};
 use crate::kernel::{Slot, Step};
@@ -20,6 +20,13 @@ pub struct Metrics {
     pub run: u64,
     /// The values, in the order in which the plan was told of them.
     pub values: Vec<f32>,
+}
+
+/// A tensor on its way to the host.
+#[derive(Debug)]
+pub struct Reading {
+    tensor: TensorId,
+    download: Download,
 }
 
 /// A plan that is ready to run.
@@ -354,15 +361,7 @@ impl Session {
         let mut arrived = self.arrived()?;
         while self.pending.len() > limit {
             let Some(first) = self.pending.front() else { break };
-            let result = std::future::poll_fn(|context| {
-                let state = first.mapping.poll(Some(context.waker()));
-                if state.is_pending() {
-                    let mut awaited = self.gpu.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner);
-                    *awaited = Some(first.submission.clone());
-                }
-                state
-            })
-            .await;
+            let result = self.gpu.arrival(&first.mapping, &first.submission).await;
             arrived.push(self.take(result)?);
         }
         self.gpu.check("a run")?;
@@ -424,8 +423,28 @@ impl Session {
     /// # Errors
     /// [`Error::Driver`] if it cannot be read.
     pub async fn read(&self, tensor: TensorId) -> Result<Vec<f32>> {
-        let (place, view) = self.plan.place(tensor);
-        let bytes = self.gpu.download(self.buffer(place)?, place.offset, place.bytes).await?;
+        let reading = self.send(tensor).await?;
+        self.receive(reading).await
+    }
+
+    /// Sends a tensor of [`Plan::graph`] that the plan keeps on its way to the host, as it is after all runs before; more runs can follow meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if there is no room for it.
+    pub async fn send(&self, tensor: TensorId) -> Result<Reading> {
+        let (place, _) = self.plan.place(tensor);
+        let download = self.gpu.begin_download(self.buffer(place)?, place.offset, place.bytes).await?;
+        Ok(Reading { tensor, download })
+    }
+
+    /// Waits for what was sent, dense and as f32, and for no run after it.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] if it cannot be read.
+    pub async fn receive(&self, reading: Reading) -> Result<Vec<f32>> {
+        let Reading { tensor, download } = reading;
+        let (_, view) = self.plan.place(tensor);
+        let bytes = self.gpu.end_download(download).await?;
         let spec = &self.plan.graph.tensor_ref(tensor).spec;
         let values = decode(spec.element, &bytes);
         let item = spec.shape.item().max(1);

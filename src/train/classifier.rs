@@ -1,5 +1,6 @@
 //! Inference: the network in evaluation mode, pruned to its main softmax.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -7,7 +8,7 @@ use serde::Serialize;
 use super::upload_weights;
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
+use crate::gpu::{Clock, DispatchTime, Gpu, Reading, Regions, Session};
 use crate::graph::{Element, Graph, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
@@ -72,6 +73,8 @@ pub struct Classifier {
     probabilities: TensorId,
     batch: usize,
     classes: usize,
+    /// What was pushed, the oldest first, and which rows are pictures.
+    pushed: VecDeque<(Reading, Vec<bool>)>,
 }
 
 /// The evaluation graph of a network, pruned to the logits of its main head, with a softmax behind them.
@@ -169,7 +172,8 @@ impl Classifier {
         let input = plan.tensor(inference.input)?;
         let (logits, probabilities) = (plan.tensor(inference.logits)?, plan.tensor(inference.probabilities)?);
         let session = Session::new(gpu, Arc::new(plan), regions, |_, _| ()).await?;
-        Ok(Self { gpu: gpu.clone(), session, input, logits, probabilities, batch, classes: network.classes })
+        let (gpu, classes, pushed) = (gpu.clone(), network.classes, VecDeque::new());
+        Ok(Self { gpu, session, input, logits, probabilities, batch, classes, pushed })
     }
 
     /// Pictures of a batch.
@@ -190,17 +194,45 @@ impl Classifier {
         self.session.read(self.logits).await
     }
 
-    /// The probabilities of each class for each picture of a batch, its missing rows left out.
+    /// The probabilities of each class for each picture of a batch, its missing rows left out. What was pushed and not pulled is forgotten.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
     pub async fn probabilities(&mut self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
+        self.forget();
+        self.push(batch).await?;
+        Ok(self.pull().await?.unwrap_or_default())
+    }
+
+    /// Sends a batch on its way through the network. With the next one pushed before this one is pulled, the device does not wait for
+    /// the host.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    pub async fn push(&mut self, batch: &Batch) -> Result<()> {
         self.session.write(self.input, &batch.images)?;
         self.session.submit(&Step::default())?;
-        let rows = self.session.read(self.probabilities).await?;
+        let reading = self.session.send(self.probabilities).await?;
+        let there = batch.labels.iter().map(|label| *label != Batch::MISSING).collect();
+        self.pushed.push_back((reading, there));
+        Ok(())
+    }
+
+    /// The probabilities of the oldest batch that was pushed and not pulled, as [`Classifier::probabilities`]; none if there is none.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn pull(&mut self) -> Result<Option<Vec<Vec<f32>>>> {
+        let Some((reading, there)) = self.pushed.pop_front() else { return Ok(None) };
+        let rows = self.session.receive(reading).await?;
         self.gpu.check("classifying")?;
-        let rows = rows.chunks(self.classes).zip(&batch.labels);
-        Ok(rows.filter(|(_, label)| **label != Batch::MISSING).map(|(row, _)| row.to_vec()).collect())
+        let rows = rows.chunks(self.classes).zip(there);
+        Ok(Some(rows.filter(|(_, there)| *there).map(|(row, _)| row.to_vec()).collect()))
+    }
+
+    /// Forgets what was pushed and not pulled.
+    pub fn forget(&mut self) {
+        self.pushed.clear();
     }
 
     /// Times each dispatch of one batch by itself.

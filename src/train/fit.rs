@@ -1,5 +1,6 @@
 //! The loops over data: an epoch of training, an evaluation.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use serde::Serialize;
@@ -115,15 +116,27 @@ pub async fn evaluate(
     loader: &Loader,
     mut observe: impl FnMut(&Batch, &[Vec<f32>]) -> ControlFlow<()>,
 ) -> Result<Evaluation> {
+    // The device works on one batch while the host makes the next and takes up the one before.
+    const IN_FLIGHT: usize = 2;
     let mut evaluation = Evaluation::default();
-    for batch in loader.epoch(0, 0) {
-        let batch = batch?;
-        let rows = classifier.probabilities(&batch).await?;
+    let mut batches = loader.epoch(0, 0);
+    let mut pushed: VecDeque<Batch> = VecDeque::new();
+    classifier.forget();
+    loop {
+        while pushed.len() < IN_FLIGHT
+            && let Some(batch) = batches.next()
+        {
+            let batch = batch?;
+            classifier.push(&batch).await?;
+            pushed.push_back(batch);
+        }
+        let (Some(batch), Some(rows)) = (pushed.pop_front(), classifier.pull().await?) else { break };
         let labels = batch.labels.iter().filter(|label| **label != Batch::MISSING);
         for (row, label) in rows.iter().zip(labels) {
             evaluation.add(row, *label as usize);
         }
         if observe(&batch, &rows).is_break() {
+            classifier.forget();
             break;
         }
     }
