@@ -1,6 +1,7 @@
 // Max pooling and its gradient. x is [batch, channels, height, width], y [batch, channels, out_height, out_width]. p: count
 // (elements of the result), channels, height, width, out_height, out_width, kernel, stride, pad; x_offset, x_stride, y_offset,
-// y_stride. Constants: KERNEL, REACH and SPAN (windows in a line that can contain an element, and one of four), FOUR = 4, VECTOR, INDICES, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
+// y_stride. Constants: REACH and SPAN (windows in a line that can contain an element, and one of four), FOUR = 4,
+// VECTOR, INDICES, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
 
 // The maximum of each window; of equals the first in row-major order. Padding never wins; NaN does.
 //# max_pool
@@ -37,54 +38,6 @@ fn max_pool(
             }
         }
     }
-    let place = p.y_offset + n * p.y_stride + (c * p.out_height + oy) * p.out_width + ox;
-    y_data[place] = y_data_element(best);
-#if INDICES
-    indices[i] = index;
-#endif
-}
-
-// The same with the window written out, KERNEL wide and high, so that its loads are on their way together.
-//# max_pool_unrolled
-@compute @workgroup_size(WORKGROUP_X)
-fn max_pool_unrolled(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = linear_index(group, groups, local);
-    if i >= p.count { return; }
-    let row = i / p.out_width;
-    let ox = i - row * p.out_width;
-    let plane = row / p.out_height;
-    let oy = row - plane * p.out_height;
-    let n = plane / p.channels;
-    let c = plane - n * p.channels;
-    let top = max(oy * p.stride, p.pad) - p.pad;
-    let left = max(ox * p.stride, p.pad) - p.pad;
-    let first = p.x_offset + n * p.x_stride + c * p.height * p.width;
-    var index = top * p.width + left;
-    // What is outside of the input stands for the first element inside, which wins nothing over itself.
-#repeat ky KERNEL
-#repeat kx KERNEL
-    let y{ky}_{kx} = oy * p.stride + {ky}u - p.pad;
-    let x{ky}_{kx} = ox * p.stride + {kx}u - p.pad;
-    let inside{ky}_{kx} = y{ky}_{kx} < p.height && x{ky}_{kx} < p.width;
-    let at{ky}_{kx} = select(index, y{ky}_{kx} * p.width + x{ky}_{kx}, inside{ky}_{kx});
-    let value{ky}_{kx} = f32(x_data[first + at{ky}_{kx}]);
-#end
-#end
-    var best = f32(x_data[first + index]);
-#repeat ky KERNEL
-#repeat kx KERNEL
-    {
-        let is_nan = (bitcast<u32>(value{ky}_{kx}) & 0x7fffffffu) > 0x7f800000u;
-        let wins = inside{ky}_{kx} && (value{ky}_{kx} > best || is_nan);
-        best = select(best, value{ky}_{kx}, wins);
-        index = select(index, at{ky}_{kx}, wins);
-    }
-#end
-#end
     let place = p.y_offset + n * p.y_stride + (c * p.out_height + oy) * p.out_width + ox;
     y_data[place] = y_data_element(best);
 #if INDICES

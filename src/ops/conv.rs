@@ -2,8 +2,10 @@
 
 mod blocking;
 mod cooperative;
+mod implicit;
 mod kernels;
 mod lanes;
+mod product;
 mod tiled;
 
 use std::any::Any;

@@ -10,7 +10,7 @@ use crate::weights::{OnnxAttribute, OnnxExport, ints};
 
 const SOURCE: &str = include_str!("../../shaders/max_pool.wgsl");
 
-/// Windows of up to this many elements in a line, and so many windows, are written out for GPUs.
+/// So many windows in a line are written out for GPUs.
 const UNROLLED: usize = 6;
 
 /// The maximum of square windows. Input: x [batch, channels, height, width]; outputs: y, and with `indices` the place of each
@@ -112,35 +112,27 @@ impl Operation for MaxPool {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
-        let kernel = |entry| {
-            let kernel = Kernel::new(operands, SOURCE, entry)
-                .constant("INDICES", self.indices)
-                .constant("KERNEL", u32::try_from(self.kernel).unwrap_or(u32::MAX))
-                .geometries([
-                    ("count", y.volume()),
-                    ("channels", x.dims()[1]),
-                    ("height", x.dims()[2]),
-                    ("width", x.dims()[3]),
-                    ("out_height", y.dims()[2]),
-                    ("out_width", y.dims()[3]),
-                    ("kernel", self.kernel),
-                    ("stride", self.stride),
-                    ("pad", self.padding),
-                    ("x_offset", x.offset),
-                    ("x_stride", x.batch_stride),
-                    ("y_offset", y.offset),
-                    ("y_stride", y.batch_stride),
-                ])
-                .bind("x_data", Slot::Input(0))
-                .bind("y_data", Slot::Output(0));
-            let kernel =
-                if self.indices { kernel.bind_as("indices", Slot::Output(1), "u32") } else { kernel };
-            kernel.linear(y.volume())
-        };
-        let unrolled = (self.kernel <= UNROLLED).then(|| {
-            Implementation::new("unrolled", vec![kernel("max_pool_unrolled")]).suits(AdapterClass::GPU)
-        });
-        unrolled.into_iter().chain([Implementation::new("windows", vec![kernel("max_pool")])]).collect()
+        let kernel = Kernel::new(operands, SOURCE, "max_pool")
+            .constant("INDICES", self.indices)
+            .geometries([
+                ("count", y.volume()),
+                ("channels", x.dims()[1]),
+                ("height", x.dims()[2]),
+                ("width", x.dims()[3]),
+                ("out_height", y.dims()[2]),
+                ("out_width", y.dims()[3]),
+                ("kernel", self.kernel),
+                ("stride", self.stride),
+                ("pad", self.padding),
+                ("x_offset", x.offset),
+                ("x_stride", x.batch_stride),
+                ("y_offset", y.offset),
+                ("y_stride", y.batch_stride),
+            ])
+            .bind("x_data", Slot::Input(0))
+            .bind("y_data", Slot::Output(0));
+        let kernel = if self.indices { kernel.bind_as("indices", Slot::Output(1), "u32") } else { kernel };
+        vec![Implementation::new("windows", vec![kernel.linear(y.volume())])]
     }
 }
 

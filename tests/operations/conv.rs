@@ -86,6 +86,8 @@ fn strides_and_phases() {
     directions([2, 3, 20], [17, 16], [7, 2, 3]);
     directions([1, 9, 12], [13, 10], [3, 3, 0]);
     directions([1, 4, 70], [8, 9], [2, 3, 1]);
+    // Whole vectors of dy whose results are not neighbours.
+    directions([2, 12, 20], [8, 8], [1, 2, 0]);
 }
 
 /// Sums that are cut into parts, and more results than one tile of the largest shape.
@@ -117,6 +119,7 @@ fn emulated_matrices() {
         ([2, 20, 40], [8, 8], [1, 1, 0]),
         ([9, 300, 5], [4, 4], [1, 1, 0]),
         ([2, 20, 40], [9, 10], [3, 1, 1]),
+        ([2, 20, 40], [8, 8], [1, 2, 0]),
         ([1, 3, 70], [17, 16], [7, 2, 3]),
     ];
     for (tile, ([batch, channels, outputs], size, [kernel, stride, padding])) in cases.into_iter().enumerate()

@@ -3,8 +3,9 @@
 
 use super::Extents;
 use super::blocking::{Blocking, Split};
-use super::kernels::{Product, View, bytes, finish_parts, kernel, size, traffic};
-use super::tiled::{finish_product, pack};
+use super::implicit::{self, Tile, accessed, sort};
+use super::kernels::{bytes, finish_parts, kernel, size, traffic};
+use super::product::Product;
 use crate::graph::Element;
 use crate::kernel::{
     AdapterClass, Cooperative, Implementation, Kernel, Operand, Operands, Profile, Slot, Traffic,
@@ -28,7 +29,7 @@ const TILES: [(&str, usize, f64); 3] =
 
 /// A tile and how it is divided among subgroups.
 #[derive(Clone, Copy, Debug)]
-struct Tile {
+struct Matrices {
     name: &'static str,
     blocking: Blocking,
     /// Rows and columns of one matrix.
@@ -43,7 +44,7 @@ struct Tile {
 }
 
 /// The tiles for activations stored as `stored`, if the device has matrices for it.
-fn tiles(stored: Element, profile: &Profile) -> Vec<Tile> {
+fn tiles(stored: Element, profile: &Profile) -> Vec<Matrices> {
     let Some(Cooperative { size, subgroup, f16, f32, emulated }) = profile.cooperative else {
         return Vec::new();
     };
@@ -66,14 +67,34 @@ fn tiles(stored: Element, profile: &Profile) -> Vec<Tile> {
         // At 60 tera multiply-adds and 4 TB a second.
         let blocking = Blocking { m, n: COLUMNS, depth, invocations, speed, byte: 16.0 };
         let each = [rows / size, columns / size];
-        Tile { name, blocking, size, subgroups, across, each, element: stored, emulated }
+        Matrices { name, blocking, size, subgroups, across, each, element: stored, emulated }
     };
     // Each invocation loads a vector of each factor at least.
-    let filled = |t: &Tile| t.blocking.m * t.blocking.depth >= 4 * t.blocking.invocations;
+    let filled = |t: &Matrices| t.blocking.m * t.blocking.depth >= 4 * t.blocking.invocations;
     TILES.into_iter().map(tile).filter(filled).collect()
 }
 
-impl Tile {
+impl Tile for Matrices {
+    const PRODUCT: [&'static str; 2] = [SOURCE, "product_cooperative"];
+    const IN_ORDER: bool = true;
+
+    fn blocking(&self) -> Blocking {
+        self.blocking
+    }
+
+    fn weights(&self) -> Element {
+        self.element
+    }
+
+    fn tap_outer(&self, channels: usize) -> bool {
+        channels >= 16 && channels.is_multiple_of(4)
+    }
+
+    fn words(&self) -> usize {
+        // Rows of the tiles are eight elements longer than what they hold.
+        self.blocking.depth * (self.blocking.m + self.blocking.n + 16)
+    }
+
     fn apply(&self, kernel: Kernel) -> Kernel {
         let Blocking { m, n, depth, invocations, .. } = self.blocking;
         let kernel = kernel
@@ -95,7 +116,7 @@ impl Tile {
         if self.emulated { kernel } else { kernel.cooperative() }
     }
 
-    /// What a kernel with this tile moves: a subgroup loads what it multiplies once, and tiles are stored as the operands are.
+    // A subgroup loads what it multiplies once, and tiles are stored as the operands are.
     fn traffic(&self, extents: [usize; 3], element: [usize; 3], parts: usize) -> Traffic {
         let Blocking { m, n, invocations, .. } = self.blocking;
         let [rows, columns] = self.each.map(|each| each * self.size);
@@ -105,7 +126,6 @@ impl Tile {
         Traffic { shared: moved.shared / 4 * self.element.size() as u64, register, ..moved }
     }
 
-    /// An implementation whose tiles have `words` elements of workgroup memory in one of the two pairs.
     fn finish(&self, kernels: Vec<Kernel>, words: usize) -> Implementation {
         let memory = 2 * words * self.element.size() + 4 * self.subgroups * self.size.pow(2);
         let suits = if self.emulated { &[][..] } else { AdapterClass::GPU };
@@ -113,16 +133,11 @@ impl Tile {
     }
 }
 
-/// The element type of a binding that is accessed in fours, or one by one.
-fn accessed(vector: bool) -> &'static str {
-    if vector { "vec4<f32>" } else { "f32" }
-}
-
 /// The tiles that are worth trying for `m` x `n` results, the one that should be fastest first.
-fn worth(stored: Element, [m, n, terms]: [usize; 3], profile: &Profile) -> Vec<Tile> {
+fn worth(stored: Element, extents: [usize; 3], profile: &Profile) -> Vec<Matrices> {
     let mut list = tiles(stored, profile);
-    let cost = |tile: &Tile| tile.blocking.cost(m, n, terms, profile);
-    list.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+    sort(&mut list, extents, profile);
+    let [m, n, _] = extents;
     // A tile that is mostly outside of the results computes for nothing.
     list.retain(|tile| tile.emulated || (tile.blocking.m <= 2 * m && tile.blocking.n <= 2 * n));
     list
@@ -135,87 +150,8 @@ pub(super) fn product(
     profile: &Profile,
 ) -> Vec<Implementation> {
     let Some(view) = product.source_view() else { return Vec::new() };
-    let e = &view.extents;
-    let extents = [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()];
-    let order = worth(product.source.spec.element, extents, profile);
-    order.iter().map(|tile| product_with(tile, operands, product, &view, profile)).collect()
-}
-
-fn product_with(
-    tile: &Tile,
-    operands: &Operands<'_>,
-    product: &Product<'_>,
-    view: &View,
-    profile: &Profile,
-) -> Implementation {
-    let (source, result, e) = (product.source, product.result, &view.extents);
-    let depth = tile.blocking.depth;
-    let plane = e.out[0] * e.out[1];
-    let (m, pixels) = (e.outputs, e.batch * plane);
-    // Few channels would mostly be padding if each tap had whole steps of them.
-    let tap_outer = e.channels >= 16 && e.channels.is_multiple_of(4);
-    let taps = e.kernel[0] * e.kernel[1];
-    let terms =
-        if tap_outer { e.channels.next_multiple_of(depth) * taps } else { e.depth().next_multiple_of(depth) };
-    let flat = e.kernel == [1, 1] && e.stride == [1, 1] && !view.pads() && e.size == e.out;
-    let vector = tap_outer && flat && plane.is_multiple_of(4) && source.is_aligned(4);
-    let Split { parts, chunk } = tile.blocking.split(m, pixels, terms, profile);
-    let [rows, columns] = tile.blocking.groups(m, pixels);
-    // Four neighbours of a row of results are of one item.
-    let store_vector = parts == 1
-        && !view.deals()
-        && plane.is_multiple_of(4)
-        && result.is_aligned(4)
-        && product.epilogue.is_aligned();
-    let half = tile.element == Element::F16;
-    let pack =
-        pack(operands, product, view, [tile.blocking.m, terms], tap_outer, if half { "f16" } else { "f32" });
-    let kernel = Kernel::new(operands, SOURCE, "product_cooperative")
-        .constant("KERNEL_H", size(e.kernel[0]))
-        .constant("KERNEL_W", size(e.kernel[1]))
-        .constant("STRIDE_H", size(e.stride[0]))
-        .constant("STRIDE_W", size(e.stride[1]))
-        .constant("PAD", view.pads())
-        .constant("TAP_OUTER", tap_outer)
-        .constant("VECTOR", vector)
-        .constant("STORE_VECTOR", store_vector)
-        .constant("SPLIT", parts > 1)
-        .geometries([
-            ("batch", e.batch),
-            ("rows", m),
-            ("depth", e.channels),
-            ("height", e.size[0]),
-            ("width", e.size[1]),
-            ("out_height", e.out[0]),
-            ("out_width", e.out[1]),
-            ("pad_h", e.padding[0]),
-            ("pad_w", e.padding[1]),
-            ("source_offset", source.offset),
-            ("source_stride", source.batch_stride),
-            ("result_offset", result.offset),
-            ("result_stride", result.batch_stride),
-            ("steps", terms / depth),
-            ("chunk", chunk),
-        ])
-        .bind_as("source", Slot::Input(0), accessed(vector))
-        .bind_as("panel", Slot::Scratch(0), if half { "vec4<f16>" } else { "vec4<f32>" });
-    let kernel = tile.apply(kernel).groups(rows, columns, parts);
-    // Rows of the tiles are eight elements longer than what they hold.
-    let words = depth * (tile.blocking.m + tile.blocking.n + 16);
-    // Scratch is counted in words.
-    let panel = rows * tile.blocking.m * terms / (4 / tile.element.size());
-    let stored = if parts == 1 { bytes(result) } else { 4 };
-    let moved = tile.traffic([m, pixels, e.depth()], [tile.element.size(), bytes(source), stored], parts);
-    if parts == 1 {
-        let stored_as = accessed(store_vector);
-        let kernel = view.deal(kernel).bind_as("result", Slot::Output(0), stored_as);
-        let kernel = product.epilogue.apply(kernel, stored_as);
-        let kernel = kernel.traffic(product.epilogue.traffic(moved, result));
-        return tile.finish(vec![pack, kernel], words).scratch(panel);
-    }
-    let first = kernel.bind("partial", Slot::Scratch(1)).traffic(moved);
-    let second = finish_product(operands, product, view, parts);
-    tile.finish(vec![pack, first, second], words).scratch(panel).scratch(parts * m * pixels)
+    let order = worth(product.source.spec.element, view.extents_of_product(), profile);
+    order.iter().map(|tile| implicit::product(tile, operands, product, &view, profile)).collect()
 }
 
 /// The weight gradient.
@@ -230,7 +166,7 @@ pub(super) fn weight_gradient(
 }
 
 fn weight_gradient_with(
-    tile: &Tile,
+    tile: &Matrices,
     operands: &Operands<'_>,
     e: &Extents,
     profile: &Profile,

@@ -1,7 +1,8 @@
 //! The family for drivers that run a subgroup as one vector of a CPU; see `conv_lanes.wgsl`.
 
 use super::Extents;
-use super::kernels::{Product, bytes, finish_parts, kernel, size, split, traffic};
+use super::kernels::{bytes, finish_parts, kernel, size, split, traffic};
+use super::product::Product;
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_lanes.wgsl");
@@ -100,12 +101,10 @@ pub(super) fn product(
     let elements = [4, bytes(source), bytes(result)];
     let moved = traffic(extents, [steps.tile_m, FOUR * LANES], [steps.tile_m, FOUR], elements, 1, false);
     let element = if vector { "vec4<f32>" } else { "f32" };
-    let kernel = Kernel::new(operands, SOURCE, "product_lanes")
-        .constant("KERNEL_H", size(e.kernel[0]))
-        .constant("KERNEL_W", size(kernel_w))
-        .constant("STRIDE_H", size(e.stride[0]))
-        .constant("STRIDE_W", size(e.stride[1]))
-        .constant("PAD", view.pads())
+    let mut rows = view;
+    (rows.extents.size, rows.extents.out) = (size_in, out);
+    let kernel = rows
+        .describe(Kernel::new(operands, SOURCE, "product_lanes"), product)
         .constant("TILE_M", size(steps.tile_m))
         .constant("STEP_C", size(steps.channels))
         .constant("TERMS", size(steps.channels * kernel_w))
@@ -113,22 +112,7 @@ pub(super) fn product(
         .constant("COLUMNS", size(columns))
         .constant("SIDE", size(e.padding[1]))
         .constant("VECTOR", vector)
-        .geometries([
-            ("batch", e.batch),
-            ("rows", e.outputs),
-            ("depth", e.channels),
-            ("height", size_in[0]),
-            ("width", size_in[1]),
-            ("out_height", out[0]),
-            ("out_width", out[1]),
-            ("row_groups", row_groups),
-            ("pad_h", e.padding[0]),
-            ("pad_w", e.padding[1]),
-            ("source_offset", source.offset),
-            ("source_stride", source.batch_stride),
-            ("result_offset", result.offset),
-            ("result_stride", result.batch_stride),
-        ])
+        .geometry("row_groups", row_groups)
         .bind_as("source", Slot::Input(0), element)
         .bind_as("panel", Slot::Scratch(0), "vec4<f32>")
         .bind_as("result", Slot::Output(0), element)

@@ -1,0 +1,160 @@
+//! A product as implicit GEMM on GPUs, for families that differ in how they multiply its tiles; see `conv_implicit.wgsl`.
+
+use super::blocking::{Blocking, Split};
+use super::kernels::{bytes, size};
+use super::product::{Product, View};
+use crate::graph::Element;
+use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot, Traffic};
+
+const SOURCE: &str = include_str!("../../../shaders/conv_implicit.wgsl");
+
+/// Rows and columns of the squares in which weights are laid out.
+const SQUARE: usize = 32;
+
+/// How a family multiplies the tiles of a product.
+pub(super) trait Tile {
+    /// The shader, which begins with `conv_implicit.wgsl`, and the entry point of a product.
+    const PRODUCT: [&'static str; 2];
+    /// Whether neighbouring columns of its results are neighbouring pixels, however those were loaded.
+    const IN_ORDER: bool;
+
+    fn blocking(&self) -> Blocking;
+
+    /// What weights are laid out as.
+    fn weights(&self) -> Element;
+
+    /// Whether the sum runs over taps outside and so many channels inside. Few channels would mostly be padding if each tap had whole steps of them.
+    fn tap_outer(&self, channels: usize) -> bool;
+
+    /// Tells a kernel of the tile.
+    fn apply(&self, kernel: Kernel) -> Kernel;
+
+    /// What a kernel with this tile moves.
+    fn traffic(&self, extents: [usize; 3], element: [usize; 3], parts: usize) -> Traffic;
+
+    /// Elements of workgroup memory that a pair of tiles of a product takes.
+    fn words(&self) -> usize;
+
+    /// An implementation whose pairs of tiles have so many elements.
+    fn finish(&self, kernels: Vec<Kernel>, words: usize) -> Implementation;
+}
+
+/// Sorts tiles for m x n results of so many terms: the one that should be fastest first.
+pub(super) fn sort(tiles: &mut [impl Tile], [m, n, terms]: [usize; 3], profile: &Profile) {
+    // Numbers above zero are ordered as their bits are.
+    tiles.sort_by_cached_key(|tile| tile.blocking().cost(m, n, terms, profile).to_bits());
+}
+
+/// The type of a binding that is accessed in fours, or one by one.
+pub(super) fn accessed(vector: bool) -> &'static str {
+    if vector { "vec4<f32>" } else { "f32" }
+}
+
+/// The product with this tile: weights laid out, tiles multiplied, and a second pass if the sum is cut.
+pub(super) fn product<T: Tile>(
+    tile: &T,
+    operands: &Operands<'_>,
+    product: &Product<'_>,
+    view: &View,
+    profile: &Profile,
+) -> Implementation {
+    let (source, result, e) = (product.source, product.result, &view.extents);
+    let Blocking { m: tile_m, depth, .. } = tile.blocking();
+    let plane = e.out[0] * e.out[1];
+    let (m, pixels) = (e.outputs, e.batch * plane);
+    let tap_outer = tile.tap_outer(e.channels);
+    let taps = e.kernel[0] * e.kernel[1];
+    let terms =
+        if tap_outer { e.channels.next_multiple_of(depth) * taps } else { e.depth().next_multiple_of(depth) };
+    let flat = e.kernel == [1, 1] && e.stride == [1, 1] && !view.pads() && e.size == e.out;
+    let fours = plane.is_multiple_of(4);
+    let vector = tap_outer && flat && fours && source.is_aligned(4);
+    let Split { parts, chunk } = tile.blocking().split(m, pixels, terms, profile);
+    let [rows, columns] = tile.blocking().groups(m, pixels);
+    // Results that are dealt out to phases have no neighbours.
+    let store_vector = (vector || T::IN_ORDER)
+        && parts == 1
+        && fours
+        && !view.deals()
+        && result.is_aligned(4)
+        && product.epilogue.is_aligned();
+    let half = tile.weights() == Element::F16;
+    let pack = pack(operands, product, view, [tile_m, terms], tap_outer, if half { "f16" } else { "f32" });
+    let [shader, entry] = T::PRODUCT;
+    let kernel = view
+        .describe(Kernel::new(operands, shader, entry), product)
+        .constant("TAP_OUTER", tap_outer)
+        .constant("VECTOR", vector)
+        .constant("STORE_VECTOR", store_vector)
+        .constant("SPLIT", parts > 1)
+        .geometries([("steps", terms / depth), ("chunk", chunk)])
+        .bind_as("source", Slot::Input(0), accessed(vector))
+        .bind_as("panel", Slot::Scratch(0), if half { "vec4<f16>" } else { "vec4<f32>" });
+    let kernel = tile.apply(kernel).groups(rows, columns, parts);
+    // Scratch is counted in words, and parts are f32.
+    let panel = rows * tile_m * terms / (4 / tile.weights().size());
+    let stored = if parts == 1 { bytes(result) } else { 4 };
+    let elements = [tile.weights().size(), bytes(source), stored];
+    let moved = tile.traffic([m, pixels, e.depth()], elements, parts);
+    if parts == 1 {
+        let stored_as = accessed(store_vector);
+        let kernel = view.deal(kernel).bind_as("result", Slot::Output(0), stored_as);
+        let kernel = product.epilogue.apply(kernel, stored_as);
+        let kernel = kernel.traffic(product.epilogue.traffic(moved, result));
+        return tile.finish(vec![pack, kernel], tile.words()).scratch(panel);
+    }
+    let first = kernel.bind("partial", Slot::Scratch(1)).traffic(moved);
+    let second = finish_product(operands, product, view, parts);
+    tile.finish(vec![pack, first, second], tile.words()).scratch(panel).scratch(parts * m * pixels)
+}
+
+/// The kernel that lays the weight out as [tile of `tile_m` rows][term][row in the tile] in scratch 0, for a product of `terms` terms.
+fn pack(
+    operands: &Operands<'_>,
+    product: &Product<'_>,
+    view: &View,
+    [tile_m, terms]: [usize; 2],
+    tap_outer: bool,
+    element: &'static str,
+) -> Kernel {
+    let e = &view.extents;
+    let rows = e.outputs.div_ceil(tile_m) * tile_m;
+    let pack = Kernel::new(operands, SOURCE, "pack_tiled")
+        .constant("KERNEL_H", size(e.kernel[0]))
+        .constant("KERNEL_W", size(e.kernel[1]))
+        .constant("TILE_M", size(tile_m))
+        .constant("TAP_OUTER", tap_outer)
+        .geometries([("rows", e.outputs), ("depth", e.channels), ("terms", terms)])
+        .bind("weight", Slot::Input(1))
+        .bind_as("panel", Slot::Scratch(0), element)
+        .workgroup(256, 1, 1)
+        .groups(rows / SQUARE, terms.div_ceil(SQUARE), 1);
+    view.pack(pack, product.transposed)
+}
+
+/// The kernel that adds up the `parts` of a product in scratch 1 and does with the sums what is to be done.
+fn finish_product(operands: &Operands<'_>, product: &Product<'_>, view: &View, parts: usize) -> Kernel {
+    let (result, e) = (product.result, &view.extents);
+    let plane = e.out[0] * e.out[1];
+    let (m, pixels) = (e.outputs, e.batch * plane);
+    let moved = Traffic {
+        loaded: (4 * m * pixels * parts) as u64,
+        stored: (bytes(result) * result.volume()) as u64,
+        ..Traffic::default()
+    };
+    let kernel = Kernel::new(operands, SOURCE, "finish_product")
+        .geometries([
+            ("rows", m),
+            ("pixels", pixels),
+            ("plane", plane),
+            ("out_width", e.out[1]),
+            ("parts", parts),
+            ("result_offset", result.offset),
+            ("result_stride", result.batch_stride),
+        ])
+        .constant("SPLIT", false)
+        .traffic(product.epilogue.traffic(moved, result))
+        .bind("partial", Slot::Scratch(1))
+        .linear(m * pixels);
+    product.epilogue.apply(view.deal(kernel).bind("result", Slot::Output(0)), "f32")
+}
