@@ -104,7 +104,8 @@ impl From<wgpu::Error> for Failure {
 }
 
 impl Gpu {
-    /// Opens the adapter that the options name, or the fastest one.
+    /// Opens the adapter that the options name, or the fastest one. On devices with cooperative matrices this waits for the test of those, and
+    /// outside of a browser nothing goes on unless the device is polled: use [`Gpu::open_blocking`] there.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] with the list of what there is, [`Error::Device`] if the driver refuses.
