@@ -101,7 +101,7 @@ fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
                 right{i} = vec4<f32>(source[(tap0.at + channel) / 4u]);
 #else
 #repeat e FOUR
-                right{i}[{e}u] = select(0.0, f32(source[tap{e}.at + select(0u, channel, tap{e}.inside)]), tap{e}.inside);
+                right{i}[{e}u] = select(0.0, f32(source[tap{e}.at + channel]), tap{e}.inside);
 #end
 #endif
 #else
@@ -129,19 +129,26 @@ fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #endif
         }
         if step > first_step {
-            for (var k = 0u; k < DEPTH; k++) {
+            // Drivers leave a loop of this size as it is, and then each term waits for what it reads; of four, three do not.
+            for (var k = 0u; k < DEPTH; k += FOUR) {
+                let left_k = left_at + k * (TILE_M / 4u) + down;
+                let right_k = right_at + k * RIGHT_ROW + across;
+#repeat u FOUR
+                {
 #repeat h VECTORS_M
-                let a{h} = left_tile[left_at + k * (TILE_M / 4u) + {h}u * DOWN + down];
+                    let a{h} = left_tile[left_k + {u}u * (TILE_M / 4u) + {h}u * DOWN];
 #end
 #repeat j VECTORS_N
-                let b{j} = right_tile[right_at + k * RIGHT_ROW + {j}u * ACROSS + across];
+                    let b{j} = right_tile[right_k + {u}u * RIGHT_ROW + {j}u * ACROSS];
 #end
 #repeat h VECTORS_M
 #repeat r FOUR
 #repeat j VECTORS_N
-                sum{h}_{r}_{j} += a{h}[{r}u] * b{j};
+                    sum{h}_{r}_{j} += a{h}[{r}u] * b{j};
 #end
 #end
+#end
+                }
 #end
             }
         }
@@ -352,19 +359,26 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #endif
         }
         if start > first_q {
-            for (var k = 0u; k < DEPTH; k++) {
+            // Drivers leave a loop of this size as it is, and then each term waits for what it reads; of four, three do not.
+            for (var k = 0u; k < DEPTH; k += FOUR) {
+                let left_k = left_at + k * LEFT_ROW + down;
+                let right_k = right_at + k * RIGHT_ROW + across;
+#repeat u FOUR
+                {
 #repeat h VECTORS_M
-                let a{h} = left_tile[left_at + k * LEFT_ROW + {h}u * DOWN + down];
+                    let a{h} = left_tile[left_k + {u}u * LEFT_ROW + {h}u * DOWN];
 #end
 #repeat j VECTORS_N
-                let b{j} = right_tile[right_at + k * RIGHT_ROW + {j}u * ACROSS + across];
+                    let b{j} = right_tile[right_k + {u}u * RIGHT_ROW + {j}u * ACROSS];
 #end
 #repeat h VECTORS_M
 #repeat r FOUR
 #repeat j VECTORS_N
-                sum{h}_{r}_{j} += a{h}[{r}u] * b{j};
+                    sum{h}_{r}_{j} += a{h}[{r}u] * b{j};
 #end
 #end
+#end
+                }
 #end
             }
         }

@@ -19,6 +19,8 @@ impl AdapterClass {
     pub const GPU: &'static [Self] = &[Self::Discrete, Self::Integrated];
     /// Only drivers that run on the CPU.
     pub const SOFTWARE: &'static [Self] = &[Self::Software];
+    /// None: for what is only taken where it was measured to be fastest.
+    pub const NONE: &'static [Self] = &[];
 }
 
 /// Cooperative matrices of a device (tensor cores, simdgroup matrices): square ones that a subgroup multiplies together, with sums in f32.

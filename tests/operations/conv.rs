@@ -110,6 +110,8 @@ fn whole_vectors() {
     directions([2, 12, 24], [4, 8], [3, 1, 1]);
     directions([1, 9, 16], [8, 4], [5, 1, 2]);
     directions([1, 3, 8], [16, 16], [7, 2, 3]);
+    // Enough results for the largest tiles.
+    directions([5, 132, 70], [8, 8], [1, 1, 0]);
 }
 
 /// The kernels for cooperative matrices, with loops in place of those: each way to load, sums that are cut, strides, and all epilogues.

@@ -128,7 +128,7 @@ impl Tile for Matrices {
 
     fn finish(&self, kernels: Vec<Kernel>, words: usize) -> Implementation {
         let memory = 2 * words * self.element.size() + 4 * self.subgroups * self.size.pow(2);
-        let suits = if self.emulated { &[][..] } else { AdapterClass::GPU };
+        let suits = if self.emulated { AdapterClass::NONE } else { AdapterClass::GPU };
         Implementation::new(self.name, kernels).suits(suits).workgroup_memory(memory)
     }
 }

@@ -1,0 +1,168 @@
+//! A Vulkan driver that only compiles.
+
+use std::ffi::{CStr, CString};
+
+use ash::khr::pipeline_executable_properties as executables;
+use ash::vk;
+use incept::kernel::{AdapterClass, Kernel, Profile, pipeline_text};
+use naga::back::spv;
+use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use serde::Serialize;
+
+use crate::Result;
+
+/// A number that the driver tells of a pipeline, under the driver's name for it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Statistic {
+    /// For example `VGPRs` or `Register Count`.
+    pub name: String,
+    /// The number.
+    pub value: f64,
+}
+
+/// A device that is opened to compile. It lives as long as the process, so nothing is destroyed.
+pub struct Driver {
+    name: String,
+    limits: vk::PhysicalDeviceLimits,
+    device: ash::Device,
+    executables: executables::Device,
+    layout: vk::PipelineLayout,
+    // Keeps the loader's library in memory.
+    _entry: ash::Entry,
+}
+
+/// More bindings than any kernel has.
+const BINDINGS: u32 = 16;
+
+fn text(words: &[std::ffi::c_char]) -> String {
+    let bytes: Vec<u8> = words.iter().map(|c| c.cast_unsigned()).collect();
+    CStr::from_bytes_until_nul(&bytes).unwrap_or_default().to_string_lossy().into_owned()
+}
+
+impl Driver {
+    /// Opens the device of this number.
+    pub fn open(number: usize) -> Result<Self> {
+        // SAFETY: the loader's library is the system's own, and all handles below are of the objects that they are used with.
+        unsafe {
+            let entry = ash::Entry::load().map_err(|e| format!("there is no Vulkan loader: {e}"))?;
+            let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_2);
+            let info = vk::InstanceCreateInfo::default().application_info(&application);
+            let instance = entry.create_instance(&info, None)?;
+            let devices = instance.enumerate_physical_devices()?;
+            let physical = *devices.get(number).ok_or(format!("there are {} devices", devices.len()))?;
+            let properties = instance.get_physical_device_properties(physical);
+            let queue = [vk::DeviceQueueCreateInfo::default().queue_priorities(&[1.0])];
+            let extensions = [executables::NAME.as_ptr()];
+            let mut statistics =
+                vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
+            let info = vk::DeviceCreateInfo::default()
+                .queue_create_infos(&queue)
+                .enabled_extension_names(&extensions)
+                .push_next(&mut statistics);
+            let device = instance
+                .create_device(physical, &info, None)
+                .map_err(|e| format!("the driver cannot tell about its pipelines: {e}"))?;
+            let executables = executables::Device::new(&instance, &device);
+            let binding = |number: u32, kind| {
+                vk::DescriptorSetLayoutBinding::default()
+                    .binding(number)
+                    .descriptor_type(kind)
+                    .descriptor_count(1)
+                    .stage_flags(vk::ShaderStageFlags::COMPUTE)
+            };
+            let bindings: Vec<_> =
+                (0..BINDINGS).map(|i| binding(i, vk::DescriptorType::STORAGE_BUFFER)).collect();
+            let info = vk::DescriptorSetLayoutCreateInfo::default().bindings(&bindings);
+            let sets = [device.create_descriptor_set_layout(&info, None)?];
+            let info = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
+            let layout = device.create_pipeline_layout(&info, None)?;
+            let name = text(&properties.device_name);
+            Ok(Self { name, limits: properties.limits, device, executables, layout, _entry: entry })
+        }
+    }
+
+    /// What the driver calls the device.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What kernels are made for: the device's limits, and adapters of this class.
+    pub fn profile(&self, class: AdapterClass) -> Profile {
+        Profile {
+            workgroup_memory: self.limits.max_compute_shared_memory_size,
+            invocations: self.limits.max_compute_work_group_invocations,
+            ..Profile::webgpu(class)
+        }
+    }
+
+    /// Compiles a kernel and asks the driver about it.
+    pub fn statistics(&self, kernel: &Kernel, bake: bool) -> Result<Vec<Statistic>> {
+        let code = spirv(kernel, bake)?;
+        let entry = CString::new(kernel.entry)?;
+        // SAFETY: the code is valid for the layout: it has storage buffers only, in the first set, fewer than the layout has.
+        unsafe {
+            let info = vk::ShaderModuleCreateInfo::default().code(&code);
+            let module = self.device.create_shader_module(&info, None)?;
+            let stage = vk::PipelineShaderStageCreateInfo::default()
+                .stage(vk::ShaderStageFlags::COMPUTE)
+                .module(module)
+                .name(&entry);
+            let info = [vk::ComputePipelineCreateInfo::default()
+                .flags(vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR)
+                .stage(stage)
+                .layout(self.layout)];
+            let pipeline = self
+                .device
+                .create_compute_pipelines(vk::PipelineCache::null(), &info, None)
+                .map_err(|(_, e)| format!("{}: {e}", kernel.label))?[0];
+            let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline);
+            let list = self.executables.get_pipeline_executable_statistics(&info)?;
+            self.device.destroy_pipeline(pipeline, None);
+            self.device.destroy_shader_module(module, None);
+            // Hashes tell pipelines apart, and nothing about them.
+            let told = list.iter().map(statistic).filter(|s| !s.name.to_lowercase().contains("hash"));
+            Ok(told.collect())
+        }
+    }
+}
+
+fn statistic(told: &vk::PipelineExecutableStatisticKHR<'_>) -> Statistic {
+    use vk::PipelineExecutableStatisticFormatKHR as Format;
+    // SAFETY: the format says which of the union's values it has.
+    let value = unsafe {
+        match told.format {
+            Format::BOOL32 => f64::from(told.value.b32),
+            Format::INT64 => told.value.i64 as f64,
+            Format::UINT64 => told.value.u64 as f64,
+            _ => told.value.f64,
+        }
+    };
+    Statistic { name: text(&told.name), value }
+}
+
+/// The SPIR-V that the engine gives to drivers: no checks of bounds, loops and divisions.
+fn spirv(kernel: &Kernel, bake: bool) -> Result<Vec<u32>> {
+    let wgsl = pipeline_text(kernel, bake);
+    let module = naga::front::wgsl::parse_str(&wgsl).map_err(|e| e.emit_to_string(&wgsl))?;
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::default());
+    let info = validator.validate(&module).map_err(|e| e.emit_to_string(&wgsl))?;
+    let unchecked = BoundsCheckPolicy::Unchecked;
+    let options = spv::Options {
+        lang_version: (1, 3),
+        bounds_check_policies: BoundsCheckPolicies {
+            index: unchecked,
+            buffer: unchecked,
+            ..BoundsCheckPolicies::default()
+        },
+        force_loop_bounding: false,
+        emit_int_div_checks: false,
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+        ..spv::Options::default()
+    };
+    let pipeline = spv::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: kernel.entry.into(),
+    };
+    Ok(spv::write_vec(&module, &info, &options, Some(&pipeline))?)
+}
