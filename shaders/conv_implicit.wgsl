@@ -19,8 +19,13 @@ fn packed(row: u32, term: u32) -> f32 {
     let t = term - c * TAPS;
 #endif
 #if TRANSPOSED
+#if DEAL
     let channels = p.rows / (PHASES_H * PHASES_W);
     let phase = row / channels;
+#else
+    let channels = p.rows;
+    let phase = 0u;
+#endif
     // Taps that do not meet the phase come out negative, and so as large unsigned numbers.
     let tap_y = FIRST_H + phase / PHASES_W - t / KERNEL_W * PHASES_H;
     let tap_x = FIRST_W + phase % PHASES_W - t % KERNEL_W * PHASES_W;

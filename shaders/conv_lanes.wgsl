@@ -12,7 +12,7 @@
 // on each side), BIAS, NORM, RELU, ACCUMULATE, MASK.
 
 // The weights in the order in which lanes take them: tiles of TILE_M rows, steps of STEP_C channels and one kernel row, then
-// (channel, column, row) padded with zeros to LOADS vectors for each lane. p: rows, depth (channels that are summed over).
+// (channel, column, row) padded with zeros to LOADS vectors for each lane. A workgroup does EACH steps. p: rows, depth (channels that are summed over), steps.
 //# pack_lanes
 @compute @workgroup_size(WORKGROUP_X)
 fn pack_lanes(
@@ -23,23 +23,31 @@ fn pack_lanes(
     let f = group.x * WORKGROUP + local;
     let k = f / TILE_M;
     let row = group.z * TILE_M + f % TILE_M;
-    let c = group.y / KERNEL_H * STEP_C + k / KERNEL_W;
-    let kh = group.y % KERNEL_H;
     let kw = k % KERNEL_W;
+    let last = min((group.y + 1u) * EACH, p.steps);
+    for (var step = group.y * EACH; step < last; step++) {
+        let c = step / KERNEL_H * STEP_C + k / KERNEL_W;
+        let kh = step % KERNEL_H;
 #if TRANSPOSED
-    let channels = p.rows / (PHASES_H * PHASES_W);
-    let phase = row / channels;
-    // Taps that do not meet the phase come out negative, and so as large unsigned numbers.
-    let tap_y = FIRST_H + phase / PHASES_W - kh * PHASES_H;
-    let tap_x = FIRST_W + phase % PHASES_W - kw * PHASES_W;
-    let inside = k < STEP_C * KERNEL_W && c < p.depth && row < p.rows && tap_y < WEIGHT_H && tap_x < WEIGHT_W;
-    let at = ((c * channels + row - phase * channels) * WEIGHT_H + tap_y) * WEIGHT_W + tap_x;
+#if DEAL
+        let channels = p.rows / (PHASES_H * PHASES_W);
+        let phase = row / channels;
 #else
-    let inside = k < STEP_C * KERNEL_W && c < p.depth && row < p.rows;
-    let at = ((row * p.depth + c) * KERNEL_H + kh) * KERNEL_W + kw;
+        let channels = p.rows;
+        let phase = 0u;
 #endif
-    let value = select(0.0, weight[select(0u, at, inside)], inside);
-    panel[(group.z * groups.y + group.y) * groups.x * WORKGROUP + f] = value;
+        // Taps that do not meet the phase come out negative, and so as large unsigned numbers.
+        let tap_y = FIRST_H + phase / PHASES_W - kh * PHASES_H;
+        let tap_x = FIRST_W + phase % PHASES_W - kw * PHASES_W;
+        let inside = k < STEP_C * KERNEL_W && c < p.depth && row < p.rows && tap_y < WEIGHT_H && tap_x < WEIGHT_W;
+        let at = ((c * channels + row - phase * channels) * WEIGHT_H + tap_y) * WEIGHT_W + tap_x;
+#else
+        let inside = k < STEP_C * KERNEL_W && c < p.depth && row < p.rows;
+        let at = ((row * p.depth + c) * KERNEL_H + kh) * KERNEL_W + kw;
+#endif
+        let value = select(0.0, weight[select(0u, at, inside)], inside);
+        panel[(group.z * p.steps + step) * groups.x * WORKGROUP + f] = value;
+    }
 }
 
 // p: batch, rows, depth, height, width (of the source), out_height, out_width, row_groups (groups of a row), pad_h, pad_w,

@@ -5,7 +5,7 @@
 // input gradient   dx[item, feature] m item,   n feature, k output
 // weight gradient  dw[output, feature] m output, n feature, k item
 //
-// Constants: RELU; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N as in conv.wgsl. p: rows, columns, depth (extents of m, n, k),
+// Constants: RELU; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N as in conv.wgsl; LEFT_ALONG_K, RIGHT_ALONG_K (the operand lies along k), BROADCAST, LANES. p: rows, columns, depth (extents of m, n, k),
 // features, outputs, x_offset, x_stride, y_offset, y_stride.
 
 //# forward_tiled forward_register
@@ -96,7 +96,8 @@ fn tile(group: vec3<u32>, local: u32) {
 #end
 }
 
-// Register tiles without barriers: EACH_M rows of EACH_N columns that lie WORKGROUP apart.
+// Register tiles without barriers: EACH_M rows of EACH_N columns that lie WORKGROUP apart. With BROADCAST, a workgroup is one subgroup of LANES, which load
+// different elements of the left operand and hand them round.
 //# forward_register input_gradient_register weight_gradient_register
 fn tile(group: vec3<u32>, local: u32) {
     let first_m = group.y * EACH_M;
@@ -112,6 +113,46 @@ fn tile(group: vec3<u32>, local: u32) {
     var sum{i}_{j} = 0.0;
 #end
 #end
+#if BROADCAST
+#if LEFT_ALONG_K
+    // A lane loads one of eight terms of each row.
+    for (var start = 0u; start < p.depth; start += WORKGROUP) {
+        let k = min(start + local, p.depth - 1u);
+#repeat i EACH_M
+        let lane{i} = select(0.0, left(m{i}, k), start + local < p.depth);
+#end
+#repeat l LANES
+        {
+            let k = min(start + {l}u, p.depth - 1u);
+#repeat j EACH_N
+            let b{j} = right(k, n{j});
+#end
+#repeat i EACH_M
+            let a{i} = subgroupBroadcast(lane{i}, {l}u);
+#repeat j EACH_N
+            sum{i}_{j} += a{i} * b{j};
+#end
+#end
+        }
+#end
+    }
+#else
+    // A lane loads one of at most eight rows.
+    let m = min(first_m + local, p.rows - 1u);
+    for (var k = 0u; k < p.depth; k++) {
+        let lane = left(m, k);
+#repeat j EACH_N
+        let b{j} = right(k, n{j});
+#end
+#repeat i EACH_M
+        let a{i} = subgroupBroadcast(lane, {i}u);
+#repeat j EACH_N
+        sum{i}_{j} += a{i} * b{j};
+#end
+#end
+    }
+#endif
+#else
     for (var k = 0u; k < p.depth; k++) {
 #repeat j EACH_N
         let b{j} = right(k, n{j});
@@ -123,6 +164,7 @@ fn tile(group: vec3<u32>, local: u32) {
 #end
 #end
     }
+#endif
 #repeat i EACH_M
 #repeat j EACH_N
     if first_m + {i}u < p.rows && first_n + {j}u * WORKGROUP < p.columns {

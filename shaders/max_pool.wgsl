@@ -1,9 +1,62 @@
-// Max pooling and its gradient. x is [batch, channels, height, width], y [batch, channels, out_height, out_width]. p: count
-// (elements of the result), channels, height, width, out_height, out_width, kernel, stride, pad; x_offset, x_stride, y_offset,
-// y_stride. Constants: REACH and SPAN (windows in a line that can contain an element, and one of four), FOUR = 4,
-// VECTOR, INDICES, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
+// Max pooling and its gradient. x is [batch, channels, height, width], y [batch, channels, out_height, out_width]. p: planes, count
+// (elements of the gradient), channels, height, width, out_height, out_width, kernel, stride, pad; x_offset, x_stride, y_offset,
+// y_stride. Constants of the maxima: KERNEL, STRIDE, EACH (neighbours of an invocation), SPAN (columns that they see), VECTOR, INDICES; of the gradient: REACH and SPAN (windows in a line that
+// can contain an element, and one of four), FOUR = 4, VECTOR, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
 
-// The maximum of each window; of equals the first in row-major order. Padding never wins; NaN does.
+// The maxima of EACH windows that are neighbours in a row, from column ox on; of equals the first in row-major order. Padding never wins; NaN does. Places outside of
+// the input are moved to the nearest inside, which the same windows contain: so there is nothing to ask, and all loads are on their way together.
+//# max_pool max_pool_rows
+fn pool(plane: u32, n: u32, c: u32, oy: u32, ox: u32) {
+    let first = p.x_offset + n * p.x_stride + c * p.height * p.width;
+    var column: array<u32, SPAN>;
+#repeat k SPAN
+    column[{k}u] = u32(clamp(i32(ox * STRIDE + {k}u) - i32(p.pad), 0, i32(p.width) - 1));
+#end
+#repeat y KERNEL
+    let line{y} = u32(clamp(i32(oy * STRIDE + {y}u) - i32(p.pad), 0, i32(p.height) - 1)) * p.width;
+    var value{y}: array<f32, SPAN>;
+#repeat k SPAN
+    value{y}[{k}u] = f32(x_data[first + line{y} + column[{k}u]]);
+#end
+#end
+    var best: array<f32, EACH>;
+    var index: array<u32, EACH>;
+#repeat e EACH
+    best[{e}u] = value0[{e}u * STRIDE];
+    index[{e}u] = line0 + column[{e}u * STRIDE];
+#repeat y KERNEL
+#repeat x KERNEL
+    {
+        let value = value{y}[{e}u * STRIDE + {x}u];
+        // The bits of a NaN, because drivers may assume that there are none.
+        let wins = value > best[{e}u] || (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
+        best[{e}u] = select(best[{e}u], value, wins);
+        index[{e}u] = select(index[{e}u], line{y} + column[{e}u * STRIDE + {x}u], wins);
+    }
+#end
+#end
+#end
+    let inner = oy * p.out_width + ox;
+    let place = p.y_offset + n * p.y_stride + c * p.out_height * p.out_width + inner;
+    let chosen = plane * p.out_height * p.out_width + inner;
+#if VECTOR
+    y_data[place / 4u] = y_data_element(vec4(best[0], best[1], best[2], best[3]));
+#if INDICES
+    indices[chosen / 4u] = vec4(index[0], index[1], index[2], index[3]);
+#endif
+#else
+#repeat e EACH
+    if ox + {e}u < p.out_width {
+        y_data[place + {e}u] = y_data_element(best[{e}u]);
+#if INDICES
+        indices[chosen + {e}u] = index[{e}u];
+#endif
+    }
+#end
+#endif
+}
+
+// One invocation EACH windows.
 //# max_pool
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool(
@@ -11,38 +64,30 @@ fn max_pool(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
+    let of_row = (p.out_width + EACH - 1u) / EACH;
     let i = linear_index(group, groups, local);
-    if i >= p.count { return; }
-    let row = i / p.out_width;
-    let ox = i - row * p.out_width;
+    let row = i / of_row;
     let plane = row / p.out_height;
-    let oy = row - plane * p.out_height;
+    if plane >= p.planes { return; }
     let n = plane / p.channels;
-    let c = plane - n * p.channels;
-    // Windows begin inside the input or its padding and are cut where they reach out of the input.
-    let top = max(oy * p.stride, p.pad) - p.pad;
-    let left = max(ox * p.stride, p.pad) - p.pad;
-    let bottom = min(oy * p.stride + p.kernel - p.pad, p.height);
-    let right = min(ox * p.stride + p.kernel - p.pad, p.width);
-    let first = p.x_offset + n * p.x_stride + c * p.height * p.width;
-    var best = f32(x_data[first + top * p.width + left]);
-    var index = top * p.width + left;
-    for (var y = top; y < bottom; y++) {
-        for (var x = left; x < right; x++) {
-            let value = f32(x_data[first + y * p.width + x]);
-            // The bits of a NaN, because drivers may assume that there are none.
-            let is_nan = (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
-            if value > best || is_nan {
-                best = value;
-                index = y * p.width + x;
-            }
-        }
+    pool(plane, n, plane - n * p.channels, row - plane * p.out_height, (i - row * of_row) * EACH);
+}
+
+// One invocation a row of the result: places are divided once for all of it, for devices where that is dear.
+//# max_pool_rows
+@compute @workgroup_size(WORKGROUP_X)
+fn max_pool_rows(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let row = linear_index(group, groups, local);
+    let plane = row / p.out_height;
+    if plane >= p.planes { return; }
+    let n = plane / p.channels;
+    for (var ox = 0u; ox < p.out_width; ox += EACH) {
+        pool(plane, n, plane - n * p.channels, row - plane * p.out_height, ox);
     }
-    let place = p.y_offset + n * p.y_stride + (c * p.out_height + oy) * p.out_width + ox;
-    y_data[place] = y_data_element(best);
-#if INDICES
-    indices[i] = index;
-#endif
 }
 
 // Each input element gathers from the windows that contain it and chose it.

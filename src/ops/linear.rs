@@ -82,7 +82,7 @@ impl Operation for Linear {
         Ok(())
     }
 
-    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+    fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
         let (x, weight, y) = (&operands.inputs[0], &operands.inputs[1], &operands.outputs[0]);
         let [batch, outputs, _] = y.spec.shape.ncs();
         let product = Product {
@@ -92,7 +92,7 @@ impl Operation for Linear {
             along_k: [true, true],
             element: elements([x, weight, y]),
         };
-        product.implementations(["forward_tiled", "forward_register"], |entry| {
+        product.implementations(["forward_tiled", "forward_register"], profile, |entry| {
             kernel(operands, entry, x, y)
                 .constant("RELU", self.relu)
                 .bind("x_data", Slot::Input(0))
@@ -128,7 +128,7 @@ impl Operation for LinearInputGrad {
         }
     }
 
-    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+    fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
         let (dy, weight, dx) = (&operands.inputs[0], &operands.inputs[1], &operands.outputs[0]);
         let [batch, outputs, _] = dy.spec.shape.ncs();
         let product = Product {
@@ -138,7 +138,7 @@ impl Operation for LinearInputGrad {
             along_k: [true, false],
             element: elements([dy, weight, dx]),
         };
-        product.implementations(["input_gradient_tiled", "input_gradient_register"], |entry| {
+        product.implementations(["input_gradient_tiled", "input_gradient_register"], profile, |entry| {
             kernel(operands, entry, dx, dy)
                 .bind("dy_data", Slot::Input(0))
                 .bind("weight", Slot::Input(1))
@@ -166,7 +166,7 @@ impl Operation for LinearWeightGrad {
         }
     }
 
-    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
+    fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
         let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
         let [batch, outputs, _] = dy.spec.shape.ncs();
         let columns = x.spec.shape.item();
@@ -177,7 +177,7 @@ impl Operation for LinearWeightGrad {
             along_k: [false, false],
             element: elements([dy, x, &operands.outputs[0]]),
         };
-        product.implementations(["weight_gradient_tiled", "weight_gradient_register"], |entry| {
+        product.implementations(["weight_gradient_tiled", "weight_gradient_register"], profile, |entry| {
             kernel(operands, entry, x, dy)
                 .bind("x_data", Slot::Input(0))
                 .bind("dy_data", Slot::Input(1))
@@ -258,6 +258,7 @@ impl Product {
     fn implementations(
         &self,
         entries: [&'static str; 2],
+        profile: &Profile,
         make: impl Fn(&'static str) -> Kernel,
     ) -> Vec<Implementation> {
         let with_extents = |entry| {
@@ -275,18 +276,29 @@ impl Product {
             .workgroup(128, 1, 1)
             .traffic(self.traffic([32, 32], [4, 2], true))
             .groups(self.columns.div_ceil(32), self.rows.div_ceil(32), 1);
-        let (each_m, each_n) = (8, 4);
-        let register = with_extents(entries[1])
-            .constant("EACH_M", count(each_m))
-            .constant("EACH_N", count(each_n))
-            .workgroup(count(LANES), 1, 1)
-            .traffic(self.traffic([each_m, LANES * each_n], [each_m, each_n], false))
-            .groups(self.columns.div_ceil(LANES * each_n), self.rows.div_ceil(each_m), 1);
-        vec![
+        // Few rows leave registers for more columns.
+        let each_m = self.rows.min(LANES);
+        let each_n = (32 / each_m).min(8);
+        let register = |broadcast: bool| {
+            with_extents(entries[1])
+                .constant("EACH_M", count(each_m))
+                .constant("EACH_N", count(each_n))
+                .constant("BROADCAST", broadcast)
+                .constant("LEFT_ALONG_K", self.along_k[0])
+                .constant("LANES", count(LANES))
+                .workgroup(count(LANES), 1, 1)
+                .traffic(self.traffic([each_m, LANES * each_n], [each_m, each_n], false))
+                .groups(self.columns.div_ceil(LANES * each_n), self.rows.div_ceil(each_m), 1)
+        };
+        let mut list = vec![
             Implementation::new("tiled", vec![tiled])
                 .workgroup_memory(4 * 2 * 32 * 32)
                 .suits(AdapterClass::GPU),
-            Implementation::new("register", vec![register]).suits(AdapterClass::SOFTWARE),
-        ]
+        ];
+        if profile.class == AdapterClass::Software && profile.subgroup.is_some_and(|s| s as usize == LANES) {
+            list.push(Implementation::new("lanes", vec![register(true)]).suits(AdapterClass::SOFTWARE));
+        }
+        list.push(Implementation::new("register", vec![register(false)]).suits(AdapterClass::SOFTWARE));
+        list
     }
 }

@@ -112,27 +112,42 @@ impl Operation for MaxPool {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
-        let kernel = Kernel::new(operands, SOURCE, "max_pool")
-            .constant("INDICES", self.indices)
-            .geometries([
-                ("count", y.volume()),
-                ("channels", x.dims()[1]),
-                ("height", x.dims()[2]),
-                ("width", x.dims()[3]),
-                ("out_height", y.dims()[2]),
-                ("out_width", y.dims()[3]),
-                ("kernel", self.kernel),
-                ("stride", self.stride),
-                ("pad", self.padding),
-                ("x_offset", x.offset),
-                ("x_stride", x.batch_stride),
-                ("y_offset", y.offset),
-                ("y_stride", y.batch_stride),
-            ])
-            .bind("x_data", Slot::Input(0))
-            .bind("y_data", Slot::Output(0));
-        let kernel = if self.indices { kernel.bind_as("indices", Slot::Output(1), "u32") } else { kernel };
-        vec![Implementation::new("windows", vec![kernel.linear(y.volume())])]
+        let [items, channels, out_height, out_width] = [0, 1, 2, 3].map(|i| y.dims()[i]);
+        let constant = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let kernel = |entry, each: usize| {
+            let vector = each == 4 && out_width.is_multiple_of(4) && y.is_aligned(4);
+            let [element, index] = if vector { ["vec4<f32>", "vec4<u32>"] } else { ["f32", "u32"] };
+            let kernel = Kernel::new(operands, SOURCE, entry)
+                .constant("INDICES", self.indices)
+                .constant("VECTOR", vector)
+                .constant("KERNEL", constant(self.kernel))
+                .constant("STRIDE", constant(self.stride))
+                .constant("EACH", constant(each))
+                .constant("SPAN", constant((each - 1) * self.stride + self.kernel))
+                .geometries([
+                    ("planes", items * channels),
+                    ("channels", channels),
+                    ("height", x.dims()[2]),
+                    ("width", x.dims()[3]),
+                    ("out_height", out_height),
+                    ("out_width", out_width),
+                    ("pad", self.padding),
+                    ("x_offset", x.offset),
+                    ("x_stride", x.batch_stride),
+                    ("y_offset", y.offset),
+                    ("y_stride", y.batch_stride),
+                ])
+                .bind("x_data", Slot::Input(0))
+                .bind_as("y_data", Slot::Output(0), element);
+            if self.indices { kernel.bind_as("indices", Slot::Output(1), index) } else { kernel }
+        };
+        let rows = items * channels * out_height;
+        let quads = kernel("max_pool", 4).linear(rows * out_width.div_ceil(4));
+        let rows = kernel("max_pool_rows", 1).workgroup(8, 1, 1).linear(rows);
+        vec![
+            Implementation::new("quads", vec![quads]).suits(AdapterClass::GPU),
+            Implementation::new("rows", vec![rows]).suits(AdapterClass::SOFTWARE),
+        ]
     }
 }
 

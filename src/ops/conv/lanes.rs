@@ -13,6 +13,8 @@ const SHARED: &str = include_str!("../../../shaders/conv.wgsl");
 const LANES: usize = 8;
 /// Neighbouring pixels of one lane.
 const FOUR: usize = 4;
+/// Steps whose weights a workgroup lays out: a workgroup of one each takes longer to start than to run.
+const PACKED: usize = 16;
 
 /// How the sum of a product is walked.
 struct Steps {
@@ -91,11 +93,12 @@ pub(super) fn product(
         .constant("KERNEL_W", size(kernel_w))
         .constant("TILE_M", size(steps.tile_m))
         .constant("STEP_C", size(steps.channels))
-        .geometries([("rows", e.outputs), ("depth", e.channels)])
+        .constant("EACH", size(PACKED))
+        .geometries([("rows", e.outputs), ("depth", e.channels), ("steps", step_count)])
         .bind("weight", Slot::Input(1))
         .bind("panel", Slot::Scratch(0))
         .workgroup(size(FOUR * LANES), 1, 1)
-        .groups(steps.loads, step_count, tiles);
+        .groups(steps.loads, step_count.div_ceil(PACKED), tiles);
     let pack = view.pack(pack, product.transposed);
     let extents = [e.outputs, e.batch * out[0] * out[1], e.depth()];
     let elements = [4, bytes(source), bytes(result)];

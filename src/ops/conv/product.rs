@@ -166,6 +166,7 @@ impl View {
     pub(super) fn pack(&self, kernel: Kernel, transposed: bool) -> Kernel {
         kernel
             .constant("TRANSPOSED", transposed)
+            .constant("DEAL", self.deals())
             .constant("PHASES_H", size(self.phases[0]))
             .constant("PHASES_W", size(self.phases[1]))
             .constant("FIRST_H", size(self.first[0]))
