@@ -1,37 +1,35 @@
 // Max pooling and its gradient. x is [batch, channels, height, width], y [batch, channels, out_height, out_width]. p: planes, count
 // (elements of the gradient), channels, height, width, out_height, out_width, kernel, stride, pad; x_offset, x_stride, y_offset,
-// y_stride. Constants of the maxima: KERNEL, STRIDE, EACH (neighbours of an invocation), SPAN (columns that they see), VECTOR, INDICES; of the gradient: REACH and SPAN (windows in a line that
+// y_stride. Constants of the maxima: KERNEL, STRIDE, EACH (neighbours of an invocation), SPAN (columns that they see), SHARED and NEXT (columns of a window that the one before sees, and those that it does not), VECTOR, INDICES; of the gradient: REACH and SPAN (windows in a line that
 // can contain an element, and one of four), FOUR = 4, VECTOR, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
 
-// The maxima of EACH windows that are neighbours in a row, from column ox on; of equals the first in row-major order. Padding never wins; NaN does. Places outside of
-// the input are moved to the nearest inside, which the same windows contain: so there is nothing to ask, and all loads are on their way together.
+// What EACH windows that are neighbours in a row see: KERNEL rows and SPAN columns, as places in the plane and as values. Places outside of the input are moved to
+// the nearest inside, which the same windows contain: so there is nothing to ask, and all loads are on their way together.
 //# max_pool max_pool_rows
-fn pool(plane: u32, n: u32, c: u32, oy: u32, ox: u32) {
-    let first = p.x_offset + n * p.x_stride + c * p.height * p.width;
-    var column: array<u32, SPAN>;
-#repeat k SPAN
-    column[{k}u] = u32(clamp(i32(ox * STRIDE + {k}u) - i32(p.pad), 0, i32(p.width) - 1));
-#end
-#repeat y KERNEL
-    let line{y} = u32(clamp(i32(oy * STRIDE + {y}u) - i32(p.pad), 0, i32(p.height) - 1)) * p.width;
-    var value{y}: array<f32, SPAN>;
-#repeat k SPAN
-    value{y}[{k}u] = f32(x_data[first + line{y} + column[{k}u]]);
-#end
-#end
+struct Seen {
+    line: array<u32, KERNEL>,
+    column: array<u32, SPAN>,
+    value: array<array<f32, SPAN>, KERNEL>,
+}
+
+fn column_of(x: u32) -> u32 { return u32(clamp(i32(x) - i32(p.pad), 0, i32(p.width) - 1)); }
+fn line_of(y: u32) -> u32 { return u32(clamp(i32(y) - i32(p.pad), 0, i32(p.height) - 1)) * p.width; }
+
+// Stores the maxima of the windows from column ox of the result on; of equals the first in row-major order. Padding never wins; NaN does.
+fn store(seen: ptr<function, Seen>, plane: u32, n: u32, c: u32, oy: u32, ox: u32) {
     var best: array<f32, EACH>;
     var index: array<u32, EACH>;
 #repeat e EACH
-    best[{e}u] = value0[{e}u * STRIDE];
-    index[{e}u] = line0 + column[{e}u * STRIDE];
+    best[{e}u] = (*seen).value[0u][{e}u * STRIDE];
+    index[{e}u] = (*seen).line[0u] + (*seen).column[{e}u * STRIDE];
 #repeat y KERNEL
 #repeat x KERNEL
     {
-        let value = value{y}[{e}u * STRIDE + {x}u];
+        let value = (*seen).value[{y}u][{e}u * STRIDE + {x}u];
         // The bits of a NaN, because drivers may assume that there are none.
         let wins = value > best[{e}u] || (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
         best[{e}u] = select(best[{e}u], value, wins);
-        index[{e}u] = select(index[{e}u], line{y} + column[{e}u * STRIDE + {x}u], wins);
+        index[{e}u] = select(index[{e}u], (*seen).line[{y}u] + (*seen).column[{e}u * STRIDE + {x}u], wins);
     }
 #end
 #end
@@ -70,10 +68,25 @@ fn max_pool(
     let plane = row / p.out_height;
     if plane >= p.planes { return; }
     let n = plane / p.channels;
-    pool(plane, n, plane - n * p.channels, row - plane * p.out_height, (i - row * of_row) * EACH);
+    let c = plane - n * p.channels;
+    let oy = row - plane * p.out_height;
+    let ox = (i - row * of_row) * EACH;
+    let first = p.x_offset + n * p.x_stride + c * p.height * p.width;
+    var seen: Seen;
+#repeat x SPAN
+    seen.column[{x}u] = column_of(ox * STRIDE + {x}u);
+#end
+#repeat y KERNEL
+    seen.line[{y}u] = line_of(oy * STRIDE + {y}u);
+#repeat x SPAN
+    seen.value[{y}u][{x}u] = f32(x_data[first + seen.line[{y}u] + seen.column[{x}u]]);
+#end
+#end
+    store(&seen, plane, n, c, oy, ox);
 }
 
-// One invocation a row of the result: places are divided once for all of it, for devices where that is dear.
+// One invocation a row of the result, for devices where loads and divisions are dear: columns that the next window sees too stay, and places are divided once for all of
+// the row.
 //# max_pool_rows
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_rows(
@@ -85,8 +98,33 @@ fn max_pool_rows(
     let plane = row / p.out_height;
     if plane >= p.planes { return; }
     let n = plane / p.channels;
-    for (var ox = 0u; ox < p.out_width; ox += EACH) {
-        pool(plane, n, plane - n * p.channels, row - plane * p.out_height, ox);
+    let c = plane - n * p.channels;
+    let oy = row - plane * p.out_height;
+    let first = p.x_offset + n * p.x_stride + c * p.height * p.width;
+    var seen: Seen;
+#repeat y KERNEL
+    seen.line[{y}u] = line_of(oy * STRIDE + {y}u);
+#end
+#repeat x SHARED
+    seen.column[NEXT + {x}u] = column_of({x}u);
+#repeat y KERNEL
+    seen.value[{y}u][NEXT + {x}u] = f32(x_data[first + seen.line[{y}u] + seen.column[NEXT + {x}u]]);
+#end
+#end
+    for (var ox = 0u; ox < p.out_width; ox++) {
+#repeat x SHARED
+        seen.column[{x}u] = seen.column[NEXT + {x}u];
+#repeat y KERNEL
+        seen.value[{y}u][{x}u] = seen.value[{y}u][NEXT + {x}u];
+#end
+#end
+#repeat x NEXT
+        seen.column[SHARED + {x}u] = column_of(ox * STRIDE + SHARED + {x}u);
+#repeat y KERNEL
+        seen.value[{y}u][SHARED + {x}u] = f32(x_data[first + seen.line[{y}u] + seen.column[SHARED + {x}u]]);
+#end
+#end
+        store(&seen, plane, n, c, oy, ox);
     }
 }
 

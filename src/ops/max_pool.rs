@@ -123,6 +123,8 @@ impl Operation for MaxPool {
                 .constant("KERNEL", constant(self.kernel))
                 .constant("STRIDE", constant(self.stride))
                 .constant("EACH", constant(each))
+                .constant("SHARED", constant(self.kernel.saturating_sub(self.stride)))
+                .constant("NEXT", constant(self.kernel.min(self.stride)))
                 .constant("SPAN", constant((each - 1) * self.stride + self.kernel))
                 .geometries([
                     ("planes", items * channels),
@@ -143,9 +145,11 @@ impl Operation for MaxPool {
         };
         let rows = items * channels * out_height;
         let quads = kernel("max_pool", 4).linear(rows * out_width.div_ceil(4));
+        let windows = kernel("max_pool", 1).linear(y.volume());
         let rows = kernel("max_pool_rows", 1).workgroup(8, 1, 1).linear(rows);
         vec![
             Implementation::new("quads", vec![quads]).suits(AdapterClass::GPU),
+            Implementation::new("windows", vec![windows]).suits(AdapterClass::GPU),
             Implementation::new("rows", vec![rows]).suits(AdapterClass::SOFTWARE),
         ]
     }

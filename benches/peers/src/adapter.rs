@@ -13,6 +13,7 @@ pub struct Devices {
     /// burn's, without autodiff.
     pub burn: Device,
     /// The number by which the driver knows the adapter.
+    #[cfg(feature = "meganeura")]
     pub id: u32,
     /// What both say of it.
     pub description: String,
@@ -35,7 +36,13 @@ pub fn open(options: &AdapterOptions) -> Result<Devices> {
     if info.name != summary.name {
         return Err(format!("incept runs on `{}` and burn on `{}`", summary.name, info.name).into());
     }
-    Ok(Devices { gpu, burn, id: info.device, description: summary.to_string() })
+    Ok(Devices {
+        gpu,
+        burn,
+        #[cfg(feature = "meganeura")]
+        id: info.device,
+        description: summary.to_string(),
+    })
 }
 
 /// burn counts the adapters of each kind on one graphics API.

@@ -148,7 +148,7 @@ pub(super) fn weight_gradient(
     let tile_m = e.outputs.next_multiple_of(LANES).min(32);
     let (columns, lines) = (e.depth(), e.batch * out[0]);
     let (lane_groups, blocks, across) = if channels {
-        let lane_groups = (4 / e.kernel[1]).clamp(1, e.channels.div_ceil(LANES));
+        let lane_groups = (6 / e.kernel[1]).clamp(1, 4).min(e.channels.div_ceil(LANES));
         (lane_groups, lane_groups * e.kernel[1], e.channels.div_ceil(lane_groups * LANES) * e.kernel[0])
     } else {
         let lane_groups = columns.div_ceil(LANES).min(4);
