@@ -64,7 +64,9 @@ pub enum Error {
         reason: String,
     },
     /// The device ran out of memory.
-    #[error("the device is out of memory in {context}: use a smaller --batch, --input or --width")]
+    #[error(
+        "the device is out of memory in {context}: use a smaller --batch, --input or --width, or --checkpointing or --precision f16 in training"
+    )]
     OutOfMemory {
         /// What was being allocated or run.
         context: String,

@@ -45,8 +45,6 @@ fn made() -> &'static Made {
             "16",
             "--epochs",
             "2",
-            "--clip-norm",
-            "5",
             "--tune",
             "off",
             "--runs-dir",
@@ -153,6 +151,9 @@ fn features_filters_and_occlusion_are_drawn() {
     assert!(width > 1700 && colours > 100, "{width}, {colours}");
     let errors = fails(&["look", "features", checkpoint, picture, "--layer", "conv9"]);
     assert!(errors.contains("inception_3a/output"), "{errors}");
+    std::fs::copy(picture, file("one.png")).expect("a copy");
+    let errors = fails(&["look", "features", checkpoint, text(folder.path())]);
+    assert!(errors.contains("has 2 pictures"), "{errors}");
 
     let out = file("filters.png");
     let filters = &json(&["look", "filters", checkpoint, "--out", text(&out), "--json"])[0];
@@ -201,10 +202,10 @@ fn a_report_is_one_file() {
         "Calibration",
         "Samples",
         "Configuration",
-        "clip-norm = 5",
+        "limit = 160",
         "Machine",
         "prefers-color-scheme: dark",
-        "--clip-norm",
+        "--limit",
     ] {
         assert!(html.contains(part), "{part}");
     }

@@ -141,6 +141,10 @@ fn patience_ends_a_run_that_does_not_get_better() {
         matches!(log.last(), Some(Record::End { reason: incept::runs::StopReason::Patience, .. })),
         "{log:?}"
     );
+    let run = only_run(folder.path());
+    assert!(stdout(&["inspect", text(run.path())], folder.path()).contains("conv1"));
+    let errors = fails(&quick(&["--patience", "2", "--no-validation"]), folder.path());
+    assert!(errors.contains("--patience"), "{errors}");
 }
 
 #[test]

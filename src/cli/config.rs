@@ -49,7 +49,7 @@ pub(crate) struct TrainingArgs {
     /// taken by the weights of its labels, as torch's `CrossEntropyLoss(weight=...)` does.
     #[arg(long, value_name = "balanced|W,W,...")]
     pub class_weights: Option<String>,
-    /// With `--init FILE`, or a run trained before: keep weights and statistics of all that lies below this block, and do not differentiate it;
+    /// With `--init FILE`: keep weights and statistics of all that lies below this block, and do not differentiate it;
     /// `conv2`, `inception_3a` to `inception_5b`, or `heads` to train the classifiers alone.
     #[arg(long, value_name = "BLOCK")]
     pub freeze_until: Option<String>,

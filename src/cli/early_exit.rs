@@ -9,6 +9,7 @@ use incept::weights::{Progress, write_atomically};
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::record::best_of;
 use super::report::{note, shown};
 
 /// A softmax's temperature.
@@ -33,9 +34,10 @@ pub(crate) struct Calibrated {
 }
 
 impl Calibrated {
-    /// Where it is kept: `mnist.early-exit.json` for `mnist.safetensors`.
+    /// Where it is kept: `mnist.early-exit.json` for `mnist.safetensors`, and for a run's folder beside its best checkpoint.
     pub(crate) fn path(checkpoint: &Path) -> PathBuf {
-        checkpoint.with_extension("early-exit.json")
+        let file = best_of(checkpoint).unwrap_or_else(|_| checkpoint.to_path_buf());
+        file.with_extension("early-exit.json")
     }
 
     pub(crate) fn temperatures(&self) -> Vec<f32> {

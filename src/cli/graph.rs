@@ -23,6 +23,7 @@ use super::{Outcome, Result};
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Graph {
     /// Draw the network of this checkpoint, or of the best one of a run's folder.
+    #[arg(conflicts_with_all = ["variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight"])]
     checkpoint: Option<PathBuf>,
     /// Number of classes.
     #[arg(

@@ -7,6 +7,7 @@ use incept::nn::GoogLeNet;
 use incept::weights::{Content, FileTensor, Foreign, Format, Metadata};
 use serde::Serialize;
 
+use super::record::best_of;
 use super::report::{Reporter, bytes, thousands};
 use super::{Outcome, Result};
 
@@ -18,7 +19,7 @@ use super::{Outcome, Result};
   incept inspect googlenet-1378be20.pth
   incept inspect photos.safetensors --json")]
 pub(crate) struct Inspect {
-    /// The file: a checkpoint, .pth, .safetensors, .caffemodel or .onnx.
+    /// The file: a checkpoint, .pth, .safetensors, .caffemodel or .onnx; of a run's folder the best checkpoint.
     file: PathBuf,
 }
 
@@ -66,14 +67,15 @@ impl TensorLine {
 
 impl Inspect {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let file = Foreign::read(&self.file)?;
+        let path = best_of(&self.file)?;
+        let file = Foreign::read(&path)?;
         let own = file.metadata.get("incept").and_then(|json| serde_json::from_str::<Metadata>(json).ok());
         let tensors: Vec<TensorLine> =
             file.tensors().into_iter().map(|(name, tensor)| TensorLine::of(name, tensor)).collect();
         let (network, problem) = match (&own, &file.content) {
             // A checkpoint has more tensors than a network: the optimizer's.
             (Some(own), Content::Tensors(_)) => (Some(own.network.clone()), None),
-            _ => match GoogLeNet::recognise(&self.file, &file, None) {
+            _ => match GoogLeNet::recognise(&path, &file, None) {
                 Ok(found) => (Some(found.network), None),
                 Err(error) => (None, Some(error.to_string())),
             },
@@ -93,7 +95,7 @@ impl Inspect {
                 line.name
             ))?;
         }
-        let size = std::fs::metadata(&self.file).map_or(0, |m| m.len());
+        let size = std::fs::metadata(&path).map_or(0, |m| m.len());
         reporter.line(&format!(
             "\n{}, {}: {} tensors, {} elements",
             file.format.name(),

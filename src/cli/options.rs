@@ -313,7 +313,8 @@ impl OptimizerArgs {
             rule,
             momentum: *self.momentum.get_or_insert(0.9),
             weight_decay: *self.weight_decay.get_or_insert(2e-4),
-            clip_norm: self.clip_norm,
+            // Without clipping the norm is worked out all the same: the log, the report and the dashboard show it.
+            clip_norm: Some(self.clip_norm.unwrap_or(f32::INFINITY)),
             average: self.average,
             accumulate: *self.accumulate.get_or_insert(1),
             checkpointing: *self.checkpointing.get_or_insert(false),

@@ -15,7 +15,7 @@ use super::dashboard::ViewName;
 use super::data::{LoadArgs, describe, suited_input};
 use super::fit::{Policy, Run, Setup, interruptible};
 use super::options::{Common, Init, PrecisionArgs, PrecisionName};
-use super::record::{Recorder, checkpoint_of, folder_of, machine, now};
+use super::record::{Recorder, best_of, checkpoint_of, folder_of, machine, now};
 use super::report::{Reporter, bytes, note, shown, thousands};
 use super::{Outcome, Result, preview};
 
@@ -196,6 +196,11 @@ impl Train {
 
     fn fresh(&self) -> Result<Start> {
         let mut config = self.config.layered(self.recipe, self.file.as_deref())?;
+        if self.no_validation && config.training.patience.is_some() {
+            let reason =
+                "--patience waits for held-out accuracy to rise, and with --no-validation there is none";
+            return Err(Error::Config(reason.into()));
+        }
         let what = config.data.clone();
         let what =
             what.ok_or_else(|| Error::Config("name a data set, here or in the file as `data`".into()))?;
@@ -205,7 +210,7 @@ impl Train {
         let data = describe(&what, &OpenOptions { held_out, limit: training.limit, seed })?;
         let names = data.train.classes();
         let from = match &config.network.init {
-            Some(Init::Weights(path)) => Some(checkpoint_of(path)?),
+            Some(Init::Weights(path)) => Some(best_of(path)?),
             _ => None,
         };
         let weights = from.as_deref().map(Checkpoint::load).transpose()?;

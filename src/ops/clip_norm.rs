@@ -13,7 +13,7 @@ const SUMMERS: usize = 4096;
 /// [`LossScale`](super::LossScale); outputs: gradients in place, and the norm before clipping [1], both without the loss scale in the norm.
 #[derive(Clone, Debug)]
 pub struct ClipNorm {
-    /// The largest norm.
+    /// The largest norm. Infinity clips nothing and leaves the norm, to be looked at.
     pub max_norm: f32,
 }
 
@@ -48,7 +48,8 @@ impl Operation for ClipNorm {
             .bind("partial", Slot::Scratch(0))
             .bind("norm", Slot::Output(1));
         kernels.push(bind_guard(total, operands, 1));
-        for part in &parts {
+        let clips = self.max_norm.is_finite();
+        for part in parts.iter().filter(|_| clips) {
             let kernel = part
                 .kernel(operands, SOURCE, "scale")
                 .geometry("max_norm", self.max_norm)

@@ -12,7 +12,7 @@ use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
 use super::file::decode;
-use super::{HostTensor, Progress, TrainingState, write_atomically};
+use super::{HostTensor, Pixels, Progress, TrainingState, write_atomically};
 use crate::data::{Preprocessing, imagenet_classes};
 use crate::error::{Error, Result};
 use crate::nn::{GoogLeNet, Variant};
@@ -150,12 +150,9 @@ impl Metadata {
         let shapes =
             state.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.dims.clone())).collect();
         let network = GoogLeNet::from_tensors(&shapes)?;
-        // What both Caffe's and torchvision's networks were trained with: ImageNet's colours.
-        let preprocessing = Preprocessing {
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-            ..Preprocessing::new(network.input)
-        };
+        // What `incept import` takes the pixels to be too, for tensors of these names in a safetensors file.
+        let Pixels { mean, std, .. } = Pixels::of_tensors(network.variant);
+        let preprocessing = Preprocessing { mean, std, ..Preprocessing::new(network.input) };
         Ok(Self {
             version: String::new(),
             classes: default_classes(network.classes),

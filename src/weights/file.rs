@@ -60,7 +60,9 @@ pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<(BTreeMap<String, Host
 
 /// As [`decode`], with the element types.
 pub(super) fn decode_stored(bytes: &[u8]) -> Result<(BTreeMap<String, FileTensor>, Strings), String> {
-    let damaged = |e: safetensors::SafeTensorError| format!("is no whole safetensors file: {e}");
+    let damaged = |e: safetensors::SafeTensorError| {
+        format!("is no whole safetensors file: {e}; `incept import` reads what other programs wrote")
+    };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
     let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();

@@ -130,10 +130,16 @@ impl Pixels {
         match (&file.content, variant) {
             (Content::Layers(_), _) | (Content::Graph(_), Variant::Paper) => Self::CAFFE,
             // A graph says itself whether it transforms its input.
-            (Content::Graph(_), Variant::Torchvision) | (Content::Tensors(_), Variant::Paper) => {
-                Self::IMAGENET
-            }
-            (Content::Tensors(_), Variant::Torchvision) => Self::TRANSFORM_INPUT,
+            (Content::Graph(_), Variant::Torchvision) => Self::IMAGENET,
+            (Content::Tensors(_), variant) => Self::of_tensors(variant),
+        }
+    }
+
+    /// What networks were trained with whose tensors have PyTorch's names and nothing is known beside.
+    pub(super) fn of_tensors(variant: Variant) -> Self {
+        match variant {
+            Variant::Paper => Self::IMAGENET,
+            Variant::Torchvision => Self::TRANSFORM_INPUT,
         }
     }
 }

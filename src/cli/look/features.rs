@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use incept::Error;
 use incept::look::Features;
 use serde::Serialize;
 
@@ -54,6 +55,12 @@ impl FeaturesArgs {
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
         let seen = subject.see(std::slice::from_ref(&self.picture))?;
+        if seen.len() > 1 {
+            let what = shown(&self.picture);
+            let reason =
+                format!("{what} has {} pictures, and the layer is drawn for one: name it", seen.len());
+            return Err(Error::Config(reason));
+        }
         let gpu = common.open()?;
         let features = Features::new(&gpu, &subject.metadata.network, &self.layer, &subject.state);
         let mut features = gpu.block_on(features)?;
