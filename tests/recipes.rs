@@ -129,6 +129,35 @@ fn mistakes_in_files_are_named() {
     assert!(stdout(&["runs"], folder.path()).contains("no runs"));
 }
 
+/// Every preset trains, with the rule and the schedule that it names, and every rule and schedule does.
+#[test]
+fn recipes_rules_and_schedules_train() {
+    let rates = |arguments: &[&str]| -> Vec<f64> {
+        let folder = temporary();
+        stdout(&quick(&[&["--epochs", "2"], arguments].concat()), folder.path());
+        let log = only_run(folder.path()).log().expect("a log");
+        let steps: Vec<_> =
+            log.iter().filter_map(|r| if let Record::Step(s) = r { Some(s) } else { None }).collect();
+        // Batches that are only added up have no norm.
+        let norms: Vec<f64> = steps.iter().filter_map(|s| s.gradient_norm).collect();
+        assert_eq!(norms.len(), if arguments.contains(&"--accumulate") { 5 } else { 10 }, "{arguments:?}");
+        assert!(norms.iter().all(|n| *n > 0.0) && steps.iter().all(|s| s.loss.is_finite()), "{arguments:?}");
+        steps.iter().map(|s| s.rate).collect()
+    };
+    for recipe in ["paper", "torchvision", "small"] {
+        assert_eq!(rates(&["--recipe", recipe]).len(), 10, "{recipe}");
+    }
+    let halved = rates(&["--optimizer", "adamw", "--rate", "0.001", "--schedule", "step:1:0.5"]);
+    assert!((halved[9] / halved[0] - 0.5).abs() < 1e-3, "{halved:?}");
+    let cycle = rates(&["--optimizer", "lars", "--schedule", "onecycle:0.4", "--class-weights", "balanced"]);
+    let highest = (0..10).max_by(|a, b| cycle[*a].total_cmp(&cycle[*b])).expect("ten steps");
+    assert!((3..=5).contains(&highest) && cycle[9] < 0.1 * cycle[highest], "{cycle:?}");
+    let more = ["--average", "polyak", "--smoothing", "0.1", "--accumulate", "2"];
+    let wave =
+        rates(&[&["--optimizer", "nesterov", "--schedule", "cosine", "--warmup", "1"], &more[..]].concat());
+    assert!(wave[0] < wave[5] && wave[9] < wave[5], "{wave:?}");
+}
+
 #[test]
 fn patience_ends_a_run_that_does_not_get_better() {
     let folder = temporary();

@@ -54,7 +54,7 @@ pub struct StepMetrics {
     pub loss: f32,
     /// Each softmax, the main one first.
     pub heads: Vec<HeadMetrics>,
-    /// The global norm of the gradients, if they are clipped: not finite where an update was skipped.
+    /// The global norm of the gradients, if the optimizer has a largest one and this step ends with an update: not finite where that was skipped.
     pub gradient_norm: Option<f32>,
     /// The loss scale, if the loss is scaled.
     pub scaling: Option<ScalingMetrics>,
@@ -95,6 +95,8 @@ struct Sent {
     step: u64,
     count: usize,
     rate: f32,
+    /// Whether gradients were not only added up.
+    updates: bool,
 }
 
 impl Trainer {
@@ -223,7 +225,7 @@ impl Trainer {
         let updates = micro.is_multiple_of(u64::from(self.optimizer.accumulate));
         let nodes = if updates { 0..usize::MAX } else { 0..self.update_from };
         self.session.submit_nodes(&step, nodes, true)?;
-        self.sent.push_back(Sent { step: self.progress.step, count: batch.count, rate });
+        self.sent.push_back(Sent { step: self.progress.step, count: batch.count, rate, updates });
         self.progress.step = micro;
         self.progress.update += u64::from(updates);
         Ok(())
@@ -276,7 +278,7 @@ impl Trainer {
         let heads = self.heads.len();
         let mut list = Vec::with_capacity(arrived.len());
         for metrics in arrived {
-            let Some(Sent { step, count, rate }) = self.sent.pop_front() else { break };
+            let Some(Sent { step, count, rate, updates }) = self.sent.pop_front() else { break };
             let values = metrics.values;
             let head = |(i, name): (usize, &&'static str)| HeadMetrics {
                 name,
@@ -296,7 +298,7 @@ impl Trainer {
                 rate,
                 loss: values[0],
                 heads: self.heads.iter().enumerate().map(head).collect(),
-                gradient_norm: self.has_norm.then(|| values[1 + 2 * heads]),
+                gradient_norm: (self.has_norm && updates).then(|| values[1 + 2 * heads]),
                 scaling,
             });
         }
