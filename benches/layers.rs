@@ -3,6 +3,9 @@
 //!
 //! `INCEPT_BATCH` is the batch: 32 on GPUs and 1 on CPUs without it.
 
+#[path = "shared/layers.rs"]
+mod shared;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,18 +14,10 @@ use incept::Result;
 use incept::gpu::{AdapterOptions, Gpu, Session};
 use incept::graph::{Graph, Operation, Spec};
 use incept::kernel::{AdapterClass, Implementation, Operands, Profile, Step};
-use incept::ops::{Conv, ConvInputGrad, ConvWeightGrad};
 use incept::plan::{Plan, PlanOptions};
 use incept::reference::{Array, Reference};
 
-/// A layer: channels, outputs, kernel, stride, padding, size of the input.
-const LAYERS: [(&str, [usize; 6]); 5] = [
-    ("7x7_s2 3-64 at 224", [3, 64, 7, 2, 3, 224]),
-    ("3x3 64-192 at 56", [64, 192, 3, 1, 1, 56]),
-    ("1x1 480-192 at 14", [480, 192, 1, 1, 0, 14]),
-    ("5x5 32-96 at 28", [32, 96, 5, 1, 2, 28]),
-    ("5x5 48-128 at 7", [48, 128, 5, 1, 2, 7]),
-];
+use shared::{Direction, LAYERS};
 
 /// An operation that offers only one of its implementations.
 #[derive(Debug)]
@@ -63,24 +58,6 @@ impl Operation for Only {
     }
 }
 
-/// The operation of one direction with the shapes of its inputs.
-fn directions(batch: usize, layer: [usize; 6]) -> Vec<(&'static str, Arc<dyn Operation>, [Spec; 2])> {
-    let [channels, outputs, kernel, stride, padding, size] = layer;
-    let out = (size + 2 * padding - kernel) / stride + 1;
-    let x = Spec::f32([batch, channels, size, size]);
-    let weight = Spec::f32([outputs, channels, kernel, kernel]);
-    let dy = Spec::f32([batch, outputs, out, out]);
-    let (strides, pads) = ([stride; 2], [padding; 2]);
-    let input =
-        ConvInputGrad { stride: strides, padding: pads, size: [size; 2], accumulate: false, masked: false };
-    let weights = ConvWeightGrad { stride: strides, padding: pads, kernel: [kernel; 2] };
-    vec![
-        ("forward", Arc::new(Conv::new(stride, padding)), [x.clone(), weight.clone()]),
-        ("input gradient", Arc::new(input), [dy.clone(), weight]),
-        ("weight gradient", Arc::new(weights), [x, dy]),
-    ]
-}
-
 /// The names of the implementations that fit the device.
 fn implementations(gpu: &Gpu, op: &dyn Operation, inputs: &[Spec]) -> Result<Vec<&'static str>> {
     let trial = incept::gpu::Trial::new(op, inputs, 0)?;
@@ -114,9 +91,10 @@ fn layers(criterion: &mut Criterion) {
     let batch = std::env::var("INCEPT_BATCH").ok().and_then(|text| text.parse().ok());
     let batch = batch.unwrap_or(if software { 1 } else { 32 });
     eprintln!("{}, batch {batch}", gpu.summary());
-    for (name, layer) in LAYERS {
-        for (direction, op, inputs) in directions(batch, layer) {
-            let mut group = criterion.benchmark_group(format!("{name} {direction}"));
+    for layer in &LAYERS {
+        for direction in Direction::ALL {
+            let (op, inputs) = layer.operation(direction, batch);
+            let mut group = criterion.benchmark_group(format!("{} {direction}", layer.name));
             let outputs = op.infer(&inputs.iter().collect::<Vec<_>>()).expect("shapes fit");
             let macs = op.macs(&inputs.iter().collect::<Vec<_>>(), &outputs.iter().collect::<Vec<_>>());
             // Elements a second are FLOPs.

@@ -119,7 +119,9 @@ impl Board {
             head.accuracy = Some(mean);
             head.accuracies.push(at, mean);
         }
-        (self.at, self.rate, self.gradient_norm) = (at, step.rate, step.gradient_norm);
+        (self.at, self.rate) = (at, step.rate);
+        // Batches that are only added up have none.
+        self.gradient_norm = step.gradient_norm.or(self.gradient_norm);
         (self.images_per_s, self.left) = (images_per_s, left.into());
     }
 

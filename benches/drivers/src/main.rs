@@ -3,6 +3,8 @@
 
 mod driver;
 mod kernels;
+#[path = "../../shared/layers.rs"]
+mod layers;
 
 use std::process::ExitCode;
 
@@ -11,7 +13,7 @@ use incept::kernel::AdapterClass;
 use serde::Serialize;
 
 use driver::{Driver, Statistic};
-use kernels::{Direction, LAYERS, Layer};
+use layers::{Direction, LAYERS, Layer};
 
 /// Any error, as it is told to the user.
 pub type Error = Box<dyn std::error::Error>;
@@ -83,7 +85,7 @@ fn run(options: &Options) -> Result<()> {
                     println!("{}", serde_json::to_string(&row)?);
                 } else {
                     let told: Vec<String> = statistics.iter().map(|s| format!("{} {}", s.name, s.value)).collect();
-                    println!("{} {direction:?} {implementation}: {}", layer.name, told.join(", "));
+                    println!("{} {direction} {implementation}: {}", layer.name, told.join(", "));
                 }
             }
         }

@@ -1,92 +1,15 @@
 //! Single convolutions, three directions each.
 
-use std::fmt;
-
 use burn::backend::ops::{ConvOptions, ModuleOps};
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{Device, Tensor, TensorData};
-use serde::Serialize;
 
 use crate::Result;
+use crate::shared::{Direction, Layer};
 use crate::timing::Contender;
 use crate::work;
 
-/// A convolution with square pictures, kernels, strides and padding.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Layer {
-    /// What tables call it.
-    pub name: &'static str,
-    /// Channels of the input.
-    pub channels: usize,
-    /// Channels of the output.
-    pub outputs: usize,
-    /// Height and width of the input.
-    pub size: usize,
-    /// Height and width of the kernel.
-    pub kernel: usize,
-    /// Step between windows.
-    pub stride: usize,
-    /// Zeros around the input.
-    pub padding: usize,
-}
-
-/// One of each kind that the network has.
-pub const LAYERS: [Layer; 5] = [
-    layer("7x7/2 3>64 @224", [3, 64], 224, [7, 2, 3]),
-    layer("3x3 64>192 @56", [64, 192], 56, [3, 1, 1]),
-    layer("1x1 480>192 @14", [480, 192], 14, [1, 1, 0]),
-    layer("5x5 32>96 @28", [32, 96], 28, [5, 1, 2]),
-    layer("5x5 48>128 @7", [48, 128], 7, [5, 1, 2]),
-];
-
-const fn layer(name: &'static str, channels: [usize; 2], size: usize, window: [usize; 3]) -> Layer {
-    let ([channels, outputs], [kernel, stride, padding]) = (channels, window);
-    Layer { name, channels, outputs, size, kernel, stride, padding }
-}
-
-/// What is computed of a convolution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Direction {
-    /// The output from input and weight.
-    Forward,
-    /// The gradient of the input from that of the output and the weight.
-    InputGradient,
-    /// The gradient of the weight from the input and the gradient of the output.
-    WeightGradient,
-}
-
-impl Direction {
-    /// All three.
-    pub const ALL: [Self; 3] = [Self::Forward, Self::InputGradient, Self::WeightGradient];
-}
-
-impl fmt::Display for Direction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Forward => "forward",
-            Self::InputGradient => "input grad",
-            Self::WeightGradient => "weight grad",
-        })
-    }
-}
-
 impl Layer {
-    /// Height and width of the output.
-    pub fn out(&self) -> usize {
-        (self.size + 2 * self.padding - self.kernel) / self.stride + 1
-    }
-
-    /// The shapes of input, weight and output.
-    pub fn shapes(&self, batch: usize) -> [[usize; 4]; 3] {
-        let Self { channels, outputs, size, kernel, .. } = *self;
-        [
-            [batch, channels, size, size],
-            [outputs, channels, kernel, kernel],
-            [batch, outputs, self.out(), self.out()],
-        ]
-    }
-
     /// Values of the two tensors that a direction reads.
     pub fn values(&self, direction: Direction, batch: usize) -> [Vec<f32>; 2] {
         let [x, weight, dy] = self.shapes(batch).map(|s| s.iter().product());

@@ -6,6 +6,8 @@ mod layers;
 #[cfg(feature = "meganeura")]
 mod meganeura_layers;
 mod ours;
+#[path = "../../shared/layers.rs"]
+mod shared;
 mod timing;
 mod work;
 
@@ -18,7 +20,7 @@ use incept::nn::GoogLeNet;
 use serde::Serialize;
 
 use adapter::Devices;
-use layers::{Direction, LAYERS, Layer};
+use shared::{Direction, LAYERS, Layer};
 use timing::{Contender, Schedule, Spread, Timing, compare, geometric_mean};
 
 /// Any error, as it is told to the user.

@@ -7,7 +7,7 @@ use meganeura::runtime::{CoopPolicy, GpuOptions, Session, SessionOptions, init_g
 use meganeura::train::{Mode, SessionConfig, build};
 
 use crate::Result;
-use crate::layers::{Direction, Layer};
+use crate::shared::{Direction, Layer};
 use crate::timing::Contender;
 
 /// One direction of one convolution.

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use incept::data::Batch;
 use incept::gpu::{Gpu, Session};
-use incept::graph::{Element, Graph, Operation, Spec, TensorId};
+use incept::graph::{Element, Graph, Spec, TensorId};
 use incept::kernel::Step;
 use incept::nn::GoogLeNet;
-use incept::ops::{Conv, ConvInputGrad, ConvWeightGrad, Copy};
+use incept::ops::Copy;
 use incept::plan::{Plan, PlanOptions};
 use incept::train::{Classifier, Optimizer, Trainer};
 
 use crate::Result;
-use crate::layers::{Direction, Layer};
+use crate::shared::{Direction, Layer};
 use crate::timing::Contender;
 use crate::work;
 
@@ -99,21 +99,10 @@ pub struct Single {
 impl Single {
     /// The operation `repeats` times for each iteration, in one submission.
     pub fn new(gpu: &Gpu, layer: &Layer, direction: Direction, batch: usize, repeats: u32) -> Result<Self> {
-        let [x, weight, dy] = layer.shapes(batch);
-        let (stride, padding) = ([layer.stride; 2], [layer.padding; 2]);
-        let (op, shapes): (Arc<dyn Operation>, _) = match direction {
-            Direction::Forward => (Arc::new(Conv { stride, padding, relu: false, norm: None }), [x, weight]),
-            Direction::InputGradient => {
-                let size = [layer.size; 2];
-                (Arc::new(ConvInputGrad { stride, padding, size, accumulate: false, masked: false }), [dy, weight])
-            }
-            Direction::WeightGradient => {
-                (Arc::new(ConvWeightGrad { stride, padding, kernel: [layer.kernel; 2] }), [x, dy])
-            }
-        };
+        let (op, specs) = layer.operation(direction, batch);
         let mut graph = Graph::new();
-        let inputs = [("first", shapes[0]), ("second", shapes[1])]
-            .map(|(name, shape)| graph.input(name, Spec::f32(shape.to_vec())));
+        let [first, second] = specs;
+        let inputs = [("first", first), ("second", second)].map(|(name, spec)| graph.input(name, spec));
         let mut output = inputs[0];
         for i in 0..repeats.max(1) {
             output = graph.node(format!("{direction}/{i}"), Arc::clone(&op), &inputs)?[0];
