@@ -165,6 +165,7 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
     let file = |name: &str| folder.path().join(name);
     let (checkpoint, png, svg) = (file("digits.safetensors"), file("exit.png"), file("exit.svg"));
     let picture = file("seven.png");
+    let runs = file("runs");
     let train = |out: &Path, more: &[&str]| {
         let base = [
             "train",
@@ -186,15 +187,18 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
             "--no-validation",
             "--tune",
             "off",
+            "--runs-dir",
+            text(&runs),
             "--out",
             text(out),
         ];
         stdout(&[base.as_slice(), more].concat());
     };
     train(&checkpoint, &[]);
+    // The run's folder stands for its checkpoint, and what is found lies beside that.
     let result = &json(&[
         "eval",
-        text(&checkpoint),
+        text(&runs.join("0001-digits")),
         "--early-exit",
         "--plot",
         text(&png),
@@ -238,6 +242,8 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
     );
     let said = stdout(&["classify", text(&checkpoint), text(&picture), "--early-exit", "0.01"]);
     assert!(said.contains("answered by aux1") && said.contains("saved"), "{said}");
+    let output = run(&["classify", text(&checkpoint), text(&picture), "--early-exit", "0.5"]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("not calibrated"), "{output:?}");
     let (wide, no) = (file("plain.safetensors"), &["--aux-weight", "0"]);
     train(&wide, no);
     for arguments in [

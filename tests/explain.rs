@@ -226,6 +226,8 @@ fn the_graph_has_every_layer_of_the_summary() {
 fn graph_writes_svg_and_dot() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out: PathBuf = folder.path().join("net.svg");
+    let errors = fails(&["graph", "photos.safetensors", "--width", "0.5"]);
+    assert!(errors.contains("cannot be used with"), "{errors}");
     let said = stdout(&["graph", "--aux-weight", "0.25", "--out", text(&out)]);
     assert!(said.contains("96 boxes"), "{said}");
     let svg = std::fs::read_to_string(&out).expect("a drawing");
