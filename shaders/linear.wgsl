@@ -5,12 +5,15 @@
 // input gradient   dx[item, feature] m item,   n feature, k output
 // weight gradient  dw[output, feature] m output, n feature, k item
 //
-// Constants: RELU; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N as in conv.wgsl; LEFT_ALONG_K, RIGHT_ALONG_K (the operand lies along k), BROADCAST, LANES. p: rows, columns, depth (extents of m, n, k),
-// features, outputs, x_offset, x_stride, y_offset, y_stride.
+// Constants: RELU; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N as in conv.wgsl; LEFT_ALONG_K, RIGHT_ALONG_K (the operand lies along k), SPLIT (the sum over k is cut into
+// parts, one for each group.z), BROADCAST, LANES. p: rows, columns, depth (extents of m, n, k), part (terms of a part), parts, features, outputs, x_offset, x_stride, y_offset, y_stride.
 
 //# forward_tiled forward_register
 fn left(m: u32, k: u32) -> f32 { return f32(x_data[p.x_offset + m * p.x_stride + k]); }
 fn right(k: u32, n: u32) -> f32 { return weight[n * p.features + k]; }
+
+//# forward_tiled forward_register forward_finish
+#if !SPLIT
 fn store(m: u32, n: u32, sum: f32) {
     var value = sum + bias[n];
 #if RELU
@@ -18,16 +21,25 @@ fn store(m: u32, n: u32, sum: f32) {
 #endif
     y_data[p.y_offset + m * p.y_stride + n] = y_data_element(value);
 }
+#endif
 
 //# input_gradient_tiled input_gradient_register
 fn left(m: u32, k: u32) -> f32 { return f32(dy_data[p.y_offset + m * p.y_stride + k]); }
 fn right(k: u32, n: u32) -> f32 { return weight[k * p.features + n]; }
+
+//# input_gradient_tiled input_gradient_register input_gradient_finish
+#if !SPLIT
 fn store(m: u32, n: u32, sum: f32) { dx_data[p.x_offset + m * p.x_stride + n] = dx_data_element(sum); }
+#endif
 
 //# weight_gradient_tiled weight_gradient_register
 fn left(m: u32, k: u32) -> f32 { return f32(dy_data[p.y_offset + k * p.y_stride + m]); }
 fn right(k: u32, n: u32) -> f32 { return f32(x_data[p.x_offset + k * p.x_stride + n]); }
+
+//# weight_gradient_tiled weight_gradient_register weight_gradient_finish
+#if !SPLIT
 fn store(m: u32, n: u32, sum: f32) { dw[m * p.features + n] = sum; }
+#endif
 
 //# forward_tiled input_gradient_tiled weight_gradient_tiled
 const ROWS = TILE_M / EACH_M;
@@ -45,7 +57,15 @@ fn tile(group: vec3<u32>, local: u32) {
     var sum{i}_{j} = 0.0;
 #end
 #end
-    for (var start = 0u; start < p.depth; start += DEPTH) {
+    // A part is a multiple of DEPTH terms.
+#if SPLIT
+    let first_k = group.z * p.part;
+    let last_k = min(first_k + p.part, p.depth);
+#else
+    let first_k = 0u;
+    let last_k = p.depth;
+#endif
+    for (var start = first_k; start < last_k; start += DEPTH) {
         for (var i = local; i < TILE_M * DEPTH; i += WORKGROUP) {
             // Neighbours read neighbouring words: along k where the operand lies so, else along m or n.
 #if LEFT_ALONG_K
@@ -90,7 +110,13 @@ fn tile(group: vec3<u32>, local: u32) {
     {
         let m = first_m + row + {i}u * ROWS;
         let n = first_n + column + {j}u * COLUMNS;
-        if m < p.rows && n < p.columns { store(m, n, sum{i}_{j}); }
+        if m < p.rows && n < p.columns {
+#if SPLIT
+            partial[(group.z * p.rows + m) * p.columns + n] = sum{i}_{j};
+#else
+            store(m, n, sum{i}_{j});
+#endif
+        }
     }
 #end
 #end
@@ -208,6 +234,46 @@ fn input_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(loc
 @compute @workgroup_size(WORKGROUP_X)
 fn weight_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     tile(group, local);
+}
+
+// The sum of the parts, in their order. p: rows, columns, parts.
+//# forward_finish input_gradient_finish weight_gradient_finish
+fn finish(i: u32) {
+    if i >= p.rows * p.columns { return; }
+    var sum = 0.0;
+    for (var part = 0u; part < p.parts; part++) { sum += partial[part * p.rows * p.columns + i]; }
+    let m = i / p.columns;
+    store(m, i - m * p.columns, sum);
+}
+
+//# forward_finish
+@compute @workgroup_size(WORKGROUP_X)
+fn forward_finish(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    finish(linear_index(group, groups, local));
+}
+
+//# input_gradient_finish
+@compute @workgroup_size(WORKGROUP_X)
+fn input_gradient_finish(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    finish(linear_index(group, groups, local));
+}
+
+//# weight_gradient_finish
+@compute @workgroup_size(WORKGROUP_X)
+fn weight_gradient_finish(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    finish(linear_index(group, groups, local));
 }
 
 // db = the sum of dy over the batch. p: rows (items), outputs, y_offset, y_stride.

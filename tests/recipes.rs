@@ -15,7 +15,7 @@ use incept::train::{Classifier, Optimizer, Rule, Trainer, TrainingGraph};
 use incept::weights::{HostTensor, read_tensors};
 use serde_json::Value;
 
-use program::text;
+use program::{python_with, text};
 
 fn incept(arguments: &[&str], runs: &Path) -> Output {
     let mut command = program::incept();
@@ -321,9 +321,21 @@ fn augmented_pictures_are_previewed() {
         folder.path(),
     );
     let picture = image::open(&sheet).expect("a PNG").to_rgb8();
-    assert_eq!(picture.dimensions(), (8 * 104 + 8, 6 * 104 + 8));
-    let column = |n: u32| image::imageops::crop_imm(&picture, 8 + n * 104, 0, 96, 632).to_image();
+    // Eight columns of 96 and six rows with a caption, two pixels for each of the layout.
+    assert_eq!(picture.dimensions(), (2 * (2 * 28 + 8 * 110 - 14), 2 * (78 + 20 + 6 * (96 + 16 + 18) + 4)));
+    let column = |n: u32| image::imageops::crop_imm(&picture, 2 * (28 + n * 110), 196, 192, 192).to_image();
     assert!(column(0) != column(1) && column(1) != column(2), "each epoch draws anew");
+    let drawing = folder.path().join("sheet.svg");
+    let arguments =
+        ["train", "digits", "--augment", "paper", "--mixup", "0.5", "--preview-augment", text(&drawing)];
+    stdout(&arguments, folder.path());
+    let svg = std::fs::read_to_string(&drawing).expect("a drawing");
+    for words in
+        ["the picture", "epoch 7", "augment paper, mirror, photometric 0.5, random interpolation, mixup 0.5"]
+    {
+        assert!(svg.contains(words), "{words}");
+    }
+    assert_eq!(svg.matches("<image").count(), 48);
     assert!(RunFolder::list(folder.path()).expect("a folder").is_empty(), "nothing is trained");
 }
 
@@ -344,11 +356,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 events = EventAccumulator(sys.argv[1])
 events.Reload()
 print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag in events.Tags()['scalars']}))";
-    let python = std::env::var("INCEPT_PYTHON").unwrap_or_else(|_| "python3".into());
-    let installed = Command::new(&python).args(["-c", "import tensorboard.backend"]).output();
-    if !installed.is_ok_and(|o| o.status.success()) {
-        return;
-    }
+    let Some(python) = python_with("tensorboard.backend") else { return };
     let output = Command::new(&python)
         .args(["-c", script, text(&events.join("0001-digits"))])
         .output()

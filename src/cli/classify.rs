@@ -14,7 +14,7 @@ use incept::weights::{Checkpoint, Metadata};
 use serde::Serialize;
 
 use super::data::pictures;
-use super::early_exit::{exit, require_heads, threshold};
+use super::early_exit::{Threshold, exit, require_heads, threshold};
 use super::options::{Common, PrecisionArgs};
 use super::record;
 use super::report::{Reporter, note, share_bar, shown};
@@ -39,9 +39,10 @@ pub(crate) struct Classify {
     batch: Option<usize>,
     /// Stop at aux1 or aux2 when its softmax is as sure as this, from 0 to 1: the layers above are not run then.
     ///
-    /// `incept eval --early-exit` tells what a threshold costs and saves, and fits the temperatures that make probabilities comparable.
-    #[arg(long, value_name = "PROBABILITY", value_parser = threshold)]
-    early_exit: Option<f32>,
+    /// `incept eval --early-exit` tells what a threshold costs and saves, and fits the temperatures that make probabilities comparable;
+    /// `auto` is the threshold that it chose.
+    #[arg(long, value_name = "PROBABILITY|auto", value_parser = threshold)]
+    early_exit: Option<Threshold>,
     #[command(flatten)]
     precision: PrecisionArgs,
 }

@@ -7,6 +7,8 @@ use incept::data::{Augmentation, Mix, Photometric};
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::dashboard::ViewName;
+use super::data::LoadArgs;
 use super::options::{Augment, NetworkArgs, OptimizerArgs, PrecisionName};
 
 /// All of it. What is not set anywhere has a default that `resolve` fills in; then it is the configuration that is saved with the run.
@@ -25,6 +27,8 @@ pub(crate) struct Config {
     #[command(flatten)]
     pub augment: AugmentArgs,
     #[command(flatten)]
+    pub load: LoadArgs,
+    #[command(flatten)]
     pub run: RunArgs,
 }
 
@@ -42,16 +46,16 @@ pub(crate) struct TrainingArgs {
     /// What weights, order, augmentation and dropout are drawn from [default: 1].
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
-    /// End after so many epochs in which held-out accuracy did not rise [default: never].
+    /// End after so many epochs in which held-out accuracy did not rise [default: 0, never].
     #[arg(long, value_name = "EPOCHS")]
     pub patience: Option<u64>,
     /// Weight of each class in the losses: numbers by class, or `balanced` for one over the class's share of the pictures. The mean over a batch is
-    /// taken by the weights of its labels, as torch's `CrossEntropyLoss(weight=...)` does.
-    #[arg(long, value_name = "balanced|W,W,...")]
+    /// taken by the weights of its labels, as torch's `CrossEntropyLoss(weight=...)` does [default: none].
+    #[arg(long, value_name = "balanced|W,W,...|none")]
     pub class_weights: Option<String>,
     /// With `--init FILE`: keep weights and statistics of all that lies below this block, and do not differentiate it;
-    /// `conv2`, `inception_3a` to `inception_5b`, or `heads` to train the classifiers alone.
-    #[arg(long, value_name = "BLOCK")]
+    /// `conv2`, `inception_3a` to `inception_5b`, or `heads` to train the classifiers alone [default: none].
+    #[arg(long, value_name = "BLOCK|none")]
     pub freeze_until: Option<String>,
     /// With `--init FILE`: draw the classifiers anew, for other classes.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
@@ -60,7 +64,10 @@ pub(crate) struct TrainingArgs {
     /// its range), or `auto`: f16 on GPUs that gain by it, else f32. Parameters and arithmetic are f32 either way [default: auto].
     #[arg(long, value_name = "TYPE", help_heading = "Device")]
     pub precision: Option<PrecisionName>,
-    /// Train on at most so many pictures, chosen evenly over the classes.
+    /// Do not look at the held-out part after each epoch.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    pub no_validation: Option<bool>,
+    /// Train on at most so many pictures, chosen evenly over the classes [default: 0, all].
     #[arg(long, value_name = "COUNT", help_heading = "Data")]
     pub limit: Option<usize>,
     /// Share of the pictures that is held out where the data set has no test part [default: 0.2].
@@ -85,6 +92,15 @@ pub(crate) struct RunArgs {
     /// Write TensorBoard's event files below this folder: `tensorboard --logdir FOLDER` shows them.
     #[arg(long, value_name = "FOLDER")]
     pub tensorboard: Option<PathBuf>,
+    /// The newest checkpoint's file [default: last.safetensors in the run's folder, or the one that is resumed].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Where the folders of runs are [default: runs].
+    #[arg(long, value_name = "FOLDER", env = "INCEPT_RUNS_DIR")]
+    pub runs_dir: Option<PathBuf>,
+    /// What is shown while training; in the dashboard, q stops and saves [default: auto].
+    #[arg(long, value_name = "KIND", help_heading = "Output")]
+    pub view: Option<ViewName>,
 }
 
 /// What is done to training pictures.
@@ -174,9 +190,10 @@ impl Config {
         merged.try_into().map_err(|e| broken(&e))
     }
 
-    /// As TOML, for the run's folder.
+    /// As TOML, for the run's folder. A run that is trained again has a folder and a checkpoint of its own.
     pub(crate) fn to_toml(&self) -> Result<String> {
-        let text = toml::to_string(self).map_err(|e| Error::Config(e.to_string()))?;
+        let again = Self { run: RunArgs { out: None, ..self.run.clone() }, ..self.clone() };
+        let text = toml::to_string(&again).map_err(|e| Error::Config(e.to_string()))?;
         Ok(format!("# incept train --config {{this file}} trains the same again.\n{text}"))
     }
 }
@@ -212,6 +229,16 @@ impl AugmentArgs {
         let mix = Mix { mixup: *self.mixup.get_or_insert(0.0), cutmix: *self.cutmix.get_or_insert(0.0) };
         mix.validate()?;
         Ok((augmentation, (mix != Mix::default()).then_some(mix)))
+    }
+}
+
+impl TrainingArgs {
+    /// What a flag took back from a recipe or a file (`none`, or 0) is as if nobody had set it.
+    pub(crate) fn take_back(&mut self) {
+        self.patience = self.patience.filter(|epochs| *epochs > 0);
+        self.limit = self.limit.filter(|pictures| *pictures > 0);
+        self.class_weights = self.class_weights.take().filter(|text| text != "none");
+        self.freeze_until = self.freeze_until.take().filter(|block| block != "none");
     }
 }
 

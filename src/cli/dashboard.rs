@@ -11,6 +11,7 @@ use incept::train::StepMetrics;
 use incept::{Error, Result};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use serde::{Deserialize, Serialize};
 
 use super::board::Board;
 use super::fit::EpochRecord;
@@ -20,9 +21,11 @@ use super::report::{Reporter, hold, release};
 const EVERY: Duration = Duration::from_millis(100);
 
 /// What is shown while training, as a person says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum ViewName {
     /// The dashboard in a terminal, else plain lines.
+    #[default]
     Auto,
     /// Curves and figures on a page of the terminal.
     Dashboard,

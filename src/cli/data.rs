@@ -8,6 +8,7 @@ use incept::data::{
     Dataset, Loader, LoaderOptions, OpenOptions, OpenedData, Preprocessing, is_picture, open,
 };
 use incept::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 use super::report::note;
 
@@ -24,15 +25,16 @@ pub(crate) const FORMATS: &str = "Data sets:
 Of several tar or parquet files, those whose names begin with val or test are held out.";
 
 /// Reading a data set.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct LoadArgs {
     /// Threads that decode pictures [default: one a core, at most 8].
     #[arg(long, value_name = "COUNT")]
     pub workers: Option<usize>,
-    /// Unreadable pictures that are passed over; one more ends the command.
-    #[arg(long, value_name = "COUNT", default_value_t = 10)]
-    pub max_bad: usize,
+    /// Unreadable pictures that are passed over; one more ends the command [default: 10].
+    #[arg(long, value_name = "COUNT")]
+    pub max_bad: Option<usize>,
 }
 
 impl LoadArgs {
@@ -40,7 +42,7 @@ impl LoadArgs {
     pub(crate) fn options(&self, batch: usize, preprocessing: &Preprocessing) -> LoaderOptions {
         let options = LoaderOptions::new(batch, preprocessing.clone());
         let workers = self.workers.unwrap_or(options.workers);
-        LoaderOptions { workers, max_bad: self.max_bad, ..options }
+        LoaderOptions { workers, max_bad: self.max_bad.unwrap_or(10), ..options }
     }
 }
 

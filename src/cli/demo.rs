@@ -80,7 +80,7 @@ impl Demo {
             config: Config::default(),
         };
         let preprocessing = Preprocessing::new(network.input).measure(data.train.as_ref(), 1000);
-        let load = LoadArgs { workers: None, max_bad: 0 };
+        let load = LoadArgs { workers: None, max_bad: Some(0) };
         let setup = Setup { run, network, preprocessing, data, load };
         let stop = interruptible()?;
         let gpu = common.open()?;

@@ -27,7 +27,7 @@ pub(crate) struct Calibrated {
     pub heads: Vec<HeadCalibration>,
     /// Pictures that the temperatures were fitted to.
     pub pictures: usize,
-    /// The threshold that saves most for at most half a point of accuracy.
+    /// The threshold that saves most for at most half a point of accuracy on them.
     pub threshold: Option<f32>,
     /// The training state that it holds for.
     pub progress: Progress,
@@ -73,25 +73,43 @@ impl Calibrated {
     }
 }
 
+/// Where a person wants to stop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Threshold {
+    /// Where `eval --early-exit` found it best.
+    Found,
+    At(f32),
+}
+
 /// The exit of `classify --early-exit`: its threshold, at the temperatures that are kept.
-pub(crate) fn exit(checkpoint: &Path, progress: &Progress, threshold: f32) -> Result<Exit> {
-    let temperatures = match Calibrated::load(checkpoint, progress)? {
-        Some(found) => found.temperatures(),
-        None => {
-            note(
-                "note: probabilities are not calibrated: `incept eval --early-exit` fits temperatures and tells what a threshold costs",
-            );
-            Vec::new()
+pub(crate) fn exit(checkpoint: &Path, progress: &Progress, threshold: Threshold) -> Result<Exit> {
+    let found = Calibrated::load(checkpoint, progress)?;
+    let threshold = match (threshold, &found) {
+        (Threshold::At(threshold), _) => threshold,
+        (Threshold::Found, Some(Calibrated { threshold: Some(threshold), .. })) => *threshold,
+        (Threshold::Found, Some(_)) => {
+            let reason = "has no threshold that saves anything for at most half a point of accuracy: give one, as in --early-exit 0.9";
+            return Err(Error::format(Calibrated::path(checkpoint), reason));
+        }
+        (Threshold::Found, None) => {
+            let reason = "has no threshold of its own yet: run `incept eval --early-exit` on it, or give one, as in --early-exit 0.9";
+            return Err(Error::format(checkpoint, reason));
         }
     };
-    Ok(Exit { threshold, temperatures })
+    if found.is_none() {
+        note(
+            "note: probabilities are not calibrated: `incept eval --early-exit` fits temperatures and tells what a threshold costs",
+        );
+    }
+    Ok(Exit { threshold, temperatures: found.map(|f| f.temperatures()).unwrap_or_default() })
 }
 
 /// A threshold as an option takes it.
-pub(crate) fn threshold(text: &str) -> std::result::Result<f32, String> {
+pub(crate) fn threshold(text: &str) -> std::result::Result<Threshold, String> {
     match text.parse::<f32>() {
-        Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
-        _ => Err("a threshold is a probability above 0 and at most 1".into()),
+        _ if text == "auto" => Ok(Threshold::Found),
+        Ok(value) if value > 0.0 && value <= 1.0 => Ok(Threshold::At(value)),
+        _ => Err("a threshold is a probability above 0 and at most 1, or `auto`".into()),
     }
 }
 
@@ -112,7 +130,8 @@ mod tests {
 
     #[test]
     fn thresholds_are_probabilities() {
-        assert_eq!(threshold("0.9"), Ok(0.9));
+        assert_eq!(threshold("0.9"), Ok(Threshold::At(0.9)));
+        assert_eq!(threshold("auto"), Ok(Threshold::Found));
         assert!(threshold("0").is_err() && threshold("1.5").is_err() && threshold("sure").is_err());
     }
 

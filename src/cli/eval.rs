@@ -54,9 +54,10 @@ pub(crate) struct Eval {
     /// Pictures of a batch.
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     batch: usize,
-    /// Crops of each picture, whose softmaxes are averaged: 1; 10 as Krizhevsky had them; caffe10 as Caffe's classify.py has them; 144
-    /// as in section 7 of the paper.
-    #[arg(long, value_name = "COUNT", default_value = "1", conflicts_with = "early_exit")]
+    /// Crops of each picture, whose softmaxes are averaged: `whole`, the central square as `classify` takes it; 1, the central 224 of its
+    /// 256 (of an input of 224; else in proportion); 10 as Krizhevsky had them; caffe10 as Caffe's classify.py has them; 144 as in
+    /// section 7 of the paper.
+    #[arg(long, value_name = "CROPS", default_value = "whole", conflicts_with = "early_exit")]
     crops: Crops,
     /// Draw the confusion matrix, .png or .svg.
     #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
@@ -72,9 +73,9 @@ pub(crate) struct Eval {
     worst: usize,
     /// Sweep the thresholds of early exit instead: which share of the pictures each softmax could answer, and what that costs and saves.
     ///
-    /// A fifth of the pictures is set aside to fit a temperature for each softmax, so that its probabilities mean what they say; the
-    /// others are measured. The threshold that saves most for at most half a point of accuracy is really run, against the whole
-    /// network. Temperatures are kept in a file beside the checkpoint, where `incept classify --early-exit` finds them.
+    /// A fifth of the pictures is set aside to fit a temperature for each softmax, so that its probabilities mean what they say, and to
+    /// choose the threshold that saves most for at most half a point of accuracy; the others are measured. That threshold is really run,
+    /// against the whole network. Both are kept in a file beside the checkpoint, where `incept classify --early-exit` finds them.
     #[arg(long, help_heading = "Early exit")]
     early_exit: bool,
     /// The sweep's plots, .png or .svg [default: incept-early-exit.png and incept-early-exit.svg].
@@ -98,6 +99,7 @@ pub(crate) enum Part {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Crops {
+    Whole,
     #[value(name = "1")]
     One,
     #[value(name = "10")]
@@ -111,6 +113,7 @@ enum Crops {
 impl From<Crops> for CropTest {
     fn from(crops: Crops) -> Self {
         match crops {
+            Crops::Whole => Self::Whole,
             Crops::One => Self::One,
             Crops::Ten => Self::Ten,
             Crops::CaffeTen => Self::CaffeTen,

@@ -98,23 +98,13 @@ impl Fetch {
         let folder = self.out.clone().unwrap_or_else(|| self.set.name().into());
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         let site = self.from.as_deref().unwrap_or(self.set.site()).trim_end_matches('/');
-        let mut files = Vec::new();
-        for (name, sum) in self.set.files() {
-            let path = folder.join(name);
-            if path.is_file() && checksum(&path)? == *sum {
-                note(&format!("{}: is there", shown(&path)));
-            } else {
-                let download = Download { url: format!("{site}/{name}"), path: &path, sum };
-                match download.run(&stop, reporter) {
-                    Err(Error::Interrupted) => {
-                        note("interrupted; the same command goes on from here");
-                        return Ok(Outcome::Interrupted);
-                    }
-                    other => other?,
-                }
+        let mut files = match load(self.set.files(), site, &folder, &stop, reporter) {
+            Err(Error::Interrupted) => {
+                note("interrupted; the same command goes on from here");
+                return Ok(Outcome::Interrupted);
             }
-            files.push(path);
-        }
+            loaded => loaded?,
+        };
         if self.set == Set::Cifar10 {
             files = unpack(&files[0], &folder)?;
         }
@@ -122,6 +112,26 @@ impl Fetch {
         reporter.event(&FetchResult { set: self.set.name(), folder: &folder, files })?;
         Ok(Outcome::Done)
     }
+}
+
+/// Loads the files that are not there, or not right, and tells where all of them are.
+fn load(
+    files: &[Listed],
+    site: &str,
+    folder: &Path,
+    stop: &AtomicBool,
+    reporter: &Reporter,
+) -> incept::Result<Vec<PathBuf>> {
+    let one = |(name, sum): &Listed| {
+        let path = folder.join(name);
+        if path.is_file() && checksum(&path)? == *sum {
+            note(&format!("{}: is there", shown(&path)));
+        } else {
+            Download { url: format!("{site}/{name}"), path: &path, sum }.run(stop, reporter)?;
+        }
+        Ok(path)
+    };
+    files.iter().map(one).collect()
 }
 
 struct Download<'a> {
@@ -245,4 +255,82 @@ fn unpack(archive: &Path, folder: &Path) -> incept::Result<Vec<PathBuf>> {
         files.push(path);
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// A server of one file that breaks off in the middle of its first answer and goes on where it is asked to; and a count of its answers.
+    fn serve(content: Vec<u8>) -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let answers = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&answers);
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(std::result::Result::ok) {
+                let lines = BufReader::new(&mut stream).lines().map_while(std::result::Result::ok);
+                let lines: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                let range = lines.iter().find_map(|l| {
+                    l.to_lowercase()
+                        .strip_prefix("range: bytes=")?
+                        .trim_end_matches('-')
+                        .parse::<usize>()
+                        .ok()
+                });
+                let rest = &content[range.unwrap_or(0)..];
+                let status = if range.is_some() { "206 Partial Content" } else { "200 OK" };
+                let sent =
+                    if counter.fetch_add(1, Ordering::SeqCst) == 0 { rest.len() / 2 } else { rest.len() };
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", rest.len());
+                stream
+                    .write_all(head.as_bytes())
+                    .and_then(|()| stream.write_all(&rest[..sent]))
+                    .expect("the client listens");
+            }
+        });
+        (address, answers)
+    }
+
+    /// `data/two.bin` and `data/notes.html` in a tar.gz.
+    fn archive() -> Vec<u8> {
+        let mut tar =
+            tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none()));
+        for (name, content) in [("data/two.bin", vec![2u8; 100_000]), ("data/notes.html", vec![b'x'; 10])] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, content.as_slice()).expect("fits");
+        }
+        tar.into_inner().and_then(flate2::write::GzEncoder::finish).expect("an archive")
+    }
+
+    #[test]
+    fn files_come_in_pieces_and_are_not_loaded_twice() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let content = archive();
+        let sum: String = Md5::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+        let (site, answers) = serve(content.clone());
+        let listed: [Listed; 1] = [("two.tar.gz", Box::leak(sum.into_boxed_str()))];
+        let (stop, reporter) = (AtomicBool::new(false), Reporter::new(true));
+        let fetch = || load(&listed, &site, folder.path(), &stop, &reporter);
+        let error = fetch().expect_err("half of it came").to_string();
+        assert!(error.contains("run the command again"), "{error}");
+        let part = folder.path().join("two.tar.gz.part");
+        let half = std::fs::metadata(&part).expect("the half is kept").len() as usize;
+        assert!(half > 0 && half < content.len());
+        let files = fetch().expect("the rest comes");
+        assert_eq!(std::fs::read(&files[0]).expect("it is there"), content);
+        assert!(!part.exists());
+        fetch().expect("nothing is to be done");
+        assert_eq!(answers.load(Ordering::SeqCst), 2);
+        let unpacked = unpack(&files[0], folder.path()).expect("an archive");
+        assert_eq!(unpacked, [folder.path().join("two.bin")]);
+        assert_eq!(std::fs::read(&unpacked[0]).expect("unpacked"), vec![2; 100_000]);
+    }
 }

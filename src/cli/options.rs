@@ -275,13 +275,13 @@ pub(crate) struct OptimizerArgs {
     /// Share of a tensor's norm that LARS moves it by at rate 1 [default: 0.001].
     #[arg(long, value_name = "SHARE")]
     pub trust: Option<f32>,
-    /// Scale gradients down to this global norm.
+    /// Scale gradients down to this global norm [default: 0, never].
     #[arg(long, value_name = "NORM")]
     pub clip_norm: Option<f32>,
-    /// Classify with averaged parameters: `polyak` (all alike, as the paper), or the decay of an exponential average.
-    #[arg(long, value_name = "polyak|DECAY")]
+    /// Classify with averaged parameters: `polyak` (all alike, as the paper), or the decay of an exponential average [default: none].
+    #[arg(long, value_name = "polyak|DECAY|none")]
     #[serde(with = "as_text")]
-    pub average: Option<Averaging>,
+    pub average: Option<Average>,
     /// Batches whose gradients make one update [default: 1].
     #[arg(long, value_name = "COUNT")]
     pub accumulate: Option<u32>,
@@ -300,6 +300,27 @@ pub(crate) enum RuleName {
     Lars,
 }
 
+/// The average that classifies, if there is any.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Average(pub Option<Averaging>);
+
+impl fmt::Display for Average {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(averaging) => averaging.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+impl FromStr for Average {
+    type Err = <Averaging as FromStr>::Err;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|averaging| Self(Some(averaging))) }
+    }
+}
+
 impl OptimizerArgs {
     /// The optimizer, with a precision that is still to be set for the device; what was not set is set to its default.
     pub(crate) fn resolve(&mut self) -> Optimizer {
@@ -314,8 +335,8 @@ impl OptimizerArgs {
             momentum: *self.momentum.get_or_insert(0.9),
             weight_decay: *self.weight_decay.get_or_insert(2e-4),
             // Without clipping the norm is worked out all the same: the log, the report and the dashboard show it.
-            clip_norm: Some(self.clip_norm.unwrap_or(f32::INFINITY)),
-            average: self.average,
+            clip_norm: Some(self.clip_norm.filter(|norm| *norm != 0.0).unwrap_or(f32::INFINITY)),
+            average: self.average.and_then(|average| average.0),
             accumulate: *self.accumulate.get_or_insert(1),
             checkpointing: *self.checkpointing.get_or_insert(false),
             precision: Precision::F32,

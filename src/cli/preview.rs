@@ -2,61 +2,71 @@
 
 use std::path::Path;
 
-use image::{ImageFormat, Rgb, RgbImage};
-use incept::data::{Batch, Loader, Picture, Preprocessing};
-use incept::weights::write_atomically;
+use incept::data::{Batch, Loader};
 use incept::{Error, Result};
 
-/// Pictures in a row, each in another epoch.
+use super::config::AugmentArgs;
+use super::fit::Setup;
+use super::plot::{self, INK, SOFT};
+use super::raster::raster;
+use super::tiles::{Tile, Tiles};
+
+/// Pictures in a row, each but the first in another epoch.
 const COLUMNS: usize = 8;
 /// Rows, each another picture.
 const ROWS: usize = 6;
-/// Pixels of a picture's side at least, and between pictures.
-const SIDE: usize = 96;
-const GAP: usize = 8;
+/// A picture's side in the layout.
+const SIDE: u32 = 96;
 
 /// Draws the same pictures over several epochs: what augmentation does shows along a row. The first picture of a row is not augmented.
-pub(super) fn write(
-    path: &Path,
-    plain: &Loader,
-    training: &Loader,
-    preprocessing: &Preprocessing,
-) -> Result<()> {
-    let scale = SIDE.div_ceil(preprocessing.input).max(1);
-    let side = preprocessing.input * scale;
-    let extent = |n: usize| (n * (side + GAP) + GAP) as u32;
-    let mut sheet = RgbImage::from_pixel(extent(COLUMNS), extent(ROWS), Rgb([255; 3]));
+pub(super) fn write(path: &Path, plain: &Loader, training: &Loader, setup: &Setup) -> Result<()> {
+    let preprocessing = &setup.preprocessing;
+    let first = |loader: &Loader, epoch: usize| -> Result<Batch> {
+        let none = || Err(Error::Config("there are no pictures".into()));
+        loader.epoch(epoch as u64, 0).next().unwrap_or_else(none)
+    };
+    let columns = (0..COLUMNS)
+        .map(|epoch| if epoch == 0 { first(plain, 0) } else { first(training, epoch) })
+        .collect::<Result<Vec<Batch>>>()?;
     let size = 3 * preprocessing.input * preprocessing.input;
-    let mut place = |row: usize, column: usize, values: &[f32]| {
-        let picture = preprocessing.undo(values);
-        let at = |n: usize| GAP + n * (side + GAP);
-        enlarge(&mut sheet, &picture, scale, at(column), at(row));
-    };
-    let first = |loader: &Loader, epoch: u64| -> Result<Batch> {
-        loader.epoch(epoch, 0).next().unwrap_or_else(|| Err(Error::Config("there are no pictures".into())))
-    };
-    let batch = first(plain, 0)?;
-    for row in 0..ROWS.min(batch.count) {
-        place(row, 0, &batch.images[row * size..(row + 1) * size]);
-    }
-    for column in 1..COLUMNS {
-        let batch = first(training, column as u64)?;
-        for row in 0..ROWS.min(batch.count) {
-            place(row, column, &batch.images[row * size..(row + 1) * size]);
+    let set = setup.data.train.as_ref();
+    let rows = columns.iter().map(|batch| batch.count).min().unwrap_or(0).min(ROWS);
+    let tile = |row: usize, column: usize| {
+        let Batch { images, indices, .. } = &columns[column];
+        let class = || set.classes()[set.label(indices[row]) as usize].clone();
+        Tile {
+            image: raster(&preprocessing.undo(&images[row * size..(row + 1) * size])),
+            caption: if column == 0 { vec![(class(), INK)] } else { Vec::new() },
         }
-    }
-    let mut png = std::io::Cursor::new(Vec::new());
-    sheet.write_to(&mut png, ImageFormat::Png).map_err(|e| Error::format(path, e.to_string()))?;
-    write_atomically(path, &png.into_inner())
+    };
+    let epochs = (1..COLUMNS).map(|epoch| (format!("epoch {epoch}"), SOFT));
+    let sheet = Tiles {
+        title: format!("What training sees of {}", setup.data.name),
+        subtitle: described(&setup.run.config.augment),
+        columns: COLUMNS,
+        heads: std::iter::once(("the picture".into(), INK)).chain(epochs).collect(),
+        tile: SIDE,
+        tiles: (0..rows)
+            .flat_map(|row| (0..COLUMNS).map(move |column| (row, column)))
+            .map(|(r, c)| tile(r, c))
+            .collect(),
+    };
+    plot::save(&sheet, path)
 }
 
-/// Draws a picture with each pixel as a square, so that nothing is blurred.
-fn enlarge(sheet: &mut RgbImage, picture: &Picture, scale: usize, left: usize, top: usize) {
-    for y in 0..picture.height * scale {
-        for x in 0..picture.width * scale {
-            let i = 3 * ((y / scale) * picture.width + x / scale);
-            let pixel = [picture.pixels[i], picture.pixels[i + 1], picture.pixels[i + 2]];
-            sheet.put_pixel((left + x) as u32, (top + y) as u32, Rgb(pixel));
-        }
-    }
+/// What is done to the pictures, in the words of the options.
+fn described(augment: &AugmentArgs) -> String {
+    let kind = augment.augment.map(|kind| format!("augment {kind:?}").to_lowercase());
+    let switch = |name: &str, on: Option<bool>| on.filter(|on| *on).map(|_| name.to_string());
+    let amount = |name: &str, value: Option<f64>| value.filter(|v| *v > 0.0).map(|v| format!("{name} {v}"));
+    let parts = [
+        kind,
+        switch("mirror", augment.mirror),
+        switch("flip", augment.flip),
+        amount("photometric", augment.photometric),
+        switch("random interpolation", augment.random_interpolation),
+        amount("mixup", augment.mixup),
+        amount("cutmix", augment.cutmix),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -12,7 +12,7 @@ use incept::weights::Checkpoint;
 
 use super::config::{Config, Recipe, class_weights};
 use super::dashboard::ViewName;
-use super::data::{LoadArgs, describe, suited_input};
+use super::data::{describe, suited_input};
 use super::fit::{Policy, Run, Setup, interruptible};
 use super::options::{Common, Init, PrecisionArgs, PrecisionName};
 use super::record::{Recorder, best_of, checkpoint_of, folder_of, machine, now};
@@ -34,35 +34,15 @@ pub(crate) struct Train {
     /// Start from this configuration.
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     recipe: Option<Recipe>,
-    /// Read options from this TOML file: the sections [network], [training], [optimizer], [augment] and [run] with the names of the flags.
+    /// Read options from this TOML file: the sections [network], [training], [optimizer], [augment], [load] and [run] with the names of the flags.
     #[arg(long = "config", id = "file", value_name = "FILE", help_heading = "Configuration")]
     file: Option<PathBuf>,
-    #[command(flatten)]
-    load: LoadArgs,
-    /// The newest checkpoint's file [default: last.safetensors in the run's folder, or the one that is resumed].
-    #[arg(long, value_name = "FILE", help_heading = "Run")]
-    out: Option<PathBuf>,
-    /// Where the folders of runs are.
-    #[arg(
-        long,
-        value_name = "FOLDER",
-        default_value = "runs",
-        env = "INCEPT_RUNS_DIR",
-        help_heading = "Run"
-    )]
-    runs_dir: PathBuf,
     /// Go on from this checkpoint, or the newest one of a run's folder, with its network and configuration.
     #[arg(long, value_name = "FILE|RUN", help_heading = "Run", conflicts_with_all = FIXED_BY_RUN)]
     resume: Option<PathBuf>,
-    /// What is shown while training; in the dashboard, q stops and saves.
-    #[arg(long, value_name = "KIND", default_value = "auto", help_heading = "Output")]
-    view: ViewName,
-    /// Draw training pictures as the network will see them, several epochs side by side, and do not train.
-    #[arg(long, value_name = "PNG", help_heading = "Augmentation")]
+    /// Draw training pictures as the network will see them, several epochs side by side, .png or .svg, and do not train.
+    #[arg(long, value_name = "FILE", help_heading = "Augmentation")]
     preview_augment: Option<PathBuf>,
-    /// Do not look at the held-out part after each epoch.
-    #[arg(long, help_heading = "Training")]
-    no_validation: bool,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -136,7 +116,8 @@ impl Train {
         if let Some(path) = &self.preview_augment {
             return Self::preview(&start.setup, path, reporter);
         }
-        let view = self.view.view(reporter)?;
+        let view_name = start.setup.run.config.run.view.unwrap_or_default();
+        let view = view_name.view(reporter)?;
         let stop = interruptible()?;
         let gpu = common.open()?;
         if start.resumed.is_none() {
@@ -171,12 +152,12 @@ impl Train {
         let policy = Policy {
             out: Some(&out),
             save_every: setup.run.config.run.save_every.unwrap_or(1),
-            validate: !self.no_validation,
+            validate: setup.run.config.training.no_validation != Some(true),
             enough: None,
             view,
         };
         let plain;
-        let reporter = if self.view == ViewName::Plain {
+        let reporter = if view_name == ViewName::Plain {
             plain = reporter.plain();
             &plain
         } else {
@@ -196,7 +177,8 @@ impl Train {
 
     fn fresh(&self) -> Result<Start> {
         let mut config = self.config.layered(self.recipe, self.file.as_deref())?;
-        if self.no_validation && config.training.patience.is_some() {
+        config.training.take_back();
+        if config.training.no_validation == Some(true) && config.training.patience.is_some() {
             let reason =
                 "--patience waits for held-out accuracy to rise, and with --no-validation there is none";
             return Err(Error::Config(reason.into()));
@@ -227,6 +209,14 @@ impl Train {
                         names.len()
                     );
                     return Err(Error::Config(reason));
+                }
+                if !reset && metadata.classes != names {
+                    let first = |classes: &[String]| classes.first().cloned().unwrap_or_default();
+                    note(&format!(
+                        "note: the classes of the weights have other names ({}, ... and here {}, ...): their classifiers are kept; --reset-head draws them anew",
+                        first(&metadata.classes),
+                        first(names)
+                    ));
                 }
                 // The network is the one that has the weights, whatever a recipe says.
                 config.network.width = self.config.network.width;
@@ -287,7 +277,8 @@ impl Train {
         };
         let anew = if reset { network.head_parameters() } else { Vec::new() };
         let weights = weights.map(|checkpoint| (checkpoint, anew));
-        let setup = Setup { run, network, preprocessing, data, load: self.load.clone() };
+        let load = run.config.load.clone();
+        let setup = Setup { run, network, preprocessing, data, load };
         Ok(Start { setup, resumed: None, weights, from })
     }
 
@@ -308,13 +299,27 @@ impl Train {
             run.config.training.epochs = Some(epochs);
         }
         if let Some(patience) = self.config.training.patience {
-            run.patience = Some(patience);
-            run.config.training.patience = Some(patience);
+            run.config.training.patience = Some(patience).filter(|epochs| *epochs > 0);
+            run.patience = run.config.training.patience;
         }
+        if let Some(blind) = self.config.training.no_validation {
+            run.config.training.no_validation = Some(blind);
+        }
+        if let Some(again) = self.config.optimizer.checkpointing {
+            // What is made again is the same: memory and time change, and nothing else.
+            run.optimizer.checkpointing = again;
+            run.config.optimizer.checkpointing = Some(again);
+        }
+        let (own, given) = (&mut run.config.load, &self.config.load);
+        own.workers = given.workers.or(own.workers);
+        own.max_bad = given.max_bad.or(own.max_bad);
         let (own, given) = (&mut run.config.run, &self.config.run);
         own.save_every = given.save_every.or(own.save_every);
         own.keep = given.keep.or(own.keep);
         own.tensorboard = given.tensorboard.clone().or_else(|| own.tensorboard.clone());
+        own.out = given.out.clone();
+        own.runs_dir = given.runs_dir.clone().or_else(|| own.runs_dir.clone());
+        own.view = given.view.or(own.view);
         let options = OpenOptions { held_out: run.held_out, limit: run.limit, seed: run.seed };
         let data = describe(&run.data, &options)?;
         if data.train.classes() != metadata.classes {
@@ -325,7 +330,8 @@ impl Train {
             )));
         }
         let (network, preprocessing) = (metadata.network.clone(), metadata.preprocessing.clone());
-        let setup = Setup { run, network, preprocessing, data, load: self.load.clone() };
+        let load = run.config.load.clone();
+        let setup = Setup { run, network, preprocessing, data, load };
         Ok(Start { setup, resumed: Some(checkpoint), weights: None, from: Some(path.to_path_buf()) })
     }
 
@@ -341,10 +347,13 @@ impl Train {
         });
         let folder = match resumed.and_then(folder_of) {
             Some(folder) => folder,
-            None => RunFolder::create(&self.runs_dir, &name)?,
+            None => {
+                let runs = run.config.run.runs_dir.as_deref().unwrap_or_else(|| Path::new("runs"));
+                RunFolder::create(runs, &name)?
+            }
         };
-        let out =
-            self.out.clone().or_else(|| resumed.map(Path::to_path_buf)).unwrap_or_else(|| folder.last());
+        let chosen = &run.config.run.out;
+        let out = chosen.clone().or_else(|| resumed.map(Path::to_path_buf)).unwrap_or_else(|| folder.last());
         let gpu = trainer.gpu().summary();
         let memory_bytes = trainer.session().plan().memory.total_bytes();
         let manifest = Manifest {
@@ -387,7 +396,7 @@ impl Train {
         let training = options.training(setup.run.seed, setup.run.augmentation).mixing(setup.run.mix);
         // In the data set's order, so that a row is one picture.
         let training = Loader::new(Arc::clone(set), LoaderOptions { shuffle: false, ..training })?;
-        preview::write(path, &plain, &training, &setup.preprocessing)?;
+        preview::write(path, &plain, &training, setup)?;
         reporter.line(&format!("saved {}: the first of a row is the picture itself", shown(path)))?;
         reporter.event(&serde_json::json!({ "event": "preview", "sheet": path }))?;
         Ok(Outcome::Done)

@@ -98,8 +98,10 @@ impl Drawn {
             let share = area.min_area + self.size[0] * (area.max_area - area.min_area);
             // The logarithm of the aspect ratio is uniform, so that wide and tall are as likely.
             let aspect = ((2.0 * self.size[1] - 1.0) * area.max_aspect.ln()).exp();
-            let w = (share * width * height * aspect).sqrt().clamp(1.0, width);
-            let h = (share * width * height / aspect).sqrt().clamp(1.0, height);
+            let (w, h) = ((share * width * height * aspect).sqrt(), (share * width * height / aspect).sqrt());
+            // What does not fit into the picture is made smaller, not another shape.
+            let fit = (width / w).min(height / h).min(1.0);
+            let (w, h) = ((w * fit).min(width), (h * fit).min(height));
             return (self.place[0] * (width - w), self.place[1] * (height - h), w, h);
         }
         let (left, top, width, height) = whole;
@@ -112,5 +114,67 @@ impl Drawn {
             w,
             h,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The crop number `index` of a picture with these sides.
+    fn crop((width, height): (usize, usize), index: u64) -> Region {
+        let picture = Picture { width, height, channels: 1, pixels: vec![0; width * height] };
+        let whole = (0.0, 0.0, width as f64, height as f64);
+        let crops = Augmentation::crops();
+        crops.draw(1, 0, index).region(&picture, whole, &crops)
+    }
+
+    #[test]
+    fn crops_have_the_papers_areas_and_shapes() {
+        for (width, height) in [(64usize, 64usize), (96, 48), (50, 200)] {
+            let (w, h) = (width as f64, height as f64);
+            let (mut areas, mut aspects) = (Vec::new(), Vec::new());
+            for index in 0..2000 {
+                let (left, top, wide, high) = crop((width, height), index);
+                let inside = left >= 0.0 && top >= 0.0 && left + wide <= w + 1e-9 && top + high <= h + 1e-9;
+                assert!(inside, "{left} {top} {wide} {high} of {width} x {height}");
+                areas.push(wide * high / (w * h));
+                aspects.push(wide / high);
+            }
+            let ends =
+                |values: &[f64]| values.iter().fold((f64::MAX, 0.0f64), |(a, b), v| (a.min(*v), b.max(*v)));
+            let ((least, most), (tall, wide)) = (ends(&areas), ends(&aspects));
+            // A crop of 8% fits all of these; one of 100% fits a square alone.
+            assert!((0.08 - 1e-9..0.09).contains(&least), "{least}");
+            let whole = (4.0 / 3.0 * w.min(h) / w.max(h)).min(1.0);
+            assert!((0.9 * whole..=whole + 1e-9).contains(&most), "{most} of {whole}");
+            assert!(
+                (0.75 - 1e-9..0.77).contains(&tall) && (1.3..4.0 / 3.0 + 1e-9).contains(&wide),
+                "{tall} {wide}"
+            );
+            // Wide and tall are as likely, and of a square picture all areas are.
+            let share = |count: usize| count as f64 / 2000.0;
+            let tall = share(aspects.iter().filter(|a| **a < 1.0).count());
+            assert!((tall - 0.5).abs() < 0.05, "{tall}");
+            if width == height {
+                let small = share(areas.iter().filter(|a| **a < 0.31).count());
+                assert!((small - 0.25).abs() < 0.05, "{small}");
+            }
+        }
+    }
+
+    #[test]
+    fn half_of_the_pictures_are_mirrored_and_every_method_resizes() {
+        let paper = Augmentation { flip: true, ..Augmentation::paper() };
+        let drawn: Vec<Drawn> = (0..1000).map(|index| paper.draw(7, 3, index)).collect();
+        for count in [drawn.iter().filter(|d| d.mirror).count(), drawn.iter().filter(|d| d.flip).count()] {
+            assert!((450..550).contains(&count), "{count}");
+        }
+        for method in 0..4 {
+            assert!((200..300).contains(&drawn.iter().filter(|d| d.interpolation == Some(method)).count()));
+        }
+        assert!(drawn.iter().all(|d| d.colours.is_some()));
+        assert_eq!(paper.draw(7, 3, 5), drawn[5]);
+        assert_ne!(paper.draw(7, 4, 5), drawn[5]);
     }
 }

@@ -15,8 +15,10 @@ use crate::error::Result;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CropTest {
-    /// One: the picture as [`Preprocessing`] has it.
+    /// The picture as [`Preprocessing`] has it.
     #[default]
+    Whole,
+    /// One: of the central square, resized to 256, the centre.
     One,
     /// Ten: of the central square, resized to 256, the four corners and the centre, and their mirror images (Krizhevsky et al. 2012).
     Ten,
@@ -35,7 +37,7 @@ impl CropTest {
     /// Crops of each picture.
     pub fn views(self) -> usize {
         match self {
-            Self::One => 1,
+            Self::Whole | Self::One => 1,
             Self::Ten | Self::CaffeTen => 10,
             Self::Paper => 144,
         }
@@ -44,18 +46,18 @@ impl CropTest {
     /// The data set with every picture replaced by its crops, one after another, each of the network's size: for batches whose rows
     /// `views` at a time belong together.
     pub fn of(self, set: Arc<dyn Dataset>, preprocessing: &Preprocessing) -> Arc<dyn Dataset> {
-        if self == Self::One { set } else { Arc::new(CropSet::new(set, self, preprocessing)) }
+        if self == Self::Whole { set } else { Arc::new(CropSet::new(set, self, preprocessing)) }
     }
 
     /// The squares that crops are cut from.
     fn squares(self, picture: &Picture, preprocessing: &Preprocessing) -> Vec<Picture> {
         let side = |scale: usize| (preprocessing.input * scale + FULL / 2) / FULL;
         match (self, preprocessing.fit) {
-            (Self::One, _) => vec![picture.clone()],
-            (Self::CaffeTen, _) | (Self::Ten, Fit::Squash) => {
+            (Self::Whole, _) => vec![picture.clone()],
+            (Self::CaffeTen, _) | (Self::One | Self::Ten, Fit::Squash) => {
                 vec![resized(picture, side(SCALES[0]), side(SCALES[0]))]
             }
-            (Self::Ten, Fit::Crop) => along(picture, side(SCALES[0]), &[1]),
+            (Self::One | Self::Ten, Fit::Crop) => along(picture, side(SCALES[0]), &[1]),
             (Self::Paper, _) => SCALES.iter().flat_map(|s| along(picture, side(*s), &[0, 1, 2])).collect(),
         }
     }
@@ -63,7 +65,7 @@ impl CropTest {
     /// Crops of each square, without their mirror images.
     fn windows(self) -> usize {
         match self {
-            Self::One => 1,
+            Self::Whole | Self::One => 1,
             Self::Ten | Self::CaffeTen => 5,
             Self::Paper => 6,
         }
@@ -71,6 +73,10 @@ impl CropTest {
 
     /// Crop number `number` of a picture with these squares.
     fn crop(self, squares: &[Picture], input: usize, number: usize) -> Picture {
+        if self == Self::One {
+            let middle = squares[0].width.saturating_sub(input) / 2;
+            return cut(&squares[0], middle, middle, input);
+        }
         let (mirror, place) = (number % 2 == 1, number / 2);
         let (square, window) = (&squares[place / self.windows() % squares.len()], place % self.windows());
         let free = square.width.saturating_sub(input);
@@ -218,6 +224,13 @@ mod tests {
             assert_eq!(mirrored(&pair[0]), pair[1]);
             assert_ne!(pair[0], pair[1]);
         }
+    }
+
+    #[test]
+    fn one_crop_is_the_centre_of_the_central_square() {
+        let one = crops(CropTest::One, &picture(384, 256));
+        assert_eq!((one.len(), corner(&one[0]), one[0].width), (1, (40, 8), 224));
+        assert_eq!(one[0], crops(CropTest::Ten, &picture(384, 256))[8]);
     }
 
     #[test]

@@ -70,6 +70,12 @@ impl Profile {
         self.f16 && self.class != AdapterClass::Software && self.cooperative.is_some_and(|c| c.f16)
     }
 
+    /// Workgroups of 128 or more invocations that keep the device busy. For a large discrete GPU two for each of its hundred and some
+    /// compute units; an integrated one has a tenth of them.
+    pub fn busy_workgroups(&self) -> usize {
+        if self.class == AdapterClass::Discrete { 264 } else { 32 }
+    }
+
     /// What every WebGPU device has, for an adapter of this class.
     pub fn webgpu(class: AdapterClass) -> Self {
         Self {

@@ -92,13 +92,16 @@ impl Operation for Linear {
             along_k: [true, true],
             element: elements([x, weight, y]),
         };
-        product.implementations(["forward_tiled", "forward_register"], profile, |entry| {
-            kernel(operands, entry, x, y)
-                .constant("RELU", self.relu)
-                .bind("x_data", Slot::Input(0))
-                .bind("weight", Slot::Input(1))
-                .bind("bias", Slot::Input(2))
-                .bind("y_data", Slot::Output(0))
+        let entries = ["forward_tiled", "forward_register", "forward_finish"];
+        product.implementations(entries, profile, |entry, pass| {
+            let mut kernel = kernel(operands, entry, x, y).constant("RELU", self.relu);
+            if pass != Pass::Finish {
+                kernel = kernel.bind("x_data", Slot::Input(0)).bind("weight", Slot::Input(1));
+            }
+            if pass != Pass::Parts {
+                kernel = kernel.bind("bias", Slot::Input(2)).bind("y_data", Slot::Output(0));
+            }
+            kernel
         })
     }
 
@@ -138,11 +141,16 @@ impl Operation for LinearInputGrad {
             along_k: [true, false],
             element: elements([dy, weight, dx]),
         };
-        product.implementations(["input_gradient_tiled", "input_gradient_register"], profile, |entry| {
-            kernel(operands, entry, dx, dy)
-                .bind("dy_data", Slot::Input(0))
-                .bind("weight", Slot::Input(1))
-                .bind("dx_data", Slot::Output(0))
+        let entries = ["input_gradient_tiled", "input_gradient_register", "input_gradient_finish"];
+        product.implementations(entries, profile, |entry, pass| {
+            let mut kernel = kernel(operands, entry, dx, dy);
+            if pass != Pass::Finish {
+                kernel = kernel.bind("dy_data", Slot::Input(0)).bind("weight", Slot::Input(1));
+            }
+            if pass != Pass::Parts {
+                kernel = kernel.bind("dx_data", Slot::Output(0));
+            }
+            kernel
         })
     }
 
@@ -177,11 +185,16 @@ impl Operation for LinearWeightGrad {
             along_k: [false, false],
             element: elements([dy, x, &operands.outputs[0]]),
         };
-        product.implementations(["weight_gradient_tiled", "weight_gradient_register"], profile, |entry| {
-            kernel(operands, entry, x, dy)
-                .bind("x_data", Slot::Input(0))
-                .bind("dy_data", Slot::Input(1))
-                .bind("dw", Slot::Output(0))
+        let entries = ["weight_gradient_tiled", "weight_gradient_register", "weight_gradient_finish"];
+        product.implementations(entries, profile, |entry, pass| {
+            let mut kernel = kernel(operands, entry, x, dy);
+            if pass != Pass::Finish {
+                kernel = kernel.bind("x_data", Slot::Input(0)).bind("dy_data", Slot::Input(1));
+            }
+            if pass != Pass::Parts {
+                kernel = kernel.bind("dw", Slot::Output(0));
+            }
+            kernel
         })
     }
 
@@ -246,55 +259,95 @@ struct Product {
     along_k: [bool; 2],
 }
 
+/// Which part of a product a kernel does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    /// All of it.
+    Whole,
+    /// Sums over a part of the depth each, into scratch 0.
+    Parts,
+    /// The sum of these, and what is done to it.
+    Finish,
+}
+
 /// Invocations of a workgroup of the register family: one vector of the CPU's.
 const LANES: usize = 8;
+/// A side of the tiled family's tiles, and the terms of a step.
+const TILE: usize = 32;
+/// Terms of a part at least; fewer are not worth a second pass.
+const LEAST_PART: usize = 4 * TILE;
 
 impl Product {
-    fn traffic(&self, tile: [usize; 2], register: [usize; 2], shared: bool) -> Traffic {
+    fn traffic(&self, tile: [usize; 2], register: [usize; 2], parts: usize, shared: bool) -> Traffic {
         let extents = [self.rows, self.columns, self.depth];
-        TiledProduct { extents, tile, register, parts: 1, element: self.element, shared }.traffic()
+        TiledProduct { extents, tile, register, parts, element: self.element, shared }.traffic()
+    }
+
+    /// Terms of a part if the sum is cut so that a GPU is kept busy: a batch has few rows, so whole sums are few workgroups, and their tiles
+    /// are so small that a compute unit needs some eight of them.
+    fn part(&self, profile: &Profile) -> usize {
+        let groups = self.columns.div_ceil(TILE) * self.rows.div_ceil(TILE);
+        let parts = (4 * profile.busy_workgroups()).div_ceil(groups);
+        self.depth.div_ceil(parts).next_multiple_of(TILE).max(LEAST_PART)
     }
 
     fn implementations(
         &self,
-        entries: [&'static str; 2],
+        entries: [&'static str; 3],
         profile: &Profile,
-        make: impl Fn(&'static str) -> Kernel,
+        make: impl Fn(&'static str, Pass) -> Kernel,
     ) -> Vec<Implementation> {
-        let with_extents = |entry| {
-            make(entry).geometries([("rows", self.rows), ("columns", self.columns), ("depth", self.depth)])
+        let with_extents = |entry, pass| {
+            make(entry, pass)
+                .geometries([("rows", self.rows), ("columns", self.columns), ("depth", self.depth)])
+                .constant("SPLIT", pass == Pass::Parts)
         };
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let tiled = with_extents(entries[0])
-            .constant("LEFT_ALONG_K", self.along_k[0])
-            .constant("RIGHT_ALONG_K", self.along_k[1])
-            .constant("TILE_M", 32u32)
-            .constant("TILE_N", 32u32)
-            .constant("DEPTH", 32u32)
-            .constant("EACH_M", 4u32)
-            .constant("EACH_N", 2u32)
-            .workgroup(128, 1, 1)
-            .traffic(self.traffic([32, 32], [4, 2], true))
-            .groups(self.columns.div_ceil(32), self.rows.div_ceil(32), 1);
+        let tiled = |pass: Pass, part: usize| {
+            let parts = self.depth.div_ceil(part);
+            with_extents(entries[0], pass)
+                .geometry("part", part)
+                .constant("LEFT_ALONG_K", self.along_k[0])
+                .constant("RIGHT_ALONG_K", self.along_k[1])
+                .constant("TILE_M", count(TILE))
+                .constant("TILE_N", count(TILE))
+                .constant("DEPTH", count(TILE))
+                .constant("EACH_M", 4u32)
+                .constant("EACH_N", 2u32)
+                .workgroup(128, 1, 1)
+                .traffic(self.traffic([TILE, TILE], [4, 2], parts, true))
+                .groups(self.columns.div_ceil(TILE), self.rows.div_ceil(TILE), parts)
+        };
         // Few rows leave registers for more columns.
         let each_m = self.rows.min(LANES);
         let each_n = (32 / each_m).min(8);
         let register = |broadcast: bool| {
-            with_extents(entries[1])
+            with_extents(entries[1], Pass::Whole)
                 .constant("EACH_M", count(each_m))
                 .constant("EACH_N", count(each_n))
                 .constant("BROADCAST", broadcast)
                 .constant("LEFT_ALONG_K", self.along_k[0])
                 .constant("LANES", count(LANES))
                 .workgroup(count(LANES), 1, 1)
-                .traffic(self.traffic([each_m, LANES * each_n], [each_m, each_n], false))
+                .traffic(self.traffic([each_m, LANES * each_n], [each_m, each_n], 1, false))
                 .groups(self.columns.div_ceil(LANES * each_n), self.rows.div_ceil(each_m), 1)
         };
-        let mut list = vec![
-            Implementation::new("tiled", vec![tiled])
-                .workgroup_memory(4 * 2 * 32 * 32)
-                .suits(AdapterClass::GPU),
-        ];
+        let on_gpus = |name, kernels| {
+            Implementation::new(name, kernels).workgroup_memory(4 * 2 * TILE * TILE).suits(AdapterClass::GPU)
+        };
+        let mut list = Vec::new();
+        let part = self.part(profile);
+        let parts = self.depth.div_ceil(part);
+        if parts > 1 {
+            let results = self.rows * self.columns;
+            let sums = tiled(Pass::Parts, part).bind("partial", Slot::Scratch(0));
+            let finish = with_extents(entries[2], Pass::Finish)
+                .geometry("parts", parts)
+                .bind("partial", Slot::Scratch(0))
+                .linear(results);
+            list.push(on_gpus("tiled_split", vec![sums, finish]).scratch(parts * results));
+        }
+        list.push(on_gpus("tiled", vec![tiled(Pass::Whole, self.depth)]));
         if profile.class == AdapterClass::Software && profile.subgroup.is_some_and(|s| s as usize == LANES) {
             list.push(Implementation::new("lanes", vec![register(true)]).suits(AdapterClass::SOFTWARE));
         }

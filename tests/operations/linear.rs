@@ -1,6 +1,7 @@
 //! Fully connected layers and their gradients.
 
-use incept::graph::Operation;
+use incept::graph::{Operation, Spec};
+use incept::kernel::{AdapterClass, Operand, Operands, Profile};
 use incept::ops::{Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad};
 use proptest::prelude::*;
 
@@ -23,6 +24,25 @@ proptest! {
         check(&LinearWeightGrad, &[spec(&x), spec(&dy)], &[&x, &dy], 1e-5, &[], &[]);
         check(&LinearBiasGrad, &[spec(&dy)], &[&dy], 1e-5, &[], &[]);
     }
+}
+
+/// Sums that are long enough to be cut into parts, the last a shorter one.
+#[test]
+fn long_sums() {
+    for (batch, features, outputs) in [(33, 700, 70), (300, 40, 36), (5, 520, 400)] {
+        let (x, w) = (noise(&[batch, features], 1), noise(&[outputs, features], 2));
+        let (b, dy) = (noise(&[outputs], 3), noise(&[batch, outputs], 4));
+        let forward = Linear { relu: true };
+        check(&forward, &[spec(&x), spec(&w), spec(&b)], &[&x, &w, &b], 1e-5, &[], &[]);
+        let op = LinearInputGrad { shape: x.dims.clone().into() };
+        check(&op, &[spec(&dy), spec(&w)], &[&dy, &w], 1e-5, &[], &[]);
+        check(&LinearWeightGrad, &[spec(&x), spec(&dy)], &[&x, &dy], 1e-5, &[], &[]);
+    }
+    let (x, w, b) = (noise(&[33, 700], 1), noise(&[70, 700], 2), noise(&[70], 3));
+    let inputs = [&x, &w, &b].map(|tensor| Operand::dense(spec(tensor)));
+    let operands = Operands { layer: "fc", inputs: &inputs, outputs: &[Operand::dense(Spec::f32([33, 70]))] };
+    let gpu = Linear { relu: false }.kernels(&operands, &Profile::webgpu(AdapterClass::Discrete));
+    assert_eq!((gpu[0].name, gpu[0].kernels.len(), gpu[0].kernels[0].groups), ("tiled_split", 2, [3, 2, 6]));
 }
 
 #[test]

@@ -41,6 +41,19 @@ pub fn fails(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// A Python that has these modules: the one that `INCEPT_PYTHON` names, which must have them, or the usual one, if it has.
+pub fn python_with(modules: &str) -> Option<String> {
+    let named = std::env::var("INCEPT_PYTHON").ok();
+    let python = named.clone().unwrap_or_else(|| "python3".into());
+    let found = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
+    if found.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    assert!(named.is_none(), "INCEPT_PYTHON is {python}, which has no {modules}");
+    eprintln!("not run: {python} has no {modules}; INCEPT_PYTHON names another");
+    None
+}
+
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
 }

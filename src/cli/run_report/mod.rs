@@ -124,7 +124,7 @@ impl RunReport {
             gpu: &gpu,
             element,
             set,
-            crops: CropTest::One,
+            crops: CropTest::Whole,
             batch: self.batch,
             load: &self.load,
             worst: MISTAKES,

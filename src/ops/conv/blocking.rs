@@ -1,12 +1,6 @@
 //! How the families for GPUs cut a product into tiles of workgroups and its sum into parts.
 
-use crate::kernel::{AdapterClass, Profile};
-
-/// Workgroups that keep a device busy. For a large discrete GPU two for each of its hundred and some compute units; an integrated one
-/// has a tenth of them.
-pub(super) fn busy(profile: &Profile) -> usize {
-    if profile.class == AdapterClass::Discrete { 264 } else { 32 }
-}
+use crate::kernel::Profile;
 
 /// A tile of a workgroup: `m` x `n` results, `depth` terms of the sum at a time.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +34,7 @@ impl Blocking {
         let steps = terms.div_ceil(self.depth);
         let groups: usize = self.groups(m, n).iter().product();
         let most = (terms / 128).clamp(1, 256).min(steps);
-        let fewest = busy(profile).div_ceil(groups).min(most);
+        let fewest = profile.busy_workgroups().div_ceil(groups).min(most);
         // More than twice what keeps a device busy only lengthens the second pass.
         let range = fewest..=most.min(2 * fewest);
         let lean = |parts: &usize| self.is_lean([m, n, terms], *parts);
@@ -54,7 +48,7 @@ impl Blocking {
     fn time(&self, m: usize, n: usize, steps: usize, parts: usize, profile: &Profile) -> f64 {
         // Terms of the sum in whose time a workgroup begins and ends.
         const ENDS: f64 = 64.0;
-        let units = busy(profile) / 2;
+        let units = profile.busy_workgroups() / 2;
         let groups: usize = self.groups(m, n).iter().product();
         // A unit holds some 512 invocations and is slowed down by having less than half of them.
         let resident = 512 / self.invocations;
