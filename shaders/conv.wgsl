@@ -298,7 +298,7 @@ fn bias_planes(
 }
 
 // One workgroup for each sum, in a tree of fixed shape.
-//# bias_planes_tiled sum_items_tiled
+//# bias_parts_tiled sum_items_tiled
 var<workgroup> shares: array<f32, WORKGROUP>;
 
 fn add_up(local: u32, share: f32) -> f32 {
@@ -310,25 +310,34 @@ fn add_up(local: u32, share: f32) -> f32 {
     return shares[0];
 }
 
-// As bias_planes.
-//# bias_planes_tiled
-
+// The sum of dy over the planes of a channel in some items: a workgroup for each part of the items, and in each for each channel. With VECTOR, planes
+// are whole vectors. p: items, chunk (items of a part), outputs, plane (in vectors with VECTOR), y_offset, y_stride.
+//# bias_parts_tiled
 @compute @workgroup_size(WORKGROUP_X)
-fn bias_planes_tiled(
+fn bias_parts_tiled(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
     let i = linear_group(group, groups);
-    let inside = i < p.items * p.outputs;
-    let n = i / p.outputs;
-    let first = p.y_offset + n * p.y_stride + (i - n * p.outputs) * p.plane;
+    let part = i / p.outputs;
+    let o = i - part * p.outputs;
+    let first = part * p.chunk;
+    let last = min(first + p.chunk, p.items);
     var sum = 0.0;
-    if inside {
-        for (var k = local; k < p.plane; k += WORKGROUP) { sum += f32(dy_data[first + k]); }
+    if first < last {
+        for (var k = local; k < (last - first) * p.plane; k += WORKGROUP) {
+            let n = k / p.plane;
+            let place = p.y_offset + (first + n) * p.y_stride;
+#if VECTOR
+            sum += dot(vec4<f32>(dy_data[place / 4u + o * p.plane + k - n * p.plane]), vec4(1.0));
+#else
+            sum += f32(dy_data[place + o * p.plane + k - n * p.plane]);
+#endif
+        }
     }
     sum = add_up(local, sum);
-    if local == 0u && inside { partial[i] = sum; }
+    if local == 0u && first < last { partial[i] = sum; }
 }
 
 // db = the sum over items of the planes' sums, in their order. p: items, outputs.

@@ -6,7 +6,8 @@
 // weight gradient  dw[output, feature] m output, n feature, k item
 //
 // Constants: RELU; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N as in conv.wgsl; LEFT_ALONG_K, RIGHT_ALONG_K (the operand lies along k), SPLIT (the sum over k is cut into
-// parts, one for each group.z), BROADCAST, LANES. p: rows, columns, depth (extents of m, n, k), part (terms of a part), parts, features, outputs, x_offset, x_stride, y_offset, y_stride.
+// parts, one for each group.z), BROADCAST, LANES, TERMS (the depth, where it is the batch). p: rows, columns, depth (extents of m, n, k), part (terms of a
+// part), parts, features, outputs, x_offset, x_stride, y_offset, y_stride.
 
 //# forward_tiled forward_register
 fn left(m: u32, k: u32) -> f32 { return f32(x_data[p.x_offset + m * p.x_stride + k]); }
@@ -36,10 +37,8 @@ fn store(m: u32, n: u32, sum: f32) { dx_data[p.x_offset + m * p.x_stride + n] = 
 fn left(m: u32, k: u32) -> f32 { return f32(dy_data[p.y_offset + k * p.y_stride + m]); }
 fn right(k: u32, n: u32) -> f32 { return f32(x_data[p.x_offset + k * p.x_stride + n]); }
 
-//# weight_gradient_tiled weight_gradient_register weight_gradient_finish
-#if !SPLIT
+//# weight_gradient_tiled weight_gradient_register
 fn store(m: u32, n: u32, sum: f32) { dw[m * p.features + n] = sum; }
-#endif
 
 //# forward_tiled input_gradient_tiled weight_gradient_tiled
 const ROWS = TILE_M / EACH_M;
@@ -139,17 +138,22 @@ fn tile(group: vec3<u32>, local: u32) {
     var sum{i}_{j} = 0.0;
 #end
 #end
+#if LEFT_ALONG_K
+    let terms = p.depth;
+#else
+    const terms = TERMS;
+#endif
 #if BROADCAST
 #if LEFT_ALONG_K
     // A lane loads one of eight terms of each row.
-    for (var start = 0u; start < p.depth; start += WORKGROUP) {
-        let k = min(start + local, p.depth - 1u);
+    for (var start = 0u; start < terms; start += WORKGROUP) {
+        let k = min(start + local, terms - 1u);
 #repeat i EACH_M
-        let lane{i} = select(0.0, left(m{i}, k), start + local < p.depth);
+        let lane{i} = select(0.0, left(m{i}, k), start + local < terms);
 #end
 #repeat l LANES
         {
-            let k = min(start + {l}u, p.depth - 1u);
+            let k = min(start + {l}u, terms - 1u);
 #repeat j EACH_N
             let b{j} = right(k, n{j});
 #end
@@ -165,7 +169,7 @@ fn tile(group: vec3<u32>, local: u32) {
 #else
     // A lane loads one of at most eight rows.
     let m = min(first_m + local, p.rows - 1u);
-    for (var k = 0u; k < p.depth; k++) {
+    for (var k = 0u; k < terms; k++) {
         let lane = left(m, k);
 #repeat j EACH_N
         let b{j} = right(k, n{j});
@@ -179,7 +183,7 @@ fn tile(group: vec3<u32>, local: u32) {
     }
 #endif
 #else
-    for (var k = 0u; k < p.depth; k++) {
+    for (var k = 0u; k < terms; k++) {
 #repeat j EACH_N
         let b{j} = right(k, n{j});
 #end
@@ -237,7 +241,7 @@ fn weight_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
 }
 
 // The sum of the parts, in their order. p: rows, columns, parts.
-//# forward_finish input_gradient_finish weight_gradient_finish
+//# forward_finish input_gradient_finish
 fn finish(i: u32) {
     if i >= p.rows * p.columns { return; }
     var sum = 0.0;
@@ -259,16 +263,6 @@ fn forward_finish(
 //# input_gradient_finish
 @compute @workgroup_size(WORKGROUP_X)
 fn input_gradient_finish(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    finish(linear_index(group, groups, local));
-}
-
-//# weight_gradient_finish
-@compute @workgroup_size(WORKGROUP_X)
-fn weight_gradient_finish(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,

@@ -84,6 +84,14 @@ impl Terminal {
     }
 }
 
+impl Drop for Terminal {
+    /// A test that fails leaves nothing running.
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+    }
+}
+
 fn train(runs: &Path, epochs: &str) -> Terminal {
     Terminal::start(&[
         "train",

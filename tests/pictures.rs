@@ -116,11 +116,8 @@ fn grad_cam_is_drawn_for_each_softmax() {
     let close =
         |a: &Value, b: &Value| (a.as_f64().expect("a number") - b.as_f64().expect("a number")).abs() < 1e-4;
     assert!(close(&heads[0]["probability"], &classified["probability"]), "{events:?} {classified}");
-    let ((width, height), colours) = look(&png);
-    assert!(
-        width == 2 * (56 + 4 * 190 - 14) && height > 500 && colours > 200,
-        "{width} x {height}, {colours}"
-    );
+    let (extents, colours) = look(&png);
+    assert!(extents == (2 * (56 + 4 * 190 - 14), 656) && colours > 200, "{extents:?}, {colours}");
     stdout(&["look", "gradcam", checkpoint, picture, "--head", "aux1", "--class", "3", "--out", text(&svg)]);
     let drawn = std::fs::read_to_string(&svg).expect("an SVG file");
     assert!(drawn.matches("<image ").count() == 2 && drawn.contains("aux1, sees 4a"), "{drawn}");
@@ -147,8 +144,8 @@ fn features_filters_and_occlusion_are_drawn() {
     ])[0];
     // 64 channels an eighth as wide; below 64 pixels the first layer has stride 1.
     assert_eq!((&features["channels"], &features["height"]), (&8.into(), &32.into()), "{features}");
-    let ((width, _), colours) = look(&out);
-    assert!(width > 1700 && colours > 100, "{width}, {colours}");
+    let (extents, colours) = look(&out);
+    assert!(extents == (1848, 400) && colours > 100, "{extents:?}, {colours}");
     let errors = fails(&["look", "features", checkpoint, picture, "--layer", "conv9"]);
     assert!(errors.contains("inception_3a/output"), "{errors}");
     std::fs::copy(picture, file("one.png")).expect("a copy");
@@ -158,9 +155,10 @@ fn features_filters_and_occlusion_are_drawn() {
     let out = file("filters.png");
     let filters = &json(&["look", "filters", checkpoint, "--out", text(&out), "--json"])[0];
     assert_eq!((&filters["filters"], &filters["width"]), (&8.into(), &7.into()));
-    assert!(look(&out).1 > 100);
+    let (extents, colours) = look(&out);
+    assert!(extents == (1204, 304) && colours > 100, "{extents:?}, {colours}");
 
-    let out = file("occlusion.svg");
+    let (out, png) = (file("occlusion.svg"), file("occlusion.png"));
     let occlusion = &json(&[
         "look",
         "occlusion",
@@ -184,6 +182,20 @@ fn features_filters_and_occlusion_are_drawn() {
         "covering the seven changes something: {map:?}"
     );
     assert_eq!(std::fs::read_to_string(&out).expect("an SVG file").matches("<image ").count(), 3);
+    stdout(&[
+        "look",
+        "occlusion",
+        checkpoint,
+        picture,
+        "--window",
+        "16",
+        "--stride",
+        "16",
+        "--out",
+        text(&png),
+    ]);
+    let (extents, colours) = look(&png);
+    assert!(extents == (1224, 624) && colours > 100, "{extents:?}, {colours}");
 }
 
 #[test]

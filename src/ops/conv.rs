@@ -326,7 +326,7 @@ impl Operation for ConvBiasGrad {
         Ok(vec![Spec::f32([outputs])])
     }
 
-    fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
-        kernels::bias_gradient(operands)
+    fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
+        kernels::bias_gradient(operands, profile)
     }
 }

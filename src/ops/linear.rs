@@ -92,8 +92,8 @@ impl Operation for Linear {
             along_k: [true, true],
             element: elements([x, weight, y]),
         };
-        let entries = ["forward_tiled", "forward_register", "forward_finish"];
-        product.implementations(entries, profile, |entry, pass| {
+        let entries = ["forward_tiled", "forward_register"];
+        product.implementations(entries, Some("forward_finish"), profile, |entry, pass| {
             let mut kernel = kernel(operands, entry, x, y).constant("RELU", self.relu);
             if pass != Pass::Finish {
                 kernel = kernel.bind("x_data", Slot::Input(0)).bind("weight", Slot::Input(1));
@@ -141,8 +141,8 @@ impl Operation for LinearInputGrad {
             along_k: [true, false],
             element: elements([dy, weight, dx]),
         };
-        let entries = ["input_gradient_tiled", "input_gradient_register", "input_gradient_finish"];
-        product.implementations(entries, profile, |entry, pass| {
+        let entries = ["input_gradient_tiled", "input_gradient_register"];
+        product.implementations(entries, Some("input_gradient_finish"), profile, |entry, pass| {
             let mut kernel = kernel(operands, entry, dx, dy);
             if pass != Pass::Finish {
                 kernel = kernel.bind("dy_data", Slot::Input(0)).bind("weight", Slot::Input(1));
@@ -185,16 +185,13 @@ impl Operation for LinearWeightGrad {
             along_k: [false, false],
             element: elements([dy, x, &operands.outputs[0]]),
         };
-        let entries = ["weight_gradient_tiled", "weight_gradient_register", "weight_gradient_finish"];
-        product.implementations(entries, profile, |entry, pass| {
-            let mut kernel = kernel(operands, entry, x, dy);
-            if pass != Pass::Finish {
-                kernel = kernel.bind("x_data", Slot::Input(0)).bind("dy_data", Slot::Input(1));
-            }
-            if pass != Pass::Parts {
-                kernel = kernel.bind("dw", Slot::Output(0));
-            }
-            kernel
+        // Its sum over the batch is short and its results are many: there is nothing to cut.
+        let entries = ["weight_gradient_tiled", "weight_gradient_register"];
+        product.implementations(entries, None, profile, |entry, _| {
+            kernel(operands, entry, x, dy)
+                .bind("x_data", Slot::Input(0))
+                .bind("dy_data", Slot::Input(1))
+                .bind("dw", Slot::Output(0))
         })
     }
 
@@ -293,7 +290,8 @@ impl Product {
 
     fn implementations(
         &self,
-        entries: [&'static str; 3],
+        entries: [&'static str; 2],
+        finish: Option<&'static str>,
         profile: &Profile,
         make: impl Fn(&'static str, Pass) -> Kernel,
     ) -> Vec<Implementation> {
@@ -318,7 +316,8 @@ impl Product {
                 .traffic(self.traffic([TILE, TILE], [4, 2], parts, true))
                 .groups(self.columns.div_ceil(TILE), self.rows.div_ceil(TILE), parts)
         };
-        // Few rows leave registers for more columns.
+        // Few rows leave registers for more columns. The terms of a sum over the batch are a constant (TERMS): lavapipe compiles a kernel anew in
+        // every step if a loop that is short enough to be written out has its length from a uniform.
         let each_m = self.rows.min(LANES);
         let each_n = (32 / each_m).min(8);
         let register = |broadcast: bool| {
@@ -327,6 +326,7 @@ impl Product {
                 .constant("EACH_N", count(each_n))
                 .constant("BROADCAST", broadcast)
                 .constant("LEFT_ALONG_K", self.along_k[0])
+                .constant("TERMS", count(self.depth))
                 .constant("LANES", count(LANES))
                 .workgroup(count(LANES), 1, 1)
                 .traffic(self.traffic([each_m, LANES * each_n], [each_m, each_n], 1, false))
@@ -338,10 +338,10 @@ impl Product {
         let mut list = Vec::new();
         let part = self.part(profile);
         let parts = self.depth.div_ceil(part);
-        if parts > 1 {
+        if let Some(entry) = finish.filter(|_| parts > 1) {
             let results = self.rows * self.columns;
             let sums = tiled(Pass::Parts, part).bind("partial", Slot::Scratch(0));
-            let finish = with_extents(entries[2], Pass::Finish)
+            let finish = with_extents(entry, Pass::Finish)
                 .geometry("parts", parts)
                 .bind("partial", Slot::Scratch(0))
                 .linear(results);

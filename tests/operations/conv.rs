@@ -64,6 +64,15 @@ fn directions(
 }
 
 /// A convolution that a batch norm was folded into: with a bias of its own, and with a sum that is cut and none.
+/// Items that are added up in parts, the last a smaller one, with planes of whole vectors and without.
+#[test]
+fn bias_of_many_items() {
+    for (items, outputs, side) in [(40, 100, 4), (37, 70, 5), (3, 300, 6)] {
+        let dy = noise(&[items, outputs, side, side], 1);
+        check(&ConvBiasGrad, &[spec(&dy)], &[&dy], 1e-5, &[], &[]);
+    }
+}
+
 #[test]
 fn folded_batch_norm() {
     for (dims, outputs, kernel, bias) in [([2, 12, 4, 8], 24, 3, true), ([1, 300, 5, 5], 10, 1, false)] {

@@ -2,7 +2,7 @@
 //! drivers that run on a CPU and have subgroups.
 
 use super::product::{Epilogue, Product};
-use super::{Conv, ConvInputGrad, Extents, cooperative, lanes, tiled};
+use super::{Conv, ConvInputGrad, Extents, cooperative, implicit::accessed, lanes, tiled};
 use crate::kernel::{
     AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot, TiledProduct, Traffic,
 };
@@ -207,35 +207,51 @@ pub(super) fn finish_parts(
     implementation
 }
 
-pub(super) fn bias_gradient(operands: &Operands<'_>) -> Vec<Implementation> {
+pub(super) fn bias_gradient(operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
     let dy = &operands.inputs[0];
     let [items, outputs, plane] = dy.spec.shape.ncs();
-    let planes = |entry| {
-        Kernel::new(operands, SOURCE, entry)
-            .geometries([
-                ("items", items),
-                ("outputs", outputs),
-                ("plane", plane),
-                ("y_offset", dy.offset),
-                ("y_stride", dy.batch_stride),
-            ])
-            .bind("dy_data", Slot::Input(0))
-            .bind("partial", Slot::Scratch(0))
+    let planes = |entry, plane: usize| {
+        Kernel::new(operands, SOURCE, entry).geometries([
+            ("items", items),
+            ("outputs", outputs),
+            ("plane", plane),
+            ("y_offset", dy.offset),
+            ("y_stride", dy.batch_stride),
+        ])
     };
-    let second = |entry| {
+    let second = |entry, sums: usize| {
         Kernel::new(operands, SOURCE, entry)
-            .geometries([("items", items), ("outputs", outputs)])
+            .geometries([("items", sums), ("outputs", outputs)])
             .bind("partial", Slot::Scratch(0))
             .bind("db", Slot::Output(0))
     };
-    let tiled = planes("bias_planes_tiled").linear_groups(items * outputs);
-    let serial = planes("bias_planes").workgroup(8, 1, 1).linear(items * outputs);
+    // Workgroups of 64 invocations: a compute unit of a GPU has room for many.
+    let most = (8 * profile.busy_workgroups()).div_ceil(outputs).min(items);
+    let chunk = items.div_ceil(most);
+    let parts = items.div_ceil(chunk);
+    let vector = plane.is_multiple_of(4) && dy.is_aligned(4);
+    let first = planes("bias_parts_tiled", if vector { plane / 4 } else { plane })
+        .geometry("chunk", chunk)
+        .constant("VECTOR", vector)
+        .bind_as("dy_data", Slot::Input(0), accessed(vector))
+        .linear_groups(parts * outputs);
+    let tiled = if parts == 1 {
+        Implementation::new("tiled", vec![first.bind("partial", Slot::Output(0))])
+    } else {
+        let kernels = vec![
+            first.bind("partial", Slot::Scratch(0)),
+            second("sum_items_tiled", parts).linear_groups(outputs),
+        ];
+        Implementation::new("tiled", kernels).scratch(parts * outputs)
+    };
+    let serial = planes("bias_planes", plane)
+        .bind("dy_data", Slot::Input(0))
+        .bind("partial", Slot::Scratch(0))
+        .workgroup(8, 1, 1)
+        .linear(items * outputs);
     vec![
-        Implementation::new("tiled", vec![tiled, second("sum_items_tiled").linear_groups(outputs)])
-            .scratch(items * outputs)
-            .workgroup_memory(4 * 64)
-            .suits(AdapterClass::GPU),
-        Implementation::new("serial", vec![serial, second("sum_items").linear(outputs)])
+        tiled.workgroup_memory(4 * 64).suits(AdapterClass::GPU),
+        Implementation::new("serial", vec![serial, second("sum_items", items).linear(outputs)])
             .scratch(items * outputs)
             .suits(AdapterClass::SOFTWARE),
     ]
