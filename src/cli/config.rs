@@ -295,6 +295,7 @@ pub(crate) mod as_text {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::options::Average;
 
     #[test]
     fn recipes_are_valid_and_flags_win_over_files_over_recipes() {
@@ -323,6 +324,43 @@ mod tests {
             error.contains("mine.toml") && error.contains("speed") && error.contains("weight-decay"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn flags_take_back_what_a_recipe_or_a_file_set() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("mine.toml");
+        let text = "[training]\npatience = 3\nlimit = 10\nclass-weights = \"balanced\"\nfreeze-until = \"heads\"\nno-validation = true
+            [load]\nworkers = 2\nmax-bad = 0\n[run]\nview = \"plain\"\nruns-dir = \"mine\"\nout = \"net.safetensors\"\n";
+        std::fs::write(&file, text).expect("can be written");
+        let mut flags = Config::default();
+        flags.optimizer.clip_norm = Some(0.0);
+        flags.optimizer.average = Some("none".parse().expect("an average"));
+        let none = || Some("none".to_string());
+        flags.training = TrainingArgs {
+            patience: Some(0),
+            limit: Some(0),
+            class_weights: none(),
+            freeze_until: none(),
+            no_validation: Some(false),
+            ..TrainingArgs::default()
+        };
+        let mut config = flags.layered(Some(Recipe::Small), Some(&file)).expect("layers");
+        config.training.take_back();
+        let optimizer = config.optimizer.resolve();
+        assert_eq!((optimizer.clip_norm, optimizer.average), (Some(f32::INFINITY), None));
+        let training = &config.training;
+        assert_eq!((training.patience, training.limit, training.no_validation), (None, None, Some(false)));
+        assert_eq!((&training.class_weights, &training.freeze_until), (&None, &None));
+        assert_eq!((config.load.workers, config.load.max_bad), (Some(2), Some(0)));
+        assert_eq!(
+            (config.run.view, config.run.runs_dir.clone()),
+            (Some(ViewName::Plain), Some("mine".into()))
+        );
+        // A run that is trained again leaves this one's checkpoint alone.
+        let again: Config = toml::from_str(&config.to_toml().expect("TOML")).expect("the same");
+        assert_eq!((again.run.out.clone(), config.run.out.clone()), (None, Some("net.safetensors".into())));
+        assert_eq!(again.optimizer.average, Some(Average(None)));
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "COUNT", default_value_t = 5, help_heading = "Comparison", requires = "train")]
     epochs: u64,
     /// Networks of each kind; their spread says what chance does. One is a look, three or more are a measurement.
-    #[arg(long, value_name = "COUNT", default_value_t = 1, help_heading = "Comparison", requires = "train")]
+    #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = "Comparison", requires = "train")]
     seeds: u64,
     /// Learning rate, the same all the time.
     #[arg(
@@ -87,7 +87,7 @@ Examples:
   incept explain --checkpoint photos.safetensors       those of a trained network
   incept explain --variant torchvision --out flow.svg  how much less the auxiliary softmaxes matter with batch norm
   incept explain --train                               a pair of networks, with and without
-  incept explain --train --seeds 3 --epochs 15         three pairs, for longer: with ranges";
+  incept explain --train --seeds 10 --epochs 15        ten pairs, for longer: with ranges";
 
 /// Width and size where no option says them: what a software driver can do in minutes, deep enough to show it.
 const WIDTH: f64 = 0.25;
