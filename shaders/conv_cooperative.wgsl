@@ -468,7 +468,7 @@ fn product_cooperative(
 #if EMULATED
     let subgroup = local / LANES;
 #endif
-    tile(group, local, subgroup);
+    tile(tile_of(group), local, subgroup);
 }
 
 //# weight_gradient_cooperative

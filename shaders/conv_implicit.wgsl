@@ -105,6 +105,16 @@ fn finish(value: Value, row: u32, pixel: u32, plane: u32) {
 #endif
 
 //# product_tiled product_cooperative
+// A workgroup's row and column of tiles, and its part of the sum. With FOLD, a grid too long for one dimension goes on in the third; its last columns lie
+// past the end.
+fn tile_of(group: vec3<u32>) -> vec3<u32> {
+#if FOLD
+    return vec3(group.x, group.y + group.z * p.in_a_row, 0u);
+#else
+    return group;
+#endif
+}
+
 // A pixel's place in channel 0 of its item, and the coordinates of its window.
 struct Window {
     base: u32,

@@ -11,7 +11,7 @@
 // only a change of tap asks where the window is; inputs of few channels have both in one line instead.
 //
 // Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N, VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS
-// (vectors that an invocation loads for a pair of tiles), FOUR = 4; TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, BIAS, NORM, RELU, ACCUMULATE, MASK; TRANSPOSED, DEAL, PHASES_H,
+// (vectors that an invocation loads for a pair of tiles), FOUR = 4; TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU, ACCUMULATE, MASK; TRANSPOSED, DEAL, PHASES_H,
 // PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as in conv_lanes.wgsl.
 
 //# product_tiled weight_gradient_tiled
@@ -43,9 +43,10 @@ fn pixel_of(first: u32, v: u32, e: u32) -> u32 {
 }
 
 // p: batch, rows, depth, height, width (of the source), out_height, out_width, pad_h, pad_w, source_offset, source_stride, result_offset,
-// result_stride, steps (of DEPTH terms), chunk (steps of a part).
+// result_stride, steps (of DEPTH terms), chunk (steps of a part), in_a_row (columns of tiles in a row of the grid).
 @compute @workgroup_size(WORKGROUP_X)
-fn product_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let group = tile_of(place_in_grid);
     let pixels = p.batch * p.out_height * p.out_width;
     let plane = p.height * p.width;
     let first_n = group.y * TILE_N;

@@ -43,8 +43,11 @@ fn store(m: u32, n: u32, sum: f32) { dw[m * p.features + n] = sum; }
 //# forward_tiled input_gradient_tiled weight_gradient_tiled
 const ROWS = TILE_M / EACH_M;
 const COLUMNS = TILE_N / EACH_N;
-var<workgroup> left_tile: array<f32, TILE_M * DEPTH>;
-var<workgroup> right_tile: array<f32, TILE_N * DEPTH>;
+// Rows have one word more than they need, so that neighbours who load along k store into different banks.
+const LEFT_ROW = TILE_M + 1u;
+const RIGHT_ROW = TILE_N + 1u;
+var<workgroup> left_tile: array<f32, LEFT_ROW * DEPTH>;
+var<workgroup> right_tile: array<f32, RIGHT_ROW * DEPTH>;
 
 fn tile(group: vec3<u32>, local: u32) {
     let first_m = group.y * TILE_M;
@@ -75,7 +78,7 @@ fn tile(group: vec3<u32>, local: u32) {
             let k = i / TILE_M;
 #endif
             let inside = first_m + m < p.rows && start + k < p.depth;
-            left_tile[k * TILE_M + m] =
+            left_tile[k * LEFT_ROW + m] =
                 select(0.0, left(select(0u, first_m + m, inside), select(0u, start + k, inside)), inside);
         }
         for (var i = local; i < TILE_N * DEPTH; i += WORKGROUP) {
@@ -87,16 +90,16 @@ fn tile(group: vec3<u32>, local: u32) {
             let k = i / TILE_N;
 #endif
             let inside = first_n + n < p.columns && start + k < p.depth;
-            right_tile[k * TILE_N + n] =
+            right_tile[k * RIGHT_ROW + n] =
                 select(0.0, right(select(0u, start + k, inside), select(0u, first_n + n, inside)), inside);
         }
         workgroupBarrier();
         for (var k = 0u; k < DEPTH; k++) {
 #repeat i EACH_M
-            let a{i} = left_tile[k * TILE_M + row + {i}u * ROWS];
+            let a{i} = left_tile[k * LEFT_ROW + row + {i}u * ROWS];
 #end
 #repeat j EACH_N
-            let b{j} = right_tile[k * TILE_N + column + {j}u * COLUMNS];
+            let b{j} = right_tile[k * RIGHT_ROW + column + {j}u * COLUMNS];
 #repeat i EACH_M
             sum{i}_{j} += a{i} * b{j};
 #end

@@ -247,6 +247,12 @@ fn graph_writes_svg_and_dot() {
     let dot = stdout(&["graph", "--format", "dot", "--variant", "torchvision", "--classes", "7"]);
     assert!(dot.starts_with("digraph") && dot.matches('{').count() == dot.matches('}').count(), "{dot}");
     assert!(dot.contains("[label=\"x 0.3\"]") && dot.contains("inception4e.branch2.1"), "{dot}");
+    let (gv, other) = (folder.path().join("net.gv"), folder.path().join("net.png"));
+    stdout(&["graph", "--out", text(&gv)]);
+    assert!(std::fs::read_to_string(&gv).expect("text").starts_with("digraph"));
+    assert!(stdout(&["graph", "--format", "dot", "--out", "-"]).starts_with("digraph"));
+    assert!(fails(&["graph", "--out", text(&other)]).contains(".svg, .dot or .gv"));
+    assert!(fails(&["graph", "--out", text(&gv), "--format", "svg"]).contains("another format"));
     let result = &json(&["graph", "--json"])[0];
     assert_eq!(result["nodes"].as_array().map(Vec::len), Some(96));
 }

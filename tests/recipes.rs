@@ -95,6 +95,16 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     let steps =
         |run: &RunFolder| run.log().expect("a log").iter().filter(|r| matches!(r, Record::Step(_))).count();
     assert_eq!((steps(&half), RunFolder::list(runs).expect("runs").len()), (10, 3));
+    // The same where the checkpoint is elsewhere, named by itself or by its run.
+    let file = runs.join("elsewhere.safetensors");
+    let begin = ["train", "--config", text(&config), "--tune", "off", "--name", "out", "--epochs", "1"];
+    stdout(&[&begin[..], &["--out", text(&file)]].concat(), runs);
+    let out = RunFolder::find(runs, "4").expect("by its number");
+    stdout(&["train", "--resume", text(&file), "--epochs", "2", "--tune", "off"], runs);
+    assert_eq!((steps(&out), tensors(&file)), (10, tensors(&run.last())));
+    stdout(&["train", "--resume", text(out.path()), "--epochs", "3", "--tune", "off"], runs);
+    assert_eq!((steps(&out), RunFolder::list(runs).expect("runs").len()), (15, 4));
+    std::fs::remove_dir_all(out.path()).expect("can be removed");
 
     let listed = json(&["runs", "--json"], runs);
     assert_eq!(listed.len(), 3);

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use incept::graph::{Element, Graph, Operation, Spec};
-use incept::kernel::{AdapterClass, Kernel, Operand, Operands, Profile, choose, pipeline_text};
+use incept::kernel::{AdapterClass, Kernel, MOST_GROUPS, Operand, Operands, Profile, choose, pipeline_text};
 use incept::nn::GoogLeNet;
 use incept::ops::Conv;
 use incept::plan::{BUSY_GROUPS, ENOUGH_INTENSITY, NodeCost, Plan, PlanOptions};
-use incept::train::{InferenceGraph, Optimizer, TrainingGraph};
+use incept::train::{InferenceGraph, Optimizer, Precision, TrainingGraph};
 use naga::ShaderStage;
 use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
@@ -81,6 +81,27 @@ fn heavy_convolutions_load_vectors_where_channels_allow() {
         }
     }
     assert!(failures.is_empty(), "{}", listed(&failures));
+}
+
+/// What a device would refuse: a batch that fits 2 GiB bindings in f16 has more tiles than a dimension of a grid.
+#[test]
+fn large_batches_fit_the_grid() {
+    let optimizer = Optimizer { precision: Precision::f16(), ..Optimizer::default() };
+    let graph = TrainingGraph::new(&GoogLeNet::paper(), &optimizer, 1024).expect("can be built").graph;
+    for class in [AdapterClass::Discrete, AdapterClass::Integrated] {
+        let profile = Profile { binding: 2 << 30, buffer: 1 << 40, f16: true, ..Profile::webgpu(class) };
+        for planned in &plan_for(&graph, &profile).nodes {
+            let kernels = &planned.implementation.kernels;
+            let groups: Vec<[u32; 3]> = kernels.iter().map(|k| k.groups).collect();
+            let fit = groups.iter().flatten().all(|n| *n <= MOST_GROUPS);
+            assert!(
+                fit,
+                "{} ({}): {groups:?}",
+                graph.node_ref(planned.node).name,
+                planned.implementation.name
+            );
+        }
+    }
 }
 
 /// The counts of an implementation are about the whole of its work: none does less arithmetic than its algorithm can, and none

@@ -17,6 +17,7 @@ use super::fetch::Fetch;
 use super::fit::interruptible;
 use super::plot::{self, Area, Drawn, Figure, INK, Unit};
 use super::report::{Rate, Reporter, shown, thousands};
+use super::tiles::shortened;
 use super::{Outcome, Result};
 
 /// Look at data sets, divide them, and get well-known ones.
@@ -409,13 +410,6 @@ fn image_element(corner: (i32, i32), picture: &image::RgbImage) -> Drawn<BitMapE
     element.ok_or_else(|| "the picture has the wrong size".into())
 }
 
-fn shortened(name: &str, most: usize) -> String {
-    if name.chars().count() <= most {
-        return name.into();
-    }
-    name.chars().take(most - 1).chain(['…']).collect()
-}
-
 #[derive(Serialize)]
 struct PreviewResult<'a> {
     sheet: &'a Path,
@@ -464,7 +458,13 @@ impl Preview {
         let title = data.name.clone();
         plot::save(&Contact { title, subtitle, columns: u32::from(self.columns), rows }, &self.out)?;
         unreadable.iter().try_for_each(|reason| reporter.line(&format!("unreadable: {reason}")))?;
-        reporter.line(&format!("wrote {}", shown(&self.out)))?;
+        let left_out = of_class.len() - classes;
+        let more = if left_out > 0 {
+            format!(", {classes} of {} classes; --rows {} shows all", of_class.len(), of_class.len())
+        } else {
+            String::new()
+        };
+        reporter.line(&format!("wrote {}{more}", shown(&self.out)))?;
         reporter.event(&PreviewResult { sheet: &self.out, classes, pictures, unreadable })?;
         Ok(Outcome::Done)
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use incept::Error;
-use incept::data::{CropTest, Dataset};
+use incept::data::{CropTest, Dataset, at_most};
 use incept::evaluate::{Assessment, MeanMetrics, Mistake, ReliabilityBin};
 use incept::runs::RunFolder;
 use incept::train::{Evaluation, InferenceGraph};
@@ -51,6 +51,9 @@ pub(crate) struct Eval {
     /// Which part of it.
     #[arg(long, value_name = "PART", default_value = "held-out", help_heading = "Data")]
     part: Part,
+    /// At most so many pictures of it, chosen evenly over the classes.
+    #[arg(long, value_name = "COUNT", help_heading = "Data")]
+    limit: Option<usize>,
     /// Pictures of a batch.
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     batch: usize,
@@ -210,6 +213,7 @@ impl Eval {
         let contestants: Vec<Contestant> =
             checkpoints.iter().map(|path| Contestant::load(path)).collect::<Result<_>>()?;
         let (what, set) = held_out(&contestants, data, self.part)?;
+        let set = if let Some(limit) = self.limit { at_most(set, limit, 0) } else { set };
         let gpu = common.open()?;
         let element = self.precision.element(&gpu);
         let first = &contestants[0];

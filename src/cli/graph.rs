@@ -1,7 +1,7 @@
 //! `incept graph`
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use incept::Error;
@@ -36,10 +36,10 @@ pub(crate) struct Graph {
     classes: usize,
     #[command(flatten)]
     network: NetworkArgs,
-    /// A drawing, or text for Graphviz.
-    #[arg(long, value_name = "FORMAT", default_value = "svg")]
-    format: Format,
-    /// The file [default: standard output].
+    /// A drawing, or text for Graphviz [default: what the file's name ends in, else svg].
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// The file, .svg, .dot or .gv; or `-` for standard output [default: standard output].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -71,11 +71,12 @@ impl Graph {
             None => self.network.network(self.classes, 224)?,
         };
         let topology = Topology::of(&network.build(1)?);
-        let text = match self.format {
+        let out = self.out.as_ref().filter(|out| *out != Path::new("-"));
+        let text = match self.format(out.map(PathBuf::as_path))? {
             Format::Svg => diagram::svg(&network, &topology),
             Format::Dot => dot(&network, &topology),
         };
-        match &self.out {
+        match out {
             Some(out) => {
                 write_atomically(out, text.as_bytes())?;
                 reporter.line(&format!("{} boxes in {}", topology.nodes.len(), shown(out)))?;
@@ -87,8 +88,25 @@ impl Graph {
             }
             None => {}
         }
-        reporter.event(&GraphResult { network: &network, topology: &topology, out: self.out.as_ref() })?;
+        reporter.event(&GraphResult { network: &network, topology: &topology, out })?;
         Ok(Outcome::Done)
+    }
+
+    /// What is written, by the option and by the file's name.
+    fn format(&self, out: Option<&Path>) -> incept::Result<Format> {
+        let Some(out) = out else { return Ok(self.format.unwrap_or(Format::Svg)) };
+        let ending = out.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let named = match ending.as_str() {
+            "svg" => Format::Svg,
+            "dot" | "gv" => Format::Dot,
+            _ => return Err(Error::format(out, "must end in .svg, .dot or .gv")),
+        };
+        match self.format {
+            Some(format) if format != named => {
+                Err(Error::format(out, "has the ending of another format than --format says"))
+            }
+            _ => Ok(named),
+        }
     }
 }
 

@@ -174,9 +174,17 @@ impl Recorder {
     }
 }
 
-/// The folder that a checkpoint lies in, if it is a run's.
-pub(crate) fn folder_of(checkpoint: &Path) -> Option<RunFolder> {
-    RunFolder::open(checkpoint.parent()?).ok()
+/// The folder of the run that a checkpoint is of: the one that a person named, the one that it lies in, or one of `runs` that says that its
+/// newest checkpoint is this file.
+pub(crate) fn folder_of(named: &Path, checkpoint: &Path, runs: &Path) -> Option<RunFolder> {
+    let inside = || RunFolder::open(checkpoint.parent()?).ok();
+    let elsewhere = || {
+        let file = std::path::absolute(checkpoint).ok()?;
+        let is_its = |run: &RunFolder| run.manifest().is_ok_and(|m| m.checkpoint.as_ref() == Some(&file));
+        // The newest, if a name was given to several.
+        RunFolder::list(runs).ok()?.into_iter().rev().find(is_its)
+    };
+    RunFolder::open(named).ok().or_else(inside).or_else(elsewhere)
 }
 
 /// The checkpoint that a person means by a path: a file, or the newest one of a run's folder.

@@ -37,14 +37,25 @@ const HEADING: u32 = 78;
 /// The title and its line need so much.
 const LEAST_WIDTH: u32 = 560;
 
-/// The text, with an ellipsis for what is wider than `width` pixels of the layout.
+/// The text, with an ellipsis in the middle for what is wider than `width` pixels of the layout: names often begin alike, and numbers come last.
 pub(crate) fn fitted(text: &str, width: u32, size: i32) -> String {
     // A letter of the embedded font is about so wide on the average.
     let most = (f64::from(width) / (0.55 * f64::from(size))).floor().max(2.0) as usize;
     if text.chars().count() <= most {
         return text.to_string();
     }
-    text.chars().take(most - 1).chain(['…']).collect()
+    shortened(text, most)
+}
+
+/// At most so many letters of a text, from its beginning and its end.
+pub(crate) fn shortened(text: &str, most: usize) -> String {
+    let count = text.chars().count();
+    if count <= most {
+        return text.to_string();
+    }
+    let last = most.saturating_sub(1) / 2;
+    let first = most.saturating_sub(1) - last;
+    text.chars().take(first).chain(['…']).chain(text.chars().skip(count - last)).collect()
 }
 
 impl Tiles {
@@ -128,10 +139,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_names_end_in_an_ellipsis() {
+    fn long_names_keep_their_ends() {
         assert_eq!(fitted("cat", 100, 12), "cat");
-        let short = fitted("standard schnauzer", 72, 12);
-        assert!(short.starts_with("stand") && short.ends_with('…'), "{short}");
+        let short = fitted("standard schnauzer 77%", 72, 12);
+        assert!(short.starts_with("stan") && short.ends_with(" 77%") && short.contains('…'), "{short}");
+        assert_eq!((shortened("abcdef", 6), shortened("abcdef", 4)), ("abcdef".into(), "ab…f".into()));
     }
 
     #[test]

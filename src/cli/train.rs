@@ -345,12 +345,11 @@ impl Train {
                 .file_name()
                 .map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned())
         });
-        let folder = match resumed.and_then(folder_of) {
+        let runs = run.config.run.runs_dir.as_deref().unwrap_or_else(|| Path::new("runs"));
+        let named = self.resume.as_deref();
+        let folder = match resumed.zip(named).and_then(|(file, named)| folder_of(named, file, runs)) {
             Some(folder) => folder,
-            None => {
-                let runs = run.config.run.runs_dir.as_deref().unwrap_or_else(|| Path::new("runs"));
-                RunFolder::create(runs, &name)?
-            }
+            None => RunFolder::create(runs, &name)?,
         };
         let chosen = &run.config.run.out;
         let out = chosen.clone().or_else(|| resumed.map(Path::to_path_buf)).unwrap_or_else(|| folder.last());

@@ -195,16 +195,21 @@ pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
         }
     };
     let train = match options.limit {
-        Some(limit) if limit < train.len() => {
-            let share = limit as f64 / train.len() as f64;
-            let (_, mut chosen) = stratified(train.as_ref(), share, options.seed);
-            // Each class rounds its share by itself.
-            chosen.truncate(limit);
-            Arc::new(Subset::new(train, chosen)) as Arc<dyn Dataset>
-        }
-        _ => train,
+        Some(limit) => at_most(train, limit, options.seed),
+        None => train,
     };
     Ok(OpenedData { train, held_out, name, suits })
+}
+
+/// At most so many pictures of a data set, chosen evenly over the classes by the seed.
+pub fn at_most(set: Arc<dyn Dataset>, limit: usize, seed: u64) -> Arc<dyn Dataset> {
+    if limit >= set.len() {
+        return set;
+    }
+    let (_, mut chosen) = stratified(set.as_ref(), limit as f64 / set.len() as f64, seed);
+    // Each class rounds its share by itself.
+    chosen.truncate(limit);
+    Arc::new(Subset::new(set, chosen))
 }
 
 /// A data set that may have no fixed test part.

@@ -283,7 +283,7 @@ impl Kernel {
         self
     }
 
-    /// Sets the workgroup counts, each at most 65,535.
+    /// Sets the workgroup counts. With more than [`MOST_GROUPS`] in a dimension the kernel fits no device.
     #[must_use]
     pub fn groups(mut self, x: usize, y: usize, z: usize) -> Self {
         let count = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX);
@@ -298,7 +298,7 @@ impl Kernel {
         self
     }
 
-    /// Sets the workgroup counts for at least `invocations` invocations in one line. More than 65,535 workgroups are folded
+    /// Sets the workgroup counts for at least `invocations` invocations in one line. More than [`MOST_GROUPS`] workgroups are folded
     /// into two dimensions: the shader gets its place from `linear_index`, and must check it against the total.
     #[must_use]
     pub fn linear(self, invocations: usize) -> Self {
@@ -310,10 +310,13 @@ impl Kernel {
     /// `linear_group`, and must check it against the total.
     #[must_use]
     pub fn linear_groups(self, groups: usize) -> Self {
-        let rows = groups.div_ceil(65_535).max(1);
+        let rows = groups.div_ceil(MOST_GROUPS as usize).max(1);
         self.groups(groups.div_ceil(rows), rows, 1)
     }
 }
+
+/// Workgroups that every WebGPU device takes in one dimension of a dispatch.
+pub const MOST_GROUPS: u32 = 65_535;
 
 /// One way to run an operation: kernels that run one after another, with scratch memory between them.
 #[derive(Clone, Debug, PartialEq)]
@@ -360,6 +363,7 @@ impl Implementation {
     /// Whether it runs within the limits of a device.
     pub fn fits(&self, profile: &Profile) -> bool {
         self.workgroup_memory <= profile.workgroup_memory
+            && self.kernels.iter().all(|k| k.groups.iter().all(|count| *count <= MOST_GROUPS))
             && self.kernels.iter().all(|k| k.workgroup.iter().product::<u32>() <= profile.invocations)
             && (profile.cooperative.is_some_and(|c| !c.emulated)
                 || self.kernels.iter().all(|k| !k.cooperative))

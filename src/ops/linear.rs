@@ -333,7 +333,9 @@ impl Product {
                 .groups(self.columns.div_ceil(LANES * each_n), self.rows.div_ceil(each_m), 1)
         };
         let on_gpus = |name, kernels| {
-            Implementation::new(name, kernels).workgroup_memory(4 * 2 * TILE * TILE).suits(AdapterClass::GPU)
+            Implementation::new(name, kernels)
+                .workgroup_memory(4 * 2 * TILE * (TILE + 1))
+                .suits(AdapterClass::GPU)
         };
         let mut list = Vec::new();
         let part = self.part(profile);

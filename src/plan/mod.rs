@@ -361,7 +361,7 @@ impl Builder<'_> {
                 measured.or_else(|| choose(&list, self.profile)).ok_or_else(|| Error::Layer {
                     layer: node.name.clone(),
                     operation: node.op.name(),
-                    reason: "no kernel fits the limits of this device".into(),
+                    reason: "no kernel fits the limits of this device (workgroup memory, invocations, or 65,535 workgroups in a row); use a smaller --batch or --input".into(),
                 })?;
             chosen.push((id, implementation.clone()));
         }

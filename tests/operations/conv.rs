@@ -1,11 +1,12 @@
 //! Convolution and its gradients.
 
 use incept::graph::{Operation, Spec};
+use incept::kernel::{AdapterClass, MOST_GROUPS, Operand, Operands, Profile};
 use incept::ops::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
 use incept::reference::Array;
 use proptest::prelude::*;
 
-use super::support::{check, check_emulated, noise, spec};
+use super::support::{check, check_emulated, check_one, gpu, noise, spec};
 
 /// batch, channels, outputs, size, kernel, stride, padding.
 type Case = (usize, usize, usize, [usize; 2], [usize; 2], [usize; 2], [usize; 2]);
@@ -64,6 +65,27 @@ fn directions(
 }
 
 /// A convolution that a batch norm was folded into: with a bias of its own, and with a sum that is cut and none.
+/// Tiles of pixels go on in the third dimension of the grid where one has no room for them.
+#[test]
+fn more_tiles_than_a_dimension_of_the_grid() {
+    let (x, w, b) = (noise(&[1, 1, 2049, 2056], 1), noise(&[1, 1, 1, 1], 2), noise(&[1], 3));
+    let forward = Conv::new(1, 0);
+    let specs = [spec(&x), spec(&w), spec(&b)];
+    check_one(&forward, &specs, &[&x, &w, &b], gpu().profile(), "tiled_32x64", 0);
+    // 2049 x 2056 pixels are 65,825 tiles of 64.
+    let operands = Operands {
+        layer: "conv",
+        inputs: &specs.each_ref().map(|s| Operand::dense(s.clone())),
+        outputs: &[Operand::dense(spec(&x))],
+    };
+    for implementation in forward.kernels(&operands, &Profile::webgpu(AdapterClass::Discrete)) {
+        let fits = implementation.kernels.iter().all(|k| k.groups.iter().all(|n| *n <= MOST_GROUPS));
+        let folds = implementation.kernels.iter().any(|k| k.groups[2] == 2);
+        assert!(fits || implementation.name == "register", "{}", implementation.name);
+        assert_eq!(folds, implementation.name == "tiled_32x64" || implementation.name == "tiled_64x64");
+    }
+}
+
 /// Items that are added up in parts, the last a smaller one, with planes of whole vectors and without.
 #[test]
 fn bias_of_many_items() {

@@ -56,19 +56,31 @@ pub fn check(
 
 /// As [`check`], for the kernels on cooperative matrices with loops in place of the matrices: the tile with this number, of those that fit.
 pub fn check_emulated(op: &dyn Operation, specs: &[Spec], inputs: &[&Array<f32>], tile: usize) {
-    let gpu = gpu();
     let matrices = Cooperative { size: 8, subgroup: 32, f16: false, f32: true, emulated: true };
-    let profile = Profile { cooperative: Some(matrices), ..gpu.profile().clone() };
+    let profile = Profile { cooperative: Some(matrices), ..gpu().profile().clone() };
+    check_one(op, specs, inputs, &profile, "cooperative", tile);
+}
+
+/// As [`check`], for one of the implementations that this profile allows: of those whose names begin so, the one with this number.
+pub fn check_one(
+    op: &dyn Operation,
+    specs: &[Spec],
+    inputs: &[&Array<f32>],
+    profile: &Profile,
+    name: &str,
+    number: usize,
+) {
+    let gpu = gpu();
     let wide: Vec<Array<f64>> = inputs.iter().map(|a| a.cast()).collect();
     let wide: Vec<&Array<f64>> = wide.iter().collect();
     let spec_refs: Vec<&Spec> = specs.iter().collect();
     let step = Step::default();
     let expected = run_operation(op, &spec_refs, &wide, &step).expect("the twin refuses the shapes");
     let trial = Trial::new(op, specs, 0).expect("the shapes are refused");
-    let operands = Operands { layer: "emulated", inputs: trial.inputs(), outputs: trial.outputs() };
-    let mut list = op.kernels(&operands, &profile);
-    list.retain(|i| i.name.starts_with("cooperative") && i.fits(&profile));
-    let implementation = &list[tile % list.len()];
+    let operands = Operands { layer: "layer", inputs: trial.inputs(), outputs: trial.outputs() };
+    let mut list = op.kernels(&operands, profile);
+    list.retain(|i| i.name.starts_with(name) && i.fits(profile));
+    let implementation = &list[number % list.len()];
     let name = format!("{op:?} {} {specs:?}", implementation.name);
     let result = gpu.block_on(trial.run(gpu, implementation, inputs, &step));
     let result = result.unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -86,7 +86,7 @@ Examples:
   incept explain                                       the gradients that training starts with
   incept explain --checkpoint photos.safetensors       those of a trained network
   incept explain --variant torchvision --out flow.svg  how much less the auxiliary softmaxes matter with batch norm
-  incept explain --train                               a pair of networks, with and without
+  incept explain --train                               three pairs of networks, with and without
   incept explain --train --seeds 10 --epochs 15        ten pairs, for longer: with ranges";
 
 /// Width and size where no option says them: what a software driver can do in minutes, deep enough to show it.
@@ -193,7 +193,9 @@ impl Explain {
             _ => {
                 let network = self.fresh(&opened, data == "digits")?;
                 let preprocessing = Preprocessing::new(network.input).measure(opened.train.as_ref(), 1000);
-                let what = format!("{} network before training, seed {}", network.variant, self.seed);
+                let width = self.network.width.unwrap_or(WIDTH);
+                let width = if width == 1.0 { String::new() } else { format!(" at width {width}") };
+                let what = format!("{} network{width} before training, seed {}", network.variant, self.seed);
                 (network, preprocessing, None, what)
             }
         };

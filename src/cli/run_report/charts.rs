@@ -38,6 +38,8 @@ pub(super) struct Chart {
     pub scale: Scale,
     pub series: Vec<Series>,
     pub legend: SeriesLabelPosition,
+    /// Epochs of the run: where all its charts end.
+    pub epochs: f64,
 }
 
 const HEADS: [&str; 3] = ["main", "aux1", "aux2"];
@@ -72,7 +74,10 @@ pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
     let rate = Some(steps(|s| Some(s.rate))).filter(|points| points.len() > 1).unwrap_or_else(epochs);
     let norms = steps(|s| s.gradient_norm);
     let norms = norms.into_iter().filter(|(_, v)| *v > 0.0).map(|(x, v)| (x, v.log10())).collect();
+    let ends = curves.epochs.iter().map(done).chain(curves.steps.iter().map(|s| s.epoch));
+    let end = ends.fold(0.0, f64::max);
     let chart = |title, scale, series: Vec<Series>, legend| Chart {
+        epochs: end,
         title,
         scale,
         series: series.into_iter().filter(|s| !s.points.is_empty()).collect(),
@@ -98,7 +103,7 @@ impl Figure for Chart {
         DB::ErrorType: 'static,
     {
         let points = || self.series.iter().flat_map(|s| &s.points);
-        let last = points().map(|p| p.0).fold(1.0, f64::max);
+        let last = self.epochs.max(1.0);
         let least = points().map(|p| p.1).fold(f64::INFINITY, f64::min);
         let most = points().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max);
         // The first steps of a run may be far above all others: they leave the chart.

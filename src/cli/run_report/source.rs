@@ -36,7 +36,7 @@ impl Source {
         if run.is_dir() {
             return Self::of_folder(&RunFolder::open(run)?, checkpoint);
         }
-        match folder_of(&checkpoint) {
+        match folder_of(run, &checkpoint, Path::new("runs")) {
             Some(folder) => Self::of_folder(&folder, checkpoint),
             None => Self::of_checkpoint(checkpoint),
         }

@@ -4,7 +4,7 @@ use super::blocking::{Blocking, Split};
 use super::kernels::{bytes, size};
 use super::product::{Product, View};
 use crate::graph::Element;
-use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot, Traffic};
+use crate::kernel::{Implementation, Kernel, MOST_GROUPS, Operands, Profile, Slot, Traffic};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_implicit.wgsl");
 
@@ -90,7 +90,14 @@ pub(super) fn product<T: Tile>(
         .geometries([("steps", terms / depth), ("chunk", chunk)])
         .bind_as("source", Slot::Input(0), accessed(vector))
         .bind_as("panel", Slot::Scratch(0), if half { "vec4<f16>" } else { "vec4<f32>" });
-    let kernel = tile.apply(kernel).groups(rows, columns, parts);
+    // More tiles than a dimension of the grid has room for go on in the third; sums of so many are never cut.
+    let folds = if parts == 1 { columns.div_ceil(MOST_GROUPS as usize) } else { 1 };
+    let in_a_row = columns.div_ceil(folds);
+    let kernel = tile.apply(kernel).constant("FOLD", folds > 1).geometry("in_a_row", in_a_row).groups(
+        rows,
+        in_a_row,
+        parts.max(folds),
+    );
     // Scratch is counted in words, and parts are f32.
     let panel = rows * tile_m * terms / (4 / tile.weights().size());
     let stored = if parts == 1 { bytes(result) } else { 4 };
@@ -140,6 +147,8 @@ fn finish_product(operands: &Operands<'_>, product: &Product<'_>, view: &View, p
     let moved = Traffic {
         loaded: (4 * m * pixels * parts) as u64,
         stored: (bytes(result) * result.volume()) as u64,
+        register: [1, 1],
+        parts: 1,
         ..Traffic::default()
     };
     let kernel = Kernel::new(operands, SOURCE, "finish_product")
