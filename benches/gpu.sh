@@ -1,24 +1,64 @@
 #!/bin/sh
-# Measures the rows that a real GPU has in docs/performance.md, in about three minutes: `benches/gpu.sh [INCEPT]`, from the root of the checkout.
-# INCEPT is the program, `target/release/incept` if it is left out. PyTorch's rows are run if there is a python3 with PyTorch.
+# Measures the rows that a real GPU has in docs/performance.md, and their ratios: `benches/gpu.sh [INCEPT [PEERS [FOLDER]]]`, from the root of the checkout.
+#
+# INCEPT is the program (target/release/incept), PEERS that of benches/peers (left out if it is not there), FOLDER an image folder with pictures of
+# 224 pixels or more, for what a whole epoch does (`cargo run --release --example noise_folder -- noise 4096` makes one). PyTorch's rows are run if
+# there is a python3 with PyTorch. Without PEERS and FOLDER it takes about four minutes.
 set -u
 incept=${1:-target/release/incept}
+peers=${2:-benches/peers/target/release/peers}
+folder=${3:-}
 network="--width 1 --input 224 --classes 1000"
 small="--variant torchvision --width 0.5 --input 32 --classes 10"
+here=$(dirname "$0")
+kept=$(mktemp)
+trap 'rm -f "$kept"' EXIT
+
+# Runs a benchmark, shows what it says, and keeps a line with its name and training images a second.
+bench() {
+    name=$1
+    shift
+    line=$("$incept" bench "$@" --rounds 3 --json | tail -n 1)
+    printf '%s: %s\n' "$name" "$line"
+    # Training comes before inference.
+    printf '%s %s\n' "$name" "$(printf '%s' "$line" | grep -o '"images_per_s":{"median":[0-9.]*' | head -n 1 | sed 's/.*://')" >>"$kept"
+}
 
 "$incept" devices
+# Defaults first: tuning leaves its choices for later runs.
+bench f32 $network --batch 128 --precision f32 --tune off
+bench f16 $network --batch 128 --precision f16 --tune off
+bench f32-tuned $network --batch 128 --precision f32 --tune fast
+bench f16-tuned $network --batch 128 --precision f16 --tune fast
 for precision in f32 f16; do
-    "$incept" bench $network --batch 128 --precision $precision --tune off --rounds 3
-done
-for batch in 1 32; do
-    "$incept" bench $network --batch $batch --precision f32 --tune off --rounds 3
+    for batch in 1 32; do
+        "$incept" bench $network --batch $batch --precision $precision --tune off --rounds 3
+    done
 done
 "$incept" bench $small --batch 128 --precision f32 --tune off --rounds 3
 for precision in f32 f16; do
-    "$incept" profile $network --batch 128 --precision $precision --tune off --sort time | head -n 60
+    "$incept" profile $network --batch 128 --precision $precision --sort time | tee "$kept.$precision" | head -n 60
 done
+peak=$(sed -n 's/^peaks *\([0-9.]*\) \([GT]\)FLOPS.*/\1 \2/p' "$kept.f32" | awk '{ print $2 == "T" ? $1 : $1 / 1000 }')
+rm -f "$kept.f32" "$kept.f16"
+awk -v peak="$peak" '
+    { rate[$1] = $2 }
+    END {
+        # A training picture of the whole network at 224 is 9.5 GFLOP.
+        for (run in rate) printf "%-10s %8.0f images/s, %.0f%% of the f32 peak of %s TFLOP/s\n", run, rate[run], 0.95 * rate[run] / peak, peak
+        if (rate["f32"] && rate["f16"]) printf "f16 / f32  %.2f\n", rate["f16"] / rate["f32"]
+        if (rate["f32-tuned"] && rate["f16-tuned"]) printf "the same, tuned  %.2f\n", rate["f16-tuned"] / rate["f32-tuned"]
+    }' "$kept"
+if [ -n "$folder" ]; then
+    # Each epoch says for which share of it the device was busy.
+    "$incept" train "$folder" --width 1 --input 224 --batch 128 --epochs 2 --augment crops --tune off --view plain --runs-dir "$(mktemp -d)"
+fi
+if [ -x "$peers" ]; then
+    "$peers" step $network --batch 128 --rounds 3 --block 500
+    "$peers" infer $network --batch 1,32 --rounds 3 --block 500
+fi
 if python3 -c 'import torch' 2>/dev/null; then
-    folder=$(dirname "$0")/peers
-    python3 "$folder/torch_peer.py" step --width 1 --input 224 --classes 1000 --batch 128 --rounds 3 --no-cpu
-    python3 "$folder/torch_peer.py" infer --width 1 --input 224 --classes 1000 --batch 1,32 --rounds 3 --no-cpu
+    torch="$here/peers/torch_peer.py"
+    python3 "$torch" step $network --batch 128 --rounds 3 --no-cpu --incept "$incept"
+    python3 "$torch" infer $network --batch 1,32 --rounds 3 --no-cpu --incept "$incept"
 fi

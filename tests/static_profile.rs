@@ -83,6 +83,20 @@ fn heavy_convolutions_load_vectors_where_channels_allow() {
     assert!(failures.is_empty(), "{}", listed(&failures));
 }
 
+/// The same in f16 on cooperative matrices: 16 FLOP for a byte, enough workgroups, vectors.
+#[test]
+fn matrices_starve_no_large_gpu() {
+    let optimizer = Optimizer { precision: Precision::f16(), ..Optimizer::default() };
+    let graph = TrainingGraph::new(&GoogLeNet::paper(), &optimizer, BATCH).expect("can be built").graph;
+    let costs = plan_for(&graph, &Profile::with_matrices()).costs();
+    let heavy = || costs.iter().filter(|c| c.operation.starts_with("conv") && c.share > 0.01);
+    assert!(heavy().filter(|c| c.implementation.starts_with("cooperative")).count() > 20);
+    let flagged = heavy().filter(|c| !c.flags().is_empty());
+    let failures: Vec<String> =
+        flagged.map(|c| format!("{} ({}): {:?}", c.layer, c.implementation, c.flags())).collect();
+    assert!(failures.is_empty(), "{}", listed(&failures));
+}
+
 /// What a device would refuse: a batch that fits 2 GiB bindings in f16 has more tiles than a dimension of a grid.
 #[test]
 fn large_batches_fit_the_grid() {

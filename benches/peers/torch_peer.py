@@ -3,12 +3,14 @@
 
 Each line of the output is one row as JSON, with images per second as median, least and greatest of the rounds. Rows:
 CPU eager f32, and where CUDA is there, CUDA eager f32 (TF32 off) and CUDA with mixed f16 precision and channels last.
-PyTorch is all that it needs.
+With --incept PROGRAM each round of PyTorch is followed by one of `incept bench` in the same precision, and a row has
+`ratio` too: images per second of incept by those of PyTorch, round by round. PyTorch is all that it needs.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import time
 import warnings
 
@@ -170,7 +172,7 @@ def inference_of(side, args, images, _labels):
     return infer
 
 
-def measure(side, work, args):
+def measure(side, work, batch, args):
     def block(times):
         start = time.perf_counter()
         for _ in range(times):
@@ -182,7 +184,25 @@ def measure(side, work, args):
         work()
     side.wait()
     times = max(1, round(args.block / 1e3 / block(2)))
-    return [block(times) for _ in range(args.rounds)]
+    rates, ratios = [], []
+    for _ in range(args.rounds):
+        rates.append(batch / block(times))
+        if args.incept:
+            ratios.append(incept(side, batch, args) / rates[-1])
+    return rates, ratios
+
+
+def incept(side, batch, args):
+    """Images per second of one round of `incept bench`, which warms up first."""
+    command = [args.incept, "bench", "--rounds", "1", "--json", "--precision", "f16" if side.amp else "f32"]
+    command += ["--width", str(args.width), "--input", str(args.input), "--classes", str(args.classes), "--batch", str(batch)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    result = json.loads(output.splitlines()[-1])
+    return result["train" if args.what == "step" else "infer"]["images_per_s"]["median"]
+
+
+def spread(values):
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def main():
@@ -196,6 +216,7 @@ def main():
     parser.add_argument("--block", type=float, default=500, help="milliseconds of one block, about")
     parser.add_argument("--warm-up", type=int, default=10)
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's")
+    parser.add_argument("--incept", metavar="PROGRAM", help="take turns with this program and print ratios")
     parser.add_argument("--no-cpu", action="store_true", help="leave the CPU out")
     args = parser.parse_args()
     try:
@@ -224,8 +245,7 @@ def main():
             else:
                 pinned = images, labels
             of = step_of if args.what == "step" else inference_of
-            seconds = measure(side, of(side, args, *pinned), args)
-            rates = [batch / s for s in seconds]
+            rates, ratios = measure(side, of(side, args, *pinned), batch, args)
             on_cuda = side.device.type == "cuda"
             row = {
                 "bench": args.what,
@@ -236,11 +256,8 @@ def main():
                 "input": args.input,
                 "classes": args.classes,
                 "batch": batch,
-                "images_per_s": {
-                    "median": statistics.median(rates),
-                    "min": min(rates),
-                    "max": max(rates),
-                },
+                "images_per_s": spread(rates),
+                **({"ratio": spread(ratios)} if ratios else {}),
             }
             print(json.dumps(row), flush=True)
 

@@ -50,6 +50,9 @@ pub(crate) struct Profile {
     /// The class of adapter that kernels are chosen for, with `--static`.
     #[arg(long, value_name = "CLASS", default_value = "discrete", requires = "static_")]
     class: Class,
+    /// With `--static`: count for a discrete GPU that has f16 matrices of 16 x 16, as NVIDIA's tensor cores.
+    #[arg(long, requires = "static_", conflicts_with = "class")]
+    matrices: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -202,9 +205,10 @@ impl Profile {
 
     fn count(&self, network: &GoogLeNet, reporter: &Reporter) -> Result {
         let class = self.class.adapter();
+        let device =
+            if self.matrices { DeviceProfile::with_matrices() } else { DeviceProfile::webgpu(class) };
         // Tensors that exceed the default limits are allowed here: devices of this class have more.
-        let profile =
-            DeviceProfile { binding: u64::from(u32::MAX), buffer: u64::MAX, ..DeviceProfile::webgpu(class) };
+        let profile = DeviceProfile { binding: u64::from(u32::MAX), buffer: u64::MAX, ..device };
         let plan = |graph, outputs: &[_], metrics: &[_]| {
             Plan::new(
                 graph,

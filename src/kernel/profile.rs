@@ -76,6 +76,19 @@ impl Profile {
         if self.class == AdapterClass::Discrete { 264 } else { 32 }
     }
 
+    /// What a discrete GPU with f16 matrices of 16 x 16 has beside that, as NVIDIA's tensor cores do through Vulkan: for counts without one.
+    pub fn with_matrices() -> Self {
+        let matrices = Cooperative { size: 16, subgroup: 32, f16: true, f32: false, emulated: false };
+        Self {
+            workgroup_memory: 48 << 10,
+            invocations: 1024,
+            f16: true,
+            cooperative: Some(matrices),
+            subgroup: Some(32),
+            ..Self::webgpu(AdapterClass::Discrete)
+        }
+    }
+
     /// What every WebGPU device has, for an adapter of this class.
     pub fn webgpu(class: AdapterClass) -> Self {
         Self {
