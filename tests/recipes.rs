@@ -387,4 +387,11 @@ print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag 
     {
         assert!(!read[tag].is_empty(), "{tag}");
     }
+    // Every softmax on the held-out pictures.
+    let epoch = log.iter().find_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None });
+    let aux = &epoch.expect("an epoch").held_out_aux;
+    assert_eq!(aux.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["aux1", "aux2"]);
+    for head in aux {
+        assert_eq!(read[&format!("held_out/accuracy_{}", head.name)][0].1, f64::from(head.accuracy as f32));
+    }
 }

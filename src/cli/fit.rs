@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use incept::data::{Augmentation, Loader, Mix, OpenedData, Preprocessing};
 use incept::gpu::Gpu;
 use incept::nn::GoogLeNet;
-use incept::runs::StopReason;
+use incept::runs::{HeadRecord, StopReason};
 use incept::train::{
-    EpochSummary, Evaluation, Optimizer, Schedule, StepMetrics, Trainer, TrainingGraph, evaluate, train_epoch,
+    Classifier, EarlyExit, EpochSummary, Evaluation, Optimizer, Schedule, StepMetrics, Trainer,
+    TrainingGraph, evaluate, evaluate_heads, train_epoch,
 };
 use incept::weights::{Checkpoint, Metadata};
 use incept::{Error, Result};
@@ -92,6 +93,9 @@ pub(crate) struct EpochRecord {
     pub images_per_s: f64,
     pub held_out: Option<Evaluation>,
     pub held_out_accuracy: Option<f64>,
+    /// The auxiliary softmaxes on the held-out pictures.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held_out_aux: Vec<HeadRecord>,
     /// Share of the time of training in which the device worked on steps; none where it cannot tell.
     pub device_busy: Option<f64>,
 }
@@ -141,6 +145,36 @@ pub(crate) fn interruptible() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
+/// What looks at the held-out pictures: all softmaxes where there are several.
+enum Judge {
+    Main(Box<Classifier>),
+    Heads(Box<EarlyExit>),
+}
+
+impl Judge {
+    /// The main softmax over these pictures, and the auxiliary ones, until `stop`.
+    fn judge(
+        &mut self,
+        gpu: &Gpu,
+        held_out: &Loader,
+        stop: &AtomicBool,
+    ) -> Result<(Option<Evaluation>, Vec<HeadRecord>)> {
+        let go_on = || {
+            if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        match self {
+            Self::Main(classifier) => {
+                Ok((Some(gpu.block_on(evaluate(classifier, held_out, |_, _| go_on()))?), Vec::new()))
+            }
+            Self::Heads(staged) => {
+                let mut heads = gpu.block_on(evaluate_heads(staged, held_out, |_| go_on()))?;
+                let main = heads.pop().map(|(_, evaluation)| evaluation);
+                Ok((main, heads.iter().map(|(name, e)| HeadRecord::of_evaluation(name, e)).collect()))
+            }
+        }
+    }
+}
+
 impl Setup {
     /// Tunes and plans the training step and compiles its kernels.
     pub(crate) fn trainer(
@@ -177,8 +211,11 @@ impl Setup {
         let loader = Loader::new(Arc::clone(&self.data.train), training)?;
         let held_out = self.load.options(self.run.batch, &self.preprocessing);
         let held_out = Loader::new(Arc::clone(&self.data.held_out), held_out)?;
-        let mut classifier =
-            if policy.validate { Some(gpu.block_on(trainer.classifier(self.run.batch))?) } else { None };
+        let mut judge = match (policy.validate, self.network.has_aux()) {
+            (false, _) => None,
+            (true, false) => Some(Judge::Main(Box::new(gpu.block_on(trainer.classifier(self.run.batch))?))),
+            (true, true) => Some(Judge::Heads(Box::new(gpu.block_on(trainer.early_exit(self.run.batch))?))),
+        };
         reporter.event(&Event::Start {
             device: gpu.summary(),
             network: &self.network,
@@ -239,17 +276,9 @@ impl Setup {
             let trained = rate.elapsed().as_secs_f64();
             let busy = trainer.busy_seconds().zip(busy_before).map(|(after, before)| after - before);
             history.interrupted = summary.interrupted || stop.load(Ordering::SeqCst);
-            let evaluation = match &mut classifier {
-                Some(classifier) if !history.interrupted => {
-                    Some(gpu.block_on(evaluate(classifier, &held_out, |_, _| {
-                        if stop.load(Ordering::SeqCst) {
-                            ControlFlow::Break(())
-                        } else {
-                            ControlFlow::Continue(())
-                        }
-                    }))?)
-                }
-                _ => None,
+            let (evaluation, aux) = match &mut judge {
+                Some(judge) if !history.interrupted => judge.judge(&gpu, &held_out, stop)?,
+                _ => (None, Vec::new()),
             };
             let record = EpochRecord {
                 rate: self.run.rate_at((epoch + 1) as f64),
@@ -257,6 +286,7 @@ impl Setup {
                 images_per_s: rate.per_second(),
                 held_out_accuracy: evaluation.as_ref().map(Evaluation::accuracy),
                 held_out: evaluation,
+                held_out_aux: aux,
                 device_busy: busy.map(|busy| (busy / trained.max(1e-9)).min(1.0)),
                 summary,
             };

@@ -124,10 +124,14 @@ impl Recorder {
         }
         let held_out: Option<HeldOutRecord> = epoch.held_out.as_ref().map(HeldOutRecord::from);
         if let Some(held_out) = &held_out {
-            let scalars = [
+            let mut scalars = vec![
                 ("held_out/accuracy".to_string(), held_out.accuracy),
                 ("held_out/loss".to_string(), held_out.loss),
             ];
+            for head in &epoch.held_out_aux {
+                scalars.push((format!("held_out/accuracy_{}", head.name), head.accuracy));
+                scalars.push((format!("held_out/loss_{}", head.name), head.loss));
+            }
             self.scalars(step, &scalars)?;
         }
         self.log.write(&Record::Epoch(EpochRecord {
@@ -137,6 +141,7 @@ impl Recorder {
             loss: epoch.summary.loss,
             heads: epoch.summary.heads.iter().map(HeadRecord::of_epoch).collect(),
             held_out,
+            held_out_aux: epoch.held_out_aux.clone(),
             best: best.is_some(),
             images_per_s: epoch.images_per_s,
             seconds: epoch.seconds,

@@ -103,6 +103,9 @@ pub struct EpochRecord {
     pub heads: Vec<HeadRecord>,
     /// The main softmax on the held-out pictures.
     pub held_out: Option<HeldOutRecord>,
+    /// The auxiliary softmaxes on the held-out pictures.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_out_aux: Vec<HeadRecord>,
     /// Whether no epoch before was better on them.
     pub best: bool,
     /// Pictures a second.
@@ -127,6 +130,13 @@ impl HeadRecord {
     /// Of an epoch.
     pub fn of_epoch(head: &HeadSummary) -> Self {
         Self { name: head.name.into(), loss: head.loss, accuracy: head.accuracy }
+    }
+}
+
+impl HeadRecord {
+    /// Of an evaluation.
+    pub fn of_evaluation(name: &str, evaluation: &Evaluation) -> Self {
+        Self { name: name.into(), loss: evaluation.loss, accuracy: evaluation.accuracy() }
     }
 }
 

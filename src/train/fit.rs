@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use super::{Classifier, Evaluation, HeadMetrics, StepMetrics, Trainer};
+use super::{Classifier, EarlyExit, Evaluation, HeadMetrics, StepMetrics, Trainer, softmax};
 use crate::data::{Batch, Loader};
 use crate::error::Result;
 
@@ -141,4 +141,31 @@ pub async fn evaluate(
         }
     }
     Ok(evaluation)
+}
+
+/// What every softmax is worth over a loader's pictures, in the order in which they come: the main one is the last. `observe` is called after
+/// each batch and can end the evaluation.
+///
+/// # Errors
+/// What the loader and the device report.
+pub async fn evaluate_heads(
+    classifier: &mut EarlyExit,
+    loader: &Loader,
+    mut observe: impl FnMut(&Batch) -> ControlFlow<()>,
+) -> Result<Vec<(&'static str, Evaluation)>> {
+    let mut heads: Vec<_> =
+        classifier.heads().into_iter().map(|head| (head, Evaluation::default())).collect();
+    for batch in loader.epoch(0, 0) {
+        let batch = batch?;
+        let found = classifier.all_heads(&batch).await?;
+        for ((_, evaluation), rows) in heads.iter_mut().zip(&found.logits) {
+            for (row, label) in rows.iter().zip(&found.labels) {
+                evaluation.add(&softmax(row, 1.0), *label as usize);
+            }
+        }
+        if observe(&batch).is_break() {
+            break;
+        }
+    }
+    Ok(heads)
 }

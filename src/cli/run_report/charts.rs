@@ -66,6 +66,23 @@ pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
     let held_out =
         curves.epochs.iter().filter_map(|e| Some((done(e), e.held_out.as_ref()?.accuracy))).collect();
     accuracies.push(plain("main, held out", INK, held_out));
+    // What the intermediate features tell: in training, most of what the auxiliary softmaxes see is dropped.
+    let aux: Vec<Series> = HEADS[1..]
+        .iter()
+        .map(|head| {
+            let found = |e: &EpochRecord| Some((done(e), of_heads(&e.held_out_aux, head, |h| h.accuracy)?));
+            plain(
+                &format!("{head}, held out"),
+                head_color(head),
+                curves.epochs.iter().filter_map(found).collect(),
+            )
+        })
+        .filter(|series| !series.points.is_empty())
+        .collect();
+    if !aux.is_empty() {
+        accuracies.retain(|series| !HEADS[1..].iter().any(|head| series.name.starts_with(head)));
+        accuracies.extend(aux);
+    }
     let steps = |of: fn(&StepRecord) -> Option<f64>| -> Vec<(f64, f64)> {
         curves.steps.iter().filter_map(|s| Some((s.epoch, of(s)?))).collect()
     };
