@@ -101,7 +101,7 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     stdout(&[&begin[..], &["--out", text(&file)]].concat(), runs);
     let out = RunFolder::find(runs, "4").expect("by its number");
     stdout(&["train", "--resume", text(&file), "--epochs", "2", "--tune", "off"], runs);
-    assert_eq!((steps(&out), tensors(&file)), (10, tensors(&run.last())));
+    assert_eq!((steps(&out), tensors(&file)), (10, tensors(&half.last())));
     stdout(&["train", "--resume", text(out.path()), "--epochs", "3", "--tune", "off"], runs);
     assert_eq!((steps(&out), RunFolder::list(runs).expect("runs").len()), (15, 4));
     std::fs::remove_dir_all(out.path()).expect("can be removed");

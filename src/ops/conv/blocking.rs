@@ -41,6 +41,8 @@ impl Blocking {
         let time = |parts: &usize| self.time(m, n, steps, *parts, profile);
         let parts = range.filter(lean).min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(fewest);
         let chunk = steps.div_ceil(parts);
+        // Rounded up, chunks may leave a part too few to keep the device busy.
+        let chunk = if steps.div_ceil(chunk) < fewest { (steps / parts).max(1) } else { chunk };
         Split { parts: steps.div_ceil(chunk), chunk }
     }
 
