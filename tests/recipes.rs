@@ -392,6 +392,7 @@ print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag 
     let aux = &epoch.expect("an epoch").held_out_aux;
     assert_eq!(aux.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["aux1", "aux2"]);
     for head in aux {
-        assert_eq!(read[&format!("held_out/accuracy_{}", head.name)][0].1, f64::from(head.accuracy as f32));
+        let shown = read[&format!("held_out/accuracy_{}", head.name)][0].1;
+        assert!((shown - head.accuracy).abs() < 1e-6, "{shown} is not {}", head.accuracy);
     }
 }
