@@ -178,3 +178,27 @@ fn a_profiled_step_trains_as_any_other() {
     assert_eq!(parameters(Some(Clock::Host)), usual);
     assert_eq!(parameters(Some(gpu.clock())), usual);
 }
+
+/// Both measure kernels when they are asked to, and find afterwards what was measured.
+#[test]
+fn they_tune_when_asked_to() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let said = |command: &str| {
+        let mut incept = Command::new(env!("CARGO_BIN_EXE_incept"));
+        incept.env_remove("RUST_LOG").env("INCEPT_CACHE_DIR", cache.path()).arg(command).args(NETWORK);
+        incept.args(["--rounds", "1", "--tune", "fast"]);
+        if command == "bench" {
+            incept.args(["--steps", "1", "--warm-up", "1"]);
+        }
+        let output = incept.output().expect("the program can be started");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
+        errors
+    };
+    let first = said("profile");
+    assert!(first.contains("shapes measured in"), "{first}");
+    let files = std::fs::read_dir(cache.path()).expect("a folder").count();
+    assert_eq!(files, 1, "a file for this device");
+    let second = said("bench");
+    assert!(second.contains("tuning: "), "{second}");
+}

@@ -9,13 +9,14 @@ use incept::gpu::{AdapterSummary, Counters, Gpu};
 use incept::graph::Element;
 use incept::nn::GoogLeNet;
 use incept::plan::Memory;
-use incept::train::{Classifier, Optimizer, Precision, Trainer};
+use incept::train::{Classifier, InferenceGraph, Optimizer, Precision, Trainer, TrainingGraph};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::options::{Common, NetworkArgs, PrecisionArgs};
 use super::report::{Reporter, bytes, thousands};
+use super::tune::Worth;
 use super::{Outcome, Result};
 
 /// Steps on their way to the device at a time, as in training.
@@ -187,8 +188,15 @@ impl Bench {
         let gpu = common.open()?;
         let device_s = begin.elapsed().as_secs_f64();
 
-        let begin = Instant::now();
         let optimizer = self.work.optimizer(self.work.precision.training(&gpu));
+        let batch = self.work.batch;
+        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+            TrainingGraph::new(&network, &optimizer, batch)?.plan(&gpu)
+        })?;
+        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+            InferenceGraph::new(&network, batch, optimizer.precision.element())?.plan(&gpu, None)
+        })?;
+        let begin = Instant::now();
         let mut trainer = self.trainer(&gpu, &network, &optimizer, reporter)?;
         let kernels_s = begin.elapsed().as_secs_f64();
         let begin = Instant::now();

@@ -17,6 +17,7 @@ use serde_json::json;
 use super::bench::WorkArgs;
 use super::options::Common;
 use super::report::{Reporter, note};
+use super::tune::Worth;
 use super::{Outcome, Result};
 
 /// Time every kernel of a training step against the device's own peaks.
@@ -131,6 +132,14 @@ impl Profile {
         }
         let gpu = common.open()?;
         let roofline = gpu.block_on(gpu.roofline())?;
+        let precision = self.work.precision.training(&gpu);
+        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+            let batch = self.work.batch;
+            if self.infer {
+                return InferenceGraph::new(&network, batch, precision.element())?.plan(&gpu, None);
+            }
+            TrainingGraph::new(&network, &self.work.optimizer(precision), batch)?.plan(&gpu)
+        })?;
         let (costs, rounds) = self.measure(&gpu, &network, reporter)?;
         let seconds = medians(&rounds);
         let mut rows = rows(&costs, &seconds, &roofline);
