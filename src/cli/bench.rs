@@ -196,6 +196,8 @@ impl Bench {
         common.tune(&gpu, reporter, Worth::Classifying, None, || {
             InferenceGraph::new(&network, batch, optimizer.precision.element())?.plan(&gpu, None)
         })?;
+        // What tuning made is no part of a start.
+        let before = gpu.counters();
         let begin = Instant::now();
         let mut trainer = self.trainer(&gpu, &network, &optimizer, reporter)?;
         let kernels_s = begin.elapsed().as_secs_f64();
@@ -260,7 +262,7 @@ impl Bench {
             train,
             infer,
             step,
-            start,
+            start: start.since(&before),
         };
         result.print(reporter)?;
         reporter.event(&result)?;
