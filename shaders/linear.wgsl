@@ -36,8 +36,6 @@ fn store(m: u32, n: u32, sum: f32) { dx_data[p.x_offset + m * p.x_stride + n] = 
 //# weight_gradient_tiled weight_gradient_register
 fn left(m: u32, k: u32) -> f32 { return f32(dy_data[p.y_offset + k * p.y_stride + m]); }
 fn right(k: u32, n: u32) -> f32 { return f32(x_data[p.x_offset + k * p.x_stride + n]); }
-
-//# weight_gradient_tiled weight_gradient_register
 fn store(m: u32, n: u32, sum: f32) { dw[m * p.features + n] = sum; }
 
 //# forward_tiled input_gradient_tiled weight_gradient_tiled

@@ -92,35 +92,18 @@ impl Drop for Terminal {
     }
 }
 
-fn train(runs: &Path, epochs: &str) -> Terminal {
-    Terminal::start(&[
-        "train",
-        "digits",
-        "--width",
-        "0.125",
-        "--input",
-        "32",
-        "--limit",
-        "60",
-        "--batch",
-        "10",
-        "--init",
-        "he",
-        "--epochs",
-        epochs,
-        "--tune",
-        "off",
-        "--name",
-        "shown",
-        "--runs-dir",
-        text(runs),
-    ])
+/// A small network that trains in a terminal.
+fn train(runs: &Path, epochs: &str, more: &[&str]) -> Terminal {
+    let network = ["train", "digits", "--width", "0.125", "--input", "32", "--init", "he", "--tune", "off"];
+    let run =
+        ["--limit", "60", "--batch", "10", "--epochs", epochs, "--name", "shown", "--runs-dir", text(runs)];
+    Terminal::start(&[&network[..], &run, more].concat())
 }
 
 #[test]
 fn it_shows_the_three_softmaxes_and_gives_the_terminal_back() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut terminal = train(folder.path(), "2");
+    let mut terminal = train(folder.path(), "2", &[]);
     let page = terminal.until("a page with a step on it", |s| {
         s.alternate_screen()
             && s.contents().contains("gradient norm")
@@ -142,7 +125,7 @@ fn it_shows_the_three_softmaxes_and_gives_the_terminal_back() {
 fn q_and_control_c_stop_and_save() {
     for key in [b"q".as_slice(), b"\x03"] {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut terminal = train(folder.path(), "5000");
+        let mut terminal = train(folder.path(), "5000", &[]);
         terminal.until("a step", |s| s.alternate_screen() && s.contents().contains("gradient norm"));
         assert!(!terminal.is_usual(), "keys come one at a time");
         terminal.press(key);
@@ -158,24 +141,7 @@ fn q_and_control_c_stop_and_save() {
 #[test]
 fn plain_lines_are_asked_for() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut terminal = Terminal::start(&[
-        "train",
-        "digits",
-        "--width",
-        "0.125",
-        "--input",
-        "32",
-        "--limit",
-        "20",
-        "--epochs",
-        "1",
-        "--tune",
-        "off",
-        "--view",
-        "plain",
-        "--runs-dir",
-        text(folder.path()),
-    ]);
+    let mut terminal = train(folder.path(), "1", &["--view", "plain"]);
     let (code, left) = terminal.end();
     assert_eq!(code, 0, "{left}");
     assert!(left.contains("epoch 1/1") && !terminal.screen.screen().alternate_screen(), "{left}");

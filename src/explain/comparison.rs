@@ -8,7 +8,7 @@ use crate::data::Loader;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::nn::GoogLeNet;
-use crate::train::{EarlyExit, HeadLogits, Optimizer, StepMetrics, Trainer, train_epoch};
+use crate::train::{EarlyExit, Optimizer, StepMetrics, Trainer, evaluate_heads, train_epoch};
 
 /// How the networks are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -154,11 +154,8 @@ pub async fn train_curve(
 
 /// The accuracy of every softmax, in the classifier's order.
 async fn accuracies(classifier: &mut EarlyExit, loader: &Loader) -> Result<Vec<f64>> {
-    let mut all = HeadLogits::default();
-    for batch in loader.epoch(0, 0) {
-        all.extend(classifier.all_heads(&batch?).await?);
-    }
-    Ok((0..all.logits.len()).map(|head| all.accuracy(head)).collect())
+    let heads = evaluate_heads(classifier, loader, |_| ControlFlow::Continue(())).await?;
+    Ok(heads.iter().map(|(_, evaluation)| evaluation.accuracy()).collect())
 }
 
 #[cfg(test)]

@@ -131,9 +131,7 @@ impl HeadRecord {
     pub fn of_epoch(head: &HeadSummary) -> Self {
         Self { name: head.name.into(), loss: head.loss, accuracy: head.accuracy }
     }
-}
 
-impl HeadRecord {
     /// Of an evaluation.
     pub fn of_evaluation(name: &str, evaluation: &Evaluation) -> Self {
         Self { name: name.into(), loss: evaluation.loss, accuracy: evaluation.accuracy() }
