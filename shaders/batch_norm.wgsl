@@ -1,6 +1,21 @@
 // Batch normalisation: y = (x - mean) inverse_std weight + bias for each channel. In training, mean and variance are the batch's;
-// sums go over the plane of each item first, then over the items in order. p: items, channels, plane, count (elements), epsilon,
-// momentum, x_offset, x_stride, y_offset, y_stride, d_offset, d_stride (of dy and dx). Constants: RELU (y = max(y, 0)).
+// sums go over the plane of each item first, then over the items in order. p: items, channels, pixels (of a plane), epsilon, momentum and,
+// in values, plane, count, x_offset, x_stride, y_offset, y_stride, d_offset, d_stride (of dy and dx). Constants: RELU (y = max(y, 0)),
+// VECTOR (a value is four pixels, else one).
+
+#if VECTOR
+alias Value = vec4<f32>;
+
+fn total(value: Value) -> f32 {
+    return (value.x + value.y) + (value.z + value.w);
+}
+#else
+alias Value = f32;
+
+fn total(value: Value) -> f32 {
+    return value;
+}
+#endif
 
 // Where a plane (item, channel) begins.
 fn plane_of(i: u32, offset: u32, stride: u32) -> u32 {
@@ -38,32 +53,32 @@ fn planes(
     let i = linear_index(group, groups, local);
     if i >= p.items * p.channels { return; }
     let first = plane_of(i, p.x_offset, p.x_stride);
-    var sum = 0.0;
-    for (var k = 0u; k < p.plane; k++) { sum += f32(x_data[first + k]); }
-    let mean = sum / f32(p.plane);
-    var squares = 0.0;
+    var sum = Value();
+    for (var k = 0u; k < p.plane; k++) { sum += Value(x_data[first + k]); }
+    let mean = total(sum) / f32(p.pixels);
+    var squares = Value();
     for (var k = 0u; k < p.plane; k++) {
-        let d = f32(x_data[first + k]) - mean;
+        let d = Value(x_data[first + k]) - mean;
         squares += d * d;
     }
     partial[2u * i] = mean;
-    partial[2u * i + 1u] = squares;
+    partial[2u * i + 1u] = total(squares);
 #else
     // Workgroups beyond the last plane do it again, so that all reach the barriers.
     let i = min(linear_group(group, groups), p.items * p.channels - 1u);
     let first = plane_of(i, p.x_offset, p.x_stride);
-    var sum = 0.0;
-    for (var k = local; k < p.plane; k += SHARERS) { sum += f32(x_data[first + k]); }
-    let mean = add_up(local, sum) / f32(p.plane);
-    var squares = 0.0;
+    var sum = Value();
+    for (var k = local; k < p.plane; k += SHARERS) { sum += Value(x_data[first + k]); }
+    let mean = add_up(local, total(sum)) / f32(p.pixels);
+    var squares = Value();
     for (var k = local; k < p.plane; k += SHARERS) {
-        let d = f32(x_data[first + k]) - mean;
+        let d = Value(x_data[first + k]) - mean;
         squares += d * d;
     }
-    squares = add_up(local, squares);
+    let deviations = add_up(local, total(squares));
     if local == 0u && linear_group(group, groups) == i {
         partial[2u * i] = mean;
-        partial[2u * i + 1u] = squares;
+        partial[2u * i + 1u] = deviations;
     }
 #endif
 }
@@ -86,7 +101,7 @@ fn statistics(
     for (var n = 0u; n < p.items; n++) {
         let i = 2u * (n * p.channels + c);
         let d = partial[i] - mean;
-        squares += partial[i + 1u] + f32(p.plane) * d * d;
+        squares += partial[i + 1u] + f32(p.pixels) * d * d;
     }
 #else
     let c = min(linear_group(group, groups), p.channels - 1u);
@@ -95,17 +110,39 @@ fn statistics(
     for (var n = local; n < p.items; n += SHARERS) {
         let i = 2u * (n * p.channels + c);
         let d = partial[i] - mean;
-        squares += partial[i + 1u] + f32(p.plane) * d * d;
+        squares += partial[i + 1u] + f32(p.pixels) * d * d;
     }
     squares = add_up(local, squares);
     if local != 0u || linear_group(group, groups) != c { return; }
 #endif
-    let total = f32(p.items * p.plane);
+    let values = f32(p.items * p.pixels);
     means[c] = mean;
-    inverse_stds[c] = 1.0 / sqrt(squares / total + p.epsilon);
+    inverse_stds[c] = 1.0 / sqrt(squares / values + p.epsilon);
     running_mean[c] += p.momentum * (mean - running_mean[c]);
     // The running variance is unbiased; of a single value there is none, and 0 / 1 stands for it.
-    running_var[c] += p.momentum * (squares / max(total - 1.0, 1.0) - running_var[c]);
+    running_var[c] += p.momentum * (squares / max(values - 1.0, 1.0) - running_var[c]);
+}
+
+// The first value of an invocation and its plane. It has that value alone, or with LOOP every STEP-th from it on: a whole plane, or a share of
+// the plane that its workgroup goes through (ALONG).
+//# apply grad_apply
+struct Share {
+    plane: u32,
+    first: u32,
+}
+
+fn share_of(group: vec3<u32>, groups: vec3<u32>, local: u32) -> Share {
+    let i = linear_index(group, groups, local);
+#if ALONG
+    return Share(linear_group(group, groups), local);
+#else
+#if LOOP
+    return Share(i, 0u);
+#else
+    let plane = i / p.plane;
+    return Share(plane, i - plane * p.plane);
+#endif
+#endif
 }
 
 //# apply
@@ -115,21 +152,30 @@ fn apply(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let i = linear_index(group, groups, local);
-    if i >= p.count { return; }
-    let plane = i / p.plane;
-    let k = i - plane * p.plane;
-    let c = plane % p.channels;
+    let share = share_of(group, groups, local);
+    if share.plane >= p.items * p.channels { return; }
+    let c = share.plane % p.channels;
 #if TRAINING
     let scale = inverse_stds[c] * weight[c];
 #else
     let scale = weight[c] / sqrt(variances[c] + p.epsilon);
 #endif
-    var y = (f32(x_data[plane_of(plane, p.x_offset, p.x_stride) + k]) - means[c]) * scale + bias[c];
-#if RELU
-    y = max(y, 0.0);
+    let mean = means[c];
+    let shift = bias[c];
+    let x_first = plane_of(share.plane, p.x_offset, p.x_stride);
+    let y_first = plane_of(share.plane, p.y_offset, p.y_stride);
+#if LOOP
+    for (var k = share.first; k < p.plane; k += STEP) {
+#else
+    {
+        let k = share.first;
 #endif
-    y_data[plane_of(plane, p.y_offset, p.y_stride) + k] = y_data_element(y);
+        var y = (Value(x_data[x_first + k]) - mean) * scale + shift;
+#if RELU
+        y = max(y, Value());
+#endif
+        y_data[y_first + k] = y_data_element(y);
+    }
 }
 
 //# grad_planes grad_apply
@@ -141,12 +187,12 @@ fn inverse_std_of(c: u32) -> f32 {
 #endif
 }
 
-// The gradient before the ReLU.
+// The gradient before the ReLU, value k of planes that begin there.
 //# grad_planes grad_apply
-fn upstream(plane: u32, k: u32) -> f32 {
-    let dy = f32(dx_data[plane_of(plane, p.d_offset, p.d_stride) + k]);
+fn upstream(d_first: u32, y_first: u32, k: u32) -> Value {
+    let dy = Value(dx_data[d_first + k]);
 #if RELU
-    return select(0.0, dy, f32(y_data[plane_of(plane, p.y_offset, p.y_stride) + k]) > 0.0);
+    return select(Value(), dy, Value(y_data[y_first + k]) > Value());
 #else
     return dy;
 #endif
@@ -174,19 +220,21 @@ fn grad_planes(
     let first = plane_of(i, p.x_offset, p.x_stride);
     let mean = means[c];
     let inverse_std = inverse_std_of(c);
-    var sum = 0.0;
-    var product = 0.0;
+    let d_first = plane_of(i, p.d_offset, p.d_stride);
+    let y_first = plane_of(i, p.y_offset, p.y_stride);
+    var sums = Value();
+    var products = Value();
     for (var k = start; k < p.plane; k += step_size) {
-        let dy = upstream(i, k);
-        sum += dy;
-        product += dy * (f32(x_data[first + k]) - mean) * inverse_std;
+        let dy = upstream(d_first, y_first, k);
+        sums += dy;
+        products += dy * (Value(x_data[first + k]) - mean) * inverse_std;
     }
 #if ALONE
-    partial[2u * i] = sum;
-    partial[2u * i + 1u] = product;
+    partial[2u * i] = total(sums);
+    partial[2u * i + 1u] = total(products);
 #else
-    sum = add_up(local, sum);
-    product = add_up(local, product);
+    let sum = add_up(local, total(sums));
+    let product = add_up(local, total(products));
     if local == 0u && linear_group(group, groups) == i {
         partial[2u * i] = sum;
         partial[2u * i + 1u] = product;
@@ -234,20 +282,33 @@ fn grad_apply(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let i = linear_index(group, groups, local);
-    if i >= p.count { return; }
-    let plane = i / p.plane;
-    let k = i - plane * p.plane;
-    let c = plane % p.channels;
+    let share = share_of(group, groups, local);
+    if share.plane >= p.items * p.channels { return; }
+    let c = share.plane % p.channels;
     let inverse_std = inverse_std_of(c);
+    let scale = weight[c] * inverse_std;
+    let x_first = plane_of(share.plane, p.x_offset, p.x_stride);
+    let y_first = plane_of(share.plane, p.y_offset, p.y_stride);
+    let d_first = plane_of(share.plane, p.d_offset, p.d_stride);
 #if TRAINING
-    let total = f32(p.items * p.plane);
-    let normalised = (f32(x_data[plane_of(plane, p.x_offset, p.x_stride) + k]) - means[c]) * inverse_std;
-    let rest = (dbias[c] + normalised * dweight[c]) / total;
-#else
-    // The running statistics do not depend on x.
-    let rest = 0.0;
+    let mean = means[c];
+    let values = f32(p.items * p.pixels);
+    let constant = dbias[c] / values;
+    let slope = inverse_std * dweight[c] / values;
 #endif
-    let dx = weight[c] * inverse_std * (upstream(plane, k) - rest);
-    dx_data[plane_of(plane, p.d_offset, p.d_stride) + k] = dx_data_element(dx);
+#if LOOP
+    for (var k = share.first; k < p.plane; k += STEP) {
+#else
+    {
+        let k = share.first;
+#endif
+        let dy = upstream(d_first, y_first, k);
+#if TRAINING
+        let dx = scale * (dy - constant - (Value(x_data[x_first + k]) - mean) * slope);
+#else
+        // The running statistics do not depend on x.
+        let dx = scale * dy;
+#endif
+        dx_data[d_first + k] = dx_data_element(dx);
+    }
 }

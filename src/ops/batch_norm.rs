@@ -47,61 +47,106 @@ fn same_channels(x: &Spec, others: &[&Spec]) -> Result<usize, String> {
     }
 }
 
-impl BatchNorm {
-    fn extents(&self, operands: &Operands<'_>, entry: &'static str) -> Kernel {
-        extents(operands, entry, self.relu, &operands.inputs[0], &operands.outputs[0], &operands.outputs[0])
-            .constant("TRAINING", self.training)
-            .geometry("epsilon", self.epsilon)
-            .geometry("momentum", self.momentum)
-    }
-}
-
-fn extents(
-    operands: &Operands<'_>,
-    entry: &'static str,
+/// Kernels of one node: all go over planes of the same tensors.
+struct Maker<'a> {
+    operands: &'a Operands<'a>,
     relu: bool,
-    x: &Operand,
-    y: &Operand,
-    d: &Operand,
-) -> Kernel {
-    let [items, channels, plane] = x.spec.shape.ncs();
-    Kernel::new(operands, SOURCE, entry).constant("RELU", relu).geometries([
-        ("items", items),
-        ("channels", channels),
-        ("plane", plane),
-        ("count", x.volume()),
-        ("x_offset", x.offset),
-        ("x_stride", x.batch_stride),
-        ("y_offset", y.offset),
-        ("y_stride", y.batch_stride),
-        ("d_offset", d.offset),
-        ("d_stride", d.batch_stride),
-    ])
+    training: bool,
+    epsilon: f32,
+    x: &'a Operand,
+    y: &'a Operand,
+    d: &'a Operand,
 }
 
+/// Values of a plane from which on it is shared by a workgroup on software drivers, whose invocations would otherwise read from planes that are
+/// apart by what their caches take for the same place.
+const LONG: usize = 32;
 /// Invocations that share a plane on a GPU.
 const SHARERS: u32 = 64;
+/// Invocations of a workgroup on software drivers: a vector of the CPU.
+const LANES: u32 = 8;
 
-/// The same kernels twice: a workgroup for each plane and then each channel, and an invocation for each. `first` goes over planes, `second` over channels.
-fn families(x: &Operand, first: &Kernel, second: &Kernel, apply: &Kernel) -> Vec<Implementation> {
-    let [items, channels, _] = x.spec.shape.ncs();
-    let planes = items * channels;
-    let shared = |kernel: &Kernel, groups| {
-        let kernel = kernel.clone().constant("SHARERS", SHARERS).constant("ALONE", false);
-        kernel.workgroup(SHARERS, 1, 1).linear_groups(groups)
-    };
-    let alone = |kernel: &Kernel, invocations| {
-        kernel.clone().constant("ALONE", true).workgroup(8, 1, 1).linear(invocations)
-    };
-    let shared = vec![shared(first, planes), shared(second, channels), apply.clone()];
-    let alone = vec![alone(first, planes), alone(second, channels), apply.clone()];
-    vec![
-        Implementation::new("shared", shared)
-            .scratch(2 * planes)
-            .workgroup_memory(4 * SHARERS as usize)
-            .suits(AdapterClass::GPU),
-        Implementation::new("alone", alone).scratch(2 * planes).suits(AdapterClass::SOFTWARE),
-    ]
+impl Maker<'_> {
+    /// Whether a value is four pixels.
+    fn vector(&self) -> bool {
+        let [.., pixels] = self.x.spec.shape.ncs();
+        pixels.is_multiple_of(4) && [self.x, self.y, self.d].iter().all(|o| o.is_aligned(4))
+    }
+
+    fn planes(&self) -> usize {
+        let [items, channels, _] = self.x.spec.shape.ncs();
+        items * channels
+    }
+
+    /// Values of a plane.
+    fn plane(&self) -> usize {
+        let [.., pixels] = self.x.spec.shape.ncs();
+        if self.vector() { pixels / 4 } else { pixels }
+    }
+
+    fn kernel(&self, entry: &'static str) -> Kernel {
+        let [items, channels, pixels] = self.x.spec.shape.ncs();
+        let each = if self.vector() { 4 } else { 1 };
+        Kernel::new(self.operands, SOURCE, entry)
+            .constant("RELU", self.relu)
+            .constant("VECTOR", self.vector())
+            .constant("TRAINING", self.training)
+            .geometries([
+                ("items", items),
+                ("channels", channels),
+                ("pixels", pixels),
+                ("plane", self.plane()),
+                ("x_offset", self.x.offset / each),
+                ("x_stride", self.x.batch_stride / each),
+                ("y_offset", self.y.offset / each),
+                ("y_stride", self.y.batch_stride / each),
+                ("d_offset", self.d.offset / each),
+                ("d_stride", self.d.batch_stride / each),
+            ])
+            .geometry("epsilon", self.epsilon)
+    }
+
+    /// Binds an activation.
+    fn bind(&self, kernel: Kernel, name: &'static str, slot: Slot) -> Kernel {
+        kernel.bind_as(name, slot, if self.vector() { "vec4<f32>" } else { "f32" })
+    }
+
+    /// `apply` for GPUs: neighbouring invocations have neighbouring values.
+    fn spread(&self, apply: &Kernel) -> Kernel {
+        let kernel = apply.clone().constant("LOOP", false).constant("ALONG", false);
+        kernel.linear(self.planes() * self.plane())
+    }
+
+    /// `apply` for software drivers, which pay for what is worked out anew for each value: a loop over a plane.
+    fn looped(&self, apply: &Kernel) -> Kernel {
+        let along = self.plane() >= LONG;
+        let kernel = apply.clone().workgroup(LANES, 1, 1).constant("LOOP", true).constant("ALONG", along);
+        let kernel = kernel.constant("STEP", if along { LANES } else { 1 });
+        if along { kernel.linear_groups(self.planes()) } else { kernel.linear(self.planes()) }
+    }
+
+    /// The same kernels twice: a workgroup for each plane and then each channel, and an invocation for each. `first` goes over planes, `second`
+    /// over channels.
+    fn families(&self, first: &Kernel, second: &Kernel, apply: &Kernel) -> Vec<Implementation> {
+        let [_, channels, _] = self.x.spec.shape.ncs();
+        let planes = self.planes();
+        let shared = |kernel: &Kernel, groups| {
+            let kernel = kernel.clone().constant("SHARERS", SHARERS).constant("ALONE", false);
+            kernel.workgroup(SHARERS, 1, 1).linear_groups(groups)
+        };
+        let alone = |kernel: &Kernel, invocations| {
+            kernel.clone().constant("ALONE", true).workgroup(LANES, 1, 1).linear(invocations)
+        };
+        let shared = vec![shared(first, planes), shared(second, channels), self.spread(apply)];
+        let alone = vec![alone(first, planes), alone(second, channels), self.looped(apply)];
+        vec![
+            Implementation::new("shared", shared)
+                .scratch(2 * planes)
+                .workgroup_memory(4 * SHARERS as usize)
+                .suits(AdapterClass::GPU),
+            Implementation::new("alone", alone).scratch(2 * planes).suits(AdapterClass::SOFTWARE),
+        ]
+    }
 }
 
 impl Operation for BatchNorm {
@@ -160,29 +205,29 @@ impl Operation for BatchNorm {
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
-        let x = &operands.inputs[0];
-        let apply = self
-            .extents(operands, "apply")
-            .bind("x_data", Slot::Input(0))
-            .bind("weight", Slot::Input(1))
-            .bind("bias", Slot::Input(2))
-            .bind("y_data", Slot::Output(0))
-            .linear(x.volume());
-        if !self.training {
+        let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
+        let Self { relu, training, epsilon, momentum } = *self;
+        let maker = Maker { operands, relu, training, epsilon, x, y, d: y };
+        let kernel = |entry| maker.kernel(entry).geometry("momentum", momentum);
+        let apply = maker.bind(kernel("apply"), "x_data", Slot::Input(0));
+        let apply = maker.bind(apply, "y_data", Slot::Output(0));
+        let apply = apply.bind("weight", Slot::Input(1)).bind("bias", Slot::Input(2));
+        if !training {
             let apply = apply.bind("means", Slot::Input(3)).bind("variances", Slot::Input(4));
-            return vec![Implementation::new("running", vec![apply])];
+            return vec![
+                Implementation::new("spread", vec![maker.spread(&apply)]).suits(AdapterClass::GPU),
+                Implementation::new("looped", vec![maker.looped(&apply)]).suits(AdapterClass::SOFTWARE),
+            ];
         }
         let apply = apply.bind("means", Slot::Output(1)).bind("inverse_stds", Slot::Output(2));
-        let statistics = self
-            .extents(operands, "statistics")
+        let statistics = kernel("statistics")
             .bind("partial", Slot::Scratch(0))
             .bind("means", Slot::Output(1))
             .bind("inverse_stds", Slot::Output(2))
             .bind("running_mean", Slot::Output(3))
             .bind("running_var", Slot::Output(4));
-        let first =
-            self.extents(operands, "planes").bind("x_data", Slot::Input(0)).bind("partial", Slot::Scratch(0));
-        families(x, &first, &statistics, &apply)
+        let first = maker.bind(kernel("planes"), "x_data", Slot::Input(0)).bind("partial", Slot::Scratch(0));
+        maker.families(&first, &statistics, &apply)
     }
 }
 
@@ -206,26 +251,26 @@ impl Operation for BatchNormGrad {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (x, y, dx) = (&operands.inputs[0], &operands.inputs[1], &operands.outputs[0]);
+        let Self { relu, training, epsilon } = *self;
+        let maker = Maker { operands, relu, training, epsilon, x, y, d: dx };
         let base = |entry| {
-            let kernel = extents(operands, entry, self.relu, x, y, dx)
-                .constant("TRAINING", self.training)
-                .geometry("epsilon", self.epsilon)
-                .bind("x_data", Slot::Input(0))
-                .bind("dx_data", Slot::Output(0))
+            let kernel = maker.bind(maker.kernel(entry), "x_data", Slot::Input(0));
+            let kernel = maker
+                .bind(kernel, "dx_data", Slot::Output(0))
                 .bind("means", Slot::Input(4))
-                .bind(if self.training { "inverse_stds" } else { "variances" }, Slot::Input(5));
-            if self.relu { kernel.bind("y_data", Slot::Input(1)) } else { kernel }
+                .bind(if training { "inverse_stds" } else { "variances" }, Slot::Input(5));
+            if relu { maker.bind(kernel, "y_data", Slot::Input(1)) } else { kernel }
         };
         let first = base("grad_planes").bind("partial", Slot::Scratch(0));
-        let parameters = extents(operands, "grad_parameters", self.relu, x, y, dx)
+        let parameters = maker
+            .kernel("grad_parameters")
             .bind("partial", Slot::Scratch(0))
             .bind("dweight", Slot::Output(1))
             .bind("dbias", Slot::Output(2));
         let apply = base("grad_apply")
             .bind("weight", Slot::Input(3))
             .bind("dweight", Slot::Output(1))
-            .bind("dbias", Slot::Output(2))
-            .linear(x.volume());
-        families(x, &first, &parameters, &apply)
+            .bind("dbias", Slot::Output(2));
+        maker.families(&first, &parameters, &apply)
     }
 }
