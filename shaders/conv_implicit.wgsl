@@ -1,4 +1,4 @@
-// What the families for GPUs share, in front of conv_tiled.wgsl and conv_cooperative.wgsl: the layout of weights, where a window's tap is, what becomes of a
+// What the families for GPUs share, in front of conv_tiled.wgsl, conv_cooperative.wgsl and conv_winograd.wgsl: the layout of weights, where a window's tap is, what becomes of a
 // product, and the second pass of one that was cut.
 
 // The weights as [tile of rows][term][row in the tile], padded with zeros; terms are (tap, channel) with channels padded to DEPTH, or (channel, tap).
@@ -59,7 +59,7 @@ fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
 const TAPS = KERNEL_H * KERNEL_W;
 
 // Stores a result for the pixel of this number, of `plane` an item, after all that is done to it. With STORE_VECTOR, results of four neighbours.
-//# product_tiled product_cooperative finish_product
+//# product_tiled product_cooperative product_winograd finish_product
 #if !SPLIT
 #if STORE_VECTOR
 alias Value = vec4<f32>;

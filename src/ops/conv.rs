@@ -7,6 +7,7 @@ mod kernels;
 mod lanes;
 mod product;
 mod tiled;
+mod winograd;
 
 use std::any::Any;
 use std::sync::Arc;

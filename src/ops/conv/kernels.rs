@@ -2,7 +2,7 @@
 //! drivers that run on a CPU and have subgroups.
 
 use super::product::{Epilogue, Product};
-use super::{Conv, ConvInputGrad, Extents, cooperative, implicit::accessed, lanes, tiled};
+use super::{Conv, ConvInputGrad, Extents, cooperative, implicit::accessed, lanes, tiled, winograd};
 use crate::kernel::{
     AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot, TiledProduct, Traffic,
 };
@@ -144,6 +144,7 @@ fn for_gpus(operands: &Operands<'_>, product: &Product<'_>, profile: &Profile) -
     let [mut first, rest] =
         if product.source.dims()[1] < 16 { [tiled, cooperative] } else { [cooperative, tiled] };
     first.extend(rest);
+    first.extend(winograd::product(operands, product));
     first
 }
 
@@ -182,6 +183,7 @@ pub(super) fn weight_gradient(
     list.extend(lanes::weight_gradient(operands, e, profile));
     let registers = Implementation::new("register", vec![first]).suits(AdapterClass::SOFTWARE);
     list.push(finish(registers, parts));
+    list.extend(winograd::weight_gradient(operands, e, profile));
     list
 }
 
