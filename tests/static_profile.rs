@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use incept::graph::{Element, Graph, Operation, Spec};
-use incept::kernel::{AdapterClass, Kernel, MOST_GROUPS, Operand, Operands, Profile, choose, pipeline_text};
+use incept::kernel::{AdapterClass, BUSY_GROUPS, Kernel, MOST_GROUPS, Operand, Operands, Profile, choose, pipeline_text};
 use incept::nn::GoogLeNet;
 use incept::ops::Conv;
-use incept::plan::{BUSY_GROUPS, ENOUGH_INTENSITY, NodeCost, Plan, PlanOptions};
+use incept::plan::{ENOUGH_INTENSITY, NodeCost, Plan, PlanOptions};
 use incept::train::{InferenceGraph, Optimizer, Precision, TrainingGraph};
 use naga::ShaderStage;
 use naga::back::spv;
@@ -64,7 +64,7 @@ fn heavy_convolutions_launch_enough_workgroups() {
     let mut failures = Vec::new();
     for node in heavy_convolutions() {
         let main = node.main().expect("a convolution runs");
-        if main.workgroups < BUSY_GROUPS {
+        if main.workgroups < BUSY_GROUPS as u64 {
             failures.push(format!("{} ({}): {}", node.layer, node.implementation, main.workgroups));
         }
     }

@@ -7,7 +7,7 @@ mod source;
 mod traffic;
 
 pub use choices::{Choice, Choices, Effort, fingerprint};
-pub use profile::{AdapterClass, Cooperative, Profile};
+pub use profile::{AdapterClass, BUSY_GROUPS, Cooperative, Profile};
 pub(crate) use source::geometry_bytes;
 pub use source::pipeline_text;
 pub use traffic::{TiledProduct, Traffic};

@@ -63,6 +63,9 @@ pub struct Profile {
     pub subgroup: Option<u32>,
 }
 
+/// Workgroups of 128 or more invocations that keep a large discrete GPU busy: two for each of 132 compute units.
+pub const BUSY_GROUPS: usize = 264;
+
 impl Profile {
     /// Whether activations are better stored as f16 where the caller has no opinion: on GPUs whose matrices multiply f16, which is what
     /// training gains most by. Others would save memory, which is a reason to ask for it, and software adapters only lose.
@@ -70,10 +73,9 @@ impl Profile {
         self.f16 && self.class != AdapterClass::Software && self.cooperative.is_some_and(|c| c.f16)
     }
 
-    /// Workgroups of 128 or more invocations that keep the device busy. For a large discrete GPU two for each of its hundred and some
-    /// compute units; an integrated one has a tenth of them.
+    /// Workgroups that keep the device busy: those of a large GPU for a discrete one; an integrated one has a tenth of the compute units.
     pub fn busy_workgroups(&self) -> usize {
-        if self.class == AdapterClass::Discrete { 264 } else { 32 }
+        if self.class == AdapterClass::Discrete { BUSY_GROUPS } else { 32 }
     }
 
     /// What a discrete GPU with f16 matrices of 16 x 16 has beside that, as NVIDIA's tensor cores do through Vulkan: for counts without one.

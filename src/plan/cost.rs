@@ -6,10 +6,7 @@ use serde::Serialize;
 
 use super::{Plan, PlannedNode, Store};
 use crate::graph::{Alias, Node};
-use crate::kernel::{Kernel, Slot, Traffic};
-
-/// Workgroups that keep a large GPU busy: two for each of 132 compute units.
-pub const BUSY_GROUPS: u64 = 264;
+use crate::kernel::{BUSY_GROUPS, Kernel, Slot, Traffic};
 
 /// FLOP per byte of storage traffic from which caches and memory keep up with the arithmetic of a large GPU.
 pub const ENOUGH_INTENSITY: f64 = 16.0;
@@ -79,7 +76,7 @@ impl NodeCost {
     pub fn flags(&self) -> Vec<String> {
         let mut flags = Vec::new();
         let Some(main) = self.main().filter(|_| self.share >= 0.01) else { return flags };
-        if main.workgroups < BUSY_GROUPS {
+        if main.workgroups < BUSY_GROUPS as u64 {
             flags.push(format!("{} workgroups, below {BUSY_GROUPS}", main.workgroups));
         }
         let wanted = ENOUGH_INTENSITY.min(self.intensity_bound());

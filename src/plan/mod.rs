@@ -7,7 +7,7 @@ mod layout;
 
 pub use alias::View;
 pub use arena::{Block, Placement, pack, peak};
-pub use cost::{BUSY_GROUPS, DispatchCost, ENOUGH_INTENSITY, NodeCost};
+pub use cost::{DispatchCost, ENOUGH_INTENSITY, NodeCost};
 pub use layout::{BLOCK, Entry, Layout};
 
 use std::collections::{BTreeMap, HashMap};
