@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
-use crate::nn::GoogLeNet;
+use crate::nn::{GoogLeNet, part_of};
 use crate::plan::{Plan, PlanOptions};
 use crate::train::upload;
 use crate::weights::TrainingState;
@@ -65,8 +65,13 @@ impl Features {
         let evaluation = net.graph.evaluation()?;
         let output = maps(&evaluation.graph).find(|(name, _)| *name == layer).map(|(_, t)| t);
         let output = output.ok_or_else(|| {
-            let names: Vec<&str> = maps(&evaluation.graph).map(|(name, _)| name).collect();
-            Error::Config(format!("no layer `{layer}` has feature maps; these have: {}", names.join(", ")))
+            let near = maps(&evaluation.graph).map(|(name, _)| name).filter(|name| part_of(name) == part_of(layer));
+            let near: Vec<&str> = near.collect();
+            Error::Config(format!(
+                "no layer `{layer}` has feature maps; of {} these have: {} (`incept summary` lists all layers)",
+                part_of(layer),
+                near.join(", ")
+            ))
         })?;
         let lost = || Error::tensor(layer, "was lost by a pass");
         let pruned = evaluation.graph.prune(&[output])?;

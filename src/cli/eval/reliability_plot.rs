@@ -10,6 +10,8 @@ pub(crate) struct ReliabilityFigure<'a> {
     pub subtitle: String,
 }
 
+/// Bins with fewer pictures say little, and are drawn pale.
+const FEW: u64 = 10;
 /// Okabe and Ito's lighter pair.
 const SKY: RGBColor = RGBColor(0x56, 0xb4, 0xe9);
 const ORANGE: RGBColor = RGBColor(0xe6, 0x9f, 0x00);
@@ -54,14 +56,15 @@ where
             Rectangle::new([(x, y - unit.px(5)), (x + unit.px(16), y + unit.px(5))], color.filled())
         }
     };
-    let right = bins.iter().map(|b| Rectangle::new(bar(0.0, b.accuracy, b), BLUE.filled()));
+    let ink = |color: RGBColor, b: &ReliabilityBin| color.mix(if b.count < FEW { 0.35 } else { 1.0 }).filled();
+    let right = bins.iter().map(|b| Rectangle::new(bar(0.0, b.accuracy, b), ink(BLUE, b)));
     chart.draw_series(right)?.label("accuracy").legend(key(BLUE));
     let (modest, boastful): (Vec<&ReliabilityBin>, Vec<_>) =
         bins.iter().partition(|b| b.accuracy > b.confidence);
     let gap = |b: &ReliabilityBin| bar(b.accuracy.min(b.confidence), b.accuracy.max(b.confidence), b);
-    let above = modest.iter().map(|b| Rectangle::new(gap(b), SKY.filled()));
+    let above = modest.iter().map(|b| Rectangle::new(gap(b), ink(SKY, b)));
     chart.draw_series(above)?.label("more often right than sure").legend(key(SKY));
-    let below = boastful.iter().map(|b| Rectangle::new(gap(b), ORANGE.filled()));
+    let below = boastful.iter().map(|b| Rectangle::new(gap(b), ink(ORANGE, b)));
     chart.draw_series(below)?.label("less often right than sure").legend(key(ORANGE));
     line(&mut chart, unit, &[(0.0, 0.0), (1.0, 1.0)], SOFT, "if they meant it")?;
     legend(&mut chart, unit, SeriesLabelPosition::UpperLeft)
@@ -78,7 +81,7 @@ impl ReliabilityFigure<'_> {
             title: "",
             x: 0.0..1.0,
             y: 0.0..most * 1.08,
-            x_name: "confidence: the probability of the most probable class",
+            x_name: "confidence: the probability of the most probable class (pale: fewer than 10 pictures)",
             y_name: "share of pictures",
             ticks: (6, 4),
             x_label: &percent,

@@ -50,6 +50,9 @@ pub(crate) struct RunReport {
     /// The page [default: report.html in the run's folder, or the checkpoint's name with .html].
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Where the folders of runs are: one of them may have the log of a checkpoint that lies elsewhere.
+    #[arg(long, value_name = "FOLDER", default_value = "runs", env = "INCEPT_RUNS_DIR")]
+    runs_dir: PathBuf,
     /// Pictures of a batch.
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     batch: usize,
@@ -88,7 +91,7 @@ struct Event<'a> {
 
 impl RunReport {
     pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
-        let source = Source::open(&self.run)?;
+        let source = Source::open(&self.run, &self.runs_dir)?;
         let contestant = Contestant::load(&source.checkpoint)?;
         let tested = self.test(&contestant, common, reporter)?;
         let out = self.out.clone().unwrap_or_else(|| {

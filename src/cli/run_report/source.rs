@@ -30,13 +30,13 @@ pub(super) struct Curves {
 }
 
 impl Source {
-    /// Reads what `run` names. A checkpoint in a run's folder has that run's log.
-    pub(super) fn open(run: &Path) -> Result<Self> {
+    /// Reads what `run` names. A checkpoint of a run in `runs`, or in a run's folder, has that run's log.
+    pub(super) fn open(run: &Path, runs: &Path) -> Result<Self> {
         let checkpoint = best_of(run)?;
         if run.is_dir() {
             return Self::of_folder(&RunFolder::open(run)?, checkpoint);
         }
-        match folder_of(run, &checkpoint, Path::new("runs")) {
+        match folder_of(run, &checkpoint, runs) {
             Some(folder) => Self::of_folder(&folder, checkpoint),
             None => Self::of_checkpoint(checkpoint),
         }
