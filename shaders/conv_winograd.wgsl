@@ -8,7 +8,7 @@
 //
 // p: batch, rows, depth (channels of the source), height, width (of the source), out_height, out_width, pad_h, pad_w, source_offset, source_stride,
 // result_offset, result_stride, down (patches in a column), across (patches in a row), steps (of DEPTH channels). Constants: DEPTH (4 or 8), QUADS (DEPTH / 4), LEFT_LOADS
-// (vectors of weights that an invocation loads a step), TWO, THREE, FOUR and EIGHT (numbers to repeat), PARTIAL (the depth is no multiple of DEPTH), TRANSPOSED; those
+// (vectors of weights that an invocation loads a step), TWO, THREE, FOUR and EIGHT (numbers to repeat), PARTIAL (the depth is no multiple of DEPTH), TRANSPOSED; IDLE (some invocations load nothing); those
 // of `finish` in conv_implicit.wgsl.
 
 //# pack_winograd product_winograd weight_gradient_winograd
@@ -96,12 +96,14 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
     let second_inside = u32(y_second) < p.height;
 #repeat x FOUR
     let x{x} = u32(left + {x}i);
-    let first_inside{x} = first_inside && x{x} < p.width;
-    let second_inside{x} = second_inside && x{x} < p.width;
+    let first_inside{x} = first_inside & (x{x} < p.width);
+    let second_inside{x} = second_inside & (x{x} < p.width);
     let first_at{x} = select(base, base + u32(y_first) * p.width + x{x}, first_inside{x});
     let second_at{x} = select(base, base + u32(y_second) * p.width + x{x}, second_inside{x});
 #end
+#if IDLE
     let loads = local < QUADS * 4u * BLOCK;
+#endif
     let patch_to = STAGE + (quad * 16u + line * 4u) * BLOCK + number;
 #repeat f FOUR
 #repeat h TWO
@@ -115,7 +117,11 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
 #repeat i LEFT_LOADS
         let weights{i} = panel[panel_at + {i}u * WORKGROUP];
 #end
+#if IDLE
         if loads {
+#else
+        {
+#endif
             let c = step * DEPTH + quad * 4u;
 #repeat e FOUR
 #if PARTIAL
@@ -239,7 +245,9 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
     let lane = local % DEPTH;
     let quad = local / DEPTH % 8u;
     let line = local / (DEPTH * 8u);
+#if IDLE
     let loads = line < 4u;
+#endif
     let to = (lane * 16u + line * 4u) * 8u + (quad ^ lane);
     let output = group.x * BLOCK + quad * 4u;
     let channel = group.y * BLOCK + quad * 4u;
@@ -263,7 +271,11 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
 #end
 #end
     for (var begin = first; begin < last; begin += DEPTH) {
+#if IDLE
         if loads {
+#else
+        {
+#endif
             let number = begin + lane;
             let row = min(number, last - 1u) / p.across;
             let n = row / p.down;
@@ -272,8 +284,8 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
             let there = number < last;
             let y_base = p.y_offset + n * p.y_stride;
 #repeat b TWO
-            let upper{b} = there && x + {b}u < p.out_width;
-            let lower{b} = upper{b} && y + 1u < p.out_height;
+            let upper{b} = there & (x + {b}u < p.out_width);
+            let lower{b} = upper{b} & (y + 1u < p.out_height);
             let upper_at{b} = y_base + select(0u, y * p.out_width + x + {b}u, upper{b});
             let lower_at{b} = y_base + select(0u, (y + 1u) * p.out_width + x + {b}u, lower{b});
             let upper_dy{b} = select(vec4<f32>(), vec4(
@@ -296,12 +308,12 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
             // Above and left of the input are large numbers.
             let y_first = y + x_first - p.pad_h;
             let y_second = y + x_second - p.pad_h;
-            let first_inside = there && y_first < p.height;
-            let second_inside = there && y_second < p.height;
+            let first_inside = there & (y_first < p.height);
+            let second_inside = there & (y_second < p.height);
 #repeat b FOUR
             let x{b} = x + {b}u - p.pad_w;
-            let first_inside{b} = first_inside && x{b} < p.width;
-            let second_inside{b} = second_inside && x{b} < p.width;
+            let first_inside{b} = first_inside & (x{b} < p.width);
+            let second_inside{b} = second_inside & (x{b} < p.width);
             let first_at{b} = x_base + select(0u, y_first * p.width + x{b}, first_inside{b});
             let second_at{b} = x_base + select(0u, y_second * p.width + x{b}, second_inside{b});
             let first{b} = select(vec4<f32>(), vec4(

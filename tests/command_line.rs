@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use incept::weights::{HostTensor, read_tensors};
+use incept::weights::{Checkpoint, HostTensor, read_tensors};
 use serde_json::Value;
 
 use program::{incept, json, run, stdout, text};
@@ -143,6 +143,63 @@ fn train_eval_and_classify_go_together() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("broken.png"));
     assert!(String::from_utf8_lossy(&output.stdout).contains("seven.png"));
+}
+
+/// The first three test pictures of each class of CIFAR-10.
+const PHOTOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/data/cifar10");
+
+#[test]
+fn photos_are_classified_without_a_checkpoint() {
+    let folder = temporary();
+    let lines = |arguments: &[&str]| -> Vec<Value> {
+        // Nothing but the program: an empty folder, and no runs.
+        let output = incept().current_dir(folder.path()).args(arguments).output().expect("can be started");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    let answers = lines(&["classify", PHOTOS, "--top", "1", "--json"]);
+    assert_eq!(answers.len(), 30);
+    let right = answers.iter().filter(|answer| {
+        let file = Path::new(answer["file"].as_str().expect("a name"));
+        let class = answer["predictions"][0]["class"].as_str().expect("a class");
+        file.parent().is_some_and(|folder| folder.ends_with(class))
+    });
+    let right = right.count();
+    assert!(right >= 20, "{right} of 30 are right");
+    // The same weights by their name, and as a file.
+    let named = lines(&["classify", "included", PHOTOS, "--top", "1", "--json"]);
+    assert_eq!(named, answers);
+    let exported = &lines(&["export", "included", "--half", "--out", "cifar.safetensors", "--json"])[0];
+    assert!(exported["bytes"].as_u64().is_some_and(|bytes| bytes < 8 << 20));
+    assert_eq!(lines(&["classify", "cifar.safetensors", PHOTOS, "--top", "1", "--json"]), answers);
+    assert_eq!(lines(&["inspect", "included", "--json"])[0]["checkpoint"]["classes"][3], "cat");
+    // Early exit stops at the auxiliary softmaxes that come with them.
+    let early = lines(&["classify", "included", PHOTOS, "--early-exit", "0.5", "--json"]);
+    assert!(early.iter().any(|line| line["head"] == "aux1"), "{early:?}");
+    let (code, errors) = fails(&["classify", "included"]);
+    assert!(code == 1 && errors.contains("pictures"), "{errors}");
+    let (code, errors) = fails(&["export", "included", "--half", "--out", "cifar.onnx"]);
+    assert!(code != 0 && errors.contains("--half"), "{errors}");
+}
+
+#[test]
+fn other_classes_are_learned_from_the_included_weights() {
+    let folder = temporary();
+    let out = folder.path().join("digits.safetensors");
+    let arguments =
+        ["train", "digits", "--init", "included", "--limit", "20", "--epochs", "1", "--tune", "off"];
+    let more = ["--freeze-until", "inception_4a", "--out", text(&out), "--json"];
+    let (code, errors) = fails(&[&arguments[..], &["--width", "0.5"], &more].concat());
+    assert!(code != 0 && errors.contains("--width"), "{errors}");
+    json(&[&arguments[..], &["--reset-head"], &more].concat());
+    let (own, included) = (Checkpoint::load(&out), Checkpoint::included());
+    let [own, included] = [own, included].map(|c| c.expect("is a checkpoint").state.parameters);
+    assert_eq!(own["conv1.conv.weight"], included["conv1.conv.weight"], "frozen");
+    assert_ne!(
+        own["inception5b.branch1.conv.weight"], included["inception5b.branch1.conv.weight"],
+        "trained"
+    );
 }
 
 #[test]

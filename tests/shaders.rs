@@ -13,6 +13,7 @@ use incept::train::{Averaging, InferenceGraph, Optimizer, Precision, Rule, Train
 use naga::ShaderStage;
 use naga::back::{glsl, hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use rayon::prelude::*;
 
 /// Profiles of every class, with and without geometry compiled in, with WebGPU's limits and with larger ones.
 fn profiles() -> Vec<Profile> {
@@ -204,7 +205,7 @@ fn translate(name: &str, kernel: &Kernel, module: &naga::Module, info: &ModuleIn
 fn every_pipeline_is_valid_and_translates() {
     let pipelines = pipelines();
     assert!(pipelines.len() > 100, "only {} pipelines", pipelines.len());
-    for (key, kernel) in pipelines {
+    pipelines.par_iter().for_each(|(key, kernel)| {
         let text = &key[..key.len() - kernel.entry.len()];
         let name = format!("{} {}", kernel.label, kernel.entry);
         let module = naga::front::wgsl::parse_str(text)
@@ -220,7 +221,7 @@ fn every_pipeline_is_valid_and_translates() {
             .validate(&module)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
         translate(&name, kernel, &module, &info, text);
-    }
+    });
 }
 
 #[test]

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use incept::graph::{Element, Graph, Operation, Spec};
-use incept::kernel::{AdapterClass, BUSY_GROUPS, Kernel, MOST_GROUPS, Operand, Operands, Profile, choose, pipeline_text};
+use incept::kernel::{
+    AdapterClass, BUSY_GROUPS, Kernel, MOST_GROUPS, Operand, Operands, Profile, choose, pipeline_text,
+};
 use incept::nn::GoogLeNet;
-use incept::ops::Conv;
+use incept::ops::{Conv, ConvInputGrad, ConvWeightGrad};
 use incept::plan::{ENOUGH_INTENSITY, NodeCost, Plan, PlanOptions};
 use incept::train::{InferenceGraph, Optimizer, Precision, TrainingGraph};
 use naga::ShaderStage;
@@ -494,6 +496,39 @@ fn inner_loops_carry_no_branches() {
         assert!(loops > 5, "only {loops} loops that multiply and add were seen for {class:?}");
     }
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// What only tuning chooses is held to the same.
+#[test]
+fn winograds_loops_carry_no_branches_and_do_not_divide() {
+    let profile = Profile { workgroup_memory: 32 << 10, ..Profile::webgpu(AdapterClass::Discrete) };
+    let (x, w, y) = (Spec::f32([2, 20, 14, 14]), Spec::f32([40, 20, 3, 3]), Spec::f32([2, 40, 14, 14]));
+    let (stride, padding, size, kernel) = ([1; 2], [1; 2], [14; 2], [3; 2]);
+    let input_grad = ConvInputGrad { stride, padding, size, accumulate: false, masked: false };
+    let directions: [(&dyn Operation, [&Spec; 2]); 3] = [
+        (&Conv::new(1, 1), [&x, &w]),
+        (&input_grad, [&y, &w]),
+        (&ConvWeightGrad { stride, padding, kernel }, [&x, &y]),
+    ];
+    for (op, inputs) in directions {
+        let outputs = op.infer(&inputs).expect("shapes fit");
+        let inputs: Vec<Operand> = inputs.into_iter().cloned().map(Operand::dense).collect();
+        let outputs: Vec<Operand> = outputs.into_iter().map(Operand::dense).collect();
+        let list = op.kernels(&Operands { layer: "layer", inputs: &inputs, outputs: &outputs }, &profile);
+        let winograd: Vec<_> = list.iter().filter(|i| i.name.starts_with("winograd")).collect();
+        assert_eq!(winograd.len(), 2, "{}", op.name());
+        for implementation in winograd {
+            assert!(implementation.fits(&profile), "{}", implementation.workgroup_memory);
+            let mut products = implementation.kernels.iter().filter(|k| k.traffic.is_some());
+            let kernel = products.next().expect("one does the arithmetic");
+            let findings = spirv(kernel, true, BoundsCheckPolicy::Unchecked, false).inspect();
+            assert!(findings.loops.iter().all(|l| l.divisions == 0), "{}: {findings:?}", kernel.label);
+            assert!(findings.multiply_adds().count() > 0, "{}: {findings:?}", kernel.label);
+            // With four terms a step some invocations have nothing to load, and must be told from the rest.
+            let branches = findings.multiply_adds().any(|l| l.branches > 0);
+            assert!(implementation.name == "winograd_small" || !branches, "{}: {findings:?}", kernel.label);
+        }
+    }
 }
 
 /// The kernel that a class of adapter convolves with.

@@ -1,12 +1,13 @@
 //! The network's tables against published counts, and what checkpoints keep.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use incept::Error;
 use incept::data::Preprocessing;
 use incept::nn::{GoogLeNet, Variant, summary};
 use incept::weights::{
-    Checkpoint, HostTensor, Metadata, Progress, TrainingState, read_tensors, write_atomically,
+    Checkpoint, HostTensor, INCLUDED, Metadata, Progress, TrainingState, read_tensors, write_atomically,
 };
 
 #[test]
@@ -108,6 +109,45 @@ fn a_checkpoint_comes_back_as_it_was() {
     assert_eq!(tensors["conv1.bn.num_batches_tracked"].data, [12.0]);
     assert_eq!(tensors["fc.bias"].dims, [3]);
     assert_eq!(metadata["format"], "pt");
+}
+
+#[test]
+fn half_the_size_keeps_parameters_to_f16_and_statistics_whole() {
+    let mut saved = checkpoint();
+    let [whole, half] = [saved.to_bytes(), saved.to_half_bytes()].map(|b| b.expect("can be written"));
+    assert!(half.len() < whole.len());
+    let back = Checkpoint::from_bytes(Path::new("half"), &half).expect("can be read");
+    assert_eq!((&back.metadata, &back.state.state), (&saved.metadata, &saved.state.state));
+    let parameters = &saved.state.parameters;
+    assert_eq!(back.state.parameters.keys().collect::<Vec<_>>(), parameters.keys().collect::<Vec<_>>());
+    for (name, tensor) in &back.state.parameters {
+        let want = &parameters[name];
+        assert_eq!(tensor.dims, want.dims);
+        for (got, want) in tensor.data.iter().zip(&want.data) {
+            assert!((got - want).abs() <= want.abs() / 2048.0, "{name}: {got} for {want}");
+        }
+    }
+    // What f16 cannot hold is refused, not made infinite.
+    saved.state.parameters.insert("fc.weight".into(), HostTensor { dims: vec![1], data: vec![7e4] });
+    let error = saved.to_half_bytes().expect_err("is too large").to_string();
+    assert!(error.contains("fc.weight") && error.contains("f16"), "{error}");
+}
+
+#[test]
+fn the_included_weights_know_cifars_classes() {
+    assert!(INCLUDED.len() < 8 << 20, "{} bytes", INCLUDED.len());
+    let Checkpoint { state, metadata } = Checkpoint::included().expect("is a checkpoint");
+    let names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+    assert_eq!(metadata.classes, names);
+    assert!(metadata.network.has_aux());
+    // All that the network needs is there, and nothing of the computer that it was trained on.
+    let net = metadata.network.build(1).expect("the network can be built");
+    let needed: BTreeMap<_, _> =
+        net.graph.parameters().map(|(_, t, _)| (t.name.clone(), t.spec.dims().to_vec())).collect();
+    let there: BTreeMap<_, _> =
+        state.parameters.iter().chain(&state.state).map(|(n, t)| (n.clone(), t.dims.clone())).collect();
+    assert!(needed.iter().all(|(name, dims)| there.get(name) == Some(dims)));
+    assert!(metadata.run.is_null() && metadata.command_line.is_empty());
 }
 
 #[test]

@@ -21,16 +21,23 @@ use super::report::{Reporter, note, share_bar, shown};
 use super::tune::Worth;
 use super::{Outcome, Result};
 
+const EXAMPLES: &str = "Examples:
+  incept classify photo.jpg                       with the weights that come with incept: CIFAR-10's ten classes
+  incept classify runs/0003-photos holiday/       with the best checkpoint of a run
+  incept classify mnist.safetensors - < seven.png --json";
+
 /// Tell what is on pictures: the most probable classes of each.
 ///
 /// Pictures that cannot be read are named, and the exit code is 1 then.
 #[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
 pub(crate) struct Classify {
-    /// The checkpoint, or a run's folder: its best one.
-    checkpoint: PathBuf,
-    /// Pictures, folders with pictures, or `-` for one picture on standard input.
-    #[arg(required = true)]
-    pictures: Vec<PathBuf>,
+    /// The checkpoint, if it is another than what comes with incept, and then pictures, folders with pictures, or `-` for one picture on standard input.
+    ///
+    /// A checkpoint is a .safetensors file, or a run's folder: its best one. Without one, the weights that come with incept are used, which
+    /// tell airplanes, automobiles, birds, cats, deer, dogs, frogs, horses, ships and trucks apart.
+    #[arg(required = true, value_name = "CHECKPOINT|PICTURE")]
+    inputs: Vec<PathBuf>,
     /// How many classes to print for each picture.
     #[arg(long, value_name = "COUNT", default_value_t = 5)]
     top: usize,
@@ -82,9 +89,27 @@ pub(super) fn read(path: &Path) -> Result<Picture> {
 }
 
 impl Classify {
+    /// The checkpoint and the pictures.
+    fn inputs(&self) -> Result<(&Path, &[PathBuf])> {
+        let (checkpoint, pictures) = match self.inputs.split_first() {
+            Some((first, rest)) if record::is_checkpoint(first) => (first.as_path(), rest),
+            _ => {
+                note(
+                    "classes: CIFAR-10's, by the weights that come with incept; name a checkpoint first for others",
+                );
+                (Path::new(record::INCLUDED), self.inputs.as_slice())
+            }
+        };
+        if pictures.is_empty() {
+            return Err(Error::Config(format!("name pictures to classify with {}", shown(checkpoint))));
+        }
+        Ok((checkpoint, pictures))
+    }
+
     pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
-        let Checkpoint { state, metadata } = record::load(&self.checkpoint)?;
-        let files = pictures(&self.pictures)?;
+        let (checkpoint, arguments) = self.inputs()?;
+        let Checkpoint { state, metadata } = record::load(checkpoint)?;
+        let files = pictures(arguments)?;
         let gpu = common.open()?;
         let default = if self.early_exit.is_some() { 1 } else { 16 };
         let batch = self.batch.unwrap_or(default).clamp(1, files.len().max(1));
@@ -94,8 +119,8 @@ impl Classify {
         })?;
         let state = state.averaged();
         if let Some(threshold) = self.early_exit {
-            require_heads(&self.checkpoint, network.has_aux())?;
-            let exit = exit(&self.checkpoint, &metadata.progress, threshold)?;
+            require_heads(checkpoint, network.has_aux())?;
+            let exit = exit(checkpoint, &metadata.progress, threshold)?;
             let staged = gpu.block_on(EarlyExit::new(&gpu, network, batch, element, &state))?;
             let full = summary(&network.build(1)?).macs_inference;
             return self.staged(Staged { gpu, staged, exit, full }, &files, &metadata, reporter);

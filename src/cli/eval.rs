@@ -11,7 +11,6 @@ use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::data::{CropTest, Dataset, at_most};
 use incept::evaluate::{Assessment, MeanMetrics, Mistake, ReliabilityBin};
-use incept::runs::RunFolder;
 use incept::train::{Evaluation, InferenceGraph};
 use serde::Serialize;
 
@@ -23,6 +22,7 @@ use super::data::{FORMATS, LoadArgs};
 use super::options::{Common, PrecisionArgs};
 use super::plot::{INK, SOFT, VERMILION, check, save};
 use super::raster::thumbnail;
+use super::record::is_checkpoint;
 use super::report::{Reporter, shown};
 use super::sweep::Subject;
 use super::tiles::{Tile, Tiles};
@@ -44,8 +44,8 @@ const EXAMPLES: &str = "Examples:
 pub(crate) struct Eval {
     /// The checkpoints, and last a data set if it is another than they were trained on: `digits`, or a folder.
     ///
-    /// A run's folder stands for its best checkpoint. The first is a checkpoint whatever it is called; of the others the folders of runs
-    /// and those whose names end in .safetensors.
+    /// A run's folder stands for its best checkpoint, `included` for the weights that come with incept. The first is a checkpoint whatever it is
+    /// called; of the others the folders of runs and those whose names end in .safetensors.
     #[arg(required = true, value_name = "CHECKPOINT|DATA")]
     inputs: Vec<PathBuf>,
     /// Which part of it.
@@ -190,12 +190,9 @@ impl Eval {
 
     /// The checkpoints, and the data set if it is named.
     fn inputs(&self) -> Result<(Vec<&Path>, Option<String>)> {
-        let is_checkpoint = |i: usize, path: &Path| {
-            i == 0 || path.extension().is_some_and(|e| e == "safetensors") || RunFolder::open(path).is_ok()
-        };
         let (mut checkpoints, mut data) = (Vec::new(), None);
         for (i, path) in self.inputs.iter().enumerate() {
-            if is_checkpoint(i, path) {
+            if i == 0 || is_checkpoint(path) {
                 checkpoints.push(path.as_path());
             } else if let Some(first) = data.replace(shown(path)) {
                 let reason = format!("{first} and {} are two data sets: name one", shown(path));

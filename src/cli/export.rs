@@ -17,7 +17,7 @@ use super::{Outcome, Result};
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Export {
-    /// The checkpoint, or a run's folder: its best one.
+    /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
     checkpoint: PathBuf,
     /// The file to write; its ending says what it becomes: .onnx or .safetensors.
     #[arg(long, value_name = "FILE")]
@@ -28,6 +28,9 @@ pub(crate) struct Export {
     /// ONNX with each batch norm made a part of the convolution before it.
     #[arg(long)]
     fold: bool,
+    /// safetensors with parameters as f16: half the size. What is read from it is f32 again.
+    #[arg(long)]
+    half: bool,
 }
 
 const EXAMPLES: &str = "ONNX: input `data` (batch x 3 x input x input, red, green and blue as the checkpoint's preprocessing makes them; the batch is open), output
@@ -40,7 +43,8 @@ takes it (full width; aux_logits=False without the auxiliary heads); Caffe's lay
 Examples:
   incept export photos.safetensors --out photos.onnx
   incept export photos.safetensors --aux --fold --out all-heads.onnx
-  incept export photos.safetensors --out for-pytorch.safetensors";
+  incept export photos.safetensors --out for-pytorch.safetensors
+  incept export photos.safetensors --half --out small.safetensors";
 
 #[derive(Serialize)]
 struct ExportResult {
@@ -56,6 +60,9 @@ impl Export {
         let ending = self.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
         let mut outputs = Vec::new();
         let content = match ending.as_str() {
+            "onnx" if self.half => {
+                return Err(Error::Config("--half is for safetensors: ONNX has all weights in f32".into()));
+            }
             "onnx" => {
                 let options = OnnxOptions { aux: self.aux, fold_batch_norm: self.fold };
                 outputs = checkpoint.onnx_outputs(options);
@@ -66,6 +73,7 @@ impl Export {
                     "--aux and --fold are for ONNX: safetensors has all weights as they are".into(),
                 ));
             }
+            "safetensors" if self.half => checkpoint.without_training().to_half_bytes()?,
             "safetensors" => checkpoint.without_training().to_bytes()?,
             _ => {
                 let reason = format!("{} should end in .onnx or .safetensors", self.out.display());

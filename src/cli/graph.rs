@@ -22,7 +22,7 @@ use super::{Outcome, Result};
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Graph {
-    /// Draw the network of this checkpoint, or of the best one of a run's folder.
+    /// Draw the network of this checkpoint, of the best one of a run's folder, or of the one that comes with incept (`included`).
     #[arg(conflicts_with_all = ["variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight"])]
     checkpoint: Option<PathBuf>,
     /// Number of classes.

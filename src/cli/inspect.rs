@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use incept::Error;
 use incept::nn::GoogLeNet;
-use incept::weights::{Content, FileTensor, Foreign, Format, Metadata};
+use incept::weights::{Content, FileTensor, Foreign, Format, INCLUDED, Metadata};
 use serde::Serialize;
 
-use super::record::best_of;
+use super::record::{best_of, is_included};
 use super::report::{Reporter, bytes, thousands};
 use super::{Outcome, Result};
 
@@ -19,7 +20,8 @@ use super::{Outcome, Result};
   incept inspect googlenet-1378be20.pth
   incept inspect photos.safetensors --json")]
 pub(crate) struct Inspect {
-    /// The file: a checkpoint, .pth, .safetensors, .caffemodel or .onnx; of a run's folder the best checkpoint.
+    /// The file: a checkpoint, .pth, .safetensors, .caffemodel or .onnx; of a run's folder the best checkpoint; `included` is what
+    /// comes with incept.
     file: PathBuf,
 }
 
@@ -68,7 +70,12 @@ impl TensorLine {
 impl Inspect {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let path = best_of(&self.file)?;
-        let file = Foreign::read(&path)?;
+        let content = if is_included(&path) {
+            INCLUDED.to_vec()
+        } else {
+            std::fs::read(&path).map_err(|e| Error::io(&path, e))?
+        };
+        let file = Foreign::from_bytes(&path, &content)?;
         let own = file.metadata.get("incept").and_then(|json| serde_json::from_str::<Metadata>(json).ok());
         let tensors: Vec<TensorLine> =
             file.tensors().into_iter().map(|(name, tensor)| TensorLine::of(name, tensor)).collect();
@@ -95,11 +102,10 @@ impl Inspect {
                 line.name
             ))?;
         }
-        let size = std::fs::metadata(&path).map_or(0, |m| m.len());
         reporter.line(&format!(
             "\n{}, {}: {} tensors, {} elements",
             file.format.name(),
-            bytes(size),
+            bytes(content.len() as u64),
             tensors.len(),
             thousands(elements as u64)
         ))?;

@@ -156,7 +156,7 @@ pub(crate) struct NetworkArgs {
     /// Label smoothing [default: 0].
     #[arg(long, value_name = "SHARE")]
     pub smoothing: Option<f32>,
-    /// How weights start: `xavier` (Caffe), `he`, or in training a file of weights [default: xavier (paper), he (torchvision)].
+    /// How weights start: `xavier` (Caffe), `he`, or in training a file of weights, or `included` for those that come with incept [default: xavier (paper), he (torchvision)].
     #[arg(long, value_name = "NAME|FILE")]
     #[serde(with = "as_text")]
     pub init: Option<Init>,

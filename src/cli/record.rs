@@ -210,7 +210,20 @@ pub(crate) fn best_of(path: &Path) -> Result<PathBuf> {
     if best.is_file() { Ok(best) } else { checkpoint_of(path) }
 }
 
-/// Loads what [`best_of`] finds.
+/// What stands for the weights that come with the program, where a checkpoint is asked for.
+pub(crate) const INCLUDED: &str = "included";
+
+/// Whether a path means the weights that come with the program: unless something there is called so.
+pub(crate) fn is_included(path: &Path) -> bool {
+    path == Path::new(INCLUDED) && !path.exists()
+}
+
+/// Loads what [`best_of`] finds, or the weights that come with the program.
 pub(crate) fn load(path: &Path) -> Result<Checkpoint> {
-    Checkpoint::load(&best_of(path)?)
+    if is_included(path) { Checkpoint::included() } else { Checkpoint::load(&best_of(path)?) }
+}
+
+/// Whether a path is a checkpoint and nothing else that a command may be given: by its name, a run's folder, or what comes with the program.
+pub(crate) fn is_checkpoint(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "safetensors") || RunFolder::open(path).is_ok() || is_included(path)
 }

@@ -15,9 +15,9 @@ use super::dashboard::ViewName;
 use super::data::{describe, suited_input};
 use super::fit::{Policy, Run, Setup, interruptible};
 use super::options::{Common, Init, PrecisionArgs, PrecisionName};
-use super::record::{Recorder, best_of, checkpoint_of, folder_of, machine, now};
+use super::record::{Recorder, checkpoint_of, folder_of, machine, now};
 use super::report::{Reporter, bytes, note, shown, thousands};
-use super::{Outcome, Result, preview};
+use super::{Outcome, Result, preview, record};
 
 /// Train a network on a data set; the run gets a folder with its configuration, log and checkpoints.
 ///
@@ -192,10 +192,10 @@ impl Train {
         let data = describe(&what, &OpenOptions { held_out, limit: training.limit, seed })?;
         let names = data.train.classes();
         let from = match &config.network.init {
-            Some(Init::Weights(path)) => Some(best_of(path)?),
+            Some(Init::Weights(path)) => Some(path.clone()),
             _ => None,
         };
-        let weights = from.as_deref().map(Checkpoint::load).transpose()?;
+        let weights = from.as_deref().map(record::load).transpose()?;
         let reset = *training.reset_head.get_or_insert(false);
         if weights.is_none() && (reset || training.freeze_until.is_some()) {
             return Err(Error::Config("--reset-head and --freeze-until need --init FILE".into()));

@@ -49,12 +49,36 @@ pub struct Checkpoint {
 /// Under what files hold the metadata.
 pub(super) const KEY: &str = "incept";
 
+/// A parameter rounded to f16.
+fn in_half(name: &str, values: &[f32]) -> Result<Vec<half::f16>> {
+    let rounded: Vec<half::f16> = values.iter().map(|v| half::f16::from_f32(*v)).collect();
+    match values.iter().zip(&rounded).find(|(value, half)| value.is_finite() && !half.is_finite()) {
+        Some((value, _)) => {
+            Err(Error::tensor(name, format!("{value} is out of the range of f16: keep it in f32")))
+        }
+        None => Ok(rounded),
+    }
+}
+
 impl Checkpoint {
     /// The file's content.
     ///
     /// # Errors
     /// [`Error::Tensor`] if a tensor's extents and elements differ.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        self.serialized(false)
+    }
+
+    /// The file's content with parameters as f16: half the size, for weights that are only used. Running statistics stay f32, as variances can be
+    /// smaller than f16 resolves.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if a parameter is out of f16's range, or a tensor's extents and elements differ.
+    pub fn to_half_bytes(&self) -> Result<Vec<u8>> {
+        self.serialized(true)
+    }
+
+    fn serialized(&self, half: bool) -> Result<Vec<u8>> {
         let mut tensors: Vec<(String, &HostTensor)> = Vec::new();
         let plain = self.state.parameters.iter().chain(&self.state.state);
         tensors.extend(plain.map(|(name, tensor)| (name.clone(), tensor)));
@@ -71,11 +95,20 @@ impl Checkpoint {
             Variant::Paper => Vec::new(),
         };
         let invalid = |name: &str, e: safetensors::SafeTensorError| Error::tensor(name, e.to_string());
+        let rounded: Vec<Option<Vec<half::f16>>> = tensors
+            .iter()
+            .map(|(name, tensor)| {
+                let halves = half && self.state.parameters.contains_key(name);
+                halves.then(|| in_half(name, &tensor.data)).transpose()
+            })
+            .collect::<Result<_>>()?;
         let mut views = Vec::new();
-        for (name, tensor) in &tensors {
-            let bytes: &[u8] = bytemuck::cast_slice(&tensor.data);
-            let view =
-                TensorView::new(Dtype::F32, tensor.dims.clone(), bytes).map_err(|e| invalid(name, e))?;
+        for ((name, tensor), rounded) in tensors.iter().zip(&rounded) {
+            let (kind, bytes): (Dtype, &[u8]) = match rounded {
+                Some(halves) => (Dtype::F16, bytemuck::cast_slice(halves)),
+                None => (Dtype::F32, bytemuck::cast_slice(&tensor.data)),
+            };
+            let view = TensorView::new(kind, tensor.dims.clone(), bytes).map_err(|e| invalid(name, e))?;
             views.push((name.clone(), view));
         }
         for name in &counters {

@@ -7,6 +7,7 @@ mod export;
 mod file;
 mod foreign;
 mod import;
+mod included;
 mod onnx;
 mod pickle;
 mod torch;
@@ -18,6 +19,7 @@ pub use export::OnnxOptions;
 pub use file::{read_tensors, write_atomically};
 pub use foreign::{Content, FileTensor, Foreign, Format};
 pub use import::{ImportOptions, Pixels};
+pub use included::INCLUDED;
 pub use onnx::{ExportOptions, OnnxAttribute, OnnxExport, OnnxGraph, OnnxNode, write as write_onnx};
 pub(crate) use onnx::{int, ints};
 

@@ -56,7 +56,8 @@ where
             Rectangle::new([(x, y - unit.px(5)), (x + unit.px(16), y + unit.px(5))], color.filled())
         }
     };
-    let ink = |color: RGBColor, b: &ReliabilityBin| color.mix(if b.count < FEW { 0.35 } else { 1.0 }).filled();
+    let ink =
+        |color: RGBColor, b: &ReliabilityBin| color.mix(if b.count < FEW { 0.35 } else { 1.0 }).filled();
     let right = bins.iter().map(|b| Rectangle::new(bar(0.0, b.accuracy, b), ink(BLUE, b)));
     chart.draw_series(right)?.label("accuracy").legend(key(BLUE));
     let (modest, boastful): (Vec<&ReliabilityBin>, Vec<_>) =

@@ -21,7 +21,7 @@ use crate::cli::{Outcome, Result};
 /// after its ReLU.
 #[derive(Args, Debug)]
 pub(super) struct FeaturesArgs {
-    /// The checkpoint, or a run's folder: its best one.
+    /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
     checkpoint: PathBuf,
     /// The picture.
     picture: PathBuf,

@@ -19,7 +19,7 @@ use crate::cli::{Outcome, Result};
 /// noise means that it saw too few pictures or too much of one. Needs no GPU.
 #[derive(Args, Debug)]
 pub(super) struct FiltersArgs {
-    /// The checkpoint, or a run's folder: its best one.
+    /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
     checkpoint: PathBuf,
     /// The figure, .png or .svg.
     #[arg(long, value_name = "FILE", default_value = "incept-filters.png")]

@@ -21,7 +21,7 @@ use crate::cli::{Outcome, Result};
 /// Yellow is what speaks for the class most, dark blue what does not. The auxiliary maps are finer, and their softmaxes know less.
 #[derive(Args, Debug)]
 pub(super) struct Gradcam {
-    /// The checkpoint, or a run's folder: its best one.
+    /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
     checkpoint: PathBuf,
     /// Pictures, or folders with pictures.
     #[arg(required = true)]

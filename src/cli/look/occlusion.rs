@@ -21,7 +21,7 @@ use crate::cli::{Outcome, Result};
 /// class becomes.
 #[derive(Args, Debug)]
 pub(super) struct OcclusionArgs {
-    /// The checkpoint, or a run's folder: its best one.
+    /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
     checkpoint: PathBuf,
     /// Pictures, or folders with pictures.
     #[arg(required = true)]

@@ -89,7 +89,8 @@ fn with_depth(
 /// Tells a kernel how many terms a step has, and of the numbers to repeat.
 fn repeated(kernel: Kernel, depth: usize) -> Kernel {
     let numbers = [("DEPTH", depth), ("TWO", 2), ("THREE", 3), ("FOUR", 4), ("EIGHT", 8)];
-    numbers.into_iter().fold(kernel, |kernel, (name, n)| kernel.constant(name, size(n)))
+    let kernel = numbers.into_iter().fold(kernel, |kernel, (name, n)| kernel.constant(name, size(n)));
+    kernel.constant("IDLE", depth * BLOCK < INVOCATIONS)
 }
 
 /// Bytes of workgroup memory that so many workgroups move for so many terms: a step stores both operands once, and of each place sixteen invocations load
