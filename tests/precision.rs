@@ -117,9 +117,9 @@ fn the_forward_pass_is_the_twins() {
         interpreter.run(&Step::default()).expect("runs");
         for ((name, got), head) in logits.iter().zip(&net.heads) {
             let want: Array<f32> = interpreter.get(head.logits).expect("was computed").cast();
-            // Roundings that fall the other way spread from layer to layer.
+            // Roundings that fall the other way, each 5e-4 of a value, spread from layer to layer.
             let error = relative_error(got, &want.data);
-            assert!(error < 5e-3, "{variant} {name}: {error:.1e}");
+            assert!(error < 1e-2, "{variant} {name}: {error:.1e}");
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
-use crate::nn::{GoogLeNet, part_of};
+use crate::nn::{BLOCKS, GoogLeNet, part_of};
 use crate::plan::{Plan, PlanOptions};
 use crate::train::upload;
 use crate::weights::TrainingState;
@@ -58,19 +58,26 @@ impl Features {
     /// The network with these weights on a device, up to the layer of this name, for one picture at a time.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the layers if there is none of this name, [`Error::Tensor`] naming a weight that is missing or misshapen, and
+    /// [`Error::Config`] naming layers if there is none of this name, [`Error::Tensor`] naming a weight that is missing or misshapen, and
     /// what the device reports.
     pub async fn new(gpu: &Gpu, network: &GoogLeNet, layer: &str, weights: &TrainingState) -> Result<Self> {
         let net = network.build(1)?;
         let evaluation = net.graph.evaluation()?;
         let output = maps(&evaluation.graph).find(|(name, _)| *name == layer).map(|(_, t)| t);
         let output = output.ok_or_else(|| {
-            let near = maps(&evaluation.graph).map(|(name, _)| name).filter(|name| part_of(name) == part_of(layer));
-            let near: Vec<&str> = near.collect();
+            // Names of no part of the network are answered with the last layer of each.
+            let known = BLOCKS.iter().any(|(block, _)| *block == part_of(layer));
+            let mut names: Vec<&str> = maps(&evaluation.graph).map(|(name, _)| name).collect();
+            if known {
+                names.retain(|name| part_of(name) == part_of(layer));
+            } else {
+                names.reverse();
+                names.dedup_by_key(|name| part_of(name));
+                names.reverse();
+            }
             Error::Config(format!(
-                "no layer `{layer}` has feature maps; of {} these have: {} (`incept summary` lists all layers)",
-                part_of(layer),
-                near.join(", ")
+                "no layer `{layer}` has feature maps; these have, among others: {} (`incept summary` lists all layers)",
+                names.join(", ")
             ))
         })?;
         let lost = || Error::tensor(layer, "was lost by a pass");
