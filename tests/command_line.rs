@@ -174,6 +174,8 @@ fn photos_are_classified_without_a_checkpoint() {
     assert!(exported["bytes"].as_u64().is_some_and(|bytes| bytes < 8 << 20));
     assert_eq!(lines(&["classify", "cifar.safetensors", PHOTOS, "--top", "1", "--json"]), answers);
     assert_eq!(lines(&["inspect", "included", "--json"])[0]["checkpoint"]["classes"][3], "cat");
+    lines(&["report", "included", "--data", PHOTOS, "--json"]);
+    assert!(folder.path().join("included.html").is_file());
     // Early exit stops at the auxiliary softmaxes that come with them.
     let early = lines(&["classify", "included", PHOTOS, "--early-exit", "0.5", "--json"]);
     assert!(early.iter().any(|line| line["head"] == "aux1"), "{early:?}");

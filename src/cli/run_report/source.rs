@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use incept::runs::{EpochRecord, Machine, Record, RunFolder, StepRecord};
-use incept::weights::Checkpoint;
 use incept::{Error, Result};
 
-use crate::cli::record::{best_of, folder_of};
+use crate::cli::record::{best_of, folder_of, load};
 
 /// Everything that is known of a run.
 #[derive(Debug)]
@@ -55,7 +54,7 @@ impl Source {
     }
 
     fn of_checkpoint(checkpoint: PathBuf) -> Result<Self> {
-        let metadata = Checkpoint::load(&checkpoint)?.metadata;
+        let metadata = load(&checkpoint)?.metadata;
         let configuration = serde_json::json!({ "run": metadata.run, "network": metadata.network });
         Ok(Self {
             title: checkpoint
