@@ -567,6 +567,48 @@ fn training_is_deterministic_and_resumes_exactly() {
     }
 }
 
+/// Parameters and running statistics have the same averages, and what classifies with them in training says what their checkpoint will say.
+#[test]
+fn running_statistics_are_averaged_with_the_parameters() {
+    let gpu = gpu();
+    let (network, decay) = (small(Variant::Torchvision), 0.9);
+    let optimizer = Optimizer { average: Some(Averaging::Exponential(decay)), ..Optimizer::default() };
+    let mut trainer =
+        gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 4, 9, |_, _| ())).expect("can train");
+    let state = |trainer: &Trainer| gpu.block_on(trainer.state()).expect("the state can be read");
+    let start = state(&trainer);
+    let mut expected = start.parameters.clone();
+    expected.extend(start.state.clone());
+    assert_eq!(start.average.as_ref(), Some(&expected));
+    for step in 0..4u8 {
+        trainer.step(&batch(4, step.into()), 0.05).expect("a step");
+        let latest = state(&trainer);
+        let share = 1.0 - decay.min((1.0 + f32::from(step)) / (10.0 + f32::from(step)));
+        for (name, tensor) in latest.parameters.iter().chain(&latest.state) {
+            let average = expected.get_mut(name).expect("is averaged");
+            average.data.iter_mut().zip(&tensor.data).for_each(|(a, v)| *a += share * (v - *a));
+        }
+    }
+    let trained = state(&trainer);
+    let average = trained.average.as_ref().expect("is averaged");
+    assert!(average.keys().eq(expected.keys()));
+    for (name, tensor) in average {
+        let error = relative_error(&tensor.data, &expected[name].data);
+        assert!(error < 1e-5, "{name}: {error:.1e}");
+    }
+    let statistic = "inception3a.branch1.bn.running_mean";
+    assert!(relative_error(&average[statistic].data, &trained.state[statistic].data) > 1e-3);
+
+    let data = batch(4, 70);
+    let mut sharing = gpu.block_on(trainer.classifier(4)).expect("a classifier");
+    let state = trained.averaged();
+    let kept = Classifier::new(&gpu, &network, 4, Element::F32, &state);
+    let mut kept = gpu.block_on(kept).expect("a classifier");
+    let [here, there] = [&mut sharing, &mut kept]
+        .map(|classifier| gpu.block_on(classifier.probabilities(&data)).expect("can classify"));
+    assert_eq!(here, there);
+}
+
 /// Two batches of two whose gradients are accumulated make the update of one batch of four, also if the run was left between them.
 #[test]
 fn accumulated_batches_are_one_large_batch() {

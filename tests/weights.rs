@@ -75,11 +75,13 @@ fn checkpoint() -> Checkpoint {
     };
     let progress = Progress { step: 12, update: 6, epoch: 2, batch: 3, seed: u64::MAX - 1 };
     let statistics = BTreeMap::from([("conv1.bn.running_mean".to_string(), tensor(&[2], 0.5))]);
+    let mut average = named(4.0);
+    average.insert("conv1.bn.running_mean".to_string(), tensor(&[2], 0.75));
     let state = TrainingState {
         parameters: named(1.0),
         state: statistics,
         slots: vec![named(2.0), named(3.0)],
-        average: Some(named(4.0)),
+        average: Some(average),
         progress: progress.clone(),
     };
     let metadata = Metadata {
@@ -153,7 +155,18 @@ fn the_included_weights_know_cifars_classes() {
 #[test]
 fn the_averaged_state_classifies_with_the_averages() {
     let state = checkpoint().state;
-    assert_eq!(state.clone().averaged().parameters, state.average.expect("has averages"));
+    let averaged = state.clone().averaged();
+    let names = |map: &BTreeMap<String, HostTensor>| map.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(
+        (names(&averaged.parameters), names(&averaged.state)),
+        (names(&state.parameters), names(&state.state))
+    );
+    let average = state.average.clone().expect("has averages");
+    assert!(averaged.parameters.iter().chain(&averaged.state).all(|(name, tensor)| average[name] == *tensor));
+    // Earlier versions averaged the parameters alone: the statistics are the latest then.
+    let mut alone = state;
+    alone.average.as_mut().map(|average| average.remove("conv1.bn.running_mean"));
+    assert_eq!(alone.clone().averaged().state, alone.state);
 }
 
 #[test]

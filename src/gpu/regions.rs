@@ -31,21 +31,27 @@ impl Regions {
             }
         }
         let regions = Self { layout: Arc::clone(&plan.layout), buffers };
-        for entry in &regions.layout.state {
-            if entry.start != 0.0 && regions.buffers.contains_key(&Region::State) {
-                regions.write(gpu, Region::State, entry, &vec![entry.start; entry.shape.volume()])?;
+        for region in [Region::State, Region::AveragedState] {
+            for entry in &regions.layout.state {
+                if entry.start != 0.0 && regions.buffers.contains_key(&region) {
+                    regions.write(gpu, region, entry, &vec![entry.start; entry.shape.volume()])?;
+                }
             }
         }
         Ok(regions)
     }
 
-    /// The same memory, with `region` in the place of the parameters: averaged parameters are classified with where they are.
+    /// The same memory, with `region` in the place of the parameters, and averaged running statistics, if there are any, in that of the others:
+    /// averages are classified with where they are.
     ///
     /// # Errors
     /// [`Error::Tensor`] if there is no such region.
-    pub fn with_parameters_of(&self, region: Region) -> Result<Self> {
+    pub fn with_averages(&self, region: Region) -> Result<Self> {
         let mut buffers = self.buffers.clone();
         buffers.insert(Region::Parameters, self.buffer(region)?.clone());
+        if let Some(state) = self.buffers.get(&Region::AveragedState) {
+            buffers.insert(Region::State, state.clone());
+        }
         Ok(Self { layout: Arc::clone(&self.layout), buffers })
     }
 
@@ -57,11 +63,6 @@ impl Regions {
     /// Bytes of all regions.
     pub fn bytes(&self) -> u64 {
         self.buffers.values().map(wgpu::Buffer::size).sum()
-    }
-
-    /// The entries of a region.
-    fn entries(&self, region: Region) -> &[Entry] {
-        if region == Region::State { &self.layout.state } else { &self.layout.parameters }
     }
 
     pub(super) fn buffer(&self, region: Region) -> Result<&wgpu::Buffer> {
@@ -84,7 +85,7 @@ impl Regions {
     /// # Errors
     /// [`Error::Tensor`] if the region has no such tensor or its size differs.
     pub fn set(&self, gpu: &Gpu, region: Region, name: &str, values: &[f32]) -> Result<()> {
-        let entry = self.entries(region).iter().find(|e| e.name == name);
+        let entry = self.layout.entries(region).iter().find(|e| e.name == name);
         let entry = entry.ok_or_else(|| Error::tensor(name, "is not a tensor of this network"))?;
         self.write(gpu, region, entry, values)
     }
@@ -98,6 +99,6 @@ impl Regions {
         let bytes = gpu.download(buffer, 0, buffer.size()).await?;
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
         let slice = |e: &Entry| values[e.offset..e.offset + e.shape.volume()].to_vec();
-        Ok(self.entries(region).iter().map(|e| (e, slice(e))).collect())
+        Ok(self.layout.entries(region).iter().map(|e| (e, slice(e))).collect())
     }
 }

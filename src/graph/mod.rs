@@ -41,6 +41,8 @@ pub enum Region {
     Gradients,
     /// What the network keeps beside parameters: running statistics.
     State,
+    /// Averages of the state over updates, at the state's offsets.
+    AveragedState,
     /// What the optimizer keeps: `Slots(k)` is its k-th vector, laid out as the parameters are.
     Slots(u8),
 }

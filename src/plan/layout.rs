@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::graph::{Graph, ParameterInfo, Role, Shape};
+use crate::graph::{Graph, ParameterInfo, Region, Role, Shape};
 
 /// Each tensor of a region starts at a multiple of this many elements: 256 bytes, which every device can bind.
 pub const BLOCK: usize = 64;
@@ -51,6 +51,14 @@ impl Layout {
             });
         }
         layout
+    }
+
+    /// The tensors of a region.
+    pub fn entries(&self, region: Region) -> &[Entry] {
+        match region {
+            Region::State | Region::AveragedState => &self.state,
+            Region::Parameters | Region::Gradients | Region::Slots(_) => &self.parameters,
+        }
     }
 
     /// Elements of the parameter region, padding included.

@@ -285,7 +285,7 @@ impl Builder<'_> {
             };
             if let Store::Region(region) = place.store {
                 let length = match region {
-                    Region::State => self.layout.state_length(),
+                    Region::State | Region::AveragedState => self.layout.state_length(),
                     _ => self.layout.parameter_length(),
                 };
                 if place.offset + place.bytes > bytes(length) {

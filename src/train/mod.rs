@@ -328,7 +328,14 @@ impl Trainer {
             slots.push(download(&self.gpu, regions, region).await?);
         }
         let average = match self.optimizer.average_slot() {
-            Some(region) => Some(download(&self.gpu, regions, region).await?),
+            Some(region) => {
+                let mut average = download(&self.gpu, regions, region).await?;
+                if self.averages_statistics() {
+                    let statistics = download(&self.gpu, regions, Region::AveragedState).await?;
+                    average.extend(statistics.into_iter().filter(|(name, _)| !name.starts_with(LOSS_SCALE)));
+                }
+                Some(average)
+            }
             None => None,
         };
         let state = if regions.layout.state.is_empty() {
@@ -352,13 +359,13 @@ impl Trainer {
     pub fn restore(&mut self, state: &TrainingState) -> Result<()> {
         let regions = Arc::clone(self.session.regions());
         upload(&self.gpu, &regions, Region::Parameters, &state.parameters)?;
+        let mut values = state.state.clone();
+        // A run in f32 has no loss scale.
+        for entry in regions.layout.state.iter().filter(|e| e.name.starts_with(LOSS_SCALE)) {
+            let start = HostTensor { dims: entry.shape.dims().to_vec(), data: vec![entry.start] };
+            values.entry(entry.name.clone()).or_insert(start);
+        }
         if !regions.layout.state.is_empty() {
-            let mut values = state.state.clone();
-            // A run in f32 has no loss scale.
-            for entry in regions.layout.state.iter().filter(|e| e.name.starts_with(LOSS_SCALE)) {
-                let start = HostTensor { dims: entry.shape.dims().to_vec(), data: vec![entry.start] };
-                values.entry(entry.name.clone()).or_insert(start);
-            }
             upload(&self.gpu, &regions, Region::State, &values)?;
         }
         for (region, slot) in self.optimizer.kept_slots().zip(&state.slots) {
@@ -366,6 +373,11 @@ impl Trainer {
         }
         if let (Some(region), Some(average)) = (self.optimizer.average_slot(), &state.average) {
             upload(&self.gpu, &regions, region, average)?;
+            if self.averages_statistics() {
+                // Where a checkpoint has averages of the parameters alone, those of the statistics start from the latest.
+                values.extend(average.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
+                upload(&self.gpu, &regions, Region::AveragedState, &values)?;
+            }
         }
         self.progress = state.progress.clone();
         Ok(())
@@ -408,11 +420,16 @@ impl Trainer {
         Classifier::sharing(&self.gpu, &self.network, batch, element, self.inference_regions()?).await
     }
 
+    /// Whether running statistics are averaged with the parameters.
+    fn averages_statistics(&self) -> bool {
+        self.session.regions().regions().any(|region| region == Region::AveragedState)
+    }
+
     /// The memory to classify with.
     fn inference_regions(&self) -> Result<Arc<Regions>> {
         let regions = self.session.regions();
         match self.optimizer.average_slot() {
-            Some(average) => Ok(Arc::new(regions.with_parameters_of(average)?)),
+            Some(average) => Ok(Arc::new(regions.with_averages(average)?)),
             None => Ok(Arc::clone(regions)),
         }
     }
@@ -447,7 +464,7 @@ pub(crate) fn upload(
     region: Region,
     tensors: &BTreeMap<String, HostTensor>,
 ) -> Result<()> {
-    let entries = if region == Region::State { &regions.layout.state } else { &regions.layout.parameters };
+    let entries = regions.layout.entries(region);
     let missing: Vec<&str> =
         entries.iter().map(|e| e.name.as_str()).filter(|name| !tensors.contains_key(*name)).collect();
     if !missing.is_empty() {

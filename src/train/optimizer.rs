@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::precision::{Guard, Precision, ScaleState};
+use super::precision::{Guard, LOSS_SCALE, Precision, ScaleState};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Region, Role, Spec, TensorId};
 use crate::ops::{Accumulate, AdamW, Average, ClipNorm, Lars, Sgd};
@@ -49,7 +49,7 @@ pub struct Optimizer {
     pub weight_decay: f32,
     /// Largest global norm of the gradients; larger ones are scaled down to it.
     pub clip_norm: Option<f32>,
-    /// Averaging of the parameters.
+    /// Averaging of the parameters, and of batch norm's running statistics.
     pub average: Option<Averaging>,
     /// Batches whose gradients make one update.
     pub accumulate: u32,
@@ -192,9 +192,10 @@ impl Optimizer {
         scale: Option<ScaleState>,
     ) -> Result<Update> {
         let length = layout.parameter_length();
-        let flat = |graph: &mut Graph, region: Region| {
+        let stretch = |graph: &mut Graph, region: Region, length: usize| {
             graph.tensor(format!("region/{region:?}"), Spec::f32([length]), Role::Flat(region))
         };
+        let flat = |graph: &mut Graph, region: Region| stretch(graph, region, length);
         let parameters = flat(graph, Region::Parameters);
         let mut gradients = flat(graph, Region::Gradients);
         let constant = |graph: &mut Graph, name: &str, values: Vec<f32>| {
@@ -246,6 +247,13 @@ impl Optimizer {
                 Averaging::Exponential(decay) => Some(decay),
             };
             graph.add("optimizer/average", Average { decay }, &guarded(&[average, updated]))?;
+            // What the averaged parameters make of a picture has other statistics than what the latest ones make of it. Those of a step whose
+            // gradients overflow are as good as any, so there is no guard.
+            if layout.state.iter().any(|entry| !entry.name.starts_with(LOSS_SCALE)) {
+                let [average, state] = [Region::AveragedState, Region::State]
+                    .map(|region| stretch(graph, region, layout.state_length()));
+                graph.add("optimizer/average_statistics", Average { decay }, &[average, state])?;
+            }
         }
         Ok(update)
     }

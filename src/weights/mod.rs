@@ -60,18 +60,19 @@ pub struct TrainingState {
     pub state: BTreeMap<String, HostTensor>,
     /// The optimizer's vectors, by parameter.
     pub slots: Vec<BTreeMap<String, HostTensor>>,
-    /// Averaged parameters, by parameter.
+    /// Averaged parameters, by parameter, and with them the averaged running statistics, where there are any.
     pub average: Option<BTreeMap<String, HostTensor>>,
     /// How far training is.
     pub progress: Progress,
 }
 
 impl TrainingState {
-    /// The state whose parameters are the averaged ones, where training averaged them: what to classify with.
+    /// The state whose parameters and running statistics are the averaged ones, where training averaged them: what to classify with.
     #[must_use]
     pub fn averaged(mut self) -> Self {
-        if let Some(average) = self.average.take() {
-            self.parameters = average;
+        for (name, tensor) in self.average.take().into_iter().flatten() {
+            let statistic = self.state.contains_key(&name);
+            if statistic { &mut self.state } else { &mut self.parameters }.insert(name, tensor);
         }
         self
     }
