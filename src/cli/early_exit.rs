@@ -27,7 +27,7 @@ pub(crate) struct Calibrated {
     pub heads: Vec<HeadCalibration>,
     /// Pictures that the temperatures were fitted to.
     pub pictures: usize,
-    /// The threshold that saves most for at most half a point of accuracy on them.
+    /// The threshold that saves most for at most half a point of accuracy, measured on them and with a standard error to spare.
     pub threshold: Option<f32>,
     /// The training state that it holds for.
     pub progress: Progress,

@@ -77,7 +77,7 @@ pub(crate) struct Eval {
     /// Sweep the thresholds of early exit instead: which share of the pictures each softmax could answer, and what that costs and saves.
     ///
     /// A fifth of the pictures is set aside to fit a temperature for each softmax, so that its probabilities mean what they say, and to
-    /// choose the threshold that saves most for at most half a point of accuracy; the others are measured. That threshold is really run,
+    /// choose the threshold that saves most for at most half a point of accuracy, a standard error to spare; the others are measured. That threshold is really run,
     /// against the whole network. Both are kept in a file beside the checkpoint, where `incept classify --early-exit` finds them.
     #[arg(long, help_heading = "Early exit")]
     early_exit: bool,

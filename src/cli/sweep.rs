@@ -21,7 +21,7 @@ use super::report::{Rate, Reporter, note, shown};
 
 /// Share of the held-out pictures that temperatures are fitted to and the threshold is chosen on; the others are what is measured.
 const CALIBRATION: f64 = 0.2;
-/// Accuracy that the recommended threshold may cost.
+/// Accuracy that the recommended threshold may cost, with a standard error to spare.
 const ALLOWED_LOSS: f64 = 0.005;
 
 /// A checkpoint with what it is measured on.
@@ -278,28 +278,27 @@ impl Subject<'_> {
                 100.0 * point.compute
             ))?;
         }
-        let main = accuracies.last().copied().unwrap_or(0.0);
         match recommended {
             Some(p) => reporter.line(&format!(
                 "\n--early-exit {} saves {:.1}% of the multiply-adds for {:.2} points of accuracy",
                 p.threshold,
                 100.0 * (1.0 - p.compute),
-                (100.0 * (main - p.accuracy)).max(0.0)
+                100.0 * p.lost.max(0.0)
             )),
             None => {
-                note("no threshold saves anything for at most half a point of accuracy");
+                note("no threshold is sure enough to save anything for at most half a point of accuracy");
                 Ok(())
             }
         }
     }
 }
 
-/// The threshold that computes least for at most [`ALLOWED_LOSS`] of the accuracy that the last point has, which never leaves early.
+/// The threshold that computes least of those that cost at most [`ALLOWED_LOSS`]. A standard error is added to the cost that these few pictures
+/// show: else the threshold would be taken that looks cheap by chance.
 fn choose(points: &[SweepPoint]) -> Option<f32> {
-    let main = points.last().map_or(0.0, |p| p.accuracy);
     points
         .iter()
-        .filter(|p| p.accuracy >= main - ALLOWED_LOSS - 1e-9 && p.compute < 1.0)
+        .filter(|p| p.lost + p.lost_error <= ALLOWED_LOSS + 1e-9 && p.compute < 1.0)
         .min_by(|a, b| a.compute.total_cmp(&b.compute))
         .map(|p| p.threshold)
 }
@@ -378,7 +377,7 @@ impl Figure for SweepFigure<'_> {
                 "{}: saves {:.0}% for {:.2} points",
                 p.threshold,
                 100.0 * (1.0 - p.compute),
-                (100.0 * (self.main - p.accuracy)).max(0.0)
+                100.0 * p.lost.max(0.0)
             );
             chart.draw_series([ring])?.label(label).legend(move |(x, y)| {
                 Circle::new((x + unit.px(10), y), unit.px(6), unit.stroke(VERMILION, 2))
@@ -402,5 +401,28 @@ impl Figure for SweepFigure<'_> {
         };
         let places = points.iter().copied().chain([(1.0, self.main)]).map(place).collect::<Vec<_>>();
         legend(&mut chart, unit, emptiest(&places))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_threshold_that_is_cheap_by_chance_is_not_chosen() {
+        let point = |threshold, lost, lost_error, compute| SweepPoint {
+            threshold,
+            shares: Vec::new(),
+            accuracies: Vec::new(),
+            accuracy: 0.9 - lost,
+            lost,
+            lost_error,
+            compute,
+        };
+        let never = point(2.0, 0.0, 0.0, 1.02);
+        let [bold, lucky, sure] =
+            [point(0.3, 0.02, 0.003, 0.3), point(0.5, 0.004, 0.002, 0.5), point(0.8, 0.003, 0.002, 0.7)];
+        assert_eq!(choose(&[bold.clone(), lucky.clone(), sure, never.clone()]), Some(0.8));
+        assert_eq!(choose(&[bold, lucky, never]), None);
     }
 }

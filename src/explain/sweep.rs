@@ -19,6 +19,10 @@ pub struct SweepPoint {
     pub accuracies: Vec<Option<f64>>,
     /// Share of the pictures that are classified correctly.
     pub accuracy: f64,
+    /// Share that the last head classifies correctly and early exit does not, less the share of which the contrary is true.
+    pub lost: f64,
+    /// Standard error of `lost` over pictures like these.
+    pub lost_error: f64,
     /// Multiply-adds of the average picture, by those of the main softmax alone: above 1 where the heads cost more than they save.
     pub compute: f64,
 }
@@ -48,20 +52,28 @@ pub fn sweep(
     let point = |threshold: f32| {
         let (mut answered, mut right, mut compute) =
             (vec![0usize; said.len()], vec![0usize; said.len()], 0.0);
+        // Pictures of which only the last head is right, and of which only the head before it is that is taken.
+        let (mut worse, mut better) = (0usize, 0usize);
         for (picture, label) in heads.labels.iter().enumerate() {
             let sure = |head: &usize| said[*head][picture].1 >= threshold;
             let head = (0..last).find(sure).unwrap_or(last);
             answered[head] += 1;
-            right[head] += usize::from(said[head][picture].0 == *label as usize);
+            let [here, at_last] = [head, last].map(|head| said[head][picture].0 == *label as usize);
+            right[head] += usize::from(here);
+            worse += usize::from(at_last && !here);
+            better += usize::from(here && !at_last);
             compute += macs[head] as f64 / full.max(1) as f64;
         }
         let share =
             |(right, answered): (&usize, &usize)| (*answered > 0).then(|| *right as f64 / *answered as f64);
+        let lost = (worse as f64 - better as f64) / count;
         SweepPoint {
             threshold,
             shares: answered.iter().map(|n| *n as f64 / count).collect(),
             accuracies: right.iter().zip(&answered).map(share).collect(),
             accuracy: right.iter().sum::<usize>() as f64 / count,
+            lost,
+            lost_error: (((worse + better) as f64 / count - lost * lost) / count).sqrt(),
             compute: compute / count,
         }
     };
@@ -88,6 +100,12 @@ mod tests {
         assert!((points[0].accuracy - 2.0 / 3.0).abs() < 1e-12);
         assert!((points[0].compute - (0.3 + 0.3 + 1.2) / 3.0).abs() < 1e-12);
         assert_eq!((points[1].accuracy, points[1].shares[1], points[1].accuracies[0]), (1.0, 1.0, None));
+        // One of three is lost: 1/3 with a variance of 2/9 a picture. Nobody leaves at the last threshold, and nothing is lost.
+        assert!(
+            (points[0].lost - 1.0 / 3.0).abs() < 1e-12
+                && (points[0].lost_error - (2.0f64 / 27.0).sqrt()).abs() < 1e-12
+        );
+        assert_eq!((points[1].lost, points[1].lost_error), (0.0, 0.0));
         // A temperature that makes the first head unsure sends everything on.
         let cold = sweep(&heads, &[100.0, 1.0], &[30, 120], 100, &[0.9]);
         assert_eq!(cold[0].shares, [0.0, 1.0]);
