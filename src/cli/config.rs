@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dashboard::ViewName;
 use super::data::LoadArgs;
-use super::options::{Augment, NetworkArgs, OptimizerArgs, PrecisionName};
+use super::options::{Augment, NetworkArgs, OptimizerArgs, PixelArgs, PrecisionName};
 
 /// All of it. What is not set anywhere has a default that `resolve` fills in; then it is the configuration that is saved with the run.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub(crate) struct Config {
     pub optimizer: OptimizerArgs,
     #[command(flatten)]
     pub augment: AugmentArgs,
+    #[command(flatten)]
+    pub pixels: PixelArgs,
     #[command(flatten)]
     pub load: LoadArgs,
     #[command(flatten)]

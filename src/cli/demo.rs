@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use incept::data::{Dataset, OpenOptions, Preprocessing};
+use incept::data::{Dataset, OpenOptions};
 use incept::nn::{GoogLeNet, Initialization};
 use incept::train::{Optimizer, Schedule, Trainer};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use super::config::Config;
 use super::dashboard::View;
 use super::data::{LoadArgs, describe};
 use super::fit::{History, Policy, Run, Setup, interruptible};
-use super::options::Common;
+use super::options::{Common, PixelArgs};
 use super::report::{Rate, Reporter, duration, shown};
 use super::sheet::{Sheet, Tile};
 use super::{Outcome, Result};
@@ -79,7 +79,7 @@ impl Demo {
             patience: None,
             config: Config::default(),
         };
-        let preprocessing = Preprocessing::new(network.input).measure(data.train.as_ref(), 1000);
+        let preprocessing = PixelArgs::default().measured(network.input, data.train.as_ref())?;
         let load = LoadArgs { workers: None, max_bad: Some(0) };
         let setup = Setup { run, network, preprocessing, data, load };
         let stop = interruptible()?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use incept::data::Augmentation;
+use incept::data::{Augmentation, Dataset, Preprocessing};
 use incept::gpu::{AdapterOptions, Gpu};
 use incept::graph::Element;
 use incept::kernel::{AdapterClass, Profile};
@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::config::as_text;
 use super::report::note;
 use super::tune::Tune;
+
+/// Pictures that mean and standard deviation are measured on, at most.
+const SAMPLE: usize = 1000;
 
 /// For every command.
 #[derive(Args, Debug)]
@@ -156,7 +159,7 @@ pub(crate) struct NetworkArgs {
     /// Label smoothing [default: 0].
     #[arg(long, value_name = "SHARE")]
     pub smoothing: Option<f32>,
-    /// How weights start: `xavier` (Caffe), `he`, or in training a file of weights, or `included` for those that come with incept [default: xavier (paper), he (torchvision)].
+    /// How weights start: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`), `he`, or in training a file of weights, or `included` for those that come with incept [default: xavier (paper), he (torchvision)].
     #[arg(long, value_name = "NAME|FILE")]
     #[serde(with = "as_text")]
     pub init: Option<Init>,
@@ -168,6 +171,7 @@ pub(crate) struct NetworkArgs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Init {
     Xavier,
+    Glorot,
     He,
     /// A checkpoint, whose network is the one to build on.
     Weights(PathBuf),
@@ -177,6 +181,7 @@ impl fmt::Display for Init {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Xavier => f.write_str("xavier"),
+            Self::Glorot => f.write_str("glorot"),
             Self::He => f.write_str("he"),
             Self::Weights(path) => path.display().fmt(f),
         }
@@ -189,6 +194,7 @@ impl FromStr for Init {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text {
             "xavier" => Self::Xavier,
+            "glorot" => Self::Glorot,
             "he" => Self::He,
             path => Self::Weights(path.into()),
         })
@@ -214,6 +220,7 @@ impl NetworkArgs {
     pub(crate) fn changed(&self, base: GoogLeNet) -> incept::Result<GoogLeNet> {
         let initialization = match &self.init {
             Some(Init::Xavier) => Initialization::Xavier,
+            Some(Init::Glorot) => Initialization::Glorot,
             Some(Init::He) => Initialization::He,
             Some(Init::Weights(_)) | None => base.initialization,
         };
@@ -242,8 +249,68 @@ impl NetworkArgs {
         self.bias_rate.get_or_insert(network.bias_rate);
         self.init.get_or_insert(match network.initialization {
             Initialization::Xavier => Init::Xavier,
+            Initialization::Glorot => Init::Glorot,
             Initialization::He => Init::He,
         });
+    }
+}
+
+/// What is taken from the pixels, and what they are divided by then.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Data")]
+pub(crate) struct PixelArgs {
+    /// What is taken from each pixel, from 0 to 1: one number, or one each for red, green and blue [default: the mean of the training pictures, or as
+    /// the weights of --init have it].
+    #[arg(long, value_name = "MEAN|R,G,B")]
+    #[serde(with = "as_text")]
+    pub mean: Option<Rgb>,
+    /// What the difference is divided by: 1 leaves it as it is, 0.0039 gives Caffe's 0 to 255 [default: the standard deviation of the training pictures, or
+    /// as the weights of --init have it].
+    #[arg(long, value_name = "STD|R,G,B")]
+    #[serde(with = "as_text")]
+    pub std: Option<Rgb>,
+}
+
+/// A number for each colour.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rgb([f32; 3]);
+
+impl fmt::Display for Rgb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [r, g, b] = self.0;
+        if r == g && g == b { write!(f, "{r}") } else { write!(f, "{r},{g},{b}") }
+    }
+}
+
+impl FromStr for Rgb {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let numbers: Option<Vec<f32>> =
+            text.split(',').map(|n| n.trim().parse().ok().filter(|n: &f32| n.is_finite())).collect();
+        match numbers.as_deref() {
+            Some(&[grey]) => Ok(Self([grey; 3])),
+            Some(&[r, g, b]) => Ok(Self([r, g, b])),
+            _ => Err("one number, or three as in 0.485,0.456,0.406".into()),
+        }
+    }
+}
+
+impl PixelArgs {
+    /// The preprocessing with what these options say of it, which is set to what holds.
+    pub(crate) fn resolve(&mut self, base: Preprocessing) -> incept::Result<Preprocessing> {
+        let mean = self.mean.get_or_insert(Rgb(base.mean)).0;
+        let std = self.std.get_or_insert(Rgb(base.std)).0;
+        if std.iter().any(|s| *s <= 0.0) {
+            return Err(incept::Error::Config(format!("--std must be above zero, not {}", Rgb(std))));
+        }
+        Ok(Preprocessing { mean, std, ..base })
+    }
+
+    /// The preprocessing of a network that begins with this data.
+    pub(crate) fn measured(&mut self, input: usize, set: &dyn Dataset) -> incept::Result<Preprocessing> {
+        self.resolve(Preprocessing::new(input).measure(set, SAMPLE))
     }
 }
 

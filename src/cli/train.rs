@@ -55,7 +55,7 @@ const EXAMPLES: &str = "Examples:
 Data sets: `digits`, a folder of pictures, MNIST's or CIFAR's files; `incept eval --help` lists the formats.";
 
 /// What a run that is resumed has decided already.
-const FIXED_BY_RUN: [&str; 38] = [
+const FIXED_BY_RUN: [&str; 40] = [
     "variant",
     "width",
     "input",
@@ -83,6 +83,8 @@ const FIXED_BY_RUN: [&str; 38] = [
     "flip",
     "photometric",
     "random_interpolation",
+    "mean",
+    "std",
     "mixup",
     "cutmix",
     "class_weights",
@@ -248,9 +250,10 @@ impl Train {
         }
         let preprocessing = match &weights {
             Some(checkpoint) => {
-                Preprocessing { input: network.input, ..checkpoint.metadata.preprocessing.clone() }
+                let theirs = checkpoint.metadata.preprocessing.clone();
+                config.pixels.resolve(Preprocessing { input: network.input, ..theirs })?
             }
-            None => Preprocessing::new(network.input).measure(data.train.as_ref(), 1000),
+            None => config.pixels.measured(network.input, data.train.as_ref())?,
         };
         let training = &mut config.training;
         let optimizer = config.optimizer.resolve();

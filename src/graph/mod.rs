@@ -52,10 +52,10 @@ pub enum Region {
 pub enum Initializer {
     /// The same value everywhere.
     Constant(f32),
-    /// Uniform in ±sqrt(3 / `fan_in`): Caffe's `xavier` filler.
+    /// Uniform in ±sqrt(3 / `fan`): Caffe's `xavier` filler.
     Xavier {
-        /// Inputs of one output.
-        fan_in: usize,
+        /// Inputs of one output (Caffe's default), or the mean of these and the outputs of one input (Glorot and Bengio 2010).
+        fan: f64,
     },
     /// Normal with variance 2 / `fan_in`: He et al. 2015.
     He {

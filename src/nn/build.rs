@@ -192,8 +192,10 @@ impl Builder<'_> {
 
     fn weight(&mut self, name: String, shape: &[usize]) -> TensorId {
         let fan_in = shape[1..].iter().product();
+        let fan_out: usize = shape[0] * shape[2..].iter().product::<usize>();
         let init = match self.net.initialization {
-            Initialization::Xavier => Initializer::Xavier { fan_in },
+            Initialization::Xavier => Initializer::Xavier { fan: fan_in as f64 },
+            Initialization::Glorot => Initializer::Xavier { fan: (fan_in + fan_out) as f64 / 2.0 },
             Initialization::He => Initializer::He { fan_in },
         };
         let (rate, decay) = self.multipliers(1.0, 1.0);
@@ -209,11 +211,8 @@ impl Builder<'_> {
 
     /// Caffe starts the biases of hidden layers at 0.2 and those of classifiers at 0.
     fn bias(&mut self, layer: &str, length: usize, hidden: bool) -> TensorId {
-        let start = if hidden && self.paper() && self.net.initialization == Initialization::Xavier {
-            0.2
-        } else {
-            0.0
-        };
+        let raised = matches!(self.net.initialization, Initialization::Xavier | Initialization::Glorot);
+        let start = if hidden && self.paper() && raised { 0.2 } else { 0.0 };
         self.vector(format!("{layer}.bias"), length, start, self.net.bias_rate)
     }
 

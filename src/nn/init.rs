@@ -25,8 +25,8 @@ impl Initializer {
         let mut uniform = || random.random::<f64>();
         match *self {
             Self::Constant(value) => values.fill(value),
-            Self::Xavier { fan_in } => {
-                let limit = (3.0 / fan_in.max(1) as f64).sqrt();
+            Self::Xavier { fan } => {
+                let limit = (3.0 / fan.max(1.0)).sqrt();
                 values.fill_with(|| ((2.0 * uniform() - 1.0) * limit) as f32);
             }
             Self::He { fan_in } => {
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn values_have_the_documented_spread() {
         for (init, variance) in
-            [(Initializer::Xavier { fan_in: 50 }, 1.0 / 50.0), (Initializer::He { fan_in: 50 }, 2.0 / 50.0)]
+            [(Initializer::Xavier { fan: 50.0 }, 1.0 / 50.0), (Initializer::He { fan_in: 50 }, 2.0 / 50.0)]
         {
             let values = draw(init, 1, "a");
             let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / 2e4;
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn seeds_and_names_draw_apart_and_again_the_same() {
-        let init = Initializer::Xavier { fan_in: 9 };
+        let init = Initializer::Xavier { fan: 9.0 };
         assert_eq!(draw(init, 1, "a"), draw(init, 1, "a"));
         assert_ne!(draw(init, 1, "a"), draw(init, 2, "a"));
         assert_ne!(draw(init, 1, "a"), draw(init, 1, "b"));

@@ -77,6 +77,9 @@ pub enum Initialization {
     /// Caffe's: uniform in ±sqrt(3 / inputs), biases 0.2 (0 in classifiers).
     #[default]
     Xavier,
+    /// Glorot and Bengio's own: uniform in ±sqrt(6 / (inputs + outputs)), biases as Caffe's. PyTorch's `xavier_uniform_`, Caffe's `xavier` with
+    /// `variance_norm: AVERAGE`.
+    Glorot,
     /// Normal with variance 2 / inputs (He et al. 2015), biases 0.
     He,
 }

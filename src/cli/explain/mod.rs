@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use clap::Args;
 use incept::Error;
-use incept::data::{Batch, Loader, OpenOptions, Preprocessing};
+use incept::data::{Batch, Loader, OpenOptions};
 use incept::explain::{GradientFlow, LossShare, PartFlow};
 use incept::nn::GoogLeNet;
 use incept::weights::{Checkpoint, TrainingState};
 use serde::Serialize;
 
 use super::data::{LoadArgs, describe, suited_input};
-use super::options::{Common, NetworkArgs};
+use super::options::{Common, NetworkArgs, PixelArgs};
 use super::plot;
 use super::record;
 use super::report::{Reporter, note, shown, thousands};
@@ -37,7 +37,7 @@ pub(crate) struct Explain {
     /// `digits`, or a folder with a data set [default: digits, or what the checkpoint was trained on].
     data: Option<String>,
     /// Look at the network of this checkpoint, in place of one that training starts with.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["train", "variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["train", "variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight", "mean", "std"])]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
     network: NetworkArgs,
@@ -74,6 +74,8 @@ pub(crate) struct Explain {
     /// Share of the pictures that is held out where the data set has no test part.
     #[arg(long, value_name = "SHARE", default_value_t = 0.25, help_heading = "Data")]
     held_out: f64,
+    #[command(flatten)]
+    pixels: PixelArgs,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -192,7 +194,7 @@ impl Explain {
             }
             _ => {
                 let network = self.fresh(&opened, data == "digits")?;
-                let preprocessing = Preprocessing::new(network.input).measure(opened.train.as_ref(), 1000);
+                let preprocessing = self.pixels.clone().measured(network.input, opened.train.as_ref())?;
                 let width = self.network.width.unwrap_or(WIDTH);
                 let width = if width == 1.0 { String::new() } else { format!(" at width {width}") };
                 let what = format!("{} network{width} before training, seed {}", network.variant, self.seed);

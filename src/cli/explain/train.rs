@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use incept::Error;
-use incept::data::{Loader, Preprocessing};
+use incept::data::Loader;
 use incept::explain::{Comparison, Curve, CurvePoint, Recipe, Spread, train_curve};
 use incept::gpu::Gpu;
 use incept::nn::GoogLeNet;
@@ -91,7 +91,7 @@ impl Explain {
         let without = with.clone().aux_weight(0.0);
         let batch = self.batch.unwrap_or(BATCH);
         let recipe = Recipe { epochs: self.epochs, batch, rate: self.rate, optimizer: Optimizer::default() };
-        let preprocessing = Preprocessing::new(with.input).measure(data.train.as_ref(), 1000);
+        let preprocessing = self.pixels.clone().measured(with.input, data.train.as_ref())?;
         let options = self.load.options(batch, &preprocessing);
         let stop = interruptible()?;
         let gpu = common.open()?;
