@@ -23,6 +23,7 @@ fn profiles() -> Vec<Profile> {
         let large = Profile {
             workgroup_memory: 48 << 10,
             invocations: 1024,
+            workgroup: [1024, 1024, 64],
             binding: 2 << 30,
             f16: true,
             subgroup: Some(8),
@@ -222,6 +223,19 @@ fn every_pipeline_is_valid_and_translates() {
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
         translate(&name, kernel, &module, &info, text);
     });
+}
+
+/// A device may allow more invocations in a workgroup than in one of its dimensions: tiles on matrices with subgroups of 64 have 512 in a row.
+#[test]
+fn workgroups_keep_to_the_limit_of_each_dimension() {
+    let matrices = Cooperative { size: 16, subgroup: 64, f16: true, f32: false, emulated: false };
+    let wide = Profile { cooperative: Some(matrices), ..Profile::with_matrices() };
+    let narrow = Profile { workgroup: [256, 256, 64], ..wide.clone() };
+    let widest = |profile: &Profile| {
+        let kernels = graphs(Element::F16).into_iter().flat_map(|g| kernels_of(&g, profile));
+        kernels.map(|k| k.workgroup[0]).max()
+    };
+    assert_eq!((widest(&wide), widest(&narrow)), (Some(512), Some(256)));
 }
 
 #[test]

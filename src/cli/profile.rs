@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use incept::Error;
-use incept::gpu::{AdapterSummary, Bound, DispatchTime, Gpu, Roofline};
+use incept::gpu::{AdapterSummary, Bound, Clock, DispatchTime, Gpu, Roofline};
 use incept::kernel::{AdapterClass, Profile as DeviceProfile};
 use incept::nn::GoogLeNet;
 use incept::plan::{NodeCost, Plan, PlanOptions};
@@ -140,7 +140,7 @@ impl Profile {
             }
             TrainingGraph::new(&network, &self.work.optimizer(precision), batch)?.plan(&gpu)
         })?;
-        let (costs, rounds) = self.measure(&gpu, &network, reporter)?;
+        let (costs, rounds) = self.measure(&gpu, roofline.clock, &network, reporter)?;
         let seconds = medians(&rounds);
         let mut rows = rows(&costs, &seconds, &roofline);
         if let (Some(path), Some(last)) = (&self.trace, rounds.last()) {
@@ -178,6 +178,7 @@ impl Profile {
     fn measure(
         &self,
         gpu: &Gpu,
+        clock: Clock,
         network: &GoogLeNet,
         reporter: &Reporter,
     ) -> Result<(Vec<NodeCost>, Vec<Vec<DispatchTime>>)> {
@@ -190,7 +191,6 @@ impl Profile {
         };
         // Its labels mean nothing: a small rate keeps the numbers finite.
         let rate = 1e-4;
-        let clock = gpu.clock();
         let optimizer = self.work.optimizer(self.work.precision.training(gpu));
         gpu.block_on(async {
             let mut trainer = Trainer::new(gpu, network, &optimizer, batch, seed, prepared).await?;

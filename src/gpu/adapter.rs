@@ -167,15 +167,19 @@ fn select(summaries: &[AdapterSummary], wanted: Option<&str>) -> Result<usize> {
         .ok_or_else(|| Error::NoAdapter(format!("none matches `{wanted}`; found:{}", names())))
 }
 
-/// Opens the device of an adapter, and says which cooperative matrices it claims to have; see [`proven`].
-pub(super) async fn open(options: &AdapterOptions) -> Result<(Gpu, Option<Cooperative>)> {
+/// Opens the device of an adapter, and says which cooperative matrices it claims to have, if those are wanted; see [`proven`].
+pub(super) async fn open(
+    options: &AdapterOptions,
+    with_matrices: bool,
+) -> Result<(Gpu, Option<Cooperative>)> {
     let adapters = adapters(options.backend).await;
     let summaries: Vec<AdapterSummary> = adapters.iter().enumerate().map(|(i, a)| summarise(i, a)).collect();
     let index = select(&summaries, options.adapter.as_deref())?;
     let (adapter, summary) = (&adapters[index], summaries[index].clone());
 
     let limits = negotiate(&adapter.limits(), options.default_limits);
-    let mut matrices = matrices_of(adapter, summary.class).filter(|_| !options.default_limits);
+    let wanted = with_matrices && !options.default_limits;
+    let mut matrices = matrices_of(adapter, summary.class).filter(|_| wanted);
     let opened = match &matrices {
         Some(_) => request(adapter, &limits, MATRIX_FEATURES).await,
         None => request(adapter, &limits, wgpu::Features::empty()).await,
@@ -208,6 +212,11 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<(Gpu, Option<Cooper
         buffer: limits.max_buffer_size,
         workgroup_memory: limits.max_compute_workgroup_storage_size,
         invocations: limits.max_compute_invocations_per_workgroup,
+        workgroup: [
+            limits.max_compute_workgroup_size_x,
+            limits.max_compute_workgroup_size_y,
+            limits.max_compute_workgroup_size_z,
+        ],
         alignment: u64::from(
             limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment),
         ),
@@ -237,19 +246,22 @@ pub(super) async fn open(options: &AdapterOptions) -> Result<(Gpu, Option<Cooper
 
 /// The matrices, if convolutions on them give the CPU twin's results. The tests wait for the device, so on a desktop something has to
 /// poll it meanwhile, as [`Gpu::block_on`] does.
-pub(super) async fn proven(gpu: &Gpu, matrices: Option<Cooperative>) -> Option<Cooperative> {
-    let matrices = matrices?;
+///
+/// # Errors
+/// [`Error::DeviceLost`] if the device did not outlive the test: it is to be opened again, without matrices.
+pub(super) async fn proven(gpu: &Gpu, matrices: Option<Cooperative>) -> Result<Option<Cooperative>> {
+    let Some(matrices) = matrices else { return Ok(None) };
     let tested = cooperative::self_test(gpu, &matrices).await;
     // What the driver reports on its own in the test is answered by leaving the matrices alone.
-    match tested.and(gpu.check("the test of cooperative matrices")) {
+    match gpu.check("the test of cooperative matrices").and(tested) {
         Ok(()) => {
             let size = matrices.size;
             log::info!("{}: convolutions use cooperative matrices of {size}x{size}", gpu.summary());
-            Some(matrices)
+            Ok(Some(matrices))
         }
         Err(error) => {
             log::info!("{}: cooperative matrices failed their test: {error}", gpu.summary());
-            None
+            if matches!(error, Error::DeviceLost(_)) { Err(error) } else { Ok(None) }
         }
     }
 }
@@ -264,7 +276,10 @@ fn matrices_of(adapter: &wgpu::Adapter, class: AdapterClass) -> Option<Cooperati
     if !able || class == AdapterClass::Software {
         return None;
     }
-    cooperative::pick(&adapter.cooperative_matrix_properties(), adapter.get_info().subgroup_max_size)
+    let info = adapter.get_info();
+    // wgpu says 64 of every Metal device; Apple's SIMD groups have 32 lanes.
+    let subgroup = if info.backend == wgpu::Backend::Metal { 32 } else { info.subgroup_max_size };
+    cooperative::pick(&adapter.cooperative_matrix_properties(), subgroup)
 }
 
 /// Opens a device with the features that every adapter is asked for where it has them, and `extra` ones.
@@ -306,9 +321,12 @@ fn negotiate(available: &wgpu::Limits, defaults: bool) -> wgpu::Limits {
         pick(available.max_compute_workgroup_storage_size, webgpu.max_compute_workgroup_storage_size);
     limits.max_compute_invocations_per_workgroup =
         pick(available.max_compute_invocations_per_workgroup, webgpu.max_compute_invocations_per_workgroup);
-    limits.max_compute_workgroup_size_x = available.max_compute_workgroup_size_x.min(256);
-    limits.max_compute_workgroup_size_y = available.max_compute_workgroup_size_y.min(256);
-    limits.max_compute_workgroup_size_z = available.max_compute_workgroup_size_z.min(64);
+    limits.max_compute_workgroup_size_x =
+        pick(available.max_compute_workgroup_size_x, webgpu.max_compute_workgroup_size_x);
+    limits.max_compute_workgroup_size_y =
+        pick(available.max_compute_workgroup_size_y, webgpu.max_compute_workgroup_size_y);
+    limits.max_compute_workgroup_size_z =
+        pick(available.max_compute_workgroup_size_z, webgpu.max_compute_workgroup_size_z);
     limits.max_compute_workgroups_per_dimension = available.max_compute_workgroups_per_dimension.min(65_535);
     limits.min_storage_buffer_offset_alignment = available.min_storage_buffer_offset_alignment;
     limits.min_uniform_buffer_offset_alignment = available.min_uniform_buffer_offset_alignment;

@@ -35,7 +35,7 @@ pub(super) fn pick(list: &[wgpu::CooperativeMatrixProperties], subgroup: u32) ->
     found.iter().find(|c| c.f16).or(found.first()).copied()
 }
 
-/// A convolution that has several tiles in each dimension, edges that no tile fits, and a weight gradient in several parts.
+/// A convolution to test matrices with.
 struct Case {
     op: Box<dyn Operation>,
     specs: Vec<Spec>,
@@ -52,25 +52,33 @@ fn numbers(dims: &[usize], seed: u32) -> Array<f32> {
     Array::new(dims, (0..count).map(value).collect())
 }
 
+/// Convolutions in all three directions, with several tiles in each dimension, edges that no tile fits, and a weight gradient in several parts: 3x3 on a
+/// plane that is loaded element by element, and 1x1 on one that is loaded in vectors.
 fn cases(element: Element) -> Vec<Case> {
-    let (stride, padding) = ([1, 1], [1, 1]);
-    let (x, w, b) = (numbers(&[2, 36, 19, 18], 1), numbers(&[70, 36, 3, 3], 2), numbers(&[70], 3));
-    let dy = numbers(&[2, 70, 19, 18], 4);
+    let three = directions(element, 3, [19, 18]);
+    three.into_iter().chain(directions(element, 1, [20, 16])).collect()
+}
+
+fn directions(element: Element, kernel: usize, size: [usize; 2]) -> [Case; 3] {
+    let (stride, padding) = ([1, 1], [kernel / 2; 2]);
+    let [height, width] = size;
+    let (x, dy) = (numbers(&[2, 36, height, width], 1), numbers(&[2, 70, height, width], 4));
+    let (w, b) = (numbers(&[70, 36, kernel, kernel], 2), numbers(&[70], 3));
     let activation = |a: &Array<f32>| Spec { shape: a.dims.as_slice().into(), element };
     let parameter = |a: &Array<f32>| Spec::f32(a.dims.as_slice());
-    vec![
+    [
         Case {
             op: Box::new(Conv { stride, padding, relu: false, norm: None }),
             specs: vec![activation(&x), parameter(&w), parameter(&b)],
             inputs: vec![x.clone(), w.clone(), b],
         },
         Case {
-            op: Box::new(ConvInputGrad { stride, padding, size: [19, 18], accumulate: false, masked: false }),
+            op: Box::new(ConvInputGrad { stride, padding, size, accumulate: false, masked: false }),
             specs: vec![activation(&dy), parameter(&w)],
             inputs: vec![dy.clone(), w],
         },
         Case {
-            op: Box::new(ConvWeightGrad { stride, padding, kernel: [3, 3] }),
+            op: Box::new(ConvWeightGrad { stride, padding, kernel: [kernel; 2] }),
             specs: vec![activation(&x), activation(&dy)],
             inputs: vec![x, dy],
         },
@@ -87,27 +95,35 @@ pub(super) async fn self_test(gpu: &Gpu, candidate: &Cooperative) -> Result<()> 
             let operands = Operands { layer: "self-test", inputs: trial.inputs(), outputs: trial.outputs() };
             let list = case.op.kernels(&operands, &profile);
             let fits = |i: &&Implementation| i.name.starts_with("cooperative") && i.fits(&profile);
-            let implementation = list.iter().find(fits).ok_or_else(|| {
-                Error::Config(format!("no {} kernel on matrices fits this device", case.op.name()))
-            })?;
+            let mut fitting = list.iter().filter(fits).peekable();
+            if fitting.peek().is_none() {
+                let reason = format!("no {} kernel on matrices fits this device", case.op.name());
+                return Err(Error::Config(reason));
+            }
             let inputs: Vec<&Array<f32>> = case.inputs.iter().collect();
-            let made = trial.run(gpu, implementation, &inputs, &Step::default()).await?;
-            compare(case, &made.arrays)?;
+            let specs: Vec<&Spec> = case.specs.iter().collect();
+            let wanted = run_operation(case.op.as_ref(), &specs, &inputs, &Step::default());
+            let wanted = wanted.map_err(|reason| Error::Layer {
+                layer: "self-test".into(),
+                operation: case.op.name(),
+                reason,
+            })?;
+            // Every tile is a default for some layer, and a driver may compile one wrongly and another not.
+            for implementation in fitting {
+                let made = trial.run(gpu, implementation, &inputs, &Step::default()).await?;
+                compare(case.op.name(), implementation.name, &made.arrays, &wanted)?;
+            }
         }
     }
     Ok(())
 }
 
 /// Compares what a device made with the twin's result.
-fn compare(case: &Case, made: &[Array<f32>]) -> Result<()> {
-    let specs: Vec<&Spec> = case.specs.iter().collect();
-    let inputs: Vec<&Array<f32>> = case.inputs.iter().collect();
-    let wanted = run_operation(case.op.as_ref(), &specs, &inputs, &Step::default())
-        .map_err(|reason| Error::Layer { layer: "self-test".into(), operation: case.op.name(), reason })?;
-    for (got, want) in made.iter().zip(&wanted) {
+fn compare(operation: &str, tile: &str, made: &[Array<f32>], wanted: &[Array<f32>]) -> Result<()> {
+    for (got, want) in made.iter().zip(wanted) {
         let error = relative_error(&got.data, &want.data);
         if error > LIMIT {
-            let reason = format!("{} on matrices is off by {error:.1e}", case.op.name());
+            let reason = format!("{operation} by {tile} is off by {error:.1e}");
             return Err(Error::Kernel { kernel: "self-test".into(), reason });
         }
     }
@@ -167,13 +183,14 @@ mod tests {
                 (case.specs.iter().collect(), case.inputs.iter().collect());
             let right = run_operation(case.op.as_ref(), &specs, &inputs, &Step::default());
             let right = right.map_err(Error::Config)?;
-            compare(&case, &right)?;
+            let differs = |made: &[Array<f32>]| compare(case.op.name(), "matrices", made, &right);
+            differs(&right)?;
             let mut broken = right.clone();
             // A sum that was counted twice, in one matrix.
             broken[0].data.iter_mut().take(64).for_each(|v| *v *= 2.0);
-            assert!(compare(&case, &broken).is_err(), "{:?}", case.op);
+            assert!(differs(&broken).is_err(), "{:?}", case.op);
             broken[0].data.fill(f32::NAN);
-            assert!(compare(&case, &broken).is_err(), "{:?}", case.op);
+            assert!(differs(&broken).is_err(), "{:?}", case.op);
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! The device: choosing an adapter, opening it, compiling pipelines, running plans. Everything here is `async` and free of
-//! threads, files and blocking calls, so that it runs in a browser tab as it does in a terminal.
+//! The device: choosing an adapter, opening it, compiling pipelines, running plans. Everything here is `async` and free of files, so that it runs
+//! in a browser tab, where it has no threads and nothing that blocks, as it does in a terminal, where pipelines compile on all cores.
 
 mod adapter;
 mod cooperative;
@@ -110,9 +110,11 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoAdapter`] with the list of what there is, [`Error::Device`] if the driver refuses.
     pub async fn open(options: &AdapterOptions) -> Result<Self> {
-        let (gpu, matrices) = adapter::open(options).await?;
-        let proven = adapter::proven(&gpu, matrices).await;
-        Ok(gpu.with_matrices(proven))
+        let (gpu, matrices) = adapter::open(options, true).await?;
+        match adapter::proven(&gpu, matrices).await {
+            Ok(proven) => Ok(gpu.with_matrices(proven)),
+            Err(_) => Ok(adapter::open(options, false).await?.0),
+        }
     }
 
     /// As [`Gpu::open`], blocking.
@@ -122,9 +124,11 @@ impl Gpu {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open_blocking(options: &AdapterOptions) -> Result<Self> {
         // Opening waits for no work of the device; the tests of its matrices do, and somebody has to poll it.
-        let (gpu, matrices) = pollster::block_on(adapter::open(options))?;
-        let proven = gpu.block_on(async { Ok(adapter::proven(&gpu, matrices).await) })?;
-        Ok(gpu.with_matrices(proven))
+        let (gpu, matrices) = pollster::block_on(adapter::open(options, true))?;
+        match gpu.block_on(adapter::proven(&gpu, matrices)) {
+            Ok(proven) => Ok(gpu.with_matrices(proven)),
+            Err(_) => Ok(pollster::block_on(adapter::open(options, false))?.0),
+        }
     }
 
     /// Offers kernels on cooperative matrices from here on. For a device that nobody else has yet.
@@ -222,15 +226,17 @@ impl Gpu {
         }
     }
 
-    /// The first error that the driver reported on its own since the last check, if there is one.
+    /// The first error that the driver reported on its own since the last check, if there is one; that the device is lost comes first, and stays.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::DeviceLost`], or [`Error::Driver`] with the driver's words.
     pub fn check(&self, context: &str) -> Result<()> {
         let mut failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = if failures.is_empty() { return Ok(()) } else { failures.remove(0) };
+        if let Some(Failure::Lost(reason)) = failures.iter().find(|f| matches!(f, Failure::Lost(_))) {
+            return Err(Error::DeviceLost(reason.clone()));
+        }
+        let Some(first) = failures.drain(..).next() else { return Ok(()) };
         let context = context.to_string();
-        failures.clear();
         Err(match first {
             Failure::Lost(reason) => Error::DeviceLost(reason),
             Failure::OutOfMemory => Error::OutOfMemory { context },

@@ -365,6 +365,10 @@ impl Implementation {
         self.workgroup_memory <= profile.workgroup_memory
             && self.kernels.iter().all(|k| k.groups.iter().all(|count| *count <= MOST_GROUPS))
             && self.kernels.iter().all(|k| k.workgroup.iter().product::<u32>() <= profile.invocations)
+            && self
+                .kernels
+                .iter()
+                .all(|k| k.workgroup.iter().zip(&profile.workgroup).all(|(n, most)| n <= most))
             && (profile.cooperative.is_some_and(|c| !c.emulated)
                 || self.kernels.iter().all(|k| !k.cooperative))
     }

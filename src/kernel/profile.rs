@@ -51,6 +51,8 @@ pub struct Profile {
     pub workgroup_memory: u32,
     /// Invocations of a workgroup.
     pub invocations: u32,
+    /// Invocations of a workgroup in each dimension.
+    pub workgroup: [u32; 3],
     /// Bytes that offsets of bindings are multiples of.
     pub alignment: u64,
     /// Whether geometry is compiled into the shaders: fast kernels, but one pipeline a shape.
@@ -84,6 +86,7 @@ impl Profile {
         Self {
             workgroup_memory: 48 << 10,
             invocations: 1024,
+            workgroup: [1024, 1024, 64],
             f16: true,
             cooperative: Some(matrices),
             subgroup: Some(32),
@@ -99,6 +102,7 @@ impl Profile {
             buffer: 256 << 20,
             workgroup_memory: 16 << 10,
             invocations: 256,
+            workgroup: [256, 256, 64],
             alignment: 256,
             bake: class != AdapterClass::Software,
             f16: false,

@@ -92,6 +92,7 @@ impl Driver {
         Profile {
             workgroup_memory: self.limits.max_compute_shared_memory_size,
             invocations: self.limits.max_compute_work_group_invocations,
+            workgroup: self.limits.max_compute_work_group_size,
             ..Profile::webgpu(class)
         }
     }
