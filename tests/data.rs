@@ -8,7 +8,7 @@ use std::sync::Arc;
 use incept::Error;
 use incept::data::{
     Augmentation, Batch, Dataset, Fit, Folder, Loader, LoaderOptions, OpenOptions, Picture, Preprocessing,
-    digits, open, permutation, stratified,
+    at_most, digits, open, permutation, stratified,
 };
 
 fn temporary() -> tempfile::TempDir {
@@ -62,12 +62,55 @@ fn splits_are_stratified_disjoint_and_repeatable() {
     }
 }
 
+/// A data set of which only the labels matter.
+#[derive(Debug)]
+struct Labels {
+    classes: Vec<String>,
+    labels: Vec<u32>,
+}
+
+impl Dataset for Labels {
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.labels[index]
+    }
+
+    fn picture(&self, _index: usize) -> incept::Result<Picture> {
+        Ok(Picture { width: 1, height: 1, channels: 1, pixels: vec![0] })
+    }
+
+    fn name(&self, index: usize) -> String {
+        index.to_string()
+    }
+}
+
 #[test]
 fn limits_are_kept() {
+    // No class is left out by rounding, however the data set is sorted.
+    let sorted: Arc<dyn Dataset> = Arc::new(Labels {
+        classes: (0..100).map(|class| class.to_string()).collect(),
+        labels: (0..100).flat_map(|class| vec![class; if class == 7 { 301 } else { 3 }]).collect(),
+    });
+    for limit in [100, 150, 299] {
+        let some = at_most(Arc::clone(&sorted), limit, 1);
+        let of = |class: u32| (0..some.len()).filter(|i| some.label(*i) == class).count();
+        assert_eq!(some.len(), limit);
+        assert!((0..100).all(|class| of(class) > 0), "{limit}");
+        assert!((0..100).all(|class| of(class) <= of(7)), "{limit}");
+    }
+    assert_eq!(at_most(sorted, 50, 1).len(), 50);
+
     for limit in [10, 99, 1000] {
         let options = OpenOptions { limit: Some(limit), ..OpenOptions::default() };
         let data = open("digits", &options).expect("can be opened");
-        assert!(data.train.len() <= limit && data.train.len() + 10 > limit, "{}", data.train.len());
+        assert_eq!(data.train.len(), limit);
     }
 }
 

@@ -39,6 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use split::evenly;
 
 /// A decoded picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,9 +207,7 @@ pub fn at_most(set: Arc<dyn Dataset>, limit: usize, seed: u64) -> Arc<dyn Datase
     if limit >= set.len() {
         return set;
     }
-    let (_, mut chosen) = stratified(set.as_ref(), limit as f64 / set.len() as f64, seed);
-    // Each class rounds its share by itself.
-    chosen.truncate(limit);
+    let chosen = evenly(set.as_ref(), limit, seed);
     Arc::new(Subset::new(set, chosen))
 }
 

@@ -38,13 +38,8 @@ pub fn permutation(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
 /// Divides a data set into (rest, part) such that `share` of each class, rounded, is in the part; of a class with two pictures or more
 /// there is at least one in each. Both keep the data set's order.
 pub fn stratified(set: &dyn Dataset, share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
-    let mut classes: Vec<Vec<usize>> = vec![Vec::new(); set.classes().len()];
-    for index in 0..set.len() {
-        classes[set.label(index) as usize].push(index);
-    }
     let (mut rest, mut part) = (Vec::new(), Vec::new());
-    for (class, mut members) in classes.into_iter().enumerate() {
-        members.shuffle(&mut generator(Purpose::Split, seed, 0, class as u64));
+    for mut members in shuffled(set, seed) {
         let wanted = (members.len() as f64 * share).round() as usize;
         let wanted = if members.len() > 1 { wanted.clamp(1, members.len() - 1) } else { 0 };
         rest.extend(members.split_off(wanted));
@@ -53,6 +48,47 @@ pub fn stratified(set: &dyn Dataset, share: f64, seed: u64) -> (Vec<usize>, Vec<
     rest.sort_unstable();
     part.sort_unstable();
     (rest, part)
+}
+
+/// The pictures of each class, in an order drawn from the seed.
+fn shuffled(set: &dyn Dataset, seed: u64) -> Vec<Vec<usize>> {
+    let mut classes: Vec<Vec<usize>> = vec![Vec::new(); set.classes().len()];
+    for index in 0..set.len() {
+        classes[set.label(index) as usize].push(index);
+    }
+    for (class, members) in classes.iter_mut().enumerate() {
+        members.shuffle(&mut generator(Purpose::Split, seed, 0, class as u64));
+    }
+    classes
+}
+
+/// `count` pictures of a larger data set, in its order: of each class its share, as nearly as whole pictures go, and at least one if there are as many
+/// pictures as classes.
+pub(super) fn evenly(set: &dyn Dataset, count: usize, seed: u64) -> Vec<usize> {
+    let classes = shuffled(set, seed);
+    let share = |members: &Vec<usize>| members.len() as f64 * count as f64 / set.len().max(1) as f64;
+    let filled = classes.iter().filter(|members| !members.is_empty()).count();
+    let least = usize::from(count >= filled);
+    let mut taken: Vec<usize> =
+        classes.iter().map(|members| (share(members) as usize).max(least).min(members.len())).collect();
+    // What rounding left over or took too much goes to whom it brings nearest to its share, a picture at a time.
+    let lacking = |class: usize, taken: &[usize]| share(&classes[class]) - taken[class] as f64;
+    while taken.iter().sum::<usize>() != count {
+        let short = taken.iter().sum::<usize>() < count;
+        let can = |class: &usize| {
+            if short { taken[*class] < classes[*class].len() } else { taken[*class] > least }
+        };
+        let by_lack = |a: &usize, b: &usize| lacking(*a, &taken).total_cmp(&lacking(*b, &taken));
+        let able = (0..classes.len()).filter(can);
+        // The first of equals, so that the choice is the same everywhere.
+        let next = if short { able.rev().max_by(by_lack) } else { able.min_by(by_lack) };
+        let Some(class) = next else { break };
+        if short { taken[class] += 1 } else { taken[class] -= 1 }
+    }
+    let mut chosen: Vec<usize> =
+        classes.iter().zip(taken).flat_map(|(members, n)| members[..n].iter().copied()).collect();
+    chosen.sort_unstable();
+    chosen
 }
 
 /// Some of the pictures of a data set.
