@@ -123,6 +123,14 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
         .collect();
     assert_eq!(different, ["run.name"]);
     assert!(fails(&["runs", "compare", "1", "nothing"], runs).contains("nothing"));
+
+    // From its best checkpoint the run goes on in its newest one, and the best is left alone.
+    std::fs::copy(half.last(), half.best()).expect("can be copied");
+    let best = std::fs::read(half.best()).expect("a checkpoint");
+    let more = ["--epochs", "3", "--no-validation", "--tune", "off"];
+    stdout(&[&["train", "--resume", text(&half.best())][..], &more].concat(), runs);
+    assert!(std::fs::read(half.best()).expect("a checkpoint") == best && steps(&half) == 15);
+    assert_eq!(tensors(&half.last()), tensors(&file));
 }
 
 #[test]
@@ -134,6 +142,20 @@ fn mistakes_in_files_are_named() {
     assert!(errors.contains("wrong.toml") && errors.contains("rte") && errors.contains("line 2"), "{errors}");
     let errors = fails(&["train", "digits", "--freeze-until", "inception_4a"], folder.path());
     assert!(errors.contains("--init"), "{errors}");
+    for (option, value) in [
+        ("--held-out", "20"),
+        ("--rate", "nan"),
+        ("--warmup", "-1"),
+        ("--weight-decay", "inf"),
+        ("--clip-norm", "nan"),
+        ("--bias-rate", "-2"),
+        ("--std", "0"),
+        ("--mean", "0.5,0.5"),
+    ] {
+        let given = format!("{option}={value}");
+        let errors = fails(&["train", "digits", &given], folder.path());
+        assert!(errors.contains(option), "{given}: {errors}");
+    }
     let errors = fails(&["train", "digits", "--view", "dashboard"], folder.path());
     assert!(errors.contains("terminal"), "{errors}");
     assert!(stdout(&["runs"], folder.path()).contains("no runs"));

@@ -211,6 +211,24 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
     }
 }
 
+impl TrainingArgs {
+    /// Checks the values, and that they go together.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the option.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if let Some(share) = self.held_out.filter(|share| !(*share > 0.0 && *share < 1.0)) {
+            return Err(Error::Config(format!("--held-out must be between 0 and 1, not {share}")));
+        }
+        if self.no_validation == Some(true) && self.patience.is_some() {
+            let reason =
+                "--patience waits for held-out accuracy to rise, and with --no-validation there is none";
+            return Err(Error::Config(reason.into()));
+        }
+        Ok(())
+    }
+}
+
 impl AugmentArgs {
     /// What is done to each picture, and to each batch; what was not set is set to what holds.
     pub(crate) fn resolve(&mut self, suits: Augmentation) -> Result<(Option<Augmentation>, Option<Mix>)> {

@@ -276,10 +276,15 @@ impl Setup {
             let trained = rate.elapsed().as_secs_f64();
             let busy = trainer.busy_seconds().zip(busy_before).map(|(after, before)| after - before);
             history.interrupted = summary.interrupted || stop.load(Ordering::SeqCst);
-            let (evaluation, aux) = match &mut judge {
+            let (mut evaluation, mut aux) = match &mut judge {
                 Some(judge) if !history.interrupted => judge.judge(&gpu, &held_out, stop)?,
                 _ => (None, Vec::new()),
             };
+            if stop.load(Ordering::SeqCst) {
+                // What was measured on some of the pictures is no measure of the epoch.
+                history.interrupted = true;
+                (evaluation, aux) = (None, Vec::new());
+            }
             let record = EpochRecord {
                 rate: self.run.rate_at((epoch + 1) as f64),
                 seconds: rate.elapsed().as_secs_f64(),
@@ -308,7 +313,9 @@ impl Setup {
             let enough = policy.enough.zip(accuracy).is_some_and(|(enough, accuracy)| accuracy >= enough);
             let since_best =
                 recorder.as_ref().and_then(|r| r.best()).map_or(0, |(_, at)| epoch - at.min(epoch));
-            history.patience_over = self.run.patience.is_some_and(|patience| since_best >= patience);
+            let judged = accuracy.is_some();
+            history.patience_over =
+                judged && self.run.patience.is_some_and(|patience| since_best >= patience);
             let last = done >= self.run.epochs || interrupted || enough || history.patience_over;
             if history.patience_over {
                 reporter.line(&format!(

@@ -38,7 +38,7 @@ pub(crate) struct Common {
     /// Stay within the limits that every WebGPU device has, as in a browser.
     #[arg(long, global = true, help_heading = "Device")]
     pub default_limits: bool,
-    /// Measure which kernels are fastest here, and keep that for the next start [default: fast for `train` and `demo` on a real GPU].
+    /// Measure which kernels are fastest here, and keep that for the next start [default: fast for what trains, on a real GPU].
     ///
     /// Without this option, what earlier starts found is used. The order in which sums are added up depends on the kernel: runs are
     /// equal bit for bit as long as the kernels are.
@@ -345,7 +345,7 @@ pub(crate) struct OptimizerArgs {
     /// Scale gradients down to this global norm [default: 0, never].
     #[arg(long, value_name = "NORM")]
     pub clip_norm: Option<f32>,
-    /// Classify with averaged parameters: `polyak` (all alike, as the paper), or the decay of an exponential average [default: none].
+    /// Classify with averaged parameters and statistics: `polyak` (all alike, as the paper), or the decay of an exponential average [default: none].
     #[arg(long, value_name = "polyak|DECAY|none")]
     #[serde(with = "as_text")]
     pub average: Option<Average>,
@@ -389,6 +389,19 @@ impl FromStr for Average {
 }
 
 impl OptimizerArgs {
+    /// Checks what the engine does not: rate and warm-up belong to the run.
+    ///
+    /// # Errors
+    /// [`Error::Config`](incept::Error::Config) naming the option.
+    pub(crate) fn validate(&self) -> incept::Result<()> {
+        for (value, option) in [(self.rate, "--rate"), (self.warmup, "--warmup")] {
+            if let Some(value) = value.filter(|v| !v.is_finite() || *v < 0.0) {
+                return Err(incept::Error::Config(format!("{option} must not be negative, not {value}")));
+            }
+        }
+        Ok(())
+    }
+
     /// The optimizer, with a precision that is still to be set for the device; what was not set is set to its default.
     pub(crate) fn resolve(&mut self) -> Optimizer {
         let rule = match *self.optimizer.get_or_insert(RuleName::Sgd) {

@@ -197,8 +197,7 @@ pub(crate) fn checkpoint_of(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());
     }
-    let folder = RunFolder::open(path)?;
-    Ok(folder.manifest()?.checkpoint.unwrap_or_else(|| folder.last()))
+    Ok(RunFolder::open(path)?.newest())
 }
 
 /// The checkpoint that a person wants to use by a path: a file; or of a run's folder the best one, the newest if none was measured.

@@ -34,7 +34,7 @@ pub(crate) struct Train {
     /// Start from this configuration.
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     recipe: Option<Recipe>,
-    /// Read options from this TOML file: the sections [network], [training], [optimizer], [augment], [load] and [run] with the names of the flags.
+    /// Read options from this TOML file: the sections [network], [training], [optimizer], [augment], [pixels], [load] and [run] with the names of the flags.
     #[arg(long = "config", id = "file", value_name = "FILE", help_heading = "Configuration")]
     file: Option<PathBuf>,
     /// Go on from this checkpoint, or the newest one of a run's folder, with its network and configuration.
@@ -180,11 +180,7 @@ impl Train {
     fn fresh(&self) -> Result<Start> {
         let mut config = self.config.layered(self.recipe, self.file.as_deref())?;
         config.training.take_back();
-        if config.training.no_validation == Some(true) && config.training.patience.is_some() {
-            let reason =
-                "--patience waits for held-out accuracy to rise, and with --no-validation there is none";
-            return Err(Error::Config(reason.into()));
-        }
+        config.training.validate()?;
         let what = config.data.clone();
         let what =
             what.ok_or_else(|| Error::Config("name a data set, here or in the file as `data`".into()))?;
@@ -259,6 +255,7 @@ impl Train {
         let optimizer = config.optimizer.resolve();
         config.run.save_every.get_or_insert(1);
         config.run.keep.get_or_insert(0);
+        config.optimizer.validate()?;
         let run = Run {
             data: what,
             held_out,
@@ -308,6 +305,7 @@ impl Train {
         if let Some(blind) = self.config.training.no_validation {
             run.config.training.no_validation = Some(blind);
         }
+        run.config.training.validate()?;
         if let Some(again) = self.config.optimizer.checkpointing {
             // What is made again is the same: memory and time change, and nothing else.
             run.optimizer.checkpointing = again;
@@ -355,7 +353,12 @@ impl Train {
             None => RunFolder::create(runs, &name)?,
         };
         let chosen = &run.config.run.out;
-        let out = chosen.clone().or_else(|| resumed.map(Path::to_path_buf)).unwrap_or_else(|| folder.last());
+        // A run that goes on from its best checkpoint, or from one that is kept, leaves that as it is.
+        let elsewhere = resumed.filter(|file| !folder.holds(file)).map(Path::to_path_buf);
+        let out = match chosen.clone().or(elsewhere) {
+            Some(out) => out,
+            None => folder.newest(),
+        };
         let gpu = trainer.gpu().summary();
         let memory_bytes = trainer.session().plan().memory.total_bytes();
         let manifest = Manifest {

@@ -233,8 +233,10 @@ impl GoogLeNet {
                 return fail("--class-weights must not be negative, and not all be zero".into());
             }
         }
-        if !self.aux_weight.is_finite() || self.aux_weight < 0.0 {
-            return fail(format!("--aux-weight must not be negative, not {}", self.aux_weight));
+        for (value, option) in [(self.aux_weight, "--aux-weight"), (self.bias_rate, "--bias-rate")] {
+            if !value.is_finite() || value < 0.0 {
+                return fail(format!("{option} must not be negative, not {value}"));
+            }
         }
         Ok(())
     }

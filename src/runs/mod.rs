@@ -10,7 +10,7 @@
 //!   epoch-0012.safetensors   older checkpoints that --keep asks for
 //! ```
 //!
-//! Numbers grow by one; two runs that start at the same time get different ones. The log is appended to line by line: a last line without an
+//! Numbers grow by one; two runs that start at the same time get different folders. The log is appended to line by line: a last line without an
 //! end was cut off by a crash, and readers leave it out.
 
 mod log;
@@ -227,6 +227,17 @@ impl RunFolder {
     /// The file of a checkpoint that is kept, by the number of epochs done.
     pub fn kept(&self, epochs: u64) -> PathBuf {
         self.path.join(format!("epoch-{epochs:04}.safetensors"))
+    }
+
+    /// The newest checkpoint's file, wherever it is.
+    pub fn newest(&self) -> PathBuf {
+        self.manifest().ok().and_then(|m| m.checkpoint).unwrap_or_else(|| self.last())
+    }
+
+    /// Whether a file lies in the folder.
+    pub fn holds(&self, file: &Path) -> bool {
+        let parent = std::path::absolute(file).ok().and_then(|file| file.parent()?.canonicalize().ok());
+        parent.is_some() && parent == self.path.canonicalize().ok()
     }
 
     /// Deletes all but the newest `count` of the checkpoints that are kept by their epoch.

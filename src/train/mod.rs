@@ -352,7 +352,8 @@ impl Trainer {
         })
     }
 
-    /// Continues from a state. Optimizer vectors that the state does not have start at zero, and the loss scale at its first value.
+    /// Continues from a state. Optimizer vectors that the state does not have start at zero, averages at what they would be averages of, and the
+    /// loss scale at its first value.
     ///
     /// # Errors
     /// [`Error::Tensor`] naming what is missing or has another shape.
@@ -371,10 +372,11 @@ impl Trainer {
         for (region, slot) in self.optimizer.kept_slots().zip(&state.slots) {
             upload(&self.gpu, &regions, region, slot)?;
         }
-        if let (Some(region), Some(average)) = (self.optimizer.average_slot(), &state.average) {
+        if let Some(region) = self.optimizer.average_slot() {
+            // Averages that the state does not have start from the latest: earlier versions had none of the statistics.
+            let average = state.average.as_ref().unwrap_or(&state.parameters);
             upload(&self.gpu, &regions, region, average)?;
             if self.averages_statistics() {
-                // Where a checkpoint has averages of the parameters alone, those of the statistics start from the latest.
                 values.extend(average.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
                 upload(&self.gpu, &regions, Region::AveragedState, &values)?;
             }
@@ -404,9 +406,7 @@ impl Trainer {
             own.retain(|name, _| !keep(name));
             own.extend(other.iter().filter(|(name, _)| keep(name)).map(|(n, t)| (n.clone(), t.clone())));
         }
-        if let Some(average) = &mut start.average {
-            average.clone_from(&start.parameters);
-        }
+        start.average = None;
         self.restore(&start)
     }
 

@@ -173,10 +173,17 @@ impl Optimizer {
         if let Some(Averaging::Exponential(decay)) = self.average {
             unit(decay, "--average")?;
         }
-        if self.weight_decay < 0.0 || self.accumulate == 0 || self.clip_norm.is_some_and(|n| n <= 0.0) {
-            let reason =
-                "--weight-decay must not be negative, --accumulate and --clip-norm must be above zero";
-            return Err(Error::Config(reason.into()));
+        if !self.weight_decay.is_finite() || self.weight_decay < 0.0 {
+            return Err(Error::Config(format!(
+                "--weight-decay must not be negative, not {}",
+                self.weight_decay
+            )));
+        }
+        if let Some(norm) = self.clip_norm.filter(|norm| norm.is_nan() || *norm <= 0.0) {
+            return Err(Error::Config(format!("--clip-norm must be above zero, not {norm}")));
+        }
+        if self.accumulate == 0 {
+            return Err(Error::Config("--accumulate must be above zero".into()));
         }
         match self.precision {
             Precision::F32 => Ok(()),
