@@ -88,7 +88,7 @@ pub(crate) fn exit(checkpoint: &Path, progress: &Progress, threshold: Threshold)
         (Threshold::At(threshold), _) => threshold,
         (Threshold::Found, Some(Calibrated { threshold: Some(threshold), .. })) => *threshold,
         (Threshold::Found, Some(_)) => {
-            let reason = "has no threshold that saves anything for at most half a point of accuracy: give one, as in --early-exit 0.9";
+            let reason = "has no threshold that is sure to save anything for at most half a point of accuracy (fewer than 1,000 held-out pictures cannot tell): give one, as in --early-exit 0.9";
             return Err(Error::format(Calibrated::path(checkpoint), reason));
         }
         (Threshold::Found, None) => {

@@ -286,7 +286,9 @@ impl Subject<'_> {
                 100.0 * p.lost.max(0.0)
             )),
             None => {
-                note("no threshold is sure enough to save anything for at most half a point of accuracy");
+                note(&format!(
+                    "no threshold is sure to save anything for at most half a point of accuracy, as far as {pictures} pictures can tell"
+                ));
                 Ok(())
             }
         }
@@ -385,11 +387,16 @@ impl Figure for SweepFigure<'_> {
         }
         // Thresholds that lie far enough apart to be written.
         let mut last = f64::NEG_INFINITY;
-        for p in self.points.iter().filter(|p| p.threshold <= 1.0) {
+        for (p, next) in
+            self.points.iter().zip(self.points.iter().skip(1)).filter(|(p, _)| p.threshold <= 1.0)
+        {
             if p.compute - last > 0.07 * span {
                 last = p.compute;
-                let text =
-                    Text::new(p.threshold.to_string(), (unit.px(-12), unit.px(9)), unit.text(12, &SOFT));
+                // Right of the dot, on the side that the curve does not take.
+                let down = if next.accuracy < p.accuracy { -18 } else { 6 };
+                let right = if self.recommended == Some(p) { 12 } else { 5 };
+                let place = (unit.px(right), unit.px(down));
+                let text = Text::new(p.threshold.to_string(), place, unit.text(12, &SOFT));
                 chart.draw_series([EmptyElement::at((p.compute, p.accuracy)) + text])?;
             }
         }

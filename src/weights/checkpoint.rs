@@ -1,7 +1,7 @@
 //! Checkpoints: a safetensors file that others can read, with everything that a run can be continued from.
 //!
 //! Parameters and running statistics have their plain names (Caffe's layers for the paper's variant, torchvision's names for the
-//! other). Optimizer vectors are called `optimizer.0.NAME` and so on, averaged parameters `average.NAME`, what mixed precision keeps
+//! other). Optimizer vectors are called `optimizer.0.NAME` and so on, averages `average.NAME`, what mixed precision keeps
 //! `loss_scale/NAME`. The metadata has the configuration as JSON under `incept`.
 
 use std::collections::{BTreeMap, HashMap};
