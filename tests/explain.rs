@@ -195,6 +195,10 @@ fn explain_train_compares_over_seeds() {
     );
     let apart = of("with", "least") > of("without", "most") || of("without", "least") > of("with", "most");
     assert_eq!(verdict["overlap"], Value::Bool(!apart));
+    let pairs = |which: &str| verdict["pairs"][which].as_u64().expect("a number");
+    assert!(pairs("better") + pairs("worse") <= 2, "{verdict}");
+    // Two pairs are what coins do half of the time, at best.
+    assert!(verdict["chance"].as_f64().is_some_and(|chance| (0.5..=1.0).contains(&chance)), "{verdict}");
     // Before training the trunk and the main softmax are the same with and without.
     let first = |kind: &str| result[kind][0]["points"][0]["accuracies"][0].clone();
     assert_eq!(first("with"), first("without"));

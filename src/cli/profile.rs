@@ -367,7 +367,7 @@ impl ProfileResult<'_> {
         reporter.line(&format!(
             "peaks  {gflops:.1} GFLOPS  {bandwidth:.1} GB/s  {:.1} us for the shortest dispatch  ({} clock)\n",
             1e6 * r.latency,
-            if r.clock == incept::gpu::Clock::Device { "device" } else { "host" }
+            if r.clock == Clock::Device { "device" } else { "host" }
         ))?;
         let width = |of: fn(&Row) -> usize| self.kernels.iter().map(of).max().unwrap_or(0);
         let (layer, kernel) = (width(|r| r.layer.len()), width(|r| r.kernel.len()));

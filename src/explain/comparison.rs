@@ -104,6 +104,43 @@ impl Comparison {
         let at = |epoch: usize| Spread::of(curves.iter().filter_map(|c| c.accuracy(head, epoch)));
         (0..epochs).filter_map(at).collect()
     }
+
+    /// The main heads of the networks with and without auxiliary heads, seed by seed, after the last epoch.
+    pub fn pairs(&self) -> Pairs {
+        let mut pairs = Pairs::default();
+        for (with, without) in self.with.iter().zip(&self.without) {
+            let last = |curve: &Curve| curve.accuracy("main", curve.points.len().saturating_sub(1));
+            if let (Some(with), Some(without)) = (last(with), last(without)) {
+                pairs.better += u64::from(with > without);
+                pairs.worse += u64::from(with < without);
+            }
+        }
+        pairs
+    }
+}
+
+/// Networks from the same seed, one with auxiliary heads and one without, and how often which of them is better.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pairs {
+    /// Pairs of which the one with heads is better.
+    pub better: u64,
+    /// Pairs of which it is worse.
+    pub worse: u64,
+}
+
+impl Pairs {
+    /// How often coins would fall as unevenly as that, or more so: the two-sided sign test.
+    pub fn chance(&self) -> f64 {
+        let (n, most) = (self.better + self.worse, self.better.max(self.worse));
+        // Of i - 1 successes follow those of i: n! / (i! (n - i)!) ways.
+        let mut ways = 1.0;
+        let mut tail = 0.0;
+        for i in (most..=n).rev() {
+            tail += ways;
+            ways *= i as f64 / (n - i + 1) as f64;
+        }
+        (2.0 * tail / 2f64.powi(i32::try_from(n).unwrap_or(i32::MAX))).min(1.0)
+    }
 }
 
 /// Trains one network from its seed, and looks at all its softmaxes before the first and after each epoch. `observe` is told of the epoch and

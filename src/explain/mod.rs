@@ -6,6 +6,6 @@ mod gradient_flow;
 mod sweep;
 
 pub use calibration::{Calibration, calibrate};
-pub use comparison::{Comparison, Curve, CurvePoint, Recipe, Spread, train_curve};
+pub use comparison::{Comparison, Curve, CurvePoint, Pairs, Recipe, Spread, train_curve};
 pub use gradient_flow::{GradientFlow, LayerFlow, LossFlow, LossShare, PartFlow};
 pub use sweep::{SweepPoint, THRESHOLDS, sweep};

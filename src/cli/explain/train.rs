@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use incept::Error;
 use incept::data::Loader;
-use incept::explain::{Comparison, Curve, CurvePoint, Recipe, Spread, train_curve};
+use incept::explain::{Comparison, Curve, CurvePoint, Pairs, Recipe, Spread, train_curve};
 use incept::gpu::Gpu;
 use incept::nn::GoogLeNet;
 use incept::train::{Optimizer, StepMetrics, TrainingGraph};
@@ -61,7 +61,14 @@ struct Verdict {
     without: Spread,
     /// Whether the ranges over the seeds have a value in common; with one seed they are no ranges.
     overlap: Option<bool>,
+    /// Pairs of the same seed.
+    pairs: Pairs,
+    /// How often coins would fall as unevenly as the pairs did.
+    chance: f64,
 }
+
+/// What coins do more rarely than this is no chance.
+const RARE: f64 = 0.05;
 
 /// The loaders that all networks of a comparison share in kind, and how far it is.
 struct Trial<'a> {
@@ -155,7 +162,9 @@ impl Explain {
         let last = |with: bool| comparison.spread(with, "main").last().copied();
         let (Some(with), Some(without)) = (last(true), last(false)) else { return Ok(Outcome::Failed) };
         let overlap = (self.seeds > 1).then(|| with.overlaps(&without));
-        let verdict = Verdict { epochs: self.epochs, seeds: self.seeds, with, without, overlap };
+        let pairs = comparison.pairs();
+        let (epochs, seeds, chance) = (self.epochs, self.seeds, pairs.chance());
+        let verdict = Verdict { epochs, seeds, with, without, overlap, pairs, chance };
         let reporter = trial.reporter;
         table(comparison, reporter)?;
         for line in verdict.words() {
@@ -240,7 +249,7 @@ fn range(spread: &Spread) -> String {
 
 impl Verdict {
     fn words(&self) -> Vec<String> {
-        let Self { epochs, seeds, with, without, overlap } = self;
+        let Self { epochs, seeds, with, without, overlap, pairs, chance } = self;
         let epochs = if *epochs == 1 { "1 epoch".to_string() } else { format!("{epochs} epochs") };
         let mut lines = vec![format!(
             "after {epochs}: {} with the auxiliary softmaxes, {} without, {:+.1} points",
@@ -248,18 +257,26 @@ impl Verdict {
             range(without),
             100.0 * (with.mean - without.mean)
         )];
+        let kind = if with.mean > without.mean { "better" } else { "worse" };
         lines.push(match overlap {
             None => "one network of each kind: a look, and no measurement; --seeds 3 shows what chance does".into(),
-            Some(true) => format!(
-                "the ranges over {seeds} seeds overlap: these networks do not settle whether the auxiliary softmaxes help here"
-            ),
-            Some(false) if with.mean > without.mean => format!(
-                "the ranges over {seeds} seeds do not overlap: every network with auxiliary softmaxes is better than every one without"
-            ),
+            Some(true) => format!("the ranges over {seeds} seeds overlap"),
             Some(false) => format!(
-                "the ranges over {seeds} seeds do not overlap: every network with auxiliary softmaxes is worse than every one without"
+                "the ranges over {seeds} seeds do not overlap: every network with auxiliary softmaxes is {kind} than every one without"
             ),
         });
+        if *seeds > 1 {
+            let Pairs { better, worse } = pairs;
+            let settled = match (*chance < RARE, better > worse) {
+                (true, true) => "the auxiliary softmaxes help here",
+                (true, false) => "the auxiliary softmaxes harm here",
+                (false, _) => "that does not settle whether they help here",
+            };
+            lines.push(format!(
+                "from the same seed the network with auxiliary softmaxes is better {better} times and worse {worse} times, as unevenly as coins fall in {:.1}% of all cases: {settled}",
+                100.0 * chance
+            ));
+        }
         lines
     }
 }
@@ -271,14 +288,18 @@ mod tests {
     #[test]
     fn verdicts_say_what_ranges_do() {
         let spread = |least: f64, most: f64| Spread { mean: f64::midpoint(least, most), least, most };
-        let words = |with: Spread, without: Spread, overlap: Option<bool>| {
-            Verdict { epochs: 5, seeds: 3, with, without, overlap }.words().join("\n")
+        let words = |with: Spread, without: Spread, overlap: Option<bool>, better: u64, worse: u64| {
+            let (pairs, seeds) = (Pairs { better, worse }, better + worse);
+            let chance = pairs.chance();
+            Verdict { epochs: 5, seeds, with, without, overlap, pairs, chance }.words().join("\n")
         };
-        let apart = words(spread(0.47, 0.58), spread(0.15, 0.20), Some(false));
+        let apart = words(spread(0.47, 0.58), spread(0.15, 0.20), Some(false), 3, 0);
         assert!(apart.contains("47.0 to 58.0") && apart.contains("do not overlap"), "{apart}");
         assert!(apart.contains("+35.0 points") && apart.contains("better than every"), "{apart}");
-        assert!(words(spread(0.1, 0.3), spread(0.4, 0.5), Some(false)).contains("worse"));
-        assert!(words(spread(0.1, 0.3), spread(0.2, 0.5), Some(true)).contains("do not settle"));
-        assert!(words(spread(0.5, 0.5), spread(0.2, 0.2), None).contains("no measurement"));
+        assert!(apart.contains("25.0% of all cases") && apart.contains("does not settle"), "{apart}");
+        assert!(words(spread(0.1, 0.3), spread(0.4, 0.5), Some(false), 0, 6).contains("harm"));
+        let nine = words(spread(0.2, 0.7), spread(0.1, 0.5), Some(true), 9, 1);
+        assert!(nine.contains("2.1% of all cases") && nine.contains("help here"), "{nine}");
+        assert!(words(spread(0.5, 0.5), spread(0.2, 0.2), None, 1, 0).contains("no measurement"));
     }
 }
