@@ -58,17 +58,17 @@ fn rows(
 #if MIXED
     let label2 = second[n];
     let of_second = f32(x_data[first + select(0u, label2, valid)]);
-    var before2 = 0.0;
+    var behind2 = 0.0;
 #endif
-    // How many are before the label: larger, or equal and of a smaller number.
-    var before = 0.0;
+    // How many are not before the label: smaller, or equal and of no smaller number. NaN is neither, so that a row of them is never right.
+    var behind = 0.0;
     var total = 0.0;
     var weights = 0.0;
     for (var c = start; c < p.classes; c += SHARERS) {
         let x = f32(x_data[first + c]);
-        before += select(0.0, 1.0, x > of_label || (x == of_label && c < label));
+        behind += select(0.0, 1.0, x < of_label || (x == of_label && c >= label));
 #if MIXED
-        before2 += select(0.0, 1.0, x > of_second || (x == of_second && c < label2));
+        behind2 += select(0.0, 1.0, x < of_second || (x == of_second && c >= label2));
 #endif
 #if WEIGHTED
         total += class_weights[c] * (x - largest);
@@ -77,10 +77,10 @@ fn rows(
         total += x - largest;
 #endif
     }
-    before = gather(local, before, false);
+    behind = gather(local, behind, false);
     total = gather(local, total, false);
 #if MIXED
-    before2 = gather(local, before2, false);
+    behind2 = gather(local, behind2, false);
 #endif
 #if WEIGHTED
     weights = gather(local, weights, false);
@@ -92,7 +92,7 @@ fn rows(
         let log_sum = log(sum);
         var own = log_sum - (of_label - largest);
         let even = (weights * log_sum - total) / f32(p.classes);
-        var right = select(0.0, 1.0, before == 0.0);
+        var right = select(0.0, 1.0, behind == f32(p.classes));
         var weight = 1.0;
 #if WEIGHTED
         weight = class_weights[select(0u, label, valid)];
@@ -108,7 +108,7 @@ fn rows(
 #endif
         own = mine * own + (1.0 - mine) * other;
         weight = mine * weight + (1.0 - mine) * weight2;
-        right = mine * right + (1.0 - mine) * select(0.0, 1.0, before2 == 0.0);
+        right = mine * right + (1.0 - mine) * select(0.0, 1.0, behind2 == f32(p.classes));
 #endif
         partial[3u * n] = select(0.0, (1.0 - p.smoothing) * own + p.smoothing * even, valid);
         partial[3u * n + 1u] = select(0.0, right, valid);

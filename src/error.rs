@@ -47,6 +47,14 @@ pub enum Error {
         /// The adapter's name.
         adapter: String,
     },
+    /// Training has diverged.
+    #[error(
+        "the loss is no number since step {step}: training diverged; use a smaller --rate, or --clip-norm 1"
+    )]
+    Diverged {
+        /// The first step without a loss.
+        step: u64,
+    },
     /// The driver refused or failed a kernel.
     #[error("kernel `{kernel}` failed on the device: {reason}")]
     Kernel {

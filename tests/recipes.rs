@@ -161,6 +161,27 @@ fn mistakes_in_files_are_named() {
     assert!(stdout(&["runs"], folder.path()).contains("no runs"));
 }
 
+/// What is no number is not right, and such a run ends; it does not keep the others from being listed.
+#[test]
+fn a_run_that_diverges_says_so() {
+    let folder = temporary();
+    let errors = fails(&quick(&["--rate", "1000", "--epochs", "9"]), folder.path());
+    assert!(errors.contains("diverged") && errors.contains("--rate"), "{errors}");
+    let run = only_run(folder.path());
+    let log = run.log().expect("a log with what is no number");
+    let epochs: Vec<_> =
+        log.iter().filter_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None }).collect();
+    assert!(epochs.iter().any(|e| e.loss.is_nan()), "{epochs:?}");
+    for epoch in &epochs {
+        let accuracy = epoch.held_out.as_ref().expect("was measured").accuracy;
+        assert!(accuracy < 0.5 && epoch.heads[0].accuracy < 0.5, "{epoch:?}");
+    }
+    let listed = json(&["runs", "--json"], folder.path());
+    assert_eq!(listed[0]["epochs"], epochs.len());
+    let errors = fails(&["export", text(&run.last()), "--out", "net.onnx"], folder.path());
+    assert!(errors.contains("no numbers"), "{errors}");
+}
+
 /// Every preset trains, with the rule and the schedule that it names, and every rule and schedule does.
 #[test]
 fn recipes_rules_and_schedules_train() {

@@ -26,6 +26,9 @@ use super::record::Recorder;
 use super::report::{Rate, Reporter, duration, shown};
 use super::tune::Worth;
 
+/// Steps in a row without a finite loss after which training has diverged; with activations in f16 a batch may overflow.
+const DIVERGED: u64 = 8;
+
 /// What a run was configured with; checkpoints keep it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Run {
@@ -229,6 +232,7 @@ impl Setup {
         gpu.block_on(trainer.watch())?;
         let mut history = History::default();
         let mut overall = Rate::new();
+        let mut diverged = 0;
         let mut screen = match policy.view {
             View::Dashboard => Some(Dashboard::open(self.board(trainer), Arc::clone(stop))?),
             View::Bar => None,
@@ -261,7 +265,11 @@ impl Setup {
                         written = written.and_then(|()| recorder.step(step, before, rate.per_second()));
                     }
                     history.steps.push(step.clone());
+                    diverged = if step.loss.is_finite() { 0 } else { diverged + 1 };
                     failed = written.err();
+                    if diverged >= DIVERGED {
+                        failed = failed.take().or(Some(Error::Diverged { step: step.step + 1 - DIVERGED }));
+                    }
                     if failed.is_some() || stop.load(Ordering::SeqCst) {
                         ControlFlow::Break(())
                     } else {

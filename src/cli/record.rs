@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use incept::Result;
 use incept::gpu::AdapterSummary;
 use incept::runs::{
     EpochRecord, EventWriter, HeadRecord, HeldOutRecord, LogWriter, Machine, Record, RunFolder, StepRecord,
     StopReason,
 };
 use incept::train::StepMetrics;
-use incept::weights::Checkpoint;
+use incept::weights::{Checkpoint, TrainingState};
+use incept::{Error, Result};
 
 use super::fit::EpochRecord as Epoch;
 use super::report::Rate;
@@ -219,7 +219,17 @@ pub(crate) fn is_included(path: &Path) -> bool {
 
 /// Loads what [`best_of`] finds, or the weights that come with the program.
 pub(crate) fn load(path: &Path) -> Result<Checkpoint> {
-    if is_included(path) { Checkpoint::included() } else { Checkpoint::load(&best_of(path)?) }
+    let checkpoint =
+        if is_included(path) { Checkpoint::included() } else { Checkpoint::load(&best_of(path)?) }?;
+    let TrainingState { parameters, state, average, .. } = &checkpoint.state;
+    let mut tensors = parameters.iter().chain(state).chain(average.iter().flatten());
+    if let Some((name, _)) = tensors.find(|(_, tensor)| tensor.data.iter().any(|v| !v.is_finite())) {
+        let reason = format!(
+            "`{name}` has values that are no numbers: training diverged; train again with a smaller --rate, or --clip-norm 1"
+        );
+        return Err(Error::format(path, reason));
+    }
+    Ok(checkpoint)
 }
 
 /// Whether a path is a checkpoint and nothing else that a command may be given: by its name, a run's folder, or what comes with the program.

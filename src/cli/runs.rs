@@ -8,7 +8,7 @@ use incept::Error;
 use incept::runs::{EpochRecord, Manifest, Record, RunFolder, StopReason};
 use serde::Serialize;
 
-use super::report::{Reporter, duration};
+use super::report::{Reporter, duration, note};
 use super::{Outcome, Result};
 
 /// List the runs that were trained, or compare two of them.
@@ -147,7 +147,10 @@ impl Runs {
         if folders.is_empty() {
             reporter.line(&format!("no runs in {}", self.runs_dir.display()))?;
         }
-        let runs = folders.iter().map(Summary::of).collect::<incept::Result<Vec<_>>>()?;
+        let readable = |folder: &RunFolder| {
+            Summary::of(folder).inspect_err(|e| note(&format!("note: passed over: {e}"))).ok()
+        };
+        let runs: Vec<Summary> = folders.iter().filter_map(readable).collect();
         let header = ["run", "when", "data", "recipe", "epochs", "best", "last", "losses", "took", ""]
             .map(String::from);
         let rows = runs.iter().map(|r| {

@@ -85,8 +85,8 @@ impl<T: Real> Reference<T> for SoftmaxCrossEntropy {
                 loss += -(targets.target(&labels, c) * *log);
             }
             for (label, share) in labels {
-                let before = |(c, x): (usize, &T)| *x > row[label] || (*x == row[label] && c < label);
-                if !row.iter().enumerate().any(before) {
+                let behind = |(c, x): (usize, &T)| *x < row[label] || (*x == row[label] && c >= label);
+                if row.iter().enumerate().all(behind) {
                     correct += share;
                 }
             }

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
 use crate::train::{Evaluation, HeadMetrics, HeadSummary};
@@ -25,6 +25,7 @@ pub enum Record {
         /// Epochs done.
         epochs: u64,
         /// Seconds since it was started or resumed.
+        #[serde(deserialize_with = "number")]
         seconds: f64,
     },
 }
@@ -41,14 +42,21 @@ pub enum StopReason {
     Interrupted,
 }
 
+/// A number; JSON has no NaN, which is written as null.
+fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
 /// One softmax.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadRecord {
     /// `main`, `aux1` or `aux2`.
     pub name: String,
     /// Mean cross-entropy.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// Share of pictures that it classified correctly, from 0 to 1.
+    #[serde(deserialize_with = "number")]
     pub accuracy: f64,
 }
 
@@ -58,10 +66,13 @@ pub struct StepRecord {
     /// Number of the step, from 0.
     pub step: u64,
     /// Epochs done before it, as a fraction.
+    #[serde(deserialize_with = "number")]
     pub epoch: f64,
     /// Learning rate.
+    #[serde(deserialize_with = "number")]
     pub rate: f64,
     /// The weighted sum of the losses.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// Each softmax on the batch, the main one first.
     pub heads: Vec<HeadRecord>,
@@ -70,8 +81,10 @@ pub struct StepRecord {
     /// The loss scale, if the loss is scaled.
     pub loss_scale: Option<f64>,
     /// Pictures a second in this epoch so far.
+    #[serde(deserialize_with = "number")]
     pub images_per_s: f64,
     /// Seconds since the run was started or resumed.
+    #[serde(deserialize_with = "number")]
     pub seconds: f64,
 }
 
@@ -81,10 +94,13 @@ pub struct HeldOutRecord {
     /// Pictures.
     pub count: usize,
     /// Share of them that are right, from 0 to 1.
+    #[serde(deserialize_with = "number")]
     pub accuracy: f64,
     /// Share of them whose class is among the five most probable.
+    #[serde(deserialize_with = "number")]
     pub accuracy5: f64,
     /// Mean cross-entropy.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
 }
 
@@ -96,8 +112,10 @@ pub struct EpochRecord {
     /// Steps done after it.
     pub step: u64,
     /// Learning rate at its end.
+    #[serde(deserialize_with = "number")]
     pub rate: f64,
     /// Mean weighted sum of the losses.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// Each softmax over the epoch, measured while the parameters changed.
     pub heads: Vec<HeadRecord>,
@@ -109,8 +127,10 @@ pub struct EpochRecord {
     /// Whether no epoch before was better on them.
     pub best: bool,
     /// Pictures a second.
+    #[serde(deserialize_with = "number")]
     pub images_per_s: f64,
     /// Seconds that it took, the look at the held-out pictures included.
+    #[serde(deserialize_with = "number")]
     pub seconds: f64,
     /// Share of the time of training in which the device worked on steps; none where it cannot tell.
     pub device_busy: Option<f64>,

@@ -52,11 +52,11 @@ impl Evaluation {
     /// Takes up one picture.
     pub fn add(&mut self, probabilities: &[f32], label: usize) {
         let of_label = probabilities.get(label).copied().unwrap_or(0.0);
-        // As on the device, the first of equals is the prediction.
-        let before = |(class, p): &(usize, &f32)| **p > of_label || (**p == of_label && *class < label);
-        let rank = probabilities.iter().enumerate().filter(before).count();
-        self.loss = (self.loss * self.count as f64 - f64::from(of_label.max(f32::MIN_POSITIVE)).ln())
-            / (self.count + 1) as f64;
+        // As on the device, the first of equals is the prediction, and what is no number is never right.
+        let behind = |(class, p): &(usize, &f32)| **p < of_label || (**p == of_label && *class >= label);
+        let rank = probabilities.len() - probabilities.iter().enumerate().filter(behind).count();
+        let likely = if of_label.is_nan() { of_label } else { of_label.max(f32::MIN_POSITIVE) };
+        self.loss = (self.loss * self.count as f64 - f64::from(likely).ln()) / (self.count + 1) as f64;
         self.count += 1;
         self.correct += usize::from(rank == 0);
         self.correct5 += usize::from(rank < 5);

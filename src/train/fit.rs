@@ -78,7 +78,8 @@ pub async fn train_epoch(
         trainer.set_position(epoch, position);
         let arrived = trainer.metrics(IN_FLIGHT).await?;
         if report(&mut summary, &arrived, &mut observe).is_break() {
-            summary.interrupted = true;
+            // After its last batch an epoch is done all the same.
+            summary.interrupted = position < batches;
             break;
         }
     }
