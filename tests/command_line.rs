@@ -179,6 +179,11 @@ fn photos_are_classified_without_a_checkpoint() {
     // Early exit stops at the auxiliary softmaxes that come with them.
     let early = lines(&["classify", "included", PHOTOS, "--early-exit", "0.5", "--json"]);
     assert!(early.iter().any(|line| line["head"] == "aux1"), "{early:?}");
+    // A name that is mistyped is not answered by other weights.
+    let (_, errors) = fails(&["classify", "runs/0001-animls", PHOTOS]);
+    assert!(errors.contains("runs/0001-animls"), "{errors}");
+    let (_, errors) = fails(&["classify", PHOTOS, "cifar.safetensors"]);
+    assert!(errors.contains("before the pictures"), "{errors}");
     let (code, errors) = fails(&["classify", "included"]);
     assert!(code == 1 && errors.contains("pictures"), "{errors}");
     let (code, errors) = fails(&["export", "included", "--half", "--out", "cifar.onnx"]);

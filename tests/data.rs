@@ -323,6 +323,54 @@ fn mean_and_spread_are_measured() {
     assert!(mean.abs() < 0.02, "{mean}");
 }
 
+/// A picture that gets redder to the right, encoded.
+fn row(format: image::ImageFormat) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image::RgbImage::from_fn(32, 8, |x, _| image::Rgb([8 * x as u8, 0, 0]))
+        .write_to(&mut bytes, format)
+        .expect("memory can be written");
+    bytes.into_inner()
+}
+
+/// Phones store pictures as the sensor lies, and say how they were held.
+#[test]
+fn pictures_stand_as_cameras_were_held() {
+    let plain = row(image::ImageFormat::Jpeg);
+    let lying = Picture::decode(&plain).expect("a jpeg");
+    assert_eq!((lying.width, lying.height), (32, 8));
+    // An APP1 segment with EXIF's tag 0x0112, orientation, of 6: to be turned to the right.
+    let exif: [u8; 32] = *b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+    let mut turned = plain[..2].to_vec();
+    turned.extend([0xff, 0xe1, 0, 34]);
+    turned.extend(exif);
+    turned.extend(&plain[2..]);
+    let standing = Picture::decode(&turned).expect("a jpeg");
+    assert_eq!((standing.width, standing.height), (8, 32));
+    // What was left is on top.
+    assert!(standing.pixels[0] < 40 && standing.pixels[3 * 8 * 31] > 200, "{:?}", &standing.pixels[..6]);
+}
+
+#[test]
+fn pictures_that_are_cut_off_are_none() {
+    for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png] {
+        let whole = row(format);
+        assert!(Picture::decode(&whole).is_ok(), "{format:?}");
+        assert!(Picture::decode(&whole[..whole.len() - 20]).is_err(), "{format:?}");
+    }
+}
+
+/// TGA has no signature: the file's name tells.
+#[test]
+fn names_tell_what_content_does_not() {
+    let folder = temporary();
+    for class in ["a", "b"] {
+        write(&folder.path().join(class).join("picture.tga"), &row(image::ImageFormat::Tga));
+    }
+    let set = Folder::open(folder.path()).expect("a folder of pictures");
+    assert_eq!(set.picture(1).map(|p| (p.width, p.height)).ok(), Some((32, 8)));
+    assert!(Picture::decode(&row(image::ImageFormat::Tga)).is_err());
+}
+
 #[test]
 fn pictures_with_transparency_show_white() {
     let mut bytes = std::io::Cursor::new(Vec::new());

@@ -85,12 +85,23 @@ pub(super) fn read(path: &Path) -> Result<Picture> {
     } else {
         std::fs::read(path).map_err(|e| Error::io(path, e))?
     };
-    Picture::decode(&bytes).map_err(|reason| Error::format(path, reason))
+    Picture::decode_as(&bytes, Some(path)).map_err(|reason| Error::format(path, reason))
 }
 
 impl Classify {
     /// The checkpoint and the pictures.
     fn inputs(&self) -> Result<(&Path, &[PathBuf])> {
+        let late = self.inputs.iter().skip(1).find(|path| record::is_checkpoint(path));
+        if let Some(late) = late {
+            return Err(Error::Config(format!("name the checkpoint {} before the pictures", shown(late))));
+        }
+        if let Some(first) = self.inputs.first()
+            && !record::is_checkpoint(first)
+            && first != Path::new("-")
+            && !first.exists()
+        {
+            return Err(Error::Config(format!("there is no checkpoint and no picture {}", shown(first))));
+        }
         let (checkpoint, pictures) = match self.inputs.split_first() {
             Some((first, rest)) if record::is_checkpoint(first) => (first.as_path(), rest),
             _ => {

@@ -26,7 +26,9 @@ impl Folder {
     pub fn open(folder: &Path) -> Result<Self> {
         let mut set = Self { classes: Vec::new(), files: Vec::new() };
         for class in entries(folder)?.into_iter().filter(|p| p.is_dir()) {
-            let files: Vec<PathBuf> = entries(&class)?.into_iter().filter(|p| is_picture(p)).collect();
+            let (files, others): (Vec<PathBuf>, Vec<PathBuf>) =
+                entries(&class)?.into_iter().partition(|p| is_picture(p));
+            warn_of_unreadable(&class, &others);
             if files.is_empty() {
                 continue;
             }
@@ -54,6 +56,22 @@ impl Folder {
         let numbers = found.classes.iter().map(number).collect::<Result<Vec<u32>>>()?;
         let files = found.files.into_iter().map(|(file, class)| (file, numbers[class as usize])).collect();
         Ok(Self { classes: classes.to_vec(), files })
+    }
+}
+
+/// Formats of pictures that cannot be read, by the endings of their files: what cameras and phones make.
+const UNREADABLE: [&str; 9] = ["heic", "heif", "avif", "jxl", "cr2", "cr3", "nef", "arw", "dng"];
+
+/// Says how many pictures of a folder are passed over for their format.
+fn warn_of_unreadable(folder: &Path, files: &[PathBuf]) {
+    let ending = |path: &PathBuf| path.extension().map(|e| e.to_string_lossy().to_lowercase());
+    let endings: Vec<String> =
+        files.iter().filter_map(ending).filter(|e| UNREADABLE.contains(&e.as_str())).collect();
+    if let Some(first) = endings.first() {
+        let (count, folder) = (endings.len(), folder.display());
+        log::warn!(
+            "{folder}: {count} pictures are passed over, as .{first} cannot be read: convert them to jpeg or png"
+        );
     }
 }
 
@@ -96,7 +114,7 @@ impl Dataset for Folder {
     fn picture(&self, index: usize) -> Result<Picture> {
         let path = &self.files[index].0;
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        Picture::decode(&bytes).map_err(|reason| Error::format(path, reason))
+        Picture::decode_as(&bytes, Some(path)).map_err(|reason| Error::format(path, reason))
     }
 
     fn name(&self, index: usize) -> String {

@@ -38,6 +38,8 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use image::ImageDecoder as _;
+
 use crate::error::{Error, Result};
 use split::evenly;
 
@@ -60,7 +62,26 @@ impl Picture {
     /// # Errors
     /// The decoder's words.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let picture = image::load_from_memory(bytes).map_err(|e| e.to_string())?;
+        Self::decode_as(bytes, None)
+    }
+
+    /// As [`Picture::decode`]. A format that has no signature, as TGA, is known by the file's name. The picture stands as its camera was held,
+    /// where the file says so (EXIF).
+    ///
+    /// # Errors
+    /// The decoder's words.
+    pub fn decode_as(bytes: &[u8], file: Option<&Path>) -> Result<Self, String> {
+        let by_content = image::guess_format(bytes);
+        let by_name = || file.and_then(|file| image::ImageFormat::from_path(file).ok());
+        let format = by_content.or_else(|e| by_name().ok_or(e)).map_err(|e| e.to_string())?;
+        if format == image::ImageFormat::Jpeg && !is_whole_jpeg(bytes) {
+            return Err("is cut off: the end of the JPEG is missing".into());
+        }
+        let reader = image::ImageReader::with_format(std::io::Cursor::new(bytes), format);
+        let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+        let orientation = decoder.orientation().map_err(|e| e.to_string())?;
+        let mut picture = image::DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
+        picture.apply_orientation(orientation);
         Ok(Self::from_image(&picture))
     }
 
@@ -80,6 +101,12 @@ impl Picture {
         }
         Self { width, height, channels: 3, pixels }
     }
+}
+
+/// Whether the last scan of a JPEG has an end. Decoders fill what is missing with grey. Within a scan 0xff is followed by a zero or a restart marker.
+fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xff, marker]);
+    last(0xd9) > last(0xda)
 }
 
 /// Pictures with labels. Reading one must not change anything: workers read at the same time.
@@ -165,13 +192,15 @@ pub struct OpenOptions {
     pub held_out: f64,
     /// Use at most this many training pictures, chosen evenly over the classes.
     pub limit: Option<usize>,
-    /// Seed of the split.
+    /// Seed of the split. Commands leave it alone, so that runs of all seeds are measured on the same pictures, and none trains on another's.
     pub seed: u64,
+    /// Seed by which the pictures of a limit are chosen.
+    pub limit_seed: u64,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { held_out: 0.2, limit: None, seed: 0 }
+        Self { held_out: 0.2, limit: None, seed: 0, limit_seed: 0 }
     }
 }
 
@@ -196,7 +225,7 @@ pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
         }
     };
     let train = match options.limit {
-        Some(limit) => at_most(train, limit, options.seed),
+        Some(limit) => at_most(train, limit, options.limit_seed),
         None => train,
     };
     Ok(OpenedData { train, held_out, name, suits })
@@ -252,7 +281,8 @@ fn find(what: &str) -> Result<Found> {
         return Ok(found(Arc::new(Folder::open(folder)?), None, name, Augmentation::standard()));
     }
     let train = Folder::open(&train)?;
-    let test = ["val", "test", "valid"].map(|n| folder.join(n)).into_iter().find(|p| p.is_dir());
+    let test =
+        ["val", "test", "valid", "validation"].map(|n| folder.join(n)).into_iter().find(|p| p.is_dir());
     let held_out = match test {
         Some(test) => Some(Arc::new(Folder::open_with(&test, train.classes())?) as Arc<dyn Dataset>),
         None => None,
