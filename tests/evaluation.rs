@@ -20,13 +20,13 @@ fn checkpoints() -> [&'static str; 2] {
     let made = MADE.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("evaluation");
         std::fs::create_dir_all(&folder).expect("a folder");
-        // The same split for both: the seed is not of the run alone.
-        ["1", "2"].map(|epochs| {
-            let out = folder.join(format!("{epochs}.safetensors"));
+        ["1", "2"].map(|seed| {
+            let out = folder.join(format!("{seed}.safetensors"));
             let base =
                 ["train", "digits", "--width", "0.125", "--input", "32", "--limit", "160", "--batch", "16"];
-            let rest = ["--epochs", epochs, "--no-validation", "--tune", "off", "--out", text(&out)];
-            stdout(&base.iter().chain(&rest).copied().collect::<Vec<_>>());
+            // From twice the epochs and another seed, and measured on the same pictures.
+            let rest = ["--epochs", seed, "--no-validation", "--tune", "off", "--out", text(&out)];
+            stdout(&base.iter().chain(&rest).chain(&["--seed", seed]).copied().collect::<Vec<_>>());
             text(&out).to_string()
         })
     });
@@ -35,6 +35,11 @@ fn checkpoints() -> [&'static str; 2] {
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// The same number but for what its way through text costs.
+fn near(value: &Value, expected: f64) -> bool {
+    (number(value) - expected).abs() < 1e-12
 }
 
 /// What the JSON says of classes, calibration and mistakes follows from its own confusion matrix.
@@ -47,15 +52,15 @@ fn figures_agree_with_each_other() {
     let total: f64 = (0..100).map(|i| cell(i / 10, i % 10)).sum();
     let diagonal: f64 = (0..10).map(|i| cell(i, i)).sum();
     assert_eq!((total, rows.len()), (359.0, 10));
-    assert_eq!(number(&result["accuracy"]), diagonal / total);
+    assert!(near(&result["accuracy"], diagonal / total));
     assert_eq!(number(&result["correct"]), diagonal);
     for (i, class) in result["classes"].as_array().expect("classes").iter().enumerate() {
         let (row, column): (f64, f64) =
             ((0..10).map(|j| cell(i, j)).sum(), (0..10).map(|j| cell(j, i)).sum());
         assert_eq!((number(&class["count"]), number(&class["predicted"])), (row, column));
-        assert_eq!(number(&class["recall"]), cell(i, i) / row);
+        assert!(near(&class["recall"], cell(i, i) / row));
         if column > 0.0 {
-            assert_eq!(number(&class["precision"]), cell(i, i) / column);
+            assert!(near(&class["precision"], cell(i, i) / column));
         } else {
             assert!(class["precision"].is_null());
         }
@@ -169,7 +174,7 @@ fn plots_are_drawn() {
     let (extents, colours) = look(&file("reliability.png"));
     assert!(extents == (1360, 1380) && colours > 40, "{extents:?}, {colours}");
     let (extents, colours) = look(&file("mistakes.png"));
-    assert!(extents == (2292, 860) && colours > 40, "{extents:?}, {colours}");
+    assert!(extents == (2292, 924) && colours > 40, "{extents:?}, {colours}");
     let svg = |name: &str| std::fs::read_to_string(file(name)).expect("an SVG file");
     assert!(svg("confusion.svg").contains("what the network says"));
     assert!(svg("reliability.svg").contains("if they meant it"));

@@ -280,7 +280,7 @@ pub(crate) fn class_weights(text: &str, counts: &[usize]) -> Result<Vec<f32>> {
     text.split(',').map(weight).collect()
 }
 
-/// serde of options that have a text form: written as text, read as text or number.
+/// serde of options that have a text form: written as text, read as text, number or a list of numbers.
 pub(crate) mod as_text {
     use std::fmt::Display;
     use std::str::FromStr;
@@ -292,6 +292,7 @@ pub(crate) mod as_text {
     enum Scalar {
         Text(String),
         Number(f64),
+        Numbers(Vec<f64>),
     }
 
     pub(crate) fn serialize<T: Display, S: Serializer>(value: &Option<T>, out: S) -> Result<S::Ok, S::Error> {
@@ -307,6 +308,9 @@ pub(crate) mod as_text {
             None => return Ok(None),
             Some(Scalar::Text(text)) => text,
             Some(Scalar::Number(number)) => number.to_string(),
+            Some(Scalar::Numbers(numbers)) => {
+                numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+            }
         };
         text.parse().map(Some).map_err(de::Error::custom)
     }

@@ -88,8 +88,8 @@ struct PartArgs {
     /// Share that is held out where the data set has no test part of its own.
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, help_heading = "Data")]
     held_out: f64,
-    /// Seed of that division.
-    #[arg(long, value_name = "NUMBER", default_value_t = 0, help_heading = "Data")]
+    /// Seed of that division; `train` has this one, whatever its own seed.
+    #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data")]
     seed: u64,
 }
 
@@ -98,7 +98,7 @@ impl PartArgs {
         if !(self.held_out > 0.0 && self.held_out < 1.0) {
             return Err(Error::Config(format!("--held-out must be between 0 and 1, not {}", self.held_out)));
         }
-        open(what, &OpenOptions { held_out: self.held_out, limit: None, seed: self.seed })
+        open(what, &OpenOptions { held_out: self.held_out, seed: self.seed, ..OpenOptions::default() })
     }
 }
 

@@ -332,7 +332,9 @@ pub(crate) fn mistakes(
         let said = format!("{} {:.0}%", name(m.prediction), 100.0 * m.probability);
         let is = format!("is {}", name(m.label));
         let image = thumbnail(&set.picture(m.picture)?, 232);
-        Ok(Tile { image, caption: vec![(said, VERMILION), (is, INK)] })
+        let file = set.name(m.picture);
+        let file = file.rsplit(['/', '\\']).next().unwrap_or_default().to_string();
+        Ok(Tile { image, caption: vec![(said, VERMILION), (is, INK), (file, SOFT)] })
     };
     let mut tiles: Vec<Tile> = shown.iter().map(tile).collect::<Result<_>>()?;
     let title = match shown.len() {

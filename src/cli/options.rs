@@ -299,18 +299,18 @@ impl FromStr for Rgb {
 
 impl PixelArgs {
     /// The preprocessing with what these options say of it, which is set to what holds.
-    pub(crate) fn resolve(&mut self, base: Preprocessing) -> incept::Result<Preprocessing> {
+    pub(crate) fn resolve(&mut self, base: &Preprocessing) -> incept::Result<Preprocessing> {
         let mean = self.mean.get_or_insert(Rgb(base.mean)).0;
         let std = self.std.get_or_insert(Rgb(base.std)).0;
         if std.iter().any(|s| *s <= 0.0) {
             return Err(incept::Error::Config(format!("--std must be above zero, not {}", Rgb(std))));
         }
-        Ok(Preprocessing { mean, std, ..base })
+        Ok(Preprocessing { mean, std, ..base.clone() })
     }
 
     /// The preprocessing of a network that begins with this data.
     pub(crate) fn measured(&mut self, input: usize, set: &dyn Dataset) -> incept::Result<Preprocessing> {
-        self.resolve(Preprocessing::new(input).measure(set, SAMPLE))
+        self.resolve(&Preprocessing::new(input).measure(set, SAMPLE))
     }
 }
 

@@ -187,7 +187,10 @@ impl Train {
         let training = &mut config.training;
         let seed = *training.seed.get_or_insert(1);
         let held_out = *training.held_out.get_or_insert(OpenOptions::default().held_out);
-        let data = describe(&what, &OpenOptions { held_out, limit: training.limit, seed })?;
+        let data = describe(
+            &what,
+            &OpenOptions { held_out, limit: training.limit, limit_seed: seed, ..OpenOptions::default() },
+        )?;
         let names = data.train.classes();
         let from = match &config.network.init {
             Some(Init::Weights(path)) => Some(path.clone()),
@@ -247,7 +250,7 @@ impl Train {
         let preprocessing = match &weights {
             Some(checkpoint) => {
                 let theirs = checkpoint.metadata.preprocessing.clone();
-                config.pixels.resolve(Preprocessing { input: network.input, ..theirs })?
+                config.pixels.resolve(&Preprocessing { input: network.input, ..theirs })?
             }
             None => config.pixels.measured(network.input, data.train.as_ref())?,
         };
@@ -321,7 +324,12 @@ impl Train {
         own.out = given.out.clone();
         own.runs_dir = given.runs_dir.clone().or_else(|| own.runs_dir.clone());
         own.view = given.view.or(own.view);
-        let options = OpenOptions { held_out: run.held_out, limit: run.limit, seed: run.seed };
+        let options = OpenOptions {
+            held_out: run.held_out,
+            limit: run.limit,
+            limit_seed: run.seed,
+            ..OpenOptions::default()
+        };
         let data = describe(&run.data, &options)?;
         if data.train.classes() != metadata.classes {
             let classes = metadata.classes.join(", ");
@@ -346,13 +354,20 @@ impl Train {
                 .file_name()
                 .map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned())
         });
+        let chosen = &run.config.run.out;
+        let nowhere = |out: &&PathBuf| {
+            out.is_dir() || out.parent().is_some_and(|p| !p.as_os_str().is_empty() && !p.is_dir())
+        };
+        if let Some(out) = chosen.as_ref().filter(nowhere) {
+            let reason = format!("--out {}: name a file in a folder that exists", shown(out));
+            return Err(Error::Config(reason));
+        }
         let runs = run.config.run.runs_dir.as_deref().unwrap_or_else(|| Path::new("runs"));
         let named = self.resume.as_deref();
         let folder = match resumed.zip(named).and_then(|(file, named)| folder_of(named, file, runs)) {
             Some(folder) => folder,
             None => RunFolder::create(runs, &name)?,
         };
-        let chosen = &run.config.run.out;
         // A run that goes on from its best checkpoint, or from one that is kept, leaves that as it is.
         let elsewhere = resumed.filter(|file| !folder.holds(file)).map(Path::to_path_buf);
         let out = match chosen.clone().or(elsewhere) {

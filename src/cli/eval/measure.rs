@@ -49,7 +49,8 @@ pub(crate) fn held_out(
     let options = run.map_or_else(OpenOptions::default, |r| OpenOptions {
         held_out: r.held_out,
         limit: r.limit,
-        seed: r.seed,
+        limit_seed: r.seed,
+        ..OpenOptions::default()
     });
     let opened = describe(&what, &options)?;
     let set = if part == Part::Train { opened.train } else { opened.held_out };
