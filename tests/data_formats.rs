@@ -156,6 +156,28 @@ fn csv_manifests() {
     }
 }
 
+/// The program takes what the library opens, and says which part is which.
+#[test]
+fn info_reads_every_format() {
+    let folder = temporary();
+    let place = |names: &[&str], sub: &str| {
+        let target = folder.path().join(sub);
+        std::fs::create_dir(&target).expect("a folder");
+        for name in names {
+            std::fs::copy(fixtures().join(name), target.join(name)).expect("can be copied");
+        }
+        target
+    };
+    let parquet = place(&["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"], "parquet");
+    let tars = place(&["train-000000.tar", "val-000000.tar"], "tars");
+    for path in [parquet, tars] {
+        let info = json(&["data", "info", text(&path), "--json"]);
+        let count = |part: &str| info[part]["decoded"].as_u64().expect("a number");
+        assert!(count("train") > count("held_out") && count("held_out") > 0, "{info}");
+        assert_eq!(info["classes"].as_array().map(Vec::len), Some(3), "{info}");
+    }
+}
+
 #[test]
 fn info_counts_and_finds_damage() {
     let info = json(&["data", "info", "digits", "--json"]);

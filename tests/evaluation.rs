@@ -54,6 +54,8 @@ fn figures_agree_with_each_other() {
     assert_eq!((total, rows.len()), (359.0, 10));
     assert!(near(&result["accuracy"], diagonal / total));
     assert_eq!(number(&result["correct"]), diagonal);
+    let five = number(&result["accuracy5"]);
+    assert!(five > number(&result["accuracy"]) && five < 1.0, "{five}");
     for (i, class) in result["classes"].as_array().expect("classes").iter().enumerate() {
         let (row, column): (f64, f64) =
             ((0..10).map(|j| cell(i, j)).sum(), (0..10).map(|j| cell(j, i)).sum());

@@ -12,7 +12,7 @@ use incept::graph::Element;
 use incept::nn::GoogLeNet;
 use incept::runs::{Record, RunFolder};
 use incept::train::{Classifier, Optimizer, Rule, Trainer, TrainingGraph};
-use incept::weights::{HostTensor, read_tensors};
+use incept::weights::{Checkpoint, HostTensor, read_tensors};
 use serde_json::Value;
 
 use program::{python_with, text};
@@ -80,6 +80,13 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     assert_eq!(count(|r| matches!(r, Record::Epoch(e) if e.held_out.is_some() && e.memory_bytes > 0)), 2);
     assert!(matches!(log.last(), Some(Record::End { epochs: 2, .. })));
     assert!(run.best().is_file() && run.kept(2).is_file() && !run.kept(1).is_file());
+    let accuracies = log.iter().filter_map(|r| match r {
+        Record::Epoch(e) => Some((e.held_out.as_ref()?.accuracy, e.epoch + 1)),
+        _ => None,
+    });
+    // The first of the best epochs.
+    let (_, best) = accuracies.fold((-1.0, 0), |best, next| if next.0 > best.0 { next } else { best });
+    assert_eq!(Checkpoint::load(&run.best()).expect("a checkpoint").metadata.progress.epoch, best);
 
     // The configuration that was saved trains bit for bit the same, without any other option.
     let config = run.path().join("config.toml");

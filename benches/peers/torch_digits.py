@@ -90,9 +90,10 @@ def main():
             accuracies = curve(args, train, held_out, seed, aux)
             list_of.append(accuracies[-1])
             print(json.dumps({"seed": seed, "aux_weight": aux, "accuracies": accuracies}), flush=True)
+    better = sum(a > b for a, b in zip(finals[0.3], finals[0.0]))
     spread = {aux: {"mean": sum(v) / len(v), "min": min(v), "max": max(v)} for aux, v in finals.items()}
     print(json.dumps({"init": args.init, "pixels": args.pixels, "epochs": args.epochs, "seeds": args.seeds,
-                      "with": spread[0.3], "without": spread[0.0]}))
+                      "with": spread[0.3], "without": spread[0.0], "better": better}))
 
 
 if __name__ == "__main__":

@@ -195,6 +195,7 @@ impl Classify {
             let took: f64 = runs.iter().zip(&seconds).map(|(runs, s)| *runs as f64 * s).sum();
             let saved = Saved {
                 event: "early_exit",
+                threshold: exit.threshold,
                 answered: heads.iter().copied().zip(answered.iter().copied()).collect(),
                 compute: compute / count as f64,
                 stage_seconds: &seconds,
@@ -228,6 +229,7 @@ struct Staged {
 #[derive(Serialize)]
 struct Saved<'a> {
     event: &'static str,
+    threshold: f32,
     answered: BTreeMap<&'static str, usize>,
     compute: f64,
     stage_seconds: &'a [f64],

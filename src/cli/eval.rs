@@ -25,7 +25,7 @@ use super::raster::thumbnail;
 use super::record::is_checkpoint;
 use super::report::{Reporter, shown};
 use super::sweep::Subject;
-use super::tiles::{Tile, Tiles};
+use super::tiles::{Tile, Tiles, shortened};
 use super::tune::Worth;
 use super::{Outcome, Result};
 
@@ -251,17 +251,19 @@ impl Eval {
     fn draw(&self, measured: &Measured, classes: &[String], job: &Job<'_>, data: &str) -> Result<()> {
         let Assessment { evaluation, confusion, reliability, .. } = &measured.together;
         let accuracy = 100.0 * evaluation.accuracy();
+        // A path may be long, and figures come behind it.
+        let what = shortened(data, 24);
         if let Some(path) = &self.confusion {
             let title = "What is taken for what".to_string();
             let subtitle = format!(
-                "{} pictures of {data}, {accuracy:.2}% right; colours are shares of a row",
+                "{} pictures of {what}, {accuracy:.2}% right; colours are shares of a row",
                 evaluation.count
             );
             save(&ConfusionFigure { confusion, classes, title, subtitle }, path)?;
         }
         if let Some(path) = &self.reliability {
             let subtitle = format!(
-                "{} pictures of {data}: confidence {:.1}%, accuracy {accuracy:.1}%, calibration error {:.2}%",
+                "{} pictures of {what}: confidence {:.1}%, accuracy {accuracy:.1}%, calibration error {:.2}%",
                 evaluation.count,
                 100.0 * reliability.confidence(),
                 100.0 * reliability.ece()

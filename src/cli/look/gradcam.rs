@@ -142,5 +142,8 @@ fn tile(map: &ActivationMap, one: &Seen, subject: &Subject, heat: &Heat) -> Tile
     if map.top.0 != map.class {
         caption.push((format!("says {} {:.0}%", subject.class(map.top.0), 100.0 * map.top.1), SOFT));
     }
+    if map.values.iter().all(|v| *v <= 0.0) {
+        caption.push(("no place speaks for it".to_string(), SOFT));
+    }
     Tile { image: heat.over(&one.square, &values, map.width), caption }
 }
