@@ -163,6 +163,8 @@ fn mistakes_in_files_are_named() {
         let errors = fails(&["train", "digits", &given], folder.path());
         assert!(errors.contains(option), "{given}: {errors}");
     }
+    let errors = fails(&["train", "digits", "--tune", "off", "--out", text(folder.path())], folder.path());
+    assert!(errors.contains("is a folder"), "{errors}");
     let errors = fails(&["train", "digits", "--view", "dashboard"], folder.path());
     assert!(errors.contains("terminal"), "{errors}");
     assert!(stdout(&["runs"], folder.path()).contains("no runs"));

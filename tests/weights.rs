@@ -169,6 +169,19 @@ fn the_averaged_state_classifies_with_the_averages() {
     assert_eq!(alone.clone().averaged().state, alone.state);
 }
 
+/// As the file that any program makes, in folders that are made with it.
+#[cfg(unix)]
+#[test]
+fn files_have_the_permissions_of_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (ours, plain) = (folder.path().join("new/ours"), folder.path().join("plain"));
+    write_atomically(&ours, b"one").expect("can be written");
+    std::fs::write(&plain, b"two").expect("can be written");
+    let mode = |path: &Path| std::fs::metadata(path).expect("is there").permissions().mode();
+    assert_eq!(mode(&ours), mode(&plain));
+}
+
 #[test]
 fn damaged_files_are_refused_by_name() {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -355,12 +355,13 @@ impl Train {
                 .map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned())
         });
         let chosen = &run.config.run.out;
-        let nowhere = |out: &&PathBuf| {
-            out.is_dir() || out.parent().is_some_and(|p| !p.as_os_str().is_empty() && !p.is_dir())
-        };
-        if let Some(out) = chosen.as_ref().filter(nowhere) {
-            let reason = format!("--out {}: name a file in a folder that exists", shown(out));
-            return Err(Error::Config(reason));
+        // What cannot be written is better known now than after an epoch.
+        if let Some(out) = chosen {
+            if out.is_dir() {
+                return Err(Error::Config(format!("--out {} is a folder: name a file", shown(out))));
+            }
+            let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+            folder.map_or(Ok(()), std::fs::create_dir_all).map_err(|e| Error::io(out, e))?;
         }
         let runs = run.config.run.runs_dir.as_deref().unwrap_or_else(|| Path::new("runs"));
         let named = self.resume.as_deref();

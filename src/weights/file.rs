@@ -20,7 +20,11 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     let fail = |e: std::io::Error| Error::io(path, e);
     std::fs::create_dir_all(folder).map_err(fail)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
+    let mut builder = tempfile::Builder::new();
+    // As any file that a program makes, and not for its owner alone: reports and weights are shared.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).map_err(fail)?;
     std::io::Write::write_all(&mut file, bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     file.persist(path).map_err(|e| fail(e.error))?;
