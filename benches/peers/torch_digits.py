@@ -2,7 +2,7 @@
 """What the auxiliary softmaxes change in PyTorch: the comparison of `incept explain --train`, on the same embedded digits.
 
 Trains the paper's GoogLeNet at a quarter of its width on 8x8 digits scaled to 64x64, with and without the auxiliary losses from each
-seed: SGD at 0.01, momentum 0.9, weight decay 2e-4 on weights, batches of 32, dropout. Prints held-out accuracy after each epoch of each
+seed: SGD at 0.01, momentum 0.9, weight decay 2e-4 on weights, batches of 32, dropout. Prints the mean and deviation of the scaled pixels, held-out accuracy after each epoch of each
 network as a line of JSON, then the mean and the range over the seeds. PyTorch is all that it needs.
 """
 
@@ -27,10 +27,12 @@ def digits(pixels):
     labels = rows[:, 64].long()
     images = rows[:, :64].float().view(-1, 1, 8, 8) / 16
     images = F.interpolate(images, size=SIZE, mode="bilinear", align_corners=False)
+    mean, std = images.mean().item(), images.std().item()
+    print(json.dumps({"mean": round(mean, 4), "std": round(std, 4)}), flush=True)
     if pixels != "unit":
-        images = images - images.mean()
+        images = images - mean
     if pixels == "standard":
-        images = images / images.std()
+        images = images / std
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(10):
         of_class = (labels == label).nonzero().flatten()
