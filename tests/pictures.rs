@@ -12,7 +12,7 @@ use incept::train::{Optimizer, Trainer};
 use incept::weights::Checkpoint;
 use serde_json::Value;
 
-use program::{fails, json, stdout, text};
+use program::{drawing, fails, json, stdout, text};
 
 /// A network that was trained on digits for a moment, the folder of that run, and a picture.
 struct Made {
@@ -119,7 +119,7 @@ fn grad_cam_is_drawn_for_each_softmax() {
     let (extents, colours) = look(&png);
     assert!(extents == (2 * (56 + 4 * 190 - 14), 656) && colours > 200, "{extents:?}, {colours}");
     stdout(&["look", "gradcam", checkpoint, picture, "--head", "aux1", "--class", "3", "--out", text(&svg)]);
-    let drawn = std::fs::read_to_string(&svg).expect("an SVG file");
+    let drawn = drawing(&svg, (560, 328));
     assert!(drawn.matches("<image ").count() == 2 && drawn.contains("aux1, sees 4a"), "{drawn}");
     assert!(fails(&["look", "gradcam", checkpoint, picture, "--class", "cat"]).contains("no class `cat`"));
     assert!(fails(&["look", "gradcam", checkpoint, "missing.png"]).contains("missing.png"));
@@ -181,7 +181,7 @@ fn features_filters_and_occlusion_are_drawn() {
         map.iter().any(|v| v.as_f64() != map[0].as_f64()),
         "covering the seven changes something: {map:?}"
     );
-    assert_eq!(std::fs::read_to_string(&out).expect("an SVG file").matches("<image ").count(), 3);
+    assert_eq!(drawing(&out, (612, 312)).matches("<image ").count(), 3);
     stdout(&[
         "look",
         "occlusion",

@@ -54,6 +54,16 @@ pub fn python_with(modules: &str) -> Option<String> {
     None
 }
 
+/// The text of a drawing, whole and of this width and height.
+pub fn drawing(path: &Path, (width, height): (u32, u32)) -> String {
+    let svg = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{}: {svg}", path.display());
+    let root = svg.split_once('>').map_or("", |(root, _)| root);
+    let size = format!("width=\"{width}\" height=\"{height}\"");
+    assert!(root.contains(&size), "{}: {root}, and not {size}", path.display());
+    svg
+}
+
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
 }
