@@ -306,18 +306,27 @@ fn edit(path: &Path, field: &str, value: &str) {
 #[test]
 fn a_cache_keeps_what_it_is_given() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cache = TuneCache::in_folder(&folder.path().join("not/there/yet"), gpu().summary());
+    let cache = TuneCache::in_folder(&folder.path().join("not/there/yet"), gpu().summary(), gpu().profile());
     assert!(cache.load().is_empty());
     cache.save(&choices("one")).expect("can be written");
     cache.save(&choices("two")).expect("can be written");
     let mut both = choices("one");
     both.extend(choices("two"));
     assert_eq!(cache.load(), both);
-    // Another adapter, and another driver, have files of their own.
-    for field in 0..3 {
-        let mut other = gpu().summary().clone();
-        *[&mut other.name, &mut other.driver, &mut other.backend][field] += " 2";
-        let other = TuneCache::in_folder(cache.path().parent().expect("a folder"), &other);
+    // Another adapter, another driver, and the same with other limits or with matrices have files of their own.
+    let nearby = cache.path().parent().expect("a folder");
+    let (summary, profile) = (gpu().summary(), gpu().profile());
+    let mut others: Vec<TuneCache> = (0..3)
+        .map(|field| {
+            let mut other = summary.clone();
+            *[&mut other.name, &mut other.driver, &mut other.backend][field] += " 2";
+            TuneCache::in_folder(nearby, &other, profile)
+        })
+        .collect();
+    let few = Profile { invocations: profile.invocations / 2, ..profile.clone() };
+    let matrices = Profile { cooperative: Profile::with_matrices().cooperative, ..profile.clone() };
+    others.extend([few, matrices].map(|p| TuneCache::in_folder(nearby, summary, &p)));
+    for other in others {
         assert_ne!(other.path(), cache.path());
         assert!(other.load().is_empty());
     }
@@ -326,7 +335,7 @@ fn a_cache_keeps_what_it_is_given() {
 #[test]
 fn a_cache_that_is_damaged_or_foreign_is_ignored_and_rewritten() {
     let folder = tempfile::tempdir().expect("a folder");
-    let cache = TuneCache::in_folder(folder.path(), gpu().summary());
+    let cache = TuneCache::in_folder(folder.path(), gpu().summary(), gpu().profile());
     let write = |bytes: &[u8]| std::fs::write(cache.path(), bytes).expect("can be written");
     let spoil: [&dyn Fn(); 7] = [
         &|| write(b""),

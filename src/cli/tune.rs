@@ -56,7 +56,7 @@ impl Common {
         if self.tune == Some(Tune::Off) {
             return;
         }
-        match TuneCache::new(gpu.summary()) {
+        match TuneCache::new(gpu) {
             Ok(cache) => {
                 let choices = cache.load();
                 if !choices.is_empty() {
@@ -136,7 +136,7 @@ impl Common {
 
 /// Writes what was found to the device's file.
 fn keep(gpu: &Gpu, tuning: &Tuning) -> Result<Option<PathBuf>> {
-    let cache = TuneCache::new(gpu.summary())?;
+    let cache = TuneCache::new(gpu)?;
     cache.save(&tuning.choices)?;
     Ok(Some(cache.path().to_path_buf()))
 }

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::gpu::AdapterSummary;
-use crate::kernel::Choices;
+use crate::gpu::{AdapterSummary, Gpu};
+use crate::kernel::{Choices, Profile};
 use crate::weights::write_atomically;
 
 /// The variable that names the folder of caches.
 const FOLDER: &str = "INCEPT_CACHE_DIR";
 
-/// The file of one adapter with one driver, for this version of the engine. Anything else that lies in its place is ignored, and
+/// The file of one adapter with one driver and what was opened of it, for this version of the engine. Anything else that lies in its place is ignored, and
 /// overwritten when something is saved.
 #[derive(Clone, Debug)]
 pub struct TuneCache {
@@ -27,6 +27,16 @@ struct Identity {
     adapter: String,
     backend: String,
     driver: String,
+    opened: String,
+}
+
+/// What kernels may use of a device: within WebGPU's default limits, or without matrices, others are the fastest.
+fn opened(profile: &Profile) -> String {
+    let matrices = profile.cooperative.map_or_else(String::new, |m| {
+        let (half, single) = (if m.f16 { ".f16" } else { "" }, if m.f32 { ".f32" } else { "" });
+        format!(" matrices {}{half}{single}", m.size)
+    });
+    format!("{} wide {} bytes{matrices}", profile.invocations, profile.workgroup_memory)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -37,29 +47,30 @@ struct Content {
 }
 
 impl TuneCache {
-    /// The cache of an adapter in the folder that `INCEPT_CACHE_DIR` names, or in the one where this system keeps caches.
+    /// The cache of a device in the folder that `INCEPT_CACHE_DIR` names, or in the one where this system keeps caches.
     ///
     /// # Errors
     /// [`Error::Config`] if the system has no such folder.
-    pub fn new(adapter: &AdapterSummary) -> Result<Self> {
+    pub fn new(gpu: &Gpu) -> Result<Self> {
         let named = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from);
         let folder = named.or_else(|| Some(dirs::cache_dir()?.join("incept")));
         let missing =
             || Error::Config(format!("this system has no folder for caches: name one with {FOLDER}"));
-        Ok(Self::in_folder(&folder.ok_or_else(missing)?, adapter))
+        Ok(Self::in_folder(&folder.ok_or_else(missing)?, gpu.summary(), gpu.profile()))
     }
 
-    /// The cache of an adapter in this folder.
-    pub fn in_folder(folder: &Path, adapter: &AdapterSummary) -> Self {
+    /// The cache of an adapter in this folder, for what was opened of it.
+    pub fn in_folder(folder: &Path, adapter: &AdapterSummary, profile: &Profile) -> Self {
         let identity = Identity {
             engine: env!("CARGO_PKG_VERSION").into(),
             adapter: adapter.name.clone(),
             backend: adapter.backend.clone(),
             driver: adapter.driver.clone(),
+            opened: opened(profile),
         };
-        let Identity { engine, adapter, backend, driver } = &identity;
+        let Identity { engine, adapter, backend, driver, opened } = &identity;
         // Names may have any characters and any length.
-        let parts = [(adapter, 48), (backend, 12), (driver, 64), (engine, 16)];
+        let parts = [(adapter, 48), (backend, 12), (driver, 64), (opened, 48), (engine, 16)];
         let parts = parts.map(|(text, length)| file_name(text, length));
         let path = folder.join(format!("tune-{}.json", parts.join("-")));
         Self { path, identity }
