@@ -9,7 +9,7 @@ use incept::gpu::{AdapterSummary, Bound, Clock, DispatchTime, Gpu, Roofline};
 use incept::kernel::{AdapterClass, Profile as DeviceProfile};
 use incept::nn::GoogLeNet;
 use incept::plan::{NodeCost, Plan, PlanOptions};
-use incept::train::{InferenceGraph, Trainer, TrainingGraph};
+use incept::train::{Classifier, InferenceGraph, Trainer, TrainingGraph};
 use incept::weights::write_atomically;
 use serde::Serialize;
 use serde_json::json;
@@ -191,19 +191,21 @@ impl Profile {
         };
         // Its labels mean nothing: a small rate keeps the numbers finite.
         let rate = 1e-4;
-        let optimizer = self.work.optimizer(self.work.precision.training(gpu));
+        let precision = self.work.precision.training(gpu);
         gpu.block_on(async {
-            let mut trainer = Trainer::new(gpu, network, &optimizer, batch, seed, prepared).await?;
             let mut rounds = Vec::new();
             // The first round warms up.
             if self.infer {
-                let classifier = trainer.classifier(batch).await?;
+                let classifier =
+                    Classifier::untrained(gpu, network, batch, precision.element(), seed).await?;
                 for _ in 0..=self.rounds {
                     rounds.push(classifier.profile(&pictures, clock).await?);
                 }
                 rounds.remove(0);
                 return Ok((classifier.session().plan().costs(), rounds));
             }
+            let optimizer = self.work.optimizer(precision);
+            let mut trainer = Trainer::new(gpu, network, &optimizer, batch, seed, prepared).await?;
             for _ in 0..=self.rounds {
                 rounds.push(trainer.profile(&pictures, rate, clock).await?);
             }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::upload_weights;
+use super::{initialize, upload_weights};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Clock, DispatchTime, Gpu, Reading, Regions, Session};
-use crate::graph::{Element, Graph, TensorId};
+use crate::graph::{Element, Graph, Region, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
 use crate::ops::Softmax;
@@ -59,7 +59,7 @@ impl Evaluation {
         self.loss = (self.loss * self.count as f64 - f64::from(likely).ln()) / (self.count + 1) as f64;
         self.count += 1;
         self.correct += usize::from(rank == 0);
-        self.correct5 += usize::from(rank < 5);
+        self.correct5 += usize::from(rank < 5 && rank < probabilities.len());
     }
 }
 
@@ -145,6 +145,22 @@ impl Classifier {
     ) -> Result<Self> {
         let classifier = Self::build(gpu, network, batch, element, None).await?;
         upload_weights(gpu, classifier.session.regions(), weights)?;
+        Ok(classifier)
+    }
+
+    /// A classifier with the parameters that training from this seed begins with: for measurements, which need no weights.
+    ///
+    /// # Errors
+    /// As [`Classifier::new`].
+    pub async fn untrained(
+        gpu: &Gpu,
+        network: &GoogLeNet,
+        batch: usize,
+        element: Element,
+        seed: u64,
+    ) -> Result<Self> {
+        let classifier = Self::build(gpu, network, batch, element, None).await?;
+        initialize(gpu, classifier.session.regions(), seed, &[Region::Parameters])?;
         Ok(classifier)
     }
 
