@@ -270,6 +270,9 @@ fn batches_do_not_depend_on_workers() {
     assert_eq!(seen.len(), 1797, "an epoch has every picture once");
     assert_eq!(whole[17].count, 97);
     assert_eq!(whole[17].labels[97..], [Batch::MISSING; 3]);
+    // Batch norm takes its statistics over all rows: those without a label are pictures too.
+    let row = 3 * 32 * 32;
+    assert_eq!(whole[17].images[97 * row..], whole[17].images[..3 * row]);
 }
 
 #[test]
@@ -321,6 +324,8 @@ fn mean_and_spread_are_measured() {
         (0..1797).flat_map(|i| measured.apply(&set.picture(i).expect("in memory"))).collect();
     let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
     assert!(mean.abs() < 0.02, "{mean}");
+    // Of the digits' own 8 x 8 pixels.
+    assert!((measured.std[0] - 0.376).abs() < 0.002, "{:?}", measured.std);
 }
 
 /// A picture that gets redder to the right, encoded.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use incept::data::{Dataset, OpenOptions, open};
+use incept::data::{Dataset, OpenOptions, WebDataset, open};
 use serde_json::Value;
 
 use program::{fails, run, text};
@@ -114,6 +114,21 @@ fn labels_of_webdataset_may_be_text_or_json() {
     assert_eq!(data.train.classes(), ["cat", "dog"]);
     assert_eq!((data.train.len(), data.held_out.len()), (2, 2));
     data.train.picture(1).expect("can be decoded");
+    // `.cls` counts the names that it is given, a caption is no class, and a mask no picture.
+    std::fs::write(folder.path().join("classes.txt"), "1\n10\n2\n").expect("can be written");
+    let samples: [(&str, &str, &[u8]); 6] = [
+        ("a", "cls", b"0"),
+        ("a", "txt", b"a cat on a mat"),
+        ("b", "cls", b"1"),
+        ("b.mask", "cls", b"1"),
+        ("c", "cls", b"2"),
+        ("c.0", "txt", b"2"),
+    ];
+    write(&samples);
+    let set = WebDataset::open(std::slice::from_ref(&path)).expect("can be opened");
+    assert_eq!((0..set.len()).map(|i| set.label(i)).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(set.classes()[1], "10");
+    std::fs::remove_file(folder.path().join("classes.txt")).expect("can be removed");
     write(&[labels[0], ("d", "caption", b"no class")]);
     let error = open(text(&path), &options).expect_err("d has no class").to_string();
     assert!(error.contains("`d` has no class"), "{error}");
@@ -154,6 +169,69 @@ fn csv_manifests() {
             open(text(&write("bad.csv", content)), &OpenOptions::default()).expect_err(reason).to_string();
         assert!(error.contains(reason) && error.contains("bad.csv"), "{error}");
     }
+}
+
+/// `07` and `08` are names as good as any.
+#[test]
+fn csv_labels_may_have_zeros_in_front() {
+    let folder = temporary();
+    for name in ["a.png", "b.png", "c.png"] {
+        image::RgbImage::new(4, 4).save(folder.path().join(name)).expect("can be written");
+    }
+    let path = folder.path().join("padded.csv");
+    let rows = "file,label,split\na.png,07,train\nb.png,08,train\nc.png,08,val\n";
+    std::fs::write(&path, rows).expect("can be written");
+    let data = open(text(&path), &OpenOptions::default()).expect("can be opened");
+    assert_eq!(data.train.classes(), ["07", "08"]);
+    assert_eq!((data.train.label(0), data.train.label(1), data.held_out.label(0)), (0, 1, 1));
+}
+
+/// Columns of pictures and class numbers, with rows that have none, of a class column whose names are numbers.
+fn write_parquet(path: &Path, labels: &[Option<i64>], names: &str) {
+    use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use parquet::file::metadata::KeyValue;
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    let schema = "message rows { optional binary image; optional int64 label; }";
+    let schema = parquet::schema::parser::parse_message_type(schema).expect("a schema");
+    let features = format!(r#"{{"info": {{"features": {{"label": {{"names": {names}}}}}}}}}"#);
+    let features = KeyValue::new("huggingface".to_string(), features);
+    let properties = WriterProperties::builder().set_key_value_metadata(Some(vec![features])).build();
+    let file = std::fs::File::create(path).expect("can be created");
+    let mut writer =
+        SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties)).expect("a writer");
+    let mut png = std::io::Cursor::new(Vec::new());
+    image::RgbImage::new(4, 4).write_to(&mut png, image::ImageFormat::Png).expect("can be encoded");
+    let mut group = writer.next_row_group().expect("a group");
+    // The second row has no picture.
+    let there: Vec<i16> = (0..labels.len()).map(|row| i16::from(row != 1)).collect();
+    let pictures = vec![ByteArray::from(png.into_inner()); labels.len() - 1];
+    let mut column = group.next_column().expect("can go on").expect("a column");
+    column.typed::<ByteArrayType>().write_batch(&pictures, Some(&there), None).expect("can be written");
+    column.close().expect("can be closed");
+    let there: Vec<i16> = labels.iter().map(|label| i16::from(label.is_some())).collect();
+    let known: Vec<i64> = labels.iter().copied().flatten().collect();
+    let mut column = group.next_column().expect("can go on").expect("a column");
+    column.typed::<Int64Type>().write_batch(&known, Some(&there), None).expect("can be written");
+    column.close().expect("can be closed");
+    group.close().expect("can be closed");
+    writer.close().expect("can be closed");
+}
+
+#[test]
+fn parquet_counts_classes_and_leaves_out_rows_that_lack_something() {
+    let folder = temporary();
+    let labels = [Some(0), Some(1), Some(1), None, Some(2), Some(-1), Some(1)];
+    for part in ["train-00000", "train-00001"] {
+        write_parquet(&folder.path().join(format!("{part}.parquet")), &labels, r#"["1", "10", "2"]"#);
+    }
+    let one = folder.path().join("train-00000.parquet");
+    let parquet = incept::data::Parquet::open(&[one, folder.path().join("train-00001.parquet")]);
+    let set = parquet.expect("can be opened");
+    assert_eq!(set.classes(), ["1", "10", "2"]);
+    let classes: Vec<u32> = (0..set.len()).map(|i| set.label(i)).collect();
+    assert_eq!(classes, [0, 1, 2, 1, 0, 1, 2, 1], "numbers count the names, and stay beside their pictures");
+    assert!(set.name(7).contains("train-00001") && set.name(7).ends_with("row 6"), "{}", set.name(7));
 }
 
 /// The program takes what the library opens, and says which part is which.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Pictures as a network takes them, with their labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// batch x 3 x input x input; rows that are missing hold zeros.
+    /// batch x 3 x input x input; rows that are missing hold zeros, or in training pictures of other rows.
     pub images: Vec<f32>,
     /// One a row; [`Batch::MISSING`] in rows that are missing.
     pub labels: Vec<u32>,
@@ -37,6 +37,17 @@ impl Batch {
         }
         let count = pictures.len().min(size);
         Self { images, labels, count, indices: (0..count).collect(), mixed: None }
+    }
+
+    /// Repeats the pictures in the rows that are missing, which stay so for the loss: batch norm takes its mean and variance over all
+    /// rows, and black ones are not what it will see at inference.
+    fn fill(&mut self) {
+        let row = self.images.len() / self.labels.len().max(1);
+        let (there, missing): (Vec<_>, Vec<_>) =
+            (0..self.labels.len()).partition(|&i| self.labels[i] != Self::MISSING);
+        for (from, to) in there.iter().cycle().zip(missing) {
+            self.images.copy_within(from * row..(from + 1) * row, to * row);
+        }
     }
 }
 
@@ -181,6 +192,9 @@ impl Shared {
         }
         if let Some(mix) = mix {
             mix.apply(&mut batch, *seed, epoch, number as u64);
+        }
+        if self.options.shuffle {
+            batch.fill();
         }
         Ok(batch)
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::folder::Folder;
-use super::{is_picture, known_classes};
+use super::{Label, is_picture, known_classes};
 use crate::error::{Error, Result};
 
 /// What a column may be called.
@@ -30,14 +30,15 @@ pub(super) fn open(path: &Path) -> Result<(Folder, Option<Folder>)> {
     }
     let part = |held_out: bool| {
         let rows = rows.iter().filter(|row| row.held_out == held_out);
-        let files = rows.filter_map(|row| {
-            let class = classes.iter().position(|c| *c == row.label)?;
-            Some((row.path.clone(), u32::try_from(class).ok()?))
+        let files = rows.map(|row| {
+            let label = Label { text: row.label.clone(), counts: false };
+            let unknown = || Error::format(path, format!("the class `{}` has no number", row.label));
+            Ok((row.path.clone(), label.class(&classes, false).ok_or_else(unknown)?))
         });
-        Folder::of(classes.clone(), files.collect())
+        Ok(Folder::of(classes.clone(), files.collect::<Result<_>>()?))
     };
-    let held_out = rows.iter().any(|row| row.held_out).then(|| part(true));
-    Ok((part(false), held_out))
+    let held_out = rows.iter().any(|row| row.held_out).then(|| part(true)).transpose()?;
+    Ok((part(false)?, held_out))
 }
 
 fn rows(path: &Path) -> Result<Vec<Row>> {

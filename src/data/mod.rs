@@ -347,10 +347,31 @@ fn known_classes<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<String> {
     /// Numbers beyond are names.
     const MOST: usize = 100_000;
     let names: std::collections::BTreeSet<&str> = labels.collect();
-    let numbers: Option<Vec<usize>> = names.iter().map(|name| name.parse().ok()).collect();
+    // `07` is a name: there is no class `7` beside it.
+    let number = |name: &str| name.parse().ok().filter(|n: &usize| n.to_string() == name);
+    let numbers: Option<Vec<usize>> = names.iter().map(|name| number(name)).collect();
     match numbers.and_then(|n| n.into_iter().max()) {
         Some(largest) if largest < MOST => (0..=largest).map(|n| n.to_string()).collect(),
         _ => names.into_iter().map(String::from).collect(),
+    }
+}
+
+/// A class as a sample has it.
+#[cfg(feature = "formats")]
+struct Label {
+    text: String,
+    /// Whether it counts the classes where these have names, and is not the name of one: class 1 of `1`, `10`, `2` is `10`.
+    counts: bool,
+}
+
+#[cfg(feature = "formats")]
+impl Label {
+    /// Its number among `classes`, whose names the data set brought along or which were found as [`known_classes`] of the labels.
+    fn class(&self, classes: &[String], named: bool) -> Option<u32> {
+        let by_name = || classes.iter().position(|class| *class == self.text);
+        let by_number = || self.text.parse().ok().filter(|n: &usize| *n < classes.len());
+        let class = if named && self.counts { by_number() } else { by_name().or_else(by_number) };
+        class.and_then(|class| u32::try_from(class).ok())
     }
 }
 

@@ -32,6 +32,14 @@ pub struct Preprocessing {
     pub fit: Fit,
 }
 
+/// Sums over the pixels of a picture, by colour.
+#[derive(Default)]
+struct Moments {
+    sums: [f64; 3],
+    squares: [f64; 3],
+    pixels: usize,
+}
+
 /// A rectangle of a picture in pixels, which may reach beyond it: (left, top, width, height).
 pub(super) type Region = (f64, f64, f64, f64);
 
@@ -45,26 +53,32 @@ impl Preprocessing {
     /// cannot be read are left out here; the loader counts them.
     pub fn measure(self, set: &dyn Dataset, sample: usize) -> Self {
         let count = set.len().min(sample.max(1));
-        let (mut sums, mut squares, mut pixels) = ([0.0f64; 3], [0.0f64; 3], 0usize);
-        for i in 0..count {
-            let Ok(picture) = set.picture(i * set.len() / count) else { continue };
+        let moments = |i: usize| -> Option<Moments> {
+            let picture = set.picture(i * set.len() / count).ok()?;
+            let mut moments = Moments::default();
             for pixel in picture.pixels.chunks_exact(picture.channels) {
                 for c in 0..3 {
                     let value = f64::from(pixel[c % picture.channels]) / 255.0;
-                    sums[c] += value;
-                    squares[c] += value * value;
+                    moments.sums[c] += value;
+                    moments.squares[c] += value * value;
                 }
-                pixels += 1;
+                moments.pixels += 1;
             }
-        }
-        if pixels == 0 {
+            Some(moments)
+        };
+        // Added in their order, whichever thread was first: the same data give the same numbers.
+        let each = each(count, moments);
+        let pixels = each.iter().flatten().map(|m| m.pixels).sum::<usize>() as f64;
+        if pixels == 0.0 {
             return self;
         }
-        let mean = sums.map(|s| s / pixels as f64);
-        // A data set of one colour has no spread to divide by.
-        let spread =
-            |c: usize| (squares[c] / pixels as f64 - mean[c] * mean[c]).max(0.0).sqrt().max(1e-3) as f32;
-        Self { mean: mean.map(|m| m as f32), std: [spread(0), spread(1), spread(2)], ..self }
+        let mean = [0, 1, 2].map(|c| each.iter().flatten().map(|m| m.sums[c]).sum::<f64>() / pixels);
+        let spread = |c: usize| {
+            let squares = each.iter().flatten().map(|m| m.squares[c]).sum::<f64>() / pixels;
+            // A data set of one colour has no spread to divide by.
+            (squares - mean[c] * mean[c]).max(0.0).sqrt().max(1e-3) as f32
+        };
+        Self { mean: mean.map(|m| m as f32), std: [0, 1, 2].map(spread), ..self }
     }
 
     /// The picture as 3 x input x input values, without augmentation. Grey pictures are repeated in all three.
@@ -149,6 +163,18 @@ fn cut(picture: &Picture, (left, top, width, height): Region, size: usize, filte
         let image: Option<RgbImage> = ImageBuffer::<Rgb<u8>, _>::from_raw(w, h, pixels);
         image.map_or_else(|| vec![0; 3 * size * size], |i| resize(&i, n, n, filter).into_raw())
     }
+}
+
+/// What a function makes of 0, 1, ... `count` - 1, on all cores: photographs take their time to be decoded.
+#[cfg(not(target_arch = "wasm32"))]
+fn each<T: Send>(count: usize, make: impl Fn(usize) -> T + Send + Sync) -> Vec<T> {
+    use rayon::iter::{IntoParallelIterator, ParallelIterator};
+    (0..count).into_par_iter().map(make).collect()
+}
+
+#[cfg(target_arch = "wasm32")]
+fn each<T>(count: usize, make: impl Fn(usize) -> T) -> Vec<T> {
+    (0..count).map(make).collect()
 }
 
 /// Preprocesses the picture number `index`, augmented if asked for.

@@ -5,8 +5,11 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Picture, is_picture, known_classes, relabel};
+use super::{Dataset, Label, Picture, is_picture, known_classes, relabel};
 use crate::error::{Error, Result};
+
+/// Files that say the class, the surest first.
+const LABELS: [&str; 3] = ["cls", "json", "txt"];
 
 /// Longest file of a class that is read: a name or a number, or a line of JSON.
 const LONGEST_LABEL: u64 = 64 << 10;
@@ -32,8 +35,20 @@ struct Sample {
 /// What was found of a sample so far.
 #[derive(Default)]
 struct Partial {
-    picture: Option<(usize, u64, u64)>,
-    label: Option<String>,
+    /// Of several pictures the one with the fewest endings: `1.jpg` is the picture and `1.seg.png` what somebody marked in it.
+    picture: Option<(usize, Place)>,
+    /// Of several files the one that is surest to be the class: a `.txt` may be a caption.
+    label: Option<(usize, Label)>,
+}
+
+/// File, offset and bytes.
+type Place = (usize, u64, u64);
+
+/// Keeps what has the lower rank; of equals the later one, which tar counts as the newer.
+fn prefer<T>(kept: &mut Option<(usize, T)>, rank: usize, found: T) {
+    if kept.as_ref().is_none_or(|(other, _)| rank <= *other) {
+        *kept = Some((rank, found));
+    }
 }
 
 impl WebDataset {
@@ -68,19 +83,23 @@ impl WebDataset {
                 });
                 let partial = &mut found[index].1;
                 if is_picture(Path::new(&name)) {
-                    partial.picture = Some((number, entry.raw_file_position(), entry.size()));
-                } else if ["cls", "txt", "json"].contains(&extension.as_str())
+                    let endings = name.rsplit('/').next().map_or(0, |file| file.matches('.').count());
+                    let place = (number, entry.raw_file_position(), entry.size());
+                    prefer(&mut partial.picture, endings, place);
+                } else if let Some(rank) = LABELS.iter().position(|l| *l == extension)
                     && entry.size() <= LONGEST_LABEL
                 {
                     let content = text(path, &name, &mut entry)?;
-                    partial.label = label(&extension, &content).or(partial.label.take());
+                    if let Some(label) = label(&extension, &content) {
+                        prefer(&mut partial.label, rank, label);
+                    }
                 }
             }
         }
         let mut samples = Vec::new();
         for (key, partial) in found {
-            let Some((file, offset, bytes)) = partial.picture else { continue };
-            let Some(label) = partial.label else {
+            let Some((_, (file, offset, bytes))) = partial.picture else { continue };
+            let Some((_, label)) = partial.label else {
                 let reason = format!(
                     "the sample `{key}` has no class: expected {key}.cls, .txt or .json with `label`"
                 );
@@ -93,19 +112,19 @@ impl WebDataset {
             std::fs::read_to_string(folder.join("classes.txt")).ok()
         };
         let names = names.or_else(beside);
+        let named = names.is_some();
         let classes = match names {
             Some(text) => text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect(),
-            None => known_classes(samples.iter().map(|(_, label)| label.as_str())),
+            None => known_classes(samples.iter().map(|(_, label)| label.text.as_str())),
         };
-        Self { classes, files: files.to_vec(), samples: Vec::new() }.with(samples)
+        Self { classes, files: files.to_vec(), samples: Vec::new() }.with(samples, named)
     }
 
-    fn with(mut self, samples: Vec<(Sample, String)>) -> Result<Self> {
+    fn with(mut self, samples: Vec<(Sample, Label)>, named: bool) -> Result<Self> {
         for (sample, label) in samples {
-            let number = || label.parse().ok().filter(|n: &usize| *n < self.classes.len());
-            let class = self.classes.iter().position(|c| *c == label).or_else(number);
-            let class = class.and_then(|class| u32::try_from(class).ok()).ok_or_else(|| {
-                let reason = format!("the class `{label}` of `{}` is not in classes.txt", sample.key);
+            let class = label.class(&self.classes, named).ok_or_else(|| {
+                let (class, key) = (&label.text, &sample.key);
+                let reason = format!("the class `{class}` of `{key}` is not in classes.txt");
                 Error::format(&self.files[sample.file], reason)
             })?;
             self.samples.push(Sample { class, ..sample });
@@ -141,13 +160,17 @@ fn text(path: &Path, name: &str, entry: &mut impl Read) -> Result<String> {
     Ok(text)
 }
 
-fn label(extension: &str, content: &str) -> Option<String> {
+fn label(extension: &str, content: &str) -> Option<Label> {
     if extension != "json" {
-        return Some(content.trim().into()).filter(|label: &String| !label.is_empty());
+        let text = content.trim().to_string();
+        // A `.cls` counts if it can.
+        let counts = extension == "cls" && text.parse::<usize>().is_ok();
+        return Some(Label { text, counts }).filter(|label| !label.text.is_empty());
     }
     let json: serde_json::Value = serde_json::from_str(content).ok()?;
     let value = ["label", "cls", "class"].iter().find_map(|key| json.get(key))?;
-    value.as_str().map(String::from).or_else(|| value.as_u64().map(|n| n.to_string()))
+    let name = value.as_str().map(|text| Label { text: text.into(), counts: false });
+    name.or_else(|| value.as_u64().map(|n| Label { text: n.to_string(), counts: true }))
 }
 
 impl Dataset for WebDataset {
