@@ -169,15 +169,38 @@ fn graphs_of_torchs_exporters_give_torchs_logits() {
     assert_close(&logits(&dynamo, &golden["input"]), &golden["logits"].data);
 }
 
+/// What an import writes can be built: at few pixels the auxiliary heads' windows of 5 do not fit any more, and at fewer nothing does.
+#[test]
+fn small_inputs_keep_what_fits() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (file, out) = (fixture("new.caffemodel"), folder.path().join("net.safetensors"));
+    let errors = fails(&["import", text(&file), "--input", "32", "--out", text(&out)]);
+    assert!(errors.contains("pool4/3x3_s2") && !out.exists(), "{errors}");
+    for input in ["48", "63"] {
+        let network = import("new.caffemodel", &["--input", input]).metadata.network;
+        assert!(network.has_aux() && network.conv1_stride() == 2);
+        network.build(2).unwrap_or_else(|e| panic!("{input}: {e}"));
+    }
+}
+
+/// Pixels that are only half said are for the rest as the file says, not as the publishers of its format do.
+#[test]
+fn what_is_not_said_of_pixels_is_as_the_file_says() {
+    let own = import("exported_paper.onnx", &[]);
+    let changed = import("exported_paper.onnx", &["--std", "0.5,0.5,0.5"]);
+    let pixels = &changed.metadata.preprocessing;
+    assert_eq!((pixels.mean, pixels.std), (own.metadata.preprocessing.mean, [0.5; 3]));
+    assert_eq!(changed.state.parameters, own.state.parameters, "no channels were exchanged");
+}
+
 /// Blue, green and red without their means; the checkpoint takes pictures as they are.
 #[test]
 fn files_of_caffe_give_caffes_logits() {
     let golden = goldens("caffe_io.safetensors");
     let pixels = &golden["pixels"];
     let plane = pixels.dims[2] * pixels.dims[3];
-    for name in
-        ["new.caffemodel", "old.caffemodel", "bvlc.onnx", "bvlc_7.onnx", "bvlc_12.onnx", "bvlc_21.onnx"]
-    {
+    let graphs = ["bvlc.onnx", "bvlc_7.onnx", "bvlc_12.onnx", "bvlc_21.onnx", "bvlc_computed.onnx"];
+    for name in ["new.caffemodel", "old.caffemodel"].iter().chain(&graphs).copied() {
         let checkpoint = import(name, &["--input", "64"]);
         let network = &checkpoint.metadata.network;
         assert_eq!((network.variant, network.has_aux()), (Variant::Paper, name == "new.caffemodel"));

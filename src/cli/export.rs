@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use incept::Error;
+use incept::nn::Variant;
 use incept::weights::{OnnxOptions, write_atomically};
 use serde::Serialize;
 
 use super::record;
-use super::report::{Reporter, bytes, shown};
+use super::report::{Reporter, bytes, note, shown};
 use super::{Outcome, Result};
 
 /// Write a checkpoint for others: as ONNX, or as safetensors for PyTorch.
@@ -38,7 +39,8 @@ const EXAMPLES: &str = "ONNX: input `data` (batch x 3 x input x input, red, gree
 
 safetensors: torchvision's names for its variant, so that
   torchvision.models.googlenet(num_classes=N, init_weights=False).load_state_dict(safetensors.torch.load_file(FILE))
-takes it (full width; aux_logits=False without the auxiliary heads); Caffe's layer names for the paper's.
+takes it (full width; aux_logits=False without the auxiliary heads; below 64 pixels conv1 has stride 1 here, so set
+`net.conv1.conv.stride = (1, 1)` there); Caffe's layer names for the paper's.
 
 Examples:
   incept export photos.safetensors --out photos.onnx
@@ -80,6 +82,13 @@ impl Export {
                 return Err(Error::Config(reason));
             }
         };
+        let network = &checkpoint.metadata.network;
+        let torch = ending == "safetensors" && network.variant == Variant::Torchvision;
+        if torch && network.conv1_stride() == 1 {
+            note(
+                "note: conv1 has stride 1 in this network: where PyTorch loads it, set `net.conv1.conv.stride = (1, 1)`",
+            );
+        }
         write_atomically(&self.out, &content)?;
         let what =
             if outputs.is_empty() { String::new() } else { format!(", outputs {}", outputs.join(", ")) };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use incept::Error;
-use incept::nn::GoogLeNet;
+use incept::nn::{GoogLeNet, Variant};
 use incept::weights::{Checkpoint, Foreign, Format, ImportOptions, Pixels};
 use serde::Serialize;
 
@@ -47,7 +47,8 @@ const EXAMPLES: &str = "Pixels:
   transform-input   from -1 to 1: torchvision with transform_input=True, as its ImageNet weights need it
                     [default for state dicts with torchvision's names]
   imagenet          ImageNet's mean and standard deviation: torchvision with transform_input=False
-                    [default for ONNX of torchvision's network, which says itself whether it transforms its input]
+                    [default for ONNX of torchvision's network, which says itself whether it transforms its input, and for
+                    state dicts with Caffe's names]
   caffe             blue, green, red from 0 to 255 without 104, 117, 123 [default for Caffe, and for ONNX of Caffe's network]
 Whichever it is, the checkpoint takes red, green and blue: means and scales go to its preprocessing, and the order of channels to the first convolution.
 
@@ -118,6 +119,12 @@ impl Import {
                 "note: a state dict does not say how pixels were made; this is as its publishers have it (--pixels for another way)",
             );
         }
+        if guessed && network.variant == Variant::Torchvision && network.classes == 1000 && network.has_aux()
+        {
+            note(
+                "note: if these are torchvision's ImageNet weights, their auxiliary softmaxes were never trained: aux1 and aux2 mean nothing until they are",
+            );
+        }
         if !ignored.is_empty() {
             note(&format!("left out: {}", summarised(&ignored)));
         }
@@ -147,7 +154,7 @@ impl Import {
             Some(kind) => kind,
             None => {
                 let found = GoogLeNet::recognise(&self.file, file, self.prefix.as_deref())?;
-                Pixels::usual(file, found.network.variant)
+                Pixels::usual(&self.file, file, found.network.variant)?
             }
         };
         let (mean, std) = (self.mean.unwrap_or(base.mean), self.std.unwrap_or(base.std));

@@ -263,7 +263,7 @@ impl Builder<'_> {
     fn stem(&mut self, input: TensorId) -> Result<TensorId> {
         let [conv1, conv2, conv3] = stem_layers(self.net.variant);
         let [channels1, channels2, channels3] = self.net.channels.stem;
-        let stride = if self.net.input < 64 && !self.net.keep_stem { 1 } else { 2 };
+        let stride = self.net.conv1_stride();
         let mut x = self.conv(conv1, channels1, Window::new(7, stride, 3), input)?;
         x = self.graph.add("pool1/3x3_s2", MaxPool::new(3, 2, 0), &[x])?;
         x = self.lrn("pool1/norm1", x)?;
@@ -296,7 +296,7 @@ impl Builder<'_> {
         let pools_to_four =
             fixed.infer(&[&self.graph.tensor_ref(x).spec]).is_ok_and(|out| out[0].dims()[2..] == [4, 4]);
         let pool = format!("loss{index}/ave_pool");
-        let x = if self.paper() && (pools_to_four || self.net.keep_stem) {
+        let x = if self.paper() && pools_to_four {
             self.graph.add(pool, fixed, &[x])?
         } else {
             self.graph.add(pool, AdaptiveAvgPool { output: [4, 4] }, &[x])?

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use super::table::{aux_layers, conv_weight, stem_layers};
-use super::{GoogLeNet, Variant};
+use super::{GoogLeNet, STEM_CHANGES_BELOW, Variant};
 use crate::error::{Error, Result};
 use crate::graph::{Role, Shape};
 use crate::weights::{Content, Foreign, HostTensor};
@@ -104,9 +104,6 @@ impl Recognised {
         Ok(self)
     }
 }
-
-/// The input below which the first convolution's stride is 1, unless it is kept.
-const STEM_CHANGES_BELOW: usize = 64;
 
 /// Names and extents of all weights of a network.
 fn expected(network: &GoogLeNet) -> Result<Vec<(String, Shape, bool)>> {

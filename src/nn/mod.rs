@@ -23,6 +23,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use table::{aux_layers, classifier_layer};
 
+/// The input in pixels below which the first convolution's stride is 1, unless it is kept.
+const STEM_CHANGES_BELOW: usize = 64;
+
 /// What [`GoogLeNet::freeze_until`] may name: the second part of the stem, the blocks, and what lies on top of all.
 const FREEZABLE: &[&str] = &[
     "conv2",
@@ -116,7 +119,7 @@ pub struct GoogLeNet {
     /// Whether pictures have two labels each, as mixup and cutmix make them.
     #[serde(default)]
     pub mixed_labels: bool,
-    /// Whether the first convolution keeps its stride and the auxiliary heads their pooling at any input size.
+    /// Whether the first convolution keeps its stride at any input size.
     pub keep_stem: bool,
 }
 
@@ -251,6 +254,11 @@ impl GoogLeNet {
         let layers = [1, 2].map(|index| aux_layers(self.variant, index)[2].clone());
         let layers = std::iter::once(classifier_layer(self.variant).to_string()).chain(layers);
         layers.flat_map(|layer| [format!("{layer}.weight"), format!("{layer}.bias")]).collect()
+    }
+
+    /// Stride of the first convolution: 2, and 1 for small pictures, of which little would be left.
+    pub fn conv1_stride(&self) -> usize {
+        if self.input < STEM_CHANGES_BELOW && !self.keep_stem { 1 } else { 2 }
     }
 
     /// Whether the auxiliary heads exist.

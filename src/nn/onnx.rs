@@ -155,8 +155,16 @@ impl Matcher<'_> {
             return Err(format!("`{}` is used twice", layer.name()));
         }
         let mut weight = layer.weight.copied();
-        let bias = layer.bias.filter(|bias| bias.len() == layer.outputs());
-        let bias = bias.map_or_else(|| vec![0.0; layer.outputs()], <[f32]>::to_vec);
+        let outputs = layer.outputs();
+        let bias = match layer.bias {
+            // One number is for all outputs.
+            Some([bias]) => vec![*bias; outputs],
+            Some(bias) if bias.len() == outputs => bias.to_vec(),
+            Some(bias) => {
+                return Err(format!("`{}` has {outputs} outputs and a bias of {}", layer.name(), bias.len()));
+            }
+            None => vec![0.0; outputs],
+        };
         if window.is_none() {
             self.put(format!("{name}.bias"), bias);
             self.tensors.insert(format!("{name}.weight"), weight);

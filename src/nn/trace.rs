@@ -141,8 +141,13 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
             constants.extend(node.outputs.first().map(|output| (output.as_str(), constant)));
             continue;
         }
+        // Shapes, axes and the share of dropout say nothing of where the values are from; they may be computed in ways that are not followed.
+        let read = match node.operator.as_str() {
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Dropout" => 1,
+            _ => node.inputs.len(),
+        };
         let traces: Vec<Option<Result<Trace, String>>> =
-            node.inputs.iter().map(|name| values.get(name.as_str()).cloned()).collect();
+            node.inputs.iter().take(read).map(|name| values.get(name.as_str()).cloned()).collect();
         let known: Result<Vec<Option<Trace>>, String> = traces.into_iter().map(Option::transpose).collect();
         // A value that is not understood is an error only if a layer needs it.
         let outputs = known.and_then(|traces| value(node, &traces, &constants, &mut layers));

@@ -170,7 +170,11 @@ impl Checkpoint {
         let metadata = match strings.get(KEY) {
             Some(json) => serde_json::from_str(json)
                 .map_err(|e| Error::format(path, format!("its description cannot be read: {e}")))?,
-            None => Metadata::guess(&state)?,
+            None => Metadata::guess(&state).map_err(|e| {
+                let reason =
+                    format!("is no checkpoint of incept, and {e}; `incept import` reads weights of others");
+                Error::format(path, reason)
+            })?,
         };
         state.progress = metadata.progress.clone();
         Ok(Self { state, metadata })

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::checkpoint::{KEY, default_classes};
-use super::{Checkpoint, Content, Foreign, Format, Metadata, Progress, TrainingState};
+use super::{Checkpoint, Content, Foreign, Format, HostTensor, Metadata, Progress, TrainingState};
 use crate::data::Preprocessing;
 use crate::error::{Error, Result};
 use crate::nn::{GoogLeNet, Plane, Recognised, Variant};
@@ -82,7 +82,17 @@ impl Checkpoint {
             recognised = recognised.with_input(path, input)?;
         }
         let Recognised { network, mut parameters, state, planes, ignored, .. } = recognised;
-        let pixels = options.pixels.unwrap_or_else(|| Pixels::usual(file, network.variant));
+        let no_number = |tensor: &HostTensor| tensor.data.iter().any(|v| !v.is_finite());
+        if let Some((name, _)) = parameters.iter().chain(&state).find(|(_, tensor)| no_number(tensor)) {
+            let reason = format!(
+                "`{name}` has values that are no numbers: training diverged, or they were too large for f16"
+            );
+            return Err(Error::format(path, reason));
+        }
+        let pixels = match options.pixels {
+            Some(pixels) => pixels,
+            None => Pixels::usual(path, file, network.variant)?,
+        };
         let (preprocessing, colours) = match (&own, options.pixels) {
             (Some(own), None) => {
                 (Preprocessing { input: network.input, ..own.preprocessing.clone() }, [0, 1, 2])
@@ -108,6 +118,7 @@ impl Checkpoint {
             )));
         }
         network.validate()?;
+        network.build(1)?;
         let metadata = Metadata {
             version: env!("CARGO_PKG_VERSION").into(),
             network,
@@ -125,14 +136,21 @@ impl Checkpoint {
 }
 
 impl Pixels {
-    /// What the publishers of weights in this format trained with.
-    pub fn usual(file: &Foreign, variant: Variant) -> Self {
-        match (&file.content, variant) {
+    /// What the file says it was trained with, or what the publishers of weights in this format did.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if the file's description is damaged.
+    pub fn usual(path: &Path, file: &Foreign, variant: Variant) -> Result<Self> {
+        if let Some(own) = own_metadata(path, file)? {
+            let Preprocessing { mean, std, .. } = own.preprocessing;
+            return Ok(Self { bgr: false, mean, std });
+        }
+        Ok(match (&file.content, variant) {
             (Content::Layers(_), _) | (Content::Graph(_), Variant::Paper) => Self::CAFFE,
             // A graph says itself whether it transforms its input.
             (Content::Graph(_), Variant::Torchvision) => Self::IMAGENET,
             (Content::Tensors(_), variant) => Self::of_tensors(variant),
-        }
+        })
     }
 
     /// What networks were trained with whose tensors have PyTorch's names and nothing is known beside.

@@ -115,6 +115,15 @@ struct Machine<'a> {
     memo: HashMap<u32, Handle>,
 }
 
+/// What makes a dictionary when it is called. That of Python 2 and its successor, and relatives that training scripts keep beside the weights.
+pub(super) const DICTIONARIES: [&str; 5] = [
+    "collections.OrderedDict",
+    "collections.defaultdict",
+    "collections.Counter",
+    "builtins.dict",
+    "__builtin__.dict",
+];
+
 /// The text that ended too soon.
 const CUT: &str = "the file ends in the middle";
 
@@ -187,7 +196,7 @@ impl<'a> Machine<'a> {
         let global = format!("{module}.{name}");
         if !(self.known)(&global) {
             return Err(format!(
-                "it wants to use `{global}`, which is no part of a state dict; save `model.state_dict()` and not the model"
+                "it wants to use `{global}`, which is no part of a state dict; save `model.state_dict()` and nothing beside"
             ));
         }
         self.push(Object::Global(global));
@@ -199,13 +208,29 @@ impl<'a> Machine<'a> {
         let Object::Global(function) = &self.objects[function] else {
             return Err("it calls what is no function".into());
         };
-        let made = if function == "collections.OrderedDict" {
-            Object::Dict(Vec::new())
+        let dictionary = DICTIONARIES.contains(&function.as_str());
+        let made = if dictionary {
+            Object::Dict(self.pairs(arguments))
         } else {
             Object::Call { function: function.clone(), arguments }
         };
         self.push(made);
         Ok(())
+    }
+
+    /// The entries that a dictionary is made with: Python 2 writes an `OrderedDict` as a call with a list of pairs, Python 3 as one without
+    /// anything whose entries are set later.
+    fn pairs(&self, arguments: Handle) -> Vec<(Handle, Handle)> {
+        let items = |handle: &Handle| match self.objects.get(*handle) {
+            Some(Object::Tuple(items) | Object::List(items)) => items.as_slice(),
+            _ => &[],
+        };
+        let list = items(&arguments).iter().find(|handle| !items(handle).is_empty());
+        let pair = |handle: &Handle| match items(handle) {
+            [key, value] => Some((*key, *value)),
+            _ => None,
+        };
+        list.map_or(Vec::new(), |list| items(list).iter().filter_map(pair).collect())
     }
 
     fn set_items(&mut self, items: &[Handle]) -> Result<(), String> {
@@ -337,7 +362,8 @@ impl<'a> Machine<'a> {
                 let (module, name) = (text(module)?, text(name)?);
                 self.global(&module, &name)?;
             }
-            b'R' => self.reduce()?,
+            // REDUCE, and NEWOBJ, which calls a class
+            b'R' | 0x81 => self.reduce()?,
             b'Q' => {
                 let description = self.pop()?;
                 self.push(Object::Persistent(description));
@@ -398,6 +424,15 @@ mod tests {
     fn nothing_is_executed_and_the_global_is_named() {
         let error = read(b"cos\nsystem\n(X\x04\x00\x00\x00true\x85R.").expect_err("is no state dict");
         assert!(error.contains("`os.system`"), "{error}");
+    }
+
+    /// OrderedDict([['a', 1]]), as Python 2 has it.
+    #[test]
+    fn dictionaries_of_python_2_bring_their_entries() {
+        let pickle =
+            read(b"ccollections\nOrderedDict\n]](X\x01\x00\x00\x00aK\x01ea\x85R.").expect("is a pickle");
+        let Object::Dict(entries) = pickle.get(pickle.root) else { panic!("no dictionary") };
+        assert_eq!((pickle.text(entries[0].0), pickle.int(entries[0].1)), (Some("a"), Some(1)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Cursor, Read};
 
-use super::pickle::{Handle, Object, Pickle};
+use super::pickle::{DICTIONARIES, Handle, Object, Pickle};
 use super::{FileTensor, HostTensor, Stored};
 
 /// The first pickle of a file before torch 1.6: 0x1950a86a20f9469cfc6c.
@@ -14,12 +14,14 @@ pub(super) fn is_legacy(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0x80) && bytes.get(2..).is_some_and(|rest| rest.starts_with(LEGACY_MAGIC))
 }
 
-/// The globals that a state dict needs.
+/// The globals that a state dict needs, and what torchvision's training script keeps beside it, which is passed over.
 fn known(global: &str) -> bool {
     storage_element(global).is_some()
+        || DICTIONARIES.contains(&global)
         || matches!(
             global,
-            "collections.OrderedDict"
+            "argparse.Namespace"
+                | "torch.device"
                 | "torch._utils._rebuild_tensor"
                 | "torch._utils._rebuild_tensor_v2"
                 | "torch._utils._rebuild_parameter"
@@ -48,6 +50,8 @@ fn storage_element(global: &str) -> Option<Stored> {
 const MAX_DEPTH: usize = 16;
 const MAX_NAME: usize = 1024;
 const MAX_RANK: usize = 8;
+/// Bytes of names beyond the pickle's own length: short keys of deep dictionaries are repeated.
+const MOST_NAMES: usize = 1 << 20;
 
 /// A tensor as the pickle describes it.
 struct View {
@@ -148,7 +152,9 @@ fn entries(pickle: &Pickle, handle: Handle) -> impl Iterator<Item = (Handle, Han
 
 /// All tensors in the dictionaries of a pickle, however deep.
 fn views(pickle: &Pickle) -> Result<Vec<View>, String> {
-    let mut found = Vec::new();
+    let mut found: Vec<View> = Vec::new();
+    // Names are put together from keys: those of an honest file take less than it does.
+    let mut names = 0;
     // Each dictionary is looked at once, so that one that holds itself comes to an end.
     let mut seen = HashSet::new();
     let mut open = vec![(String::new(), pickle.root, 0)];
@@ -163,6 +169,10 @@ fn views(pickle: &Pickle) -> Result<Vec<View>, String> {
                 _ => continue,
             };
             let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
+            names += name.len();
+            if name.len() > MAX_NAME || names > pickle.length + MOST_NAMES {
+                return Err("has names that are longer than the file".into());
+            }
             match pickle.get(value) {
                 Object::Dict(_) => open.push((name, value, depth + 1)),
                 Object::Call { function, arguments } => {

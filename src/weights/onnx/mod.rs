@@ -257,7 +257,10 @@ impl External<'_> {
         let get = |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
         let location = get("location").ok_or("is in another file that is not named")?;
         // A model must not read what lies elsewhere.
-        if !Path::new(location).components().all(|part| matches!(part, Component::Normal(_))) {
+        if !Path::new(location)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+        {
             return Err(format!("is in `{location}`, which is not in the model's folder"));
         }
         if !self.files.contains_key(location) {
