@@ -105,7 +105,8 @@ impl GradientFlow {
         seed: u64,
         batch: &Batch,
     ) -> Result<Self> {
-        let net = network.build(batch.labels.len())?;
+        // The batch is of plain pictures: a network that was trained on mixed ones would take second labels too.
+        let net = GoogLeNet { mixed_labels: false, ..network.clone() }.build(batch.labels.len())?;
         let mut regions: Option<Arc<Regions>> = None;
         let mut read = Vec::new();
         let mut values = Vec::new();
