@@ -10,12 +10,12 @@ use incept::data::{Loader, LoaderOptions, Mix, OpenOptions, Preprocessing, open}
 use incept::gpu::{AdapterOptions, Gpu};
 use incept::graph::Element;
 use incept::nn::GoogLeNet;
-use incept::runs::{Record, RunFolder};
+use incept::runs::{EpochRecord, Record, RunFolder};
 use incept::train::{Classifier, Optimizer, Rule, Trainer, TrainingGraph};
 use incept::weights::{Checkpoint, HostTensor, read_tensors};
 use serde_json::Value;
 
-use program::{python_with, text};
+use program::{drawing, python_with, text};
 
 fn incept(arguments: &[&str], runs: &Path) -> Output {
     let mut command = program::incept();
@@ -102,6 +102,9 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     let steps =
         |run: &RunFolder| run.log().expect("a log").iter().filter(|r| matches!(r, Record::Step(_))).count();
     assert_eq!((steps(&half), RunFolder::list(runs).expect("runs").len()), (10, 3));
+    let measured = |record: &Record| !matches!(record, Record::Step(s) if s.gradient_norm.is_none());
+    assert!(half.log().expect("a log").iter().all(measured), "norms are measured after a resume too");
+    judged_late(&half, runs);
     // The same where the checkpoint is elsewhere, named by itself or by its run.
     let file = runs.join("elsewhere.safetensors");
     let begin = ["train", "--config", text(&config), "--tune", "off", "--name", "out", "--epochs", "1"];
@@ -168,6 +171,29 @@ fn mistakes_in_files_are_named() {
     let errors = fails(&["train", "digits", "--view", "dashboard"], folder.path());
     assert!(errors.contains("terminal"), "{errors}");
     assert!(stdout(&["runs"], folder.path()).contains("no runs"));
+}
+
+/// A run whose last look at the held-out pictures was interrupted has it when it goes on.
+fn judged_late(run: &RunFolder, runs: &Path) {
+    let epochs = || -> Vec<EpochRecord> {
+        let log = run.log().expect("a log");
+        log.into_iter().filter_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None }).collect()
+    };
+    let before = epochs();
+    let cut = EpochRecord { held_out: None, held_out_aux: Vec::new(), best: false, ..before[1].clone() };
+    let mut log = run.log().expect("a log");
+    log.iter_mut()
+        .filter(|r| matches!(r, Record::Epoch(e) if e.epoch == 1))
+        .for_each(|r| *r = Record::Epoch(cut.clone()));
+    let lines: Vec<String> = log.iter().map(|r| serde_json::to_string(r).expect("JSON") + "\n").collect();
+    std::fs::write(run.log_path(), lines.concat()).expect("can be written");
+    assert_eq!(epochs()[1].held_out, None);
+    let said = stdout(&["train", "--resume", text(run.path()), "--tune", "off"], runs);
+    assert!(said.contains("epoch 2/2  held out"), "{said}");
+    assert_eq!(epochs(), before, "as if nothing had been interrupted");
+    // And once only.
+    let said = stdout(&["train", "--resume", text(run.path()), "--tune", "off"], runs);
+    assert!(!said.contains("held out"), "{said}");
 }
 
 /// What is no number is not right, and such a run ends; it does not keep the others from being listed.
@@ -334,7 +360,7 @@ fn mixed_batches_can_be_made_again() {
             }
             if mix.mixup == 0.0 {
                 // As many pixels as the share says are the picture's own, or were the same in both.
-                for (i, share) in mixed.share.iter().enumerate() {
+                for (i, share) in mixed.share.iter().enumerate().take(batch.count) {
                     let row = i * 3072..(i + 1) * 3072;
                     let same = batch.images[row.clone()]
                         .iter()
@@ -387,11 +413,11 @@ fn augmented_pictures_are_previewed() {
     assert_eq!(picture.dimensions(), (2 * (2 * 28 + 8 * 110 - 14), 2 * (78 + 20 + 6 * (96 + 16 + 18) + 4)));
     let column = |n: u32| image::imageops::crop_imm(&picture, 2 * (28 + n * 110), 196, 192, 192).to_image();
     assert!(column(0) != column(1) && column(1) != column(2), "each epoch draws anew");
-    let drawing = folder.path().join("sheet.svg");
+    let svg = folder.path().join("sheet.svg");
     let arguments =
-        ["train", "digits", "--augment", "paper", "--mixup", "0.5", "--preview-augment", text(&drawing)];
+        ["train", "digits", "--augment", "paper", "--mixup", "0.5", "--preview-augment", text(&svg)];
     stdout(&arguments, folder.path());
-    let svg = std::fs::read_to_string(&drawing).expect("a drawing");
+    let svg = drawing(&svg, (922, 882));
     for words in
         ["the picture", "epoch 7", "augment paper, mirror, photometric 0.5, random interpolation, mixup 0.5"]
     {

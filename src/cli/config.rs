@@ -105,6 +105,13 @@ pub(crate) struct RunArgs {
     pub view: Option<ViewName>,
 }
 
+impl RunArgs {
+    /// Where the folders of runs are.
+    pub(crate) fn runs_dir(&self) -> &Path {
+        self.runs_dir.as_deref().unwrap_or_else(|| Path::new("runs"))
+    }
+}
+
 /// What is done to training pictures.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]

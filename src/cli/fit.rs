@@ -233,11 +233,26 @@ impl Setup {
         let mut history = History::default();
         let mut overall = Rate::new();
         let mut diverged = 0;
+        if let (Some(judge), Some(recorder)) = (&mut judge, recorder.as_deref_mut())
+            && let Some(epoch) = recorder.unjudged()
+        {
+            let accuracy = self.judge_late(trainer, judge, &held_out, recorder, policy.out, stop)?;
+            if let Some(accuracy) = accuracy {
+                let accuracy = 100.0 * accuracy;
+                reporter.line(&format!(
+                    "epoch {}/{}  held out {accuracy:.2}%",
+                    epoch + 1,
+                    self.run.epochs
+                ))?;
+            }
+            history.interrupted = accuracy.is_none();
+            history.patience_over = self.patience_over(recorder, epoch).is_some();
+        }
         let mut screen = match policy.view {
             View::Dashboard => Some(Dashboard::open(self.board(trainer), Arc::clone(stop))?),
             View::Bar => None,
         };
-        while trainer.progress().epoch < self.run.epochs && !history.interrupted {
+        while trainer.progress().epoch < self.run.epochs && !history.interrupted && !history.patience_over {
             let epoch = trainer.progress().epoch;
             let mut rate = Rate::new();
             let busy_before = trainer.busy_seconds();
@@ -266,9 +281,12 @@ impl Setup {
                     }
                     history.steps.push(step.clone());
                     diverged = if step.loss.is_finite() { 0 } else { diverged + 1 };
-                    failed = written.err();
+                    // The first error counts: steps that were on their way already still come in behind it.
+                    if let Err(error) = written {
+                        failed.get_or_insert(error);
+                    }
                     if diverged >= DIVERGED {
-                        failed = failed.take().or(Some(Error::Diverged { step: step.step + 1 - DIVERGED }));
+                        failed.get_or_insert(Error::Diverged { step: step.step + 1 - DIVERGED });
                     }
                     if failed.is_some() || stop.load(Ordering::SeqCst) {
                         ControlFlow::Break(())
@@ -319,16 +337,13 @@ impl Setup {
             history.epochs.push(record);
             let done = trainer.progress().epoch;
             let enough = policy.enough.zip(accuracy).is_some_and(|(enough, accuracy)| accuracy >= enough);
-            let since_best =
-                recorder.as_ref().and_then(|r| r.best()).map_or(0, |(_, at)| epoch - at.min(epoch));
-            let judged = accuracy.is_some();
-            history.patience_over =
-                judged && self.run.patience.is_some_and(|patience| since_best >= patience);
+            let waited = recorder.as_ref().filter(|_| accuracy.is_some());
+            let waited = waited.and_then(|recorder| self.patience_over(recorder, epoch));
+            history.patience_over = waited.is_some();
             let last = done >= self.run.epochs || interrupted || enough || history.patience_over;
-            if history.patience_over {
-                reporter.line(&format!(
-                    "held-out accuracy did not rise for {since_best} epochs: that is enough"
-                ))?;
+            if let Some(epochs) = waited {
+                reporter
+                    .line(&format!("held-out accuracy did not rise for {epochs} epochs: that is enough"))?;
             }
             let due = last || best || done.is_multiple_of(policy.save_every.max(1));
             if let Some(out) = policy.out.filter(|_| due) {
@@ -358,6 +373,32 @@ impl Setup {
         }
         report_bad(&loader);
         Ok(history)
+    }
+
+    /// Looks at the held-out pictures behind the run's last epoch, where that was interrupted, and saves the weights if they are the best;
+    /// the accuracy, unless it is interrupted again.
+    fn judge_late(
+        &self,
+        trainer: &Trainer,
+        judge: &mut Judge,
+        held_out: &Loader,
+        recorder: &mut Recorder,
+        out: Option<&Path>,
+        stop: &AtomicBool,
+    ) -> Result<Option<f64>> {
+        let (evaluation, aux) = judge.judge(trainer.gpu(), held_out, stop)?;
+        let Some(evaluation) = evaluation.filter(|_| !stop.load(Ordering::SeqCst)) else { return Ok(None) };
+        let best = recorder.judge(&evaluation, aux)?;
+        if let Some(out) = out.filter(|_| best) {
+            recorder.save(&self.checkpoint(trainer)?, out, best)?;
+        }
+        Ok(Some(evaluation.accuracy()))
+    }
+
+    /// The epochs up to this one without a better accuracy, if they are as many as the run's patience.
+    fn patience_over(&self, recorder: &Recorder, epoch: u64) -> Option<u64> {
+        let since_best = recorder.best().map_or(0, |(_, at)| epoch - at.min(epoch));
+        self.run.patience.is_some_and(|patience| since_best >= patience).then_some(since_best)
     }
 
     /// Everything that a run is continued from and a picture classified with.

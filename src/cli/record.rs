@@ -8,7 +8,7 @@ use incept::runs::{
     EpochRecord, EventWriter, HeadRecord, HeldOutRecord, LogWriter, Machine, Record, RunFolder, StepRecord,
     StopReason,
 };
-use incept::train::StepMetrics;
+use incept::train::{Evaluation, StepMetrics};
 use incept::weights::{Checkpoint, TrainingState};
 use incept::{Error, Result};
 
@@ -32,6 +32,15 @@ pub(crate) struct Recorder {
     keep: usize,
     /// The best held-out accuracy and the epoch that had it.
     best: Option<(f64, u64)>,
+    /// The last epoch, if the look at the held-out pictures behind it was interrupted.
+    unjudged: Option<EpochRecord>,
+}
+
+/// The last epoch of a run that has done `steps` steps, if it ended with them and the held-out pictures were not looked at.
+pub(crate) fn unjudged(folder: &RunFolder, steps: u64) -> Result<Option<EpochRecord>> {
+    let log = folder.log()?;
+    let last = log.into_iter().rev().find_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None });
+    Ok(last.filter(|epoch| epoch.step == steps && epoch.held_out.is_none()))
 }
 
 /// Seconds since 1970.
@@ -72,7 +81,8 @@ impl Recorder {
             None => None,
         };
         let every = steps_per_epoch.div_ceil(STEPS_PER_EPOCH).max(1) as u64;
-        Ok(Self { folder, log, events, started: Rate::new(), every, memory_bytes, keep, best })
+        let unjudged = unjudged(&folder, steps)?;
+        Ok(Self { folder, log, events, started: Rate::new(), every, memory_bytes, keep, best, unjudged })
     }
 
     pub(crate) fn folder(&self) -> &RunFolder {
@@ -117,13 +127,41 @@ impl Recorder {
 
     /// An epoch that is done after `step` steps. Returns whether none before was better on the held-out pictures.
     pub(crate) fn epoch(&mut self, epoch: &Epoch, step: u64) -> Result<bool> {
-        let number = epoch.summary.epoch;
-        let best = epoch.held_out_accuracy.filter(|a| self.best.is_none_or(|(best, _)| *a > best));
-        if let Some(accuracy) = best {
-            self.best = Some((accuracy, number));
-        }
-        let held_out: Option<HeldOutRecord> = epoch.held_out.as_ref().map(HeldOutRecord::from);
-        if let Some(held_out) = &held_out {
+        self.note(EpochRecord {
+            epoch: epoch.summary.epoch,
+            step,
+            rate: epoch.rate,
+            loss: epoch.summary.loss,
+            heads: epoch.summary.heads.iter().map(HeadRecord::of_epoch).collect(),
+            held_out: epoch.held_out.as_ref().map(HeldOutRecord::from),
+            held_out_aux: epoch.held_out_aux.clone(),
+            best: false,
+            images_per_s: epoch.images_per_s,
+            seconds: epoch.seconds,
+            device_busy: epoch.device_busy,
+            memory_bytes: self.memory_bytes,
+            time: now() as u64,
+        })
+    }
+
+    /// The number of the last epoch, if the look at the held-out pictures behind it was interrupted.
+    pub(crate) fn unjudged(&self) -> Option<u64> {
+        self.unjudged.as_ref().map(|epoch| epoch.epoch)
+    }
+
+    /// What the held-out pictures say of that epoch after all; returns what [`Recorder::epoch`] does.
+    pub(crate) fn judge(&mut self, held_out: &Evaluation, aux: Vec<HeadRecord>) -> Result<bool> {
+        let Some(epoch) = self.unjudged.take() else { return Ok(false) };
+        self.note(EpochRecord { held_out: Some(held_out.into()), held_out_aux: aux, ..epoch })
+    }
+
+    /// Writes down an epoch, and whether it is the best so far.
+    fn note(&mut self, mut epoch: EpochRecord) -> Result<bool> {
+        if let Some(held_out) = &epoch.held_out {
+            epoch.best = self.best.is_none_or(|(best, _)| held_out.accuracy > best);
+            if epoch.best {
+                self.best = Some((held_out.accuracy, epoch.epoch));
+            }
             let mut scalars = vec![
                 ("held_out/accuracy".to_string(), held_out.accuracy),
                 ("held_out/loss".to_string(), held_out.loss),
@@ -132,24 +170,11 @@ impl Recorder {
                 scalars.push((format!("held_out/accuracy_{}", head.name), head.accuracy));
                 scalars.push((format!("held_out/loss_{}", head.name), head.loss));
             }
-            self.scalars(step, &scalars)?;
+            self.scalars(epoch.step, &scalars)?;
         }
-        self.log.write(&Record::Epoch(EpochRecord {
-            epoch: number,
-            step,
-            rate: epoch.rate,
-            loss: epoch.summary.loss,
-            heads: epoch.summary.heads.iter().map(HeadRecord::of_epoch).collect(),
-            held_out,
-            held_out_aux: epoch.held_out_aux.clone(),
-            best: best.is_some(),
-            images_per_s: epoch.images_per_s,
-            seconds: epoch.seconds,
-            device_busy: epoch.device_busy,
-            memory_bytes: self.memory_bytes,
-            time: now() as u64,
-        }))?;
-        Ok(best.is_some())
+        let best = epoch.best;
+        self.log.write(&Record::Epoch(epoch))?;
+        Ok(best)
     }
 
     /// Writes a checkpoint after `epochs` epochs where the policy wants it.

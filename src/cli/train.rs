@@ -15,7 +15,7 @@ use super::dashboard::ViewName;
 use super::data::{describe, suited_input};
 use super::fit::{Policy, Run, Setup, interruptible};
 use super::options::{Common, Init, PrecisionArgs, PrecisionName};
-use super::record::{Recorder, checkpoint_of, folder_of, machine, now};
+use super::record::{Recorder, checkpoint_of, folder_of, machine, now, unjudged};
 use super::report::{Reporter, bytes, note, shown, thousands};
 use super::{Outcome, Result, preview, record};
 
@@ -145,7 +145,11 @@ impl Train {
             thousands(parameters(&trainer) as u64),
             bytes(trainer.session().plan().memory.total_bytes())
         ));
-        if trainer.progress().epoch >= setup.run.epochs {
+        let validate = setup.run.config.training.no_validation != Some(true);
+        let steps = trainer.progress().step;
+        let folder = self.resumed_folder(&start).filter(|_| validate);
+        let last = folder.map(|folder| unjudged(&folder, steps)).transpose()?.flatten();
+        if trainer.progress().epoch >= setup.run.epochs && last.is_none() {
             note("all epochs of this run are done already: give more with --epochs");
             return Ok(Outcome::Done);
         }
@@ -154,7 +158,7 @@ impl Train {
         let policy = Policy {
             out: Some(&out),
             save_every: setup.run.config.run.save_every.unwrap_or(1),
-            validate: setup.run.config.training.no_validation != Some(true),
+            validate,
             enough: None,
             view,
         };
@@ -309,6 +313,8 @@ impl Train {
             run.config.training.no_validation = Some(blind);
         }
         run.config.training.validate()?;
+        // JSON has no infinity: a norm that is only looked at comes back as none.
+        run.optimizer.clip_norm.get_or_insert(f32::INFINITY);
         if let Some(again) = self.config.optimizer.checkpointing {
             // What is made again is the same: memory and time change, and nothing else.
             run.optimizer.checkpointing = again;
@@ -344,6 +350,13 @@ impl Train {
         Ok(Start { setup, resumed: Some(checkpoint), weights: None, from: Some(path.to_path_buf()) })
     }
 
+    /// The folder of the run that goes on, if one does and has one.
+    fn resumed_folder(&self, start: &Start) -> Option<RunFolder> {
+        let (named, file) = (self.resume.as_deref()?, start.from.as_deref()?);
+        start.resumed.as_ref()?;
+        folder_of(named, file, start.setup.run.config.run.runs_dir())
+    }
+
     /// The run's folder with what is known now, and where the newest checkpoint goes.
     fn recorder(&self, start: &Start, trainer: &Trainer) -> Result<(Recorder, PathBuf)> {
         let Start { setup, from, resumed, .. } = start;
@@ -363,11 +376,9 @@ impl Train {
             let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
             folder.map_or(Ok(()), std::fs::create_dir_all).map_err(|e| Error::io(out, e))?;
         }
-        let runs = run.config.run.runs_dir.as_deref().unwrap_or_else(|| Path::new("runs"));
-        let named = self.resume.as_deref();
-        let folder = match resumed.zip(named).and_then(|(file, named)| folder_of(named, file, runs)) {
+        let folder = match self.resumed_folder(start) {
             Some(folder) => folder,
-            None => RunFolder::create(runs, &name)?,
+            None => RunFolder::create(run.config.run.runs_dir(), &name)?,
         };
         // A run that goes on from its best checkpoint, or from one that is kept, leaves that as it is.
         let elsewhere = resumed.filter(|file| !folder.holds(file)).map(Path::to_path_buf);

@@ -1,5 +1,6 @@
 //! The log of a run: lines of JSON, each a [`Record`].
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -169,7 +170,8 @@ impl From<&Evaluation> for HeldOutRecord {
     }
 }
 
-/// Reads a log. A last line that a crash cut off is left out.
+/// Reads a log. A last line that a crash cut off is left out, and so is an epoch that is written again further down: the held-out pictures
+/// were looked at when the run went on.
 ///
 /// # Errors
 /// [`Error::Io`] naming the file, [`Error::Format`] naming the line that is no record.
@@ -179,7 +181,16 @@ pub fn read_log(path: &Path) -> Result<Vec<Record>> {
     let record = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| Error::format(path, format!("line {}: {e}", i + 1)))
     };
-    whole.lines().enumerate().map(record).collect()
+    let mut records: Vec<Record> = whole.lines().enumerate().map(record).collect::<Result<_>>()?;
+    let number = |record: &Record| if let Record::Epoch(epoch) = record { Some(epoch.epoch) } else { None };
+    let mut last: BTreeMap<u64, usize> = BTreeMap::new();
+    last.extend(records.iter().enumerate().filter_map(|(i, record)| Some((number(record)?, i))));
+    let mut at = 0..;
+    records.retain(|record| {
+        let at = at.next();
+        number(record).is_none_or(|epoch| last.get(&epoch).copied() == at)
+    });
+    Ok(records)
 }
 
 /// Appends to a log.
