@@ -3,7 +3,9 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::{LazyLock, Once};
 
+use ab_glyph::{Font, FontRef};
 use image::RgbImage;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use incept::weights::write_atomically;
@@ -14,8 +16,9 @@ use plotters::prelude::*;
 use plotters::style::register_font;
 
 use super::raster::Placed;
+use super::report::note;
 
-const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-Latin.ttf");
+const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-subset.ttf");
 pub(crate) const FAMILY: &str = "sans-serif";
 
 pub(crate) const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
@@ -82,9 +85,43 @@ pub(crate) fn use_font() -> Drawn {
     register_font(FAMILY, FontStyle::Normal, FONT).map_err(|_| "the embedded font is damaged".into())
 }
 
+/// Whether the embedded font has this letter.
+fn drawable(letter: char) -> bool {
+    static EMBEDDED: LazyLock<Option<FontRef<'static>>> =
+        LazyLock::new(|| FontRef::try_from_slice(FONT).ok());
+    EMBEDDED.as_ref().is_some_and(|font| font.glyph_id(letter).0 != 0)
+}
+
+/// The text with a box for each letter that the embedded font lacks.
+pub(crate) fn legible(text: &str) -> String {
+    text.chars().map(|letter| if drawable(letter) { letter } else { '□' }).collect()
+}
+
+/// What a class is called in pictures: its name, or its number if the embedded font lacks a letter of it.
+pub(crate) fn class_label(name: &str, class: usize) -> String {
+    static SAID: Once = Once::new();
+    if name.chars().all(drawable) {
+        return name.to_string();
+    }
+    SAID.call_once(|| {
+        note(&format!(
+            "note: the pictures' font lacks letters of `{name}`: classes like it are drawn by number, this one as `class {class}`"
+        ));
+    });
+    format!("class {class}")
+}
+
 /// Refuses a file that [`save`] could not write, before the work that makes its content.
 pub(crate) fn check(path: &Path) -> Result<()> {
     kind(path).map(|_| ())
+}
+
+/// Refuses a file that is not called a PNG, before the work that makes its content.
+pub(crate) fn check_png(path: &Path) -> Result<()> {
+    match kind(path) {
+        Ok(Kind::Png) => Ok(()),
+        _ => Err(Error::format(path, "the sheet's file must end in .png")),
+    }
 }
 
 enum Kind {
@@ -330,5 +367,14 @@ mod tests {
     fn only_known_endings_are_written() {
         assert!(check(Path::new("a.PNG")).is_ok() && check(Path::new("b/a.svg")).is_ok());
         assert!(check(Path::new("a.jpg")).is_err() && check(Path::new("a")).is_err());
+        assert!(check_png(Path::new("a.PNG")).is_ok() && check_png(Path::new("a.svg")).is_err());
+    }
+
+    #[test]
+    fn names_that_cannot_be_drawn_become_numbers() {
+        for name in ["frog", "Żółw", "ağaç", "γάτα", "кошка", "Chó mèo", "’n “a” – b…"] {
+            assert_eq!(class_label(name, 1), name);
+        }
+        assert_eq!((class_label("猫", 3).as_str(), legible("猫.png").as_str()), ("class 3", "□.png"));
     }
 }

@@ -7,7 +7,7 @@ use incept::{Error, Result};
 
 use super::config::AugmentArgs;
 use super::fit::Setup;
-use super::plot::{self, INK, SOFT};
+use super::plot::{self, INK, SOFT, class_label};
 use super::raster::raster;
 use super::tiles::{Tile, Tiles};
 
@@ -33,7 +33,10 @@ pub(super) fn write(path: &Path, plain: &Loader, training: &Loader, setup: &Setu
     let rows = columns.iter().map(|batch| batch.count).min().unwrap_or(0).min(ROWS);
     let tile = |row: usize, column: usize| {
         let Batch { images, indices, .. } = &columns[column];
-        let class = || set.classes()[set.label(indices[row]) as usize].clone();
+        let class = || {
+            let class = set.label(indices[row]) as usize;
+            class_label(&set.classes()[class], class)
+        };
         Tile {
             image: raster(&preprocessing.undo(&images[row * size..(row + 1) * size])),
             caption: if column == 0 { vec![(class(), INK)] } else { Vec::new() },

@@ -4,7 +4,7 @@ use image::RgbImage;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::plot::{Area, Drawn, Figure, INK, Unit, heading};
+use super::plot::{Area, Drawn, Figure, INK, Unit, heading, legible};
 use super::raster::Placed;
 
 /// A picture with its caption.
@@ -37,14 +37,11 @@ const HEADING: u32 = 78;
 /// The title and its line need so much.
 const LEAST_WIDTH: u32 = 560;
 
-/// The text, with an ellipsis in the middle for what is wider than `width` pixels of the layout: names often begin alike, and numbers come last.
+/// The text as the embedded font can draw it, with an ellipsis in the middle for what is wider than `width` pixels of the layout: names often begin alike, and numbers come last.
 pub(crate) fn fitted(text: &str, width: u32, size: i32) -> String {
     // A letter of the embedded font is about so wide on the average.
     let most = (f64::from(width) / (0.55 * f64::from(size))).floor().max(2.0) as usize;
-    if text.chars().count() <= most {
-        return text.to_string();
-    }
-    shortened(text, most)
+    legible(&shortened(text, most))
 }
 
 /// At most so many letters of a text, from its beginning and its end.
@@ -118,7 +115,8 @@ impl Figure for Tiles {
             // A thin line around the picture, so that a white one has an edge.
             let (width, height) = self.extents(&tile.image);
             let (x, y) = (left + (self.tile - width) / 2, top + (self.tile - height) / 2);
-            let edge = [(px(x) - unit.px(1), px(y) - unit.px(1)), (px(x + width), px(y + height))];
+            let line = unit.px(1);
+            let edge = [(px(x) - line, px(y) - line), (px(x + width) + line, px(y + height) + line)];
             root.draw(&Rectangle::new(edge, INK.mix(0.35).filled()))?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use incept::evaluate::Confusion;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::cli::plot::{Area, BLUE, Drawn, Figure, GRID, INK, SOFT, Unit, heading};
+use crate::cli::plot::{Area, BLUE, Drawn, Figure, GRID, INK, SOFT, Unit, class_label, heading};
 use crate::cli::tiles::fitted;
 
 pub(crate) struct ConfusionFigure<'a> {
@@ -55,7 +55,7 @@ impl ConfusionFigure<'_> {
     fn named(&self) -> impl Iterator<Item = (usize, String)> {
         let count = self.classes.len();
         let every = if count <= NAMED { 1 } else { count.div_ceil(20) };
-        let name = |(i, class): (usize, &String)| (i, fitted(class, 12 * NAME as u32, 22));
+        let name = |(i, class): (usize, &String)| (i, fitted(&class_label(class, i), 12 * NAME as u32, 22));
         self.classes.iter().enumerate().step_by(every).map(name)
     }
 }

@@ -138,9 +138,9 @@ fn above(head: &str) -> String {
 
 fn tile(map: &ActivationMap, one: &Seen, subject: &Subject, heat: &Heat) -> Tile {
     let values = normalized(&map.values);
-    let mut caption = vec![(format!("{} {:.0}%", subject.class(map.class), 100.0 * map.probability), INK)];
+    let mut caption = vec![(format!("{} {:.0}%", subject.label(map.class), 100.0 * map.probability), INK)];
     if map.top.0 != map.class {
-        caption.push((format!("says {} {:.0}%", subject.class(map.top.0), 100.0 * map.top.1), SOFT));
+        caption.push((format!("says {} {:.0}%", subject.label(map.top.0), 100.0 * map.top.1), SOFT));
     }
     if map.values.iter().all(|v| *v <= 0.0) {
         caption.push(("no place speaks for it".to_string(), SOFT));

@@ -16,6 +16,7 @@ use super::Result;
 use super::classify::read;
 use super::data::pictures;
 use super::options::Common;
+use super::plot::class_label;
 use super::raster::raster;
 use super::record;
 use super::report::{Reporter, shown};
@@ -78,6 +79,11 @@ impl Subject {
 
     fn class(&self, class: usize) -> &str {
         self.metadata.classes.get(class).map_or("?", String::as_str)
+    }
+
+    /// What a class is called in the figure.
+    fn label(&self, class: usize) -> String {
+        class_label(self.class(class), class)
     }
 
     /// The number of the class that is called so.

@@ -96,7 +96,7 @@ impl OcclusionArgs {
             let OcclusionMap { class, probability, side, drops } = map;
             let most = drops.iter().copied().fold(0.0, f32::max);
             let lost: Vec<f32> = drops.iter().map(|d| d.max(0.0)).collect();
-            let caption = vec![(format!("{} {:.0}%", subject.class(*class), 100.0 * probability), INK)];
+            let caption = vec![(format!("{} {:.0}%", subject.label(*class), 100.0 * probability), INK)];
             tiles.push(Tile { image: one.square.clone(), caption: vec![(name(&one.file), INK)] });
             tiles.push(Tile { image: heat.over(&one.square, &normalized(&lost), *side), caption });
             let caption = vec![(format!("loses {:.1} points at most", 100.0 * most), SOFT)];
