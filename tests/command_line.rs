@@ -100,7 +100,12 @@ fn train_eval_and_classify_go_together() {
         "off", "--out", out, "--json",
     ]);
     let kinds: Vec<&str> = events.iter().filter_map(|e| e["event"].as_str()).collect();
-    assert_eq!(kinds, ["start", "epoch", "saved", "epoch", "saved"]);
+    assert_eq!(kinds, ["start", "epoch", "saved", "epoch", "saved", "end"]);
+    let end = &events[5];
+    assert_eq!((&end["reason"], &end["epochs"], &end["last"]), (&"done".into(), &2.into(), &out.into()));
+    let best = end["best_epoch"].as_u64().expect("one is the best") as usize;
+    let of_best = &events[2 * best - 1];
+    assert_eq!((&of_best["best"], &of_best["held_out_accuracy"]), (&true.into(), &end["best_accuracy"]));
     let heads = events[1]["heads"].as_array().expect("three heads");
     assert_eq!(heads.iter().filter_map(|h| h["name"].as_str()).collect::<Vec<_>>(), ["main", "aux1", "aux2"]);
     assert!(events[3]["held_out_accuracy"].as_f64().is_some());
@@ -242,14 +247,59 @@ fn ctrl_c_saves_and_exits_130() {
     assert!(second.is_some(), "training ended before it was interrupted");
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
     assert!(killed.success());
-    let last = lines.last().expect("there is a last line");
+    let rest: Vec<Value> = lines.map(|line| serde_json::from_str(&line).expect("JSON")).collect();
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
-    let saved: Value = serde_json::from_str(&last).expect("JSON");
-    assert_eq!((&saved["event"], &saved["interrupted"]), (&"saved".into(), &true.into()), "{last}");
+    let [.., saved, end] = rest.as_slice() else { panic!("{rest:?}") };
+    assert_eq!((&saved["event"], &saved["interrupted"]), (&"saved".into(), &true.into()), "{rest:?}");
+    assert_eq!((&end["event"], &end["reason"]), (&"end".into(), &"interrupted".into()), "{rest:?}");
 
     stdout(&quick(text(&whole), &["--epochs", "5"]));
     stdout(&["train", "--resume", text(&cut), "--epochs", "5", "--no-validation"]);
     assert_eq!(tensors(&whole), tensors(&cut));
+}
+
+/// Whoever reads along may go away, and so may the terminal: training goes on to its end.
+#[test]
+fn training_goes_on_when_nobody_reads() {
+    let folder = temporary();
+    let (whole, unread) = (folder.path().join("whole.safetensors"), folder.path().join("unread.safetensors"));
+    stdout(&quick(text(&whole), &["--epochs", "3"]));
+    for more in [&["--epochs", "3", "--save-every", "1000"][..], &["--epochs", "3", "--json"]] {
+        let mut child = incept()
+            .args(quick(text(&unread), more))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program can be started");
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(child.wait().expect("it ends").code(), Some(0));
+        assert_eq!(tensors(&whole), tensors(&unread));
+        std::fs::remove_file(&unread).expect("it was written");
+    }
+}
+
+/// Ctrl-C ends what has nothing to save, as a shell expects it.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_look_at_data_with_130() {
+    let folder = temporary();
+    let pictures = folder.path().join("pictures");
+    for class in ["a", "b"] {
+        std::fs::create_dir_all(pictures.join(class)).expect("can be made");
+        for number in 0..40 {
+            let picture = image::RgbImage::from_pixel(1500, 1500, image::Rgb([number; 3]));
+            picture.save(pictures.join(class).join(format!("{number}.bmp"))).expect("can be written");
+        }
+    }
+    let child = incept().args(["data", "info", text(&pictures)]).stderr(Stdio::piped()).spawn();
+    let child = child.expect("the program can be started");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+    assert!(killed.success());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(130));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("stopping") && said.contains("interrupted") && !said.contains("error"), "{said}");
 }
 
 #[test]
@@ -307,6 +357,12 @@ fn mistakes_are_explained() {
     assert!(code == 2 && errors.contains("polynomial"), "{errors}");
     let (code, errors) = fails(&["classify", "missing.safetensors", "x.png"]);
     assert!(code == 1 && errors.contains("missing.safetensors"), "{errors}");
+    let (code, errors) = fails(&["explain", "--held-out", "5"]);
+    assert!(code == 1 && errors.contains("--held-out must be between 0 and 1, not 5"), "{errors}");
+    let (code, errors) = fails(&["demo", "--out", "sheet.jpg"]);
+    assert!(code == 1 && errors.contains("must end in .png") && !errors.contains("device:"), "{errors}");
+    let (code, _) = fails(&["demo", "--epochs", "0"]);
+    assert_eq!(code, 2);
     let (code, _) = fails(&["trian"]);
     assert_eq!(code, 2);
     let (code, errors) = fails(&["train"]);

@@ -199,9 +199,9 @@ impl Config {
         merged.try_into().map_err(|e| broken(&e))
     }
 
-    /// As TOML, for the run's folder. A run that is trained again has a folder and a checkpoint of its own.
+    /// As TOML, for the run's folder. A run that is trained again has a folder and a checkpoint of its own, and maybe no terminal.
     pub(crate) fn to_toml(&self) -> Result<String> {
-        let again = Self { run: RunArgs { out: None, ..self.run.clone() }, ..self.clone() };
+        let again = Self { run: RunArgs { out: None, view: None, ..self.run.clone() }, ..self.clone() };
         let text = toml::to_string(&again).map_err(|e| Error::Config(e.to_string()))?;
         Ok(format!("# incept train --config {{this file}} trains the same again.\n{text}"))
     }
@@ -219,14 +219,11 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 }
 
 impl TrainingArgs {
-    /// Checks the values, and that they go together.
+    /// Checks that the values go together.
     ///
     /// # Errors
     /// [`Error::Config`] naming the option.
     pub(crate) fn validate(&self) -> Result<()> {
-        if let Some(share) = self.held_out.filter(|share| !(*share > 0.0 && *share < 1.0)) {
-            return Err(Error::Config(format!("--held-out must be between 0 and 1, not {share}")));
-        }
         if self.no_validation == Some(true) && self.patience.is_some() {
             let reason =
                 "--patience waits for held-out accuracy to rise, and with --no-validation there is none";
@@ -391,6 +388,7 @@ mod tests {
         // A run that is trained again leaves this one's checkpoint alone.
         let again: Config = toml::from_str(&config.to_toml().expect("TOML")).expect("the same");
         assert_eq!((again.run.out.clone(), config.run.out.clone()), (None, Some("net.safetensors".into())));
+        assert_eq!(again.run.view, None);
         assert_eq!(again.optimizer.average, Some(Average(None)));
     }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::data::FORMATS;
 use super::fetch::Fetch;
 use super::fit::interruptible;
-use super::plot::{self, Area, Drawn, Figure, INK, Unit};
+use super::plot::{self, Area, Drawn, Figure, INK, Unit, class_label};
 use super::report::{Rate, Reporter, shown, thousands};
 use super::tiles::shortened;
 use super::{Outcome, Result};
@@ -95,9 +95,6 @@ struct PartArgs {
 
 impl PartArgs {
     fn open(&self, what: &str) -> incept::Result<OpenedData> {
-        if !(self.held_out > 0.0 && self.held_out < 1.0) {
-            return Err(Error::Config(format!("--held-out must be between 0 and 1, not {}", self.held_out)));
-        }
         open(what, &OpenOptions { held_out: self.held_out, seed: self.seed, ..OpenOptions::default() })
     }
 }
@@ -420,9 +417,7 @@ struct PreviewResult<'a> {
 
 impl Preview {
     fn run(&self, reporter: &Reporter) -> Result {
-        if self.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
-            return Err(Error::format(&self.out, "the sheet's file must end in .png"));
-        }
+        plot::check_png(&self.out)?;
         let data = self.part.open(&self.data)?;
         let set = data.train.as_ref();
         let (columns, most) = (usize::from(self.columns), usize::from(self.rows));
@@ -445,7 +440,8 @@ impl Preview {
                     Err(error) => unreadable.push(error.to_string()),
                 }
             }
-            rows.push((set.classes()[*class as usize].clone(), pictures));
+            let class = *class as usize;
+            rows.push((class_label(&set.classes()[class], class), pictures));
         }
         let pictures = rows.iter().map(|(_, pictures)| pictures.len()).sum();
         let subtitle = format!(

@@ -14,6 +14,7 @@ use super::dashboard::View;
 use super::data::{LoadArgs, describe};
 use super::fit::{History, Policy, Run, Setup, interruptible};
 use super::options::{Common, PixelArgs};
+use super::plot::check_png;
 use super::report::{Rate, Reporter, duration, shown};
 use super::sheet::{Sheet, Tile};
 use super::{Outcome, Result};
@@ -28,7 +29,7 @@ const TILES: usize = 36;
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
     /// Epochs at most; training ends before if it is good enough.
-    #[arg(long, value_name = "COUNT", default_value_t = 24)]
+    #[arg(long, value_name = "COUNT", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..))]
     epochs: u64,
     /// Held-out accuracy at which training ends, in percent.
     #[arg(long, value_name = "PERCENT", default_value_t = 97.0)]
@@ -36,7 +37,7 @@ pub(crate) struct Demo {
     /// What weights, order, augmentation and dropout are drawn from.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// The sheet's file.
+    /// The sheet's file, a PNG.
     #[arg(long, value_name = "FILE", default_value = "incept-demo.png")]
     out: PathBuf,
     /// The checkpoint's file.
@@ -56,6 +57,7 @@ struct DemoResult<'a> {
 
 impl Demo {
     pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+        check_png(&self.out)?;
         let total = Rate::new();
         let data = describe("digits", &OpenOptions::default())?;
         let network = GoogLeNet::paper()

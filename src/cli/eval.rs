@@ -20,7 +20,7 @@ pub(crate) use reliability_plot::ReliabilityFigure;
 
 use super::data::{FORMATS, LoadArgs};
 use super::options::{Common, PrecisionArgs};
-use super::plot::{INK, SOFT, VERMILION, check, save};
+use super::plot::{INK, SOFT, VERMILION, check, class_label, save};
 use super::raster::thumbnail;
 use super::record::is_checkpoint;
 use super::report::{Reporter, shown};
@@ -51,7 +51,7 @@ pub(crate) struct Eval {
     /// Which part of it.
     #[arg(long, value_name = "PART", default_value = "held-out", help_heading = "Data")]
     part: Part,
-    /// At most so many pictures of it, chosen evenly over the classes.
+    /// At most so many pictures of it, chosen evenly over the classes [default: 0, all].
     #[arg(long, value_name = "COUNT", help_heading = "Data")]
     limit: Option<usize>,
     /// Pictures of a batch.
@@ -72,7 +72,7 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
     mistakes: Option<PathBuf>,
     /// How many of these pictures.
-    #[arg(long, value_name = "COUNT", default_value_t = 24, help_heading = "Plots")]
+    #[arg(long, value_name = "COUNT", default_value_t = 24, help_heading = "Plots", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     worst: usize,
     /// Sweep the thresholds of early exit instead: which share of the pictures each softmax could answer, and what that costs and saves.
     ///
@@ -210,7 +210,7 @@ impl Eval {
         let contestants: Vec<Contestant> =
             checkpoints.iter().map(|path| Contestant::load(path)).collect::<Result<_>>()?;
         let (what, set) = held_out(&contestants, data, self.part)?;
-        let set = if let Some(limit) = self.limit { at_most(set, limit, 0) } else { set };
+        let set = if let Some(limit) = self.limit.filter(|limit| *limit > 0) { at_most(set, limit, 0) } else { set };
         let gpu = common.open()?;
         let element = self.precision.element(&gpu);
         let first = &contestants[0];
@@ -329,7 +329,7 @@ pub(crate) fn mistakes(
 ) -> Result<Tiles> {
     let wrong = assessment.evaluation.count - assessment.evaluation.correct;
     let shown = assessment.mistakes();
-    let name = |class: usize| classes.get(class).map_or("?", String::as_str);
+    let name = |class: usize| classes.get(class).map_or("?".into(), |name| class_label(name, class));
     let tile = |m: &Mistake| {
         let said = format!("{} {:.0}%", name(m.prediction), 100.0 * m.probability);
         let is = format!("is {}", name(m.label));

@@ -42,6 +42,9 @@ enum Set {
     FashionMnist,
 }
 
+/// How long a server may be silent.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A file with its MD5 sum in hexadecimal digits.
 type Listed = (&'static str, &'static str);
 
@@ -155,7 +158,9 @@ impl Download<'_> {
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(&part).map_err(io)?;
         let there = file.metadata().map_err(io)?.len();
         let agent = ureq::Agent::config_builder()
-            .timeout_connect(Some(Duration::from_secs(20)))
+            .timeout_resolve(Some(PATIENCE))
+            .timeout_connect(Some(PATIENCE))
+            .timeout_per_read(Some(PATIENCE))
             .http_status_as_error(false)
             .build()
             .new_agent();

@@ -23,7 +23,7 @@ use super::dashboard::{Dashboard, View};
 use super::data::{LoadArgs, report_bad};
 use super::options::Common;
 use super::record::Recorder;
-use super::report::{Rate, Reporter, duration, shown};
+use super::report::{Rate, Reporter, command_line, duration, note, shown};
 use super::tune::Worth;
 
 /// Steps in a row without a finite loss after which training has diverged; with activations in f16 a batch may overflow.
@@ -99,6 +99,8 @@ pub(crate) struct EpochRecord {
     /// The auxiliary softmaxes on the held-out pictures.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub held_out_aux: Vec<HeadRecord>,
+    /// Whether no epoch before was as good on the held-out pictures.
+    pub best: bool,
     /// Share of the time of training in which the device worked on steps; none where it cannot tell.
     pub device_busy: Option<f64>,
 }
@@ -111,6 +113,17 @@ pub(crate) struct History {
     pub interrupted: bool,
     /// Whether training ended because held-out accuracy did not rise any more.
     pub patience_over: bool,
+}
+
+impl History {
+    /// Why training ended.
+    pub(crate) fn reason(&self) -> StopReason {
+        match (self.interrupted, self.patience_over) {
+            (true, _) => StopReason::Interrupted,
+            (_, true) => StopReason::Patience,
+            _ => StopReason::Done,
+        }
+    }
 }
 
 /// An event for programs that read along.
@@ -126,6 +139,11 @@ enum Event<'a> {
         folder: Option<&'a Path>,
         train: usize,
         held_out: usize,
+    },
+    /// The held-out pictures behind an epoch whose look at them was interrupted.
+    Judged {
+        epoch: u64,
+        held_out_accuracy: f64,
     },
     Epoch(&'a EpochRecord),
     Saved {
@@ -143,6 +161,7 @@ pub(crate) fn interruptible() -> Result<Arc<AtomicBool>> {
             super::dashboard::restore();
             std::process::exit(130);
         }
+        note("stopping as soon as all is in order; Ctrl-C again ends at once");
     })
     .map_err(|e| Error::Config(format!("cannot listen for Ctrl-C: {e}")))?;
     Ok(flag)
@@ -219,7 +238,7 @@ impl Setup {
             (true, false) => Some(Judge::Main(Box::new(gpu.block_on(trainer.classifier(self.run.batch))?))),
             (true, true) => Some(Judge::Heads(Box::new(gpu.block_on(trainer.early_exit(self.run.batch))?))),
         };
-        reporter.event(&Event::Start {
+        reporter.tell_event(&Event::Start {
             device: gpu.summary(),
             network: &self.network,
             classes: self.data.train.classes(),
@@ -238,12 +257,9 @@ impl Setup {
         {
             let accuracy = self.judge_late(trainer, judge, &held_out, recorder, policy.out, stop)?;
             if let Some(accuracy) = accuracy {
-                let accuracy = 100.0 * accuracy;
-                reporter.line(&format!(
-                    "epoch {}/{}  held out {accuracy:.2}%",
-                    epoch + 1,
-                    self.run.epochs
-                ))?;
+                let percent = 100.0 * accuracy;
+                reporter.tell(&format!("epoch {}/{}  held out {percent:.2}%", epoch + 1, self.run.epochs))?;
+                reporter.tell_event(&Event::Judged { epoch, held_out_accuracy: accuracy })?;
             }
             history.interrupted = accuracy.is_none();
             history.patience_over = self.patience_over(recorder, epoch).is_some();
@@ -311,51 +327,56 @@ impl Setup {
                 history.interrupted = true;
                 (evaluation, aux) = (None, Vec::new());
             }
-            let record = EpochRecord {
+            let mut record = EpochRecord {
                 rate: self.run.rate_at((epoch + 1) as f64),
                 seconds: rate.elapsed().as_secs_f64(),
                 images_per_s: rate.per_second(),
                 held_out_accuracy: evaluation.as_ref().map(Evaluation::accuracy),
                 held_out: evaluation,
                 held_out_aux: aux,
+                best: false,
                 device_busy: busy.map(|busy| (busy / trained.max(1e-9)).min(1.0)),
                 summary,
             };
             let interrupted = history.interrupted;
-            let mut best = false;
-            if !record.summary.interrupted {
-                if let Some(recorder) = &mut recorder {
-                    best = recorder.epoch(&record, trainer.progress().step)?;
-                }
-                if let Some(screen) = &mut screen {
-                    screen.epoch(&record)?;
-                }
-                reporter.line(&epoch_line(&record, self.run.epochs))?;
-                reporter.event(&Event::Epoch(&record))?;
+            let whole = !record.summary.interrupted;
+            if let Some(recorder) = recorder.as_mut().filter(|_| whole) {
+                record.best = recorder.epoch(&record, trainer.progress().step)?;
             }
-            let accuracy = record.held_out_accuracy;
-            history.epochs.push(record);
+            let (accuracy, best) = (record.held_out_accuracy, record.best);
             let done = trainer.progress().epoch;
             let enough = policy.enough.zip(accuracy).is_some_and(|(enough, accuracy)| accuracy >= enough);
             let waited = recorder.as_ref().filter(|_| accuracy.is_some());
             let waited = waited.and_then(|recorder| self.patience_over(recorder, epoch));
             history.patience_over = waited.is_some();
             let last = done >= self.run.epochs || interrupted || enough || history.patience_over;
-            if let Some(epochs) = waited {
-                reporter
-                    .line(&format!("held-out accuracy did not rise for {epochs} epochs: that is enough"))?;
-            }
+            // The checkpoint comes before anything is said of it.
             let due = last || best || done.is_multiple_of(policy.save_every.max(1));
-            if let Some(out) = policy.out.filter(|_| due) {
+            let out = policy.out.filter(|_| due);
+            if let Some(out) = out {
                 let checkpoint = self.checkpoint(trainer)?;
                 match &recorder {
                     Some(recorder) => recorder.save(&checkpoint, out, best)?,
                     None => checkpoint.save(out)?,
                 }
-                reporter.event(&Event::Saved { checkpoint: out, interrupted })?;
+            }
+            if whole {
+                if let Some(screen) = &mut screen {
+                    screen.epoch(&record)?;
+                }
+                reporter.tell(&epoch_line(&record, self.run.epochs))?;
+                reporter.tell_event(&Event::Epoch(&record))?;
+            }
+            history.epochs.push(record);
+            if let Some(epochs) = waited {
+                reporter
+                    .tell(&format!("held-out accuracy did not rise for {epochs} epochs: that is enough"))?;
+            }
+            if let Some(out) = out {
+                reporter.tell_event(&Event::Saved { checkpoint: out, interrupted })?;
                 if last {
                     let why = if interrupted { "interrupted; " } else { "" };
-                    reporter.line(&format!("{why}saved {}", shown(out)))?;
+                    reporter.tell(&format!("{why}saved {}", shown(out)))?;
                 }
             }
             if enough || history.patience_over {
@@ -364,12 +385,7 @@ impl Setup {
         }
         drop(screen);
         if let Some(recorder) = recorder {
-            let reason = match (history.interrupted, history.patience_over) {
-                (true, _) => StopReason::Interrupted,
-                (_, true) => StopReason::Patience,
-                _ => StopReason::Done,
-            };
-            recorder.end(reason, trainer.progress().epoch)?;
+            recorder.end(history.reason(), trainer.progress().epoch)?;
         }
         report_bad(&loader);
         Ok(history)
@@ -412,7 +428,7 @@ impl Setup {
             preprocessing: self.preprocessing.clone(),
             progress: state.progress.clone(),
             run,
-            command_line: std::env::args().collect(),
+            command_line: command_line(),
         };
         Ok(Checkpoint { state, metadata })
     }

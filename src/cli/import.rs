@@ -8,7 +8,7 @@ use incept::nn::{GoogLeNet, Variant};
 use incept::weights::{Checkpoint, Foreign, Format, ImportOptions, Pixels};
 use serde::Serialize;
 
-use super::report::{Reporter, note, shown, thousands};
+use super::report::{Reporter, command_line, note, shown, thousands};
 use super::{Outcome, Result};
 
 /// Make a checkpoint of other people's weights: torch, safetensors, Caffe or ONNX.
@@ -94,7 +94,7 @@ impl Import {
             prefix: self.prefix.clone(),
         };
         let (mut checkpoint, ignored) = Checkpoint::import(&self.file, &file, &options)?;
-        checkpoint.metadata.command_line = std::env::args().collect();
+        checkpoint.metadata.command_line = command_line();
         checkpoint.save(&self.out)?;
         let network = &checkpoint.metadata.network;
         let parameters = checkpoint.state.parameters.values().map(|tensor| tensor.data.len()).sum();

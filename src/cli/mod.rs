@@ -43,7 +43,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use incept::Error;
 
-use report::Reporter;
+use report::{Reporter, complain, is_unread, note};
 
 /// What a command that did what it was asked for says about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,10 +150,14 @@ pub(crate) fn main() -> ExitCode {
     };
     match result {
         Ok(outcome) => outcome.code(),
-        // Whoever reads the output has gone away: nothing is left to say.
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        // Nothing is left to say.
+        Err(error) if is_unread(&error) => ExitCode::SUCCESS,
+        Err(Error::Interrupted) => {
+            note("interrupted");
+            Outcome::Interrupted.code()
+        }
         Err(error) => {
-            eprintln!("error: {error}");
+            complain(&format!("error: {error}"));
             ExitCode::FAILURE
         }
     }

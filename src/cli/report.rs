@@ -1,6 +1,6 @@
 //! Everything that is printed: results on standard output, progress and notes on standard error.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,6 +47,16 @@ impl Reporter {
         }
         let text = serde_json::to_string(value).map_err(|e| Error::Config(e.to_string()))?;
         print(&text)
+    }
+
+    /// A line about work that goes on whether or not somebody reads it.
+    pub(crate) fn tell(&self, text: &str) -> Result<()> {
+        if_read(self.line(text))
+    }
+
+    /// An event of work that goes on whether or not somebody reads it.
+    pub(crate) fn tell_event(&self, value: &impl Serialize) -> Result<()> {
+        if_read(self.event(value))
     }
 
     /// Progress of `length` units.
@@ -109,8 +119,22 @@ impl Write for Held {
 /// Says something that is no result.
 pub(crate) fn note(text: &str) {
     if !waits(false, text) {
-        eprintln!("{text}");
+        complain(text);
     }
+}
+
+/// Writes a line to standard error; where nobody reads that, there is nobody to tell.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Whether an error only says that whoever read the output has gone away.
+pub(crate) fn is_unread(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == ErrorKind::BrokenPipe)
+}
+
+fn if_read(written: Result<()>) -> Result<()> {
+    written.or_else(|error| if is_unread(&error) { Ok(()) } else { Err(error) })
 }
 
 fn print(text: &str) -> Result<()> {
@@ -140,7 +164,7 @@ impl Bar {
             self.bar.set_message(message());
         } else if self.last.elapsed() >= LINE_EVERY {
             self.last = Instant::now();
-            eprintln!("{} {position}/{} {}", self.label, self.length, message());
+            complain(&format!("{} {position}/{} {}", self.label, self.length, message()));
         }
     }
 }
@@ -224,6 +248,11 @@ pub(crate) fn share_bar(share: f32, width: usize) -> String {
     let used = text.chars().count();
     text.push_str(&" ".repeat(width - used));
     text
+}
+
+/// The command as it was typed; what is no Unicode in it is replaced.
+pub(crate) fn command_line() -> Vec<String> {
+    std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
 }
 
 /// A path for people.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use clap::Args;
 use incept::Error;
 use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing};
-use incept::runs::{Manifest, RunFolder};
+use incept::runs::{Manifest, RunFolder, StopReason};
 use incept::train::Trainer;
 use incept::weights::Checkpoint;
+use serde::Serialize;
 
 use super::config::{Config, Recipe, class_weights};
 use super::dashboard::ViewName;
@@ -16,7 +17,7 @@ use super::data::{describe, suited_input};
 use super::fit::{Policy, Run, Setup, interruptible};
 use super::options::{Common, Init, PrecisionArgs, PrecisionName};
 use super::record::{Recorder, checkpoint_of, folder_of, machine, now, unjudged};
-use super::report::{Reporter, bytes, note, shown, thousands};
+use super::report::{Reporter, bytes, command_line, note, shown, thousands};
 use super::{Outcome, Result, preview, record};
 
 /// Train a network on a data set; the run gets a folder with its configuration, log and checkpoints.
@@ -98,6 +99,23 @@ const FIXED_BY_RUN: [&str; 40] = [
     "name",
 ];
 
+/// The last event for programs that read along; those before are of the training itself.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+enum Event<'a> {
+    End {
+        reason: StopReason,
+        /// Epochs that are done.
+        epochs: u64,
+        best_accuracy: Option<f64>,
+        /// Epochs that were done when the held-out accuracy was best.
+        best_epoch: Option<u64>,
+        best: Option<&'a Path>,
+        /// The newest checkpoint.
+        last: Option<&'a Path>,
+    },
+}
+
 /// What a run begins with.
 struct Start {
     setup: Setup,
@@ -151,6 +169,14 @@ impl Train {
         let last = folder.map(|folder| unjudged(&folder, steps)).transpose()?.flatten();
         if trainer.progress().epoch >= setup.run.epochs && last.is_none() {
             note("all epochs of this run are done already: give more with --epochs");
+            reporter.event(&Event::End {
+                reason: StopReason::Done,
+                epochs: trainer.progress().epoch,
+                best_accuracy: None,
+                best_epoch: None,
+                best: None,
+                last: start.from.as_deref(),
+            })?;
             return Ok(Outcome::Done);
         }
         let (mut recorder, out) = self.recorder(&start, &trainer)?;
@@ -170,14 +196,19 @@ impl Train {
             reporter
         };
         let history = setup.fit(&mut trainer, &policy, Some(&mut recorder), &stop, reporter)?;
-        if let Some((accuracy, epoch)) = recorder.best() {
-            let best = shown(&recorder.folder().best());
-            reporter.line(&format!(
-                "best: held out {:.2}% after epoch {}, {best}",
-                100.0 * accuracy,
-                epoch + 1
-            ))?;
+        let best = recorder.best().map(|(accuracy, epoch)| (accuracy, epoch + 1, recorder.folder().best()));
+        if let Some((accuracy, epochs, file)) = &best {
+            let percent = 100.0 * accuracy;
+            reporter.line(&format!("best: held out {percent:.2}% after epoch {epochs}, {}", shown(file)))?;
         }
+        reporter.event(&Event::End {
+            reason: history.reason(),
+            epochs: trainer.progress().epoch,
+            best_accuracy: best.as_ref().map(|best| best.0),
+            best_epoch: best.as_ref().map(|best| best.1),
+            best: best.as_ref().map(|best| best.2.as_path()),
+            last: Some(&out),
+        })?;
         Ok(if history.interrupted { Outcome::Interrupted } else { Outcome::Done })
     }
 
@@ -329,7 +360,8 @@ impl Train {
         own.tensorboard = given.tensorboard.clone().or_else(|| own.tensorboard.clone());
         own.out = given.out.clone();
         own.runs_dir = given.runs_dir.clone().or_else(|| own.runs_dir.clone());
-        own.view = given.view.or(own.view);
+        // How it was looked at is not a part of the run: the terminal may be another one, or none.
+        own.view = given.view;
         let options = OpenOptions {
             held_out: run.held_out,
             limit: run.limit,
@@ -406,7 +438,7 @@ impl Train {
             checkpoint: (out != folder.last())
                 .then(|| std::path::absolute(&out).unwrap_or_else(|_| out.clone())),
             from: from.clone(),
-            command_line: std::env::args().collect(),
+            command_line: command_line(),
         };
         let manifest = match folder.manifest() {
             // What was known at the start of a run that goes on stays.

@@ -209,8 +209,13 @@ impl Default for OpenOptions {
 /// WebDataset's tar or parquet files, one or a folder of them. Of several, those called `val`, `valid` or `test` are held out.
 ///
 /// # Errors
-/// [`Error::Io`] if the folder cannot be read, [`Error::Format`] if it is none of these or a file is damaged.
+/// [`Error::Io`] if the folder cannot be read, [`Error::Format`] if it is none of these or a file is damaged, [`Error::Config`] if the share that
+/// is held out is none.
 pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
+    let share = options.held_out;
+    if !(share > 0.0 && share < 1.0) {
+        return Err(Error::Config(format!("--held-out must be between 0 and 1, not {share}")));
+    }
     let Found { train, held_out, name, suits } = find(what)?;
     let (train, held_out) = match held_out {
         Some(held_out) => (train, held_out),

@@ -68,7 +68,7 @@ pub(crate) struct Explain {
         requires = "train"
     )]
     rate: f64,
-    /// Train on at most so many pictures, chosen evenly over the classes.
+    /// Train on at most so many pictures, chosen evenly over the classes [default: 0, all].
     #[arg(long, value_name = "COUNT", help_heading = "Data")]
     limit: Option<usize>,
     /// Share of the pictures that is held out where the data set has no test part.
@@ -127,14 +127,14 @@ impl Explain {
         let gpu = common.open()?;
         let flow =
             gpu.block_on(GradientFlow::measure(&gpu, &network, weights.as_ref(), self.seed, &batch))?;
-        table(&flow, reporter)?;
-        for line in findings(&flow) {
-            reporter.line(&line)?;
-        }
         let figure =
             flow_plot::FlowFigure { flow: &flow, subtitle: format!("{what}, one batch of {}", batch.count) };
         for path in &plots {
             plot::save(&figure, path)?;
+        }
+        table(&flow, reporter)?;
+        for line in findings(&flow) {
+            reporter.line(&line)?;
         }
         reporter.line(&format!("plot: {}", plots.iter().map(|p| shown(p)).collect::<Vec<_>>().join(", ")))?;
         reporter.event(&FlowResult {
@@ -170,7 +170,8 @@ impl Explain {
     }
 
     fn options(&self) -> OpenOptions {
-        OpenOptions { held_out: self.held_out, limit: self.limit, ..OpenOptions::default() }
+        let limit = self.limit.filter(|limit| *limit > 0);
+        OpenOptions { held_out: self.held_out, limit, ..OpenOptions::default() }
     }
 
     /// The network to look at, and a batch for it.
@@ -290,11 +291,12 @@ fn findings(flow: &GradientFlow) -> Vec<String> {
     }
     if let Some(first) = flow.parts.first().filter(|_| flow.losses.len() > 1) {
         let main = of(first, "main").map_or(0.0, |l| l.share);
+        // Gradients of two losses may point against each other: then a share is below zero and the other above one.
+        let main = 100.0 * main.clamp(0.0, 1.0);
         lines.push(format!(
-            "what arrives at {} comes to {:.0}% from the auxiliary softmaxes and to {:.0}% from the main one",
+            "what arrives at {} comes to {:.0}% from the auxiliary softmaxes and to {main:.0}% from the main one",
             first.part,
-            100.0 * (1.0 - main),
-            100.0 * main
+            100.0 - main,
         ));
     }
     lines

@@ -107,7 +107,7 @@ impl Explain {
                 TrainingGraph::new(network, &recipe.optimizer, batch)?.plan(&gpu)
             })?;
         }
-        reporter.event(&Event::Start {
+        reporter.tell_event(&Event::Start {
             device: gpu.summary(),
             network: &with,
             recipe: &recipe,
@@ -166,13 +166,13 @@ impl Explain {
         let (epochs, seeds, chance) = (self.epochs, self.seeds, pairs.chance());
         let verdict = Verdict { epochs, seeds, with, without, overlap, pairs, chance };
         let reporter = trial.reporter;
-        table(comparison, reporter)?;
-        for line in verdict.words() {
-            reporter.line(&line)?;
-        }
         let figure = CurvesFigure { comparison, subtitle };
         for path in plots {
             plot::save(&figure, path)?;
+        }
+        table(comparison, reporter)?;
+        for line in verdict.words() {
+            reporter.line(&line)?;
         }
         let seconds = trial.rate.elapsed();
         let files: Vec<String> = plots.iter().map(|p| shown(p)).collect();
@@ -208,7 +208,7 @@ impl Trial<'_> {
         let mut failed = None;
         let aux_weight = network.aux_weight;
         let looked = |point: &CurvePoint| {
-            let told = self.reporter.event(&Event::Look { seed, aux_weight, point });
+            let told = self.reporter.tell_event(&Event::Look { seed, aux_weight, point });
             failed = failed.take().or(told.err());
         };
         let run =
