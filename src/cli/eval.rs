@@ -210,7 +210,11 @@ impl Eval {
         let contestants: Vec<Contestant> =
             checkpoints.iter().map(|path| Contestant::load(path)).collect::<Result<_>>()?;
         let (what, set) = held_out(&contestants, data, self.part)?;
-        let set = if let Some(limit) = self.limit.filter(|limit| *limit > 0) { at_most(set, limit, 0) } else { set };
+        let set = if let Some(limit) = self.limit.filter(|limit| *limit > 0) {
+            at_most(set, limit, 0)
+        } else {
+            set
+        };
         let gpu = common.open()?;
         let element = self.precision.element(&gpu);
         let first = &contestants[0];

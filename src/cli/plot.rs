@@ -372,7 +372,8 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_drawn_become_numbers() {
-        for name in ["frog", "Żółw", "ağaç", "γάτα", "кошка", "Chó mèo", "’n “a” – b…"] {
+        for name in ["frog", "Żółw", "ağaç", "γάτα", "кошка", "Chó mèo", "’n “a” – b…"]
+        {
             assert_eq!(class_label(name, 1), name);
         }
         assert_eq!((class_label("猫", 3).as_str(), legible("猫.png").as_str()), ("class 3", "□.png"));

@@ -213,8 +213,10 @@ fn closest(path: &Path, tensors: &Tensors<'_>, prefix: Option<&str>) -> Result<(
                 return Ok((*variant, String::new()));
             }
             let prefixes: Vec<&str> = several.iter().map(|(_, prefix)| *prefix).collect();
-            let reason =
-                format!("holds several networks: `incept import` takes one with --prefix {}", prefixes.join(" or "));
+            let reason = format!(
+                "holds several networks: `incept import` takes one with --prefix {}",
+                prefixes.join(" or ")
+            );
             Err(Error::format(path, reason))
         }
     }
