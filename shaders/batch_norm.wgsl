@@ -172,7 +172,7 @@ fn apply(
 #endif
         var y = (Value(x_data[x_first + k]) - mean) * scale + shift;
 #if RELU
-        y = max(y, Value());
+        y = select(y, Value(), y <= Value());
 #endif
         y_data[y_first + k] = y_data_element(y);
     }

@@ -103,7 +103,7 @@ fn store(o: u32, q: u32, place: u32, sum: f32) {
     value = (value - mean[o]) * (inverseSqrt(variance[o] + p.epsilon) * scale[o]) + shift[o];
 #endif
 #if RELU
-    value = max(value, 0.0);
+    value = select(value, 0.0, value <= 0.0);
 #endif
     y_data[place + o * p.out_height * p.out_width] = y_data_element(value);
 }

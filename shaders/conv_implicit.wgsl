@@ -92,7 +92,7 @@ fn finish(value: Value, row: u32, pixel: u32, plane: u32) {
     total = (total - mean[row]) * (inverseSqrt(variance[row] + p.epsilon) * scale[row]) + shift[row];
 #endif
 #if RELU
-    total = max(total, Value(0.0));
+    total = select(total, Value(0.0), total <= Value(0.0));
 #endif
 #if ACCUMULATE
     total += Value(result[at]);

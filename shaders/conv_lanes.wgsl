@@ -171,7 +171,7 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
             value = (value - mean[o]) * (inverseSqrt(variance[o] + p.epsilon) * scale[o]) + shift[o];
 #endif
 #if RELU
-            value = max(value, vec4<f32>(0.0));
+            value = select(value, vec4<f32>(0.0), value <= vec4<f32>(0.0));
 #endif
 #if VECTOR
             let inner = (o * p.out_height + y) * p.out_width + x;

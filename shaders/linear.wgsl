@@ -18,7 +18,7 @@ fn right(k: u32, n: u32) -> f32 { return weight[n * p.features + k]; }
 fn store(m: u32, n: u32, sum: f32) {
     var value = sum + bias[n];
 #if RELU
-    value = max(value, 0.0);
+    value = select(value, 0.0, value <= 0.0);
 #endif
     y_data[p.y_offset + m * p.y_stride + n] = y_data_element(value);
 }

@@ -11,7 +11,9 @@ fn relu(
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
     let at = p.offset + i / p.item * p.stride + i % p.item;
-    y[at] = y_element(max(f32(y[at]), 0.0));
+    // Not max: with NaN that is 0 on most drivers, and then no loss shows that a sum overflowed.
+    let x = f32(y[at]);
+    y[at] = y_element(select(x, 0.0, x <= 0.0));
 }
 
 //# relu_grad
@@ -25,7 +27,7 @@ fn relu_grad(
     if i >= p.count { return; }
     let item = i / p.item;
     let within = i % p.item;
-    // max(0, NaN) differs between drivers; a NaN in the forward pass shows in the loss.
+    // What is no number has no gradient: it shows in the loss.
     if !(f32(y[p.forward_offset + item * p.forward_stride + within]) > 0.0) {
         dy[p.offset + item * p.stride + within] = dy_element(0.0);
     }

@@ -191,6 +191,63 @@ fn the_device_combines_the_three_gradients_with_their_weights() {
     }
 }
 
+/// Slow GPUs take a step in several submissions, or their drivers would take them for hung.
+#[test]
+fn a_step_in_several_submissions_is_the_same_step() {
+    let gpu = gpu();
+    let steps = |most: Option<u64>| {
+        let network = small(Variant::Paper);
+        let optimizer = Optimizer { clip_norm: Some(1.0), ..Optimizer::default() };
+        let mut trainer =
+            gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 2, 5, |_, _| ())).expect("can train");
+        if let Some(most) = most {
+            trainer.limit_submissions(most);
+        }
+        gpu.block_on(trainer.watch()).expect("can be watched");
+        let before = gpu.counters();
+        (0..2).for_each(|i| trainer.step(&batch(2, i), 0.01).expect("a step"));
+        let metrics = gpu.block_on(trainer.metrics(0)).expect("metrics");
+        let asked = gpu.counters().since(&before);
+        let busy = trainer.busy_seconds();
+        let state = gpu.block_on(trainer.state()).expect("the state can be read");
+        (
+            metrics,
+            state.parameters,
+            asked.submissions,
+            asked.read_backs,
+            busy,
+            trainer.session().dispatch_count(),
+        )
+    };
+    let (whole, cut, single) = (steps(None), steps(Some(2_000_000)), steps(Some(0)));
+    assert_eq!((whole.2, whole.3), (2, 2));
+    assert!(cut.2 > 4 && cut.2 < single.2, "{} submissions", cut.2);
+    assert_eq!((single.2, single.3), (2 * single.5 as u64, 2));
+    for other in [&cut, &single] {
+        assert_eq!((&whole.0, &whole.1), (&other.0, &other.1));
+        assert_eq!(other.4.is_some(), whole.4.is_some());
+        assert!(other.4.is_none_or(|seconds| seconds > 0.0));
+    }
+}
+
+/// A sum that overflowed is no number behind a ReLU either, and so the loss tells of it.
+#[test]
+fn what_is_no_number_shows_in_the_loss() {
+    let gpu = gpu();
+    for variant in [Variant::Paper, Variant::Torchvision] {
+        let network = small(variant);
+        let mut trainer = gpu
+            .block_on(Trainer::new(&gpu, &network, &Optimizer::default(), 2, 5, |_, _| ()))
+            .expect("can train");
+        let mut data = batch(2, 1);
+        let size = data.images.len() / 2;
+        data.images[size..].fill(f32::NAN);
+        trainer.step(&data, 0.0).expect("a step");
+        let metrics = gpu.block_on(trainer.metrics(0)).expect("metrics");
+        assert!(metrics[0].heads.iter().all(|head| head.loss.is_nan()), "{variant}: {metrics:?}");
+    }
+}
+
 /// The state of a fresh trainer after some steps.
 fn trained(gpu: &Gpu, network: &GoogLeNet, optimizer: &Optimizer, steps: u64) -> TrainingState {
     let mut trainer =

@@ -7,7 +7,7 @@ use incept::gpu::probe_kernels;
 use incept::graph::{Element, Graph, Operation, Spec};
 use incept::kernel::{AdapterClass, Cooperative, Kernel, Operand, Operands, Profile, pipeline_text};
 use incept::nn::GoogLeNet;
-use incept::ops::{Add, AvgPool, AvgPoolGrad, Copy, Fill, Relu, ReluGrad};
+use incept::ops::{AdamW, Add, AvgPool, AvgPoolGrad, Copy, Fill, Relu, ReluGrad};
 use incept::plan::{Plan, PlanOptions};
 use incept::train::{Averaging, InferenceGraph, Optimizer, Precision, Rule, TrainingGraph};
 use naga::ShaderStage;
@@ -109,6 +109,8 @@ fn other_kernels(profile: &Profile) -> Vec<Kernel> {
     let small = pool.infer(&[&x]).expect("shapes fit").remove(0);
     let grad =
         |accumulate| AvgPoolGrad { pool: Some(pool.clone()), size: [14, 14], accumulate, masked: false };
+    let region = Spec::f32([64]);
+    let adam = vec![region.clone(), region.clone(), region.clone(), region, Spec::f32([2])];
     let calls: Vec<(Box<dyn Operation>, Vec<Spec>)> = vec![
         (Box::new(pool.clone()), vec![x.clone()]),
         (Box::new(grad(false)), vec![small.clone()]),
@@ -117,6 +119,8 @@ fn other_kernels(profile: &Profile) -> Vec<Kernel> {
         (Box::new(ReluGrad), vec![x.clone(), x.clone()]),
         (Box::new(Add), vec![x.clone(), x.clone()]),
         (Box::new(Copy), vec![x]),
+        // Logarithms of these are infinite, and no literal is.
+        (Box::new(AdamW { beta1: 0.0, beta2: 0.0, epsilon: 1e-8 }), adam),
         (Box::new(Fill { value: 1.0, shape: [1].into(), scaled: true }), vec![]),
     ];
     let mut kernels = probe_kernels(profile);

@@ -173,10 +173,13 @@ fn a_default_that_is_wrong_gives_way() {
     assert_eq!((only(&tuning).implementation.as_str(), tuning.changed), ("plain", 1));
     let (plan, _) = plan_twice(&["wrong", "plain"], 6400, Some(&gpu.choices()));
     assert_eq!(plan.nodes[0].implementation.name, "plain");
-    // With nothing right there is nothing to choose, and nothing to fail over.
+    // With nothing right there is nothing to choose and to keep, and nothing to fail over.
     let (plan, _) = plan_twice(&["wrong", "idle"], 6400, None);
-    let tuning = run(&open(), &plan, &TuneOptions::fast());
-    assert_eq!((only(&tuning).implementation.as_str(), tuning.left), ("wrong", 1));
+    let (gpu, options) = (open(), TuneOptions::fast());
+    for _ in 0..2 {
+        let tuning = run(&gpu, &plan, &options);
+        assert_eq!((tuning.choices.len(), tuning.left, tuning.known, tuning.rejected.len()), (0, 1, 0, 2));
+    }
 }
 
 /// The choice of `name` for every node of a plan that is offered it.

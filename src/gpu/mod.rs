@@ -22,6 +22,8 @@ pub(crate) use trial::{Pool, Prepared, Stage};
 pub use trial::{Trial, TrialOutput};
 
 use std::collections::HashMap;
+#[cfg(not(target_arch = "wasm32"))]
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
@@ -329,9 +331,22 @@ impl Gpu {
             }
             // The futures of this module wait for nothing but the device.
             let submission_index = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
-            self.device()
-                .poll(wgpu::PollType::Wait { submission_index, timeout: None })
-                .map_err(|e| self.driver("waiting for the device", e.to_string()))?;
+            self.poll(wgpu::PollType::Wait { submission_index, timeout: None }, "waiting for the device")?;
+        }
+    }
+
+    /// Lets the device call back what is done.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] if it was lost, [`Error::Driver`] if it does not answer.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn poll(&self, how: wgpu::PollType, context: &str) -> Result<()> {
+        // wgpu 30 panics where it finds the device lost while it waits, after it has called the callback that notes so. Nothing of
+        // ours is left half done by that: what is awaited never comes.
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| self.device().poll(how)));
+        match polled {
+            Ok(polled) => polled.map(drop).map_err(|e| self.driver(context, e.to_string())),
+            Err(_) => Err(self.driver(context, "the driver gave up".into())),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A plan on a device: buffers, pipelines and bind groups made once, then one submission a run. Scalars come back through a
-//! ring of staging buffers without stalling the device.
+//! A plan on a device: buffers, pipelines and bind groups made once, then one submission a run, or several where one would take so long that
+//! drivers take the device for hung. Scalars come back through a ring of staging buffers without stalling the device.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -9,7 +9,7 @@ use std::task::Poll;
 use super::element::{decode, encode};
 use super::{Clock, Download, Gpu, Interval, Regions, Signal, take_mapped};
 use crate::error::{Error, Result};
-use crate::graph::{NodeId, Role, TensorId};
+use crate::graph::{NodeId, Role, Spec, TensorId};
 use crate::kernel::{Slot, Step};
 use crate::plan::{METRIC_STRIDE, Place, Plan, PlannedNode, Store};
 
@@ -42,6 +42,8 @@ pub struct Session {
     idle: Vec<wgpu::Buffer>,
     pending: VecDeque<Pending>,
     watch: Option<Watch>,
+    /// Work of a submission at most.
+    most_work: u64,
 }
 
 /// One dispatch of a run, timed by itself.
@@ -74,6 +76,8 @@ struct Dispatch {
     pipeline: Arc<super::Pipeline>,
     group: wgpu::BindGroup,
     groups: [u32; 3],
+    /// Multiply-adds, and what moving its values takes instead.
+    work: u64,
 }
 
 impl Dispatch {
@@ -92,6 +96,30 @@ struct Pending {
     buffer: wgpu::Buffer,
     mapping: Signal,
     submission: wgpu::SubmissionIndex,
+}
+
+/// What moving a value takes, in multiply-adds.
+const MOVE: u64 = 8;
+
+/// The work of each kernel of a node, as if they shared it evenly.
+fn work(plan: &Plan, node: &PlannedNode) -> u64 {
+    let spec = |id: &TensorId| &plan.graph.tensor_ref(*id).spec;
+    let graph_node = plan.graph.node_ref(node.node);
+    let inputs: Vec<&Spec> = graph_node.inputs.iter().map(spec).collect();
+    let outputs: Vec<&Spec> = graph_node.outputs.iter().map(spec).collect();
+    let values: usize = inputs.iter().chain(&outputs).map(|spec| spec.shape.volume()).sum();
+    let all = graph_node.op.macs(&inputs, &outputs) + MOVE * values as u64;
+    all / node.implementation.kernels.len().max(1) as u64
+}
+
+/// How many dispatches from the beginning are one submission: at least one, if there is one.
+fn fitting(dispatches: &[&Dispatch], most: u64) -> usize {
+    let mut sum = 0u64;
+    let fit = dispatches.iter().take_while(|dispatch| {
+        sum = sum.saturating_add(dispatch.work);
+        sum <= most
+    });
+    fit.count().max(1).min(dispatches.len())
 }
 
 impl Session {
@@ -131,6 +159,7 @@ impl Session {
             idle: Vec::new(),
             pending: VecDeque::new(),
             watch: None,
+            most_work: gpu.profile().class.work_of_a_submission(),
         };
         for (id, tensor) in plan.graph.tensors() {
             if let Role::Constant(values) = &tensor.role {
@@ -154,6 +183,7 @@ impl Session {
 
     /// Compiles and binds the kernels of a node.
     async fn prepare(&mut self, plan: &Plan, node: &PlannedNode) -> Result<()> {
+        let work = work(plan, node);
         for (number, kernel) in node.implementation.kernels.iter().enumerate() {
             let pipeline = self.gpu.pipeline(kernel).await?;
             let mut bindings = Vec::with_capacity(kernel.bindings.len());
@@ -183,9 +213,15 @@ impl Session {
                 pipeline,
                 group,
                 groups: kernel.groups,
+                work,
             });
         }
         Ok(())
+    }
+
+    /// Cuts runs into submissions of at most so many multiply-adds, in place of what suits the adapter's class. A dispatch is never cut.
+    pub fn limit_submissions(&mut self, multiply_adds: u64) {
+        self.most_work = multiply_adds;
     }
 
     pub(super) fn buffer(&self, place: Place) -> Result<&wgpu::Buffer> {
@@ -249,7 +285,7 @@ impl Session {
         Ok(())
     }
 
-    /// Runs the whole plan in one submission, and sends its scalars on their way to the host. Returns at once; the number of
+    /// Runs the whole plan, and sends its scalars on their way to the host. Returns at once; the number of
     /// the run is that of its [`Metrics`].
     ///
     /// # Errors
@@ -259,28 +295,27 @@ impl Session {
         Ok(self.runs - 1)
     }
 
-    /// Runs the nodes of [`Plan::graph`] with these numbers in one submission: segments that follow each other do what the
-    /// whole does. With `send`, the submission counts as a run and sends the scalars.
+    /// Runs the nodes of [`Plan::graph`] with these numbers: segments that follow each other do what the whole does. With `send`,
+    /// they count as a run and send the scalars.
     ///
     /// # Errors
     /// Whatever the driver has reported since the last call.
     pub fn submit_nodes(&mut self, step: &Step, nodes: Range<usize>, send: bool) -> Result<()> {
         self.gpu.queue().write_buffer(&self.step, 0, bytemuck::bytes_of(step));
-        let mut encoder =
-            self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let timestamp_writes =
-                self.watch.as_ref().filter(|_| send).map(|watch| wgpu::ComputePassTimestampWrites {
-                    query_set: &watch.queries,
-                    beginning_of_pass_write_index: Some(0),
-                    end_of_pass_write_index: Some(1),
-                });
-            let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
-            let mut pass = encoder.begin_compute_pass(&descriptor);
-            for dispatch in self.dispatches.iter().filter(|d| nodes.contains(&d.node.index())) {
-                dispatch.record(&mut pass);
+        let wanted: Vec<&Dispatch> =
+            self.dispatches.iter().filter(|d| nodes.contains(&d.node.index())).collect();
+        let mut encoder = None;
+        let mut rest = wanted.as_slice();
+        while encoder.is_none() || !rest.is_empty() {
+            if let Some(full) = encoder.take() {
+                self.gpu.submit(full);
             }
+            let first = rest.len() == wanted.len();
+            let (now, later) = rest.split_at(fitting(rest, self.most_work));
+            rest = later;
+            encoder = Some(self.record(now, send.then_some((first, later.is_empty()))));
         }
+        let Some(mut encoder) = encoder else { return Ok(()) };
         if !send {
             self.gpu.submit(encoder);
             return self.gpu.check("a segment");
@@ -311,16 +346,30 @@ impl Session {
         self.gpu.check("a run")
     }
 
+    /// The dispatches of a submission. Of a run that is watched, its `ends` say whether it is the first and whether it is the last one.
+    fn record(&self, dispatches: &[&Dispatch], ends: Option<(bool, bool)>) -> wgpu::CommandEncoder {
+        let mut encoder =
+            self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let watched = self.watch.as_ref().zip(ends).filter(|(_, (first, last))| *first || *last);
+        let timestamp_writes = watched.map(|(watch, (first, last))| wgpu::ComputePassTimestampWrites {
+            query_set: &watch.queries,
+            beginning_of_pass_write_index: first.then_some(0),
+            end_of_pass_write_index: last.then_some(1),
+        });
+        let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+        let mut pass = encoder.begin_compute_pass(&descriptor);
+        dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
+        drop(pass);
+        encoder
+    }
+
     /// The scalars that have arrived, oldest first, without waiting.
     ///
     /// # Errors
     /// [`Error::Driver`] if reading failed.
     pub fn arrived(&mut self) -> Result<Vec<Metrics>> {
         #[cfg(not(target_arch = "wasm32"))]
-        self.gpu
-            .device()
-            .poll(wgpu::PollType::Poll)
-            .map_err(|e| self.gpu.driver("polling the device", e.to_string()))?;
+        self.gpu.poll(wgpu::PollType::Poll, "polling the device")?;
         let mut arrived = Vec::new();
         while let Some(first) = self.pending.front() {
             let Poll::Ready(result) = first.mapping.poll(None) else { break };

@@ -363,6 +363,7 @@ impl Implementation {
     /// Whether it runs within the limits of a device.
     pub fn fits(&self, profile: &Profile) -> bool {
         self.workgroup_memory <= profile.workgroup_memory
+            && self.scratch.iter().all(|bytes| *bytes <= profile.binding.min(profile.buffer))
             && self.kernels.iter().all(|k| k.groups.iter().all(|count| *count <= MOST_GROUPS))
             && self.kernels.iter().all(|k| k.workgroup.iter().product::<u32>() <= profile.invocations)
             && self

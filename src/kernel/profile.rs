@@ -21,6 +21,16 @@ impl AdapterClass {
     pub const SOFTWARE: &'static [Self] = &[Self::Software];
     /// None: for what is only taken where it was measured to be fastest.
     pub const NONE: &'static [Self] = &[];
+
+    /// Multiply-adds of a submission at most. Windows resets a GPU that works on one for two seconds, and other systems and browsers have such
+    /// a limit too: this is half a second to one of slow GPUs of the class, and milliseconds of fast ones. What a CPU does nobody resets.
+    pub fn work_of_a_submission(self) -> u64 {
+        match self {
+            Self::Discrete => 1 << 37,
+            Self::Integrated => 1 << 34,
+            Self::Software => u64::MAX,
+        }
+    }
 }
 
 /// Cooperative matrices of a device (tensor cores, simdgroup matrices): square ones that a subgroup multiplies together, with sums in f32.

@@ -100,8 +100,9 @@ fn literal(value: Scalar) -> String {
     }
 }
 
-/// A literal that gives back exactly this f32.
+/// A literal that gives back exactly this f32, which must be finite: WGSL has no others.
 fn float(v: f32) -> String {
+    debug_assert!(v.is_finite(), "{v} in the geometry of a kernel");
     format!("{v:e}f")
 }
 

@@ -43,8 +43,8 @@ impl Operation for AdamW {
                 .kernel(operands, SOURCE, "adamw")
                 .geometry("beta1", self.beta1)
                 .geometry("beta2", self.beta2)
-                .geometry("log_beta1", f64::from(self.beta1).ln() as f32)
-                .geometry("log_beta2", f64::from(self.beta2).ln() as f32)
+                .geometry("log_beta1", log(self.beta1))
+                .geometry("log_beta2", log(self.beta2))
                 .geometry("epsilon", self.epsilon);
             let kernel = part.bind(kernel, "parameters", Slot::Output(0));
             let kernel = part.bind(kernel, "gradients", Slot::Input(1));
@@ -54,4 +54,9 @@ impl Operation for AdamW {
         });
         vec![Implementation::new("linear", kernels.collect())]
     }
+}
+
+/// The natural logarithm, finite for 0 too: WGSL has no literal of infinity, and the exponential of this is 0 as well.
+fn log(beta: f32) -> f32 {
+    f64::from(beta).ln().max(-1e30) as f32
 }

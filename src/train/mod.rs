@@ -214,6 +214,11 @@ impl Trainer {
         self.progress.batch = batch;
     }
 
+    /// As [`Session::limit_submissions`].
+    pub fn limit_submissions(&mut self, multiply_adds: u64) {
+        self.session.limit_submissions(multiply_adds);
+    }
+
     /// Sends one training step to the device and returns at once; what it measures comes from [`Trainer::metrics`].
     ///
     /// # Errors

@@ -157,7 +157,7 @@ pub async fn tune(
     };
     let mut before = 0;
     for job in &jobs {
-        let times = tuner.measure(job).await?;
+        let found = tuner.measure(job).await?;
         // A job that was ended in its middle has no fair winner.
         if tuner.ended {
             break;
@@ -165,7 +165,7 @@ pub async fn tune(
         before += job.candidates.len();
         tuner.done = before;
         tuner.weight_done += weight(job);
-        tuning.take(job, &times, options.effort);
+        tuning.take(job, &found, options.effort);
     }
     tuning.rejected = tuner.rejected;
     gpu.add_choices(tuning.choices.clone());
@@ -173,8 +173,14 @@ pub async fn tune(
 }
 
 impl Tuning {
-    /// Decides for a job, given the times of the implementations that are right.
-    fn take(&mut self, job: &Job<'_>, times: &[(&'static str, Duration)], effort: Effort) {
+    /// Decides for a job, given what was found out about it.
+    fn take(&mut self, job: &Job<'_>, found: &Found, effort: Effort) {
+        let times = &found.times;
+        // A default that is wrong, or was short of memory this time, is nothing to keep: it is asked again another time.
+        if found.unsettled || times.is_empty() && found.refused {
+            self.left += 1;
+            return;
+        }
         let default = job.candidates[0].name;
         let time = |name| times.iter().find(|(n, _)| *n == name).map(|(_, t)| t.as_secs_f64());
         let fastest = times.iter().min_by_key(|(_, time)| *time).map_or(default, |(name, _)| name);
@@ -196,6 +202,17 @@ impl Tuning {
         let (implementation, kernels) = (chosen.to_string(), job.kernels.clone());
         self.choices.insert(&*job.key, Choice { implementation, kernels, effort, microseconds });
     }
+}
+
+/// What was found out about a job.
+#[derive(Debug, Default)]
+struct Found {
+    /// The times of the implementations that are right.
+    times: Vec<(&'static str, Duration)>,
+    /// Whether an implementation was not right, or the driver refused it.
+    refused: bool,
+    /// Whether memory was short, which may be otherwise another time.
+    unsettled: bool,
 }
 
 impl Job<'_> {
@@ -285,11 +302,11 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         !self.ended && budget != Some(Duration::ZERO)
     }
 
-    /// The times of those implementations of a job that are right; none if time or memory do not suffice.
-    async fn measure(&mut self, job: &Job<'_>) -> Result<Vec<(&'static str, Duration)>> {
-        let mut times = Vec::new();
+    /// Checks and times the implementations of a job, as far as time and memory suffice.
+    async fn measure(&mut self, job: &Job<'_>) -> Result<Found> {
+        let mut found = Found::default();
         if !self.go_on(job.layer) {
-            return Ok(times);
+            return Ok(found);
         }
         let step = Step::default();
         let specs: Vec<&Spec> = job.inputs.iter().map(|o| &o.spec).collect();
@@ -297,7 +314,7 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         let arrays: Vec<_> = specs.iter().zip(1..).map(|(spec, seed)| noise(spec, seed)).collect();
         let arrays: Vec<_> = arrays.iter().collect();
         let Some(mut expected) = Expected::new(job.op, &specs, &outputs, &arrays, &step) else {
-            return Ok(times);
+            return Ok(found);
         };
         let trial = Trial::of(job.op, job.inputs.clone(), job.outputs.clone());
         let stage = match Stage::new(self.gpu, &mut self.pool, &trial, &arrays, &step).await {
@@ -305,7 +322,7 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
             Err(lost @ Error::DeviceLost(_)) => return Err(lost),
             Err(error) => {
                 log::warn!("{}: keeps its default: {error}", job.layer);
-                return Ok(times);
+                return Ok(Found { unsettled: true, ..found });
             }
         };
         // What a driver refuses is refused again, with its reason, when its turn comes.
@@ -316,15 +333,20 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         for candidate in &job.candidates {
             // What runs on a device cannot be stopped: what would likely outlast the time is not started.
             let short = self.deadline.is_some_and(|at| Instant::now() + PATIENCE * longest > at);
-            if !self.go_on(job.layer) || short {
+            // Unless the ones before it are wrong: then the network needs this one.
+            let needed = found.refused && found.times.is_empty();
+            let in_time = self.go_on(job.layer) && !short;
+            if self.ended || !(in_time || needed) {
                 break;
             }
             let begin = Instant::now();
             match self.candidate(&stage, candidate, &mut expected, &mut quickest).await {
-                Ok(time) => times.push((candidate.name, time)),
+                Ok(time) => found.times.push((candidate.name, time)),
                 Err(lost @ Error::DeviceLost(_)) => return Err(lost),
                 Err(error) => {
                     let (layer, implementation) = (job.layer.to_string(), candidate.name.to_string());
+                    found.unsettled |= matches!(error, Error::OutOfMemory { .. });
+                    found.refused = true;
                     let reason = error.to_string();
                     log::warn!("`{implementation}` is not used for {}: {reason}", job.key);
                     self.rejected.push(Rejected { layer, implementation, reason });
@@ -334,7 +356,7 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
             self.done += 1;
         }
         stage.release(&mut self.pool);
-        Ok(times)
+        Ok(found)
     }
 
     /// Checks an implementation, and only then times it.
