@@ -55,6 +55,14 @@ pub enum Error {
         /// The first step without a loss.
         step: u64,
     },
+    /// Gradients overflow however little the loss is scaled: no update is done any more.
+    #[error(
+        "gradients stored as f16 overflow in every step since {step}, at the smallest loss scale too: use --precision f32, a smaller --rate, or --clip-norm 1"
+    )]
+    Overflows {
+        /// The first step without an update.
+        step: u64,
+    },
     /// The driver refused or failed a kernel.
     #[error("kernel `{kernel}` failed on the device: {reason}")]
     Kernel {

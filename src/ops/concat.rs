@@ -7,7 +7,7 @@ use crate::graph::{Alias, Backward, Operation, Spec};
 use crate::kernel::{Implementation, Operands, Profile};
 use crate::weights::{OnnxAttribute, OnnxExport};
 
-/// The inputs one after another along the channels. Inputs: [batch, channels, height, width] that differ in channels alone.
+/// The inputs one after another along the channels. Inputs: different tensors, [batch, channels, height, width] that differ in channels alone.
 #[derive(Clone, Debug)]
 pub struct Concat;
 

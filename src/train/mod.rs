@@ -28,6 +28,7 @@ use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
 use crate::graph::{Region, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
+use crate::ops::LossScale;
 use crate::weights::{HostTensor, Progress, TrainingState};
 
 /// One softmax in one training step.
@@ -67,6 +68,13 @@ pub struct ScalingMetrics {
     pub scale: f32,
     /// Updates so far that were skipped because their gradients overflowed.
     pub skipped: u64,
+}
+
+impl ScalingMetrics {
+    /// Whether the scale cannot become smaller: what overflows now overflows for good.
+    pub fn is_smallest(&self) -> bool {
+        self.scale <= LossScale::RANGE[0]
+    }
 }
 
 /// A network in training on a device.
