@@ -118,6 +118,8 @@ fn statistics(
     let values = f32(p.items * p.pixels);
     means[c] = mean;
     inverse_stds[c] = 1.0 / sqrt(squares / values + p.epsilon);
+    // Sums that overflowed, as f16 may, would stay in the running statistics for good; the update of the parameters is left out then too.
+    if (bitcast<u32>(squares) & 0x7f800000u) == 0x7f800000u { return; }
     running_mean[c] += p.momentum * (mean - running_mean[c]);
     // The running variance is unbiased; of a single value there is none, and 0 / 1 stands for it.
     running_var[c] += p.momentum * (squares / max(values - 1.0, 1.0) - running_var[c]);

@@ -104,7 +104,7 @@ fn train_eval_and_classify_go_together() {
     let end = &events[5];
     assert_eq!((&end["reason"], &end["epochs"], &end["last"]), (&"done".into(), &2.into(), &out.into()));
     let best = end["best_epoch"].as_u64().expect("one is the best") as usize;
-    let of_best = &events[2 * best - 1];
+    let of_best = &events[2 * best + 1];
     assert_eq!((&of_best["best"], &of_best["held_out_accuracy"]), (&true.into(), &end["best_accuracy"]));
     let heads = events[1]["heads"].as_array().expect("three heads");
     assert_eq!(heads.iter().filter_map(|h| h["name"].as_str()).collect::<Vec<_>>(), ["main", "aux1", "aux2"]);
@@ -253,9 +253,19 @@ fn ctrl_c_saves_and_exits_130() {
     assert_eq!((&saved["event"], &saved["interrupted"]), (&"saved".into(), &true.into()), "{rest:?}");
     assert_eq!((&end["event"], &end["reason"]), (&"end".into(), &"interrupted".into()), "{rest:?}");
 
-    stdout(&quick(text(&whole), &["--epochs", "5"]));
-    stdout(&["train", "--resume", text(&cut), "--epochs", "5", "--no-validation"]);
+    let of_whole = json(&quick(text(&whole), &["--epochs", "5", "--json"]));
+    let of_rest = json(&["train", "--resume", text(&cut), "--epochs", "5", "--no-validation", "--json"]);
     assert_eq!(tensors(&whole), tensors(&cut));
+    // The epoch that was left is told of as a whole.
+    let first = of_rest.iter().find(|e| e["event"] == "epoch").expect("it has epochs to do");
+    let same = of_whole.iter().find(|e| e["event"] == "epoch" && e["epoch"] == first["epoch"]);
+    let same = same.expect("both do it");
+    assert_eq!(first["count"], same["count"]);
+    for place in ["/loss", "/heads/0/loss", "/heads/2/accuracy"] {
+        let [rest, whole] =
+            [first, same].map(|e| e.pointer(place).and_then(Value::as_f64).expect("a number"));
+        assert!((rest - whole).abs() < 1e-9, "{place}: {rest} and {whole}");
+    }
 }
 
 /// Whoever reads along may go away, and so may the terminal: training goes on to its end.
@@ -357,6 +367,8 @@ fn mistakes_are_explained() {
     assert!(code == 2 && errors.contains("polynomial"), "{errors}");
     let (code, errors) = fails(&["classify", "missing.safetensors", "x.png"]);
     assert!(code == 1 && errors.contains("missing.safetensors"), "{errors}");
+    let (code, errors) = fails(&["train", "digits", "--limit", "40", "--accumulate", "9", "--epochs", "4"]);
+    assert!(code == 1 && errors.contains("more than the 8 batches"), "{errors}");
     let (code, errors) = fails(&["explain", "--held-out", "5"]);
     assert!(code == 1 && errors.contains("--held-out must be between 0 and 1, not 5"), "{errors}");
     let (code, errors) = fails(&["demo", "--out", "sheet.jpg"]);

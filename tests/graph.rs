@@ -242,8 +242,11 @@ fn what_is_no_number_shows_in_the_loss() {
         let mut data = batch(2, 1);
         let size = data.images.len() / 2;
         data.images[size..].fill(f32::NAN);
+        let before = gpu.block_on(trainer.state()).expect("the state can be read").state;
         trainer.step(&data, 0.0).expect("a step");
         let metrics = gpu.block_on(trainer.metrics(0)).expect("metrics");
+        // Running statistics would keep it for good.
+        assert_eq!(gpu.block_on(trainer.state()).expect("the state can be read").state, before);
         assert!(metrics[0].heads.iter().all(|head| head.loss.is_nan()), "{variant}: {metrics:?}");
     }
 }

@@ -143,6 +143,93 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     assert_eq!(tensors(&half.last()), tensors(&file));
 }
 
+/// A run that goes on from an earlier checkpoint has another future: the one that it leaves is neither taken for its own nor deleted.
+#[test]
+fn a_run_that_goes_back_leaves_the_other_future_alone() {
+    let folder = temporary();
+    let runs = folder.path();
+    stdout(&quick(&["--epochs", "4", "--keep", "9", "--schedule", "constant"]), runs);
+    let run = only_run(runs);
+    // The last epoch is the best one by far.
+    let mut log = run.log().expect("a log");
+    for record in &mut log {
+        if let Record::Epoch(EpochRecord { epoch, held_out: Some(held_out), best, .. }) = record {
+            held_out.accuracy = if *epoch == 3 { 0.99 } else { held_out.accuracy };
+            *best = matches!(epoch, 0 | 3);
+        }
+    }
+    let lines: Vec<String> = log.iter().map(|r| serde_json::to_string(r).expect("JSON") + "\n").collect();
+    std::fs::write(run.log_path(), lines.concat()).expect("can be written");
+    std::fs::copy(run.last(), run.best()).expect("can be copied");
+    let [best, third] = [run.best(), run.kept(3)].map(|file| tensors(&file));
+
+    let second = run.kept(2);
+    let again = ["train", "--resume", text(&second), "--epochs", "3", "--keep", "2", "--tune", "off"];
+    let output = incept(&again, runs);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("left-best.safetensors"), "{said}");
+    let left = |name: &str| tensors(&run.path().join(name));
+    assert!(left("left-best.safetensors") == best && left("left-epoch-0003.safetensors") == third);
+    // The same epoch again: what is kept and best now is its own.
+    assert!(tensors(&run.kept(3)) == third && tensors(&run.best()) == tensors(&run.last()));
+    assert!(run.kept(2).is_file() && !run.kept(1).is_file() && !run.kept(4).is_file());
+    let listed = &json(&["runs", "--json"], runs)[0];
+    assert_eq!((&listed["best_epoch"], &listed["epochs"]), (&2.into(), &3.into()));
+}
+
+/// Pictures of so many classes as folders, one of them damaged in each class of the held-out part.
+fn pictures(folder: &Path, classes: usize, damaged: bool) {
+    for (part, count) in [("train", 4), ("val", 2)] {
+        for class in 0..classes {
+            let folder = folder.join(part).join(format!("class {class}"));
+            std::fs::create_dir_all(&folder).expect("can be made");
+            for number in 0..count {
+                let shade = (60 * class + 7 * number) as u8;
+                let file = folder.join(format!("{number}.png"));
+                image::RgbImage::from_pixel(32, 32, image::Rgb([shade; 3]))
+                    .save(&file)
+                    .expect("can be written");
+                if damaged && part == "val" && number == 0 {
+                    std::fs::write(&file, [0u8; 40]).expect("can be written");
+                }
+            }
+        }
+    }
+}
+
+/// Held-out pictures that cannot be read end a run, and its epoch is not lost: it goes on without another step once they are away.
+#[test]
+fn an_epoch_that_cannot_be_judged_is_saved() {
+    let folder = temporary();
+    let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
+    pictures(&data, 2, true);
+    let network = ["--width", "0.0625", "--input", "32", "--batch", "4", "--tune", "off"];
+    let begin = ["train", text(&data), "--epochs", "1", "--max-bad", "1", "--name", "mine"];
+    let errors = fails(&[&begin[..], &network].concat(), &runs);
+    assert!(errors.contains("unreadable pictures"), "{errors}");
+    let run = only_run(&runs);
+    let trained = tensors(&run.last());
+    let more = ["train", "--resume", text(run.path()), "--max-bad", "2", "--tune", "off"];
+    let said = stdout(&more, &runs);
+    assert!(said.contains("epoch 1/1  held out"), "{said}");
+    assert!(tensors(&run.last()) == trained && tensors(&run.best()) == trained);
+}
+
+/// The weights of classes are of a training, not of a network: a start from its weights needs none.
+#[test]
+fn weights_of_a_weighted_training_start_another() {
+    let folder = temporary();
+    let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
+    pictures(&data, 3, false);
+    let out = folder.path().join("digits.safetensors");
+    stdout(&quick(&["--epochs", "1", "--class-weights", "balanced", "--out", text(&out)]), &runs);
+    let begin = ["train", text(&data), "--init", text(&out), "--reset-head", "--epochs", "1", "--batch", "4"];
+    let out = folder.path().join("other.safetensors");
+    stdout(&[&begin[..], &["--tune", "off", "--out", text(&out)]].concat(), &runs);
+    let network = Checkpoint::load(&out).expect("a checkpoint").metadata.network;
+    assert_eq!((network.classes, network.class_weights), (3, None));
+}
+
 #[test]
 fn mistakes_in_files_are_named() {
     let folder = temporary();

@@ -344,9 +344,14 @@ impl Setup {
             let trained = rate.elapsed().as_secs_f64();
             let busy = trainer.busy_seconds().zip(busy_before).map(|(after, before)| after - before);
             history.interrupted = summary.interrupted || stop.load(Ordering::SeqCst);
-            let (mut evaluation, mut aux) = match &mut judge {
-                Some(judge) if !history.interrupted => judge.judge(&gpu, &held_out, stop)?,
-                _ => (None, Vec::new()),
+            let judged = match &mut judge {
+                Some(judge) if !history.interrupted => judge.judge(&gpu, &held_out, stop),
+                _ => Ok((None, Vec::new())),
+            };
+            // Pictures that cannot be read are no reason to lose the epoch.
+            let (mut evaluation, mut aux, unjudged) = match judged {
+                Ok((evaluation, aux)) => (evaluation, aux, None),
+                Err(error) => (None, Vec::new(), Some(error)),
             };
             if stop.load(Ordering::SeqCst) {
                 // What was measured on some of the pictures is no measure of the epoch.
@@ -366,8 +371,14 @@ impl Setup {
             };
             let interrupted = history.interrupted;
             let whole = !record.summary.interrupted;
-            if let Some(recorder) = recorder.as_mut().filter(|_| whole) {
-                record.best = recorder.epoch(&record, trainer.progress().step)?;
+            if let Some(recorder) = &mut recorder {
+                recorder.complete(&mut record);
+                let step = trainer.progress().step;
+                if whole {
+                    record.best = recorder.epoch(&record, step)?;
+                } else {
+                    recorder.leave(&record, step)?;
+                }
             }
             let (accuracy, best) = (record.held_out_accuracy, record.best);
             let done = trainer.progress().epoch;
@@ -375,7 +386,11 @@ impl Setup {
             let waited = recorder.as_ref().filter(|_| accuracy.is_some());
             let waited = waited.and_then(|recorder| self.patience_over(recorder, epoch));
             history.patience_over = waited.is_some();
-            let last = done >= self.run.epochs || interrupted || enough || history.patience_over;
+            let last = done >= self.run.epochs
+                || interrupted
+                || enough
+                || history.patience_over
+                || unjudged.is_some();
             // The checkpoint comes before anything is said of it.
             let due = last || best || done.is_multiple_of(policy.save_every.max(1));
             let out = policy.out.filter(|_| due);
@@ -404,6 +419,9 @@ impl Setup {
                     let why = if interrupted { "interrupted; " } else { "" };
                     reporter.tell(&format!("{why}saved {}", shown(out)))?;
                 }
+            }
+            if let Some(error) = unjudged {
+                return Err(error);
             }
             if enough || history.patience_over {
                 break;

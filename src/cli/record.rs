@@ -5,15 +5,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use incept::gpu::AdapterSummary;
 use incept::runs::{
-    EpochRecord, EventWriter, HeadRecord, HeldOutRecord, LogWriter, Machine, Record, RunFolder, StepRecord,
-    StopReason,
+    EpochRecord, EventWriter, HeadRecord, HeldOutRecord, LogWriter, Machine, PartRecord, Record, RunFolder,
+    StepRecord, StopReason,
 };
 use incept::train::{Evaluation, StepMetrics};
-use incept::weights::{Checkpoint, TrainingState};
+use incept::weights::{Checkpoint, Progress, TrainingState};
 use incept::{Error, Result};
 
 use super::fit::EpochRecord as Epoch;
-use super::report::Rate;
+use super::report::{Rate, note, shown};
 
 /// Step records of an epoch, about: enough for a curve.
 const STEPS_PER_EPOCH: usize = 200;
@@ -34,6 +34,8 @@ pub(crate) struct Recorder {
     best: Option<(f64, u64)>,
     /// The last epoch, if the look at the held-out pictures behind it was interrupted.
     unjudged: Option<EpochRecord>,
+    /// The beginning of the epoch that the run goes on in.
+    part: Option<PartRecord>,
 }
 
 /// The last epoch of a run that has done `steps` steps, if it ended with them and the held-out pictures were not looked at.
@@ -60,29 +62,43 @@ pub(crate) fn machine(adapter: &AdapterSummary) -> Machine {
 }
 
 impl Recorder {
-    /// Goes on in a run's folder after `steps` steps.
+    /// Goes on in a run's folder from where `progress` says.
     pub(crate) fn open(
         folder: RunFolder,
-        steps: u64,
+        progress: &Progress,
         steps_per_epoch: usize,
         memory_bytes: u64,
         keep: usize,
         tensorboard: Option<&Path>,
     ) -> Result<Self> {
+        let steps = progress.step;
+        let best_of = |log: &[Record]| {
+            log.iter().rev().find_map(|record| match record {
+                Record::Epoch(EpochRecord { epoch, held_out: Some(held_out), best: true, .. }) => {
+                    Some((held_out.accuracy, *epoch))
+                }
+                _ => None,
+            })
+        };
+        let before = if folder.log_path().is_file() { best_of(&folder.log()?) } else { None };
         let log = LogWriter::open(&folder.log_path(), steps)?;
-        let mut best: Option<(f64, u64)> = None;
-        for record in folder.log()? {
-            if let Record::Epoch(EpochRecord { epoch, held_out: Some(held_out), best: true, .. }) = record {
-                best = Some((held_out.accuracy, epoch));
-            }
+        let records = folder.log()?;
+        let part =
+            records.iter().rev().find_map(|r| if let Record::Part(p) = r { Some(p.clone()) } else { None });
+        let best = best_of(&records);
+        for file in folder.set_aside(progress.epoch, before != best)? {
+            note(&format!("note: of epochs that this run goes back behind: {}", shown(&file)));
         }
+        // Where the weights of what was best are gone, the next epoch is the best one.
+        let best = best.filter(|_| folder.best().is_file());
         let events = match tensorboard {
             Some(parent) => Some(EventWriter::create(&parent.join(folder.title()), now())?),
             None => None,
         };
         let every = steps_per_epoch.div_ceil(STEPS_PER_EPOCH).max(1) as u64;
         let unjudged = unjudged(&folder, steps)?;
-        Ok(Self { folder, log, events, started: Rate::new(), every, memory_bytes, keep, best, unjudged })
+        let started = Rate::new();
+        Ok(Self { folder, log, events, started, every, memory_bytes, keep, best, unjudged, part })
     }
 
     pub(crate) fn folder(&self) -> &RunFolder {
@@ -142,6 +158,33 @@ impl Recorder {
             memory_bytes: self.memory_bytes,
             time: now() as u64,
         })
+    }
+
+    /// Adds what the epoch had measured before the run was left and went on.
+    pub(crate) fn complete(&mut self, epoch: &mut Epoch) {
+        if epoch.summary.count == 0 {
+            return;
+        }
+        if let Some(part) = self.part.take().filter(|part| part.epoch == epoch.summary.epoch) {
+            part.join(&mut epoch.summary);
+            epoch.seconds += part.seconds;
+        }
+    }
+
+    /// An epoch that is left before its end, after `step` steps.
+    pub(crate) fn leave(&mut self, epoch: &Epoch, step: u64) -> Result<()> {
+        // Without a step, what the log has of this epoch still holds.
+        if epoch.summary.count == 0 {
+            return Ok(());
+        }
+        self.log.write(&Record::Part(PartRecord {
+            epoch: epoch.summary.epoch,
+            step,
+            count: epoch.summary.count,
+            loss: epoch.summary.loss,
+            heads: epoch.summary.heads.iter().map(HeadRecord::of_epoch).collect(),
+            seconds: epoch.seconds,
+        }))
     }
 
     /// The number of the last epoch, if the look at the held-out pictures behind it was interrupted.

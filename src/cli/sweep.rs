@@ -9,7 +9,7 @@ use incept::explain::{SweepPoint, THRESHOLDS, calibrate, sweep};
 use incept::gpu::Gpu;
 use incept::graph::Element;
 use incept::nn::{GoogLeNet, summary};
-use incept::train::{Answer, Classifier, EarlyExit, Exit, HeadLogits, top};
+use incept::train::{Answer, Classifier, EarlyExit, Exit, HeadLogits, numbers, top};
 use incept::weights::{Progress, TrainingState};
 use incept::{Error, Result};
 use plotters::prelude::*;
@@ -166,7 +166,9 @@ impl Subject<'_> {
         let (mut all, mut rate) = (HeadLogits::default(), Rate::new());
         for batch in loader.epoch(0, 0) {
             let batch = batch?;
-            all.extend(self.gpu.block_on(staged.all_heads(&batch))?);
+            let found = self.gpu.block_on(staged.all_heads(&batch))?;
+            found.logits.iter().try_for_each(|rows| numbers(rows))?;
+            all.extend(found);
             rate.add(batch.count);
             let left = rate.left(loader.len().saturating_sub(all.labels.len()));
             bar.update(all.labels.len() as u64, || format!("{:.0} images/s  {left} left", rate.per_second()));

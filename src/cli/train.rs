@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use incept::Error;
 use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing};
+use incept::nn::GoogLeNet;
 use incept::runs::{Manifest, RunFolder, StopReason};
 use incept::train::Trainer;
 use incept::weights::Checkpoint;
@@ -108,7 +109,7 @@ enum Event<'a> {
         /// Epochs that are done.
         epochs: u64,
         best_accuracy: Option<f64>,
-        /// Epochs that were done when the held-out accuracy was best.
+        /// Number of the epoch with the best held-out accuracy, from 0.
         best_epoch: Option<u64>,
         best: Option<&'a Path>,
         /// The newest checkpoint.
@@ -196,9 +197,9 @@ impl Train {
             reporter
         };
         let history = setup.fit(&mut trainer, &policy, Some(&mut recorder), &stop, reporter)?;
-        let best = recorder.best().map(|(accuracy, epoch)| (accuracy, epoch + 1, recorder.folder().best()));
-        if let Some((accuracy, epochs, file)) = &best {
-            let percent = 100.0 * accuracy;
+        let best = recorder.best().map(|(accuracy, epoch)| (accuracy, epoch, recorder.folder().best()));
+        if let Some((accuracy, epoch, file)) = &best {
+            let (percent, epochs) = (100.0 * accuracy, epoch + 1);
             reporter.line(&format!("best: held out {percent:.2}% after epoch {epochs}, {}", shown(file)))?;
         }
         reporter.event(&Event::End {
@@ -262,7 +263,9 @@ impl Train {
                     let reason = "--init FILE brings its own network: leave out --variant and --width";
                     return Err(Error::Config(reason.into()));
                 }
-                config.network.changed(metadata.network.clone().classes(names.len()))?
+                // Their weights of classes were for another training.
+                let theirs = GoogLeNet { class_weights: None, ..metadata.network.clone() };
+                config.network.changed(theirs.classes(names.len()))?
             }
             None => config.network.network(names.len(), suited_input(&data.train))?,
         };
@@ -313,6 +316,14 @@ impl Train {
             patience: training.patience,
             config,
         };
+        let steps = run.epochs * data.train.len().div_ceil(run.batch.max(1)) as u64;
+        if u64::from(optimizer.accumulate) > steps {
+            let reason = format!(
+                "--accumulate {} is more than the {steps} batches of the whole run: there would be no update",
+                optimizer.accumulate
+            );
+            return Err(Error::Config(reason));
+        }
         let anew = if reset { network.head_parameters() } else { Vec::new() };
         let weights = weights.map(|checkpoint| (checkpoint, anew));
         let load = run.config.load.clone();
@@ -449,8 +460,8 @@ impl Train {
         let steps_per_epoch = setup.data.train.len().div_ceil(run.batch.max(1));
         let keep = run.config.run.keep.unwrap_or(0);
         let tensorboard = run.config.run.tensorboard.as_deref();
-        let steps = trainer.progress().step;
-        Ok((Recorder::open(folder, steps, steps_per_epoch, memory_bytes, keep, tensorboard)?, out))
+        let progress = trainer.progress();
+        Ok((Recorder::open(folder, progress, steps_per_epoch, memory_bytes, keep, tensorboard)?, out))
     }
 
     fn preview(setup: &Setup, path: &Path, reporter: &Reporter) -> Result {

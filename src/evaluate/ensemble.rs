@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use crate::data::{Batch, Loader};
 use crate::error::Result;
-use crate::train::Classifier;
+use crate::train::{Classifier, numbers};
 
 /// A classifier with the pictures as it takes them. The loaders of all members give the same pictures in the same order and batches of the same
 /// size.
@@ -70,6 +70,7 @@ pub async fn score(
             let batch = batch?;
             next = batch.indices.last().map(|last| last + 1).or(next);
             let rows = member.classifier.probabilities(&batch).await?;
+            numbers(&rows)?;
             let there = batch.indices.iter().zip(&batch.labels).filter(|(_, l)| **l != Batch::MISSING);
             for (row, (index, label)) in rows.iter().zip(there) {
                 let entry = pending.entry(index / views).or_insert_with(|| Pending {

@@ -12,7 +12,7 @@ use crate::train::{Classifier, top};
 pub struct Occlusion {
     /// Height and width of the square in pixels.
     pub window: usize,
-    /// Pixels from one place to the next.
+    /// Pixels from one place to the next, at most: places are spread evenly.
     pub stride: usize,
 }
 
@@ -45,7 +45,7 @@ impl Occlusion {
     fn cover(self, picture: &[f32], input: usize, place: usize) -> Vec<f32> {
         let side = self.places(input);
         let range = |place: usize| {
-            let middle = place * self.stride + self.stride / 2;
+            let middle = (2 * place + 1) * input / (2 * side);
             let from = middle.saturating_sub(self.window / 2);
             from..(middle + self.window.div_ceil(2)).min(input)
         };
@@ -117,6 +117,11 @@ mod tests {
             covered.iter_mut().zip(&one).for_each(|(c, v)| *c |= *v == 0.0);
         }
         assert!(covered.iter().all(|c| *c));
+        // No place lies outside, however the stride divides the input.
+        let sparse = Occlusion { window: 2, stride: 30 };
+        let picture = vec![1.0; 3 * 32 * 32];
+        let zeros = |place| sparse.cover(&picture, 32, place).iter().filter(|v| **v == 0.0).count();
+        assert!((0..sparse.places(32).pow(2)).all(|place| zeros(place) == 3 * 4));
         assert_eq!(Occlusion::suited(224), Occlusion { window: 28, stride: 14 });
     }
 }

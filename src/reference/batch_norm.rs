@@ -23,8 +23,13 @@ impl<T: Real> Reference<T> for BatchNorm {
                 let squares: T = channel(&x.dims, c).map(|i| (x.data[i] - mean) * (x.data[i] - mean)).sum();
                 variance = squares / total;
                 let unbiased = squares / (total - T::one()).larger(T::one());
-                outputs[3].data[c] = inputs[3].data[c] + momentum * (mean - inputs[3].data[c]);
-                outputs[4].data[c] = inputs[4].data[c] + momentum * (unbiased - inputs[4].data[c]);
+                let [mut running_mean, mut running_var] = [inputs[3].data[c], inputs[4].data[c]];
+                // Sums that overflowed would stay there for good.
+                if squares.to_f64().is_finite() {
+                    running_mean = running_mean + momentum * (mean - running_mean);
+                    running_var = running_var + momentum * (unbiased - running_var);
+                }
+                (outputs[3].data[c], outputs[4].data[c]) = (running_mean, running_var);
             }
             let inverse_std = T::one() / (variance + epsilon).sqrt();
             if self.training {

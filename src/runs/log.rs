@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
-use crate::train::{Evaluation, HeadMetrics, HeadSummary};
+use crate::train::{EpochSummary, Evaluation, HeadMetrics, HeadSummary};
 use crate::weights::write_atomically;
 
 /// One line of the log; `kind` says which.
@@ -19,6 +19,8 @@ pub enum Record {
     Step(StepRecord),
     /// An epoch that was trained to its end.
     Epoch(EpochRecord),
+    /// The beginning of an epoch that was left before its end: a run that goes on behind these steps adds it to the rest.
+    Part(PartRecord),
     /// The run ended; a resumed run goes on behind it.
     End {
         /// Why.
@@ -141,6 +143,39 @@ pub struct EpochRecord {
     pub time: u64,
 }
 
+/// What an epoch had measured when it was left.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Number of the epoch, from 0.
+    pub epoch: u64,
+    /// Steps done in all.
+    pub step: u64,
+    /// Pictures of the epoch that were trained on.
+    pub count: usize,
+    /// Mean weighted sum of the losses.
+    #[serde(deserialize_with = "number")]
+    pub loss: f64,
+    /// Each softmax, the main one first.
+    pub heads: Vec<HeadRecord>,
+    /// Seconds that this part took.
+    #[serde(deserialize_with = "number")]
+    pub seconds: f64,
+}
+
+impl PartRecord {
+    /// Adds this part to what the rest of its epoch has measured.
+    pub fn join(&self, rest: &mut EpochSummary) {
+        let share = self.count as f64 / (self.count + rest.count).max(1) as f64;
+        let mean = |rest: f64, part: f64| rest + share * (part - rest);
+        rest.loss = mean(rest.loss, self.loss);
+        for (head, part) in rest.heads.iter_mut().zip(&self.heads) {
+            head.loss = mean(head.loss, part.loss);
+            head.accuracy = mean(head.accuracy, part.accuracy);
+        }
+        rest.count += self.count;
+    }
+}
+
 impl HeadRecord {
     /// Of a step with `count` pictures.
     pub fn of_step(head: &HeadMetrics, count: usize) -> Self {
@@ -212,6 +247,7 @@ impl LogWriter {
             let done = |record: &Record| match record {
                 Record::Step(step) => step.step < steps,
                 Record::Epoch(epoch) => epoch.step <= steps,
+                Record::Part(part) => part.step == steps,
                 Record::End { .. } => true,
             };
             for record in read_log(path)?.iter().filter(|r| done(r)) {

@@ -8,6 +8,7 @@
 //!   last.safetensors   the newest checkpoint (elsewhere if --out names a file: Manifest::checkpoint says where)
 //!   best.safetensors   the checkpoint of the epoch with the best held-out accuracy
 //!   epoch-0012.safetensors   older checkpoints that --keep asks for
+//!   left-...           checkpoints of epochs that the run has gone back behind
 //! ```
 //!
 //! Numbers grow by one; two runs that start at the same time get different folders. The log is appended to line by line: a last line without an
@@ -16,7 +17,9 @@
 mod log;
 mod tensorboard;
 
-pub use log::{EpochRecord, HeadRecord, HeldOutRecord, LogWriter, Record, StepRecord, StopReason, read_log};
+pub use log::{
+    EpochRecord, HeadRecord, HeldOutRecord, LogWriter, PartRecord, Record, StepRecord, StopReason, read_log,
+};
 pub use tensorboard::EventWriter;
 
 use std::path::{Path, PathBuf};
@@ -240,17 +243,32 @@ impl RunFolder {
         parent.is_some() && parent == self.path.canonicalize().ok()
     }
 
+    /// Renames checkpoints that are of later than so many epochs, to `left-epoch-0007.safetensors` and, if `best` is, `left-best.safetensors`: a run that goes on
+    /// from an earlier checkpoint has another future, and neither takes theirs for its own nor deletes them. Returns the new names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn set_aside(&self, epochs: u64, best: bool) -> Result<Vec<PathBuf>> {
+        let later = entries(&self.path)?.filter(|path| kept_epoch(path).is_some_and(|epoch| epoch > epochs));
+        let mut files: Vec<PathBuf> =
+            later.chain(Some(self.best()).filter(|file| best && file.is_file())).collect();
+        files.sort();
+        for file in &mut files {
+            let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let aside = self.path.join(format!("left-{name}"));
+            std::fs::rename(&*file, &aside).map_err(|e| Error::io(&*file, e))?;
+            *file = aside;
+        }
+        Ok(files)
+    }
+
     /// Deletes all but the newest `count` of the checkpoints that are kept by their epoch.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
     pub fn prune(&self, count: usize) -> Result<()> {
-        let epoch = |path: &PathBuf| -> Option<u64> {
-            let name = path.file_name()?.to_str()?;
-            name.strip_prefix("epoch-")?.strip_suffix(".safetensors")?.parse().ok()
-        };
         let mut kept: Vec<(u64, PathBuf)> =
-            entries(&self.path)?.filter_map(|path| Some((epoch(&path)?, path))).collect();
+            entries(&self.path)?.filter_map(|path| Some((kept_epoch(&path)?, path))).collect();
         kept.sort();
         let old = kept.len().saturating_sub(count);
         for (_, path) in kept.drain(..old) {
@@ -258,6 +276,11 @@ impl RunFolder {
         }
         Ok(())
     }
+}
+
+/// The number of epochs in the name of a checkpoint that is kept.
+fn kept_epoch(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("epoch-")?.strip_suffix(".safetensors")?.parse().ok()
 }
 
 fn entries(folder: &Path) -> Result<impl Iterator<Item = PathBuf> + use<>> {

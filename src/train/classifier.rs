@@ -263,15 +263,28 @@ impl Classifier {
     /// The classes of preprocessed pictures ([`Preprocessing::apply`](crate::data::Preprocessing::apply)), most probable first, for each picture.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if a picture has the wrong size, and what the device reports.
+    /// [`Error::Tensor`] if a picture has the wrong size or gives no numbers, and what the device reports.
     pub async fn classify(&mut self, pictures: &[Vec<f32>]) -> Result<Vec<Vec<Prediction>>> {
         let mut results = Vec::with_capacity(pictures.len());
         for chunk in pictures.chunks(self.batch) {
             let rows = self.probabilities(&Batch::of(self.batch, chunk)).await?;
+            numbers(&rows)?;
             results.extend(rows.iter().map(|row| top(row, self.classes)));
         }
         Ok(results)
     }
+}
+
+/// Refuses outputs that are no numbers.
+///
+/// # Errors
+/// [`Error::Tensor`] if one is none.
+pub fn numbers(rows: &[Vec<f32>]) -> Result<()> {
+    if rows.iter().flatten().all(|value| value.is_finite()) {
+        return Ok(());
+    }
+    let reason = "gives no numbers: activations overflow; use --precision f32 if they are stored as f16";
+    Err(Error::tensor("softmax", reason))
 }
 
 /// The `top` most probable classes, most probable first; of equals the first.

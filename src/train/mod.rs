@@ -8,7 +8,7 @@ mod optimizer;
 mod precision;
 mod schedule;
 
-pub use classifier::{Classifier, Evaluation, InferenceGraph, Prediction, top};
+pub use classifier::{Classifier, Evaluation, InferenceGraph, Prediction, numbers, top};
 pub use early_exit::{Answer, EarlyExit, Exit, HeadLogits, softmax};
 pub use fit::{EpochSummary, HeadSummary, evaluate, evaluate_heads, train_epoch};
 pub use graph::TrainingGraph;
@@ -57,7 +57,7 @@ pub struct StepMetrics {
     pub heads: Vec<HeadMetrics>,
     /// The global norm of the gradients, if the optimizer has a largest one and this step ends with an update: not finite where that was skipped.
     pub gradient_norm: Option<f32>,
-    /// The loss scale, if the loss is scaled.
+    /// The loss scale, if the loss is scaled and this step ends with an update.
     pub scaling: Option<ScalingMetrics>,
 }
 
@@ -300,7 +300,7 @@ impl Trainer {
             };
             let scaling =
                 match (self.optimizer.precision, &values[1 + 2 * heads + usize::from(self.has_norm)..]) {
-                    (Precision::F16(_), &[scale, skipped]) => {
+                    (Precision::F16(_), &[scale, skipped]) if updates => {
                         Some(ScalingMetrics { scale, skipped: skipped as u64 })
                     }
                     _ => None,

@@ -54,6 +54,18 @@ pub(crate) fn held_out(
     });
     let opened = describe(&what, &options)?;
     let set = if part == Part::Train { opened.train } else { opened.held_out };
+    for Contestant { path, metadata, .. } in &contestants[1..] {
+        let other: Option<Run> = serde_json::from_value(metadata.run.clone()).ok();
+        if let Some(other) = other.filter(|other| other.held_out.to_bits() != options.held_out.to_bits()) {
+            note(&format!(
+                "note: {} was trained with --held-out {} and {} with {}: where the data set has no test part, one has learned from pictures that are measured here",
+                shown(first.path),
+                options.held_out,
+                shown(path),
+                other.held_out
+            ));
+        }
+    }
     for Contestant { path, metadata, .. } in contestants {
         if set.classes() != metadata.classes {
             let (here, there) = (set.classes().join(", "), metadata.classes.join(", "));

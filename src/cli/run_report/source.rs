@@ -77,7 +77,7 @@ impl From<Vec<Record>> for Curves {
             match record {
                 Record::Step(step) => curves.steps.push(step),
                 Record::Epoch(epoch) => curves.epochs.push(epoch),
-                Record::End { .. } => {}
+                Record::Part(_) | Record::End { .. } => {}
             }
         }
         curves
