@@ -54,6 +54,8 @@ pub mod verify;
 pub mod weights;
 
 pub use error::{Error, Result};
+/// The version of wgpu that the crate is built with: [`gpu::AdapterOptions`] takes one of its types.
+pub use wgpu;
 
 /// How the crate is built: the map that is `ARCHITECTURE.md` in the repository. Nothing is in this module but the text.
 pub mod architecture {

@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::options::{Common, NetworkArgs, PrecisionArgs};
+use super::options::{DeviceArgs, NetworkArgs, PrecisionArgs};
 use super::report::{Reporter, bytes, thousands};
 use super::tune::Worth;
 use super::{Outcome, Result};
@@ -50,6 +50,8 @@ pub(crate) struct Bench {
     /// Steps before the first round.
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     warm_up: u32,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// The network and the batch to measure.
@@ -181,19 +183,20 @@ struct BenchResult<'a> {
 }
 
 impl Bench {
-    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
         let network = self.work.network()?;
         let pictures = self.work.pictures(&network);
         let begin = Instant::now();
-        let gpu = common.open()?;
+        let gpu = device.open()?;
         let device_s = begin.elapsed().as_secs_f64();
 
         let optimizer = self.work.optimizer(self.work.precision.training(&gpu));
         let batch = self.work.batch;
-        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+        device.tune(&gpu, reporter, Worth::Classifying, None, || {
             TrainingGraph::new(&network, &optimizer, batch)?.plan(&gpu)
         })?;
-        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+        device.tune(&gpu, reporter, Worth::Classifying, None, || {
             InferenceGraph::new(&network, batch, optimizer.precision.element())?.plan(&gpu, None)
         })?;
         // What tuning made is no part of a start.

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::data::pictures;
 use super::early_exit::{Threshold, exit, require_heads, threshold};
-use super::options::{Common, PrecisionArgs};
+use super::options::{DeviceArgs, PrecisionArgs};
 use super::record;
 use super::report::{Reporter, note, share_bar, shown};
 use super::tune::Worth;
@@ -52,6 +52,8 @@ pub(crate) struct Classify {
     early_exit: Option<Threshold>,
     #[command(flatten)]
     precision: PrecisionArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 #[derive(Serialize)]
@@ -117,15 +119,16 @@ impl Classify {
         Ok((checkpoint, pictures))
     }
 
-    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
         let (checkpoint, arguments) = self.inputs()?;
         let Checkpoint { state, metadata } = record::load(checkpoint)?;
         let files = pictures(arguments)?;
-        let gpu = common.open()?;
+        let gpu = device.open()?;
         let default = if self.early_exit.is_some() { 1 } else { 16 };
         let batch = self.batch.unwrap_or(default).clamp(1, files.len().max(1));
         let (network, element) = (&metadata.network, self.precision.element(&gpu));
-        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+        device.tune(&gpu, reporter, Worth::Classifying, None, || {
             InferenceGraph::new(network, batch, element)?.plan(&gpu, None)
         })?;
         let state = state.averaged();

@@ -88,7 +88,7 @@ struct PartArgs {
     /// Share that is held out where the data set has no test part of its own.
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, help_heading = "Data")]
     held_out: f64,
-    /// Seed of that division; `train` has this one, whatever its own seed.
+    /// Seed of that division. `incept train` always divides with 0, whatever its `--seed`: others give another division.
     #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data")]
     seed: u64,
 }

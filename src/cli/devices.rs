@@ -3,7 +3,7 @@
 use clap::Args;
 use incept::gpu::list_adapters;
 
-use super::options::Common;
+use super::options::Backend;
 use super::report::{Reporter, bytes, note};
 use super::{Outcome, Result};
 
@@ -11,12 +11,15 @@ use super::{Outcome, Result};
 ///
 /// The exit code is 1 if there are none.
 #[derive(Args, Debug)]
-pub(crate) struct Devices {}
+pub(crate) struct Devices {
+    /// Use only this graphics API.
+    #[arg(long, value_name = "API", help_heading = "Device")]
+    backend: Option<Backend>,
+}
 
 impl Devices {
-    #[expect(clippy::unused_self, reason = "commands are all called alike")]
-    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
-        let adapters = pollster::block_on(list_adapters(common.backend()));
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let adapters = pollster::block_on(list_adapters(self.backend.map(Backend::api)));
         for a in &adapters {
             let class = format!("{:?}", a.class).to_lowercase();
             reporter.line(&format!("{}: {}", a.index, a.name))?;

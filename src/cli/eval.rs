@@ -19,7 +19,7 @@ pub(crate) use measure::{Contestant, Job, Measured, held_out};
 pub(crate) use reliability_plot::ReliabilityFigure;
 
 use super::data::{FORMATS, LoadArgs};
-use super::options::{Common, PrecisionArgs};
+use super::options::{DeviceArgs, PrecisionArgs};
 use super::plot::{INK, SOFT, VERMILION, check, class_label, save};
 use super::raster::thumbnail;
 use super::record::is_checkpoint;
@@ -68,7 +68,7 @@ pub(crate) struct Eval {
     /// Draw the reliability diagram, accuracy over confidence, .png or .svg.
     #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
     reliability: Option<PathBuf>,
-    /// Draw the pictures that the network is wrong about and surest of, .png or .svg.
+    /// Draw the wrongly classified pictures that the network was surest of, .png or .svg.
     #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
     mistakes: Option<PathBuf>,
     /// How many of these pictures.
@@ -77,7 +77,7 @@ pub(crate) struct Eval {
     /// Sweep the thresholds of early exit instead: which share of the pictures each softmax could answer, and what that costs and saves.
     ///
     /// A fifth of the pictures is set aside to fit a temperature for each softmax, so that its probabilities mean what they say, and to
-    /// choose the threshold that saves most for at most half a point of accuracy, a standard error to spare; the others are measured. That threshold is really run,
+    /// choose the threshold that saves the most computation for at most half a point of accuracy, even if that were a standard error more than measured; the others are measured. That threshold is really run,
     /// against the whole network. Both are kept in a file beside the checkpoint, where `incept classify --early-exit` finds them.
     #[arg(long, help_heading = "Early exit")]
     early_exit: bool,
@@ -88,6 +88,8 @@ pub(crate) struct Eval {
     precision: PrecisionArgs,
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 fn const_format() -> String {
@@ -202,7 +204,8 @@ impl Eval {
         Ok((checkpoints, data))
     }
 
-    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
         self.plots().iter().try_for_each(|path| check(path))?;
         let drawn = [&self.confusion, &self.reliability, &self.mistakes];
         drawn.into_iter().flatten().try_for_each(|path| check(path))?;
@@ -215,10 +218,10 @@ impl Eval {
         } else {
             set
         };
-        let gpu = common.open()?;
+        let gpu = device.open()?;
         let element = self.precision.element(&gpu);
         let first = &contestants[0];
-        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+        device.tune(&gpu, reporter, Worth::Classifying, None, || {
             InferenceGraph::new(&first.metadata.network, self.batch, element)?.plan(&gpu, None)
         })?;
         if self.early_exit {

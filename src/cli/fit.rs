@@ -21,7 +21,7 @@ use super::board::Board;
 use super::config::Config;
 use super::dashboard::{Dashboard, View};
 use super::data::{LoadArgs, report_bad};
-use super::options::Common;
+use super::options::DeviceArgs;
 use super::record::Recorder;
 use super::report::{Rate, Reporter, command_line, duration, note, shown};
 use super::tune::Worth;
@@ -232,12 +232,12 @@ impl Setup {
     pub(crate) fn trainer(
         &self,
         gpu: &Gpu,
-        common: &Common,
+        device: &DeviceArgs,
         stop: &AtomicBool,
         reporter: &Reporter,
     ) -> Result<Trainer> {
         let Run { optimizer, batch, seed, .. } = &self.run;
-        common.tune(gpu, reporter, Worth::Training, Some(stop), || {
+        device.tune(gpu, reporter, Worth::Training, Some(stop), || {
             TrainingGraph::new(&self.network, optimizer, *batch)?.plan(gpu)
         })?;
         let mut bar = None;

@@ -29,7 +29,7 @@ pub(crate) struct Import {
     /// Height and width of the input in pixels [default: what the file says, or 224].
     #[arg(long, value_name = "PIXELS")]
     input: Option<usize>,
-    /// How pixels were made for the network [default: what the file says, or as its publishers do: see --help].
+    /// How pixels were made for the network [default: what the file says, or as its publishers do: see Pixels below, in `--help`].
     #[arg(long, value_name = "KIND")]
     pixels: Option<Kind>,
     /// What is taken from red, green and blue (0 to 1), instead of what --pixels says.

@@ -29,20 +29,25 @@ pub(crate) struct Common {
     /// Say more about what is going on.
     #[arg(short, long, global = true, help_heading = "Output")]
     pub verbose: bool,
+}
+
+/// For commands that open a device.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DeviceArgs {
     /// Use only this graphics API.
-    #[arg(long, global = true, value_name = "API", help_heading = "Device")]
+    #[arg(long, value_name = "API", help_heading = "Device")]
     pub backend: Option<Backend>,
     /// The adapter: its number in `incept devices`, or a part of its name [default: the fastest real GPU].
-    #[arg(long, global = true, value_name = "NUMBER|NAME", help_heading = "Device")]
+    #[arg(long, value_name = "NUMBER|NAME", help_heading = "Device")]
     pub adapter: Option<String>,
     /// Stay within the limits that every WebGPU device has, as in a browser.
-    #[arg(long, global = true, help_heading = "Device")]
+    #[arg(long, help_heading = "Device")]
     pub default_limits: bool,
     /// Measure which kernels are fastest here, and keep that for the next start [default: fast for what trains, on a real GPU].
     ///
     /// Without this option, what earlier starts found is used. The order in which sums are added up depends on the kernel: runs are
     /// equal bit for bit as long as the kernels are.
-    #[arg(long, global = true, value_name = "EFFORT", help_heading = "Device")]
+    #[arg(long, value_name = "EFFORT", help_heading = "Device")]
     pub tune: Option<Tune>,
 }
 
@@ -54,20 +59,22 @@ pub(crate) enum Backend {
     Gl,
 }
 
-impl Common {
-    pub(crate) fn backend(&self) -> Option<wgpu::Backend> {
-        self.backend.map(|backend| match backend {
-            Backend::Vulkan => wgpu::Backend::Vulkan,
-            Backend::Metal => wgpu::Backend::Metal,
-            Backend::Dx12 => wgpu::Backend::Dx12,
-            Backend::Gl => wgpu::Backend::Gl,
-        })
+impl Backend {
+    pub(crate) fn api(self) -> wgpu::Backend {
+        match self {
+            Self::Vulkan => wgpu::Backend::Vulkan,
+            Self::Metal => wgpu::Backend::Metal,
+            Self::Dx12 => wgpu::Backend::Dx12,
+            Self::Gl => wgpu::Backend::Gl,
+        }
     }
+}
 
+impl DeviceArgs {
     /// Opens the device and says which it is.
     pub(crate) fn open(&self) -> incept::Result<Gpu> {
         let gpu = Gpu::open_blocking(&AdapterOptions {
-            backend: self.backend(),
+            backend: self.backend.map(Backend::api),
             adapter: self.adapter.clone(),
             default_limits: self.default_limits,
         })?;
@@ -141,10 +148,10 @@ pub(crate) struct NetworkArgs {
     /// `paper` as Caffe has it, or `torchvision` with batch norm [default: paper].
     #[arg(long, value_name = "NAME")]
     pub variant: Option<Variant>,
-    /// Factor on all channel counts [default: 1].
+    /// Factor on all channel counts [default: 1; explain 0.25; recipes may have another].
     #[arg(long, value_name = "FACTOR")]
     pub width: Option<f64>,
-    /// Height and width of the input in pixels, from 32 up.
+    /// Height and width of the input in pixels, from 32 up [default: train and explain 32, 64 or 224, for pictures whose shorter side is up to 40, up to 96 or more, but explain 64 for digits; else 224].
     #[arg(long, value_name = "PIXELS")]
     pub input: Option<usize>,
     /// Weight of the two auxiliary losses; 0 leaves their branches out [default: 0.3].
@@ -159,7 +166,7 @@ pub(crate) struct NetworkArgs {
     /// Label smoothing [default: 0].
     #[arg(long, value_name = "SHARE")]
     pub smoothing: Option<f32>,
-    /// How weights start: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`), `he`, or in training a file of weights, or `included` for those that come with incept [default: xavier (paper), he (torchvision)].
+    /// How weights start: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`), `he`; for train also weights: a file, a run's folder (its best ones), or `included` for those that come with incept [default: xavier (paper), he (torchvision)].
     #[arg(long, value_name = "NAME|FILE")]
     #[serde(with = "as_text")]
     pub init: Option<Init>,

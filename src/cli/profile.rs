@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::bench::WorkArgs;
-use super::options::Common;
+use super::options::DeviceArgs;
 use super::report::{Reporter, note};
 use super::tune::Worth;
 use super::{Outcome, Result};
@@ -54,6 +54,8 @@ pub(crate) struct Profile {
     /// With `--static`: count for a discrete GPU that has f16 matrices of 16 x 16, as NVIDIA's tensor cores.
     #[arg(long, requires = "static_", conflicts_with = "class")]
     matrices: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -125,15 +127,16 @@ struct ProfileResult<'a> {
 }
 
 impl Profile {
-    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
         let network = self.work.network()?;
         if self.static_ {
             return self.count(&network, reporter);
         }
-        let gpu = common.open()?;
+        let gpu = device.open()?;
         let roofline = gpu.block_on(gpu.roofline())?;
         let precision = self.work.precision.training(&gpu);
-        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+        device.tune(&gpu, reporter, Worth::Classifying, None, || {
             let batch = self.work.batch;
             if self.infer {
                 return InferenceGraph::new(&network, batch, precision.element())?.plan(&gpu, None);

@@ -16,7 +16,7 @@ use super::config::{Config, Recipe, class_weights};
 use super::dashboard::ViewName;
 use super::data::{describe, suited_input};
 use super::fit::{Policy, Run, Setup, interruptible};
-use super::options::{Common, Init, PrecisionArgs, PrecisionName};
+use super::options::{DeviceArgs, Init, PrecisionArgs, PrecisionName};
 use super::record::{Recorder, checkpoint_of, folder_of, machine, now, unjudged};
 use super::report::{Reporter, bytes, command_line, note, shown, thousands};
 use super::{Outcome, Result, preview, record};
@@ -36,15 +36,19 @@ pub(crate) struct Train {
     /// Start from this configuration.
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     recipe: Option<Recipe>,
-    /// Read options from this TOML file: the sections [network], [training], [optimizer], [augment], [pixels], [load] and [run] with the names of the flags.
+    /// Read options from this TOML file: `data = "photos"`, then the sections [network], [training] (with limit, held-out and precision), [optimizer], [augment], [pixels] (mean, std),
+    /// [load] (workers, max-bad) and [run] with the names of the flags. A run's config.toml shows them all.
     #[arg(long = "config", id = "file", value_name = "FILE", help_heading = "Configuration")]
     file: Option<PathBuf>,
-    /// Go on from this checkpoint, or the newest one of a run's folder, with its network and configuration.
+    /// Go on from this checkpoint, or the newest one of a run's folder, with its network and configuration. What may be given anew: the data set's place, --epochs, --patience,
+    /// --no-validation, --checkpointing, --workers, --max-bad, --save-every, --keep, --tensorboard, --out, --runs-dir and --view.
     #[arg(long, value_name = "FILE|RUN", help_heading = "Run", conflicts_with_all = FIXED_BY_RUN)]
     resume: Option<PathBuf>,
     /// Draw training pictures as the network will see them, several epochs side by side, .png or .svg, and do not train.
     #[arg(long, value_name = "FILE", help_heading = "Augmentation")]
     preview_augment: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -129,7 +133,8 @@ struct Start {
 }
 
 impl Train {
-    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
         let mut start = match &self.resume {
             Some(path) => self.resumed(&checkpoint_of(path)?)?,
             None => self.fresh()?,
@@ -140,12 +145,12 @@ impl Train {
         let view_name = start.setup.run.config.run.view.unwrap_or_default();
         let view = view_name.view(reporter)?;
         let stop = interruptible()?;
-        let gpu = common.open()?;
+        let gpu = device.open()?;
         if start.resumed.is_none() {
             let precision = *start.setup.run.config.training.precision.get_or_insert(PrecisionName::Auto);
             start.setup.run.optimizer.precision = PrecisionArgs { precision }.training(&gpu);
         }
-        let mut trainer = start.setup.trainer(&gpu, common, &stop, reporter)?;
+        let mut trainer = start.setup.trainer(&gpu, device, &stop, reporter)?;
         if let Some(checkpoint) = &start.resumed {
             trainer.restore(&checkpoint.state)?;
         }

@@ -13,7 +13,7 @@ use incept::plan::Plan;
 use incept::tune::{Rejected, TuneCache, TuneOptions, TuneProgress, Tuning, tune};
 use serde::Serialize;
 
-use super::options::Common;
+use super::options::DeviceArgs;
 use super::report::{Reporter, duration, note, shown};
 
 /// What `--tune` takes.
@@ -50,7 +50,7 @@ struct TuneEvent<'a> {
     rejected: &'a [Rejected],
 }
 
-impl Common {
+impl DeviceArgs {
     /// Gives the device the choices that are kept for it.
     pub(super) fn recall(&self, gpu: &Gpu) {
         if self.tune == Some(Tune::Off) {

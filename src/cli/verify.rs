@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use incept::verify::{Engine, run};
 
-use super::options::Common;
+use super::options::DeviceArgs;
 use super::report::Reporter;
 use super::{Outcome, Result};
 
@@ -20,11 +20,14 @@ pub(crate) struct Verify {
     /// Check the CPU twins too, in f32 and in f64.
     #[arg(long)]
     twins: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 impl Verify {
-    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
-        let gpu = common.open()?;
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
+        let gpu = device.open()?;
         let engines = if self.twins { &Engine::ALL[..] } else { &[Engine::Device] };
         let report = {
             let mut bar = reporter.bar("checking", 0);

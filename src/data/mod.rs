@@ -135,7 +135,7 @@ pub trait Dataset: Send + Sync + Debug {
     /// The names of the classes, by number.
     fn classes(&self) -> &[String];
 
-    /// The class of a picture.
+    /// The class of a picture, below the number of classes. This, and what follows, may panic for an index that is not below [`Dataset::len`].
     fn label(&self, index: usize) -> u32;
 
     /// A picture.

@@ -24,9 +24,9 @@ pub enum Fit {
 pub struct Preprocessing {
     /// Height and width in pixels.
     pub input: usize,
-    /// What is taken from red, green and blue, in units of 255.
+    /// What is taken from red, green and blue, where 0 is black and 1 is 255.
     pub mean: [f32; 3],
-    /// What they are divided by then.
+    /// What they are divided by then, on the same scale.
     pub std: [f32; 3],
     /// How a picture is made square.
     pub fit: Fit,

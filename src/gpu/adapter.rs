@@ -11,7 +11,7 @@ use crate::kernel::{AdapterClass, Cooperative, Profile};
 /// Which adapter to open.
 #[derive(Clone, Debug, Default)]
 pub struct AdapterOptions {
-    /// Only this graphics API.
+    /// Only this graphics API; [`wgpu`](crate::wgpu) is what the crate was built with.
     pub backend: Option<wgpu::Backend>,
     /// The number in [`list_adapters`], or a part of the adapter's name in any case.
     pub adapter: Option<String>,

@@ -320,7 +320,7 @@ impl Gpu {
     /// Runs a future of this device to its end on this thread: the only place where the engine blocks.
     ///
     /// # Errors
-    /// Whatever the future returns, or [`Error::Driver`] if the device stops answering.
+    /// Whatever the future returns, [`Error::DeviceLost`] if the device is lost meanwhile, or [`Error::Driver`] if it stops answering.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let mut future = std::pin::pin!(future);

@@ -366,7 +366,7 @@ impl Session {
     /// The scalars that have arrived, oldest first, without waiting.
     ///
     /// # Errors
-    /// [`Error::Driver`] if reading failed.
+    /// [`Error::Driver`] if reading failed, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
     pub fn arrived(&mut self) -> Result<Vec<Metrics>> {
         #[cfg(not(target_arch = "wasm32"))]
         self.gpu.poll(wgpu::PollType::Poll, "polling the device")?;
@@ -405,7 +405,7 @@ impl Session {
     /// above zero the device always has work and the host does not run ahead of it.
     ///
     /// # Errors
-    /// [`Error::Driver`] if reading failed.
+    /// [`Error::Driver`] if reading failed, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
     pub async fn settle(&mut self, limit: usize) -> Result<Vec<Metrics>> {
         let mut arrived = self.arrived()?;
         while self.pending.len() > limit {
@@ -470,7 +470,7 @@ impl Session {
     /// Reads a tensor of [`Plan::graph`] that the plan keeps, dense and as f32; waits for all runs before.
     ///
     /// # Errors
-    /// [`Error::Driver`] if it cannot be read.
+    /// [`Error::Driver`] if it cannot be read, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
     pub async fn read(&self, tensor: TensorId) -> Result<Vec<f32>> {
         let reading = self.send(tensor).await?;
         self.receive(reading).await
@@ -489,7 +489,7 @@ impl Session {
     /// Waits for what was sent, dense and as f32, and for no run after it.
     ///
     /// # Errors
-    /// [`Error::Driver`] if it cannot be read.
+    /// [`Error::Driver`] if it cannot be read, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
     pub async fn receive(&self, reading: Reading) -> Result<Vec<f32>> {
         let Reading { tensor, download } = reading;
         let (_, view) = self.plan.place(tensor);

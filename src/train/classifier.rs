@@ -131,7 +131,7 @@ impl InferenceGraph {
 
 impl Classifier {
     /// A classifier with these weights, on memory of its own, with activations stored as `element`. Aux heads among the weights are left
-    /// out; they need not be there.
+    /// out; they need not be there. Averages are not looked at: [`TrainingState::averaged`] puts them in the place of the weights.
     ///
     /// # Errors
     /// [`Error::Tensor`] naming a weight that is missing or misshapen, [`Error::NoF16`] if the device cannot store activations so, and

@@ -107,7 +107,7 @@ type Row = (usize, u64);
 
 impl EarlyExit {
     /// A classifier with these weights, on memory of its own, for batches of `batch` pictures with activations stored as `element`. A network
-    /// without auxiliary softmaxes has a single stage.
+    /// without auxiliary softmaxes has a single stage. Averages are not looked at: [`TrainingState::averaged`] puts them in the place of the weights.
     ///
     /// # Errors
     /// [`Error::Tensor`] naming a weight that is missing or misshapen, [`Error::NoF16`] if the device cannot store activations so, and

@@ -55,7 +55,7 @@ pub struct StepMetrics {
     pub loss: f32,
     /// Each softmax, the main one first.
     pub heads: Vec<HeadMetrics>,
-    /// The global norm of the gradients, if the optimizer has a largest one and this step ends with an update: not finite where that was skipped.
+    /// The global norm of the gradients, if [`Optimizer::clip_norm`] is set and this step ends with an update: not finite where that was skipped.
     pub gradient_norm: Option<f32>,
     /// The loss scale, if the loss is scaled and this step ends with an update.
     pub scaling: Option<ScalingMetrics>,
@@ -398,7 +398,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// A classifier that can stop at each softmax, reading this trainer's parameters where they are: it always sees the latest.
+    /// A classifier that can stop at each softmax, reading this trainer's parameters where they are: it always sees the latest, the averaged
+    /// ones if it averages.
     ///
     /// # Errors
     /// As [`EarlyExit::new`].

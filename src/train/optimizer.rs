@@ -43,11 +43,11 @@ pub struct Optimizer {
     /// The rule.
     #[serde(flatten)]
     pub rule: Rule,
-    /// Momentum of SGD.
+    /// Momentum of SGD, Nesterov's and LARS.
     pub momentum: f32,
     /// Weight decay; acts on convolution and linear weights.
     pub weight_decay: f32,
-    /// Largest global norm of the gradients; larger ones are scaled down to it.
+    /// Largest global norm of the gradients; larger ones are scaled down to it. With infinity the norm is measured and nothing is scaled; with none it is not measured.
     pub clip_norm: Option<f32>,
     /// Averaging of the parameters, and of batch norm's running statistics.
     pub average: Option<Averaging>,

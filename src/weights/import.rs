@@ -13,9 +13,9 @@ use crate::nn::{GoogLeNet, Plane, Recognised, Variant};
 pub struct Pixels {
     /// Whether the network's first channel is blue.
     pub bgr: bool,
-    /// What is taken from red, green and blue, in units of 255.
+    /// What is taken from red, green and blue, where 0 is black and 1 is 255.
     pub mean: [f32; 3],
-    /// What they are divided by then.
+    /// What they are divided by then, on the same scale.
     pub std: [f32; 3],
 }
 

@@ -16,7 +16,7 @@ use incept::weights::{Checkpoint, TrainingState};
 use serde::Serialize;
 
 use super::data::{LoadArgs, describe, suited_input};
-use super::options::{Common, NetworkArgs, PixelArgs};
+use super::options::{DeviceArgs, NetworkArgs, PixelArgs};
 use super::plot;
 use super::record;
 use super::report::{Reporter, note, shown, thousands};
@@ -36,7 +36,7 @@ use super::{Outcome, Result};
 pub(crate) struct Explain {
     /// `digits`, or a folder with a data set [default: digits, or what the checkpoint was trained on].
     data: Option<String>,
-    /// Look at the network of this checkpoint, in place of one that training starts with.
+    /// Look at the network of this checkpoint, a run's folder (its best one) or `included`, in place of one that training starts with.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["train", "variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight", "mean", "std"])]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
@@ -78,6 +78,8 @@ pub(crate) struct Explain {
     pixels: PixelArgs,
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -117,14 +119,15 @@ struct FlowResult<'a> {
 }
 
 impl Explain {
-    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
         let plots = self.plots();
         plots.iter().try_for_each(|path| plot::check(path))?;
         if self.train {
-            return self.compare(common, &plots, reporter);
+            return self.compare(device, &plots, reporter);
         }
         let Subject { network, weights, batch, what } = self.subject()?;
-        let gpu = common.open()?;
+        let gpu = device.open()?;
         let flow =
             gpu.block_on(GradientFlow::measure(&gpu, &network, weights.as_ref(), self.seed, &batch))?;
         let figure =
@@ -294,9 +297,9 @@ fn findings(flow: &GradientFlow) -> Vec<String> {
         // Gradients of two losses may point against each other: then a share is below zero and the other above one.
         let main = 100.0 * main.clamp(0.0, 1.0);
         lines.push(format!(
-            "what arrives at {} comes to {:.0}% from the auxiliary softmaxes and to {main:.0}% from the main one",
-            first.part,
+            "{:.0}% of the gradient that arrives at {} comes from the auxiliary softmaxes, {main:.0}% from the main one",
             100.0 - main,
+            first.part,
         ));
     }
     lines

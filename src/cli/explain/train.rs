@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::super::data::{describe, report_bad};
 use super::super::fit::interruptible;
-use super::super::options::Common;
+use super::super::options::DeviceArgs;
 use super::super::plot;
 use super::super::report::{Rate, Reporter, duration, note, shown};
 use super::super::tune::Worth;
@@ -83,7 +83,7 @@ struct Trial<'a> {
 }
 
 impl Explain {
-    pub(super) fn compare(&self, common: &Common, plots: &[PathBuf], reporter: &Reporter) -> Result {
+    pub(super) fn compare(&self, device: &DeviceArgs, plots: &[PathBuf], reporter: &Reporter) -> Result {
         if self.epochs == 0 || self.seeds == 0 {
             return Err(Error::Config("--epochs and --seeds must be above zero".into()));
         }
@@ -101,9 +101,9 @@ impl Explain {
         let preprocessing = self.pixels.clone().measured(with.input, data.train.as_ref())?;
         let options = self.load.options(batch, &preprocessing);
         let stop = interruptible()?;
-        let gpu = common.open()?;
+        let gpu = device.open()?;
         for network in [&with, &without] {
-            common.tune(&gpu, reporter, Worth::Training, Some(&stop), || {
+            device.tune(&gpu, reporter, Worth::Training, Some(&stop), || {
                 TrainingGraph::new(network, &recipe.optimizer, batch)?.plan(&gpu)
             })?;
         }

@@ -8,7 +8,7 @@ use incept::look::Features;
 use serde::Serialize;
 
 use super::{Subject, name};
-use crate::cli::options::Common;
+use crate::cli::options::DeviceArgs;
 use crate::cli::plot::{INK, SOFT, check, save};
 use crate::cli::raster::{Heat, normalized};
 use crate::cli::report::{Reporter, shown};
@@ -34,6 +34,8 @@ pub(super) struct FeaturesArgs {
     /// The figure, .png or .svg.
     #[arg(long, value_name = "FILE", default_value = "incept-features.png")]
     out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 #[derive(Serialize)]
@@ -51,7 +53,8 @@ struct Event<'a> {
 }
 
 impl FeaturesArgs {
-    pub(super) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+    pub(super) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
         let seen = subject.see(std::slice::from_ref(&self.picture))?;
@@ -61,7 +64,7 @@ impl FeaturesArgs {
                 format!("{what} has {} pictures, and the layer is drawn for one: name it", seen.len());
             return Err(Error::Config(reason));
         }
-        let gpu = common.open()?;
+        let gpu = device.open()?;
         let features = Features::new(&gpu, &subject.metadata.network, &self.layer, &subject.state);
         let mut features = gpu.block_on(features)?;
         let heat = Heat::new();

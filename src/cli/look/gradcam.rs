@@ -8,7 +8,7 @@ use incept::look::{ActivationMap, GradCam};
 use serde::Serialize;
 
 use super::{Seen, Subject, name};
-use crate::cli::options::Common;
+use crate::cli::options::DeviceArgs;
 use crate::cli::plot::{INK, SOFT, check, head_color, save};
 use crate::cli::raster::{Heat, normalized};
 use crate::cli::report::{Reporter, shown};
@@ -35,6 +35,8 @@ pub(super) struct Gradcam {
     /// The figure, .png or .svg.
     #[arg(long, value_name = "FILE", default_value = "incept-gradcam.png")]
     out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -74,12 +76,13 @@ struct HeadEvent<'a> {
 }
 
 impl Gradcam {
-    pub(super) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+    pub(super) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
         let class = self.class.as_deref().map(|name| subject.number(name)).transpose()?;
         let seen = subject.see(&self.pictures)?;
-        let gpu = common.open()?;
+        let gpu = device.open()?;
         let mut gradcam = gpu.block_on(GradCam::new(&gpu, &subject.metadata.network, &subject.state))?;
         let shows = |head: &str| self.head.is_none_or(|wanted| wanted.name() == head);
         let heads: Vec<&'static str> = gradcam.heads().into_iter().filter(|h| shows(h)).collect();

@@ -15,7 +15,6 @@ use incept::weights::{Checkpoint, Metadata, TrainingState};
 use super::Result;
 use super::classify::read;
 use super::data::pictures;
-use super::options::Common;
 use super::plot::class_label;
 use super::raster::raster;
 use super::record;
@@ -23,7 +22,7 @@ use super::report::{Reporter, shown};
 
 const EXAMPLES: &str = "Examples:
   incept look gradcam photos.safetensors cat.jpg dog.jpg    where each of the three softmaxes sees the class
-  incept look occlusion photos.safetensors cat.jpg          what the class is lost without
+  incept look occlusion photos.safetensors cat.jpg          which parts the class depends on
   incept look features photos.safetensors cat.jpg --layer inception_3b/output
   incept look filters photos.safetensors --out filters.svg  the colours that the first layer looks for";
 
@@ -44,11 +43,11 @@ enum What {
 }
 
 impl Look {
-    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         match &self.what {
-            What::Gradcam(command) => command.run(common, reporter),
-            What::Occlusion(command) => command.run(common, reporter),
-            What::Features(command) => command.run(common, reporter),
+            What::Gradcam(command) => command.run(reporter),
+            What::Occlusion(command) => command.run(reporter),
+            What::Features(command) => command.run(reporter),
             What::Filters(command) => command.run(reporter),
         }
     }

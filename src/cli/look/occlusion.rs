@@ -10,14 +10,14 @@ use incept::train::Classifier;
 use serde::Serialize;
 
 use super::{Subject, name};
-use crate::cli::options::Common;
+use crate::cli::options::DeviceArgs;
 use crate::cli::plot::{INK, SOFT, check, save};
 use crate::cli::raster::{Heat, normalized};
 use crate::cli::report::{Rate, Reporter, shown};
 use crate::cli::tiles::{Tile, Tiles};
 use crate::cli::{Outcome, Result};
 
-/// Draw what a class is lost without: a square of the mean colour is moved over each picture, and the map shows how much less probable the
+/// Draw which parts of a picture a class depends on: a square of the mean colour is moved over each picture, and the map shows how much less probable the
 /// class becomes.
 #[derive(Args, Debug)]
 pub(super) struct OcclusionArgs {
@@ -32,7 +32,7 @@ pub(super) struct OcclusionArgs {
     /// Height and width of the square, in pixels of the network's input [default: an eighth of it].
     #[arg(long, value_name = "PIXELS")]
     window: Option<usize>,
-    /// Pixels from one place to the next [default: half a square].
+    /// Pixels from one place to the next, at most [default: half a square].
     #[arg(long, value_name = "PIXELS")]
     stride: Option<usize>,
     /// Places that are classified at once.
@@ -41,6 +41,8 @@ pub(super) struct OcclusionArgs {
     /// The figure, .png or .svg.
     #[arg(long, value_name = "FILE", default_value = "incept-occlusion.png")]
     out: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 #[derive(Serialize)]
@@ -56,7 +58,8 @@ struct Event<'a> {
 }
 
 impl OcclusionArgs {
-    pub(super) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+    pub(super) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
         let class = self.class.as_deref().map(|name| subject.number(name)).transpose()?;
@@ -68,7 +71,7 @@ impl OcclusionArgs {
             .stride
             .unwrap_or_else(|| if self.window.is_some() { window.div_ceil(2) } else { suited.stride });
         let occlusion = Occlusion { window, stride };
-        let gpu = common.open()?;
+        let gpu = device.open()?;
         let mut classifier =
             gpu.block_on(Classifier::new(&gpu, network, self.batch, Element::F32, &subject.state))?;
         let (heat, mut tiles, mut maps) = (Heat::new(), Vec::new(), Vec::new());
@@ -104,7 +107,7 @@ impl OcclusionArgs {
         }
         let heads = ["picture", "over the picture", "places"].map(|h| (h.to_string(), SOFT));
         let tiles = Tiles {
-            title: "What the class is lost without".into(),
+            title: "What the class depends on".into(),
             subtitle: format!(
                 "a square of {window} pixels, moved by {stride}: yellow costs most probability"
             ),

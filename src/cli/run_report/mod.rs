@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::data::LoadArgs;
 use super::eval::{ConfusionFigure, Contestant, Job, Measured, Part, ReliabilityFigure, held_out};
-use super::options::{Common, PrecisionArgs};
+use super::options::{DeviceArgs, PrecisionArgs};
 use super::plot::Drawn;
 use super::raster::thumbnail;
 use super::report::{Reporter, bytes, duration, note, shown, thousands};
@@ -60,6 +60,8 @@ pub(crate) struct RunReport {
     precision: PrecisionArgs,
     #[command(flatten)]
     load: LoadArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// A picture with what the network says about it.
@@ -90,10 +92,11 @@ struct Event<'a> {
 }
 
 impl RunReport {
-    pub(crate) fn run(&self, common: &Common, reporter: &Reporter) -> Result {
+    pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
         let source = Source::open(&self.run, &self.runs_dir)?;
         let contestant = Contestant::load(&source.checkpoint)?;
-        let tested = self.test(&contestant, common, reporter)?;
+        let tested = self.test(&contestant, device, reporter)?;
         let out = self.out.clone().unwrap_or_else(|| {
             if self.run.is_dir() { self.run.join("report.html") } else { self.run.with_extension("html") }
         });
@@ -112,12 +115,12 @@ impl RunReport {
     }
 
     /// Measures the checkpoint on the held-out pictures.
-    fn test(&self, contestant: &Contestant<'_>, common: &Common, reporter: &Reporter) -> Result<Tested> {
+    fn test(&self, contestant: &Contestant<'_>, device: &DeviceArgs, reporter: &Reporter) -> Result<Tested> {
         let one = std::slice::from_ref(contestant);
         let (data, set) = held_out(one, self.data.clone(), Part::HeldOut)?;
-        let gpu = common.open()?;
+        let gpu = device.open()?;
         let element = self.precision.element(&gpu);
-        common.tune(&gpu, reporter, Worth::Classifying, None, || {
+        device.tune(&gpu, reporter, Worth::Classifying, None, || {
             InferenceGraph::new(&contestant.metadata.network, self.batch, element)?.plan(&gpu, None)
         })?;
         let count = set.len().min(SAMPLES);
