@@ -368,8 +368,10 @@ fn fetch_goes_on_where_it_ended_and_refuses_what_is_wrong() {
     assert!(error.contains("MD5"), "{error}");
     assert!(!part.exists() && !out.join("cifar-10-binary.tar.gz").exists());
     assert_eq!(answers.load(Ordering::SeqCst), 3);
-    let error = fails(&["data", "fetch", "mnist", "--out", text(&out), "--from", "http://127.0.0.1:9"]);
-    assert!(error.contains("check the connection") && error.contains("train-images"), "{error}");
+    for set in ["fashion-mnist", "mnist"] {
+        let error = fails(&["data", "fetch", set, "--out", text(&out), "--from", "http://127.0.0.1:9"]);
+        assert!(error.contains("check the connection") && error.contains("train-images"), "{error}");
+    }
     let mut nothing = String::new();
     std::fs::File::open(out.join("train-images-idx3-ubyte.gz.part"))
         .and_then(|mut file| file.read_to_string(&mut nothing))

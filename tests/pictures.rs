@@ -146,6 +146,10 @@ fn features_filters_and_occlusion_are_drawn() {
     assert_eq!((&features["channels"], &features["height"]), (&8.into(), &32.into()), "{features}");
     let (extents, colours) = look(&out);
     assert!(extents == (1848, 400) && colours > 100, "{extents:?}, {colours}");
+    let svg = file("features.svg");
+    let layer = ["--layer", "conv1/7x7_s2", "--out", text(&svg)];
+    stdout(&[&["look", "features", checkpoint, picture][..], &layer].concat());
+    assert!(drawing(&svg, (924, 200)).matches("data:image/png;base64,").count() > 8);
     let errors = fails(&["look", "features", checkpoint, picture, "--layer", "conv9"]);
     assert!(errors.contains("inception_3a/output"), "{errors}");
     std::fs::copy(picture, file("one.png")).expect("a copy");
@@ -157,6 +161,9 @@ fn features_filters_and_occlusion_are_drawn() {
     assert_eq!((&filters["filters"], &filters["width"]), (&8.into(), &7.into()));
     let (extents, colours) = look(&out);
     assert!(extents == (1204, 304) && colours > 100, "{extents:?}, {colours}");
+    let svg = file("filters.svg");
+    stdout(&["look", "filters", checkpoint, "--out", text(&svg)]);
+    assert_eq!(drawing(&svg, (602, 152)).matches("data:image/png;base64,").count(), 8);
 
     let (out, png) = (file("occlusion.svg"), file("occlusion.png"));
     let occlusion = &json(&[
@@ -222,6 +229,18 @@ fn a_report_is_one_file() {
         assert!(html.contains(part), "{part}");
     }
     assert!(html.matches("<svg").count() >= 6 && html.matches("data:image/png;base64,").count() >= 30);
+    // Curves are there, and not axes alone: each softmax's in losses and accuracies, one in the others.
+    let chart = |title: &str| {
+        html.split("<svg").find(|svg| svg.contains(title)).unwrap_or_else(|| panic!("no {title}"))
+    };
+    for (title, curves) in [
+        ("Loss of the three softmaxes", 3),
+        ("Accuracy", 3),
+        ("Learning rate", 1),
+        ("Norm of the gradients", 1),
+    ] {
+        assert!(chart(title).matches("<polyline").count() >= curves, "{title}");
+    }
     // Nothing is fetched: the only addresses are names of XML.
     let fetched = ["src=\"http", "href=\"http", "url(", "@import", "<script", "<link"];
     assert!(fetched.iter().all(|f| !html.contains(f)));

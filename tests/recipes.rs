@@ -437,6 +437,7 @@ fn mixed_batches_can_be_made_again() {
         [Mix { mixup: 0.4, cutmix: 0.0 }, Mix { mixup: 0.0, cutmix: 1.0 }, Mix { mixup: 0.4, cutmix: 1.0 }]
     {
         let (all, plain) = (batches(Some(mix), 0, 0), batches(None, 0, 0));
+        let mut pasted = 0;
         assert_eq!(all[2..], batches(Some(mix), 3, 2));
         for (batch, plain) in all.iter().zip(&plain) {
             let mixed = batch.mixed.as_ref().expect("second labels");
@@ -444,6 +445,22 @@ fn mixed_batches_can_be_made_again() {
             assert!(mixed.share.iter().all(|s| (0.0..=1.0).contains(s)), "{:?}", mixed.share);
             for (second, first) in mixed.second.iter().zip(&batch.labels) {
                 assert_eq!(*second == u32::MAX, *first == u32::MAX, "a missing row stays missing");
+            }
+            if mix.cutmix == 0.0 {
+                // Each picture is the blend with one other of the batch that the share says, and some are blended.
+                let row = |i: usize| &plain.images[i * 3072..(i + 1) * 3072];
+                let mut blended = 0;
+                for (i, share) in mixed.share.iter().enumerate().take(batch.count) {
+                    let image = &batch.images[i * 3072..(i + 1) * 3072];
+                    let is_blend = |other: usize| {
+                        plain.labels[other] == mixed.second[i]
+                            && (image.iter().zip(row(i)).zip(row(other)))
+                                .all(|((v, a), b)| (share * a + (1.0 - share) * b - v).abs() < 1e-5)
+                    };
+                    assert!((0..batch.count).any(is_blend), "row {i} with {share}");
+                    blended += usize::from(image.iter().zip(row(i)).any(|(v, a)| (v - a).abs() > 1e-3));
+                }
+                assert!(blended > 0 || batch.count < 2, "nothing was blended");
             }
             if mix.mixup == 0.0 {
                 // As many pixels as the share says are the picture's own, or were the same in both.
@@ -455,9 +472,19 @@ fn mixed_batches_can_be_made_again() {
                         .filter(|(a, b)| a == b)
                         .count();
                     assert!(same as f32 / 3072.0 >= share - 1e-6, "{same} {share}");
+                    // The others are those of one other picture of the batch.
+                    let row = |i: usize| &plain.images[i * 3072..(i + 1) * 3072];
+                    let image = &batch.images[i * 3072..(i + 1) * 3072];
+                    let is_pasted = |other: usize| {
+                        plain.labels[other] == mixed.second[i]
+                            && image.iter().zip(row(i)).zip(row(other)).all(|((v, a), b)| v == a || v == b)
+                    };
+                    assert!((0..batch.count).any(is_pasted), "row {i} with {share}");
+                    pasted += usize::from(same < 3072);
                 }
             }
         }
+        assert!(pasted > 0 || mix.mixup > 0.0, "nothing was pasted");
     }
 }
 

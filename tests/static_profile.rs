@@ -6,7 +6,7 @@ use incept::graph::{Element, Graph, Operation, Spec};
 use incept::kernel::{
     AdapterClass, BUSY_GROUPS, Kernel, MOST_GROUPS, Operand, Operands, Profile, choose, pipeline_text,
 };
-use incept::nn::GoogLeNet;
+use incept::nn::{GoogLeNet, Variant};
 use incept::ops::{Conv, ConvInputGrad, ConvWeightGrad};
 use incept::plan::{ENOUGH_INTENSITY, NodeCost, Plan, PlanOptions};
 use incept::train::{InferenceGraph, Optimizer, Precision, TrainingGraph};
@@ -31,12 +31,19 @@ fn plan_for(graph: &Graph, profile: &Profile) -> Plan {
     Plan::new(graph, &options).expect("the graph can be planned")
 }
 
+/// A training step of each variant on a discrete GPU.
+fn discrete_training() -> [(Variant, Plan); 2] {
+    [GoogLeNet::paper(), GoogLeNet::torchvision()].map(|network| {
+        let training = TrainingGraph::new(&network, &Optimizer::default(), BATCH).expect("can be built");
+        (network.variant, plan(&training.graph, AdapterClass::Discrete))
+    })
+}
+
 /// The convolutions that do over a hundredth of the FLOPs of a training step at 224 on a discrete GPU.
 fn heavy_convolutions() -> Vec<NodeCost> {
-    let costs = plan(&training(), AdapterClass::Discrete).costs();
-    let heavy: Vec<NodeCost> =
-        costs.into_iter().filter(|c| c.operation.starts_with("conv") && c.share > 0.01).collect();
-    assert!(heavy.len() > 20, "only {} convolutions", heavy.len());
+    let costs = discrete_training().into_iter().flat_map(|(_, plan)| plan.costs());
+    let heavy: Vec<NodeCost> = costs.filter(|c| c.operation.starts_with("conv") && c.share > 0.01).collect();
+    assert!(heavy.len() > 40, "only {} convolutions", heavy.len());
     heavy
 }
 
@@ -73,16 +80,57 @@ fn heavy_convolutions_launch_enough_workgroups() {
     assert!(failures.is_empty(), "{}", listed(&failures));
 }
 
+/// In planes of NCHW neighbours along a row are neighbours in memory, and a window of 3x3 begins anywhere: its pixels are loaded one by one.
+/// Everything else comes in fours: weights, gradients of the result, and the source of a 1x1 product.
 #[test]
 fn heavy_convolutions_load_vectors_where_channels_allow() {
-    let mut failures = Vec::new();
-    for node in heavy_convolutions().into_iter().filter(|n| n.wide) {
-        let main = node.main().expect("a convolution runs");
-        if main.vector < 4 {
-            failures.push(format!("{} ({}): {}", node.layer, node.implementation, main.kernel));
+    let (mut failures, mut checked) = (Vec::new(), BTreeMap::<String, usize>::new());
+    for (network, plan) in discrete_training() {
+        for (planned, cost) in plan.nodes.iter().zip(plan.costs()) {
+            let node = plan.graph.node_ref(planned.node);
+            let Some(main) = cost.main().filter(|_| cost.operation.starts_with("conv") && cost.share > 0.01)
+            else {
+                continue;
+            };
+            let kernel = planned.implementation.kernels.iter().find(|k| k.entry == main.kernel);
+            let kernel = kernel.expect("it is one of its kernels");
+            let dims = |i: usize| plan.graph.tensor_ref(node.inputs[i]).spec.dims().to_vec();
+            let in_fours = |dims: &[usize]| dims[2..].iter().product::<usize>().is_multiple_of(4);
+            let (first, second) = (dims(0), dims(1));
+            // What must come in fours: the weights, laid out in a panel; of weight gradients dy; and the source of 1x1.
+            let mut wanted = match cost.operation {
+                "conv_weight_grad" => {
+                    if in_fours(&second) {
+                        vec!["dy_data"]
+                    } else {
+                        Vec::new()
+                    }
+                }
+                _ => {
+                    if second[0].is_multiple_of(4) {
+                        vec!["panel"]
+                    } else {
+                        Vec::new()
+                    }
+                }
+            };
+            if cost.operation != "conv_weight_grad" && second[2..] == [1, 1] && in_fours(&first) {
+                wanted.push("source");
+            }
+            for name in wanted {
+                *checked.entry(format!("{} {name}", cost.operation)).or_default() += 1;
+                let element = kernel.bindings.iter().find(|b| b.name == name).map(|b| b.element);
+                if element.is_none_or(|element| !element.starts_with("vec4")) {
+                    failures.push(format!(
+                        "{network} {} ({}): {name} is {element:?}",
+                        cost.layer, cost.implementation
+                    ));
+                }
+            }
         }
     }
     assert!(failures.is_empty(), "{}", listed(&failures));
+    assert!(checked.len() >= 3 && checked.values().all(|count| *count > 5), "{checked:?}");
 }
 
 /// The same in f16 on cooperative matrices: 16 FLOP for a byte, enough workgroups, vectors.
@@ -260,6 +308,7 @@ mod op {
     pub const BRANCH: u16 = 249;
     pub const BRANCH_CONDITIONAL: u16 = 250;
     pub const SWITCH: u16 = 251;
+    pub const COOPERATIVE_MATRIX_MULTIPLY_ADD: u16 = 4459;
 }
 
 impl Module {
@@ -368,6 +417,11 @@ impl Module {
                             findings.loops[inside].adds = true;
                         }
                     }
+                    op::COOPERATIVE_MATRIX_MULTIPLY_ADD => {
+                        if let Some(inside) = inside {
+                            findings.loops[inside].matrices = true;
+                        }
+                    }
                     op::BRANCH_CONDITIONAL | op::SWITCH => {
                         // The way out of the loop is a branch that every loop has.
                         let merge = open.last().map(|(merge, _)| *merge);
@@ -406,6 +460,8 @@ struct Loop {
     innermost: bool,
     multiplies: bool,
     adds: bool,
+    /// Whether it multiplies cooperative matrices.
+    matrices: bool,
     /// Integer divisions by what is no constant, in this loop and not in one within.
     divisions: usize,
     /// Branches other than the loop's own.
@@ -413,9 +469,11 @@ struct Loop {
 }
 
 impl Findings {
-    /// The innermost loops that multiply and add.
+    /// The innermost loops that multiply and add: on matrices, where the kernel has some. Batch norm at the end of such a kernel does too.
     fn multiply_adds(&self) -> impl Iterator<Item = &Loop> {
-        self.loops.iter().filter(|l| l.innermost && l.multiplies && l.adds)
+        let matrices = self.loops.iter().any(|l| l.matrices);
+        let products = move |l: &&Loop| if matrices { l.matrices } else { l.multiplies && l.adds };
+        self.loops.iter().filter(|l| l.innermost).filter(products)
     }
 }
 
@@ -426,10 +484,16 @@ fn spirv(kernel: &Kernel, bake: bool, policy: BoundsCheckPolicy, bounded: bool) 
         .unwrap_or_else(|e| panic!("{}: {}", kernel.label, e.emit_to_string(&text)));
     let mut capabilities = Capabilities::default();
     capabilities.set(Capabilities::SHADER_FLOAT16, text.contains("enable f16"));
+    capabilities.set(Capabilities::SUBGROUP, kernel.cooperative);
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, kernel.cooperative);
     let info = Validator::new(ValidationFlags::all(), capabilities)
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
         .validate(&module)
         .unwrap_or_else(|e| panic!("{}: {}", kernel.label, e.emit_to_string(&text)));
     let options = spv::Options {
+        // Subgroups came with SPIR-V 1.3.
+        lang_version: if kernel.cooperative { (1, 3) } else { spv::Options::default().lang_version },
         bounds_check_policies: BoundsCheckPolicies {
             index: policy,
             buffer: policy,
@@ -447,10 +511,27 @@ fn spirv(kernel: &Kernel, bake: bool, policy: BoundsCheckPolicy, bounded: bool) 
     Module::parse(&words)
 }
 
-/// The kernels of convolutions and linear layers that a class of adapter runs, one for each pipeline.
-fn products(class: AdapterClass) -> BTreeMap<String, Kernel> {
-    let plan = plan(&training(), class);
-    let bake = Profile::webgpu(class).bake;
+/// What GPUs train and classify with: both variants within WebGPU's limits, and in f16 on matrices.
+fn gpu_plans() -> Vec<(String, Profile, Plan)> {
+    let mut plans = Vec::new();
+    let precise = AdapterClass::GPU.iter().map(|class| (Profile::webgpu(*class), Precision::default()));
+    for (profile, precision) in precise.chain([(Profile::with_matrices(), Precision::f16())]) {
+        for network in [GoogLeNet::paper(), GoogLeNet::torchvision()] {
+            let optimizer = Optimizer { precision, ..Optimizer::default() };
+            let training = TrainingGraph::new(&network, &optimizer, BATCH).expect("can be built").graph;
+            let inference = InferenceGraph::new(&network, BATCH, precision.element()).expect("can be built");
+            let matrices = if profile.cooperative.is_some() { " with matrices" } else { "" };
+            for (pass, graph) in [("training", &training), ("inference", &inference.graph)] {
+                let name = format!("{} {pass}, {:?}{matrices}", network.variant, profile.class);
+                plans.push((name, profile.clone(), plan_for(graph, &profile)));
+            }
+        }
+    }
+    plans
+}
+
+/// The kernels of a plan's convolutions and linear layers, one for each pipeline.
+fn products(plan: &Plan, bake: bool) -> BTreeMap<String, Kernel> {
     let mut kernels = BTreeMap::new();
     for planned in &plan.nodes {
         let name = plan.graph.node_ref(planned.node).op.name();
@@ -464,36 +545,31 @@ fn products(class: AdapterClass) -> BTreeMap<String, Kernel> {
     kernels
 }
 
-#[test]
-fn inner_loops_do_not_divide_by_run_time_values() {
-    let mut failures = Vec::new();
-    let mut loops = 0;
-    for kernel in products(AdapterClass::Discrete).values() {
-        let findings = spirv(kernel, true, BoundsCheckPolicy::Unchecked, false).inspect();
-        loops += findings.loops.len();
-        if findings.loops.iter().any(|l| l.divisions > 0) {
-            failures.push(kernel.label.clone());
-        }
-    }
-    assert!(loops > 20, "only {loops} loops were seen");
-    assert!(failures.is_empty(), "{failures:#?}");
-}
-
 /// Kernels for CPU drivers may ask where a window is in their only loop; those for GPUs do so while they fill tiles.
 #[test]
-fn inner_loops_carry_no_branches() {
+fn inner_loops_carry_no_branches_and_do_not_divide_by_run_time_values() {
     let mut failures = Vec::new();
-    for class in AdapterClass::GPU {
-        let bake = Profile::webgpu(*class).bake;
-        let mut loops = 0;
-        for kernel in products(*class).values() {
-            let findings = spirv(kernel, bake, BoundsCheckPolicy::Unchecked, false).inspect();
+    for (name, profile, plan) in gpu_plans() {
+        let (mut loops, mut matrices) = (0, 0);
+        for kernel in products(&plan, profile.bake).values() {
+            matrices += usize::from(kernel.cooperative);
+            let findings = spirv(kernel, profile.bake, BoundsCheckPolicy::Unchecked, false).inspect();
             loops += findings.multiply_adds().count();
-            if findings.multiply_adds().any(|l| l.branches > 0) {
-                failures.push(format!("{class:?}: {}", kernel.label));
+            if findings.loops.iter().any(|l| l.divisions > 0) {
+                failures.push(format!("{name}: {} divides", kernel.label));
             }
+            if findings.multiply_adds().any(|l| l.branches > 0) {
+                failures.push(format!("{name}: {} branches", kernel.label));
+            }
+            let multiplies = findings.multiply_adds().count() > 0;
+            assert!(
+                multiplies || !kernel.cooperative,
+                "{name}: {} has no loop that multiplies",
+                kernel.label
+            );
         }
-        assert!(loops > 5, "only {loops} loops that multiply and add were seen for {class:?}");
+        assert!(loops > 5, "only {loops} loops that multiply and add were seen for {name}");
+        assert!(matrices > 5 || profile.cooperative.is_none(), "only {matrices} kernels on matrices: {name}");
     }
     assert!(failures.is_empty(), "{failures:#?}");
 }

@@ -158,7 +158,7 @@ struct StartUp {
 #[derive(Serialize)]
 struct StepCounts {
     submissions: f64,
-    dispatches: usize,
+    dispatches: f64,
     barriers: usize,
     read_backs: f64,
     bind_groups: f64,
@@ -230,7 +230,7 @@ impl Bench {
         let plan = trainer.session().plan();
         let step = StepCounts {
             submissions: a_step(asked.submissions),
-            dispatches: trainer.session().dispatch_count(),
+            dispatches: a_step(asked.dispatches),
             barriers: plan.barriers(),
             read_backs: a_step(asked.read_backs),
             bind_groups: a_step(asked.bind_groups),

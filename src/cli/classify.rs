@@ -39,7 +39,7 @@ pub(crate) struct Classify {
     #[arg(required = true, value_name = "CHECKPOINT|PICTURE")]
     inputs: Vec<PathBuf>,
     /// How many classes to print for each picture.
-    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     top: usize,
     /// Pictures of a batch [default: 16, with --early-exit 1].
     #[arg(long, value_name = "COUNT")]

@@ -322,6 +322,9 @@ pub(crate) mod as_text {
 
 #[cfg(test)]
 mod tests {
+    use incept::nn::Variant;
+    use incept::train::Rule;
+
     use super::*;
     use crate::cli::options::Average;
 
@@ -352,6 +355,85 @@ mod tests {
             error.contains("mine.toml") && error.contains("speed") && error.contains("weight-decay"),
             "{error}"
         );
+    }
+
+    /// What the presets promise in `--help` and the papers say.
+    #[test]
+    fn presets_are_what_they_are_called_after() {
+        let preset = |recipe| {
+            let config = Config::default().layered(Some(recipe), None).expect("a recipe");
+            let optimizer = &config.optimizer;
+            let text = |value: Option<String>| value.unwrap_or_default();
+            (
+                text(optimizer.schedule.map(|s| s.to_string())),
+                text(optimizer.average.as_ref().map(ToString::to_string)),
+                (optimizer.rate, optimizer.momentum, optimizer.weight_decay),
+                (config.training.epochs, config.training.batch),
+                (config.network.variant, config.network.smoothing, config.network.bias_rate),
+                config.augment.augment,
+            )
+        };
+        let (paper, torchvision) = (Some(Variant::Paper), Some(Variant::Torchvision));
+        let expected = |schedule: &str, average: &str, optimizer, training, network, augment| {
+            (schedule.to_string(), average.to_string(), optimizer, training, network, Some(augment))
+        };
+        assert_eq!(
+            preset(Recipe::Paper),
+            expected(
+                "step:8:0.96",
+                "polyak",
+                (Some(0.01), Some(0.9), None),
+                (Some(250), Some(32)),
+                (paper, None, None),
+                Augment::Paper
+            )
+        );
+        assert_eq!(
+            preset(Recipe::Caffe),
+            expected(
+                "polynomial:0.5",
+                "",
+                (Some(0.01), Some(0.9), Some(0.0002)),
+                (Some(60), Some(32)),
+                (paper, None, Some(2.0)),
+                Augment::Standard
+            )
+        );
+        assert_eq!(
+            preset(Recipe::Torchvision),
+            expected(
+                "step:30:0.1",
+                "",
+                (Some(0.1), Some(0.9), Some(0.0001)),
+                (Some(90), Some(256)),
+                (torchvision, None, None),
+                Augment::Crops
+            )
+        );
+        assert_eq!(
+            preset(Recipe::Small),
+            expected(
+                "cosine",
+                "0.998",
+                (Some(0.05), Some(0.9), Some(0.0005)),
+                (Some(60), Some(64)),
+                (torchvision, Some(0.1), None),
+                Augment::Auto
+            )
+        );
+    }
+
+    /// What flags say reaches the optimizer.
+    #[test]
+    fn rules_are_those_that_are_named() {
+        let rule = |name: &str| {
+            let text = format!("[optimizer]\noptimizer = \"{name}\"\n");
+            let mut config: Config = toml::from_str(&text).expect("a rule");
+            config.optimizer.resolve().rule
+        };
+        assert!(matches!(rule("sgd"), Rule::Sgd { nesterov: false }), "{:?}", rule("sgd"));
+        assert!(matches!(rule("nesterov"), Rule::Sgd { nesterov: true }), "{:?}", rule("nesterov"));
+        assert!(matches!(rule("adamw"), Rule::AdamW { .. }) && matches!(rule("lars"), Rule::Lars { .. }));
     }
 
     #[test]

@@ -82,7 +82,9 @@ pub(crate) trait Figure {
 
 /// Makes the embedded font the one that plots are drawn with.
 pub(crate) fn use_font() -> Drawn {
-    register_font(FAMILY, FontStyle::Normal, FONT).map_err(|_| "the embedded font is damaged".into())
+    static REGISTERED: LazyLock<bool> =
+        LazyLock::new(|| register_font(FAMILY, FontStyle::Normal, FONT).is_ok());
+    if *REGISTERED { Ok(()) } else { Err("the embedded font is damaged".into()) }
 }
 
 /// Whether the embedded font has this letter.
@@ -90,6 +92,13 @@ fn drawable(letter: char) -> bool {
     static EMBEDDED: LazyLock<Option<FontRef<'static>>> =
         LazyLock::new(|| FontRef::try_from_slice(FONT).ok());
     EMBEDDED.as_ref().is_some_and(|font| font.glyph_id(letter).0 != 0)
+}
+
+/// Width of a text in the embedded font, in pixels of the layout where letters are `size` high.
+pub(crate) fn text_width(text: &str, size: i32) -> u32 {
+    let measured = use_font().ok().and_then(|()| (FAMILY, size).into_font().box_size(text).ok());
+    // Without a font nothing is drawn; a letter is about so wide on the average.
+    measured.map_or((0.55 * f64::from(size) * text.chars().count() as f64) as u32, |(width, _)| width)
 }
 
 /// The text with a box for each letter that the embedded font lacks.

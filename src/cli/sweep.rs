@@ -346,7 +346,8 @@ impl Figure for SweepFigure<'_> {
         let least = accuracies().fold(1.0, f64::min);
         let most = accuracies().fold(0.0, f64::max);
         // Room for the words above and below.
-        let gap = (most - least).max(0.01);
+        // Differences below a point are chance, and should not fill the figure.
+        let gap = (most - least).max(0.02);
         let least_compute = self.points.iter().map(|p| p.compute).fold(1.0, f64::min);
         let widest = self.points.iter().map(|p| p.compute).fold(1.0, f64::max);
         let span = (widest - least_compute).max(0.02);

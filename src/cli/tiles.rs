@@ -4,7 +4,7 @@ use image::RgbImage;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::plot::{Area, Drawn, Figure, INK, Unit, heading, legible};
+use super::plot::{Area, Drawn, Figure, INK, Unit, heading, legible, text_width};
 use super::raster::Placed;
 
 /// A picture with its caption.
@@ -39,9 +39,10 @@ const LEAST_WIDTH: u32 = 560;
 
 /// The text as the embedded font can draw it, with an ellipsis in the middle for what is wider than `width` pixels of the layout: names often begin alike, and numbers come last.
 pub(crate) fn fitted(text: &str, width: u32, size: i32) -> String {
-    // A letter of the embedded font is about so wide on the average.
-    let most = (f64::from(width) / (0.55 * f64::from(size))).floor().max(2.0) as usize;
-    legible(&shortened(text, most))
+    let text = legible(text);
+    let fits = |text: &String| text_width(text, size) <= width;
+    let most = (2..=text.chars().count()).rev();
+    most.map(|most| shortened(&text, most)).find(fits).unwrap_or_else(|| shortened(&text, 2))
 }
 
 /// At most so many letters of a text, from its beginning and its end.

@@ -48,8 +48,8 @@ pub(super) struct Drawn {
     /// Which of the methods of interpolation, if it is drawn.
     pub interpolation: Option<u8>,
     /// Numbers from 0 to 1.
-    place: [f64; 2],
-    size: [f64; 2],
+    pub place: [f64; 2],
+    pub size: [f64; 2],
 }
 
 impl Augmentation {

@@ -195,3 +195,29 @@ pub(super) fn load(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_are_mirrored_turned_and_resized_as_drawn() {
+        let picture = Picture { width: 2, height: 2, channels: 1, pixels: vec![0, 51, 102, 255] };
+        let preprocessing = Preprocessing { mean: [0.0; 3], std: [1.0; 3], ..Preprocessing::new(2) };
+        let render = |drawn: Drawn, input: usize| {
+            let preprocessing = Preprocessing { input, ..preprocessing.clone() };
+            let mut values = preprocessing.render(&picture, (0.0, 0.0, 2.0, 2.0), &drawn);
+            values.truncate(input * input);
+            values.iter().map(|v| (255.0 * v).round() as u8).collect::<Vec<_>>()
+        };
+        let plain = Drawn::default();
+        assert_eq!(render(plain, 2), [0, 51, 102, 255]);
+        assert_eq!(render(Drawn { mirror: true, ..plain }, 2), [51, 0, 255, 102]);
+        assert_eq!(render(Drawn { flip: true, ..plain }, 2), [102, 255, 0, 51]);
+        assert_eq!(render(Drawn { mirror: true, flip: true, ..plain }, 2), [255, 102, 51, 0]);
+        // Four methods, four pictures; the nearest neighbour makes no new values.
+        let methods: Vec<_> = (0..4).map(|i| render(Drawn { interpolation: Some(i), ..plain }, 8)).collect();
+        assert!((0..4).all(|i| (0..i).all(|j| methods[i] != methods[j])), "{methods:?}");
+        assert!(methods[0].iter().all(|v| picture.pixels.contains(v)), "{:?}", methods[0]);
+    }
+}

@@ -57,6 +57,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Counts {
     submissions: AtomicU64,
+    dispatches: AtomicU64,
     bind_groups: AtomicU64,
     read_backs: AtomicU64,
 }
@@ -66,6 +67,8 @@ struct Counts {
 pub struct Counters {
     /// Command buffers that were submitted.
     pub submissions: u64,
+    /// Dispatches that sessions recorded in runs, profiles left out.
+    pub dispatches: u64,
     /// Pipelines that were made.
     pub pipelines: u64,
     /// Bind groups that were made.
@@ -80,6 +83,7 @@ impl Counters {
     pub fn since(&self, before: &Self) -> Self {
         Self {
             submissions: self.submissions - before.submissions,
+            dispatches: self.dispatches - before.dispatches,
             pipelines: self.pipelines - before.pipelines,
             bind_groups: self.bind_groups - before.bind_groups,
             read_backs: self.read_backs - before.read_backs,
@@ -182,13 +186,19 @@ impl Gpu {
 
     /// What the device was asked for so far.
     pub fn counters(&self) -> Counters {
-        let Counts { submissions, bind_groups, read_backs } = &self.shared.counts;
+        let Counts { submissions, dispatches, bind_groups, read_backs } = &self.shared.counts;
         Counters {
             submissions: submissions.load(Ordering::Relaxed),
+            dispatches: dispatches.load(Ordering::Relaxed),
             pipelines: self.pipeline_count() as u64,
             bind_groups: bind_groups.load(Ordering::Relaxed),
             read_backs: read_backs.load(Ordering::Relaxed),
         }
+    }
+
+    /// Counts what a run recorded.
+    pub(crate) fn count_dispatches(&self, count: usize) {
+        self.shared.counts.dispatches.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     /// Submits what an encoder has recorded.

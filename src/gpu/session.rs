@@ -360,6 +360,7 @@ impl Session {
         let mut pass = encoder.begin_compute_pass(&descriptor);
         dispatches.iter().for_each(|dispatch| dispatch.record(&mut pass));
         drop(pass);
+        self.gpu.count_dispatches(dispatches.len());
         encoder
     }
 

@@ -5,6 +5,7 @@
 //! activation of a picture that goes on is copied on the device into the next free row of the next stage's batch, and that stage runs when
 //! its batch is full: what later stages run is in proportion to the pictures that reach them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use web_time::Instant;
 use super::upload_weights;
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Regions, Session};
+use crate::gpu::{Gpu, Reading, Regions, Session};
 use crate::graph::{Element, Graph, TensorId};
 use crate::kernel::Step;
 use crate::nn::GoogLeNet;
@@ -76,6 +77,8 @@ pub struct EarlyExit {
     batch: usize,
     classes: usize,
     pictures: u64,
+    /// Logits of all stages that are on their way, with the labels of their batch, the oldest first.
+    sent: VecDeque<(Vec<Reading>, Vec<u32>)>,
 }
 
 /// The network from one softmax to the next.
@@ -163,7 +166,14 @@ impl EarlyExit {
             let macs = graph.macs() / batch as u64;
             stages.push(Stage { head, session, input, logits, activation, macs, rows: Vec::new(), runs: 0 });
         }
-        Ok(Self { gpu: gpu.clone(), stages, batch, classes: network.classes, pictures: 0 })
+        Ok(Self {
+            gpu: gpu.clone(),
+            stages,
+            batch,
+            classes: network.classes,
+            pictures: 0,
+            sent: VecDeque::new(),
+        })
     }
 
     /// The softmaxes in the order in which they come: `aux1`, `aux2`, `main`.
@@ -299,28 +309,64 @@ impl EarlyExit {
         Ok(values.chunks(classes).map(<[f32]>::to_vec).collect())
     }
 
-    /// The logits of every softmax for a batch, none left out: what thresholds and temperatures are chosen by. No picture may wait.
+    /// The logits of every softmax for a batch, none left out: what thresholds and temperatures are chosen by. No picture may wait; what
+    /// [`EarlyExit::push_all`] has sent and nobody pulled is forgotten.
     ///
     /// # Errors
     /// [`Error::Config`] if pictures wait, [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
     pub async fn all_heads(&mut self, batch: &Batch) -> Result<HeadLogits> {
+        self.sent.clear();
+        self.push_all(batch).await?;
+        Ok(self.pull_all().await?.unwrap_or_default())
+    }
+
+    /// Sends a batch through all stages, whatever each softmax says. With the next one pushed before this one is pulled, the device does not
+    /// wait for the host.
+    ///
+    /// # Errors
+    /// As [`EarlyExit::all_heads`].
+    pub async fn push_all(&mut self, batch: &Batch) -> Result<()> {
         if self.stages.iter().any(|s| !s.rows.is_empty()) {
             return Err(Error::Config("pictures still wait for an answer: finish them first".into()));
         }
         self.stages[0].session.write(self.stages[0].input, &batch.images)?;
-        let real = || batch.labels.iter().filter(|label| **label != Batch::MISSING);
         let all: Vec<Row> = (0..self.batch).map(|row| (row, row as u64)).collect();
-        let mut result = HeadLogits { logits: Vec::new(), labels: real().copied().collect() };
-        for stage in 0..self.stages.len() {
-            let rows = self.submit(stage).await?;
-            let rows = rows.into_iter().zip(&batch.labels).filter(|(_, label)| **label != Batch::MISSING);
-            result.logits.push(rows.map(|(row, _)| row).collect());
-            if stage + 1 < self.stages.len() {
-                self.move_rows(stage, &all).await?;
-                self.stages[stage + 1].rows.clear();
+        let mut readings = Vec::with_capacity(self.stages.len());
+        for number in 0..self.stages.len() {
+            let stage = &mut self.stages[number];
+            stage.session.submit(&Step::default())?;
+            stage.runs += 1;
+            readings.push(stage.session.send(stage.logits).await?);
+            if number + 1 < self.stages.len() {
+                self.move_rows(number, &all).await?;
+                self.stages[number + 1].rows.clear();
             }
         }
-        Ok(result)
+        self.sent.push_back((readings, batch.labels.clone()));
+        self.gpu.check("classifying")
+    }
+
+    /// The logits of the oldest batch that was pushed and not pulled, its missing rows left out; none if there is none.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn pull_all(&mut self) -> Result<Option<HeadLogits>> {
+        let Some((readings, labels)) = self.sent.pop_front() else { return Ok(None) };
+        let there = |label: &u32| *label != Batch::MISSING;
+        let mut found =
+            HeadLogits { logits: Vec::new(), labels: labels.iter().copied().filter(there).collect() };
+        for (stage, reading) in self.stages.iter().zip(readings) {
+            let values = stage.session.receive(reading).await?;
+            let rows = values.chunks(self.classes).zip(&labels).filter(|(_, label)| there(label));
+            found.logits.push(rows.map(|(row, _)| row.to_vec()).collect());
+        }
+        self.gpu.check("classifying")?;
+        Ok(Some(found))
+    }
+
+    /// Forgets what [`EarlyExit::push_all`] has sent and nobody pulled.
+    pub fn forget(&mut self) {
+        self.sent.clear();
     }
 
     /// Seconds that a run of each stage takes, read-back included: the least of `runs` runs after a first that does not count.

@@ -9,7 +9,7 @@ use super::{Classifier, EarlyExit, Evaluation, HeadMetrics, StepMetrics, Trainer
 use crate::data::{Batch, Loader};
 use crate::error::Result;
 
-/// Steps that may be on their way to the device: enough that it never waits for the host.
+/// Steps and batches that may be on their way to the device: enough that it never waits for the host, which makes the next and takes up the ones before.
 const IN_FLIGHT: usize = 2;
 
 /// One softmax over one epoch of training, measured while the parameters changed.
@@ -117,8 +117,6 @@ pub async fn evaluate(
     loader: &Loader,
     mut observe: impl FnMut(&Batch, &[Vec<f32>]) -> ControlFlow<()>,
 ) -> Result<Evaluation> {
-    // The device works on one batch while the host makes the next and takes up the one before.
-    const IN_FLIGHT: usize = 2;
     let mut evaluation = Evaluation::default();
     let mut batches = loader.epoch(0, 0);
     let mut pushed: VecDeque<Batch> = VecDeque::new();
@@ -156,15 +154,25 @@ pub async fn evaluate_heads(
 ) -> Result<Vec<(&'static str, Evaluation)>> {
     let mut heads: Vec<_> =
         classifier.heads().into_iter().map(|head| (head, Evaluation::default())).collect();
-    for batch in loader.epoch(0, 0) {
-        let batch = batch?;
-        let found = classifier.all_heads(&batch).await?;
+    let mut batches = loader.epoch(0, 0);
+    let mut pushed: VecDeque<Batch> = VecDeque::new();
+    classifier.forget();
+    loop {
+        while pushed.len() < IN_FLIGHT
+            && let Some(batch) = batches.next()
+        {
+            let batch = batch?;
+            classifier.push_all(&batch).await?;
+            pushed.push_back(batch);
+        }
+        let (Some(batch), Some(found)) = (pushed.pop_front(), classifier.pull_all().await?) else { break };
         for ((_, evaluation), rows) in heads.iter_mut().zip(&found.logits) {
             for (row, label) in rows.iter().zip(&found.labels) {
                 evaluation.add(&softmax(row, 1.0), *label as usize);
             }
         }
         if observe(&batch).is_break() {
+            classifier.forget();
             break;
         }
     }

@@ -224,7 +224,7 @@ fn table(flow: &GradientFlow, reporter: &Reporter) -> Result<()> {
     let mut unit = format!("{:<name$}  {:>5}  {:>10}", "", "", "");
     for loss in &flow.losses {
         head.push_str(&format!("  {:>9}", loss.name));
-        unit.push_str(&format!("  {:>9}", format!("x {}", loss.weight)));
+        unit.push_str(&format!("  {:>9}", format!("(x {})", loss.weight)));
     }
     head.push_str("       sum   ");
     unit.push_str("            ");
@@ -232,7 +232,7 @@ fn table(flow: &GradientFlow, reporter: &Reporter) -> Result<()> {
         head.push_str(&format!("  {:>5}", loss.name));
     }
     reporter.line(
-        "Norm of the gradient from each loss, of their weighted sum, and each loss's share of the sum:\n",
+        "Norm of the gradient from each loss, before its weight (in brackets) is counted; of their weighted sum; and each loss's share of the sum:\n",
     )?;
     reporter.line(head.trim_end())?;
     reporter.line(unit.trim_end())?;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{Subject, name};
 use crate::cli::options::DeviceArgs;
 use crate::cli::plot::{INK, SOFT, check, save};
-use crate::cli::raster::{Heat, normalized};
+use crate::cli::raster::Heat;
 use crate::cli::report::{Rate, Reporter, shown};
 use crate::cli::tiles::{Tile, Tiles};
 use crate::cli::{Outcome, Result};
@@ -98,12 +98,13 @@ impl OcclusionArgs {
         for (one, map) in seen.iter().zip(&maps) {
             let OcclusionMap { class, probability, side, drops } = map;
             let most = drops.iter().copied().fold(0.0, f32::max);
-            let lost: Vec<f32> = drops.iter().map(|d| d.max(0.0)).collect();
+            // Ten points are the whole scale at least: less is noise, and should not look like evidence.
+            let lost: Vec<f32> = drops.iter().map(|d| d.max(0.0) / most.max(0.1)).collect();
             let caption = vec![(format!("{} {:.0}%", subject.label(*class), 100.0 * probability), INK)];
             tiles.push(Tile { image: one.square.clone(), caption: vec![(name(&one.file), INK)] });
-            tiles.push(Tile { image: heat.over(&one.square, &normalized(&lost), *side), caption });
+            tiles.push(Tile { image: heat.over(&one.square, &lost, *side), caption });
             let caption = vec![(format!("loses {:.1} points at most", 100.0 * most), SOFT)];
-            tiles.push(Tile { image: heat.map(&normalized(&lost), *side), caption });
+            tiles.push(Tile { image: heat.map(&lost, *side), caption });
         }
         let heads = ["picture", "over the picture", "places"].map(|h| (h.to_string(), SOFT));
         let tiles = Tiles {
