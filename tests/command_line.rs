@@ -50,6 +50,14 @@ fn summary_counts_what_the_papers_count() {
     let less = &json(&["summary", "--json", "--batch", "4", "--checkpointing", "--precision", "f16"])[0];
     let bytes = |summary: &Value| summary["memory_training"]["planned_bytes"].as_u64().expect("bytes");
     assert!(3 * bytes(less) < bytes(paper), "{} and {}", bytes(less), bytes(paper));
+    // The whole network trains on a card of 2 GiB.
+    let large = &json(&["summary", "--json", "--batch", "128", "--checkpointing", "--precision", "f32"])[0];
+    let memory = &large["memory_training"];
+    let total: u64 = ["planned_bytes", "io_bytes", "persistent_bytes"]
+        .iter()
+        .filter_map(|part| memory[*part].as_u64())
+        .sum();
+    assert!(total > 1 << 30 && total < 2 << 30, "{memory}");
     let bare = &json(&["summary", "--json", "--aux-weight", "0"])[0];
     assert_eq!(bare["parameters"], 6_998_552);
 }

@@ -37,10 +37,10 @@ pub(crate) struct Profile {
     #[arg(long)]
     infer: bool,
     /// Steps that are timed; each dispatch counts with its median.
-    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "static_")]
     rounds: u32,
     /// The order of the table.
-    #[arg(long, value_name = "ORDER", default_value = "order")]
+    #[arg(long, value_name = "ORDER", default_value = "order", conflicts_with = "static_")]
     sort: Sort,
     /// Write the last timed step as a trace that ui.perfetto.dev opens.
     #[arg(long, value_name = "FILE", conflicts_with = "static_")]
@@ -470,7 +470,7 @@ fn print_costs(costs: &[NodeCost], reporter: &Reporter) -> incept::Result<()> {
         if cost.share >= 0.01 {
             let flags = cost.flags();
             reporter.line(&format!(
-                "    {:.1}% of the FLOPs, {:.1} FLOP per byte of {:.1} that its algorithm can reach{}{}",
+                "    {:.1}% of the FLOPs, {:.1} FLOP per byte, in tiles of 128 x 128 {:.1}{}{}",
                 100.0 * cost.share,
                 cost.intensity(),
                 cost.intensity_bound(),

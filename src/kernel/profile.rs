@@ -121,3 +121,29 @@ impl Profile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// f16 by itself only where matrices multiply it on a real GPU.
+    #[test]
+    fn f16_is_preferred_where_matrices_multiply_it() {
+        let with = Profile::with_matrices();
+        assert!(with.prefers_f16());
+        let matrices = |change: fn(&mut Cooperative)| {
+            let mut cooperative = with.cooperative;
+            cooperative.iter_mut().for_each(change);
+            Profile { cooperative, ..with.clone() }
+        };
+        assert!(!matrices(|c| (c.f16, c.f32) = (false, true)).prefers_f16());
+        assert!(!Profile { f16: false, ..with.clone() }.prefers_f16());
+        assert!(!Profile { class: AdapterClass::Software, ..with.clone() }.prefers_f16());
+        for class in AdapterClass::ALL {
+            assert!(
+                !Profile::webgpu(*class).prefers_f16()
+                    && !Profile { f16: true, ..Profile::webgpu(*class) }.prefers_f16()
+            );
+        }
+    }
+}

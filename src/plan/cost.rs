@@ -60,11 +60,12 @@ impl NodeCost {
         self.flops as f64 / (self.storage() - joined).max(1) as f64
     }
 
-    /// The most FLOP per byte that its algorithm can have: every tensor and scratch buffer moved once by each dispatch that
-    /// binds it, and products moving what the largest tiles move.
+    /// The most FLOP per byte that its algorithm has: every tensor and scratch buffer moved once by each dispatch that binds it, and
+    /// products moving what tiles of 128 x 128 move.
     pub fn intensity_bound(&self) -> f64 {
         let least: u64 = self.dispatches.iter().map(|d| d.least_bytes.max(d.traffic.attainable)).sum();
-        self.flops as f64 / least.max(1) as f64
+        // What is loaded for operations that are taken along is in the first and not in the second.
+        (self.flops as f64 / least.max(1) as f64).max(self.intensity())
     }
 
     /// The dispatch that does most of the arithmetic, or else moves most.

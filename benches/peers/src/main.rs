@@ -14,9 +14,10 @@ mod work;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use incept::gpu::AdapterOptions;
 use incept::nn::GoogLeNet;
+use incept::train::Precision;
 use serde::Serialize;
 
 use adapter::Devices;
@@ -74,6 +75,33 @@ struct NetworkOptions {
     /// Number of classes
     #[arg(long, default_value_t = 10)]
     classes: usize,
+    /// How incept stores activations in training steps; burn computes in f32 either way
+    #[arg(long, value_enum, default_value = "f32")]
+    precision: Stored,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Stored {
+    F32,
+    F16,
+}
+
+impl Stored {
+    fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::F16 => Precision::f16(),
+        }
+    }
+
+    /// How far losses may be apart, as a share of the largest
+    fn tolerance(self) -> f32 {
+        match self {
+            Self::F32 => 2e-3,
+            Self::F16 => 2e-2,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -102,6 +130,7 @@ struct NetworkRow {
     width: f64,
     input: usize,
     classes: usize,
+    precision: Stored,
 }
 
 #[derive(Serialize)]
@@ -150,21 +179,25 @@ fn networks(
     schedule: Schedule,
     json: bool,
 ) -> Result<()> {
-    let NetworkOptions { width, input, classes, .. } = *options;
+    let NetworkOptions { width, input, classes, precision, .. } = *options;
+    if bench != "step" && precision != Stored::F32 {
+        return Err("--precision f16 is for `step`".into());
+    }
     let network = GoogLeNet::paper().width(width).input(input).classes(classes);
     network.validate()?;
     for &batch in &options.batch {
         eprintln!("comparing results: burn compiles and tunes its kernels now");
         let mut contenders = if bench == "step" {
-            check_training(devices, &network, batch)?;
-            let ours: Box<dyn Contender> = Box::new(ours::Training::new(&devices.gpu, &network, batch)?);
+            check_training(devices, &network, batch, precision)?;
+            let ours = ours::Training::new(&devices.gpu, &network, batch, precision.precision())?;
+            let ours: Box<dyn Contender> = Box::new(ours);
             vec![ours, Box::new(burn_net::Training::new(&devices.burn, &network, batch)?)]
         } else {
             inference(devices, &network, batch)?
         };
         let timings = compare(&mut contenders, schedule)?;
         if json {
-            let what = NetworkRow { width, input, classes };
+            let what = NetworkRow { width, input, classes, precision };
             print_json(&Row { bench, adapter: &devices.description, what, batch, timings: &timings })?;
             continue;
         }
@@ -193,13 +226,13 @@ fn inference(devices: &Devices, network: &GoogLeNet, batch: usize) -> Result<Vec
 }
 
 /// Trains three steps without dropout on both sides: the losses must stay the same, so forward, backward and update are.
-fn check_training(devices: &Devices, network: &GoogLeNet, batch: usize) -> Result<()> {
+fn check_training(devices: &Devices, network: &GoogLeNet, batch: usize, precision: Stored) -> Result<()> {
     let plain = network.clone().dropout(0.0, 0.0);
-    let mut ours = ours::Training::new(&devices.gpu, &plain, batch)?;
+    let mut ours = ours::Training::new(&devices.gpu, &plain, batch, precision.precision())?;
     let mut burn = burn_net::Training::new(&devices.burn, &plain, batch)?;
     ours.run(3)?;
     burn.run(3)?;
-    work::agree("losses after three steps", &ours.losses, &burn.losses()?, 2e-3)
+    work::agree("losses after three steps", &ours.losses, &burn.losses()?, precision.tolerance())
 }
 
 /// Prints a row for each layer and direction and the geometric means.

@@ -9,7 +9,7 @@ use incept::kernel::Step;
 use incept::nn::GoogLeNet;
 use incept::ops::Copy;
 use incept::plan::{Plan, PlanOptions};
-use incept::train::{Classifier, Optimizer, Trainer};
+use incept::train::{Classifier, Optimizer, Precision, Trainer};
 
 use crate::Result;
 use crate::shared::{Direction, Layer};
@@ -26,9 +26,9 @@ pub struct Training {
 }
 
 impl Training {
-    pub fn new(gpu: &Gpu, network: &GoogLeNet, batch: usize) -> Result<Self> {
-        let optimizer =
-            Optimizer { momentum: work::MOMENTUM, weight_decay: work::DECAY, ..Optimizer::default() };
+    pub fn new(gpu: &Gpu, network: &GoogLeNet, batch: usize, precision: Precision) -> Result<Self> {
+        let (momentum, weight_decay) = (work::MOMENTUM, work::DECAY);
+        let optimizer = Optimizer { momentum, weight_decay, precision, ..Optimizer::default() };
         let trainer = gpu.block_on(Trainer::new(gpu, network, &optimizer, batch, work::SEED, |_, _| ()))?;
         Ok(Self { gpu: gpu.clone(), trainer, batch: work::batch(network, batch), losses: Vec::new() })
     }
@@ -131,7 +131,8 @@ fn prepare(
     inputs: &[TensorId],
     output: TensorId,
 ) -> Result<(Session, Vec<TensorId>, TensorId)> {
-    let options = PlanOptions { profile: gpu.profile(), outputs: &[output], metrics: &[], layout: None, choices: None };
+    let options =
+        PlanOptions { profile: gpu.profile(), outputs: &[output], metrics: &[], layout: None, choices: None };
     let plan = Plan::new(graph, &options)?;
     let inputs = inputs.iter().map(|t| plan.tensor(*t)).collect::<incept::Result<_>>()?;
     let output = plan.tensor(output)?;

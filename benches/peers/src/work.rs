@@ -35,7 +35,8 @@ pub fn batch(network: &GoogLeNet, size: usize) -> Batch {
         images: noise(size * 3 * network.input * network.input, SEED),
         labels: (0..size as u32).map(|i| i * 7 % classes).collect(),
         count: size,
-        indices: (0..size).collect(), mixed: None
+        indices: (0..size).collect(),
+        mixed: None,
     }
 }
 
