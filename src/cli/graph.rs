@@ -137,6 +137,16 @@ pub(super) fn details(node: &TopologyNode) -> String {
     parts.join(", ")
 }
 
+/// A node for Graphviz.
+fn dot_box(number: usize, node: &TopologyNode) -> String {
+    let mut lines = vec![format!("{} {}", numbers(node), node.name).trim().to_string()];
+    let operations = node.operations.join(", ");
+    lines.extend([operations, details(node)].into_iter().filter(|l| !l.is_empty()));
+    let dashed = if node.training_only { ", style=\"rounded,filled,dashed\"" } else { "" };
+    let color = diagram::fill(node);
+    format!("    n{number} [label=\"{}\", fillcolor=\"{color}\"{dashed}];\n", lines.join("\\n"))
+}
+
 /// The network for Graphviz.
 fn dot(network: &GoogLeNet, topology: &Topology) -> String {
     let mut text = format!(
@@ -156,20 +166,18 @@ fn dot(network: &GoogLeNet, topology: &Topology) -> String {
                 "  subgraph \"cluster_{part}\" {{\n    label=\"{part}\"; color=\"#c4cad0\";\n"
             ));
         }
-        for (i, node) in topology.nodes.iter().enumerate().filter(|(_, n)| n.part == part) {
-            let mut lines = vec![format!("{} {}", numbers(node), node.name).trim().to_string()];
-            let operations = node.operations.join(", ");
-            lines.extend([operations, details(node)].into_iter().filter(|l| !l.is_empty()));
-            let dashed = if node.training_only { ", style=\"rounded,filled,dashed\"" } else { "" };
-            let color = diagram::fill(node);
-            text.push_str(&format!(
-                "    n{i} [label=\"{}\", fillcolor=\"{color}\"{dashed}];\n",
-                lines.join("\\n")
-            ));
-        }
+        // A pool between two blocks is counted with the one before, and drawn behind its box.
+        let (inside, behind): (Vec<_>, Vec<_>) = (topology.nodes.iter().enumerate())
+            .filter(|(_, node)| node.part == part)
+            .partition(|(_, node)| !block || part.starts_with("aux") || node.name.starts_with("inception"));
+        let boxes = |nodes: &[(usize, &TopologyNode)]| {
+            nodes.iter().map(|(i, node)| dot_box(*i, node)).collect::<String>()
+        };
+        text.push_str(&boxes(&inside));
         if block {
             text.push_str("  }\n");
         }
+        text.push_str(&boxes(&behind));
     }
     for edge in &topology.edges {
         let label = edge.weight.map_or(String::new(), |w| format!(" [label=\"x {w}\"]"));
