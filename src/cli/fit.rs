@@ -21,43 +21,11 @@ use super::board::Board;
 use super::config::Config;
 use super::dashboard::{Dashboard, View};
 use super::data::{LoadArgs, report_bad};
+use super::health::Health;
 use super::options::DeviceArgs;
 use super::record::Recorder;
 use super::report::{Rate, Reporter, command_line, duration, note, shown};
 use super::tune::Worth;
-
-/// Steps in a row without a finite loss after which training has diverged, and updates in a row that overflow at the smallest loss scale; with
-/// activations in f16 a batch may overflow.
-const DIVERGED: u64 = 8;
-
-/// Whether training still learns.
-#[derive(Debug, Default)]
-struct Health {
-    /// Steps in a row without a finite loss.
-    no_number: u64,
-    /// Updates in a row that overflowed at the smallest loss scale.
-    overflows: u64,
-    /// Updates that have overflowed so far.
-    skipped: u64,
-}
-
-impl Health {
-    /// Takes a step into account; an error once training does not learn any more.
-    fn step(&mut self, step: &StepMetrics) -> Result<()> {
-        self.no_number = if step.loss.is_finite() { 0 } else { self.no_number + 1 };
-        // Batches that are only added up have no norm, and no update.
-        if let Some(scaling) = step.scaling.filter(|_| step.gradient_norm.is_some()) {
-            let overflowed = scaling.skipped > self.skipped && scaling.is_smallest();
-            self.overflows = if overflowed { self.overflows + 1 } else { 0 };
-            self.skipped = scaling.skipped;
-        }
-        let first = step.step + 1 - DIVERGED.min(step.step + 1);
-        if self.no_number >= DIVERGED {
-            return Err(Error::Diverged { step: first });
-        }
-        if self.overflows >= DIVERGED { Err(Error::Overflows { step: first }) } else { Ok(()) }
-    }
-}
 
 /// What a run was configured with; checkpoints keep it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -513,39 +481,4 @@ fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
         record.images_per_s,
         duration(std::time::Duration::from_secs_f64(record.seconds)),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use incept::train::ScalingMetrics;
-
-    use super::*;
-
-    /// The step at which training ends, and why.
-    fn ended(mut steps: impl Iterator<Item = StepMetrics>) -> Option<(u64, Error)> {
-        let mut health = Health::default();
-        steps.find_map(|s| health.step(&s).err().map(|error| (s.step, error)))
-    }
-
-    #[test]
-    fn training_that_does_not_learn_any_more_ends() {
-        let step = |step: u64, loss: f32, scaling: Option<(f32, u64)>| StepMetrics {
-            step,
-            count: 1,
-            rate: 0.1,
-            loss,
-            heads: Vec::new(),
-            gradient_norm: Some(1.0),
-            scaling: scaling.map(|(scale, skipped)| ScalingMetrics { scale, skipped }),
-        };
-        assert!(ended((0..100).map(|i| step(i, if i % 8 == 7 { 1.0 } else { f32::NAN }, None))).is_none());
-        let end = ended((0..100).map(|i| step(i, if i < 3 { 1.0 } else { f32::NAN }, None)));
-        assert!(matches!(end, Some((10, Error::Diverged { step: 3 }))), "{end:?}");
-        // A scale that still falls is how one is found.
-        let falls = |i: u64| step(i, 1.0, Some((65_536.0 / (1 << i.min(15)) as f32, i + 1)));
-        assert!(ended((0..16).map(falls)).is_none());
-        let end = ended((0..100).map(|i| step(i, 1.0, Some((1.0, i + 1)))));
-        assert!(matches!(end, Some((7, Error::Overflows { step: 0 }))), "{end:?}");
-        assert!(ended((0..100).map(|i| step(i, 1.0, Some((1.0, i / 2))))).is_none());
-    }
 }

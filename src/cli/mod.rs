@@ -17,6 +17,7 @@ mod export;
 mod fetch;
 mod fit;
 mod graph;
+mod health;
 mod import;
 mod inspect;
 mod look;
