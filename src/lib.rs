@@ -50,6 +50,7 @@ pub mod reference;
 pub mod runs;
 pub mod train;
 pub mod tune;
+pub mod untrusted;
 pub mod verify;
 pub mod weights;
 

@@ -1,0 +1,181 @@
+//! The boundary that everything from outside crosses: files are read only if they are regular and no larger than allowed, foreign parsers run
+//! where a panic becomes a typed error, and text from files is made safe to show.
+//!
+//! Everything that reads a file or calls a parser of another crate goes through here, so that one rule holds for all formats.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::fs::File;
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Once;
+
+use crate::error::{Error, Result};
+
+/// Bytes that a single image file or sample may have.
+pub const MAX_SAMPLE_BYTES: u64 = 512 << 20;
+
+/// Bytes that a file may have which is read into memory as a whole: weights, and data sets of one file.
+pub const MAX_FILE_BYTES: u64 = 16 << 30;
+
+/// Bytes that a text file may have: configurations, class names, logs.
+pub const MAX_TEXT_BYTES: u64 = 64 << 20;
+
+thread_local! {
+    /// How many parsers of untrusted input are on this thread's stack; their panics are reported as errors and not printed.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Lets panics inside [`contained`] pass without a message; all others reach the hook that was there before.
+fn quiet_hook() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if DEPTH.with(Cell::get) == 0 {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// Runs a parser on input from outside. A panic in it becomes an error with the panic's message, so that a damaged file cannot end the program.
+/// Memory and recursion are not contained: callers check announced sizes first.
+///
+/// # Errors
+/// What the parser reports, or the message of its panic.
+pub fn contained<T>(parse: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    quiet_hook();
+    DEPTH.with(|depth| depth.set(depth.get() + 1));
+    let result = catch_unwind(AssertUnwindSafe(parse));
+    DEPTH.with(|depth| depth.set(depth.get() - 1));
+    result.unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(format!("is damaged: its decoder failed ({message})"))
+    })
+}
+
+/// As [`contained`], for a parser with typed errors: a panic becomes [`Error::Format`] with the file's name.
+///
+/// # Errors
+/// What the parser reports, or [`Error::Format`].
+pub fn contained_in<T>(path: &Path, parse: impl FnOnce() -> Result<T>) -> Result<T> {
+    contained(|| Ok(parse())).unwrap_or_else(|reason| Err(Error::format(path, reason)))
+}
+
+/// Opens a file for reading if it is a regular one, and says how long it is. Devices, pipes and folders are refused before they are opened, as
+/// opening a pipe waits for a writer.
+///
+/// # Errors
+/// [`Error::Io`] naming the file if it cannot be opened, [`Error::Format`] if it is not regular.
+pub fn open_regular(path: &Path) -> Result<(File, u64)> {
+    let fail = |e: std::io::Error| Error::io(path, e);
+    let refuse = |kind: &str| Error::format(path, format!("is {kind}, not a regular file"));
+    let kind = std::fs::metadata(path).map_err(fail)?;
+    if kind.is_dir() {
+        return Err(refuse("a folder"));
+    }
+    if !kind.is_file() {
+        return Err(refuse("a device, pipe or socket"));
+    }
+    let file = File::open(path).map_err(fail)?;
+    // What was opened decides, if the name changed its meaning in between.
+    let opened = file.metadata().map_err(fail)?;
+    if opened.is_file() { Ok((file, opened.len())) } else { Err(refuse("a device, pipe or socket")) }
+}
+
+/// Reads a regular file of up to `limit` bytes.
+///
+/// # Errors
+/// As [`open_regular`], and [`Error::Format`] if the file is longer.
+pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let (file, length) = open_regular(path)?;
+    if length > limit {
+        return Err(Error::format(path, format!("has {length} bytes, more than the {limit} that are read")));
+    }
+    read_up_to(file, limit).map_err(|e| Error::io(path, e))?.map_err(|reason| Error::format(path, reason))
+}
+
+/// Reads a regular UTF-8 file of up to [`MAX_TEXT_BYTES`], without a byte order mark.
+///
+/// # Errors
+/// As [`read_file`], and [`Error::Format`] if the text is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    let text = String::from_utf8(read_file(path, MAX_TEXT_BYTES)?)
+        .map_err(|_| Error::format(path, "is not UTF-8 text"))?;
+    Ok(text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text))
+}
+
+/// Reads a stream to its end, if that comes within `limit` bytes: what unpacks, or grows while it is read, has no length to check before.
+///
+/// # Errors
+/// The stream's error; within it, why the content is refused.
+pub fn read_up_to(stream: impl Read, limit: u64) -> std::io::Result<Result<Vec<u8>, String>> {
+    let mut bytes = Vec::new();
+    stream.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Ok(Err(format!("holds more than the {limit} bytes that are read")));
+    }
+    Ok(Ok(bytes))
+}
+
+/// Text from a file as it may be shown: control characters, which terminals would obey, and marks that change the direction of text are replaced.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let hostile = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if text.contains(hostile) {
+        Cow::Owned(text.chars().map(|c| if hostile(c) { '\u{fffd}' } else { c }).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_of_parsers_become_errors() {
+        let result: Result<(), String> = contained(|| panic!("index {} out of range", 7));
+        assert_eq!(result.unwrap_err(), "is damaged: its decoder failed (index 7 out of range)");
+        let typed: Result<u8> = contained_in(Path::new("a.png"), || panic!("no"));
+        assert_eq!(typed.unwrap_err().to_string(), "a.png: is damaged: its decoder failed (no)");
+        assert_eq!(contained(|| Ok(3)), Ok(3));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn only_regular_files_are_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("file");
+        std::fs::write(&file, [7; 10]).expect("can be written");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).expect("can be linked");
+        assert_eq!(read_file(&link, 10).expect("ten bytes"), [7; 10]);
+        let long = read_file(&file, 9).expect_err("too long").to_string();
+        assert!(long.contains("10 bytes"), "{long}");
+        for other in [Path::new("/dev/zero"), folder.path()] {
+            let error = read_file(other, 10).expect_err("not regular").to_string();
+            assert!(error.contains("not a regular file"), "{error}");
+        }
+    }
+
+    #[test]
+    fn streams_end_at_the_limit() {
+        assert_eq!(read_up_to([1, 2, 3].as_slice(), 3).expect("read"), Ok(vec![1, 2, 3]));
+        assert!(read_up_to(std::io::repeat(0), 1000).expect("read").is_err());
+    }
+
+    #[test]
+    fn terminal_escapes_are_replaced() {
+        assert_eq!(printable("cat"), "cat");
+        assert_eq!(
+            printable("\u{1b}[2Jcat\r\n\u{202e}x\u{9b}y"),
+            "\u{fffd}[2Jcat\u{fffd}\u{fffd}\u{fffd}x\u{fffd}y"
+        );
+    }
+}
