@@ -175,7 +175,10 @@ impl Graph {
         let name = name.into();
         let specs: Vec<&Spec> = inputs.iter().map(|&t| &self.tensor_ref(t).spec).collect();
         let layer_error = |reason| Error::Layer { layer: name.clone(), operation: op.name(), reason };
+        // What is too large to count must not reach an operation's arithmetic.
+        specs.iter().try_for_each(|spec| countable(spec)).map_err(layer_error)?;
         let outputs = op.infer(&specs).map_err(layer_error)?;
+        outputs.iter().try_for_each(countable).map_err(layer_error)?;
         let id = NodeId(self.nodes.len());
         let many = outputs.len() > 1;
         let outputs = outputs.into_iter().enumerate().map(|(i, spec)| {
@@ -265,6 +268,18 @@ impl Graph {
 
     /// Multiply-adds of one run of the whole graph.
     pub fn macs(&self) -> u64 {
-        self.nodes.iter().map(|n| n.op.macs(&self.input_specs(n), &self.output_specs(n))).sum()
+        let macs = self.nodes.iter().map(|n| n.op.macs(&self.input_specs(n), &self.output_specs(n)));
+        macs.fold(0, u64::saturating_add)
     }
+}
+
+/// Bytes that a tensor may have: more than any device holds, and so few that sums over a graph stay far below 2^64.
+pub(crate) const MAX_TENSOR_BYTES: usize = 1 << 44;
+
+/// Refuses a tensor whose size would overflow what is computed from it.
+fn countable(spec: &Spec) -> Result<(), String> {
+    if spec.bytes() <= MAX_TENSOR_BYTES {
+        return Ok(());
+    }
+    Err(format!("a tensor of {} is larger than any memory: use a smaller --batch, --input or --width", spec.shape))
 }

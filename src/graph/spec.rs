@@ -12,9 +12,9 @@ impl Shape {
         &self.0
     }
 
-    /// Number of elements.
+    /// Number of elements; `usize::MAX` if they are more than can be counted, which no graph accepts.
     pub fn volume(&self) -> usize {
-        self.0.iter().product()
+        product(&self.0)
     }
 
     /// Number of dimensions.
@@ -24,7 +24,7 @@ impl Shape {
 
     /// Elements of one item of the batch: the volume without the first dimension.
     pub fn item(&self) -> usize {
-        self.0.iter().skip(1).product()
+        product(self.0.get(1..).unwrap_or_default())
     }
 
     /// The four extents of an activation.
@@ -41,8 +41,13 @@ impl Shape {
     /// Batch, channels and the product of the rest: how per-channel operations see a tensor of rank two or more.
     pub fn ncs(&self) -> [usize; 3] {
         let dim = |i: usize| self.0.get(i).copied().unwrap_or(1);
-        [dim(0), dim(1), self.0.iter().skip(2).product()]
+        [dim(0), dim(1), product(self.0.get(2..).unwrap_or_default())]
     }
+}
+
+/// A product that stays at the largest number instead of starting again at zero.
+fn product(dims: &[usize]) -> usize {
+    if dims.contains(&0) { 0 } else { dims.iter().fold(1, |product, dim| product.saturating_mul(*dim)) }
 }
 
 impl<const N: usize> From<[usize; N]> for Shape {
@@ -143,7 +148,7 @@ impl Spec {
 
     /// Bytes that the tensor takes when it lies densely.
     pub fn bytes(&self) -> usize {
-        self.shape.volume() * self.element.size()
+        self.shape.volume().saturating_mul(self.element.size())
     }
 
     /// The extents, outermost first.
@@ -155,5 +160,26 @@ impl Spec {
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.element.wgsl(), self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn huge_extents_do_not_wrap_around() {
+        let huge = usize::MAX / 2;
+        for (dims, volume, item) in [
+            (vec![huge, 3, 5], usize::MAX, 15),
+            (vec![2, huge, 3], usize::MAX, usize::MAX),
+            (vec![huge, huge, 0], 0, 0),
+            (vec![0, huge, huge], 0, usize::MAX),
+            (vec![], 1, 1),
+        ] {
+            let shape = Shape::from(dims);
+            assert_eq!((shape.volume(), shape.item()), (volume, item), "{shape}");
+        }
+        assert_eq!(Spec::f32([huge, 1]).bytes(), usize::MAX);
     }
 }

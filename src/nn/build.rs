@@ -121,9 +121,7 @@ impl GoogLeNet {
     /// [`Error::Config`] for values out of range, [`Error::Layer`] for shapes that do not fit.
     pub fn build(&self, batch: usize) -> Result<Network> {
         self.validate()?;
-        if batch == 0 {
-            return Err(Error::Config("--batch must be above zero".into()));
-        }
+        Self::check_batch(batch)?;
         let frozen = self.freeze_until.is_some();
         let mut builder = Builder { net: self, graph: Graph::new(), frozen, targets: Vec::new() };
         let input = builder.graph.input("data", Spec::f32([batch, 3, self.input, self.input]));
@@ -153,6 +151,7 @@ impl GoogLeNet {
         let weights = heads.iter().map(|h| h.weight).collect();
         let losses: Vec<TensorId> = heads.iter().map(|h| h.loss).collect();
         let loss = builder.graph.add("loss", WeightedSum { weights }, &losses)?;
+        self.check_parameters(&builder.graph)?;
         Ok(Network { graph: builder.graph, input, labels, mixed, heads, loss })
     }
 }

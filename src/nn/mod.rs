@@ -3,6 +3,7 @@
 mod build;
 mod import;
 mod init;
+mod limits;
 mod onnx;
 mod summary;
 mod table;
@@ -124,9 +125,6 @@ pub struct GoogLeNet {
 }
 
 impl GoogLeNet {
-    /// The smallest input in pixels.
-    pub const MIN_INPUT: usize = 32;
-
     fn new(variant: Variant, dropout: f32) -> Self {
         Self {
             variant,
@@ -206,12 +204,7 @@ impl GoogLeNet {
     /// [`Error::Config`] naming the option.
     pub fn validate(&self) -> Result<()> {
         let fail = |reason: String| Err(Error::Config(reason));
-        if self.input < Self::MIN_INPUT {
-            return fail(format!("--input must be at least {}, not {}", Self::MIN_INPUT, self.input));
-        }
-        if self.classes < 2 {
-            return fail(format!("--classes must be at least 2, not {}", self.classes));
-        }
+        self.check_sizes()?;
         for (value, option) in [
             (self.dropout, "--dropout"),
             (self.aux_dropout, "--aux-dropout"),
@@ -238,7 +231,7 @@ impl GoogLeNet {
         }
         for (value, option) in [(self.aux_weight, "--aux-weight"), (self.bias_rate, "--bias-rate")] {
             if !value.is_finite() || value < 0.0 {
-                return fail(format!("{option} must not be negative, not {value}"));
+                return fail(format!("{option} must be a number from 0 up, not {value}"));
             }
         }
         Ok(())

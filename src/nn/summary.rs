@@ -68,8 +68,8 @@ pub fn summary(network: &Network) -> Summary {
     Summary {
         parameters: layers.iter().map(|l| l.parameters).sum(),
         parameters_inference: inference().map(|l| l.parameters).sum(),
-        macs: layers.iter().map(|l| l.macs).sum::<u64>() / batch,
-        macs_inference: inference().map(|l| l.macs).sum::<u64>() / batch,
+        macs: layers.iter().map(|l| l.macs).fold(0, u64::saturating_add) / batch,
+        macs_inference: inference().map(|l| l.macs).fold(0, u64::saturating_add) / batch,
         layers,
     }
 }

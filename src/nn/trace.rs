@@ -2,6 +2,7 @@
 //! convolutions and products, and that branches are joined.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use super::Plane;
 use crate::weights::{HostTensor, OnnxGraph, OnnxNode};
@@ -90,7 +91,7 @@ impl<'a> Constant<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Layer<'a> {
     pub node: &'a OnnxNode,
-    pub from: Trace,
+    pub from: Rc<Trace>,
     /// Outputs first.
     pub weight: Constant<'a>,
     pub bias: Option<&'a [f32]>,
@@ -117,8 +118,11 @@ impl Layer<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Layers<'a> {
     pub layers: Vec<Layer<'a>>,
-    pub joins: Vec<Vec<Trace>>,
+    pub joins: Vec<Vec<Rc<Trace>>>,
 }
+
+/// A value that was followed, or why it was not. A graph can name one as often as it likes, so both are shared.
+type Value = Result<Rc<Trace>, Rc<str>>;
 
 type Constants<'a> = HashMap<&'a str, Constant<'a>>;
 
@@ -132,10 +136,13 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
     for (name, file) in &graph.initializers {
         constants.insert(name, Constant { tensor: &file.tensor, transposed: false });
     }
+    if graph.nodes.len() > MOST_NODES {
+        return Err(format!("has {} nodes, and no GoogLeNet has more than {MOST_NODES}", graph.nodes.len()));
+    }
     let (input, _) = graph.inputs.first().ok_or("has no input")?;
     let planes = (0..3).map(Plane::of).collect();
     let trace = Trace { source: Source::Input, steps: Vec::new(), planes, flat: false };
-    let mut values: HashMap<&str, Result<Trace, String>> = HashMap::from([(input.as_str(), Ok(trace))]);
+    let mut values: HashMap<&str, Value> = HashMap::from([(input.as_str(), Ok(Rc::new(trace)))]);
     for node in &graph.nodes {
         if let Some(constant) = constant(node, &constants) {
             constants.extend(node.outputs.first().map(|output| (output.as_str(), constant)));
@@ -146,21 +153,22 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Dropout" => 1,
             _ => node.inputs.len(),
         };
-        let traces: Vec<Option<Result<Trace, String>>> =
-            node.inputs.iter().take(read).map(|name| values.get(name.as_str()).cloned()).collect();
-        let known: Result<Vec<Option<Trace>>, String> = traces.into_iter().map(Option::transpose).collect();
+        let traces = node.inputs.iter().take(read).map(|name| values.get(name.as_str()).cloned().transpose());
+        let known: Result<Vec<Option<Rc<Trace>>>, Rc<str>> = traces.collect();
         // A value that is not understood is an error only if a layer needs it.
-        let outputs = known.and_then(|traces| value(node, &traces, &constants, &mut layers));
+        let outputs =
+            known.and_then(|traces| value(node, &traces, &constants, &mut layers).map_err(Rc::from));
         match outputs {
             Ok(traces) => {
                 let outputs = node.outputs.iter().map(String::as_str);
-                values.extend(outputs.zip(traces.into_iter().map(Ok)));
+                values.extend(outputs.zip(traces.into_iter().map(|trace| Ok(Rc::new(trace)))));
             }
             Err(reason) => {
                 if matches!(node.operator.as_str(), "Conv" | "Gemm") {
-                    return Err(reason);
+                    return Err(reason.to_string());
                 }
-                values.extend(node.outputs.iter().map(|output| (output.as_str(), Err(reason.clone()))));
+                let failed = |output| (output, Err(Rc::clone(&reason)));
+                values.extend(node.outputs.iter().map(String::as_str).map(failed));
             }
         }
     }
@@ -180,21 +188,32 @@ fn constant<'a>(node: &OnnxNode, constants: &Constants<'a>) -> Option<Constant<'
 /// More channels or steps than this between layers are no network; following them without end would take memory without end.
 const LIMIT: usize = 64;
 
+/// Nodes of a graph: exporters that take every operation apart need some thousands.
+const MOST_NODES: usize = 20_000;
+
+/// Bytes of a name that an error repeats.
+const SHOWN: usize = 200;
+
 fn value<'a>(
     node: &'a OnnxNode,
-    traces: &[Option<Trace>],
+    traces: &[Option<Rc<Trace>>],
     constants: &Constants<'a>,
     layers: &mut Layers<'a>,
 ) -> Result<Vec<Trace>, String> {
     let place = || {
         let name = if node.name.is_empty() { node.outputs.first() } else { Some(&node.name) };
-        format!("operator `{}` (node `{}`)", node.operator, name.map_or("", String::as_str))
+        let shown = |text: &str| text.chars().take(SHOWN).collect::<String>();
+        format!("operator `{}` (node `{}`)", shown(&node.operator), shown(name.map_or("", String::as_str)))
     };
     let unknown = || format!("{} has no place in a GoogLeNet", place());
     let constant = |i: usize| node.inputs.get(i).and_then(|name| constants.get(name.as_str())).copied();
     let weight = |i: usize| constant(i).ok_or_else(|| format!("{} has no weight in the file", place()));
-    let traced = |i: usize| traces.get(i).cloned().flatten().ok_or_else(unknown);
-    let mut layer = |from: Trace, weight: Constant<'a>, bias: Option<&'a [f32]>| {
+    let shared = |i: usize| traces.get(i).cloned().flatten().ok_or_else(unknown);
+    let traced = |i: usize| shared(i).map(Rc::unwrap_or_clone);
+    let mut layer = |from: Rc<Trace>, weight: Constant<'a>, bias: Option<&'a [f32]>| {
+        if weight.data().is_empty() {
+            return Err(format!("{} has a weight without elements", place()));
+        }
         let flat = node.operator != "Conv";
         layers.layers.push(Layer { node, from, weight, bias, norm: None });
         let source = Source::Layer(layers.layers.len() - 1);
@@ -216,7 +235,7 @@ fn value<'a>(
             if weight.dims().len() != 4 || weight.data().is_empty() {
                 return Err(format!("{} is no convolution over rows and columns", place()));
             }
-            layer(traced(0)?, weight, constant(2).map(Constant::data))
+            layer(shared(0)?, weight, constant(2).map(Constant::data))
         }
         "Gemm" => {
             let plain = node.float("alpha", 1.0) == 1.0 && node.float("beta", 1.0) == 1.0;
@@ -225,13 +244,13 @@ fn value<'a>(
             }
             let weight = weight(1)?;
             let weight = if node.int("transB", 0) == 0 { weight.transpose() } else { weight };
-            layer(traced(0)?, weight, constant(2).map(Constant::data))
+            layer(shared(0)?, weight, constant(2).map(Constant::data))
         }
         "MatMul" => match (traced(0), traced(1)) {
             // Products with rows and columns are how adaptive pooling is written.
             (Err(_), Ok(trace)) => then(trace, Step::AveragePool, false),
             (Ok(trace), _) if !trace.flat => then(trace, Step::AveragePool, false),
-            (trace, _) => layer(trace?, weight(1)?.transpose(), None),
+            (trace, _) => layer(Rc::new(trace?), weight(1)?.transpose(), None),
         },
         "BatchNormalization" => {
             let trace = traced(0)?;
@@ -310,9 +329,10 @@ fn value<'a>(
             (0..trace.planes.len() as i64).map(|i| choose(trace.clone(), [i]).ok_or_else(unknown)).collect()
         }
         "Concat" if node.int("axis", 1) == 1 => {
-            let branches: Vec<Trace> = (0..node.inputs.len()).map(traced).collect::<Result<_, _>>()?;
+            let branches: Vec<Rc<Trace>> = (0..node.inputs.len()).map(shared).collect::<Result<_, _>>()?;
             if branches.iter().all(|trace| !trace.planes.is_empty()) {
-                let planes: Vec<Plane> = branches.iter().flat_map(|trace| trace.planes.clone()).collect();
+                let planes = branches.iter().flat_map(|trace| trace.planes.iter().copied());
+                let planes: Vec<Plane> = planes.take(LIMIT + 1).collect();
                 if planes.len() > LIMIT {
                     return Err(unknown());
                 }
@@ -346,14 +366,14 @@ fn choose(trace: Trace, channels: impl IntoIterator<Item = i64>) -> Option<Trace
 /// Arithmetic with a constant: on the input's channels, or a bias behind a layer.
 fn arithmetic<'a>(
     node: &OnnxNode,
-    traces: &[Option<Trace>],
+    traces: &[Option<Rc<Trace>>],
     constants: &Constants<'a>,
     layers: &mut Layers<'a>,
 ) -> Option<Vec<Trace>> {
     let operand = |i: usize| node.inputs.get(i).and_then(|name| constants.get(name.as_str())).copied();
     let (mut trace, values, constant_first) = match (traces, operand(0), operand(1)) {
-        ([Some(trace), _], _, Some(values)) => (trace.clone(), values.data(), false),
-        ([_, Some(trace)], Some(values), _) => (trace.clone(), values.data(), true),
+        ([Some(trace), _], _, Some(values)) => (Trace::clone(trace), values.data(), false),
+        ([_, Some(trace)], Some(values), _) => (Trace::clone(trace), values.data(), true),
         _ => return None,
     };
     if trace.planes.is_empty() {

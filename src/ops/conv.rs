@@ -88,7 +88,7 @@ impl Extents {
     /// Multiply-adds of one direction.
     fn macs(&self) -> u64 {
         let pixels = self.batch * self.out[0] * self.out[1];
-        pixels as u64 * (self.outputs * self.depth()) as u64
+        (pixels as u64).saturating_mul((self.outputs * self.depth()) as u64)
     }
 
     /// Terms of the sum for one output.

@@ -106,7 +106,7 @@ impl Operation for Linear {
     }
 
     fn macs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> u64 {
-        (outputs[0].shape.volume() * inputs[0].shape.item()) as u64
+        outputs[0].shape.volume().saturating_mul(inputs[0].shape.item()) as u64
     }
 }
 
@@ -155,7 +155,7 @@ impl Operation for LinearInputGrad {
     }
 
     fn macs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> u64 {
-        (inputs[0].shape.volume() * outputs[0].shape.item()) as u64
+        inputs[0].shape.volume().saturating_mul(outputs[0].shape.item()) as u64
     }
 }
 
@@ -196,7 +196,7 @@ impl Operation for LinearWeightGrad {
     }
 
     fn macs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> u64 {
-        (inputs[0].dims().first().copied().unwrap_or(1) * outputs[0].shape.volume()) as u64
+        inputs[0].dims().first().copied().unwrap_or(1).saturating_mul(outputs[0].shape.volume()) as u64
     }
 }
 

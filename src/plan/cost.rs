@@ -97,11 +97,11 @@ impl NodeCost {
 impl Plan {
     /// The cost of each node that runs, in order; their dispatches are those of a [`Session`](crate::gpu::Session) in its order.
     pub fn costs(&self) -> Vec<NodeCost> {
-        let total = 2 * self.graph.macs();
+        let total = self.graph.macs().saturating_mul(2);
         let cost = |planned: &PlannedNode| {
             let node = self.graph.node_ref(planned.node);
             let (inputs, outputs) = (self.graph.input_specs(node), self.graph.output_specs(node));
-            let flops = 2 * node.op.macs(&inputs, &outputs);
+            let flops = node.op.macs(&inputs, &outputs).saturating_mul(2);
             let in_fours = |dims: &[usize]| dims.len() < 4 || dims[1].is_multiple_of(4);
             NodeCost {
                 layer: node.name.clone(),

@@ -326,20 +326,36 @@ impl Builder<'_> {
             return Ok(());
         }
         let tensor = self.graph.tensor_ref(id);
-        let batch = tensor.spec.dims().first().copied().unwrap_or(1).max(1);
-        // This tensor is the first that is too large, not always the largest.
-        let batched =
-            self.graph.tensors().map(|(_, t)| t).filter(|t| {
-                matches!(t.role, Role::Input | Role::Value) && t.spec.dims().first() == Some(&batch)
-            });
-        let largest = batched.map(|t| t.spec.bytes() as u64).max().unwrap_or(bytes).max(bytes);
-        let fits = limit / (largest / batch as u64).max(1);
-        let advice = if tensor.spec.shape.rank() < 2 || fits == 0 {
-            "use a smaller --input or --width".to_string()
-        } else {
-            format!("the largest --batch that fits is {fits}")
+        let advice = match tensor.role {
+            Role::Input | Role::Value => self.largest_batch(id, bytes, limit),
+            // A weight is as large whatever the batch.
+            _ => None,
+        };
+        let advice = match advice {
+            Some(fits) => format!("the largest --batch that fits is {fits}"),
+            None if matches!(tensor.role, Role::Input | Role::Value) => {
+                "use a smaller --input or --width".to_string()
+            }
+            None => "use a smaller --width or fewer --classes".to_string(),
         };
         Err(Error::TooLarge { tensor: tensor.name.clone(), needed: bytes, limit, advice })
+    }
+
+    /// The largest batch whose tensors fit a binding of `limit` bytes, if a smaller batch is what helps: if the tensor at fault is of a batch.
+    fn largest_batch(&self, id: TensorId, bytes: u64, limit: u64) -> Option<u64> {
+        let shape = &self.graph.tensor_ref(id).spec.shape;
+        let batch = shape.dims().first().copied().filter(|batch| *batch > 1 && shape.rank() > 1)?;
+        // Where the batch of the network's images is another, this value is made from weights: a gradient of one, for example.
+        let images = self.graph.tensors().find(|(_, t)| t.role == Role::Input)?.1;
+        if images.spec.dims().first() != Some(&batch) {
+            return None;
+        }
+        // This tensor is the first that is too large, not always the largest.
+        let batched = self.graph.tensors().map(|(_, t)| t).filter(|t| {
+            matches!(t.role, Role::Input | Role::Value) && t.spec.dims().first() == Some(&batch)
+        });
+        let largest = batched.map(|t| t.spec.bytes() as u64).max().unwrap_or(bytes).max(bytes);
+        Some(limit / (largest / batch as u64).max(1)).filter(|fits| *fits > 0)
     }
 
     /// The implementation of each node that runs anything.

@@ -2,6 +2,7 @@
 
 use prost::Message;
 
+use super::wire::{self, Field};
 use super::{FileTensor, HostTensor, Stored};
 
 /// `BlobShape`.
@@ -60,6 +61,23 @@ struct Net {
     layer: Vec<Layer>,
 }
 
+/// What each message takes, for [`wire::check`]. A field that is added to a struct above belongs here too.
+static NET: wire::Shape = wire::Shape {
+    bytes: size_of::<Net>(),
+    fields: &[(1, Field::Text), (2, Field::Message(&LAYER_V1)), (100, Field::Message(&LAYER))],
+};
+static LAYER_V1: wire::Shape =
+    wire::Shape { bytes: size_of::<LayerV1>(), fields: &[(4, Field::Text), (6, Field::Message(&BLOB))] };
+static LAYER: wire::Shape =
+    wire::Shape { bytes: size_of::<Layer>(), fields: &[(1, Field::Text), (7, Field::Message(&BLOB))] };
+/// A blob becomes a tensor.
+static BLOB: wire::Shape = wire::Shape {
+    bytes: size_of::<Blob>() + size_of::<FileTensor>(),
+    fields: &[(5, Field::Numbers(4)), (7, Field::Message(&BLOB_SHAPE)), (8, Field::Numbers(8))],
+};
+static BLOB_SHAPE: wire::Shape =
+    wire::Shape { bytes: size_of::<BlobShape>(), fields: &[(1, Field::Numbers(8))] };
+
 /// The blobs of one layer that has any.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CaffeLayer {
@@ -74,6 +92,7 @@ pub struct CaffeLayer {
 /// # Errors
 /// What is wrong, with the layer's name where there is one.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<CaffeLayer>, String> {
+    wire::check(bytes, &NET)?;
     let net = Net::decode(bytes).map_err(|e| format!("is no whole caffemodel: {e}"))?;
     let old = net.layers.into_iter().map(|layer| (layer.name, layer.blobs));
     let new = net.layer.into_iter().map(|layer| (layer.name, layer.blobs));

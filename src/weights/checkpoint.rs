@@ -12,11 +12,13 @@ use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
 use super::file::decode;
-use super::{HostTensor, Pixels, Progress, TrainingState, write_atomically};
+use super::header::{MAX_HEADER, describe};
+use super::{HostTensor, Pixels, Progress, TrainingState, validate, write_atomically};
 use crate::data::{Preprocessing, imagenet_classes};
 use crate::error::{Error, Result};
 use crate::nn::{GoogLeNet, Variant};
 use crate::train::LOSS_SCALE;
+use crate::untrusted::{MAX_FILE_BYTES, read_file};
 
 /// What a checkpoint says beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,6 +118,10 @@ impl Checkpoint {
             views.push((name.clone(), view));
         }
         let json = serde_json::to_string(&self.metadata).map_err(|e| Error::tensor(KEY, e.to_string()))?;
+        if json.len() > MAX_HEADER / 2 {
+            let reason = format!("{} names of classes are too long to be kept", self.metadata.classes.len());
+            return Err(Error::tensor(KEY, reason));
+        }
         let metadata = HashMap::from([(KEY.to_string(), json), ("format".to_string(), "pt".to_string())]);
         safetensors::serialize(views, Some(metadata)).map_err(|e| invalid("checkpoint", e))
     }
@@ -133,10 +139,9 @@ impl Checkpoint {
     /// 1000.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Format`] naming the file, [`Error::Tensor`] naming a layer that is missing.
+    /// [`Error::Io`] or [`Error::Format`] naming the file, and the field or tensor that does not fit the others.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        Self::from_bytes(path, &bytes)
+        Self::from_bytes(path, &read_file(path, MAX_FILE_BYTES)?)
     }
 
     /// As [`Checkpoint::load`], from the content of a file; `path` is for messages.
@@ -168,8 +173,7 @@ impl Checkpoint {
             }
         }
         let metadata = match strings.get(KEY) {
-            Some(json) => serde_json::from_str(json)
-                .map_err(|e| Error::format(path, format!("its description cannot be read: {e}")))?,
+            Some(json) => describe(path, json)?,
             None => Metadata::guess(&state).map_err(|e| {
                 let reason =
                     format!("is no checkpoint of incept, and {e}; `incept import` reads weights of others");
@@ -177,6 +181,7 @@ impl Checkpoint {
             })?,
         };
         state.progress = metadata.progress.clone();
+        validate::check(path, &metadata, &state)?;
         Ok(Self { state, metadata })
     }
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 
-use super::{FileTensor, HostTensor, Stored};
+use super::{FileTensor, HostTensor, Stored, header};
 use crate::error::{Error, Result};
+use crate::untrusted::{MAX_FILE_BYTES, contained, read_file};
 
 /// Writes a file such that at any time either the old or the new content is there: to a temporary file beside it, which is synced and renamed.
 ///
@@ -53,12 +54,12 @@ pub(super) type Strings = BTreeMap<String, String>;
 /// # Errors
 /// [`Error::Io`] or [`Error::Format`] naming the file, and the tensor if its type is unknown.
 pub fn read_tensors(path: &Path) -> Result<(BTreeMap<String, HostTensor>, BTreeMap<String, String>)> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    decode(path, &bytes)
+    decode(path, &read_file(path, MAX_FILE_BYTES)?)
 }
 
 pub(super) fn decode(path: &Path, bytes: &[u8]) -> Result<(BTreeMap<String, HostTensor>, Strings)> {
-    let (tensors, metadata) = decode_stored(bytes).map_err(|reason| Error::format(path, reason))?;
+    let decoded = contained(|| decode_stored(bytes));
+    let (tensors, metadata) = decoded.map_err(|reason| Error::format(path, reason))?;
     Ok((tensors.into_iter().map(|(name, file)| (name, file.tensor)).collect(), metadata))
 }
 
@@ -67,13 +68,18 @@ pub(super) fn decode_stored(bytes: &[u8]) -> Result<(BTreeMap<String, FileTensor
     let damaged = |e: safetensors::SafeTensorError| {
         format!("is no whole safetensors file: {e}; `incept import` reads what other programs wrote")
     };
+    header::check(bytes)?;
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
     let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     let mut tensors = BTreeMap::new();
+    // Types of one byte become four.
+    let mut left = MAX_FILE_BYTES;
     for (name, view) in file.tensors() {
         let stored = stored(view.dtype())
             .ok_or_else(|| format!("tensor `{name}` is {:?}, which cannot be read", view.dtype()))?;
+        let floats = (view.data().len() / stored.size()) as u64 * 4;
+        left = left.checked_sub(floats).ok_or_else(|| format!("tensor `{name}` does not fit into memory"))?;
         let tensor = HostTensor { dims: view.shape().to_vec(), data: stored.floats(view.data()) };
         tensors.insert(name, FileTensor { stored, tensor });
     }

@@ -10,6 +10,7 @@ use super::file::decode_stored;
 use super::onnx::{self, OnnxGraph};
 use super::{HostTensor, Stored, torch};
 use crate::error::{Error, Result};
+use crate::untrusted::{MAX_FILE_BYTES, contained_in, read_file};
 
 /// A format of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -98,8 +99,7 @@ impl Foreign {
     /// # Errors
     /// [`Error::Io`], or [`Error::Format`] naming the file and the tensor or layer at fault.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        Self::from_bytes(path, &bytes)
+        Self::from_bytes(path, &read_file(path, MAX_FILE_BYTES)?)
     }
 
     /// As [`Foreign::read`], from the content of a file; `path` is for messages and for the files beside it that an ONNX model may name.
@@ -107,6 +107,10 @@ impl Foreign {
     /// # Errors
     /// As [`Foreign::read`].
     pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
+        contained_in(path, || Self::parse(path, bytes))
+    }
+
+    fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let fail = |reason: String| Error::format(path, reason);
         let format = Format::of(bytes)
             .ok_or_else(|| fail("is none of safetensors, .pth of torch, .caffemodel or .onnx".into()))?;
@@ -121,7 +125,7 @@ impl Foreign {
             Format::TorchLegacy => Content::Tensors(torch::read_legacy(bytes).map_err(fail)?),
             Format::Caffe => Content::Layers(caffe::read(bytes).map_err(fail)?),
             Format::Onnx => {
-                let graph = onnx::read(bytes, path.parent()).map_err(fail)?;
+                let graph = onnx::read(bytes, path).map_err(fail)?;
                 metadata.clone_from(&graph.metadata);
                 Content::Graph(Box::new(graph))
             }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::checkpoint::{KEY, default_classes};
-use super::{Checkpoint, Content, Foreign, Format, HostTensor, Metadata, Progress, TrainingState};
+use super::header::describe;
+use super::{Checkpoint, Content, Foreign, Format, HostTensor, Metadata, Progress, TrainingState, validate};
 use crate::data::Preprocessing;
 use crate::error::{Error, Result};
 use crate::nn::{GoogLeNet, Plane, Recognised, Variant};
@@ -118,7 +119,6 @@ impl Checkpoint {
             )));
         }
         network.validate()?;
-        network.build(1)?;
         let metadata = Metadata {
             version: env!("CARGO_PKG_VERSION").into(),
             network,
@@ -128,10 +128,9 @@ impl Checkpoint {
             run: serde_json::Value::Null,
             command_line: Vec::new(),
         };
-        Ok((
-            Self { state: TrainingState { parameters, state, ..TrainingState::default() }, metadata },
-            ignored,
-        ))
+        let state = TrainingState { parameters, state, ..TrainingState::default() };
+        validate::check(path, &metadata, &state)?;
+        Ok((Self { state, metadata }, ignored))
     }
 }
 
@@ -164,12 +163,8 @@ impl Pixels {
 
 /// The description that this crate put into a file.
 fn own_metadata(path: &Path, file: &Foreign) -> Result<Option<Metadata>> {
-    let parse = |json: &String| {
-        serde_json::from_str(json)
-            .map_err(|e| Error::format(path, format!("its description cannot be read: {e}")))
-    };
     let known = matches!(file.format, Format::Safetensors | Format::Onnx);
-    file.metadata.get(KEY).filter(|_| known).map(parse).transpose()
+    file.metadata.get(KEY).filter(|_| known).map(|json| describe(path, json)).transpose()
 }
 
 /// Puts the input channels of a first convolution in the order of `colours`: plane j moves to colour number `colours[j]`.

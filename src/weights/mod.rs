@@ -6,11 +6,14 @@ mod element;
 mod export;
 mod file;
 mod foreign;
+mod header;
 mod import;
 mod included;
 mod onnx;
 mod pickle;
 mod torch;
+mod validate;
+mod wire;
 
 pub use caffe::CaffeLayer;
 pub use checkpoint::{Checkpoint, Metadata};

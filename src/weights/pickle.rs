@@ -55,9 +55,13 @@ impl Pickle {
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
+            copied: 0,
         };
         loop {
             let place = machine.at;
+            if machine.objects.len().max(machine.stack.len()) > MAX_OBJECTS || machine.copied > MAX_OBJECTS {
+                return Err(format!("makes more than {MAX_OBJECTS} objects: no file of weights does"));
+            }
             match machine.step() {
                 Ok(true) => break,
                 Ok(false) => {}
@@ -113,7 +117,15 @@ struct Machine<'a> {
     /// Where on the stack the marks are.
     marks: Vec<usize>,
     memo: HashMap<u32, Handle>,
+    /// Entries of dictionaries that were made from lists: a list of a few bytes can be named again and again.
+    copied: usize,
 }
+
+/// Objects, of forty bytes each, that a pickle may have; one byte is enough to make one.
+const MAX_OBJECTS: usize = 4 << 20;
+
+/// The longest name of a module or of what is in it.
+const MAX_GLOBAL: usize = 256;
 
 /// What makes a dictionary when it is called. That of Python 2 and its successor, and relatives that training scripts keep beside the weights.
 pub(super) const DICTIONARIES: [&str; 5] = [
@@ -193,6 +205,9 @@ impl<'a> Machine<'a> {
     }
 
     fn global(&mut self, module: &str, name: &str) -> Result<(), String> {
+        if module.len().max(name.len()) > MAX_GLOBAL {
+            return Err("a global has a name that is too long".into());
+        }
         let global = format!("{module}.{name}");
         if !(self.known)(&global) {
             return Err(format!(
@@ -208,11 +223,14 @@ impl<'a> Machine<'a> {
         let Object::Global(function) = &self.objects[function] else {
             return Err("it calls what is no function".into());
         };
+        let function = function.clone();
         let dictionary = DICTIONARIES.contains(&function.as_str());
         let made = if dictionary {
-            Object::Dict(self.pairs(arguments))
+            let pairs = self.pairs(arguments);
+            self.copied += pairs.len();
+            Object::Dict(pairs)
         } else {
-            Object::Call { function: function.clone(), arguments }
+            Object::Call { function, arguments }
         };
         self.push(made);
         Ok(())
@@ -356,7 +374,7 @@ impl<'a> Machine<'a> {
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let text = |handle: Handle| match &self.objects[handle] {
-                    Object::Text(text) => Ok(text.clone()),
+                    Object::Text(text) if text.len() <= MAX_GLOBAL => Ok(text.clone()),
                     _ => Err("a global has no name"),
                 };
                 let (module, name) = (text(module)?, text(name)?);

@@ -72,7 +72,7 @@ fn with_depth(
     let patch = bytes(source) * PLACES * patches * e.channels;
     let weights = 4 * PLACES * e.outputs * e.channels;
     let traffic = Traffic {
-        flops: 2 * e.macs(),
+        flops: e.macs().saturating_mul(2),
         loaded: (patch * tiles + weights * columns) as u64,
         stored: stored as u64,
         // With a patch of each pixel's neighbours loaded once.
@@ -124,7 +124,7 @@ pub(super) fn weight_gradient(
     let stored = 4 * count * parts;
     let with_depth = |(name, depth): &(&'static str, usize)| {
         let traffic = Traffic {
-            flops: 2 * e.macs(),
+            flops: e.macs().saturating_mul(2),
             loaded: loaded as u64,
             stored: stored as u64,
             attainable: (bytes(dy) * dy.volume() * e.channels.div_ceil(128)

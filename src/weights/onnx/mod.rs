@@ -1,5 +1,6 @@
 //! ONNX models: reading one as plain nodes and tensors, and writing one from a graph.
 
+mod external;
 mod proto;
 mod write;
 
@@ -7,11 +8,12 @@ pub use write::{ExportOptions, OnnxExport, write};
 pub(crate) use write::{int, ints};
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use prost::Message;
 
-use super::{FileTensor, HostTensor, Stored};
+use super::{FileTensor, HostTensor, Stored, wire};
+use external::External;
 use proto::AttributeType;
 
 /// A model's graph.
@@ -97,14 +99,15 @@ impl OnnxNode {
     }
 }
 
-/// Reads a model. Elements that are in other files are taken from `folder`, and from nowhere else.
+/// Reads the content of the model at `path`. Elements that are in other files are taken from its folder, and from nowhere else.
 ///
 /// # Errors
 /// What is wrong, with the tensor's name where there is one.
-pub(super) fn read(bytes: &[u8], folder: Option<&Path>) -> Result<OnnxGraph, String> {
+pub(super) fn read(bytes: &[u8], path: &Path) -> Result<OnnxGraph, String> {
+    wire::check(bytes, &proto::MODEL)?;
     let model = proto::Model::decode(bytes).map_err(|e| format!("is no whole ONNX model: {e}"))?;
     let graph = model.graph.ok_or("is an ONNX model without a graph")?;
-    let mut external = External { folder, files: BTreeMap::new(), left: 0 };
+    let mut external = External::beside(path);
     let mut initializers = BTreeMap::new();
     for tensor in graph.initializer {
         let name = tensor.name.clone();
@@ -242,38 +245,4 @@ fn tensor_of(tensor: proto::Tensor, external: &mut External<'_>) -> Result<Optio
         return Err(format!("has {} elements and room for {volume}", data.len()));
     }
     Ok(Some(FileTensor { stored, tensor: HostTensor { dims, data } }))
-}
-
-/// Files beside the model that hold elements, each read once.
-struct External<'a> {
-    folder: Option<&'a Path>,
-    files: BTreeMap<String, Vec<u8>>,
-    /// Bytes of the files that no tensor has taken yet.
-    left: usize,
-}
-
-impl External<'_> {
-    fn read(&mut self, entries: &[proto::StringEntry], length: usize) -> Result<Vec<u8>, String> {
-        let get = |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
-        let location = get("location").ok_or("is in another file that is not named")?;
-        // A model must not read what lies elsewhere.
-        if !Path::new(location)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-        {
-            return Err(format!("is in `{location}`, which is not in the model's folder"));
-        }
-        if !self.files.contains_key(location) {
-            let path = self.folder.unwrap_or(Path::new("")).join(location);
-            let content = std::fs::read(&path).map_err(|e| format!("is in {}: {e}", path.display()))?;
-            self.left = self.left.saturating_add(content.len());
-            self.files.insert(location.to_string(), content);
-        }
-        self.left = self.left.checked_sub(length).ok_or("shares its elements with others")?;
-        let content = self.files.get(location).map(Vec::as_slice).unwrap_or_default();
-        let offset: usize =
-            get("offset").map_or(Some(0), |text| text.parse().ok()).ok_or("has a bad offset")?;
-        let part = offset.checked_add(length).and_then(|end| content.get(offset..end));
-        Ok(part.ok_or_else(|| format!("reaches beyond the end of `{location}`"))?.to_vec())
-    }
 }

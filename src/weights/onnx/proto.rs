@@ -2,6 +2,9 @@
 
 use prost::{Enumeration, Message};
 
+use super::{OnnxAttribute, OnnxNode};
+use crate::weights::wire::{self, Field};
+
 /// `ModelProto`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Model {
@@ -179,3 +182,74 @@ pub(super) enum Extent {
 
 /// `TensorProto.DataType` of f32.
 pub(super) const FLOAT: i32 = 1;
+
+/// What each message takes, for [`wire::check`]: the struct, and what is made of it. A field that is added to a struct above belongs here too.
+pub(super) static MODEL: wire::Shape = wire::Shape {
+    bytes: size_of::<Model>(),
+    fields: &[
+        (2, Field::Text),
+        (3, Field::Text),
+        (6, Field::Text),
+        (7, Field::Message(&GRAPH)),
+        (8, Field::Message(&OPERATOR_SET)),
+        (14, Field::Message(&STRING_ENTRY)),
+    ],
+};
+static OPERATOR_SET: wire::Shape =
+    wire::Shape { bytes: size_of::<OperatorSet>(), fields: &[(1, Field::Text)] };
+static STRING_ENTRY: wire::Shape =
+    wire::Shape { bytes: size_of::<StringEntry>(), fields: &[(1, Field::Text), (2, Field::Text)] };
+static GRAPH: wire::Shape = wire::Shape {
+    bytes: size_of::<Graph>(),
+    fields: &[
+        (1, Field::Message(&NODE)),
+        (2, Field::Text),
+        (5, Field::Message(&TENSOR)),
+        (11, Field::Message(&VALUE_INFO)),
+        (12, Field::Message(&VALUE_INFO)),
+    ],
+};
+static NODE: wire::Shape = wire::Shape {
+    bytes: size_of::<Node>() + size_of::<OnnxNode>(),
+    fields: &[
+        (1, Field::Text),
+        (2, Field::Text),
+        (3, Field::Text),
+        (4, Field::Text),
+        (5, Field::Message(&ATTRIBUTE)),
+    ],
+};
+/// A map of a single attribute has room for eleven.
+static ATTRIBUTE: wire::Shape = wire::Shape {
+    bytes: size_of::<Attribute>() + 11 * size_of::<(String, OnnxAttribute)>(),
+    fields: &[
+        (1, Field::Text),
+        (4, Field::Text),
+        (5, Field::Message(&TENSOR)),
+        (7, Field::Numbers(4)),
+        (8, Field::Numbers(8)),
+    ],
+};
+static TENSOR: wire::Shape = wire::Shape {
+    bytes: 2 * size_of::<Tensor>(),
+    fields: &[
+        (1, Field::Numbers(8)),
+        (4, Field::Numbers(4)),
+        (5, Field::Numbers(4)),
+        (7, Field::Numbers(8)),
+        (8, Field::Text),
+        (9, Field::Text),
+        (10, Field::Numbers(8)),
+        (13, Field::Message(&STRING_ENTRY)),
+    ],
+};
+static VALUE_INFO: wire::Shape =
+    wire::Shape { bytes: size_of::<ValueInfo>(), fields: &[(1, Field::Text), (2, Field::Message(&TYPE))] };
+static TYPE: wire::Shape =
+    wire::Shape { bytes: size_of::<Type>(), fields: &[(1, Field::Message(&TENSOR_TYPE))] };
+static TENSOR_TYPE: wire::Shape =
+    wire::Shape { bytes: size_of::<TensorType>(), fields: &[(2, Field::Message(&TENSOR_SHAPE))] };
+static TENSOR_SHAPE: wire::Shape =
+    wire::Shape { bytes: size_of::<Shape>(), fields: &[(1, Field::Message(&DIMENSION))] };
+static DIMENSION: wire::Shape =
+    wire::Shape { bytes: size_of::<Dimension>(), fields: &[(2, Field::Text)] };

@@ -1,0 +1,84 @@
+//! Elements that an ONNX model keeps in other files. A model may come from anywhere, so only regular files in its own folder are read, and of them only
+//! what is asked for.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+
+use super::proto;
+use crate::untrusted::{MAX_FILE_BYTES, open_regular};
+
+/// The files beside a model, each opened once.
+#[derive(Debug)]
+pub(super) struct External<'a> {
+    model: &'a Path,
+    files: BTreeMap<PathBuf, Opened>,
+    /// Bytes that may still be read from all of them.
+    left: u64,
+}
+
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    length: u64,
+    /// Bytes that no tensor has taken yet: honest tensors do not share elements.
+    left: u64,
+}
+
+impl<'a> External<'a> {
+    pub(super) fn beside(model: &'a Path) -> Self {
+        Self { model, files: BTreeMap::new(), left: MAX_FILE_BYTES }
+    }
+
+    /// The elements of a tensor of `length` bytes.
+    ///
+    /// # Errors
+    /// What is wrong, to be said after the tensor's name.
+    pub(super) fn read(&mut self, entries: &[proto::StringEntry], length: usize) -> Result<Vec<u8>, String> {
+        let get = |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
+        let location = get("location").ok_or("is in another file that is not named")?;
+        let number = |key: &str| get(key).map(|text| text.parse::<u64>().map_err(|_| format!("has a bad {key}")));
+        let offset = number("offset").transpose()?.unwrap_or(0);
+        let length = length as u64;
+        if let Some(other) = number("length").transpose()?.filter(|other| *other != length) {
+            return Err(format!("has {other} bytes in `{location}`, expected {length}"));
+        }
+        let path = self.resolve(location)?;
+        let beyond = || format!("reaches beyond the end of `{location}`");
+        let opened = match self.files.entry(path) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                let (file, length) = open_regular(entry.key()).map_err(|e| format!("is in {e}"))?;
+                entry.insert(Opened { file, length, left: length })
+            }
+        };
+        offset.checked_add(length).filter(|end| *end <= opened.length).ok_or_else(beyond)?;
+        opened.left = opened.left.checked_sub(length).ok_or("shares its elements with others")?;
+        self.left = self.left.checked_sub(length).ok_or("does not fit into memory")?;
+        let fail = |e: std::io::Error| format!("is in `{location}`: {e}");
+        opened.file.seek(SeekFrom::Start(offset)).map_err(fail)?;
+        let mut bytes = Vec::new();
+        (&opened.file).take(length).read_to_end(&mut bytes).map_err(fail)?;
+        if bytes.len() as u64 == length { Ok(bytes) } else { Err(beyond()) }
+    }
+
+    /// The real file of this name in the model's folder, or in the real one if the model's name is a link.
+    fn resolve(&self, location: &str) -> Result<PathBuf, String> {
+        let outside = || format!("is in `{location}`, which is not in the model's folder");
+        let inner = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+        if !Path::new(location).components().all(inner) {
+            return Err(outside());
+        }
+        let parent = |path: &Path| match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        let folder = parent(self.model);
+        let path = folder.join(location);
+        let real = path.canonicalize().map_err(|e| format!("is in {}: {e}", path.display()))?;
+        let model = self.model.canonicalize().map(|model| parent(&model));
+        let folders = [folder.canonicalize(), model];
+        if folders.iter().flatten().any(|folder| real.starts_with(folder)) { Ok(real) } else { Err(outside()) }
+    }
+}
