@@ -150,8 +150,14 @@ pub enum Error {
 /// The tensors at fault, a line for each kind of fault.
 fn listed(missing: &[String], extra: &[String], misshapen: &[String]) -> String {
     let kinds = [("missing", missing), ("extra", extra), ("misshapen", misshapen)];
+    /// More than any GoogLeNet has; a file can have as many as it likes.
+    const MOST: usize = 500;
     let lines = kinds.iter().filter(|(_, names)| !names.is_empty());
-    lines.map(|(kind, names)| format!("\n  {} {kind}: {}", names.len(), names.join(", "))).collect()
+    let line = |(kind, names): &(&str, &[String])| {
+        let more = if names.len() > MOST { ", ..." } else { "" };
+        format!("\n  {} {kind}: {}{more}", names.len(), names[..names.len().min(MOST)].join(", "))
+    };
+    lines.map(line).collect()
 }
 
 impl Error {

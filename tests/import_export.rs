@@ -595,3 +595,180 @@ fn files_that_claim_too_much_are_errors() {
         }
     }
 }
+
+/// A field of a protocol buffer that holds bytes.
+fn field(number: u64, content: &[u8]) -> Vec<u8> {
+    let varint = |mut value: u64| {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    };
+    [varint(number << 3 | 2), varint(content.len() as u64), content.to_vec()].concat()
+}
+
+/// An ONNX model with these fields in its graph.
+fn onnx(graph: &[u8]) -> Vec<u8> {
+    [&[0x08, 7][..], &field(7, graph)].concat()
+}
+
+/// The error of a command on a file, in an address space of so many MiB.
+#[cfg(unix)]
+fn refused_within(mib: u64, arguments: &[&str]) -> String {
+    let output = program::limited(mib << 10, arguments);
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {:?} {error}", output.status);
+    assert!(error.len() < 20_000 && !error.contains("panicked"), "{error}");
+    error
+}
+
+/// Two bytes of a file may become hundreds in memory, and one error thousands.
+#[cfg(unix)]
+#[test]
+fn small_files_do_not_take_large_memory() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let value = |name: &str| [field(1, name.as_bytes())].concat();
+    let node = |operator: &str, inputs: &[String], outputs: &[String]| {
+        let inputs = inputs.iter().flat_map(|name| field(1, name.as_bytes()));
+        let outputs = outputs.iter().flat_map(|name| field(2, name.as_bytes()));
+        let content: Vec<u8> = inputs.chain(outputs).chain(field(4, operator.as_bytes())).collect();
+        field(1, &content)
+    };
+    let name = |i: usize| format!("v{i}");
+    let input = field(11, &value("x"));
+    let empty = |number: u64, count: usize| field(number, &[]).repeat(count);
+    let many: Vec<String> = (0..20_000).map(name).collect();
+    let long = "n".repeat(200_000);
+    let chain: Vec<u8> = (0..15_000)
+        .flat_map(|i| node("Bad", &[if i == 0 { "x".into() } else { name(i - 1) }], &[name(i)]))
+        .collect();
+    let caffe = |number: u64, inside: &[u8]| field(number, inside);
+    for (what, ending, bytes, mib) in [
+        ("empty nodes", "onnx", onnx(&empty(1, 10_000_000)), 700),
+        ("empty tensors", "onnx", onnx(&empty(5, 10_000_000)), 700),
+        ("empty attributes", "onnx", onnx(&field(1, &empty(5, 10_000_000))), 700),
+        ("empty properties", "onnx", [&[8, 7][..], &empty(14, 10_000_000)].concat(), 700),
+        (
+            "an error for each output",
+            "onnx",
+            onnx(&[node(&long, &["x".into()], &many), input.clone()].concat()),
+            300,
+        ),
+        ("an error for each node", "onnx", onnx(&[chain, input.clone()].concat()), 300),
+        (
+            "an input named often",
+            "onnx",
+            onnx(
+                &[
+                    node("Relu", &["x".into()], &["r".into()]),
+                    node("Concat", &vec!["r".to_string(); 1_000_000], &["c".into()]),
+                    node("Conv", &["c".into(), "w".into()], &["y".into()]),
+                    input,
+                ]
+                .concat(),
+            ),
+            400,
+        ),
+        ("empty layers", "caffemodel", caffe(100, &[]).repeat(7_000_000), 700),
+        ("empty blobs", "caffemodel", caffe(2, &field(6, &[]).repeat(10_000_000)), 700),
+    ] {
+        let path = folder.path().join(format!("bomb.{ending}"));
+        std::fs::write(&path, &bytes).expect("can be written");
+        let error = refused_within(mib, &["import", text(&path), "--out", "no.safetensors"]);
+        assert!(error.contains(ending), "{what}: {error}");
+    }
+}
+
+/// An ONNX model with one tensor of eight floats in another file.
+fn model_with_data(location: &str, offset: &str) -> Vec<u8> {
+    let entry =
+        |key: &str, text: &str| field(13, &[field(1, key.as_bytes()), field(2, text.as_bytes())].concat());
+    let tensor = [
+        &[0x08, 8, 0x10, 1][..],
+        &field(8, b"w"),
+        &entry("location", location),
+        &entry("offset", offset),
+        &[0x70, 1],
+    ];
+    onnx(&[field(5, &tensor.concat()), field(11, &field(1, b"x"))].concat())
+}
+
+#[cfg(unix)]
+#[test]
+fn external_data_is_read_from_regular_files_in_the_models_folder_alone() {
+    use std::os::unix::fs::symlink;
+    let (folder, elsewhere) =
+        (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let here = |name: &str| folder.path().join(name);
+    let data: Vec<u8> = (0..10).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    std::fs::write(here("data"), &data).expect("can be written");
+    std::fs::write(elsewhere.path().join("secret"), &data).expect("can be written");
+    symlink(elsewhere.path().join("secret"), here("link")).expect("a link");
+    symlink(elsewhere.path(), here("way")).expect("a link");
+    symlink("/dev/zero", here("zero")).expect("a link");
+    symlink("data", here("inside")).expect("a link");
+    std::fs::create_dir(here("folder")).expect("a folder");
+    let made = Command::new("mkfifo").arg(here("pipe")).status().expect("mkfifo is there");
+    assert!(made.success());
+    // As long as it likes on the disk, of which nothing is read but what is asked for.
+    let sparse = std::fs::File::create(here("sparse")).expect("can be written");
+    sparse.set_len(1 << 40).expect("can be long");
+    let read = |location: &str, offset: &str| {
+        let path = here("model.onnx");
+        std::fs::write(&path, model_with_data(location, offset)).expect("can be written");
+        Foreign::read(&path).map(|file| file.tensors()[0].1.tensor.data.clone())
+    };
+    let eight = |from: usize| (from..from + 8).map(|i| i as f32).collect::<Vec<_>>();
+    assert_eq!(read("data", "0").expect("is there"), eight(0));
+    assert_eq!(read("./data", "8").expect("is there"), eight(2));
+    assert_eq!(read("inside", "4").expect("leads to it"), eight(1));
+    assert_eq!(read("sparse", "1000000").expect("is there"), [0.0; 8]);
+    for (location, offset, reason) in [
+        ("data", "12", "reaches beyond the end"),
+        ("data", "18446744073709551615", "reaches beyond the end"),
+        ("data", "-4", "bad offset"),
+        ("link", "0", "not in the model's folder"),
+        ("way/secret", "0", "not in the model's folder"),
+        ("zero", "0", "not in the model's folder"),
+        ("../data", "0", "not in the model's folder"),
+        ("/dev/zero", "0", "not in the model's folder"),
+        ("pipe", "0", "not a regular file"),
+        ("folder", "0", "not a regular file"),
+        ("", "0", "not a regular file"),
+        ("none", "0", "No such file"),
+    ] {
+        let error = read(location, offset).expect_err(location).to_string();
+        assert!(error.contains(reason) && error.contains("`w`"), "{location}: {error}");
+    }
+    // A model that is itself reached by a link, as downloads keep them: its data may lie where it does.
+    let hub = elsewhere.path().join("model.onnx");
+    symlink(here("model.onnx"), &hub).expect("a link");
+    std::fs::write(here("model.onnx"), model_with_data("data", "0")).expect("can be written");
+    symlink(here("data"), elsewhere.path().join("data")).expect("a link");
+    assert_eq!(Foreign::read(&hub).expect("beside the real model").tensors()[0].1.tensor.data, eight(0));
+}
+
+/// What a person names is read only if it is a regular file: a pipe would be waited for without end.
+#[cfg(unix)]
+#[test]
+fn commands_read_no_pipes_devices_and_folders() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("pipe.safetensors");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there").success());
+    let net = fixture("torchvision.pth");
+    for other in [text(&pipe), "/dev/zero"] {
+        for arguments in [
+            &["inspect", other][..],
+            &["import", other, "--out", "no.safetensors"],
+            &["import", text(&net), "--classes", other, "--out", "no.safetensors"],
+            &["graph", other],
+            &["train", "--config", other],
+        ] {
+            let error = fails(arguments);
+            assert!(error.contains("not a regular file"), "{arguments:?}: {error}");
+        }
+    }
+}

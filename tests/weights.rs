@@ -1,10 +1,13 @@
 //! The network's tables against published counts, and what checkpoints keep.
 
+mod program;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use incept::Error;
 use incept::data::Preprocessing;
+use incept::graph::Role;
 use incept::nn::{GoogLeNet, Variant, summary};
 use incept::weights::{
     Checkpoint, HostTensor, INCLUDED, Metadata, Progress, TrainingState, read_tensors, write_atomically,
@@ -62,24 +65,24 @@ fn every_input_size_can_be_built() {
 
 fn tensor(dims: &[usize], start: f32) -> HostTensor {
     let count: usize = dims.iter().product();
-    HostTensor { dims: dims.to_vec(), data: (0..count).map(|i| start + i as f32 * 0.1).collect() }
+    HostTensor { dims: dims.to_vec(), data: (0..count).map(|i| start + (i % 100) as f32 * 0.1).collect() }
 }
 
 fn checkpoint() -> Checkpoint {
-    let network = GoogLeNet::torchvision().width(0.125).classes(3).input(48);
-    let named = |start: f32| {
-        BTreeMap::from([
-            ("conv1.conv.weight".to_string(), tensor(&[2, 3, 7, 7], start)),
-            ("fc.bias".to_string(), tensor(&[3], start)),
-        ])
+    let network = GoogLeNet::torchvision().width(0.03).classes(3).input(48);
+    let graph = network.build(1).expect("the network can be built").graph;
+    let all = |start: f32, wanted: fn(&Role) -> bool| -> BTreeMap<String, HostTensor> {
+        let tensors = graph.tensors().filter(|(_, t)| wanted(&t.role));
+        tensors.map(|(_, t)| (t.name.clone(), tensor(t.spec.dims(), start))).collect()
     };
+    let named = |start: f32| all(start, |role| matches!(role, Role::Parameter(_)));
+    let statistics = |start: f32| all(start, |role| matches!(role, Role::State(_)));
     let progress = Progress { step: 12, update: 6, epoch: 2, batch: 3, seed: u64::MAX - 1 };
-    let statistics = BTreeMap::from([("conv1.bn.running_mean".to_string(), tensor(&[2], 0.5))]);
     let mut average = named(4.0);
-    average.insert("conv1.bn.running_mean".to_string(), tensor(&[2], 0.75));
+    average.extend(statistics(0.75));
     let state = TrainingState {
         parameters: named(1.0),
-        state: statistics,
+        state: statistics(0.5),
         slots: vec![named(2.0), named(3.0)],
         average: Some(average),
         progress: progress.clone(),
@@ -165,7 +168,7 @@ fn the_averaged_state_classifies_with_the_averages() {
     assert!(averaged.parameters.iter().chain(&averaged.state).all(|(name, tensor)| average[name] == *tensor));
     // Earlier versions averaged the parameters alone: the statistics are the latest then.
     let mut alone = state;
-    alone.average.as_mut().map(|average| average.remove("conv1.bn.running_mean"));
+    alone.average.as_mut().expect("has averages").retain(|name, _| !alone.state.contains_key(name));
     assert_eq!(alone.clone().averaged().state, alone.state);
 }
 
@@ -246,4 +249,205 @@ fn files_are_replaced_whole() {
         2,
         "a temporary file was left"
     );
+}
+
+/// A safetensors file with this header and content.
+fn safetensors(header: &str, content: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), content].concat()
+}
+
+/// The file of a checkpoint whose description was changed.
+fn described(change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
+    let bytes = checkpoint().to_bytes().expect("can be written");
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+    let text = header["__metadata__"]["incept"].as_str().expect("a description");
+    let mut description = serde_json::from_str(text).expect("JSON");
+    change(&mut description);
+    header["__metadata__"]["incept"] = description.to_string().into();
+    safetensors(&header.to_string(), &bytes[8 + length..])
+}
+
+/// What every command says that is given this file: `Checkpoint::load` is behind all of them.
+#[track_caller]
+fn refused(bytes: &[u8], named: &str) {
+    let error = Checkpoint::from_bytes(Path::new("bad.safetensors"), bytes).expect_err(named);
+    assert!(matches!(error, Error::Format { .. }), "{named}: {error:?}");
+    let text = error.to_string();
+    assert!(text.starts_with("bad.safetensors: ") && text.contains(named), "{named}: {text}");
+}
+
+#[test]
+fn descriptions_that_contradict_their_tensors_are_refused_by_field() {
+    use serde_json::{Value, json};
+    let huge = json!(u64::MAX);
+    for (pointer, value, named) in [
+        ("/network/channels/stem/0", json!(0), "network.channels.stem[0]"),
+        ("/network/channels/stem/1", json!(7), "network.channels.stem[1]"),
+        ("/network/channels/stem/2", json!(-1), "network.channels.stem[2]"),
+        ("/network/channels/blocks/7/conv3", huge.clone(), "network.channels.blocks[7].conv3"),
+        ("/network/channels/blocks/0/reduce5", json!(1.5), "network.channels.blocks[0].reduce5"),
+        ("/network/channels/blocks", json!([]), "network.channels.blocks"),
+        ("/network/channels/aux/1", json!(1), "network.channels.aux[1]"),
+        ("/network/classes", json!(4), "network.classes"),
+        ("/network/classes", huge.clone(), "network.classes"),
+        ("/network/input", json!(0), "network.input"),
+        ("/network/input", huge.clone(), "network.input"),
+        ("/network/variant", json!("paper"), "network.variant"),
+        ("/network/dropout", json!(1.0), "network.dropout"),
+        ("/network/aux_dropout", Value::Null, "network.aux_dropout"),
+        ("/network/aux_weight", json!(-0.3), "network.aux_weight"),
+        ("/network/aux_weight", json!(1e39), "network.aux_weight"),
+        ("/network/bias_rate", json!("2"), "network.bias_rate"),
+        ("/network/smoothing", json!(-1), "network.smoothing"),
+        ("/network/class_weights", json!([1.0]), "network.class_weights"),
+        ("/network/freeze_until", json!("nothing"), "network.freeze_until"),
+        ("/classes", json!(["cat", "dog"]), "classes"),
+        ("/classes/1", json!(1), "classes[1]"),
+        ("/preprocessing/input", json!(32), "preprocessing.input"),
+        ("/preprocessing/mean", json!([0.5, 0.5]), "preprocessing.mean"),
+        ("/preprocessing/mean/1", json!(1e39), "preprocessing.mean"),
+        ("/preprocessing/std/0", json!(0.0), "preprocessing.std"),
+        ("/preprocessing/std/2", json!(1e-45), "preprocessing.std"),
+        ("/preprocessing/fit", json!("stretch"), "preprocessing.fit"),
+        ("/progress/step", json!(1), "progress.update"),
+        ("/progress/epoch", huge.clone(), "progress.epoch"),
+        ("/progress/batch", json!(-3), "progress.batch"),
+        ("/progress", Value::Null, "progress"),
+    ] {
+        let bytes = described(|description| {
+            *description.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")) = value;
+        });
+        refused(&bytes, named);
+    }
+    for field in ["network", "classes", "preprocessing", "progress"] {
+        refused(&described(|d| drop(d.as_object_mut().map(|d| d.remove(field)))), field);
+    }
+    refused(&described(|description| *description = json!("nothing")), "description");
+}
+
+#[test]
+fn tensors_that_are_not_the_networks_are_refused_by_name() {
+    let with = |change: fn(&mut Checkpoint)| {
+        let mut bad = checkpoint();
+        change(&mut bad);
+        bad.to_bytes().expect("can be written")
+    };
+    refused(&with(|c| drop(c.state.parameters.remove("fc.bias"))), "`fc.bias` is missing");
+    refused(
+        &with(|c| drop(c.state.parameters.insert("fc.bias".into(), tensor(&[4], 0.0)))),
+        "`fc.bias` is 4, expected 3",
+    );
+    refused(&with(|c| drop(c.state.parameters.insert("more".into(), tensor(&[4], 0.0)))), "`more`");
+    refused(&with(|c| drop(c.state.state.remove("conv1.bn.running_var"))), "`conv1.bn.running_var`");
+    refused(&with(|c| drop(c.state.slots[1].remove("fc.bias"))), "`optimizer.1.fc.bias` is missing");
+    refused(
+        &with(|c| drop(c.state.slots[0].insert("fc.bias".into(), tensor(&[1, 3], 0.0)))),
+        "`optimizer.0.fc.bias` is 1x3",
+    );
+    refused(
+        &with(|c| drop(c.state.average.as_mut().map(|a| a.insert("fc.bias".into(), tensor(&[2], 0.0))))),
+        "`average.fc.bias` is 2",
+    );
+    refused(
+        &with(|c| drop(c.state.state.insert("loss_scale/scale".into(), tensor(&[2], 0.0)))),
+        "`loss_scale/scale`",
+    );
+    // Averages of earlier versions have no statistics.
+    let mut earlier = checkpoint();
+    let statistics = earlier.state.state.clone();
+    earlier.state.average.as_mut().expect("averages").retain(|name, _| !statistics.contains_key(name));
+    let bytes = earlier.to_bytes().expect("can be written");
+    assert_eq!(Checkpoint::from_bytes(Path::new("earlier"), &bytes).expect("is whole"), earlier);
+}
+
+/// A header can announce more than the file holds, and cost more to parse than it is long.
+#[test]
+fn safetensors_headers_are_not_believed() {
+    let tensor = |shape: &str, offsets: &str| {
+        format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#)
+    };
+    for (what, bytes) in [
+        ("longer than the file", safetensors(&tensor("[1000000]", "[0,4000000]"), &[0; 4])),
+        ("extents without end", safetensors(&tensor("[4294967296,4294967296]", "[0,4]"), &[0; 4])),
+        ("a huge header", [&u64::MAX.to_le_bytes()[..], b"{}"].concat()),
+        ("a header of 90 megabytes", safetensors(&" ".repeat(90 << 20), &[])),
+        ("a million tensors", {
+            let one = |i: usize| format!(r#""{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
+            let all: Vec<String> = (0..200_000).map(one).collect();
+            safetensors(&format!("{{{}}}", all.join(",")), &[])
+        }),
+        ("lists in its description", {
+            let lists = "[[[0],[0]],".repeat(100_000).replace('"', "");
+            safetensors(&format!(r#"{{"__metadata__":{{"incept":"{lists}"}}}}"#), &[])
+        }),
+    ] {
+        let error = Checkpoint::from_bytes(Path::new("bad.safetensors"), &bytes).expect_err(what);
+        assert!(matches!(error, Error::Format { .. }), "{what}: {error}");
+    }
+    // No elements, and extents whose product is zero only at its end.
+    let empty = safetensors(&tensor("[0,4294967296,4294967296]", "[0,0]"), &[]);
+    refused(&empty, "is missing");
+}
+
+#[test]
+fn every_command_refuses_a_checkpoint_that_contradicts_itself() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bad = folder.path().join("bad.safetensors");
+    let bytes = described(|d| d["network"]["channels"]["stem"][0] = 0.into());
+    std::fs::write(&bad, bytes).expect("can be written");
+    let bad = program::text(&bad);
+    for arguments in [
+        &["inspect", bad][..],
+        &["classify", bad, "no.png"],
+        &["graph", bad],
+        &["export", bad, "--out", "no.onnx"],
+        &["train", "--resume", bad],
+        &["train", "digits", "--init", bad],
+        &["look", "filters", bad],
+    ] {
+        let error = program::fails(arguments);
+        assert!(error.contains("network.channels.stem[0]"), "{arguments:?}: {error}");
+    }
+}
+
+/// Sizes that no memory holds are refused by the value, at once and without taking any.
+#[cfg(unix)]
+#[test]
+fn sizes_without_sense_are_refused_in_little_memory() {
+    for (arguments, named) in [
+        ("summary --classes 100000000", "100000000"),
+        ("summary --classes 18446744073709551615", "18446744073709551615"),
+        ("summary --classes 1000000", "1000000"),
+        ("summary --width 1e9", "1000000000"),
+        ("summary --width 63", "--width"),
+        ("summary --width nan", "--width"),
+        ("summary --width 0", "--width"),
+        ("summary --width 1e-9", "--width"),
+        ("summary --input 1000000", "1000000"),
+        ("summary --input 4096 --batch 1048576", "--batch"),
+        ("summary --batch 4294967295", "4294967295"),
+        ("summary --batch 0", "--batch"),
+        ("graph --classes 100000000", "100000000"),
+        ("graph --width 1e300", "--width"),
+        ("profile --static --classes 100000000", "100000000"),
+        ("profile --static --batch 4294967295", "4294967295"),
+        ("bench --batch 18446744073709551615", "18446744073709551615"),
+        ("train digits --batch 4294967295", "4294967295"),
+        ("train digits --epochs 18446744073709551615", "18446744073709551615"),
+        ("train digits --input 1000000", "1000000"),
+    ] {
+        let words: Vec<&str> = arguments.split(' ').collect();
+        let output = program::limited(1 << 20, &words);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{arguments}: {:?} {error}", output.status);
+        assert!(error.contains(named) && !error.contains("panicked"), "{arguments}: {error}");
+    }
+    // What is only large is counted, in as little memory.
+    for arguments in
+        ["summary --batch 65536", "summary --width 8 --batch 1", "summary --input 4096 --batch 1"]
+    {
+        let output = program::limited(1 << 20, &arguments.split(' ').collect::<Vec<_>>());
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }

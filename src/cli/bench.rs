@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use clap::Args;
-use incept::Error;
 use incept::data::Batch;
 use incept::gpu::{AdapterSummary, Counters, Gpu};
 use incept::graph::Element;
@@ -77,9 +76,7 @@ pub(crate) struct WorkArgs {
 
 impl WorkArgs {
     pub(crate) fn network(&self) -> Result<GoogLeNet> {
-        if self.batch == 0 {
-            return Err(Error::Config("--batch must be above zero".into()));
-        }
+        GoogLeNet::check_batch(self.batch)?;
         self.network.network(self.classes, 224)
     }
 

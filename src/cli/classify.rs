@@ -1,7 +1,6 @@
 //! `incept classify`
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -10,6 +9,7 @@ use incept::data::{Batch, Picture, Preprocessing};
 use incept::gpu::Gpu;
 use incept::nn::summary;
 use incept::train::{Answer, Classifier, EarlyExit, Exit, InferenceGraph, Prediction, top};
+use incept::untrusted::{MAX_SAMPLE_BYTES, read_file, read_up_to};
 use incept::weights::{Checkpoint, Metadata};
 use serde::Serialize;
 
@@ -80,12 +80,11 @@ struct Named<'a> {
 /// A picture from a file, or from standard input for `-`.
 pub(super) fn read(path: &Path) -> Result<Picture> {
     let bytes = if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        let read = std::io::stdin().lock().read_to_end(&mut bytes);
-        read.map_err(|e| Error::io("standard input", e))?;
-        bytes
+        let read = read_up_to(std::io::stdin().lock(), MAX_SAMPLE_BYTES);
+        let read = read.map_err(|e| Error::io("standard input", e))?;
+        read.map_err(|reason| Error::format("standard input", reason))?
     } else {
-        std::fs::read(path).map_err(|e| Error::io(path, e))?
+        read_file(path, MAX_SAMPLE_BYTES)?
     };
     Picture::decode_as(&bytes, Some(path)).map_err(|reason| Error::format(path, reason))
 }

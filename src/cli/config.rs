@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use incept::data::{Augmentation, Mix, Photometric};
+use incept::untrusted::read_text;
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -141,6 +142,9 @@ pub(crate) struct AugmentArgs {
     pub cutmix: Option<f64>,
 }
 
+/// Bytes of a configuration: parsed, it takes many times as much.
+const MAX_CONFIG: usize = 1 << 20;
+
 /// Configurations to start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Recipe {
@@ -177,7 +181,11 @@ impl Recipe {
 impl Config {
     /// Reads a file.
     fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = read_text(path)?;
+        if text.len() > MAX_CONFIG {
+            let reason = format!("has {} bytes, and a configuration at most {MAX_CONFIG}", text.len());
+            return Err(Error::format(path, reason));
+        }
         toml::from_str(&text).map_err(|e| Error::format(path, e.to_string().trim_end().to_string()))
     }
 

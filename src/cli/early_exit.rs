@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use incept::explain::Calibration;
 use incept::train::Exit;
+use incept::untrusted::read_text;
 use incept::weights::{Progress, write_atomically};
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -54,10 +55,12 @@ impl Calibrated {
     /// Reads what is kept for a checkpoint in this state of training, if there is something.
     fn load(checkpoint: &Path, progress: &Progress) -> Result<Option<Self>> {
         let path = Self::path(checkpoint);
-        let text = match std::fs::read_to_string(&path) {
+        let text = match read_text(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(path, e)),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
         };
         let found: Self = serde_json::from_str(&text).map_err(|e| {
             Error::format(&path, format!("is no result of `incept eval --early-exit`: {e}; run that again"))
@@ -69,7 +72,22 @@ impl Calibrated {
             ));
             return Ok(None);
         }
+        found.check().map_err(|reason| Error::format(&path, reason))?;
         Ok(Some(found))
+    }
+
+    /// Whether its numbers can be used.
+    fn check(&self) -> std::result::Result<(), String> {
+        let unusable = |t: &f32| !t.is_finite() || *t <= 0.0;
+        if let Some(temperature) = self.temperatures().iter().find(|t| unusable(t)) {
+            return Err(format!("has a temperature of {temperature}: run `incept eval --early-exit` again"));
+        }
+        match self.threshold.filter(|t| !(0.0..=1.0).contains(t)) {
+            Some(threshold) => {
+                Err(format!("has a threshold of {threshold}: run `incept eval --early-exit` again"))
+            }
+            None => Ok(()),
+        }
     }
 }
 

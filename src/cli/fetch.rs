@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use incept::Error;
+use incept::untrusted::open_regular;
 use incept::weights::write_atomically;
 use md5::{Digest, Md5};
 use serde::Serialize;
@@ -228,7 +229,7 @@ impl Download<'_> {
 /// The MD5 sum of a file in hexadecimal digits: what these sets publish. It finds damage, not forgery.
 fn checksum(path: &Path) -> incept::Result<String> {
     let io = |e| Error::io(path, e);
-    let mut file = File::open(path).map_err(io)?;
+    let (mut file, _) = open_regular(path)?;
     let mut hash = Md5::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -244,7 +245,7 @@ fn checksum(path: &Path) -> incept::Result<String> {
 /// Unpacks the binary and text files of an archive into a folder, whatever folder they are in there.
 fn unpack(archive: &Path, folder: &Path) -> incept::Result<Vec<PathBuf>> {
     let damaged = |e: std::io::Error| Error::format(archive, format!("cannot be unpacked: {e}"));
-    let file = File::open(archive).map_err(|e| Error::io(archive, e))?;
+    let (file, _) = open_regular(archive)?;
     let mut files = Vec::new();
     for entry in tar::Archive::new(flate2::read::GzDecoder::new(file)).entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;

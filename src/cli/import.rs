@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::nn::{GoogLeNet, Variant};
+use incept::untrusted::read_text;
 use incept::weights::{Checkpoint, Foreign, Format, ImportOptions, Pixels};
 use serde::Serialize;
 
@@ -166,7 +167,7 @@ impl Import {
 }
 
 fn read_classes(path: &std::path::Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let text = read_text(path)?;
     let names: Vec<String> =
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
     if names.is_empty() {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use incept::Error;
 use incept::nn::GoogLeNet;
-use incept::weights::{Content, FileTensor, Foreign, Format, INCLUDED, Metadata};
+use incept::untrusted::{MAX_FILE_BYTES, read_file};
+use incept::weights::{Checkpoint, Content, FileTensor, Foreign, Format, INCLUDED, Metadata};
 use serde::Serialize;
 
 use super::record::{best_of, is_included};
@@ -70,13 +70,14 @@ impl TensorLine {
 impl Inspect {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let path = best_of(&self.file)?;
-        let content = if is_included(&path) {
-            INCLUDED.to_vec()
-        } else {
-            std::fs::read(&path).map_err(|e| Error::io(&path, e))?
-        };
+        let content = if is_included(&path) { INCLUDED.to_vec() } else { read_file(&path, MAX_FILE_BYTES)? };
         let file = Foreign::from_bytes(&path, &content)?;
-        let own = file.metadata.get("incept").and_then(|json| serde_json::from_str::<Metadata>(json).ok());
+        // What says that it is a checkpoint must be one.
+        let own = match (file.format, file.metadata.contains_key("incept")) {
+            (Format::Safetensors, true) => Some(Checkpoint::from_bytes(&path, &content)?.metadata),
+            (_, true) => Metadata::of(&path, &file)?,
+            _ => None,
+        };
         let tensors: Vec<TensorLine> =
             file.tensors().into_iter().map(|(name, tensor)| TensorLine::of(name, tensor)).collect();
         let (network, problem) = match (&own, &file.content) {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod board;
+mod bounds;
 mod classify;
 mod config;
 mod dashboard;

@@ -20,6 +20,10 @@ use super::tune::Tune;
 /// Pictures that mean and standard deviation are measured on, at most.
 const SAMPLE: usize = 1000;
 
+/// Factors on channel counts that leave any to multiply, and no layer with more than a network may have.
+const MIN_WIDTH: f64 = 0.001;
+const MAX_WIDTH: f64 = 64.0;
+
 /// For every command.
 #[derive(Args, Debug)]
 pub(crate) struct Common {
@@ -216,8 +220,9 @@ impl NetworkArgs {
             return Err(incept::Error::Config(reason));
         }
         let width = self.width.unwrap_or(1.0);
-        if !width.is_finite() || width <= 0.0 {
-            return Err(incept::Error::Config(format!("--width must be above zero, not {width}")));
+        if !(MIN_WIDTH..=MAX_WIDTH).contains(&width) {
+            let reason = format!("--width must be from {MIN_WIDTH} to {MAX_WIDTH}, not {width}");
+            return Err(incept::Error::Config(reason));
         }
         let base = GoogLeNet::of(self.variant.unwrap_or_default()).width(width).input(input);
         self.changed(base.classes(classes))

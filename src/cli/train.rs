@@ -321,6 +321,7 @@ impl Train {
             patience: training.patience,
             config,
         };
+        run.check()?;
         let steps = run.epochs * data.train.len().div_ceil(run.batch.max(1)) as u64;
         if u64::from(optimizer.accumulate) > steps {
             let reason = format!(
@@ -360,6 +361,8 @@ impl Train {
             run.config.training.no_validation = Some(blind);
         }
         run.config.training.validate()?;
+        run.check()
+            .map_err(|error| Error::format(path, format!("was trained in no way that can be: {error}")))?;
         // JSON has no infinity: a norm that is only looked at comes back as none.
         run.optimizer.clip_norm.get_or_insert(f32::INFINITY);
         if let Some(again) = self.config.optimizer.checkpointing {

@@ -51,6 +51,9 @@ impl Batch {
     }
 }
 
+/// Threads that may decode: each holds images, and systems have a limit of their own at some point.
+const MAX_WORKERS: usize = 256;
+
 /// How batches are made.
 #[derive(Clone, Debug)]
 pub struct LoaderOptions {
@@ -131,10 +134,14 @@ impl Loader {
     /// A loader of `set`.
     ///
     /// # Errors
-    /// [`Error::Config`] if the batch has no rows or the data set no pictures.
+    /// [`Error::Config`] if the batch has no rows, the data set no pictures, or there are too many workers.
     pub fn new(set: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Self> {
         if options.batch == 0 || set.is_empty() {
             return Err(Error::Config("there must be pictures, and --batch must be above zero".into()));
+        }
+        if options.workers > MAX_WORKERS {
+            let reason = format!("--workers must be at most {MAX_WORKERS}, not {}", options.workers);
+            return Err(Error::Config(reason));
         }
         Ok(Self { shared: Arc::new(Shared { set, options, bad: Mutex::default() }) })
     }

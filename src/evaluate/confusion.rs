@@ -1,13 +1,15 @@
 //! Which class is taken for which, and what follows for each class.
 
+use std::collections::BTreeMap;
+
 use serde::{Serialize, Serializer};
 
 /// Counts of pictures by label and prediction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confusion {
     classes: usize,
-    /// classes x classes; a row for each label.
-    counts: Vec<u64>,
+    /// By label and prediction, where there are any: most of many thousand classes are never taken for each other.
+    counts: BTreeMap<(usize, usize), u64>,
 }
 
 /// How one class fares.
@@ -41,13 +43,13 @@ pub struct MeanMetrics {
 impl Confusion {
     /// No picture yet, of so many classes.
     pub fn new(classes: usize) -> Self {
-        Self { classes, counts: vec![0; classes * classes] }
+        Self { classes, counts: BTreeMap::new() }
     }
 
     /// Takes up one picture. What is no class is passed over.
     pub fn add(&mut self, label: usize, prediction: usize) {
         if label < self.classes && prediction < self.classes {
-            self.counts[label * self.classes + prediction] += 1;
+            *self.counts.entry((label, prediction)).or_default() += 1;
         }
     }
 
@@ -58,20 +60,27 @@ impl Confusion {
 
     /// Pictures with this label and prediction.
     pub fn count(&self, label: usize, prediction: usize) -> u64 {
-        self.row(label).get(prediction).copied().unwrap_or(0)
+        self.counts.get(&(label, prediction)).copied().unwrap_or(0)
     }
 
     /// Pictures with this label, by prediction.
-    pub fn row(&self, label: usize) -> &[u64] {
-        self.counts.chunks(self.classes.max(1)).nth(label).unwrap_or_default()
+    pub fn row(&self, label: usize) -> Vec<u64> {
+        let mut row = vec![0; self.classes];
+        for ((_, prediction), count) in self.counts.range((label, 0)..(label.saturating_add(1), 0)) {
+            row[*prediction] = *count;
+        }
+        row
     }
 
     /// Each class.
     pub fn metrics(&self) -> Vec<ClassMetrics> {
         let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
-        let class = |class: usize| {
-            let support: u64 = self.row(class).iter().sum();
-            let predicted: u64 = (0..self.classes).map(|label| self.count(label, class)).sum();
+        let mut sums = vec![(0, 0); self.classes];
+        for ((label, prediction), count) in &self.counts {
+            sums[*label].0 += count;
+            sums[*prediction].1 += count;
+        }
+        let class = |(class, (support, predicted)): (usize, (u64, u64))| {
             let correct = self.count(class, class);
             ClassMetrics {
                 support,
@@ -82,7 +91,7 @@ impl Confusion {
                 f1: share(2 * correct, support + predicted),
             }
         };
-        (0..self.classes).map(class).collect()
+        sums.into_iter().enumerate().map(class).collect()
     }
 
     /// The classes taken together.
@@ -97,9 +106,8 @@ impl Confusion {
 
     /// The pairs of label and prediction that are confused most often, with their counts; at most `most` of them.
     pub fn most_confused(&self, most: usize) -> Vec<(usize, usize, u64)> {
-        let cells = self.counts.iter().enumerate();
-        let cells = cells.map(|(i, count)| (i / self.classes, i % self.classes, *count));
-        let mut wrong: Vec<_> = cells.filter(|(l, p, count)| l != p && *count > 0).collect();
+        let cells = self.counts.iter().map(|((label, prediction), count)| (*label, *prediction, *count));
+        let mut wrong: Vec<_> = cells.filter(|(label, prediction, _)| label != prediction).collect();
         wrong.sort_by_key(|(label, prediction, count)| (std::cmp::Reverse(*count), *label, *prediction));
         wrong.truncate(most);
         wrong
@@ -109,7 +117,7 @@ impl Confusion {
 /// As a list of rows.
 impl Serialize for Confusion {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.counts.chunks(self.classes.max(1)))
+        serializer.collect_seq((0..self.classes).map(|label| self.row(label)))
     }
 }
 
@@ -147,6 +155,15 @@ mod tests {
         assert_eq!(example().most_confused(2), [(1, 0, 2), (0, 1, 1)]);
         assert_eq!(example().most_confused(9).len(), 3);
         assert_eq!(serde_json::to_string(&example()).expect("JSON"), "[[3,1,1],[2,2,0],[0,0,0]]");
+    }
+
+    /// A table of a million classes squared would be terabytes.
+    #[test]
+    fn many_classes_take_no_memory_until_they_are_seen() {
+        let mut confusion = Confusion::new(1 << 20);
+        confusion.add(7, 1_000_000);
+        assert_eq!((confusion.count(7, 1_000_000), confusion.most_confused(2)), (1, vec![(7, 1_000_000, 1)]));
+        assert_eq!(confusion.metrics()[7].support, 1);
     }
 
     #[test]

@@ -281,5 +281,8 @@ fn countable(spec: &Spec) -> Result<(), String> {
     if spec.bytes() <= MAX_TENSOR_BYTES {
         return Ok(());
     }
-    Err(format!("a tensor of {} is larger than any memory: use a smaller --batch, --input or --width", spec.shape))
+    Err(format!(
+        "a tensor of {} is larger than any memory: use a smaller --batch, --input or --width",
+        spec.shape
+    ))
 }

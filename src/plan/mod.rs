@@ -351,9 +351,10 @@ impl Builder<'_> {
             return None;
         }
         // This tensor is the first that is too large, not always the largest.
-        let batched = self.graph.tensors().map(|(_, t)| t).filter(|t| {
-            matches!(t.role, Role::Input | Role::Value) && t.spec.dims().first() == Some(&batch)
-        });
+        let batched =
+            self.graph.tensors().map(|(_, t)| t).filter(|t| {
+                matches!(t.role, Role::Input | Role::Value) && t.spec.dims().first() == Some(&batch)
+            });
         let largest = batched.map(|t| t.spec.bytes() as u64).max().unwrap_or(bytes).max(bytes);
         Some(limit / (largest / batch as u64).max(1)).filter(|fits| *fits > 0)
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Gpu};
 use crate::kernel::{Choices, Profile};
+use crate::untrusted::{MAX_TEXT_BYTES, read_file};
 use crate::weights::write_atomically;
 
 /// The variable that names the folder of caches.
@@ -88,9 +89,11 @@ impl TuneCache {
             log::warn!("{}: {reason}; it is ignored, and overwritten after tuning", self.path.display());
             Choices::default()
         };
-        let bytes = match std::fs::read(&self.path) {
+        let bytes = match read_file(&self.path, MAX_TEXT_BYTES) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Choices::default(),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Choices::default();
+            }
             Err(error) => return ignored(error.to_string()),
         };
         match serde_json::from_slice::<Content>(&bytes) {

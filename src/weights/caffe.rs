@@ -73,7 +73,13 @@ static LAYER: wire::Shape =
 /// A blob becomes a tensor.
 static BLOB: wire::Shape = wire::Shape {
     bytes: size_of::<Blob>() + size_of::<FileTensor>(),
-    fields: &[(5, Field::Numbers(4)), (7, Field::Message(&BLOB_SHAPE)), (8, Field::Numbers(8))],
+    fields: &[
+        (5, Field::Numbers(4)),
+        (7, Field::Message(&BLOB_SHAPE)),
+        (8, Field::Numbers(8)),
+        (10, Field::Numbers(4)),
+        (12, Field::Text),
+    ],
 };
 static BLOB_SHAPE: wire::Shape =
     wire::Shape { bytes: size_of::<BlobShape>(), fields: &[(1, Field::Numbers(8))] };

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::decode;
 use super::header::{MAX_HEADER, describe};
-use super::{HostTensor, Pixels, Progress, TrainingState, validate, write_atomically};
+use super::{Foreign, Format, HostTensor, Pixels, Progress, TrainingState, validate, write_atomically};
 use crate::data::{Preprocessing, imagenet_classes};
 use crate::error::{Error, Result};
 use crate::nn::{GoogLeNet, Variant};
@@ -187,6 +187,15 @@ impl Checkpoint {
 }
 
 impl Metadata {
+    /// What incept said about the network in a file that it wrote: a checkpoint, or an export as ONNX. None in files of others.
+    ///
+    /// # Errors
+    /// [`Error::Format`] naming the field that cannot be read.
+    pub fn of(path: &Path, file: &Foreign) -> Result<Option<Self>> {
+        let known = matches!(file.format, Format::Safetensors | Format::Onnx);
+        file.metadata.get(KEY).filter(|_| known).map(|json| describe(path, json)).transpose()
+    }
+
     /// What the shapes of the weights tell.
     fn guess(state: &TrainingState) -> Result<Self> {
         let shapes =

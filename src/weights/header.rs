@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// Bytes that the header may have. A million classes by name fit.
 pub(super) const MAX_HEADER: usize = 16 << 20;
 
-/// Lists and objects in the header, two for each tensor: a short one takes a hundred times its length when it is parsed.
+/// Lists and objects in the header, three for each tensor: a short one takes a hundred times its length when it is parsed.
 const MAX_NESTED: usize = 1 << 18;
 
 /// Lists and objects in the description: blocks of the network, and what the run was configured with.
@@ -27,7 +27,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
     let header = &rest[..rest.len().min(usize::try_from(length).unwrap_or(usize::MAX))];
     let nested = nested(header);
     if nested > MAX_NESTED {
-        return Err(format!("lists more than {} tensors", MAX_NESTED / 2));
+        return Err(format!("lists more than {} tensors", MAX_NESTED / 3));
     }
     Ok(())
 }

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use super::checkpoint::{KEY, default_classes};
-use super::header::describe;
+use super::checkpoint::default_classes;
 use super::{Checkpoint, Content, Foreign, Format, HostTensor, Metadata, Progress, TrainingState, validate};
 use crate::data::Preprocessing;
 use crate::error::{Error, Result};
@@ -65,7 +64,7 @@ impl Checkpoint {
     /// [`Error::Weights`] with the names of all tensors that are missing, extra or misshapen; [`Error::Format`] if it is no GoogLeNet;
     /// [`Error::Config`] for options that do not fit it.
     pub fn import(path: &Path, file: &Foreign, options: &ImportOptions) -> Result<(Self, Vec<String>)> {
-        let own = own_metadata(path, file)?;
+        let own = Metadata::of(path, file)?;
         if own.is_some() && file.format == Format::Safetensors {
             let reason = "is a checkpoint of incept already: classify and eval take it as it is";
             return Err(Error::format(path, reason));
@@ -140,7 +139,7 @@ impl Pixels {
     /// # Errors
     /// [`Error::Format`] if the file's description is damaged.
     pub fn usual(path: &Path, file: &Foreign, variant: Variant) -> Result<Self> {
-        if let Some(own) = own_metadata(path, file)? {
+        if let Some(own) = Metadata::of(path, file)? {
             let Preprocessing { mean, std, .. } = own.preprocessing;
             return Ok(Self { bgr: false, mean, std });
         }
@@ -159,12 +158,6 @@ impl Pixels {
             Variant::Torchvision => Self::TRANSFORM_INPUT,
         }
     }
-}
-
-/// The description that this crate put into a file.
-fn own_metadata(path: &Path, file: &Foreign) -> Result<Option<Metadata>> {
-    let known = matches!(file.format, Format::Safetensors | Format::Onnx);
-    file.metadata.get(KEY).filter(|_| known).map(|json| describe(path, json)).transpose()
 }
 
 /// Puts the input channels of a first convolution in the order of `colours`: plane j moves to colour number `colours[j]`.

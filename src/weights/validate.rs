@@ -77,7 +77,9 @@ fn check_preprocessing(preprocessing: &Preprocessing, input: usize) -> Result<()
         s.is_finite() && *s != 0.0 && (m / s).is_finite() && ((1.0 - m) / s).is_finite()
     };
     if !mean.iter().zip(std).all(usable) {
-        return Err(format!("`preprocessing.std` is {std:?}: three finite numbers other than 0 are expected"));
+        return Err(format!(
+            "`preprocessing.std` is {std:?}: three finite numbers other than 0 are expected"
+        ));
     }
     Ok(())
 }

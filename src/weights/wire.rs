@@ -48,10 +48,9 @@ struct Scan {
 impl Scan {
     fn take(&mut self, bytes: usize) -> Result<(), String> {
         let length = self.length;
-        self.left = self
-            .left
-            .checked_sub(bytes)
-            .ok_or_else(|| format!("asks for far more memory than its {length} bytes justify: it is damaged"))?;
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| {
+            format!("asks for far more memory than its {length} bytes justify: it is damaged")
+        })?;
         Ok(())
     }
 
@@ -78,7 +77,6 @@ impl Scan {
             match (field, content) {
                 (Some(Field::Message(inner)), Some(content)) => self.message(content, inner, depth + 1)?,
                 (Some(Field::Text), Some(content)) => self.take(size_of::<String>() + content.len())?,
-                // As many as can be in there: at most one in each byte.
                 (Some(Field::Numbers(each)), Some(content)) => self.take(each * numbers(content, *each))?,
                 (Some(Field::Numbers(each)), None) => self.take(*each)?,
                 _ => {}
@@ -118,7 +116,8 @@ mod tests {
     use super::*;
 
     static INNER: Shape = Shape { bytes: 1000, fields: &[(1, Field::Text), (2, Field::Numbers(8))] };
-    static OUTER: Shape = Shape { bytes: 0, fields: &[(1, Field::Message(&INNER)), (2, Field::Message(&OUTER))] };
+    static OUTER: Shape =
+        Shape { bytes: 0, fields: &[(1, Field::Message(&INNER)), (2, Field::Message(&OUTER))] };
 
     #[test]
     fn many_empty_messages_are_refused_before_they_are_decoded() {

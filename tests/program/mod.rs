@@ -67,3 +67,14 @@ pub fn drawing(path: &Path, (width, height): (u32, u32)) -> String {
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
 }
+
+/// Runs a command that may take so many KiB of address space.
+#[cfg(unix)]
+pub fn limited(kib: u64, arguments: &[&str]) -> Output {
+    let program = incept();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -v {kib}; exec \"$@\""), "sh"]);
+    shell.arg(program.get_program()).args(arguments).env_remove("RUST_LOG");
+    shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.output().expect("the program can be started")
+}

@@ -79,7 +79,7 @@ fn confusions(confusion: &Confusion, classes: &[String], reporter: &Reporter) ->
     if classes.len() <= MATRIX {
         reporter.line("\nrows are what pictures are, columns what the network says:")?;
         let short = |class: &String| class.chars().take(8).collect::<String>();
-        let most = (0..classes.len()).flat_map(|l| confusion.row(l)).max().copied().unwrap_or(0);
+        let most = (0..classes.len()).flat_map(|l| confusion.row(l)).max().unwrap_or(0);
         let cell = classes.iter().map(|c| short(c).chars().count()).max().unwrap_or(1);
         let cell = cell.max(most.to_string().len());
         let width = classes.iter().map(|c| c.chars().count()).max().unwrap_or(0);

@@ -187,10 +187,10 @@ impl Trial<'_> {
     fn curve(&mut self, network: &GoogLeNet, seed: u64, done: u64) -> Result<Curve> {
         let kind = if network.has_aux() { "with" } else { "without" };
         let label = format!("{}/{} {kind} aux, seed {seed}", done + 1, self.networks);
-        let per_network = self.recipe.epochs as usize * self.train.len();
+        let per_network = (self.recipe.epochs as usize).saturating_mul(self.train.len());
         let mut bar = self.reporter.bar(&label, per_network as u64);
         let (stop, rate) = (self.stop, &mut self.rate);
-        let left = (self.networks - done) as usize * per_network;
+        let left = ((self.networks - done) as usize).saturating_mul(per_network);
         let mut trained = 0;
         let observe = |epoch: u64, step: &StepMetrics| {
             trained += step.count;

@@ -38,7 +38,8 @@ impl<'a> External<'a> {
     pub(super) fn read(&mut self, entries: &[proto::StringEntry], length: usize) -> Result<Vec<u8>, String> {
         let get = |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
         let location = get("location").ok_or("is in another file that is not named")?;
-        let number = |key: &str| get(key).map(|text| text.parse::<u64>().map_err(|_| format!("has a bad {key}")));
+        let number =
+            |key: &str| get(key).map(|text| text.parse::<u64>().map_err(|_| format!("has a bad {key}")));
         let offset = number("offset").transpose()?.unwrap_or(0);
         let length = length as u64;
         if let Some(other) = number("length").transpose()?.filter(|other| *other != length) {
@@ -79,6 +80,10 @@ impl<'a> External<'a> {
         let real = path.canonicalize().map_err(|e| format!("is in {}: {e}", path.display()))?;
         let model = self.model.canonicalize().map(|model| parent(&model));
         let folders = [folder.canonicalize(), model];
-        if folders.iter().flatten().any(|folder| real.starts_with(folder)) { Ok(real) } else { Err(outside()) }
+        if folders.iter().flatten().any(|folder| real.starts_with(folder)) {
+            Ok(real)
+        } else {
+            Err(outside())
+        }
     }
 }

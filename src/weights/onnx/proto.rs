@@ -226,6 +226,7 @@ static ATTRIBUTE: wire::Shape = wire::Shape {
         (1, Field::Text),
         (4, Field::Text),
         (5, Field::Message(&TENSOR)),
+        (6, Field::Message(&GRAPH)),
         (7, Field::Numbers(4)),
         (8, Field::Numbers(8)),
     ],
@@ -251,5 +252,4 @@ static TENSOR_TYPE: wire::Shape =
     wire::Shape { bytes: size_of::<TensorType>(), fields: &[(2, Field::Message(&TENSOR_SHAPE))] };
 static TENSOR_SHAPE: wire::Shape =
     wire::Shape { bytes: size_of::<Shape>(), fields: &[(1, Field::Message(&DIMENSION))] };
-static DIMENSION: wire::Shape =
-    wire::Shape { bytes: size_of::<Dimension>(), fields: &[(2, Field::Text)] };
+static DIMENSION: wire::Shape = wire::Shape { bytes: size_of::<Dimension>(), fields: &[(2, Field::Text)] };
