@@ -1,5 +1,6 @@
 //! Numbers of a run that its flags, its configuration or its checkpoint give: what is out of range is refused before anything is computed with it.
 
+use incept::data::Mix;
 use incept::nn::GoogLeNet;
 use incept::{Error, Result};
 
@@ -31,6 +32,6 @@ impl Run {
                 }
             }
         }
-        self.mix.iter().try_for_each(|mix| mix.validate())
+        self.mix.iter().try_for_each(Mix::validate)
     }
 }
