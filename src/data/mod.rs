@@ -16,6 +16,7 @@ mod mix;
 mod parquet;
 mod photometric;
 mod preprocess;
+mod resample;
 mod split;
 #[cfg(feature = "formats")]
 mod webdataset;
@@ -31,7 +32,7 @@ pub use mix::{Mix, MixedLabels};
 #[cfg(feature = "formats")]
 pub use parquet::Parquet;
 pub use photometric::Photometric;
-pub use preprocess::{Fit, Preprocessing};
+pub use preprocess::{Fit, IMAGENET_CROP, Preprocessing, not_square};
 pub use split::{Subset, permutation, stratified};
 #[cfg(feature = "formats")]
 pub use webdataset::WebDataset;

@@ -15,6 +15,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 pub use kind::{ImageKind, image_kind, is_picture, sniff};
 
+use super::resample::Region;
 use crate::error::{Error, Result};
 use crate::untrusted::{MAX_SAMPLE_BYTES, contained, read_file};
 
@@ -89,6 +90,11 @@ impl Picture {
             image if color.has_color() => rgb(image.into_rgb8().into_raw()),
             image => grey(image.into_luma8().into_raw()),
         }
+    }
+
+    /// All of it, as a region.
+    pub(super) fn all(&self) -> Region {
+        (0.0, 0.0, self.width as f64, self.height as f64)
     }
 
     /// Why this is no image that can be worked on, if it is none: no extents, or another number of pixels than these give.
