@@ -233,6 +233,87 @@ fn pictures_that_cannot_be_read_are_named_counted_and_passed_over() {
     assert!(matches!(error, Error::TooManyBad { bad: 3, max: 2, .. }), "{error}");
 }
 
+/// Two classes of readable images, with bombs, images without extent and one that panics its decoder among them: how many of these.
+fn folder_of_hostile_images() -> (tempfile::TempDir, usize) {
+    let folder = folder_of_pictures();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let cases = ["bomb_1M.png", "bomb_1M.pgm", "bomb_1M.tif", "huge_canvas.gif", "huge_raw.bmp", "huge.jpg"];
+    let more = ["huge_rle.bmp", "zero_width.pgm", "oddsample.jpg"];
+    let hostile: Vec<_> = cases.iter().chain(&more).map(|name| fixtures.join("cases").join(name)).collect();
+    let panics = fixtures.join("images/tiff_planar_tiles.tif");
+    let hostile = [&hostile[..], &[panics]].concat();
+    for file in &hostile {
+        let name = file.file_name().expect("a name");
+        std::fs::copy(file, folder.path().join("apple").join(name)).expect("can be copied");
+    }
+    (folder, hostile.len())
+}
+
+#[test]
+fn images_that_take_memory_or_panic_decoders_are_skipped_and_counted() {
+    let (folder, hostile) = folder_of_hostile_images();
+    let set = Arc::new(Folder::open(folder.path()).expect("has two classes"));
+    assert_eq!(set.len(), 11 + hostile);
+    let measured = Preprocessing::new(32).measure(set.as_ref(), 100);
+    assert!(measured.std.iter().all(|s| s.is_finite() && *s > 0.0), "{measured:?}");
+    let options = LoaderOptions { workers: 2, max_bad: 3 + hostile, ..LoaderOptions::new(4, measured) };
+    let loader = Loader::new(set, options.training(1, Some(Augmentation::paper()))).expect("has images");
+    let batches: Vec<Batch> = loader.epoch(0, 0).collect::<incept::Result<_>>().expect("all are allowed");
+    assert_eq!(batches.iter().map(|b| b.count).sum::<usize>(), 8);
+    assert_eq!(loader.bad().len(), 3 + hostile);
+    for (name, reason) in [
+        ("bomb_1M.png", "1000000 x 1000000"),
+        ("zero_width.pgm", "no pixels"),
+        ("tiff_planar_tiles.tif", "decoder failed"),
+    ] {
+        assert!(loader.bad().iter().any(|(file, why)| file.contains(name) && why.contains(reason)), "{name}");
+    }
+}
+
+/// A data set of another program: its images have no extent, the wrong number of pixels, or panic.
+#[derive(Debug)]
+struct Hostile(Vec<String>);
+
+impl Dataset for Hostile {
+    fn len(&self) -> usize {
+        5
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.0
+    }
+
+    fn label(&self, _: usize) -> u32 {
+        0
+    }
+
+    fn picture(&self, index: usize) -> incept::Result<Picture> {
+        let (width, height) = if index == 0 { (0, 5) } else { (5, 4) };
+        assert!(index != 1, "a decoder gives up");
+        let channels = if index == 2 { 0 } else { 1 };
+        let count = if index == 3 { 19 } else { width * height * channels };
+        Ok(Picture { width, height, channels, pixels: vec![7; count] })
+    }
+
+    fn name(&self, index: usize) -> String {
+        format!("image {index}")
+    }
+}
+
+#[test]
+fn a_panic_or_an_image_without_extent_does_not_end_a_worker() {
+    let set: Arc<dyn Dataset> = Arc::new(Hostile(vec!["a".into()]));
+    for workers in [0, 2] {
+        let options = LoaderOptions { workers, ..LoaderOptions::new(2, Preprocessing::new(32)) };
+        let loader = Loader::new(Arc::clone(&set), options).expect("has images");
+        let batches: Vec<Batch> = loader.epoch(0, 0).collect::<incept::Result<_>>().expect("four may be bad");
+        assert_eq!(batches.iter().map(|b| b.count).sum::<usize>(), 1);
+        let bad = loader.bad();
+        assert!(bad.len() == 4 && bad[0].1.contains("no pixels") && bad[1].1.contains("gives up"), "{bad:?}");
+        assert!(bad.iter().enumerate().all(|(i, (name, _))| *name == format!("image {i}")), "{bad:?}");
+    }
+}
+
 #[test]
 fn folders_with_parts_keep_them_apart() {
     let folder = temporary();

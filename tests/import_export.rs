@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use incept::data::{Batch, Picture, Preprocessing};
+use incept::data::{Batch, Fit, Picture, Preprocessing};
 use incept::gpu::{AdapterOptions, Gpu};
 use incept::graph::{Element, Role};
 use incept::kernel::Step;
@@ -127,6 +127,23 @@ fn classes_file() -> (&'static tempfile::TempDir, PathBuf) {
         folder
     });
     (folder, folder.path().join("names.txt"))
+}
+
+/// Networks for ImageNet are measured at 224 pixels of 256; a small network of other classes looks at all of the square.
+#[test]
+fn imported_weights_look_at_the_part_of_an_image_that_they_were_measured_with() {
+    let torch = import("torchvision.pth", &[]).metadata.preprocessing;
+    assert_eq!((torch.input, torch.fit, torch.crop_pct), (224, Fit::Crop, 0.875));
+    assert!(torch.described().contains("shorter side resized to 256"), "{}", torch.described());
+    let small = import("torchvision.pth", &["--input", "64"]).metadata.preprocessing;
+    assert_eq!((small.fit, small.crop_pct), (Fit::Crop, 1.0));
+    // Caffe's images are squashed to 256 x 256 before they are cut.
+    let caffe = import("new.caffemodel", &["--input", "224"]).metadata.preprocessing;
+    assert_eq!((caffe.fit, caffe.crop_pct), (Fit::Squash, 0.875));
+    // safetensors without a description are taken as they are, by the same rule.
+    let path = fixture("torchvision.safetensors");
+    let taken = Checkpoint::load(&path).expect("a GoogLeNet").metadata.preprocessing;
+    assert_eq!(taken.crop_pct, if taken.input >= 224 { 0.875 } else { 1.0 });
 }
 
 /// torchvision's ImageNet weights change their input first. A graph says so, a state dict does not; both become preprocessing.

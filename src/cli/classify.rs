@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use incept::Error;
-use incept::data::{Batch, Picture, Preprocessing};
+use incept::data::{Batch, Fit, Picture, Preprocessing};
 use incept::gpu::Gpu;
 use incept::nn::summary;
 use incept::train::{Answer, Classifier, EarlyExit, Exit, InferenceGraph, Prediction, top};
-use incept::untrusted::{MAX_SAMPLE_BYTES, read_file, read_up_to};
+use incept::untrusted::{MAX_SAMPLE_BYTES, read_up_to};
 use incept::weights::{Checkpoint, Metadata};
 use serde::Serialize;
 
-use super::data::pictures;
+use super::data::{ImageArgs, pictures};
 use super::early_exit::{Threshold, exit, require_heads, threshold};
 use super::options::{DeviceArgs, PrecisionArgs};
 use super::record;
@@ -51,6 +51,8 @@ pub(crate) struct Classify {
     #[arg(long, value_name = "PROBABILITY|auto", value_parser = threshold)]
     early_exit: Option<Threshold>,
     #[command(flatten)]
+    images: ImageArgs,
+    #[command(flatten)]
     precision: PrecisionArgs,
     #[command(flatten)]
     device: DeviceArgs,
@@ -79,14 +81,12 @@ struct Named<'a> {
 
 /// A picture from a file, or from standard input for `-`.
 pub(super) fn read(path: &Path) -> Result<Picture> {
-    let bytes = if path == Path::new("-") {
-        let read = read_up_to(std::io::stdin().lock(), MAX_SAMPLE_BYTES);
-        let read = read.map_err(|e| Error::io("standard input", e))?;
-        read.map_err(|reason| Error::format("standard input", reason))?
-    } else {
-        read_file(path, MAX_SAMPLE_BYTES)?
-    };
-    Picture::decode_as(&bytes, Some(path)).map_err(|reason| Error::format(path, reason))
+    if path != Path::new("-") {
+        return Picture::read(path);
+    }
+    let name = "standard input";
+    let read = read_up_to(std::io::stdin().lock(), MAX_SAMPLE_BYTES).map_err(|e| Error::io(name, e))?;
+    read.and_then(|bytes| Picture::decode(&bytes)).map_err(|reason| Error::format(name, reason))
 }
 
 impl Classify {
@@ -120,8 +120,10 @@ impl Classify {
 
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let device = &self.device;
+        self.images.set_limit()?;
         let (checkpoint, arguments) = self.inputs()?;
         let Checkpoint { state, metadata } = record::load(checkpoint)?;
+        say_preprocessing(&metadata.preprocessing);
         let files = pictures(arguments)?;
         let gpu = device.open()?;
         let default = if self.early_exit.is_some() { 1 } else { 16 };
@@ -238,6 +240,16 @@ struct Saved<'a> {
     runs: &'a [u64],
     /// What the stages that were run took.
     seconds: f64,
+}
+
+/// Says what is looked at of images where that is less, or another shape, than most people expect.
+pub(super) fn say_preprocessing(preprocessing: &Preprocessing) {
+    if preprocessing.crop_pct < 1.0 {
+        let as_measured = "as networks for ImageNet are measured";
+        note(&format!("images: {}, {as_measured}", preprocessing.described()));
+    } else if preprocessing.fit != Fit::Crop {
+        note(&format!("images: {}", preprocessing.described()));
+    }
 }
 
 /// The pictures of a list that can be read; the others are named.

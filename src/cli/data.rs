@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use clap::Args;
 use incept::data::{
-    Dataset, Loader, LoaderOptions, OpenOptions, OpenedData, Preprocessing, is_picture, open,
+    Dataset, Fit, ImageKind, Loader, LoaderOptions, OpenOptions, OpenedData, Preprocessing, image_kind,
+    not_square, open, set_max_pixels,
 };
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::report::note;
+use super::report::{note, shown};
 
 /// What a data set is called in help texts.
 pub(crate) const FORMATS: &str = "Data sets:
@@ -35,9 +36,46 @@ pub(crate) struct LoadArgs {
     /// Unreadable pictures that are passed over; one more ends the command [default: 10].
     #[arg(long, value_name = "COUNT")]
     pub max_bad: Option<usize>,
+    /// Largest image to read, in pixels [default: 134217728, which is 512 MiB of memory at 4 bytes each].
+    ///
+    /// Larger images are skipped and reported as unreadable, whatever their file's size. Images with more than 4 bytes per pixel may have
+    /// correspondingly fewer. Decoding takes up to three times the memory of the decoded image, on each worker.
+    #[arg(long, value_name = "COUNT")]
+    pub max_pixels: Option<u64>,
+}
+
+/// For commands that read images and no data set.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ImageArgs {
+    /// Largest image to read, in pixels [default: 134217728, which is 512 MiB of memory at 4 bytes each].
+    #[arg(long, value_name = "COUNT")]
+    max_pixels: Option<u64>,
+}
+
+impl ImageArgs {
+    /// Sets the limit for the process.
+    pub(crate) fn set_limit(&self) -> Result<()> {
+        limit_pixels(self.max_pixels)
+    }
+}
+
+fn limit_pixels(most: Option<u64>) -> Result<()> {
+    match most {
+        Some(0) => Err(Error::Config("--max-pixels must be above zero".into())),
+        Some(most) => {
+            set_max_pixels(most);
+            Ok(())
+        }
+        None => Ok(()),
+    }
 }
 
 impl LoadArgs {
+    /// Sets the limit on the size of images for the process: before the first of them is read.
+    pub(crate) fn set_limit(&self) -> Result<()> {
+        limit_pixels(self.max_pixels)
+    }
+
     /// Options for batches in the data set's order.
     pub(crate) fn options(&self, batch: usize, preprocessing: &Preprocessing) -> LoaderOptions {
         let options = LoaderOptions::new(batch, preprocessing.clone());
@@ -69,6 +107,26 @@ pub(crate) fn suited_input(set: &Arc<dyn Dataset>) -> usize {
     }
 }
 
+/// Images that are looked at for their shapes before training.
+const SHAPES: usize = 64;
+
+/// Says before training what becomes of images that are not square, if there are any; `chosen` is whether --fit was given.
+pub(crate) fn note_shapes(set: &dyn Dataset, preprocessing: &Preprocessing, chosen: bool) {
+    let (seen, oblong) = not_square(set, SHAPES);
+    if oblong == 0 {
+        return;
+    }
+    let count = format!("{oblong} of {seen} sampled images are not square");
+    note(&match preprocessing.fit {
+        Fit::Crop if chosen => format!("images: {count}: the central square is used"),
+        Fit::Crop => {
+            format!("images: {count}: the central square is used; --fit squash|pad keeps everything")
+        }
+        Fit::Squash => format!("images: {count}: they are squashed"),
+        Fit::Pad => format!("images: {count}: they are letterboxed"),
+    });
+}
+
 /// Names the pictures that could not be read.
 pub(crate) fn report_bad(loader: &Loader) {
     let bad = loader.bad();
@@ -83,10 +141,17 @@ pub(crate) fn pictures(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for argument in arguments {
         if argument.is_dir() {
-            let before = files.len();
-            walk(argument, &mut files)?;
+            let (before, mut unreadable) = (files.len(), Vec::new());
+            walk(argument, &mut files, &mut unreadable)?;
+            if let Some(first) = unreadable.first() {
+                let count = unreadable.len();
+                note(&format!(
+                    "{}: {count} images skipped, as .{first} is not decoded: convert them to jpeg or png",
+                    shown(argument)
+                ));
+            }
             if files.len() == before {
-                return Err(Error::format(argument, "has no pictures"));
+                return Err(Error::format(argument, "has no images that can be read"));
             }
         } else {
             files.push(argument.clone());
@@ -95,7 +160,8 @@ pub(crate) fn pictures(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+/// Adds the images below a folder to `files`, and the formats of those that are not decoded to `unreadable`.
+fn walk(folder: &Path, files: &mut Vec<PathBuf>, unreadable: &mut Vec<String>) -> Result<()> {
     let list = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
     let mut entries = Vec::new();
     for entry in list {
@@ -107,9 +173,13 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     entries.sort();
     for path in entries {
         if path.is_dir() {
-            walk(&path, files)?;
-        } else if is_picture(&path) {
-            files.push(path);
+            walk(&path, files, unreadable)?;
+            continue;
+        }
+        match image_kind(&path) {
+            ImageKind::Readable => files.push(path),
+            ImageKind::Unreadable(kind) => unreadable.push(kind),
+            ImageKind::Other => {}
         }
     }
     Ok(())

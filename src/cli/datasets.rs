@@ -12,7 +12,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Serialize;
 
-use super::data::FORMATS;
+use super::data::{FORMATS, ImageArgs};
 use super::fetch::Fetch;
 use super::fit::interruptible;
 use super::plot::{self, Area, Drawn, Figure, INK, Unit, class_label};
@@ -91,10 +91,13 @@ struct PartArgs {
     /// Seed of that division. `incept train` always divides with 0, whatever its `--seed`: others give another division.
     #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data")]
     seed: u64,
+    #[command(flatten)]
+    images: ImageArgs,
 }
 
 impl PartArgs {
     fn open(&self, what: &str) -> incept::Result<OpenedData> {
+        self.images.set_limit()?;
         open(what, &OpenOptions { held_out: self.held_out, seed: self.seed, ..OpenOptions::default() })
     }
 }

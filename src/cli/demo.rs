@@ -85,7 +85,7 @@ impl Demo {
             config: Config::default(),
         };
         let preprocessing = PixelArgs::default().measured(network.input, data.train.as_ref())?;
-        let load = LoadArgs { workers: None, max_bad: Some(0) };
+        let load = LoadArgs { max_bad: Some(0), ..LoadArgs::default() };
         let setup = Setup { run, network, preprocessing, data, load };
         let stop = interruptible()?;
         let gpu = device.open()?;

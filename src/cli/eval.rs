@@ -57,7 +57,7 @@ pub(crate) struct Eval {
     /// Pictures of a batch.
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     batch: usize,
-    /// Crops of each picture, whose softmaxes are averaged: `whole`, the central square as `classify` takes it; 1, the central 224 of its
+    /// Crops of each picture, whose softmaxes are averaged: `whole`, what `classify` looks at (the central square, or as --fit of the training has it); 1, the central 224 of its
     /// 256 (of an input of 224; else in proportion); 10 as Krizhevsky had them; caffe10 as Caffe's classify.py has them; 144 as in
     /// section 7 of the paper.
     #[arg(long, value_name = "CROPS", default_value = "whole", conflicts_with = "early_exit")]
@@ -206,6 +206,7 @@ impl Eval {
 
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let device = &self.device;
+        self.load.set_limit()?;
         self.plots().iter().try_for_each(|path| check(path))?;
         let drawn = [&self.confusion, &self.reliability, &self.mistakes];
         drawn.into_iter().flatten().try_for_each(|path| check(path))?;

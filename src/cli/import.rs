@@ -51,7 +51,11 @@ const EXAMPLES: &str = "Pixels:
                     [default for ONNX of torchvision's network, which says itself whether it transforms its input, and for
                     state dicts with Caffe's names]
   caffe             blue, green, red from 0 to 255 without 104, 117, 123 [default for Caffe, and for ONNX of Caffe's network]
-Whichever it is, the checkpoint takes red, green and blue: means and scales go to its preprocessing, and the order of channels to the first convolution.
+Images: classify and eval look at what the published weights were measured with, for an input of 224: torch's at the central 224 of an image whose
+shorter side is 256, Caffe's at the central 224 of an image squashed to 256 x 256. Checkpoints of other inputs below 224 with other classes than
+ImageNet's look at the whole central square. `train --init FILE --fit crop|squash|pad` changes it.
+
+Whichever pixels it is, the checkpoint takes red, green and blue: means and scales go to its preprocessing, and the order of channels to the first convolution.
 
 Examples:
   incept import googlenet-1378be20.pth --out imagenet.safetensors
@@ -114,6 +118,7 @@ impl Import {
             "pixels: {} x {}, mean {:?}, std {:?} of red, green and blue from 0 to 1",
             preprocessing.input, preprocessing.input, preprocessing.mean, preprocessing.std
         ))?;
+        reporter.line(&format!("images: {}", preprocessing.described()))?;
         let guessed = options.pixels.is_none() && !file.metadata.contains_key("incept");
         if guessed && matches!(file.format, Format::TorchZip | Format::TorchLegacy | Format::Safetensors) {
             note(

@@ -161,6 +161,7 @@ fn checkpoint_lines(own: &Metadata) -> Vec<String> {
     let mut lines = vec![
         format!("incept {}: {} steps, {} epochs", own.version, own.progress.step, own.progress.epoch),
         format!("pixels: {} x {}, mean {:?}, std {:?}", p.input, p.input, p.mean, p.std),
+        format!("images: {}", p.described()),
         format!("classes: {}{more}", own.classes[..shown].join(", ")),
     ];
     if !own.command_line.is_empty() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use incept::data::{Augmentation, Dataset, Preprocessing};
+use incept::data::{Augmentation, Dataset, Fit, Preprocessing};
 use incept::gpu::{AdapterOptions, Gpu};
 use incept::graph::Element;
 use incept::kernel::{AdapterClass, Profile};
@@ -282,6 +282,41 @@ pub(crate) struct PixelArgs {
     #[arg(long, value_name = "STD|R,G,B")]
     #[serde(with = "as_text")]
     pub std: Option<Rgb>,
+    /// How images that are not square become square; kept in the checkpoint [default: crop, or as the weights of --init have it].
+    ///
+    /// Images are resized bilinearly with antialiasing (a triangle filter, as Pillow's BILINEAR), unless `--random-interpolation` draws another.
+    #[arg(long, value_name = "KIND")]
+    pub fit: Option<FitName>,
+}
+
+/// How images that are not square become square.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FitName {
+    /// The central square; the rest is not seen.
+    Crop,
+    /// All of the image, with its proportions changed.
+    Squash,
+    /// All of the image with its proportions, between bars of the mean color (letterbox).
+    Pad,
+}
+
+impl FitName {
+    fn fit(self) -> Fit {
+        match self {
+            Self::Crop => Fit::Crop,
+            Self::Squash => Fit::Squash,
+            Self::Pad => Fit::Pad,
+        }
+    }
+
+    fn of(fit: Fit) -> Self {
+        match fit {
+            Fit::Crop => Self::Crop,
+            Fit::Squash => Self::Squash,
+            Fit::Pad => Self::Pad,
+        }
+    }
 }
 
 /// A number for each colour.
@@ -317,7 +352,13 @@ impl PixelArgs {
         if std.iter().any(|s| *s <= 0.0) {
             return Err(incept::Error::Config(format!("--std must be above zero, not {}", Rgb(std))));
         }
-        Ok(Preprocessing { mean, std, ..base.clone() })
+        // Who says how images are made square wants all of that square.
+        let crop_pct = if self.fit.is_some() { 1.0 } else { base.crop_pct };
+        let fit = self.fit.unwrap_or(FitName::of(base.fit)).fit();
+        if crop_pct == 1.0 {
+            self.fit = Some(FitName::of(fit));
+        }
+        Ok(Preprocessing { mean, std, fit, crop_pct, ..base.clone() })
     }
 
     /// The preprocessing of a network that begins with this data.

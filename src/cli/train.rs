@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::config::{Config, Recipe, class_weights};
 use super::dashboard::ViewName;
-use super::data::{describe, suited_input};
+use super::data::{describe, note_shapes, suited_input};
 use super::fit::{Policy, Run, Setup, interruptible};
 use super::options::{DeviceArgs, Init, PrecisionArgs, PrecisionName};
 use super::record::{Recorder, checkpoint_of, folder_of, machine, now, unjudged};
@@ -36,12 +36,12 @@ pub(crate) struct Train {
     /// Start from this configuration.
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     recipe: Option<Recipe>,
-    /// Read options from this TOML file: `data = "photos"`, then the sections [network], [training] (with limit, held-out and precision), [optimizer], [augment], [pixels] (mean, std),
-    /// [load] (workers, max-bad) and [run] with the names of the flags. A run's config.toml shows them all.
+    /// Read options from this TOML file: `data = "photos"`, then the sections [network], [training] (with limit, held-out and precision), [optimizer], [augment], [pixels] (mean, std, fit),
+    /// [load] (workers, max-bad, max-pixels) and [run] with the names of the flags. A run's config.toml shows them all.
     #[arg(long = "config", id = "file", value_name = "FILE", help_heading = "Configuration")]
     file: Option<PathBuf>,
     /// Go on from this checkpoint, or the newest one of a run's folder, with its network and configuration. What may be given anew: the data set's place, --epochs, --patience,
-    /// --no-validation, --checkpointing, --workers, --max-bad, --save-every, --keep, --tensorboard, --out, --runs-dir and --view.
+    /// --no-validation, --checkpointing, --workers, --max-bad, --max-pixels, --save-every, --keep, --tensorboard, --out, --runs-dir and --view.
     #[arg(long, value_name = "FILE|RUN", help_heading = "Run", conflicts_with_all = FIXED_BY_RUN)]
     resume: Option<PathBuf>,
     /// Draw training pictures as the network will see them, several epochs side by side, .png or .svg, and do not train.
@@ -222,6 +222,7 @@ impl Train {
         let mut config = self.config.layered(self.recipe, self.file.as_deref())?;
         config.training.take_back();
         config.training.validate()?;
+        config.load.set_limit()?;
         let what = config.data.clone();
         let what =
             what.ok_or_else(|| Error::Config("name a data set, here or in the file as `data`".into()))?;
@@ -297,6 +298,7 @@ impl Train {
             }
             None => config.pixels.measured(network.input, data.train.as_ref())?,
         };
+        note_shapes(data.train.as_ref(), &preprocessing, self.config.pixels.fit.is_some());
         let training = &mut config.training;
         let optimizer = config.optimizer.resolve();
         config.run.save_every.get_or_insert(1);
@@ -373,6 +375,8 @@ impl Train {
         let (own, given) = (&mut run.config.load, &self.config.load);
         own.workers = given.workers.or(own.workers);
         own.max_bad = given.max_bad.or(own.max_bad);
+        own.max_pixels = given.max_pixels.or(own.max_pixels);
+        own.set_limit()?;
         let (own, given) = (&mut run.config.run, &self.config.run);
         own.save_every = given.save_every.or(own.save_every);
         own.keep = given.keep.or(own.keep);

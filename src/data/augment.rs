@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Picture;
 use super::photometric::{Colours, Photometric};
-use super::preprocess::Region;
+use super::resample::Region;
 use super::split::{Purpose, generator};
 
 /// Crops of a random share of the picture's area with a random aspect ratio (the paper's section 6: 8% to 100%, 3/4 to 4/3).
@@ -91,10 +91,16 @@ impl Augmentation {
 }
 
 impl Drawn {
-    /// The part of the picture that is looked at instead of `whole`.
-    pub(super) fn region(&self, picture: &Picture, whole: Region, augmentation: &Augmentation) -> Region {
+    /// The part of the picture that is looked at instead of `whole`; crops by area are cut from `from`.
+    pub(super) fn region(
+        &self,
+        picture: &Picture,
+        whole: Region,
+        from: Region,
+        augmentation: &Augmentation,
+    ) -> Region {
         if let Some(area) = augmentation.area {
-            let (width, height) = (picture.width as f64, picture.height as f64);
+            let (left, top, width, height) = from;
             let share = area.min_area + self.size[0] * (area.max_area - area.min_area);
             // The logarithm of the aspect ratio is uniform, so that wide and tall are as likely.
             let aspect = ((2.0 * self.size[1] - 1.0) * area.max_aspect.ln()).exp();
@@ -102,7 +108,18 @@ impl Drawn {
             // What does not fit into the picture is made smaller, not another shape.
             let fit = (width / w).min(height / h).min(1.0);
             let (w, h) = ((w * fit).min(width), (h * fit).min(height));
-            return (self.place[0] * (width - w), self.place[1] * (height - h), w, h);
+            let place = |place: f64, start: f64, side: f64, crop: f64, extent: usize| {
+                // The middle of a crop is in the picture: one of nothing but padding shows nothing.
+                let (first, last) =
+                    (start.max(-crop / 2.0), (start + side - crop).min(extent as f64 - crop / 2.0));
+                first + place * (last - first)
+            };
+            return (
+                place(self.place[0], left, width, w, picture.width),
+                place(self.place[1], top, height, h, picture.height),
+                w,
+                h,
+            );
         }
         let (left, top, width, height) = whole;
         let zoom = 1.0 + (2.0 * self.size[0] - 1.0) * augmentation.zoom;
@@ -126,7 +143,7 @@ mod tests {
         let picture = Picture { width, height, channels: 1, pixels: vec![0; width * height] };
         let whole = (0.0, 0.0, width as f64, height as f64);
         let crops = Augmentation::crops();
-        crops.draw(1, 0, index).region(&picture, whole, &crops)
+        crops.draw(1, 0, index).region(&picture, whole, whole, &crops)
     }
 
     #[test]

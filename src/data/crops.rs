@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use image::imageops::{FilterType, resize};
-use image::{GrayImage, RgbImage};
 use serde::{Deserialize, Serialize};
 
+use super::preprocess::whole_picture;
+use super::resample::{letterboxed, part, resized, shorter_side};
 use super::{Dataset, Fit, Picture, Preprocessing};
 use crate::error::Result;
 
@@ -56,6 +56,9 @@ impl CropTest {
             (Self::Whole, _) => vec![picture.clone()],
             (Self::CaffeTen, _) | (Self::One | Self::Ten, Fit::Squash) => {
                 vec![resized(picture, side(SCALES[0]), side(SCALES[0]))]
+            }
+            (Self::One | Self::Ten, Fit::Pad) => {
+                vec![letterboxed(picture, side(SCALES[0]), preprocessing.mean_colour())]
             }
             (Self::One | Self::Ten, Fit::Crop) => along(picture, side(SCALES[0]), &[1]),
             (Self::Paper, _) => SCALES.iter().flat_map(|s| along(picture, side(*s), &[0, 1, 2])).collect(),
@@ -116,7 +119,8 @@ impl CropSet {
         if let Some((_, squares)) = recent().iter().find(|(i, _)| *i == index) {
             return Ok(Arc::clone(squares));
         }
-        let squares = Arc::new(self.test.squares(&self.set.picture(index)?, &self.preprocessing));
+        let squares =
+            Arc::new(self.test.squares(&whole_picture(self.set.as_ref(), index)?, &self.preprocessing));
         let mut recent = recent();
         recent.push_back((index, Arc::clone(&squares)));
         if recent.len() > RECENT {
@@ -152,43 +156,20 @@ impl Dataset for CropSet {
 
 /// The squares at these thirds of the picture's long side, its shorter side resized to `side`.
 fn along(picture: &Picture, side: usize, places: &[usize]) -> Vec<Picture> {
-    let shorter = picture.width.min(picture.height).max(1);
-    let scale = |extent: usize| ((extent * side + shorter / 2) / shorter).max(side);
-    let whole = resized(picture, scale(picture.width), scale(picture.height));
+    let whole = shorter_side(picture, side, |extent, shorter| (extent * side + shorter / 2) / shorter);
     let (wide, high) = (whole.width - side, whole.height - side);
     places.iter().map(|place| cut(&whole, wide * place / 2, high * place / 2, side)).collect()
 }
 
 /// The square of `size` pixels at this place, which must lie in the picture.
 fn cut(picture: &Picture, left: usize, top: usize, size: usize) -> Picture {
-    let channels = picture.channels;
-    let row = |y: usize| {
-        let from = ((top + y) * picture.width + left) * channels;
-        &picture.pixels[from..from + size * channels]
-    };
-    Picture { width: size, height: size, channels, pixels: (0..size).flat_map(row).copied().collect() }
+    part(picture, (left, top), (size, size))
 }
 
 fn mirrored(picture: &Picture) -> Picture {
     let row = |row: &[u8]| row.chunks(picture.channels).rev().flatten().copied().collect::<Vec<u8>>();
     let pixels = picture.pixels.chunks(picture.width * picture.channels).flat_map(row).collect();
     Picture { pixels, ..picture.clone() }
-}
-
-fn resized(picture: &Picture, width: usize, height: usize) -> Picture {
-    if (picture.width, picture.height) == (width, height) {
-        return picture.clone();
-    }
-    // Pictures have fewer than 2^32 pixels a side.
-    let (w, h, pixels) = (picture.width as u32, picture.height as u32, picture.pixels.clone());
-    let (to_w, to_h) = (width as u32, height as u32);
-    let pixels = if picture.channels == 1 {
-        GrayImage::from_raw(w, h, pixels).map(|i| resize(&i, to_w, to_h, FilterType::Triangle).into_raw())
-    } else {
-        RgbImage::from_raw(w, h, pixels).map(|i| resize(&i, to_w, to_h, FilterType::Triangle).into_raw())
-    };
-    let pixels = pixels.unwrap_or_else(|| vec![0; width * height * picture.channels]);
-    Picture { width, height, channels: picture.channels, pixels }
 }
 
 #[cfg(test)]
@@ -231,6 +212,19 @@ mod tests {
         let one = crops(CropTest::One, &picture(384, 256));
         assert_eq!((one.len(), corner(&one[0]), one[0].width), (1, (40, 8), 224));
         assert_eq!(one[0], crops(CropTest::Ten, &picture(384, 256))[8]);
+    }
+
+    #[test]
+    fn crops_with_padding_are_cut_from_the_letterboxed_image() {
+        let preprocessing = Preprocessing { fit: Fit::Pad, mean: [0.5; 3], ..Preprocessing::new(224) };
+        for test in [CropTest::One, CropTest::Ten] {
+            let squares = test.squares(&picture(512, 256), &preprocessing);
+            assert_eq!((squares.len(), squares[0].width, squares[0].height), (1, 256, 256));
+            let at = |x: usize, y: usize| &squares[0].pixels[3 * (y * 256 + x)..][..3];
+            // Bars of the mean colour above and below, and all columns between them.
+            assert_eq!((at(0, 0), at(255, 63), at(100, 192)), (&[128; 3][..], &[128; 3][..], &[128; 3][..]));
+            assert!(at(0, 128)[0] < 2 && at(255, 128)[0] > 250, "{:?}", at(255, 128));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Picture};
+use super::{Dataset, Picture, is_picture};
 use crate::error::{Error, Result};
 
 /// Pictures in sub-folders, decoded when they are asked for.
@@ -93,11 +93,6 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Whether a file is called as a picture that can be read.
-pub fn is_picture(path: &Path) -> bool {
-    image::ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
-}
-
 impl Dataset for Folder {
     fn len(&self) -> usize {
         self.files.len()
@@ -112,9 +107,7 @@ impl Dataset for Folder {
     }
 
     fn picture(&self, index: usize) -> Result<Picture> {
-        let path = &self.files[index].0;
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        Picture::decode_as(&bytes, Some(path)).map_err(|reason| Error::format(path, reason))
+        Picture::read(&self.files[index].0)
     }
 
     fn name(&self, index: usize) -> String {

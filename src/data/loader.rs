@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::preprocess::load;
 use super::{Augmentation, Dataset, Mix, MixedLabels, Preprocessing, permutation};
 use crate::error::{Error, Result};
+use crate::untrusted::contained;
 
 /// Pictures as a network takes them, with their labels.
 #[derive(Clone, Debug, PartialEq)]
@@ -188,7 +189,11 @@ impl Shared {
         let mut batch = Batch { images, labels, count: 0, indices, mixed: None };
         for (i, &index) in batch.indices.iter().enumerate() {
             let augment = augmentation.as_ref().map(|a| (a, *seed, epoch));
-            match load(self.set.as_ref(), index, preprocessing, augment) {
+            // A panic would end the worker, and with it the run.
+            let name = || self.set.name(index);
+            let loaded = contained(|| Ok(load(self.set.as_ref(), index, preprocessing, augment)))
+                .unwrap_or_else(|reason| Err(Error::format(name(), reason)));
+            match loaded {
                 Ok(values) => {
                     batch.images[i * row..(i + 1) * row].copy_from_slice(&values);
                     batch.labels[i] = self.set.label(index);

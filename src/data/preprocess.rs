@@ -1,12 +1,12 @@
 //! From a picture to the numbers that a network takes.
 
-use image::imageops::{FilterType, resize};
-use image::{GrayImage, ImageBuffer, Rgb, RgbImage};
+use image::imageops::FilterType;
 use serde::{Deserialize, Serialize};
 
 use super::augment::Drawn;
+use super::resample::{Region, Shown, cut, letterbox, part, resized, shorter_side, within};
 use super::{Dataset, Picture};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How a picture of another shape is made square.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub enum Fit {
     Crop,
     /// Everything, with its proportions changed.
     Squash,
+    /// Everything with its proportions, centred on a square of the mean colour.
+    Pad,
 }
 
 /// Size, range and proportions of what a network takes; a part of every checkpoint.
@@ -30,6 +32,19 @@ pub struct Preprocessing {
     pub std: [f32; 3],
     /// How a picture is made square.
     pub fit: Fit,
+    /// Share of the square's side that is looked at, around its centre: 0.875 resizes to 256 pixels and cuts 224 from them, as networks for
+    /// ImageNet are measured; 1 looks at all of it. (timm has it by the same name.)
+    #[serde(default = "all_of_it", skip_serializing_if = "is_all_of_it")]
+    pub crop_pct: f64,
+}
+
+/// Without a crop, and for checkpoints from before there was one.
+fn all_of_it() -> f64 {
+    1.0
+}
+
+fn is_all_of_it(share: &f64) -> bool {
+    *share == 1.0
 }
 
 /// Sums over the pixels of a picture, by colour.
@@ -40,13 +55,43 @@ struct Moments {
     pixels: usize,
 }
 
-/// A rectangle of a picture in pixels, which may reach beyond it: (left, top, width, height).
-pub(super) type Region = (f64, f64, f64, f64);
+/// Share of the side that is looked at of images for ImageNet: 224 pixels of 256.
+pub const IMAGENET_CROP: f64 = 224.0 / 256.0;
+
+/// The least share of the side that a file may ask for: less would enlarge images without limit.
+const LEAST_CROP: f64 = 0.1;
 
 impl Preprocessing {
     /// For pictures of `input` pixels with values around zero.
     pub fn new(input: usize) -> Self {
-        Self { input, mean: [0.5; 3], std: [0.25; 3], fit: Fit::default() }
+        Self { input, mean: [0.5; 3], std: [0.25; 3], fit: Fit::default(), crop_pct: all_of_it() }
+    }
+
+    /// What becomes of an image, in words: how it is made square, and the filter that resizes.
+    pub fn described(&self) -> String {
+        let (n, side) = (self.input, self.resized_side());
+        let filter = "bilinear with antialiasing";
+        match (self.fit, side == n) {
+            (Fit::Crop, true) => format!("the central square, resized to {n} x {n} ({filter})"),
+            (Fit::Squash, true) => format!("squashed to {n} x {n} ({filter})"),
+            (Fit::Pad, _) => format!("letterboxed to {n} x {n}, padded with the mean color ({filter})"),
+            (Fit::Crop, false) => {
+                format!("shorter side resized to {side} ({filter}), then the central {n} x {n}")
+            }
+            (Fit::Squash, false) => {
+                format!("squashed to {side} x {side} ({filter}), then the central {n} x {n}")
+            }
+        }
+    }
+
+    /// The share of the side that is looked at, whatever a file says.
+    fn crop_share(&self) -> f64 {
+        if self.crop_pct < 1.0 { self.crop_pct.max(LEAST_CROP) } else { 1.0 }
+    }
+
+    /// The side that an image is resized to before the centre is cut from it.
+    fn resized_side(&self) -> usize {
+        (self.input as f64 / self.crop_share()).round() as usize
     }
 
     /// The mean and standard deviation of a data set's pictures, from at most `sample` of them, spread evenly. Pictures that
@@ -54,7 +99,7 @@ impl Preprocessing {
     pub fn measure(self, set: &dyn Dataset, sample: usize) -> Self {
         let count = set.len().min(sample.max(1));
         let moments = |i: usize| -> Option<Moments> {
-            let picture = set.picture(i * set.len() / count).ok()?;
+            let picture = whole_picture(set, i * set.len() / count).ok()?;
             let mut moments = Moments::default();
             for pixel in picture.pixels.chunks_exact(picture.channels) {
                 for c in 0..3 {
@@ -83,7 +128,29 @@ impl Preprocessing {
 
     /// The picture as 3 x input x input values, without augmentation. Grey pictures are repeated in all three.
     pub fn apply(&self, picture: &Picture) -> Vec<f32> {
-        self.render(picture, self.whole(picture), &Drawn::default())
+        match self.centre(picture) {
+            Some(square) => {
+                let side = self.input as f64;
+                self.render(&square, (0.0, 0.0, side, side), &Drawn::default())
+            }
+            None => self.render(picture, self.whole(picture), &Drawn::default()),
+        }
+    }
+
+    /// The central pixels of the resized picture, where only these are looked at: torchvision's `Resize` and `CenterCrop`.
+    fn centre(&self, picture: &Picture) -> Option<Picture> {
+        let (n, side) = (self.input, self.resized_side());
+        if side == n {
+            return None;
+        }
+        let larger = match self.fit {
+            Fit::Crop => shorter_side(picture, side, |extent, shorter| extent * side / shorter),
+            Fit::Squash => resized(picture, side, side),
+            Fit::Pad => return None,
+        };
+        // Halves are rounded to the even number, as Python does.
+        let first = |extent: usize| ((extent - n) as f64 / 2.0).round_ties_even() as usize;
+        Some(part(&larger, (first(larger.width), first(larger.height)), (n, n)))
     }
 
     /// The numbers that a network takes as a picture again, 3 x input x input of them; rounded, and cut off where they are out of range.
@@ -95,20 +162,24 @@ impl Preprocessing {
         Picture { width: n, height: n, channels: 3, pixels: (0..n * n).flat_map(pixel).collect() }
     }
 
-    /// The part of the picture that is looked at without augmentation.
+    /// The part of the picture that is looked at without augmentation. With padding, it reaches beyond the picture.
     pub(super) fn whole(&self, picture: &Picture) -> Region {
         let (width, height) = (picture.width as f64, picture.height as f64);
-        match self.fit {
+        let (left, top, wide, high) = match self.fit {
             Fit::Squash => (0.0, 0.0, width, height),
             Fit::Crop => {
                 let side = width.min(height);
                 // Whole pixels: nothing is blurred by half of one.
                 (((width - side) / 2.0).floor(), ((height - side) / 2.0).floor(), side, side)
             }
-        }
+            Fit::Pad => letterbox(picture),
+        };
+        let share = self.crop_share();
+        let (w, h) = (wide * share, high * share);
+        (left + (wide - w) / 2.0, top + (high - h) / 2.0, w, h)
     }
 
-    /// A region of the picture as the network takes it.
+    /// A region of the picture as the network takes it. What lies outside the picture repeats its border, or is the mean colour with padding.
     pub(super) fn render(&self, picture: &Picture, region: Region, drawn: &Drawn) -> Vec<f32> {
         let filter = match drawn.interpolation {
             Some(0) => FilterType::Nearest,
@@ -116,53 +187,64 @@ impl Preprocessing {
             Some(3) => FilterType::Lanczos3,
             _ => FilterType::Triangle,
         };
-        let mut square = cut(picture, region, self.input, filter);
+        let n = self.input;
+        let mut shown = match self.fit {
+            Fit::Crop | Fit::Squash => {
+                let pixels = cut(picture, region, n, filter);
+                Shown { left: 0, top: 0, width: n, height: n, pixels }
+            }
+            Fit::Pad => within(picture, region, n, filter),
+        };
         if let Some(colours) = &drawn.colours {
-            colours.apply(&mut square, picture.channels);
+            colours.apply(&mut shown.pixels, picture.channels);
         }
+        self.values(&shown, picture.channels, drawn)
+    }
+
+    /// The numbers of a square; where nothing is shown they are those of the mean colour, zeros.
+    fn values(&self, shown: &Shown, channels: usize, drawn: &Drawn) -> Vec<f32> {
         let n = self.input;
         let mut values = vec![0.0; 3 * n * n];
         for c in 0..3 {
             let scale = 1.0 / (255.0 * self.std[c]);
             let shift = self.mean[c] / self.std[c];
-            for y in 0..n {
-                for x in 0..n {
-                    let from = if drawn.mirror { n - 1 - x } else { x };
-                    let row = if drawn.flip { n - 1 - y } else { y };
-                    let value = square[(row * n + from) * picture.channels + c % picture.channels];
+            for row in 0..shown.height {
+                let down = shown.top + row;
+                let y = if drawn.flip { n - 1 - down } else { down };
+                for column in 0..shown.width {
+                    let across = shown.left + column;
+                    let x = if drawn.mirror { n - 1 - across } else { across };
+                    let value = shown.pixels[(row * shown.width + column) * channels + c % channels];
                     values[(c * n + y) * n + x] = f32::from(value) * scale - shift;
                 }
             }
         }
         values
     }
+
+    /// The mean colour as a pixel.
+    pub(super) fn mean_colour(&self) -> [u8; 3] {
+        // A conversion to a byte saturates.
+        self.mean.map(|m| (255.0 * m).round() as u8)
+    }
 }
 
-/// A region resized to `size` x `size`. What lies outside the picture repeats its border.
-fn cut(picture: &Picture, (left, top, width, height): Region, size: usize, filter: FilterType) -> Vec<u8> {
-    let (w, h) = ((width.round() as usize).max(1), (height.round() as usize).max(1));
-    let (left, top) = (left.round() as i64, top.round() as i64);
-    let mut pixels = Vec::with_capacity(w * h * picture.channels);
-    let inside = |i: i64, extent: usize| i.clamp(0, extent as i64 - 1) as usize;
-    for y in 0..h {
-        let row = inside(top + y as i64, picture.height) * picture.width;
-        for x in 0..w {
-            let at = (row + inside(left + x as i64, picture.width)) * picture.channels;
-            pixels.extend_from_slice(&picture.pixels[at..at + picture.channels]);
-        }
-    }
-    if (w, h) == (size, size) {
-        return pixels;
-    }
-    // Pictures have fewer than 2^32 pixels a side.
-    let (w, h, n) = (w as u32, h as u32, size as u32);
-    if picture.channels == 1 {
-        let image: Option<GrayImage> = ImageBuffer::from_raw(w, h, pixels);
-        image.map_or_else(|| vec![0; size * size], |i| resize(&i, n, n, filter).into_raw())
-    } else {
-        let image: Option<RgbImage> = ImageBuffer::<Rgb<u8>, _>::from_raw(w, h, pixels);
-        image.map_or_else(|| vec![0; 3 * size * size], |i| resize(&i, n, n, filter).into_raw())
-    }
+/// How many images of a sample of up to `sample`, spread evenly over the data set, could be read, and how many of these are not square.
+pub fn not_square(set: &dyn Dataset, sample: usize) -> (usize, usize) {
+    let count = set.len().min(sample);
+    let square = |i: usize| {
+        let picture = whole_picture(set, i * set.len() / count).ok()?;
+        Some(picture.width == picture.height)
+    };
+    let shapes: Vec<bool> = each(count, square).into_iter().flatten().collect();
+    (shapes.len(), shapes.iter().filter(|square| !**square).count())
+}
+
+/// A picture of a data set, refused where it is none that can be worked on: data sets of other programs may hold anything.
+pub(super) fn whole_picture(set: &dyn Dataset, index: usize) -> Result<Picture> {
+    let picture = set.picture(index)?;
+    picture.check().map_err(|reason| Error::format(set.name(index), reason))?;
+    Ok(picture)
 }
 
 /// What a function makes of 0, 1, ... `count` - 1, on all cores: photographs take their time to be decoded.
@@ -184,13 +266,15 @@ pub(super) fn load(
     preprocessing: &Preprocessing,
     augmentation: Option<(&super::Augmentation, u64, u64)>,
 ) -> Result<Vec<f32>> {
-    let picture = set.picture(index)?;
+    let picture = whole_picture(set, index)?;
     let whole = preprocessing.whole(&picture);
     Ok(match augmentation {
         None => preprocessing.apply(&picture),
         Some((augmentation, seed, epoch)) => {
             let drawn = augmentation.draw(seed, epoch, index as u64);
-            let region = drawn.region(&picture, whole, augmentation);
+            // Crops are cut from all that there is: with padding, from the padded square.
+            let from = if preprocessing.fit == Fit::Pad { letterbox(&picture) } else { picture.all() };
+            let region = drawn.region(&picture, whole, from, augmentation);
             preprocessing.render(&picture, region, &drawn)
         }
     })
@@ -199,6 +283,91 @@ pub(super) fn load(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn fixture(name: &str) -> Picture {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/preprocess");
+        Picture::read(&folder.join(name)).expect("a fixture")
+    }
+
+    #[test]
+    fn the_rule_for_imagenet_is_torchvisions_resize_and_center_crop_and_caffes_squash() {
+        let picture = fixture("rule.png");
+        let rule = |fit| Preprocessing { fit, crop_pct: IMAGENET_CROP, ..Preprocessing::new(28) };
+        for (fit, file) in [(Fit::Crop, "rule_crop.png"), (Fit::Squash, "rule_squash.png")] {
+            let (rule, expected) = (rule(fit), fixture(file));
+            let seen = rule.undo(&rule.apply(&picture));
+            let most = seen.pixels.iter().zip(&expected.pixels).map(|(a, b)| a.abs_diff(*b)).max();
+            assert!(most.is_some_and(|most| most <= 2), "{fit:?}: {most:?}");
+        }
+        assert!(rule(Fit::Crop).described().contains("shorter side resized to 32"));
+        // An image that is as large as the input is resized all the same.
+        let small = Picture { width: 28, height: 28, channels: 1, pixels: vec![9; 28 * 28] };
+        assert_eq!(rule(Fit::Crop).apply(&small).len(), 3 * 28 * 28);
+    }
+
+    #[test]
+    fn padding_keeps_all_of_an_image_and_its_proportions_between_zeros() {
+        // Red from left to right, in a landscape and its portrait.
+        let pixels: Vec<u8> = (0..40 * 20).flat_map(|i| [(i % 40 * 6) as u8, 0, 0]).collect();
+        let wide = Picture { width: 40, height: 20, channels: 3, pixels };
+        let high = Picture { width: 20, height: 40, channels: 3, pixels: vec![200; 2400] };
+        let pad = Preprocessing { fit: Fit::Pad, mean: [0.3; 3], ..Preprocessing::new(40) };
+        let values = pad.apply(&wide);
+        let rows: Vec<&[f32]> = values[..1600].chunks(40).collect();
+        let bar = |row: &&[f32]| row.iter().all(|v| *v == 0.0);
+        assert!(rows[..10].iter().all(bar) && rows[30..].iter().all(bar));
+        let red = |v: f32| ((v * pad.std[0] + pad.mean[0]) * 255.0).round();
+        assert!((0..40).all(|x| (10..30).all(|y| red(rows[y][x]) == (x * 6) as f32)));
+        let values = pad.apply(&high);
+        assert!((0..40).all(|y| (0..40).all(|x| (values[y * 40 + x] != 0.0) == (10..30).contains(&x))));
+        // A square is what it is without padding; one pixel wide images keep a pixel of width.
+        let square = Picture { width: 20, height: 20, channels: 1, pixels: (0..200).chain(0..200).collect() };
+        let crop = Preprocessing { fit: Fit::Crop, ..pad.clone() };
+        assert_eq!(pad.apply(&square), crop.apply(&square));
+        let line = Picture { width: 1, height: 500, channels: 1, pixels: vec![255; 500] };
+        assert_eq!(pad.apply(&line)[..1600].iter().filter(|v| **v != 0.0).count(), 40);
+    }
+
+    #[test]
+    fn augmented_images_with_padding_move_with_their_bars_and_never_show_bars_alone() {
+        let wide = Picture { width: 300, height: 20, channels: 1, pixels: vec![255; 6000] };
+        let pad = Preprocessing { fit: Fit::Pad, ..Preprocessing::new(32) };
+        let flipped = Drawn { flip: true, mirror: true, ..Drawn::default() };
+        let shifted = (0.0, -200.0, 300.0, 300.0);
+        let upright = pad.render(&wide, shifted, &Drawn::default());
+        let turned = pad.render(&wide, shifted, &flipped);
+        let reversed: Vec<f32> = upright[..1024].iter().rev().copied().collect();
+        assert!(turned[..1024] == reversed[..] && turned != upright);
+        let whole = pad.whole(&wide);
+        for augmentation in [crate::data::Augmentation::crops(), crate::data::Augmentation::standard()] {
+            for index in 0..200 {
+                let drawn = augmentation.draw(1, 0, index);
+                let region = drawn.region(&wide, whole, whole, &augmentation);
+                let values = pad.render(&wide, region, &drawn);
+                assert!(values.iter().any(|v| *v != 0.0), "{index}: {region:?}");
+            }
+        }
+        // What lies outside altogether is all bars, and no panic.
+        assert!(pad.render(&wide, (400.0, 0.0, 50.0, 50.0), &Drawn::default()).iter().all(|v| *v == 0.0));
+    }
+
+    #[test]
+    fn old_checkpoints_look_at_images_as_before() {
+        let old = r#"{"input": 32, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "fit": "crop"}"#;
+        let read: Preprocessing = serde_json::from_str(old).expect("an old description");
+        assert_eq!(read, Preprocessing::new(32));
+        assert!(!serde_json::to_string(&read).expect("JSON").contains("crop_pct"));
+        let pad = Preprocessing { fit: Fit::Pad, crop_pct: IMAGENET_CROP, ..read };
+        let text = serde_json::to_string(&pad).expect("JSON");
+        assert!(text.contains("\"pad\"") && text.contains("\"crop_pct\":0.875"), "{text}");
+        assert_eq!(serde_json::from_str::<Preprocessing>(&text).expect("JSON"), pad);
+        // Whatever a file says, the image is not enlarged without limit.
+        for crop_pct in [0.0, -1.0, 1e-12, f64::NAN, f64::INFINITY] {
+            let odd = Preprocessing { crop_pct, ..Preprocessing::new(8) };
+            let picture = Picture { width: 9, height: 5, channels: 1, pixels: vec![1; 45] };
+            assert_eq!(odd.apply(&picture).len(), 3 * 64, "{crop_pct}");
+        }
+    }
 
     #[test]
     fn pictures_are_mirrored_turned_and_resized_as_drawn() {

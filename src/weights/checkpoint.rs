@@ -202,8 +202,7 @@ impl Metadata {
             state.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.dims.clone())).collect();
         let network = GoogLeNet::from_tensors(&shapes)?;
         // What `incept import` takes the pixels to be too, for tensors of these names in a safetensors file.
-        let Pixels { mean, std, .. } = Pixels::of_tensors(network.variant);
-        let preprocessing = Preprocessing { mean, std, ..Preprocessing::new(network.input) };
+        let preprocessing = Pixels::of_tensors(network.variant).preprocessing(&network);
         Ok(Self {
             version: String::new(),
             classes: default_classes(network.classes),

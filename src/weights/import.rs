@@ -4,9 +4,13 @@ use std::path::Path;
 
 use super::checkpoint::default_classes;
 use super::{Checkpoint, Content, Foreign, Format, HostTensor, Metadata, Progress, TrainingState, validate};
-use crate::data::Preprocessing;
+use crate::data::{Fit, IMAGENET_CROP, Preprocessing};
 use crate::error::{Error, Result};
 use crate::nn::{GoogLeNet, Plane, Recognised, Variant};
+
+/// Classes of ImageNet, and the side that networks take its images with.
+const IMAGENET_CLASSES: usize = 1000;
+const IMAGENET_INPUT: usize = 224;
 
 /// How the pixels that a network was trained with were made from pictures.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,9 +35,21 @@ impl Pixels {
     pub const CAFFE: Self =
         Self { bgr: true, mean: [123.0 / 255.0, 117.0 / 255.0, 104.0 / 255.0], std: [1.0 / 255.0; 3] };
 
+    /// These pixels of images as the publishers of such weights measured them: 224 pixels from the middle of 256, where Caffe squashes images to 256 x 256.
+    /// Small images of other classes were not resized to be cut.
+    pub(super) fn preprocessing(self, network: &GoogLeNet) -> Preprocessing {
+        let Self { mean, std, .. } = self;
+        let plain = Preprocessing { mean, std, ..Preprocessing::new(network.input) };
+        if network.classes != IMAGENET_CLASSES && network.input < IMAGENET_INPUT {
+            return plain;
+        }
+        let fit = if self.bgr { Fit::Squash } else { Fit::Crop };
+        Preprocessing { fit, crop_pct: IMAGENET_CROP, ..plain }
+    }
+
     /// What the network gets from pictures after the planes, as preprocessing of red, green and blue; and for each plane which of them it is.
-    fn with(self, planes: &[Plane; 3], input: usize) -> (Preprocessing, [usize; 3]) {
-        let mut preprocessing = Preprocessing { mean: self.mean, std: self.std, ..Preprocessing::new(input) };
+    fn with(self, planes: &[Plane; 3], network: &GoogLeNet) -> (Preprocessing, [usize; 3]) {
+        let mut preprocessing = self.preprocessing(network);
         let colours = planes.map(|plane| if self.bgr { 2 - plane.channel } else { plane.channel });
         for (plane, colour) in planes.iter().zip(colours) {
             // scale (p - mean) / std + shift, written as one mean and one standard deviation.
@@ -97,7 +113,7 @@ impl Checkpoint {
             (Some(own), None) => {
                 (Preprocessing { input: network.input, ..own.preprocessing.clone() }, [0, 1, 2])
             }
-            _ => pixels.with(&planes, network.input),
+            _ => pixels.with(&planes, &network),
         };
         if colours != [0, 1, 2] {
             let first = network.first_weight();

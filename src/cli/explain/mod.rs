@@ -123,6 +123,7 @@ impl Explain {
         let device = &self.device;
         let plots = self.plots();
         plots.iter().try_for_each(|path| plot::check(path))?;
+        self.load.set_limit()?;
         if self.train {
             return self.compare(device, &plots, reporter);
         }

@@ -8,6 +8,7 @@ use incept::look::Features;
 use serde::Serialize;
 
 use super::{Subject, name};
+use crate::cli::data::ImageArgs;
 use crate::cli::options::DeviceArgs;
 use crate::cli::plot::{INK, SOFT, check, save};
 use crate::cli::raster::{Heat, normalized};
@@ -35,6 +36,8 @@ pub(super) struct FeaturesArgs {
     #[arg(long, value_name = "FILE", default_value = "incept-features.png")]
     out: PathBuf,
     #[command(flatten)]
+    images: ImageArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -57,7 +60,7 @@ impl FeaturesArgs {
         let device = &self.device;
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
-        let seen = subject.see(std::slice::from_ref(&self.picture))?;
+        let (seen, _) = subject.see(std::slice::from_ref(&self.picture), &self.images)?;
         if seen.len() > 1 {
             let what = shown(&self.picture);
             let reason =

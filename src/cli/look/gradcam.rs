@@ -8,12 +8,13 @@ use incept::look::{ActivationMap, GradCam};
 use serde::Serialize;
 
 use super::{Seen, Subject, name};
+use crate::cli::Result;
+use crate::cli::data::ImageArgs;
 use crate::cli::options::DeviceArgs;
 use crate::cli::plot::{INK, SOFT, check, head_color, save};
 use crate::cli::raster::{Heat, normalized};
 use crate::cli::report::{Reporter, shown};
 use crate::cli::tiles::{Tile, Tiles};
-use crate::cli::{Outcome, Result};
 
 /// Draw where each softmax sees a class: Grad-CAM of main, aux1 and aux2 over each picture.
 ///
@@ -35,6 +36,8 @@ pub(super) struct Gradcam {
     /// The figure, .png or .svg.
     #[arg(long, value_name = "FILE", default_value = "incept-gradcam.png")]
     out: PathBuf,
+    #[command(flatten)]
+    images: ImageArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -81,7 +84,7 @@ impl Gradcam {
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
         let class = self.class.as_deref().map(|name| subject.number(name)).transpose()?;
-        let seen = subject.see(&self.pictures)?;
+        let (seen, outcome) = subject.see(&self.pictures, &self.images)?;
         let gpu = device.open()?;
         let mut gradcam = gpu.block_on(GradCam::new(&gpu, &subject.metadata.network, &subject.state))?;
         let shows = |head: &str| self.head.is_none_or(|wanted| wanted.name() == head);
@@ -126,7 +129,7 @@ impl Gradcam {
             reporter.event(&Event { picture, class, heads: heads.collect(), plot: &self.out })?;
         }
         reporter.line(&format!("drew {}", shown(&self.out)))?;
-        Ok(Outcome::Done)
+        Ok(outcome)
     }
 }
 

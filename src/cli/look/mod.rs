@@ -12,13 +12,13 @@ use image::RgbImage;
 use incept::Error;
 use incept::weights::{Checkpoint, Metadata, TrainingState};
 
-use super::Result;
 use super::classify::read;
-use super::data::pictures;
+use super::data::{ImageArgs, pictures};
 use super::plot::class_label;
 use super::raster::raster;
 use super::record;
-use super::report::{Reporter, shown};
+use super::report::{Reporter, note, shown};
+use super::{Outcome, Result};
 
 const EXAMPLES: &str = "Examples:
   incept look gradcam photos.safetensors cat.jpg dog.jpg    where each of the three softmaxes sees the class
@@ -94,8 +94,10 @@ impl Subject {
         })
     }
 
-    /// Reads the pictures that arguments name.
-    fn see(&self, arguments: &[PathBuf]) -> Result<Vec<Seen>> {
+    /// Reads the images that arguments name. Those that cannot be read are reported and skipped, and the command fails in the end as `classify`
+    /// does.
+    fn see(&self, arguments: &[PathBuf], images: &ImageArgs) -> Result<(Vec<Seen>, Outcome)> {
+        images.set_limit()?;
         let files = pictures(arguments)?;
         if files.len() > MOST {
             let reason = format!("{} pictures are too many for one figure: at most {MOST}", files.len());
@@ -106,7 +108,20 @@ impl Subject {
             let square = raster(&self.metadata.preprocessing.undo(&values));
             Ok(Seen { file, square, values })
         };
-        files.into_iter().map(see).collect()
+        let (mut seen, mut unreadable) = (Vec::new(), Vec::new());
+        for result in files.into_iter().map(see) {
+            match result {
+                Ok(one) => seen.push(one),
+                Err(error) => unreadable.push(error),
+            }
+        }
+        let outcome = if unreadable.is_empty() { Outcome::Done } else { Outcome::Failed };
+        match unreadable.pop() {
+            Some(last) if seen.is_empty() => return Err(last),
+            last => unreadable.extend(last),
+        }
+        unreadable.iter().for_each(|error| note(&format!("skipped: {error}")));
+        Ok((seen, outcome))
     }
 }
 

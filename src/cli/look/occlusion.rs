@@ -10,12 +10,13 @@ use incept::train::Classifier;
 use serde::Serialize;
 
 use super::{Subject, name};
+use crate::cli::Result;
+use crate::cli::data::ImageArgs;
 use crate::cli::options::DeviceArgs;
 use crate::cli::plot::{INK, SOFT, check, save};
 use crate::cli::raster::Heat;
 use crate::cli::report::{Rate, Reporter, shown};
 use crate::cli::tiles::{Tile, Tiles};
-use crate::cli::{Outcome, Result};
 
 /// Draw which parts of a picture a class depends on: a square of the mean colour is moved over each picture, and the map shows how much less probable the
 /// class becomes.
@@ -42,6 +43,8 @@ pub(super) struct OcclusionArgs {
     #[arg(long, value_name = "FILE", default_value = "incept-occlusion.png")]
     out: PathBuf,
     #[command(flatten)]
+    images: ImageArgs,
+    #[command(flatten)]
     device: DeviceArgs,
 }
 
@@ -63,7 +66,7 @@ impl OcclusionArgs {
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
         let class = self.class.as_deref().map(|name| subject.number(name)).transpose()?;
-        let seen = subject.see(&self.pictures)?;
+        let (seen, outcome) = subject.see(&self.pictures, &self.images)?;
         let network = &subject.metadata.network;
         let suited = Occlusion::suited(network.input);
         let window = self.window.unwrap_or(suited.window);
@@ -136,6 +139,6 @@ impl OcclusionArgs {
             })?;
         }
         reporter.line(&format!("drew {}", shown(&self.out)))?;
-        Ok(Outcome::Done)
+        Ok(outcome)
     }
 }

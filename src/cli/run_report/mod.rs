@@ -94,6 +94,7 @@ struct Event<'a> {
 impl RunReport {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let device = &self.device;
+        self.load.set_limit()?;
         let source = Source::open(&self.run, &self.runs_dir)?;
         let contestant = Contestant::load(&source.checkpoint)?;
         let tested = self.test(&contestant, device, reporter)?;

@@ -1,0 +1,143 @@
+//! What must be known of a JPEG before it is decoded: the decoder fills what is missing with grey, and draws some samplings wrong.
+
+/// Why a JPEG is not decoded, if it is not.
+pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
+    if !is_whole(bytes) {
+        return Err("is cut off: the end of the JPEG is missing".into());
+    }
+    match frame(bytes) {
+        Some(frame) => frame.check(bytes.len()),
+        // The decoder says what is wrong with a file without a frame.
+        None => Ok(()),
+    }
+}
+
+/// What a frame header says.
+struct Frame {
+    width: u64,
+    height: u64,
+    /// Horizontal and vertical sampling of each component.
+    sampling: Vec<(u8, u8)>,
+}
+
+/// Pixels that a byte can hold: a block of 8 x 8 takes a bit at least, for its mean.
+const PIXELS_PER_BYTE: u64 = 8 * 64;
+
+impl Frame {
+    fn check(&self, bytes: usize) -> Result<(), String> {
+        let Self { width, height, sampling } = self;
+        // Memory for coefficients is taken by the header, and what has no data would be grey.
+        if width * height > PIXELS_PER_BYTE.saturating_mul(bytes as u64) {
+            return Err(format!(
+                "is {width} x {height} pixels by its header, more than its {bytes} bytes hold"
+            ));
+        }
+        let most = sampling.iter().fold((0, 0), |(h, v), s| (h.max(s.0), v.max(s.1)));
+        // The decoder scales colours up to brightness, and takes brightness for full size.
+        if sampling.len() > 1 && sampling.first() != Some(&most) {
+            let factors: Vec<String> = sampling.iter().map(|(h, v)| format!("{h}x{v}")).collect();
+            let factors = factors.join(",");
+            return Err(format!(
+                "stores brightness at a lower resolution than colour (sampling {factors}), which is not decoded: convert it"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The frame header of a JPEG.
+fn frame(bytes: &[u8]) -> Option<Frame> {
+    let mut at = 2;
+    loop {
+        at += bytes.get(at..)?.iter().position(|b| *b == 0xff)?;
+        at += bytes.get(at..)?.iter().position(|b| *b != 0xff)?;
+        let marker = *bytes.get(at)?;
+        match marker {
+            // Huffman tables, arithmetic conditions and a reserved marker share the range of frames.
+            0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => {
+                let &[_, _, _, h1, h0, w1, w0, count] = bytes.get(at + 1..)?.first_chunk()?;
+                let components = bytes.get(at + 9..)?.chunks_exact(3).take(usize::from(count));
+                return Some(Frame {
+                    width: u64::from(u16::from_be_bytes([w1, w0])),
+                    height: u64::from(u16::from_be_bytes([h1, h0])),
+                    sampling: components.map(|c| (c[1] >> 4, c[1] & 15)).collect(),
+                });
+            }
+            // Scans begin, or the file ends, without a frame.
+            0xda | 0xd9 => return None,
+            0x00 | 0x01 | 0xd0..=0xd8 => at += 1,
+            _ => at += 1 + usize::from(u16::from_be_bytes(*bytes.get(at + 1..)?.first_chunk()?)),
+        }
+    }
+}
+
+/// Whether a JPEG has an end behind its scans. Decoders fill what is missing with grey. What follows the end is of no interest: phones put films there.
+fn is_whole(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    loop {
+        // Within a scan 0xff is followed by a zero or a restart marker; between segments it may be repeated.
+        let marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xd0..=0xd7 | 0xff);
+        let Some(next) = bytes.get(at..).and_then(|rest| rest.windows(2).position(marker)) else {
+            return false;
+        };
+        at += next;
+        if bytes[at + 1] == 0xd9 {
+            return true;
+        }
+        // The length of a segment counts itself; a scan's data follow its segment.
+        let Some(&[high, low]) = bytes.get(at + 2..at + 4) else { return false };
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Picture;
+
+    /// A JPEG of some texture.
+    fn jpeg() -> Vec<u8> {
+        let picture =
+            image::RgbImage::from_fn(64, 48, |x, y| image::Rgb([(x * y) as u8, (7 * x) as u8, y as u8]));
+        let mut bytes = Vec::new();
+        picture
+            .write_with_encoder(image::codecs::jpeg::JpegEncoder::new(&mut bytes))
+            .expect("can be encoded");
+        bytes
+    }
+
+    #[test]
+    fn jpegs_are_whole_whatever_follows_their_end() {
+        let whole = jpeg();
+        assert!(is_whole(&whole));
+        // A film behind it, as phones append, may hold any marker.
+        let film = [&whole[..], &[0, 0, 0, 24, 0xff, 0xda, 0xff, 0xd8, 1, 2, 3]].concat();
+        assert!(is_whole(&film));
+        assert_eq!(Picture::decode(&film).expect("a picture"), Picture::decode(&whole).expect("a picture"));
+        // A preview inside a segment ends, and the picture does not.
+        let preview = [&[0xff, 0xd8, 0xff, 0xe1, 0, 8, 0xff, 0xd9, 0xff, 0xda, 0, 0], &whole[2..]].concat();
+        assert!(is_whole(&preview) && !is_whole(&preview[..preview.len() / 2]));
+        for end in [0, 1, 2, 3, 20, whole.len() / 2, whole.len() - 2, whole.len() - 1] {
+            assert!(!is_whole(&whole[..end]), "{end} of {}", whole.len());
+        }
+    }
+
+    #[test]
+    fn a_header_that_claims_more_pixels_than_its_bytes_hold_is_refused_before_memory_is_taken() {
+        let mut claims = jpeg();
+        let at = claims.windows(2).position(|pair| pair == [0xff, 0xc0]).expect("a frame") + 5;
+        claims[at..at + 4].copy_from_slice(&[0x20, 0, 0x20, 0]);
+        let error = Picture::decode(&claims).expect_err("8192 x 8192");
+        assert!(error.contains("8192 x 8192 pixels by its header"), "{error}");
+    }
+
+    #[test]
+    fn headers_that_are_damaged_are_left_to_the_decoder() {
+        let whole = jpeg();
+        for end in 0..whole.len().min(700) {
+            frame(&whole[..end]);
+        }
+        let found = frame(&whole).expect("a frame");
+        assert_eq!((found.width, found.height, found.sampling.len()), (64, 48, 3));
+    }
+}

@@ -1,0 +1,228 @@
+//! From the bytes of an image file to its pixels. Whatever the bytes are, the answer is an image or a reason, in bounded memory: sizes are
+//! checked before anything is allocated for them, and decoders run where their panics are errors.
+
+mod jpeg;
+mod kind;
+mod tiff;
+
+use std::borrow::Cow;
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+
+pub use kind::{ImageKind, image_kind, is_picture, sniff};
+
+use super::resample::Region;
+use crate::error::{Error, Result};
+use crate::untrusted::{MAX_SAMPLE_BYTES, contained, read_file};
+
+/// Pixels that an image may have unless [`set_max_pixels`] says otherwise: 512 MiB at four bytes each.
+pub const DEFAULT_MAX_PIXELS: u64 = 1 << 27;
+
+static MAX_PIXELS: AtomicU64 = AtomicU64::new(DEFAULT_MAX_PIXELS);
+
+/// Sets for the whole process how many pixels an image may have. Larger ones are refused before memory is allocated for them, and so are those
+/// whose pixels need more than four bytes each (16 bits per channel, floats) if they need more memory than that many pixels of four bytes.
+pub fn set_max_pixels(count: u64) {
+    MAX_PIXELS.store(count, Ordering::Relaxed);
+}
+
+/// A decoded picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// 1 for grey, 3 for red, green and blue.
+    pub channels: usize,
+    /// height x width x channels values from 0 to 255.
+    pub pixels: Vec<u8>,
+}
+
+impl Picture {
+    /// Reads a regular file and decodes it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] naming the file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = read_file(path, MAX_SAMPLE_BYTES)?;
+        Self::decode_as(&bytes, Some(path)).map_err(|reason| Error::format(path, reason))
+    }
+
+    /// Decodes what the `image` crate reads. Grey pictures stay grey, everything else becomes RGB; transparency shows white. Of an animation it
+    /// is the first frame.
+    ///
+    /// # Errors
+    /// The decoder's words.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        Self::decode_as(bytes, None)
+    }
+
+    /// As [`Picture::decode`]. A format that has no signature, as TGA, is known by the file's name. The picture stands as its camera was held,
+    /// where the file says so (EXIF).
+    ///
+    /// # Errors
+    /// The decoder's words, or that the image has no pixels or too many ([`set_max_pixels`]).
+    pub fn decode_as(bytes: &[u8], file: Option<&Path>) -> Result<Self, String> {
+        let max_pixels = MAX_PIXELS.load(Ordering::Relaxed);
+        contained(|| decode(bytes, file, Limit { max_pixels }))
+    }
+
+    /// Takes up a picture of the `image` crate.
+    pub fn from_image(picture: &DynamicImage) -> Self {
+        Self::of(picture.clone(), Alpha::Straight)
+    }
+
+    /// Takes up a picture of the `image` crate in place: no more than one copy is made, and that only where samples have more than 8 bits.
+    fn of(image: DynamicImage, alpha: Alpha) -> Self {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let grey = |pixels| Self { width, height, channels: 1, pixels };
+        let rgb = |pixels| Self { width, height, channels: 3, pixels };
+        let color = image.color();
+        match image {
+            DynamicImage::ImageLuma8(image) => grey(image.into_raw()),
+            DynamicImage::ImageRgb8(image) => rgb(image.into_raw()),
+            image if color.has_alpha() => rgb(over_white(image.into_rgba8().into_raw(), alpha)),
+            image if color.has_color() => rgb(image.into_rgb8().into_raw()),
+            image => grey(image.into_luma8().into_raw()),
+        }
+    }
+
+    /// All of it, as a region.
+    pub(super) fn all(&self) -> Region {
+        (0.0, 0.0, self.width as f64, self.height as f64)
+    }
+
+    /// Why this is no image that can be worked on, if it is none: no extents, or another number of pixels than these give.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn check(&self) -> Result<(), String> {
+        let Self { width, height, channels, ref pixels } = *self;
+        if width == 0 || height == 0 {
+            return Err(format!("has no pixels: it is {width} x {height}"));
+        }
+        let expected = width.checked_mul(height).and_then(|n| n.checked_mul(channels));
+        if !matches!(channels, 1 | 3) || expected != Some(pixels.len()) {
+            let count = pixels.len();
+            return Err(format!("has {count} values, not {width} x {height} x {channels} (1 or 3 channels)"));
+        }
+        Ok(())
+    }
+}
+
+/// What the colours of a transparent image are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alpha {
+    /// As if the pixel were opaque.
+    Straight,
+    /// Multiplied with alpha already.
+    Associated,
+}
+
+/// Red, green and blue over white, of pixels with alpha, in the same memory.
+fn over_white(mut pixels: Vec<u8>, alpha: Alpha) -> Vec<u8> {
+    let count = pixels.len() / 4;
+    for i in 0..count {
+        let a = u32::from(pixels[4 * i + 3]);
+        for c in 0..3 {
+            let value = u32::from(pixels[4 * i + c]);
+            let shown = match alpha {
+                Alpha::Straight => (value * a + 255 * (255 - a) + 127) / 255,
+                Alpha::Associated => (value + 255 - a).min(255),
+            };
+            // A weighted mean of two bytes is a byte.
+            pixels[3 * i + c] = shown as u8;
+        }
+    }
+    pixels.truncate(3 * count);
+    pixels.shrink_to_fit();
+    pixels
+}
+
+/// How large an image may be.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    max_pixels: u64,
+}
+
+impl Limit {
+    /// Bytes that the decoded image may have.
+    fn bytes(self) -> u64 {
+        self.max_pixels.saturating_mul(4)
+    }
+
+    /// Refuses an image before it is decoded: `from_decoder` allocates whatever the header says.
+    fn check(self, (width, height): (u32, u32), bytes: u64) -> Result<(), String> {
+        if width == 0 || height == 0 {
+            return Err(format!("has no pixels: it is {width} x {height}"));
+        }
+        let pixels = u64::from(width) * u64::from(height);
+        let allowed = self.max_pixels;
+        if pixels > allowed {
+            return Err(format!(
+                "is {width} x {height} pixels, more than the {allowed} that --max-pixels allows"
+            ));
+        }
+        if bytes > self.bytes() {
+            let each = bytes / pixels;
+            return Err(format!(
+                "is {width} x {height} pixels of {each} bytes, more memory than the {allowed} of 4 bytes that --max-pixels allows"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The same for what decoders allocate beside the image, which are two more images at most.
+    fn of_decoders(self) -> image::Limits {
+        let mut limits = image::Limits::default();
+        limits.max_alloc = Some(self.bytes().saturating_mul(3));
+        limits
+    }
+}
+
+/// The format of an image: by its content, or where that has no signature by its name.
+fn format_of(bytes: &[u8], file: Option<&Path>) -> Result<ImageFormat, String> {
+    let by_name = || file.and_then(kind::format_of_ending);
+    image::guess_format(bytes).or_else(|e| by_name().ok_or(e)).map_err(|e| e.to_string())
+}
+
+fn decode(bytes: &[u8], file: Option<&Path>, limit: Limit) -> Result<Picture, String> {
+    let format = format_of(bytes, file)?;
+    let (mut bytes, mut alpha) = (Cow::Borrowed(bytes), Alpha::Straight);
+    match format {
+        ImageFormat::Jpeg => jpeg::check(&bytes)?,
+        ImageFormat::Tiff => (bytes, alpha) = tiff::prepared(bytes)?,
+        _ => (),
+    }
+    let mut reader = ImageReader::with_format(Cursor::new(bytes.as_ref()), format);
+    reader.limits(limit.of_decoders());
+    let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    limit.check(decoder.dimensions(), decoder.total_bytes())?;
+    let orientation = orientation(&mut decoder, format)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
+    image.apply_orientation(orientation);
+    let picture = Picture::of(image, alpha);
+    picture.check()?;
+    Ok(picture)
+}
+
+/// How the image stands, by TIFF's own tag or EXIF.
+fn orientation(decoder: &mut impl ImageDecoder, format: ImageFormat) -> Result<Orientation, String> {
+    if format == ImageFormat::Tiff {
+        return decoder.orientation().map_err(|e| e.to_string());
+    }
+    let exif = decoder.exif_metadata().map_err(|e| e.to_string())?;
+    let oriented = exif.as_deref().and_then(|exif| {
+        // JPEG's header of the segment, which many programs put into WebP's and PNG's chunks too.
+        Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif))
+    });
+    Ok(oriented.unwrap_or(Orientation::NoTransforms))
+}
+
+#[cfg(test)]
+mod tests;
