@@ -1,6 +1,6 @@
 //! `incept data fetch`
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use incept::Error;
+use incept::untrusted::{open_regular, read_up_to};
 use incept::weights::write_atomically;
 use md5::{Digest, Md5};
 use serde::Serialize;
@@ -44,6 +45,9 @@ enum Set {
 
 /// How long a server may be silent.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes that a file of these sets may have, packed or unpacked: the largest has 162 MiB.
+const MAX_FILE_BYTES: u64 = 512 << 20;
 
 /// A file with its MD5 sum in hexadecimal digits.
 type Listed = (&'static str, &'static str);
@@ -155,6 +159,10 @@ impl Download<'_> {
         part.push(".part");
         let part = PathBuf::from(part);
         let io = |e| Error::io(&part, e);
+        if part.exists() {
+            // Appending to a pipe would wait for a reader.
+            open_regular(&part)?;
+        }
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(&part).map_err(io)?;
         let there = file.metadata().map_err(io)?.len();
         let agent = ureq::Agent::config_builder()
@@ -197,6 +205,9 @@ impl Download<'_> {
             if read == 0 {
                 break;
             }
+            if done > MAX_FILE_BYTES {
+                return Err(self.failed(format!("it has more than {MAX_FILE_BYTES} bytes")));
+            }
             file.write_all(&buffer[..read]).map_err(io)?;
             done += read as u64;
             rate.add(read);
@@ -228,7 +239,7 @@ impl Download<'_> {
 /// The MD5 sum of a file in hexadecimal digits: what these sets publish. It finds damage, not forgery.
 fn checksum(path: &Path) -> incept::Result<String> {
     let io = |e| Error::io(path, e);
-    let mut file = File::open(path).map_err(io)?;
+    let (mut file, _) = open_regular(path)?;
     let mut hash = Md5::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -244,7 +255,7 @@ fn checksum(path: &Path) -> incept::Result<String> {
 /// Unpacks the binary and text files of an archive into a folder, whatever folder they are in there.
 fn unpack(archive: &Path, folder: &Path) -> incept::Result<Vec<PathBuf>> {
     let damaged = |e: std::io::Error| Error::format(archive, format!("cannot be unpacked: {e}"));
-    let file = File::open(archive).map_err(|e| Error::io(archive, e))?;
+    let (file, _) = open_regular(archive)?;
     let mut files = Vec::new();
     for entry in tar::Archive::new(flate2::read::GzDecoder::new(file)).entries().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
@@ -254,8 +265,9 @@ fn unpack(archive: &Path, folder: &Path) -> incept::Result<Vec<PathBuf>> {
             continue;
         };
         let path = folder.join(name);
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).map_err(damaged)?;
+        let content = read_up_to(&mut entry, MAX_FILE_BYTES).map_err(damaged)?;
+        let content =
+            content.map_err(|reason| Error::format(archive, format!("{}: {reason}", inner.display())))?;
         write_atomically(&path, &content)?;
         files.push(path);
     }
