@@ -1,13 +1,14 @@
 //! Data sets and pictures as commands name them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use incept::data::{
-    Dataset, Fit, ImageKind, Loader, LoaderOptions, OpenOptions, OpenedData, Preprocessing, image_kind,
-    not_square, open, set_max_pixels,
+    Dataset, Fit, Loader, LoaderOptions, OpenOptions, OpenedData, Preprocessing, list_images, not_square, open,
+    set_max_pixels,
 };
+use incept::untrusted::printable;
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -16,14 +17,19 @@ use super::report::{note, shown};
 /// What a data set is called in help texts.
 pub(crate) const FORMATS: &str = "Data sets:
   digits              1,797 handwritten digits that are part of this program
-  a folder            one sub-folder a class, by itself or under train/ and val/ or test/; png, jpeg, webp, gif, bmp, tiff, tga, pnm
-  MNIST's idx files   a folder with train-images-idx3-ubyte and its three companions, plain or gz
+  a folder            one sub-folder per class, with images at any depth; png, jpeg, webp, gif, bmp, tiff, tga, pnm
+  MNIST's idx files   a folder with train-images-idx3-ubyte and its companions, plain or gz; EMNIST's too
   CIFAR-10, -100      a folder with data_batch_1.bin and so on, or train.bin
   a CSV or TSV file   with a header: a path (path, file, image), a class (label, class), maybe a part (split: train, val, test)
-  WebDataset          a .tar, or a folder of them: pictures with .cls, .txt or .json beside them
-  parquet             a .parquet, or a folder of them, as Hugging Face stores pictures: image and label columns
+  WebDataset          a .tar, or a folder of them: images with .cls, .txt or .json beside them
+  parquet             a .parquet, or a folder of them, as Hugging Face stores images: image and label columns
 
-Of several tar or parquet files, those whose names begin with val or test are held out.";
+Training, validation and test set are told apart by the names of folders, files (also in data/) or rows, as Hugging Face's datasets does it:
+  training            train, training
+  validation          val, valid, validation, dev
+  test                test, testing, eval, evaluation
+The word counts in any case and between delimiters (- . _ space, digits): Train/, birds_val_01.tar, dev.parquet. Training validates on the validation
+set, on the test set if there is none, and on a share of the training set (--held-out) if there is neither. `eval --part test` measures on the test set.";
 
 /// Reading a data set.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -94,7 +100,22 @@ pub(crate) fn describe(what: &str, options: &OpenOptions) -> Result<OpenedData> 
         data.train.len(),
         data.held_out.len()
     ));
+    say(&data.notes);
+    if let Some(count) = data.duplicates().filter(|count| *count > 0) {
+        note(&format!("note: {}", duplicate_note(count)));
+    }
     Ok(data)
+}
+
+/// Says what of a data set was left out.
+pub(crate) fn say(notes: &[String]) {
+    notes.iter().for_each(|text| note(&format!("note: {}", printable(text))));
+}
+
+/// What to say of images that are in both parts.
+pub(crate) fn duplicate_note(count: usize) -> String {
+    let are = if count == 1 { "image of the validation set is" } else { "images of the validation set are" };
+    format!("{count} {are} in the training set too, byte by byte: accuracy on them says nothing of others")
 }
 
 /// The input size that suits a data set: that of its first readable picture, but one of 32, 64 and 224.
@@ -136,51 +157,20 @@ pub(crate) fn report_bad(loader: &Loader) {
     }
 }
 
-/// The pictures that arguments name: files as they are, and what lies in folders.
+/// The images that arguments name: files as they are, and what is in folders.
 pub(crate) fn pictures(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for argument in arguments {
         if argument.is_dir() {
-            let (before, mut unreadable) = (files.len(), Vec::new());
-            walk(argument, &mut files, &mut unreadable)?;
-            if let Some(first) = unreadable.first() {
-                let count = unreadable.len();
-                note(&format!(
-                    "{}: {count} images skipped, as .{first} is not decoded: convert them to jpeg or png",
-                    shown(argument)
-                ));
+            let (images, left_out) = list_images(argument)?;
+            say(left_out.as_slice());
+            if images.is_empty() {
+                return Err(Error::format(argument, "has no images"));
             }
-            if files.len() == before {
-                return Err(Error::format(argument, "has no images that can be read"));
-            }
+            files.extend(images);
         } else {
             files.push(argument.clone());
         }
     }
     Ok(files)
-}
-
-/// Adds the images below a folder to `files`, and the formats of those that are not decoded to `unreadable`.
-fn walk(folder: &Path, files: &mut Vec<PathBuf>, unreadable: &mut Vec<String>) -> Result<()> {
-    let list = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
-    let mut entries = Vec::new();
-    for entry in list {
-        let entry = entry.map_err(|e| Error::io(folder, e))?;
-        if !entry.file_name().to_string_lossy().starts_with('.') {
-            entries.push(entry.path());
-        }
-    }
-    entries.sort();
-    for path in entries {
-        if path.is_dir() {
-            walk(&path, files, unreadable)?;
-            continue;
-        }
-        match image_kind(&path) {
-            ImageKind::Readable => files.push(path),
-            ImageKind::Unreadable(kind) => unreadable.push(kind),
-            ImageKind::Other => {}
-        }
-    }
-    Ok(())
 }

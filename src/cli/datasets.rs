@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, Subcommand};
 use incept::Error;
 use incept::data::{Dataset, OpenOptions, OpenedData, Picture, open};
+use incept::untrusted::printable;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Serialize;
 
-use super::data::{FORMATS, ImageArgs};
+use super::data::{FORMATS, ImageArgs, duplicate_note, say};
 use super::fetch::Fetch;
 use super::fit::interruptible;
 use super::plot::{self, Area, Drawn, Figure, INK, Unit, class_label};
@@ -137,6 +138,13 @@ struct InfoResult<'a> {
     classes: &'a [String],
     train: PartInfo,
     held_out: PartInfo,
+    /// Images of the test set, where it is not the part that is held out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    test: Option<usize>,
+    /// Images that both parts have, where finding out is quick.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicates: Option<usize>,
+    notes: Vec<String>,
 }
 
 impl PartInfo {
@@ -244,8 +252,27 @@ impl Info {
                 [&train, &held_out].map(|p| thousands(p.classes.get(i).copied().unwrap_or(0) as u64));
             reporter.line(&format!("{name:width$}  {:>8}  {:>8}", counts[0], counts[1]))?;
         }
+        let mut notes = data.notes.clone();
+        let duplicates = data.duplicates();
+        notes.extend(duplicates.filter(|count| *count > 0).map(duplicate_note));
+        let test =
+            data.test.as_ref().filter(|test| !Arc::ptr_eq(test, &data.held_out)).map(|test| test.len());
+        if let Some(count) = test {
+            notes
+                .push(format!("{count} images are the test set: `incept eval --part test` measures on them"));
+        }
+        notes.iter().try_for_each(|note| reporter.line(&format!("note: {}", printable(note))))?;
         let damaged = train.unreadable.len() + held_out.unreadable.len();
-        reporter.event(&InfoResult { data: &self.data, name: &data.name, classes, train, held_out })?;
+        reporter.event(&InfoResult {
+            data: &self.data,
+            name: &data.name,
+            classes,
+            train,
+            held_out,
+            test,
+            duplicates,
+            notes,
+        })?;
         Ok(if damaged == 0 { Outcome::Done } else { Outcome::Failed })
     }
 }
@@ -263,6 +290,7 @@ impl Split {
     fn run(&self, reporter: &Reporter) -> Result {
         let stop = interruptible()?;
         let data = self.part.open(&self.data)?;
+        say(&data.notes);
         if self.out.exists() {
             return Err(Error::format(&self.out, "exists already; name a new folder with --out"));
         }

@@ -48,7 +48,8 @@ pub(crate) struct Eval {
     /// called; of the others the folders of runs and those whose names end in .safetensors.
     #[arg(required = true, value_name = "CHECKPOINT|DATA")]
     inputs: Vec<PathBuf>,
-    /// Which part of it.
+    /// Which part of it: `held-out`, the set that training validates on; `train`; or `test`, the test set, which training leaves alone if there is a
+    /// validation set.
     #[arg(long, value_name = "PART", default_value = "held-out", help_heading = "Data")]
     part: Part,
     /// At most so many pictures of it, chosen evenly over the classes [default: 0, all].
@@ -98,8 +99,10 @@ fn const_format() -> String {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
+    #[value(alias = "val", alias = "validation")]
     HeldOut,
     Train,
+    Test,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use incept::Error;
-use incept::untrusted::open_regular;
+use incept::untrusted::{open_regular, read_up_to};
 use incept::weights::write_atomically;
 use md5::{Digest, Md5};
 use serde::Serialize;
@@ -45,6 +45,9 @@ enum Set {
 
 /// How long a server may be silent.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes that a file of these sets may have, packed or unpacked: the largest has 162 MiB.
+const MAX_FILE_BYTES: u64 = 512 << 20;
 
 /// A file with its MD5 sum in hexadecimal digits.
 type Listed = (&'static str, &'static str);
@@ -156,6 +159,10 @@ impl Download<'_> {
         part.push(".part");
         let part = PathBuf::from(part);
         let io = |e| Error::io(&part, e);
+        if part.exists() {
+            // Appending to a pipe would wait for a reader.
+            open_regular(&part)?;
+        }
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(&part).map_err(io)?;
         let there = file.metadata().map_err(io)?.len();
         let agent = ureq::Agent::config_builder()
@@ -197,6 +204,9 @@ impl Download<'_> {
             let read = body.read(&mut buffer).map_err(|e| self.failed(e))?;
             if read == 0 {
                 break;
+            }
+            if done > MAX_FILE_BYTES {
+                return Err(self.failed(format!("it has more than {MAX_FILE_BYTES} bytes")));
             }
             file.write_all(&buffer[..read]).map_err(io)?;
             done += read as u64;
@@ -255,8 +265,9 @@ fn unpack(archive: &Path, folder: &Path) -> incept::Result<Vec<PathBuf>> {
             continue;
         };
         let path = folder.join(name);
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content).map_err(damaged)?;
+        let content = read_up_to(&mut entry, MAX_FILE_BYTES).map_err(damaged)?;
+        let content =
+            content.map_err(|reason| Error::format(archive, format!("{}: {reason}", inner.display())))?;
         write_atomically(&path, &content)?;
         files.push(path);
     }

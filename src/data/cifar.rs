@@ -1,68 +1,170 @@
-//! CIFAR-10's and CIFAR-100's binary files (Krizhevsky 2009): labels and 3 x 32 x 32 bytes a picture.
+//! CIFAR-10's and CIFAR-100's files (Krizhevsky 2009): labels and 3 x 32 x 32 bytes per image.
 
 use std::path::{Path, PathBuf};
 
-use super::{InMemory, first_of, read};
+use super::parts::Part;
+use super::read::{first_of, names_in, read};
+use super::{Found, InMemory};
 use crate::error::{Error, Result};
+use crate::untrusted::read_text;
 
 const SIZE: usize = 32;
 const PLANE: usize = SIZE * SIZE;
 
-/// Reads training and test part, if the folder has them.
-pub(super) fn open(folder: &Path) -> Result<Option<(InMemory, InMemory)>> {
-    let batches: Vec<PathBuf> =
-        (1..=5).filter_map(|i| first_of(folder, &[format!("data_batch_{i}.bin").as_str()])).collect();
-    if !batches.is_empty() {
-        let test = first_of(folder, &["test_batch.bin"])
-            .ok_or_else(|| Error::format(folder, "has CIFAR-10's data_batch files but no test_batch.bin"))?;
-        let classes = names(folder, "batches.meta.txt", 10)?;
-        return Ok(Some((part(&batches, 1, &classes)?, part(&[test], 1, &classes)?)));
-    }
-    if let (Some(train), Some(test)) = (first_of(folder, &["train.bin"]), first_of(folder, &["test.bin"])) {
-        let classes = names(folder, "fine_label_names.txt", 100)?;
-        // CIFAR-100 has a coarse label before the fine one.
-        return Ok(Some((part(&[train], 2, &classes)?, part(&[test], 2, &classes)?)));
+/// CIFAR-10's classes in the order of their labels.
+const NAMES_10: &str = "airplane automobile bird cat deer dog frog horse ship truck";
+
+/// CIFAR-100's fine classes in the order of their labels.
+const NAMES_100: &str = "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle \
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl \
+    hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree \
+    orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea \
+    seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger \
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm";
+
+/// Where the files are within a folder: in it, or where their archives have them.
+const PLACES: [&str; 3] = ["", "cifar-10-batches-bin", "cifar-100-binary"];
+
+/// How one version of the files is called and read.
+struct Version {
+    train: &'static [&'static str],
+    test: &'static str,
+    /// A text with the names of classes, one per line.
+    names_file: &'static str,
+    names: &'static str,
+    /// Bytes of labels in front of an image, the last of which counts.
+    label_bytes: usize,
+}
+
+const BINARY_10: Version = Version {
+    train: &[
+        "data_batch_1.bin",
+        "data_batch_2.bin",
+        "data_batch_3.bin",
+        "data_batch_4.bin",
+        "data_batch_5.bin",
+    ],
+    test: "test_batch.bin",
+    names_file: "batches.meta.txt",
+    names: NAMES_10,
+    label_bytes: 1,
+};
+
+const BINARY_100: Version = Version {
+    train: &["train.bin"],
+    test: "test.bin",
+    names_file: "fine_label_names.txt",
+    names: NAMES_100,
+    // A coarse label is before the fine one.
+    label_bytes: 2,
+};
+
+/// Reads training and test set, if the folder has them.
+pub(super) fn open(root: &Path) -> Result<Option<Found>> {
+    for place in PLACES {
+        let folder = root.join(place);
+        for version in [&BINARY_10, &BINARY_100] {
+            if let Some(found) = version.open(root, &folder)? {
+                return Ok(Some(found));
+            }
+        }
     }
     Ok(None)
 }
 
-fn names(folder: &Path, file: &str, count: usize) -> Result<Vec<String>> {
-    let path = folder.join(file);
-    if !path.is_file() {
-        return Ok((0..count).map(|c| c.to_string()).collect());
+impl Version {
+    fn open(&self, root: &Path, folder: &Path) -> Result<Option<Found>> {
+        let (mut train, mut missing) = (Vec::new(), Vec::new());
+        for name in self.train {
+            match first_of(folder, &[name]) {
+                Some(path) => train.push(path),
+                None => missing.push(*name),
+            }
+        }
+        let test = first_of(folder, &[self.test]);
+        if train.is_empty() && test.is_none() {
+            return Ok(None);
+        }
+        let mut found = Found::of(root, "CIFAR files");
+        let classes = self.classes(folder)?;
+        if train.is_empty() {
+            found.notes.push(format!("there are no CIFAR files of the training set in {}", folder.display()));
+        } else {
+            if !missing.is_empty() {
+                let (count, of) = (missing.len(), self.train.len());
+                let folder = folder.display();
+                found.notes.push(format!(
+                    "{count} of {of} files of the training set are missing in {folder}: {}",
+                    missing.join(", ")
+                ));
+            }
+            found.add(Part::Train, part(&train, self.label_bytes, &classes)?);
+        }
+        match test {
+            Some(test) => found.add(Part::Test, part(&[test], self.label_bytes, &classes)?),
+            None => found.notes.push(format!("{} is missing in {}", self.test, folder.display())),
+        }
+        Ok(Some(found))
     }
-    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-    let names: Vec<String> =
-        text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
-    if names.len() == count {
-        Ok(names)
-    } else {
-        Err(Error::format(path, format!("has {} names for {count} classes", names.len())))
+
+    fn classes(&self, folder: &Path) -> Result<Vec<String>> {
+        let known: Vec<String> = self.names.split_whitespace().map(String::from).collect();
+        let path = folder.join(self.names_file);
+        if !path.exists() {
+            return Ok(known);
+        }
+        let names = names_in(&read_text(&path)?);
+        if names.len() == known.len() {
+            Ok(names)
+        } else {
+            Err(Error::format(path, format!("has {} names for {} classes", names.len(), known.len())))
+        }
     }
 }
 
 fn part(files: &[PathBuf], label_bytes: usize, classes: &[String]) -> Result<InMemory> {
-    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    let mut set = empty(files, classes);
     for path in files {
         let bytes = read(path)?;
         let record = label_bytes + 3 * PLANE;
         if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
-            let reason = format!("has {} bytes, which is no multiple of a record's {record}", bytes.len());
+            let reason = format!("has {} bytes, which is not a multiple of a record's {record}", bytes.len());
             return Err(Error::format(path, reason));
         }
         for (i, record) in bytes.chunks_exact(record).enumerate() {
-            let label = record[label_bytes - 1];
-            if usize::from(label) >= classes.len() {
-                return Err(Error::format(
-                    path,
-                    format!("picture {i} has label {label} of {} classes", classes.len()),
-                ));
-            }
-            labels.push(label);
-            let planes = &record[label_bytes..];
-            pixels.extend((0..PLANE).flat_map(|k| [planes[k], planes[PLANE + k], planes[2 * PLANE + k]]));
+            let (labels, planes) = record.split_at(label_bytes);
+            push(&mut set, path, i, labels.last().copied().unwrap_or(0).into(), planes)?;
         }
     }
+    Ok(set)
+}
+
+fn empty(files: &[PathBuf], classes: &[String]) -> InMemory {
     let source = files.first().map(|p| p.display().to_string()).unwrap_or_default();
-    Ok(InMemory { source, classes: classes.to_vec(), width: SIZE, height: SIZE, channels: 3, pixels, labels })
+    let (pixels, labels) = (Vec::new(), Vec::new());
+    InMemory { source, classes: classes.to_vec(), width: SIZE, height: SIZE, channels: 3, pixels, labels }
+}
+
+/// Adds an image that is stored as a red, a green and a blue plane.
+fn push(set: &mut InMemory, path: &Path, number: usize, label: u64, planes: &[u8]) -> Result<()> {
+    let class = u8::try_from(label).ok().filter(|class| usize::from(*class) < set.classes.len());
+    let Some(class) = class else {
+        let reason = format!("image {number} has label {label} of {} classes", set.classes.len());
+        return Err(Error::format(path, reason));
+    };
+    set.labels.push(class);
+    set.pixels.extend((0..PLANE).flat_map(|k| [planes[k], planes[PLANE + k], planes[2 * PLANE + k]]));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_classes_have_names() {
+        let names: std::collections::BTreeSet<&str> = NAMES_100.split_whitespace().collect();
+        assert_eq!((NAMES_10.split_whitespace().count(), names.len()), (10, 100));
+        assert!(NAMES_100.split_whitespace().is_sorted());
+    }
 }

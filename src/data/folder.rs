@@ -1,96 +1,121 @@
-//! A folder of pictures, one sub-folder a class.
+//! Folders of images, one sub-folder per class.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Picture, is_picture};
+use super::walk::{self, Listing, file_name};
+use super::{Dataset, Picture};
 use crate::error::{Error, Result};
+use crate::untrusted::{MAX_SAMPLE_BYTES, open_regular, read_file, read_up_to};
 
-/// Pictures in sub-folders, decoded when they are asked for.
+/// Images in sub-folders, decoded when they are asked for.
 #[derive(Clone, Debug)]
 pub struct Folder {
     classes: Vec<String>,
     files: Vec<(PathBuf, u32)>,
 }
 
+/// The images of each class folder, in alphabetical order of the classes.
+pub(super) type ClassFiles = Vec<(String, Vec<PathBuf>)>;
+
 impl Folder {
-    /// Pictures in these files, each with its class.
+    /// Images in these files, each with its class.
     #[cfg(feature = "formats")]
     pub(super) fn of(classes: Vec<String>, files: Vec<(PathBuf, u32)>) -> Self {
         Self { classes, files }
     }
 
-    /// Lists the pictures. The classes are the sub-folders in alphabetical order; hidden ones and those without pictures are left out.
+    /// Lists the images. The classes are the sub-folders in alphabetical order, with all images in
+    /// them at any depth, as torchvision's `ImageFolder` has it; hidden folders and those without
+    /// images are left out.
     ///
     /// # Errors
-    /// [`Error::Io`] if a folder cannot be read, [`Error::Format`] if there are fewer than two classes.
+    /// [`Error::Io`] if a folder cannot be read, [`Error::Format`] if there are fewer than two
+    /// classes.
     pub fn open(folder: &Path) -> Result<Self> {
+        let mut notes = Vec::new();
+        let set = Self::from_classes(class_files(folder, &mut notes)?);
+        notes.iter().for_each(|note| log::warn!("{note}"));
+        set.checked(folder)
+    }
+
+    /// Lists the images of classes that are known already; some of these may have none.
+    ///
+    /// # Errors
+    /// As [`Folder::open`], and [`Error::Format`] if a sub-folder with images is none of these
+    /// classes.
+    pub fn open_with(folder: &Path, classes: &[String]) -> Result<Self> {
+        let mut notes = Vec::new();
+        let found = class_files(folder, &mut notes)?;
+        notes.iter().for_each(|note| log::warn!("{note}"));
+        Self::with_classes(folder, found, classes)
+    }
+
+    /// The files of classes, which are numbered in their order.
+    pub(super) fn from_classes(found: ClassFiles) -> Self {
         let mut set = Self { classes: Vec::new(), files: Vec::new() };
-        for class in entries(folder)?.into_iter().filter(|p| p.is_dir()) {
-            let (files, others): (Vec<PathBuf>, Vec<PathBuf>) =
-                entries(&class)?.into_iter().partition(|p| is_picture(p));
-            warn_of_unreadable(&class, &others);
-            if files.is_empty() {
-                continue;
-            }
-            let number = u32::try_from(set.classes.len()).unwrap_or(u32::MAX);
-            set.classes.push(file_name(&class));
+        for (number, (class, files)) in (0..).zip(found) {
+            set.classes.push(class);
             set.files.extend(files.into_iter().map(|file| (file, number)));
         }
-        if set.classes.len() < 2 {
-            let reason = "must have at least two sub-folders with pictures, one for each class";
-            return Err(Error::format(folder, reason));
+        set
+    }
+
+    /// The files of classes that are known by their names.
+    pub(super) fn with_classes(folder: &Path, found: ClassFiles, classes: &[String]) -> Result<Self> {
+        let numbers: HashMap<&String, u32> = classes.iter().zip(0..).collect();
+        let mut set = Self { classes: classes.to_vec(), files: Vec::new() };
+        for (class, files) in found {
+            let unknown = || Error::format(folder.join(&class), "is not a class of the training set");
+            let number = *numbers.get(&class).ok_or_else(unknown)?;
+            set.files.extend(files.into_iter().map(|file| (file, number)));
+        }
+        if set.files.is_empty() {
+            return Err(Error::format(folder, "has no images in folders of classes"));
         }
         Ok(set)
     }
 
-    /// Lists the pictures of classes that are known already.
-    ///
-    /// # Errors
-    /// As [`Folder::open`], and [`Error::Format`] if a sub-folder is none of these classes.
-    pub fn open_with(folder: &Path, classes: &[String]) -> Result<Self> {
-        let found = Self::open(folder)?;
-        let number = |name: &String| {
-            let position = classes.iter().position(|c| c == name).and_then(|i| u32::try_from(i).ok());
-            position.ok_or_else(|| Error::format(folder.join(name), "is no class of the training part"))
-        };
-        let numbers = found.classes.iter().map(number).collect::<Result<Vec<u32>>>()?;
-        let files = found.files.into_iter().map(|(file, class)| (file, numbers[class as usize])).collect();
-        Ok(Self { classes: classes.to_vec(), files })
+    /// The same, if it has two classes.
+    pub(super) fn checked(self, folder: &Path) -> Result<Self> {
+        if self.classes.len() < 2 {
+            let reason = "must have at least two sub-folders with images, one for each class";
+            return Err(Error::format(folder, reason));
+        }
+        Ok(self)
     }
 }
 
-/// Formats of pictures that cannot be read, by the endings of their files: what cameras and phones make.
-const UNREADABLE: [&str; 9] = ["heic", "heif", "avif", "jxl", "cr2", "cr3", "nef", "arw", "dng"];
-
-/// Says how many pictures of a folder are passed over for their format.
-fn warn_of_unreadable(folder: &Path, files: &[PathBuf]) {
-    let ending = |path: &PathBuf| path.extension().map(|e| e.to_string_lossy().to_lowercase());
-    let endings: Vec<String> =
-        files.iter().filter_map(ending).filter(|e| UNREADABLE.contains(&e.as_str())).collect();
-    if let Some(first) = endings.first() {
-        let (count, folder) = (endings.len(), folder.display());
-        log::warn!(
-            "{folder}: {count} pictures are passed over, as .{first} cannot be read: convert them to jpeg or png"
-        );
-    }
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// What a folder holds, in alphabetical order, without hidden files.
-pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let list = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
-    let mut paths = Vec::new();
-    for entry in list {
-        let path = entry.map_err(|e| Error::io(folder, e))?.path();
-        if !file_name(&path).starts_with('.') {
-            paths.push(path);
+/// The images of each sub-folder, and notes of what is left out.
+pub(super) fn class_files(folder: &Path, notes: &mut Vec<String>) -> Result<ClassFiles> {
+    let (mut found, mut skipped, mut empty) = (Vec::new(), Listing::default(), Vec::new());
+    for class in walk::folders(folder)? {
+        if walk::leads_back(folder, &class) {
+            notes.push(format!("skipped {}: it is a link to a folder that it is in", class.display()));
+            continue;
+        }
+        let listing = walk::images(&class)?;
+        skipped.count(&listing);
+        if listing.images.is_empty() {
+            empty.push(file_name(&class));
+        } else {
+            found.push((file_name(&class), listing.images));
         }
     }
-    paths.sort();
-    Ok(paths)
+    let beside = walk::images_beside(folder)?;
+    skipped.count(&beside);
+    notes.extend(skipped.note(folder));
+    if !beside.images.is_empty() && !found.is_empty() {
+        let (count, name) = (beside.images.len(), folder.display());
+        notes.push(format!("skipped {count} images in {name} that are in no folder of a class"));
+    }
+    if !empty.is_empty() && !found.is_empty() {
+        let names: Vec<&str> = empty.iter().take(5).map(String::as_str).collect();
+        let more = if empty.len() > 5 { ", ..." } else { "" };
+        let (count, folder) = (empty.len(), folder.display());
+        notes.push(format!("skipped {count} folders in {folder} without images: {}{more}", names.join(", ")));
+    }
+    Ok(found)
 }
 
 impl Dataset for Folder {
@@ -112,5 +137,15 @@ impl Dataset for Folder {
 
     fn name(&self, index: usize) -> String {
         self.files[index].0.display().to_string()
+    }
+
+    fn stored_bytes(&self, index: usize) -> Option<u64> {
+        std::fs::metadata(&self.files[index].0).ok().filter(std::fs::Metadata::is_file).map(|m| m.len())
+    }
+
+    fn stored(&self, index: usize, limit: u64) -> Option<Vec<u8>> {
+        use std::io::Read as _;
+        let (file, _) = open_regular(&self.files[index].0).ok()?;
+        read_up_to(file.take(limit), limit).ok()?.ok()
     }
 }

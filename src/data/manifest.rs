@@ -3,88 +3,146 @@
 use std::path::{Path, PathBuf};
 
 use super::folder::Folder;
-use super::{Label, is_picture, known_classes};
+use super::is_picture;
+use super::labels::{Label, Numbers, known_classes};
+use super::parts::{Part, Parted};
 use crate::error::{Error, Result};
+use crate::untrusted::{printable, read_file};
 
 /// What a column may be called.
-const PATHS: [&str; 6] = ["path", "file", "filename", "file_name", "image", "picture"];
-const LABELS: [&str; 4] = ["label", "class", "category", "target"];
+const PATHS: [&str; 9] =
+    ["path", "file", "filename", "file_name", "image", "picture", "filepath", "file_path", "image_path"];
+const LABELS: [&str; 5] = ["label", "labels", "class", "category", "target"];
 const SPLITS: [&str; 3] = ["split", "set", "part"];
+
+/// Bytes that a list may have.
+const MAX_LIST_BYTES: u64 = 1 << 30;
 
 /// One line.
 struct Row {
     path: PathBuf,
     label: String,
-    held_out: bool,
+    part: Part,
 }
 
-/// The training part, and the rows of the split column's `val`, `valid`, `validation` or `test`, if there are any.
+/// The training, validation and test set that lists name, of those that have rows. The part of a
+/// row is in its split column, if there is one, else it is that of the file.
 ///
-/// A header line names the columns: a path (`path`, `file`, `file_name`, `image`), relative to the manifest's folder, a class (`label`, `class`) and maybe a
-/// part (`split`). Without a header the first two columns are path and class.
-pub(super) fn open(path: &Path) -> Result<(Folder, Option<Folder>)> {
-    let rows = rows(path)?;
-    let classes = known_classes(rows.iter().map(|row| row.label.as_str()));
-    if classes.len() < 2 {
-        return Err(Error::format(path, "must name at least two classes"));
+/// A header line names the columns: a path (`path`, `file`, `file_name`, `image`), relative to the
+/// list's folder, a class (`label`, `class`) and maybe a part (`split`). Without a header the first
+/// two columns are path and class.
+pub(super) fn open(files: &Parted<Vec<PathBuf>>, notes: &mut Vec<String>) -> Result<Parted<Option<Folder>>> {
+    let mut listed = Vec::new();
+    let parts =
+        [(&files.train, Part::Train), (&files.validation, Part::Validation), (&files.test, Part::Test)];
+    for (files, part) in parts {
+        for file in files {
+            rows(file, part, &mut listed, notes)?;
+        }
     }
-    let part = |held_out: bool| {
-        let rows = rows.iter().filter(|row| row.held_out == held_out);
-        let files = rows.map(|row| {
-            let label = Label { text: row.label.clone(), counts: false };
-            let unknown = || Error::format(path, format!("the class `{}` has no number", row.label));
-            Ok((row.path.clone(), label.class(&classes, false).ok_or_else(unknown)?))
-        });
-        Ok(Folder::of(classes.clone(), files.collect::<Result<_>>()?))
-    };
-    let held_out = rows.iter().any(|row| row.held_out).then(|| part(true)).transpose()?;
-    Ok((part(false)?, held_out))
+    let first = parts.iter().find_map(|(files, _)| files.first()).cloned().unwrap_or_default();
+    let classes = known_classes(listed.iter().map(|row| row.label.as_str()));
+    if classes.len() < 2 {
+        return Err(Error::format(first, "must name at least two classes"));
+    }
+    let numbers = Numbers::new(&classes, false);
+    let mut parted = Parted::<Vec<(PathBuf, u32)>>::default();
+    for Row { path, label, part } in listed {
+        let label = Label { text: label, counts: false };
+        let unknown =
+            || Error::format(&first, format!("the class `{}` has no number", printable(&label.text)));
+        let class = numbers.class(&label).ok_or_else(unknown)?;
+        parted.of(part).push((path, class));
+    }
+    let set = |files: Vec<(PathBuf, u32)>| (!files.is_empty()).then(|| Folder::of(classes.clone(), files));
+    let Parted { train, validation, test } = parted;
+    Ok(Parted { train: set(train), validation: set(validation), test: set(test) })
 }
 
-fn rows(path: &Path) -> Result<Vec<Row>> {
+/// Whether a file begins as a list of images with their classes.
+pub(super) fn is_list(path: &Path) -> bool {
+    let columns = || Some(Columns::of(&records(path).ok()?.next()?.ok()?)?.label.is_some());
+    columns().unwrap_or(false)
+}
+
+/// Where what is in a line.
+struct Columns {
+    path: usize,
+    /// None in the list of a test set that nobody may know.
+    label: Option<usize>,
+    split: Option<usize>,
+    header: bool,
+}
+
+impl Columns {
+    fn of(first: &csv::StringRecord) -> Option<Self> {
+        let column =
+            |names: &[&str]| first.iter().position(|cell| names.contains(&cell.to_lowercase().as_str()));
+        let bare = || first.get(0).is_some_and(|cell| is_picture(Path::new(cell)));
+        match column(&PATHS) {
+            Some(path) => Some(Self { path, label: column(&LABELS), split: column(&SPLITS), header: true }),
+            None => bare().then_some(Self { path: 0, label: Some(1), split: None, header: false }),
+        }
+    }
+}
+
+/// The lines of a list.
+fn records(path: &Path) -> Result<csv::StringRecordsIntoIter<std::io::Cursor<Vec<u8>>>> {
     let tabs = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
-    let mut reader = csv::ReaderBuilder::new()
+    let mut bytes = read_file(path, MAX_LIST_BYTES)?;
+    if bytes.starts_with("\u{feff}".as_bytes()) {
+        bytes.drain(..3);
+    }
+    Ok(csv::ReaderBuilder::new()
         .delimiter(if tabs { b'\t' } else { b',' })
         .has_headers(false)
         .trim(csv::Trim::All)
         .flexible(true)
-        .from_path(path)
-        .map_err(|e| damaged(path, &e))?;
-    let records = reader.records().collect::<Result<Vec<_>, _>>().map_err(|e| damaged(path, &e))?;
+        .from_reader(std::io::Cursor::new(bytes))
+        .into_records())
+}
+
+fn rows(path: &Path, part: Part, rows: &mut Vec<Row>, notes: &mut Vec<String>) -> Result<()> {
+    let records = records(path)?.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(path, &e))?;
     let Some(first) = records.first() else {
         return Err(Error::format(path, "is empty: expected lines of path,label"));
     };
-    let column = |names: &[&str]| first.iter().position(|cell| names.contains(&cell.to_lowercase().as_str()));
-    let (columns, skip) = match (column(&PATHS), column(&LABELS)) {
-        (Some(file), Some(label)) => ((file, label, column(&SPLITS)), 1),
-        _ if first.get(0).is_some_and(|cell| is_picture(Path::new(cell))) => ((0, 1, None), 0),
-        _ => {
-            let found: Vec<&str> = first.iter().collect();
-            let reason = format!(
-                "has neither a header with a path and a label column nor pictures in its first column; its first line is {found:?}"
-            );
-            return Err(Error::format(path, reason));
-        }
+    let columns = Columns::of(first).filter(|columns| columns.label.is_some() || part == Part::Test);
+    let Some(columns) = columns else {
+        let found = format!("{:?}", first.iter().collect::<Vec<_>>());
+        let reason = format!(
+            "has neither a header with a path and a label column nor images in its first column; its first line is {}",
+            printable(&found)
+        );
+        return Err(Error::format(path, reason));
     };
     let folder = path.parent().unwrap_or(Path::new(""));
-    let row = |(number, record): (usize, &csv::StringRecord)| {
+    let mut unlabelled = 0;
+    for (number, record) in records.iter().enumerate().skip(usize::from(columns.header)) {
         let cell = |column: usize| record.get(column).filter(|cell| !cell.is_empty());
-        let (Some(file), Some(label)) = (cell(columns.0), cell(columns.1)) else {
-            return Err(Error::format(path, format!("line {} lacks a path or a label", number + 1)));
+        let part = match columns.split.and_then(cell) {
+            None => part,
+            Some(word) => Part::of(word).ok_or_else(|| {
+                let (line, word) = (number + 1, printable(word));
+                let reason = format!("line {line}: the part `{word}` is neither train nor val nor test");
+                Error::format(path, reason)
+            })?,
         };
-        let split = columns.2.and_then(cell).unwrap_or("train").to_lowercase();
-        let held_out = match split.as_str() {
-            "train" | "training" => false,
-            "val" | "valid" | "validation" | "test" => true,
-            other => {
-                let reason =
-                    format!("line {}: the part `{other}` is neither train nor val nor test", number + 1);
-                return Err(Error::format(path, reason));
+        match (cell(columns.path), columns.label.and_then(cell)) {
+            (Some(file), Some(label)) => {
+                rows.push(Row { path: folder.join(file), label: label.into(), part });
             }
-        };
-        Ok(Row { path: folder.join(file), label: label.into(), held_out })
-    };
-    records.iter().enumerate().skip(skip).map(row).collect()
+            (Some(_), None) if part == Part::Test => unlabelled += 1,
+            _ => return Err(Error::format(path, format!("line {} lacks a path or a label", number + 1))),
+        }
+    }
+    if unlabelled > 0 {
+        notes.push(format!(
+            "skipped {unlabelled} rows of {}: the test set has no labels there",
+            path.display()
+        ));
+    }
+    Ok(())
 }
 
 fn damaged(path: &Path, error: &csv::Error) -> Error {

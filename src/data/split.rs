@@ -125,4 +125,12 @@ impl Dataset for Subset {
     fn name(&self, index: usize) -> String {
         self.set.name(self.indices[index])
     }
+
+    fn stored_bytes(&self, index: usize) -> Option<u64> {
+        self.set.stored_bytes(self.indices[index])
+    }
+
+    fn stored(&self, index: usize, limit: u64) -> Option<Vec<u8>> {
+        self.set.stored(self.indices[index], limit)
+    }
 }

@@ -5,19 +5,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use incept::Error;
-use incept::data::{CropTest, Dataset, Loader, LoaderOptions, OpenOptions};
+use incept::data::{
+    self, CropTest, Dataset, Loader, LoaderOptions, OpenOptions, OpenedPart, open_part, with_classes,
+};
 use incept::evaluate::{Assessment, Member, Scores, score};
 use incept::gpu::Gpu;
 use incept::graph::Element;
 use incept::train::Classifier;
+use incept::untrusted::printable;
 use incept::weights::{Checkpoint, Metadata, TrainingState};
 
 use super::Part;
 use crate::cli::Result;
-use crate::cli::data::{LoadArgs, describe};
+use crate::cli::data::{LoadArgs, say};
 use crate::cli::fit::Run;
 use crate::cli::record;
-use crate::cli::report::{Rate, Reporter, note, shown};
+use crate::cli::report::{Rate, Reporter, note, shown, thousands};
 
 /// A checkpoint that is measured.
 #[derive(Debug)]
@@ -52,8 +55,17 @@ pub(crate) fn held_out(
         limit_seed: r.seed,
         ..OpenOptions::default()
     });
-    let opened = describe(&what, &options)?;
-    let set = if part == Part::Train { opened.train } else { opened.held_out };
+    let part = match part {
+        Part::HeldOut => data::Part::Validation,
+        Part::Train => data::Part::Train,
+        Part::Test => data::Part::Test,
+    };
+    let OpenedPart { set, name, notes } = open_part(&what, &options, part)?;
+    // The checkpoint says which classes there are: a part of a data set may lack some.
+    let set = with_classes(set, &first.metadata.classes)?;
+    let (images, classes) = (thousands(set.len() as u64), set.classes().len());
+    note(&format!("data: {name}, {images} images of the {} set, {classes} classes", part.name()));
+    say(&notes);
     for Contestant { path, metadata, .. } in &contestants[1..] {
         let other: Option<Run> = serde_json::from_value(metadata.run.clone()).ok();
         if let Some(other) = other.filter(|other| other.held_out.to_bits() != options.held_out.to_bits()) {
@@ -69,7 +81,9 @@ pub(crate) fn held_out(
     for Contestant { path, metadata, .. } in contestants {
         if set.classes() != metadata.classes {
             let (here, there) = (set.classes().join(", "), metadata.classes.join(", "));
-            let reason = format!("{what} has the classes {here}, and {} knows {there}", shown(path));
+            let (here, there) = (printable(&here), printable(&there));
+            let reason =
+                format!("{} knows the classes {here}, and {} knows {there}", shown(first.path), shown(path));
             return Err(Error::Config(reason));
         }
     }

@@ -1,6 +1,10 @@
 //! CSV manifests, WebDataset and parquet files, and `incept data`.
 
+mod damage;
+mod left_out;
+#[path = "../program/mod.rs"]
 mod program;
+mod splits;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -15,6 +19,58 @@ use program::{fails, run, text};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data")
+}
+
+/// Files that went wrong once.
+fn cases() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases")
+}
+
+/// An image of one colour.
+fn png(value: u8) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image::RgbImage::from_pixel(4, 4, image::Rgb([value, 255 - value, 7]))
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .expect("memory can be written");
+    bytes.into_inner()
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::create_dir_all(path.parent().expect("has a folder")).expect("a folder");
+    std::fs::write(path, bytes).expect("can be written");
+}
+
+fn write_tar(path: &Path, files: &[(String, Vec<u8>)]) {
+    std::fs::create_dir_all(path.parent().expect("has a folder")).expect("a folder");
+    let mut tar = tar::Builder::new(std::fs::File::create(path).expect("can be created"));
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, bytes.as_slice()).expect("can be added");
+    }
+    tar.finish().expect("can be finished");
+}
+
+/// An image of one colour as CIFAR-10's files have it.
+fn cifar_record(label: u8, colour: &[u8; 3]) -> Vec<u8> {
+    let planes = colour.iter().flat_map(|value| [*value; 1024]);
+    std::iter::once(label).chain(planes).collect()
+}
+
+/// Idx files as MNIST has them: magic, extents, bytes.
+fn idx(dims: &[u32], values: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 8, dims.len() as u8];
+    dims.iter().for_each(|d| bytes.extend(d.to_be_bytes()));
+    bytes.extend(values);
+    bytes
+}
+
+/// What a command that succeeds says beside its result.
+fn stderr(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn temporary() -> tempfile::TempDir {
@@ -118,7 +174,7 @@ fn labels_of_webdataset_may_be_text_or_json() {
     std::fs::write(folder.path().join("classes.txt"), "1\n10\n2\n").expect("can be written");
     let samples: [(&str, &str, &[u8]); 6] = [
         ("a", "cls", b"0"),
-        ("a", "txt", b"a cat on a mat"),
+        ("a.caption", "txt", b"a cat on a mat"),
         ("b", "cls", b"1"),
         ("b.mask", "cls", b"1"),
         ("c", "cls", b"2"),

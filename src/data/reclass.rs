@@ -1,0 +1,91 @@
+//! A data set with the classes of a network.
+
+use std::sync::Arc;
+
+use super::{Dataset, Picture};
+use crate::error::{Error, Result};
+use crate::untrusted::printable;
+
+/// A data set whose classes are numbered as those of a network.
+#[derive(Clone, Debug)]
+struct Reclassed {
+    set: Arc<dyn Dataset>,
+    classes: Vec<String>,
+    /// The network's number of each class of the set.
+    numbers: Vec<u32>,
+}
+
+/// The images of a data set with other classes, found by name; some of these may have no images
+/// here. Classes that are only counted (`0` to `9`) are the others by their numbers if there are as
+/// many.
+///
+/// # Errors
+/// [`Error::Config`] if a class that has images is not among `classes`.
+pub fn with_classes(set: Arc<dyn Dataset>, classes: &[String]) -> Result<Arc<dyn Dataset>> {
+    let own = set.classes();
+    if own == classes {
+        return Ok(set);
+    }
+    let counted = |names: &[String]| names.iter().enumerate().all(|(i, name)| *name == i.to_string());
+    if own.len() == classes.len() && (counted(own) || counted(classes)) {
+        let numbers = (0..).take(own.len()).collect();
+        return Ok(Arc::new(Reclassed { set, classes: classes.to_vec(), numbers }));
+    }
+    let mut used = vec![false; own.len()];
+    for index in 0..set.len() {
+        if let Some(used) = used.get_mut(set.label(index) as usize) {
+            *used = true;
+        }
+    }
+    let known: std::collections::HashMap<&String, u32> = classes.iter().zip(0..).collect();
+    let unknown: Vec<&str> = own
+        .iter()
+        .zip(&used)
+        .filter(|(name, used)| **used && !known.contains_key(name))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if !unknown.is_empty() {
+        let list = |names: &mut dyn Iterator<Item = &str>| {
+            printable(&names.take(12).collect::<Vec<_>>().join(", ")).into_owned()
+        };
+        let count = unknown.len();
+        let (unknown, classes) =
+            (list(&mut unknown.into_iter()), list(&mut classes.iter().map(String::as_str)));
+        return Err(Error::Config(format!(
+            "{count} classes of the data set are not known to the checkpoint: {unknown}; it knows {classes}"
+        )));
+    }
+    // A class without images is any.
+    let numbers = own.iter().map(|name| known.get(name).copied().unwrap_or(0)).collect();
+    Ok(Arc::new(Reclassed { set, classes: classes.to_vec(), numbers }))
+}
+
+impl Dataset for Reclassed {
+    fn len(&self) -> usize {
+        self.set.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.numbers[self.set.label(index) as usize]
+    }
+
+    fn picture(&self, index: usize) -> Result<Picture> {
+        self.set.picture(index)
+    }
+
+    fn name(&self, index: usize) -> String {
+        self.set.name(index)
+    }
+
+    fn stored_bytes(&self, index: usize) -> Option<u64> {
+        self.set.stored_bytes(index)
+    }
+
+    fn stored(&self, index: usize, limit: u64) -> Option<Vec<u8>> {
+        self.set.stored(index, limit)
+    }
+}

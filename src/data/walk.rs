@@ -1,0 +1,160 @@
+//! What is in folders: images at any depth, in an order that does not depend on the file system,
+//! and a count of what is left out.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use super::{ImageKind, image_kind};
+use crate::error::{Error, Result};
+
+/// What a folder has below it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Listing {
+    /// Images, those of a folder before those of its folders, each in alphabetical order.
+    pub images: Vec<PathBuf>,
+    /// Images in formats that are not read, by what they are called.
+    pub unreadable: BTreeMap<String, usize>,
+}
+
+impl Listing {
+    fn add(&mut self, file: PathBuf) {
+        match image_kind(&file) {
+            ImageKind::Readable => self.images.push(file),
+            ImageKind::Unreadable(name) => *self.unreadable.entry(name).or_default() += 1,
+            ImageKind::Other => {}
+        }
+    }
+
+    /// Takes over the counts of another.
+    pub fn count(&mut self, other: &Self) {
+        for (name, count) in &other.unreadable {
+            *self.unreadable.entry(name.clone()).or_default() += count;
+        }
+    }
+
+    /// What to say of images that are not read, if there are any.
+    pub fn note(&self, folder: &Path) -> Option<String> {
+        let total: usize = self.unreadable.values().sum();
+        let each: Vec<String> =
+            self.unreadable.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        (total > 0).then(|| {
+            format!(
+                "skipped {total} images in {} whose formats are not read ({}): convert them to JPEG or PNG",
+                folder.display(),
+                each.join(", ")
+            )
+        })
+    }
+}
+
+/// What a folder holds, in alphabetical order, without hidden files.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(listed(folder)?.into_iter().map(|(path, _)| path).collect())
+}
+
+/// The folders in a folder, in alphabetical order, without hidden ones; links to folders are
+/// folders.
+pub(super) fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(listed(folder)?.into_iter().filter(|(_, is_dir)| *is_dir).map(|(path, _)| path).collect())
+}
+
+/// As [`entries`], and whether each is a folder.
+fn listed(folder: &Path) -> Result<Vec<(PathBuf, bool)>> {
+    let list = std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?;
+    let mut paths = Vec::new();
+    for entry in list {
+        let entry = entry.map_err(|e| Error::io(folder, e))?;
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        let path = entry.path();
+        let kind = entry.file_type().map_err(|e| Error::io(&path, e))?;
+        // Only a link must be followed to know what it is: a look at each of a million files would
+        // be slow.
+        let is_dir = kind.is_dir() || (kind.is_symlink() && path.is_dir());
+        paths.push((path, is_dir));
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Whether a folder in another is a link to where it is, or above.
+pub(super) fn leads_back(folder: &Path, inner: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    real(folder).zip(real(inner)).is_none_or(|(here, there)| here.starts_with(there))
+}
+
+/// Calls `visit` with the files of a folder and of the folders below it, until it says that it has
+/// seen enough. Links are followed, but not to where they come from, and each real folder is
+/// entered once: links in a circle end.
+fn visit(root: &Path, mut visit: impl FnMut(PathBuf) -> bool) -> Result<()> {
+    let (mut waiting, mut entered) = (vec![root.to_path_buf()], HashSet::new());
+    let real_root = std::fs::canonicalize(root).map_err(|e| Error::io(root, e))?;
+    while let Some(folder) = waiting.pop() {
+        let Ok(real) = std::fs::canonicalize(&folder) else { continue };
+        let back = real_root != real && real_root.starts_with(&real);
+        if back || !entered.insert(real) {
+            continue;
+        }
+        let (folders, files): (Vec<_>, Vec<_>) =
+            listed(&folder)?.into_iter().partition(|(_, is_dir)| *is_dir);
+        for (file, _) in files {
+            if !visit(file) {
+                return Ok(());
+            }
+        }
+        waiting.extend(folders.into_iter().rev().map(|(path, _)| path));
+    }
+    Ok(())
+}
+
+/// All images in a folder and the folders below it.
+pub(super) fn images(folder: &Path) -> Result<Listing> {
+    let mut found = Listing::default();
+    visit(folder, |file| {
+        found.add(file);
+        true
+    })?;
+    Ok(found)
+}
+
+/// The images in a folder itself, not below it.
+pub(super) fn images_beside(folder: &Path) -> Result<Listing> {
+    let mut found = Listing::default();
+    listed(folder)?.into_iter().filter(|(_, is_dir)| !is_dir).for_each(|(file, _)| found.add(file));
+    Ok(found)
+}
+
+/// Whether a folder has an image at any depth.
+pub(super) fn has_images(folder: &Path) -> Result<bool> {
+    let mut found = false;
+    visit(folder, |file| {
+        found = image_kind(&file) == ImageKind::Readable;
+        !found
+    })?;
+    Ok(found)
+}
+
+/// The images in a folder and the folders below it, in alphabetical order; links are followed,
+/// hidden files left out. With a note of images that cannot be read.
+///
+/// # Errors
+/// [`Error::Io`] if a folder cannot be read.
+pub fn list_images(folder: &Path) -> Result<(Vec<PathBuf>, Option<String>)> {
+    let found = images(folder)?;
+    let note = found.note(folder);
+    let mut images = found.images;
+    images.sort();
+    Ok((images, note))
+}
+
+/// The last part of a path.
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Whether a folder itself has an image.
+pub(super) fn has_images_beside(folder: &Path) -> Result<bool> {
+    let readable = |(file, is_dir): &(PathBuf, bool)| !is_dir && image_kind(file) == ImageKind::Readable;
+    Ok(listed(folder)?.iter().any(readable))
+}

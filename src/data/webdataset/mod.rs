@@ -1,0 +1,233 @@
+//! WebDataset's tar files (github.com/webdataset): consecutive files that share a name up to its
+//! first dot are a sample, an image and its class.
+
+mod archive;
+mod group;
+
+use std::path::{Path, PathBuf};
+
+use archive::{Archive, Place};
+use group::{Groups, Name, Sample};
+
+use super::labels::{Label, Numbers, known_classes, relabel};
+use super::read::names_in;
+use super::{Dataset, Picture, is_picture};
+use crate::error::{Error, Result};
+use crate::untrusted::{open_regular, printable, read_text};
+
+/// Files that say the class, the surest first.
+const LABELS: [&str; 3] = ["cls", "json", "txt"];
+
+/// Longest file of a class that is read: a name or a number, or a line of JSON.
+const LONGEST_LABEL: u64 = 64 << 10;
+
+/// Longest list of classes that is read.
+const LONGEST_CLASSES: u64 = 16 << 20;
+
+/// Images in tar files, read and decoded when they are asked for.
+#[derive(Clone, Debug)]
+pub struct WebDataset {
+    pub(super) classes: Vec<String>,
+    files: Vec<PathBuf>,
+    samples: Vec<Indexed>,
+}
+
+/// Where an image is.
+#[derive(Clone, Debug)]
+struct Indexed {
+    name: String,
+    file: usize,
+    place: Place,
+    class: u32,
+}
+
+impl WebDataset {
+    /// Lists the samples of tar files. The class is in a file `.cls` (a number) or `.txt` (a name),
+    /// or under `label`, `cls` or `class` of a `.json`. Numbers keep their order; a file
+    /// `classes.txt` in one of the tars or beside them names them, one per line.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be read, [`Error::Format`] if it is not a tar, a sample has
+    /// no class or two images.
+    pub fn open(files: &[PathBuf]) -> Result<Self> {
+        let mut notes = Vec::new();
+        let set = Self::read(files, &mut notes)?;
+        notes.iter().for_each(|note| log::warn!("{note}"));
+        set.ok_or_else(|| unlabelled(files.first().cloned().unwrap_or_default()))
+    }
+
+    /// As [`WebDataset::open`]; none if there are samples and none has a class.
+    pub(super) fn read(files: &[PathBuf], notes: &mut Vec<String>) -> Result<Option<Self>> {
+        let (mut samples, mut names, mut labelled) = (Vec::new(), None, false);
+        let mut without = None;
+        for (number, path) in files.iter().enumerate() {
+            let found = shard(path, &mut names, notes)?;
+            for Sample { name, place, label } in found {
+                let sample = Indexed { name, file: number, place, class: 0 };
+                match label {
+                    Some(label) => {
+                        labelled = true;
+                        samples.push((sample, label));
+                    }
+                    None => without = without.or(Some(sample)),
+                }
+            }
+        }
+        match without {
+            Some(Indexed { name, file, .. }) if labelled => {
+                let key = Name::of(&name).map_or(name.as_str(), |name| name.key);
+                let reason = format!(
+                    "the sample `{}` has no class: expected {key}.cls, .txt or .json with `label`",
+                    printable(key)
+                );
+                return Err(Error::format(&files[file], reason));
+            }
+            Some(_) => return Ok(None),
+            None => {}
+        }
+        let names = match names {
+            Some(names) => Some(names),
+            None => beside(files)?,
+        };
+        let named = names.is_some();
+        let classes =
+            names.unwrap_or_else(|| known_classes(samples.iter().map(|(_, label)| label.text.as_str())));
+        Self { classes, files: files.to_vec(), samples: Vec::new() }.with(samples, named).map(Some)
+    }
+
+    fn with(mut self, samples: Vec<(Indexed, Label)>, named: bool) -> Result<Self> {
+        let numbers = Numbers::new(&self.classes, named);
+        for (sample, label) in samples {
+            let class = numbers.class(&label).ok_or_else(|| {
+                let (class, name) = (printable(&label.text), printable(&sample.name));
+                let reason = format!("the class `{class}` of `{name}` is not in classes.txt");
+                Error::format(&self.files[sample.file], reason)
+            })?;
+            self.samples.push(Indexed { class, ..sample });
+        }
+        if self.samples.is_empty() {
+            let file = self.files.first().cloned().unwrap_or_default();
+            return Err(Error::format(file, "has no sample with an image"));
+        }
+        Ok(self)
+    }
+
+    /// The same samples with the numbers of classes that are known already.
+    pub(super) fn with_classes(mut self, classes: &[String]) -> Result<Self> {
+        let source = self.files.first().cloned().unwrap_or_default();
+        relabel(&source, &self.classes, classes, self.samples.iter_mut().map(|s| &mut s.class))?;
+        self.classes = classes.to_vec();
+        Ok(self)
+    }
+}
+
+/// Why samples without classes are of no use.
+pub(super) fn unlabelled(file: PathBuf) -> Error {
+    Error::format(file, "has no sample with a class: expected .cls, .txt or .json with `label` beside images")
+}
+
+/// The names of classes in a file beside the tars, or beside the folder of a part that they are in.
+fn beside(files: &[PathBuf]) -> Result<Option<Vec<String>>> {
+    let folder = files.first().and_then(|file| file.parent());
+    let folders = [folder, folder.and_then(Path::parent)];
+    for folder in folders.into_iter().flatten() {
+        let path = folder.join("classes.txt");
+        if path.is_file() {
+            return Ok(Some(names_in(&read_text(&path)?)));
+        }
+    }
+    Ok(None)
+}
+
+/// The samples of a tar; the names of classes if it has them.
+fn shard(path: &Path, names: &mut Option<Vec<String>>, notes: &mut Vec<String>) -> Result<Vec<Sample>> {
+    let Archive { files, broken_links } = Archive::list(path)?;
+    let (mut file, _) = open_regular(path)?;
+    let mut text = |name: &str, place: Place| {
+        let content = archive::read_from(&mut file, path, place)?;
+        let reason = || format!("`{}` is not UTF-8 text", printable(name));
+        let text = String::from_utf8(content).map_err(|_| Error::format(path, reason()))?;
+        Ok::<String, Error>(text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text))
+    };
+    let mut groups = Groups::default();
+    for (full, place) in &files {
+        let base = full.rsplit('/').next().unwrap_or(full);
+        if base == "classes.txt" && place.bytes <= LONGEST_CLASSES {
+            *names = Some(names_in(&text(full, *place)?));
+            continue;
+        }
+        // Files of macOS that only look like images.
+        if base.starts_with("._") {
+            continue;
+        }
+        let Some(name) = Name::of(full) else { continue };
+        if is_picture(Path::new(full)) {
+            groups.image(&name, full, *place);
+        } else if let Some(rank) = LABELS.iter().position(|l| *l == name.ending)
+            && place.bytes <= LONGEST_LABEL
+            && let Some(label) = label(&name.ending, &text(full, *place)?)
+        {
+            groups.label(&name, rank, label);
+        } else {
+            groups.other(&name);
+        }
+    }
+    let (samples, beside) = groups.samples().map_err(|reason| Error::format(path, printable(&reason)))?;
+    let path = path.display();
+    if beside > 0 {
+        notes.push(format!("skipped {beside} images in {path} that belong to others, as 1.seg.png to 1.jpg"));
+    }
+    if broken_links > 0 {
+        notes.push(format!("skipped {broken_links} links in {path} to files that are not in it"));
+    }
+    Ok(samples)
+}
+
+fn label(extension: &str, content: &str) -> Option<Label> {
+    if extension != "json" {
+        let text = content.trim().to_string();
+        // A `.cls` counts if it can.
+        let counts = extension == "cls" && text.parse::<usize>().is_ok();
+        return Some(Label { text, counts }).filter(|label| !label.text.is_empty());
+    }
+    let json: serde_json::Value = serde_json::from_str(content).ok()?;
+    let value = ["label", "cls", "class"].iter().find_map(|key| json.get(key))?;
+    let name = value.as_str().map(|text| Label { text: text.into(), counts: false });
+    name.or_else(|| value.as_u64().map(|n| Label { text: n.to_string(), counts: true }))
+}
+
+impl Dataset for WebDataset {
+    fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.samples[index].class
+    }
+
+    fn picture(&self, index: usize) -> Result<Picture> {
+        let Indexed { name, file, place, .. } = &self.samples[index];
+        // A file of its own for each read: workers read at the same time.
+        let content = archive::read(&self.files[*file], *place)?;
+        let decoded = Picture::decode_as(&content, Some(Path::new(name)));
+        decoded.map_err(|reason| Error::format(self.name(index), reason))
+    }
+
+    fn name(&self, index: usize) -> String {
+        let Indexed { name, file, .. } = &self.samples[index];
+        format!("{}:{}", self.files[*file].display(), printable(name))
+    }
+
+    fn stored_bytes(&self, index: usize) -> Option<u64> {
+        Some(self.samples[index].place.bytes)
+    }
+
+    fn stored(&self, index: usize, limit: u64) -> Option<Vec<u8>> {
+        let Indexed { file, place, .. } = &self.samples[index];
+        archive::read(&self.files[*file], Place { bytes: place.bytes.min(limit), ..*place }).ok()
+    }
+}

@@ -1,0 +1,194 @@
+//! Nothing is left out in silence: what is not read is counted, and what can be read is.
+
+use std::path::Path;
+
+use incept::data::{Dataset, OpenOptions, WebDataset, open};
+
+use super::{cases, cifar_record, idx, json, png, stderr, temporary, text, write, write_tar};
+
+fn images_in(tar: &Path) -> usize {
+    WebDataset::open(&[tar.to_path_buf()]).expect("can be opened").len()
+}
+
+#[test]
+fn samples_whose_names_have_dots_are_all_read() {
+    let cases = cases();
+    for (name, count) in [("40_cam.tar", 40), ("36_hardlink.tar", 8), ("26_tga.tar", 8)] {
+        let set = WebDataset::open(&[cases.join(name)]).expect("can be opened");
+        assert_eq!(set.len(), count, "{name}");
+        for index in 0..set.len() {
+            set.picture(index).expect("can be decoded");
+        }
+        let folder = temporary();
+        std::fs::copy(cases.join(name), folder.path().join(name)).expect("can be copied");
+        let info = json(&["data", "info", text(folder.path()), "--json"]);
+        let of = |part: &str| info[part]["decoded"].as_u64().expect("a number");
+        assert_eq!(of("train") + of("held_out"), count as u64, "{name}");
+    }
+}
+
+#[test]
+fn a_second_image_under_a_key_is_a_sample_or_an_error() {
+    let folder = temporary();
+    let tar = folder.path().join("a.tar");
+    let files = |names: &[&str]| -> Vec<(String, Vec<u8>)> {
+        let content = |i: usize, name: &str| if name.ends_with("png") { png(i as u8) } else { b"1".to_vec() };
+        names.iter().enumerate().map(|(i, name)| (name.to_string(), content(i, name))).collect()
+    };
+    // Frames of one camera, one after another.
+    write_tar(&tar, &files(&["cam.0001.png", "cam.0001.cls", "cam.0002.png", "cam.0002.cls"]));
+    assert_eq!(images_in(&tar), 2);
+    // A label for both.
+    write_tar(&tar, &files(&["cam.left.png", "cam.right.png", "cam.cls"]));
+    assert_eq!(images_in(&tar), 2);
+    // The same key again, after others.
+    write_tar(&tar, &files(&["a.png", "a.cls", "b.png", "b.cls", "a.png", "a.cls"]));
+    assert_eq!(images_in(&tar), 3);
+    // Sorted by endings.
+    write_tar(&tar, &files(&["a.png", "b.png", "c.png", "a.cls", "b.cls", "c.cls"]));
+    assert_eq!(images_in(&tar), 3);
+    for names in [["a.png", "a.png", "a.cls"], ["a.png", "a.jpg", "a.cls"]] {
+        write_tar(&tar, &files(&names));
+        let error = WebDataset::open(std::slice::from_ref(&tar)).expect_err("two images").to_string();
+        assert!(error.contains("two images") && error.contains("a.tar"), "{error}");
+    }
+    // What is beside an image is said.
+    write_tar(&tar, &files(&["a.png", "a.seg.png", "a.cls", "b.png", "b.cls"]));
+    let data =
+        open(text(&tar), &OpenOptions { held_out: 0.5, ..OpenOptions::default() }).expect("can be opened");
+    assert_eq!(data.train.len() + data.held_out.len(), 2);
+    assert!(data.notes.iter().any(|note| note.contains("1 images")), "{:?}", data.notes);
+}
+
+#[test]
+fn endings_that_look_like_images_are_counted() {
+    let folder = temporary();
+    for class in ["x", "y"] {
+        for i in 0..4 {
+            write(&folder.path().join(class).join(format!("{i}.png")), &png(i));
+        }
+    }
+    for name in ["x/a.jp2", "x/more/b.JP2", "y/c.heic", "y/notes.txt"] {
+        write(&folder.path().join(name), b"anything");
+    }
+    write(&folder.path().join("z/readme.md"), b"no image");
+    write(&folder.path().join("beside.png"), &png(9));
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
+    assert_eq!(data.train.classes(), ["x", "y"]);
+    let said = data.notes.join("\n");
+    for part in ["3 images", "2 jp2", "1 heic", "1 images", "without images: z"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    // The program says each once.
+    let shown = stderr(&["data", "split", text(folder.path()), "--out", text(&folder.path().join("out"))]);
+    assert_eq!(shown.matches("2 jp2").count(), 1, "{shown}");
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_circles_of_links_end() {
+    use std::os::unix::fs::symlink;
+    let folder = temporary();
+    let (root, elsewhere) = (folder.path().join("set"), folder.path().join("elsewhere"));
+    for i in 0..5 {
+        write(&root.join("x").join(format!("{i}.png")), &png(i));
+        write(&elsewhere.join("deep").join(format!("{i}.png")), &png(10 + i));
+    }
+    symlink(&elsewhere, root.join("y")).expect("can be linked");
+    for (target, link) in
+        [(&root, "x/up"), (&root, "all"), (&root.join("x"), "x/self"), (&elsewhere, "y/deep/up")]
+    {
+        symlink(target, root.join(link)).expect("can be linked");
+    }
+    let data = open(text(&root), &OpenOptions::default()).expect("can be opened");
+    assert_eq!(data.train.classes(), ["x", "y"]);
+    assert_eq!(data.train.len() + data.held_out.len(), 10);
+    let (images, _) = incept::data::list_images(&root).expect("can be listed");
+    assert_eq!(images.len(), 10, "{images:?}");
+}
+
+#[test]
+fn cifar_10_has_names_without_a_file_of_names() {
+    let folder = temporary();
+    for i in 1..=5 {
+        write(&folder.path().join(format!("data_batch_{i}.bin")), &cifar_record(1, &[i; 3]));
+    }
+    write(&folder.path().join("test_batch.bin"), &cifar_record(1, &[9; 3]));
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
+    assert_eq!((data.train.len(), data.test.map(|test| test.len())), (5, Some(1)));
+    assert_eq!(data.train.classes()[3], "cat");
+    // What the README names can be measured with the weights that come with the program.
+    let result = json(&["eval", "included", text(folder.path()), "--json", "--tune", "off"]);
+    assert_eq!(result["count"].as_u64(), Some(1), "{result}");
+    write(&folder.path().join("batches.meta.txt"), "\u{feff}a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n".as_bytes());
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
+    assert_eq!(data.train.classes()[0], "a", "a byte order mark is no part of a name");
+}
+
+#[test]
+fn missing_files_of_cifar_and_mnist_are_said() {
+    let folder = temporary();
+    for i in [1, 2, 4] {
+        let records: Vec<u8> = (0..4).flat_map(|k| cifar_record(k % 2, &[10 * i + k; 3])).collect();
+        write(&folder.path().join(format!("data_batch_{i}.bin")), &records);
+    }
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("has a training set");
+    assert_eq!((data.train.len() + data.held_out.len(), data.test.is_none()), (12, true));
+    let said = data.notes.join("\n");
+    assert!(said.contains("data_batch_3.bin, data_batch_5.bin") && said.contains("test_batch.bin"), "{said}");
+
+    let folder = temporary();
+    write(&folder.path().join("train-images-idx3-ubyte"), &idx(&[10, 2, 2], &[7; 40]));
+    write(&folder.path().join("train-labels-idx1-ubyte"), &idx(&[10], &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1]));
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("has a training set");
+    assert_eq!((data.train.len(), data.held_out.len()), (8, 2));
+    assert!(data.notes.join("\n").contains("test set"), "{:?}", data.notes);
+}
+
+#[test]
+fn emnist_stands_upright_and_has_the_names_of_its_characters() {
+    let folder = temporary();
+    let put = |set: &str, labels: &[u8]| {
+        for part in ["train", "test"] {
+            let name = |what: &str| folder.path().join(format!("emnist-{set}-{part}-{what}"));
+            let images: Vec<u8> = (0..labels.len()).flat_map(|_| [1, 2, 3, 4, 5, 6]).collect();
+            write(&name("images-idx3-ubyte"), &idx(&[labels.len() as u32, 3, 2], &images));
+            write(&name("labels-idx1-ubyte"), &idx(&[labels.len() as u32], labels));
+        }
+    };
+    put("letters", &[1, 26, 3]);
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
+    assert_eq!((data.train.len(), data.train.classes().len()), (3, 26));
+    assert_eq!((data.train.label(1), data.train.classes()[25].as_str()), (25, "Z"));
+    let image = data.train.picture(0).expect("in memory");
+    assert_eq!((image.width, image.height, image.pixels), (3, 2, vec![1, 3, 5, 2, 4, 6]));
+    put("balanced", &[0, 36, 46]);
+    write(&folder.path().join("emnist-balanced-mapping.txt"), mapping().as_bytes());
+    let error = open(text(folder.path()), &OpenOptions::default()).expect_err("two sets").to_string();
+    assert!(error.contains("emnist-balanced-train-images") && error.contains("emnist-letters"), "{error}");
+    let one = folder.path().join("emnist-balanced-train-images-idx3-ubyte");
+    let data = open(text(&one), &OpenOptions::default()).expect("one of them");
+    assert_eq!((data.train.classes().len(), data.train.classes()[36].as_str()), (47, "a"));
+}
+
+/// The mapping of EMNIST's balanced set: labels and codes of ASCII.
+fn mapping() -> String {
+    let characters = ('0'..='9').chain('A'..='Z').chain("abdefghnqrt".chars());
+    characters.enumerate().map(|(i, c)| format!("{i} {}\n", c as u32)).collect()
+}
+
+#[test]
+fn images_in_both_parts_are_counted() {
+    let folder = temporary();
+    for (part, values) in [("train", [1, 2, 3, 4]), ("val", [3, 4, 5, 6])] {
+        for (class, values) in [("x", &values[..2]), ("y", &values[2..])] {
+            for value in values {
+                write(&folder.path().join(part).join(class).join(format!("{value}.png")), &png(*value));
+            }
+        }
+    }
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
+    assert_eq!(data.duplicates(), Some(2));
+    let info = json(&["data", "info", text(folder.path()), "--json"]);
+    assert_eq!(info["duplicates"].as_u64(), Some(2), "{info}");
+}
