@@ -610,12 +610,14 @@ mod kills {
 
     /// Does something to the main thread at its n-th call of these, for each of the moments, and sees that the run can still be completed.
     fn at_each(names: &str, what: &str, moments: &[u64], killed: bool) {
+        // A disk that is full stays so.
+        let from = if killed { "" } else { "+" };
         let reference = Reference::new();
         let folder = temporary();
         for (i, n) in moments.iter().enumerate() {
             let place: PathBuf = folder.path().join(format!("runs-{i}"));
             let moment = format!("{names} {what} {n}");
-            let inject = format!("inject={names}:{what}:when={n}");
+            let inject = format!("inject={names}:{what}:when={n}{from}");
             let options = [
                 "-e".to_string(),
                 format!("trace={names}"),
@@ -657,7 +659,6 @@ mod kills {
         }
         let last = calls("write");
         let count = if is_long() { last } else { 3 };
-        // Once full, a disk stays so.
         at_each("write", "error=ENOSPC", &some(last, count), false);
     }
 }
