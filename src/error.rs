@@ -142,6 +142,42 @@ pub enum Error {
         /// The last one with its error.
         last: String,
     },
+    /// Another process writes this run or file.
+    #[error("{path}: {owner} is writing this: wait until it ends, or stop it")]
+    Locked {
+        /// The lock's file.
+        path: PathBuf,
+        /// The process that has it.
+        owner: String,
+    },
+    /// A checkpoint whose weights training has spoiled.
+    #[error("{path}: `{tensor}` has NaN or infinite values: training diverged{advice}")]
+    NonFinite {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The first tensor with such values.
+        tensor: String,
+        /// What to do: from `; ` on, or nothing.
+        advice: String,
+    },
+    /// Training has spoiled the weights.
+    #[error(
+        "`{tensor}` has NaN or infinite values after {epochs} epochs: training diverged; use a smaller --rate, or --clip-norm 1"
+    )]
+    Spoiled {
+        /// The first tensor with such values.
+        tensor: String,
+        /// Epochs done.
+        epochs: u64,
+    },
+    /// Training ended before its end.
+    #[error("{source}\n{advice}")]
+    Ended {
+        /// What ended it.
+        source: Box<Error>,
+        /// What is left of it and how to go on.
+        advice: String,
+    },
     /// The caller asked for the work to stop.
     #[error("interrupted")]
     Interrupted,

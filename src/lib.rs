@@ -44,6 +44,7 @@ pub mod kernel;
 pub mod look;
 pub mod nn;
 pub mod ops;
+pub mod output;
 pub mod plan;
 pub mod reference;
 #[cfg(not(target_arch = "wasm32"))]

@@ -283,7 +283,7 @@ fn judged_late(run: &RunFolder, runs: &Path) {
     assert!(!said.contains("held out"), "{said}");
 }
 
-/// What is no number is not right, and such a run ends; it does not keep the others from being listed.
+/// NaN is not right, and such a run ends; it does not keep the others from being listed.
 #[test]
 fn a_run_that_diverges_says_so() {
     let folder = temporary();
@@ -299,9 +299,12 @@ fn a_run_that_diverges_says_so() {
         assert!(accuracy < 0.5 && epoch.heads[0].accuracy < 0.5, "{epoch:?}");
     }
     let listed = json(&["runs", "--json"], folder.path());
-    assert_eq!(listed[0]["epochs"], epochs.len());
-    let errors = fails(&["export", text(&run.last()), "--out", "net.onnx"], folder.path());
-    assert!(errors.contains("no numbers"), "{errors}");
+    assert_eq!((&listed[0]["epochs"], &listed[0]["ended"]), (&epochs.len().into(), &"failed".into()));
+    assert!(listed[0]["message"].as_str().is_some_and(|m| m.contains("diverged")), "{listed:?}");
+    // Nothing that is not finite was saved.
+    assert!(!run.last().exists() && !run.best().exists());
+    let errors = fails(&["train", "--resume", text(run.path())], folder.path());
+    assert!(errors.contains("no checkpoint yet") && errors.contains("config.toml"), "{errors}");
 }
 
 /// Every preset trains, with the rule and the schedule that it names, and every rule and schedule does.

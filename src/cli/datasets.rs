@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, Subcommand};
 use incept::Error;
 use incept::data::{Dataset, OpenOptions, OpenedData, Picture, open};
+use incept::output::check_folder;
 use incept::untrusted::printable;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -15,7 +16,7 @@ use serde::Serialize;
 
 use super::data::{FORMATS, ImageArgs, duplicate_note, say};
 use super::fetch::Fetch;
-use super::fit::interruptible;
+use super::interrupt::interruptible;
 use super::plot::{self, Area, Drawn, Figure, INK, Unit, class_label};
 use super::report::{Rate, Reporter, shown, thousands};
 use super::tiles::shortened;
@@ -289,12 +290,13 @@ struct SplitResult<'a> {
 impl Split {
     fn run(&self, reporter: &Reporter) -> Result {
         let stop = interruptible()?;
-        let data = self.part.open(&self.data)?;
-        say(&data.notes);
-        if self.out.exists() {
+        if self.out.symlink_metadata().is_ok() {
             return Err(Error::format(&self.out, "exists already; name a new folder with --out"));
         }
         let parent = self.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        check_folder(parent)?;
+        let data = self.part.open(&self.data)?;
+        say(&data.notes);
         std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
         let making = tempfile::Builder::new().prefix(".incept-split").tempdir_in(parent);
         let making = making.map_err(|e| Error::io(parent, e))?;

@@ -4,15 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use incept::Error;
 use incept::data::{Dataset, OpenOptions};
 use incept::nn::{GoogLeNet, Initialization};
+use incept::output::check_file;
 use incept::train::{Optimizer, Schedule, Trainer};
 use serde::Serialize;
 
 use super::config::Config;
 use super::dashboard::View;
 use super::data::{LoadArgs, describe};
-use super::fit::{History, Policy, Run, Setup, interruptible};
+use super::fit::{History, Policy, Run, Setup};
+use super::interrupt::interruptible;
 use super::options::{DeviceArgs, PixelArgs};
 use super::plot::check_png;
 use super::report::{Rate, Reporter, duration, shown};
@@ -61,6 +64,7 @@ impl Demo {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let device = &self.device;
         check_png(&self.out)?;
+        check_file(&self.checkpoint)?;
         let total = Rate::new();
         let data = describe("digits", &OpenOptions::default())?;
         let network = GoogLeNet::paper()
@@ -102,7 +106,10 @@ impl Demo {
             return Ok(Outcome::Interrupted);
         }
         let last = history.epochs.last().and_then(|e| e.held_out_accuracy).unwrap_or(0.0);
-        self.draw(&setup, &trainer, &history, last)?;
+        self.draw(&setup, &trainer, &history, last).map_err(|error| Error::Ended {
+            source: Box::new(error),
+            advice: format!("the trained network is saved: {}", shown(&self.checkpoint)),
+        })?;
         reporter.line(&format!(
             "{:.1}% of {} pictures that it has not seen are right, after {}; see {}",
             100.0 * last,

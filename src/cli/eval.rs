@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::data::{CropTest, Dataset, at_most};
 use incept::evaluate::{Assessment, MeanMetrics, Mistake, ReliabilityBin};
+use incept::output::check_file;
 use incept::train::{Evaluation, InferenceGraph};
 use serde::Serialize;
 
@@ -19,10 +20,11 @@ pub(crate) use measure::{Contestant, Job, Measured, held_out};
 pub(crate) use reliability_plot::ReliabilityFigure;
 
 use super::data::{FORMATS, LoadArgs};
+use super::early_exit::Calibrated;
 use super::options::{DeviceArgs, PrecisionArgs};
 use super::plot::{INK, SOFT, VERMILION, check, class_label, save};
 use super::raster::thumbnail;
-use super::record::is_checkpoint;
+use super::record::{is_checkpoint, is_included};
 use super::report::{Reporter, shown};
 use super::sweep::Subject;
 use super::tiles::{Tile, Tiles, shortened};
@@ -210,7 +212,11 @@ impl Eval {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let device = &self.device;
         self.load.set_limit()?;
-        self.plots().iter().try_for_each(|path| check(path))?;
+        if self.early_exit {
+            self.plots().iter().try_for_each(|path| check(path))?;
+            let first = self.inputs.first().filter(|path| !is_included(path));
+            first.map_or(Ok(()), |path| check_file(&Calibrated::path(path)))?;
+        }
         let drawn = [&self.confusion, &self.reliability, &self.mistakes];
         drawn.into_iter().flatten().try_for_each(|path| check(path))?;
         let (checkpoints, data) = self.inputs()?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use incept::Error;
 use incept::nn::Variant;
+use incept::output::check_file;
 use incept::weights::{OnnxOptions, write_atomically};
 use serde::Serialize;
 
@@ -58,6 +59,7 @@ struct ExportResult {
 
 impl Export {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        check_file(&self.out)?;
         let checkpoint = record::load(&self.checkpoint)?;
         let ending = self.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
         let mut outputs = Vec::new();

@@ -13,7 +13,7 @@ use incept::weights::write_atomically;
 use md5::{Digest, Md5};
 use serde::Serialize;
 
-use super::fit::interruptible;
+use super::interrupt::interruptible;
 use super::report::{Rate, Reporter, note, shown};
 use super::{Outcome, Result};
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::nn::{GoogLeNet, Topology, TopologyNode};
+use incept::output::check_file;
 use incept::weights::write_atomically;
 use serde::Serialize;
 
@@ -70,6 +71,7 @@ impl Graph {
             Some(path) => record::load(path)?.metadata.network,
             None => self.network.network(self.classes, 224)?,
         };
+        self.out.as_deref().filter(|out| *out != Path::new("-")).map_or(Ok(()), check_file)?;
         let topology = Topology::of(&network.build(1)?);
         let out = self.out.as_ref().filter(|out| *out != Path::new("-"));
         let text = match self.format(out.map(PathBuf::as_path))? {

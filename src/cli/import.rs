@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::nn::{GoogLeNet, Variant};
+use incept::output::check_file;
 use incept::untrusted::read_text;
 use incept::weights::{Checkpoint, Foreign, Format, ImportOptions, Pixels};
 use serde::Serialize;
@@ -91,6 +92,7 @@ struct ImportResult<'a> {
 
 impl Import {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        check_file(&self.out)?;
         let file = Foreign::read(&self.file)?;
         let options = ImportOptions {
             input: self.input,

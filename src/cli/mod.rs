@@ -21,8 +21,11 @@ mod graph;
 mod health;
 mod import;
 mod inspect;
+mod interrupt;
+mod judge;
 mod look;
 mod options;
+mod place;
 mod plot;
 mod preview;
 mod profile;
@@ -31,6 +34,7 @@ mod record;
 mod report;
 mod run_report;
 mod runs;
+mod session;
 mod sheet;
 mod shell;
 mod summary;
@@ -54,7 +58,7 @@ enum Outcome {
     Done,
     /// It ran to its end and what it found is not as it should be.
     Failed,
-    /// Ctrl-C ended it in good order.
+    /// Ctrl-C or a signal ended it in good order.
     Interrupted,
 }
 
@@ -63,8 +67,7 @@ impl Outcome {
         ExitCode::from(match self {
             Self::Done => 0,
             Self::Failed => 1,
-            // As shells report a program that SIGINT ended.
-            Self::Interrupted => 130,
+            Self::Interrupted => interrupt::code(),
         })
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{LazyLock, Once};
 use ab_glyph::{Font, FontRef};
 use image::RgbImage;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use incept::output::check_file;
 use incept::weights::write_atomically;
 use incept::{Error, Result};
 use plotters::coord::Shift;
@@ -122,13 +123,13 @@ pub(crate) fn class_label(name: &str, class: usize) -> String {
 
 /// Refuses a file that [`save`] could not write, before the work that makes its content.
 pub(crate) fn check(path: &Path) -> Result<()> {
-    kind(path).map(|_| ())
+    kind(path).and_then(|_| check_file(path))
 }
 
-/// Refuses a file that is not called a PNG, before the work that makes its content.
+/// Refuses a file that cannot be written or is not called a PNG, before the work that makes its content.
 pub(crate) fn check_png(path: &Path) -> Result<()> {
     match kind(path) {
-        Ok(Kind::Png) => Ok(()),
+        Ok(Kind::Png) => check_file(path),
         _ => Err(Error::format(path, "the sheet's file must end in .png")),
     }
 }

@@ -8,6 +8,7 @@ use incept::Error;
 use incept::gpu::{AdapterSummary, Bound, Clock, DispatchTime, Gpu, Roofline};
 use incept::kernel::{AdapterClass, Profile as DeviceProfile};
 use incept::nn::GoogLeNet;
+use incept::output::check_file;
 use incept::plan::{NodeCost, Plan, PlanOptions};
 use incept::train::{Classifier, InferenceGraph, Trainer, TrainingGraph};
 use incept::weights::write_atomically;
@@ -133,6 +134,7 @@ impl Profile {
         if self.static_ {
             return self.count(&network, reporter);
         }
+        self.trace.as_deref().map_or(Ok(()), check_file)?;
         let gpu = device.open()?;
         let roofline = gpu.block_on(gpu.roofline())?;
         let precision = self.work.precision.training(&gpu);

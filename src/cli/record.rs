@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use incept::gpu::AdapterSummary;
+use incept::output::is_special;
 use incept::runs::{
     EpochRecord, EventWriter, HeadRecord, HeldOutRecord, LogWriter, Machine, PartRecord, Record, RunFolder,
-    StepRecord, StopReason,
+    StepRecord, StopReason, read_log_leniently,
 };
 use incept::train::{Evaluation, StepMetrics};
-use incept::weights::{Checkpoint, Progress, TrainingState};
+use incept::weights::{Checkpoint, Progress};
 use incept::{Error, Result};
 
 use super::fit::EpochRecord as Epoch;
@@ -32,17 +33,57 @@ pub(crate) struct Recorder {
     keep: usize,
     /// The best held-out accuracy and the epoch that had it.
     best: Option<(f64, u64)>,
-    /// The last epoch, if the look at the held-out pictures behind it was interrupted.
+    /// The last epoch, if its validation was interrupted.
     unjudged: Option<EpochRecord>,
     /// The beginning of the epoch that the run goes on in.
     part: Option<PartRecord>,
 }
 
+/// What is saved with a record of the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Save<'a> {
+    pub checkpoint: &'a Checkpoint,
+    /// The newest checkpoint's file.
+    pub out: &'a Path,
+}
+
 /// The last epoch of a run that has done `steps` steps, if it ended with them and the held-out pictures were not looked at.
 pub(crate) fn unjudged(folder: &RunFolder, steps: u64) -> Result<Option<EpochRecord>> {
-    let log = folder.log()?;
+    let log = readable(folder)?;
     let last = log.into_iter().rev().find_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None });
     Ok(last.filter(|epoch| epoch.step == steps && epoch.held_out.is_none()))
+}
+
+/// What can be read of a run's log.
+pub(crate) fn readable(folder: &RunFolder) -> Result<Vec<Record>> {
+    let path = folder.log_path();
+    if path.exists() { Ok(read_log_leniently(&path)?.0) } else { Ok(Vec::new()) }
+}
+
+/// The best epoch of a log: its validation accuracy, its number, and the steps done after it.
+fn best_in(log: &[Record]) -> Option<(f64, u64, u64)> {
+    log.iter().rev().find_map(|record| match record {
+        Record::Epoch(EpochRecord { epoch, step, held_out: Some(held_out), best: true, .. }) => {
+            Some((held_out.accuracy, *epoch, *step))
+        }
+        _ => None,
+    })
+}
+
+/// The epochs without a better accuracy with which a run ended that has done `epochs` epochs, if they are as many as `patience`.
+pub(crate) fn waited(
+    folder: &RunFolder,
+    epochs: u64,
+    patience: Option<u64>,
+) -> Result<Option<(u64, f64, u64)>> {
+    let log = readable(folder)?;
+    let last = log.iter().rev().find_map(Record::epoch);
+    let judged = last.is_some_and(|last| last.epoch + 1 == epochs && last.held_out.is_some());
+    let best = best_in(&log).filter(|_| judged);
+    Ok(best.zip(patience).and_then(|((accuracy, at, _), patience)| {
+        let since = epochs.saturating_sub(at + 1);
+        (since >= patience).then_some((since, accuracy, at))
+    }))
 }
 
 /// Seconds since 1970.
@@ -72,25 +113,21 @@ impl Recorder {
         tensorboard: Option<&Path>,
     ) -> Result<Self> {
         let steps = progress.step;
-        let best_of = |log: &[Record]| {
-            log.iter().rev().find_map(|record| match record {
-                Record::Epoch(EpochRecord { epoch, held_out: Some(held_out), best: true, .. }) => {
-                    Some((held_out.accuracy, *epoch))
-                }
-                _ => None,
-            })
-        };
-        let before = if folder.log_path().is_file() { best_of(&folder.log()?) } else { None };
+        let before = best_in(&readable(&folder)?);
+        // A note of a save that this run goes back behind.
+        folder.end_save();
         let log = LogWriter::open(&folder.log_path(), steps)?;
         let records = folder.log()?;
         let part =
             records.iter().rev().find_map(|r| if let Record::Part(p) = r { Some(p.clone()) } else { None });
-        let best = best_of(&records);
+        let best = best_in(&records);
         for file in folder.set_aside(progress.epoch, before != best)? {
             note(&format!("note: of epochs that this run goes back behind: {}", shown(&file)));
         }
         // Where the weights of what was best are gone, the next epoch is the best one.
-        let best = best.filter(|_| folder.best().is_file());
+        let there = Checkpoint::progress_of(&folder.best()).ok().map(|progress| progress.step);
+        let best =
+            best.filter(|(_, _, step)| there == Some(*step)).map(|(accuracy, epoch, _)| (accuracy, epoch));
         let events = match tensorboard {
             Some(parent) => Some(EventWriter::create(&parent.join(folder.title()), now())?),
             None => None,
@@ -141,9 +178,14 @@ impl Recorder {
         self.log.write(&Record::Step(record))
     }
 
-    /// An epoch that is done after `step` steps. Returns whether none before was better on the held-out pictures.
-    pub(crate) fn epoch(&mut self, epoch: &Epoch, step: u64) -> Result<bool> {
-        self.note(EpochRecord {
+    /// Whether no epoch before was as good on the validation set.
+    pub(crate) fn is_best(&self, held_out: &Evaluation) -> bool {
+        self.best.is_none_or(|(best, _)| held_out.accuracy() > best)
+    }
+
+    /// An epoch that is done after `step` steps, and what is saved with it.
+    pub(crate) fn epoch(&mut self, epoch: &Epoch, step: u64, save: Option<Save<'_>>) -> Result<()> {
+        let record = EpochRecord {
             epoch: epoch.summary.epoch,
             step,
             rate: epoch.rate,
@@ -151,58 +193,59 @@ impl Recorder {
             heads: epoch.summary.heads.iter().map(HeadRecord::of_epoch).collect(),
             held_out: epoch.held_out.as_ref().map(HeldOutRecord::from),
             held_out_aux: epoch.held_out_aux.clone(),
-            best: false,
+            best: epoch.best,
             images_per_s: epoch.images_per_s,
             seconds: epoch.seconds,
             device_busy: epoch.device_busy,
             memory_bytes: self.memory_bytes,
             time: now() as u64,
-        })
+        };
+        self.note(record, save)
     }
 
-    /// Adds what the epoch had measured before the run was left and went on.
-    pub(crate) fn complete(&mut self, epoch: &mut Epoch) {
-        if epoch.summary.count == 0 {
-            return;
-        }
-        if let Some(part) = self.part.take().filter(|part| part.epoch == epoch.summary.epoch) {
-            part.join(&mut epoch.summary);
-            epoch.seconds += part.seconds;
-        }
+    /// What an epoch had measured when the run was left in it, if it was.
+    pub(crate) fn begun(&mut self, epoch: u64) -> Option<PartRecord> {
+        self.part.take().filter(|part| part.epoch == epoch)
     }
 
-    /// An epoch that is left before its end, after `step` steps.
-    pub(crate) fn leave(&mut self, epoch: &Epoch, step: u64) -> Result<()> {
-        // Without a step, what the log has of this epoch still holds.
-        if epoch.summary.count == 0 {
-            return Ok(());
-        }
-        self.log.write(&Record::Part(PartRecord {
+    /// An epoch that is left before its end, after `step` steps, and what is saved with it.
+    pub(crate) fn leave(&mut self, epoch: &Epoch, step: u64, save: Option<Save<'_>>) -> Result<()> {
+        let record = Record::Part(PartRecord {
             epoch: epoch.summary.epoch,
             step,
             count: epoch.summary.count,
             loss: epoch.summary.loss,
             heads: epoch.summary.heads.iter().map(HeadRecord::of_epoch).collect(),
             seconds: epoch.seconds,
-        }))
+        });
+        self.commit(&record, save, false)
     }
 
-    /// The number of the last epoch, if the look at the held-out pictures behind it was interrupted.
+    /// The number of the last epoch, if its validation was interrupted.
     pub(crate) fn unjudged(&self) -> Option<u64> {
         self.unjudged.as_ref().map(|epoch| epoch.epoch)
     }
 
-    /// What the held-out pictures say of that epoch after all; returns what [`Recorder::epoch`] does.
-    pub(crate) fn judge(&mut self, held_out: &Evaluation, aux: Vec<HeadRecord>) -> Result<bool> {
-        let Some(epoch) = self.unjudged.take() else { return Ok(false) };
-        self.note(EpochRecord { held_out: Some(held_out.into()), held_out_aux: aux, ..epoch })
+    /// What the validation set says of that epoch after all, and what is saved with it.
+    pub(crate) fn judge(
+        &mut self,
+        held_out: &Evaluation,
+        aux: Vec<HeadRecord>,
+        save: Option<Save<'_>>,
+    ) -> Result<()> {
+        let Some(epoch) = self.unjudged.take() else { return Ok(()) };
+        let best = self.is_best(held_out);
+        self.note(EpochRecord { held_out: Some(held_out.into()), held_out_aux: aux, best, ..epoch }, save)
     }
 
-    /// Writes down an epoch, and whether it is the best so far.
-    fn note(&mut self, mut epoch: EpochRecord) -> Result<bool> {
+    /// Saves and writes down an epoch.
+    fn note(&mut self, epoch: EpochRecord, save: Option<Save<'_>>) -> Result<()> {
+        let best = epoch.best;
+        let record = Record::Epoch(epoch);
+        self.commit(&record, save, best)?;
+        let Record::Epoch(epoch) = record else { return Ok(()) };
         if let Some(held_out) = &epoch.held_out {
-            epoch.best = self.best.is_none_or(|(best, _)| held_out.accuracy > best);
-            if epoch.best {
+            if best {
                 self.best = Some((held_out.accuracy, epoch.epoch));
             }
             let mut scalars = vec![
@@ -215,14 +258,41 @@ impl Recorder {
             }
             self.scalars(epoch.step, &scalars)?;
         }
-        let best = epoch.best;
-        self.log.write(&Record::Epoch(epoch))?;
-        Ok(best)
+        Ok(())
     }
 
-    /// Writes a checkpoint after `epochs` epochs where the policy wants it.
-    pub(crate) fn save(&self, checkpoint: &Checkpoint, out: &Path, best: bool) -> Result<()> {
-        checkpoint.save(out)?;
+    /// Saves what is to be saved and then writes down what that is: the log promises no file that is not there. What is cut off in between,
+    /// [`RunFolder::mend`] completes.
+    fn commit(&mut self, record: &Record, save: Option<Save<'_>>, best: bool) -> Result<()> {
+        let Some(save) = save else { return self.log.write_through(record) };
+        self.folder.begin_save(record)?;
+        let elsewhere = self.save(&save, best)?;
+        self.log.write_through(record)?;
+        self.folder.end_save();
+        elsewhere.map_or(Ok(()), Err)
+    }
+
+    /// Saves a checkpoint of which the log has a record already.
+    pub(crate) fn save_only(&self, save: &Save<'_>) -> Result<()> {
+        self.save(save, false)?.map_or(Ok(()), Err)
+    }
+
+    /// Writes a checkpoint to where the policy wants it. What could not be written elsewhere is in the folder all the same: the error is returned
+    /// as a value then.
+    fn save(&self, Save { checkpoint, out }: &Save<'_>, best: bool) -> Result<Option<Error>> {
+        let last = self.folder.last();
+        let mut elsewhere = None;
+        if *out == last {
+            checkpoint.save(out)?;
+        } else {
+            elsewhere = checkpoint.save(out).err();
+            if elsewhere.is_some() || is_special(out) {
+                checkpoint.save(&last)?;
+            } else if last.is_file() && self.folder.manifest().is_ok_and(|m| m.checkpoint.is_some()) {
+                // A copy that an earlier start saved here for want of the other place.
+                std::fs::remove_file(&last).map_err(|e| Error::io(&last, e))?;
+            }
+        }
         if best {
             checkpoint.save(&self.folder.best())?;
         }
@@ -231,12 +301,20 @@ impl Recorder {
             checkpoint.save(&self.folder.kept(progress.epoch))?;
             self.folder.prune(self.keep)?;
         }
-        Ok(())
+        Ok(elsewhere)
     }
 
     /// The run ends here.
     pub(crate) fn end(&mut self, reason: StopReason, epochs: u64) -> Result<()> {
-        self.log.write(&Record::End { reason, epochs, seconds: self.started.elapsed().as_secs_f64() })
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.log.write(&Record::End { reason, epochs, seconds, message: None })
+    }
+
+    /// The run ends here because something failed: the log says what, if it can still be written.
+    pub(crate) fn fail(&mut self, error: &Error, epochs: u64) {
+        let (reason, message) = (StopReason::Failed, Some(error.to_string()));
+        let seconds = self.started.elapsed().as_secs_f64();
+        let _ = self.log.write(&Record::End { reason, epochs, seconds, message });
     }
 
     fn scalars(&mut self, step: u64, values: &[(String, f64)]) -> Result<()> {
@@ -265,7 +343,19 @@ pub(crate) fn checkpoint_of(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());
     }
-    Ok(RunFolder::open(path)?.newest())
+    let run = RunFolder::open(path)?;
+    let newest = run.newest();
+    if newest.exists() {
+        return Ok(newest);
+    }
+    let advice = match (last_good(&run), run.config_path()) {
+        (Some(file), _) => format!("{} is gone; go on from {}", shown(&newest), shown(&file)),
+        (None, config) => format!(
+            "has no checkpoint yet, as it ended before an epoch was saved: start again with `incept train --config {}`",
+            shown(&config)
+        ),
+    };
+    Err(Error::format(path, advice))
 }
 
 /// The checkpoint that a person wants to use by a path: a file; or of a run's folder the best one, the newest if none was measured.
@@ -289,15 +379,27 @@ pub(crate) fn is_included(path: &Path) -> bool {
 pub(crate) fn load(path: &Path) -> Result<Checkpoint> {
     let checkpoint =
         if is_included(path) { Checkpoint::included() } else { Checkpoint::load(&best_of(path)?) }?;
-    let TrainingState { parameters, state, average, .. } = &checkpoint.state;
-    let mut tensors = parameters.iter().chain(state).chain(average.iter().flatten());
-    if let Some((name, _)) = tensors.find(|(_, tensor)| tensor.data.iter().any(|v| !v.is_finite())) {
-        let reason = format!(
-            "`{name}` has values that are no numbers: training diverged; train again with a smaller --rate, or --clip-norm 1"
-        );
-        return Err(Error::format(path, reason));
-    }
+    require_finite(path, &checkpoint)?;
     Ok(checkpoint)
+}
+
+/// Refuses weights that training has spoiled, naming the last good ones of the run.
+pub(crate) fn require_finite(path: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    let Some(tensor) = checkpoint.state.non_finite() else { return Ok(()) };
+    let folder = if path.is_dir() { Some(path) } else { path.parent() };
+    let run = folder.and_then(|folder| RunFolder::open(folder).ok());
+    let good = run.and_then(|run| last_good(&run));
+    let advice = good.map_or_else(
+        || "; train again with a smaller --rate, or --clip-norm 1".to_string(),
+        |good| format!("; the last good checkpoint is {}", shown(&good)),
+    );
+    Err(Error::NonFinite { path: path.to_path_buf(), tensor, advice })
+}
+
+/// The checkpoint of a run with most steps whose weights are finite.
+pub(crate) fn last_good(run: &RunFolder) -> Option<PathBuf> {
+    let is_good = |file: &PathBuf| Checkpoint::load(file).is_ok_and(|c| c.state.non_finite().is_none());
+    run.checkpoints().into_iter().find(is_good)
 }
 
 /// Whether a path is a checkpoint and nothing else that a command may be given: by its name, a run's folder, or what comes with the program.

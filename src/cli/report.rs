@@ -204,7 +204,7 @@ impl Rate {
         if self.done == 0 {
             return "?".into();
         }
-        duration(Duration::from_secs_f64(units as f64 / self.per_second().max(1e-9)))
+        seconds(units as f64 / self.per_second().max(1e-9))
     }
 }
 
@@ -216,6 +216,13 @@ pub(crate) fn duration(time: Duration) -> String {
         60..3600 => format!("{}:{:02} min", seconds / 60, seconds % 60),
         _ => format!("{}:{:02} h", seconds / 3600, seconds / 60 % 60),
     }
+}
+
+/// Seconds from a file for people: a dash for what is no duration.
+pub(crate) fn seconds(count: f64) -> String {
+    // Longer than any training, and what the log of a damaged run may say.
+    const MOST: f64 = 1e9;
+    if (0.0..=MOST).contains(&count) { duration(Duration::from_secs_f64(count)) } else { "-".into() }
 }
 
 /// Bytes for people.
@@ -274,6 +281,10 @@ mod tests {
         assert_eq!(thousands(6_998_552), "6,998,552");
         assert_eq!(thousands(999), "999");
         assert_eq!(duration(Duration::from_secs(187)), "3:07 min");
+        assert_eq!(
+            [187.0, -1.0, f64::NAN, f64::INFINITY, 1e300].map(seconds),
+            ["3:07 min", "-", "-", "-", "-"]
+        );
         assert_eq!(bytes(5 << 29), "2.50 GiB");
         assert_eq!(share_bar(0.5, 4), "██  ");
         assert_eq!(share_bar(1.0, 4), "████");

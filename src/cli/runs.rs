@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use incept::Error;
-use incept::runs::{EpochRecord, Manifest, Record, RunFolder, StopReason};
+use incept::runs::{EpochRecord, Lock, Manifest, Record, RunFolder, StopReason, read_log_leniently};
+use incept::untrusted::printable;
 use serde::Serialize;
 
-use super::report::{Reporter, duration, note};
+use super::report::{Reporter, note, seconds};
 use super::{Outcome, Result};
 
 /// List the runs that were trained, or compare two of them.
@@ -49,6 +50,12 @@ struct Summary {
     epochs: u64,
     /// Why it ended; none while it is running or after a crash.
     ended: Option<StopReason>,
+    /// What failed, if something did.
+    message: Option<String>,
+    /// The process that trains it now.
+    process: Option<u32>,
+    /// Files or lines of its folder that cannot be read.
+    damaged: Vec<String>,
     best_accuracy: Option<f64>,
     best_epoch: Option<u64>,
     final_accuracy: Option<f64>,
@@ -61,36 +68,42 @@ struct Summary {
 }
 
 impl Summary {
-    fn of(run: &RunFolder) -> incept::Result<Self> {
-        let manifest: Manifest = run.manifest()?;
-        let log = run.log()?;
-        let epochs: Vec<&EpochRecord> = log
-            .iter()
-            .filter_map(|r| if let Record::Epoch(epoch) = r { Some(epoch) } else { None })
-            .collect();
+    /// What can be read of a run.
+    fn of(run: &RunFolder) -> Self {
+        let mut damaged = Vec::new();
+        let manifest: Option<Manifest> = run.manifest().map_err(|e| damaged.push(e.to_string())).ok();
+        let path = run.log_path();
+        let read = if path.exists() { read_log_leniently(&path) } else { Ok(Default::default()) };
+        let (log, lines) = read.map_err(|e| damaged.push(e.to_string())).unwrap_or_default();
+        damaged.extend(lines.iter().map(|line| Error::format(&path, line.as_str()).to_string()));
+        let epochs: Vec<&EpochRecord> = log.iter().filter_map(Record::epoch).collect();
         let last = epochs.last();
         let best = epochs.iter().rfind(|e| e.best);
         let accuracy = |e: &EpochRecord| e.held_out.as_ref().map(|h| h.accuracy);
-        Ok(Self {
+        let (ended, message) = match log.last() {
+            Some(Record::End { reason, message, .. }) => (Some(*reason), message.clone()),
+            _ => (None, None),
+        };
+        Self {
             run: run.title(),
-            started: manifest.started,
-            data: manifest.data,
-            recipe: manifest.recipe,
-            epochs: last.map_or(0, |e| e.epoch + 1),
-            ended: match log.last() {
-                Some(Record::End { reason, .. }) => Some(*reason),
-                _ => None,
-            },
+            started: manifest.as_ref().map_or(0, |m| m.started),
+            data: manifest.as_ref().map_or_else(|| "?".into(), |m| m.data.clone()),
+            recipe: manifest.as_ref().and_then(|m| m.recipe.clone()),
+            epochs: last.map_or(0, |e| e.epoch.saturating_add(1)),
+            ended,
+            message,
+            process: Lock::holder(&run.lock_path()).map(|owner| owner.process),
+            damaged,
             best_accuracy: best.and_then(|e| accuracy(e)),
             best_epoch: best.map(|e| e.epoch),
             final_accuracy: last.and_then(|e| accuracy(e)),
             final_losses: last.iter().flat_map(|e| &e.heads).map(|h| (h.name.clone(), h.loss)).collect(),
             images_per_s: last.map(|e| e.images_per_s),
-            seconds: epochs.iter().map(|e| e.seconds).sum(),
-            device: manifest.machine.adapter,
-            parameters: manifest.parameters,
-            memory_bytes: manifest.memory_bytes,
-        })
+            seconds: epochs.iter().map(|e| e.seconds).filter(|s| s.is_finite()).sum(),
+            device: manifest.as_ref().map_or_else(String::new, |m| m.machine.adapter.clone()),
+            parameters: manifest.as_ref().map_or(0, |m| m.parameters),
+            memory_bytes: manifest.as_ref().map_or(0, |m| m.memory_bytes),
+        }
     }
 
     fn losses(&self) -> String {
@@ -98,12 +111,17 @@ impl Summary {
         order.map(|loss| format!("{loss:.3}")).collect::<Vec<_>>().join(" ")
     }
 
-    fn state(&self) -> &'static str {
-        match self.ended {
-            Some(StopReason::Done) => "done",
-            Some(StopReason::Patience) => "patience",
-            Some(StopReason::Interrupted) => "interrupted",
-            None => "open",
+    fn state(&self) -> String {
+        match (self.process, self.ended) {
+            (Some(process), _) => format!("running (process {process})"),
+            (None, Some(StopReason::Done)) => "done".into(),
+            (None, Some(StopReason::Patience)) => "patience".into(),
+            (None, Some(StopReason::Interrupted)) => "interrupted".into(),
+            (None, Some(StopReason::Failed)) => {
+                let message = self.message.as_deref().unwrap_or_default();
+                format!("failed: {}", message.lines().next().unwrap_or_default())
+            }
+            (None, None) => "open".into(),
         }
     }
 }
@@ -147,10 +165,17 @@ impl Runs {
         if folders.is_empty() {
             reporter.line(&format!("no runs in {}", self.runs_dir.display()))?;
         }
-        let readable = |folder: &RunFolder| {
-            Summary::of(folder).inspect_err(|e| note(&format!("note: passed over: {e}"))).ok()
-        };
-        let runs: Vec<Summary> = folders.iter().filter_map(readable).collect();
+        let runs: Vec<Summary> = folders.iter().map(Summary::of).collect();
+        for run in &runs {
+            // One line of a damaged log is like the next.
+            if let Some(first) = run.damaged.first() {
+                let more = match run.damaged.len() {
+                    1 => String::new(),
+                    count => format!(", and {} more", count - 1),
+                };
+                note(&format!("note: {} is damaged: {}{more}", printable(&run.run), printable(first)));
+            }
+        }
         let header = ["run", "when", "data", "recipe", "epochs", "best", "last", "losses", "took", ""]
             .map(String::from);
         let rows = runs.iter().map(|r| {
@@ -163,8 +188,8 @@ impl Runs {
                 percent(r.best_accuracy),
                 percent(r.final_accuracy),
                 r.losses(),
-                duration(std::time::Duration::from_secs_f64(r.seconds)),
-                r.state().into(),
+                seconds(r.seconds),
+                r.state(),
             ]
         });
         if !runs.is_empty() {
@@ -178,7 +203,7 @@ impl Runs {
 
     fn compare(&self, a: &str, b: &str, reporter: &Reporter) -> Result {
         let folders = [RunFolder::find(&self.runs_dir, a)?, RunFolder::find(&self.runs_dir, b)?];
-        let [a, b] = [Summary::of(&folders[0])?, Summary::of(&folders[1])?];
+        let [a, b] = [Summary::of(&folders[0]), Summary::of(&folders[1])];
         let [ours, theirs] = [options(&folders[0])?, options(&folders[1])?];
         let names: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
         let configuration: Vec<Difference> = names
@@ -198,12 +223,12 @@ impl Runs {
             |what: &str, of: &dyn Fn(&Summary) -> String| rows.push([what.into(), of(&a), of(&b)]);
         result("epochs", &|r| r.epochs.to_string());
         result("best accuracy", &|r| percent(r.best_accuracy));
-        result("best after epoch", &|r| r.best_epoch.map_or("-".into(), |e| (e + 1).to_string()));
+        result("best after epoch", &|r| r.best_epoch.map_or("-".into(), |e| e.saturating_add(1).to_string()));
         result("last accuracy", &|r| percent(r.final_accuracy));
         result("last losses", &Summary::losses);
         result("images/s", &|r| r.images_per_s.map_or("-".into(), |i| format!("{i:.0}")));
-        result("took", &|r| duration(std::time::Duration::from_secs_f64(r.seconds)));
-        result("ended", &|r| r.state().into());
+        result("took", &|r| seconds(r.seconds));
+        result("ended", &Summary::state);
         table(&rows, reporter)?;
         Ok(Outcome::Done)
     }
@@ -235,7 +260,7 @@ fn table<const N: usize>(rows: &[[String; N]], reporter: &Reporter) -> incept::R
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{:<width$}", printable(cell)));
         reporter.line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
     Ok(())

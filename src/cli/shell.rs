@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::{Shell, generate};
 use incept::Error;
+use incept::output::check_folder;
 use incept::weights::write_atomically;
 use serde::Serialize;
 
@@ -70,6 +71,7 @@ struct ManResult<'a> {
 
 impl Man {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        check_folder(&self.out)?;
         let mut pages = Vec::new();
         let mut command = Cli::command();
         // Also gives sub-commands the options that all have.

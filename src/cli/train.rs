@@ -7,6 +7,7 @@ use clap::Args;
 use incept::Error;
 use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing};
 use incept::nn::GoogLeNet;
+use incept::output::is_special;
 use incept::runs::{Manifest, RunFolder, StopReason};
 use incept::train::Trainer;
 use incept::weights::Checkpoint;
@@ -15,11 +16,13 @@ use serde::Serialize;
 use super::config::{Config, Recipe, class_weights};
 use super::dashboard::ViewName;
 use super::data::{describe, note_shapes, suited_input};
-use super::fit::{Policy, Run, Setup, interruptible};
+use super::fit::{Policy, Run, Setup};
+use super::interrupt::interruptible;
 use super::options::{DeviceArgs, Init, PrecisionArgs, PrecisionName};
-use super::record::{Recorder, checkpoint_of, folder_of, machine, now, unjudged};
-use super::report::{Reporter, bytes, command_line, note, shown, thousands};
-use super::{Outcome, Result, preview, record};
+use super::place::{Place, ended};
+use super::record::{Recorder, checkpoint_of, folder_of, machine, now, require_finite};
+use super::report::{Reporter, bytes, command_line, is_unread, note, shown, thousands};
+use super::{Outcome, Result, plot, preview, record};
 
 /// Train a network on a data set; the run gets a folder with its configuration, log and checkpoints.
 ///
@@ -119,6 +122,11 @@ enum Event<'a> {
         /// The newest checkpoint.
         last: Option<&'a Path>,
     },
+    Failed {
+        reason: String,
+        /// Epochs that are done.
+        epochs: u64,
+    },
 }
 
 /// What a run begins with.
@@ -135,12 +143,18 @@ struct Start {
 impl Train {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let device = &self.device;
+        self.preview_augment.as_deref().map_or(Ok(()), plot::check)?;
         let mut start = match &self.resume {
             Some(path) => self.resumed(&checkpoint_of(path)?)?,
             None => self.fresh()?,
         };
         if let Some(path) = &self.preview_augment {
             return Self::preview(&start.setup, path, reporter);
+        }
+        let mut place = self.place(&start)?;
+        let validate = start.setup.run.config.training.no_validation != Some(true);
+        if let Some(ended) = Self::nothing_left(&start, &place, validate, reporter)? {
+            return Ok(ended);
         }
         let view_name = start.setup.run.config.run.view.unwrap_or_default();
         let view = view_name.view(reporter)?;
@@ -169,23 +183,7 @@ impl Train {
             thousands(parameters(&trainer) as u64),
             bytes(trainer.session().plan().memory.total_bytes())
         ));
-        let validate = setup.run.config.training.no_validation != Some(true);
-        let steps = trainer.progress().step;
-        let folder = self.resumed_folder(&start).filter(|_| validate);
-        let last = folder.map(|folder| unjudged(&folder, steps)).transpose()?.flatten();
-        if trainer.progress().epoch >= setup.run.epochs && last.is_none() {
-            note("all epochs of this run are done already: give more with --epochs");
-            reporter.event(&Event::End {
-                reason: StopReason::Done,
-                epochs: trainer.progress().epoch,
-                best_accuracy: None,
-                best_epoch: None,
-                best: None,
-                last: start.from.as_deref(),
-            })?;
-            return Ok(Outcome::Done);
-        }
-        let (mut recorder, out) = self.recorder(&start, &trainer)?;
+        let (mut recorder, out) = self.recorder(&start, &trainer, &mut place)?;
         note(&format!("run: {}", shown(recorder.folder().path())));
         let policy = Policy {
             out: Some(&out),
@@ -201,7 +199,16 @@ impl Train {
         } else {
             reporter
         };
-        let history = setup.fit(&mut trainer, &policy, Some(&mut recorder), &stop, reporter)?;
+        let history = setup.fit(&mut trainer, &policy, Some(&mut recorder), &stop, reporter);
+        let history = history.map_err(|error| {
+            if is_unread(&error) || matches!(error, Error::Interrupted) {
+                return error;
+            }
+            recorder.fail(&error, trainer.progress().epoch);
+            let _ = reporter
+                .tell_event(&Event::Failed { reason: error.to_string(), epochs: trainer.progress().epoch });
+            ended(error, recorder.folder(), &setup.run.data)
+        })?;
         let best = recorder.best().map(|(accuracy, epoch)| (accuracy, epoch, recorder.folder().best()));
         if let Some((accuracy, epoch, file)) = &best {
             let (percent, epochs) = (100.0 * accuracy, epoch + 1);
@@ -339,8 +346,41 @@ impl Train {
         Ok(Start { setup, resumed: None, weights, from })
     }
 
+    /// What the run writes to, for this process alone; of a run that goes on, with all that a crash left undone.
+    fn place(&self, start: &Start) -> Result<Place> {
+        let options = &start.setup.run.config.run;
+        let Some((file, checkpoint)) = start.from.as_deref().zip(start.resumed.as_ref()) else {
+            return Place::take(options, None, None);
+        };
+        let progress = &checkpoint.metadata.progress;
+        let place = Place::take(options, self.resumed_folder(start), Some((file, progress)))?;
+        place.mend(file, progress)?;
+        Ok(place)
+    }
+
+    /// Says so where a run that goes on has nothing left to train.
+    fn nothing_left(
+        start: &Start,
+        place: &Place,
+        validate: bool,
+        reporter: &Reporter,
+    ) -> Result<Option<Outcome>> {
+        let Some(checkpoint) = &start.resumed else { return Ok(None) };
+        let (run, progress) = (&start.setup.run, &checkpoint.metadata.progress);
+        let Some((reason, text)) = place.finished(progress, run.epochs, run.patience, validate)? else {
+            return Ok(None);
+        };
+        place.close(progress, reason)?;
+        note(&text);
+        let (epochs, last) = (progress.epoch, start.from.as_deref());
+        let (best_accuracy, best_epoch, best) = (None, None, None);
+        reporter.event(&Event::End { reason, epochs, best_accuracy, best_epoch, best, last })?;
+        Ok(Some(Outcome::Done))
+    }
+
     fn resumed(&self, path: &Path) -> Result<Start> {
         let checkpoint = Checkpoint::load(path)?;
+        require_finite(path, &checkpoint)?;
         let metadata = &checkpoint.metadata;
         let mut run: Run = serde_json::from_value(metadata.run.clone()).map_err(|e| {
             Error::Config(format!(
@@ -413,34 +453,15 @@ impl Train {
     }
 
     /// The run's folder with what is known now, and where the newest checkpoint goes.
-    fn recorder(&self, start: &Start, trainer: &Trainer) -> Result<(Recorder, PathBuf)> {
-        let Start { setup, from, resumed, .. } = start;
+    fn recorder(&self, start: &Start, trainer: &Trainer, place: &mut Place) -> Result<(Recorder, PathBuf)> {
+        let Start { setup, from, .. } = start;
         let run = &setup.run;
-        let resumed = from.as_deref().filter(|_| resumed.is_some());
         let name = run.config.run.name.clone().unwrap_or_else(|| {
             Path::new(&run.data)
                 .file_name()
                 .map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned())
         });
-        let chosen = &run.config.run.out;
-        // What cannot be written is better known now than after an epoch.
-        if let Some(out) = chosen {
-            if out.is_dir() {
-                return Err(Error::Config(format!("--out {} is a folder: name a file", shown(out))));
-            }
-            let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-            folder.map_or(Ok(()), std::fs::create_dir_all).map_err(|e| Error::io(out, e))?;
-        }
-        let folder = match self.resumed_folder(start) {
-            Some(folder) => folder,
-            None => RunFolder::create(run.config.run.runs_dir(), &name)?,
-        };
-        // A run that goes on from its best checkpoint, or from one that is kept, leaves that as it is.
-        let elsewhere = resumed.filter(|file| !folder.holds(file)).map(Path::to_path_buf);
-        let out = match chosen.clone().or(elsewhere) {
-            Some(out) => out,
-            None => folder.newest(),
-        };
+        let (folder, out) = place.settle(&run.config.run, &name)?;
         let gpu = trainer.gpu().summary();
         let memory_bytes = trainer.session().plan().memory.total_bytes();
         let manifest = Manifest {
@@ -458,7 +479,8 @@ impl Train {
             precision: format!("{:?}", run.optimizer.precision.element()).to_lowercase(),
             machine: machine(gpu),
             memory_bytes,
-            checkpoint: (out != folder.last())
+            // A device or a pipe keeps nothing: the folder has the checkpoint too then.
+            checkpoint: (out != folder.last() && !is_special(&out))
                 .then(|| std::path::absolute(&out).unwrap_or_else(|_| out.clone())),
             from: from.clone(),
             command_line: command_line(),

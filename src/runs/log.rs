@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
 use crate::train::{EpochSummary, Evaluation, HeadMetrics, HeadSummary};
+use crate::untrusted::read_file;
 use crate::weights::write_atomically;
 
 /// One line of the log; `kind` says which.
@@ -30,7 +31,28 @@ pub enum Record {
         /// Seconds since it was started or resumed.
         #[serde(deserialize_with = "number")]
         seconds: f64,
+        /// What failed, if something did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
     },
+}
+
+impl Record {
+    /// The steps that were done when this was measured; none for the end.
+    pub(super) fn steps(&self) -> u64 {
+        match self {
+            Self::Step(step) => step.step.saturating_add(1),
+            Self::Epoch(epoch) => epoch.step,
+            Self::Part(part) => part.step,
+            Self::End { .. } => 0,
+        }
+    }
+
+    /// The epoch, if this is one.
+    #[must_use]
+    pub fn epoch(&self) -> Option<&EpochRecord> {
+        if let Self::Epoch(epoch) = self { Some(epoch) } else { None }
+    }
 }
 
 /// Why a run ended.
@@ -43,6 +65,8 @@ pub enum StopReason {
     Patience,
     /// It was asked to stop.
     Interrupted,
+    /// It cannot go on: training diverged, or something could not be read or written.
+    Failed,
 }
 
 /// A number; JSON has no NaN, which is written as null.
@@ -163,16 +187,18 @@ pub struct PartRecord {
 }
 
 impl PartRecord {
-    /// Adds this part to what the rest of its epoch has measured.
-    pub fn join(&self, rest: &mut EpochSummary) {
-        let share = self.count as f64 / (self.count + rest.count).max(1) as f64;
-        let mean = |rest: f64, part: f64| rest + share * (part - rest);
-        rest.loss = mean(rest.loss, self.loss);
-        for (head, part) in rest.heads.iter_mut().zip(&self.heads) {
-            head.loss = mean(head.loss, part.loss);
-            head.accuracy = mean(head.accuracy, part.accuracy);
+    /// The epoch so far: the rest is added step by step, so that the sum is that of an epoch which was not left.
+    #[must_use]
+    pub fn summary(&self) -> EpochSummary {
+        let name = |name: &str| ["aux1", "aux2"].into_iter().find(|aux| *aux == name).unwrap_or("main");
+        let head = |h: &HeadRecord| HeadSummary { name: name(&h.name), loss: h.loss, accuracy: h.accuracy };
+        EpochSummary {
+            epoch: self.epoch,
+            count: self.count,
+            loss: self.loss,
+            heads: self.heads.iter().map(head).collect(),
+            interrupted: false,
         }
-        rest.count += self.count;
     }
 }
 
@@ -205,18 +231,37 @@ impl From<&Evaluation> for HeldOutRecord {
     }
 }
 
+/// Bytes that a log may have: more than the longest trainings make.
+const MAX_LOG_BYTES: u64 = 1 << 30;
+
 /// Reads a log. A last line that a crash cut off is left out, and so is an epoch that is written again further down: the held-out pictures
 /// were looked at when the run went on.
 ///
 /// # Errors
 /// [`Error::Io`] naming the file, [`Error::Format`] naming the line that is no record.
 pub fn read_log(path: &Path) -> Result<Vec<Record>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-    let record = |(i, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|e| Error::format(path, format!("line {}: {e}", i + 1)))
-    };
-    let mut records: Vec<Record> = whole.lines().enumerate().map(record).collect::<Result<_>>()?;
+    let (records, damaged) = read_log_leniently(path)?;
+    match damaged.into_iter().next() {
+        Some(reason) => Err(Error::format(path, reason)),
+        None => Ok(records),
+    }
+}
+
+/// As [`read_log`], without the lines that are no records: what is wrong with each of them is the second value.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Format`] naming a file that cannot be read at all.
+pub fn read_log_leniently(path: &Path) -> Result<(Vec<Record>, Vec<String>)> {
+    let bytes = read_file(path, MAX_LOG_BYTES)?;
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+    let (mut records, mut damaged) = (Vec::new(), Vec::new());
+    for (i, line) in bytes[..end].split(|byte| *byte == b'\n').enumerate() {
+        match serde_json::from_slice::<Record>(line) {
+            Ok(record) => records.push(record),
+            Err(_) if line.is_empty() => {}
+            Err(error) => damaged.push(format!("line {}: {error}", i + 1)),
+        }
+    }
     let number = |record: &Record| if let Record::Epoch(epoch) = record { Some(epoch.epoch) } else { None };
     let mut last: BTreeMap<u64, usize> = BTreeMap::new();
     last.extend(records.iter().enumerate().filter_map(|(i, record)| Some((number(record)?, i))));
@@ -225,7 +270,13 @@ pub fn read_log(path: &Path) -> Result<Vec<Record>> {
         let at = at.next();
         number(record).is_none_or(|epoch| last.get(&epoch).copied() == at)
     });
-    Ok(records)
+    Ok((records, damaged))
+}
+
+/// Replaces a log.
+pub(super) fn write_log(path: &Path, records: &[Record]) -> Result<()> {
+    let lines = records.iter().map(line).collect::<Result<Vec<_>>>()?;
+    write_atomically(path, lines.concat().as_bytes())
 }
 
 /// Appends to a log.
@@ -242,19 +293,12 @@ impl LogWriter {
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file.
     pub fn open(path: &Path, steps: u64) -> Result<Self> {
-        let mut text = String::new();
-        if path.is_file() {
-            let done = |record: &Record| match record {
-                Record::Step(step) => step.step < steps,
-                Record::Epoch(epoch) => epoch.step <= steps,
-                Record::Part(part) => part.step == steps,
-                Record::End { .. } => true,
-            };
-            for record in read_log(path)?.iter().filter(|r| done(r)) {
-                text.push_str(&line(record)?);
-            }
-        }
-        write_atomically(path, text.as_bytes())?;
+        let mut records = if path.is_file() { read_log(path)? } else { Vec::new() };
+        records.retain(|record| match record {
+            Record::Part(part) => part.step == steps,
+            record => record.steps() <= steps,
+        });
+        write_log(path, &records)?;
         let file = OpenOptions::new().append(true).open(path).map_err(|e| Error::io(path, e))?;
         Ok(Self { path: path.to_path_buf(), file })
     }
@@ -265,6 +309,15 @@ impl LogWriter {
     /// [`Error::Io`] naming the file.
     pub fn write(&mut self, record: &Record) -> Result<()> {
         self.file.write_all(line(record)?.as_bytes()).map_err(|e| Error::io(&self.path, e))
+    }
+
+    /// As [`LogWriter::write`]; the record outlives a loss of power then.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file.
+    pub fn write_through(&mut self, record: &Record) -> Result<()> {
+        self.write(record)?;
+        self.file.sync_data().map_err(|e| Error::io(&self.path, e))
     }
 }
 

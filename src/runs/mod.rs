@@ -9,16 +9,22 @@
 //!   best.safetensors   the checkpoint of the epoch with the best held-out accuracy
 //!   epoch-0012.safetensors   older checkpoints that --keep asks for
 //!   left-...           checkpoints of epochs that the run has gone back behind
+//!   run.lock           while a process writes the run: which one
+//!   pending.json       while an epoch is saved: the log's next record
 //! ```
 //!
 //! Numbers grow by one; two runs that start at the same time get different folders. The log is appended to line by line: a last line without an
 //! end was cut off by a crash, and readers leave it out.
 
+mod lock;
 mod log;
+mod mend;
 mod tensorboard;
 
+pub use lock::{Lock, Owner};
 pub use log::{
     EpochRecord, HeadRecord, HeldOutRecord, LogWriter, PartRecord, Record, StepRecord, StopReason, read_log,
+    read_log_leniently,
 };
 pub use tensorboard::EventWriter;
 
@@ -28,7 +34,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::nn::GoogLeNet;
-use crate::weights::write_atomically;
+use crate::untrusted::{MAX_TEXT_BYTES, read_file, read_text};
+use crate::weights::{Checkpoint, write_atomically};
 
 /// What is known of a run when it starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -191,8 +198,13 @@ impl RunFolder {
     /// [`Error::Io`] or [`Error::Format`] naming the file.
     pub fn manifest(&self) -> Result<Manifest> {
         let path = self.path.join(MANIFEST);
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let bytes = read_file(&path, MAX_TEXT_BYTES)?;
         serde_json::from_slice(&bytes).map_err(|e| Error::format(&path, e.to_string()))
+    }
+
+    /// The configuration's file.
+    pub fn config_path(&self) -> PathBuf {
+        self.path.join(CONFIG)
     }
 
     /// The configuration, TOML.
@@ -200,8 +212,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] naming the file.
     pub fn config(&self) -> Result<String> {
-        let path = self.path.join(CONFIG);
-        std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))
+        read_text(&self.config_path())
     }
 
     /// The log's file.
@@ -232,9 +243,30 @@ impl RunFolder {
         self.path.join(format!("epoch-{epochs:04}.safetensors"))
     }
 
-    /// The newest checkpoint's file, wherever it is.
+    /// The newest checkpoint's file, wherever it is: in the folder also where it should be elsewhere and could not be written there.
     pub fn newest(&self) -> PathBuf {
-        self.manifest().ok().and_then(|m| m.checkpoint).unwrap_or_else(|| self.last())
+        let (here, named) = (self.last(), self.manifest().ok().and_then(|m| m.checkpoint));
+        let steps = |file: &Path| Checkpoint::progress_of(file).ok().map(|progress| progress.step);
+        match named {
+            Some(named)
+                if steps(&here).is_none_or(|here| steps(&named).is_some_and(|there| there >= here)) =>
+            {
+                named
+            }
+            _ => here,
+        }
+    }
+
+    /// The checkpoints in the folder and the newest one elsewhere, the one with most steps first.
+    pub fn checkpoints(&self) -> Vec<PathBuf> {
+        let kept = entries(&self.path).into_iter().flatten().filter(|path| kept_epoch(path).is_some());
+        let named = self.manifest().ok().and_then(|m| m.checkpoint);
+        let files = [self.last(), self.best()].into_iter().chain(named).chain(kept);
+        let mut found: Vec<(u64, PathBuf)> =
+            files.filter_map(|file| Some((Checkpoint::progress_of(&file).ok()?.step, file))).collect();
+        // Stable: of several with as many steps, the newest checkpoint is the first.
+        found.sort_by_key(|(steps, _)| std::cmp::Reverse(*steps));
+        found.into_iter().map(|(_, file)| file).collect()
     }
 
     /// Whether a file lies in the folder.

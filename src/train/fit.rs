@@ -65,11 +65,26 @@ pub async fn train_epoch(
     trainer: &mut Trainer,
     loader: &Loader,
     rate: impl Fn(f64) -> f64,
+    observe: impl FnMut(&StepMetrics) -> ControlFlow<()>,
+) -> Result<EpochSummary> {
+    train_epoch_from(trainer, loader, EpochSummary::default(), rate, observe).await
+}
+
+/// As [`train_epoch`], for an epoch whose beginning was measured before: the summary is that of the whole, bit for bit as if the epoch had not
+/// been left.
+///
+/// # Errors
+/// As [`train_epoch`].
+pub async fn train_epoch_from(
+    trainer: &mut Trainer,
+    loader: &Loader,
+    begun: EpochSummary,
+    rate: impl Fn(f64) -> f64,
     mut observe: impl FnMut(&StepMetrics) -> ControlFlow<()>,
 ) -> Result<EpochSummary> {
     let (epoch, first) = (trainer.progress().epoch, trainer.progress().batch);
     let batches = loader.batches_per_epoch() as u64;
-    let mut summary = EpochSummary { epoch, ..EpochSummary::default() };
+    let mut summary = EpochSummary { epoch, ..begun };
     let mut position = first;
     for batch in loader.epoch(epoch, usize::try_from(first).unwrap_or(usize::MAX)) {
         let done = epoch as f64 + position as f64 / batches.max(1) as f64;

@@ -10,7 +10,7 @@ mod schedule;
 
 pub use classifier::{Classifier, Evaluation, InferenceGraph, Prediction, numbers, top};
 pub use early_exit::{Answer, EarlyExit, Exit, HeadLogits, softmax};
-pub use fit::{EpochSummary, HeadSummary, evaluate, evaluate_heads, train_epoch};
+pub use fit::{EpochSummary, HeadSummary, evaluate, evaluate_heads, train_epoch, train_epoch_from};
 pub use graph::TrainingGraph;
 pub use optimizer::{Averaging, Optimizer, Rule};
 pub(crate) use precision::LOSS_SCALE;

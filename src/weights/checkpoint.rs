@@ -5,6 +5,7 @@
 //! `loss_scale/NAME`. The metadata has the configuration as JSON under `incept`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -18,7 +19,7 @@ use crate::data::{Preprocessing, imagenet_classes};
 use crate::error::{Error, Result};
 use crate::nn::{GoogLeNet, Variant};
 use crate::train::LOSS_SCALE;
-use crate::untrusted::{MAX_FILE_BYTES, read_file};
+use crate::untrusted::{MAX_FILE_BYTES, MAX_TEXT_BYTES, open_regular, read_file, read_up_to};
 
 /// What a checkpoint says beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,6 +133,33 @@ impl Checkpoint {
     /// [`Error::Io`] naming the file; an old one is still there then.
     pub fn save(&self, path: &Path) -> Result<()> {
         write_atomically(path, &self.to_bytes()?)
+    }
+
+    /// How far the training of a checkpoint is, from the beginning of its file: its tensors are not read.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] naming the file.
+    pub fn progress_of(path: &Path) -> Result<Progress> {
+        #[derive(Deserialize)]
+        struct Description {
+            progress: Progress,
+        }
+        let damaged = || Error::format(path, "does not begin as a checkpoint does");
+        let (mut file, length) = open_regular(path)?;
+        let mut size = [0; 8];
+        file.read_exact(&mut size).map_err(|e| Error::io(path, e))?;
+        let size = u64::from_le_bytes(size);
+        if size > length.min(MAX_TEXT_BYTES) {
+            return Err(damaged());
+        }
+        let header = read_up_to(file.take(size), size).map_err(|e| Error::io(path, e))?;
+        let header: serde_json::Value =
+            header.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(damaged)?;
+        let text = header.pointer(&format!("/__metadata__/{KEY}")).and_then(serde_json::Value::as_str);
+        let description = text.and_then(|text| serde_json::from_str::<Description>(text).ok());
+        description
+            .map(|d| d.progress)
+            .ok_or_else(|| Error::format(path, "does not say how far its training is"))
     }
 
     /// Reads a file that [`Checkpoint::save`] wrote, or any safetensors file with the weights of a GoogLeNet: what it does not

@@ -1,4 +1,4 @@
-//! safetensors files, and writing that never leaves half a file.
+//! safetensors files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,43 +8,6 @@ use safetensors::{Dtype, SafeTensors};
 use super::{FileTensor, HostTensor, Stored, header};
 use crate::error::{Error, Result};
 use crate::untrusted::{MAX_FILE_BYTES, contained, read_file};
-
-/// Writes a file such that at any time either the old or the new content is there: to a temporary file beside it, which is synced and renamed.
-///
-/// # Errors
-/// [`Error::Io`] naming the file; the old content is there then.
-#[cfg(not(target_arch = "wasm32"))]
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let fail = |e: std::io::Error| Error::io(path, e);
-    std::fs::create_dir_all(folder).map_err(fail)?;
-    let mut builder = tempfile::Builder::new();
-    // As any file that a program makes, and not for its owner alone: reports and weights are shared.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).map_err(fail)?;
-    std::io::Write::write_all(&mut file, bytes).map_err(fail)?;
-    file.as_file().sync_all().map_err(fail)?;
-    file.persist(path).map_err(|e| fail(e.error))?;
-    // The new name lasts once the folder is written; not every system can sync one.
-    #[cfg(unix)]
-    if let Ok(folder) = std::fs::File::open(folder) {
-        folder.sync_all().map_err(fail)?;
-    }
-    Ok(())
-}
-
-/// Where there are no files, there is nothing to write to.
-///
-/// # Errors
-/// Always [`Error::Io`].
-#[cfg(target_arch = "wasm32")]
-pub fn write_atomically(path: &Path, _bytes: &[u8]) -> Result<()> {
-    Err(Error::io(path, std::io::ErrorKind::Unsupported.into()))
-}
 
 /// The metadata of a safetensors file.
 pub(super) type Strings = BTreeMap<String, String>;

@@ -15,11 +15,12 @@ mod torch;
 mod validate;
 mod wire;
 
+pub use crate::output::write_atomically;
 pub use caffe::CaffeLayer;
 pub use checkpoint::{Checkpoint, Metadata};
 pub use element::Stored;
 pub use export::OnnxOptions;
-pub use file::{read_tensors, write_atomically};
+pub use file::read_tensors;
 pub use foreign::{Content, FileTensor, Foreign, Format};
 pub use import::{ImportOptions, Pixels};
 pub use included::INCLUDED;
@@ -70,6 +71,23 @@ pub struct TrainingState {
 }
 
 impl TrainingState {
+    /// The name of a tensor that has NaN or infinite values, if one does: parameters, running statistics, optimizer vectors and averages.
+    #[must_use]
+    pub fn non_finite(&self) -> Option<String> {
+        // Exponents that are all ones, many at a time.
+        const EXPONENT: u32 = 0x7f80_0000;
+        let largest = |part: &[f32]| part.iter().fold(0, |most: u32, v| most.max(v.to_bits() & EXPONENT));
+        let spoiled = |tensor: &HostTensor| tensor.data.chunks(4096).any(|part| largest(part) == EXPONENT);
+        let find = |tensors: &BTreeMap<String, HostTensor>| {
+            tensors.iter().find(|(_, tensor)| spoiled(tensor)).map(|(name, _)| name.clone())
+        };
+        let slot = |(i, slot)| find(slot).map(|name| format!("optimizer.{i}.{name}"));
+        find(&self.parameters)
+            .or_else(|| find(&self.state))
+            .or_else(|| self.slots.iter().enumerate().find_map(slot))
+            .or_else(|| find(self.average.as_ref()?).map(|name| format!("average.{name}")))
+    }
+
     /// The state whose parameters and running statistics are the averaged ones, where training averaged them: what to classify with.
     #[must_use]
     pub fn averaged(mut self) -> Self {

@@ -14,7 +14,7 @@ use incept::train::{Optimizer, StepMetrics, TrainingGraph};
 use serde::Serialize;
 
 use super::super::data::{describe, report_bad};
-use super::super::fit::interruptible;
+use super::super::interrupt::interruptible;
 use super::super::options::DeviceArgs;
 use super::super::plot;
 use super::super::report::{Rate, Reporter, duration, note, shown};

@@ -47,10 +47,18 @@ const HEADS: [&str; 3] = ["main", "aux1", "aux2"];
 /// A value of a head.
 type Of = fn(&HeadRecord) -> f64;
 
+/// Epochs that a chart may have: the log of a damaged run may name others.
+const MOST_EPOCHS: f64 = 1e9;
+
+/// Whether a point of a log can be drawn: losses of a training that diverged are NaN, infinite, or beyond all scales.
+fn is_drawable((epoch, value): &(f64, f64)) -> bool {
+    (0.0..=MOST_EPOCHS).contains(epoch) && value.abs() < 1e30
+}
+
 /// The charts that the log has values for.
 pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
     let of_heads = |heads: &[HeadRecord], head: &str, of: Of| heads.iter().find(|h| h.name == head).map(of);
-    let done = |e: &EpochRecord| (e.epoch + 1) as f64;
+    let done = |e: &EpochRecord| e.epoch.saturating_add(1) as f64;
     let series = |head: &str, name: String, of: Of| Series {
         name,
         color: head_color(head),
@@ -92,13 +100,14 @@ pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
     let norms = steps(|s| s.gradient_norm);
     let norms = norms.into_iter().filter(|(_, v)| *v > 0.0).map(|(x, v)| (x, v.log10())).collect();
     let ends = curves.epochs.iter().map(done).chain(curves.steps.iter().map(|s| s.epoch));
-    let end = ends.fold(0.0, f64::max);
-    let chart = |title, scale, series: Vec<Series>, legend| Chart {
-        epochs: end,
-        title,
-        scale,
-        series: series.into_iter().filter(|s| !s.points.is_empty()).collect(),
-        legend,
+    let end = ends.filter(|end| *end <= MOST_EPOCHS).fold(0.0, f64::max);
+    let chart = |title, scale, mut series: Vec<Series>, legend| {
+        for one in &mut series {
+            one.points.retain(is_drawable);
+            one.faint.retain(is_drawable);
+        }
+        series.retain(|s| !s.points.is_empty());
+        Chart { epochs: end, title, scale, series, legend }
     };
     let (above, below) = (SeriesLabelPosition::UpperRight, SeriesLabelPosition::LowerRight);
     let all = vec![
@@ -191,5 +200,44 @@ mod tests {
     #[test]
     fn nothing_logged_is_nothing_drawn() {
         assert!(charts(&Curves::default()).is_empty());
+    }
+
+    #[test]
+    fn values_of_damaged_logs_are_left_out_of_charts() {
+        let head = |loss| HeadRecord { name: "main".into(), loss, accuracy: 0.5 };
+        let step = |epoch, loss, norm| StepRecord {
+            step: 0,
+            epoch,
+            rate: loss,
+            loss,
+            heads: vec![head(loss)],
+            gradient_norm: Some(norm),
+            loss_scale: None,
+            images_per_s: f64::NAN,
+            seconds: f64::NAN,
+        };
+        let values = [1.0, f64::NAN, f64::INFINITY, -1e300, 1e300];
+        let steps = values.iter().flat_map(|v| [step(*v, *v, *v), step(0.5, *v, *v), step(*v, 0.5, 0.5)]);
+        let epoch = |number, loss| EpochRecord {
+            epoch: number,
+            step: 1,
+            rate: loss,
+            loss,
+            heads: vec![head(loss)],
+            held_out: None,
+            held_out_aux: Vec::new(),
+            best: false,
+            images_per_s: loss,
+            seconds: loss,
+            device_busy: None,
+            memory_bytes: 0,
+            time: 0,
+        };
+        let epochs = values.iter().flat_map(|v| [epoch(0, *v), epoch(u64::MAX, *v)]);
+        let charts = charts(&Curves { steps: steps.collect(), epochs: epochs.collect() });
+        assert_eq!(charts.len(), 4);
+        for chart in &charts {
+            assert!(crate::cli::plot::svg(chart).expect("can be drawn").contains("</svg>"));
+        }
     }
 }

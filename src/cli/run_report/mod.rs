@@ -5,13 +5,14 @@ mod page;
 mod source;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use image::RgbImage;
 use incept::data::CropTest;
 use incept::evaluate::{Assessment, Scores};
+use incept::output::check_file;
 use incept::train::{InferenceGraph, top};
+use incept::untrusted::contained;
 use incept::weights::write_atomically;
 use incept::{Error, nn};
 use serde::Serialize;
@@ -21,7 +22,7 @@ use super::eval::{ConfusionFigure, Contestant, Job, Measured, Part, ReliabilityF
 use super::options::{DeviceArgs, PrecisionArgs};
 use super::plot::Drawn;
 use super::raster::thumbnail;
-use super::report::{Reporter, bytes, duration, note, shown, thousands};
+use super::report::{Reporter, bytes, note, seconds, shown, thousands};
 use super::tune::Worth;
 use super::{Outcome, Result};
 use source::{Curves, Source};
@@ -96,12 +97,13 @@ impl RunReport {
         let device = &self.device;
         self.load.set_limit()?;
         let source = Source::open(&self.run, &self.runs_dir)?;
-        let contestant = Contestant::load(&source.checkpoint)?;
-        let tested = self.test(&contestant, device, reporter)?;
         let out = self.out.clone().unwrap_or_else(|| {
             if self.run.is_dir() { self.run.join("report.html") } else { self.run.with_extension("html") }
         });
-        let html = write_page(&source, &contestant, &tested)
+        check_file(&out)?;
+        let contestant = Contestant::load(&source.checkpoint)?;
+        let tested = self.test(&contestant, device, reporter)?;
+        let html = contained(|| write_page(&source, &contestant, &tested).map_err(|e| e.to_string()))
             .map_err(|e| Error::format(&out, format!("cannot be drawn: {e}")))?;
         write_atomically(&out, html.as_bytes())?;
         reporter.line(&format!("wrote {} ({})", shown(&out), bytes(html.len() as u64)))?;
@@ -213,9 +215,9 @@ fn facts(source: &Source, tested: &Tested) -> Vec<(String, String)> {
     ];
     let Curves { epochs, .. } = &source.curves;
     if let Some(last) = epochs.last() {
-        let seconds: f64 = epochs.iter().map(|e| e.seconds).sum();
-        facts.push(((last.epoch + 1).to_string(), "epochs".to_string()));
-        facts.push((duration(Duration::from_secs_f64(seconds)), "training time".to_string()));
+        let took: f64 = epochs.iter().map(|e| e.seconds).filter(|s| s.is_finite()).sum();
+        facts.push((last.epoch.saturating_add(1).to_string(), "epochs".to_string()));
+        facts.push((seconds(took), "training time".to_string()));
         facts.push((format!("{:.0}", last.images_per_s), "images/s at the end".to_string()));
     }
     if tested.measured.unreadable > 0 {

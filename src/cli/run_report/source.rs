@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use incept::runs::{EpochRecord, Machine, Record, RunFolder, StepRecord};
+use incept::runs::{EpochRecord, Machine, Record, RunFolder, StepRecord, read_log_leniently};
 use incept::{Error, Result};
 
 use crate::cli::record::{best_of, folder_of, load};
+use crate::cli::report::note;
 
 /// Everything that is known of a run.
 #[derive(Debug)]
@@ -42,14 +43,22 @@ impl Source {
     }
 
     fn of_folder(folder: &RunFolder, checkpoint: PathBuf) -> Result<Self> {
-        let manifest = folder.manifest()?;
+        let left_out =
+            |error: &Error| note(&format!("note: the report leaves out what cannot be read: {error}"));
+        let manifest = folder.manifest().inspect_err(left_out).ok();
+        let path = folder.log_path();
+        let log = if path.exists() { read_log_leniently(&path).inspect_err(left_out).ok() } else { None };
+        let (log, damaged) = log.unwrap_or_default();
+        if let Some(first) = damaged.first() {
+            left_out(&Error::format(&path, format!("{} lines, {first}", damaged.len())));
+        }
         Ok(Self {
-            title: manifest.name,
+            title: manifest.as_ref().map_or_else(|| folder.title(), |manifest| manifest.name.clone()),
             checkpoint,
-            curves: folder.log()?.into(),
-            configuration: folder.config()?,
-            machine: pairs(&manifest.machine),
-            command_line: manifest.command_line,
+            curves: log.into(),
+            configuration: folder.config().inspect_err(left_out).unwrap_or_default(),
+            machine: manifest.as_ref().map(|manifest| pairs(&manifest.machine)).unwrap_or_default(),
+            command_line: manifest.map(|manifest| manifest.command_line).unwrap_or_default(),
         })
     }
 
