@@ -73,7 +73,15 @@ fn checkpoint() -> Checkpoint {
             ("fc.bias".to_string(), tensor(&[3], start)),
         ])
     };
-    let progress = Progress { step: 12, update: 6, epoch: 2, batch: 3, seed: u64::MAX - 1 };
+    let progress = Progress {
+        step: 12,
+        update: 6,
+        epoch: 2,
+        batch: 3,
+        seed: u64::MAX - 1,
+        waiting: 3,
+        waiting_weight: 17.3,
+    };
     let statistics = BTreeMap::from([("conv1.bn.running_mean".to_string(), tensor(&[2], 0.5))]);
     let mut average = named(4.0);
     average.insert("conv1.bn.running_mean".to_string(), tensor(&[2], 0.75));

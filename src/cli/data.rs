@@ -10,6 +10,7 @@ use incept::data::{
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::numbers::whole;
 use super::report::note;
 
 /// What a data set is called in help texts.
@@ -30,10 +31,10 @@ Of several tar or parquet files, those whose names begin with val or test are he
 #[command(next_help_heading = "Data")]
 pub(crate) struct LoadArgs {
     /// Threads that decode pictures [default: one a core, at most 8].
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(0))]
     pub workers: Option<usize>,
     /// Unreadable pictures that are passed over; one more ends the command [default: 10].
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(0))]
     pub max_bad: Option<usize>,
 }
 

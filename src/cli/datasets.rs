@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::data::FORMATS;
 use super::fetch::Fetch;
 use super::fit::interruptible;
+use super::numbers::whole;
 use super::plot::{self, Area, Drawn, Figure, INK, Unit, class_label};
 use super::report::{Rate, Reporter, shown, thousands};
 use super::tiles::shortened;
@@ -44,7 +45,7 @@ struct Info {
     #[command(flatten)]
     part: PartArgs,
     /// Pictures of each part that are decoded for sizes, colours and damage, evenly over the part; 0 for all.
-    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = whole::<usize>(0))]
     sample: usize,
 }
 
@@ -89,7 +90,7 @@ struct PartArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, help_heading = "Data")]
     held_out: f64,
     /// Seed of that division. `incept train` always divides with 0, whatever its `--seed`: others give another division.
-    #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data")]
+    #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data", value_parser = whole::<u64>(0))]
     seed: u64,
 }
 

@@ -10,7 +10,7 @@ use incept::gpu::Gpu;
 use incept::nn::GoogLeNet;
 use incept::runs::{HeadRecord, StopReason};
 use incept::train::{
-    Classifier, EarlyExit, EpochSummary, Evaluation, Optimizer, Schedule, StepMetrics, Trainer,
+    Classifier, EarlyExit, EpochSummary, Evaluation, Moment, Optimizer, Pace, Schedule, StepMetrics, Trainer,
     TrainingGraph, evaluate, evaluate_heads, train_epoch,
 };
 use incept::weights::{Checkpoint, Metadata};
@@ -52,9 +52,9 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// The learning rate after so many epochs.
-    fn rate_at(&self, epoch: f64) -> f64 {
-        self.schedule.rate(self.rate, self.warmup, epoch, self.epochs as f64)
+    /// How an update moves parameters.
+    fn pace(&self, at: Moment) -> Pace {
+        self.schedule.pace(self.rate, self.warmup, at, self.epochs)
     }
 }
 
@@ -229,6 +229,10 @@ impl Setup {
         let training = self.load.options(self.run.batch, &self.preprocessing);
         let training = training.training(self.run.seed, self.run.augmentation).mixing(self.run.mix);
         let loader = Loader::new(Arc::clone(&self.data.train), training)?;
+        if policy.validate && self.data.held_out.is_empty() {
+            let reason = "has no images to validate on: add some, or train with --no-validation";
+            return Err(Error::format(&self.run.data, reason));
+        }
         let held_out = self.load.options(self.run.batch, &self.preprocessing);
         let held_out = Loader::new(Arc::clone(&self.data.held_out), held_out)?;
         let mut judge = match (policy.validate, self.network.has_aux()) {
@@ -304,7 +308,7 @@ impl Setup {
                         ControlFlow::Continue(())
                     }
                 };
-                gpu.block_on(train_epoch(trainer, &loader, |at| self.run.rate_at(at), observe))?
+                gpu.block_on(train_epoch(trainer, &loader, |at| self.run.pace(at), observe))?
             };
             if let Some(error) = failed {
                 return Err(error);
@@ -327,7 +331,7 @@ impl Setup {
                 (evaluation, aux) = (None, Vec::new());
             }
             let mut record = EpochRecord {
-                rate: self.run.rate_at((epoch + 1) as f64),
+                rate: self.run.pace(trainer.moment(epoch + 1, &loader)).rate,
                 seconds: rate.elapsed().as_secs_f64(),
                 images_per_s: rate.per_second(),
                 held_out_accuracy: evaluation.as_ref().map(Evaluation::accuracy),

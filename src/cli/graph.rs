@@ -10,6 +10,7 @@ use incept::weights::write_atomically;
 use serde::Serialize;
 
 use super::diagram;
+use super::numbers::whole;
 use super::options::NetworkArgs;
 use super::record;
 use super::report::{Reporter, shown, thousands};
@@ -31,7 +32,8 @@ pub(crate) struct Graph {
         value_name = "COUNT",
         default_value_t = 1000,
         help_heading = "Network",
-        conflicts_with = "checkpoint"
+        conflicts_with = "checkpoint",
+        value_parser = whole::<usize>(2)
     )]
     classes: usize,
     #[command(flatten)]
@@ -68,7 +70,10 @@ impl Graph {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let network = match &self.checkpoint {
             Some(path) => record::load(path)?.metadata.network,
-            None => self.network.network(self.classes, 224)?,
+            None => {
+                self.network.refuse_unseen(true)?;
+                self.network.network(self.classes, 224)?
+            }
         };
         let topology = Topology::of(&network.build(1)?);
         let out = self.out.as_ref().filter(|out| *out != Path::new("-"));
