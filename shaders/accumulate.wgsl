@@ -1,4 +1,4 @@
-// Gradients of several micro-batches add up to one, in vectors of four. p: count (vectors), batches.
+// Gradients of several micro-batches add up to one, each weighted by its images (see `Window`), in vectors of four. p: count (vectors).
 
 //# accumulate
 @compute @workgroup_size(WORKGROUP_X)
@@ -9,10 +9,6 @@ fn accumulate(
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
-    let share = gradients[i] / f32(p.batches);
-    if step.step % p.batches == 0u {
-        sums[i] = share;
-    } else {
-        sums[i] += share;
-    }
+    let share = gradients[i] / step.divisor;
+    sums[i] = select(sums[i] + share, share, step.starts != 0u) * step.completion;
 }

@@ -1,5 +1,5 @@
-// Adam with decoupled weight decay on a whole region, in vectors of four. p: count (vectors), beta1, beta2, log_beta1, log_beta2,
-// epsilon. Constants: GUARDED (there is a guard, see loss_scale.wgsl).
+// Adam with decoupled weight decay on a whole region, in vectors of four. p: count (vectors), beta2, log_beta2,
+// epsilon; beta1 is the step's momentum, which a schedule may cycle. Constants: GUARDED (there is a guard, see loss_scale.wgsl).
 
 // 1 - beta^t without the cancellation that 1 - pow(beta, t) has for small t.
 fn correction(log_beta: f32, t: f32) -> f32 {
@@ -29,11 +29,11 @@ fn adamw(
     let multiplier = multipliers[i / 16u];
     let rate = step.rate * multiplier.x;
     let g = gradients[i] / scale;
-    let m = p.beta1 * mean[i] + (1.0 - p.beta1) * g;
+    let m = step.momentum * mean[i] + (1.0 - step.momentum) * g;
     let v = p.beta2 * square[i] + (1.0 - p.beta2) * g * g;
     mean[i] = m;
     square[i] = v;
     let w = parameters[i] * (1.0 - rate * step.decay * multiplier.y);
     let denominator = sqrt(v / correction(p.log_beta2, t)) + p.epsilon;
-    parameters[i] = w - rate * (m / correction(p.log_beta1, t)) / denominator;
+    parameters[i] = w - rate * (m / correction(step.log_momentum, t)) / denominator;
 }

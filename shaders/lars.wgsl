@@ -1,4 +1,4 @@
-// Layer-wise adaptive rates (You et al. 2017): scales the gradient of each tensor of a region to a share of the tensor's norm. Sums have
+// Layer-wise adaptive rates (You et al. 2017): momentum on the gradient of each tensor of a region, scaled to a share of the tensor's norm. Sums have
 // a fixed order: blocks of 64 elements first, then the blocks of a tensor by one workgroup. p: count (blocks or vectors of this part), first
 // (block of this part), blocks (in all), trust. Constants: GUARDED (there is a guard, see loss_scale.wgsl).
 
@@ -80,6 +80,11 @@ fn lars(
 #endif
     // A block of 64 elements is 16 vectors.
     let block = p.first + i / 16u;
+    let rate = step.rate * multipliers[2u * block];
     let decay = step.decay * multipliers[2u * block + 1u];
-    gradients[i] = ratio_of[block] * (gradients[i] + scale * decay * parameters[i]);
+    let w = parameters[i];
+    // The learning rate is inside the momentum, as in the paper: a rate that changes acts on new gradients only.
+    let v = step.momentum * momentum[i] + rate * ratio_of[block] * (gradients[i] / scale + decay * w);
+    momentum[i] = v;
+    parameters[i] = w - v;
 }

@@ -55,6 +55,14 @@ pub enum Error {
         /// The first step without a loss.
         step: u64,
     },
+    /// Training has diverged, or activations stored as f16 overflow.
+    #[error(
+        "the loss is not finite since step {step}: activations stored as f16 overflow, or training diverged; use --precision f32, a smaller --rate, or --clip-norm 1"
+    )]
+    DivergedInF16 {
+        /// The first step without a loss.
+        step: u64,
+    },
     /// Gradients overflow however little the loss is scaled: no update is done any more.
     #[error(
         "gradients stored as f16 overflow in every step since {step}, at the smallest loss scale too: use --precision f32, a smaller --rate, or --clip-norm 1"
@@ -177,6 +185,14 @@ pub enum Error {
         source: Box<Error>,
         /// What is left of it and how to go on.
         advice: String,
+    },
+    /// No image of a data set could be read: there is nothing to train on or to measure.
+    #[error("none of the {count} images can be read: {last}")]
+    NothingReadable {
+        /// Images of the data set.
+        count: usize,
+        /// The last one with its error.
+        last: String,
     },
     /// The caller asked for the work to stop.
     #[error("interrupted")]

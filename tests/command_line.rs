@@ -390,6 +390,103 @@ fn mistakes_are_explained() {
     assert!(code == 2 && errors.contains("Usage"), "{errors}");
 }
 
+/// Flags that would change nothing where they are given, and what is said: before a device is opened.
+#[test]
+fn flags_without_effect_are_refused() {
+    let folder = temporary();
+    let onnx = folder.path().join("net.onnx");
+    let sheet = folder.path().join("sheet.png");
+    let (onnx, sheet) = (text(&onnx), text(&sheet));
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["train", "digits", "--trust", "0.1"], &["--trust", "lars"]),
+        (&["train", "digits", "--optimizer", "nesterov", "--trust", "0.1"], &["--trust", "lars"]),
+        (&["train", "digits", "--optimizer", "adamw", "--momentum", "0.8"], &["--momentum", "sgd"]),
+        (&["train", "digits", "--schedule", "onecycle", "--momentum", "0.8"], &["--momentum", "0.85"]),
+        (&["train", "digits", "--schedule", "onecycle:0.4", "--warmup", "1"], &["--warmup", "onecycle"]),
+        (&["train", "digits", "--warmup", "3", "--epochs", "3"], &["--warmup 3", "--epochs 3"]),
+        (&["train", "digits", "--warmup", "31"], &["--warmup 31", "--epochs 30"]),
+        (&["train", "digits", "--mixup", "0.2", "--batch", "1"], &["--mixup", "--batch"]),
+        (&["train", "digits", "--cutmix", "1", "--batch", "1"], &["--cutmix", "--batch"]),
+        (
+            &["train", "digits", "--aux-weight", "0", "--aux-dropout", "0.5"],
+            &["--aux-dropout", "--aux-weight"],
+        ),
+        (&["train", "digits", "--patience", "3", "--no-validation"], &["--patience", "--no-validation"]),
+        (&["train", "digits", "--reset-head"], &["--reset-head", "--init"]),
+        (&["train", "digits", "--freeze-until", "heads"], &["--freeze-until", "--init"]),
+        (&["train", "digits", "--accumulate", "9", "--limit", "40", "--epochs", "4"], &["--accumulate 9"]),
+        (
+            &["train", "digits", "--preview-augment", sheet, "--epochs", "3"],
+            &["--preview-augment", "--epochs"],
+        ),
+        (&["train", "digits", "--preview-augment", sheet, "--momentum", "0.5"], &["--momentum"]),
+        (&["eval", "included", "digits", "--worst", "3"], &["--worst", "--mistakes"]),
+        (&["eval", "included", "--early-exit", "--worst", "3"], &["--worst", "--early-exit"]),
+        (&["eval", "included", "--early-exit", "--crops", "10"], &["--crops", "--early-exit"]),
+        (&["eval", "included", "--plot", "x.png"], &["--early-exit"]),
+        (&["summary", "--init", "he"], &["--init", "training"]),
+        (&["summary", "--smoothing", "0.1"], &["--smoothing", "training"]),
+        (&["summary", "--bias-rate", "2"], &["--bias-rate", "training"]),
+        (&["summary", "--dropout", "0.5"], &["--dropout"]),
+        (&["summary", "--aux-dropout", "0.5"], &["--aux-dropout"]),
+        (&["summary", "--aux-weight", "0.5"], &["--aux-weight"]),
+        (&["summary", "--aux-weight", "0", "--aux-dropout", "0"], &["--aux-dropout", "--aux-weight 0"]),
+        (&["graph", "--init", "he"], &["--init", "training"]),
+        (&["graph", "--smoothing", "0.1"], &["--smoothing", "training"]),
+        (&["graph", "--bias-rate", "2"], &["--bias-rate", "training"]),
+        (&["graph", "--dropout", "0.5"], &["--dropout"]),
+        (&["graph", "included", "--classes", "3"], &["--classes"]),
+        (&["explain", "--epochs", "3"], &["--train"]),
+        (&["explain", "--seeds", "3"], &["--train"]),
+        (&["explain", "--checkpoint", "included", "--smoothing", "0.1"], &["--smoothing"]),
+        (&["export", "included", "--half", "--out", onnx], &["--half", "safetensors"]),
+        (&["export", "included", "--aux", "--out", "x.safetensors"], &["--aux", "ONNX"]),
+        (&["profile", "--static", "--rounds", "3"], &["--rounds", "--static"]),
+        (&["profile", "--infer", "--checkpointing"], &["--checkpointing", "--infer"]),
+        (&["profile", "--class", "software"], &["--static"]),
+    ];
+    for (arguments, words) in cases {
+        let (_, errors) = fails(arguments);
+        assert!(words.iter().all(|word| errors.contains(word)), "{arguments:?}: {errors}");
+        assert!(!errors.contains("device:"), "{arguments:?} opens a device first: {errors}");
+    }
+    // What does something beside them is taken.
+    for shown in [
+        &["summary", "--dropout", "0", "--aux-dropout", "0", "--batch", "1"][..],
+        &["summary", "--aux-weight", "0", "--batch", "1"],
+        &["graph", "--aux-weight", "0.5", "--dropout", "0"],
+    ] {
+        stdout(shown);
+    }
+}
+
+/// What a file sets is checked as what flags set.
+#[test]
+fn values_in_files_are_checked() {
+    let folder = temporary();
+    let file = folder.path().join("mine.toml");
+    let given = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases/epochs0.toml");
+    let (_, errors) = fails(&["train", "digits", "--config", text(&given)]);
+    assert!(errors.contains("epochs") && !errors.contains("--accumulate"), "{errors}");
+    for (content, word) in [
+        ("[training]\nbatch = 0", "batch"),
+        ("[training]\nheld-out = 1.5", "held-out"),
+        ("[run]\nsave-every = 0", "save-every"),
+        ("[optimizer]\nrate = nan", "rate"),
+        ("[optimizer]\nwarmup = -1.0", "warmup"),
+        ("[optimizer]\nmomentum = 1.5", "momentum"),
+        ("[optimizer]\naccumulate = 0", "accumulate"),
+        ("[network]\nwidth = inf", "width"),
+        ("[network]\ndropout = nan", "dropout"),
+        ("[augment]\nmixup = nan", "mixup"),
+        ("[augment]\nphotometric = 2.0", "photometric"),
+    ] {
+        std::fs::write(&file, content).expect("can be written");
+        let (_, errors) = fails(&["train", "digits", "--config", text(&file)]);
+        assert!(errors.contains(word) && !errors.contains("device:"), "{content}: {errors}");
+    }
+}
+
 #[test]
 fn every_command_is_explained() {
     fn explained(command: &[&str]) -> usize {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use incept::Error;
 use incept::data::{
-    Augmentation, Batch, Dataset, Fit, Folder, Loader, LoaderOptions, OpenOptions, Picture, Preprocessing,
-    at_most, digits, open, permutation, stratified,
+    Augmentation, Batch, Dataset, Fit, Folder, Loader, LoaderOptions, Mix, OpenOptions, Picture,
+    Preprocessing, Subset, at_most, digits, open, permutation, stratified,
 };
 
 fn temporary() -> tempfile::TempDir {
@@ -351,9 +351,87 @@ fn batches_do_not_depend_on_workers() {
     assert_eq!(seen.len(), 1797, "an epoch has every picture once");
     assert_eq!(whole[17].count, 97);
     assert_eq!(whole[17].labels[97..], [Batch::MISSING; 3]);
-    // Batch norm takes its statistics over all rows: those without a label are pictures too.
+    // Batch norm takes its statistics over all rows: those without a label are other images of the epoch, as they are in it.
     let row = 3 * 32 * 32;
-    assert_eq!(whole[17].images[97 * row..], whole[17].images[..3 * row]);
+    assert_eq!(whole[17].images[97 * row..], whole[0].images[..3 * row]);
+}
+
+/// Rows that have no image of their own have others of the epoch, never copies while there are others: copies have too small a variance.
+#[test]
+fn missing_rows_are_filled_with_other_images() {
+    let folder = folder_of_pictures();
+    let set: Arc<dyn Dataset> = Arc::new(Folder::open(folder.path()).expect("has two classes"));
+    let mix = Mix { mixup: 0.4, cutmix: 0.0 };
+    let batches = |batch: usize, workers: usize, first: usize, mix: Option<Mix>| {
+        let options = LoaderOptions { workers, ..LoaderOptions::new(batch, Preprocessing::new(32)) };
+        let options = options.training(2, Some(Augmentation::standard())).mixing(mix);
+        let loader = Loader::new(Arc::clone(&set), options).expect("has images");
+        let list = loader.epoch(3, first).collect::<incept::Result<Vec<Batch>>>();
+        (list.expect("three bad ones are allowed"), loader.bad().len())
+    };
+    let bits = |batch: &Batch, row: usize| -> Vec<u32> {
+        let size = batch.images.len() / batch.labels.len();
+        batch.images[row * size..(row + 1) * size].iter().map(|v| v.to_bits()).collect()
+    };
+    for (size, count) in [(4, 3), (6, 2), (8, 2)] {
+        let (list, bad) = batches(size, 0, 0, None);
+        assert_eq!((list.len(), bad), (count, 3), "no filler counts as another unreadable image");
+        let own: BTreeSet<Vec<u32>> = list
+            .iter()
+            .flat_map(|b| (0..size).filter(|i| b.labels[*i] != Batch::MISSING).map(|i| bits(b, i)))
+            .collect();
+        assert_eq!(own.len(), 8);
+        for batch in &list {
+            let rows: BTreeSet<Vec<u32>> = (0..size).map(|i| bits(batch, i)).collect();
+            assert!(rows.len() == size && rows.is_subset(&own), "{size}: {} different rows", rows.len());
+        }
+        // Whoever makes them, and wherever an epoch is entered.
+        assert_eq!(list, batches(size, 3, 0, None).0);
+        assert_eq!(list[count - 1..], batches(size, 0, count - 1, None).0[..]);
+
+        // Mixed among themselves: no loss sees an image that does not count.
+        let (mixed, _) = batches(size, 0, 0, Some(mix));
+        for (batch, plain) in mixed.iter().zip(&list) {
+            let labels = batch.mixed.as_ref().expect("second labels");
+            for i in 0..size {
+                assert_eq!(labels.second[i] == Batch::MISSING, plain.labels[i] == Batch::MISSING);
+            }
+            let alone = batch.count == 1;
+            assert!(
+                !alone
+                    || (0..size)
+                        .all(|i| plain.labels[i] == Batch::MISSING || bits(batch, i) == bits(plain, i))
+            );
+        }
+    }
+    // Where there are no others, all are repeated, as evenly as it comes out.
+    let (list, _) = batches(17, 0, 0, None);
+    let rows = (0..17).map(|i| bits(&list[0], i));
+    let mut copies = std::collections::BTreeMap::<Vec<u32>, usize>::new();
+    rows.for_each(|row| *copies.entry(row).or_default() += 1);
+    assert!(copies.len() == 8 && copies.values().all(|n| (2..=3).contains(n)), "{:?}", copies.values());
+}
+
+#[test]
+fn a_set_without_a_readable_image_is_an_error() {
+    let folder = temporary();
+    for i in 0..5 {
+        write(&folder.path().join(format!("{}/{i}.png", i % 2)), b"no image at all");
+    }
+    let set: Arc<dyn Dataset> = Arc::new(Folder::open(folder.path()).expect("has two classes"));
+    let plain = LoaderOptions::new(2, Preprocessing::new(32));
+    for options in [plain.clone(), plain.training(1, None)] {
+        let loader = Loader::new(Arc::clone(&set), options).expect("five files");
+        let error = loader.epoch(0, 0).find_map(Result::err).expect("nothing to train on or to measure");
+        assert!(matches!(error, Error::NothingReadable { count: 5, .. }), "{error}");
+    }
+    let nothing = LoaderOptions::new(0, Preprocessing::new(32));
+    let error = Loader::new(Arc::clone(&set), nothing).expect_err("no rows").to_string();
+    assert!(error.contains("--batch"), "{error}");
+    let empty: Arc<dyn Dataset> = Arc::new(Subset::new(set, Vec::new()));
+    let options = LoaderOptions::new(2, Preprocessing::new(32));
+    let error = Loader::new(empty, options).expect_err("no images").to_string();
+    assert!(error.contains("no images") && !error.contains("--batch"), "{error}");
 }
 
 #[test]

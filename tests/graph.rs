@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use incept::Error;
-use incept::data::Batch;
+use incept::data::{Batch, MixedLabels};
 use incept::gpu::{AdapterOptions, Gpu, Session};
 use incept::graph::{Element, Graph, Region, Role, Spec, TensorId};
 use incept::kernel::{AdapterClass, Profile, Step};
@@ -706,6 +706,76 @@ fn accumulated_batches_are_one_large_batch() {
     for (name, tensor) in &large.slots[0] {
         let error = relative_error(&small.slots[0][name].data, &tensor.data);
         assert!(error < 1e-4, "{name}: {error:.1e}");
+    }
+}
+
+/// Some of the rows of a batch, in one of `size` rows of which the others are missing.
+fn rows(all: &Batch, range: std::ops::Range<usize>, size: usize) -> Batch {
+    let row = all.images.len() / all.labels.len();
+    let mut images = all.images[range.start * row..range.end * row].to_vec();
+    images.resize(size * row, 0.25);
+    let mut labels = all.labels[range.clone()].to_vec();
+    labels.resize(size, Batch::MISSING);
+    let mixed = all.mixed.as_ref().map(|mixed| MixedLabels {
+        second: range.clone().map(|i| mixed.second[i]).chain(std::iter::repeat(0)).take(size).collect(),
+        share: range.clone().map(|i| mixed.share[i]).chain(std::iter::repeat(1.0)).take(size).collect(),
+    });
+    Batch { images, labels, count: range.len(), indices: range.collect(), mixed }
+}
+
+/// Batches of 16, 16 and 3 images make the update of one batch of 35, where the last one ends the epoch; with class weights and mixed labels too,
+/// whose losses are means over the weights. The next window starts from nothing, and a run that is left within a window resumes bit for bit.
+#[test]
+fn an_incomplete_window_updates_with_each_image_weighing_the_same() {
+    let gpu = gpu();
+    let plain = small(Variant::Paper);
+    let weights = Some(vec![1.0, 0.25, 3.0, 0.5]);
+    let weighted = GoogLeNet { class_weights: weights, mixed_labels: true, ..plain.clone() };
+    for network in [plain, weighted] {
+        let mut all = batch(35, 0);
+        if network.mixed_labels {
+            let second = all.labels.iter().map(|label| (label + 1) % 4).collect();
+            let share = (0..35u8).map(|i| f32::from(i) / 34.0).collect();
+            all.mixed = Some(MixedLabels { second, share });
+        }
+        let trainer = |optimizer: Optimizer, batch: usize| {
+            gpu.block_on(Trainer::new(&gpu, &network, &optimizer, batch, 9, |_, _| ())).expect("can train")
+        };
+        let state = |trainer: &Trainer| gpu.block_on(trainer.state()).expect("the state can be read");
+        let mut large = trainer(Optimizer::default(), 35);
+        large.step(&all, 0.05).expect("a step");
+        let parts = [rows(&all, 0..16, 16), rows(&all, 16..32, 16), rows(&all, 32..35, 16)];
+        // Of a window of four as many are there as an epoch has.
+        let optimizer = Optimizer { accumulate: 4, ..Optimizer::default() };
+        let mut small = trainer(optimizer, 16);
+        let mut left = None;
+        for part in &parts[..2] {
+            small.step(part, 0.05).expect("a step");
+            left = Some(state(&small));
+        }
+        small.last_step(&parts[2], 0.05).expect("a step");
+        let after = state(&small);
+        let progress = &after.progress;
+        assert_eq!((progress.step, progress.update, progress.waiting), (3, 1, 0));
+        assert_eq!(progress.waiting_weight, 0.0);
+        for (name, tensor) in &state(&large).slots[0] {
+            let error = relative_error(&after.slots[0][name].data, &tensor.data);
+            assert!(error < 1e-4, "{name}: {error:.1e}");
+        }
+
+        let left = left.expect("was left");
+        assert_eq!(left.progress.waiting, 2);
+        let mut resumed = trainer(optimizer, 16);
+        resumed.restore(&left).expect("a state of this network");
+        resumed.last_step(&parts[2], 0.05).expect("a step");
+        assert_eq!(state(&resumed), after);
+        // Another trainer that did only what follows is where both of these are.
+        let mut fresh = trainer(optimizer, 16);
+        fresh.restore(&after).expect("a state of this network");
+        for trainer in [&mut resumed, &mut fresh] {
+            trainer.last_step(&parts[0], 0.05).expect("a step");
+        }
+        assert_eq!(state(&resumed).parameters, state(&fresh).parameters);
     }
 }
 

@@ -215,6 +215,122 @@ fn an_epoch_that_cannot_be_judged_is_saved() {
     assert!(tensors(&run.last()) == trained && tensors(&run.best()) == trained);
 }
 
+/// One image more than whole batches have: its batch has a variance of its own to show batch norm, and learns as well as without it.
+#[test]
+fn one_image_in_the_last_batch_does_not_spoil_batch_norm() {
+    let folder = temporary();
+    let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases/bn49");
+    let less = folder.path().join("bn48");
+    copy_but(&whole, &less, "p016.png");
+    let accuracy = |data: &Path, name: &str| {
+        let options = [
+            "--variant",
+            "torchvision",
+            "--epochs",
+            "10",
+            "--batch",
+            "16",
+            "--width",
+            "0.25",
+            "--input",
+            "32",
+            "--rate",
+            "0.02",
+            "--schedule",
+            "cosine",
+            "--seed",
+            "1",
+            "--tune",
+            "off",
+            "--name",
+            name,
+            "--json",
+        ];
+        let events = json(&[&["train", text(data)], &options[..]].concat(), folder.path());
+        let epoch = events.iter().rev().find(|e| e["event"] == "epoch").expect("an epoch");
+        epoch["held_out_accuracy"].as_f64().expect("was measured")
+    };
+    let (with, without) = (accuracy(&whole, "49"), accuracy(&less, "48"));
+    assert!((with - without).abs() <= 0.02 && with > 0.95, "{with} with it, {without} without");
+}
+
+/// Copies a folder but for the files of a name in the first class.
+fn copy_but(from: &Path, to: &Path, name: &str) {
+    std::fs::create_dir_all(to).expect("can be made");
+    for entry in std::fs::read_dir(from).expect("a folder").map(|e| e.expect("an entry")) {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_but(&entry.path(), &target, name);
+        } else if entry.file_name() != name || !from.ends_with("train/class0") {
+            std::fs::copy(entry.path(), target).expect("can be copied");
+        }
+    }
+}
+
+/// Less than --max-bad allows, and all that there is: no checkpoint says that it was trained, and no accuracy that it was measured.
+#[test]
+fn training_or_validating_on_nothing_is_an_error() {
+    let folder = temporary();
+    let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
+    pictures(&data, 2, false);
+    let network = ["--width", "0.0625", "--input", "32", "--batch", "4", "--tune", "off", "--epochs", "1"];
+    let arguments = [&["train", text(&data), "--max-bad", "20"][..], &network].concat();
+    let damage = |part: &str| {
+        for entry in walk(&data.join(part)) {
+            std::fs::write(entry, [0u8; 40]).expect("can be written");
+        }
+    };
+    damage("val");
+    let errors = fails(&arguments, &runs);
+    assert!(errors.contains("none of the 4 images can be read"), "{errors}");
+    let run = only_run(&runs);
+    assert!(run.last().is_file() && !run.best().is_file(), "the epoch is not lost, and nothing is best");
+    damage("train");
+    let errors = fails(&[&arguments[..], &["--name", "nothing"]].concat(), &runs);
+    assert!(errors.contains("none of the 8 images can be read") && !errors.contains("saved"), "{errors}");
+    let run = RunFolder::find(&runs, "nothing");
+    assert!(run.is_none_or(|run| !run.last().is_file() && !run.best().is_file()), "nothing is saved");
+}
+
+/// The files in the folders of a folder.
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+/// A run that resumes within a cycle of rate and momentum ends as if it had not stopped; the last window of each epoch updates.
+#[test]
+fn cycles_and_windows_resume_bit_for_bit() {
+    let folder = temporary();
+    let options =
+        ["--epochs", "2", "--accumulate", "3", "--schedule", "onecycle", "--keep", "2", "--rate", "0.002"];
+    stdout(&quick(&[&options[..], &["--optimizer", "adamw"]].concat()), folder.path());
+    let run = only_run(folder.path());
+    let whole = tensors(&run.last());
+    // Five batches an epoch: windows of three and of two.
+    let progress = Checkpoint::load(&run.last()).expect("a checkpoint").metadata.progress;
+    assert_eq!((progress.step, progress.update, progress.waiting), (10, 4, 0));
+    stdout(&["train", "--resume", text(&run.kept(1)), "--tune", "off"], folder.path());
+    assert_eq!(tensors(&run.last()), whole);
+}
+
+/// A data set smaller than a batch is one batch of its images: copies would give batch norm another variance.
+#[test]
+fn a_batch_is_no_larger_than_the_data_set() {
+    let folder = temporary();
+    let events = json(
+        &quick(&["--epochs", "1", "--batch", "64", "--variant", "torchvision", "--json"]),
+        folder.path(),
+    );
+    assert_eq!(events[0]["run"]["batch"], 40);
+    stdout(
+        &quick(&["--epochs", "1", "--batch", "40", "--variant", "torchvision", "--name", "same"]),
+        folder.path(),
+    );
+    let [large, same] = ["1", "same"].map(|name| RunFolder::find(folder.path(), name).expect("a run").last());
+    assert_eq!(tensors(&large), tensors(&same));
+}
+
 /// The weights of classes are of a training, not of a network: a start from its weights needs none.
 #[test]
 fn weights_of_a_weighted_training_start_another() {
@@ -318,18 +434,24 @@ fn recipes_rules_and_schedules_train() {
             log.iter().filter_map(|r| if let Record::Step(s) = r { Some(s) } else { None }).collect();
         // Batches that are only added up have no norm.
         let norms: Vec<f64> = steps.iter().filter_map(|s| s.gradient_norm).collect();
-        assert_eq!(norms.len(), if arguments.contains(&"--accumulate") { 5 } else { 10 }, "{arguments:?}");
+        assert_eq!(norms.len(), if arguments.contains(&"--accumulate") { 6 } else { 10 }, "{arguments:?}");
         assert!(norms.iter().all(|n| *n > 0.0) && steps.iter().all(|s| s.loss.is_finite()), "{arguments:?}");
         steps.iter().map(|s| s.rate).collect()
     };
     for recipe in ["paper", "torchvision", "small"] {
         assert_eq!(rates(&["--recipe", recipe]).len(), 10, "{recipe}");
     }
+    // Two epochs are all that the warm-up of the recipe takes: it rises throughout.
+    let rising = rates(&["--recipe", "small"]);
+    assert!(rising.is_sorted() && rising[0] > 0.0 && rising[9] < 0.05, "{rising:?}");
+    let warmed = rates(&["--warmup", "1", "--rate", "0.05", "--schedule", "cosine"]);
+    assert!((warmed[0] / 5e-4 - 1.0).abs() < 1e-6 && warmed[5] == f64::from(0.05f32), "{warmed:?}");
     let halved = rates(&["--optimizer", "adamw", "--rate", "0.001", "--schedule", "step:1:0.5"]);
     assert!((halved[9] / halved[0] - 0.5).abs() < 1e-3, "{halved:?}");
     let cycle = rates(&["--optimizer", "lars", "--schedule", "onecycle:0.4", "--class-weights", "balanced"]);
     let highest = (0..10).max_by(|a, b| cycle[*a].total_cmp(&cycle[*b])).expect("ten steps");
-    assert!((3..=5).contains(&highest) && cycle[9] < 0.1 * cycle[highest], "{cycle:?}");
+    // As torch's, at the end of the last of the four updates that rise, and at the lowest rate in the last.
+    assert!(highest == 3 && (cycle[9] / (0.01 / 25.0 / 1e4) - 1.0).abs() < 1e-5, "{cycle:?}");
     let more = ["--average", "polyak", "--smoothing", "0.1", "--accumulate", "2"];
     let wave =
         rates(&[&["--optimizer", "nesterov", "--schedule", "cosine", "--warmup", "1"], &more[..]].concat());

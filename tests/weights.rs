@@ -77,7 +77,15 @@ fn checkpoint() -> Checkpoint {
     };
     let named = |start: f32| all(start, |role| matches!(role, Role::Parameter(_)));
     let statistics = |start: f32| all(start, |role| matches!(role, Role::State(_)));
-    let progress = Progress { step: 12, update: 6, epoch: 2, batch: 3, seed: u64::MAX - 1 };
+    let progress = Progress {
+        step: 12,
+        update: 6,
+        epoch: 2,
+        batch: 3,
+        seed: u64::MAX - 1,
+        waiting: 3,
+        waiting_weight: 17.3,
+    };
     let mut average = named(4.0);
     average.extend(statistics(0.75));
     let state = TrainingState {

@@ -13,6 +13,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
+use super::numbers::whole;
 use super::options::{DeviceArgs, NetworkArgs, PrecisionArgs};
 use super::report::{Reporter, bytes, thousands};
 use super::tune::Worth;
@@ -41,13 +42,13 @@ pub(crate) struct Bench {
     #[command(flatten)]
     work: WorkArgs,
     /// Rounds.
-    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = whole::<u32>(1))]
     rounds: u32,
     /// Steps of a round [default: as many as take a second].
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<u32>(1))]
     steps: Option<u32>,
     /// Steps before the first round.
-    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = whole::<u32>(1))]
     warm_up: u32,
     #[command(flatten)]
     device: DeviceArgs,
@@ -59,10 +60,10 @@ pub(crate) struct WorkArgs {
     #[command(flatten)]
     network: NetworkArgs,
     /// Number of classes.
-    #[arg(long, value_name = "COUNT", default_value_t = 1000, help_heading = "Network")]
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, help_heading = "Network", value_parser = whole::<usize>(2))]
     classes: usize,
     /// Pictures of a batch.
-    #[arg(long, value_name = "COUNT", default_value_t = 32)]
+    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     pub batch: usize,
     #[command(flatten)]
     pub precision: PrecisionArgs,
@@ -70,7 +71,7 @@ pub(crate) struct WorkArgs {
     #[arg(long)]
     pub checkpointing: bool,
     /// What weights and pictures are drawn from.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]
     pub seed: u64,
 }
 

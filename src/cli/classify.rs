@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::data::{ImageArgs, pictures};
 use super::early_exit::{Threshold, exit, require_heads, threshold};
+use super::numbers::whole;
 use super::options::{DeviceArgs, PrecisionArgs};
 use super::record;
 use super::report::{Reporter, note, share_bar, shown};
@@ -39,10 +40,10 @@ pub(crate) struct Classify {
     #[arg(required = true, value_name = "CHECKPOINT|PICTURE")]
     inputs: Vec<PathBuf>,
     /// How many classes to print for each picture.
-    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = whole::<usize>(1))]
     top: usize,
     /// Pictures of a batch [default: 16, with --early-exit 1].
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(1))]
     batch: Option<usize>,
     /// Stop at aux1 or aux2 when its softmax is as sure as this, from 0 to 1: the layers above are not run then.
     ///

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dashboard::ViewName;
 use super::data::LoadArgs;
+use super::numbers::{Range, not_zero, real, whole};
 use super::options::{Augment, NetworkArgs, OptimizerArgs, PixelArgs, PrecisionName};
 
 /// All of it. What is not set anywhere has a default that `resolve` fills in; then it is the configuration that is saved with the run.
@@ -41,16 +42,16 @@ pub(crate) struct Config {
 #[command(next_help_heading = "Training")]
 pub(crate) struct TrainingArgs {
     /// Epochs [default: 30, or as the run that is resumed].
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<u64>(1))]
     pub epochs: Option<u64>,
     /// Pictures of a batch [default: 32].
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(1))]
     pub batch: Option<usize>,
     /// What weights, order, augmentation and dropout are drawn from [default: 1].
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = whole::<u64>(0))]
     pub seed: Option<u64>,
     /// End after so many epochs in which held-out accuracy did not rise [default: 0, never].
-    #[arg(long, value_name = "EPOCHS")]
+    #[arg(long, value_name = "EPOCHS", value_parser = whole::<u64>(0))]
     pub patience: Option<u64>,
     /// Weight of each class in the losses: numbers by class, or `balanced` for one over the class's share of the pictures. The mean over a batch is
     /// taken by the weights of its labels, as torch's `CrossEntropyLoss(weight=...)` does [default: none].
@@ -71,7 +72,7 @@ pub(crate) struct TrainingArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     pub no_validation: Option<bool>,
     /// Train on at most so many pictures, chosen evenly over the classes [default: 0, all].
-    #[arg(long, value_name = "COUNT", help_heading = "Data")]
+    #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     pub limit: Option<usize>,
     /// Share of the pictures that is held out where the data set has no test part [default: 0.2].
     #[arg(long, value_name = "SHARE", help_heading = "Data")]
@@ -87,10 +88,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Epochs between checkpoints [default: 1].
-    #[arg(long, value_name = "EPOCHS")]
+    #[arg(long, value_name = "EPOCHS", value_parser = whole::<u64>(1))]
     pub save_every: Option<u64>,
     /// Checkpoints that are kept in the run's folder beside the last and the best [default: 0].
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(0))]
     pub keep: Option<usize>,
     /// Write TensorBoard's event files below this folder: `tensorboard --logdir FOLDER` shows them.
     #[arg(long, value_name = "FOLDER")]
@@ -128,17 +129,17 @@ pub(crate) struct AugmentArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     pub flip: Option<bool>,
     /// Change brightness, contrast and saturation by up to this share, in random order, and the hue by a fifth of it; Howard and the paper: 0.5.
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = real::<f64>(Range::Share))]
     pub photometric: Option<f64>,
     /// Resize each picture by a method drawn at random.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     pub random_interpolation: Option<bool>,
     /// Blend pictures of a batch and their labels, by shares from Beta(ALPHA, ALPHA); usual: 0.2 [default: 0, never].
-    #[arg(long, value_name = "ALPHA")]
+    #[arg(long, value_name = "ALPHA", value_parser = real::<f64>(Range::NotNegative))]
     pub mixup: Option<f64>,
     /// Paste rectangles of other pictures of the batch, with areas from Beta(ALPHA, ALPHA); usual: 1. With `--mixup` too, a coin decides for each batch
     /// [default: 0, never].
-    #[arg(long, value_name = "ALPHA")]
+    #[arg(long, value_name = "ALPHA", value_parser = real::<f64>(Range::NotNegative))]
     pub cutmix: Option<f64>,
 }
 
@@ -237,7 +238,19 @@ impl TrainingArgs {
                 "--patience waits for held-out accuracy to rise, and with --no-validation there is none";
             return Err(Error::Config(reason.into()));
         }
-        Ok(())
+        not_zero(self.epochs, "epochs")?;
+        not_zero(self.batch.map(|batch| batch as u64), "batch")?;
+        Range::Part.check(self.held_out, "held-out")
+    }
+}
+
+impl RunArgs {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the option.
+    pub(crate) fn validate(&self) -> Result<()> {
+        not_zero(self.save_every, "save-every")
     }
 }
 

@@ -12,6 +12,7 @@ use incept::untrusted::printable;
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::numbers::whole;
 use super::report::{note, shown};
 
 /// What a data set is called in help texts.
@@ -37,10 +38,10 @@ set, on the test set if there is none, and on a share of the training set (--hel
 #[command(next_help_heading = "Data")]
 pub(crate) struct LoadArgs {
     /// Threads that decode pictures [default: one a core, at most 8].
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(0))]
     pub workers: Option<usize>,
     /// Unreadable pictures that are passed over; one more ends the command [default: 10].
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(0))]
     pub max_bad: Option<usize>,
     /// Largest image to read, in pixels [default: 134217728, which is 512 MiB of memory at 4 bytes each].
     ///

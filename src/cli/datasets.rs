@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::data::{FORMATS, ImageArgs, duplicate_note, say};
 use super::fetch::Fetch;
 use super::interrupt::interruptible;
+use super::numbers::whole;
 use super::plot::{self, Area, Drawn, Figure, INK, Unit, class_label};
 use super::report::{Rate, Reporter, shown, thousands};
 use super::tiles::shortened;
@@ -46,7 +47,7 @@ struct Info {
     #[command(flatten)]
     part: PartArgs,
     /// Pictures of each part that are decoded for sizes, colours and damage, evenly over the part; 0 for all.
-    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = whole::<usize>(0))]
     sample: usize,
 }
 
@@ -91,7 +92,7 @@ struct PartArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, help_heading = "Data")]
     held_out: f64,
     /// Seed of that division. `incept train` always divides with 0, whatever its `--seed`: others give another division.
-    #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data")]
+    #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data", value_parser = whole::<u64>(0))]
     seed: u64,
     #[command(flatten)]
     images: ImageArgs,

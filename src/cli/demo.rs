@@ -16,6 +16,7 @@ use super::dashboard::View;
 use super::data::{LoadArgs, describe};
 use super::fit::{History, Policy, Run, Setup};
 use super::interrupt::interruptible;
+use super::numbers::{Range, real, whole};
 use super::options::{DeviceArgs, PixelArgs};
 use super::plot::check_png;
 use super::report::{Rate, Reporter, duration, shown};
@@ -32,13 +33,13 @@ const TILES: usize = 36;
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
     /// Epochs at most; training ends before if it is good enough.
-    #[arg(long, value_name = "COUNT", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value_t = 24, value_parser = whole::<u64>(1))]
     epochs: u64,
     /// Held-out accuracy at which training ends, in percent.
-    #[arg(long, value_name = "PERCENT", default_value_t = 97.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 97.0, value_parser = real::<f64>(Range::Percent))]
     enough: f64,
     /// What weights, order, augmentation and dropout are drawn from.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]
     seed: u64,
     /// The sheet's file, a PNG.
     #[arg(long, value_name = "FILE", default_value = "incept-demo.png")]

@@ -21,6 +21,7 @@ pub(crate) use reliability_plot::ReliabilityFigure;
 
 use super::data::{FORMATS, LoadArgs};
 use super::early_exit::Calibrated;
+use super::numbers::whole;
 use super::options::{DeviceArgs, PrecisionArgs};
 use super::plot::{INK, SOFT, VERMILION, check, class_label, save};
 use super::raster::thumbnail;
@@ -55,10 +56,10 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "PART", default_value = "held-out", help_heading = "Data")]
     part: Part,
     /// At most so many pictures of it, chosen evenly over the classes [default: 0, all].
-    #[arg(long, value_name = "COUNT", help_heading = "Data")]
+    #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     limit: Option<usize>,
     /// Pictures of a batch.
-    #[arg(long, value_name = "COUNT", default_value_t = 32)]
+    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     /// Crops of each picture, whose softmaxes are averaged: `whole`, what `classify` looks at (the central square, or as --fit of the training has it); 1, the central 224 of its
     /// 256 (of an input of 224; else in proportion); 10 as Krizhevsky had them; caffe10 as Caffe's classify.py has them; 144 as in
@@ -74,9 +75,9 @@ pub(crate) struct Eval {
     /// Draw the wrongly classified pictures that the network was surest of, .png or .svg.
     #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
     mistakes: Option<PathBuf>,
-    /// How many of these pictures.
-    #[arg(long, value_name = "COUNT", default_value_t = 24, help_heading = "Plots", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
-    worst: usize,
+    /// How many of these pictures [default: 24].
+    #[arg(long, value_name = "COUNT", help_heading = "Plots", value_parser = whole::<usize>(1), conflicts_with = "early_exit")]
+    worst: Option<usize>,
     /// Sweep the thresholds of early exit instead: which share of the pictures each softmax could answer, and what that costs and saves.
     ///
     /// A fifth of the pictures is set aside to fit a temperature for each softmax, so that its probabilities mean what they say, and to
@@ -219,6 +220,11 @@ impl Eval {
         }
         let drawn = [&self.confusion, &self.reliability, &self.mistakes];
         drawn.into_iter().flatten().try_for_each(|path| check(path))?;
+        if self.worst.is_some() && self.mistakes.is_none() && !reporter.is_json() {
+            return Err(Error::Config(
+                "--worst would change nothing: it is for --mistakes and --json".into(),
+            ));
+        }
         let (checkpoints, data) = self.inputs()?;
         let contestants: Vec<Contestant> =
             checkpoints.iter().map(|path| Contestant::load(path)).collect::<Result<_>>()?;
@@ -254,8 +260,15 @@ impl Eval {
             return Ok(Outcome::Done);
         }
         let crops = CropTest::from(self.crops);
-        let job =
-            Job { gpu: &gpu, element, set, crops, batch: self.batch, load: &self.load, worst: self.worst };
+        let job = Job {
+            gpu: &gpu,
+            element,
+            set,
+            crops,
+            batch: self.batch,
+            load: &self.load,
+            worst: self.worst.unwrap_or(24),
+        };
         let measured = job.measure(&contestants, reporter, |_| ())?;
         let classes = &first.metadata.classes;
         tables::print(&measured, &contestants, classes, reporter)?;

@@ -62,6 +62,15 @@ impl Export {
         check_file(&self.out)?;
         let checkpoint = record::load(&self.checkpoint)?;
         let ending = self.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
+        let network = &checkpoint.metadata.network;
+        if self.fold && network.variant != Variant::Torchvision {
+            return Err(Error::Config("--fold would change nothing: this network has no batch norm".into()));
+        }
+        if self.aux && !network.has_aux() {
+            return Err(Error::Config(
+                "--aux would change nothing: this network has no auxiliary heads".into(),
+            ));
+        }
         let mut outputs = Vec::new();
         let content = match ending.as_str() {
             "onnx" if self.half => {
@@ -84,7 +93,6 @@ impl Export {
                 return Err(Error::Config(reason));
             }
         };
-        let network = &checkpoint.metadata.network;
         let torch = ending == "safetensors" && network.variant == Variant::Torchvision;
         if torch && network.conv1_stride() == 1 {
             note(

@@ -8,7 +8,9 @@ use incept::data::{Augmentation, Mix, OpenedData, Preprocessing};
 use incept::gpu::Gpu;
 use incept::nn::GoogLeNet;
 use incept::runs::{HeadRecord, StopReason};
-use incept::train::{EpochSummary, Evaluation, Optimizer, Schedule, StepMetrics, Trainer, TrainingGraph};
+use incept::train::{
+    EpochSummary, Evaluation, Moment, Optimizer, Pace, Schedule, StepMetrics, Trainer, TrainingGraph,
+};
 use incept::weights::{Checkpoint, Metadata};
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -47,9 +49,9 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// The learning rate after so many epochs.
-    pub(crate) fn rate_at(&self, epoch: f64) -> f64 {
-        self.schedule.rate(self.rate, self.warmup, epoch, self.epochs as f64)
+    /// How an update moves parameters.
+    pub(crate) fn pace(&self, at: Moment) -> Pace {
+        self.schedule.pace(self.rate, self.warmup, at, self.epochs)
     }
 }
 

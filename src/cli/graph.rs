@@ -11,6 +11,7 @@ use incept::weights::write_atomically;
 use serde::Serialize;
 
 use super::diagram;
+use super::numbers::whole;
 use super::options::NetworkArgs;
 use super::record;
 use super::report::{Reporter, shown, thousands};
@@ -32,7 +33,8 @@ pub(crate) struct Graph {
         value_name = "COUNT",
         default_value_t = 1000,
         help_heading = "Network",
-        conflicts_with = "checkpoint"
+        conflicts_with = "checkpoint",
+        value_parser = whole::<usize>(2)
     )]
     classes: usize,
     #[command(flatten)]
@@ -69,7 +71,10 @@ impl Graph {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let network = match &self.checkpoint {
             Some(path) => record::load(path)?.metadata.network,
-            None => self.network.network(self.classes, 224)?,
+            None => {
+                self.network.refuse_unseen(true)?;
+                self.network.network(self.classes, 224)?
+            }
         };
         self.out.as_deref().filter(|out| *out != Path::new("-")).map_or(Ok(()), check_file)?;
         let topology = Topology::of(&network.build(1)?);

@@ -16,6 +16,8 @@ pub(crate) struct Health {
     overflows: u64,
     /// Updates that have overflowed so far.
     skipped: u64,
+    /// Whether activations are stored as f16.
+    half: bool,
 }
 
 impl Health {
@@ -28,9 +30,15 @@ impl Health {
             self.overflows = if overflowed { self.overflows + 1 } else { 0 };
             self.skipped = scaling.skipped;
         }
+        self.half |= step.scaling.is_some();
         let first = step.step + 1 - DIVERGED.min(step.step + 1);
         if self.no_number >= DIVERGED {
-            return Err(Error::Diverged { step: first });
+            let end = if self.half {
+                Error::DivergedInF16 { step: first }
+            } else {
+                Error::Diverged { step: first }
+            };
+            return Err(end);
         }
         if self.overflows >= DIVERGED { Err(Error::Overflows { step: first }) } else { Ok(()) }
     }
@@ -68,5 +76,9 @@ mod tests {
         let end = ended((0..100).map(|i| step(i, 1.0, Some((1.0, i + 1)))));
         assert!(matches!(end, Some((7, Error::Overflows { step: 0 }))), "{end:?}");
         assert!(ended((0..100).map(|i| step(i, 1.0, Some((1.0, i / 2))))).is_none());
+        // Activations may have overflowed, which f32 has room for.
+        let end = ended((0..100).map(|i| step(i, f32::INFINITY, Some((1024.0, 0)))));
+        assert!(matches!(&end, Some((7, Error::DivergedInF16 { step: 0 }))), "{end:?}");
+        assert!(end.is_some_and(|(_, error)| error.to_string().contains("--precision f32")));
     }
 }

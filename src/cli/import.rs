@@ -10,6 +10,7 @@ use incept::untrusted::read_text;
 use incept::weights::{Checkpoint, Foreign, Format, ImportOptions, Pixels};
 use serde::Serialize;
 
+use super::numbers::whole;
 use super::report::{Reporter, command_line, note, shown, thousands};
 use super::{Outcome, Result};
 
@@ -29,7 +30,7 @@ pub(crate) struct Import {
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
     /// Height and width of the input in pixels [default: what the file says, or 224].
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(1))]
     input: Option<usize>,
     /// How pixels were made for the network [default: what the file says, or as its publishers do: see Pixels below, in `--help`].
     #[arg(long, value_name = "KIND")]

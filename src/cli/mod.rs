@@ -24,6 +24,7 @@ mod inspect;
 mod interrupt;
 mod judge;
 mod look;
+mod numbers;
 mod options;
 mod place;
 mod plot;
@@ -46,7 +47,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use incept::Error;
 
 use report::{Reporter, complain, is_unread, note};
@@ -119,9 +120,22 @@ enum Command {
     Runs(runs::Runs),
 }
 
+/// The command, whose flags take negative numbers for values.
+fn with_negative(command: clap::Command) -> clap::Command {
+    let valued = |arg: &clap::Arg| arg.get_long().is_some() && arg.get_action().takes_values();
+    let command = command.mut_args(|arg| if valued(&arg) { arg.allow_negative_numbers(true) } else { arg });
+    command.mut_subcommands(with_negative)
+}
+
+/// The arguments, where `--seed -1` is a seed that is refused and no flag `-1`.
+fn parse() -> Cli {
+    let matches = with_negative(Cli::command()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parse();
     let level = if cli.common.verbose { "info" } else { "warn" };
     // Drivers report what they lack as warnings of wgpu; a person at a terminal can do nothing about them.
     let filter = format!("error,incept={level}");
@@ -164,6 +178,69 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => {
             complain(&format!("error: {error}"));
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The flags of a command and of the commands below it that take a number: the words before them, and their names.
+    fn numeric(command: &clap::Command, before: &[String], found: &mut Vec<(Vec<String>, String)>) {
+        const NUMBERS: [&str; 13] = [
+            "COUNT",
+            "NUMBER",
+            "SHARE",
+            "RATE",
+            "P",
+            "FACTOR",
+            "WEIGHT",
+            "PIXELS",
+            "EPOCHS",
+            "NORM",
+            "ALPHA",
+            "PERCENT",
+            "MEAN|R,G,B",
+        ];
+        for arg in command.get_opts() {
+            let names = arg.get_value_names().unwrap_or_default();
+            let takes_one = names.iter().any(|name| NUMBERS.contains(&name.as_str()));
+            if let Some(long) = arg.get_long().filter(|_| takes_one) {
+                found.push((before.to_vec(), format!("--{long}")));
+            }
+        }
+        for sub in command.get_subcommands() {
+            numeric(sub, &[before, &[sub.get_name().to_string()]].concat(), found);
+        }
+    }
+
+    /// No flag takes text, NaN or a negative number for a number, and each says what it takes.
+    #[test]
+    fn every_numeric_flag_says_what_its_value_may_be() {
+        let command = with_negative(Cli::command());
+        let mut flags = Vec::new();
+        numeric(&command, &["incept".to_string()], &mut flags);
+        assert!(flags.len() > 60, "{flags:?}");
+        for (words, flag) in &flags {
+            // Its share is checked together with the data set.
+            let late = flag == "--held-out";
+            for value in ["nan", "-1", "inf", "x", "1e999"] {
+                if late && value != "x" {
+                    continue;
+                }
+                // A mean may be negative.
+                if flag == "--mean" && value == "-1" {
+                    continue;
+                }
+                let arguments = [&words[..], &[flag.clone(), value.to_string()]].concat();
+                let Err(error) = command.clone().try_get_matches_from(&arguments) else {
+                    panic!("{arguments:?} is taken");
+                };
+                let said = error.to_string();
+                assert_eq!(error.kind(), clap::error::ErrorKind::ValueValidation, "{arguments:?}: {said}");
+                assert!(said.contains(flag.as_str()) && said.contains(value), "{arguments:?}: {said}");
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use incept::train::{Averaging, Optimizer, Precision, Rule, Schedule};
 use serde::{Deserialize, Serialize};
 
 use super::config::as_text;
+use super::numbers::{Range, real, whole};
 use super::report::note;
 use super::tune::Tune;
 
@@ -153,29 +154,29 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "NAME")]
     pub variant: Option<Variant>,
     /// Factor on all channel counts [default: 1; explain 0.25; recipes may have another].
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = real::<f64>(Range::Positive))]
     pub width: Option<f64>,
     /// Height and width of the input in pixels, from 32 up [default: train and explain 32, 64 or 224, for pictures whose shorter side is up to 40, up to 96 or more, but explain 64 for digits; else 224].
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(1))]
     pub input: Option<usize>,
     /// Weight of the two auxiliary losses; 0 leaves their branches out [default: 0.3].
-    #[arg(long, value_name = "WEIGHT")]
+    #[arg(long, value_name = "WEIGHT", value_parser = real::<f32>(Range::NotNegative))]
     pub aux_weight: Option<f32>,
     /// Probability of dropping before the main classifier [default: 0.4 (paper), 0.2 (torchvision)].
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = real::<f32>(Range::BelowOne))]
     pub dropout: Option<f32>,
     /// Probability of dropping before the auxiliary classifiers [default: 0.7].
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = real::<f32>(Range::BelowOne))]
     pub aux_dropout: Option<f32>,
     /// Label smoothing [default: 0].
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = real::<f32>(Range::BelowOne))]
     pub smoothing: Option<f32>,
     /// How weights start: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`), `he`; for train also weights: a file, a run's folder (its best ones), or `included` for those that come with incept [default: xavier (paper), he (torchvision)].
     #[arg(long, value_name = "NAME|FILE")]
     #[serde(with = "as_text")]
     pub init: Option<Init>,
     /// Factor on the learning rate of biases; Caffe has 2 [default: 1].
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = real::<f32>(Range::NotNegative))]
     pub bias_rate: Option<f32>,
 }
 
@@ -248,6 +249,40 @@ impl NetworkArgs {
         };
         network.validate()?;
         Ok(network)
+    }
+
+    /// Refuses what changes nothing that a command shows of a network that it does not train: of dropout and, without `losses`, of the weight of
+    /// the auxiliary losses only whether there is any.
+    ///
+    /// # Errors
+    /// [`Error::Config`](incept::Error::Config) naming the option.
+    pub(crate) fn refuse_unseen(&self, losses: bool) -> incept::Result<()> {
+        let training = "it is for training";
+        let there = "only 0, which leaves the layer out, shows here";
+        let shows = |value: Option<f32>| value.is_some_and(|value| value != 0.0);
+        let unseen = [
+            (self.init.is_some(), "init", training),
+            (self.smoothing.is_some(), "smoothing", training),
+            (self.bias_rate.is_some(), "bias-rate", training),
+            (shows(self.dropout), "dropout", there),
+            (shows(self.aux_dropout), "aux-dropout", there),
+            (
+                self.aux_dropout.is_some() && self.aux_weight == Some(0.0),
+                "aux-dropout",
+                "--aux-weight 0 leaves the auxiliary heads out",
+            ),
+            (
+                shows(self.aux_weight) && !losses,
+                "aux-weight",
+                "only 0, which leaves the auxiliary heads out, shows here",
+            ),
+        ];
+        match unseen.into_iter().find(|(given, ..)| *given) {
+            Some((_, option, why)) => {
+                Err(incept::Error::Config(format!("--{option} would change nothing: {why}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Sets what was not set to what the network has.
@@ -375,35 +410,35 @@ pub(crate) struct OptimizerArgs {
     /// The rule: SGD with momentum, Nesterov's, AdamW, or LARS for large batches [default: sgd].
     #[arg(long, value_name = "NAME")]
     pub optimizer: Option<RuleName>,
-    /// Learning rate [default: 0.01].
-    #[arg(long, value_name = "RATE")]
+    /// Learning rate, the highest one of the schedule [default: 0.01].
+    #[arg(long, alias = "lr", value_name = "RATE", value_parser = real::<f64>(Range::NotNegative))]
     pub rate: Option<f64>,
-    /// How it changes: constant, polynomial[:POWER] (Caffe: 0.5), cosine, step[:EPOCHS:FACTOR] (the paper: 8:0.96), onecycle[:RISE] (torch: 0.3)
-    /// [default: polynomial:0.5].
+    /// How it changes: constant, polynomial[:POWER] (Caffe: 0.5), cosine, step[:EPOCHS:FACTOR] (the paper: 8:0.96), onecycle[:RISE] (torch: 0.3;
+    /// moves momentum too, from 0.95 to 0.85 and back) [default: polynomial:0.5].
     #[arg(long, value_name = "NAME")]
     #[serde(with = "as_text")]
     pub schedule: Option<Schedule>,
-    /// Epochs in which the rate rises from zero [default: 0].
-    #[arg(long, value_name = "EPOCHS")]
+    /// Warm-up epochs, in which the learning rate rises from a hundredth to `--rate`; the schedule starts after them, over the remaining epochs [default: 0].
+    #[arg(long, value_name = "EPOCHS", value_parser = real::<f64>(Range::NotNegative))]
     pub warmup: Option<f64>,
-    /// Momentum of sgd, nesterov and lars [default: 0.9].
-    #[arg(long, value_name = "SHARE")]
+    /// Momentum of sgd, nesterov and lars; the schedule onecycle has its own [default: 0.9].
+    #[arg(long, value_name = "SHARE", value_parser = real::<f32>(Range::BelowOne))]
     pub momentum: Option<f32>,
     /// Weight decay of convolution and linear weights [default: 0.0002].
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(long, value_name = "FACTOR", value_parser = real::<f32>(Range::NotNegative))]
     pub weight_decay: Option<f32>,
-    /// Share of a tensor's norm that LARS moves it by at rate 1 [default: 0.001].
-    #[arg(long, value_name = "SHARE")]
+    /// Trust coefficient of lars: share of a tensor's norm that it moves it by at learning rate 1 [default: 0.001].
+    #[arg(long, value_name = "SHARE", value_parser = real::<f32>(Range::Positive))]
     pub trust: Option<f32>,
     /// Scale gradients down to this global norm [default: 0, never].
-    #[arg(long, value_name = "NORM")]
+    #[arg(long, value_name = "NORM", value_parser = real::<f32>(Range::NotNegative))]
     pub clip_norm: Option<f32>,
     /// Classify with averaged parameters and statistics: `polyak` (all alike, as the paper), or the decay of an exponential average [default: none].
     #[arg(long, value_name = "polyak|DECAY|none")]
     #[serde(with = "as_text")]
     pub average: Option<Average>,
-    /// Batches whose gradients make one update [default: 1].
-    #[arg(long, value_name = "COUNT")]
+    /// Batches whose gradients make one update, each weighing by its images; the last update of an epoch may have fewer [default: 1].
+    #[arg(long, value_name = "COUNT", value_parser = whole::<u32>(1))]
     pub accumulate: Option<u32>,
     /// Make most activations again in the backward pass instead of keeping them: about a fifth more arithmetic in a third of the memory, so
     /// that larger batches fit a small GPU. The results are the same.
@@ -447,12 +482,66 @@ impl OptimizerArgs {
     /// # Errors
     /// [`Error::Config`](incept::Error::Config) naming the option.
     pub(crate) fn validate(&self) -> incept::Result<()> {
-        for (value, option) in [(self.rate, "--rate"), (self.warmup, "--warmup")] {
-            if let Some(value) = value.filter(|v| !v.is_finite() || *v < 0.0) {
-                return Err(incept::Error::Config(format!("{option} must not be negative, not {value}")));
+        Range::NotNegative.check(self.rate, "rate")?;
+        Range::NotNegative.check(self.warmup, "warmup")
+    }
+
+    /// Checks that each of these flags does something, where `whole` is what recipe, file and flags come to.
+    ///
+    /// # Errors
+    /// [`Error::Config`](incept::Error::Config) naming the flag and what it is for.
+    pub(crate) fn refuse_idle(&self, whole: &Self) -> incept::Result<()> {
+        let idle = whole.idle();
+        let given = [self.trust.is_some(), self.momentum.is_some(), self.warmup.is_some_and(|w| w > 0.0)];
+        match ["trust", "momentum", "warmup"]
+            .into_iter()
+            .zip(given)
+            .find_map(|(option, given)| idle.iter().find(|(name, _)| given && *name == option))
+        {
+            Some((option, why)) => {
+                Err(incept::Error::Config(format!("--{option} would change nothing: {why}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The options that change nothing beside the others, and why.
+    fn idle(&self) -> Vec<(&'static str, &'static str)> {
+        let rule = self.optimizer.unwrap_or(RuleName::Sgd);
+        let cycled = matches!(self.schedule, Some(Schedule::OneCycle { .. }));
+        let mut list = Vec::new();
+        if rule != RuleName::Lars {
+            list.push(("trust", "it is for --optimizer lars"));
+        }
+        if rule == RuleName::Adamw {
+            list.push((
+                "momentum",
+                "it is for --optimizer sgd, nesterov and lars; adamw has betas of 0.9 and 0.999",
+            ));
+        } else if cycled {
+            list.push(("momentum", "the schedule onecycle moves momentum from 0.95 to 0.85 and back"));
+        }
+        if cycled {
+            list.push((
+                "warmup",
+                "the schedule onecycle has a rise of its own: onecycle:SHARE sets its length",
+            ));
+        }
+        list
+    }
+
+    /// Drops what a recipe or a file set and the other options leave without effect, and says so.
+    pub(crate) fn drop_idle(&mut self) {
+        for (option, why) in self.idle() {
+            let dropped = match option {
+                "trust" => self.trust.take().is_some(),
+                "momentum" => self.momentum.take().is_some(),
+                _ => self.warmup.take().is_some_and(|warmup| warmup > 0.0),
+            };
+            if dropped {
+                note(&format!("note: {option} of the configuration changes nothing: {why}"));
             }
         }
-        Ok(())
     }
 
     /// The optimizer, with a precision that is still to be set for the device; what was not set is set to its default.
@@ -463,9 +552,11 @@ impl OptimizerArgs {
             RuleName::Adamw => Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
             RuleName::Lars => Rule::Lars { trust: *self.trust.get_or_insert(0.001) },
         };
+        // What a rule or a schedule has no use for stays unset.
+        let used = !self.idle().iter().any(|(option, _)| *option == "momentum");
         Optimizer {
             rule,
-            momentum: *self.momentum.get_or_insert(0.9),
+            momentum: if used { *self.momentum.get_or_insert(0.9) } else { 0.9 },
             weight_decay: *self.weight_decay.get_or_insert(2e-4),
             // Without clipping the norm is worked out all the same: the log, the report and the dashboard show it.
             clip_norm: Some(self.clip_norm.filter(|norm| *norm != 0.0).unwrap_or(f32::INFINITY)),

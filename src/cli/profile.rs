@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::bench::WorkArgs;
+use super::numbers::whole;
 use super::options::DeviceArgs;
 use super::report::{Reporter, note};
 use super::tune::Worth;
@@ -35,10 +36,10 @@ pub(crate) struct Profile {
     #[command(flatten)]
     work: WorkArgs,
     /// Profile inference and not a training step.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "checkpointing")]
     infer: bool,
     /// Steps that are timed; each dispatch counts with its median.
-    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "static_")]
+    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = whole::<u32>(1), conflicts_with = "static_")]
     rounds: u32,
     /// The order of the table.
     #[arg(long, value_name = "ORDER", default_value = "order", conflicts_with = "static_")]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use incept::data::Loader;
 use incept::gpu::{AdapterSummary, Gpu};
 use incept::nn::GoogLeNet;
-use incept::train::{EpochSummary, Evaluation, StepMetrics, Trainer, train_epoch_from};
+use incept::train::{EpochSummary, Evaluation, Moment, StepMetrics, Trainer, train_epoch_from};
 use incept::weights::Checkpoint;
 use incept::{Error, Result};
 use serde::Serialize;
@@ -92,6 +92,10 @@ impl<'a> Session<'a> {
         let training = setup.load.options(batch, &setup.preprocessing);
         let training = training.training(setup.run.seed, setup.run.augmentation).mixing(setup.run.mix);
         let loader = Loader::new(Arc::clone(&setup.data.train), training)?;
+        if policy.validate && setup.data.held_out.is_empty() {
+            let reason = "has no images to validate on: add some, or train with --no-validation";
+            return Err(Error::format(&setup.run.data, reason));
+        }
         let held_out = setup.load.options(batch, &setup.preprocessing);
         let held_out = Loader::new(Arc::clone(&setup.data.held_out), held_out)?;
         let judge = policy.validate.then(|| Judge::new(trainer, setup.network.has_aux(), batch, held_out));
@@ -251,8 +255,8 @@ impl<'a> Session<'a> {
                 ControlFlow::Continue(())
             }
         };
-        let rate = |at: f64| setup.run.rate_at(at);
-        let trained = train_epoch_from(self.trainer, &self.loader, begun, rate, observe);
+        let pace = |at: Moment| setup.run.pace(at);
+        let trained = train_epoch_from(self.trainer, &self.loader, begun, pace, observe);
         let summary = self.gpu.block_on(trained)?;
         if let Some(error @ (Error::Diverged { .. } | Error::Overflows { .. })) = failed {
             return Err(error);
@@ -272,7 +276,7 @@ impl<'a> Session<'a> {
             _ => false,
         };
         let record = EpochRecord {
-            rate: self.setup.run.rate_at((summary.epoch + 1) as f64),
+            rate: self.setup.run.pace(self.trainer.moment(summary.epoch + 1, &self.loader)).rate,
             seconds: before + rate.elapsed().as_secs_f64(),
             images_per_s: rate.per_second(),
             held_out_accuracy: judged.main.as_ref().map(Evaluation::accuracy),

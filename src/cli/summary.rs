@@ -7,6 +7,7 @@ use incept::plan::{Memory, Plan, PlanOptions};
 use incept::train::{InferenceGraph, Optimizer, TrainingGraph};
 use serde::Serialize;
 
+use super::numbers::whole;
 use super::options::{NetworkArgs, PrecisionArgs};
 use super::report::{Reporter, bytes, thousands};
 use super::{Outcome, Result};
@@ -15,12 +16,12 @@ use super::{Outcome, Result};
 #[derive(Args, Debug)]
 pub(crate) struct Summary {
     /// Number of classes.
-    #[arg(long, value_name = "COUNT", default_value_t = 1000, help_heading = "Network")]
+    #[arg(long, value_name = "COUNT", default_value_t = 1000, help_heading = "Network", value_parser = whole::<usize>(2))]
     classes: usize,
     #[command(flatten)]
     network: NetworkArgs,
     /// Pictures of a batch, for shapes and memory.
-    #[arg(long, value_name = "COUNT", default_value_t = 32)]
+    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     #[command(flatten)]
     precision: PrecisionArgs,
@@ -44,6 +45,7 @@ struct SummaryResult<'a> {
 
 impl Summary {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
+        self.network.refuse_unseen(false)?;
         let network = self.network.network(self.classes, 224)?;
         let built = network.build(self.batch)?;
         let totals = summary(&built);

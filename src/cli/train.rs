@@ -48,7 +48,7 @@ pub(crate) struct Train {
     #[arg(long, value_name = "FILE|RUN", help_heading = "Run", conflicts_with_all = FIXED_BY_RUN)]
     resume: Option<PathBuf>,
     /// Draw training pictures as the network will see them, several epochs side by side, .png or .svg, and do not train.
-    #[arg(long, value_name = "FILE", help_heading = "Augmentation")]
+    #[arg(long, value_name = "FILE", help_heading = "Augmentation", conflicts_with_all = TRAINED_ONLY)]
     preview_augment: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
@@ -105,6 +105,28 @@ const FIXED_BY_RUN: [&str; 40] = [
     "file",
     "preview_augment",
     "name",
+];
+
+/// What means nothing where nothing is trained.
+const TRAINED_ONLY: [&str; 18] = [
+    "epochs",
+    "patience",
+    "precision",
+    "no_validation",
+    "optimizer",
+    "rate",
+    "schedule",
+    "warmup",
+    "momentum",
+    "weight_decay",
+    "trust",
+    "clip_norm",
+    "average",
+    "accumulate",
+    "checkpointing",
+    "save_every",
+    "keep",
+    "tensorboard",
 ];
 
 /// The last event for programs that read along; those before are of the training itself.
@@ -230,6 +252,9 @@ impl Train {
         config.training.take_back();
         config.training.validate()?;
         config.load.set_limit()?;
+        config.run.validate()?;
+        self.config.optimizer.refuse_idle(&config.optimizer)?;
+        config.optimizer.drop_idle();
         let what = config.data.clone();
         let what =
             what.ok_or_else(|| Error::Config("name a data set, here or in the file as `data`".into()))?;
@@ -240,6 +265,9 @@ impl Train {
             &what,
             &OpenOptions { held_out, limit: training.limit, limit_seed: seed, ..OpenOptions::default() },
         )?;
+        if data.train.is_empty() {
+            return Err(Error::format(&what, "has no images to train on"));
+        }
         let names = data.train.classes();
         let from = match &config.network.init {
             Some(Init::Weights(path)) => Some(path.clone()),
@@ -294,6 +322,10 @@ impl Train {
         let (augmentation, mix) = config.augment.resolve(data.suits)?;
         network.mixed_labels = mix.is_some();
         network.validate()?;
+        if self.config.network.aux_dropout.is_some() && !network.has_aux() {
+            let reason = "--aux-dropout would change nothing: --aux-weight 0 leaves the auxiliary heads out";
+            return Err(Error::Config(reason.into()));
+        }
         config.network.fill(&network);
         if weights.is_none() {
             config.network.width.get_or_insert(1.0);
@@ -311,18 +343,37 @@ impl Train {
         config.run.save_every.get_or_insert(1);
         config.run.keep.get_or_insert(0);
         config.optimizer.validate()?;
+        let epochs = *training.epochs.get_or_insert(30);
+        let batch = training.batch.get_or_insert(32);
+        if *batch > data.train.len() {
+            // A batch with copies would give batch norm too small a variance.
+            note(&format!("note: batches are of {} images: there are no more to train on", data.train.len()));
+            *batch = data.train.len();
+        }
+        let batch = *batch;
+        if batch == 1 && mix.is_some() {
+            let reason =
+                "--mixup and --cutmix would change nothing: they mix the images of a batch, and --batch is 1";
+            return Err(Error::Config(reason.into()));
+        }
+        let warmup = *config.optimizer.warmup.get_or_insert(0.0);
+        if self.config.optimizer.warmup.is_some() && warmup >= epochs as f64 && warmup > 0.0 {
+            let reason =
+                format!("--warmup {warmup} must be shorter than the run, which has --epochs {epochs}");
+            return Err(Error::Config(reason));
+        }
         let run = Run {
             data: what,
             held_out,
             limit: training.limit,
-            epochs: *training.epochs.get_or_insert(30),
-            batch: *training.batch.get_or_insert(32),
+            epochs,
+            batch,
             rate: *config.optimizer.rate.get_or_insert(0.01),
             schedule: *config
                 .optimizer
                 .schedule
                 .get_or_insert(incept::train::Schedule::Polynomial { power: 0.5 }),
-            warmup: *config.optimizer.warmup.get_or_insert(0.0),
+            warmup,
             optimizer,
             augmentation,
             seed,
@@ -331,10 +382,11 @@ impl Train {
             config,
         };
         run.check()?;
-        let steps = run.epochs * data.train.len().div_ceil(run.batch.max(1)) as u64;
+        warn_of_warmup(&run);
+        let steps = run.epochs.saturating_mul(data.train.len().div_ceil(run.batch.max(1)) as u64);
         if u64::from(optimizer.accumulate) > steps {
             let reason = format!(
-                "--accumulate {} is more than the {steps} batches of the whole run: there would be no update",
+                "--accumulate {} is more than the {steps} batches of the whole run: no update would have as many",
                 optimizer.accumulate
             );
             return Err(Error::Config(reason));
@@ -405,6 +457,7 @@ impl Train {
         run.config.training.validate()?;
         run.check()
             .map_err(|error| Error::format(path, format!("was trained in no way that can be: {error}")))?;
+        warn_of_warmup(&run);
         // JSON has no infinity: a norm that is only looked at comes back as none.
         run.optimizer.clip_norm.get_or_insert(f32::INFINITY);
         if let Some(again) = self.config.optimizer.checkpointing {
@@ -509,6 +562,16 @@ impl Train {
         reporter.line(&format!("saved {}: the first of a row is the picture itself", shown(path)))?;
         reporter.event(&serde_json::json!({ "event": "preview", "sheet": path }))?;
         Ok(Outcome::Done)
+    }
+}
+
+/// Says so where a warm-up, from a recipe or a file, leaves nothing of the run.
+fn warn_of_warmup(run: &Run) {
+    if run.warmup > 0.0 && run.warmup >= run.epochs as f64 {
+        note(&format!(
+            "note: the warm-up of {} epochs is as long as the run of {} or longer: the learning rate rises to its end and does not reach --rate {}",
+            run.warmup, run.epochs, run.rate
+        ));
     }
 }
 

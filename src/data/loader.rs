@@ -11,7 +11,7 @@ use crate::untrusted::contained;
 /// Pictures as a network takes them, with their labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// batch x 3 x input x input; rows that are missing hold zeros, or in training pictures of other rows.
+    /// batch x 3 x input x input; rows that are missing hold zeros, or in training other images of the epoch.
     pub images: Vec<f32>,
     /// One a row; [`Batch::MISSING`] in rows that are missing.
     pub labels: Vec<u32>,
@@ -40,13 +40,10 @@ impl Batch {
         Self { images, labels, count, indices: (0..count).collect(), mixed: None }
     }
 
-    /// Repeats the pictures in the rows that are missing, which stay so for the loss: batch norm takes its mean and variance over all
-    /// rows, and black ones are not what it will see at inference.
-    fn fill(&mut self) {
+    /// Repeats the images of the rows `from` in the rows `to`.
+    fn repeat(&mut self, from: &[usize], to: &[usize]) {
         let row = self.images.len() / self.labels.len().max(1);
-        let (there, missing): (Vec<_>, Vec<_>) =
-            (0..self.labels.len()).partition(|&i| self.labels[i] != Self::MISSING);
-        for (from, to) in there.iter().cycle().zip(missing) {
+        for (from, to) in from.iter().cycle().zip(to) {
             self.images.copy_within(from * row..(from + 1) * row, to * row);
         }
     }
@@ -135,10 +132,13 @@ impl Loader {
     /// A loader of `set`.
     ///
     /// # Errors
-    /// [`Error::Config`] if the batch has no rows, the data set no pictures, or there are too many workers.
+    /// [`Error::Config`] if the batch has no rows, the data set no images, or there are too many workers.
     pub fn new(set: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Self> {
-        if options.batch == 0 || set.is_empty() {
-            return Err(Error::Config("there must be pictures, and --batch must be above zero".into()));
+        if options.batch == 0 {
+            return Err(Error::Config("--batch must be above zero, not 0".into()));
+        }
+        if set.is_empty() {
+            return Err(Error::Config("the data set has no images".into()));
         }
         if options.workers > MAX_WORKERS {
             let reason = format!("--workers must be at most {MAX_WORKERS}, not {}", options.workers);
@@ -182,33 +182,70 @@ impl Loader {
 impl Shared {
     /// Makes batch number `number` of an epoch.
     fn batch(&self, order: &[usize], epoch: u64, number: usize) -> Result<Batch> {
-        let LoaderOptions { batch: size, preprocessing, augmentation, mix, seed, .. } = &self.options;
-        let indices: Vec<usize> = order.iter().skip(number * size).take(*size).copied().collect();
+        let LoaderOptions { batch: size, preprocessing, mix, seed, .. } = &self.options;
+        let start = (number * size).min(order.len());
+        let end = (start + size).min(order.len());
+        let indices = order[start..end].to_vec();
         let row = 3 * preprocessing.input * preprocessing.input;
         let (images, labels) = (vec![0.0; size * row], vec![Batch::MISSING; *size]);
         let mut batch = Batch { images, labels, count: 0, indices, mixed: None };
-        for (i, &index) in batch.indices.iter().enumerate() {
-            let augment = augmentation.as_ref().map(|a| (a, *seed, epoch));
-            // A panic would end the worker, and with it the run.
-            let name = || self.set.name(index);
-            let loaded = contained(|| Ok(load(self.set.as_ref(), index, preprocessing, augment)))
-                .unwrap_or_else(|reason| Err(Error::format(name(), reason)));
-            match loaded {
-                Ok(values) => {
-                    batch.images[i * row..(i + 1) * row].copy_from_slice(&values);
-                    batch.labels[i] = self.set.label(index);
-                    batch.count += 1;
-                }
-                Err(error) => self.pass_over(index, &error)?,
+        for i in 0..batch.indices.len() {
+            let index = batch.indices[i];
+            if let Some(values) = self.load(index, epoch)? {
+                batch.images[i * row..(i + 1) * row].copy_from_slice(&values);
+                batch.labels[i] = self.set.label(index);
+                batch.count += 1;
             }
         }
+        let missing: Vec<usize> = (0..*size).filter(|i| batch.labels[*i] == Batch::MISSING).collect();
+        // The next images of the epoch come first, and those of its beginning after the last.
+        let others = order[end..].iter().chain(&order[..start]);
+        let filled = if self.options.shuffle { self.fill(&mut batch, &missing, others, epoch)? } else { 0 };
+        let (fillers, rest) = missing.split_at(filled);
         if let Some(mix) = mix {
-            mix.apply(&mut batch, *seed, epoch, number as u64);
+            mix.apply(&mut batch, fillers, *seed, epoch, number as u64);
         }
-        if self.options.shuffle {
-            batch.fill();
+        if self.options.shuffle && !rest.is_empty() {
+            let there: Vec<usize> = (0..*size).filter(|i| !rest.contains(i)).collect();
+            batch.repeat(&there, rest);
         }
         Ok(batch)
+    }
+
+    /// Puts other images of the epoch into the rows that are missing, which stay so for the loss: batch norm takes its mean and variance
+    /// over all rows, and copies of the few images that are left would have too small a variance. Returns how many rows have one: all,
+    /// unless the epoch has no more images than the batch.
+    fn fill<'a>(
+        &self,
+        batch: &mut Batch,
+        missing: &[usize],
+        mut others: impl Iterator<Item = &'a usize>,
+        epoch: u64,
+    ) -> Result<usize> {
+        let row = batch.images.len() / batch.labels.len().max(1);
+        let mut filled = 0;
+        while let Some(to) = missing.get(filled)
+            && let Some(index) = others.next()
+        {
+            if let Some(values) = self.load(*index, epoch)? {
+                batch.images[to * row..(to + 1) * row].copy_from_slice(&values);
+                filled += 1;
+            }
+        }
+        Ok(filled)
+    }
+
+    /// An image as it is in an epoch; none if it cannot be read, which is noted.
+    fn load(&self, index: usize, epoch: u64) -> Result<Option<Vec<f32>>> {
+        let LoaderOptions { preprocessing, augmentation, seed, .. } = &self.options;
+        let augment = augmentation.as_ref().map(|a| (a, *seed, epoch));
+        // A panic would end the worker, and with it the run.
+        let loaded = contained(|| Ok(load(self.set.as_ref(), index, preprocessing, augment)))
+            .unwrap_or_else(|reason| Err(Error::format(self.set.name(index), reason)));
+        match loaded {
+            Ok(values) => Ok(Some(values)),
+            Err(error) => self.pass_over(index, &error).map(|()| None),
+        }
     }
 
     /// Notes a picture that cannot be read, once.
@@ -222,6 +259,9 @@ impl Shared {
         if bad.len() > self.options.max_bad {
             let max = self.options.max_bad;
             return Err(Error::TooManyBad { bad: bad.len(), max, last: error.to_string() });
+        }
+        if bad.len() == self.set.len() {
+            return Err(Error::NothingReadable { count: bad.len(), last: error.to_string() });
         }
         Ok(())
     }

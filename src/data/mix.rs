@@ -42,8 +42,9 @@ impl Mix {
         Ok(())
     }
 
-    /// Mixes the rows of a batch of square pictures with three channels; rows that are missing stay so.
-    pub(super) fn apply(&self, batch: &mut Batch, seed: u64, epoch: u64, number: u64) {
+    /// Mixes the rows of a batch of square images with three channels; rows that are missing stay so. Rows of `fillers`, which have images and
+    /// do not count, are mixed among themselves: batch norm sees images of one kind, and no loss sees theirs.
+    pub(super) fn apply(&self, batch: &mut Batch, fillers: &[usize], seed: u64, epoch: u64, number: u64) {
         let mut random = generator(Purpose::Mix, seed, epoch, number);
         let blend = match (self.mixup > 0.0, self.cutmix > 0.0) {
             (true, true) => random.random::<f64>() < 0.5,
@@ -51,25 +52,27 @@ impl Mix {
         };
         let rows: Vec<usize> =
             (0..batch.labels.len()).filter(|i| batch.labels[*i] != Batch::MISSING).collect();
-        let mut partners = rows.clone();
-        partners.shuffle(&mut random);
         let row = batch.images.len() / batch.labels.len().max(1);
         let side = (row / 3).isqrt();
         let originals = batch.images.clone();
         let mut mixed = MixedLabels { second: batch.labels.clone(), share: vec![1.0; batch.labels.len()] };
-        for (&i, &partner) in rows.iter().zip(&partners) {
-            let alpha = if blend { self.mixup } else { self.cutmix };
-            let share = beta(&mut random, alpha);
-            let (mine, other) =
-                (&mut batch.images[i * row..(i + 1) * row], &originals[partner * row..(partner + 1) * row]);
-            mixed.second[i] = batch.labels[partner];
-            mixed.share[i] = if blend {
-                let share = share as f32;
-                mine.iter_mut().zip(other).for_each(|(a, b)| *a = share * *a + (1.0 - share) * b);
-                share
-            } else {
-                paste(&mut random, mine, other, side, share)
-            };
+        for group in [&rows[..], fillers] {
+            let mut partners = group.to_vec();
+            partners.shuffle(&mut random);
+            for (&i, &partner) in group.iter().zip(&partners) {
+                let alpha = if blend { self.mixup } else { self.cutmix };
+                let share = beta(&mut random, alpha);
+                let other = &originals[partner * row..(partner + 1) * row];
+                let mine = &mut batch.images[i * row..(i + 1) * row];
+                mixed.second[i] = batch.labels[partner];
+                mixed.share[i] = if blend {
+                    let share = share as f32;
+                    mine.iter_mut().zip(other).for_each(|(a, b)| *a = share * *a + (1.0 - share) * b);
+                    share
+                } else {
+                    paste(&mut random, mine, other, side, share)
+                };
+            }
         }
         batch.mixed = Some(mixed);
     }

@@ -165,7 +165,7 @@ impl Gpu {
     async fn best(&self, kernel: &Kernel, buffers: [&wgpu::Buffer; 2], clock: Clock) -> Result<f64> {
         let pipeline = self.pipeline(kernel).await?;
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let step = self.buffer("step", size_of::<Step>() as u64, uniform).await?;
+        let step = self.buffer("step", Step::BYTES, uniform).await?;
         let bindings = buffers.map(|buffer| wgpu::BufferBinding { buffer, offset: 0, size: None });
         let group = self.bind(kernel, &pipeline, &bindings, &step);
         let [x, y, z] = kernel.groups;

@@ -147,7 +147,7 @@ impl Session {
             }
         }
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let step = gpu.buffer("step", size_of::<Step>() as u64, uniform).await?;
+        let step = gpu.buffer("step", Step::BYTES, uniform).await?;
         let mut session = Self {
             gpu: gpu.clone(),
             plan: Arc::clone(&plan),
@@ -301,7 +301,7 @@ impl Session {
     /// # Errors
     /// Whatever the driver has reported since the last call.
     pub fn submit_nodes(&mut self, step: &Step, nodes: Range<usize>, send: bool) -> Result<()> {
-        self.gpu.queue().write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        self.gpu.queue().write_buffer(&self.step, 0, &step.bytes());
         let wanted: Vec<&Dispatch> =
             self.dispatches.iter().filter(|d| nodes.contains(&d.node.index())).collect();
         let mut encoder = None;
@@ -432,7 +432,7 @@ impl Session {
     /// # Errors
     /// What the device reports.
     pub async fn profile(&self, step: &Step, clock: Clock) -> Result<Vec<DispatchTime>> {
-        self.gpu.queue().write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        self.gpu.queue().write_buffer(&self.step, 0, &step.bytes());
         let record = |i: usize, pass: &mut wgpu::ComputePass<'_>| self.dispatches[i].record(pass);
         let intervals = self.gpu.time(clock, self.dispatches.len(), record).await?;
         self.gpu.check("a profiled run")?;

@@ -245,8 +245,8 @@ impl<'a> Stage<'a> {
         step: &Step,
     ) -> Result<Self> {
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let step_buffer = gpu.buffer("step", size_of::<Step>() as u64, uniform).await?;
-        gpu.queue().write_buffer(&step_buffer, 0, bytemuck::bytes_of(step));
+        let step_buffer = gpu.buffer("step", Step::BYTES, uniform).await?;
+        gpu.queue().write_buffer(&step_buffer, 0, &step.bytes());
         let mut stage =
             Self { trial, inputs: Vec::new(), before: Vec::new(), outputs: Vec::new(), step: step_buffer };
         for (operand, array) in trial.inputs.iter().zip(inputs) {

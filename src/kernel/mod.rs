@@ -16,8 +16,7 @@ use crate::graph::{Element, Spec};
 
 /// The values that change from step to step; every kernel can read them as `step`. With a node's number and an element's
 /// position they determine every random draw.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// Low half of the run's seed.
     pub seed: u32,
@@ -29,12 +28,59 @@ pub struct Step {
     pub update: u32,
     /// Learning rate of this step.
     pub rate: f32,
-    /// Momentum of this step.
+    /// Momentum of this step; of Adam, the decay of the mean of gradients (beta1).
     pub momentum: f32,
     /// Weight decay of this step.
     pub decay: f32,
     /// Factor that losses are scaled by before the backward pass and gradients divided by after it.
     pub loss_scale: f32,
+    /// Which part of an accumulation of gradients this micro-batch is.
+    pub window: Window,
+}
+
+/// What becomes of the gradients of a micro-batch whose update comes after several: sum = (sum + gradients / divisor) completion, with a
+/// sum of zero at the start.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Window {
+    /// Whether the sum starts with this micro-batch.
+    pub starts: bool,
+    /// What the gradients are divided by: the images of all micro-batches that the window may have, over those of this one.
+    pub divisor: f32,
+    /// What the sum is multiplied by then: 1, but where a window ends with fewer images than it may have.
+    pub completion: f32,
+}
+
+impl Default for Window {
+    /// One micro-batch by itself.
+    fn default() -> Self {
+        Self { starts: true, divisor: 1.0, completion: 1.0 }
+    }
+}
+
+impl Step {
+    /// Bytes of the uniform that kernels read.
+    pub(crate) const BYTES: u64 = 48;
+
+    /// The uniform that kernels read, as source.rs declares it.
+    pub(crate) fn bytes(&self) -> [u8; Self::BYTES as usize] {
+        let Window { starts, divisor, completion } = self.window;
+        let words: [u32; 12] = [
+            self.seed,
+            self.seed_high,
+            self.step,
+            self.update,
+            self.rate.to_bits(),
+            self.momentum.to_bits(),
+            self.decay.to_bits(),
+            self.loss_scale.to_bits(),
+            // WGSL's logarithm is not exact enough near 1. Finite for 0 too: the exponential of this is 0 as well.
+            (f64::from(self.momentum).ln().max(-1e30) as f32).to_bits(),
+            divisor.to_bits(),
+            completion.to_bits(),
+            u32::from(starts),
+        ];
+        bytemuck::cast(words)
+    }
 }
 
 impl Default for Step {
@@ -48,6 +94,7 @@ impl Default for Step {
             momentum: 0.9,
             decay: 0.0,
             loss_scale: 1.0,
+            window: Window::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ const PREAMBLE: &str = "
 struct Step {
     seed: u32, seed_high: u32, step: u32, update: u32,
     rate: f32, momentum: f32, decay: f32, loss_scale: f32,
+    log_momentum: f32, divisor: f32, completion: f32, starts: u32,
 }
 
 // Workgroups and invocations numbered in one line, however the dispatch was folded.

@@ -6,13 +6,10 @@ use crate::kernel::{Implementation, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../shaders/accumulate.wgsl");
 
-/// sum = (sum, or zero if this is the first of `count` steps) + gradients / count. Inputs: sum, gradients (flat regions [n]); output: the sum,
-/// in place.
-#[derive(Clone, Debug)]
-pub struct Accumulate {
-    /// Micro-batches of one update.
-    pub count: u32,
-}
+/// sum = ((sum, or zero where the window starts) + gradients / divisor) completion, as the step's [`Window`](crate::kernel::Window) says: a
+/// mean over the images of all micro-batches. Inputs: sum, gradients (flat regions [n]); output: the sum, in place.
+#[derive(Clone, Copy, Debug)]
+pub struct Accumulate;
 
 impl Operation for Accumulate {
     fn name(&self) -> &'static str {
@@ -20,9 +17,6 @@ impl Operation for Accumulate {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        if self.count == 0 {
-            return Err("the number of micro-batches must be above zero".into());
-        }
         Ok(vec![same_length::<2>(inputs)?])
     }
 
@@ -32,7 +26,7 @@ impl Operation for Accumulate {
 
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
         let kernels = parts(operands.outputs[0].volume(), profile).into_iter().map(|part| {
-            let kernel = part.kernel(operands, SOURCE, "accumulate").geometry("batches", self.count);
+            let kernel = part.kernel(operands, SOURCE, "accumulate");
             let kernel = part.bind(kernel, "sums", Slot::Output(0));
             part.bind(kernel, "gradients", Slot::Input(1))
         });

@@ -7,11 +7,9 @@ use crate::kernel::{Implementation, Operands, Profile, Slot};
 const SOURCE: &str = include_str!("../../shaders/adamw.wgsl");
 
 /// Inputs: parameters, gradients, mean of gradients, mean of their squares (flat regions [n]), multipliers [n / 64 x 2] and maybe a guard as
-/// for [`Sgd`](super::Sgd); outputs: parameters and both means, in place.
+/// for [`Sgd`](super::Sgd); outputs: parameters and both means, in place. The decay of the mean of gradients (beta1) is the step's momentum.
 #[derive(Clone, Debug)]
 pub struct AdamW {
-    /// Decay of the mean of gradients.
-    pub beta1: f32,
     /// Decay of the mean of squares.
     pub beta2: f32,
     /// Keeps the quotient finite.
@@ -41,9 +39,7 @@ impl Operation for AdamW {
         let kernels = parts(operands.outputs[0].volume(), profile).into_iter().map(|part| {
             let kernel = part
                 .kernel(operands, SOURCE, "adamw")
-                .geometry("beta1", self.beta1)
                 .geometry("beta2", self.beta2)
-                .geometry("log_beta1", log(self.beta1))
                 .geometry("log_beta2", log(self.beta2))
                 .geometry("epsilon", self.epsilon);
             let kernel = part.bind(kernel, "parameters", Slot::Output(0));

@@ -8,12 +8,13 @@ use crate::plan::BLOCK;
 
 const SOURCE: &str = include_str!("../../shaders/lars.wgsl");
 
-/// Multiplies g + decay w of each tensor by trust |w| / (|g| + decay |w|), which takes the place of weight decay: an [`Sgd`](super::Sgd) that
-/// follows must have none. Tensors that are not decayed (biases, batch norm), and those with a norm of zero, keep their gradients.
+/// v = momentum v + rate ratio (g + decay w); w = w - v, where the ratio of each tensor is trust |w| / (|g| + decay |w|). The learning rate is inside
+/// the momentum, as in the paper's algorithm 1 and unlike [`Sgd`](super::Sgd) as torch and Caffe have it. Tensors that are not decayed (biases, batch
+/// norm), and those with a norm of zero, have a ratio of 1.
 ///
-/// Inputs: gradients, parameters (flat regions [n]), multipliers [n / 64 x 2] as for [`Sgd`](super::Sgd), segments [tensors x 2]: the first
+/// Inputs: parameters, gradients, momentum (flat regions [n]), multipliers [n / 64 x 2] as for [`Sgd`](super::Sgd), segments [tensors x 2]: the first
 /// block of 64 elements of each tensor and how many it has, as numbers below 2^24, and maybe the guard of a [`LossScale`](super::LossScale).
-/// Output: the gradients, in place, still multiplied by the loss scale.
+/// Outputs: parameters and momentum, in place. Rate, momentum and decay come with the step.
 #[derive(Clone, Debug)]
 pub struct Lars {
     /// The share of a tensor's norm that an update at rate 1 moves it by; 0.001 in the paper.
@@ -26,11 +27,11 @@ impl Operation for Lars {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let (own, _) = guarded(inputs, 4)?;
+        let (own, _) = guarded(inputs, 5)?;
         let [regions @ .., multipliers, segments] = own else {
             return Err("expected regions, multipliers and segments".into());
         };
-        let region = same_length::<2>(regions)?;
+        let region = same_length::<3>(regions)?;
         multipliers_fit(&region, multipliers)?;
         parameters(&[*segments])?;
         if segments.shape.rank() != 1
@@ -39,16 +40,16 @@ impl Operation for Lars {
         {
             return Err(format!("expected two segments for each tensor, got {segments}"));
         }
-        Ok(vec![region])
+        Ok(vec![region.clone(), region])
     }
 
     fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
-        vec![Alias::InPlace { output: 0, input: 0 }]
+        vec![Alias::InPlace { output: 0, input: 0 }, Alias::InPlace { output: 1, input: 2 }]
     }
 
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
         let length = operands.outputs[0].volume();
-        let (blocks, tensors) = (length / BLOCK, operands.inputs[3].volume() / 2);
+        let (blocks, tensors) = (length / BLOCK, operands.inputs[4].volume() / 2);
         let parts = parts(length, profile);
         let mut kernels = Vec::new();
         for part in &parts {
@@ -56,27 +57,28 @@ impl Operation for Lars {
                 .geometries([("count", part.blocks()), ("first", part.first_block())])
                 .bind("partial", Slot::Scratch(0))
                 .linear(part.blocks());
-            let kernel = part.bind(kernel, "parameters", Slot::Input(1));
-            kernels.push(part.bind(kernel, "gradients", Slot::Output(0)));
+            let kernel = part.bind(kernel, "parameters", Slot::Output(0));
+            kernels.push(part.bind(kernel, "gradients", Slot::Input(1)));
         }
         let ratios = Kernel::new(operands, SOURCE, "ratios")
             .geometry("tensors", tensors)
             .geometry("trust", self.trust)
             .bind("partial", Slot::Scratch(0))
             .bind("ratio_of", Slot::Scratch(1))
-            .bind("multipliers", Slot::Input(2))
-            .bind("segments", Slot::Input(3))
+            .bind("multipliers", Slot::Input(3))
+            .bind("segments", Slot::Input(4))
             .linear_groups(tensors);
-        kernels.push(bind_guard(ratios, operands, 4));
+        kernels.push(bind_guard(ratios, operands, 5));
         for part in &parts {
             let kernel = part
                 .kernel(operands, SOURCE, "lars")
                 .geometry("first", part.first_block())
                 .bind("ratio_of", Slot::Scratch(1))
-                .bind("multipliers", Slot::Input(2));
-            let kernel = part.bind(kernel, "parameters", Slot::Input(1));
-            let kernel = part.bind(kernel, "gradients", Slot::Output(0));
-            kernels.push(bind_guard(kernel, operands, 4));
+                .bind("multipliers", Slot::Input(3));
+            let kernel = part.bind(kernel, "parameters", Slot::Output(0));
+            let kernel = part.bind(kernel, "gradients", Slot::Input(1));
+            let kernel = part.bind(kernel, "momentum", Slot::Output(1));
+            kernels.push(bind_guard(kernel, operands, 5));
         }
         vec![
             Implementation::new("tree", kernels).scratch(2 * blocks).scratch(blocks).workgroup_memory(8 * 64),

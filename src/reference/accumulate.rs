@@ -6,10 +6,11 @@ use crate::ops::Accumulate;
 
 impl<T: Real> Reference<T> for Accumulate {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], step: &Step) {
-        let first = step.step.is_multiple_of(self.count);
-        let count = T::of(f64::from(self.count));
+        let [divisor, completion] =
+            [step.window.divisor, step.window.completion].map(|v| T::of(f64::from(v)));
         for ((out, sum), g) in outputs[0].data.iter_mut().zip(&inputs[0].data).zip(&inputs[1].data) {
-            *out = if first { *g / count } else { *sum + *g / count };
+            let before = if step.window.starts { T::zero() } else { *sum };
+            *out = (before + *g / divisor) * completion;
         }
     }
 }

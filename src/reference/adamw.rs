@@ -10,7 +10,7 @@ impl<T: Real> Reference<T> for AdamW {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], step: &Step) {
         let Some((scale, skipped)) = guarded(inputs.get(5), step) else { return };
         let of = |value: f32| T::of(f64::from(value));
-        let (beta1, beta2) = (of(self.beta1), of(self.beta2));
+        let (beta1, beta2) = (of(step.momentum), of(self.beta2));
         let t = T::of(f64::from(step.update) + 1.0) - skipped;
         let correction = |beta: T| T::one() - beta.powf(t);
         for i in 0..inputs[0].data.len() {

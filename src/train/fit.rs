@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use super::{Classifier, EarlyExit, Evaluation, HeadMetrics, StepMetrics, Trainer, softmax};
+use super::{Classifier, EarlyExit, Evaluation, HeadMetrics, Moment, Pace, StepMetrics, Trainer, softmax};
 use crate::data::{Batch, Loader};
 use crate::error::Result;
 
@@ -56,18 +56,19 @@ impl EpochSummary {
     }
 }
 
-/// Trains on the rest of the epoch that the trainer is in. `rate` gives the learning rate after so many epochs, as a fraction;
-/// `observe` sees each step when its metrics are back and may end the epoch early. The trainer's position then says where to go on.
+/// Trains on the rest of the epoch that the trainer is in. `pace` gives the learning rate of each update; the last one of the epoch may have
+/// fewer steps than [`Trainer::accumulate`]. `observe` sees each step when its metrics are back and may end the epoch early; the trainer's
+/// position then says where it resumes.
 ///
 /// # Errors
 /// What the loader and the device report.
-pub async fn train_epoch(
+pub async fn train_epoch<P: Into<Pace>>(
     trainer: &mut Trainer,
     loader: &Loader,
-    rate: impl Fn(f64) -> f64,
+    pace: impl Fn(Moment) -> P,
     observe: impl FnMut(&StepMetrics) -> ControlFlow<()>,
 ) -> Result<EpochSummary> {
-    train_epoch_from(trainer, loader, EpochSummary::default(), rate, observe).await
+    train_epoch_from(trainer, loader, EpochSummary::default(), pace, observe).await
 }
 
 /// As [`train_epoch`], for an epoch whose beginning was measured before: the summary is that of the whole, bit for bit as if the epoch had not
@@ -75,21 +76,27 @@ pub async fn train_epoch(
 ///
 /// # Errors
 /// As [`train_epoch`].
-pub async fn train_epoch_from(
+pub async fn train_epoch_from<P: Into<Pace>>(
     trainer: &mut Trainer,
     loader: &Loader,
     begun: EpochSummary,
-    rate: impl Fn(f64) -> f64,
+    pace: impl Fn(Moment) -> P,
     mut observe: impl FnMut(&StepMetrics) -> ControlFlow<()>,
 ) -> Result<EpochSummary> {
     let (epoch, first) = (trainer.progress().epoch, trainer.progress().batch);
     let batches = loader.batches_per_epoch() as u64;
+    let Moment { updates, .. } = trainer.moment(epoch, loader);
+    let accumulate = u64::from(trainer.accumulate()).max(1);
     let mut summary = EpochSummary { epoch, ..begun };
     let mut position = first;
     for batch in loader.epoch(epoch, usize::try_from(first).unwrap_or(usize::MAX)) {
-        let done = epoch as f64 + position as f64 / batches.max(1) as f64;
-        trainer.step(&batch?, rate(done) as f32)?;
+        let pace = pace(Moment { epoch, update: position / accumulate, updates });
         position += 1;
+        if position == batches {
+            trainer.last_step(&batch?, pace)?;
+        } else {
+            trainer.step(&batch?, pace)?;
+        }
         trainer.set_position(epoch, position);
         let arrived = trainer.metrics(IN_FLIGHT).await?;
         if report(&mut summary, &arrived, &mut observe).is_break() {
@@ -106,6 +113,15 @@ pub async fn train_epoch_from(
         trainer.set_position(epoch + 1, 0);
     }
     Ok(summary)
+}
+
+impl Trainer {
+    /// The first update of an epoch of these batches.
+    pub fn moment(&self, epoch: u64, loader: &Loader) -> Moment {
+        let batches = loader.batches_per_epoch() as u64;
+        let updates = batches.div_ceil(u64::from(self.accumulate()).max(1)).max(1);
+        Moment { epoch, update: 0, updates }
+    }
 }
 
 fn report(

@@ -15,7 +15,7 @@ pub use graph::TrainingGraph;
 pub use optimizer::{Averaging, Optimizer, Rule};
 pub(crate) use precision::LOSS_SCALE;
 pub use precision::{LossScaling, Precision};
-pub use schedule::Schedule;
+pub use schedule::{Moment, Pace, Schedule};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
 use crate::graph::{Region, TensorId};
-use crate::kernel::Step;
+use crate::kernel::{Step, Window};
 use crate::nn::GoogLeNet;
 use crate::ops::LossScale;
 use crate::weights::{HostTensor, Progress, TrainingState};
@@ -166,6 +166,11 @@ impl Trainer {
         initialize(&self.gpu, self.session.regions(), self.progress.seed, &targets)
     }
 
+    /// Steps of one update; the last update of an epoch may have fewer.
+    pub fn accumulate(&self) -> u32 {
+        self.optimizer.accumulate
+    }
+
     /// The device.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
@@ -205,9 +210,9 @@ impl Trainer {
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
     pub async fn profile(&mut self, batch: &Batch, rate: f32, clock: Clock) -> Result<Vec<DispatchTime>> {
         self.write(batch)?;
-        let times = self.session.profile(&self.step_values(rate), clock).await?;
-        self.progress.step += 1;
-        self.progress.update += 1;
+        let window = self.window(batch, true);
+        let times = self.session.profile(&self.step_values(rate.into(), window), clock).await?;
+        self.advance(batch, true);
         Ok(times)
     }
 
@@ -227,21 +232,60 @@ impl Trainer {
         self.session.limit_submissions(multiply_adds);
     }
 
-    /// Sends one training step to the device and returns at once; what it measures comes from [`Trainer::metrics`].
+    /// Sends one training step to the device and returns at once; what it measures comes from [`Trainer::metrics`]. With
+    /// [`Optimizer::accumulate`], parameters are updated after that many steps, of which each counts by its images.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
-    pub fn step(&mut self, batch: &Batch, rate: f32) -> Result<()> {
+    pub fn step(&mut self, batch: &Batch, pace: impl Into<Pace>) -> Result<()> {
+        self.send(batch, pace.into(), self.progress.waiting + 1 >= self.optimizer.accumulate)
+    }
+
+    /// As [`Trainer::step`], and updates the parameters from all gradients that wait for an update, however few: the last step of an epoch.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn last_step(&mut self, batch: &Batch, pace: impl Into<Pace>) -> Result<()> {
+        self.send(batch, pace.into(), true)
+    }
+
+    fn send(&mut self, batch: &Batch, pace: Pace, updates: bool) -> Result<()> {
         self.write(batch)?;
-        let step = self.step_values(rate);
-        let micro = self.progress.step + 1;
-        let updates = micro.is_multiple_of(u64::from(self.optimizer.accumulate));
+        let step = self.step_values(pace, self.window(batch, updates));
         let nodes = if updates { 0..usize::MAX } else { 0..self.update_from };
         self.session.submit_nodes(&step, nodes, true)?;
-        self.sent.push_back(Sent { step: self.progress.step, count: batch.count, rate, updates });
-        self.progress.step = micro;
-        self.progress.update += u64::from(updates);
+        self.sent.push_back(Sent {
+            step: self.progress.step,
+            count: batch.count,
+            rate: pace.rate as f32,
+            updates,
+        });
+        self.advance(batch, updates);
         Ok(())
+    }
+
+    /// Notes that a micro-batch is done.
+    fn advance(&mut self, batch: &Batch, updates: bool) {
+        let progress = &mut self.progress;
+        progress.step += 1;
+        if updates {
+            (progress.waiting, progress.waiting_weight) = (0, 0.0);
+            progress.update += 1;
+        } else {
+            progress.waiting += 1;
+            progress.waiting_weight += weight(batch, &self.network);
+        }
+    }
+
+    /// What becomes of the gradients of this micro-batch: each is the mean over its images, and so shall their sum be.
+    fn window(&self, batch: &Batch, ends: bool) -> Window {
+        let own = weight(batch, &self.network);
+        let all = self.progress.waiting_weight + own;
+        // The weight of a window of full micro-batches: what is divided by it is exact where all are.
+        let full = self.optimizer.accumulate as f32 * self.batch as f32;
+        let over = |weight: f32| if weight > 0.0 { full / weight } else { 1.0 };
+        let completion = if ends { over(all) } else { 1.0 };
+        Window { starts: self.progress.waiting == 0, divisor: over(own), completion }
     }
 
     /// Gives the device the pictures and labels of the next step. Where the network takes mixed labels, a batch without second ones has only
@@ -267,7 +311,7 @@ impl Trainer {
     }
 
     /// The values of the next step.
-    fn step_values(&self, rate: f32) -> Step {
+    fn step_values(&self, pace: Pace, window: Window) -> Step {
         let Progress { seed, step, update, .. } = self.progress;
         // The counters of a step are 32 bits wide: they wrap after four thousand million steps.
         Step {
@@ -275,10 +319,11 @@ impl Trainer {
             seed_high: (seed >> 32) as u32,
             step: step as u32,
             update: update as u32,
-            rate,
-            momentum: self.optimizer.momentum,
+            rate: pace.rate as f32,
+            momentum: pace.momentum.map_or(self.optimizer.usual_momentum(), |momentum| momentum as f32),
             decay: self.optimizer.weight_decay,
             loss_scale: 1.0,
+            window,
         }
     }
 
@@ -447,6 +492,20 @@ impl Trainer {
             None => Ok(Arc::clone(regions)),
         }
     }
+}
+
+/// What the loss of a batch is a mean over: its images, or with class weights the weights of their labels.
+fn weight(batch: &Batch, network: &GoogLeNet) -> f32 {
+    let classes = network.classes;
+    let of = |label: u32| {
+        network.class_weights.as_ref().map_or(1.0, |w| w.get(label as usize).copied().unwrap_or(0.0))
+    };
+    let rows = batch.labels.iter().enumerate().filter(|(_, label)| (**label as usize) < classes);
+    let weights = rows.map(|(i, &label)| match &batch.mixed {
+        Some(mixed) => mixed.share[i] * of(label) + (1.0 - mixed.share[i]) * of(mixed.second[i]),
+        None => of(label),
+    });
+    weights.sum()
 }
 
 /// Draws the initial parameters from the seed, into each of these regions.

@@ -21,7 +21,8 @@ pub enum Rule {
         /// Look ahead (Nesterov).
         nesterov: bool,
     },
-    /// SGD with momentum on gradients scaled to each tensor's norm (You et al. 2017): for large batches.
+    /// SGD with momentum on gradients scaled to each tensor's norm, with the learning rate inside the momentum: v = momentum v + rate g, w = w - v
+    /// (You et al. 2017): for large batches.
     Lars {
         /// Share of a tensor's norm that an update at rate 1 moves it by.
         trust: f32,
@@ -123,6 +124,14 @@ pub(super) struct Update {
 }
 
 impl Optimizer {
+    /// The momentum that steps have where no schedule changes it: of AdamW its beta1.
+    pub(super) fn usual_momentum(&self) -> f32 {
+        match self.rule {
+            Rule::AdamW { beta1, .. } => beta1,
+            Rule::Sgd { .. } | Rule::Lars { .. } => self.momentum,
+        }
+    }
+
     /// Number of optimizer vectors that belong to the rule itself.
     fn rule_slots(&self) -> u8 {
         match self.rule {
@@ -209,12 +218,11 @@ impl Optimizer {
             let spec = Spec::f32([values.len()]);
             graph.tensor(format!("optimizer/{name}"), spec, Role::Constant(Arc::new(values)))
         };
-        let mut multipliers = constant(graph, "multipliers", layout.multipliers());
+        let multipliers = constant(graph, "multipliers", layout.multipliers());
         let mut update = Update { norm: None, scaling: None, accumulated: None };
         if let Some(region) = self.sum_slot() {
             let sum = flat(graph, region);
-            let op = Accumulate { count: self.accumulate };
-            gradients = graph.add("optimizer/accumulate", op, &[sum, gradients])?;
+            gradients = graph.add("optimizer/accumulate", Accumulate, &[sum, gradients])?;
             update.accumulated = Some(gradients);
         }
         let guard = scale.map(|scale| scale.append(graph, gradients)).transpose()?;
@@ -226,24 +234,21 @@ impl Optimizer {
             gradients = clipped[0];
             update.norm = Some(clipped[1]);
         }
-        if let Rule::Lars { trust } = self.rule {
-            let segments = constant(graph, "segments", layout.segments());
-            let inputs = guarded(&[gradients, parameters, multipliers, segments]);
-            gradients = graph.add("optimizer/lars", Lars { trust }, &inputs)?;
-            // Decay is in the gradients now.
-            let rates = layout.multipliers().chunks(2).flat_map(|pair| [pair[0], 0.0]).collect();
-            multipliers = constant(graph, "rates", rates);
-        }
         let updated = match self.rule {
-            Rule::Sgd { .. } | Rule::Lars { .. } => {
-                let nesterov = self.rule == Rule::Sgd { nesterov: true };
+            Rule::Lars { trust } => {
+                let segments = constant(graph, "segments", layout.segments());
+                let momentum = flat(graph, Region::Slots(0));
+                let inputs = guarded(&[parameters, gradients, momentum, multipliers, segments]);
+                graph.add("optimizer/lars", Lars { trust }, &inputs)?
+            }
+            Rule::Sgd { nesterov } => {
                 let momentum = flat(graph, Region::Slots(0));
                 let inputs = guarded(&[parameters, gradients, momentum, multipliers]);
                 graph.add("optimizer/sgd", Sgd { nesterov }, &inputs)?
             }
-            Rule::AdamW { beta1, beta2, epsilon } => {
+            Rule::AdamW { beta2, epsilon, .. } => {
                 let (m, v) = (flat(graph, Region::Slots(0)), flat(graph, Region::Slots(1)));
-                let op = AdamW { beta1, beta2, epsilon };
+                let op = AdamW { beta2, epsilon };
                 graph.add("optimizer/adamw", op, &guarded(&[parameters, gradients, m, v, multipliers]))?
             }
         };

@@ -41,7 +41,7 @@ pub struct HostTensor {
 }
 
 /// How far training is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Micro-batches done.
     pub step: u64,
@@ -53,6 +53,12 @@ pub struct Progress {
     pub batch: u64,
     /// The run's seed.
     pub seed: u64,
+    /// Micro-batches whose gradients no update has used yet.
+    #[serde(default)]
+    pub waiting: u32,
+    /// Images of these micro-batches; with class weights, the sum of the weights of their labels.
+    #[serde(default)]
+    pub waiting_weight: f32,
 }
 
 /// All that changes in training: together with the configuration, what a run can be continued from on any device.

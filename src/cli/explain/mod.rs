@@ -21,6 +21,7 @@ use super::plot;
 use super::record;
 use super::report::{Reporter, note, shown, thousands};
 use super::{Outcome, Result};
+use crate::cli::numbers::{Range, real, whole};
 
 /// Show why there are three softmaxes: what each loss sends to each layer, and what the auxiliary ones change in training.
 ///
@@ -42,10 +43,10 @@ pub(crate) struct Explain {
     #[command(flatten)]
     network: NetworkArgs,
     /// Pictures of the batch [default: 128, with --train 32].
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(1))]
     batch: Option<usize>,
     /// What weights, order and dropout are drawn from; with --train, of the first pair of networks.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]
     seed: u64,
     /// The plot's files, .png or .svg [default: incept-explain.png and .svg, with --train incept-explain-train.png and .svg].
     #[arg(long, value_name = "FILE")]
@@ -54,10 +55,10 @@ pub(crate) struct Explain {
     #[arg(long, help_heading = "Comparison")]
     train: bool,
     /// Epochs of each network.
-    #[arg(long, value_name = "COUNT", default_value_t = 5, help_heading = "Comparison", requires = "train")]
+    #[arg(long, value_name = "COUNT", default_value_t = 5, help_heading = "Comparison", requires = "train", value_parser = whole::<u64>(1))]
     epochs: u64,
     /// Networks of each kind; their spread says what chance does. One is a look, three or more are a measurement.
-    #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = "Comparison", requires = "train")]
+    #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = "Comparison", requires = "train", value_parser = whole::<u64>(1))]
     seeds: u64,
     /// Learning rate, the same all the time.
     #[arg(
@@ -65,11 +66,12 @@ pub(crate) struct Explain {
         value_name = "RATE",
         default_value_t = 0.01,
         help_heading = "Comparison",
-        requires = "train"
+        requires = "train",
+        value_parser = real::<f64>(Range::NotNegative)
     )]
     rate: f64,
     /// Train on at most so many pictures, chosen evenly over the classes [default: 0, all].
-    #[arg(long, value_name = "COUNT", help_heading = "Data")]
+    #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     limit: Option<usize>,
     /// Share of the pictures that is held out where the data set has no test part.
     #[arg(long, value_name = "SHARE", default_value_t = 0.25, help_heading = "Data")]

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{Subject, name};
 use crate::cli::data::ImageArgs;
+use crate::cli::numbers::whole;
 use crate::cli::options::DeviceArgs;
 use crate::cli::plot::{INK, SOFT, check, save};
 use crate::cli::raster::{Heat, normalized};
@@ -30,7 +31,7 @@ pub(super) struct FeaturesArgs {
     #[arg(long, value_name = "NAME", default_value = "inception_3a/output")]
     layer: String,
     /// How many channels at most.
-    #[arg(long, value_name = "COUNT", default_value_t = 32)]
+    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     most: usize,
     /// The figure, .png or .svg.
     #[arg(long, value_name = "FILE", default_value = "incept-features.png")]

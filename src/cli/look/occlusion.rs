@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{Subject, name};
 use crate::cli::Result;
 use crate::cli::data::ImageArgs;
+use crate::cli::numbers::whole;
 use crate::cli::options::DeviceArgs;
 use crate::cli::plot::{INK, SOFT, check, save};
 use crate::cli::raster::Heat;
@@ -31,13 +32,13 @@ pub(super) struct OcclusionArgs {
     #[arg(long, value_name = "NAME")]
     class: Option<String>,
     /// Height and width of the square, in pixels of the network's input [default: an eighth of it].
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(1))]
     window: Option<usize>,
     /// Pixels from one place to the next, at most [default: half a square].
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(1))]
     stride: Option<usize>,
     /// Places that are classified at once.
-    #[arg(long, value_name = "COUNT", default_value_t = 32)]
+    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     /// The figure, .png or .svg.
     #[arg(long, value_name = "FILE", default_value = "incept-occlusion.png")]

@@ -25,6 +25,7 @@ use super::raster::thumbnail;
 use super::report::{Reporter, bytes, note, seconds, shown, thousands};
 use super::tune::Worth;
 use super::{Outcome, Result};
+use crate::cli::numbers::whole;
 use source::{Curves, Source};
 
 /// Pictures of the held-out part that the page shows.
@@ -55,7 +56,7 @@ pub(crate) struct RunReport {
     #[arg(long, value_name = "FOLDER", default_value = "runs", env = "INCEPT_RUNS_DIR")]
     runs_dir: PathBuf,
     /// Pictures of a batch.
-    #[arg(long, value_name = "COUNT", default_value_t = 32)]
+    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     #[command(flatten)]
     precision: PrecisionArgs,
