@@ -165,7 +165,7 @@ impl Import {
     }
 }
 
-fn read_classes(path: &std::path::Path) -> Result<Vec<String>> {
+pub(super) fn read_classes(path: &std::path::Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     let names: Vec<String> =
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();

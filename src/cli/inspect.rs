@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use incept::Error;
 use incept::nn::GoogLeNet;
+use incept::untrusted::printable;
 use incept::weights::{Content, FileTensor, Foreign, Format, INCLUDED, Metadata};
 use serde::Serialize;
 
@@ -99,7 +100,7 @@ impl Inspect {
             let shown = line.extents();
             reporter.line(&format!(
                 "{:<name$}  {shown:>shape$}  {element:<4}  {mean:>12.5}  {std:>12.5}",
-                line.name
+                printable(&line.name)
             ))?;
         }
         reporter.line(&format!(
@@ -160,7 +161,7 @@ fn checkpoint_lines(own: &Metadata) -> Vec<String> {
     let mut lines = vec![
         format!("incept {}: {} steps, {} epochs", own.version, own.progress.step, own.progress.epoch),
         format!("pixels: {} x {}, mean {:?}, std {:?}", p.input, p.input, p.mean, p.std),
-        format!("classes: {}{more}", own.classes[..shown].join(", ")),
+        format!("classes: {}{more}", printable(&own.classes[..shown].join(", "))),
     ];
     if !own.command_line.is_empty() {
         lines.push(format!("command: {}", own.command_line.join(" ")));

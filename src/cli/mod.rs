@@ -21,6 +21,8 @@ mod health;
 mod import;
 mod inspect;
 mod look;
+#[cfg(test)]
+mod mutations;
 mod options;
 mod plot;
 mod preview;
