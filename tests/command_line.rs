@@ -184,7 +184,7 @@ fn names_from_files_are_not_obeyed_by_terminals() {
         run(&[&["data", "info", data][..], json].concat());
         run(&[&["inspect", text(&out)][..], json].concat());
         run(&[&["classify", text(&out), data][..], json].concat());
-        run(&[&["eval", text(&out), "--max-bad", "9", "--plot", text(&plot)][..], json].concat());
+        run(&[&["eval", text(&out), "--max-bad", "9", "--confusion", text(&plot)][..], json].concat());
         run(&[&["runs"][..], json].concat());
         run(&[&["runs", "compare", "1", "2"][..], json].concat());
         run(&[&["report", text(&out), "--max-bad", "9", "--out", text(&page)][..], json].concat());

@@ -214,8 +214,8 @@ async fn lrn(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     runner.check(case, call(&lrn, &[&x]), &[("output", case.get("output")?)], WIDE, Some(&[0.0])).await?;
     let wanted = [("grad_input", case.get("grad_input")?)];
     let size = norm(&dy) * f64::from(k.powf(-lrn.beta));
-    let gradient = call(&LrnGrad { lrn, masked: false }, &[&x, &dy]);
-    runner.check(case, gradient, &wanted, WIDE, Some(&[size])).await?;
+    let op = LrnGrad { lrn, masked: false };
+    runner.check(case, call(&op, &[&x, &dy]), &wanted, WIDE, Some(&[size])).await?;
     Ok(())
 }
 

@@ -69,9 +69,9 @@ impl Golden {
         let output = node.expect("a convolution").1.outputs[0];
         let values = self.run(&self.parameters);
         let before = values.get(output).expect("a value");
-        let at = before.at(0, channel, 0, 0);
+        let before = before.data[before.at(0, channel, 0, 0)];
         let bias = self.parameters.get_mut(&format!("{layer}.bias")).expect("a bias");
-        let rest = before.data[at] - f64::from(bias.data[channel]);
+        let rest = before - f64::from(bias.data[channel]);
         bias.data[channel] = -rest as f32;
     }
 

@@ -183,7 +183,7 @@ fn distance(logits: &HostTensor, labels: &[u32]) -> f64 {
         let own = *label as usize;
         // One minus the label's probability, without cancellation.
         let others =
-            || powers.iter().enumerate().filter(move |(class, _)| *class != own).map(|(_, p)| p / sum);
+            || powers.iter().enumerate().filter(move |(class, _)| *class != own).map(move |(_, p)| p / sum);
         others().sum::<f64>().powi(2) + others().map(|p| p * p).sum::<f64>()
     });
     (squares.sum::<f64>() / labels.len().max(1) as f64).sqrt()

@@ -70,7 +70,7 @@ fn read(folder: &Path, set: &str) -> Result<Golden> {
     let init = state_of(init);
     let shapes = init.parameters.iter().map(|(name, t)| (name.clone(), t.dims.clone())).collect();
     let input = tensor(&io, "input")?;
-    let [size @ 1.., 3, height, width] = input.dims[..] else {
+    let [size @ 1..=usize::MAX, 3, height, width] = input.dims[..] else {
         return Err(Error::tensor("input", "must be batch x 3 x height x width"));
     };
     if height != width {
