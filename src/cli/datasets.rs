@@ -252,7 +252,7 @@ impl Info {
         for (i, name) in classes.iter().enumerate() {
             let counts =
                 [&train, &held_out].map(|p| thousands(p.classes.get(i).copied().unwrap_or(0) as u64));
-            reporter.line(&format!("{name:width$}  {:>8}  {:>8}", counts[0], counts[1]))?;
+            reporter.line(&format!("{:width$}  {:>8}  {:>8}", printable(name), counts[0], counts[1]))?;
         }
         let mut notes = data.notes.clone();
         let duplicates = data.duplicates();

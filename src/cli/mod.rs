@@ -24,6 +24,8 @@ mod inspect;
 mod interrupt;
 mod judge;
 mod look;
+#[cfg(test)]
+mod mutations;
 mod numbers;
 mod options;
 mod place;
