@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::nn::{GoogLeNet, Variant};
-use incept::weights::{Checkpoint, Foreign, Format, ImportOptions, Pixels};
+use incept::weights::{Checkpoint, Content, Foreign, Format, ImportOptions, Pixels};
 use serde::Serialize;
 
 use super::report::{Reporter, command_line, note, shown, thousands};
@@ -13,12 +13,13 @@ use super::{Outcome, Result};
 
 /// Make a checkpoint of other people's weights: torch, safetensors, Caffe or ONNX.
 ///
-/// Files of torch are read without executing anything in them. Tensors that are missing, extra or of other extents are all listed by name.
+/// Files of torch are read without executing anything in them: what lies beside the weights in a training checkpoint is skipped and named. Tensors that are missing, extra or of other extents are all listed by name.
 /// ImageNet's names are given to networks with 1000 classes.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Import {
-    /// The file: .pth or .pt of torch, .safetensors, .caffemodel or .onnx; its content tells which.
+    /// The file: .pth or .pt of torch (torch.save or torch.jit.save), .safetensors, .caffemodel or .onnx; its content tells which. Of several
+    /// files their index, as in model.safetensors.index.json.
     file: PathBuf,
     /// The checkpoint to write.
     #[arg(long, value_name = "FILE")]
@@ -47,9 +48,9 @@ const EXAMPLES: &str = "Pixels:
   transform-input   from -1 to 1: torchvision with transform_input=True, as its ImageNet weights need it
                     [default for state dicts with torchvision's names]
   imagenet          ImageNet's mean and standard deviation: torchvision with transform_input=False
-                    [default for ONNX of torchvision's network, which says itself whether it transforms its input, and for
-                    state dicts with Caffe's names]
-  caffe             blue, green, red from 0 to 255 without 104, 117, 123 [default for Caffe, and for ONNX of Caffe's network]
+                    [default for ONNX of torchvision's network, which says itself whether it transforms its input, for ONNX of
+                    the paper's network by PyTorch, and for state dicts with Caffe's names]
+  caffe             blue, green, red from 0 to 255 without 104, 117, 123 [default for Caffe, and for other ONNX of its network]
 Whichever it is, the checkpoint takes red, green and blue: means and scales go to its preprocessing, and the order of channels to the first convolution.
 
 Examples:
@@ -82,11 +83,13 @@ struct ImportResult<'a> {
     parameters: usize,
     preprocessing: &'a incept::data::Preprocessing,
     ignored: &'a [String],
+    skipped: &'a [String],
 }
 
 impl Import {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let file = Foreign::read(&self.file)?;
+        note_skipped(&file.skipped);
         let options = ImportOptions {
             input: self.input,
             classes: self.classes.as_deref().map(read_classes).transpose()?,
@@ -114,7 +117,7 @@ impl Import {
             preprocessing.input, preprocessing.input, preprocessing.mean, preprocessing.std
         ))?;
         let guessed = options.pixels.is_none() && !file.metadata.contains_key("incept");
-        if guessed && matches!(file.format, Format::TorchZip | Format::TorchLegacy | Format::Safetensors) {
+        if guessed && matches!(file.content, Content::Tensors(_)) {
             note(
                 "note: a state dict does not say how pixels were made; this is as its publishers have it (--pixels for another way)",
             );
@@ -136,6 +139,7 @@ impl Import {
             parameters,
             preprocessing,
             ignored: &ignored,
+            skipped: &file.skipped,
         })?;
         Ok(Outcome::Done)
     }
@@ -173,6 +177,20 @@ fn read_classes(path: &std::path::Path) -> Result<Vec<String>> {
         return Err(Error::format(path, "has no names: one a line is expected"));
     }
     Ok(names)
+}
+
+/// Says what lies beside the tensors of a file and is skipped. Nothing is executed to find out what it is.
+pub(super) fn note_skipped(skipped: &[String]) {
+    const SHOWN: usize = 8;
+    if skipped.is_empty() {
+        return;
+    }
+    let shown = skipped.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = match skipped.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    note(&format!("note: skipped beside the weights: {shown}{more}"));
 }
 
 /// Names for people: counters of batches by their number, the rest one by one.

@@ -8,6 +8,7 @@ use incept::nn::GoogLeNet;
 use incept::weights::{Content, FileTensor, Foreign, Format, INCLUDED, Metadata};
 use serde::Serialize;
 
+use super::import::note_skipped;
 use super::record::{best_of, is_included};
 use super::report::{Reporter, bytes, thousands};
 use super::{Outcome, Result};
@@ -40,6 +41,8 @@ struct InspectResult {
     format: Format,
     tensors: Vec<TensorLine>,
     elements: usize,
+    /// What lies beside the tensors and is skipped.
+    skipped: Vec<String>,
     /// The network, if it is one.
     network: Option<GoogLeNet>,
     /// Why it is none.
@@ -76,6 +79,7 @@ impl Inspect {
             std::fs::read(&path).map_err(|e| Error::io(&path, e))?
         };
         let file = Foreign::from_bytes(&path, &content)?;
+        note_skipped(&file.skipped);
         let own = file.metadata.get("incept").and_then(|json| serde_json::from_str::<Metadata>(json).ok());
         let tensors: Vec<TensorLine> =
             file.tensors().into_iter().map(|(name, tensor)| TensorLine::of(name, tensor)).collect();
@@ -132,6 +136,7 @@ impl Inspect {
             format: file.format,
             tensors,
             elements,
+            skipped: file.skipped,
             network,
             problem,
             checkpoint: own,

@@ -4,6 +4,7 @@ mod build;
 mod import;
 mod init;
 mod onnx;
+mod response;
 mod summary;
 mod table;
 mod topology;
