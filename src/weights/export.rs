@@ -48,7 +48,6 @@ impl Checkpoint {
         let heads: Vec<TensorId> =
             heads.iter().map(|t| pruned.get(*t).ok_or_else(lost)).collect::<Result<_>>()?;
         let outputs: Vec<(TensorId, &str)> = heads.into_iter().zip(names).collect();
-        let p = &metadata.preprocessing;
         let description = format!(
             "GoogLeNet ({}), {} classes. From an image to `data`: {}.",
             network.variant,

@@ -27,7 +27,9 @@ fn an_exported_model_says_how_an_image_becomes_its_input() {
     assert!(result["card"].as_str().is_some_and(|path| path.ends_with("net.onnx.md")), "{result}");
     let bytes = std::fs::read(&onnx).expect("is there");
     let description = String::from_utf8_lossy(&bytes);
-    for words in ["64 x 64", "[0.125, 0.25, 0.375]", "red, green, blue", "largest square in the middle", "BILINEAR"] {
+    for words in
+        ["64 x 64", "[0.125, 0.25, 0.375]", "red, green, blue", "largest square in the middle", "BILINEAR"]
+    {
         assert!(card.contains(words), "{words}: {card}");
         assert!(description.contains(words), "{words}");
     }

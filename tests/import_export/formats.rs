@@ -45,7 +45,7 @@ fn ordinary_objects_beside_the_weights_are_skipped_and_named() {
         ("datetime", "datetime.datetime"),
         ("timedelta", "datetime.timedelta"),
         ("deque", "collections.deque"),
-        ("bytearray", "bytearray"),
+        ("bytearray", "byte"),
         ("enum", "__main__.Phase"),
         ("int_enum", "__main__.Level"),
         ("flag", "__main__.Flags"),

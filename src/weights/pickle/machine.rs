@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::{DICTIONARIES, Handle, Object, Pickle};
+use super::{DICTIONARIES, Handle, Object, Pickle, RECONSTRUCTORS};
+
+/// Objects, of forty bytes each, that a pickle may have; one byte is enough to make one.
+const MAX_OBJECTS: usize = 4 << 20;
 
 /// The text that ended too soon.
 const CUT: &str = "the file ends in the middle";
@@ -28,6 +31,9 @@ impl<'a> Machine<'a> {
         let mut machine = Self { bytes, at: 0, pickle, stack, marks, memo, entries_left: bytes.len() };
         loop {
             let place = machine.at;
+            if machine.pickle.objects.len().max(machine.stack.len()) > MAX_OBJECTS {
+                return Err(format!("makes more than {MAX_OBJECTS} objects: no file of weights does"));
+            }
             match machine.step() {
                 Ok(true) => break,
                 Ok(false) => {}
@@ -134,9 +140,8 @@ impl<'a> Machine<'a> {
         if !callable {
             return Err("it calls what is no function".into());
         }
-        let name = self.pickle.global(function);
-        let made = match name {
-            Some(name) if DICTIONARIES.contains(&name.as_str()) => {
+        let made = match self.pickle.global(function) {
+            Some(name) if self.makes_dictionary(&name, arguments) => {
                 let pairs = self.pairs(arguments);
                 self.entries_left = self
                     .entries_left
@@ -147,6 +152,13 @@ impl<'a> Machine<'a> {
             _ => Object::Call { function, arguments, state: None },
         };
         self.push(made)
+    }
+
+    /// Whether a call makes a dictionary: one of the known kinds, or in old protocols one of a class that is a dictionary.
+    fn makes_dictionary(&self, name: &str, arguments: Handle) -> bool {
+        let base = || self.pickle.global(*self.pickle.items(arguments)?.get(1)?);
+        let of_base = || base().is_some_and(|base| DICTIONARIES.contains(&base.as_str()));
+        DICTIONARIES.contains(&name) || (RECONSTRUCTORS.contains(&name) && of_base())
     }
 
     /// The entries that a dictionary is made with: Python 2 writes an `OrderedDict` as a call with a list of pairs, Python 3 as one without

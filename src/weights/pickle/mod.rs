@@ -50,6 +50,9 @@ const DICTIONARIES: [&str; 5] = [
     "__builtin__.dict",
 ];
 
+/// What makes an object of a class, its base and the base's value, in old protocols.
+const RECONSTRUCTORS: [&str; 2] = ["copyreg._reconstructor", "copy_reg._reconstructor"];
+
 /// Longer names are no names of classes.
 const MAX_GLOBAL: usize = 256;
 
@@ -124,12 +127,14 @@ impl Pickle {
             Object::Global { .. } => self.global(handle),
             Object::Call { function, arguments, .. } => match self.get(*function) {
                 // Objects of old pickles are made by a function that is given their class.
-                Object::Global { .. } => self.global(*function).and_then(|name| match name.as_str() {
-                    "copyreg._reconstructor" | "copy_reg._reconstructor" => {
-                        self.global(*self.items(*arguments)?.first()?)
+                Object::Global { .. } => {
+                    let name = self.global(*function).unwrap_or_default();
+                    if RECONSTRUCTORS.contains(&name.as_str()) {
+                        self.items(*arguments).and_then(|items| self.global(*items.first()?))
+                    } else {
+                        Some(name).filter(|name| !name.is_empty())
                     }
-                    _ => Some(name),
-                }),
+                }
                 // ('module', class, file, source): a class with its text, as torch before 1.6 has it.
                 Object::Persistent(description) => {
                     self.items(*description).and_then(|parts| self.global(*parts.get(1)?))
