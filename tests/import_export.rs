@@ -1,6 +1,10 @@
 //! Other people's weights, in and out: `incept import`, `incept export` and `incept inspect`. The fixtures were made by the libraries themselves, with
 //! the programs in `tests/fixtures/scripts`.
 
+#[path = "import_export/exports.rs"]
+mod exports;
+#[path = "import_export/formats.rs"]
+mod formats;
 mod program;
 
 use std::collections::BTreeMap;
@@ -283,7 +287,7 @@ fn all_tensors_that_do_not_fit_are_named_at_once() {
     assert!(errors.contains("none of safetensors"), "{errors}");
     let errors =
         fails(&["import", text(&fixture("torchvision.pth")), "--out", text(&out), "--classes", text(&path)]);
-    assert!(errors.contains("7 classes"), "{errors}");
+    assert!(errors.contains("7 classes, and 1 are named"), "{errors}");
 }
 
 /// A pickle that runs a command when Python loads it, in both formats of torch.

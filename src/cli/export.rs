@@ -35,8 +35,16 @@ pub(crate) struct Export {
     half: bool,
 }
 
-const EXAMPLES: &str = "ONNX: input `data` (batch x 3 x input x input, red, green and blue as the checkpoint's preprocessing makes them; the batch is open), output
-`logits` (batch x classes). Preprocessing and class names are in the model's metadata, which `incept import` reads again.
+const EXAMPLES: &str = "ONNX: input `data` (batch x 3 x input x input; the batch is open), output `logits` (batch x classes, before softmax).
+
+An image becomes `data` as `incept classify` makes it, in this order:
+  1. 8 bits per channel, turned as EXIF says; grey repeated in all channels, transparency over white
+  2. cropped to the largest square in the middle, if the checkpoint was trained so
+  3. resized to input x input, bilinear with antialiasing (Pillow's BILINEAR)
+  4. divided by 255, minus mean, divided by std, per channel
+  5. planes of red, green and blue, as float32
+Size, crop, mean, std and class names are in the model's doc_string and metadata_props (keys classes, input_size, mean, std, channel_order and preprocessing.*; `incept
+import` reads its own entry again), and in a model card beside the file, FILE.onnx.md, with a Python program that was tested.
 
 safetensors: torchvision's names for its variant, so that
   torchvision.models.googlenet(num_classes=N, init_weights=False).load_state_dict(safetensors.torch.load_file(FILE))
@@ -55,6 +63,9 @@ struct ExportResult {
     out: String,
     bytes: usize,
     outputs: Vec<&'static str>,
+    /// The model card.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    card: Option<String>,
 }
 
 impl Export {
@@ -71,7 +82,7 @@ impl Export {
                 "--aux would change nothing: this network has no auxiliary heads".into(),
             ));
         }
-        let mut outputs = Vec::new();
+        let (mut outputs, mut card) = (Vec::new(), None);
         let content = match ending.as_str() {
             "onnx" if self.half => {
                 return Err(Error::Config("--half is for safetensors: ONNX has all weights in f32".into()));
@@ -79,6 +90,11 @@ impl Export {
             "onnx" => {
                 let options = OnnxOptions { aux: self.aux, fold_batch_norm: self.fold };
                 outputs = checkpoint.onnx_outputs(options);
+                let file = self.out.file_name().unwrap_or_default().to_string_lossy();
+                card = Some((
+                    self.out.with_file_name(format!("{file}.md")),
+                    checkpoint.onnx_card(options, &file),
+                ));
                 checkpoint.to_onnx(options)?
             }
             "safetensors" if self.aux || self.fold => {
@@ -103,7 +119,12 @@ impl Export {
         let what =
             if outputs.is_empty() { String::new() } else { format!(", outputs {}", outputs.join(", ")) };
         reporter.line(&format!("{}: {}{what}", shown(&self.out), bytes(content.len() as u64)))?;
+        if let Some((path, text)) = &card {
+            write_atomically(path, text.as_bytes())?;
+            reporter.line(&format!("{}: how an image becomes its input, and a program", shown(path)))?;
+        }
         reporter.event(&ExportResult {
+            card: card.map(|(path, _)| shown(&path)),
             checkpoint: shown(&self.checkpoint),
             out: shown(&self.out),
             bytes: content.len(),

@@ -7,7 +7,7 @@ use incept::Error;
 use incept::nn::{GoogLeNet, Variant};
 use incept::output::check_file;
 use incept::untrusted::read_text;
-use incept::weights::{Checkpoint, Foreign, Format, ImportOptions, Pixels};
+use incept::weights::{Checkpoint, Content, Foreign, Format, ImportOptions, Pixels};
 use serde::Serialize;
 
 use super::numbers::whole;
@@ -16,12 +16,13 @@ use super::{Outcome, Result};
 
 /// Make a checkpoint of other people's weights: torch, safetensors, Caffe or ONNX.
 ///
-/// Files of torch are read without executing anything in them. Tensors that are missing, extra or of other extents are all listed by name.
+/// Files of torch are read without executing anything in them: what lies beside the weights in a training checkpoint is skipped and named. Tensors that are missing, extra or of other extents are all listed by name.
 /// ImageNet's names are given to networks with 1000 classes.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Import {
-    /// The file: .pth or .pt of torch, .safetensors, .caffemodel or .onnx; its content tells which.
+    /// The file: .pth or .pt of torch (torch.save or torch.jit.save), .safetensors, .caffemodel or .onnx; its content tells which. Of several
+    /// files their index, as in model.safetensors.index.json.
     file: PathBuf,
     /// The checkpoint to write.
     #[arg(long, value_name = "FILE")]
@@ -50,9 +51,9 @@ const EXAMPLES: &str = "Pixels:
   transform-input   from -1 to 1: torchvision with transform_input=True, as its ImageNet weights need it
                     [default for state dicts with torchvision's names]
   imagenet          ImageNet's mean and standard deviation: torchvision with transform_input=False
-                    [default for ONNX of torchvision's network, which says itself whether it transforms its input, and for
-                    state dicts with Caffe's names]
-  caffe             blue, green, red from 0 to 255 without 104, 117, 123 [default for Caffe, and for ONNX of Caffe's network]
+                    [default for ONNX of torchvision's network, which says itself whether it transforms its input, for ONNX of
+                    the paper's network by PyTorch, and for state dicts with Caffe's names]
+  caffe             blue, green, red from 0 to 255 without 104, 117, 123 [default for Caffe, and for other ONNX of its network]
 Images: classify and eval look at what the published weights were measured with, for an input of 224: torch's at the central 224 of an image whose
 shorter side is 256, Caffe's at the central 224 of an image squashed to 256 x 256. Checkpoints of other inputs below 224 with other classes than
 ImageNet's look at the whole central square. `train --init FILE --fit crop|squash|pad` changes it.
@@ -89,12 +90,14 @@ struct ImportResult<'a> {
     parameters: usize,
     preprocessing: &'a incept::data::Preprocessing,
     ignored: &'a [String],
+    skipped: &'a [String],
 }
 
 impl Import {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         check_file(&self.out)?;
         let file = Foreign::read(&self.file)?;
+        note_skipped(&file.skipped);
         let options = ImportOptions {
             input: self.input,
             classes: self.classes.as_deref().map(read_classes).transpose()?,
@@ -123,7 +126,7 @@ impl Import {
         ))?;
         reporter.line(&format!("images: {}", preprocessing.described()))?;
         let guessed = options.pixels.is_none() && !file.metadata.contains_key("incept");
-        if guessed && matches!(file.format, Format::TorchZip | Format::TorchLegacy | Format::Safetensors) {
+        if guessed && matches!(file.content, Content::Tensors(_)) {
             note(
                 "note: a state dict does not say how pixels were made; this is as its publishers have it (--pixels for another way)",
             );
@@ -145,6 +148,7 @@ impl Import {
             parameters,
             preprocessing,
             ignored: &ignored,
+            skipped: &file.skipped,
         })?;
         Ok(Outcome::Done)
     }
@@ -182,6 +186,20 @@ pub(super) fn read_classes(path: &std::path::Path) -> Result<Vec<String>> {
         return Err(Error::format(path, "has no names: one a line is expected"));
     }
     Ok(names)
+}
+
+/// Says what lies beside the tensors of a file and is skipped. Nothing is executed to find out what it is.
+pub(super) fn note_skipped(skipped: &[String]) {
+    const SHOWN: usize = 8;
+    if skipped.is_empty() {
+        return;
+    }
+    let shown = skipped.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = match skipped.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    note(&format!("note: skipped beside the weights: {shown}{more}"));
 }
 
 /// Names for people: counters of batches by their number, the rest one by one.

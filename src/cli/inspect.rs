@@ -8,6 +8,7 @@ use incept::untrusted::{MAX_FILE_BYTES, printable, read_file};
 use incept::weights::{Checkpoint, Content, FileTensor, Foreign, Format, INCLUDED, Metadata};
 use serde::Serialize;
 
+use super::import::note_skipped;
 use super::record::{best_of, is_included};
 use super::report::{Reporter, bytes, thousands};
 use super::{Outcome, Result};
@@ -40,6 +41,8 @@ struct InspectResult {
     format: Format,
     tensors: Vec<TensorLine>,
     elements: usize,
+    /// What lies beside the tensors and is skipped.
+    skipped: Vec<String>,
     /// The network, if it is one.
     network: Option<GoogLeNet>,
     /// Why it is none.
@@ -72,6 +75,7 @@ impl Inspect {
         let path = best_of(&self.file)?;
         let content = if is_included(&path) { INCLUDED.to_vec() } else { read_file(&path, MAX_FILE_BYTES)? };
         let file = Foreign::from_bytes(&path, &content)?;
+        note_skipped(&file.skipped);
         // What says that it is a checkpoint must be one.
         let own = match (file.format, file.metadata.contains_key("incept")) {
             (Format::Safetensors, true) => Some(Checkpoint::from_bytes(&path, &content)?.metadata),
@@ -133,6 +137,7 @@ impl Inspect {
             format: file.format,
             tensors,
             elements,
+            skipped: file.skipped,
             network,
             problem,
             checkpoint: own,

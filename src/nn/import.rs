@@ -8,7 +8,7 @@ use super::table::{aux_layers, conv_weight, stem_layers};
 use super::{GoogLeNet, STEM_CHANGES_BELOW, Variant};
 use crate::error::{Error, Result};
 use crate::graph::{Role, Shape};
-use crate::weights::{Content, Foreign, HostTensor};
+use crate::weights::{Content, Foreign, HostTensor, part_of};
 
 /// What a network does with its input before the first convolution: this channel of the input, multiplied and shifted.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,7 +61,10 @@ impl GoogLeNet {
         match &file.content {
             Content::Tensors(tensors) => {
                 let tensors = tensors.iter().map(|(name, file)| (name.clone(), &file.tensor)).collect();
-                by_name(path, tensors, prefix)
+                by_name(path, tensors, prefix).map_err(|error| match part_of(path) {
+                    Some(reason) => Error::format(path, reason),
+                    None => error,
+                })
             }
             Content::Layers(layers) => {
                 let mut tensors = BTreeMap::new();
@@ -162,10 +165,20 @@ fn by_name(path: &Path, tensors: Tensors<'_>, prefix: Option<&str>) -> Result<Re
     Ok(Recognised { network, parameters, state, planes: Plane::UNCHANGED, stride: 2, ignored })
 }
 
-/// Extents without leading ones: Caffe's old blobs have four, whatever they hold.
+/// Extents without ones before and behind them: Caffe's old blobs have four, whatever they hold, and a classifier may be a convolution of one pixel.
 fn significant(dims: &[usize]) -> &[usize] {
-    let ones = dims.iter().take_while(|dim| **dim == 1).count();
-    &dims[ones..]
+    let one = |dim: &&usize| **dim == 1;
+    let leading = dims.iter().take_while(one).count();
+    let rest = dims.get(leading..).unwrap_or_default();
+    let trailing = rest.iter().rev().take_while(one).count();
+    rest.get(..rest.len() - trailing).unwrap_or_default()
+}
+
+/// The first extent that counts of a weight that is published with `rank` extents: the weight may have more, which are ones before it (Caffe's old blobs) or
+/// behind it (a classifier as a convolution of one pixel).
+fn first_extent(found: &[usize], rank: usize) -> Option<&usize> {
+    let more = found.len().checked_sub(rank.max(1))?;
+    if found.iter().take(more).all(|dim| *dim == 1) { found.get(more) } else { found.first() }
 }
 
 /// The variant, and what stands before its names in the file: `module.`, for example.
@@ -231,8 +244,7 @@ fn resembling(variant: Variant, tensors: &Tensors<'_>) -> Result<GoogLeNet> {
         let layer = weight.strip_suffix(".weight").unwrap_or(weight);
         let norm = layer.strip_suffix(".conv").unwrap_or(layer);
         let dims = published.get(weight).map(Shape::dims).unwrap_or_default();
-        // Counted from the last extent, as Caffe's old blobs have more in front.
-        let from_weight = extents(weight).and_then(|found| found.iter().nth_back(dims.len().max(1) - 1));
+        let from_weight = extents(weight).and_then(|found| first_extent(found, dims.len()));
         let from_vector = || {
             let vectors = [format!("{layer}.bias"), format!("{norm}.bn.bias"), format!("{norm}.bn.weight")];
             vectors.iter().find_map(|name| extents(name)?.last())

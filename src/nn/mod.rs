@@ -5,6 +5,7 @@ mod import;
 mod init;
 mod limits;
 mod onnx;
+mod response;
 mod summary;
 mod table;
 mod topology;

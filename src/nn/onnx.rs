@@ -141,7 +141,9 @@ impl Matcher<'_> {
             return Err(format!("`{}` does not read from where GoogLeNet's `{name}` does", layer.name()));
         }
         Self::expect_steps(&layer.from.steps, &way.steps, name)?;
-        if layer.is_conv() != window.is_some() {
+        // A fully connected layer may be a convolution of one pixel.
+        let product = !layer.is_conv() || matches!(layer.weight.dims()[..], [_, _, 1, 1]);
+        if layer.is_conv() != window.is_some() && (window.is_some() || !product) {
             return Err(format!(
                 "`{}` is {} where GoogLeNet has `{name}`",
                 layer.name(),
@@ -256,7 +258,8 @@ impl Matcher<'_> {
         };
         let missing = |name: &str| format!("has no layer where GoogLeNet has `{name}`");
         let name = classifier_layer(self.variant);
-        let main = reads(&self.found, last, false).ok_or_else(|| missing(name))?;
+        let main = reads(&self.found, last, false).or_else(|| reads(&self.found, last, true));
+        let main = main.ok_or_else(|| missing(name))?;
         self.take(main, name, &Way { source: last, steps: vec![Step::AveragePool] }, None)?;
         for (index, tapped) in TAPPED.iter().enumerate() {
             let Some(block) = BLOCKS.iter().position(|(name, _)| name == tapped) else { continue };

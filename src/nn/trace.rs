@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Plane;
+use super::response::{Response, Squares};
 use crate::weights::{HostTensor, OnnxGraph, OnnxNode};
 
 /// Where a value comes from.
@@ -38,6 +39,8 @@ pub(super) struct Trace {
     pub planes: Vec<Plane>,
     /// Whether it has only channels, no rows and columns.
     flat: bool,
+    /// What was made of its squares, while it is on its way to a normalisation.
+    squares: Option<Box<Squares>>,
 }
 
 /// Batch norm, as its node has it.
@@ -141,7 +144,7 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
     }
     let (input, _) = graph.inputs.first().ok_or("has no input")?;
     let planes = (0..3).map(Plane::of).collect();
-    let trace = Trace { source: Source::Input, steps: Vec::new(), planes, flat: false };
+    let trace = Trace { source: Source::Input, steps: Vec::new(), planes, flat: false, squares: None };
     let mut values: HashMap<&str, Value> = HashMap::from([(input.as_str(), Ok(Rc::new(trace)))]);
     for node in &graph.nodes {
         if let Some(constant) = constant(node, &constants) {
@@ -150,7 +153,7 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
         }
         // Shapes, axes and the share of dropout say nothing of where the values are from; they may be computed in ways that are not followed.
         let read = match node.operator.as_str() {
-            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Dropout" => 1,
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Dropout" | "Pad" | "CastLike" => 1,
             _ => node.inputs.len(),
         };
         let traces = node.inputs.iter().take(read).map(|name| values.get(name.as_str()).cloned().transpose());
@@ -179,7 +182,7 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
 fn constant<'a>(node: &OnnxNode, constants: &Constants<'a>) -> Option<Constant<'a>> {
     let input = *constants.get(node.inputs.first()?.as_str())?;
     match node.operator.as_str() {
-        "Identity" | "Cast" | "Unsqueeze" | "Squeeze" => Some(input),
+        "Identity" | "Cast" | "CastLike" | "Unsqueeze" | "Squeeze" => Some(input),
         "Transpose" if input.tensor.dims.len() == 2 => Some(input.transpose()),
         _ => None,
     }
@@ -217,7 +220,7 @@ fn value<'a>(
         let flat = node.operator != "Conv";
         layers.layers.push(Layer { node, from, weight, bias, norm: None });
         let source = Source::Layer(layers.layers.len() - 1);
-        Ok(vec![Trace { source, steps: Vec::new(), planes: Vec::new(), flat }])
+        Ok(vec![Trace { source, steps: Vec::new(), planes: Vec::new(), flat, squares: None }])
     };
     let then = |mut trace: Trace, step: Step, flat: bool| {
         // Channels that were changed are the input's no longer.
@@ -229,6 +232,9 @@ fn value<'a>(
         }
         Ok(vec![trace])
     };
+    if let Some(trace) = response(node, traces, constants).map_err(|what| format!("{} {what}", place()))? {
+        return Ok(vec![trace]);
+    }
     match node.operator.as_str() {
         "Conv" => {
             let weight = weight(1)?;
@@ -289,18 +295,17 @@ fn value<'a>(
         "AveragePool" => then(traced(0)?, Step::AveragePool, false),
         "GlobalAveragePool" | "ReduceMean" => then(traced(0)?, Step::AveragePool, true),
         "LRN" => {
-            let near =
-                |name, default, expected: f32| (node.float(name, default) / expected - 1.0).abs() < 1e-3;
-            let as_published = node.int("size", 0) == 5
-                && near("alpha", 1e-4, 1e-4)
-                && near("beta", 0.75, 0.75)
-                && near("bias", 1.0, 1.0);
-            if !as_published {
-                return Err(format!("{} has not the numbers of GoogLeNet: 5, 0.0001, 0.75, 1", place()));
+            let number = |name, default| node.float(name, default);
+            let (alpha, beta, bias) = (number("alpha", 1e-4), number("beta", 0.75), number("bias", 1.0));
+            let response = Response { size: node.int("size", 0), alpha, beta, bias };
+            if !response.is_published() {
+                return Err(format!("{} {OTHER_NUMBERS}", place()));
             }
             then(traced(0)?, Step::Lrn, false)
         }
-        "Identity" | "Dropout" | "Cast" | "Unsqueeze" | "Softmax" | "LogSoftmax" => Ok(vec![traced(0)?]),
+        "Identity" | "Dropout" | "Cast" | "CastLike" | "Unsqueeze" | "Softmax" | "LogSoftmax" => {
+            Ok(vec![traced(0)?])
+        }
         "Flatten" | "Reshape" | "Squeeze" => {
             let trace = traced(0)?;
             Ok(vec![Trace { flat: true, planes: Vec::new(), ..trace }])
@@ -336,14 +341,70 @@ fn value<'a>(
                 if planes.len() > LIMIT {
                     return Err(unknown());
                 }
-                return Ok(vec![Trace { source: Source::Input, steps: Vec::new(), planes, flat: false }]);
+                return Ok(vec![Trace {
+                    source: Source::Input,
+                    steps: Vec::new(),
+                    planes,
+                    flat: false,
+                    squares: None,
+                }]);
             }
             layers.joins.push(branches);
             let source = Source::Join(layers.joins.len() - 1);
-            Ok(vec![Trace { source, steps: Vec::new(), planes: Vec::new(), flat: false }])
+            Ok(vec![Trace { source, steps: Vec::new(), planes: Vec::new(), flat: false, squares: None }])
         }
         _ => Err(unknown()),
     }
+}
+
+/// What is wrong with a normalisation that is not the paper's.
+const OTHER_NUMBERS: &str = "has not the numbers of GoogLeNet: 5, 0.0001, 0.75, 1";
+
+/// A step of a local response normalisation that is written as several operators, if the node is one: squares, what is made of them, and the normalised value.
+///
+/// # Errors
+/// That squares come to nothing that is known, or to a normalisation with other numbers.
+fn response(
+    node: &OnnxNode,
+    traces: &[Option<Rc<Trace>>],
+    constants: &Constants<'_>,
+) -> Result<Option<Trace>, String> {
+    let squared = |trace: &Trace| Trace { squares: Some(Box::new(Squares::of(trace))), ..trace.clone() };
+    let constant =
+        |i: usize| node.inputs.get(i).and_then(|name| constants.get(name.as_str())).map(|c| c.data());
+    let on_its_way = |trace: &Option<Rc<Trace>>| trace.as_ref().is_some_and(|trace| trace.squares.is_some());
+    if !traces.iter().any(on_its_way) {
+        return Ok(match (node.operator.as_str(), traces) {
+            ("Mul", [Some(trace), Some(_)]) if node.inputs.first() == node.inputs.get(1) => {
+                Some(squared(trace))
+            }
+            ("Pow", [Some(trace), ..]) if trace.planes.is_empty() && constant(1) == Some(&[2.0]) => {
+                Some(squared(trace))
+            }
+            _ => None,
+        });
+    }
+    let lost = || "makes of squares what no GoogLeNet does".to_string();
+    let (value, squares, divides) = match (node.operator.as_str(), traces) {
+        ("Div", [Some(value), Some(by)]) if !on_its_way(&traces[0]) => (value, &by.squares, true),
+        ("Mul", [Some(value), Some(by)]) if !on_its_way(&traces[0]) => (value, &by.squares, false),
+        ("Mul", [Some(by), Some(value)]) if !on_its_way(&traces[1]) => (value, &by.squares, false),
+        (_, [Some(trace), ..] | [None, Some(trace)]) => {
+            let squares = trace.squares.clone().ok_or_else(lost)?;
+            let squares = squares.then(node, constant).ok_or_else(lost)?;
+            return Ok(Some(Trace { squares: Some(Box::new(squares)), ..Trace::clone(trace) }));
+        }
+        _ => return Err(lost()),
+    };
+    let response =
+        squares.as_ref().and_then(|squares| squares.normalises(value, divides)).ok_or_else(lost)?;
+    if !response.is_published() {
+        return Err(OTHER_NUMBERS.into());
+    }
+    let mut value = Trace::clone(value);
+    value.planes.clear();
+    value.steps.push(Step::Lrn);
+    Ok(Some(value))
 }
 
 /// Whether a pooling's size rounds up: it says so, or has padding behind its input and none before it.

@@ -4,6 +4,7 @@ use prost::Message;
 
 use super::wire::{self, Field};
 use super::{FileTensor, HostTensor, Stored};
+use crate::untrusted::printable;
 
 /// `BlobShape`.
 #[derive(Clone, PartialEq, Message)]
@@ -21,6 +22,11 @@ struct Blob {
     data: Vec<f32>,
     #[prost(double, repeated, tag = "8")]
     double_data: Vec<f64>,
+    // NVCaffe: the type of `raw_data`; before it had one, halves as numbers with the same bits.
+    #[prost(int32, repeated, tag = "10")]
+    raw_data_type: Vec<i32>,
+    #[prost(bytes = "vec", tag = "12")]
+    raw_data: Vec<u8>,
     // The extents before there was a shape.
     #[prost(int32, tag = "1")]
     num: i32,
@@ -106,8 +112,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<CaffeLayer>, String> {
     let layers: Vec<CaffeLayer> = layers
         .map(|(name, blobs)| {
             let blobs = blobs.into_iter().enumerate().map(|(i, blob)| {
-                tensor(blob)
-                    .ok_or_else(|| format!("blob {i} of layer `{name}` has extents that do not fit its data"))
+                tensor(blob).map_err(|reason| format!("blob {i} of layer `{}` {reason}", printable(&name)))
             });
             Ok(CaffeLayer { blobs: blobs.collect::<Result<_, String>>()?, name: name.clone() })
         })
@@ -118,17 +123,44 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<CaffeLayer>, String> {
     Ok(layers)
 }
 
-fn tensor(blob: Blob) -> Option<FileTensor> {
-    let extents: Vec<i64> = match blob.shape {
-        Some(shape) => shape.dim,
+fn tensor(blob: Blob) -> Result<FileTensor, String> {
+    let unfit = || "has extents that do not fit its data".to_string();
+    let extents: Vec<i64> = match &blob.shape {
+        Some(shape) => shape.dim.clone(),
         None => [blob.num, blob.channels, blob.height, blob.width].map(i64::from).to_vec(),
     };
-    let dims: Vec<usize> = extents.into_iter().map(|e| usize::try_from(e).ok()).collect::<Option<_>>()?;
-    let (stored, data) = if blob.double_data.is_empty() {
-        (Stored::F32, blob.data)
-    } else {
-        (Stored::F64, blob.double_data.iter().map(|v| *v as f32).collect())
-    };
+    let dims: Option<Vec<usize>> = extents.into_iter().map(|e| usize::try_from(e).ok()).collect();
+    let dims = dims.ok_or_else(unfit)?;
+    let (stored, data) = elements(blob)?;
     let volume = dims.iter().try_fold(1usize, |volume, dim| volume.checked_mul(*dim));
-    (volume == Some(data.len())).then_some(FileTensor { stored, tensor: HostTensor { dims, data } })
+    if volume != Some(data.len()) {
+        return Err(unfit());
+    }
+    Ok(FileTensor { stored, tensor: HostTensor { dims, data } })
+}
+
+/// A blob's elements, in whichever field they are.
+fn elements(blob: Blob) -> Result<(Stored, Vec<f32>), String> {
+    if !blob.raw_data.is_empty() {
+        // `Type`: double where nothing is said.
+        let stored = match blob.raw_data_type.last().copied().unwrap_or(0) {
+            0 => Stored::F64,
+            1 => Stored::F32,
+            2 => Stored::F16,
+            other => return Err(format!("has elements of NVCaffe's type {other}, which are no weights")),
+        };
+        if !blob.raw_data.len().is_multiple_of(stored.size()) {
+            return Err("ends in the middle of an element".into());
+        }
+        return Ok((stored, stored.floats(&blob.raw_data)));
+    }
+    if !blob.double_data.is_empty() {
+        return Ok((Stored::F64, blob.double_data.iter().map(|v| *v as f32).collect()));
+    }
+    // Without data there is no type to name.
+    if blob.data.is_empty() && !blob.raw_data_type.is_empty() {
+        let halves: Vec<u8> = blob.raw_data_type.iter().flat_map(|v| (*v as u16).to_le_bytes()).collect();
+        return Ok((Stored::F16, Stored::F16.floats(&halves)));
+    }
+    Ok((Stored::F32, blob.data))
 }

@@ -1,5 +1,6 @@
 //! From a checkpoint to files for others.
 
+use super::card::{for_programs, in_words};
 use super::checkpoint::KEY;
 use super::onnx::{ExportOptions, write};
 use super::{Checkpoint, Metadata, Progress, TrainingState};
@@ -23,7 +24,8 @@ impl Checkpoint {
     }
 
     /// The network in evaluation mode as an ONNX model: input `data`, batch x 3 x input x input with an open batch; with the averaged parameters if there
-    /// are any. The metadata is in the model under `incept`, so it can be imported as it was. The same checkpoint makes the same bytes.
+    /// are any. The metadata is in the model under `incept`, so it can be imported as it was; its description and
+    /// further entries say in words how an image becomes the input. The same checkpoint makes the same bytes.
     ///
     /// # Errors
     /// [`Error::Config`] for heads that the network does not have, [`Error::Tensor`] naming a weight that is missing or misshapen.
@@ -46,13 +48,15 @@ impl Checkpoint {
         let heads: Vec<TensorId> =
             heads.iter().map(|t| pruned.get(*t).ok_or_else(lost)).collect::<Result<_>>()?;
         let outputs: Vec<(TensorId, &str)> = heads.into_iter().zip(names).collect();
-        let p = &metadata.preprocessing;
         let description = format!(
-            "GoogLeNet ({}), {} classes. Input: red, green and blue from 0 to 1, minus {:?}, divided by {:?}, {} x {} pixels.",
-            network.variant, network.classes, p.mean, p.std, p.input, p.input
+            "GoogLeNet ({}), {} classes. From an image to `data`: {}.",
+            network.variant,
+            network.classes,
+            in_words(&metadata.preprocessing)
         );
         let json = serde_json::to_string(&metadata).map_err(|e| Error::tensor(KEY, e.to_string()))?;
-        let metadata = [(KEY.to_string(), json)].into();
+        let words = for_programs(self);
+        let metadata = words.into_iter().chain([(KEY.to_string(), json)]).collect();
         let options = ExportOptions { description, metadata, fold_batch_norm: options.fold_batch_norm };
         write(&pruned.graph, &outputs, &state, &options)
     }

@@ -8,7 +8,9 @@ use serde::Serialize;
 use super::caffe::{self, CaffeLayer};
 use super::file::decode_stored;
 use super::onnx::{self, OnnxGraph};
-use super::{HostTensor, Stored, torch};
+use super::shards::Index;
+use super::torch::{self, Contents};
+use super::{HostTensor, Stored};
 use crate::error::{Error, Result};
 use crate::untrusted::{MAX_FILE_BYTES, contained_in, read_file};
 
@@ -20,12 +22,16 @@ pub enum Format {
     Safetensors,
     /// A zip archive of torch 1.6 or later.
     TorchZip,
+    /// A zip archive of `torch.jit.save`.
+    TorchScript,
     /// The file of pickles that torch wrote before 1.6.
     TorchLegacy,
     /// A caffemodel.
     Caffe,
     /// ONNX.
     Onnx,
+    /// The index of several files of safetensors or torch.
+    Shards,
 }
 
 impl Format {
@@ -55,9 +61,11 @@ impl Format {
         match self {
             Self::Safetensors => "safetensors",
             Self::TorchZip => "torch (zip archive)",
+            Self::TorchScript => "torch (TorchScript archive)",
             Self::TorchLegacy => "torch (before 1.6)",
             Self::Caffe => "Caffe",
             Self::Onnx => "ONNX",
+            Self::Shards => "several files with an index",
         }
     }
 }
@@ -91,6 +99,8 @@ pub struct Foreign {
     pub content: Content,
     /// What it says about itself: the metadata of safetensors and ONNX.
     pub metadata: BTreeMap<String, String>,
+    /// What lies beside the tensors and is skipped, by name and class: objects in a checkpoint of torch.
+    pub skipped: Vec<String>,
 }
 
 impl Foreign {
@@ -112,25 +122,34 @@ impl Foreign {
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let fail = |reason: String| Error::format(path, reason);
+        if let Some(index) = Index::parse(bytes) {
+            let (tensors, skipped) = index.read(path)?;
+            let (format, content) = (Format::Shards, Content::Tensors(tensors));
+            return Ok(Self { format, content, metadata: BTreeMap::new(), skipped });
+        }
         let format = Format::of(bytes)
-            .ok_or_else(|| fail("is none of safetensors, .pth of torch, .caffemodel or .onnx".into()))?;
-        let mut metadata = BTreeMap::new();
-        let content = match format {
+            .ok_or_else(|| fail("is none of safetensors, .pth of torch, .caffemodel or .onnx, nor an index of several such files".into()))?;
+        let whole = |content| Self { format, content, metadata: BTreeMap::new(), skipped: Vec::new() };
+        let torch = |contents: Contents| Self {
+            format: if contents.script { Format::TorchScript } else { format },
+            skipped: contents.skipped,
+            ..whole(Content::Tensors(contents.tensors))
+        };
+        Ok(match format {
             Format::Safetensors => {
-                let (tensors, strings) = decode_stored(bytes).map_err(fail)?;
-                metadata = strings;
-                Content::Tensors(tensors)
+                let (tensors, metadata) = decode_stored(bytes).map_err(fail)?;
+                Self { metadata, ..whole(Content::Tensors(tensors)) }
             }
-            Format::TorchZip => Content::Tensors(torch::read_zip(bytes).map_err(fail)?),
-            Format::TorchLegacy => Content::Tensors(torch::read_legacy(bytes).map_err(fail)?),
-            Format::Caffe => Content::Layers(caffe::read(bytes).map_err(fail)?),
+            Format::TorchZip | Format::TorchScript => torch(torch::read_zip(bytes).map_err(fail)?),
+            Format::TorchLegacy => torch(torch::read_legacy(bytes).map_err(fail)?),
+            Format::Caffe => whole(Content::Layers(caffe::read(bytes).map_err(fail)?)),
             Format::Onnx => {
                 let graph = onnx::read(bytes, path).map_err(fail)?;
-                metadata.clone_from(&graph.metadata);
-                Content::Graph(Box::new(graph))
+                Self { metadata: graph.metadata.clone(), ..whole(Content::Graph(Box::new(graph))) }
             }
-        };
-        Ok(Self { format, content, metadata })
+            // An index is JSON, which none of the other formats is.
+            Format::Shards => return Err(fail("is no index of weights".into())),
+        })
     }
 
     /// All tensors with their names, in the order of the file where it has one. Blobs of Caffe's layers are called by the layer and a number.

@@ -127,7 +127,7 @@ impl Checkpoint {
         };
         if classes.len() != network.classes {
             return Err(Error::Config(format!(
-                "{} has {} classes, and {} names are given",
+                "the classifier of {} has {} classes, and {} are named: a list of classes has one line for each",
                 path.display(),
                 network.classes,
                 classes.len()
@@ -160,6 +160,10 @@ impl Pixels {
             return Ok(Self { bgr: false, mean, std });
         }
         Ok(match (&file.content, variant) {
+            // PyTorch's networks take what its data sets give, whatever their layers are called.
+            (Content::Graph(graph), Variant::Paper) if graph.producer.starts_with("pytorch") => {
+                Self::IMAGENET
+            }
             (Content::Layers(_), _) | (Content::Graph(_), Variant::Paper) => Self::CAFFE,
             // A graph says itself whether it transforms its input.
             (Content::Graph(_), Variant::Torchvision) => Self::IMAGENET,

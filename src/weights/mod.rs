@@ -1,6 +1,7 @@
 //! Weights on the host: the training state as one value, checkpoints as safetensors files, and the formats of others: torch, Caffe, ONNX.
 
 mod caffe;
+mod card;
 mod checkpoint;
 mod element;
 mod export;
@@ -11,6 +12,7 @@ mod import;
 mod included;
 mod onnx;
 mod pickle;
+mod shards;
 mod torch;
 mod validate;
 mod wire;
@@ -26,6 +28,7 @@ pub use import::{ImportOptions, Pixels};
 pub use included::INCLUDED;
 pub use onnx::{ExportOptions, OnnxAttribute, OnnxExport, OnnxGraph, OnnxNode, write as write_onnx};
 pub(crate) use onnx::{int, ints};
+pub(crate) use shards::part_of;
 
 use std::collections::BTreeMap;
 

@@ -117,6 +117,7 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<OnnxGraph, String> {
     }
     let mut nodes = Vec::new();
     for node in graph.node {
+        let node = branched(&node).unwrap_or(node);
         let mut attributes = BTreeMap::new();
         for attribute in node.attribute {
             let name = attribute.name.clone();
@@ -148,6 +149,28 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<OnnxGraph, String> {
         metadata: model.metadata_props.into_iter().map(|entry| (entry.key, entry.value)).collect(),
         nodes,
         initializers,
+    })
+}
+
+/// An `If` whose branches only differ in whether they take away an extent of one, as the node that its value comes from: that is how PyTorch exports `squeeze` of a
+/// value whose extents it does not know. None for any other node.
+fn branched(node: &proto::Node) -> Option<proto::Node> {
+    if node.op_type != "If" {
+        return None;
+    }
+    let branch = |name: &str| {
+        let graph = node.attribute.iter().find(|attribute| attribute.name == name)?.g.as_ref()?;
+        let mut nodes = graph.node.iter().filter(|node| node.op_type != "Constant");
+        let only = nodes.next().filter(|_| nodes.next().is_none())?;
+        matches!(only.op_type.as_str(), "Squeeze" | "Identity").then_some(only.input.first()?)
+    };
+    let from = branch("then_branch").filter(|from| branch("else_branch") == Some(*from))?;
+    Some(proto::Node {
+        op_type: "Squeeze".into(),
+        input: vec![from.clone()],
+        output: node.output.clone(),
+        name: node.name.clone(),
+        attribute: Vec::new(),
     })
 }
 

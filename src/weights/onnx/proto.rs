@@ -87,6 +87,9 @@ pub(super) struct Attribute {
     pub s: Vec<u8>,
     #[prost(message, optional, tag = "5")]
     pub t: Option<Tensor>,
+    /// The branch of an `If`.
+    #[prost(message, optional, boxed, tag = "6")]
+    pub g: Option<Box<Graph>>,
     #[prost(float, repeated, tag = "7")]
     pub floats: Vec<f32>,
     #[prost(int64, repeated, tag = "8")]

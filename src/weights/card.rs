@@ -1,0 +1,132 @@
+//! A model card: what somebody who has an exported network and not this program must know to use it, in words and as a program.
+
+use super::{Checkpoint, OnnxOptions};
+use crate::data::{Fit, Preprocessing};
+use crate::untrusted::printable;
+
+/// From an image to the network's input, step by step: what to do, and the name of it in the metadata of a model.
+fn steps(p: &Preprocessing) -> [(&'static str, String); 6] {
+    let size = p.input;
+    let crop = match p.fit {
+        Fit::Crop => {
+            "the largest square in the middle: side = min(width, height), left = floor((width - side) / 2), top = floor((height - side) / 2)"
+        }
+        Fit::Squash => "none: the whole image is squashed to a square",
+    };
+    [
+        ("image", "8 bits per channel, turned as EXIF says; grey is repeated in all channels, transparency is over white".into()),
+        ("crop", crop.into()),
+        ("resize", format!("to {size} x {size}, bilinear with antialiasing (Pillow's BILINEAR), rounded to 8 bits")),
+        ("range", "divided by 255: from 0 to 1".into()),
+        ("normalize", format!("minus mean {:?}, divided by std {:?}, per channel", p.mean, p.std)),
+        ("channels", format!("red, green, blue, as planes: float32, batch x 3 x {size} x {size}")),
+    ]
+}
+
+/// The steps in one text.
+pub(super) fn in_words(p: &Preprocessing) -> String {
+    let steps = steps(p).map(|(name, what)| format!("{name}: {what}"));
+    steps.join(". ")
+}
+
+/// The steps and the names of the classes for programs, by key.
+pub(super) fn for_programs(checkpoint: &Checkpoint) -> Vec<(String, String)> {
+    let metadata = &checkpoint.metadata;
+    let p = &metadata.preprocessing;
+    let three = |values: &[f32; 3]| serde_json::json!(values).to_string();
+    let mut entries: Vec<(String, String)> =
+        steps(p).map(|(name, what)| (format!("preprocessing.{name}"), what)).to_vec();
+    entries.extend([
+        ("classes".into(), serde_json::json!(metadata.classes).to_string()),
+        ("input_size".into(), p.input.to_string()),
+        ("mean".into(), three(&p.mean)),
+        ("std".into(), three(&p.std)),
+        ("channel_order".into(), "RGB".into()),
+    ]);
+    entries
+}
+
+/// Python that classifies `photo.jpg` with onnxruntime, Pillow and numpy.
+fn program(p: &Preprocessing, file: &str) -> String {
+    let size = p.input;
+    let fit = match p.fit {
+        Fit::Crop => {
+            "side = min(image.size); left, top = (image.width - side) // 2, (image.height - side) // 2\n\
+             image = image.crop((left, top, left + side, top + side))"
+        }
+        Fit::Squash => "",
+    };
+    let fit = if fit.is_empty() { String::new() } else { format!("{fit}\n") };
+    let file = serde_json::json!(file);
+    format!(
+        "import json, numpy as np, onnxruntime
+from PIL import Image, ImageOps
+
+net = onnxruntime.InferenceSession({file})
+image = ImageOps.exif_transpose(Image.open(\"photo.jpg\")).convert(\"RGB\")
+{fit}x = (np.asarray(image.resize(({size}, {size}), Image.BILINEAR), np.float32) / 255 - np.float32({mean:?})) / np.float32({std:?})
+logits = net.run([\"logits\"], {{\"data\": x.transpose(2, 0, 1)[None]}})[0][0]
+print(json.loads(net.get_modelmeta().custom_metadata_map[\"classes\"])[logits.argmax()])",
+        mean = p.mean,
+        std = p.std,
+    )
+}
+
+/// A name as a cell of a table.
+fn cell(name: &str) -> String {
+    printable(name).replace('\\', "\\\\").replace('|', "\\|").replace('`', "\\`").replace('<', "&lt;")
+}
+
+impl Checkpoint {
+    /// A model card in Markdown for the ONNX model that [`Checkpoint::to_onnx`] makes, which is called `file`: what the model takes and gives, how an image becomes
+    /// its input, its classes, and a program that does so.
+    pub fn onnx_card(&self, options: OnnxOptions, file: &str) -> String {
+        let metadata = &self.metadata;
+        let (network, p) = (&metadata.network, &metadata.preprocessing);
+        let outputs = self.onnx_outputs(options).join("`, `");
+        let steps: String = steps(p).iter().map(|(name, what)| format!("| {name} | {what} |\n")).collect();
+        let classes: String = metadata
+            .classes
+            .iter()
+            .enumerate()
+            .map(|(i, name)| format!("| {i} | {} |\n", cell(name)))
+            .collect();
+        format!(
+            "# {title}
+
+GoogLeNet ({variant}), {count} classes, exported by {program_name} {version}. ONNX, operators of version 17.
+
+## Input
+
+`data`: float32, batch x 3 x {size} x {size}; the batch is open. An image becomes it in this order:
+
+| step | |
+| --- | --- |
+{steps}
+## Output
+
+`{outputs}`: batch x {count}, before softmax.
+
+## Use
+
+With onnxruntime, Pillow and numpy; the same class as `{program_name} classify`:
+
+```python
+{program}
+```
+
+## Classes
+
+| number | name |
+| --- | --- |
+{classes}",
+            title = cell(file),
+            variant = network.variant,
+            count = network.classes,
+            program_name = env!("CARGO_PKG_NAME"),
+            version = env!("CARGO_PKG_VERSION"),
+            size = p.input,
+            program = program(p, file),
+        )
+    }
+}

@@ -1,0 +1,234 @@
+//! A pickle interpreter that executes nothing: containers, strings and numbers, and calls that are never made.
+//!
+//! A pickle is a program for a stack machine that may import and call anything. Here a global is only a name; calling one makes an
+//! [`Object::Call`] of it and its arguments, in which a reader finds the few that describe tensors. All others are opaque: they are kept by their names
+//! so that a reader can say what it skips. Objects lie in a list and refer to each other by their places in it, so no pickle can make more of them than it
+//! has bytes.
+
+mod machine;
+
+use machine::Machine;
+
+/// The place of an object in [`Pickle::objects`].
+pub(super) type Handle = u32;
+
+/// What a pickle can hold here.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Object {
+    None,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(String),
+    Bytes,
+    List(Vec<Handle>),
+    Tuple(Vec<Handle>),
+    Dict(Vec<(Handle, Handle)>),
+    /// A set, whatever is in it.
+    Set,
+    /// A class or function by the texts of its module and name.
+    Global {
+        module: Handle,
+        name: Handle,
+    },
+    /// A call that is not made, and the attributes that its result would be given.
+    Call {
+        function: Handle,
+        arguments: Handle,
+        state: Option<Handle>,
+    },
+    /// What lies outside the pickle, by this description.
+    Persistent(Handle),
+}
+
+/// What makes a dictionary when it is called. That of Python 2 and its successor, and relatives that training scripts keep beside the weights.
+const DICTIONARIES: [&str; 5] = [
+    "collections.OrderedDict",
+    "collections.defaultdict",
+    "collections.Counter",
+    "builtins.dict",
+    "__builtin__.dict",
+];
+
+/// What makes an object of a class, its base and the base's value, in old protocols.
+const RECONSTRUCTORS: [&str; 2] = ["copyreg._reconstructor", "copy_reg._reconstructor"];
+
+/// Longer names are no names of classes.
+const MAX_GLOBAL: usize = 256;
+
+/// Objects, and which of them the pickle stands for.
+#[derive(Debug)]
+pub(super) struct Pickle {
+    pub objects: Vec<Object>,
+    pub root: Handle,
+    /// Bytes that the pickle takes.
+    pub length: usize,
+}
+
+impl Pickle {
+    /// Reads one pickle from the start of `bytes`.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        Machine::run(bytes)
+    }
+
+    /// The object at a place.
+    pub fn get(&self, handle: Handle) -> &Object {
+        self.objects.get(handle as usize).unwrap_or(&Object::None)
+    }
+
+    /// The text at a place.
+    pub fn text(&self, handle: Handle) -> Option<&str> {
+        match self.get(handle) {
+            Object::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The whole number at a place.
+    pub fn int(&self, handle: Handle) -> Option<i64> {
+        match self.get(handle) {
+            Object::Int(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// The elements of a list or tuple.
+    pub fn items(&self, handle: Handle) -> Option<&[Handle]> {
+        match self.get(handle) {
+            Object::Tuple(items) | Object::List(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The extents in a tuple of whole numbers, or in a `torch.Size`, which is made of one.
+    pub fn extents(&self, handle: Handle) -> Option<Vec<usize>> {
+        let one = |item: &Handle| self.int(*item).and_then(|value| usize::try_from(value).ok());
+        let items = match self.get(handle) {
+            Object::Call { arguments, .. } => self.items(*self.items(*arguments)?.first()?),
+            _ => self.items(handle),
+        };
+        items?.iter().map(one).collect()
+    }
+
+    /// `module.name` of a global.
+    pub fn global(&self, handle: Handle) -> Option<String> {
+        let Object::Global { module, name } = self.get(handle) else { return None };
+        let (module, name) = (self.text(*module)?, self.text(*name)?);
+        (module.len() + name.len() <= MAX_GLOBAL).then(|| format!("{module}.{name}"))
+    }
+
+    /// The class of an object that is not understood, or the function that would have made it, for people.
+    pub fn kind(&self, handle: Handle) -> String {
+        let unknown = || "an object".to_string();
+        let name = match self.get(handle) {
+            Object::Global { .. } => self.global(handle),
+            Object::Call { function, arguments, .. } => match self.get(*function) {
+                // Objects of old pickles are made by a function that is given their class.
+                Object::Global { .. } => {
+                    let name = self.global(*function).unwrap_or_default();
+                    if RECONSTRUCTORS.contains(&name.as_str()) {
+                        self.items(*arguments).and_then(|items| self.global(*items.first()?))
+                    } else {
+                        Some(name).filter(|name| !name.is_empty())
+                    }
+                }
+                // ('module', class, file, source): a class with its text, as torch before 1.6 has it.
+                Object::Persistent(description) => {
+                    self.items(*description).and_then(|parts| self.global(*parts.get(1)?))
+                }
+                _ => None,
+            },
+            Object::Persistent(_) => Some("a storage".into()),
+            Object::Set => Some("set".into()),
+            Object::Bytes => Some("bytes".into()),
+            _ => None,
+        };
+        let name = name.unwrap_or_else(unknown);
+        let plain = name.strip_prefix("builtins.").or_else(|| name.strip_prefix("__builtin__."));
+        crate::untrusted::printable(plain.unwrap_or(&name)).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_numbers_and_text_are_read() {
+        // {'a': (1, -2, 3.5), 'b': [None, True]} as protocol 2 has it.
+        let bytes =
+            b"\x80\x02}q\x00(X\x01\x00\x00\x00aK\x01J\xfe\xff\xff\xffG@\x0c\x00\x00\x00\x00\x00\x00\x87q\x01\
+            X\x01\x00\x00\x00b]q\x02(N\x88eu.rest";
+        let pickle = Pickle::read(bytes).expect("is a pickle");
+        assert_eq!(pickle.length, bytes.len() - 4);
+        let Object::Dict(entries) = pickle.get(pickle.root) else { panic!("no dictionary") };
+        assert_eq!(pickle.text(entries[0].0), Some("a"));
+        let items = pickle.items(entries[0].1).expect("a tuple");
+        assert_eq!((pickle.int(items[0]), pickle.int(items[1])), (Some(1), Some(-2)));
+        assert_eq!(pickle.get(items[2]), &Object::Float(3.5));
+        assert_eq!(pickle.items(entries[1].1).map(<[Handle]>::len), Some(2));
+    }
+
+    /// The classic attack: a pickle that runs a command when Python loads it.
+    #[test]
+    fn calls_are_not_made_but_known_by_name() {
+        let pickle = Pickle::read(b"cos\nsystem\n(X\x04\x00\x00\x00true\x85R.").expect("is a pickle");
+        assert!(matches!(pickle.get(pickle.root), Object::Call { .. }));
+        assert_eq!(pickle.kind(pickle.root), "os.system");
+    }
+
+    /// pickle.dumps({'a': [1, 2.5, True, None, {3}, P()]}, protocol) as Python 3.11 writes it, with class P of module m.
+    #[test]
+    fn all_protocols_are_read() {
+        let zero = b"(dp0\nVa\np1\n(lp2\nI1\naF2.5\naI01\naNac__builtin__\nset\np3\n((lp4\nI3\natp5\nRp6\naccopy_reg\n_reconstructor\np7\n\
+            (cm\nP\np8\nc__builtin__\nobject\np9\nNtp10\nRp11\nas.";
+        let one = b"}q\x00X\x01\x00\x00\x00aq\x01]q\x02(K\x01G@\x04\x00\x00\x00\x00\x00\x00I01\nNc__builtin__\nset\nq\x03(]q\x04K\x03atq\x05Rq\x06\
+            ccopy_reg\n_reconstructor\nq\x07(cm\nP\nq\x08c__builtin__\nobject\nq\x09Ntq\x0aRq\x0bes.";
+        let five = b"\x80\x05\x95*\x00\x00\x00\x00\x00\x00\x00}\x94\x8c\x01a\x94]\x94(K\x01G@\x04\x00\x00\x00\x00\x00\x00\x88N\x8f\x94(K\x03\x90\
+            \x8c\x01m\x94\x8c\x01P\x94\x93\x94)\x81\x94es.";
+        for bytes in [&zero[..], one, five] {
+            let pickle = Pickle::read(bytes).expect("is a pickle");
+            let Object::Dict(entries) = pickle.get(pickle.root) else { panic!("no dictionary") };
+            let [(key, value)] = entries[..] else { panic!("{entries:?}") };
+            let items = pickle.items(value).expect("a list");
+            assert_eq!((pickle.text(key), pickle.int(items[0]), items.len()), (Some("a"), Some(1), 6));
+            assert_eq!(
+                [pickle.get(items[1]), pickle.get(items[2])],
+                [&Object::Float(2.5), &Object::Bool(true)]
+            );
+            assert_eq!([pickle.kind(items[4]), pickle.kind(items[5])], ["set", "m.P"]);
+        }
+    }
+
+    /// Calls that name the same thousand entries again and again would take the square of the file's size.
+    #[test]
+    fn dictionaries_do_not_multiply() {
+        let pairs = b"(NNta".repeat(1000);
+        let mut bytes = [&b"c__builtin__\ndict\nq\x01]"[..], &pairs, b"\x85q\x02R"].concat();
+        bytes.extend(b"h\x01h\x02R".repeat(1000));
+        bytes.push(b'.');
+        let error = Pickle::read(&bytes).expect_err("repeats");
+        assert!(error.contains("repeat the entries"), "{error}");
+    }
+
+    /// OrderedDict([['a', 1]]), as Python 2 has it.
+    #[test]
+    fn dictionaries_of_python_2_bring_their_entries() {
+        let pickle = Pickle::read(b"ccollections\nOrderedDict\n]](X\x01\x00\x00\x00aK\x01ea\x85R.")
+            .expect("is a pickle");
+        let Object::Dict(entries) = pickle.get(pickle.root) else { panic!("no dictionary") };
+        assert_eq!((pickle.text(entries[0].0), pickle.int(entries[0].1)), (Some("a"), Some(1)));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bytes in
+            [&b""[..], b".", b"R.", b"(.", b"u.", b"K\x01K\x02s.", b"X\xff\xff\xff\xff.", b"h\x00.", b"\xff"]
+        {
+            Pickle::read(bytes).expect_err("is no pickle");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Weights in several files with an index that says which tensor is in which, as Hugging Face's libraries save large models.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path};
+
+use serde::Deserialize;
+
+use super::{Content, FileTensor, Foreign, Format};
+use crate::error::{Error, Result};
+use crate::untrusted::{MAX_FILE_BYTES, printable, read_file};
+
+/// `model.safetensors.index.json`, as far as it says where tensors are.
+#[derive(Debug, Deserialize)]
+pub(super) struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// The index in a file, if it is one.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+        json.then(|| serde_json::from_slice(bytes).ok()).flatten()
+    }
+
+    /// The tensors of all shards, which are beside the index at `path`; what lies in them and is skipped.
+    ///
+    /// # Errors
+    /// [`Error::Format`] naming the shard or the tensor that is missing.
+    pub fn read(&self, path: &Path) -> Result<(BTreeMap<String, FileTensor>, Vec<String>)> {
+        let fail = |reason: String| Error::format(path, reason);
+        let files: BTreeSet<&String> = self.weight_map.values().collect();
+        let (mut tensors, mut skipped) = (BTreeMap::new(), Vec::new());
+        for file in files {
+            let name = printable(file);
+            let mut parts = Path::new(file).components();
+            let beside = matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
+            if !beside {
+                return Err(fail(format!("names `{name}` as a part, which is not in the same folder")));
+            }
+            let shard = path.parent().unwrap_or(Path::new("")).join(file);
+            if !shard.exists() {
+                return Err(fail(format!("its part `{name}` is missing: all parts belong beside the index")));
+            }
+            let read = Foreign::from_bytes(&shard, &read_file(&shard, MAX_FILE_BYTES)?)?;
+            let (Content::Tensors(found), true) = (read.content, read.format != Format::Shards) else {
+                return Err(fail(format!("its part `{name}` is neither safetensors nor a file of torch")));
+            };
+            skipped.extend(read.skipped);
+            for (tensor, content) in found {
+                if self.weight_map.get(&tensor) == Some(file) {
+                    tensors.insert(tensor, content);
+                } else {
+                    skipped
+                        .push(format!("{} (in `{name}` without a place in the index)", printable(&tensor)));
+                }
+            }
+        }
+        match self.weight_map.iter().find(|(tensor, _)| !tensors.contains_key(*tensor)) {
+            Some((tensor, file)) => Err(fail(format!(
+                "`{}` is not in `{}`, where the index has it",
+                printable(tensor),
+                printable(file)
+            ))),
+            None => Ok((tensors, skipped)),
+        }
+    }
+}
+
+/// What to say of a file that is one of several and does not hold a network by itself, by its name: `model-00001-of-00002.safetensors`.
+pub(crate) fn part_of(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let (before, count) = name.rsplit_once("-of-")?;
+    let (stem, part) = before.rsplit_once('-')?;
+    let (count, ending) = count.split_once('.')?;
+    let number = |digits: &str| digits.parse::<u32>().ok();
+    let (part, count) = (number(part)?, number(count).filter(|count| *count > 1)?);
+    let index = format!("{stem}.{ending}.index.json");
+    let place = match path.with_file_name(&index).exists() {
+        true => "which is beside it",
+        false => "which belongs beside all parts",
+    };
+    Some(format!("is part {part} of {count} of a network: import `{}`, {place}", printable(&index)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_known_by_their_names() {
+        let part = part_of(Path::new("none/model-00002-of-00003.safetensors")).expect("is a part");
+        assert!(part.contains("part 2 of 3") && part.contains("`model.safetensors.index.json`"), "{part}");
+        for whole in ["model.safetensors", "model-00001-of-00001.safetensors", "x-of-y.pth", "one-of-2.bin"] {
+            assert_eq!(part_of(Path::new(whole)), None, "{whole}");
+        }
+    }
+
+    #[test]
+    fn parts_lie_beside_their_index() {
+        for elsewhere in ["../a.safetensors", "/etc/passwd", "x/y.safetensors", "", ".."] {
+            let index = Index::parse(format!(r#"{{"weight_map": {{"w": "{elsewhere}"}}}}"#).as_bytes());
+            let error = index.expect("is an index").read(Path::new("i.json")).expect_err("is elsewhere");
+            assert!(error.to_string().contains("not in the same folder"), "{error}");
+        }
+    }
+}
