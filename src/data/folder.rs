@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::walk::{self, Listing, file_name};
 use super::{Dataset, Picture};
 use crate::error::{Error, Result};
-use crate::untrusted::{MAX_SAMPLE_BYTES, open_regular, read_file, read_up_to};
+use crate::untrusted::{open_regular, read_up_to};
 
 /// Images in sub-folders, decoded when they are asked for.
 #[derive(Clone, Debug)]

@@ -54,7 +54,6 @@ pub use walk::list_images;
 pub use webdataset::WebDataset;
 
 use std::fmt::Debug;
-use std::path::Path;
 
 use crate::error::Result;
 use find::Found;

@@ -90,7 +90,7 @@ impl Preprocessing {
     }
 
     /// The side that an image is resized to before the centre is cut from it.
-    fn resized_side(&self) -> usize {
+    pub(crate) fn resized_side(&self) -> usize {
         (self.input as f64 / self.crop_share()).round() as usize
     }
 

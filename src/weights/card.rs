@@ -7,15 +7,25 @@ use crate::untrusted::printable;
 /// From an image to the network's input, step by step: what to do, and the name of it in the metadata of a model.
 fn steps(p: &Preprocessing) -> [(&'static str, String); 6] {
     let size = p.input;
+    let side = p.resized_side();
     let crop = match p.fit {
-        Fit::Crop => {
+        Fit::Crop if side == size => {
             "the largest square in the middle: side = min(width, height), left = floor((width - side) / 2), top = floor((height - side) / 2)"
+                .to_string()
         }
-        Fit::Squash => "none: the whole image is squashed to a square",
+        Fit::Crop => format!("the shorter side is resized to {side}, and the central {size} x {size} cut from it"),
+        Fit::Squash if side == size => "none: the whole image is squashed to a square".to_string(),
+        Fit::Squash => {
+            format!("the whole image is squashed to {side} x {side}, and the central {size} x {size} cut from it")
+        }
+        Fit::Pad => {
+            "none: the whole image is resized to fit into the square, and the rest is filled with the mean color"
+                .to_string()
+        }
     };
     [
         ("image", "8 bits per channel, turned as EXIF says; grey is repeated in all channels, transparency is over white".into()),
-        ("crop", crop.into()),
+        ("crop", crop),
         ("resize", format!("to {size} x {size}, bilinear with antialiasing (Pillow's BILINEAR), rounded to 8 bits")),
         ("range", "divided by 255: from 0 to 1".into()),
         ("normalize", format!("minus mean {:?}, divided by std {:?}, per channel", p.mean, p.std)),
@@ -49,14 +59,26 @@ pub(super) fn for_programs(checkpoint: &Checkpoint) -> Vec<(String, String)> {
 /// Python that classifies `photo.jpg` with onnxruntime, Pillow and numpy.
 fn program(p: &Preprocessing, file: &str) -> String {
     let size = p.input;
+    let side = p.resized_side();
+    let center = format!(
+        "left, top = (image.width - {size}) // 2, (image.height - {size}) // 2\n\
+         image = image.crop((left, top, left + {size}, top + {size}))\n"
+    );
     let fit = match p.fit {
-        Fit::Crop => {
-            "side = min(image.size); left, top = (image.width - side) // 2, (image.height - side) // 2\n\
-             image = image.crop((left, top, left + side, top + side))"
+        Fit::Crop if side == size => "side = min(image.size); left, top = (image.width - side) // 2, (image.height - side) // 2\n\
+             image = image.crop((left, top, left + side, top + side))\n"
+            .to_string(),
+        Fit::Crop => format!(
+            "scale = {side} / min(image.size)\n\
+             image = image.resize([round(scale * extent) for extent in image.size], Image.BILINEAR)\n{center}"
+        ),
+        Fit::Squash if side == size => String::new(),
+        Fit::Squash => format!("image = image.resize(({side}, {side}), Image.BILINEAR)\n{center}"),
+        Fit::Pad => {
+            let [r, g, b] = p.mean.map(|mean| (255.0 * mean).round() as u8);
+            format!("image = ImageOps.pad(image, ({size}, {size}), Image.BILINEAR, ({r}, {g}, {b}))\n")
         }
-        Fit::Squash => "",
     };
-    let fit = if fit.is_empty() { String::new() } else { format!("{fit}\n") };
     let file = serde_json::json!(file);
     format!(
         "import json, numpy as np, onnxruntime
