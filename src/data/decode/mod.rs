@@ -180,7 +180,8 @@ impl Limit {
     /// The same for what decoders allocate beside the image, which are two more images at most.
     fn of_decoders(self) -> image::Limits {
         let mut limits = image::Limits::default();
-        limits.max_alloc = Some(self.bytes().saturating_mul(3));
+        // A small limit on pixels leaves decoders what they need to say the size.
+        limits.max_alloc = Some(self.bytes().saturating_mul(3).max(64 << 20));
         limits
     }
 }
