@@ -13,7 +13,7 @@ use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::numbers::whole;
-use super::report::{note, shown};
+use super::report::note;
 
 /// What a data set is called in help texts.
 pub(crate) const FORMATS: &str = "Data sets:

@@ -234,36 +234,6 @@ impl Runs {
     }
 }
 
-/// The runs that can be read; the others are named.
-fn readable(folders: &[RunFolder]) -> Vec<Summary> {
-    let readable =
-        |folder: &RunFolder| Summary::of(folder).inspect_err(|e| note(&format!("note: skipped: {e}"))).ok();
-    folders.iter().filter_map(readable).collect()
-}
-
-/// What the list shows of a run. Nothing in it is obeyed by a terminal.
-fn row(r: &Summary) -> [String; 10] {
-    [
-        r.run.clone(),
-        when(r.started),
-        r.data.clone(),
-        r.recipe.clone().unwrap_or_else(|| "-".into()),
-        r.epochs.to_string(),
-        percent(r.best_accuracy),
-        percent(r.final_accuracy),
-        r.losses(),
-        duration(std::time::Duration::from_secs_f64(r.seconds)),
-        r.state().into(),
-    ]
-    .map(|cell| printable(&cell).into_owned())
-}
-
-/// The list's rows, for a test on damaged folders.
-#[cfg(test)]
-pub(super) fn rows(folders: &[RunFolder]) -> Vec<[String; 10]> {
-    readable(folders).iter().map(row).collect()
-}
-
 /// The options of a run by section and name.
 pub(super) fn options(run: &RunFolder) -> incept::Result<BTreeMap<String, String>> {
     let text = run.config()?;
