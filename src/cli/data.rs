@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use incept::data::{
-    Dataset, Fit, Loader, LoaderOptions, OpenOptions, OpenedData, Preprocessing, list_images, not_square, open,
-    set_max_pixels,
+    Dataset, Fit, Loader, LoaderOptions, OpenOptions, OpenedData, Preprocessing, list_images, not_square,
+    open, set_max_pixels,
 };
 use incept::untrusted::printable;
 use incept::{Error, Result};

@@ -14,7 +14,7 @@ use incept::train::{Averaging, Optimizer, Precision, Rule, Schedule};
 use serde::{Deserialize, Serialize};
 
 use super::config::as_text;
-use super::numbers::{Range, real, whole};
+use super::numbers::{Range, not_zero, real, whole};
 use super::report::note;
 use super::tune::Tune;
 
@@ -507,7 +507,12 @@ impl OptimizerArgs {
     /// [`Error::Config`](incept::Error::Config) naming the option.
     pub(crate) fn validate(&self) -> incept::Result<()> {
         Range::NotNegative.check(self.rate, "rate")?;
-        Range::NotNegative.check(self.warmup, "warmup")
+        Range::NotNegative.check(self.warmup, "warmup")?;
+        Range::BelowOne.check(self.momentum, "momentum")?;
+        Range::NotNegative.check(self.weight_decay, "weight-decay")?;
+        Range::Positive.check(self.trust, "trust")?;
+        Range::NotNegative.check(self.clip_norm, "clip-norm")?;
+        not_zero(self.accumulate.map(u64::from), "accumulate")
     }
 
     /// Checks that each of these flags does something, where `whole` is what recipe, file and flags come to.

@@ -47,6 +47,8 @@ impl Place {
         if let Some(out) = out.as_deref().filter(|out| outside(out)) {
             check_file(out)?;
             if !is_special(out) {
+                let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty());
+                parent.map_or(Ok(()), std::fs::create_dir_all).map_err(|e| Error::io(out, e))?;
                 locks.push(Lock::acquire(&beside(out))?);
             }
         }

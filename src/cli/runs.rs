@@ -178,20 +178,7 @@ impl Runs {
         }
         let header = ["run", "when", "data", "recipe", "epochs", "best", "last", "losses", "took", ""]
             .map(String::from);
-        let rows = runs.iter().map(|r| {
-            [
-                r.run.clone(),
-                when(r.started),
-                r.data.clone(),
-                r.recipe.clone().unwrap_or_else(|| "-".into()),
-                r.epochs.to_string(),
-                percent(r.best_accuracy),
-                percent(r.final_accuracy),
-                r.losses(),
-                seconds(r.seconds),
-                r.state(),
-            ]
-        });
+        let rows = runs.iter().map(row);
         if !runs.is_empty() {
             table(&std::iter::once(header).chain(rows).collect::<Vec<_>>(), reporter)?;
         }
@@ -232,6 +219,29 @@ impl Runs {
         table(&rows, reporter)?;
         Ok(Outcome::Done)
     }
+}
+
+/// What the list shows of a run. Nothing in it is obeyed by a terminal.
+fn row(r: &Summary) -> [String; 10] {
+    let cells = [
+        r.run.clone(),
+        when(r.started),
+        r.data.clone(),
+        r.recipe.clone().unwrap_or_else(|| "-".into()),
+        r.epochs.to_string(),
+        percent(r.best_accuracy),
+        percent(r.final_accuracy),
+        r.losses(),
+        seconds(r.seconds),
+        r.state(),
+    ];
+    cells.map(|cell| printable(&cell).into_owned())
+}
+
+/// The list's rows, for a test on damaged folders.
+#[cfg(test)]
+pub(super) fn rows(folders: &[RunFolder]) -> Vec<[String; 10]> {
+    folders.iter().map(|folder| row(&Summary::of(folder))).collect()
 }
 
 /// The options of a run by section and name.

@@ -61,7 +61,7 @@ fn family(path: &Path) -> Result<Option<Family>> {
         }
         let of = |set: &&str| Family { folder: folder.clone(), prefix: format!("emnist-{set}-") };
         let there = |set: &Family| set.images(Part::Train).or_else(|| set.images(Part::Test)).is_some();
-        let mut sets: Vec<Family> = EMNIST.iter().map(|set| of(&set)).filter(there).collect();
+        let mut sets: Vec<Family> = EMNIST.iter().map(of).filter(there).collect();
         if sets.len() > 1 {
             let names: Vec<String> =
                 sets.iter().filter_map(|set| set.images(Part::Train)).map(|path| file_name(&path)).collect();

@@ -153,7 +153,7 @@ fn held_out(
     if classes.is_empty() {
         return Ok(None);
     }
-    let at = folders.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
+    let at = folders.first().map_or(Path::new(""), PathBuf::as_path);
     match known {
         Some(known) => Folder::with_classes(at, classes, known).map(Some),
         None => Ok(Some(Folder::from_classes(classes))),

@@ -23,9 +23,9 @@ mod parquet;
 mod parts;
 mod photometric;
 mod preprocess;
-mod resample;
 mod read;
 mod reclass;
+mod resample;
 #[cfg(feature = "formats")]
 mod shards;
 mod split;
@@ -140,4 +140,3 @@ impl Dataset for InMemory {
         Some(image[..size.min(usize::try_from(limit).unwrap_or(size))].to_vec())
     }
 }
-

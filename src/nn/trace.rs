@@ -153,7 +153,8 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
         }
         // Shapes, axes and the share of dropout say nothing of where the values are from; they may be computed in ways that are not followed.
         let read = match node.operator.as_str() {
-            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Dropout" | "Pad" | "CastLike" => 1,
+            "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Dropout" | "Pad" | "CastLike"
+            | "ReduceMean" => 1,
             _ => node.inputs.len(),
         };
         let traces = node.inputs.iter().take(read).map(|name| values.get(name.as_str()).cloned().transpose());
@@ -182,7 +183,7 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
 fn constant<'a>(node: &OnnxNode, constants: &Constants<'a>) -> Option<Constant<'a>> {
     let input = *constants.get(node.inputs.first()?.as_str())?;
     match node.operator.as_str() {
-        "Identity" | "Cast" | "CastLike" | "Unsqueeze" | "Squeeze" => Some(input),
+        "Identity" | "Cast" | "CastLike" | "Unsqueeze" | "Squeeze" | "Reshape" => Some(input),
         "Transpose" if input.tensor.dims.len() == 2 => Some(input.transpose()),
         _ => None,
     }
@@ -369,7 +370,8 @@ fn response(
     traces: &[Option<Rc<Trace>>],
     constants: &Constants<'_>,
 ) -> Result<Option<Trace>, String> {
-    let squared = |trace: &Trace| Trace { squares: Some(Box::new(Squares::of(trace))), ..trace.clone() };
+    let squared =
+        |trace: &Trace| Trace { squares: Some(Box::new(Squares::of(trace))), ..Trace::clone(trace) };
     let constant =
         |i: usize| node.inputs.get(i).and_then(|name| constants.get(name.as_str())).map(|c| c.data());
     let on_its_way = |trace: &Option<Rc<Trace>>| trace.as_ref().is_some_and(|trace| trace.squares.is_some());

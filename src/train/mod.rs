@@ -238,7 +238,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
     pub fn step(&mut self, batch: &Batch, pace: impl Into<Pace>) -> Result<()> {
-        self.send(batch, pace.into(), self.progress.waiting + 1 >= self.optimizer.accumulate)
+        self.send(batch, pace.into(), self.progress.waiting.saturating_add(1) >= self.optimizer.accumulate)
     }
 
     /// As [`Trainer::step`], and updates the parameters from all gradients that wait for an update, however few: the last step of an epoch.
@@ -272,7 +272,7 @@ impl Trainer {
             (progress.waiting, progress.waiting_weight) = (0, 0.0);
             progress.update += 1;
         } else {
-            progress.waiting += 1;
+            progress.waiting = progress.waiting.saturating_add(1);
             progress.waiting_weight += weight(batch, &self.network);
         }
     }

@@ -58,25 +58,35 @@ pub(super) fn for_programs(checkpoint: &Checkpoint) -> Vec<(String, String)> {
 
 /// Python that classifies `photo.jpg` with onnxruntime, Pillow and numpy.
 fn program(p: &Preprocessing, file: &str) -> String {
-    let size = p.input;
-    let side = p.resized_side();
-    let center = format!(
-        "left, top = (image.width - {size}) // 2, (image.height - {size}) // 2\n\
-         image = image.crop((left, top, left + {size}, top + {size}))\n"
-    );
-    let fit = match p.fit {
-        Fit::Crop if side == size => "side = min(image.size); left, top = (image.width - side) // 2, (image.height - side) // 2\n\
-             image = image.crop((left, top, left + side, top + side))\n"
-            .to_string(),
-        Fit::Crop => format!(
-            "scale = {side} / min(image.size)\n\
-             image = image.resize([round(scale * extent) for extent in image.size], Image.BILINEAR)\n{center}"
+    let (size, mean, std, side) = (p.input, p.mean, p.std, p.resized_side());
+    let none = String::new;
+    let (square, crop) = match p.fit {
+        Fit::Crop if side == size => (
+            "side = min(image.size); left, top = (image.width - side) // 2, (image.height - side) // 2\n"
+                .into(),
+            ".crop((left, top, left + side, top + side))".into(),
         ),
-        Fit::Squash if side == size => String::new(),
-        Fit::Squash => format!("image = image.resize(({side}, {side}), Image.BILINEAR)\n{center}"),
+        Fit::Crop => (
+            format!(
+                "image = image.resize([round({side} / min(image.size) * extent) for extent in image.size], \
+                 Image.BILINEAR); left, top = (image.width - {size}) // 2, (image.height - {size}) // 2\n"
+            ),
+            format!(".crop((left, top, left + {size}, top + {size}))"),
+        ),
+        Fit::Squash if side == size => (none(), none()),
+        Fit::Squash => {
+            let (start, end) = ((side - size) / 2, (side - size) / 2 + size);
+            (
+                none(),
+                format!(".resize(({side}, {side}), Image.BILINEAR).crop(({start}, {start}, {end}, {end}))"),
+            )
+        }
         Fit::Pad => {
-            let [r, g, b] = p.mean.map(|mean| (255.0 * mean).round() as u8);
-            format!("image = ImageOps.pad(image, ({size}, {size}), Image.BILINEAR, ({r}, {g}, {b}))\n")
+            let [r, g, b] = mean.map(|mean| (255.0 * mean).round() as u8);
+            (
+                format!("image = ImageOps.pad(image, ({size}, {size}), Image.BILINEAR, ({r}, {g}, {b}))\n"),
+                none(),
+            )
         }
     };
     let file = serde_json::json!(file);
@@ -86,11 +96,9 @@ from PIL import Image, ImageOps
 
 net = onnxruntime.InferenceSession({file})
 image = ImageOps.exif_transpose(Image.open(\"photo.jpg\")).convert(\"RGB\")
-{fit}x = (np.asarray(image.resize(({size}, {size}), Image.BILINEAR), np.float32) / 255 - np.float32({mean:?})) / np.float32({std:?})
-logits = net.run([\"logits\"], {{\"data\": x.transpose(2, 0, 1)[None]}})[0][0]
-print(json.loads(net.get_modelmeta().custom_metadata_map[\"classes\"])[logits.argmax()])",
-        mean = p.mean,
-        std = p.std,
+{square}x = np.float32(image{crop}.resize(({size}, {size}), Image.BILINEAR)) / 255
+x = ((x - np.float32({mean:?})) / np.float32({std:?})).transpose(2, 0, 1)[None]
+print(json.loads(net.get_modelmeta().custom_metadata_map[\"classes\"])[net.run([\"logits\"], {{\"data\": x}})[0].argmax()])"
     )
 }
 

@@ -40,7 +40,12 @@ pub(super) struct Contents {
 /// # Errors
 /// What is wrong, with the tensor's name where there is one, and what to save instead.
 pub(super) fn read_zip(bytes: &[u8]) -> Result<Contents, String> {
-    let damaged = |e: zip::result::ZipError| format!("is no whole archive of torch: {e}");
+    let damaged = |e: zip::result::ZipError| {
+        // torch.export's archives have entries that not every reader of archives takes; their names are in the list at the end.
+        let list = bytes.get(bytes.len().saturating_sub(1 << 16)..).unwrap_or(bytes);
+        let exported = list.windows(EXPORTED.len()).any(|name| name == EXPORTED.as_bytes());
+        if exported { export_advice() } else { format!("is no whole archive of torch: {e}") }
+    };
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
     let names: Vec<String> = archive.file_names().filter_map(Result::ok).map(String::from).collect();
     let pickle = names.iter().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
@@ -81,11 +86,18 @@ pub(super) fn read_zip(bytes: &[u8]) -> Result<Contents, String> {
 const FROZEN: &str = "is a frozen TorchScript archive: its weights are constants without names. Save the weights of the model that it was made from, with \
     `torch.save(model.state_dict(), \"weights.pth\")`";
 
+/// A file in the archives of torch.export.
+const EXPORTED: &str = "archive_format";
+
+fn export_advice() -> String {
+    "is an archive of torch.export: save its weights with `torch.save(torch.export.load(FILE).state_dict, \"weights.pth\")`".into()
+}
+
 /// Why an archive with these files was not made by `torch.save`, and how to make one that was.
 fn not_saved(names: &[String]) -> String {
     let ends = |ending: &str| names.iter().any(|name| name.ends_with(ending));
-    if ends("serialized_exported_program.json") || ends("archive_format") || ends("models/model.json") {
-        return "is an archive of torch.export: save its weights with `torch.save(torch.export.load(FILE).state_dict, \"weights.pth\")`".into();
+    if ends("serialized_exported_program.json") || ends(EXPORTED) || ends("models/model.json") {
+        return export_advice();
     }
     if ends(".npy") {
         return "is an archive of numpy: save its arrays with `safetensors.numpy.save_file(dict(numpy.load(FILE)), \"weights.safetensors\")`".into();
@@ -104,7 +116,7 @@ pub(super) fn read_legacy(bytes: &[u8]) -> Result<Contents, String> {
         at += pickle.length;
         Ok(pickle)
     };
-    let (_magic, protocol, system) = (next()?, next()?, next()?);
+    let (_magic, protocol) = (next()?, next()?);
     if protocol.int(protocol.root) != Some(1001) {
         let found = match protocol.get(protocol.root) {
             Object::Int(version) => version.to_string(),
@@ -112,6 +124,7 @@ pub(super) fn read_legacy(bytes: &[u8]) -> Result<Contents, String> {
         };
         return Err(format!("has a version of torch's old format that is not known: {found}"));
     }
+    let system = next()?;
     let Object::Dict(entries) = system.get(system.root) else {
         return Err("has no description of the machine that wrote it".into());
     };

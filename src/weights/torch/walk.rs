@@ -1,7 +1,7 @@
 //! Finding tensors in the objects of a pickle: by the keys of dictionaries, the places of lists and the attributes of modules. What else is there is skipped
 //! and reported.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::view::{View, tensor};
 use crate::untrusted::printable;
@@ -34,12 +34,12 @@ pub(super) fn walk(pickle: &Pickle) -> Result<Found, String> {
         pickle,
         names: 0,
         seen: HashSet::new(),
-        open: Vec::new(),
+        open: VecDeque::new(),
         views: BTreeMap::new(),
         skipped: BTreeMap::new(),
     };
     walk.visit(String::new(), pickle.root, 0)?;
-    while let Some((name, handle, depth)) = walk.open.pop() {
+    while let Some((name, handle, depth)) = walk.open.pop_front() {
         walk.look_into(&name, handle, depth)?;
     }
     // An object in which a tensor was found was not skipped.
@@ -59,7 +59,7 @@ struct Walk<'a> {
     names: usize,
     seen: HashSet<Handle>,
     /// Containers that were not looked into yet, with their names and depths.
-    open: Vec<(String, Handle, usize)>,
+    open: VecDeque<(String, Handle, usize)>,
     views: BTreeMap<String, View>,
     /// Classes by name.
     skipped: BTreeMap<String, String>,
@@ -113,7 +113,9 @@ impl Walk<'_> {
 
     fn visit(&mut self, name: String, handle: Handle, depth: usize) -> Result<(), String> {
         match self.pickle.get(handle) {
-            Object::Dict(_) | Object::List(_) | Object::Tuple(_) => self.open.push((name, handle, depth + 1)),
+            Object::Dict(_) | Object::List(_) | Object::Tuple(_) => {
+                self.open.push_back((name, handle, depth + 1))
+            }
             Object::Call { state, .. } => match tensor(self.pickle, &name, handle)? {
                 Some(Ok(view)) => self.take(name, view),
                 Some(Err(kind)) => self.skip(&name, &kind),
@@ -161,7 +163,7 @@ impl Walk<'_> {
             self.skip(&name, &kind);
         }
         if let Some(state) = state.filter(|_| !entries.is_empty()) {
-            self.open.push((name, state, depth + 1));
+            self.open.push_back((name, state, depth + 1));
         }
         Ok(())
     }
