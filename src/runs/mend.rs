@@ -55,12 +55,11 @@ impl RunFolder {
         // A run that goes back leaves what was after this checkpoint to the one that truncates the log.
         let goes_back = records.iter().any(|record| record.steps() > progress.step);
         let pending = self.pending();
-        if let Some(record) = pending.as_ref().filter(|r| !goes_back && r.steps() == progress.step) {
-            if lacks(&records, record) {
-                notes.push(format!("the log lacked {}, which is saved: added", described(record)));
-                records.push(record.clone());
-                changed = true;
-            }
+        let missing = pending.as_ref().filter(|r| !goes_back && r.steps() == progress.step);
+        if let Some(record) = missing.filter(|record| lacks(&records, record)) {
+            notes.push(format!("the log lacked {}, which is saved: added", described(record)));
+            records.push(record.clone());
+            changed = true;
         }
         if !goes_back {
             changed |= self.mend_best(&mut records, file, progress, &mut notes)?;
