@@ -29,7 +29,7 @@ fn decoding(criterion: &mut Criterion) {
     let picture = Picture::from_image(&opaque);
     let preprocessing = Preprocessing::new(224);
     group.bench_function("preprocess to 224", |bencher| {
-        bencher.iter(|| preprocessing.apply(black_box(&picture)))
+        bencher.iter(|| preprocessing.apply(black_box(&picture)));
     });
     group.finish();
 }

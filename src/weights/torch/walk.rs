@@ -1,6 +1,7 @@
 //! Finding tensors in the objects of a pickle: by the keys of dictionaries, the places of lists and the attributes of modules. What else is there is skipped
 //! and reported.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::view::{View, tensor};
@@ -114,7 +115,7 @@ impl Walk<'_> {
     fn visit(&mut self, name: String, handle: Handle, depth: usize) -> Result<(), String> {
         match self.pickle.get(handle) {
             Object::Dict(_) | Object::List(_) | Object::Tuple(_) => {
-                self.open.push_back((name, handle, depth + 1))
+                self.open.push_back((name, handle, depth + 1));
             }
             Object::Call { state, .. } => match tensor(self.pickle, &name, handle)? {
                 Some(Ok(view)) => self.take(name, view),
@@ -131,10 +132,15 @@ impl Walk<'_> {
 
     /// Keeps a tensor under its name.
     fn take(&mut self, name: String, view: View) {
-        if self.views.contains_key(&name) {
-            self.skip(&name, "a second tensor of this name");
-        } else if !name.is_empty() {
-            self.views.insert(name, view);
+        match self.views.entry(name) {
+            Entry::Occupied(entry) => {
+                let name = entry.key().clone();
+                self.skip(&name, "a second tensor of this name");
+            }
+            Entry::Vacant(entry) if !entry.key().is_empty() => {
+                entry.insert(view);
+            }
+            Entry::Vacant(_) => {}
         }
     }
 
