@@ -1,6 +1,8 @@
 //! The one error type of the crate: each variant names the file, tensor or layer at fault and says what to do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::untrusted::printable;
 
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,7 +22,7 @@ pub enum Error {
         reason: String,
     },
     /// A tensor is missing, or does not have the expected shape or type.
-    #[error("tensor `{tensor}`: {reason}")]
+    #[error("tensor `{}`: {reason}", printable(tensor))]
     Tensor {
         /// The tensor's name.
         tensor: String,
@@ -103,7 +105,7 @@ pub enum Error {
         advice: String,
     },
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", shown(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -111,7 +113,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file's content is not what its format says.
-    #[error("{path}: {reason}")]
+    #[error("{}: {reason}", shown(path))]
     Format {
         /// The file.
         path: PathBuf,
@@ -119,7 +121,7 @@ pub enum Error {
         reason: String,
     },
     /// A file's weights are not all of a network's, or not only those.
-    #[error("{path}: these are not the weights of {network}{}", listed(missing, extra, misshapen))]
+    #[error("{}: these are not the weights of {network}{}", shown(path), listed(missing, extra, misshapen))]
     Weights {
         /// The file.
         path: PathBuf,
@@ -147,6 +149,11 @@ pub enum Error {
     Interrupted,
 }
 
+/// A path for people: what it is called must not be obeyed by their terminal.
+fn shown(path: &Path) -> String {
+    printable(&path.to_string_lossy()).into_owned()
+}
+
 /// The tensors at fault, a line for each kind of fault.
 fn listed(missing: &[String], extra: &[String], misshapen: &[String]) -> String {
     let kinds = [("missing", missing), ("extra", extra), ("misshapen", misshapen)];
@@ -155,7 +162,8 @@ fn listed(missing: &[String], extra: &[String], misshapen: &[String]) -> String 
     let lines = kinds.iter().filter(|(_, names)| !names.is_empty());
     let line = |(kind, names): &(&str, &[String])| {
         let more = if names.len() > MOST { ", ..." } else { "" };
-        format!("\n  {} {kind}: {}{more}", names.len(), names[..names.len().min(MOST)].join(", "))
+        let shown = names[..names.len().min(MOST)].join(", ");
+        format!("\n  {} {kind}: {}{more}", names.len(), printable(&shown))
     };
     lines.map(line).collect()
 }

@@ -10,6 +10,7 @@ use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Once;
+use std::task::Poll;
 
 use crate::error::{Error, Result};
 
@@ -63,6 +64,19 @@ pub fn contained<T>(parse: impl FnOnce() -> Result<T, String>) -> Result<T, Stri
 /// What the parser reports, or [`Error::Format`].
 pub fn contained_in<T>(path: &Path, parse: impl FnOnce() -> Result<T>) -> Result<T> {
     contained(|| Ok(parse())).unwrap_or_else(|reason| Err(Error::format(path, reason)))
+}
+
+/// As [`contained_in`], for work that waits for a device.
+///
+/// # Errors
+/// What the work reports, or [`Error::Format`].
+pub async fn contained_async<T>(path: &Path, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut work = std::pin::pin!(work);
+    std::future::poll_fn(|context| {
+        let polled = contained(|| Ok(work.as_mut().poll(context)));
+        polled.unwrap_or_else(|reason| Poll::Ready(Err(Error::format(path, reason))))
+    })
+    .await
 }
 
 /// Opens a file for reading if it is a regular one, and says how long it is. Devices, pipes and folders are refused before they are opened, as
@@ -121,17 +135,29 @@ pub fn read_up_to(stream: impl Read, limit: u64) -> std::io::Result<Result<Vec<u
     Ok(Ok(bytes))
 }
 
-/// Text from a file as it may be shown: control characters, which terminals would obey, and marks that change the direction of text are replaced.
-pub fn printable(text: &str) -> Cow<'_, str> {
-    let hostile = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if text.contains(hostile) {
+/// Whether a terminal would obey a character instead of showing it, or show other text than there is: control characters, separators of lines, and
+/// marks that change the direction of text.
+pub fn is_hostile(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn replaced(text: &str, hostile: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if text.contains(&hostile) {
         Cow::Owned(text.chars().map(|c| if hostile(c) { '\u{fffd}' } else { c }).collect())
     } else {
         Cow::Borrowed(text)
     }
+}
+
+/// A name or value from a file as it may be shown: what [`is_hostile`] is replaced.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    replaced(text, is_hostile)
+}
+
+/// As [`printable`], for text that has lines and columns: line feeds and tabs stay.
+pub fn printable_lines(text: &str) -> Cow<'_, str> {
+    replaced(text, |c| is_hostile(c) && c != '\n' && c != '\t')
 }
 
 #[cfg(test)]
@@ -177,5 +203,6 @@ mod tests {
             printable("\u{1b}[2Jcat\r\n\u{202e}x\u{9b}y"),
             "\u{fffd}[2Jcat\u{fffd}\u{fffd}\u{fffd}x\u{fffd}y"
         );
+        assert_eq!(printable_lines("a\n\tb\r\u{1b}"), "a\n\tb\u{fffd}\u{fffd}");
     }
 }

@@ -81,6 +81,148 @@ fn devices_are_listed() {
     assert!(code == 1 && errors.contains("no such adapter"), "{errors}");
 }
 
+/// Mesa asks libwayland for a compositor, which complains where a session has none.
+#[test]
+fn nothing_is_said_about_a_session_without_a_compositor() {
+    for folder in [None, Some("not/absolute")] {
+        let mut command = incept();
+        command.env_remove("XDG_RUNTIME_DIR").env_remove("WAYLAND_DISPLAY").arg("devices");
+        folder.map(|folder| command.env("XDG_RUNTIME_DIR", folder));
+        let output = command.output().expect("the program can be started");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !errors.contains("XDG_RUNTIME_DIR"), "{errors}");
+    }
+}
+
+#[test]
+fn advice_is_about_the_backend_that_was_asked_for() {
+    // None of the systems that this is built for has both.
+    let other = if cfg!(target_os = "macos") { "dx12" } else { "metal" };
+    for arguments in [&["devices", "--backend", other][..], &["verify", "tests/fixtures", "--backend", other]]
+    {
+        let (code, errors) = fails(arguments);
+        assert!(code == 1 && errors.contains("does not exist on this system"), "{errors}");
+        assert!(!errors.contains("install"), "{errors}");
+    }
+}
+
+#[test]
+fn wgpus_environment_variables_are_honoured_and_flags_win() {
+    let names = |variables: &[(&str, &str)], arguments: &[&str]| -> (bool, String) {
+        let output =
+            incept().envs(variables.iter().copied()).args(arguments).output().expect("can be started");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let other = if cfg!(target_os = "macos") { "dx12" } else { "metal" };
+    let (done, errors) = names(&[("WGPU_BACKEND", other)], &["devices"]);
+    assert!(!done && errors.contains(other), "{errors}");
+    let (done, errors) = names(&[("WGPU_BACKEND", other)], &["devices", "--backend", "vulkan,gl,dx12,metal"]);
+    assert!(done, "{errors}");
+    let (done, errors) = names(&[("WGPU_BACKEND", "")], &["devices"]);
+    assert!(done, "{errors}");
+    let (done, errors) = names(&[("WGPU_BACKEND", "glide")], &["devices"]);
+    assert!(!done && errors.contains("glide") && errors.contains("vulkan"), "{errors}");
+    let goldens = ["verify", "tests/fixtures/edge"];
+    let (done, errors) = names(&[("WGPU_ADAPTER_NAME", "no such adapter")], &goldens);
+    assert!(!done && errors.contains("no such adapter"), "{errors}");
+    let (done, errors) =
+        names(&[("WGPU_ADAPTER_NAME", "no such adapter")], &[&goldens[..], &["--adapter", "0"]].concat());
+    assert!(done, "{errors}");
+    let help = stdout(&["verify", "--help"]);
+    assert!(help.contains("WGPU_BACKEND") && help.contains("WGPU_ADAPTER_NAME"), "{help}");
+}
+
+/// Names that clear a terminal, set its title, or turn the direction of text.
+const HOSTILE: &str = "\u{1b}[2J\u{1b}]0;x\u{7}\u{9b}31m\u{202e}cat";
+
+fn harmless(output: &std::process::Output, what: &str) {
+    for bytes in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(bytes);
+        let hostile = text.chars().any(|c| c != '\n' && c != '\t' && incept::untrusted::is_hostile(c));
+        assert!(!hostile, "{what}: {text:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn names_from_files_are_not_obeyed_by_terminals() {
+    let folder = temporary();
+    let data = folder.path().join(format!("data{HOSTILE}"));
+    for class in [HOSTILE, "dog\nerror: all is lost", "<b onload='x'>\"&"] {
+        std::fs::create_dir_all(data.join(class)).expect("a folder");
+        for i in 0..6 {
+            let pixel = image::Rgb([40 * i, 7, class.len() as u8]);
+            let file = data.join(class).join(format!("{i}{HOSTILE}.png"));
+            image::RgbImage::from_pixel(8, 8, pixel).save(file).expect("can be written");
+        }
+        std::fs::write(data.join(class).join(format!("broken{HOSTILE}.png")), b"?").expect("can be written");
+    }
+    let out = folder.path().join("x.safetensors");
+    let runs = folder.path().join("runs");
+    let run = |arguments: &[&str]| {
+        let output = incept()
+            .env("INCEPT_RUNS_DIR", &runs)
+            .current_dir(folder.path())
+            .args(arguments)
+            .output()
+            .expect("the program can be started");
+        harmless(&output, &arguments.join(" "));
+        output
+    };
+    let data = text(&data);
+    let train = ["train", data, "--width", "0.0625", "--input", "32", "--epochs", "1", "--batch", "4"];
+    let more = ["--tune", "off", "--max-bad", "9", "--name", HOSTILE];
+    for json in [&[][..], &["--json"]] {
+        let trained = run(&[&train[..], &more, json].concat());
+        assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    }
+    let trained = run(&[&train[..], &more, &["--out", text(&out)]].concat());
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    let page = folder.path().join("page.html");
+    let plot = folder.path().join("plot.svg");
+    for json in [&[][..], &["--json"]] {
+        run(&[&["data", "info", data][..], json].concat());
+        run(&[&["inspect", text(&out)][..], json].concat());
+        run(&[&["classify", text(&out), data][..], json].concat());
+        run(&[&["eval", text(&out), "--max-bad", "9", "--confusion", text(&plot)][..], json].concat());
+        run(&[&["runs"][..], json].concat());
+        run(&[&["runs", "compare", "1", "2"][..], json].concat());
+        run(&[&["report", text(&out), "--max-bad", "9", "--out", text(&page)][..], json].concat());
+        run(&[&["import", text(&out), "--out", "y.safetensors"][..], json].concat());
+        run(&[&["look", "filters", HOSTILE][..], json].concat());
+    }
+    let html = std::fs::read_to_string(&page).expect("a page");
+    assert!(!html.contains(|c: char| c != '\n' && c != '\t' && incept::untrusted::is_hostile(c)));
+    assert!(!html.contains("<b onload") && html.contains("&lt;b onload=&#39;x&#39;&gt;"), "escaped");
+}
+
+#[test]
+fn tensors_and_logs_are_not_obeyed_by_terminals() {
+    let folder = temporary();
+    let file = folder.path().join("x.safetensors");
+    let tensor =
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &[0; 4]).expect("a tensor");
+    let metadata = std::collections::HashMap::from([("incept".to_string(), HOSTILE.to_string())]);
+    let bytes = safetensors::serialize([(HOSTILE, tensor)], Some(metadata)).expect("can be written");
+    std::fs::write(&file, bytes).expect("can be written");
+    for arguments in [
+        &["inspect", text(&file)][..],
+        &["import", text(&file), "--out", "x"],
+        &["classify", text(&file), "x"],
+    ] {
+        harmless(&run(arguments), &arguments.join(" "));
+        harmless(&run(&[arguments, &["--json"]].concat()), &arguments.join(" "));
+    }
+    let config = folder.path().join("x.toml");
+    std::fs::write(&config, format!("{} = 1\n", serde_json::to_string("\u{9b}31m").expect("text")))
+        .expect("written");
+    harmless(&run(&["train", "digits", "--config", text(&config)]), "--config");
+    let runs = folder.path().join("runs/0001-x");
+    std::fs::create_dir_all(&runs).expect("a folder");
+    std::fs::write(runs.join("run.json"), format!("{{\"version\": {HOSTILE:?}")).expect("can be written");
+    harmless(&run(&["runs", "--runs-dir", text(runs.parent().expect("a folder"))]), "runs");
+}
+
 #[test]
 fn verify_passes_on_the_goldens_and_fails_on_others() {
     let result = &json(&["verify", text(&fixtures()), "--json"])[0];
@@ -92,8 +234,16 @@ fn verify_passes_on_the_goldens_and_fails_on_others() {
     // The last byte is the exponent of the last golden value.
     *bytes.last_mut().expect("is not empty") ^= 1;
     std::fs::write(folder.path().join("op_lrn.safetensors"), bytes).expect("can be written");
-    let (code, _) = fails(&["verify", text(folder.path())]);
-    assert_eq!(code, 1);
+    std::fs::write(folder.path().join("op_conv.safetensors"), b"no tensors").expect("can be written");
+    std::fs::copy(fixtures().join("op_avgpool.safetensors"), folder.path().join("op_avgpool.safetensors"))
+        .expect("can be copied");
+    let output = run(&["verify", text(folder.path())]);
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1));
+    // All are told: what is outside, what cannot be read, and what is right.
+    for what in ["outside: op_lrn", "not checked: op_conv", "op_avgpool", "1 sets not checked"] {
+        assert!(table.contains(what), "no {what}: {table}");
+    }
     let (code, errors) = fails(&["verify", text(temporary().path())]);
     assert!(code == 1 && errors.contains("golden"), "{errors}");
 }

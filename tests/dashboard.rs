@@ -25,12 +25,17 @@ struct Terminal {
 
 impl Terminal {
     fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let pair = native_pty_system().openpty(SIZE).expect("a terminal");
         let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_incept"));
         command.args(arguments);
         command.env_remove("RUST_LOG");
         command.env("INCEPT_CACHE_DIR", env!("CARGO_TARGET_TMPDIR"));
         command.env("TERM", "xterm-256color");
+        variables.iter().for_each(|(name, value)| command.env(name, value));
         let child = pair.slave.spawn_command(command).expect("the program can be started");
         let mut reader = pair.master.try_clone_reader().expect("its output");
         let keys = pair.master.take_writer().expect("its keyboard");
@@ -46,6 +51,16 @@ impl Terminal {
         });
         let screen = vt100::Parser::new(SIZE.rows, SIZE.cols, 100);
         Self { master: pair.master, keys, child, output, screen }
+    }
+
+    /// Waits for the end, and tells its exit code and all bytes that the terminal got.
+    fn bytes(&mut self) -> (u32, Vec<u8>) {
+        let status = self.child.wait().expect("it was started");
+        let mut all = Vec::new();
+        while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(500)) {
+            all.extend(bytes);
+        }
+        (status.exit_code(), all)
     }
 
     /// Takes output in until the screen is as it should be, and tells what is on it then.
@@ -94,10 +109,14 @@ impl Drop for Terminal {
 
 /// A small network that trains in a terminal.
 fn train(runs: &Path, epochs: &str, more: &[&str]) -> Terminal {
+    train_with(runs, epochs, more, &[])
+}
+
+fn train_with(runs: &Path, epochs: &str, more: &[&str], variables: &[(&str, &str)]) -> Terminal {
     let network = ["train", "digits", "--width", "0.125", "--input", "32", "--init", "he", "--tune", "off"];
     let run =
         ["--limit", "60", "--batch", "10", "--epochs", epochs, "--name", "shown", "--runs-dir", text(runs)];
-    Terminal::start(&[&network[..], &run, more].concat())
+    Terminal::start_with(&[&network[..], &run, more].concat(), variables)
 }
 
 #[test]
@@ -145,4 +164,32 @@ fn plain_lines_are_asked_for() {
     let (code, left) = terminal.end();
     assert_eq!(code, 0, "{left}");
     assert!(left.contains("epoch 1/1") && !terminal.screen.screen().alternate_screen(), "{left}");
+}
+
+#[test]
+fn dumb_terminals_get_plain_lines() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut terminal = train_with(folder.path(), "1", &[], &[("TERM", "dumb")]);
+    let (code, bytes) = terminal.bytes();
+    let text = String::from_utf8_lossy(&bytes);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("epoch 1/1"), "{text}");
+    // A line ends with a carriage return and a line feed here; nothing goes back, and nothing is an escape sequence.
+    assert!(!text.contains('\u{1b}') && !text.replace("\r\n", "").contains('\r'), "{text:?}");
+    let mut terminal = train_with(folder.path(), "1", &["--view", "dashboard"], &[("TERM", "dumb")]);
+    let (code, bytes) = terminal.bytes();
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(code != 0 && text.contains("TERM"), "{text}");
+}
+
+#[test]
+fn no_color_is_honoured() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut terminal = train_with(folder.path(), "1", &[], &[("NO_COLOR", "1")]);
+    let (code, bytes) = terminal.bytes();
+    let text = String::from_utf8_lossy(&bytes);
+    assert_eq!(code, 0, "{text}");
+    // Sequences that set a colour of letters or ground: 38 and 48 with a palette or red, green and blue.
+    assert!(text.contains('\u{1b}') && !text.contains("38;2;") && !text.contains("48;2;"), "{text:?}");
+    assert!(!text.contains("38;5;") && !text.contains("48;5;"), "{text:?}");
 }

@@ -11,6 +11,7 @@ use incept::graph::Element;
 use incept::nn::GoogLeNet;
 use incept::train::{Answer, Classifier, EarlyExit, Exit, Optimizer, Trainer, softmax};
 
+use program::skipped::skipped;
 use program::{drawing, json, run, stdout, text};
 
 fn gpu() -> Gpu {
@@ -139,7 +140,7 @@ fn later_stages_run_only_for_pictures_that_are_not_sure() {
 fn rows_of_half_words_go_through_the_host() {
     let gpu = gpu();
     if !gpu.profile().f16 {
-        return;
+        return skipped("f16", &format!("{} has no f16", gpu.summary()));
     }
     // 7 channels of 5 x 5 pixels after 4a and 4d: rows of an odd number of f16.
     let mut network = network().input(40);

@@ -1,5 +1,7 @@
 //! Mixed precision: activations stored as f16, the loss scaled on the device.
 
+mod skipped;
+
 use std::collections::BTreeMap;
 
 use incept::Error;
@@ -13,6 +15,7 @@ use incept::train::{
     Averaging, Classifier, LossScaling, Optimizer, Precision, Rule, StepMetrics, Trainer, TrainingGraph,
 };
 use incept::weights::{Checkpoint, Metadata, TrainingState};
+use skipped::skipped;
 
 fn gpu() -> Gpu {
     Gpu::open_blocking(&AdapterOptions::default()).expect("the tests need a GPU driver")
@@ -22,7 +25,7 @@ fn gpu() -> Gpu {
 fn gpu_with_f16() -> Option<Gpu> {
     let gpu = gpu();
     if !gpu.profile().f16 {
-        eprintln!("not tested: {} has no f16", gpu.summary());
+        skipped("f16", &format!("{} has no f16", gpu.summary()));
     }
     gpu.profile().f16.then_some(gpu)
 }
@@ -292,10 +295,10 @@ fn f16_learns_as_f32_does() {
 
 #[test]
 fn a_device_without_f16_says_so() {
-    let options = AdapterOptions { backend: Some(wgpu::Backend::Gl), ..AdapterOptions::default() };
-    let Ok(gpu) = Gpu::open_blocking(&options) else {
-        eprintln!("not tested: no OpenGL adapter");
-        return;
+    let options = AdapterOptions { backends: Some(wgpu::Backends::GL), ..AdapterOptions::default() };
+    let gpu = match Gpu::open_blocking(&options) {
+        Ok(gpu) => gpu,
+        Err(error) => return skipped("opengl", &error.to_string()),
     };
     assert!(!gpu.profile().f16, "wgpu has no f16 on OpenGL");
     let made = gpu.block_on(Trainer::new(&gpu, &small(Variant::Paper), &f16(1.0, 1), 4, 9, |_, _| ()));

@@ -1,6 +1,7 @@
 //! What the dashboard shows: how training goes, drawn as a page of the terminal.
 
 use incept::train::StepMetrics;
+use incept::untrusted::printable;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -89,8 +90,8 @@ pub(crate) struct Board {
 impl Board {
     pub(crate) fn new(title: &str, device: &str, memory: u64, epochs: u64) -> Self {
         Self {
-            title: title.into(),
-            device: device.into(),
+            title: printable(title).into_owned(),
+            device: printable(device).into_owned(),
             memory,
             epochs,
             heads: Vec::new(),

@@ -9,7 +9,7 @@ use incept::data::{Batch, Picture, Preprocessing};
 use incept::gpu::Gpu;
 use incept::nn::summary;
 use incept::train::{Answer, Classifier, EarlyExit, Exit, InferenceGraph, Prediction, top};
-use incept::untrusted::{MAX_SAMPLE_BYTES, read_file, read_up_to};
+use incept::untrusted::{MAX_SAMPLE_BYTES, printable, read_file, read_up_to};
 use incept::weights::{Checkpoint, Metadata};
 use serde::Serialize;
 
@@ -290,7 +290,8 @@ fn print(
     reporter.line(&format!("{}{by}", shown(file)))?;
     for p in top {
         let (bar, percent) = (share_bar(p.probability, 24), 100.0 * p.probability);
-        reporter.line(format!("  {:<width$}  {percent:5.1}%  {bar}", name(p)).trim_end())?;
+        let name = name(p);
+        reporter.line(format!("  {:<width$}  {percent:5.1}%  {bar}", printable(&name)).trim_end())?;
     }
     let named = |p: &Prediction| Named { class: name(p), probability: p.probability };
     let predictions = Some(top.iter().map(named).collect());

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::board::Board;
 use super::fit::EpochRecord;
-use super::report::{Reporter, hold, release};
+use super::report::{Reporter, hold, redraws, release};
 
 /// How often the page is drawn anew at most, and the keyboard looked at.
 const EVERY: Duration = Duration::from_millis(100);
@@ -47,11 +47,12 @@ pub(crate) enum View {
 impl ViewName {
     /// What that is here.
     pub(crate) fn view(self, reporter: &Reporter) -> Result<View> {
-        let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal() && redraws();
         match self {
-            Self::Dashboard if !terminal || reporter.is_json() => {
-                Err(Error::Config("--view dashboard needs a terminal, and no --json".into()))
-            }
+            Self::Dashboard if !terminal || reporter.is_json() => Err(Error::Config(
+                "--view dashboard needs a terminal that can be redrawn (TERM is not `dumb`), and no --json"
+                    .into(),
+            )),
             Self::Auto if terminal && !reporter.is_json() => Ok(View::Dashboard),
             Self::Dashboard => Ok(View::Dashboard),
             Self::Auto | Self::Bar | Self::Plain => Ok(View::Bar),

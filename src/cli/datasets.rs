@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Args, Subcommand};
 use incept::Error;
 use incept::data::{Dataset, OpenOptions, OpenedData, Picture, open};
+use incept::untrusted::printable;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Serialize;
@@ -239,7 +240,7 @@ impl Info {
         for (i, name) in classes.iter().enumerate() {
             let counts =
                 [&train, &held_out].map(|p| thousands(p.classes.get(i).copied().unwrap_or(0) as u64));
-            reporter.line(&format!("{name:width$}  {:>8}  {:>8}", counts[0], counts[1]))?;
+            reporter.line(&format!("{:width$}  {:>8}  {:>8}", printable(name), counts[0], counts[1]))?;
         }
         let damaged = train.unreadable.len() + held_out.unreadable.len();
         reporter.event(&InfoResult { data: &self.data, name: &data.name, classes, train, held_out })?;

@@ -1,9 +1,9 @@
 //! `incept devices`
 
 use clap::Args;
-use incept::gpu::list_adapters;
+use incept::gpu::{adapter_advice, list_adapters};
 
-use super::options::Backend;
+use super::options::BackendArg;
 use super::report::{Reporter, bytes, note};
 use super::{Outcome, Result};
 
@@ -12,14 +12,13 @@ use super::{Outcome, Result};
 /// The exit code is 1 if there are none.
 #[derive(Args, Debug)]
 pub(crate) struct Devices {
-    /// Use only this graphics API.
-    #[arg(long, value_name = "API", help_heading = "Device")]
-    backend: Option<Backend>,
+    #[command(flatten)]
+    backend: BackendArg,
 }
 
 impl Devices {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let adapters = pollster::block_on(list_adapters(self.backend.map(Backend::api)));
+        let adapters = pollster::block_on(list_adapters(self.backend.apis()));
         for a in &adapters {
             let class = format!("{:?}", a.class).to_lowercase();
             reporter.line(&format!("{}: {}", a.index, a.name))?;
@@ -43,9 +42,7 @@ impl Devices {
         }
         reporter.event(&adapters)?;
         if adapters.is_empty() {
-            note(
-                "no adapter: install a driver for Vulkan, Metal, DX12 or OpenGL (mesa-vulkan-drivers has one for the CPU)",
-            );
+            note(&format!("no adapter: {}", adapter_advice(self.backend.apis())));
             return Ok(Outcome::Failed);
         }
         Ok(Outcome::Done)

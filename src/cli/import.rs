@@ -166,7 +166,7 @@ impl Import {
     }
 }
 
-fn read_classes(path: &std::path::Path) -> Result<Vec<String>> {
+pub(super) fn read_classes(path: &std::path::Path) -> Result<Vec<String>> {
     let text = read_text(path)?;
     let names: Vec<String> =
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();

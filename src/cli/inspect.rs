@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use incept::nn::GoogLeNet;
-use incept::untrusted::{MAX_FILE_BYTES, read_file};
+use incept::untrusted::{MAX_FILE_BYTES, printable, read_file};
 use incept::weights::{Checkpoint, Content, FileTensor, Foreign, Format, INCLUDED, Metadata};
 use serde::Serialize;
 
@@ -100,7 +100,7 @@ impl Inspect {
             let shown = line.extents();
             reporter.line(&format!(
                 "{:<name$}  {shown:>shape$}  {element:<4}  {mean:>12.5}  {std:>12.5}",
-                line.name
+                printable(&line.name)
             ))?;
         }
         reporter.line(&format!(
@@ -161,7 +161,7 @@ fn checkpoint_lines(own: &Metadata) -> Vec<String> {
     let mut lines = vec![
         format!("incept {}: {} steps, {} epochs", own.version, own.progress.step, own.progress.epoch),
         format!("pixels: {} x {}, mean {:?}, std {:?}", p.input, p.input, p.mean, p.std),
-        format!("classes: {}{more}", own.classes[..shown].join(", ")),
+        format!("classes: {}{more}", printable(&own.classes[..shown].join(", "))),
     ];
     if !own.command_line.is_empty() {
         lines.push(format!("command: {}", own.command_line.join(" ")));

@@ -22,6 +22,8 @@ mod health;
 mod import;
 mod inspect;
 mod look;
+#[cfg(test)]
+mod mutations;
 mod options;
 mod plot;
 mod preview;

@@ -38,11 +38,16 @@ pub(crate) struct Common {
 /// For commands that open a device.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DeviceArgs {
-    /// Use only this graphics API.
-    #[arg(long, value_name = "API", help_heading = "Device")]
-    pub backend: Option<Backend>,
+    #[command(flatten)]
+    pub backend: BackendArg,
     /// The adapter: its number in `incept devices`, or a part of its name [default: the fastest real GPU].
-    #[arg(long, value_name = "NUMBER|NAME", help_heading = "Device")]
+    #[arg(
+        long,
+        value_name = "NUMBER|NAME",
+        env = "WGPU_ADAPTER_NAME",
+        hide_env_values = true,
+        help_heading = "Device"
+    )]
     pub adapter: Option<String>,
     /// Stay within the limits that every WebGPU device has, as in a browser.
     #[arg(long, help_heading = "Device")]
@@ -55,22 +60,41 @@ pub(crate) struct DeviceArgs {
     pub tune: Option<Tune>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Backend {
-    Vulkan,
-    Metal,
-    Dx12,
-    Gl,
+/// The graphics APIs that adapters may have.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct BackendArg {
+    /// Use only this graphics API: `vulkan`, `metal`, `dx12` or `gl`; or several, with commas between [default: the native ones, and gl where
+    /// they have no adapter].
+    #[arg(long, value_name = "API", env = "WGPU_BACKEND", hide_env_values = true, help_heading = "Device")]
+    backend: Option<Apis>,
 }
 
-impl Backend {
-    pub(crate) fn api(self) -> wgpu::Backend {
-        match self {
-            Self::Vulkan => wgpu::Backend::Vulkan,
-            Self::Metal => wgpu::Backend::Metal,
-            Self::Dx12 => wgpu::Backend::Dx12,
-            Self::Gl => wgpu::Backend::Gl,
+impl BackendArg {
+    /// The APIs, if some are named.
+    pub(crate) fn apis(self) -> Option<wgpu::Backends> {
+        self.backend.map(|apis| apis.0).filter(|apis| !apis.is_empty())
+    }
+}
+
+/// Graphics APIs by the names that programs with wgpu know; none for an empty environment variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Apis(wgpu::Backends);
+
+impl FromStr for Apis {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut apis = wgpu::Backends::empty();
+        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            apis |= match name.to_lowercase().as_str() {
+                "vulkan" | "vk" => wgpu::Backends::VULKAN,
+                "metal" | "mtl" => wgpu::Backends::METAL,
+                "dx12" | "d3d12" => wgpu::Backends::DX12,
+                "gl" | "gles" | "opengl" => wgpu::Backends::GL,
+                _ => return Err(format!("`{name}` is none of vulkan, metal, dx12 and gl")),
+            };
         }
+        Ok(Self(apis))
     }
 }
 
@@ -78,8 +102,8 @@ impl DeviceArgs {
     /// Opens the device and says which it is.
     pub(crate) fn open(&self) -> incept::Result<Gpu> {
         let gpu = Gpu::open_blocking(&AdapterOptions {
-            backend: self.backend.map(Backend::api),
-            adapter: self.adapter.clone(),
+            backends: self.backend.apis(),
+            adapter: self.adapter.clone().filter(|name| !name.is_empty()),
             default_limits: self.default_limits,
         })?;
         let summary = gpu.summary();

@@ -8,6 +8,7 @@ use std::sync::{LazyLock, Once};
 use ab_glyph::{Font, FontRef};
 use image::RgbImage;
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use incept::untrusted::printable_lines;
 use incept::weights::write_atomically;
 use incept::{Error, Result};
 use plotters::coord::Shift;
@@ -191,7 +192,8 @@ pub(crate) fn svg(figure: &impl Figure) -> Drawn<String> {
         let elements: Vec<String> = images.iter().map(Placed::element).collect::<Drawn<_>>()?;
         text.insert_str(end, &elements.join("\n"));
     }
-    Ok(text)
+    // XML has no control characters, and terminals may be shown the file.
+    Ok(printable_lines(&text).into_owned())
 }
 
 /// The title of a figure with a line below it.

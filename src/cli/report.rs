@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use incept::untrusted::{is_hostile, printable_lines};
 use incept::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -21,7 +22,7 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, terminal: std::io::stderr().is_terminal() }
+        Self { json, terminal: std::io::stderr().is_terminal() && redraws() }
     }
 
     /// Whether results are for programs.
@@ -46,7 +47,7 @@ impl Reporter {
             return Ok(());
         }
         let text = serde_json::to_string(value).map_err(|e| Error::Config(e.to_string()))?;
-        print(&text)
+        print(&escaped(text))
     }
 
     /// A line about work that goes on whether or not somebody reads it.
@@ -66,10 +67,24 @@ impl Reporter {
         // The template is a constant that a test parses.
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("━━╌"));
-        bar.set_prefix(label.to_string());
-        let label = label.to_string();
+        let label = printable_lines(label).into_owned();
+        bar.set_prefix(label.clone());
         Bar { bar, label, lines: !self.terminal, last: Instant::now(), length }
     }
+}
+
+/// Whether the terminal can go back to draw a line again, by what it says it is.
+pub(crate) fn redraws() -> bool {
+    std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// JSON in which terminals find nothing to obey: serde escapes the control characters of ASCII, and no others. They stand in strings only.
+fn escaped(json: String) -> String {
+    if !json.contains(is_hostile) {
+        return json;
+    }
+    let escape = |c: char| if is_hostile(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    json.chars().map(escape).collect()
 }
 
 /// Lines that wait until the dashboard leaves the terminal, and whether each is a result; none where they need not wait.
@@ -105,10 +120,12 @@ pub(crate) struct Held;
 
 impl Write for Held {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if waits(false, String::from_utf8_lossy(bytes).trim_end()) {
-            return Ok(bytes.len());
+        let text = String::from_utf8_lossy(bytes);
+        let text = printable_lines(&text);
+        if !waits(false, text.trim_end()) {
+            std::io::stderr().write_all(text.as_bytes())?;
         }
-        std::io::stderr().write(bytes)
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -118,14 +135,15 @@ impl Write for Held {
 
 /// Says something that is no result.
 pub(crate) fn note(text: &str) {
-    if !waits(false, text) {
-        complain(text);
+    let text = printable_lines(text);
+    if !waits(false, &text) {
+        complain(&text);
     }
 }
 
 /// Writes a line to standard error; where nobody reads that, there is nobody to tell.
 pub(crate) fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable_lines(text));
 }
 
 /// Whether an error only says that whoever read the output has gone away.
@@ -138,6 +156,9 @@ fn if_read(written: Result<()>) -> Result<()> {
 }
 
 fn print(text: &str) -> Result<()> {
+    // Names from files are in it: no terminal may obey them.
+    let text = printable_lines(text);
+    let text = &*text;
     if waits(true, text) {
         return Ok(());
     }
@@ -157,11 +178,17 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
+    /// Sets how many units there are, where that is known only after the start.
+    pub(crate) fn set_length(&mut self, length: u64) {
+        self.length = length;
+        self.bar.set_length(length);
+    }
+
     /// Where the work is, and what there is to say about it.
     pub(crate) fn update(&mut self, position: u64, message: impl FnOnce() -> String) {
         if !self.lines {
             self.bar.set_position(position);
-            self.bar.set_message(message());
+            self.bar.set_message(printable_lines(&message()).into_owned());
         } else if self.last.elapsed() >= LINE_EVERY {
             self.last = Instant::now();
             complain(&format!("{} {position}/{} {}", self.label, self.length, message()));
@@ -267,6 +294,14 @@ mod tests {
     #[test]
     fn the_template_of_bars_is_valid() {
         assert!(ProgressStyle::with_template("{prefix} [{bar:28}] {pos}/{len} {wide_msg}").is_ok());
+    }
+
+    #[test]
+    fn json_has_nothing_for_terminals_and_means_the_same() {
+        let name = "\u{1b}[2J\u{9b}2J\u{202e}cat\u{7f}";
+        let json = escaped(serde_json::to_string(name).expect("JSON"));
+        assert!(json.is_ascii(), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), name);
     }
 
     #[test]

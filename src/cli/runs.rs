@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use incept::Error;
 use incept::runs::{EpochRecord, Manifest, Record, RunFolder, StopReason};
+use incept::untrusted::printable;
 use serde::Serialize;
 
 use super::report::{Reporter, duration, note};
@@ -147,26 +148,10 @@ impl Runs {
         if folders.is_empty() {
             reporter.line(&format!("no runs in {}", self.runs_dir.display()))?;
         }
-        let readable = |folder: &RunFolder| {
-            Summary::of(folder).inspect_err(|e| note(&format!("note: passed over: {e}"))).ok()
-        };
-        let runs: Vec<Summary> = folders.iter().filter_map(readable).collect();
+        let runs = readable(&folders);
         let header = ["run", "when", "data", "recipe", "epochs", "best", "last", "losses", "took", ""]
             .map(String::from);
-        let rows = runs.iter().map(|r| {
-            [
-                r.run.clone(),
-                when(r.started),
-                r.data.clone(),
-                r.recipe.clone().unwrap_or_else(|| "-".into()),
-                r.epochs.to_string(),
-                percent(r.best_accuracy),
-                percent(r.final_accuracy),
-                r.losses(),
-                duration(std::time::Duration::from_secs_f64(r.seconds)),
-                r.state().into(),
-            ]
-        });
+        let rows = runs.iter().map(row);
         if !runs.is_empty() {
             table(&std::iter::once(header).chain(rows).collect::<Vec<_>>(), reporter)?;
         }
@@ -209,8 +194,38 @@ impl Runs {
     }
 }
 
+/// The runs that can be read; the others are named.
+fn readable(folders: &[RunFolder]) -> Vec<Summary> {
+    let readable =
+        |folder: &RunFolder| Summary::of(folder).inspect_err(|e| note(&format!("note: skipped: {e}"))).ok();
+    folders.iter().filter_map(readable).collect()
+}
+
+/// What the list shows of a run. Nothing in it is obeyed by a terminal.
+fn row(r: &Summary) -> [String; 10] {
+    [
+        r.run.clone(),
+        when(r.started),
+        r.data.clone(),
+        r.recipe.clone().unwrap_or_else(|| "-".into()),
+        r.epochs.to_string(),
+        percent(r.best_accuracy),
+        percent(r.final_accuracy),
+        r.losses(),
+        duration(std::time::Duration::from_secs_f64(r.seconds)),
+        r.state().into(),
+    ]
+    .map(|cell| printable(&cell).into_owned())
+}
+
+/// The list's rows, for a test on damaged folders.
+#[cfg(test)]
+pub(super) fn rows(folders: &[RunFolder]) -> Vec<[String; 10]> {
+    readable(folders).iter().map(row).collect()
+}
+
 /// The options of a run by section and name.
-fn options(run: &RunFolder) -> incept::Result<BTreeMap<String, String>> {
+pub(super) fn options(run: &RunFolder) -> incept::Result<BTreeMap<String, String>> {
     let text = run.config()?;
     let table: toml::Table =
         toml::from_str(&text).map_err(|e| Error::format(run.path().join("config.toml"), e.to_string()))?;
@@ -232,9 +247,11 @@ fn options(run: &RunFolder) -> incept::Result<BTreeMap<String, String>> {
 
 /// Prints rows with their columns below each other.
 fn table<const N: usize>(rows: &[[String; N]], reporter: &Reporter) -> incept::Result<()> {
+    let rows: Vec<[String; N]> =
+        rows.iter().map(|row| row.each_ref().map(|cell| printable(cell).into_owned())).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
-    for row in rows {
+    for row in &rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         reporter.line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }

@@ -11,8 +11,8 @@ use crate::kernel::{AdapterClass, Cooperative, Profile};
 /// Which adapter to open.
 #[derive(Clone, Debug, Default)]
 pub struct AdapterOptions {
-    /// Only this graphics API; [`wgpu`](crate::wgpu) is what the crate was built with.
-    pub backend: Option<wgpu::Backend>,
+    /// Only these graphics APIs; [`wgpu`](crate::wgpu) is what the crate was built with.
+    pub backends: Option<wgpu::Backends>,
     /// The number in [`list_adapters`], or a part of the adapter's name in any case.
     pub adapter: Option<String>,
     /// Stay within WebGPU's default limits although the device has more: what a browser would give.
@@ -62,19 +62,64 @@ impl fmt::Display for AdapterSummary {
     }
 }
 
-/// The adapters of one backend, or of the native ones (OpenGL's only where there is no other), numbered as
+/// The adapters of these backends, or of the native ones (OpenGL's only where there is no other), numbered as
 /// [`AdapterOptions::adapter`] takes them.
-pub async fn list_adapters(backend: Option<wgpu::Backend>) -> Vec<AdapterSummary> {
-    adapters(backend).await.iter().enumerate().map(|(i, a)| summarise(i, a)).collect()
+pub async fn list_adapters(backends: Option<wgpu::Backends>) -> Vec<AdapterSummary> {
+    adapters(backends).await.iter().enumerate().map(|(i, a)| summarise(i, a)).collect()
 }
 
-/// The adapters of one backend, or of the native ones; of OpenGL only where there is nothing else.
-async fn adapters(backend: Option<wgpu::Backend>) -> Vec<wgpu::Adapter> {
-    let Some(backend) = backend else {
+/// What to do where these backends have no adapter.
+pub fn adapter_advice(backends: Option<wgpu::Backends>) -> String {
+    advice(backends, wgpu::Instance::enabled_backend_features())
+}
+
+fn advice(backends: Option<wgpu::Backends>, here: wgpu::Backends) -> String {
+    const NAMES: [(wgpu::Backends, &str); 5] = [
+        (wgpu::Backends::VULKAN, "vulkan"),
+        (wgpu::Backends::METAL, "metal"),
+        (wgpu::Backends::DX12, "dx12"),
+        (wgpu::Backends::GL, "gl"),
+        (wgpu::Backends::BROWSER_WEBGPU, "webgpu"),
+    ];
+    let list = |set: wgpu::Backends| -> String {
+        NAMES
+            .iter()
+            .filter(|(one, _)| set.contains(*one))
+            .map(|(_, name)| *name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let wanted = backends.unwrap_or(here);
+    let possible = wanted & here;
+    if possible.is_empty() {
+        return format!(
+            "{} does not exist on this system: choose another backend ({}) or none",
+            list(wanted),
+            list(here)
+        );
+    }
+    let driver = if possible.contains(wgpu::Backends::VULKAN) {
+        "install a Vulkan driver (mesa-vulkan-drivers has one for the CPU)"
+    } else if possible.contains(wgpu::Backends::GL) {
+        "install a driver for OpenGL ES 3.1 or later"
+    } else {
+        "install the graphics driver of this system's vendor"
+    };
+    let others = if possible == here {
+        String::new()
+    } else {
+        format!(", or allow other backends than {}", list(wanted))
+    };
+    format!("{driver}{others}")
+}
+
+/// The adapters of these backends, or of the native ones; of OpenGL only where there is nothing else.
+async fn adapters(backends: Option<wgpu::Backends>) -> Vec<wgpu::Adapter> {
+    let Some(backends) = backends else {
         let native = adapters_of(wgpu::Backends::PRIMARY).await;
         return if native.is_empty() { adapters_of(wgpu::Backends::GL).await } else { native };
     };
-    adapters_of(backend.into()).await
+    adapters_of(backends).await
 }
 
 async fn adapters_of(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
@@ -145,11 +190,11 @@ enum AdapterRank {
     Software,
 }
 
-fn select(summaries: &[AdapterSummary], wanted: Option<&str>) -> Result<usize> {
+fn select(summaries: &[AdapterSummary], wanted: Option<&str>, advice: &str) -> Result<usize> {
     let able = |s: &&AdapterSummary| s.storage_buffers >= 8 && s.max_invocations >= 128;
     let names = || {
         let lines: Vec<String> = summaries.iter().map(|s| format!("\n  {}: {s}", s.index)).collect();
-        if lines.is_empty() { " none at all; install a Vulkan driver".to_string() } else { lines.concat() }
+        if lines.is_empty() { format!(" none at all; {advice}") } else { lines.concat() }
     };
     let Some(wanted) = wanted else {
         let best = summaries.iter().filter(able).min_by_key(|s| preference(s));
@@ -172,9 +217,9 @@ pub(super) async fn open(
     options: &AdapterOptions,
     with_matrices: bool,
 ) -> Result<(Gpu, Option<Cooperative>)> {
-    let adapters = adapters(options.backend).await;
+    let adapters = adapters(options.backends).await;
     let summaries: Vec<AdapterSummary> = adapters.iter().enumerate().map(|(i, a)| summarise(i, a)).collect();
-    let index = select(&summaries, options.adapter.as_deref())?;
+    let index = select(&summaries, options.adapter.as_deref(), &adapter_advice(options.backends))?;
     let (adapter, summary) = (&adapters[index], summaries[index].clone());
 
     let limits = negotiate(&adapter.limits(), options.default_limits);
@@ -370,10 +415,26 @@ mod tests {
             adapter(2, "Big GPU", "vulkan", AdapterClass::Discrete),
             adapter(3, "Small GPU", "vulkan", AdapterClass::Integrated),
         ];
-        assert_eq!(select(&list, None)?, 2);
-        assert_eq!(select(&list, Some("small"))?, 3);
-        assert_eq!(select(&list, Some("1"))?, 1);
-        assert!(select(&list, Some("other")).is_err());
+        assert_eq!(select(&list, None, "")?, 2);
+        assert_eq!(select(&list, Some("small"), "")?, 3);
+        assert_eq!(select(&list, Some("1"), "")?, 1);
+        assert!(select(&list, Some("other"), "").is_err());
         Ok(())
+    }
+
+    #[test]
+    fn advice_is_about_the_backend_that_was_asked_for() {
+        use wgpu::Backends;
+        let linux = Backends::VULKAN | Backends::GL;
+        let metal = advice(Some(Backends::METAL), linux);
+        assert!(metal.contains("metal does not exist") && metal.contains("vulkan, gl"), "{metal}");
+        assert!(!metal.contains("install"), "{metal}");
+        let gl = advice(Some(Backends::GL), linux);
+        assert!(
+            gl.contains("OpenGL") && gl.contains("other backends than gl") && !gl.contains("Vulkan"),
+            "{gl}"
+        );
+        assert!(advice(None, linux).starts_with("install a Vulkan driver"));
+        assert!(!advice(None, Backends::METAL).contains("Vulkan"));
     }
 }

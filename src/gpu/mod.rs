@@ -12,7 +12,7 @@ mod session;
 mod timing;
 mod trial;
 
-pub use adapter::{AdapterOptions, AdapterSummary, list_adapters};
+pub use adapter::{AdapterOptions, AdapterSummary, adapter_advice, list_adapters};
 pub use pipeline::Pipeline;
 pub use probe::{Bound, Roofline, probe_kernels};
 pub use regions::Regions;

@@ -56,15 +56,32 @@ impl Call<'_> {
         }
     }
 
+    /// The norms that the outputs of a linear operation would have if nothing in it cancelled: those on the magnitudes of the inputs.
+    pub fn sizes(&self) -> Result<Vec<f64>> {
+        let magnitudes: Vec<Array<f64>> = self
+            .inputs
+            .iter()
+            .map(|a| Array {
+                dims: a.dims.clone(),
+                data: a.data.iter().map(|v| f64::from(v.abs())).collect(),
+            })
+            .collect();
+        let norm = |a: Array<f64>| a.data.iter().map(|v| v * v).sum::<f64>().sqrt();
+        Ok(self.reference(&magnitudes)?.into_iter().map(norm).collect())
+    }
+
     fn twin<T: crate::reference::Real>(&self) -> Result<Vec<Array<f32>>> {
         let inputs: Vec<Array<T>> = self.inputs.iter().map(|a| a.cast()).collect();
+        Ok(self.reference(&inputs)?.iter().map(Array::cast).collect())
+    }
+
+    fn reference<T: crate::reference::Real>(&self, inputs: &[Array<T>]) -> Result<Vec<Array<T>>> {
         let inputs: Vec<&Array<T>> = inputs.iter().collect();
         let specs: Vec<&Spec> = self.specs.iter().collect();
-        let outputs = run_operation(self.op, &specs, &inputs, &self.step).map_err(|reason| Error::Layer {
+        run_operation(self.op, &specs, &inputs, &self.step).map_err(|reason| Error::Layer {
             layer: "golden".into(),
             operation: self.op.name(),
             reason,
-        })?;
-        Ok(outputs.iter().map(Array::cast).collect())
+        })
     }
 }

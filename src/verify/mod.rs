@@ -6,6 +6,7 @@
 
 mod engine;
 mod networks;
+mod norm_sizes;
 mod operations;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::untrusted::contained_async;
 use crate::weights::HostTensor;
 
 /// One comparison with a golden tensor.
@@ -28,17 +30,35 @@ pub struct Check {
     pub quantity: &'static str,
     /// The tensor, and the kernel where an operation offers several.
     pub subject: String,
-    /// Relative L2 error.
+    /// L2 error relative to the golden value, or to a floor where that is near zero.
     pub error: f64,
     /// The largest error allowed.
     pub limit: f64,
+    /// Where `error` is beyond the limit, the error against the nearest of the results that other decisions in near ties give.
+    pub witness: Option<f64>,
 }
 
 impl Check {
-    /// Whether the error is within the limit.
+    /// Whether the result is the golden one within the limit, or the other side of a near tie.
     pub fn passed(&self) -> bool {
-        self.error <= self.limit
+        self.error <= self.limit || self.is_near_tie()
     }
+
+    /// Whether the result is not the golden one, and is what another decision in a near tie gives.
+    pub fn is_near_tie(&self) -> bool {
+        self.error > self.limit && self.witness.is_some_and(|error| error <= self.limit)
+    }
+}
+
+/// A golden set that could not be checked.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Failure {
+    /// The golden set.
+    pub set: String,
+    /// What should have computed it.
+    pub engine: &'static str,
+    /// Why it did not.
+    pub reason: String,
 }
 
 /// All comparisons of a folder.
@@ -46,29 +66,48 @@ impl Check {
 pub struct Report {
     /// In the order in which they were made.
     pub checks: Vec<Check>,
+    /// Sets that are damaged, incomplete or not known.
+    pub failures: Vec<Failure>,
 }
 
 impl Report {
     /// Whether there was something to check and all of it is within its limits.
     pub fn passed(&self) -> bool {
-        !self.checks.is_empty() && self.checks.iter().all(Check::passed)
+        self.failures.is_empty() && !self.checks.is_empty() && self.checks.iter().all(Check::passed)
     }
 
     /// For each set, engine and quantity, the check that is nearest to its limit or furthest beyond it.
     pub fn worst(&self) -> Vec<&Check> {
         let mut worst: Vec<&Check> = Vec::new();
+        // A fault is worse than a near tie, however far that is from the golden value.
+        let rank = |c: &Check| (!c.passed(), c.error / c.limit);
         for check in &self.checks {
             let same = |w: &&mut &Check| {
                 (&w.set, w.engine, w.quantity) == (&check.set, check.engine, check.quantity)
             };
             match worst.iter_mut().find(same) {
-                Some(w) if check.error / check.limit > w.error / w.limit => *w = check,
+                Some(w) if rank(check) > rank(w) => *w = check,
                 Some(_) => {}
                 None => worst.push(check),
             }
         }
         worst
     }
+}
+
+/// How far [`run`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// Sets done, counted once for each engine.
+    pub done: usize,
+    /// Sets to do, counted alike.
+    pub total: usize,
+    /// The set that comes next, or was the last.
+    pub set: &'a str,
+    /// What computes it.
+    pub engine: Engine,
+    /// Comparisons so far.
+    pub checks: usize,
 }
 
 /// What computes the values that are compared.
@@ -122,38 +161,83 @@ pub fn sets(folder: &Path) -> Result<Vec<String>> {
     Ok(names.into_iter().collect())
 }
 
-/// Runs every golden set of a folder on these engines. `observe` sees each check as it is made.
+/// Runs every golden set of a folder on these engines. `observe` is told before and after each set. A set that cannot be read does not end the
+/// others: it is in [`Report::failures`].
 ///
 /// # Errors
-/// As [`sets`], [`Error::Tensor`] naming a tensor that a set does not have, and what the device reports. Values outside their limits
-/// are no error here: see [`Report::passed`].
+/// As [`sets`], and [`Error::DeviceLost`]. Values outside their limits are no error here: see [`Report::passed`].
 pub async fn run(
     gpu: &Gpu,
     folder: &Path,
     engines: &[Engine],
-    mut observe: impl FnMut(&Check),
+    mut observe: impl FnMut(Progress<'_>),
 ) -> Result<Report> {
     let mut report = Report::default();
-    for set in sets(folder)? {
-        for &engine in engines {
-            let checks = if set.starts_with("op_") {
-                operations::run(gpu, folder, &set, engine).await?
-            } else {
-                networks::run(gpu, folder, &set, engine).await?
-            };
-            for (quantity, subject, error, limit) in checks {
-                let check =
-                    Check { set: set.clone(), engine: engine.name(), quantity, subject, error, limit };
-                observe(&check);
-                report.checks.push(check);
+    let sets = sets(folder)?;
+    let total = sets.len() * engines.len();
+    let work = sets.iter().flat_map(|set| engines.iter().map(move |engine| (set, *engine)));
+    for (done, (set, engine)) in work.enumerate() {
+        let checks = report.checks.len();
+        observe(Progress { done, total, set, engine, checks });
+        match contained_async(&folder.join(set), one(gpu, folder, set, engine)).await {
+            Ok(found) => report.checks.extend(found.into_iter().map(|found| found.check(set, engine))),
+            Err(Error::DeviceLost(reason)) => return Err(Error::DeviceLost(reason)),
+            Err(error) => {
+                let failure = Failure { set: set.clone(), engine: engine.name(), reason: error.to_string() };
+                report.failures.push(failure);
             }
         }
+        let checks = report.checks.len();
+        observe(Progress { done: done + 1, total, set, engine, checks });
     }
     Ok(report)
 }
 
-/// Quantity, subject, error and limit.
-type Found = (&'static str, String, f64, f64);
+async fn one(gpu: &Gpu, folder: &Path, set: &str, engine: Engine) -> Result<Vec<Found>> {
+    let found = if set.starts_with("op_") {
+        operations::run(gpu, folder, set, engine).await
+    } else {
+        networks::run(gpu, folder, set, engine).await
+    }?;
+    if found.is_empty() {
+        return Err(Error::format(file(folder, set), "has no cases"));
+    }
+    Ok(found)
+}
+
+/// One comparison, before it is known of which set.
+struct Found {
+    quantity: &'static str,
+    subject: String,
+    error: f64,
+    limit: f64,
+    witness: Option<f64>,
+}
+
+impl Found {
+    fn passed(&self) -> bool {
+        self.error <= self.limit || self.witness.is_some_and(|error| error <= self.limit)
+    }
+
+    fn check(self, set: &str, engine: Engine) -> Check {
+        let Self { quantity, subject, error, limit, witness } = self;
+        Check { set: set.into(), engine: engine.name(), quantity, subject, error, limit, witness }
+    }
+}
+
+/// L2 error of `got` relative to `want`, or to `floor` if the norm of `want` is smaller; infinite for other lengths and for what is not finite.
+fn error_beyond(got: &[f32], want: &[f32], floor: f64) -> f64 {
+    let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let error = squares(&mut got.iter().zip(want).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    let size = squares(&mut want.iter().map(|b| f64::from(*b))).max(floor);
+    if got.len() != want.len() || !error.is_finite() {
+        f64::INFINITY
+    } else if error == 0.0 {
+        0.0
+    } else {
+        error / size
+    }
+}
 
 /// The file of a set.
 fn file(folder: &Path, name: &str) -> PathBuf {

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::engine::Call;
-use super::{Engine, Found, Tensors, file, tensor};
+use super::norm_sizes::NormSizes;
+use super::{Engine, Found, Tensors, error_beyond, file, tensor};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Element, Operation, Spec};
@@ -15,13 +16,15 @@ use crate::ops::{
     ConvWeightGrad, Lrn, LrnGrad, MaxPool, MaxPoolGrad, Sgd, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad,
 };
 use crate::plan::BLOCK;
-use crate::reference::{Array, relative_error};
+use crate::reference::Array;
 use crate::weights::{HostTensor, read_tensors};
 
 /// Relative error of one operation in f32.
 const LIMIT: f64 = 2e-6;
 /// The same where powers, exponentials or differences of nearly equal sums are in it.
 const WIDE: f64 = 1e-5;
+/// A result is near zero below this share of what it would be if nothing cancelled: errors are relative to that then.
+const SMALL: f64 = 0.1;
 
 /// Runs the cases of a file on an engine.
 pub(super) async fn run(gpu: &Gpu, folder: &Path, set: &str, engine: Engine) -> Result<Vec<Found>> {
@@ -48,9 +51,9 @@ pub(super) async fn run(gpu: &Gpu, folder: &Path, set: &str, engine: Engine) -> 
 
 /// One case of a file.
 #[derive(Clone, Copy)]
-struct Case<'a> {
+pub(super) struct Case<'a> {
     tensors: &'a Tensors,
-    name: &'a str,
+    pub name: &'a str,
 }
 
 impl Case<'_> {
@@ -97,21 +100,28 @@ fn specs(inputs: &[&Array<f32>]) -> Vec<Spec> {
 }
 
 impl Runner<'_> {
-    /// Compares the outputs of a call with golden ones and returns the first implementation's.
+    fn add(&mut self, quantity: &'static str, subject: String, error: f64, limit: f64) {
+        self.found.push(Found { quantity, subject, error, limit, witness: None });
+    }
+
+    /// Compares the outputs of a call with golden ones and returns the first implementation's. `sizes` are the norms that the outputs would
+    /// have if nothing cancelled; without them, those of the operation on the magnitudes of its inputs, which is right for linear ones.
     async fn check(
         &mut self,
         case: Case<'_>,
         call: Call<'_>,
         wanted: &[(&'static str, Array<f32>)],
         limit: f64,
+        sizes: Option<&[f64]>,
     ) -> Result<Vec<Array<f32>>> {
         let results = call.run(self.gpu, self.engine).await?;
+        let sizes = sizes.map_or_else(|| call.sizes(), |sizes| Ok(sizes.to_vec()))?;
         for (implementation, outputs) in &results {
-            for ((quantity, want), got) in wanted.iter().zip(outputs) {
+            for (((quantity, want), got), size) in wanted.iter().zip(outputs).zip(&sizes) {
                 // Flat regions are padded to whole blocks.
                 let length = want.data.len().min(got.data.len());
-                let error = relative_error(&got.data[..length], &want.data);
-                self.found.push((quantity, format!("{}{implementation}", case.name), error, limit));
+                let error = error_beyond(&got.data[..length], &want.data, SMALL * size);
+                self.add(quantity, format!("{}{implementation}", case.name), error, limit);
             }
         }
         let first = results.into_iter().next().map(|(_, outputs)| outputs);
@@ -130,8 +140,12 @@ fn call<'a>(op: &'a dyn Operation, inputs: &[&'a Array<f32>]) -> Call<'a> {
     }
 }
 
-fn plane(x: &Array<f32>) -> [usize; 2] {
-    [x.dims[2], x.dims[3]]
+/// Height and width of a tensor of four dimensions.
+fn plane(case: &Case<'_>, x: &Array<f32>) -> Result<[usize; 2]> {
+    match x.dims[..] {
+        [_, _, height, width] => Ok([height, width]),
+        _ => Err(Error::tensor(case.name, format!("has a tensor of extents {:?}, not four", x.dims))),
+    }
 }
 
 async fn conv(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
@@ -140,17 +154,22 @@ async fn conv(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let dy = case.get("grad_output")?;
     let op = Conv::new(stride, padding);
     let forward = Call { parameters: &[1], ..call(&op, &[&x, &weight, &bias]) };
-    runner.check(case, forward, &[("output", case.get("output")?)], LIMIT).await?;
+    runner.check(case, forward, &[("output", case.get("output")?)], LIMIT, None).await?;
     let (stride, padding) = (op.stride, op.padding);
-    let op = ConvInputGrad { stride, padding, size: plane(&x), accumulate: false, masked: false };
+    let op = ConvInputGrad { stride, padding, size: plane(&case, &x)?, accumulate: false, masked: false };
     let input = Call { parameters: &[1], ..call(&op, &[&dy, &weight]) };
-    runner.check(case, input, &[("grad_input", case.get("grad_input")?)], LIMIT).await?;
-    let op = ConvWeightGrad { stride, padding, kernel: plane(&weight) };
+    runner.check(case, input, &[("grad_input", case.get("grad_input")?)], LIMIT, None).await?;
+    let op = ConvWeightGrad { stride, padding, kernel: plane(&case, &weight)? };
     let weights = Call { gradients: &[0], ..call(&op, &[&x, &dy]) };
-    runner.check(case, weights, &[("grad_weight", case.get("grad_weight")?)], LIMIT).await?;
+    runner.check(case, weights, &[("grad_weight", case.get("grad_weight")?)], LIMIT, None).await?;
     let wanted = [("grad_bias", case.get("grad_bias")?)];
-    runner.check(case, call(&ConvBiasGrad, &[&dy]), &wanted, LIMIT).await?;
+    runner.check(case, call(&ConvBiasGrad, &[&dy]), &wanted, LIMIT, None).await?;
     Ok(())
+}
+
+/// The root of the sum of squares.
+fn norm(array: &Array<f32>) -> f64 {
+    array.data.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt()
 }
 
 async fn max_pool(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
@@ -158,12 +177,13 @@ async fn max_pool(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let ceil = case.name.contains("_ceil");
     let (x, dy) = (case.get("input")?, case.get("grad_output")?);
     let pool = MaxPool { ceil, ..MaxPool::new(kernel, stride, padding) };
-    let outputs = runner.check(case, call(&pool, &[&x]), &[("output", case.get("output")?)], LIMIT).await?;
+    let outputs =
+        runner.check(case, call(&pool, &[&x]), &[("output", case.get("output")?)], LIMIT, None).await?;
     let Some(chosen) = outputs.get(1) else { return Err(case.unknown()) };
-    let op = MaxPoolGrad { pool, size: plane(&x), accumulate: false, masked: false };
+    let op = MaxPoolGrad { pool, size: plane(&case, &x)?, accumulate: false, masked: false };
     let specs = vec![Spec::f32(dy.dims.as_slice()), Spec::u32(chosen.dims.as_slice())];
     let grad = Call { specs, ..call(&op, &[&dy, chosen]) };
-    runner.check(case, grad, &[("grad_input", case.get("grad_input")?)], LIMIT).await?;
+    runner.check(case, grad, &[("grad_input", case.get("grad_input")?)], LIMIT, None).await?;
     Ok(())
 }
 
@@ -180,9 +200,9 @@ async fn avg_pool(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
         (Box::new(pool.clone()), Some(pool))
     };
     let wanted = [("output", case.get("output")?)];
-    runner.check(case, call(op.as_ref(), &[&x]), &wanted, LIMIT).await?;
-    let op = AvgPoolGrad { pool, size: plane(&x), accumulate: false, masked: false };
-    runner.check(case, call(&op, &[&dy]), &[("grad_input", case.get("grad_input")?)], LIMIT).await?;
+    runner.check(case, call(op.as_ref(), &[&x]), &wanted, LIMIT, None).await?;
+    let op = AvgPoolGrad { pool, size: plane(&case, &x)?, accumulate: false, masked: false };
+    runner.check(case, call(&op, &[&dy]), &[("grad_input", case.get("grad_input")?)], LIMIT, None).await?;
     Ok(())
 }
 
@@ -190,9 +210,12 @@ async fn lrn(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let (x, dy) = (case.get("input")?, case.get("grad_output")?);
     let (alpha, k) = if case.name == "googlenet" { (1e-4, 1.0) } else { (1.0, 2.0) };
     let lrn = Lrn { size: 5, alpha, beta: 0.75, k };
-    runner.check(case, call(&lrn, &[&x]), &[("output", case.get("output")?)], WIDE).await?;
+    // Nothing cancels in the output; a gradient is the upstream one, over at least k to the power of beta, less what neighbours take from it.
+    runner.check(case, call(&lrn, &[&x]), &[("output", case.get("output")?)], WIDE, Some(&[0.0])).await?;
     let wanted = [("grad_input", case.get("grad_input")?)];
-    runner.check(case, call(&LrnGrad { lrn, masked: false }, &[&x, &dy]), &wanted, WIDE).await?;
+    let size = norm(&dy) * f64::from(k.powf(-lrn.beta));
+    let op = LrnGrad { lrn, masked: false };
+    runner.check(case, call(&op, &[&x, &dy]), &wanted, WIDE, Some(&[size])).await?;
     Ok(())
 }
 
@@ -204,13 +227,17 @@ async fn batch_norm(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let training = case.name.starts_with("train");
     let op = BatchNorm { epsilon, momentum: 0.1, relu: false, training };
     let forward = call(&op, &[&x, &weight, &bias, &mean, &variance]);
+    let sizes = NormSizes::of(&case, [&x, &dy, &weight, &bias, &mean, &variance], epsilon, training)?;
     let wanted = [("output", case.get("output")?)];
-    let outputs = runner.check(case, forward, &wanted, WIDE).await?;
+    let outputs = runner.check(case, forward, &wanted, WIDE, Some(&[sizes.output])).await?;
     let (mean, spread) = match &outputs[..] {
         [_, mean, inverse_std, running_mean, running_var] => {
-            for (quantity, got) in [("running_mean", running_mean), ("running_var", running_var)] {
-                let error = relative_error(&got.data, &case.get(&format!("{quantity}_after"))?.data);
-                runner.found.push((quantity, case.name.to_string(), error, LIMIT));
+            for (quantity, got, size) in
+                [("running_mean", running_mean, sizes.mean), ("running_var", running_var, 0.0)]
+            {
+                let want = case.get(&format!("{quantity}_after"))?;
+                let error = error_beyond(&got.data, &want.data, SMALL * size);
+                runner.add(quantity, case.name.to_string(), error, LIMIT);
             }
             (mean, inverse_std)
         }
@@ -223,7 +250,7 @@ async fn batch_norm(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
         ("grad_bias", case.get("grad_bias")?),
     ];
     let grad = call(&op, &[&x, &outputs[0], &dy, &weight, mean, spread]);
-    runner.check(case, grad, &wanted, WIDE).await?;
+    runner.check(case, grad, &wanted, WIDE, Some(&sizes.gradients)).await?;
     Ok(())
 }
 
@@ -234,12 +261,17 @@ async fn softmax_cross_entropy(runner: &mut Runner<'_>, case: Case<'_>) -> Resul
     let op = SoftmaxCrossEntropy { smoothing };
     let specs = vec![Spec::f32(x.dims.as_slice()), label_spec];
     let forward = Call { specs: specs.clone(), ..call(&op, &[&x, &labels]) };
-    let outputs = runner.check(case, forward, &[("output", case.get("output")?)], WIDE).await?;
+    // A loss is the difference of two numbers as large as the logits; its gradient is that of probabilities, over the number of rows.
+    let largest = x.data.iter().fold(1.0, |m: f64, v| m.max(f64::from(v.abs())));
+    let wanted = [("output", case.get("output")?)];
+    let outputs = runner.check(case, forward, &wanted, WIDE, Some(&[largest])).await?;
     let Some(probabilities) = outputs.get(1) else { return Err(case.unknown()) };
     let op = SoftmaxCrossEntropyGrad { smoothing, logits: Element::F32 };
     let specs = [&specs[..], &[Spec::f32(upstream.dims.as_slice())]].concat();
     let grad = Call { specs, ..call(&op, &[probabilities, &labels, &upstream]) };
-    runner.check(case, grad, &[("grad_input", case.get("grad_input")?)], WIDE).await?;
+    let size = norm(&upstream) / (labels.data.len().max(1) as f64).sqrt();
+    let wanted = [("grad_input", case.get("grad_input")?)];
+    runner.check(case, grad, &wanted, WIDE, Some(&[size])).await?;
     Ok(())
 }
 
@@ -248,6 +280,11 @@ async fn sgd(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let (initial, gradients) = (tensor(case.tensors, "initial")?, tensor(case.tensors, "gradients")?);
     let wanted = case.get("parameters")?;
     let n = initial.data.len();
+    if n == 0 || !gradients.data.len().is_multiple_of(n) || wanted.data.len() != gradients.data.len() {
+        let reason =
+            "needs a row of gradients and one of parameters, as long as the initial ones, for each update";
+        return Err(Error::tensor(case.name, reason));
+    }
     let flat = |values: &[f32]| {
         let mut data = values.to_vec();
         data.resize(n.next_multiple_of(BLOCK), 0.0);
@@ -263,7 +300,9 @@ async fn sgd(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
         let gradient = flat(&row(gradients, update));
         let update_call = Call { step, ..call(&op, &[&parameters, &gradient, &momentum, &multipliers]) };
         let want = Array { dims: vec![n], data: wanted.data[update * n..(update + 1) * n].to_vec() };
-        let outputs = runner.check(case, update_call, &[("parameters", want)], LIMIT).await?;
+        // What a parameter was and what is taken from it may be nearly the same.
+        let size = Some(&[norm(&parameters)][..]);
+        let outputs = runner.check(case, update_call, &[("parameters", want)], LIMIT, size).await?;
         let mut outputs = outputs.into_iter();
         let (Some(next), Some(v)) = (outputs.next(), outputs.next()) else { return Err(case.unknown()) };
         (parameters, momentum) = (next, v);

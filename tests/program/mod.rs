@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+#[path = "../skipped/mod.rs"]
+pub mod skipped;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -50,7 +53,8 @@ pub fn python_with(modules: &str) -> Option<String> {
         return Some(python);
     }
     assert!(named.is_none(), "INCEPT_PYTHON is {python}, which has no {modules}");
-    eprintln!("not run: {python} has no {modules}; INCEPT_PYTHON names another");
+    let what = modules.split([',', '.']).next().unwrap_or(modules);
+    skipped::skipped(what, &format!("{python} has no {modules}; INCEPT_PYTHON names another"));
     None
 }
 

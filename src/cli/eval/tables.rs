@@ -1,6 +1,7 @@
 //! What `incept eval` prints for people.
 
 use incept::evaluate::{Assessment, Confusion};
+use incept::untrusted::printable;
 
 use super::{Contestant, Measured};
 use crate::cli::Result;
@@ -18,6 +19,7 @@ pub(super) fn print(
     classes: &[String],
     reporter: &Reporter,
 ) -> Result<()> {
+    let classes: &[String] = &classes.iter().map(|name| printable(name).into_owned()).collect::<Vec<_>>();
     let together = &measured.together;
     by_class(together, classes, reporter)?;
     confusions(&together.confusion, classes, reporter)?;

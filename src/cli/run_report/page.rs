@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use incept::evaluate::Confusion;
+use incept::untrusted::printable_lines;
 
 use super::Sample;
 use crate::cli::plot::{Drawn, Figure, svg};
@@ -13,12 +14,13 @@ const STYLE: &str = include_str!("page.css");
 /// Text as it may stand in HTML.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for letter in text.chars() {
+    for letter in printable_lines(text).chars() {
         match letter {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),
             '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
             letter => safe.push(letter),
         }
     }
@@ -118,7 +120,8 @@ mod tests {
 
     #[test]
     fn names_cannot_break_the_page() {
-        assert_eq!(escaped("<b>&\"x"), "&lt;b&gt;&amp;&quot;x");
+        assert_eq!(escaped("<b>&\"'x"), "&lt;b&gt;&amp;&quot;&#39;x");
+        assert_eq!(escaped("\u{1b}]0;x\u{7}\u{202e}y\n"), "\u{fffd}]0;x\u{fffd}\u{fffd}y\n");
         let html = page("<t>", "", &[("1".into(), "<f>".into())], &[section("a", "", "")]);
         assert!(!html.contains("<t>") && !html.contains("<f>") && html.contains("&lt;t&gt;"));
     }

@@ -1,0 +1,4 @@
+//! Fuzzes the kind `safetensors`: see `fuzz/src/kinds.rs`.
+#![cfg_attr(fuzzing, no_main)]
+
+incept_fuzz::target!("safetensors");
