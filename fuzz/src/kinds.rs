@@ -72,6 +72,7 @@ fn collect(folder: &Path, endings: &[&str], files: &mut Vec<PathBuf>) {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "`map_err` gives it away")]
 fn text(error: incept::Error) -> String {
     error.to_string()
 }

@@ -109,15 +109,13 @@ impl Mutator {
         let text = is_text(bytes);
         for _ in 0..count {
             match self.below(if text { 16 } else { 10 }) {
-                0 => self.flip(bytes),
-                1..=3 => self.number(bytes),
+                1..=3 | 8 => self.number(bytes),
                 4 => self.cut(bytes),
                 5 => self.repeat(bytes),
                 6 => self.exchange(bytes, other),
                 7 => self.noise(bytes),
-                8 => self.number(bytes),
                 9 if self.below(4) == 0 => bytes.truncate(self.below(bytes.len() + 1)),
-                9 => self.flip(bytes),
+                0 | 9 => self.flip(bytes),
                 10..=13 => self.text_number(bytes),
                 _ => self.word(bytes),
             }
