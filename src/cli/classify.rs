@@ -291,7 +291,7 @@ fn print(
     for p in top {
         let (bar, percent) = (share_bar(p.probability, 24), 100.0 * p.probability);
         let name = name(p);
-        reporter.line(format!("  {:<width$}  {percent:5.1}%  {bar}", printable(&name)).trim_end())?;
+        reporter.line(format!("  {:<width$}  {percent:5.1}%  {bar}", printable(name)).trim_end())?;
     }
     let named = |p: &Prediction| Named { class: name(p), probability: p.probability };
     let predictions = Some(top.iter().map(named).collect());
