@@ -115,7 +115,9 @@ fn a_damaged_set_does_not_end_the_others() {
     let copy = |name: &str| {
         std::fs::copy(self::folder().join(name), folder.path().join(name)).expect("can be copied");
     };
-    ["op_conv.safetensors", "op_sgd.safetensors", "op_softmax_cross_entropy.safetensors"].map(copy);
+    ["op_conv.safetensors", "op_sgd.safetensors", "op_softmax_cross_entropy.safetensors"]
+        .into_iter()
+        .for_each(copy);
     std::fs::write(folder.path().join("op_avgpool.safetensors"), b"no tensors").expect("can be written");
     std::fs::copy(folder.path().join("op_conv.safetensors"), folder.path().join("op_unknown.safetensors"))
         .expect("can be copied");

@@ -81,7 +81,7 @@ fn runs_survive_damage() {
         let folder = incept::runs::RunFolder::open(&run).map_err(|e| e.to_string())?;
         let read = options(&folder).map(drop);
         written(&run, "log.jsonl", bytes);
-        let listed = rows(&[folder.clone()]);
+        let listed = rows(std::slice::from_ref(&folder));
         written(&run, "run.json", bytes);
         let described = rows(&[folder]);
         std::fs::remove_file(config).expect("can be removed");
