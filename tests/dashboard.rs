@@ -24,10 +24,6 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(arguments: &[&str]) -> Self {
-        Self::start_with(arguments, &[])
-    }
-
     fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let pair = native_pty_system().openpty(SIZE).expect("a terminal");
         let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_incept"));
