@@ -20,7 +20,7 @@ pub(crate) const FORMATS: &str = "Data sets:
   digits              1,797 handwritten digits that are part of this program
   a folder            one sub-folder per class, with images at any depth; png, jpeg, webp, gif, bmp, tiff, tga, pnm
   MNIST's idx files   a folder with train-images-idx3-ubyte and its companions, plain or gz; EMNIST's too
-  CIFAR-10, -100      a folder with data_batch_1.bin and so on, or train.bin
+  CIFAR-10, -100      a folder with data_batch_1.bin and so on, or train.bin; Python's pickles too
   a CSV or TSV file   with a header: a path (path, file, image), a class (label, class), maybe a part (split: train, val, test)
   WebDataset          a .tar, or a folder of them: images with .cls, .txt or .json beside them
   parquet             a .parquet, or a folder of them, as Hugging Face stores images: image and label columns

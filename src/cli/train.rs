@@ -345,6 +345,7 @@ impl Train {
         config.optimizer.validate()?;
         let epochs = *training.epochs.get_or_insert(30);
         let batch = training.batch.get_or_insert(32);
+        GoogLeNet::check_batch(*batch)?;
         if *batch > data.train.len() {
             // A batch with copies would give batch norm too small a variance.
             note(&format!("note: batches are of {} images: there are no more to train on", data.train.len()));

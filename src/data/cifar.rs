@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::parts::Part;
 use super::read::{first_of, names_in, read};
-use super::{Found, InMemory};
+use super::{Found, InMemory, cifar_python};
 use crate::error::{Error, Result};
 use crate::untrusted::read_text;
 
@@ -23,7 +23,8 @@ const NAMES_100: &str = "apple aquarium_fish baby bear beaver bed bee beetle bic
     tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm";
 
 /// Where the files are within a folder: in it, or where their archives have them.
-const PLACES: [&str; 3] = ["", "cifar-10-batches-bin", "cifar-100-binary"];
+const PLACES: [&str; 5] =
+    ["", "cifar-10-batches-bin", "cifar-100-binary", "cifar-10-batches-py", "cifar-100-python"];
 
 /// How one version of the files is called and read.
 struct Version {
@@ -32,8 +33,16 @@ struct Version {
     /// A text with the names of classes, one per line.
     names_file: &'static str,
     names: &'static str,
-    /// Bytes of labels in front of an image, the last of which counts.
-    label_bytes: usize,
+    content: Content,
+}
+
+/// What is in a file.
+#[derive(Clone, Copy)]
+enum Content {
+    /// Records of bytes: labels, of which the last counts, and an image.
+    Records { label_bytes: usize },
+    /// A pickle, with the labels and the names of classes under these keys.
+    Pickle { labels: &'static str, names: &'static str },
 }
 
 const BINARY_10: Version = Version {
@@ -47,7 +56,7 @@ const BINARY_10: Version = Version {
     test: "test_batch.bin",
     names_file: "batches.meta.txt",
     names: NAMES_10,
-    label_bytes: 1,
+    content: Content::Records { label_bytes: 1 },
 };
 
 const BINARY_100: Version = Version {
@@ -56,14 +65,30 @@ const BINARY_100: Version = Version {
     names_file: "fine_label_names.txt",
     names: NAMES_100,
     // A coarse label is before the fine one.
-    label_bytes: 2,
+    content: Content::Records { label_bytes: 2 },
+};
+
+const PYTHON_10: Version = Version {
+    train: &["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"],
+    test: "test_batch",
+    names_file: "batches.meta",
+    names: NAMES_10,
+    content: Content::Pickle { labels: "labels", names: "label_names" },
+};
+
+const PYTHON_100: Version = Version {
+    train: &["train"],
+    test: "test",
+    names_file: "meta",
+    names: NAMES_100,
+    content: Content::Pickle { labels: "fine_labels", names: "fine_label_names" },
 };
 
 /// Reads training and test set, if the folder has them.
 pub(super) fn open(root: &Path) -> Result<Option<Found>> {
     for place in PLACES {
         let folder = root.join(place);
-        for version in [&BINARY_10, &BINARY_100] {
+        for version in [&BINARY_10, &BINARY_100, &PYTHON_10, &PYTHON_100] {
             if let Some(found) = version.open(root, &folder)? {
                 return Ok(Some(found));
             }
@@ -75,13 +100,17 @@ pub(super) fn open(root: &Path) -> Result<Option<Found>> {
 impl Version {
     fn open(&self, root: &Path, folder: &Path) -> Result<Option<Found>> {
         let (mut train, mut missing) = (Vec::new(), Vec::new());
+        // `train` and `test` are common names: what is in them decides.
+        let pickle = matches!(self.content, Content::Pickle { .. });
+        let file =
+            |name: &str| first_of(folder, &[name]).filter(|path| !pickle || cifar_python::is_pickle(path));
         for name in self.train {
-            match first_of(folder, &[name]) {
+            match file(name) {
                 Some(path) => train.push(path),
                 None => missing.push(*name),
             }
         }
-        let test = first_of(folder, &[self.test]);
+        let test = file(self.test);
         if train.is_empty() && test.is_none() {
             return Ok(None);
         }
@@ -98,10 +127,10 @@ impl Version {
                     missing.join(", ")
                 ));
             }
-            found.add(Part::Train, part(&train, self.label_bytes, &classes)?);
+            found.add(Part::Train, self.part(&train, &classes)?);
         }
         match test {
-            Some(test) => found.add(Part::Test, part(&[test], self.label_bytes, &classes)?),
+            Some(test) => found.add(Part::Test, self.part(&[test], &classes)?),
             None => found.notes.push(format!("{} is missing in {}", self.test, folder.display())),
         }
         Ok(Some(found))
@@ -113,30 +142,47 @@ impl Version {
         if !path.exists() {
             return Ok(known);
         }
-        let names = names_in(&read_text(&path)?);
+        let names = match self.content {
+            Content::Records { .. } => names_in(&read_text(&path)?),
+            Content::Pickle { names, .. } => cifar_python::names(&path, names)?,
+        };
         if names.len() == known.len() {
             Ok(names)
         } else {
             Err(Error::format(path, format!("has {} names for {} classes", names.len(), known.len())))
         }
     }
+
+    fn part(&self, files: &[PathBuf], classes: &[String]) -> Result<InMemory> {
+        let mut set = empty(files, classes);
+        for path in files {
+            match self.content {
+                Content::Records { label_bytes } => add_records(&mut set, path, label_bytes)?,
+                Content::Pickle { labels, .. } => {
+                    let batch = cifar_python::batch(path, labels)?;
+                    let images = batch.planes.chunks_exact(3 * PLANE).zip(&batch.labels);
+                    for (i, (planes, label)) in images.enumerate() {
+                        push(&mut set, path, i, *label, planes)?;
+                    }
+                }
+            }
+        }
+        Ok(set)
+    }
 }
 
-fn part(files: &[PathBuf], label_bytes: usize, classes: &[String]) -> Result<InMemory> {
-    let mut set = empty(files, classes);
-    for path in files {
-        let bytes = read(path)?;
-        let record = label_bytes + 3 * PLANE;
-        if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
-            let reason = format!("has {} bytes, which is not a multiple of a record's {record}", bytes.len());
-            return Err(Error::format(path, reason));
-        }
-        for (i, record) in bytes.chunks_exact(record).enumerate() {
-            let (labels, planes) = record.split_at(label_bytes);
-            push(&mut set, path, i, labels.last().copied().unwrap_or(0).into(), planes)?;
-        }
+fn add_records(set: &mut InMemory, path: &Path, label_bytes: usize) -> Result<()> {
+    let bytes = read(path)?;
+    let record = label_bytes + 3 * PLANE;
+    if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
+        let reason = format!("has {} bytes, which is not a multiple of a record's {record}", bytes.len());
+        return Err(Error::format(path, reason));
     }
-    Ok(set)
+    for (i, record) in bytes.chunks_exact(record).enumerate() {
+        let (labels, planes) = record.split_at(label_bytes);
+        push(set, path, i, labels.last().copied().unwrap_or(0).into(), planes)?;
+    }
+    Ok(())
 }
 
 fn empty(files: &[PathBuf], classes: &[String]) -> InMemory {
@@ -146,7 +192,7 @@ fn empty(files: &[PathBuf], classes: &[String]) -> InMemory {
 }
 
 /// Adds an image that is stored as a red, a green and a blue plane.
-fn push(set: &mut InMemory, path: &Path, number: usize, label: u64, planes: &[u8]) -> Result<()> {
+fn push(set: &mut InMemory, path: &Path, number: usize, label: i64, planes: &[u8]) -> Result<()> {
     let class = u8::try_from(label).ok().filter(|class| usize::from(*class) < set.classes.len());
     let Some(class) = class else {
         let reason = format!("image {number} has label {label} of {} classes", set.classes.len());

@@ -2,6 +2,7 @@
 
 mod augment;
 mod cifar;
+mod cifar_python;
 mod crops;
 mod decode;
 mod digits;

@@ -1,9 +1,9 @@
 //! Files that are read as a whole or as a stream, unpacked if they are gzip.
 
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 
 use crate::error::{Error, Result};
 use crate::untrusted::{open_regular, read_up_to};
@@ -12,8 +12,8 @@ use crate::untrusted::{open_regular, read_up_to};
 /// part of EMNIST 547 MB.
 pub(super) const MAX_UNPACKED_BYTES: u64 = 1 << 30;
 
-/// What [`MultiGzDecoder`] says of bytes after a member that are none.
-const NO_MEMBER: &str = "invalid gzip header";
+/// The first byte of every member of a gzip file.
+const MEMBER: u8 = 0x1f;
 
 fn is_packed(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"))
@@ -25,7 +25,7 @@ pub(super) fn stream(path: &Path) -> Result<(Box<dyn Read>, u64)> {
     let (file, length) = open_regular(path)?;
     let file = BufReader::with_capacity(1 << 16, file);
     if is_packed(path) {
-        return Ok((Box::new(Members { inner: MultiGzDecoder::new(file), any: false }), MAX_UNPACKED_BYTES));
+        return Ok((Box::new(Members { member: Some(GzDecoder::new(file)) }), MAX_UNPACKED_BYTES));
     }
     Ok((Box::new(file), length))
 }
@@ -33,20 +33,24 @@ pub(super) fn stream(path: &Path) -> Result<(Box<dyn Read>, u64)> {
 /// All members of a gzip file one after another. What follows the last and is none, as padding, is
 /// ignored as gzip does.
 struct Members<R> {
-    inner: MultiGzDecoder<R>,
-    any: bool,
+    /// None after the last.
+    member: Option<GzDecoder<R>>,
 }
 
-impl<R: std::io::BufRead> Read for Members<R> {
+impl<R: BufRead> Read for Members<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self.inner.read(buffer) {
-            Err(error) if self.any && error.to_string() == NO_MEMBER => Ok(0),
-            Ok(count) => {
-                self.any |= count > 0;
-                Ok(count)
+        while let Some(member) = &mut self.member {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
             }
-            other => other,
+            if let Some(mut rest) = self.member.take().map(GzDecoder::into_inner)
+                && rest.fill_buf()?.first() == Some(&MEMBER)
+            {
+                self.member = Some(GzDecoder::new(rest));
+            }
         }
+        Ok(0)
     }
 }
 

@@ -11,7 +11,7 @@ mod header;
 mod import;
 mod included;
 mod onnx;
-mod pickle;
+pub(crate) mod pickle;
 mod shards;
 mod torch;
 mod validate;

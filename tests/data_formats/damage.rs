@@ -158,6 +158,7 @@ fn pipes_are_refused_and_do_not_block() {
         let made = std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo is there");
         assert!(made.success());
     };
+    write(&folder.path().join("idx/train-labels-idx1-ubyte"), &idx(&[4], &[0, 1, 0, 1]));
     for name in ["idx/train-images-idx3-ubyte", "cifar/data_batch_1.bin"] {
         let path = folder.path().join(name);
         pipe(&path);

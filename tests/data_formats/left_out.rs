@@ -125,6 +125,50 @@ fn cifar_10_has_names_without_a_file_of_names() {
     assert_eq!(data.train.classes()[0], "a", "a byte order mark is no part of a name");
 }
 
+/// A file of CIFAR-10 for Python as Python 2 pickled it: a dictionary of labels and an array of images, each of one colour.
+fn python_batch(labels: &[u8], values: &[u8]) -> Vec<u8> {
+    let mut bytes = b"\x80\x02}(U\x06labels](".to_vec();
+    labels.iter().for_each(|label| bytes.extend([b'K', *label]));
+    bytes
+        .extend(b"eU\x04datacnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR(K\x01");
+    bytes.extend([b'K', values.len() as u8]);
+    bytes.extend(b"M\x00\x0c\x86cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNN");
+    bytes.extend(b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T");
+    bytes.extend((3072 * values.len() as u32).to_le_bytes());
+    values.iter().for_each(|value| bytes.extend([*value; 3072]));
+    bytes.extend(b"tbu.");
+    bytes
+}
+
+#[test]
+fn cifar_for_python_is_read_without_running_it() {
+    let folder = temporary();
+    let place = folder.path().join("cifar-10-batches-py");
+    for i in 1..=5 {
+        write(&place.join(format!("data_batch_{i}")), &python_batch(&[3, 5], &[200 + i, i]));
+    }
+    write(&place.join("test_batch"), &python_batch(&[9], &[255]));
+    write(
+        &place.join("batches.meta"),
+        b"\x80\x02}U\x0blabel_names](U\x01aU\x01bU\x01cU\x01dU\x01eU\x01fU\x01gU\x01hU\x01iU\x01jes.",
+    );
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
+    assert_eq!((data.train.len(), data.train.classes()[3].as_str()), (10, "d"));
+    assert_eq!((data.train.label(0), data.train.label(1)), (3, 5));
+    let image = data.train.picture(0).expect("an image");
+    assert_eq!((image.width, image.height, image.channels, image.pixels[0]), (32, 32, 3, 201));
+    assert_eq!(data.test.map(|test| test.label(0)), Some(9));
+    // What announces more images than it has, and what would run a program, are errors.
+    let cut = python_batch(&[3, 5], &[1]);
+    write(&place.join("data_batch_2"), &cut);
+    let error =
+        open(text(folder.path()), &OpenOptions::default()).expect_err("labels without images").to_string();
+    assert!(error.contains("data_batch_2") && error.contains("1 images and 2 labels"), "{error}");
+    write(&place.join("data_batch_2"), b"\x80\x02cos\nsystem\n(U\x05falsetR.");
+    let error = open(text(folder.path()), &OpenOptions::default()).expect_err("no dictionary").to_string();
+    assert!(error.contains("data_batch_2") && error.contains("no dictionary"), "{error}");
+}
+
 #[test]
 fn missing_files_of_cifar_and_mnist_are_said() {
     let folder = temporary();

@@ -206,10 +206,11 @@ fn csv_manifests() {
         "label,split,file\ncat,train,a.png\ndog,train,b.png\ncat,test,\"c, d.png\"\ndog,val,e.png\n",
     );
     let data = open(text(&split), &OpenOptions::default()).expect("can be opened");
-    assert_eq!((data.train.len(), data.held_out.len()), (2, 2));
+    let test = data.test.expect("has a test set");
+    assert_eq!((data.train.len(), data.held_out.len(), test.len()), (2, 1, 1));
     assert_eq!(data.train.classes(), ["cat", "dog"]);
-    assert_eq!((data.held_out.label(0), data.held_out.label(1)), (0, 1));
-    data.held_out.picture(0).expect("a name with a comma");
+    assert_eq!((test.label(0), data.held_out.label(0)), (0, 1));
+    test.picture(0).expect("a name with a comma");
     let bare = write("bare.tsv", "a.png\t0\nb.png\t2\nc, d.png\t0\ne.png\t2\n");
     let data =
         open(text(&bare), &OpenOptions { held_out: 0.5, ..OpenOptions::default() }).expect("can be opened");

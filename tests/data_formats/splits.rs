@@ -169,11 +169,11 @@ fn split_words_name_shards_wherever_they_stand() {
         }
         // Beside files that say that they are for training, others are not.
         let folder = temporary();
-        for (name, number) in [("train_0", 1), ("extra", 2)] {
+        for (name, number) in [("train_0", 1), ("train_1", 2), ("train_2", 3), ("extra", 4)] {
             shard(&folder.path().join(format!("{name}.{ending}")), ending, number);
         }
         let data = opened(folder.path());
-        assert_eq!(data.train.len() + data.held_out.len(), each);
+        assert_eq!(data.train.len() + data.held_out.len(), 3 * each);
         assert!(data.notes.iter().any(|note| note.contains("extra")), "{:?}", data.notes);
     }
 }

@@ -1,6 +1,7 @@
 //! The stack machine that a pickle is a program for, without the instructions' effects on the world.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::{DICTIONARIES, Handle, Object, Pickle, RECONSTRUCTORS};
 
@@ -256,10 +257,16 @@ impl<'a> Machine<'a> {
         self.push(number)
     }
 
+    /// Where the last `length` bytes are that were taken.
+    fn behind(&self, length: usize) -> Range<usize> {
+        self.at.saturating_sub(length)..self.at
+    }
+
     /// A text of Python 2, which is bytes to Python 3 where it is no UTF-8.
     fn string(&mut self, bytes: &[u8]) -> Result<(), String> {
         let text = std::str::from_utf8(bytes).map(String::from);
-        self.push(text.map_or(Object::Bytes, Object::Text))
+        let place = self.behind(bytes.len());
+        self.push(text.map_or(Object::Bytes(place), Object::Text))
     }
 
     /// Runs one instruction; says whether it was the last.
@@ -374,7 +381,11 @@ impl<'a> Machine<'a> {
                 let line = self.line()?;
                 let quoted = line.trim();
                 let inside = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
-                self.push(if inside.contains('\\') { Object::Bytes } else { Object::Text(inside.into()) })
+                self.push(if inside.contains('\\') {
+                    Object::Bytes(0..0)
+                } else {
+                    Object::Text(inside.into())
+                })
             }
             // UNICODE
             _ => {
@@ -385,15 +396,16 @@ impl<'a> Machine<'a> {
     }
 
     fn binary(&mut self, code: u8) -> Result<(), String> {
-        match code {
+        let length = match code {
             // BINBYTES, SHORT_BINBYTES, BINBYTES8, BYTEARRAY8
-            b'B' => drop(self.sized(4)?),
-            b'C' => drop(self.sized(1)?),
-            0x8e | 0x96 => drop(self.sized(8)?),
+            b'B' => self.sized(4)?.len(),
+            b'C' => self.sized(1)?.len(),
+            0x8e | 0x96 => self.sized(8)?.len(),
             // NEXT_BUFFER: bytes that are not in the file
-            _ => {}
-        }
-        self.push(Object::Bytes)
+            _ => 0,
+        };
+        let place = self.behind(length);
+        self.push(Object::Bytes(place))
     }
 
     fn container(&mut self, code: u8) -> Result<(), String> {

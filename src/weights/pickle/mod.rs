@@ -7,20 +7,23 @@
 
 mod machine;
 
+use std::ops::Range;
+
 use machine::Machine;
 
 /// The place of an object in [`Pickle::objects`].
-pub(super) type Handle = u32;
+pub(crate) type Handle = u32;
 
 /// What a pickle can hold here.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Object {
+pub(crate) enum Object {
     None,
     Bool(bool),
     Int(i64),
     Float(f64),
     Text(String),
-    Bytes,
+    /// Bytes, by their place in the file; an empty one where they are not kept as they are.
+    Bytes(Range<usize>),
     List(Vec<Handle>),
     Tuple(Vec<Handle>),
     Dict(Vec<(Handle, Handle)>),
@@ -58,7 +61,7 @@ const MAX_GLOBAL: usize = 256;
 
 /// Objects, and which of them the pickle stands for.
 #[derive(Debug)]
-pub(super) struct Pickle {
+pub(crate) struct Pickle {
     pub objects: Vec<Object>,
     pub root: Handle,
     /// Bytes that the pickle takes.
@@ -143,7 +146,7 @@ impl Pickle {
             },
             Object::Persistent(_) => Some("a storage".into()),
             Object::Set => Some("set".into()),
-            Object::Bytes => Some("bytes".into()),
+            Object::Bytes(_) => Some("bytes".into()),
             _ => None,
         };
         let name = name.unwrap_or_else(unknown);
@@ -175,7 +178,7 @@ mod tests {
     /// The classic attack: a pickle that runs a command when Python loads it.
     #[test]
     fn calls_are_not_made_but_known_by_name() {
-        let pickle = Pickle::read(b"cos\nsystem\n(X\x04\x00\x00\x00true\x85R.").expect("is a pickle");
+        let pickle = Pickle::read(b"cos\nsystem\nX\x04\x00\x00\x00true\x85R.").expect("is a pickle");
         assert!(matches!(pickle.get(pickle.root), Object::Call { .. }));
         assert_eq!(pickle.kind(pickle.root), "os.system");
     }

@@ -97,7 +97,7 @@ impl Walk<'_> {
                     match pickle.get(*item) {
                         _ if self.is_plain(*item) => {}
                         // Its name says enough, however many of them it holds.
-                        Object::Global { .. } | Object::Set | Object::Bytes | Object::Persistent(_) => {
+                        Object::Global { .. } | Object::Set | Object::Bytes(_) | Object::Persistent(_) => {
                             self.skip(prefix, &format!("with {}", pickle.kind(*item)));
                         }
                         _ => {
@@ -122,7 +122,7 @@ impl Walk<'_> {
                 Some(Err(kind)) => self.skip(&name, &kind),
                 None => self.attributes(name, handle, *state, depth)?,
             },
-            Object::Global { .. } | Object::Set | Object::Bytes | Object::Persistent(_) => {
+            Object::Global { .. } | Object::Set | Object::Bytes(_) | Object::Persistent(_) => {
                 self.skip(&name, &self.pickle.kind(handle));
             }
             _ => {}

@@ -1,0 +1,112 @@
+//! CIFAR's files for Python: pickles of a dictionary of labels and a NumPy array of bytes. Nothing
+//! in them is executed.
+
+use std::path::Path;
+
+use super::read::read;
+use crate::error::{Error, Result};
+use crate::weights::pickle::{Handle, Object, Pickle};
+
+/// Bytes of an image: a red, a green and a blue plane.
+const IMAGE: usize = 3 * 32 * 32;
+
+/// A file of images.
+pub(super) struct Batch {
+    /// Images one after another, each as three planes.
+    pub planes: Vec<u8>,
+    pub labels: Vec<i64>,
+}
+
+/// Whether a file begins as a pickle of Python 2's protocol 2 or a later one.
+pub(super) fn is_pickle(path: &Path) -> bool {
+    use std::io::Read as _;
+    let mut first = [0; 2];
+    let read = crate::untrusted::open_regular(path).map(|(mut file, _)| file.read_exact(&mut first));
+    matches!(read, Ok(Ok(()))) && first[0] == 0x80 && (2..=5).contains(&first[1])
+}
+
+/// Reads the images of a file, with the labels under `key`.
+pub(super) fn batch(path: &Path, key: &str) -> Result<Batch> {
+    let bytes = read(path)?;
+    let pickle = Dictionary::read(path, &bytes)?;
+    let reason = |reason: String| Error::format(path, reason);
+    let planes = pickle.entry("data").and_then(|data| pickle.array(data)).map_err(reason)?.to_vec();
+    let labels = pickle.entry(key).map_err(reason)?;
+    let labels = pickle.pickle.items(labels).map(|items| items.iter().map(|item| pickle.pickle.int(*item)));
+    let labels: Option<Vec<i64>> = labels.and_then(Iterator::collect);
+    let labels = labels.ok_or_else(|| reason(format!("its `{key}` are not a list of whole numbers")))?;
+    if planes.len() != labels.len() * IMAGE || labels.is_empty() {
+        let (images, labels) = (planes.len() / IMAGE, labels.len());
+        return Err(reason(format!("has {images} images and {labels} labels")));
+    }
+    Ok(Batch { planes, labels })
+}
+
+/// Reads the names of classes under `key`.
+pub(super) fn names(path: &Path, key: &str) -> Result<Vec<String>> {
+    let bytes = read(path)?;
+    let pickle = Dictionary::read(path, &bytes)?;
+    let list = pickle.entry(key).map_err(|reason| Error::format(path, reason))?;
+    let texts = pickle.pickle.items(list).map(|items| items.iter().map(|item| pickle.text(*item)));
+    let texts: Option<Vec<String>> = texts.and_then(Iterator::collect);
+    texts.ok_or_else(|| Error::format(path, format!("its `{key}` are not a list of texts")))
+}
+
+/// A pickle that is a dictionary.
+struct Dictionary<'a> {
+    bytes: &'a [u8],
+    pickle: Pickle,
+}
+
+impl<'a> Dictionary<'a> {
+    fn read(path: &Path, bytes: &'a [u8]) -> Result<Self> {
+        let pickle = Pickle::read(bytes).map_err(|reason| Error::format(path, reason))?;
+        Ok(Self { bytes, pickle })
+    }
+
+    fn raw(&self, handle: Handle) -> Option<&[u8]> {
+        match self.pickle.get(handle) {
+            Object::Text(text) => Some(text.as_bytes()),
+            Object::Bytes(place) => self.bytes.get(place.clone()),
+            _ => None,
+        }
+    }
+
+    fn text(&self, handle: Handle) -> Option<String> {
+        String::from_utf8(self.raw(handle)?.to_vec()).ok()
+    }
+
+    fn entry(&self, key: &str) -> Result<Handle, String> {
+        let Object::Dict(entries) = self.pickle.get(self.pickle.root) else {
+            return Err("is a pickle of something else than CIFAR's images: no dictionary".into());
+        };
+        let entry = entries.iter().find(|(name, _)| self.raw(*name) == Some(key.as_bytes()));
+        entry
+            .map(|(_, value)| *value)
+            .ok_or_else(|| format!("has no `{key}`, as CIFAR's files for Python have"))
+    }
+
+    /// The bytes of an array of them whose rows are images.
+    fn array(&self, handle: Handle) -> Result<&[u8], String> {
+        let bytes = || {
+            let Object::Call { function, state: Some(state), .. } = self.pickle.get(handle) else {
+                return None;
+            };
+            let function = self.pickle.global(*function)?;
+            let known = ["numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"];
+            // Version, extents, element type, whether columns are contiguous, content.
+            let &[_, extents, element, by_columns, content] = self.pickle.items(*state)? else { return None };
+            let Object::Call { arguments, .. } = self.pickle.get(element) else { return None };
+            let element = self.text(*self.pickle.items(*arguments)?.first()?)?;
+            let extents = self.pickle.extents(extents)?;
+            let right = known.contains(&function.as_str())
+                && matches!(element.as_str(), "u1" | "uint8" | "|u1")
+                && extents.get(1) == Some(&IMAGE)
+                && extents.len() == 2
+                && *self.pickle.get(by_columns) == Object::Bool(false);
+            let content = self.raw(content)?;
+            (right && content.len() == extents[0].checked_mul(IMAGE)?).then_some(content)
+        };
+        bytes().ok_or_else(|| format!("its `data` are not an array of bytes with {IMAGE} in a row"))
+    }
+}
