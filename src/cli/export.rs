@@ -69,8 +69,18 @@ struct ExportResult {
 }
 
 impl Export {
+    /// The model card's file.
+    fn card(&self) -> PathBuf {
+        let file = self.out.file_name().unwrap_or_default().to_string_lossy();
+        self.out.with_file_name(format!("{file}.md"))
+    }
+
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         check_file(&self.out)?;
+        let is_onnx = self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
+        if is_onnx {
+            check_file(&self.card())?;
+        }
         let checkpoint = record::load(&self.checkpoint)?;
         let ending = self.out.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
         let network = &checkpoint.metadata.network;
@@ -91,10 +101,7 @@ impl Export {
                 let options = OnnxOptions { aux: self.aux, fold_batch_norm: self.fold };
                 outputs = checkpoint.onnx_outputs(options);
                 let file = self.out.file_name().unwrap_or_default().to_string_lossy();
-                card = Some((
-                    self.out.with_file_name(format!("{file}.md")),
-                    checkpoint.onnx_card(options, &file),
-                ));
+                card = Some((self.card(), checkpoint.onnx_card(options, &file)));
                 checkpoint.to_onnx(options)?
             }
             "safetensors" if self.aux || self.fold => {

@@ -47,7 +47,7 @@ enum Set {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes that a file of these sets may have, packed or unpacked: the largest has 162 MiB.
-const MAX_FILE_BYTES: u64 = 512 << 20;
+const MAX_UNPACKED_BYTES: u64 = 512 << 20;
 
 /// A file with its MD5 sum in hexadecimal digits.
 type Listed = (&'static str, &'static str);
@@ -205,8 +205,8 @@ impl Download<'_> {
             if read == 0 {
                 break;
             }
-            if done > MAX_FILE_BYTES {
-                return Err(self.failed(format!("it has more than {MAX_FILE_BYTES} bytes")));
+            if done > MAX_UNPACKED_BYTES {
+                return Err(self.failed(format!("it has more than {MAX_UNPACKED_BYTES} bytes")));
             }
             file.write_all(&buffer[..read]).map_err(io)?;
             done += read as u64;
@@ -265,7 +265,7 @@ fn unpack(archive: &Path, folder: &Path) -> incept::Result<Vec<PathBuf>> {
             continue;
         };
         let path = folder.join(name);
-        let content = read_up_to(&mut entry, MAX_FILE_BYTES).map_err(damaged)?;
+        let content = read_up_to(&mut entry, MAX_UNPACKED_BYTES).map_err(damaged)?;
         let content =
             content.map_err(|reason| Error::format(archive, format!("{}: {reason}", inner.display())))?;
         write_atomically(&path, &content)?;

@@ -81,6 +81,14 @@ fn beside_classes(
     };
     let (validation, test) = (of(&parts.validation)?, of(&parts.test)?);
     let mut found = class_files(root, notes)?;
+    for (name, _) in &found {
+        if Part::of(name).is_some() && !validation.iter().chain(&test).any(|part| file_name(part) == *name) {
+            let root = root.display();
+            notes.push(format!(
+                "{name} in {root} is read as a class: it holds images and no folders of classes; move it elsewhere if it is a part"
+            ));
+        }
+    }
     found.retain(|(name, _)| !validation.iter().chain(&test).any(|part| file_name(part) == *name));
     let train = Folder::from_classes(found).checked(root)?;
     let validation = held_out(&validation, Part::Validation, Some(train.classes()), notes)?;

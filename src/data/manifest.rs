@@ -59,9 +59,9 @@ pub(super) fn open(files: &Parted<Vec<PathBuf>>, notes: &mut Vec<String>) -> Res
     Ok(Parted { train: set(train), validation: set(validation), test: set(test) })
 }
 
-/// Whether a file begins as a list of images with their classes.
-pub(super) fn is_list(path: &Path) -> bool {
-    let columns = || Some(Columns::of(&records(path).ok()?.next()?.ok()?)?.label.is_some());
+/// Whether a file begins as a list of images, with their classes if these are wanted.
+pub(super) fn is_list(path: &Path, labelled: bool) -> bool {
+    let columns = || Some(Columns::of(&records(path).ok()?.next()?.ok()?)?.label.is_some() || !labelled);
     columns().unwrap_or(false)
 }
 

@@ -160,8 +160,10 @@ pub(super) fn lists(path: &Path) -> Result<Option<Found>> {
     let mut found = Found::of(path, "pictures listed");
     let mut files = files(path, &LISTS, &mut found.notes)?;
     if path.is_dir() {
-        for files in [&mut files.train, &mut files.validation] {
-            files.retain(|file| manifest::is_list(file));
+        for (files, labelled) in
+            [(&mut files.train, true), (&mut files.validation, true), (&mut files.test, false)]
+        {
+            files.retain(|file| manifest::is_list(file, labelled));
         }
         if files.train.is_empty() && files.validation.is_empty() {
             return Ok(None);

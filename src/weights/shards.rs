@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use serde::Deserialize;
 
-use super::{Content, FileTensor, Foreign, Format};
+use super::{Content, FileTensor, Foreign};
 use crate::error::{Error, Result};
 use crate::untrusted::{MAX_FILE_BYTES, printable, read_file};
 
@@ -41,10 +41,14 @@ impl Index {
             if !shard.exists() {
                 return Err(fail(format!("its part `{name}` is missing: all parts belong beside the index")));
             }
-            let read = Foreign::from_bytes(&shard, &read_file(&shard, MAX_FILE_BYTES)?)?;
-            let (Content::Tensors(found), true) = (read.content, read.format != Format::Shards) else {
-                return Err(fail(format!("its part `{name}` is neither safetensors nor a file of torch")));
-            };
+            let other = || fail(format!("its part `{name}` is neither safetensors nor a file of torch"));
+            let bytes = read_file(&shard, MAX_FILE_BYTES)?;
+            // An index among the parts could name itself, and reading it would never end.
+            if Self::parse(&bytes).is_some() {
+                return Err(other());
+            }
+            let read = Foreign::from_bytes(&shard, &bytes)?;
+            let Content::Tensors(found) = read.content else { return Err(other()) };
             skipped.extend(read.skipped);
             for (tensor, content) in found {
                 if self.weight_map.get(&tensor) == Some(file) {
@@ -92,6 +96,19 @@ mod tests {
         assert!(part.contains("part 2 of 3") && part.contains("`model.safetensors.index.json`"), "{part}");
         for whole in ["model.safetensors", "model-00001-of-00001.safetensors", "x-of-y.pth", "one-of-2.bin"] {
             assert_eq!(part_of(Path::new(whole)), None, "{whole}");
+        }
+    }
+
+    #[test]
+    fn an_index_that_names_itself_or_another_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (file, part) in [("self.json", "self.json"), ("a.json", "b.json"), ("b.json", "a.json")] {
+            let index = format!(r#"{{"weight_map": {{"x": "{part}"}}}}"#);
+            std::fs::write(folder.path().join(file), index).expect("can be written");
+        }
+        for file in ["self.json", "a.json"] {
+            let error = Foreign::read(&folder.path().join(file)).expect_err("no weights").to_string();
+            assert!(error.contains(file) && error.contains("neither safetensors"), "{error}");
         }
     }
 

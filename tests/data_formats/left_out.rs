@@ -108,6 +108,49 @@ fn links_are_followed_and_circles_of_links_end() {
 }
 
 #[test]
+fn images_of_a_tar_that_are_not_read_are_counted() {
+    let folder = temporary();
+    let tar = folder.path().join("set.tar");
+    let mut files = Vec::new();
+    for i in 0..4u8 {
+        files.push((format!("{i}.png"), png(i)));
+        files.push((format!("{i}.cls"), vec![b'0' + i % 2]));
+    }
+    files.extend([("5.heic".to_string(), vec![1; 40]), ("5.cls".to_string(), b"1".to_vec())]);
+    files.push(("noending".to_string(), png(9)));
+    write_tar(&tar, &files);
+    let data = open(text(&tar), &OpenOptions::default()).expect("can be opened");
+    assert_eq!(data.train.len() + data.held_out.len(), 4);
+    let said = data.notes.join("\n");
+    assert!(said.contains("skipped 2 images") && said.contains("1 heic, 1 without an ending"), "{said}");
+}
+
+#[test]
+fn a_part_without_folders_of_classes_beside_classes_is_said_to_be_a_class() {
+    let folder = temporary();
+    for class in ["cat", "dog", "test"] {
+        for i in 0..5 {
+            write(&folder.path().join(class).join(format!("{i}.png")), &png(i));
+        }
+    }
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
+    assert!(data.notes.iter().any(|note| note.starts_with("test in ")), "{:?}", data.notes);
+}
+
+#[test]
+fn other_tables_beside_lists_are_no_lists() {
+    let folder = temporary();
+    for i in 0..10 {
+        write(&folder.path().join(format!("{i}.png")), &png(i));
+    }
+    let rows: String = (0..10).map(|i| format!("{i}.png,{}\n", ["x", "y"][i % 2])).collect();
+    write(&folder.path().join("train.csv"), format!("file,label\n{rows}").as_bytes());
+    write(&folder.path().join("eval_results.csv"), b"epoch,accuracy\n1,0.5\n");
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
+    assert_eq!((data.train.len() + data.held_out.len(), data.test.is_none()), (10, true));
+}
+
+#[test]
 fn cifar_10_has_names_without_a_file_of_names() {
     let folder = temporary();
     for i in 1..=5 {

@@ -83,7 +83,13 @@ fn ordinary_objects_beside_the_weights_are_skipped_and_named() {
             for (object, class) in NAMED {
                 let found = file.skipped.iter().find(|line| line.starts_with(&format!("{object} (")));
                 let found = found.unwrap_or_else(|| panic!("{name}: {object} in {:?}", file.skipped));
-                assert!(found.contains(class), "{name}: {found}, not {class}");
+                // NumPy hands its content on in another way from protocol 5 on.
+                let class = if protocol == 5 {
+                    class.replace("multiarray._reconstruct", "numeric._frombuffer")
+                } else {
+                    class.into()
+                };
+                assert!(found.contains(&class), "{name}: {found}, not {class}");
             }
             // What dictionaries hold is read, and numbers and texts are not worth a word.
             for silent in ["epoch (", "config (", "ordered (", "counter (", "big (", "text (", "numbers ("] {

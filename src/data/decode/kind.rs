@@ -66,7 +66,7 @@ pub fn is_picture(path: &Path) -> bool {
 }
 
 /// What a name says about a file; `None` where it says nothing: no ending, or a number, as in `n01440764_10026` and `photo.jpg.1`.
-fn kind_of_name(path: &Path) -> Option<ImageKind> {
+pub(in crate::data) fn kind_of_name(path: &Path) -> Option<ImageKind> {
     if is_picture(path) {
         return Some(ImageKind::Readable);
     }
@@ -88,7 +88,7 @@ pub fn image_kind(path: &Path) -> ImageKind {
 }
 
 /// Bytes that [`sniff`] wants to see.
-const HEAD: u64 = 32;
+pub(in crate::data) const HEAD: u64 = 32;
 
 /// What a file is by its first bytes, 32 of them if there are as many. TGA has no signature, so it is recognized by its ending alone.
 pub fn sniff(head: &[u8]) -> ImageKind {

@@ -7,7 +7,8 @@ use super::*;
 fn fixtures(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder);
     let list = std::fs::read_dir(folder).expect("fixtures");
-    let mut files: Vec<PathBuf> = list.map(|entry| entry.expect("a file").path()).collect();
+    let files = list.map(|entry| entry.expect("a file").path());
+    let mut files: Vec<PathBuf> = files.filter(|path| path.is_file()).collect();
     files.sort();
     files
 }

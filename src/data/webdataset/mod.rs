@@ -4,14 +4,17 @@
 mod archive;
 mod group;
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use archive::{Archive, Place};
 use group::{Groups, Name, Sample};
 
+use super::decode::{HEAD, kind_of_name};
 use super::labels::{Label, Numbers, known_classes, relabel};
 use super::read::names_in;
-use super::{Dataset, Picture, is_picture};
+use super::{Dataset, ImageKind, Picture, sniff};
 use crate::error::{Error, Result};
 use crate::untrusted::{open_regular, printable, read_text};
 
@@ -143,29 +146,40 @@ fn beside(files: &[PathBuf]) -> Result<Option<Vec<String>>> {
 fn shard(path: &Path, names: &mut Option<Vec<String>>, notes: &mut Vec<String>) -> Result<Vec<Sample>> {
     let Archive { files, broken_links } = Archive::list(path)?;
     let (mut file, _) = open_regular(path)?;
-    let mut text = |name: &str, place: Place| {
-        let content = archive::read_from(&mut file, path, place)?;
+    let text = |file: &mut File, name: &str, place: Place| {
+        let content = archive::read_from(file, path, place)?;
         let reason = || format!("`{}` is not UTF-8 text", printable(name));
         let text = String::from_utf8(content).map_err(|_| Error::format(path, reason()))?;
         Ok::<String, Error>(text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text))
     };
-    let mut groups = Groups::default();
+    let (mut groups, mut unread) = (Groups::default(), BTreeMap::<String, usize>::new());
     for (full, place) in &files {
         let base = full.rsplit('/').next().unwrap_or(full);
         if base == "classes.txt" && place.bytes <= LONGEST_CLASSES {
-            *names = Some(names_in(&text(full, *place)?));
+            *names = Some(names_in(&text(&mut file, full, *place)?));
             continue;
         }
         // Files of macOS that only look like images.
         if base.starts_with("._") {
             continue;
         }
-        let Some(name) = Name::of(full) else { continue };
-        if is_picture(Path::new(full)) {
+        let kind = kind_of_name(Path::new(full));
+        if let Some(ImageKind::Unreadable(format)) = &kind {
+            *unread.entry(format.clone()).or_default() += 1;
+        }
+        let Some(name) = Name::of(full) else {
+            // Without an ending there is no key; what is an image is counted.
+            let head = Place { bytes: place.bytes.min(HEAD), ..*place };
+            if sniff(&archive::read_from(&mut file, path, head)?) != ImageKind::Other {
+                *unread.entry("without an ending".into()).or_default() += 1;
+            }
+            continue;
+        };
+        if kind == Some(ImageKind::Readable) {
             groups.image(&name, full, *place);
         } else if let Some(rank) = LABELS.iter().position(|l| *l == name.ending)
             && place.bytes <= LONGEST_LABEL
-            && let Some(label) = label(&name.ending, &text(full, *place)?)
+            && let Some(label) = label(&name.ending, &text(&mut file, full, *place)?)
         {
             groups.label(&name, rank, label);
         } else {
@@ -174,6 +188,11 @@ fn shard(path: &Path, names: &mut Option<Vec<String>>, notes: &mut Vec<String>) 
     }
     let (samples, beside) = groups.samples().map_err(|reason| Error::format(path, printable(&reason)))?;
     let path = path.display();
+    if !unread.is_empty() {
+        let each: Vec<String> = unread.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let (total, each) = (unread.values().sum::<usize>(), each.join(", "));
+        notes.push(format!("skipped {total} images in {path} that are not read ({each}): store JPEG or PNG"));
+    }
     if beside > 0 {
         notes.push(format!("skipped {beside} images in {path} that belong to others, as 1.seg.png to 1.jpg"));
     }

@@ -24,6 +24,8 @@ const EVALUATION: f64 = 1e-4;
 const SMALL_LOGIT: f64 = 0.1;
 /// A tensor's gradient is near zero below this share of its neighbours' elements.
 const SMALL_GRADIENT: f64 = 1e-2;
+/// The most that an element's floor is for that nearness: activations in front of the heads are of the order of ten.
+const LARGEST_FLOOR: f64 = 0.1;
 /// Probabilities are near their labels below this distance: f32 keeps it to 1e-7, a part in 1e5 of it.
 const SMALL_DISTANCE: f64 = 1e-2;
 /// A parameter is small below this share of its gradient: then it is what the updates have made of it, with the gradient's error.
@@ -150,7 +152,9 @@ impl<'a> Floors<'a> {
         let count = (want.data.len() as f64).sqrt();
         let size = SMALL_GRADIENT * self.sizes.get(&part).copied().unwrap_or(0.0) * count;
         let near = (SMALL_DISTANCE / distance.max(1e-30)).max(1.0);
-        let floor = norm(&want.data).max(size) * near;
+        let base = norm(&want.data).max(size);
+        // The golden value itself may be wrong: it makes no more room than activations can.
+        let floor = base.max((base * near).min(LARGEST_FLOOR * count));
         // Nearer than f32 can tell from the label, the golden gradient itself may have vanished.
         if distance < f64::from(f32::EPSILON) { floor.max(SMALL_GRADIENT * count) } else { floor }
     }
