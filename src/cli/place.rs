@@ -140,7 +140,13 @@ fn beside(out: &Path) -> PathBuf {
 /// The error of a run that failed, with what is left of it and how to go on.
 pub(crate) fn ended(error: Error, folder: &RunFolder, data: &str) -> Error {
     let newest = folder.newest();
-    let diverged = matches!(error, Error::Diverged { .. } | Error::Spoiled { .. } | Error::Overflows { .. });
+    let diverged = matches!(
+        error,
+        Error::Diverged { .. }
+            | Error::DivergedInF16 { .. }
+            | Error::Spoiled { .. }
+            | Error::Overflows { .. }
+    );
     let advice = match Checkpoint::progress_of(&newest) {
         Ok(progress) => {
             let how = if diverged {

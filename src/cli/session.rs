@@ -258,7 +258,10 @@ impl<'a> Session<'a> {
         let pace = |at: Moment| setup.run.pace(at);
         let trained = train_epoch_from(self.trainer, &self.loader, begun, pace, observe);
         let summary = self.gpu.block_on(trained)?;
-        if let Some(error @ (Error::Diverged { .. } | Error::Overflows { .. })) = failed {
+        if let Some(
+            error @ (Error::Diverged { .. } | Error::DivergedInF16 { .. } | Error::Overflows { .. }),
+        ) = failed
+        {
             return Err(error);
         }
         let Watch { rate, steps, .. } = watch;

@@ -64,7 +64,7 @@ const EXAMPLES: &str = "Examples:
 Data sets: `digits`, a folder of pictures, MNIST's or CIFAR's files; `incept eval --help` lists the formats.";
 
 /// What a run that is resumed has decided already.
-const FIXED_BY_RUN: [&str; 40] = [
+const FIXED_BY_RUN: [&str; 41] = [
     "variant",
     "width",
     "input",
@@ -92,6 +92,7 @@ const FIXED_BY_RUN: [&str; 40] = [
     "flip",
     "photometric",
     "random_interpolation",
+    "fit",
     "mean",
     "std",
     "mixup",
