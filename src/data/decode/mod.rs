@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
+#[cfg(feature = "formats")]
 pub(super) use kind::{HEAD, kind_of_name};
 pub use kind::{ImageKind, image_kind, is_picture, sniff};
 
