@@ -274,11 +274,11 @@ impl Graph {
 }
 
 /// Bytes that a tensor may have: more than any device holds, and so few that sums over a graph stay far below 2^64.
-pub(crate) const MAX_TENSOR_BYTES: usize = 1 << 44;
+pub(crate) const MAX_TENSOR_BYTES: u64 = 1 << 44;
 
 /// Refuses a tensor whose size would overflow what is computed from it.
 fn countable(spec: &Spec) -> Result<(), String> {
-    if spec.bytes() <= MAX_TENSOR_BYTES {
+    if spec.bytes() as u64 <= MAX_TENSOR_BYTES {
         return Ok(());
     }
     Err(format!(
