@@ -107,7 +107,15 @@ pub fn check_folder(path: &Path) -> Result<()> {
 /// Whether a path is a device, a pipe or a socket: what is written there cannot be read again as a file.
 #[must_use]
 pub fn is_special(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+    // A shell may have sent these to a regular file, which is written to and not replaced.
+    is_standard(path) || std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// Whether a path is a name of standard output or standard error.
+fn is_standard(path: &Path) -> bool {
+    let names =
+        ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"];
+    path.to_str().is_some_and(|path| names.contains(&path))
 }
 
 /// Removes temporary files that killed processes left in a folder: all, or those of one file. A file that a process still writes is locked
@@ -219,6 +227,9 @@ fn target(path: &Path) -> Result<Target> {
     }
     if path.as_os_str().is_empty() {
         return Err(Error::Config("the name of an output file is empty".into()));
+    }
+    if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        return refuse("a folder");
     }
     match std::fs::metadata(path) {
         Ok(found) if found.is_file() => Ok(Target::Replace(path.canonicalize().map_err(fail)?, Some(found))),

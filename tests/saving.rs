@@ -11,6 +11,7 @@ use incept::runs::{EpochRecord, Record, RunFolder};
 use incept::weights::{Checkpoint, HostTensor, read_tensors};
 use serde_json::Value;
 
+use program::skipped::skipped;
 use program::text;
 
 fn temporary() -> tempfile::TempDir {
@@ -496,7 +497,7 @@ mod kills {
         let found = Command::new("strace").args(["-qq", "-e", "trace=none", "true"]).output();
         let found = found.is_ok_and(|output| output.status.success());
         if !found {
-            eprintln!("skipped: no strace, or it may not trace here");
+            skipped("strace", "there is none, or it may not trace here");
         }
         found
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use incept::data::{
-    Dataset, Fit, Loader, LoaderOptions, OpenOptions, OpenedData, Preprocessing, list_images, not_square,
-    open, set_max_pixels,
+    Dataset, Fit, Loader, LoaderOptions, MAX_COMPARED_IMAGES, OpenOptions, OpenedData, Preprocessing,
+    list_images, not_square, open, set_max_pixels,
 };
 use incept::untrusted::printable;
 use incept::{Error, Result};
@@ -102,8 +102,8 @@ pub(crate) fn describe(what: &str, options: &OpenOptions) -> Result<OpenedData> 
         data.held_out.len()
     ));
     say(&data.notes);
-    if let Some(count) = data.duplicates().filter(|count| *count > 0) {
-        note(&format!("note: {}", duplicate_note(count)));
+    if let Some(text) = duplicate_note(&data, data.duplicates()) {
+        note(&format!("note: {text}"));
     }
     Ok(data)
 }
@@ -113,10 +113,18 @@ pub(crate) fn say(notes: &[String]) {
     notes.iter().for_each(|text| note(&format!("note: {}", printable(text))));
 }
 
-/// What to say of images that are in both parts.
-pub(crate) fn duplicate_note(count: usize) -> String {
+/// What to say of images that are in both sets, or of a data set too large to look for them.
+pub(crate) fn duplicate_note(data: &OpenedData, found: Option<usize>) -> Option<String> {
+    if data.train.len() + data.held_out.len() > MAX_COMPARED_IMAGES {
+        return Some(format!(
+            "images that are in both the training and the validation set were not looked for: there are more than {MAX_COMPARED_IMAGES}"
+        ));
+    }
+    let count = found.filter(|count| *count > 0)?;
     let are = if count == 1 { "image of the validation set is" } else { "images of the validation set are" };
-    format!("{count} {are} in the training set too, byte by byte: accuracy on them says nothing of others")
+    Some(format!(
+        "{count} {are} in the training set too, byte by byte: accuracy on them says nothing of others"
+    ))
 }
 
 /// The input size that suits a data set: that of its first readable picture, but one of 32, 64 and 224.

@@ -256,7 +256,7 @@ impl Info {
         }
         let mut notes = data.notes.clone();
         let duplicates = data.duplicates();
-        notes.extend(duplicates.filter(|count| *count > 0).map(duplicate_note));
+        notes.extend(duplicate_note(&data, duplicates));
         let test =
             data.test.as_ref().filter(|test| !Arc::ptr_eq(test, &data.held_out)).map(|test| test.len());
         if let Some(count) = test {

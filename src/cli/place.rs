@@ -8,7 +8,7 @@ use incept::weights::{Checkpoint, Progress};
 use incept::{Error, Result};
 
 use super::config::RunArgs;
-use super::record::{readable, unjudged, waited};
+use super::record::{best_in, readable, unjudged, waited};
 use super::report::{note, shown};
 
 /// Where a run writes, for this process alone.
@@ -49,7 +49,9 @@ impl Place {
             if !is_special(out) {
                 let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty());
                 parent.map_or(Ok(()), std::fs::create_dir_all).map_err(|e| Error::io(out, e))?;
-                locks.push(Lock::acquire(&beside(out))?);
+                // Two names of one file are one lock.
+                let file = out.canonicalize().unwrap_or_else(|_| out.to_path_buf());
+                locks.push(Lock::acquire(&beside(&file))?);
             }
         }
         match from {
@@ -59,6 +61,17 @@ impl Place {
             }
             _ => Ok(Self { folder, out, locks }),
         }
+    }
+
+    /// The folder of the run that goes on.
+    pub(crate) fn folder(&self) -> Option<&RunFolder> {
+        self.folder.as_ref()
+    }
+
+    /// The best validation accuracy of the run that goes on, and its epoch.
+    pub(crate) fn best(&self) -> Result<Option<(f64, u64)>> {
+        let log = self.folder.as_ref().map(readable).transpose()?.unwrap_or_default();
+        Ok(best_in(&log).map(|(accuracy, epoch, _)| (accuracy, epoch)))
     }
 
     /// The run's folder, which is made if the run is a new one, and the newest checkpoint's file.

@@ -61,7 +61,7 @@ pub(crate) fn readable(folder: &RunFolder) -> Result<Vec<Record>> {
 }
 
 /// The best epoch of a log: its validation accuracy, its number, and the steps done after it.
-fn best_in(log: &[Record]) -> Option<(f64, u64, u64)> {
+pub(crate) fn best_in(log: &[Record]) -> Option<(f64, u64, u64)> {
     log.iter().rev().find_map(|record| match record {
         Record::Epoch(EpochRecord { epoch, step, held_out: Some(held_out), best: true, .. }) => {
             Some((held_out.accuracy, *epoch, *step))
@@ -124,8 +124,17 @@ impl Recorder {
         for file in folder.set_aside(progress.epoch, before != best)? {
             note(&format!("note: of epochs that this run goes back behind: {}", shown(&file)));
         }
+        let steps_of = |file: &Path| Checkpoint::progress_of(file).ok().map(|progress| progress.step);
+        let mut there = steps_of(&folder.best());
+        // A run that rewinds keeps the weights of its best epoch where that epoch's checkpoint was kept.
+        if let Some((_, epoch, step)) = best.filter(|(_, _, step)| there != Some(*step)) {
+            let kept = folder.kept(epoch + 1);
+            if steps_of(&kept) == Some(step) {
+                Checkpoint::load(&kept)?.save(&folder.best())?;
+                there = Some(step);
+            }
+        }
         // Where the weights of what was best are gone, the next epoch is the best one.
-        let there = Checkpoint::progress_of(&folder.best()).ok().map(|progress| progress.step);
         let best =
             best.filter(|(_, _, step)| there == Some(*step)).map(|(accuracy, epoch, _)| (accuracy, epoch));
         let events = match tensorboard {

@@ -202,7 +202,12 @@ impl<'a> Session<'a> {
         // The checkpoint comes before anything is said of it.
         let due = last || record.best || done.is_multiple_of(self.policy.save_every.max(1));
         let out = self.policy.out.filter(|_| due);
-        self.save(&mut record, steps, out)?;
+        if let Err(error) = self.save(&mut record, steps, out) {
+            // The first error is the one that counts; the second is not lost for it.
+            let Some(failed) = failed else { return Err(error) };
+            self.reporter.tell(&format!("the checkpoint could not be saved either: {error}"))?;
+            return Err(failed);
+        }
         if !record.summary.interrupted {
             self.tell(&record)?;
         }

@@ -427,7 +427,11 @@ impl Train {
         place.close(progress, reason)?;
         note(&text);
         let (epochs, last) = (progress.epoch, start.from.as_deref());
-        let (best_accuracy, best_epoch, best) = (None, None, None);
+        let (folder, found) = (place.folder(), place.best()?);
+        let best_accuracy = found.map(|(accuracy, _)| accuracy);
+        let best_epoch = found.map(|(_, epoch)| epoch);
+        let best = folder.map(RunFolder::best).filter(|file| found.is_some() && file.is_file());
+        let best = best.as_deref();
         reporter.event(&Event::End { reason, epochs, best_accuracy, best_epoch, best, last })?;
         Ok(Some(Outcome::Done))
     }

@@ -6,8 +6,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::Dataset;
 use crate::untrusted::MAX_SAMPLE_BYTES;
 
-/// Images of both sets together beyond which nobody waits for the answer.
-const MOST: usize = 200_000;
+/// Images of both sets together beyond which duplicates are not looked for: nobody waits for the answer.
+pub const MAX_COMPARED_IMAGES: usize = 200_000;
 
 /// Bytes that tell most images of the same size apart.
 const HEAD: u64 = 4 << 10;
@@ -16,7 +16,7 @@ const HEAD: u64 = 4 << 10;
 /// the first bytes of those of one size, by all bytes of those that begin alike. None if there are
 /// too many images, or sizes are not known.
 pub(super) fn duplicates(train: &dyn Dataset, held_out: &dyn Dataset) -> Option<usize> {
-    if train.len() + held_out.len() > MOST {
+    if train.len() + held_out.len() > MAX_COMPARED_IMAGES {
         return None;
     }
     let sizes = |set: &dyn Dataset| (0..set.len()).map(|i| set.stored_bytes(i)).collect::<Option<Vec<u64>>>();

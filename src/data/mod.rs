@@ -38,6 +38,7 @@ pub use augment::{AreaCrop, Augmentation};
 pub use crops::{CropSet, CropTest};
 pub use decode::{DEFAULT_MAX_PIXELS, ImageKind, Picture, image_kind, is_picture, set_max_pixels, sniff};
 pub use digits::{Digits, digits};
+pub use duplicates::MAX_COMPARED_IMAGES;
 pub use folder::Folder;
 pub use imagenet::imagenet_classes;
 pub use loader::{Batch, Loader, LoaderOptions};

@@ -10,7 +10,7 @@ use crate::untrusted::{open_regular, read_up_to};
 
 /// Bytes that a packed file of a data set may unpack to. MNIST has 47 MB, CIFAR 154 MB, the largest
 /// part of EMNIST 547 MB.
-pub(super) const MAX_UNPACKED_BYTES: u64 = 1 << 30;
+pub(super) const MAX_UNPACKED_BYTES: u64 = 640 << 20;
 
 /// The first byte of every member of a gzip file.
 const MEMBER: u8 = 0x1f;

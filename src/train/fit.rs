@@ -92,10 +92,17 @@ pub async fn train_epoch_from<P: Into<Pace>>(
     for batch in loader.epoch(epoch, usize::try_from(first).unwrap_or(usize::MAX)) {
         let pace = pace(Moment { epoch, update: position / accumulate, updates });
         position += 1;
+        let batch = batch?;
+        // Without a readable image there is no gradient, and momentum alone would move the weights.
+        let is_empty = batch.labels.iter().all(|label| *label == Batch::MISSING);
+        if is_empty && accumulate == 1 {
+            trainer.set_position(epoch, position);
+            continue;
+        }
         if position == batches {
-            trainer.last_step(&batch?, pace)?;
+            trainer.last_step(&batch, pace)?;
         } else {
-            trainer.step(&batch?, pace)?;
+            trainer.step(&batch, pace)?;
         }
         trainer.set_position(epoch, position);
         let arrived = trainer.metrics(IN_FLIGHT).await?;

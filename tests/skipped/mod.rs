@@ -15,8 +15,12 @@ pub fn skipped(what: &str, why: &str) {
     let line = format!("skipped: {} ({what}): {why}\n", thread.name().unwrap_or("a test"));
     eprint!("{line}");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped");
-    let name = line.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-    let name: String = name.chars().take(100).collect();
+    // Tests of one name in two programs are two.
+    let program =
+        std::env::current_exe().ok().and_then(|p| Some(p.file_stem()?.to_string_lossy().into_owned()));
+    let name =
+        format!("{} {line}", program.unwrap_or_default()).replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    let name: String = name.chars().take(150).collect();
     std::fs::create_dir_all(&folder).expect("a folder for what is skipped");
     std::fs::write(folder.join(name), line).expect("what is skipped is counted");
 }

@@ -50,7 +50,7 @@ const MAX_METADATA_BYTES: usize = 64 << 20;
 
 /// Bytes of images and classes that a file may unpack to whatever its size is, and how many times
 /// its size if that is more.
-const MAX_UNPACKED_BYTES: u64 = 1 << 30;
+const MAX_UNPACKED_BYTES: u64 = 512 << 20;
 const MAX_RATIO: u64 = 32;
 
 /// Rows of a file.
