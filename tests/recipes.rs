@@ -150,18 +150,18 @@ fn a_run_that_goes_back_leaves_the_other_future_alone() {
     let runs = folder.path();
     stdout(&quick(&["--epochs", "4", "--keep", "9", "--schedule", "constant"]), runs);
     let run = only_run(runs);
-    // The last epoch is the best one by far.
+    // The last epoch is the best one, and the first comes next.
     let mut log = run.log().expect("a log");
     for record in &mut log {
         if let Record::Epoch(EpochRecord { epoch, held_out: Some(held_out), best, .. }) = record {
-            held_out.accuracy = if *epoch == 3 { 0.99 } else { held_out.accuracy };
+            held_out.accuracy = [0.98, 0.1, 0.1, 0.99][*epoch as usize];
             *best = matches!(epoch, 0 | 3);
         }
     }
     let lines: Vec<String> = log.iter().map(|r| serde_json::to_string(r).expect("JSON") + "\n").collect();
     std::fs::write(run.log_path(), lines.concat()).expect("can be written");
     std::fs::copy(run.last(), run.best()).expect("can be copied");
-    let [best, third] = [run.best(), run.kept(3)].map(|file| tensors(&file));
+    let [best, first, third] = [run.best(), run.kept(1), run.kept(3)].map(|file| tensors(&file));
 
     let second = run.kept(2);
     let again = ["train", "--resume", text(&second), "--epochs", "3", "--keep", "2", "--tune", "off"];
@@ -170,11 +170,12 @@ fn a_run_that_goes_back_leaves_the_other_future_alone() {
     assert!(output.status.success() && said.contains("left-best.safetensors"), "{said}");
     let left = |name: &str| tensors(&run.path().join(name));
     assert!(left("left-best.safetensors") == best && left("left-epoch-0003.safetensors") == third);
-    // The same epoch again: what is kept and best now is its own.
-    assert!(tensors(&run.kept(3)) == third && tensors(&run.best()) == tensors(&run.last()));
+    // The same epoch again: what is kept now is its own, and the best is that of the epochs before it.
+    assert!(tensors(&run.kept(3)) == third && tensors(&run.last()) == third);
+    assert!(tensors(&run.best()) == first, "the best epoch's weights were kept and are not the best");
     assert!(run.kept(2).is_file() && !run.kept(1).is_file() && !run.kept(4).is_file());
     let listed = &json(&["runs", "--json"], runs)[0];
-    assert_eq!((&listed["best_epoch"], &listed["epochs"]), (&2.into(), &3.into()));
+    assert_eq!((&listed["best_epoch"], &listed["epochs"]), (&0.into(), &3.into()));
 }
 
 /// Pictures of so many classes as folders, one of them damaged in each class of the held-out part.

@@ -126,9 +126,19 @@ impl Classify {
         let Checkpoint { state, metadata } = record::load(checkpoint)?;
         say_preprocessing(&metadata.preprocessing);
         let files = pictures(arguments)?;
-        let gpu = device.open()?;
         let default = if self.early_exit.is_some() { 1 } else { 16 };
         let batch = self.batch.unwrap_or(default).clamp(1, files.len().max(1));
+        let mut chunks = files.chunks(batch).map(|chunk| {
+            let read = readable(chunk, &metadata.preprocessing, reporter)?;
+            Ok::<_, Error>((chunk.len() - read.0.len(), read))
+        });
+        // A file that cannot be read is refused before a device is opened for it.
+        let first = if self.early_exit.is_some() { None } else { chunks.next() };
+        let first = first.transpose()?;
+        if let Some((failed, _)) = first.as_ref().filter(|(failed, _)| *failed == files.len()) {
+            return Ok(outcome(*failed, files.len()));
+        }
+        let gpu = device.open()?;
         let (network, element) = (&metadata.network, self.precision.element(&gpu));
         device.tune(&gpu, reporter, Worth::Classifying, None, || {
             InferenceGraph::new(network, batch, element)?.plan(&gpu, None)
@@ -143,9 +153,9 @@ impl Classify {
         }
         let mut classifier = gpu.block_on(Classifier::new(&gpu, network, batch, element, &state))?;
         let mut failed = 0;
-        for chunk in files.chunks(batch) {
-            let (names, values) = readable(chunk, &metadata.preprocessing, reporter)?;
-            failed += chunk.len() - names.len();
+        for chunk in first.map(Ok).into_iter().chain(chunks) {
+            let (unreadable, (names, values)) = chunk?;
+            failed += unreadable;
             let results = gpu.block_on(classifier.classify(&values))?;
             for (file, predictions) in names.iter().zip(&results) {
                 let top = &predictions[..self.top.min(predictions.len())];

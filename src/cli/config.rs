@@ -187,7 +187,14 @@ impl Config {
             let reason = format!("has {} bytes, and a configuration at most {MAX_CONFIG}", text.len());
             return Err(Error::format(path, reason));
         }
-        toml::from_str(&text).map_err(|e| Error::format(path, e.to_string().trim_end().to_string()))
+        let config: Self =
+            toml::from_str(&text).map_err(|e| Error::format(path, e.to_string().trim_end().to_string()))?;
+        // Nobody gave a flag: the file's fields have the same names.
+        let named = |error: Error| Error::format(path, error.to_string().replace("--", ""));
+        config.training.validate().map_err(named)?;
+        config.optimizer.validate().map_err(named)?;
+        config.run.validate().map_err(named)?;
+        Ok(config)
     }
 
     /// The recipe, changed by the file, changed by these flags.
