@@ -1,7 +1,5 @@
 //! The network's tables against published counts, and what checkpoints keep.
 
-mod program;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -396,65 +394,4 @@ fn safetensors_headers_are_not_believed() {
     // No elements, and extents whose product is zero only at its end.
     let empty = safetensors(&tensor("[0,4294967296,4294967296]", "[0,0]"), &[]);
     refused(&empty, "is missing");
-}
-
-#[test]
-fn every_command_refuses_a_checkpoint_that_contradicts_itself() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let bad = folder.path().join("bad.safetensors");
-    let bytes = described(|d| d["network"]["channels"]["stem"][0] = 0.into());
-    std::fs::write(&bad, bytes).expect("can be written");
-    let bad = program::text(&bad);
-    for arguments in [
-        &["inspect", bad][..],
-        &["classify", bad, "no.png"],
-        &["graph", bad],
-        &["export", bad, "--out", "no.onnx"],
-        &["train", "--resume", bad],
-        &["train", "digits", "--init", bad],
-        &["look", "filters", bad],
-    ] {
-        let error = program::fails(arguments);
-        assert!(error.contains("network.channels.stem[0]"), "{arguments:?}: {error}");
-    }
-}
-
-/// Sizes that no memory holds are refused by the value, at once and without taking any.
-#[cfg(unix)]
-#[test]
-fn sizes_without_sense_are_refused_in_little_memory() {
-    for (arguments, named) in [
-        ("summary --classes 100000000", "100000000"),
-        ("summary --classes 18446744073709551615", "18446744073709551615"),
-        ("summary --classes 1000000", "1000000"),
-        ("summary --width 1e9", "1000000000"),
-        ("summary --width 63", "--width"),
-        ("summary --width nan", "--width"),
-        ("summary --width 0", "--width"),
-        ("summary --width 1e-9", "--width"),
-        ("summary --input 1000000", "1000000"),
-        ("summary --input 4096 --batch 1048576", "--batch"),
-        ("summary --batch 4294967295", "4294967295"),
-        ("summary --batch 0", "--batch"),
-        ("graph --classes 100000000", "100000000"),
-        ("graph --width 1e300", "--width"),
-        ("profile --static --classes 100000000", "100000000"),
-        ("profile --static --batch 4294967295", "4294967295"),
-        ("bench --batch 18446744073709551615", "18446744073709551615"),
-        ("train digits --batch 4294967295", "4294967295"),
-        ("train digits --epochs 9223372036854775807", "9223372036854775807"),
-        ("train digits --input 1000000", "1000000"),
-    ] {
-        let words: Vec<&str> = arguments.split(' ').collect();
-        let output = program::limited(1 << 20, &words);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{arguments}: {:?} {error}", output.status);
-        assert!(error.contains(named) && !error.contains("panicked"), "{arguments}: {error}");
-    }
-    // What is only large is counted, in as little memory.
-    for arguments in ["summary --batch 1024", "summary --width 8 --batch 1", "summary --input 4096 --batch 1"]
-    {
-        let output = program::limited(1 << 20, &arguments.split(' ').collect::<Vec<_>>());
-        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    }
 }

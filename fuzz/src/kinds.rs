@@ -10,7 +10,7 @@ use incept::train::{Averaging, Schedule};
 use incept::weights::{Checkpoint, Foreign, ImportOptions, read_tensors};
 use serde_json::json;
 
-use super::mutate::Outcome;
+use super::mutate::{Outcome, repository};
 
 /// A kind of files.
 #[derive(Clone, Copy)]
@@ -23,7 +23,7 @@ pub struct Kind {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// All kinds that the library reads. What only the command reads is in `src/cli/mutations.rs`.
+/// All kinds that the library reads. What only the command reads is in `cli/src/mutations.rs`.
 pub const KINDS: [Kind; 12] = [
     Kind { name: "images", read: image, seeds: images },
     Kind { name: "idx", read: idx, seeds: idx_files },
@@ -52,10 +52,8 @@ const LARGEST: u64 = 256 << 10;
 
 /// The repository's files with these endings, in order of their paths.
 pub fn fixtures(endings: &[&str]) -> Vec<Vec<u8>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = if root.ends_with("fuzz") { root.join("..") } else { root.to_path_buf() };
     let mut files = Vec::new();
-    collect(&root.join("tests/fixtures"), endings, &mut files);
+    collect(&repository().join("tests/fixtures"), endings, &mut files);
     files.sort();
     files.iter().filter_map(|file| std::fs::read(file).ok()).collect()
 }
@@ -289,7 +287,7 @@ fn checkpoints() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// A configuration's values that are text with a meaning. Its structure is the command's: `src/cli/mutations.rs`.
+/// A configuration's values that are text with a meaning. Its structure is the command's: `cli/src/mutations.rs`.
 fn toml(bytes: &[u8]) -> Outcome {
     let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
     let table: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;

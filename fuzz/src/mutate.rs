@@ -3,6 +3,7 @@
 //! Checksums that would keep a parser from ever seeing the change are made to fit again in half of the mutants.
 
 use std::io::{Cursor, Read, Write};
+use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -34,6 +35,14 @@ const NUMBERS: [&str; 14] = [
 /// What stands in for words of text.
 const WORDS: [&str; 12] =
     ["", "null", "[]", "{}", "[[[[[[[[", "\"", "\u{1b}[2J", "\u{202e}", "../../x", "\n", ",", "\u{feff}"];
+
+/// The repository, whose root is this package's folder or one above it.
+pub fn repository() -> &'static Path {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .find(|folder| folder.join("tests/fixtures").is_dir());
+    root.expect("the fixtures are a part of the repository")
+}
 
 /// Makes mutants.
 #[derive(Debug)]

@@ -5,12 +5,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::mutate::{Mutator, Outcome};
+use super::mutate::{Mutator, Outcome, repository};
 
 /// Memory that reading one file may take.
 pub const MEMORY: usize = 1 << 30;
@@ -123,7 +123,9 @@ static ALONE: Mutex<()> = Mutex::new(());
 pub fn run(name: &str, seeds: &[Vec<u8>], count: usize, read: impl Fn(&Path, &[u8]) -> Outcome) -> Figures {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let scratch = tempfile::tempdir().expect("a temporary folder");
-    let kept = Path::new(option_env!("CARGO_TARGET_TMPDIR").unwrap_or("target/tmp")).join("mutants");
+    let kept =
+        option_env!("CARGO_TARGET_TMPDIR").map_or_else(|| repository().join("target/tmp"), PathBuf::from);
+    let kept = kept.join("mutants");
     std::fs::create_dir_all(&kept).expect("a folder for mutants");
     watch();
     let mut figures = Figures::default();

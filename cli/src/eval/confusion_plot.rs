@@ -1,0 +1,181 @@
+//! The confusion matrix as a picture.
+
+use incept::evaluate::Confusion;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use crate::plot::{Area, BLUE, Drawn, Figure, GRID, INK, SOFT, Unit, class_label, heading};
+use crate::tiles::fitted;
+
+pub(crate) struct ConfusionFigure<'a> {
+    pub confusion: &'a Confusion,
+    pub classes: &'a [String],
+    pub title: String,
+    pub subtitle: String,
+}
+
+/// Classes up to which every row and column has its name.
+const NAMED: usize = 120;
+/// Classes up to which counts are written into the cells.
+const COUNTED: usize = 20;
+/// The longest name in letters.
+const NAME: usize = 22;
+/// Room for a title.
+const TITLE: i32 = 68;
+/// What the legend at the right takes.
+const LEGEND: i32 = 96;
+
+/// Sizes of the layout.
+struct Sizes {
+    cell: i32,
+    text: i32,
+    top: i32,
+    /// Room for the names of rows at the left and of columns below.
+    names: i32,
+    left: i32,
+    side: i32,
+}
+
+impl ConfusionFigure<'_> {
+    fn sizes(&self) -> Sizes {
+        let count = self.classes.len().max(1) as i32;
+        let cell = match count {
+            0..=6 => 64,
+            7..=COUNTED_I => 44,
+            _ => (1000 / count).clamp(1, 30),
+        };
+        let text = (cell - 1).clamp(9, 13);
+        let letters = self.classes.iter().map(|c| c.chars().count().min(NAME)).max().unwrap_or(1).max(3);
+        let names = (f64::from(text) * 0.64 * letters as f64).ceil() as i32 + 12;
+        let top = if self.title.is_empty() { 12 } else { 12 + TITLE };
+        Sizes { cell, text, top, names, left: 28 + 18 + names, side: cell * count }
+    }
+
+    /// The classes that are named: all, or one in so many.
+    fn named(&self) -> impl Iterator<Item = (usize, String)> {
+        let count = self.classes.len();
+        let every = if count <= NAMED { 1 } else { count.div_ceil(20) };
+        let name = |(i, class): (usize, &String)| (i, fitted(&class_label(class, i), 12 * NAME as u32, 22));
+        self.classes.iter().enumerate().step_by(every).map(name)
+    }
+}
+
+const COUNTED_I: i32 = COUNTED as i32;
+/// Counts on light cells: not the ink of labels, which pages in dark mode turn light.
+const CELL_INK: RGBColor = RGBColor(INK.0, INK.1, INK.2 + 1);
+
+/// The colour of a share of a row. The root makes few mistakes show beside many right answers; zero is white.
+fn shade(share: f64) -> RGBColor {
+    let strength = if share > 0.0 { 0.08 + 0.92 * share.sqrt() } else { 0.0 };
+    let channel = |to: u8| (255.0 + (f64::from(to) * 0.86 - 255.0) * strength).round() as u8;
+    RGBColor(channel(BLUE.0), channel(BLUE.1), channel(BLUE.2))
+}
+
+impl Figure for ConfusionFigure<'_> {
+    fn size(&self) -> (u32, u32) {
+        let Sizes { top, names, left, side, .. } = self.sizes();
+        let width = (left + side + LEGEND).max(620);
+        (width.cast_unsigned(), (top + side + names + 34).cast_unsigned())
+    }
+
+    fn draw<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
+    where
+        DB::ErrorType: 'static,
+    {
+        let room = self.size().0 - 56;
+        if !self.title.is_empty() {
+            heading(root, unit, &fitted(&self.title, room, 22), &fitted(&self.subtitle, room, 14))?;
+        }
+        let Sizes { cell, top, left, side, .. } = self.sizes();
+        let at = |x: i32, y: i32| (unit.px(x), unit.px(y));
+        let border = [at(left, top), at(left + side, top + side)];
+        root.draw(&Rectangle::new(border, WHITE.filled()))?;
+        let middle = Pos::new(HPos::Center, VPos::Center);
+        for label in 0..self.classes.len() {
+            let row = self.confusion.row(label);
+            let total: u64 = row.iter().sum();
+            for (prediction, count) in row.iter().enumerate().filter(|(_, count)| **count > 0) {
+                let share = *count as f64 / total as f64;
+                let (x, y) = (left + cell * prediction as i32, top + cell * label as i32);
+                root.draw(&Rectangle::new([at(x, y), at(x + cell, y + cell)], shade(share).filled()))?;
+                if self.classes.len() <= COUNTED {
+                    let ink = if share > 0.3 { WHITE } else { CELL_INK };
+                    let digits = count.to_string().len() as i32;
+                    let style = unit.text((cell * 3 / 2 / digits.max(3)).min(15), &ink).pos(middle);
+                    let place = at(x + cell / 2, y + cell / 2);
+                    root.draw(&Text::new(count.to_string(), place, style))?;
+                }
+            }
+        }
+        if cell >= 8 {
+            for i in 1..self.classes.len() as i32 {
+                let stroke = unit.stroke(GRID, 1);
+                root.draw(&PathElement::new(
+                    [at(left + cell * i, top), at(left + cell * i, top + side)],
+                    stroke,
+                ))?;
+                root.draw(&PathElement::new(
+                    [at(left, top + cell * i), at(left + side, top + cell * i)],
+                    stroke,
+                ))?;
+            }
+        }
+        root.draw(&Rectangle::new(border, unit.stroke(SOFT, 1)))?;
+        self.names(root, unit)?;
+        self.legend(root, unit)
+    }
+}
+
+impl ConfusionFigure<'_> {
+    fn names<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
+    where
+        DB::ErrorType: 'static,
+    {
+        let Sizes { cell, text, top, names, left, side } = self.sizes();
+        let at = |x: i32, y: i32| (unit.px(x), unit.px(y));
+        let right = Pos::new(HPos::Right, VPos::Center);
+        for (i, name) in self.named() {
+            let middle = cell * i as i32 + cell / 2;
+            let style = unit.text(text, &INK).pos(right);
+            root.draw(&Text::new(name.clone(), at(left - 6, top + middle), style))?;
+            // Short names stand upright below their column.
+            let upright = unit.text(text, &INK);
+            if name.chars().count() as i32 * text * 2 / 3 <= cell {
+                let style = upright.pos(Pos::new(HPos::Center, VPos::Top));
+                root.draw(&Text::new(name, at(left + middle, top + side + 6), style))?;
+            } else {
+                let style = upright.transform(FontTransform::Rotate270).pos(right);
+                root.draw(&Text::new(name, at(left + middle, top + side + 6), style))?;
+            }
+        }
+        let style = unit.text(13, &SOFT).pos(Pos::new(HPos::Center, VPos::Top));
+        let below = at(left + side / 2, top + side + names + 6);
+        root.draw(&Text::new("what the network says", below, style.clone()))?;
+        let style = style.transform(FontTransform::Rotate270);
+        root.draw(&Text::new("what it is", at(24, top + side / 2), style))?;
+        Ok(())
+    }
+
+    fn legend<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
+    where
+        DB::ErrorType: 'static,
+    {
+        let Sizes { top, left, side, .. } = self.sizes();
+        let (x, height) = (left + side + 22, side.clamp(100, 260));
+        for i in 0..height {
+            let share = 1.0 - f64::from(i) / f64::from(height - 1);
+            let strip = [(unit.px(x), unit.px(top + i)), (unit.px(x + 14), unit.px(top + i + 1))];
+            // Even steps of shade: the root is undone.
+            root.draw(&Rectangle::new(strip, shade(share * share).filled()))?;
+        }
+        let frame = [(unit.px(x), unit.px(top)), (unit.px(x + 14), unit.px(top + height))];
+        root.draw(&Rectangle::new(frame, unit.stroke(SOFT, 1)))?;
+        for share in [0.0, 0.01, 0.1, 0.25, 0.5, 1.0f64] {
+            let y = top + (f64::from(height) * (1.0 - share.sqrt())).round() as i32;
+            let style = unit.text(12, &SOFT).pos(Pos::new(HPos::Left, VPos::Center));
+            let words = format!("{:.0}%", 100.0 * share);
+            root.draw(&Text::new(words, (unit.px(x + 20), unit.px(y)), style))?;
+        }
+        Ok(())
+    }
+}

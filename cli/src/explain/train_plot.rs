@@ -1,0 +1,81 @@
+//! Accuracy over the epochs, with and without auxiliary softmaxes, and of all three.
+
+use incept::explain::{Comparison, Spread};
+use plotters::prelude::*;
+
+use crate::plot::{Area, Axes, Drawn, Figure, INK, Unit, band, head_color, heading, legend, line, percent};
+
+pub(super) struct CurvesFigure<'a> {
+    pub comparison: &'a Comparison,
+    pub subtitle: String,
+}
+
+/// One curve of a chart.
+struct Series {
+    spreads: Vec<Spread>,
+    color: RGBColor,
+    name: &'static str,
+}
+
+impl Figure for CurvesFigure<'_> {
+    fn size(&self) -> (u32, u32) {
+        (1060, 470)
+    }
+
+    fn draw<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
+    where
+        DB::ErrorType: 'static,
+    {
+        heading(root, unit, "The same network with and without its auxiliary softmaxes", &self.subtitle)?;
+        let below = root.margin(unit.px(78), unit.px(10), unit.px(16), unit.px(10));
+        let (left, right) = below.split_horizontally(unit.px(530));
+        let series = |with, head: &str, color, name| Series {
+            spreads: self.comparison.spread(with, head),
+            color,
+            name,
+        };
+        let aux = [
+            series(true, "main", head_color("main"), "with aux1 and aux2"),
+            series(false, "main", INK, "without"),
+        ];
+        chart(&left, unit, "Main softmax, held-out pictures", &aux)?;
+        let heads = [
+            series(true, "main", head_color("main"), "main"),
+            series(true, "aux2", head_color("aux2"), "aux2, reads 4d"),
+            series(true, "aux1", head_color("aux1"), "aux1, reads 4a"),
+        ];
+        chart(&right, unit, "The three softmaxes of the network with aux", &heads)
+    }
+}
+
+fn chart<DB: DrawingBackend>(area: &Area<DB>, unit: Unit, title: &str, series: &[Series]) -> Drawn
+where
+    DB::ErrorType: 'static,
+{
+    let epochs = series.iter().map(|s| s.spreads.len().saturating_sub(1)).max().unwrap_or(0).max(1);
+    let axes = Axes {
+        title,
+        x: 0.0..epochs as f64,
+        y: 0.0..1.0,
+        x_name: "epochs",
+        y_name: "",
+        ticks: (epochs.min(10) + 1, 6),
+        x_label: &|v| if (v - v.round()).abs() < 1e-6 { format!("{v:.0}") } else { String::new() },
+        y_label: &percent,
+    };
+    let mut chart = axes.on(area, unit)?;
+    let at = |s: &Series| {
+        s.spreads.clone().into_iter().enumerate().map(|(e, s)| (e as f64, s)).collect::<Vec<_>>()
+    };
+    for one in series {
+        let stretch: Vec<(f64, f64, f64)> = at(one).into_iter().map(|(x, s)| (x, s.least, s.most)).collect();
+        if stretch.iter().any(|(_, least, most)| least < most) {
+            band(&mut chart, &stretch, one.color)?;
+        }
+    }
+    for one in series {
+        let mean: Vec<(f64, f64)> = at(one).into_iter().map(|(x, s)| (x, s.mean)).collect();
+        line(&mut chart, unit, &mean, one.color, one.name)?;
+    }
+    legend(&mut chart, unit, SeriesLabelPosition::UpperLeft)
+}

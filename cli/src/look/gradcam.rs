@@ -1,0 +1,155 @@
+//! `incept look gradcam`
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use incept::Error;
+use incept::look::{ActivationMap, GradCam};
+use serde::Serialize;
+
+use super::{Seen, Subject, name};
+use crate::Result;
+use crate::data::ImageArgs;
+use crate::options::DeviceArgs;
+use crate::plot::{INK, SOFT, check, head_color, save};
+use crate::raster::{Heat, normalized};
+use crate::report::{Reporter, shown};
+use crate::tiles::{Tile, Tiles};
+
+/// Draw where each softmax sees a class: Grad-CAM of main, aux1 and aux2 over each picture.
+///
+/// The map of a softmax is made of the last block of Inception below it, 5b, 4a or 4d: the channels that the class's logit grows with.
+/// Yellow is what speaks for the class most, dark blue what does not. The auxiliary maps are finer, and their softmaxes know less.
+#[derive(Args, Debug)]
+pub(super) struct Gradcam {
+    /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
+    checkpoint: PathBuf,
+    /// Pictures, or folders with pictures.
+    #[arg(required = true)]
+    pictures: Vec<PathBuf>,
+    /// The class to look for [default: the one that is most probable to the main softmax].
+    #[arg(long, value_name = "NAME")]
+    class: Option<String>,
+    /// Only this softmax.
+    #[arg(long, value_name = "NAME")]
+    head: Option<HeadName>,
+    /// The figure, .png or .svg.
+    #[arg(long, value_name = "FILE", default_value = "incept-gradcam.png")]
+    out: PathBuf,
+    #[command(flatten)]
+    images: ImageArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum HeadName {
+    Main,
+    Aux1,
+    Aux2,
+}
+
+impl HeadName {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Aux1 => "aux1",
+            Self::Aux2 => "aux2",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    picture: String,
+    class: &'a str,
+    heads: Vec<HeadEvent<'a>>,
+    plot: &'a Path,
+}
+
+#[derive(Serialize)]
+struct HeadEvent<'a> {
+    head: &'static str,
+    probability: f32,
+    /// What this softmax says itself.
+    top: &'a str,
+    top_probability: f32,
+    /// The map, row by row.
+    map: Vec<&'a [f32]>,
+}
+
+impl Gradcam {
+    pub(super) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
+        check(&self.out)?;
+        let subject = Subject::load(&self.checkpoint)?;
+        let class = self.class.as_deref().map(|name| subject.number(name)).transpose()?;
+        let (seen, outcome) = subject.see(&self.pictures, &self.images)?;
+        let gpu = device.open()?;
+        let mut gradcam = gpu.block_on(GradCam::new(&gpu, &subject.metadata.network, &subject.state))?;
+        let shows = |head: &str| self.head.is_none_or(|wanted| wanted.name() == head);
+        let heads: Vec<&'static str> = gradcam.heads().into_iter().filter(|h| shows(h)).collect();
+        if heads.is_empty() {
+            let reason = format!("{} was made without auxiliary softmaxes", shown(&self.checkpoint));
+            return Err(Error::Config(reason));
+        }
+        let (heat, mut tiles) = (Heat::new(), Vec::new());
+        let mut events = Vec::new();
+        for one in &seen {
+            let mut maps = gpu.block_on(gradcam.maps(&one.values, class))?;
+            maps.retain(|m| heads.contains(&m.head));
+            tiles.push(Tile { image: one.square.clone(), caption: vec![(name(&one.file), INK)] });
+            tiles.extend(maps.iter().map(|map| tile(map, one, &subject, &heat)));
+            events.push((one, maps));
+        }
+        let tiles = Tiles {
+            title: "Where each softmax sees the class".into(),
+            subtitle: "Grad-CAM: yellow speaks for the class, dark blue does not".into(),
+            columns: heads.len() + 1,
+            heads: std::iter::once(("picture".to_string(), SOFT))
+                .chain(heads.iter().map(|head| (above(head), head_color(head))))
+                .collect(),
+            tile: 176,
+            tiles,
+        };
+        save(&tiles, &self.out)?;
+        for (one, maps) in &events {
+            let said: Vec<String> =
+                maps.iter().map(|m| format!("{} {:.1}%", m.head, 100.0 * m.probability)).collect();
+            let class = subject.class(maps.first().map_or(0, |m| m.class));
+            reporter.line(&format!("{}  {class}: {}", shown(&one.file), said.join("  ")))?;
+            let heads = maps.iter().map(|m| HeadEvent {
+                head: m.head,
+                probability: m.probability,
+                top: subject.class(m.top.0),
+                top_probability: m.top.1,
+                map: m.values.chunks(m.width.max(1)).collect(),
+            });
+            let picture = shown(&one.file);
+            reporter.event(&Event { picture, class, heads: heads.collect(), plot: &self.out })?;
+        }
+        reporter.line(&format!("drew {}", shown(&self.out)))?;
+        Ok(outcome)
+    }
+}
+
+fn above(head: &str) -> String {
+    let block = match head {
+        "aux1" => "4a",
+        "aux2" => "4d",
+        _ => "5b",
+    };
+    format!("{head}, sees {block}")
+}
+
+fn tile(map: &ActivationMap, one: &Seen, subject: &Subject, heat: &Heat) -> Tile {
+    let values = normalized(&map.values);
+    let mut caption = vec![(format!("{} {:.0}%", subject.label(map.class), 100.0 * map.probability), INK)];
+    if map.top.0 != map.class {
+        caption.push((format!("says {} {:.0}%", subject.label(map.top.0), 100.0 * map.top.1), SOFT));
+    }
+    if map.values.iter().all(|v| *v <= 0.0) {
+        caption.push(("no place speaks for it".to_string(), SOFT));
+    }
+    Tile { image: heat.over(&one.square, &values, map.width), caption }
+}

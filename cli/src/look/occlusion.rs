@@ -1,0 +1,145 @@
+//! `incept look occlusion`
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use incept::graph::Element;
+use incept::look::{Occlusion, OcclusionMap};
+use incept::train::Classifier;
+use serde::Serialize;
+
+use super::{Subject, name};
+use crate::Result;
+use crate::data::ImageArgs;
+use crate::numbers::whole;
+use crate::options::DeviceArgs;
+use crate::plot::{INK, SOFT, check, save};
+use crate::raster::Heat;
+use crate::report::{Rate, Reporter, shown};
+use crate::tiles::{Tile, Tiles};
+
+/// Draw which parts of a picture a class depends on: a square of the mean colour is moved over each picture, and the map shows how much less probable the
+/// class becomes.
+#[derive(Args, Debug)]
+pub(super) struct OcclusionArgs {
+    /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
+    checkpoint: PathBuf,
+    /// Pictures, or folders with pictures.
+    #[arg(required = true)]
+    pictures: Vec<PathBuf>,
+    /// The class to look for [default: the most probable one].
+    #[arg(long, value_name = "NAME")]
+    class: Option<String>,
+    /// Height and width of the square, in pixels of the network's input [default: an eighth of it].
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(1))]
+    window: Option<usize>,
+    /// Pixels from one place to the next, at most [default: half a square].
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(1))]
+    stride: Option<usize>,
+    /// Places that are classified at once.
+    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
+    batch: usize,
+    /// The figure, .png or .svg.
+    #[arg(long, value_name = "FILE", default_value = "incept-occlusion.png")]
+    out: PathBuf,
+    #[command(flatten)]
+    images: ImageArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    picture: String,
+    class: &'a str,
+    probability: f32,
+    window: usize,
+    stride: usize,
+    /// How much probability is lost at each place, row by row.
+    map: Vec<&'a [f32]>,
+    plot: &'a Path,
+}
+
+impl OcclusionArgs {
+    pub(super) fn run(&self, reporter: &Reporter) -> Result {
+        let device = &self.device;
+        check(&self.out)?;
+        let subject = Subject::load(&self.checkpoint)?;
+        let class = self.class.as_deref().map(|name| subject.number(name)).transpose()?;
+        let (seen, outcome) = subject.see(&self.pictures, &self.images)?;
+        let network = &subject.metadata.network;
+        let suited = Occlusion::suited(network.input);
+        let window = self.window.unwrap_or(suited.window);
+        let stride = self
+            .stride
+            .unwrap_or_else(|| if self.window.is_some() { window.div_ceil(2) } else { suited.stride });
+        let occlusion = Occlusion { window, stride };
+        let gpu = device.open()?;
+        let mut classifier =
+            gpu.block_on(Classifier::new(&gpu, network, self.batch, Element::F32, &subject.state))?;
+        let (heat, mut tiles, mut maps) = (Heat::new(), Vec::new(), Vec::new());
+        let per_picture = occlusion.places(network.input).pow(2);
+        {
+            let mut bar = reporter.bar("covering places", (per_picture * seen.len()) as u64);
+            let (mut rate, mut before) = (Rate::new(), 0);
+            for one in &seen {
+                let mut last = 0;
+                let observe = |done: usize| {
+                    rate.add(done - last);
+                    last = done;
+                    let left = rate.left(per_picture * seen.len() - before - done);
+                    bar.update((before + done) as u64, || {
+                        format!("{:.0} places/s  {left} left", rate.per_second())
+                    });
+                    ControlFlow::Continue(())
+                };
+                let map = occlusion.map(&mut classifier, &one.values, network.input, class, observe);
+                maps.push(gpu.block_on(map)?);
+                before += per_picture;
+            }
+        }
+        for (one, map) in seen.iter().zip(&maps) {
+            let OcclusionMap { class, probability, side, drops } = map;
+            let most = drops.iter().copied().fold(0.0, f32::max);
+            // Ten points are the whole scale at least: less is noise, and should not look like evidence.
+            let lost: Vec<f32> = drops.iter().map(|d| d.max(0.0) / most.max(0.1)).collect();
+            let caption = vec![(format!("{} {:.0}%", subject.label(*class), 100.0 * probability), INK)];
+            tiles.push(Tile { image: one.square.clone(), caption: vec![(name(&one.file), INK)] });
+            tiles.push(Tile { image: heat.over(&one.square, &lost, *side), caption });
+            let caption = vec![(format!("loses {:.1} points at most", 100.0 * most), SOFT)];
+            tiles.push(Tile { image: heat.map(&lost, *side), caption });
+        }
+        let heads = ["picture", "over the picture", "places"].map(|h| (h.to_string(), SOFT));
+        let tiles = Tiles {
+            title: "What the class depends on".into(),
+            subtitle: format!(
+                "a square of {window} pixels, moved by {stride}: yellow costs most probability"
+            ),
+            columns: 3,
+            heads: heads.to_vec(),
+            tile: 176,
+            tiles,
+        };
+        save(&tiles, &self.out)?;
+        for (one, map) in seen.iter().zip(&maps) {
+            let class = subject.class(map.class);
+            let (probability, picture) = (map.probability, shown(&one.file));
+            let most = map.drops.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let (whole, lost) = (100.0 * probability, 100.0 * most);
+            reporter.line(&format!("{picture}  {class} {whole:.1}%, loses {lost:.1} points at most"))?;
+            let rows = map.drops.chunks(map.side.max(1)).collect();
+            reporter.event(&Event {
+                picture,
+                class,
+                probability,
+                window,
+                stride,
+                map: rows,
+                plot: &self.out,
+            })?;
+        }
+        reporter.line(&format!("drew {}", shown(&self.out)))?;
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,267 @@
+//! The `incept` command: what a person types, and everything that is printed.
+
+mod bench;
+mod board;
+mod bounds;
+mod classify;
+mod config;
+mod dashboard;
+mod data;
+mod datasets;
+mod demo;
+mod devices;
+mod diagram;
+mod early_exit;
+mod eval;
+mod explain;
+mod export;
+mod fetch;
+mod fit;
+mod graph;
+mod health;
+mod import;
+mod inspect;
+mod interrupt;
+mod judge;
+mod look;
+#[cfg(test)]
+mod mutations;
+mod numbers;
+mod options;
+mod place;
+mod plot;
+mod preview;
+mod profile;
+mod raster;
+mod record;
+mod report;
+mod run_report;
+mod runs;
+mod session;
+mod sheet;
+mod shell;
+mod summary;
+mod sweep;
+mod tiles;
+mod train;
+mod tune;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use incept::Error;
+
+use report::{Reporter, complain, is_unread, note};
+
+/// What a command that did what it was asked for says about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// All is well.
+    Done,
+    /// It ran to its end and what it found is not as it should be.
+    Failed,
+    /// Ctrl-C or a signal ended it in good order.
+    Interrupted,
+}
+
+impl Outcome {
+    fn code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Interrupted => interrupt::code(),
+        })
+    }
+}
+
+type Result<T = Outcome> = incept::Result<T>;
+
+/// Trains GoogLeNet with all three of its softmaxes on any GPU that has a driver, and classifies pictures with it.
+///
+/// GoogLeNet (Inception v1) has 22 layers. Two auxiliary softmaxes, on inception 4a and 4d, send their gradients straight into the
+/// lower half while training; their losses join the main one with weight 0.3, and inference leaves them out.
+#[derive(Debug, Parser)]
+#[command(name = "incept", version, about, long_about, after_long_help = EXAMPLES, arg_required_else_help = true)]
+#[command(propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    common: options::Common,
+}
+
+const EXAMPLES: &str = "Examples:
+  incept demo                                            train on the embedded digits, then show what was learned
+  incept train photos --width 0.5 --out photos.safetensors    a folder with one sub-folder a class
+  incept classify photos.safetensors cat.jpg holiday/    the most probable classes of pictures
+  incept summary --variant paper                         layers, parameters, multiply-adds, memory
+  incept explain                                         why there are three softmaxes";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Train(Box<train::Train>),
+    Eval(eval::Eval),
+    Classify(classify::Classify),
+    Import(import::Import),
+    Export(export::Export),
+    Inspect(inspect::Inspect),
+    Look(Box<look::Look>),
+    Report(run_report::RunReport),
+    Summary(summary::Summary),
+    Data(datasets::Data),
+    Graph(Box<graph::Graph>),
+    Explain(Box<explain::Explain>),
+    Devices(devices::Devices),
+    Verify(verify::Verify),
+    Demo(demo::Demo),
+    Bench(Box<bench::Bench>),
+    Profile(Box<profile::Profile>),
+    Completions(shell::Completions),
+    Man(shell::Man),
+    Runs(runs::Runs),
+}
+
+/// The command, whose flags take negative numbers for values.
+fn with_negative(command: clap::Command) -> clap::Command {
+    let valued = |arg: &clap::Arg| arg.get_long().is_some() && arg.get_action().takes_values();
+    let command = command.mut_args(|arg| if valued(&arg) { arg.allow_negative_numbers(true) } else { arg });
+    command.mut_subcommands(with_negative)
+}
+
+/// The arguments, where `--seed -1` is a seed that is refused and no flag `-1`.
+fn parse() -> Cli {
+    let matches = with_negative(Cli::command()).get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// Runs the command that the arguments name.
+fn main() -> ExitCode {
+    quiet_wayland();
+    let cli = parse();
+    let level = if cli.common.verbose { "info" } else { "warn" };
+    // Drivers report what they lack as warnings of wgpu; a person at a terminal can do nothing about them.
+    let filter = format!("error,incept={level}");
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter))
+        .format_timestamp(None)
+        .format_target(false)
+        .target(env_logger::Target::Pipe(Box::new(report::Held)))
+        .init();
+    let reporter = Reporter::new(cli.common.json);
+    let result = match &cli.command {
+        Command::Train(command) => command.run(&reporter),
+        Command::Eval(command) => command.run(&reporter),
+        Command::Classify(command) => command.run(&reporter),
+        Command::Import(command) => command.run(&reporter),
+        Command::Export(command) => command.run(&reporter),
+        Command::Inspect(command) => command.run(&reporter),
+        Command::Look(command) => command.run(&reporter),
+        Command::Report(command) => command.run(&reporter),
+        Command::Summary(command) => command.run(&reporter),
+        Command::Data(command) => command.run(&reporter),
+        Command::Graph(command) => command.run(&reporter),
+        Command::Explain(command) => command.run(&reporter),
+        Command::Devices(command) => command.run(&reporter),
+        Command::Verify(command) => command.run(&reporter),
+        Command::Demo(command) => command.run(&reporter),
+        Command::Bench(command) => command.run(&reporter),
+        Command::Profile(command) => command.run(&reporter),
+        Command::Completions(command) => command.run(&reporter),
+        Command::Man(command) => command.run(&reporter),
+        Command::Runs(command) => command.run(&reporter),
+    };
+    match result {
+        Ok(outcome) => outcome.code(),
+        // Nothing is left to say.
+        Err(error) if is_unread(&error) => ExitCode::SUCCESS,
+        Err(Error::Interrupted) => {
+            note("interrupted");
+            Outcome::Interrupted.code()
+        }
+        Err(error) => {
+            complain(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Gives libwayland a folder to look for a compositor in where the session has none, as over ssh and in containers.
+///
+/// Mesa's Vulkan layer that puts the display's GPU first asks libwayland for a compositor whenever adapters are listed, and libwayland complains on
+/// standard error if `XDG_RUNTIME_DIR` is not set. A folder in which there cannot be any socket is answered in silence, and hides nothing else.
+#[cfg(target_os = "linux")]
+fn quiet_wayland() {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none_or(|folder| !folder.as_encoded_bytes().starts_with(b"/")) {
+        #[allow(unsafe_code, reason = "the environment is the only thing that libwayland asks")]
+        // SAFETY: nothing ran before this, so there is no other thread that could read the environment meanwhile.
+        unsafe {
+            std::env::set_var("XDG_RUNTIME_DIR", "/dev/null");
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn quiet_wayland() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The flags of a command and of the commands below it that take a number: the words before them, and their names.
+    fn numeric(command: &clap::Command, before: &[String], found: &mut Vec<(Vec<String>, String)>) {
+        const NUMBERS: [&str; 13] = [
+            "COUNT",
+            "NUMBER",
+            "SHARE",
+            "RATE",
+            "P",
+            "FACTOR",
+            "WEIGHT",
+            "PIXELS",
+            "EPOCHS",
+            "NORM",
+            "ALPHA",
+            "PERCENT",
+            "MEAN|R,G,B",
+        ];
+        for arg in command.get_opts() {
+            let names = arg.get_value_names().unwrap_or_default();
+            let takes_one = names.iter().any(|name| NUMBERS.contains(&name.as_str()));
+            if let Some(long) = arg.get_long().filter(|_| takes_one) {
+                found.push((before.to_vec(), format!("--{long}")));
+            }
+        }
+        for sub in command.get_subcommands() {
+            numeric(sub, &[before, &[sub.get_name().to_string()]].concat(), found);
+        }
+    }
+
+    /// No flag takes text, NaN or a negative number for a number, and each says what it takes.
+    #[test]
+    fn every_numeric_flag_says_what_its_value_may_be() {
+        let command = with_negative(Cli::command());
+        let mut flags = Vec::new();
+        numeric(&command, &["incept".to_string()], &mut flags);
+        assert!(flags.len() > 60, "{flags:?}");
+        for (words, flag) in &flags {
+            // Its share is checked together with the data set.
+            let late = flag == "--held-out";
+            for value in ["nan", "-1", "inf", "x", "1e999"] {
+                if late && value != "x" {
+                    continue;
+                }
+                // A mean may be negative.
+                if flag == "--mean" && value == "-1" {
+                    continue;
+                }
+                let arguments = [&words[..], &[flag.clone(), value.to_string()]].concat();
+                let Err(error) = command.clone().try_get_matches_from(&arguments) else {
+                    panic!("{arguments:?} is taken");
+                };
+                let said = error.to_string();
+                assert_eq!(error.kind(), clap::error::ErrorKind::ValueValidation, "{arguments:?}: {said}");
+                assert!(said.contains(flag.as_str()) && said.contains(value), "{arguments:?}: {said}");
+            }
+        }
+    }
+}
