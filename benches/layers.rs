@@ -12,10 +12,11 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use incept::Result;
 use incept::gpu::{AdapterOptions, Gpu, Session};
-use incept::graph::{Graph, Operation, Spec};
+use incept::graph::{Graph, Operation};
 use incept::kernel::{AdapterClass, Implementation, Operands, Profile, Step};
 use incept::plan::{Plan, PlanOptions};
 use incept::reference::{Array, Reference};
+use incept::tensor::Spec;
 
 use shared::{Direction, LAYERS};
 
@@ -60,7 +61,7 @@ impl Operation for Only {
 
 /// The names of the implementations that fit the device.
 fn implementations(gpu: &Gpu, op: &dyn Operation, inputs: &[Spec]) -> Result<Vec<&'static str>> {
-    let trial = incept::gpu::Trial::new(op, inputs, 0)?;
+    let trial = incept::tune::Trial::new(op, inputs, 0)?;
     Ok(trial.implementations(gpu).iter().map(|i| i.name).collect())
 }
 

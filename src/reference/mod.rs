@@ -26,14 +26,23 @@ mod weighted_sum;
 
 pub use interpreter::Interpreter;
 
+use std::any::Any;
 use std::fmt::Debug;
 
-use crate::graph::{Element, Operation, Spec};
+use crate::graph::Operation;
+use crate::graph::{Add, Copy, Fill};
 use crate::kernel::Step;
+use crate::ops::{
+    Accumulate, AdamW, AdaptiveAvgPool, Average, AvgPool, AvgPoolGrad, BatchNorm, BatchNormGrad, ClipNorm,
+    Concat, Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad, Dropout, Lars, Linear, LinearBiasGrad,
+    LinearInputGrad, LinearWeightGrad, LossScale, Lrn, LrnGrad, MaxPool, MaxPoolGrad, Relu, ReluGrad, Sgd,
+    Slice, Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad, WeightedSum, WeightedSumGrad,
+};
+use crate::tensor::{Element, Spec};
 
 /// The floating-point types that the twins work in.
 pub trait Real:
-    Copy
+    std::marker::Copy
     + Debug
     + Default
     + PartialOrd
@@ -63,8 +72,6 @@ pub trait Real:
     fn powf(self, exponent: Self) -> Self;
     /// The magnitude.
     fn abs(self) -> Self;
-    /// The twin of an operation in this precision.
-    fn twin(op: &dyn Operation) -> &dyn Reference<Self>;
     /// The value as a count or an index, rounded down.
     fn to_index(self) -> usize {
         self.to_f64() as usize
@@ -97,7 +104,6 @@ macro_rules! real {
             fn sqrt(self) -> Self { self.sqrt() }
             fn powf(self, exponent: Self) -> Self { self.powf(exponent) }
             fn abs(self) -> Self { self.abs() }
-            fn twin(op: &dyn Operation) -> &dyn Reference<Self> { op }
         }
     )*};
 }
@@ -163,11 +169,78 @@ pub trait Reference<T: Real> {
     }
 }
 
+/// The CPU reference of an operation of this crate in the precision of `T`; none for an operation from outside.
+pub fn of<T: Real>(op: &dyn Operation) -> Option<&dyn Reference<T>> {
+    let any: &dyn Any = op;
+    macro_rules! table {
+        ($($operation:ty),* $(,)?) => {
+            $(if let Some(op) = any.downcast_ref::<$operation>() {
+                return Some(op);
+            })*
+        };
+    }
+    table!(
+        Accumulate,
+        AdamW,
+        AdaptiveAvgPool,
+        Add,
+        Average,
+        AvgPool,
+        AvgPoolGrad,
+        BatchNorm,
+        BatchNormGrad,
+        ClipNorm,
+        Concat,
+        Conv,
+        ConvBiasGrad,
+        ConvInputGrad,
+        ConvWeightGrad,
+        Copy,
+        Dropout,
+        Fill,
+        Lars,
+        Linear,
+        LinearBiasGrad,
+        LinearInputGrad,
+        LinearWeightGrad,
+        LossScale,
+        Lrn,
+        LrnGrad,
+        MaxPool,
+        MaxPoolGrad,
+        Relu,
+        ReluGrad,
+        Sgd,
+        Slice,
+        Softmax,
+        SoftmaxCrossEntropy,
+        SoftmaxCrossEntropyGrad,
+        WeightedSum,
+        WeightedSumGrad,
+    );
+    None
+}
+
 /// Runs one operation on the CPU. Outputs that are stored as f16 come out rounded to it.
 ///
 /// # Errors
-/// The reason, if the operation cannot work on these inputs.
+/// The reason, if the operation cannot work on these inputs, or has no reference in this crate.
 pub fn run_operation<T: Real>(
+    op: &dyn Operation,
+    specs: &[&Spec],
+    inputs: &[&Array<T>],
+    step: &Step,
+) -> Result<Vec<Array<T>>, String> {
+    let reference = of(op).ok_or("has no CPU reference in this crate: give its own to `run_with`")?;
+    run_with(reference, op, specs, inputs, step)
+}
+
+/// As [`run_operation`], with a reference from outside.
+///
+/// # Errors
+/// The reason, if the operation cannot work on these inputs.
+pub fn run_with<T: Real>(
+    reference: &dyn Reference<T>,
     op: &dyn Operation,
     specs: &[&Spec],
     inputs: &[&Array<T>],
@@ -180,7 +253,7 @@ pub fn run_operation<T: Real>(
             arrays[output] = inputs[input].clone();
         }
     }
-    T::twin(op).run(inputs, &mut arrays, step);
+    reference.run(inputs, &mut arrays, step);
     Ok(arrays.into_iter().zip(&outputs).map(|(array, spec)| array.stored_as(spec.element)).collect())
 }
 

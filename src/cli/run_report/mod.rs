@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use image::RgbImage;
 use incept::data::CropTest;
-use incept::evaluate::{Assessment, Scores};
+use incept::infer::{Assessment, Scores};
+use incept::infer::{InferenceGraph, top};
 use incept::output::check_file;
-use incept::train::{InferenceGraph, top};
+use incept::output::write_atomically;
 use incept::untrusted::contained;
-use incept::weights::write_atomically;
 use incept::{Error, nn};
 use serde::Serialize;
 
