@@ -12,10 +12,10 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use incept::Result;
 use incept::gpu::{AdapterOptions, Gpu, Session};
-use incept::graph::{Graph, Operation, Spec};
+use incept::graph::{Graph, Operation};
 use incept::kernel::{AdapterClass, Implementation, Operands, Profile, Step};
 use incept::plan::{Plan, PlanOptions};
-use incept::reference::{Array, Reference};
+use incept::tensor::Spec;
 
 use shared::{Direction, LAYERS};
 
@@ -25,18 +25,6 @@ struct Only {
     op: Arc<dyn Operation>,
     implementation: &'static str,
 }
-
-macro_rules! same_twin {
-    ($($float:ty),*) => {$(
-        impl Reference<$float> for Only {
-            fn run(&self, inputs: &[&Array<$float>], outputs: &mut [Array<$float>], step: &Step) {
-                Reference::<$float>::run(self.op.as_ref(), inputs, outputs, step);
-            }
-        }
-    )*};
-}
-
-same_twin!(f32, f64);
 
 impl Operation for Only {
     fn name(&self) -> &'static str {
@@ -60,7 +48,7 @@ impl Operation for Only {
 
 /// The names of the implementations that fit the device.
 fn implementations(gpu: &Gpu, op: &dyn Operation, inputs: &[Spec]) -> Result<Vec<&'static str>> {
-    let trial = incept::gpu::Trial::new(op, inputs, 0)?;
+    let trial = incept::tune::Trial::new(op, inputs, 0)?;
     Ok(trial.implementations(gpu).iter().map(|i| i.name).collect())
 }
 

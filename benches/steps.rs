@@ -7,8 +7,9 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use incept::data::Batch;
 use incept::gpu::{AdapterOptions, Gpu};
-use incept::nn::GoogLeNet;
-use incept::train::{Optimizer, Trainer};
+use incept::model::GoogLeNet;
+use incept::optim::Optimizer;
+use incept::train::Trainer;
 
 const INPUT: usize = 64;
 const CLASSES: usize = 100;

@@ -4,8 +4,9 @@ use std::ops::ControlFlow;
 
 use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing, open};
 use incept::gpu::{AdapterOptions, Gpu};
-use incept::nn::GoogLeNet;
-use incept::train::{Optimizer, Trainer, train_epoch};
+use incept::model::GoogLeNet;
+use incept::optim::Optimizer;
+use incept::train::{Trainer, train_epoch};
 
 fn main() -> incept::Result<()> {
     let gpu = Gpu::open_blocking(&AdapterOptions::default())?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::untrusted::printable;
+use crate::text::printable;
 
 /// The result of everything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

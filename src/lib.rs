@@ -1,6 +1,6 @@
 //! incept trains GoogLeNet (Inception v1) with all three of its softmaxes on any GPU that has a driver.
 //!
-//! Data flows one way: data set, batch, graph, plan, device, metrics; the modules follow it. A network is built by [`nn`] as a
+//! Data flows one way: data set, batch, graph, plan, device, metrics; the modules follow it. A network is built by [`model`] as a
 //! [`graph`], differentiated and pruned there, laid out in memory by [`plan`], and run by [`gpu`] with kernels that [`ops`] offers. [`train`] puts them
 //! together.
 //!
@@ -9,8 +9,9 @@
 //!
 //! use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing, open};
 //! use incept::gpu::{AdapterOptions, Gpu};
-//! use incept::nn::GoogLeNet;
-//! use incept::train::{Optimizer, Trainer, train_epoch};
+//! use incept::model::GoogLeNet;
+//! use incept::optim::Optimizer;
+//! use incept::train::{Trainer, train_epoch};
 //!
 //! # fn main() -> incept::Result<()> {
 //! let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
@@ -34,26 +35,30 @@
 //! # }
 //! ```
 
+pub mod checkpoint;
 pub mod data;
 pub mod error;
-pub mod evaluate;
 pub mod explain;
+pub mod formats;
 pub mod gpu;
 pub mod graph;
+pub mod infer;
 pub mod kernel;
 pub mod look;
-pub mod nn;
+pub mod model;
 pub mod ops;
+pub mod optim;
 pub mod output;
 pub mod plan;
 pub mod reference;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod runs;
+pub mod tensor;
+mod text;
 pub mod train;
 pub mod tune;
 pub mod untrusted;
 pub mod verify;
-pub mod weights;
 
 pub use error::{Error, Result};
 /// The version of wgpu that the crate is built with: [`gpu::AdapterOptions`] takes one of its types.

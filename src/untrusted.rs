@@ -3,7 +3,6 @@
 //!
 //! Everything that reads a file or calls a parser of another crate goes through here, so that one rule holds for all formats.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
@@ -13,6 +12,7 @@ use std::sync::Once;
 use std::task::Poll;
 
 use crate::error::{Error, Result};
+pub use crate::text::{is_hostile, printable, printable_lines};
 
 /// Bytes that a single image file or sample may have.
 pub const MAX_SAMPLE_BYTES: u64 = 512 << 20;
@@ -135,31 +135,6 @@ pub fn read_up_to(stream: impl Read, limit: u64) -> std::io::Result<Result<Vec<u
     Ok(Ok(bytes))
 }
 
-/// Whether a terminal would obey a character instead of showing it, or show other text than there is: control characters, separators of lines, and
-/// marks that change the direction of text.
-pub fn is_hostile(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-fn replaced(text: &str, hostile: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if text.contains(&hostile) {
-        Cow::Owned(text.chars().map(|c| if hostile(c) { '\u{fffd}' } else { c }).collect())
-    } else {
-        Cow::Borrowed(text)
-    }
-}
-
-/// A name or value from a file as it may be shown: what [`is_hostile`] is replaced.
-pub fn printable(text: &str) -> Cow<'_, str> {
-    replaced(text, is_hostile)
-}
-
-/// As [`printable`], for text that has lines and columns: line feeds and tabs stay.
-pub fn printable_lines(text: &str) -> Cow<'_, str> {
-    replaced(text, |c| is_hostile(c) && c != '\n' && c != '\t')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,15 +169,5 @@ mod tests {
     fn streams_end_at_the_limit() {
         assert_eq!(read_up_to([1, 2, 3].as_slice(), 3).expect("read"), Ok(vec![1, 2, 3]));
         assert!(read_up_to(std::io::repeat(0), 1000).expect("read").is_err());
-    }
-
-    #[test]
-    fn terminal_escapes_are_replaced() {
-        assert_eq!(printable("cat"), "cat");
-        assert_eq!(
-            printable("\u{1b}[2Jcat\r\n\u{202e}x\u{9b}y"),
-            "\u{fffd}[2Jcat\u{fffd}\u{fffd}\u{fffd}x\u{fffd}y"
-        );
-        assert_eq!(printable_lines("a\n\tb\r\u{1b}"), "a\n\tb\u{fffd}\u{fffd}");
     }
 }

@@ -5,14 +5,18 @@ use std::collections::BTreeMap;
 use incept::Error;
 use incept::data::{Batch, MixedLabels};
 use incept::gpu::{AdapterOptions, Gpu, Session};
-use incept::graph::{Element, Graph, Region, Role, Spec, TensorId};
+use incept::graph::Add;
+use incept::graph::{Graph, Region, Role, TensorId};
+use incept::infer::{Classifier, InferenceGraph};
 use incept::kernel::{AdapterClass, Profile, Step};
-use incept::nn::{GoogLeNet, Network, Variant};
-use incept::ops::{Add, Concat, Conv, MaxPool, Relu, Slice, SoftmaxCrossEntropy, WeightedSum};
+use incept::model::{GoogLeNet, Network, Variant};
+use incept::ops::{Concat, Conv, MaxPool, Relu, Slice, SoftmaxCrossEntropy, WeightedSum};
+use incept::optim::TrainingState;
+use incept::optim::{Averaging, Optimizer, Rule};
 use incept::plan::{Plan, PlanOptions, value_bytes};
 use incept::reference::{Array, Interpreter, relative_error};
-use incept::train::{Averaging, Classifier, InferenceGraph, Optimizer, Rule, Trainer, TrainingGraph};
-use incept::weights::TrainingState;
+use incept::tensor::{Element, Spec};
+use incept::train::{Trainer, TrainingGraph};
 
 fn gpu() -> Gpu {
     Gpu::open_blocking(&AdapterOptions::default()).expect("the tests need a GPU driver")

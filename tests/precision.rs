@@ -5,16 +5,18 @@ mod skipped;
 use std::collections::BTreeMap;
 
 use incept::Error;
+use incept::checkpoint::{Checkpoint, Metadata};
 use incept::data::Batch;
 use incept::gpu::{AdapterOptions, Gpu};
-use incept::graph::{Element, Region, Role, TensorId};
+use incept::graph::{Region, Role, TensorId};
+use incept::infer::Classifier;
 use incept::kernel::Step;
-use incept::nn::{GoogLeNet, Variant};
+use incept::model::{GoogLeNet, Variant};
+use incept::optim::TrainingState;
+use incept::optim::{Averaging, LossScaling, Optimizer, Precision, Rule};
 use incept::reference::{Array, Interpreter, relative_error};
-use incept::train::{
-    Averaging, Classifier, LossScaling, Optimizer, Precision, Rule, StepMetrics, Trainer, TrainingGraph,
-};
-use incept::weights::{Checkpoint, Metadata, TrainingState};
+use incept::tensor::Element;
+use incept::train::{StepMetrics, Trainer, TrainingGraph};
 use skipped::skipped;
 
 fn gpu() -> Gpu {

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use incept::graph::{Element, Graph, Operation, Spec};
+use incept::graph::{Graph, Operation};
+use incept::infer::InferenceGraph;
 use incept::kernel::{
     AdapterClass, BUSY_GROUPS, Kernel, MOST_GROUPS, Operand, Operands, Profile, choose, pipeline_text,
 };
-use incept::nn::{GoogLeNet, Variant};
+use incept::model::{GoogLeNet, Variant};
 use incept::ops::{Conv, ConvInputGrad, ConvWeightGrad};
+use incept::optim::{Optimizer, Precision};
 use incept::plan::{ENOUGH_INTENSITY, NodeCost, Plan, PlanOptions};
-use incept::train::{InferenceGraph, Optimizer, Precision, TrainingGraph};
+use incept::tensor::{Element, Spec};
+use incept::train::TrainingGraph;
 use naga::ShaderStage;
 use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};

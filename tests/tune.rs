@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use incept::data::Batch;
 use incept::gpu::{AdapterOptions, Gpu};
-use incept::graph::{Graph, Operation, Spec, TensorId};
-use incept::kernel::{
-    Choice, Choices, Effort, Implementation, Kernel, Operands, Profile, Slot, Step, fingerprint,
-};
-use incept::nn::GoogLeNet;
+use incept::graph::{Graph, Operation, TensorId};
+use incept::kernel::{Implementation, Kernel, Operands, Profile, Slot, Step};
+use incept::model::GoogLeNet;
+use incept::optim::Optimizer;
+use incept::plan::{Choice, Choices, Effort, fingerprint};
 use incept::plan::{Plan, PlanOptions};
 use incept::reference::{Array, Real, Reference, relative_error};
-use incept::train::{Optimizer, Trainer, TrainingGraph};
+use incept::tensor::Spec;
+use incept::train::{Trainer, TrainingGraph};
 use incept::tune::{TuneCache, TuneOptions, Tuning, tune};
 
 fn open() -> Gpu {
@@ -122,6 +123,7 @@ impl Operation for Twice {
 
 /// A plan that doubles `count` numbers, preferring these choices.
 fn plan_twice(ways: &'static [&'static str], count: usize, choices: Option<&Choices>) -> (Plan, TensorId) {
+    incept::reference::register::<Twice>();
     let mut graph = Graph::new();
     let x = graph.input("x", Spec::f32([count / 100, 100]));
     let y = graph.add("double", Twice(ways), &[x]).expect("any shape will do");

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use incept::Error;
+use incept::checkpoint::{Checkpoint, INCLUDED, Metadata};
 use incept::data::Preprocessing;
+use incept::formats::read_tensors;
 use incept::graph::Role;
-use incept::nn::{GoogLeNet, Variant, summary};
-use incept::weights::{
-    Checkpoint, HostTensor, INCLUDED, Metadata, Progress, TrainingState, read_tensors, write_atomically,
-};
+use incept::model::{GoogLeNet, Variant, summary};
+use incept::optim::{Progress, TrainingState};
+use incept::output::write_atomically;
+use incept::tensor::HostTensor;
 
 #[test]
 fn parameters_and_multiply_adds_are_the_published_ones() {

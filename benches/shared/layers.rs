@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use incept::graph::{Operation, Spec};
+use incept::graph::Operation;
 use incept::ops::{Conv, ConvInputGrad, ConvWeightGrad};
+use incept::tensor::Spec;
 use serde::Serialize;
 
 /// A convolution with square pictures, kernels, strides and padding.

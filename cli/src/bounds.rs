@@ -1,7 +1,7 @@
 //! Numbers of a run that its flags, its configuration or its checkpoint give: what is out of range is refused before anything is computed with it.
 
 use incept::data::Mix;
-use incept::nn::GoogLeNet;
+use incept::model::GoogLeNet;
 use incept::{Error, Result};
 
 use super::fit::Run;

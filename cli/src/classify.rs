@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use incept::Error;
+use incept::checkpoint::{Checkpoint, Metadata};
 use incept::data::{Batch, Fit, Picture, Preprocessing};
 use incept::gpu::Gpu;
-use incept::nn::summary;
-use incept::train::{Answer, Classifier, EarlyExit, Exit, InferenceGraph, Prediction, top};
+use incept::infer::{Answer, Classifier, EarlyExit, Exit, InferenceGraph, Prediction, top};
+use incept::model::summary;
 use incept::untrusted::{MAX_SAMPLE_BYTES, printable, read_up_to};
-use incept::weights::{Checkpoint, Metadata};
 use serde::Serialize;
 
 use super::data::{ImageArgs, pictures};

@@ -350,8 +350,8 @@ pub(crate) mod as_text {
 
 #[cfg(test)]
 mod tests {
-    use incept::nn::Variant;
-    use incept::train::Rule;
+    use incept::model::Variant;
+    use incept::optim::Rule;
 
     use super::*;
     use crate::options::Average;

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use clap::Args;
 use incept::Error;
 use incept::data::{Dataset, OpenOptions};
-use incept::nn::{GoogLeNet, Initialization};
+use incept::model::{GoogLeNet, Initialization};
+use incept::optim::{Optimizer, Schedule};
 use incept::output::check_file;
-use incept::train::{Optimizer, Schedule, Trainer};
+use incept::train::Trainer;
 use serde::Serialize;
 
 use super::config::Config;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use incept::nn::{BLOCKS, GoogLeNet, Topology, TopologyNode};
+use incept::model::{BLOCKS, GoogLeNet, Topology, TopologyNode};
 
 use super::graph::{numbers, shape};
 use super::report::thousands;

@@ -3,10 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use incept::explain::Calibration;
-use incept::train::Exit;
+use incept::infer::Calibration;
+use incept::infer::Exit;
+use incept::optim::Progress;
+use incept::output::write_atomically;
 use incept::untrusted::read_text;
-use incept::weights::{Progress, write_atomically};
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 

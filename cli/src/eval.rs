@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::data::{CropTest, Dataset, at_most};
-use incept::evaluate::{Assessment, MeanMetrics, Mistake, ReliabilityBin};
+use incept::infer::{Assessment, MeanMetrics, Mistake, ReliabilityBin};
+use incept::infer::{Evaluation, InferenceGraph};
 use incept::output::check_file;
-use incept::train::{Evaluation, InferenceGraph};
 use serde::Serialize;
 
 pub(crate) use confusion_plot::ConfusionFigure;
@@ -180,7 +180,7 @@ struct EvalResult<'a> {
     mean: MeanMetrics,
     classes: Vec<ClassResult<'a>>,
     /// A row for each label, a column for each prediction.
-    confusion: &'a incept::evaluate::Confusion,
+    confusion: &'a incept::infer::Confusion,
     calibration: Calibration,
     mistakes: Vec<MistakeResult<'a>>,
     members: Vec<MemberResult<'a>>,
@@ -310,7 +310,7 @@ impl Eval {
 /// Everything for programs.
 fn result<'a>(measured: &'a Measured, contestants: &[Contestant<'a>], job: &Job<'_>) -> EvalResult<'a> {
     let Assessment { evaluation, confusion, reliability, .. } = &measured.together;
-    let class = |(class, m): (&'a String, incept::evaluate::ClassMetrics)| ClassResult {
+    let class = |(class, m): (&'a String, incept::infer::ClassMetrics)| ClassResult {
         class,
         count: m.support,
         correct: m.correct,

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use incept::Error;
-use incept::nn::Variant;
+use incept::checkpoint::OnnxOptions;
+use incept::model::Variant;
 use incept::output::check_file;
-use incept::weights::{OnnxOptions, write_atomically};
+use incept::output::write_atomically;
 use serde::Serialize;
 
 use super::record;

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use incept::checkpoint::{Checkpoint, Metadata};
 use incept::data::{Augmentation, Mix, OpenedData, Preprocessing};
 use incept::gpu::Gpu;
-use incept::nn::GoogLeNet;
+use incept::infer::Evaluation;
+use incept::model::GoogLeNet;
+use incept::optim::{Moment, Optimizer, Pace, Schedule};
 use incept::runs::{HeadRecord, StopReason};
-use incept::train::{
-    EpochSummary, Evaluation, Moment, Optimizer, Pace, Schedule, StepMetrics, Trainer, TrainingGraph,
-};
-use incept::weights::{Checkpoint, Metadata};
+use incept::train::{EpochSummary, StepMetrics, Trainer, TrainingGraph};
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use incept::Error;
-use incept::nn::{GoogLeNet, Variant};
+use incept::checkpoint::{Checkpoint, ImportOptions, Pixels};
+use incept::formats::{Content, Foreign, Format};
+use incept::model::{GoogLeNet, Variant};
 use incept::output::check_file;
 use incept::untrusted::read_text;
-use incept::weights::{Checkpoint, Content, Foreign, Format, ImportOptions, Pixels};
 use serde::Serialize;
 
 use super::numbers::whole;

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use incept::nn::GoogLeNet;
+use incept::checkpoint::{Checkpoint, INCLUDED, Metadata};
+use incept::formats::{Content, FileTensor, Foreign, Format};
+use incept::model::GoogLeNet;
 use incept::untrusted::{MAX_FILE_BYTES, printable, read_file};
-use incept::weights::{Checkpoint, Content, FileTensor, Foreign, Format, INCLUDED, Metadata};
 use serde::Serialize;
 
 use super::import::note_skipped;

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use incept::data::Loader;
 use incept::gpu::Gpu;
+use incept::infer::{Classifier, EarlyExit, Evaluation, evaluate, evaluate_heads};
 use incept::runs::HeadRecord;
-use incept::train::{Classifier, EarlyExit, Evaluation, Trainer, evaluate, evaluate_heads};
+use incept::train::Trainer;
 use incept::{Error, Result};
 
 /// What the validation set says after an epoch.

@@ -7,10 +7,10 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use incept::data::{Augmentation, Dataset, Fit, Preprocessing};
 use incept::gpu::{AdapterOptions, Gpu};
-use incept::graph::Element;
 use incept::kernel::{AdapterClass, Profile};
-use incept::nn::{GoogLeNet, Initialization, Variant};
-use incept::train::{Averaging, Optimizer, Precision, Rule, Schedule};
+use incept::model::{GoogLeNet, Initialization, Variant};
+use incept::optim::{Averaging, Optimizer, Precision, Rule, Schedule};
+use incept::tensor::Element;
 use incept::wgpu;
 use serde::{Deserialize, Serialize};
 

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use incept::checkpoint::Checkpoint;
+use incept::optim::Progress;
 use incept::output::{check_file, check_folder, is_special, remove_leftovers};
 use incept::runs::{Lock, LogWriter, Record, RunFolder, StopReason};
-use incept::weights::{Checkpoint, Progress};
 use incept::{Error, Result};
 
 use super::config::RunArgs;

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::gpu::{AdapterSummary, Bound, Clock, DispatchTime, Gpu, Roofline};
+use incept::infer::{Classifier, InferenceGraph};
 use incept::kernel::{AdapterClass, Profile as DeviceProfile};
-use incept::nn::GoogLeNet;
+use incept::model::GoogLeNet;
 use incept::output::check_file;
+use incept::output::write_atomically;
 use incept::plan::{NodeCost, Plan, PlanOptions};
-use incept::train::{Classifier, InferenceGraph, Trainer, TrainingGraph};
-use incept::weights::write_atomically;
+use incept::train::{Trainer, TrainingGraph};
 use serde::Serialize;
 use serde_json::json;
 

@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use incept::checkpoint::Checkpoint;
 use incept::gpu::AdapterSummary;
+use incept::infer::Evaluation;
+use incept::optim::Progress;
 use incept::output::is_special;
 use incept::runs::{
     EpochRecord, EventWriter, HeadRecord, HeldOutRecord, LogWriter, Machine, PartRecord, Record, RunFolder,
     StepRecord, StopReason, read_log_leniently,
 };
-use incept::train::{Evaluation, StepMetrics};
-use incept::weights::{Checkpoint, Progress};
+use incept::train::StepMetrics;
 use incept::{Error, Result};
 
 use super::fit::EpochRecord as Epoch;

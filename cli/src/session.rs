@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use incept::checkpoint::Checkpoint;
 use incept::data::Loader;
 use incept::gpu::{AdapterSummary, Gpu};
-use incept::nn::GoogLeNet;
-use incept::train::{EpochSummary, Evaluation, Moment, StepMetrics, Trainer, train_epoch_from};
-use incept::weights::Checkpoint;
+use incept::infer::Evaluation;
+use incept::model::GoogLeNet;
+use incept::optim::Moment;
+use incept::train::{EpochSummary, StepMetrics, Trainer, train_epoch_from};
 use incept::{Error, Result};
 use serde::Serialize;
 

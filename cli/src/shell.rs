@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::{Shell, generate};
 use incept::Error;
 use incept::output::check_folder;
-use incept::weights::write_atomically;
+use incept::output::write_atomically;
 use serde::Serialize;
 
 use super::report::{Reporter, shown};

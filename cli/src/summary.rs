@@ -1,10 +1,12 @@
 //! `incept summary`
 
 use clap::Args;
+use incept::infer::InferenceGraph;
 use incept::kernel::{AdapterClass, Profile};
-use incept::nn::{LayerSummary, summary};
+use incept::model::{LayerSummary, summary};
+use incept::optim::Optimizer;
 use incept::plan::{Memory, Plan, PlanOptions};
-use incept::train::{InferenceGraph, Optimizer, TrainingGraph};
+use incept::train::TrainingGraph;
 use serde::Serialize;
 
 use super::numbers::whole;
@@ -32,7 +34,7 @@ pub(crate) struct Summary {
 
 #[derive(Serialize)]
 struct SummaryResult<'a> {
-    network: &'a incept::nn::GoogLeNet,
+    network: &'a incept::model::GoogLeNet,
     batch: usize,
     layers: &'a [LayerSummary],
     parameters: usize,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use incept::data::{Dataset, Loader, LoaderOptions, Subset, stratified};
-use incept::explain::{SweepPoint, THRESHOLDS, calibrate, sweep};
+use incept::explain::{SweepPoint, THRESHOLDS, sweep};
 use incept::gpu::Gpu;
-use incept::graph::Element;
-use incept::nn::{GoogLeNet, summary};
-use incept::train::{Answer, Classifier, EarlyExit, Exit, HeadLogits, numbers, top};
-use incept::weights::{Progress, TrainingState};
+use incept::infer::calibrate;
+use incept::infer::{Answer, Classifier, EarlyExit, Exit, HeadLogits, numbers, top};
+use incept::model::{GoogLeNet, summary};
+use incept::optim::{Progress, TrainingState};
+use incept::tensor::Element;
 use incept::{Error, Result};
 use plotters::prelude::*;
 use serde::Serialize;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use clap::Args;
 use incept::Error;
+use incept::checkpoint::Checkpoint;
 use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing};
-use incept::nn::GoogLeNet;
+use incept::model::GoogLeNet;
 use incept::output::is_special;
 use incept::runs::{Manifest, RunFolder, StopReason};
 use incept::train::Trainer;
-use incept::weights::Checkpoint;
 use serde::Serialize;
 
 use super::config::{Config, Recipe, class_weights};
@@ -374,7 +374,7 @@ impl Train {
             schedule: *config
                 .optimizer
                 .schedule
-                .get_or_insert(incept::train::Schedule::Polynomial { power: 0.5 }),
+                .get_or_insert(incept::optim::Schedule::Polynomial { power: 0.5 }),
             warmup,
             optimizer,
             augmentation,

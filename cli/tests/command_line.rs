@@ -6,8 +6,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use incept::checkpoint::Checkpoint;
 use incept::data::Fit;
-use incept::weights::{Checkpoint, HostTensor, read_tensors};
+use incept::formats::read_tensors;
+use incept::tensor::HostTensor;
 use serde_json::Value;
 
 use program::{incept, json, repository, run, stdout, text};

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use incept::data::{Batch, Loader, LoaderOptions, OpenOptions, Preprocessing, Subset, open};
 use incept::gpu::{AdapterOptions, Gpu};
-use incept::graph::Element;
-use incept::nn::GoogLeNet;
-use incept::train::{Answer, Classifier, EarlyExit, Exit, Optimizer, Trainer, softmax};
+use incept::infer::{Answer, Classifier, EarlyExit, Exit, softmax};
+use incept::model::GoogLeNet;
+use incept::optim::Optimizer;
+use incept::tensor::Element;
+use incept::train::Trainer;
 
 use program::skipped::skipped;
 use program::{drawing, json, run, stdout, text};
@@ -65,7 +67,7 @@ fn stages_say_what_the_whole_network_says() {
         let all = gpu.block_on(staged.all_heads(batch)).expect("logits");
         let close =
             |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + b.abs()));
-        if network.variant == incept::nn::Variant::Paper {
+        if network.variant == incept::model::Variant::Paper {
             for (name, logits) in gpu.block_on(trainer.logits()).expect("logits") {
                 let head = staged.heads().iter().position(|h| *h == name).expect("a head");
                 assert!(close(&all.logits[head].concat(), &logits), "{name}");
@@ -91,7 +93,7 @@ fn later_stages_run_only_for_pictures_that_are_not_sure() {
     let trainer = trainer(&gpu, &network(), 4);
     let mut staged = gpu.block_on(trainer.early_exit(4)).expect("stages");
     let whole = gpu.block_on(trainer.classifier(4)).expect("a classifier");
-    let mut all = incept::train::HeadLogits::default();
+    let mut all = incept::infer::HeadLogits::default();
     for batch in &batches {
         all.extend(gpu.block_on(staged.all_heads(batch)).expect("logits"));
     }

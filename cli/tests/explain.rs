@@ -9,8 +9,9 @@ use incept::data::{Batch, Loader, LoaderOptions, OpenOptions, Preprocessing, ope
 use incept::explain::GradientFlow;
 use incept::gpu::{AdapterOptions, Gpu};
 use incept::graph::Region;
-use incept::nn::{GoogLeNet, Topology, summary};
-use incept::train::{Optimizer, Trainer};
+use incept::model::{GoogLeNet, Topology, summary};
+use incept::optim::Optimizer;
+use incept::train::Trainer;
 use serde_json::Value;
 
 use program::{drawing, fails, json, stdout, text};
@@ -223,7 +224,7 @@ fn the_graph_has_every_layer_of_the_summary() {
         let mut numbers: Vec<usize> = topology.nodes.iter().flat_map(|n| n.numbers.clone()).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (1..=summary.layers.len()).collect::<Vec<_>>());
-        let name = |n: &incept::nn::TopologyNode| summary.layers[n.numbers[0] - 1].name == n.name;
+        let name = |n: &incept::model::TopologyNode| summary.layers[n.numbers[0] - 1].name == n.name;
         assert!(topology.nodes[1..].iter().all(name));
         assert_eq!(topology.nodes.iter().map(|n| n.parameters).sum::<usize>(), summary.parameters);
         let weights: Vec<f32> = topology.edges.iter().filter_map(|e| e.weight).collect();

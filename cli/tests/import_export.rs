@@ -12,16 +12,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use incept::checkpoint::{Checkpoint, ImportOptions, OnnxOptions, Pixels};
 use incept::data::{Batch, Fit, Picture, Preprocessing};
+use incept::formats::{Content, Foreign, read_tensors};
 use incept::gpu::{AdapterOptions, Gpu};
-use incept::graph::{Element, Role};
+use incept::graph::Role;
+use incept::infer::{Classifier, EarlyExit};
 use incept::kernel::Step;
-use incept::nn::{GoogLeNet, Variant};
+use incept::model::{GoogLeNet, Variant};
 use incept::reference::{Array, Interpreter};
-use incept::train::{Classifier, EarlyExit};
-use incept::weights::{
-    Checkpoint, Content, Foreign, HostTensor, ImportOptions, OnnxOptions, Pixels, read_tensors,
-};
+use incept::tensor::Element;
+use incept::tensor::HostTensor;
 use proptest::prelude::*;
 use serde_json::Value;
 

@@ -5,11 +5,12 @@ mod program;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use incept::checkpoint::Checkpoint;
 use incept::gpu::{AdapterOptions, Gpu};
 use incept::look::{Features, GradCam};
-use incept::nn::GoogLeNet;
-use incept::train::{Optimizer, Trainer};
-use incept::weights::Checkpoint;
+use incept::model::GoogLeNet;
+use incept::optim::Optimizer;
+use incept::train::Trainer;
 use serde_json::Value;
 
 use program::{drawing, fails, json, stdout, text};

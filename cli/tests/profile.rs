@@ -4,8 +4,9 @@ use std::process::Command;
 
 use incept::data::Batch;
 use incept::gpu::{AdapterOptions, Clock, Gpu};
-use incept::nn::GoogLeNet;
-use incept::train::{Optimizer, Trainer};
+use incept::model::GoogLeNet;
+use incept::optim::Optimizer;
+use incept::train::Trainer;
 use serde_json::Value;
 
 const NETWORK: [&str; 8] = ["--width", "0.0625", "--input", "32", "--classes", "10", "--batch", "4"];

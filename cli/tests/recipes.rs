@@ -6,13 +6,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use incept::checkpoint::Checkpoint;
 use incept::data::{Loader, LoaderOptions, Mix, OpenOptions, Preprocessing, open};
+use incept::formats::read_tensors;
 use incept::gpu::{AdapterOptions, Gpu};
-use incept::graph::Element;
-use incept::nn::GoogLeNet;
+use incept::infer::Classifier;
+use incept::model::GoogLeNet;
+use incept::optim::{Optimizer, Rule};
 use incept::runs::{EpochRecord, Record, RunFolder};
-use incept::train::{Classifier, Optimizer, Rule, Trainer, TrainingGraph};
-use incept::weights::{Checkpoint, HostTensor, read_tensors};
+use incept::tensor::Element;
+use incept::tensor::HostTensor;
+use incept::train::{Trainer, TrainingGraph};
 use serde_json::Value;
 
 use program::{drawing, python_with, repository, text};

@@ -2,7 +2,7 @@
 
 mod program;
 
-use incept::weights::Checkpoint;
+use incept::checkpoint::Checkpoint;
 use serde_json::Value;
 
 /// The file of a checkpoint whose network has no filters in its first convolution.

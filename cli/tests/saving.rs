@@ -7,8 +7,10 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use incept::checkpoint::Checkpoint;
+use incept::formats::read_tensors;
 use incept::runs::{EpochRecord, Record, RunFolder};
-use incept::weights::{Checkpoint, HostTensor, read_tensors};
+use incept::tensor::HostTensor;
 use serde_json::Value;
 
 use program::skipped::skipped;

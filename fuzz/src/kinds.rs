@@ -3,11 +3,12 @@
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
+use incept::checkpoint::{Checkpoint, ImportOptions};
 use incept::data::{OpenOptions, Picture, Preprocessing, open};
-use incept::nn::GoogLeNet;
+use incept::formats::{Foreign, read_tensors};
+use incept::model::GoogLeNet;
+use incept::optim::{Averaging, Schedule};
 use incept::runs::{LogWriter, RunFolder};
-use incept::train::{Averaging, Schedule};
-use incept::weights::{Checkpoint, Foreign, ImportOptions, read_tensors};
 use serde_json::json;
 
 use super::mutate::{Outcome, repository};

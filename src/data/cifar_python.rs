@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::read::read;
 use crate::error::{Error, Result};
-use crate::weights::pickle::{Handle, Object, Pickle};
+use crate::formats::pickle::{Handle, Object, Pickle};
 
 /// Bytes of an image: a red, a green and a blue plane.
 const IMAGE: usize = 3 * 32 * 32;

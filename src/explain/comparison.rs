@@ -7,8 +7,10 @@ use serde::Serialize;
 use crate::data::Loader;
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::nn::GoogLeNet;
-use crate::train::{EarlyExit, Optimizer, StepMetrics, Trainer, evaluate_heads, train_epoch};
+use crate::infer::{EarlyExit, evaluate_heads};
+use crate::model::GoogLeNet;
+use crate::optim::Optimizer;
+use crate::train::{StepMetrics, Trainer, train_epoch};
 
 /// How the networks are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -13,10 +13,10 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Regions, Session};
 use crate::graph::{Graph, Region, Role, TensorId};
 use crate::kernel::Step;
-use crate::nn::{GoogLeNet, Network, part_of};
+use crate::model::{GoogLeNet, Network, part_of};
+use crate::optim::TrainingState;
 use crate::plan::{Layout, Plan, PlanOptions};
 use crate::train::{initialize, upload};
-use crate::weights::TrainingState;
 
 /// One loss as a source of gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

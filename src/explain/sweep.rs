@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::train::{HeadLogits, softmax, top};
+use crate::infer::{HeadLogits, softmax, top};
 
 /// Thresholds that are tried; the last is never reached.
 pub const THRESHOLDS: [f32; 18] =

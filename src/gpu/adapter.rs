@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Counts, Failure, Gpu, Shared, cooperative};
+use super::{Counts, Failure, Gpu, Shared, matrices};
 use crate::error::{Error, Result};
 use crate::kernel::{AdapterClass, Cooperative, Profile};
 
@@ -212,8 +212,8 @@ fn select(summaries: &[AdapterSummary], wanted: Option<&str>, advice: &str) -> R
         .ok_or_else(|| Error::NoAdapter(format!("none matches `{wanted}`; found:{}", names())))
 }
 
-/// Opens the device of an adapter, and says which cooperative matrices it claims to have, if those are wanted; see [`proven`].
-pub(super) async fn open(
+/// Opens the device of an adapter, and says which cooperative matrices it claims to have, if those are wanted: they are not proven yet.
+pub(crate) async fn open(
     options: &AdapterOptions,
     with_matrices: bool,
 ) -> Result<(Gpu, Option<Cooperative>)> {
@@ -289,28 +289,6 @@ pub(super) async fn open(
     Ok((gpu, matrices))
 }
 
-/// The matrices, if convolutions on them give the CPU twin's results. The tests wait for the device, so on a desktop something has to
-/// poll it meanwhile, as [`Gpu::block_on`] does.
-///
-/// # Errors
-/// [`Error::DeviceLost`] if the device did not outlive the test: it is to be opened again, without matrices.
-pub(super) async fn proven(gpu: &Gpu, matrices: Option<Cooperative>) -> Result<Option<Cooperative>> {
-    let Some(matrices) = matrices else { return Ok(None) };
-    let tested = cooperative::self_test(gpu, &matrices).await;
-    // What the driver reports on its own in the test is answered by leaving the matrices alone.
-    match gpu.check("the test of cooperative matrices").and(tested) {
-        Ok(()) => {
-            let size = matrices.size;
-            log::info!("{}: convolutions use cooperative matrices of {size}x{size}", gpu.summary());
-            Ok(Some(matrices))
-        }
-        Err(error) => {
-            log::info!("{}: cooperative matrices failed their test: {error}", gpu.summary());
-            if matches!(error, Error::DeviceLost(_)) { Err(error) } else { Ok(None) }
-        }
-    }
-}
-
 /// What kernels on cooperative matrices use.
 const MATRIX_FEATURES: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SUBGROUP);
@@ -324,7 +302,7 @@ fn matrices_of(adapter: &wgpu::Adapter, class: AdapterClass) -> Option<Cooperati
     let info = adapter.get_info();
     // wgpu says 64 of every Metal device; Apple's SIMD groups have 32 lanes.
     let subgroup = if info.backend == wgpu::Backend::Metal { 32 } else { info.subgroup_max_size };
-    cooperative::pick(&adapter.cooperative_matrix_properties(), subgroup)
+    matrices::pick(&adapter.cooperative_matrix_properties(), subgroup)
 }
 
 /// Opens a device with the features that every adapter is asked for where it has them, and `extra` ones.

@@ -3,18 +3,18 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::graph::Element;
+use crate::tensor::Element;
 
 /// Values as they are stored.
 #[derive(Debug)]
-pub(super) enum Encoded<'a> {
+pub(crate) enum Encoded<'a> {
     F32(&'a [f32]),
     F16(Vec<f16>),
     U32(Vec<u32>),
 }
 
 impl Encoded<'_> {
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::F32(values) => bytemuck::cast_slice(values),
             Self::F16(values) => bytemuck::cast_slice(values),
@@ -24,7 +24,7 @@ impl Encoded<'_> {
 }
 
 /// What f32 values are stored as; whole numbers where the elements are u32.
-pub(super) fn encode(element: Element, values: &[f32]) -> Encoded<'_> {
+pub(crate) fn encode(element: Element, values: &[f32]) -> Encoded<'_> {
     match element {
         Element::F32 => Encoded::F32(values),
         Element::F16 => {
@@ -52,7 +52,7 @@ fn round(values: &[f32], rounded: &mut [f16]) {
 }
 
 /// The values that bytes stand for: what [`encode`] made, rounded to the element.
-pub(super) fn decode(element: Element, bytes: &[u8]) -> Vec<f32> {
+pub(crate) fn decode(element: Element, bytes: &[u8]) -> Vec<f32> {
     match element {
         Element::F32 => bytemuck::pod_collect_to_vec(bytes),
         Element::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(bytes).into_iter().map(f16::to_f32).collect(),

@@ -2,24 +2,22 @@
 //! in a browser tab, where it has no threads and nothing that blocks, as it does in a terminal, where pipelines compile on all cores.
 
 mod adapter;
-mod cooperative;
-mod element;
+pub(crate) mod element;
+mod matrices;
 mod pipeline;
 mod probe;
 mod regions;
 mod rows;
 mod session;
 mod timing;
-mod trial;
 
+pub(crate) use adapter::open as open_unproven;
 pub use adapter::{AdapterOptions, AdapterSummary, adapter_advice, list_adapters};
 pub use pipeline::Pipeline;
 pub use probe::{Bound, Roofline, probe_kernels};
 pub use regions::Regions;
 pub use session::{DispatchTime, Metrics, Reading, Session};
 pub use timing::{Clock, Interval};
-pub(crate) use trial::{Pool, Prepared, Stage};
-pub use trial::{Trial, TrialOutput};
 
 use std::collections::HashMap;
 #[cfg(not(target_arch = "wasm32"))]
@@ -29,8 +27,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
 use crate::error::{Error, Result};
-use crate::graph::{Element, Graph};
-use crate::kernel::{Choices, Cooperative, Profile};
+use crate::graph::Graph;
+use crate::kernel::{Cooperative, Profile};
+use crate::plan::Choices;
+use crate::tensor::Element;
 
 /// An open device with its pipelines. Clones share the device.
 #[derive(Clone, Debug)]
@@ -110,35 +110,8 @@ impl From<wgpu::Error> for Failure {
 }
 
 impl Gpu {
-    /// Opens the adapter that the options name, or the fastest one. On devices with cooperative matrices this waits for the test of those, and
-    /// outside of a browser nothing goes on unless the device is polled: use [`Gpu::open_blocking`] there.
-    ///
-    /// # Errors
-    /// [`Error::NoAdapter`] with the list of what there is, [`Error::Device`] if the driver refuses.
-    pub async fn open(options: &AdapterOptions) -> Result<Self> {
-        let (gpu, matrices) = adapter::open(options, true).await?;
-        match adapter::proven(&gpu, matrices).await {
-            Ok(proven) => Ok(gpu.with_matrices(proven)),
-            Err(_) => Ok(adapter::open(options, false).await?.0),
-        }
-    }
-
-    /// As [`Gpu::open`], blocking.
-    ///
-    /// # Errors
-    /// As [`Gpu::open`].
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn open_blocking(options: &AdapterOptions) -> Result<Self> {
-        // Opening waits for no work of the device; the tests of its matrices do, and somebody has to poll it.
-        let (gpu, matrices) = pollster::block_on(adapter::open(options, true))?;
-        match gpu.block_on(adapter::proven(&gpu, matrices)) {
-            Ok(proven) => Ok(gpu.with_matrices(proven)),
-            Err(_) => Ok(pollster::block_on(adapter::open(options, false))?.0),
-        }
-    }
-
     /// Offers kernels on cooperative matrices from here on. For a device that nobody else has yet.
-    fn with_matrices(mut self, matrices: Option<Cooperative>) -> Self {
+    pub(crate) fn with_matrices(mut self, matrices: Option<Cooperative>) -> Self {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.profile.cooperative = matrices;
         }

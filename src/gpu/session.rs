@@ -9,9 +9,10 @@ use std::task::Poll;
 use super::element::{decode, encode};
 use super::{Clock, Download, Gpu, Interval, Regions, Signal, take_mapped};
 use crate::error::{Error, Result};
-use crate::graph::{NodeId, Role, Spec, TensorId};
+use crate::graph::{NodeId, Role, TensorId};
 use crate::kernel::{Slot, Step};
 use crate::plan::{METRIC_STRIDE, Place, Plan, PlannedNode, Store};
+use crate::tensor::Spec;
 
 /// The scalars of one run.
 #[derive(Clone, Debug, PartialEq)]

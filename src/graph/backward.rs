@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{Element, Graph, NodeId, Operation, Role, TensorId};
+use super::{Graph, NodeId, Operation, Role, TensorId};
 use crate::error::{Error, Result};
-use crate::ops::{Add, Fill};
+use crate::graph::{Add, Fill};
+use crate::tensor::Element;
 
 /// What [`Graph::differentiate`] found: the gradient of the loss with respect to tensors of the graph.
 #[derive(Clone, Debug, Default)]
@@ -180,7 +181,7 @@ impl Graph {
                 Some(gradient) if matches!(self.tensor_ref(gradient).role, Role::Value) => gradient,
                 Some(gradient) => {
                     let name = format!("{}/grad", self.tensor_ref(parameter).name);
-                    self.add(name, crate::ops::Copy, &[gradient])?
+                    self.add(name, crate::graph::Copy, &[gradient])?
                 }
                 None => {
                     let tensor = self.tensor_ref(parameter);

@@ -6,16 +6,18 @@ mod masks;
 mod operation;
 mod passes;
 mod recompute;
-mod spec;
+mod structural;
 
 pub use backward::{Backward, Gradients};
+pub(crate) use operation::expect;
 pub use operation::{Alias, Inference, Operation};
 pub use passes::Rewritten;
-pub use spec::{Element, Shape, Spec};
+pub use structural::{Add, Copy, Fill};
 
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::tensor::{Shape, Spec};
 
 /// A tensor of one graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

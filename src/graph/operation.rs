@@ -5,11 +5,10 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use super::{Backward, Spec};
+use super::Backward;
 use crate::error::Result;
 use crate::kernel::{Implementation, Operands, Profile};
-use crate::reference::Reference;
-use crate::weights::OnnxExport;
+use crate::tensor::Spec;
 
 /// A statement that two tensors of a node share storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +52,7 @@ pub enum Inference {
 }
 
 /// One operation of the graph, forward or backward. Values of this type hold attributes (stride, padding) and no tensors.
-pub trait Operation: Any + Reference<f32> + Reference<f64> + Debug + Send + Sync {
+pub trait Operation: Any + Debug + Send + Sync {
     /// The name by which shader, kernel, twin and test are found, for example `conv`.
     fn name(&self) -> &'static str;
 
@@ -111,16 +110,13 @@ pub trait Operation: Any + Reference<f32> + Reference<f64> + Debug + Send + Sync
     /// The ways to run it on a device with this profile, the best default first. An empty list means that nothing needs to run.
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation>;
 
-    /// Adds to an ONNX model what this operation is there. Those that inference never has keep the default.
-    ///
-    /// # Errors
-    /// The reason, if ONNX has no counterpart.
-    fn onnx(&self, _export: &mut OnnxExport<'_>) -> Result<(), String> {
-        Err("has no counterpart in ONNX".into())
-    }
-
     /// Multiply-adds of one run.
     fn macs(&self, _inputs: &[&Spec], _outputs: &[&Spec]) -> u64 {
         0
     }
+}
+
+/// The inputs as an array of the number that the operation takes.
+pub(crate) fn expect<'a, const N: usize>(inputs: &[&'a Spec]) -> Result<[&'a Spec; N], String> {
+    inputs.try_into().map_err(|_| format!("expected {N} inputs, got {}", inputs.len()))
 }

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Element, Graph, Inference, Node, Operation, Role, TensorId};
+use super::{Graph, Inference, Node, Operation, Role, TensorId};
 use crate::error::Result;
+use crate::tensor::Element;
 
 /// A graph made from another, and what became of the other's tensors.
 #[derive(Clone, Debug)]

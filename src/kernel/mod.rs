@@ -1,18 +1,19 @@
 //! A kernel is a value: WGSL with constants, geometry, the tensors that it binds and a workgroup count. An operation offers a
 //! list of implementations, each made of kernels; choosing among them is a policy apart from both (see [`choose`] and [`Choices`]).
 
-mod choices;
 mod profile;
 mod source;
 mod traffic;
 
-pub use choices::{Choice, Choices, Effort, fingerprint};
 pub use profile::{AdapterClass, BUSY_GROUPS, Cooperative, Profile};
 pub(crate) use source::geometry_bytes;
 pub use source::pipeline_text;
 pub use traffic::{TiledProduct, Traffic};
 
-use crate::graph::{Element, Spec};
+use crate::tensor::{Element, Spec};
+
+/// Each tensor of a region starts at a multiple of this many elements: 256 bytes, which every device can bind.
+pub const BLOCK: usize = 64;
 
 /// The values that change from step to step; every kernel can read them as `step`. With a node's number and an element's
 /// position they determine every random draw.

@@ -177,8 +177,8 @@ fn repeat<'a>(kernel: &Kernel, lines: &[&'a str], numbers: &mut Vec<(&'a str, u3
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::Spec;
     use crate::kernel::{Operand, Operands, Slot};
+    use crate::tensor::Spec;
 
     const NOTHING: Operands<'_> = Operands { layer: "layer", inputs: &[], outputs: &[] };
     const FILE: &str = "common\n//# a\nin a\n#if FAST\nfast\n#else\nslow\n#endif\n//# b c\nin b\n";

@@ -6,10 +6,10 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
-use crate::nn::{BLOCKS, GoogLeNet, part_of};
+use crate::model::{BLOCKS, GoogLeNet, part_of};
+use crate::optim::TrainingState;
 use crate::plan::{Plan, PlanOptions};
 use crate::train::upload;
-use crate::weights::TrainingState;
 
 /// The channels of a layer for one picture.
 #[derive(Clone, Debug, PartialEq)]

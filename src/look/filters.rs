@@ -2,8 +2,8 @@
 
 use crate::data::Picture;
 use crate::error::{Error, Result};
-use crate::nn::GoogLeNet;
-use crate::weights::TrainingState;
+use crate::model::GoogLeNet;
+use crate::optim::TrainingState;
 
 /// The filters of the first convolution as pictures; grey is zero, and the largest weight of each filter is at the end of the scale.
 ///
@@ -31,7 +31,7 @@ pub fn filters(network: &GoogLeNet, weights: &TrainingState) -> Result<Vec<Pictu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::HostTensor;
+    use crate::tensor::HostTensor;
 
     #[test]
     fn weights_become_colours() {

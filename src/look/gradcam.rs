@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Regions, Session};
-use crate::graph::{Graph, Region, Role, Spec, TensorId};
+use crate::graph::{Graph, Region, Role, TensorId};
+use crate::infer::softmax;
 use crate::kernel::Step;
-use crate::nn::{GoogLeNet, Head};
+use crate::model::{GoogLeNet, Head};
 use crate::ops::Linear;
+use crate::optim::TrainingState;
 use crate::plan::{Layout, Plan, PlanOptions};
-use crate::train::{softmax, upload};
-use crate::weights::TrainingState;
+use crate::tensor::Spec;
+use crate::train::upload;
 
 /// What speaks for a class, by position.
 #[derive(Clone, Debug, PartialEq)]
@@ -202,7 +204,7 @@ fn weighted(activation: &[f32], gradient: &[f32], plane: usize) -> Vec<f32> {
 
 /// The largest, of equals the first.
 fn most(values: &[f32]) -> usize {
-    crate::train::top(values, 1).first().map_or(0, |p| p.class)
+    crate::infer::top(values, 1).first().map_or(0, |p| p.class)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use crate::data::Batch;
 use crate::error::{Error, Result};
-use crate::train::{Classifier, top};
+use crate::infer::{Classifier, top};
 
 /// How a picture is covered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Accumulation of gradients over micro-batches.
 
 use super::flat::{parts, same_length};
-use crate::graph::{Alias, Operation, Spec};
+use crate::graph::{Alias, Operation};
 use crate::kernel::{Implementation, Operands, Profile, Slot};
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/accumulate.wgsl");
 

@@ -1,8 +1,9 @@
 //! Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch's `AdamW`.
 
 use super::flat::{bind_guard, guarded, multipliers_fit, parts, same_length};
-use crate::graph::{Alias, Operation, Spec};
+use crate::graph::{Alias, Operation};
 use crate::kernel::{Implementation, Operands, Profile, Slot};
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/adamw.wgsl");
 

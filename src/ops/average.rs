@@ -1,8 +1,9 @@
 //! Averaging of the parameters over updates: Polyak's uniform mean, or an exponential one.
 
 use super::flat::{bind_guard, guarded, parts, same_length};
-use crate::graph::{Alias, Operation, Spec};
+use crate::graph::{Alias, Operation};
 use crate::kernel::{Implementation, Operands, Profile, Slot};
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/average.wgsl");
 

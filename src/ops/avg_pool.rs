@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::max_pool::pooled;
 use super::{Mask, expect, gradient};
 use crate::error::Result;
-use crate::graph::{Alias, Backward, Operation, Spec};
+use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Kernel, Operand, Operands, Profile, Slot};
-use crate::weights::{OnnxAttribute, OnnxExport, ints};
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/avg_pool.wgsl");
 
@@ -73,17 +73,6 @@ impl Operation for AvgPool {
         contribute(context, Some(self.clone()))
     }
 
-    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
-        let attributes = [
-            ("kernel_shape", ints([self.kernel; 2])),
-            ("strides", ints([self.stride; 2])),
-            ("pads", ints([self.padding; 4])),
-            ("ceil_mode", OnnxAttribute::Int(self.ceil.into())),
-        ];
-        export.node("AveragePool", export.inputs(), &attributes);
-        Ok(())
-    }
-
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         forward(operands, Some(self))
     }
@@ -110,31 +99,6 @@ impl Operation for AdaptiveAvgPool {
 
     /// ONNX has no adaptive pooling. Where the windows are all alike it is a usual one; else it is two products, with a matrix of shares for the
     /// columns and one for the rows.
-    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
-        let [_, _, height, width] = export.spec(0).shape.nchw()?;
-        let [out_height, out_width] = self.output;
-        if self.output == [1, 1] {
-            export.node("GlobalAveragePool", export.inputs(), &[]);
-        } else if height.is_multiple_of(out_height) && width.is_multiple_of(out_width) {
-            let window = [height / out_height, width / out_width];
-            let attributes = [("kernel_shape", ints(window)), ("strides", ints(window))];
-            export.node("AveragePool", export.inputs(), &attributes);
-        } else {
-            let share = |o: usize, i: usize, size: usize, count: usize| {
-                let window = o * size / count..((o + 1) * size).div_ceil(count);
-                if window.contains(&i) { 1.0 / window.len() as f32 } else { 0.0 }
-            };
-            let columns =
-                (0..width * out_width).map(|k| share(k % out_width, k / out_width, width, out_width));
-            let rows = (0..out_height * height).map(|k| share(k / height, k % height, height, out_height));
-            let columns = export.constant("columns", &[width, out_width], columns.collect());
-            let rows = export.constant("rows", &[out_height, height], rows.collect());
-            let x = export.node("MatMul", vec![export.input(0), columns], &[]);
-            export.node("MatMul", vec![rows, x], &[]);
-        }
-        Ok(())
-    }
-
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         forward(operands, None)
     }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{activation, expect, parameters};
+use super::{activation, expect, is_relu, parameters};
 use crate::error::Result;
-use crate::graph::{Alias, Backward, Inference, Operation, Spec};
+use crate::graph::{Alias, Backward, Inference, Operation};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
-use crate::weights::{OnnxAttribute, OnnxExport};
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/batch_norm.wgsl");
 
@@ -187,21 +187,11 @@ impl Operation for BatchNorm {
 
     fn fuse(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
         let fused = || -> Arc<dyn Operation> { Arc::new(Self { relu: true, ..self.clone() }) };
-        (next.name() == "relu" && !self.relu).then(fused)
+        (is_relu(next) && !self.relu).then(fused)
     }
 
     fn for_inference(&self) -> Inference {
         Inference::Replace(Arc::new(Self { training: false, ..self.clone() }))
-    }
-
-    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
-        if self.training {
-            return Err("uses the statistics of its batch: export the evaluation graph".into());
-        }
-        let attributes = [("epsilon", OnnxAttribute::Float(self.epsilon))];
-        export.node("BatchNormalization", export.inputs(), &attributes);
-        export.relu(self.relu);
-        Ok(())
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {

@@ -1,8 +1,9 @@
 //! Clipping of gradients by their global norm (Pascanu et al. 2013).
 
 use super::flat::{bind_guard, guarded, parts, same_length};
-use crate::graph::{Alias, Operation, Spec};
+use crate::graph::{Alias, Operation};
 use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/clip_norm.wgsl");
 

@@ -3,9 +3,9 @@
 
 use super::expect;
 use crate::error::Result;
-use crate::graph::{Alias, Backward, Operation, Spec};
+use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Operands, Profile};
-use crate::weights::{OnnxAttribute, OnnxExport};
+use crate::tensor::Spec;
 
 /// The inputs one after another along the channels. Inputs: different tensors, [batch, channels, height, width] that differ in channels alone.
 #[derive(Clone, Debug)]
@@ -60,11 +60,6 @@ impl Operation for Concat {
             alias
         };
         inputs.iter().enumerate().map(place).collect()
-    }
-
-    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
-        export.node("Concat", export.inputs(), &[("axis", OnnxAttribute::Int(1))]);
-        Ok(())
     }
 
     fn kernels(&self, _operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {

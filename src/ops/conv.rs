@@ -12,11 +12,11 @@ mod winograd;
 use std::any::Any;
 use std::sync::Arc;
 
-use super::{BatchNorm, ReluGrad, activation, gradient, parameters};
+use super::{BatchNorm, ReluGrad, activation, gradient, is_relu, parameters};
 use crate::error::Result;
-use crate::graph::{Alias, Backward, Operation, Spec};
+use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Operands, Profile};
-use crate::weights::{OnnxExport, ints};
+use crate::tensor::Spec;
 
 /// y = x * w + b. Inputs: x [batch, channels, height, width], weight [outputs, channels, kernel height, kernel width], and if there is a bias
 /// b [outputs]; with `norm` then the weight, bias, running mean and running variance [outputs] of a batch norm that the result goes
@@ -185,7 +185,7 @@ impl Operation for Conv {
 
     fn fuse(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
         let fused = || -> Arc<dyn Operation> { Arc::new(Self { relu: true, ..self.clone() }) };
-        (next.name() == "relu" && !self.relu).then(fused)
+        (is_relu(next) && !self.relu).then(fused)
     }
 
     fn fold(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
@@ -194,19 +194,6 @@ impl Operation for Conv {
         first.then(|| -> Arc<dyn Operation> {
             Arc::new(Self { relu: norm.relu, norm: Some(norm.epsilon), ..self.clone() })
         })
-    }
-
-    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
-        if self.norm.is_some() {
-            return Err("is exported with its batch norm beside it".into());
-        }
-        let kernel = export.spec(1).dims()[2..].to_vec();
-        let [y, x] = self.padding;
-        let attributes =
-            [("kernel_shape", ints(kernel)), ("strides", ints(self.stride)), ("pads", ints([y, x, y, x]))];
-        export.node("Conv", export.inputs(), &attributes);
-        export.relu(self.relu);
-        Ok(())
     }
 
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {

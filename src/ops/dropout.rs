@@ -2,8 +2,9 @@
 
 use super::expect;
 use crate::error::Result;
-use crate::graph::{Backward, Inference, Operation, Spec};
+use crate::graph::{Backward, Inference, Operation};
 use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/dropout.wgsl");
 

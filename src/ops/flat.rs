@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::{expect, parameters};
-use crate::graph::Spec;
+use crate::kernel::BLOCK;
 use crate::kernel::{Kernel, Operands, Profile, Slot};
-use crate::plan::BLOCK;
+use crate::tensor::Spec;
 
 /// Checks that all inputs are flat, f32, of one length and made of whole blocks.
 pub(super) fn same_length<const N: usize>(inputs: &[&Spec]) -> Result<Spec, String> {

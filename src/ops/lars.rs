@@ -2,9 +2,10 @@
 
 use super::flat::{bind_guard, guarded, multipliers_fit, parts, same_length};
 use super::parameters;
-use crate::graph::{Alias, Operation, Spec};
+use crate::graph::{Alias, Operation};
+use crate::kernel::BLOCK;
 use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
-use crate::plan::BLOCK;
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/lars.wgsl");
 

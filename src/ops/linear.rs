@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{ReluGrad, activation, expect, parameters};
+use super::{ReluGrad, activation, expect, is_relu, parameters};
 use crate::error::Result;
-use crate::graph::{Backward, Operation, Shape, Spec};
+use crate::graph::{Backward, Operation};
 use crate::kernel::{
     AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot, TiledProduct, Traffic,
 };
-use crate::weights::{OnnxAttribute, OnnxExport};
+use crate::tensor::{Shape, Spec};
 
 const SOURCE: &str = include_str!("../../shaders/linear.wgsl");
 
@@ -69,17 +69,7 @@ impl Operation for Linear {
 
     fn fuse(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
         let fused = || -> Arc<dyn Operation> { Arc::new(Self { relu: true }) };
-        (next.name() == "relu" && !self.relu).then(fused)
-    }
-
-    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
-        let mut inputs = export.inputs();
-        if export.spec(0).dims().len() > 2 {
-            inputs[0] = export.node("Flatten", vec![export.input(0)], &[("axis", OnnxAttribute::Int(1))]);
-        }
-        export.node("Gemm", inputs, &[("transB", OnnxAttribute::Int(1))]);
-        export.relu(self.relu);
-        Ok(())
+        (is_relu(next) && !self.relu).then(fused)
     }
 
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {

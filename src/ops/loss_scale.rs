@@ -3,8 +3,9 @@
 
 use super::flat::{parts, same_length};
 use super::parameters;
-use crate::graph::{Alias, Operation, Spec};
+use crate::graph::{Alias, Operation};
 use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/loss_scale.wgsl");
 

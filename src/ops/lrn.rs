@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{activation, expect};
 use crate::error::Result;
-use crate::graph::{Backward, Operation, Spec};
+use crate::graph::{Backward, Operation};
 use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
-use crate::weights::{OnnxAttribute, OnnxExport, int};
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/lrn.wgsl");
 
@@ -82,17 +82,6 @@ impl Operation for Lrn {
         let Some(dy) = context.grad(0) else { return Ok(()) };
         let x = context.input(0);
         context.contribute(0, LrnGrad { lrn: self.clone(), masked: false }, &[x, dy])
-    }
-
-    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
-        let attributes = [
-            ("size", int(self.size)),
-            ("alpha", OnnxAttribute::Float(self.alpha)),
-            ("beta", OnnxAttribute::Float(self.beta)),
-            ("bias", OnnxAttribute::Float(self.k)),
-        ];
-        export.node("LRN", export.inputs(), &attributes);
-        Ok(())
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{Mask, expect, gradient};
 use crate::error::Result;
-use crate::graph::{Alias, Backward, Element, Inference, Operation, Spec};
+use crate::graph::{Alias, Backward, Inference, Operation};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot};
-use crate::weights::{OnnxAttribute, OnnxExport, ints};
+use crate::tensor::{Element, Spec};
 
 const SOURCE: &str = include_str!("../../shaders/max_pool.wgsl");
 
@@ -97,17 +97,6 @@ impl Operation for MaxPool {
 
     fn for_inference(&self) -> Inference {
         Inference::Replace(Arc::new(Self { indices: false, ..self.clone() }))
-    }
-
-    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
-        let attributes = [
-            ("kernel_shape", ints([self.kernel; 2])),
-            ("strides", ints([self.stride; 2])),
-            ("pads", ints([self.padding; 4])),
-            ("ceil_mode", OnnxAttribute::Int(self.ceil.into())),
-        ];
-        export.node("MaxPool", export.inputs(), &attributes);
-        Ok(())
     }
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {

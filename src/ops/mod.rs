@@ -3,16 +3,13 @@
 
 mod accumulate;
 mod adamw;
-mod add;
 mod average;
 mod avg_pool;
 mod batch_norm;
 mod clip_norm;
 mod concat;
 mod conv;
-mod copy;
 mod dropout;
-mod fill;
 mod flat;
 mod lars;
 mod linear;
@@ -26,33 +23,27 @@ mod weighted_sum;
 
 pub use accumulate::Accumulate;
 pub use adamw::AdamW;
-pub use add::Add;
 pub use average::Average;
 pub use avg_pool::{AdaptiveAvgPool, AvgPool, AvgPoolGrad};
 pub use batch_norm::{BatchNorm, BatchNormGrad};
 pub use clip_norm::ClipNorm;
 pub use concat::{Concat, Slice};
 pub use conv::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
-pub use copy::Copy;
 pub use dropout::Dropout;
-pub use fill::Fill;
 pub use lars::Lars;
 pub use linear::{Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad};
 pub use loss_scale::LossScale;
 pub use lrn::{Lrn, LrnGrad};
 pub use max_pool::{MaxPool, MaxPoolGrad};
 pub(crate) use relu::Mask;
+use relu::is_relu;
 pub use relu::{Relu, ReluGrad};
 pub use sgd::Sgd;
 pub use softmax_cross_entropy::{Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad};
 pub use weighted_sum::{WeightedSum, WeightedSumGrad};
 
-use crate::graph::{Element, Spec};
-
-/// The inputs as an array of the number that the operation takes.
-pub(crate) fn expect<'a, const N: usize>(inputs: &[&'a Spec]) -> Result<[&'a Spec; N], String> {
-    inputs.try_into().map_err(|_| format!("expected {N} inputs, got {}", inputs.len()))
-}
+pub(crate) use crate::graph::expect;
+use crate::tensor::{Element, Spec};
 
 /// The result of a gradient whose inputs after the first `own` are, with `accumulate`, what it is added to in place, and, with `masked`, an
 /// activation: all as the result.

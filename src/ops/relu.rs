@@ -1,9 +1,11 @@
 //! ReLU: y = max(x, 0).
 
+use std::any::Any;
+
 use crate::error::Result;
-use crate::graph::{Alias, Backward, Operation, Spec};
+use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Kernel, Operand, Operands, Profile, Slot};
-use crate::weights::OnnxExport;
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/relu.wgsl");
 
@@ -75,11 +77,6 @@ impl Operation for Relu {
         vec![Alias::InPlace { output: 0, input: 0 }]
     }
 
-    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
-        export.node("Relu", export.inputs(), &[]);
-        Ok(())
-    }
-
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let kernel = Kernel::new(operands, SOURCE, "relu")
             .geometries(extent(&operands.outputs[0]))
@@ -125,4 +122,10 @@ impl Operation for ReluGrad {
 
 fn extent(x: &Operand) -> [(&'static str, usize); 4] {
     [("count", x.volume()), ("item", x.spec.shape.item()), ("offset", x.offset), ("stride", x.batch_stride)]
+}
+
+/// Whether an operation is a ReLU: what convolutions, linear layers and batch norms apply to their own results.
+pub(super) fn is_relu(op: &dyn Operation) -> bool {
+    let any: &dyn Any = op;
+    any.is::<Relu>()
 }

@@ -1,8 +1,9 @@
 //! Stochastic gradient descent with momentum, as Caffe's and torch's.
 
 use super::flat::{bind_guard, guarded, multipliers_fit, parts, same_length};
-use crate::graph::{Alias, Operation, Spec};
+use crate::graph::{Alias, Operation};
 use crate::kernel::{Implementation, Operands, Profile, Slot};
+use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/sgd.wgsl");
 

@@ -2,8 +2,9 @@
 
 use super::{activation, expect, parameters};
 use crate::error::Result;
-use crate::graph::{Backward, Element, Operation, Spec};
+use crate::graph::{Backward, Operation};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
+use crate::tensor::{Element, Spec};
 
 const SOURCE: &str = include_str!("../../shaders/softmax_cross_entropy.wgsl");
 

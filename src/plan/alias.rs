@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::graph::{Alias, Graph, Node, Role, Spec, TensorId};
-use crate::ops::Copy;
+use crate::graph::Copy;
+use crate::graph::{Alias, Graph, Node, Role, TensorId};
+use crate::tensor::Spec;
 
 /// Where a tensor lies in the storage of its root: a window that is dense within an item of the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

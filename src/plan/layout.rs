@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::graph::{Graph, ParameterInfo, Region, Role, Shape};
-
-/// Each tensor of a region starts at a multiple of this many elements: 256 bytes, which every device can bind.
-pub const BLOCK: usize = 64;
+use crate::graph::{Graph, ParameterInfo, Region, Role};
+use crate::kernel::BLOCK;
+use crate::tensor::Shape;
 
 /// One tensor of a region.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,20 +2,23 @@
 
 mod alias;
 mod arena;
+mod choices;
 mod cost;
 mod layout;
 
 pub use alias::View;
 pub use arena::{Block, Placement, pack, peak};
+pub use choices::{Choice, Choices, Effort, fingerprint};
 pub use cost::{DispatchCost, ENOUGH_INTENSITY, NodeCost};
-pub use layout::{BLOCK, Entry, Layout};
+pub use layout::{Entry, Layout};
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeId, Region, Role, Shape, TensorId};
-use crate::kernel::{Choices, Implementation, Operand, Operands, Profile, choose};
+use crate::graph::{Graph, NodeId, Region, Role, TensorId};
+use crate::kernel::{Implementation, Operand, Operands, Profile, choose};
+use crate::tensor::Shape;
 
 /// A buffer of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,8 +1,8 @@
 //! CPU twin of `ops/add.rs`.
 
 use super::{Array, Real, Reference};
+use crate::graph::Add;
 use crate::kernel::Step;
-use crate::ops::Add;
 
 impl<T: Real> Reference<T> for Add {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {

@@ -1,8 +1,8 @@
 //! CPU twin of `ops/copy.rs`.
 
 use super::{Array, Real, Reference};
+use crate::graph::Copy;
 use crate::kernel::Step;
-use crate::ops::Copy;
 
 impl<T: Real> Reference<T> for Copy {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {

@@ -1,8 +1,8 @@
 //! CPU twin of `ops/fill.rs`.
 
 use super::{Array, Real, Reference};
+use crate::graph::Fill;
 use crate::kernel::Step;
-use crate::ops::Fill;
 
 impl<T: Real> Reference<T> for Fill {
     fn run(&self, _inputs: &[&Array<T>], outputs: &mut [Array<T>], step: &Step) {

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use super::{Array, Real, run_operation};
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Spec, TensorId};
+use crate::graph::{Graph, TensorId};
 use crate::kernel::Step;
+use crate::tensor::Spec;
 
 /// The values of a graph's tensors on the CPU.
 #[derive(Debug)]

@@ -26,14 +26,25 @@ mod weighted_sum;
 
 pub use interpreter::Interpreter;
 
+use std::any::{Any, TypeId};
+use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::{PoisonError, RwLock};
 
-use crate::graph::{Element, Operation, Spec};
+use crate::graph::Operation;
+use crate::graph::{Add, Copy, Fill};
 use crate::kernel::Step;
+use crate::ops::{
+    Accumulate, AdamW, AdaptiveAvgPool, Average, AvgPool, AvgPoolGrad, BatchNorm, BatchNormGrad, ClipNorm,
+    Concat, Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad, Dropout, Lars, Linear, LinearBiasGrad,
+    LinearInputGrad, LinearWeightGrad, LossScale, Lrn, LrnGrad, MaxPool, MaxPoolGrad, Relu, ReluGrad, Sgd,
+    Slice, Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad, WeightedSum, WeightedSumGrad,
+};
+use crate::tensor::{Element, Spec};
 
 /// The floating-point types that the twins work in.
 pub trait Real:
-    Copy
+    std::marker::Copy
     + Debug
     + Default
     + PartialOrd
@@ -63,8 +74,9 @@ pub trait Real:
     fn powf(self, exponent: Self) -> Self;
     /// The magnitude.
     fn abs(self) -> Self;
-    /// The twin of an operation in this precision.
-    fn twin(op: &dyn Operation) -> &dyn Reference<Self>;
+    /// The reference in this precision of an operation that [`register`] was told of.
+    #[doc(hidden)]
+    fn registered<'a>(outside: &Outside, op: &'a dyn Any) -> Option<&'a dyn Reference<Self>>;
     /// The value as a count or an index, rounded down.
     fn to_index(self) -> usize {
         self.to_f64() as usize
@@ -88,7 +100,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($($type:ty),*) => {$(
+    ($($type:ty as $field:ident),*) => {$(
         impl Real for $type {
             fn of(value: f64) -> Self { value as $type }
             fn to_f64(self) -> f64 { f64::from(self) }
@@ -97,11 +109,13 @@ macro_rules! real {
             fn sqrt(self) -> Self { self.sqrt() }
             fn powf(self, exponent: Self) -> Self { self.powf(exponent) }
             fn abs(self) -> Self { self.abs() }
-            fn twin(op: &dyn Operation) -> &dyn Reference<Self> { op }
+            fn registered<'a>(outside: &Outside, op: &'a dyn Any) -> Option<&'a dyn Reference<Self>> {
+                (outside.$field)(op)
+            }
         }
     )*};
 }
-real!(f32, f64);
+real!(f32 as single, f64 as double);
 
 /// A dense tensor on the host. Labels and indices are held as values of `T` too.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,16 +177,91 @@ pub trait Reference<T: Real> {
     }
 }
 
+/// How an operation from outside becomes its CPU references.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Outside {
+    single: fn(&dyn Any) -> Option<&dyn Reference<f32>>,
+    double: fn(&dyn Any) -> Option<&dyn Reference<f64>>,
+}
+
+/// The operations from outside that have a CPU reference.
+static OUTSIDE: RwLock<BTreeMap<TypeId, Outside>> = RwLock::new(BTreeMap::new());
+
+/// Adds an operation of another crate to the table of CPU references: from then on it is checked before it is tuned, and runs in
+/// the [`Interpreter`]. Calling it again changes nothing.
+pub fn register<O: Operation + Reference<f32> + Reference<f64>>() {
+    let outside = Outside {
+        single: |op| op.downcast_ref::<O>().map(|op| op as &dyn Reference<f32>),
+        double: |op| op.downcast_ref::<O>().map(|op| op as &dyn Reference<f64>),
+    };
+    OUTSIDE.write().unwrap_or_else(PoisonError::into_inner).insert(TypeId::of::<O>(), outside);
+}
+
+/// The CPU reference of an operation in the precision of `T`; none for one from outside that was not told to [`register`].
+pub fn of<T: Real>(op: &dyn Operation) -> Option<&dyn Reference<T>> {
+    let any: &dyn Any = op;
+    macro_rules! table {
+        ($($operation:ty),* $(,)?) => {
+            $(if let Some(op) = any.downcast_ref::<$operation>() {
+                return Some(op);
+            })*
+        };
+    }
+    table!(
+        Accumulate,
+        AdamW,
+        AdaptiveAvgPool,
+        Add,
+        Average,
+        AvgPool,
+        AvgPoolGrad,
+        BatchNorm,
+        BatchNormGrad,
+        ClipNorm,
+        Concat,
+        Conv,
+        ConvBiasGrad,
+        ConvInputGrad,
+        ConvWeightGrad,
+        Copy,
+        Dropout,
+        Fill,
+        Lars,
+        Linear,
+        LinearBiasGrad,
+        LinearInputGrad,
+        LinearWeightGrad,
+        LossScale,
+        Lrn,
+        LrnGrad,
+        MaxPool,
+        MaxPoolGrad,
+        Relu,
+        ReluGrad,
+        Sgd,
+        Slice,
+        Softmax,
+        SoftmaxCrossEntropy,
+        SoftmaxCrossEntropyGrad,
+        WeightedSum,
+        WeightedSumGrad,
+    );
+    let outside = *OUTSIDE.read().unwrap_or_else(PoisonError::into_inner).get(&any.type_id())?;
+    T::registered(&outside, any)
+}
+
 /// Runs one operation on the CPU. Outputs that are stored as f16 come out rounded to it.
 ///
 /// # Errors
-/// The reason, if the operation cannot work on these inputs.
+/// The reason, if the operation cannot work on these inputs, or has no reference: [`register`] adds one.
 pub fn run_operation<T: Real>(
     op: &dyn Operation,
     specs: &[&Spec],
     inputs: &[&Array<T>],
     step: &Step,
 ) -> Result<Vec<Array<T>>, String> {
+    let reference = of(op).ok_or("has no CPU reference: `incept::reference::register` adds one")?;
     let outputs = op.infer(specs)?;
     let mut arrays: Vec<Array<T>> = outputs.iter().map(|s| Array::zeros(s.dims())).collect();
     for alias in op.aliases(specs) {
@@ -180,7 +269,7 @@ pub fn run_operation<T: Real>(
             arrays[output] = inputs[input].clone();
         }
     }
-    T::twin(op).run(inputs, &mut arrays, step);
+    reference.run(inputs, &mut arrays, step);
     Ok(arrays.into_iter().zip(&outputs).map(|(array, spec)| array.stored_as(spec.element)).collect())
 }
 

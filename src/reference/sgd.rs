@@ -2,9 +2,9 @@
 
 use super::loss_scale::guarded;
 use super::{Array, Real, Reference};
+use crate::kernel::BLOCK;
 use crate::kernel::Step;
 use crate::ops::Sgd;
-use crate::plan::BLOCK;
 
 impl<T: Real> Reference<T> for Sgd {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], step: &Step) {

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
-use crate::train::{EpochSummary, Evaluation, HeadMetrics, HeadSummary};
+use crate::infer::Evaluation;
+use crate::output::write_atomically;
+use crate::train::{EpochSummary, HeadMetrics, HeadSummary};
 use crate::untrusted::read_file;
-use crate::weights::write_atomically;
 
 /// One line of the log; `kind` says which.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

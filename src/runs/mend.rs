@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::RunFolder;
 use super::log::{EpochRecord, Record, read_log_leniently, write_log};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::optim::Progress;
+use crate::output::write_atomically;
 use crate::untrusted::{MAX_FILE_BYTES, MAX_TEXT_BYTES, read_file};
-use crate::weights::{Checkpoint, Progress, write_atomically};
 
 const PENDING: &str = "pending.json";
 const LOCK: &str = "run.lock";

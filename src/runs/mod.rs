@@ -32,10 +32,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::nn::GoogLeNet;
+use crate::model::GoogLeNet;
+use crate::output::write_atomically;
 use crate::untrusted::{MAX_TEXT_BYTES, read_file, read_text};
-use crate::weights::{Checkpoint, write_atomically};
 
 /// What is known of a run when it starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

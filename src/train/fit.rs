@@ -1,16 +1,16 @@
-//! The loops over data: an epoch of training, an evaluation.
+//! The loop over data: an epoch of training.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use super::{Classifier, EarlyExit, Evaluation, HeadMetrics, Moment, Pace, StepMetrics, Trainer, softmax};
+use super::{HeadMetrics, StepMetrics, Trainer};
 use crate::data::{Batch, Loader};
 use crate::error::Result;
+use crate::optim::{Moment, Pace};
 
 /// Steps and batches that may be on their way to the device: enough that it never waits for the host, which makes the next and takes up the ones before.
-const IN_FLIGHT: usize = 2;
+pub(crate) const IN_FLIGHT: usize = 2;
 
 /// One softmax over one epoch of training, measured while the parameters changed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -144,75 +144,4 @@ fn report(
         }
     }
     flow
-}
-
-/// Classifies every picture that the loader gives. `observe` is told how many pictures are done and may end the evaluation early.
-///
-/// # Errors
-/// What the loader and the device report.
-pub async fn evaluate(
-    classifier: &mut Classifier,
-    loader: &Loader,
-    mut observe: impl FnMut(&Batch, &[Vec<f32>]) -> ControlFlow<()>,
-) -> Result<Evaluation> {
-    let mut evaluation = Evaluation::default();
-    let mut batches = loader.epoch(0, 0);
-    let mut pushed: VecDeque<Batch> = VecDeque::new();
-    classifier.forget();
-    loop {
-        while pushed.len() < IN_FLIGHT
-            && let Some(batch) = batches.next()
-        {
-            let batch = batch?;
-            classifier.push(&batch).await?;
-            pushed.push_back(batch);
-        }
-        let (Some(batch), Some(rows)) = (pushed.pop_front(), classifier.pull().await?) else { break };
-        let labels = batch.labels.iter().filter(|label| **label != Batch::MISSING);
-        for (row, label) in rows.iter().zip(labels) {
-            evaluation.add(row, *label as usize);
-        }
-        if observe(&batch, &rows).is_break() {
-            classifier.forget();
-            break;
-        }
-    }
-    Ok(evaluation)
-}
-
-/// What every softmax is worth over a loader's pictures, in the order in which they come: the main one is the last. `observe` is called after
-/// each batch and can end the evaluation.
-///
-/// # Errors
-/// What the loader and the device report.
-pub async fn evaluate_heads(
-    classifier: &mut EarlyExit,
-    loader: &Loader,
-    mut observe: impl FnMut(&Batch) -> ControlFlow<()>,
-) -> Result<Vec<(&'static str, Evaluation)>> {
-    let mut heads: Vec<_> =
-        classifier.heads().into_iter().map(|head| (head, Evaluation::default())).collect();
-    let mut batches = loader.epoch(0, 0);
-    let mut pushed: VecDeque<Batch> = VecDeque::new();
-    classifier.forget();
-    loop {
-        while pushed.len() < IN_FLIGHT
-            && let Some(batch) = batches.next()
-        {
-            let batch = batch?;
-            classifier.push_all(&batch).await?;
-            pushed.push_back(batch);
-        }
-        let (Some(batch), Some(found)) = (pushed.pop_front(), classifier.pull_all().await?) else { break };
-        for ((_, evaluation), rows) in heads.iter_mut().zip(&found.logits) {
-            for (row, label) in rows.iter().zip(&found.labels) {
-                evaluation.add(&softmax(row, 1.0), *label as usize);
-            }
-        }
-        if observe(&batch).is_break() {
-            classifier.forget();
-            break;
-        }
-    }
-    Ok(heads)
 }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use super::optimizer::Optimizer;
-use super::precision::{Precision, ScaleState};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, Rewritten, TensorId};
-use crate::nn::GoogLeNet;
+use crate::model::GoogLeNet;
+use crate::optim::{Optimizer, Precision, ScaleState};
 use crate::plan::{Layout, Plan, PlanOptions, value_bytes};
 
 /// The graph of a training step, before it is planned for a device.

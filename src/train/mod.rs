@@ -1,21 +1,11 @@
 //! Training: a network, its backward graph and an optimizer as one plan; the state that can leave the device and come back.
 
-mod classifier;
-mod early_exit;
 mod fit;
 mod graph;
-mod optimizer;
-mod precision;
-mod schedule;
 
-pub use classifier::{Classifier, Evaluation, InferenceGraph, Prediction, numbers, top};
-pub use early_exit::{Answer, EarlyExit, Exit, HeadLogits, softmax};
-pub use fit::{EpochSummary, HeadSummary, evaluate, evaluate_heads, train_epoch, train_epoch_from};
+pub(crate) use fit::IN_FLIGHT;
+pub use fit::{EpochSummary, HeadSummary, train_epoch, train_epoch_from};
 pub use graph::TrainingGraph;
-pub use optimizer::{Averaging, Optimizer, Rule};
-pub(crate) use precision::LOSS_SCALE;
-pub use precision::{LossScaling, Precision};
-pub use schedule::{Moment, Pace, Schedule};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -27,9 +17,10 @@ use crate::error::{Error, Result};
 use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
 use crate::graph::{Region, TensorId};
 use crate::kernel::{Step, Window};
-use crate::nn::GoogLeNet;
+use crate::model::GoogLeNet;
 use crate::ops::LossScale;
-use crate::weights::{HostTensor, Progress, TrainingState};
+use crate::optim::{LOSS_SCALE, Optimizer, Pace, Precision, Progress, TrainingState};
+use crate::tensor::{Element, HostTensor};
 
 /// One softmax in one training step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -443,16 +434,6 @@ impl Trainer {
         Ok(())
     }
 
-    /// A classifier that can stop at each softmax, reading this trainer's parameters where they are: it always sees the latest, the averaged
-    /// ones if it averages.
-    ///
-    /// # Errors
-    /// As [`EarlyExit::new`].
-    pub async fn early_exit(&self, batch: usize) -> Result<EarlyExit> {
-        let element = self.optimizer.precision.element();
-        EarlyExit::sharing(&self.gpu, &self.network, batch, element, self.inference_regions()?).await
-    }
-
     /// Starts from the weights of another run: parameters and running statistics, but for the parameters called in `anew`, which keep their
     /// first values. Progress and the optimizer's vectors stay at their beginning, and averages start from the new parameters.
     ///
@@ -469,14 +450,9 @@ impl Trainer {
         self.restore(&start)
     }
 
-    /// A classifier that reads this trainer's parameters where they are, averaged ones if it averages: it always sees the latest, and
-    /// says what a checkpoint will say.
-    ///
-    /// # Errors
-    /// As [`Classifier::new`].
-    pub async fn classifier(&self, batch: usize) -> Result<Classifier> {
-        let element = self.optimizer.precision.element();
-        Classifier::sharing(&self.gpu, &self.network, batch, element, self.inference_regions()?).await
+    /// How activations are stored.
+    pub(crate) fn element(&self) -> Element {
+        self.optimizer.precision.element()
     }
 
     /// Whether running statistics are averaged with the parameters.
@@ -485,7 +461,7 @@ impl Trainer {
     }
 
     /// The memory to classify with.
-    fn inference_regions(&self) -> Result<Arc<Regions>> {
+    pub(crate) fn inference_regions(&self) -> Result<Arc<Regions>> {
         let regions = self.session.regions();
         match self.optimizer.average_slot() {
             Some(average) => Ok(Arc::new(regions.with_averages(average)?)),
@@ -546,7 +522,7 @@ pub(crate) fn upload(
     for entry in entries {
         let tensor = &tensors[&entry.name];
         if tensor.dims != entry.shape.dims() {
-            let shape = crate::graph::Shape::from(tensor.dims.as_slice());
+            let shape = crate::tensor::Shape::from(tensor.dims.as_slice());
             return Err(Error::tensor(
                 &entry.name,
                 format!("is {shape} in the weights and {} in the network", entry.shape),

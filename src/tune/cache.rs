@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Gpu};
-use crate::kernel::{Choices, Profile};
+use crate::kernel::Profile;
+use crate::output::write_atomically;
+use crate::plan::Choices;
 use crate::untrusted::{MAX_TEXT_BYTES, read_file};
-use crate::weights::write_atomically;
 
 /// The variable that names the folder of caches.
 const FOLDER: &str = "INCEPT_CACHE_DIR";

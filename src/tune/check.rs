@@ -8,12 +8,13 @@
 //!   unless two implementations are wrong in the same way, in the same place, and nowhere that was sampled.
 //!
 //! The inputs are noise of both signs, so that wrong terms do not cancel and a missing ReLU shows; around them and in scratch
-//! memory lie NaNs, so that what was read out of bounds cannot stay small; and [`Stage`](crate::gpu::Trial) tells of anything written
+//! memory lie NaNs, so that what was read out of bounds cannot stay small; and [`Stage`](crate::tune::Trial) tells of anything written
 //! out of bounds. An operation that is large and cannot be sampled is not tuned at all.
 
-use crate::graph::{Element, Operation, Spec};
+use crate::graph::Operation;
 use crate::kernel::Step;
-use crate::reference::{Array, Real, run_operation};
+use crate::reference::{self, Array, run_operation};
+use crate::tensor::{Element, Spec};
 
 /// Multiply-adds, or elements, up to which the twin computes everything.
 const TWIN: u64 = 1 << 25;
@@ -137,7 +138,7 @@ fn sample(op: &dyn Operation, inputs: &[&Array<f32>], output: &Spec, work: u64) 
     let places = noise(&Spec::f32([usize::try_from(count).unwrap_or(64)]), 99).data;
     let places = places.iter().map(|p| ((f64::from(*p) - 0.5) * volume as f64) as usize);
     let indices = corners.into_iter().chain(places.map(|i| i.min(volume.saturating_sub(1))));
-    let twin = f64::twin(op);
+    let twin = reference::of::<f64>(op)?;
     indices.map(|index| Some((index, twin.element(inputs, dims, index)?))).collect()
 }
 
@@ -196,7 +197,10 @@ mod tests {
             let wide: Vec<&Array<f64>> = wide.iter().collect();
             let want = run_operation(op, &specs, &wide, &Step::default()).expect("shapes fit").remove(0);
             for (index, want_here) in want.data.iter().enumerate() {
-                let got = f64::twin(op).element(&inputs, &want.dims, index).expect("can be sampled");
+                let got = reference::of::<f64>(op)
+                    .expect("has one")
+                    .element(&inputs, &want.dims, index)
+                    .expect("can be sampled");
                 assert!((got - want_here).abs() < 1e-12, "{op:?} {index}: {got} is not {want_here}");
             }
         }

@@ -19,9 +19,14 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod cache;
 mod check;
+mod cooperative;
+mod opening;
+mod trial;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use cache::TuneCache;
+pub(crate) use trial::{Pool, Prepared, Stage};
+pub use trial::{Trial, TrialOutput};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -29,10 +34,12 @@ use std::ops::ControlFlow;
 use web_time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Pool, Prepared, Stage, Trial};
-use crate::graph::{Element, Operation, Spec, TensorId};
-use crate::kernel::{Choice, Choices, Effort, Implementation, Operand, Operands, Step, choose, fingerprint};
+use crate::gpu::Gpu;
+use crate::graph::{Operation, TensorId};
+use crate::kernel::{Implementation, Operand, Operands, Step, choose};
 use crate::plan::Plan;
+use crate::plan::{Choice, Choices, Effort, fingerprint};
+use crate::tensor::{Element, Spec};
 use check::{Expected, noise};
 
 /// How to tune.

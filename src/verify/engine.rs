@@ -2,10 +2,12 @@
 
 use super::Engine;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Trial};
-use crate::graph::{Operation, Spec};
+use crate::gpu::Gpu;
+use crate::graph::Operation;
 use crate::kernel::Step;
 use crate::reference::{Array, run_operation};
+use crate::tensor::Spec;
+use crate::tune::Trial;
 
 /// An operation with its inputs.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
+use crate::tensor::HostTensor;
 use crate::untrusted::contained_async;
-use crate::weights::HostTensor;
 
 /// One comparison with a golden tensor.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,16 +8,18 @@ use super::engine::Call;
 use super::norm_sizes::NormSizes;
 use super::{Engine, Found, Tensors, error_beyond, file, tensor};
 use crate::error::{Error, Result};
+use crate::formats::read_tensors;
 use crate::gpu::Gpu;
-use crate::graph::{Element, Operation, Spec};
+use crate::graph::Operation;
+use crate::kernel::BLOCK;
 use crate::kernel::Step;
 use crate::ops::{
     AdaptiveAvgPool, AvgPool, AvgPoolGrad, BatchNorm, BatchNormGrad, Conv, ConvBiasGrad, ConvInputGrad,
     ConvWeightGrad, Lrn, LrnGrad, MaxPool, MaxPoolGrad, Sgd, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad,
 };
-use crate::plan::BLOCK;
 use crate::reference::Array;
-use crate::weights::{HostTensor, read_tensors};
+use crate::tensor::HostTensor;
+use crate::tensor::{Element, Spec};
 
 /// Relative error of one operation in f32.
 const LIMIT: f64 = 2e-6;

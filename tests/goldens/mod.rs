@@ -5,7 +5,7 @@ use std::path::Path;
 
 use incept::graph::{Graph, Role, TensorId};
 use incept::kernel::Step;
-use incept::nn::{GoogLeNet, Network};
+use incept::model::{GoogLeNet, Network};
 use incept::reference::{Array, Interpreter};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -147,7 +147,7 @@ pub fn save(path: &Path, tensors: &Tensors) {
 
 /// Changes a tensor of a file.
 pub fn change(path: &Path, name: &str, change: impl FnOnce(&mut Array<f32>)) {
-    let (tensors, _) = incept::weights::read_tensors(path).expect("a golden file");
+    let (tensors, _) = incept::formats::read_tensors(path).expect("a golden file");
     let mut tensors: Tensors =
         tensors.into_iter().map(|(name, t)| (name, Array { dims: t.dims, data: t.data })).collect();
     change(tensors.get_mut(name).expect("the tensor"));

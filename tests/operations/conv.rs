@@ -1,9 +1,10 @@
 //! Convolution and its gradients.
 
-use incept::graph::{Operation, Spec};
+use incept::graph::Operation;
 use incept::kernel::{AdapterClass, MOST_GROUPS, Operand, Operands, Profile};
 use incept::ops::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
 use incept::reference::Array;
+use incept::tensor::Spec;
 use proptest::prelude::*;
 
 use super::support::{check, check_emulated, check_one, gpu, noise, spec};

@@ -1,7 +1,8 @@
 //! relu, add, copy, fill.
 
-use incept::graph::Spec;
-use incept::ops::{Add, Copy, Fill, Relu, ReluGrad};
+use incept::graph::{Add, Copy, Fill};
+use incept::ops::{Relu, ReluGrad};
+use incept::tensor::Spec;
 
 use super::support::{check, noise, spec};
 

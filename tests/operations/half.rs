@@ -2,14 +2,16 @@
 
 use std::slice::from_ref;
 
-use incept::graph::{Element, Operation, Spec};
+use incept::graph::Operation;
+use incept::graph::{Add, Copy};
 use incept::kernel::Step;
 use incept::ops::{
-    AdaptiveAvgPool, Add, AvgPool, AvgPoolGrad, BatchNorm, BatchNormGrad, Conv, ConvBiasGrad, ConvInputGrad,
-    ConvWeightGrad, Copy, Dropout, Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad, Lrn, LrnGrad,
+    AdaptiveAvgPool, AvgPool, AvgPoolGrad, BatchNorm, BatchNormGrad, Conv, ConvBiasGrad, ConvInputGrad,
+    ConvWeightGrad, Dropout, Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad, Lrn, LrnGrad,
     MaxPool, MaxPoolGrad, Relu, ReluGrad, Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad,
 };
 use incept::reference::{Array, run_operation};
+use incept::tensor::{Element, Spec};
 
 use super::support::{HALF, check, check_step, gpu, half, noise, spec};
 
@@ -147,7 +149,7 @@ fn losses_are_f32_and_gradients_of_logits_are_not() {
 #[test]
 fn what_is_too_large_is_stored_as_infinity() {
     let (x, s) = half(&Array::new(&[1, 1, 1, 3], vec![60_000.0, -60_000.0, 1.0]));
-    let trial = incept::gpu::Trial::new(&Add, &[s.clone(), s], 0).expect("shapes fit");
+    let trial = incept::tune::Trial::new(&Add, &[s.clone(), s], 0).expect("shapes fit");
     let implementation = trial.implementations(gpu()).remove(0);
     let made = gpu().block_on(trial.run(gpu(), &implementation, &[&x, &x], &Step::default())).expect("runs");
     assert_eq!(made.arrays[0].data, [f32::INFINITY, f32::NEG_INFINITY, 2.0]);

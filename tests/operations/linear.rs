@@ -1,8 +1,9 @@
 //! Fully connected layers and their gradients.
 
-use incept::graph::{Operation, Spec};
+use incept::graph::Operation;
 use incept::kernel::{AdapterClass, Operand, Operands, Profile};
 use incept::ops::{Linear, LinearBiasGrad, LinearInputGrad, LinearWeightGrad};
+use incept::tensor::Spec;
 use proptest::prelude::*;
 
 use super::support::{check, noise, spec};

@@ -1,12 +1,13 @@
 //! softmax_cross_entropy, weighted_sum, dropout, concat.
 
-use incept::graph::{Element, Operation, Spec};
+use incept::graph::Operation;
 use incept::kernel::Step;
 use incept::ops::{
     Concat, Dropout, Slice, Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad, WeightedSum,
     WeightedSumGrad,
 };
 use incept::reference::{Array, run_operation};
+use incept::tensor::{Element, Spec};
 use proptest::prelude::*;
 
 use super::support::{check, check_step, noise, spec};

@@ -1,11 +1,12 @@
 //! sgd, adamw, average, clip_norm, accumulate: operations on whole regions.
 
-use incept::gpu::Trial;
-use incept::graph::{Operation, Spec};
+use incept::graph::Operation;
 use incept::kernel::{AdapterClass, Operand, Operands, Profile, Step, Window};
 use incept::ops::{Accumulate, AdamW, Average, ClipNorm, Lars, LossScale, Sgd};
+use incept::optim::{Moment, Schedule};
 use incept::reference::{Array, relative_error, run_operation};
-use incept::train::{Moment, Schedule};
+use incept::tensor::Spec;
+use incept::tune::Trial;
 
 use super::support::{check_step, gpu, noise, spec};
 

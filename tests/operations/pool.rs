@@ -1,8 +1,9 @@
 //! max_pool, avg_pool.
 
-use incept::graph::{Operation, Spec};
+use incept::graph::Operation;
 use incept::ops::{AdaptiveAvgPool, AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad};
 use incept::reference::{Array, run_operation};
+use incept::tensor::Spec;
 use proptest::prelude::*;
 
 use super::support::{check, noise, spec};

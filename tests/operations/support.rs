@@ -2,10 +2,12 @@
 
 use std::sync::OnceLock;
 
-use incept::gpu::{AdapterOptions, Gpu, Trial};
-use incept::graph::{Element, Operation, Spec};
+use incept::gpu::{AdapterOptions, Gpu};
+use incept::graph::Operation;
 use incept::kernel::{Cooperative, Operands, Profile, Step};
 use incept::reference::{Array, relative_error, run_operation};
+use incept::tensor::{Element, Spec};
+use incept::tune::Trial;
 
 /// Relative error of a result that was stored as f16 against the twin's, which rounds likewise: only sums that end near the middle
 /// between two f16 come out as the other one.

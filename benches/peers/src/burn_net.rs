@@ -15,8 +15,8 @@ use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::activation::{relu, softmax};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use incept::data::Batch;
-use incept::nn::{BLOCKS, GoogLeNet};
-use incept::weights::TrainingState;
+use incept::model::{BLOCKS, GoogLeNet};
+use incept::optim::TrainingState;
 
 use crate::Result;
 use crate::layers::host;

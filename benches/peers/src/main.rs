@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use incept::gpu::AdapterOptions;
-use incept::nn::GoogLeNet;
-use incept::train::Precision;
+use incept::model::GoogLeNet;
+use incept::optim::Precision;
 use serde::Serialize;
 
 use adapter::Devices;

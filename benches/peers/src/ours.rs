@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use incept::data::Batch;
 use incept::gpu::{Gpu, Session};
-use incept::graph::{Element, Graph, Spec, TensorId};
+use incept::tensor::{Element, Spec};
+use incept::graph::{Graph, TensorId};
 use incept::kernel::Step;
-use incept::nn::GoogLeNet;
-use incept::ops::Copy;
+use incept::model::GoogLeNet;
+use incept::graph::Copy;
 use incept::plan::{Plan, PlanOptions};
-use incept::train::{Classifier, Optimizer, Precision, Trainer};
+use incept::infer::Classifier;
+use incept::optim::{Optimizer, Precision};
+use incept::train::Trainer;
 
 use crate::Result;
 use crate::shared::{Direction, Layer};

@@ -1,8 +1,9 @@
 //! What is computed: the network, its first weights and its batches, the same for everyone.
 
 use incept::data::Batch;
-use incept::nn::GoogLeNet;
-use incept::weights::{HostTensor, TrainingState};
+use incept::model::GoogLeNet;
+use incept::tensor::HostTensor;
+use incept::optim::TrainingState;
 
 use crate::Result;
 

@@ -1,6 +1,6 @@
 //! The confusion matrix as a picture.
 
-use incept::evaluate::Confusion;
+use incept::infer::Confusion;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 

@@ -5,15 +5,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use incept::Error;
+use incept::checkpoint::{Checkpoint, Metadata};
 use incept::data::{
     self, CropTest, Dataset, Loader, LoaderOptions, OpenOptions, OpenedPart, open_part, with_classes,
 };
-use incept::evaluate::{Assessment, Member, Scores, score};
 use incept::gpu::Gpu;
-use incept::graph::Element;
-use incept::train::Classifier;
+use incept::infer::Classifier;
+use incept::infer::{Assessment, Member, Scores, score};
+use incept::optim::TrainingState;
+use incept::tensor::Element;
 use incept::untrusted::printable;
-use incept::weights::{Checkpoint, Metadata, TrainingState};
 
 use super::Part;
 use crate::Result;

@@ -1,6 +1,6 @@
 //! The reliability diagram: accuracy over confidence, with the number of pictures below.
 
-use incept::evaluate::{Reliability, ReliabilityBin};
+use incept::infer::{Reliability, ReliabilityBin};
 use plotters::prelude::*;
 
 use crate::plot::{Area, Axes, BLUE, Drawn, Figure, INK, SOFT, Unit, heading, legend, line, percent};

@@ -1,6 +1,6 @@
 //! What `incept eval` prints for people.
 
-use incept::evaluate::{Assessment, Confusion};
+use incept::infer::{Assessment, Confusion};
 use incept::untrusted::printable;
 
 use super::{Contestant, Measured};

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use incept::Error;
+use incept::checkpoint::Checkpoint;
 use incept::data::{Batch, Loader, OpenOptions};
 use incept::explain::{GradientFlow, LossShare, PartFlow};
-use incept::nn::GoogLeNet;
-use incept::weights::{Checkpoint, TrainingState};
+use incept::model::GoogLeNet;
+use incept::optim::TrainingState;
 use serde::Serialize;
 
 use super::data::{LoadArgs, describe, suited_input};

@@ -9,8 +9,9 @@ use incept::Error;
 use incept::data::Loader;
 use incept::explain::{Comparison, Curve, CurvePoint, Pairs, Recipe, Spread, train_curve};
 use incept::gpu::Gpu;
-use incept::nn::GoogLeNet;
-use incept::train::{Optimizer, StepMetrics, TrainingGraph};
+use incept::model::GoogLeNet;
+use incept::optim::Optimizer;
+use incept::train::{StepMetrics, TrainingGraph};
 use serde::Serialize;
 
 use super::super::data::{describe, report_bad};

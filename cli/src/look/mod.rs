@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use image::RgbImage;
 use incept::Error;
-use incept::weights::{Checkpoint, Metadata, TrainingState};
+use incept::checkpoint::{Checkpoint, Metadata};
+use incept::optim::TrainingState;
 
 use super::classify::read;
 use super::data::{ImageArgs, pictures};

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use incept::graph::Element;
+use incept::infer::Classifier;
 use incept::look::{Occlusion, OcclusionMap};
-use incept::train::Classifier;
+use incept::tensor::Element;
 use serde::Serialize;
 
 use super::{Subject, name};

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use image::RgbImage;
 use incept::data::CropTest;
-use incept::evaluate::{Assessment, Scores};
+use incept::infer::{Assessment, Scores};
+use incept::infer::{InferenceGraph, top};
 use incept::output::check_file;
-use incept::train::{InferenceGraph, top};
+use incept::output::write_atomically;
 use incept::untrusted::contained;
-use incept::weights::write_atomically;
-use incept::{Error, nn};
+use incept::{Error, model};
 use serde::Serialize;
 
 use super::data::LoadArgs;
@@ -190,7 +190,7 @@ fn write_page(source: &Source, contestant: &Contestant<'_>, tested: &Tested) -> 
     sections.push(page::section("Configuration", "", &page::preformatted(&source.configuration)));
     let machine: Vec<(String, String)> = source.machine.iter().chain(&tested.device).cloned().collect();
     sections.push(page::section("Machine", "", &page::pairs(&machine)));
-    let parameters = nn::summary(&metadata.network.build(1)?).parameters_inference;
+    let parameters = model::summary(&metadata.network.build(1)?).parameters_inference;
     let subtitle = format!(
         "GoogLeNet ({}), {} x {} pixels, {} classes, {} parameters at inference; data: {}; written by incept {}",
         metadata.network.variant,

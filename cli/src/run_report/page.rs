@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use incept::evaluate::Confusion;
+use incept::infer::Confusion;
 use incept::untrusted::printable_lines;
 
 use super::Sample;

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use incept::weights::{Foreign, OnnxOptions};
+use incept::checkpoint::OnnxOptions;
+use incept::formats::Foreign;
 
 use super::program::{python_with, repository, stdout, text};
 use super::{checkpoint_of, json};

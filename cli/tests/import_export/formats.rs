@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use incept::nn::Variant;
-use incept::weights::{Content, FileTensor, Foreign, Format, Stored, read_tensors};
+use incept::formats::{Content, FileTensor, Foreign, Format, Stored, read_tensors};
+use incept::model::Variant;
 
 use super::program::{run, stdout, text};
 use super::{all_logits, assert_close, fails, fixture, goldens, import, json, logits, pattern, save};
@@ -186,7 +186,7 @@ fn training_checkpoints_import_with_a_note_of_what_was_skipped() {
         "{notes}"
     );
     let plain = import("torchvision.pth", &["--input", "64"]);
-    assert_eq!(incept::weights::Checkpoint::load(&out).expect("a checkpoint").state, plain.state);
+    assert_eq!(incept::checkpoint::Checkpoint::load(&out).expect("a checkpoint").state, plain.state);
     assert_eq!(json(&["inspect", text(&file)])["skipped"][1], "done (set)");
 }
 
@@ -333,7 +333,7 @@ fn shards_are_read_by_their_index_and_refused_alone() {
     let out = folder.path().join("out").join("net.safetensors");
     stdout(&["import", text(&index), "--input", "64", "--out", text(&out)]);
     let plain = import("torchvision.safetensors", &["--input", "64"]);
-    assert_eq!(incept::weights::Checkpoint::load(&out).expect("a checkpoint").state, plain.state);
+    assert_eq!(incept::checkpoint::Checkpoint::load(&out).expect("a checkpoint").state, plain.state);
     let errors = fails(&["import", text(&parts[0]), "--out", text(&out)]);
     assert!(
         errors.contains("part 1 of 2")
@@ -368,7 +368,7 @@ fn a_classifier_of_one_pixel_has_as_many_classes_as_filters() {
     assert!(errors.contains("has 7 classes, and 3 are named"), "{errors}");
     std::fs::write(&names, "a\nb\nc\nd\ne\nf\ng\n").expect("can be written");
     stdout(&["import", text(&path), "--input", "64", "--classes", text(&names), "--out", text(&out)]);
-    let found = incept::weights::Checkpoint::load(&out).expect("a checkpoint");
+    let found = incept::checkpoint::Checkpoint::load(&out).expect("a checkpoint");
     assert_eq!(found.state, import("torchvision.safetensors", &["--input", "64"]).state);
     assert_eq!(found.metadata.classes[6], "g");
 }

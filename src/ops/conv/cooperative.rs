@@ -6,10 +6,10 @@ use super::blocking::{Blocking, Split};
 use super::implicit::{self, Tile, accessed, sort};
 use super::kernels::{bytes, finish_parts, kernel, size, traffic};
 use super::product::Product;
-use crate::graph::Element;
 use crate::kernel::{
     AdapterClass, Cooperative, Implementation, Kernel, Operand, Operands, Profile, Slot, Traffic,
 };
+use crate::tensor::Element;
 
 const SOURCE: &str = concat!(
     include_str!("../../../shaders/conv_implicit.wgsl"),

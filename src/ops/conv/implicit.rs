@@ -3,8 +3,8 @@
 use super::blocking::{Blocking, Split};
 use super::kernels::{bytes, size};
 use super::product::{Product, View};
-use crate::graph::Element;
 use crate::kernel::{Implementation, Kernel, MOST_GROUPS, Operands, Profile, Slot, Traffic};
+use crate::tensor::Element;
 
 const SOURCE: &str = include_str!("../../../shaders/conv_implicit.wgsl");
 

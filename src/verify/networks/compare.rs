@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use super::super::{Found, error_beyond, tensor};
 use super::{Golden, Outcome, RATE};
 use crate::error::Result;
-use crate::train::Optimizer;
-use crate::weights::HostTensor;
+use crate::optim::Optimizer;
+use crate::tensor::HostTensor;
 
 const LOGITS: f64 = 1e-5;
 const LOSS: f64 = 2e-6;

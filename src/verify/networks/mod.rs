@@ -10,11 +10,13 @@ use std::path::Path;
 use super::{Engine, Found, Tensors, file, tensor};
 use crate::data::Batch;
 use crate::error::{Error, Result};
+use crate::formats::read_tensors;
 use crate::gpu::Gpu;
 use crate::graph::Region;
-use crate::nn::GoogLeNet;
-use crate::train::{Optimizer, Trainer};
-use crate::weights::{TrainingState, read_tensors};
+use crate::model::GoogLeNet;
+use crate::optim::Optimizer;
+use crate::optim::TrainingState;
+use crate::train::Trainer;
 use reference::on_reference;
 
 /// The goldens' learning rate; momentum and decay are [`Optimizer::default`]'s.

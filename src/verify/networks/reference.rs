@@ -6,12 +6,12 @@ use super::{Golden, Outcome, RATE};
 use crate::error::{Error, Result};
 use crate::graph::{Alias, Graph, Role, TensorId};
 use crate::kernel::Step;
-use crate::nn::Network;
+use crate::model::Network;
 use crate::ops::Sgd;
+use crate::optim::Optimizer;
 use crate::plan::Layout;
 use crate::reference::{Array, Interpreter, Real, run_operation};
-use crate::train::Optimizer;
-use crate::weights::HostTensor;
+use crate::tensor::HostTensor;
 
 /// Values of a graph's tensors, by name.
 type Values<T> = BTreeMap<String, Array<T>>;
@@ -142,7 +142,7 @@ fn update<T: Real>(
     let multipliers = layout.multipliers();
     let multipliers = Array::<f32> { dims: vec![multipliers.len()], data: multipliers }.cast();
     let inputs = [&w, &g, &v, &multipliers];
-    let specs = inputs.map(|a| crate::graph::Spec::f32(a.dims.as_slice()));
+    let specs = inputs.map(|a| crate::tensor::Spec::f32(a.dims.as_slice()));
     let optimizer = Optimizer::default();
     let step =
         Step { rate: RATE, momentum: optimizer.momentum, decay: optimizer.weight_decay, ..Step::default() };

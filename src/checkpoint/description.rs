@@ -1,0 +1,28 @@
+//! The description that this crate puts into the header of a safetensors file.
+
+use std::path::Path;
+
+use super::Metadata;
+use crate::error::{Error, Result};
+use crate::formats::{MAX_HEADER, nested};
+
+/// Lists and objects in the description: blocks of the network, and what the run was configured with.
+const MAX_DESCRIBED: usize = 1 << 14;
+
+/// The description of a checkpoint from its JSON.
+///
+/// # Errors
+/// [`Error::Format`] with the field at fault.
+pub(super) fn describe(path: &Path, json: &str) -> Result<Metadata> {
+    let fail = |reason: String| Error::format(path, format!("its description cannot be read: {reason}"));
+    if json.len() > MAX_HEADER || nested(json.as_bytes()) > MAX_DESCRIBED {
+        return Err(fail("it is longer than any that incept writes".into()));
+    }
+    let mut parser = serde_json::Deserializer::from_str(json);
+    let metadata: Metadata = serde_path_to_error::deserialize(&mut parser).map_err(|e| {
+        let field = e.path().to_string();
+        fail(if field == "." { e.inner().to_string() } else { format!("`{field}`: {}", e.inner()) })
+    })?;
+    parser.end().map_err(|e| fail(e.to_string()))?;
+    Ok(metadata)
+}

@@ -1,0 +1,263 @@
+//! Checkpoints: a safetensors file that others can read, with everything that a run can be continued from.
+//!
+//! Parameters and running statistics have their plain names (Caffe's layers for the paper's variant, torchvision's names for the
+//! other). Optimizer vectors are called `optimizer.0.NAME` and so on, averages `average.NAME`, what mixed precision keeps
+//! `loss_scale/NAME`. The metadata has the configuration as JSON under `incept`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde::{Deserialize, Serialize};
+
+mod card;
+mod description;
+mod export;
+mod import;
+mod included;
+mod validate;
+
+pub use export::OnnxOptions;
+pub use import::{ImportOptions, Pixels};
+pub use included::INCLUDED;
+
+use description::describe;
+
+use crate::data::{Preprocessing, imagenet_classes};
+use crate::error::{Error, Result};
+use crate::formats::{Foreign, Format, MAX_HEADER, decode};
+use crate::model::{GoogLeNet, Variant};
+use crate::optim::{LOSS_SCALE, Progress, TrainingState};
+use crate::output::write_atomically;
+use crate::tensor::HostTensor;
+use crate::untrusted::{MAX_FILE_BYTES, MAX_TEXT_BYTES, open_regular, read_file, read_up_to};
+
+/// What a checkpoint says beside its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The version of the engine that wrote it.
+    pub version: String,
+    /// The network.
+    pub network: GoogLeNet,
+    /// The names of the classes.
+    pub classes: Vec<String>,
+    /// How pictures become numbers.
+    pub preprocessing: Preprocessing,
+    /// How far training is.
+    pub progress: Progress,
+    /// The optimizer and whatever else the run was configured with.
+    pub run: serde_json::Value,
+    /// The command that made it.
+    pub command_line: Vec<String>,
+}
+
+/// A trained network with everything that its use and its further training need.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// The weights and the optimizer's state.
+    pub state: TrainingState,
+    /// The rest.
+    pub metadata: Metadata,
+}
+
+/// Under what files hold the metadata.
+pub(super) const KEY: &str = "incept";
+
+/// A parameter rounded to f16.
+fn in_half(name: &str, values: &[f32]) -> Result<Vec<half::f16>> {
+    let rounded: Vec<half::f16> = values.iter().map(|v| half::f16::from_f32(*v)).collect();
+    match values.iter().zip(&rounded).find(|(value, half)| value.is_finite() && !half.is_finite()) {
+        Some((value, _)) => {
+            Err(Error::tensor(name, format!("{value} is out of the range of f16: keep it in f32")))
+        }
+        None => Ok(rounded),
+    }
+}
+
+impl Checkpoint {
+    /// The file's content.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if a tensor's extents and elements differ.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        self.serialized(false)
+    }
+
+    /// The file's content with parameters as f16: half the size, for weights that are only used. Running statistics stay f32, as variances can be
+    /// smaller than f16 resolves.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if a parameter is out of f16's range, or a tensor's extents and elements differ.
+    pub fn to_half_bytes(&self) -> Result<Vec<u8>> {
+        self.serialized(true)
+    }
+
+    fn serialized(&self, half: bool) -> Result<Vec<u8>> {
+        let mut tensors: Vec<(String, &HostTensor)> = Vec::new();
+        let plain = self.state.parameters.iter().chain(&self.state.state);
+        tensors.extend(plain.map(|(name, tensor)| (name.clone(), tensor)));
+        for (i, slot) in self.state.slots.iter().enumerate() {
+            tensors.extend(slot.iter().map(|(name, tensor)| (format!("optimizer.{i}.{name}"), tensor)));
+        }
+        let average = self.state.average.iter().flatten();
+        tensors.extend(average.map(|(name, tensor)| (format!("average.{name}"), tensor)));
+        // torchvision counts batches in each batch norm; here they are the run's steps.
+        let steps = i64::try_from(self.state.progress.step).unwrap_or(i64::MAX).to_le_bytes();
+        let counters = self.state.state.keys().filter_map(|name| name.strip_suffix("running_mean"));
+        let counters: Vec<String> = match self.metadata.network.variant {
+            Variant::Torchvision => counters.map(|layer| format!("{layer}num_batches_tracked")).collect(),
+            Variant::Paper => Vec::new(),
+        };
+        let invalid = |name: &str, e: safetensors::SafeTensorError| Error::tensor(name, e.to_string());
+        let rounded: Vec<Option<Vec<half::f16>>> = tensors
+            .iter()
+            .map(|(name, tensor)| {
+                let halves = half && self.state.parameters.contains_key(name);
+                halves.then(|| in_half(name, &tensor.data)).transpose()
+            })
+            .collect::<Result<_>>()?;
+        let mut views = Vec::new();
+        for ((name, tensor), rounded) in tensors.iter().zip(&rounded) {
+            let (kind, bytes): (Dtype, &[u8]) = match rounded {
+                Some(halves) => (Dtype::F16, bytemuck::cast_slice(halves)),
+                None => (Dtype::F32, bytemuck::cast_slice(&tensor.data)),
+            };
+            let view = TensorView::new(kind, tensor.dims.clone(), bytes).map_err(|e| invalid(name, e))?;
+            views.push((name.clone(), view));
+        }
+        for name in &counters {
+            let view = TensorView::new(Dtype::I64, Vec::new(), &steps).map_err(|e| invalid(name, e))?;
+            views.push((name.clone(), view));
+        }
+        let json = serde_json::to_string(&self.metadata).map_err(|e| Error::tensor(KEY, e.to_string()))?;
+        if json.len() > MAX_HEADER / 2 {
+            let reason = format!("{} names of classes are too long to be kept", self.metadata.classes.len());
+            return Err(Error::tensor(KEY, reason));
+        }
+        let metadata = HashMap::from([(KEY.to_string(), json), ("format".to_string(), "pt".to_string())]);
+        safetensors::serialize(views, Some(metadata)).map_err(|e| invalid("checkpoint", e))
+    }
+
+    /// Writes the file: to a temporary one that is synced and renamed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file; an old one is still there then.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_atomically(path, &self.to_bytes()?)
+    }
+
+    /// How far the training of a checkpoint is, from the beginning of its file: its tensors are not read.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] naming the file.
+    pub fn progress_of(path: &Path) -> Result<Progress> {
+        #[derive(Deserialize)]
+        struct Description {
+            progress: Progress,
+        }
+        let damaged = || Error::format(path, "does not begin as a checkpoint does");
+        let (mut file, length) = open_regular(path)?;
+        let mut size = [0; 8];
+        file.read_exact(&mut size).map_err(|e| Error::io(path, e))?;
+        let size = u64::from_le_bytes(size);
+        if size > length.min(MAX_TEXT_BYTES) {
+            return Err(damaged());
+        }
+        let header = read_up_to(file.take(size), size).map_err(|e| Error::io(path, e))?;
+        let header: serde_json::Value =
+            header.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(damaged)?;
+        let text = header.pointer(&format!("/__metadata__/{KEY}")).and_then(serde_json::Value::as_str);
+        let description = text.and_then(|text| serde_json::from_str::<Description>(text).ok());
+        description
+            .map(|d| d.progress)
+            .ok_or_else(|| Error::format(path, "does not say how far its training is"))
+    }
+
+    /// Reads a file that [`Checkpoint::save`] wrote, or any safetensors file with the weights of a GoogLeNet: what it does not
+    /// say is then the variant's default, with classes called by their numbers, or as ImageNet's where there are
+    /// 1000.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] naming the file, and the field or tensor that does not fit the others.
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::from_bytes(path, &read_file(path, MAX_FILE_BYTES)?)
+    }
+
+    /// As [`Checkpoint::load`], from the content of a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load`].
+    pub fn from_bytes(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let (tensors, strings) = decode(path, bytes)?;
+        let mut state = TrainingState::default();
+        for (name, tensor) in tensors {
+            let slot = name.strip_prefix("optimizer.").and_then(|rest| rest.split_once('.'));
+            if let Some((number, name)) = slot {
+                let number: usize = number.parse().ok().filter(|n| *n < 8).ok_or_else(|| {
+                    Error::format(path, format!("`optimizer.{number}` is no optimizer vector"))
+                })?;
+                if state.slots.len() <= number {
+                    state.slots.resize(number + 1, BTreeMap::new());
+                }
+                state.slots[number].insert(name.to_string(), tensor);
+            } else if let Some(name) = name.strip_prefix("average.") {
+                state.average.get_or_insert_default().insert(name.to_string(), tensor);
+            } else if name.ends_with("running_mean")
+                || name.ends_with("running_var")
+                || name.starts_with(LOSS_SCALE)
+            {
+                state.state.insert(name, tensor);
+            } else if !name.ends_with("num_batches_tracked") {
+                state.parameters.insert(name, tensor);
+            }
+        }
+        let metadata = match strings.get(KEY) {
+            Some(json) => describe(path, json)?,
+            None => Metadata::guess(&state).map_err(|e| {
+                let reason =
+                    format!("is no checkpoint of incept, and {e}; `incept import` reads weights of others");
+                Error::format(path, reason)
+            })?,
+        };
+        state.progress = metadata.progress.clone();
+        validate::check(path, &metadata, &state)?;
+        Ok(Self { state, metadata })
+    }
+}
+
+impl Metadata {
+    /// What incept said about the network in a file that it wrote: a checkpoint, or an export as ONNX. None in files of others.
+    ///
+    /// # Errors
+    /// [`Error::Format`] naming the field that cannot be read.
+    pub fn of(path: &Path, file: &Foreign) -> Result<Option<Self>> {
+        let known = matches!(file.format, Format::Safetensors | Format::Onnx);
+        file.metadata.get(KEY).filter(|_| known).map(|json| describe(path, json)).transpose()
+    }
+
+    /// What the shapes of the weights tell.
+    fn guess(state: &TrainingState) -> Result<Self> {
+        let shapes =
+            state.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.dims.clone())).collect();
+        let network = GoogLeNet::from_tensors(&shapes)?;
+        // What `incept import` takes the pixels to be too, for tensors of these names in a safetensors file.
+        let preprocessing = Pixels::of_tensors(network.variant).preprocessing(&network);
+        Ok(Self {
+            version: String::new(),
+            classes: default_classes(network.classes),
+            network,
+            preprocessing,
+            progress: Progress::default(),
+            run: serde_json::Value::Null,
+            command_line: Vec::new(),
+        })
+    }
+}
+
+/// Names for classes that nobody has named: ImageNet's where there are as many, numbers elsewhere.
+pub(super) fn default_classes(count: usize) -> Vec<String> {
+    let names = imagenet_classes();
+    if count == names.len() { names } else { (0..count).map(|class| class.to_string()).collect() }
+}

@@ -1,0 +1,158 @@
+//! Whether a checkpoint's description and tensors fit each other, so that nothing later has to believe a file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::Metadata;
+use crate::data::Preprocessing;
+use crate::error::{Error, Result};
+use crate::graph::Role;
+use crate::model::GoogLeNet;
+use crate::optim::LOSS_SCALE;
+use crate::optim::TrainingState;
+use crate::tensor::HostTensor;
+use crate::tensor::Shape;
+
+/// Counters of a run that could be: more would overflow what is added to them.
+const MAX_COUNT: u64 = 1 << 40;
+
+type Tensors = BTreeMap<String, HostTensor>;
+type Shapes = BTreeMap<String, Shape>;
+
+/// Checks a checkpoint that was read from `path`.
+///
+/// # Errors
+/// [`Error::Format`] naming the field or the tensor.
+pub(super) fn check(path: &Path, metadata: &Metadata, state: &TrainingState) -> Result<()> {
+    let fail = |reason: String| Error::format(path, reason);
+    check_metadata(metadata).map_err(fail)?;
+    check_tensors(&metadata.network, state).map_err(fail)
+}
+
+/// Checks what needs no tensors: the description's values by themselves and with each other.
+fn check_metadata(metadata: &Metadata) -> Result<(), String> {
+    let Metadata { network, classes, preprocessing, progress, .. } = metadata;
+    network.validate().map_err(|error| field(&error))?;
+    if classes.len() != network.classes {
+        let (names, count) = (classes.len(), network.classes);
+        return Err(format!("`classes` has {names} names, and `network.classes` is {count}"));
+    }
+    check_preprocessing(preprocessing, network.input)?;
+    let counters = [
+        ("step", progress.step),
+        ("update", progress.update),
+        ("epoch", progress.epoch),
+        ("batch", progress.batch),
+    ];
+    if let Some((name, count)) = counters.iter().find(|(_, count)| *count > MAX_COUNT) {
+        return Err(format!("`progress.{name}` is {count}, which no training reaches"));
+    }
+    for (name, count) in &counters[1..] {
+        if *count > progress.step {
+            return Err(format!("`progress.{name}` is {count} after {} steps", progress.step));
+        }
+    }
+    Ok(())
+}
+
+/// The field of the network that an error about an option is about.
+fn field(error: &Error) -> String {
+    let text = error.to_string();
+    match text.strip_prefix("--").and_then(|rest| rest.split_once(' ')) {
+        Some((option, rest)) => format!("`network.{}` {rest}", option.replace('-', "_")),
+        None => match text.strip_prefix('`') {
+            Some(rest) => format!("`network.{rest}"),
+            None => format!("`network`: {text}"),
+        },
+    }
+}
+
+fn check_preprocessing(preprocessing: &Preprocessing, input: usize) -> Result<(), String> {
+    let Preprocessing { input: side, mean, std, .. } = preprocessing;
+    if *side != input {
+        return Err(format!("`preprocessing.input` is {side}, and `network.input` is {input}"));
+    }
+    if mean.iter().any(|m| !m.is_finite()) {
+        return Err(format!("`preprocessing.mean` is {mean:?}: three finite numbers are expected"));
+    }
+    // Black and white must come out as numbers.
+    let usable = |(m, s): (&f32, &f32)| {
+        s.is_finite() && *s != 0.0 && (m / s).is_finite() && ((1.0 - m) / s).is_finite()
+    };
+    if !mean.iter().zip(std).all(usable) {
+        return Err(format!(
+            "`preprocessing.std` is {std:?}: three finite numbers other than 0 are expected"
+        ));
+    }
+    Ok(())
+}
+
+/// Checks the tensors against the network that the description names.
+fn check_tensors(network: &GoogLeNet, state: &TrainingState) -> Result<(), String> {
+    check_channels(network, state)?;
+    let built = network.build(1).map_err(|error| field(&error))?;
+    let (mut parameters, mut statistics) = (Shapes::new(), Shapes::new());
+    for (_, tensor) in built.graph.tensors() {
+        let list = match tensor.role {
+            Role::Parameter(_) => &mut parameters,
+            Role::State(_) => &mut statistics,
+            _ => continue,
+        };
+        list.insert(tensor.name.clone(), tensor.spec.shape.clone());
+    }
+    fit("", &state.parameters, &parameters)?;
+    // The loss scale is kept among the statistics, by runs in f16.
+    let mut kept = statistics.clone();
+    let scale = state.state.keys().filter(|name| name.starts_with(LOSS_SCALE));
+    kept.extend(scale.map(|name| (name.clone(), Shape::from([1]))));
+    fit("", &state.state, &kept)?;
+    for (i, slot) in state.slots.iter().enumerate() {
+        fit(&format!("optimizer.{i}."), slot, &parameters)?;
+    }
+    if let Some(average) = &state.average {
+        // Earlier versions averaged the parameters alone.
+        let averaged = average.keys().filter_map(|name| statistics.get_key_value(name));
+        let averaged = averaged.map(|(name, shape)| (name.clone(), shape.clone()));
+        fit("average.", average, &parameters.into_iter().chain(averaged).collect())?;
+    }
+    Ok(())
+}
+
+/// Compares the counts of the description with the tensors one by one, so that an error can say which is wrong.
+fn check_channels(network: &GoogLeNet, state: &TrainingState) -> Result<(), String> {
+    let shapes = state.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.dims.clone())).collect();
+    // What is missing is named where all tensors are compared.
+    let Ok(found) = GoogLeNet::from_tensors(&shapes) else { return Ok(()) };
+    if found.variant != network.variant {
+        let (says, has) = (network.variant, found.variant);
+        return Err(format!("`network.variant` is {says}, and the tensors are those of {has}"));
+    }
+    let mut counts = vec![("classes".to_string(), network.classes, found.classes)];
+    let both = network.channels.named().into_iter().zip(found.channels.named());
+    let heads = network.has_aux() && found.has_aux();
+    counts.extend(
+        both.filter(|((name, _), _)| heads || !name.starts_with("channels.aux"))
+            .map(|((name, says), (_, has))| (name, says, has)),
+    );
+    match counts.into_iter().find(|(_, says, has)| says != has) {
+        Some((name, says, has)) => Err(format!("`network.{name}` is {says}, and the tensors have {has}")),
+        None => Ok(()),
+    }
+}
+
+/// Checks that a list has the tensors that are expected, and no others.
+fn fit(prefix: &str, tensors: &Tensors, expected: &Shapes) -> Result<(), String> {
+    for (name, shape) in expected {
+        let Some(tensor) = tensors.get(name) else {
+            return Err(format!("tensor `{prefix}{name}` is missing"));
+        };
+        if tensor.dims != shape.dims() || tensor.data.len() != shape.volume() {
+            let found = Shape::from(tensor.dims.as_slice());
+            return Err(format!("tensor `{prefix}{name}` is {found}, expected {shape}"));
+        }
+    }
+    match tensors.keys().find(|name| !expected.contains_key(*name)) {
+        Some(name) => Err(format!("tensor `{prefix}{name}` is no part of the network that it describes")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,434 @@
+//! Early exit: a network in stages that end at its softmaxes. A picture whose softmax is sure goes no further (Teerapittayanon et al.,
+//! "BranchyNet", 2016); GoogLeNet has the branches already.
+//!
+//! Each stage is a plan of its own over the same parameters: up to aux1, on from inception 4a to aux2, on from 4d to the main softmax. The
+//! activation of a picture that goes on is copied on the device into the next free row of the next stage's batch, and that stage runs when
+//! its batch is full: what later stages run is in proportion to the pictures that reach them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use web_time::Instant;
+
+use crate::data::Batch;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Reading, Regions, Session};
+use crate::graph::{Graph, TensorId};
+use crate::kernel::Step;
+use crate::model::GoogLeNet;
+use crate::optim::TrainingState;
+use crate::plan::{Layout, Plan, PlanOptions};
+use crate::tensor::Element;
+use crate::train::upload_weights;
+
+/// When a softmax is sure enough.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exit {
+    /// The probability of its most probable class at which a picture goes no further; above 1, every picture goes all the way.
+    pub threshold: f32,
+    /// What the logits of each softmax are divided by first, in the order in which they come: aux1, aux2, main. 1 where there are fewer.
+    pub temperatures: Vec<f32>,
+}
+
+/// What the network says about one picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The number of the picture since the classifier was made.
+    pub picture: u64,
+    /// The softmax that answered, by its place among [`EarlyExit::heads`].
+    pub head: usize,
+    /// The probability of each class, at the head's temperature.
+    pub probabilities: Vec<f32>,
+}
+
+/// The logits of every softmax for a batch of pictures.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeadLogits {
+    /// heads x pictures x classes; the heads as in [`EarlyExit::heads`].
+    pub logits: Vec<Vec<Vec<f32>>>,
+    /// The label of each picture.
+    pub labels: Vec<u32>,
+}
+
+impl HeadLogits {
+    /// Takes up more pictures.
+    pub fn extend(&mut self, more: Self) {
+        self.logits.resize(more.logits.len().max(self.logits.len()), Vec::new());
+        for (mine, theirs) in self.logits.iter_mut().zip(more.logits) {
+            mine.extend(theirs);
+        }
+        self.labels.extend(more.labels);
+    }
+
+    /// Share of the pictures that a head classifies correctly, from 0 to 1.
+    pub fn accuracy(&self, head: usize) -> f64 {
+        let right = self.logits.get(head).into_iter().flatten().zip(&self.labels);
+        let right = right.filter(|(row, label)| super::top(row, 1)[0].class == **label as usize).count();
+        right as f64 / self.labels.len().max(1) as f64
+    }
+}
+
+/// A network that can answer at each of its softmaxes.
+#[derive(Debug)]
+pub struct EarlyExit {
+    gpu: Gpu,
+    stages: Vec<Stage>,
+    batch: usize,
+    classes: usize,
+    pictures: u64,
+    /// Logits of all stages that are on their way, with the labels of their batch, the oldest first.
+    sent: VecDeque<(Vec<Reading>, Vec<u32>)>,
+}
+
+/// The network from one softmax to the next.
+#[derive(Debug)]
+struct Stage {
+    head: &'static str,
+    session: Session,
+    input: TensorId,
+    logits: TensorId,
+    /// What the next stage takes.
+    activation: Option<TensorId>,
+    macs: u64,
+    /// The pictures in the rows of its input.
+    rows: Vec<Option<u64>>,
+    runs: u64,
+}
+
+/// A stage before it is planned.
+struct StageGraph {
+    head: &'static str,
+    graph: Graph,
+    input: TensorId,
+    logits: TensorId,
+    activation: Option<TensorId>,
+}
+
+/// A row of a stage with the number of its picture.
+type Row = (usize, u64);
+
+impl EarlyExit {
+    /// A classifier with these weights, on memory of its own, for batches of `batch` pictures with activations stored as `element`. A network
+    /// without auxiliary softmaxes has a single stage. Averages are not looked at: [`TrainingState::averaged`] puts them in the place of the weights.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] naming a weight that is missing or misshapen, [`Error::NoF16`] if the device cannot store activations so, and
+    /// what the device reports.
+    pub async fn new(
+        gpu: &Gpu,
+        network: &GoogLeNet,
+        batch: usize,
+        element: Element,
+        weights: &TrainingState,
+    ) -> Result<Self> {
+        let made = Self::build(gpu, network, batch, element, None).await?;
+        upload_weights(gpu, made.stages[0].session.regions(), weights)?;
+        Ok(made)
+    }
+
+    /// A classifier that reads the parameters of other sessions where they are.
+    pub(super) async fn sharing(
+        gpu: &Gpu,
+        network: &GoogLeNet,
+        batch: usize,
+        element: Element,
+        regions: Arc<Regions>,
+    ) -> Result<Self> {
+        Self::build(gpu, network, batch, element, Some(regions)).await
+    }
+
+    async fn build(
+        gpu: &Gpu,
+        network: &GoogLeNet,
+        batch: usize,
+        element: Element,
+        mut regions: Option<Arc<Regions>>,
+    ) -> Result<Self> {
+        let (graphs, layout) = stages(network, batch, element)?;
+        let layout = regions.as_ref().map_or_else(|| Arc::new(layout), |r| Arc::clone(&r.layout));
+        let mut stages = Vec::with_capacity(graphs.len());
+        for StageGraph { head, graph, input, logits, activation } in graphs {
+            gpu.require_all(&graph)?;
+            let outputs: Vec<TensorId> = [logits].into_iter().chain(activation).collect();
+            let options = PlanOptions {
+                profile: gpu.profile(),
+                outputs: &outputs,
+                metrics: &[],
+                layout: Some(Arc::clone(&layout)),
+                choices: Some(&gpu.choices()),
+            };
+            let plan = Plan::new(&graph, &options)?;
+            let (input, logits) = (plan.tensor(input)?, plan.tensor(logits)?);
+            let activation = activation.map(|t| plan.tensor(t)).transpose()?;
+            let session = Session::new(gpu, Arc::new(plan), regions.clone(), |_, _| ()).await?;
+            regions.get_or_insert_with(|| Arc::clone(session.regions()));
+            let macs = graph.macs() / batch as u64;
+            stages.push(Stage { head, session, input, logits, activation, macs, rows: Vec::new(), runs: 0 });
+        }
+        Ok(Self {
+            gpu: gpu.clone(),
+            stages,
+            batch,
+            classes: network.classes,
+            pictures: 0,
+            sent: VecDeque::new(),
+        })
+    }
+
+    /// The softmaxes in the order in which they come: `aux1`, `aux2`, `main`.
+    pub fn heads(&self) -> Vec<&'static str> {
+        self.stages.iter().map(|s| s.head).collect()
+    }
+
+    /// Pictures of a batch.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Multiply-adds of one picture that is answered by each head, all stages up to it together.
+    pub fn macs(&self) -> Vec<u64> {
+        let sums = self.stages.iter().scan(0, |sum, stage| {
+            *sum += stage.macs;
+            Some(*sum)
+        });
+        sums.collect()
+    }
+
+    /// Pictures that were pushed so far: the number of the next one.
+    pub fn pictures(&self) -> u64 {
+        self.pictures
+    }
+
+    /// Runs of each stage so far.
+    pub fn runs(&self) -> Vec<u64> {
+        self.stages.iter().map(|s| s.runs).collect()
+    }
+
+    /// Dispatches of all runs so far: the operations that the device was really given.
+    pub fn dispatches(&self) -> u64 {
+        self.stages.iter().map(|s| s.runs * s.session.dispatch_count() as u64).sum()
+    }
+
+    /// Classifies the pictures of a batch; its missing rows are left out. Returns what is answered so far, in no order: some of these
+    /// pictures, and earlier ones that went on, may still wait for the batch of a later stage to fill up.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    pub async fn push(&mut self, batch: &Batch, exit: &Exit) -> Result<Vec<Answer>> {
+        self.stages[0].session.write(self.stages[0].input, &batch.images)?;
+        let pictures = &mut self.pictures;
+        let number = |label: &u32| {
+            (*label != Batch::MISSING).then(|| {
+                *pictures += 1;
+                *pictures - 1
+            })
+        };
+        self.stages[0].rows = batch.labels.iter().map(number).collect();
+        let mut answers = Vec::new();
+        self.advance(0, exit, &mut answers).await?;
+        Ok(answers)
+    }
+
+    /// Answers for all pictures that still wait.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn finish(&mut self, exit: &Exit) -> Result<Vec<Answer>> {
+        let mut answers = Vec::new();
+        for stage in 1..self.stages.len() {
+            if !self.stages[stage].rows.is_empty() {
+                self.advance(stage, exit, &mut answers).await?;
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Runs a stage, and every later one whose batch fills up.
+    async fn advance(&mut self, stage: usize, exit: &Exit, answers: &mut Vec<Answer>) -> Result<()> {
+        let unsure = self.run(stage, exit, answers).await?;
+        // Rows that have still to be copied on; the deepest stage first, for no stage may run again while rows of it wait.
+        let mut moves = vec![(stage, unsure)];
+        while let Some((stage, rows)) = moves.pop() {
+            let next = stage + 1;
+            if rows.is_empty() {
+                continue;
+            }
+            let free = self.batch - self.stages[next].rows.len();
+            let (now, later) = rows.split_at(free.min(rows.len()));
+            self.move_rows(stage, now).await?;
+            moves.push((stage, later.to_vec()));
+            if self.stages[next].rows.len() == self.batch {
+                moves.push((next, self.run(next, exit, answers).await?));
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies rows into the next stage's batch.
+    async fn move_rows(&mut self, stage: usize, rows: &[Row]) -> Result<()> {
+        let lost = || Error::tensor("activation", "of this stage is not kept");
+        let (from, to) = (&self.stages[stage], &self.stages[stage + 1]);
+        let activation = from.activation.ok_or_else(lost)?;
+        let first = to.rows.len();
+        let pairs: Vec<(usize, usize)> =
+            rows.iter().enumerate().map(|(i, (row, _))| (*row, first + i)).collect();
+        self.gpu.copy_rows((&from.session, activation), (&to.session, to.input), &pairs).await?;
+        self.stages[stage + 1].rows.extend(rows.iter().map(|(_, picture)| Some(*picture)));
+        Ok(())
+    }
+
+    /// Runs a stage on what is in its input. Pictures that it is sure of are answered, the others returned.
+    async fn run(&mut self, stage: usize, exit: &Exit, answers: &mut Vec<Answer>) -> Result<Vec<Row>> {
+        let logits = self.submit(stage).await?;
+        let last = stage + 1 == self.stages.len();
+        let temperature = exit.temperatures.get(stage).copied().unwrap_or(1.0);
+        let rows = std::mem::take(&mut self.stages[stage].rows);
+        let mut unsure = Vec::new();
+        for (row, (logits, picture)) in logits.iter().zip(rows).enumerate() {
+            let Some(picture) = picture else { continue };
+            let probabilities = softmax(logits, temperature);
+            let sure = probabilities.iter().copied().fold(0.0, f32::max) >= exit.threshold;
+            if sure || last {
+                answers.push(Answer { picture, head: stage, probabilities });
+            } else {
+                unsure.push((row, picture));
+            }
+        }
+        Ok(unsure)
+    }
+
+    /// Runs a stage and reads its logits, a row a picture.
+    async fn submit(&mut self, stage: usize) -> Result<Vec<Vec<f32>>> {
+        let classes = self.classes;
+        let stage = &mut self.stages[stage];
+        stage.session.submit(&Step::default())?;
+        stage.runs += 1;
+        let values = stage.session.read(stage.logits).await?;
+        self.gpu.check("classifying")?;
+        Ok(values.chunks(classes).map(<[f32]>::to_vec).collect())
+    }
+
+    /// The logits of every softmax for a batch, none left out: what thresholds and temperatures are chosen by. No picture may wait; what
+    /// [`EarlyExit::push_all`] has sent and nobody pulled is forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if pictures wait, [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    pub async fn all_heads(&mut self, batch: &Batch) -> Result<HeadLogits> {
+        self.sent.clear();
+        self.push_all(batch).await?;
+        Ok(self.pull_all().await?.unwrap_or_default())
+    }
+
+    /// Sends a batch through all stages, whatever each softmax says. With the next one pushed before this one is pulled, the device does not
+    /// wait for the host.
+    ///
+    /// # Errors
+    /// As [`EarlyExit::all_heads`].
+    pub async fn push_all(&mut self, batch: &Batch) -> Result<()> {
+        if self.stages.iter().any(|s| !s.rows.is_empty()) {
+            return Err(Error::Config("pictures still wait for an answer: finish them first".into()));
+        }
+        self.stages[0].session.write(self.stages[0].input, &batch.images)?;
+        let all: Vec<Row> = (0..self.batch).map(|row| (row, row as u64)).collect();
+        let mut readings = Vec::with_capacity(self.stages.len());
+        for number in 0..self.stages.len() {
+            let stage = &mut self.stages[number];
+            stage.session.submit(&Step::default())?;
+            stage.runs += 1;
+            readings.push(stage.session.send(stage.logits).await?);
+            if number + 1 < self.stages.len() {
+                self.move_rows(number, &all).await?;
+                self.stages[number + 1].rows.clear();
+            }
+        }
+        self.sent.push_back((readings, batch.labels.clone()));
+        self.gpu.check("classifying")
+    }
+
+    /// The logits of the oldest batch that was pushed and not pulled, its missing rows left out; none if there is none.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn pull_all(&mut self) -> Result<Option<HeadLogits>> {
+        let Some((readings, labels)) = self.sent.pop_front() else { return Ok(None) };
+        let there = |label: &u32| *label != Batch::MISSING;
+        let mut found =
+            HeadLogits { logits: Vec::new(), labels: labels.iter().copied().filter(there).collect() };
+        for (stage, reading) in self.stages.iter().zip(readings) {
+            let values = stage.session.receive(reading).await?;
+            let rows = values.chunks(self.classes).zip(&labels).filter(|(_, label)| there(label));
+            found.logits.push(rows.map(|(row, _)| row.to_vec()).collect());
+        }
+        self.gpu.check("classifying")?;
+        Ok(Some(found))
+    }
+
+    /// Forgets what [`EarlyExit::push_all`] has sent and nobody pulled.
+    pub fn forget(&mut self) {
+        self.sent.clear();
+    }
+
+    /// Seconds that a run of each stage takes, read-back included: the least of `runs` runs after a first that does not count.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub async fn time_stages(&mut self, runs: usize) -> Result<Vec<f64>> {
+        let mut seconds = Vec::with_capacity(self.stages.len());
+        for stage in 0..self.stages.len() {
+            self.submit(stage).await?;
+            let mut least = Duration::MAX;
+            for _ in 0..runs.max(1) {
+                let start = Instant::now();
+                self.submit(stage).await?;
+                least = least.min(start.elapsed());
+            }
+            seconds.push(least.as_secs_f64());
+        }
+        // These were no pictures.
+        self.stages.iter_mut().for_each(|s| s.runs = 0);
+        Ok(seconds)
+    }
+}
+
+/// The network cut at the activations that its heads branch off from, and the layout of all its parameters.
+fn stages(network: &GoogLeNet, batch: usize, element: Element) -> Result<(Vec<StageGraph>, Layout)> {
+    let net = network.build(batch)?.stored_as(element)?;
+    let evaluation = net.graph.evaluation()?;
+    let lost = || Error::tensor("stage", "was lost by a pass");
+    let at = |t: TensorId| evaluation.get(t).ok_or_else(lost);
+    // The main softmax is the first of the network and the last to come.
+    let heads = net.heads.iter().skip(1).chain(net.heads.first());
+    let heads: Vec<_> = heads.collect();
+    let mut input = at(net.input)?;
+    let mut stages = Vec::with_capacity(heads.len());
+    for (i, head) in heads.iter().enumerate() {
+        let logits = at(head.logits)?;
+        let activation = if i + 1 < heads.len() { Some(at(head.tap)?) } else { None };
+        let outputs: Vec<TensorId> = [logits].into_iter().chain(activation).collect();
+        let cut = evaluation.graph.cut(&[input], &outputs)?;
+        let keep: Vec<TensorId> = cut.all(&outputs).into_iter().chain(cut.get(input)).collect();
+        let fused = cut.graph.fuse(&keep)?;
+        let through = |t: TensorId| cut.get(t).and_then(|t| fused.get(t)).ok_or_else(lost);
+        stages.push(StageGraph {
+            head: head.name,
+            input: through(input)?,
+            logits: through(logits)?,
+            activation: activation.map(through).transpose()?,
+            graph: fused.graph,
+        });
+        if let Some(activation) = activation {
+            input = activation;
+        }
+    }
+    Ok((stages, Layout::of(&evaluation.graph)))
+}
+
+/// The softmax of logits that are divided by a temperature first.
+pub fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f32> = logits.iter().map(|v| ((v - largest) / temperature).exp()).collect();
+    let sum: f32 = powers.iter().sum();
+    powers.iter().map(|p| p / sum).collect()
+}

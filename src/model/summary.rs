@@ -1,0 +1,76 @@
+//! The layers of a network in numbers.
+
+use serde::Serialize;
+
+use super::Network;
+use crate::graph::Role;
+use crate::tensor::Shape;
+
+/// One layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerSummary {
+    /// Its name.
+    pub name: String,
+    /// Its operation.
+    pub operation: &'static str,
+    /// The extents of its output.
+    pub output: Vec<usize>,
+    /// Its trained parameters.
+    pub parameters: usize,
+    /// Its multiply-adds for the whole batch, forward.
+    pub macs: u64,
+    /// Whether inference leaves it out.
+    pub training_only: bool,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// The layers in order.
+    pub layers: Vec<LayerSummary>,
+    /// Trained parameters, auxiliary heads included.
+    pub parameters: usize,
+    /// Trained parameters that inference needs.
+    pub parameters_inference: usize,
+    /// Multiply-adds of one picture, forward, auxiliary heads included.
+    pub macs: u64,
+    /// Multiply-adds of one picture at inference.
+    pub macs_inference: u64,
+}
+
+/// Counts the layers of a network.
+pub fn summary(network: &Network) -> Summary {
+    let graph = &network.graph;
+    let mut needed = vec![false; graph.tensors().count()];
+    if let Some(main) = network.heads.first() {
+        needed[main.logits.0] = true;
+    }
+    let batch = graph.tensor_ref(network.input).spec.dims().first().copied().unwrap_or(1).max(1) as u64;
+    let mut layers = Vec::new();
+    for (_, node) in graph.nodes().rev() {
+        let kept = node.outputs.iter().any(|t| needed[t.0]);
+        if kept {
+            node.inputs.iter().for_each(|t| needed[t.0] = true);
+        }
+        let parameters = node.inputs.iter().map(|t| graph.tensor_ref(*t));
+        let parameters = parameters.filter(|t| matches!(t.role, Role::Parameter(_)));
+        let output: &Shape = &graph.tensor_ref(node.outputs[0]).spec.shape;
+        layers.push(LayerSummary {
+            name: node.name.clone(),
+            operation: node.op.name(),
+            output: output.dims().to_vec(),
+            parameters: parameters.map(|t| t.spec.shape.volume()).sum(),
+            macs: node.op.macs(&graph.input_specs(node), &graph.output_specs(node)),
+            training_only: !kept || node.op.name() == "dropout",
+        });
+    }
+    layers.reverse();
+    let inference = || layers.iter().filter(|l| !l.training_only);
+    Summary {
+        parameters: layers.iter().map(|l| l.parameters).sum(),
+        parameters_inference: inference().map(|l| l.parameters).sum(),
+        macs: layers.iter().map(|l| l.macs).fold(0, u64::saturating_add) / batch,
+        macs_inference: inference().map(|l| l.macs).fold(0, u64::saturating_add) / batch,
+        layers,
+    }
+}

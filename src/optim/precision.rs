@@ -1,0 +1,121 @@
+//! Mixed precision: activations and their gradients stored as f16, everything else f32, and the loss scaled so that gradients fit.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Rewritten, Role, TensorId};
+use crate::ops::LossScale;
+use crate::tensor::{Element, Spec};
+
+/// How activations and their gradients are stored in training.
+///
+/// Parameters, their gradients, optimizer vectors, statistics and losses are f32 either way, and so is all arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// As f32.
+    #[default]
+    F32,
+    /// As f16, half as many bytes, with dynamic loss scaling.
+    F16(LossScaling),
+}
+
+impl Precision {
+    /// f16 with the usual loss scaling.
+    pub fn f16() -> Self {
+        Self::F16(LossScaling::default())
+    }
+
+    /// The element type of activations.
+    pub fn element(&self) -> Element {
+        match self {
+            Self::F32 => Element::F32,
+            Self::F16(_) => Element::F16,
+        }
+    }
+}
+
+/// How the loss is scaled. The scale is halved after an update whose gradients overflowed, which is left out, and doubled after so many
+/// updates without an overflow.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LossScaling {
+    /// The first scale.
+    pub start: f32,
+    /// Updates without an overflow after which the scale is doubled.
+    pub interval: u32,
+}
+
+impl Default for LossScaling {
+    fn default() -> Self {
+        Self { start: 65_536.0, interval: 1000 }
+    }
+}
+
+impl LossScaling {
+    pub(crate) fn validate(&self) -> Result<()> {
+        let [smallest, largest] = LossScale::RANGE;
+        if !(smallest..=largest).contains(&self.start) || self.interval == 0 {
+            let reason = format!(
+                "the loss scale must start from {smallest} to {largest}, not {}, and its interval be above zero",
+                self.start
+            );
+            return Err(Error::Config(reason));
+        }
+        Ok(())
+    }
+}
+
+/// The prefix of the tensors that the loss scale is kept in, among the running statistics.
+pub(crate) const LOSS_SCALE: &str = "loss_scale/";
+
+/// The scalars of the loss scale in a training graph.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScaleState {
+    interval: u32,
+    /// The scale of the next update.
+    pub scale: TensorId,
+    good: TensorId,
+    skipped: TensorId,
+}
+
+impl ScaleState {
+    pub fn new(graph: &mut Graph, scaling: &LossScaling) -> Self {
+        let mut state = |name: &str, start| {
+            graph.tensor(format!("{LOSS_SCALE}{name}"), Spec::f32([1]), Role::State(start))
+        };
+        let (scale, good, skipped) =
+            (state("scale", scaling.start), state("good", 0.0), state("skipped", 0.0));
+        Self { interval: scaling.interval, scale, good, skipped }
+    }
+
+    /// The same scalars in a graph that a pass made.
+    pub fn moved(&self, pass: &Rewritten) -> Result<Self> {
+        let at = |t: TensorId| pass.get(t).ok_or_else(|| Error::tensor(LOSS_SCALE, "was lost by a pass"));
+        Ok(Self { scale: at(self.scale)?, good: at(self.good)?, skipped: at(self.skipped)?, ..*self })
+    }
+
+    /// Adds the node that checks the gradients of an update.
+    pub fn append(&self, graph: &mut Graph, gradients: TensorId) -> Result<Guard> {
+        let op = LossScale { interval: self.interval };
+        let inputs = [gradients, self.scale, self.good, self.skipped];
+        match graph.node("optimizer/loss_scale", std::sync::Arc::new(op), &inputs)?[..] {
+            [_, _, _, guard, scale, skipped] => Ok(Guard { guard, metrics: [scale, skipped] }),
+            _ => Err(Error::Config("the loss scale must have six outputs".into())),
+        }
+    }
+}
+
+/// What optimizers read and the host is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard {
+    pub guard: TensorId,
+    /// The scale, and the number of skipped updates.
+    pub metrics: [TensorId; 2],
+}
+
+impl Guard {
+    /// The input that follows the others.
+    pub fn input(&self) -> &[TensorId] {
+        std::slice::from_ref(&self.guard)
+    }
+}

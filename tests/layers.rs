@@ -1,0 +1,139 @@
+//! The order of the library's layers: a module imports only what stands above it in the list, so that each can be read, tested and
+//! replaced with nothing in mind but those.
+
+#![allow(missing_docs, reason = "a test program has no readers of its API")]
+
+use std::path::{Path, PathBuf};
+
+/// From what knows nothing to what puts everything together.
+const LAYERS: &[&str] = &[
+    "text",
+    "error",
+    "untrusted",
+    "output",
+    "tensor",
+    "kernel",
+    "graph",
+    "ops",
+    "reference",
+    "plan",
+    "gpu",
+    "tune",
+    "optim",
+    "formats",
+    "data",
+    "model",
+    "checkpoint",
+    "train",
+    "infer",
+    "explain",
+    "look",
+    "runs",
+    "verify",
+];
+
+/// Names at the crate's root that are no modules.
+const ROOT: &[&str] = &["Error", "Result", "wgpu"];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// A source without its comments; quotes are left alone, as paths do not stand in strings.
+fn code(text: &str) -> String {
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// The first names of all paths that begin with `crate::`, with those of groups.
+fn imports(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        // `$crate` of macros and names that end so are other words.
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            found.push(word(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut begins = true;
+        for (i, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => begins = true,
+                c if begins && depth == 0 && !c.is_whitespace() => {
+                    found.push(word(&group[i..]));
+                    begins = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn word(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+/// What a module's source imports from below itself, or from nowhere that is known.
+fn violations(module: &str, text: &str) -> Vec<String> {
+    let place = |name: &str| LAYERS.iter().position(|layer| *layer == name);
+    let own = place(module);
+    let wrong = |name: &String| {
+        name != module
+            && !ROOT.contains(&name.as_str())
+            && (own.is_none() || place(name) >= own || place(name).is_none())
+    };
+    imports(&code(text)).into_iter().filter(wrong).collect()
+}
+
+#[test]
+fn modules_import_only_what_stands_above_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 150, "only {} sources were found", files.len());
+    let mut wrong = Vec::new();
+    for file in &files {
+        let name = file.strip_prefix(&root).expect("in the root");
+        let first = name.components().next().expect("a name").as_os_str().to_string_lossy();
+        let module = first.strip_suffix(".rs").unwrap_or(&first).to_string();
+        if module == "lib" {
+            continue;
+        }
+        let text = std::fs::read_to_string(file).expect("UTF-8");
+        assert!(LAYERS.contains(&module.as_str()), "{} has no place in the list of layers", file.display());
+        wrong.extend(
+            violations(&module, &text).iter().map(|import| format!("{} imports {import}", name.display())),
+        );
+    }
+    assert!(wrong.is_empty(), "from below or from nowhere:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn an_import_from_below_is_found_however_it_is_written() {
+    assert_eq!(violations("graph", "use crate::ops::Conv;"), ["ops"]);
+    assert_eq!(
+        violations("graph", "use crate::{tensor::{Shape, Spec}, plan::Plan, error::Error};"),
+        ["plan"]
+    );
+    assert_eq!(violations("plan", "let x = crate::gpu::Gpu::open(); // crate::tune"), ["gpu"]);
+    assert_eq!(violations("kernel", "use crate::nowhere::X;"), ["nowhere"]);
+    assert_eq!(violations("stray", "use crate::tensor::Shape;"), ["tensor"]);
+    assert!(
+        violations("ops", "use crate::graph::{Graph, expect}; use crate::Result; crate::graph::Add")
+            .is_empty()
+    );
+}
