@@ -1,0 +1,435 @@
+//! CSV manifests, WebDataset and parquet files, and `incept data`.
+
+mod damage;
+mod left_out;
+mod splits;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use incept::data::{Dataset, OpenOptions, WebDataset, open};
+use serde_json::Value;
+
+use crate::program::{self, fails, repository, run, text};
+
+fn fixtures() -> PathBuf {
+    repository().join("tests/fixtures/data")
+}
+
+/// Files that went wrong once.
+fn cases() -> PathBuf {
+    repository().join("tests/fixtures/cases")
+}
+
+/// An image of one colour.
+fn png(value: u8) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image::RgbImage::from_pixel(4, 4, image::Rgb([value, 255 - value, 7]))
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .expect("memory can be written");
+    bytes.into_inner()
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::create_dir_all(path.parent().expect("has a folder")).expect("a folder");
+    std::fs::write(path, bytes).expect("can be written");
+}
+
+fn write_tar(path: &Path, files: &[(String, Vec<u8>)]) {
+    std::fs::create_dir_all(path.parent().expect("has a folder")).expect("a folder");
+    let mut tar = tar::Builder::new(std::fs::File::create(path).expect("can be created"));
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, bytes.as_slice()).expect("can be added");
+    }
+    tar.finish().expect("can be finished");
+}
+
+/// An image of one colour as CIFAR-10's files have it.
+fn cifar_record(label: u8, colour: &[u8; 3]) -> Vec<u8> {
+    let planes = colour.iter().flat_map(|value| [*value; 1024]);
+    std::iter::once(label).chain(planes).collect()
+}
+
+/// Idx files as MNIST has them: magic, extents, bytes.
+fn idx(dims: &[u32], values: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 8, dims.len() as u8];
+    dims.iter().for_each(|d| bytes.extend(d.to_be_bytes()));
+    bytes.extend(values);
+    bytes
+}
+
+/// What a command that succeeds says beside its result.
+fn stderr(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// The one line of a command's output as JSON.
+fn json(arguments: &[&str]) -> Value {
+    let [value] = program::json(arguments).try_into().expect("one object");
+    value
+}
+
+/// The colours of `make.py`: the channel that is not zero is the class.
+fn check_colours(set: &dyn Dataset, names: &[&str]) {
+    assert_eq!(set.classes(), names);
+    for index in 0..set.len() {
+        let picture = set.picture(index).expect("can be decoded");
+        assert_eq!((picture.width, picture.height, picture.channels), (8, 8, 3));
+        let brightest = (0..3).max_by_key(|c| picture.pixels[*c]).expect("three channels");
+        assert_eq!(brightest, set.label(index) as usize, "{}", set.name(index));
+    }
+}
+
+#[test]
+fn parquet_as_hugging_face_stores_it() {
+    let folder = temporary();
+    for part in ["train", "test"] {
+        let name = format!("{part}-00000-of-00001.parquet");
+        std::fs::copy(fixtures().join(&name), folder.path().join(&name)).expect("can be copied");
+    }
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
+    assert_eq!((data.train.len(), data.held_out.len()), (9, 3));
+    check_colours(data.train.as_ref(), &["red", "green", "blue"]);
+    check_colours(data.held_out.as_ref(), &["red", "green", "blue"]);
+    let one = folder.path().join("train-00000-of-00001.parquet");
+    let data =
+        open(text(&one), &OpenOptions { held_out: 0.34, ..OpenOptions::default() }).expect("can be opened");
+    assert_eq!((data.train.len(), data.held_out.len()), (6, 3));
+    // Damage is an error that names the file.
+    let bytes = std::fs::read(&one).expect("can be read");
+    for cut in [0, 3, bytes.len() / 2, bytes.len() - 1] {
+        std::fs::write(&one, &bytes[..cut]).expect("can be written");
+        let error = open(text(&one), &OpenOptions::default()).expect_err("is damaged").to_string();
+        assert!(error.contains("train-00000"), "{error}");
+    }
+}
+
+#[test]
+fn webdataset_tars() {
+    let folder = temporary();
+    for name in ["train-000000.tar", "val-000000.tar"] {
+        std::fs::copy(fixtures().join(name), folder.path().join(name)).expect("can be copied");
+    }
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
+    assert_eq!((data.train.len(), data.held_out.len()), (9, 3));
+    check_colours(data.train.as_ref(), &["0", "1", "2"]);
+    std::fs::write(folder.path().join("classes.txt"), "rot\ngrün\nblau\n").expect("can be written");
+    let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
+    check_colours(data.train.as_ref(), &["rot", "grün", "blau"]);
+    check_colours(data.held_out.as_ref(), &["rot", "grün", "blau"]);
+    std::fs::write(folder.path().join("classes.txt"), "rot\ngrün\n").expect("can be written");
+    let error =
+        open(text(folder.path()), &OpenOptions::default()).expect_err("a class has no name").to_string();
+    assert!(error.contains("classes.txt"), "{error}");
+}
+
+#[test]
+fn labels_of_webdataset_may_be_text_or_json() {
+    let folder = temporary();
+    let path = folder.path().join("shard.tar");
+    let mut png = std::io::Cursor::new(Vec::new());
+    image::RgbImage::new(4, 4).write_to(&mut png, image::ImageFormat::Png).expect("can be encoded");
+    let write = |labels: &[(&str, &str, &[u8])]| {
+        let mut tar = tar::Builder::new(std::fs::File::create(&path).expect("can be created"));
+        let mut add = |name: &str, bytes: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            header.set_cksum();
+            tar.append_data(&mut header, name, bytes).expect("can be added");
+        };
+        for (key, extension, label) in labels {
+            add(&format!("{key}.png"), png.get_ref());
+            add(&format!("{key}.{extension}"), label);
+        }
+        tar.finish().expect("can be finished");
+    };
+    let labels: [(&str, &str, &[u8]); 4] = [
+        ("a/v0", "txt", b"cat\n"),
+        ("a/v1", "json", br#"{"label": "dog", "caption": "a dog"}"#),
+        ("b", "txt", b"cat"),
+        ("c", "json", br#"{"cls": "dog"}"#),
+    ];
+    write(&labels);
+    let options = OpenOptions { held_out: 0.5, ..OpenOptions::default() };
+    let data = open(text(&path), &options).expect("can be opened");
+    assert_eq!(data.train.classes(), ["cat", "dog"]);
+    assert_eq!((data.train.len(), data.held_out.len()), (2, 2));
+    data.train.picture(1).expect("can be decoded");
+    // `.cls` counts the names that it is given, a caption is no class, and a mask no picture.
+    std::fs::write(folder.path().join("classes.txt"), "1\n10\n2\n").expect("can be written");
+    let samples: [(&str, &str, &[u8]); 6] = [
+        ("a", "cls", b"0"),
+        ("a.caption", "txt", b"a cat on a mat"),
+        ("b", "cls", b"1"),
+        ("b.mask", "cls", b"1"),
+        ("c", "cls", b"2"),
+        ("c.0", "txt", b"2"),
+    ];
+    write(&samples);
+    let set = WebDataset::open(std::slice::from_ref(&path)).expect("can be opened");
+    assert_eq!((0..set.len()).map(|i| set.label(i)).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(set.classes()[1], "10");
+    std::fs::remove_file(folder.path().join("classes.txt")).expect("can be removed");
+    write(&[labels[0], ("d", "caption", b"no class")]);
+    let error = open(text(&path), &options).expect_err("d has no class").to_string();
+    assert!(error.contains("`d` has no class"), "{error}");
+}
+
+#[test]
+fn csv_manifests() {
+    let folder = temporary();
+    let write = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("can be written");
+        path
+    };
+    for name in ["a.png", "b.png", "c, d.png", "e.png"] {
+        image::RgbImage::new(4, 4).save(folder.path().join(name)).expect("can be written");
+    }
+    let split = write(
+        "split.csv",
+        "label,split,file\ncat,train,a.png\ndog,train,b.png\ncat,test,\"c, d.png\"\ndog,val,e.png\n",
+    );
+    let data = open(text(&split), &OpenOptions::default()).expect("can be opened");
+    let test = data.test.expect("has a test set");
+    assert_eq!((data.train.len(), data.held_out.len(), test.len()), (2, 1, 1));
+    assert_eq!(data.train.classes(), ["cat", "dog"]);
+    assert_eq!((test.label(0), data.held_out.label(0)), (0, 1));
+    test.picture(0).expect("a name with a comma");
+    let bare = write("bare.tsv", "a.png\t0\nb.png\t2\nc, d.png\t0\ne.png\t2\n");
+    let data =
+        open(text(&bare), &OpenOptions { held_out: 0.5, ..OpenOptions::default() }).expect("can be opened");
+    assert_eq!((data.train.len(), data.train.classes().len()), (2, 3), "numbers are classes from 0");
+    for (content, reason) in [
+        ("", "is empty"),
+        ("x,y\n1,2\n", "neither a header"),
+        ("file,label\na.png,\n", "line 2"),
+        ("file,label,split\na.png,cat,sometimes\n", "sometimes"),
+        ("file,label\na.png,cat\n", "two classes"),
+    ] {
+        let error =
+            open(text(&write("bad.csv", content)), &OpenOptions::default()).expect_err(reason).to_string();
+        assert!(error.contains(reason) && error.contains("bad.csv"), "{error}");
+    }
+}
+
+/// `07` and `08` are names as good as any.
+#[test]
+fn csv_labels_may_have_zeros_in_front() {
+    let folder = temporary();
+    for name in ["a.png", "b.png", "c.png"] {
+        image::RgbImage::new(4, 4).save(folder.path().join(name)).expect("can be written");
+    }
+    let path = folder.path().join("padded.csv");
+    let rows = "file,label,split\na.png,07,train\nb.png,08,train\nc.png,08,val\n";
+    std::fs::write(&path, rows).expect("can be written");
+    let data = open(text(&path), &OpenOptions::default()).expect("can be opened");
+    assert_eq!(data.train.classes(), ["07", "08"]);
+    assert_eq!((data.train.label(0), data.train.label(1), data.held_out.label(0)), (0, 1, 1));
+}
+
+/// Columns of pictures and class numbers, with rows that have none, of a class column whose names are numbers.
+fn write_parquet(path: &Path, labels: &[Option<i64>], names: &str) {
+    use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use parquet::file::metadata::KeyValue;
+    use parquet::file::properties::WriterProperties;
+    use parquet::file::writer::SerializedFileWriter;
+    let schema = "message rows { optional binary image; optional int64 label; }";
+    let schema = parquet::schema::parser::parse_message_type(schema).expect("a schema");
+    let features = format!(r#"{{"info": {{"features": {{"label": {{"names": {names}}}}}}}}}"#);
+    let features = KeyValue::new("huggingface".to_string(), features);
+    let properties = WriterProperties::builder().set_key_value_metadata(Some(vec![features])).build();
+    let file = std::fs::File::create(path).expect("can be created");
+    let mut writer =
+        SerializedFileWriter::new(file, Arc::new(schema), Arc::new(properties)).expect("a writer");
+    let mut png = std::io::Cursor::new(Vec::new());
+    image::RgbImage::new(4, 4).write_to(&mut png, image::ImageFormat::Png).expect("can be encoded");
+    let mut group = writer.next_row_group().expect("a group");
+    // The second row has no picture.
+    let there: Vec<i16> = (0..labels.len()).map(|row| i16::from(row != 1)).collect();
+    let pictures = vec![ByteArray::from(png.into_inner()); labels.len() - 1];
+    let mut column = group.next_column().expect("can go on").expect("a column");
+    column.typed::<ByteArrayType>().write_batch(&pictures, Some(&there), None).expect("can be written");
+    column.close().expect("can be closed");
+    let there: Vec<i16> = labels.iter().map(|label| i16::from(label.is_some())).collect();
+    let known: Vec<i64> = labels.iter().copied().flatten().collect();
+    let mut column = group.next_column().expect("can go on").expect("a column");
+    column.typed::<Int64Type>().write_batch(&known, Some(&there), None).expect("can be written");
+    column.close().expect("can be closed");
+    group.close().expect("can be closed");
+    writer.close().expect("can be closed");
+}
+
+#[test]
+fn parquet_counts_classes_and_leaves_out_rows_that_lack_something() {
+    let folder = temporary();
+    let labels = [Some(0), Some(1), Some(1), None, Some(2), Some(-1), Some(1)];
+    for part in ["train-00000", "train-00001"] {
+        write_parquet(&folder.path().join(format!("{part}.parquet")), &labels, r#"["1", "10", "2"]"#);
+    }
+    let one = folder.path().join("train-00000.parquet");
+    let parquet = incept::data::Parquet::open(&[one, folder.path().join("train-00001.parquet")]);
+    let set = parquet.expect("can be opened");
+    assert_eq!(set.classes(), ["1", "10", "2"]);
+    let classes: Vec<u32> = (0..set.len()).map(|i| set.label(i)).collect();
+    assert_eq!(classes, [0, 1, 2, 1, 0, 1, 2, 1], "numbers count the names, and stay beside their pictures");
+    assert!(set.name(7).contains("train-00001") && set.name(7).ends_with("row 6"), "{}", set.name(7));
+}
+
+/// The program takes what the library opens, and says which part is which.
+#[test]
+fn info_reads_every_format() {
+    let folder = temporary();
+    let place = |names: &[&str], sub: &str| {
+        let target = folder.path().join(sub);
+        std::fs::create_dir(&target).expect("a folder");
+        for name in names {
+            std::fs::copy(fixtures().join(name), target.join(name)).expect("can be copied");
+        }
+        target
+    };
+    let parquet = place(&["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"], "parquet");
+    let tars = place(&["train-000000.tar", "val-000000.tar"], "tars");
+    for path in [parquet, tars] {
+        let info = json(&["data", "info", text(&path), "--json"]);
+        let count = |part: &str| info[part]["decoded"].as_u64().expect("a number");
+        assert!(count("train") > count("held_out") && count("held_out") > 0, "{info}");
+        assert_eq!(info["classes"].as_array().map(Vec::len), Some(3), "{info}");
+    }
+}
+
+#[test]
+fn info_counts_and_finds_damage() {
+    let info = json(&["data", "info", "digits", "--json"]);
+    assert_eq!(
+        (info["train"]["count"].as_u64(), info["held_out"]["count"].as_u64()),
+        (Some(1438), Some(359))
+    );
+    assert_eq!(info["classes"].as_array().map(Vec::len), Some(10));
+    assert_eq!(info["train"]["grey"], info["train"]["decoded"]);
+    assert_eq!(info["train"]["width"], serde_json::json!([8, 8, 8]));
+    let folder = temporary();
+    for class in ["x", "y"] {
+        std::fs::create_dir(folder.path().join(class)).expect("a folder");
+        for i in 0..3 {
+            image::RgbImage::from_pixel(10 + i, 6, image::Rgb([255, 0, 0]))
+                .save(folder.path().join(class).join(format!("{i}.png")))
+                .expect("can be written");
+        }
+    }
+    let info = json(&["data", "info", text(folder.path()), "--held-out", "0.34", "--json"]);
+    assert_eq!(info["train"]["mean"], serde_json::json!([1.0, 0.0, 0.0]));
+    std::fs::write(folder.path().join("x/1.png"), b"no picture").expect("can be written");
+    let output = run(&["data", "info", text(folder.path())]);
+    assert_eq!(output.status.code(), Some(1), "damage is a failure");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1.png"));
+}
+
+#[test]
+fn split_writes_a_folder_that_can_be_opened() {
+    let folder = temporary();
+    let out = folder.path().join("split");
+    let result = json(&["data", "split", "digits", "--out", text(&out), "--held-out", "0.1", "--json"]);
+    let data = open(text(&out), &OpenOptions::default()).expect("can be opened");
+    assert_eq!(result["train"].as_u64(), Some(data.train.len() as u64));
+    assert_eq!(data.train.len() + data.held_out.len(), 1797);
+    // The same pictures, bit for bit.
+    let options = OpenOptions { held_out: 0.1, ..OpenOptions::default() };
+    let source = open("digits", &options).expect("is embedded");
+    let all = |set: &Arc<dyn Dataset>| {
+        let pictures = (0..set.len()).map(|i| (set.label(i), set.picture(i).expect("can be decoded").pixels));
+        let mut pictures: Vec<_> = pictures.collect();
+        pictures.sort();
+        pictures
+    };
+    assert_eq!(all(&data.held_out), all(&source.held_out));
+    assert!(fails(&["data", "split", "digits", "--out", text(&out)]).contains("exists already"));
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("can be listed").collect();
+    assert_eq!(left.len(), 1, "nothing half-done is left");
+}
+
+#[test]
+fn preview_draws_every_class() {
+    let folder = temporary();
+    let sheet = folder.path().join("sheet.png");
+    let result = json(&["data", "preview", "digits", "--out", text(&sheet), "--columns", "5", "--json"]);
+    assert_eq!((result["classes"].as_u64(), result["pictures"].as_u64()), (Some(10), Some(50)));
+    let picture = image::open(&sheet).expect("a picture").to_rgb8();
+    assert_eq!((picture.width(), picture.height()), (2 * (56 + 170 + 5 * 78), 2 * (84 + 10 * 78 + 28)));
+    let dark = picture.pixels().filter(|p| p.0.iter().all(|v| *v < 64)).count();
+    assert!(dark > 10_000, "{dark} dark pixels");
+    assert!(fails(&["data", "preview", "digits", "--out", "sheet.svg"]).contains(".png"));
+}
+
+/// A server of one file in memory that breaks off after `most` bytes of an answer, and counts its answers.
+fn serve(content: Vec<u8>, most: usize) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    let answers = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&answers);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut start = None;
+            for line in BufReader::new(&mut stream).lines().map_while(Result::ok) {
+                if line.is_empty() {
+                    break;
+                }
+                if let Some(range) = line.to_lowercase().strip_prefix("range: bytes=") {
+                    start = range.trim_end_matches('-').parse().ok();
+                }
+            }
+            counter.fetch_add(1, Ordering::SeqCst);
+            let from: usize = start.unwrap_or(0);
+            let rest = &content[from.min(content.len())..];
+            let status = if start.is_some() { "206 Partial Content" } else { "200 OK" };
+            let head =
+                format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", rest.len());
+            let _ = stream
+                .write_all(head.as_bytes())
+                .and_then(|()| stream.write_all(&rest[..rest.len().min(most)]));
+        }
+    });
+    (address, answers)
+}
+
+#[test]
+fn fetch_goes_on_where_it_ended_and_refuses_what_is_wrong() {
+    let folder = temporary();
+    let out = folder.path().join("cifar");
+    let (address, answers) = serve(vec![7; 300_000], 100_000);
+    let fetch = ["data", "fetch", "cifar10", "--out", text(&out), "--from", &address];
+    let part = out.join("cifar-10-binary.tar.gz.part");
+    for loaded in [100_000, 200_000] {
+        let error = fails(&fetch);
+        assert!(error.contains("run the command again") && error.contains(&address), "{error}");
+        assert_eq!(std::fs::metadata(&part).expect("what came is kept").len(), loaded);
+    }
+    // The last part comes, and the whole is not what was published.
+    let error = fails(&fetch);
+    assert!(error.contains("MD5"), "{error}");
+    assert!(!part.exists() && !out.join("cifar-10-binary.tar.gz").exists());
+    assert_eq!(answers.load(Ordering::SeqCst), 3);
+    for set in ["fashion-mnist", "mnist"] {
+        let error = fails(&["data", "fetch", set, "--out", text(&out), "--from", "http://127.0.0.1:9"]);
+        assert!(error.contains("check the connection") && error.contains("train-images"), "{error}");
+    }
+    let mut nothing = String::new();
+    std::fs::File::open(out.join("train-images-idx3-ubyte.gz.part"))
+        .and_then(|mut file| file.read_to_string(&mut nothing))
+        .expect("an empty start");
+    assert!(nothing.is_empty());
+}

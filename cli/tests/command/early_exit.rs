@@ -1,0 +1,264 @@
+//! Early exit: stages against the whole network, what is really run, and the commands.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use incept::data::{Batch, Loader, LoaderOptions, OpenOptions, Preprocessing, Subset, open};
+use incept::gpu::Gpu;
+use incept::infer::{Answer, Classifier, EarlyExit, Exit, softmax};
+use incept::model::GoogLeNet;
+use incept::optim::Optimizer;
+use incept::tensor::Element;
+use incept::train::Trainer;
+
+use crate::gpu::open as gpu;
+use crate::program::{drawing, json, run, stdout, text};
+use crate::skipped::skipped;
+
+/// Without dropout, so that training and evaluation of the paper's variant are the same.
+fn network() -> GoogLeNet {
+    GoogLeNet::paper().width(0.0625).classes(10).input(32).dropout(0.0, 0.0)
+}
+
+/// Batches of `batch` from the first `count` digits: the last has missing rows if they do not come out even.
+fn batches(batch: usize, count: usize, input: usize) -> Vec<Batch> {
+    let data = open("digits", &OpenOptions::default()).expect("digits");
+    let preprocessing = Preprocessing::new(input).measure(data.train.as_ref(), 200);
+    let set = Arc::new(Subset::new(data.train, (0..count).collect()));
+    let loader = Loader::new(set, LoaderOptions::new(batch, preprocessing)).expect("a loader");
+    loader.epoch(0, 0).map(|b| b.expect("is read")).collect()
+}
+
+fn trainer(gpu: &Gpu, network: &GoogLeNet, batch: usize) -> Trainer {
+    let optimizer = Optimizer::default();
+    gpu.block_on(Trainer::new(gpu, network, &optimizer, batch, 5, |_, _| ())).expect("a trainer")
+}
+
+fn never() -> Exit {
+    Exit { threshold: 2.0, temperatures: Vec::new() }
+}
+
+/// All answers, in the order of the pictures.
+fn answers(gpu: &Gpu, staged: &mut EarlyExit, batches: &[Batch], exit: &Exit) -> Vec<Answer> {
+    let mut list = Vec::new();
+    for batch in batches {
+        list.extend(gpu.block_on(staged.push(batch, exit)).expect("answers"));
+    }
+    list.extend(gpu.block_on(staged.finish(exit)).expect("answers"));
+    list.sort_by_key(|a| a.picture);
+    list
+}
+
+#[test]
+fn stages_say_what_the_whole_network_says() {
+    let gpu = gpu();
+    let batch = &batches(4, 4, 32)[0];
+    for network in [network(), GoogLeNet::torchvision().width(0.0625).classes(10).input(32).dropout(0.0, 0.0)]
+    {
+        let mut trainer = trainer(&gpu, &network, 4);
+        trainer.step(batch, 0.0).expect("a step");
+        let mut staged = gpu.block_on(trainer.early_exit(4)).expect("stages");
+        assert_eq!(staged.heads(), ["aux1", "aux2", "main"]);
+        let all = gpu.block_on(staged.all_heads(batch)).expect("logits");
+        let close =
+            |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + b.abs()));
+        if network.variant == incept::model::Variant::Paper {
+            for (name, logits) in gpu.block_on(trainer.logits()).expect("logits") {
+                let head = staged.heads().iter().position(|h| *h == name).expect("a head");
+                assert!(close(&all.logits[head].concat(), &logits), "{name}");
+            }
+        }
+        let state = gpu.block_on(trainer.state()).expect("a state");
+        let whole = Classifier::new(&gpu, &network, 4, Element::F32, &state);
+        let mut whole = gpu.block_on(whole).expect("a classifier");
+        let rows = gpu.block_on(whole.probabilities(batch)).expect("probabilities");
+        let own = EarlyExit::new(&gpu, &network, 4, Element::F32, &state);
+        let mut own = gpu.block_on(own).expect("stages");
+        for answer in answers(&gpu, &mut own, std::slice::from_ref(batch), &never()) {
+            assert_eq!(answer.head, 2);
+            assert!(close(&answer.probabilities, &rows[answer.picture as usize]), "{answer:?}");
+        }
+    }
+}
+
+#[test]
+fn later_stages_run_only_for_pictures_that_are_not_sure() {
+    let gpu = gpu();
+    let batches = batches(4, 18, 32);
+    let trainer = trainer(&gpu, &network(), 4);
+    let mut staged = gpu.block_on(trainer.early_exit(4)).expect("stages");
+    let whole = gpu.block_on(trainer.classifier(4)).expect("a classifier");
+    let mut all = incept::infer::HeadLogits::default();
+    for batch in &batches {
+        all.extend(gpu.block_on(staged.all_heads(batch)).expect("logits"));
+    }
+    assert_eq!(all.labels.len(), 18);
+    let sure = |head: usize, picture: usize| {
+        softmax(&all.logits[head][picture], 1.0).iter().copied().fold(0.0, f32::max)
+    };
+
+    // Everything stops at aux1: nothing of the other stages is dispatched, in as many submissions as batches.
+    let (runs, dispatches, before) = (staged.runs(), staged.dispatches(), gpu.counters());
+    let exit = Exit { threshold: 0.0, temperatures: Vec::new() };
+    let first = answers(&gpu, &mut staged, &batches, &exit);
+    assert!(first.len() == 18 && first.iter().all(|a| a.head == 0));
+    assert_eq!(staged.runs(), [runs[0] + 5, runs[1], runs[2]]);
+    let early = staged.dispatches() - dispatches;
+    let full = 5 * whole.session().dispatch_count() as u64;
+    assert!(early * 10 < full * 6, "{early} dispatches of {full}");
+    // A run and a read-back each; the device was given no other dispatch.
+    let asked = gpu.counters().since(&before);
+    assert_eq!((asked.submissions, asked.dispatches), (10, early));
+
+    // A threshold in the middle: each picture is answered once, by the first head that is sure, and stages fill up their batches.
+    let mut by_sureness: Vec<f32> = (0..18).map(|p| sure(0, p)).collect();
+    by_sureness.sort_by(f32::total_cmp);
+    let threshold = f32::midpoint(by_sureness[8], by_sureness[9]);
+    let (runs, pictures) = (staged.runs(), staged.pictures());
+    let exit = Exit { threshold, temperatures: Vec::new() };
+    let list = answers(&gpu, &mut staged, &batches, &exit);
+    assert_eq!(list.len(), 18);
+    let mut reached = [0u64; 3];
+    for (i, answer) in list.iter().enumerate() {
+        assert_eq!(answer.picture, pictures + i as u64);
+        let head = (0..2).find(|h| sure(*h, i) >= threshold).unwrap_or(2);
+        assert_eq!(answer.head, head, "picture {i}");
+        (0..=head).for_each(|h| reached[h] += 1);
+        let alone = softmax(&all.logits[head][i], 1.0);
+        let same = answer.probabilities.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-5);
+        assert!(same, "picture {i}: {:?} and {alone:?}", answer.probabilities);
+    }
+    assert_eq!(reached[1], 9);
+    let ran: Vec<u64> = staged.runs().iter().zip(&runs).map(|(after, before)| after - before).collect();
+    assert_eq!(ran, [5, reached[1].div_ceil(4), reached[2].div_ceil(4)]);
+}
+
+#[test]
+fn rows_of_half_words_go_through_the_host() {
+    let gpu = gpu();
+    if !gpu.profile().f16 {
+        return skipped("f16", &format!("{} has no f16", gpu.summary()));
+    }
+    // 7 channels of 5 x 5 pixels after 4a and 4d: rows of an odd number of f16.
+    let mut network = network().input(40);
+    network.channels.blocks.iter_mut().for_each(|b| (b.conv1, b.conv3, b.conv5, b.project) = (2, 3, 1, 1));
+    let trainer = trainer(&gpu, &network, 3);
+    let state = gpu.block_on(trainer.state()).expect("a state");
+    let logits = |element| {
+        let staged = EarlyExit::new(&gpu, &network, 3, element, &state);
+        let mut staged = gpu.block_on(staged).expect("stages");
+        let exit = never();
+        answers(&gpu, &mut staged, &batches(3, 5, 40), &exit)
+    };
+    let (half, single) = (logits(Element::F16), logits(Element::F32));
+    assert_eq!((half.len(), single.len()), (5, 5));
+    for (a, b) in half.iter().zip(&single) {
+        let near = a.probabilities.iter().zip(&b.probabilities).all(|(a, b)| (a - b).abs() < 0.02);
+        assert!(near, "{a:?} {b:?}");
+    }
+}
+
+#[test]
+fn eval_sweeps_thresholds_and_classify_stops_early() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = |name: &str| folder.path().join(name);
+    let (checkpoint, png, svg) = (file("digits.safetensors"), file("exit.png"), file("exit.svg"));
+    let picture = file("seven.png");
+    let runs = file("runs");
+    let train = |out: &Path, more: &[&str]| {
+        let base = [
+            "train",
+            "digits",
+            "--width",
+            "0.125",
+            "--input",
+            "32",
+            "--limit",
+            "300",
+            "--variant",
+            "torchvision",
+            "--batch",
+            "16",
+            "--epochs",
+            "10",
+            "--rate",
+            "0.05",
+            "--no-validation",
+            "--tune",
+            "off",
+            "--runs-dir",
+            text(&runs),
+            "--out",
+            text(out),
+        ];
+        stdout(&[base.as_slice(), more].concat());
+    };
+    // Fewer than 200 pictures to choose on cannot tell half a point.
+    train(&checkpoint, &["--held-out", "0.6"]);
+    // The run's folder stands for its checkpoint, and what is found lies beside that.
+    let result = &json(&[
+        "eval",
+        text(&runs.join("0001-digits")),
+        "--early-exit",
+        "--plot",
+        text(&png),
+        "--plot",
+        text(&svg),
+        "--json",
+    ])[0];
+    let points = result["points"].as_array().expect("points");
+    let at = |i: usize, what: &str| points[i][what].as_f64().expect("a number");
+    let last = points.len() - 1;
+    assert_eq!(points[last]["shares"], serde_json::json!([0.0, 0.0, 1.0]));
+    assert_eq!(points[last]["accuracy"], result["head_accuracies"][2]);
+    assert!(at(last, "compute") > 1.0, "the heads on the way are not free");
+    assert!((1..points.len()).all(|i| at(i, "compute") >= at(i - 1, "compute")));
+    // Fitted on the pictures that are not measured with.
+    let count = |what: &str| result[what].as_u64().expect("a number");
+    assert_eq!(count("pictures") + count("calibration_pictures"), 1078);
+    for head in result["calibration"].as_array().expect("heads") {
+        assert!(head["after"].as_f64() <= head["before"].as_f64(), "{head}");
+    }
+    let measured = &result["measured"];
+    assert_eq!(measured["accuracy"], result["recommended"]["accuracy"]);
+    assert!(measured["dispatches"].as_u64() < measured["full_dispatches"].as_u64(), "{measured}");
+    assert!(
+        measured["seconds"].as_f64() > Some(0.0) && measured["full_seconds"].as_f64() > Some(0.0),
+        "{measured}"
+    );
+    let image = image::open(&png).expect("a picture").to_rgb8();
+    assert_eq!(image.dimensions(), (1720, 1040));
+    assert!(image.pixels().filter(|p| p.0 == [0x00, 0x72, 0xb2]).count() > 300, "a curve or a dot is drawn");
+    assert!(drawing(&svg, (860, 520)).contains("the main softmax alone"));
+    assert!(file("digits.early-exit.json").is_file());
+
+    image::GrayImage::from_fn(20, 20, |x, y| image::Luma([if x + y > 20 { 255 } else { 0 }]))
+        .save(&picture)
+        .expect("can be written");
+    let lines = json(&["classify", text(&checkpoint), text(&picture), "--early-exit", "0.01", "--json"]);
+    assert_eq!(lines[0]["head"], "aux1");
+    assert_eq!(lines[1]["runs"], serde_json::json!([1, 0, 0]));
+    assert!(
+        lines[1]["seconds"].as_f64() == lines[1]["stage_seconds"][0].as_f64()
+            && lines[1]["compute"].as_f64() < Some(1.0),
+        "{}",
+        lines[1]
+    );
+    let said = stdout(&["classify", text(&checkpoint), text(&picture), "--early-exit", "0.01"]);
+    assert!(said.contains("answered by aux1") && said.contains("of the multiply-adds"), "{said}");
+    // At the threshold that `eval` chose.
+    let chosen = json(&["classify", text(&checkpoint), text(&picture), "--early-exit", "auto", "--json"]);
+    assert_eq!(chosen[1]["threshold"], result["recommended"]["threshold"], "{}", chosen[1]);
+    let output = run(&["classify", text(&checkpoint), text(&picture), "--early-exit", "0.5"]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("not calibrated"), "{output:?}");
+    let (wide, no) = (file("plain.safetensors"), &["--aux-weight", "0"]);
+    train(&wide, no);
+    for arguments in [
+        vec!["eval", text(&wide), "--early-exit"],
+        vec!["classify", text(&wide), text(&picture), "--early-exit", "0.9"],
+    ] {
+        let output = run(&arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && errors.contains("--aux-weight"), "{errors}");
+    }
+}

@@ -1,0 +1,266 @@
+//! `incept look` and `incept report` as a person or a program runs them, and Grad-CAM against class activation maps.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use incept::checkpoint::Checkpoint;
+use incept::look::{Features, GradCam};
+use incept::model::GoogLeNet;
+use incept::optim::Optimizer;
+use incept::train::Trainer;
+use serde_json::Value;
+
+use crate::gpu;
+use crate::program::{drawing, fails, json, stdout, text};
+
+/// A network that was trained on digits for a moment, the folder of that run, and a picture.
+struct Made {
+    checkpoint: String,
+    run: String,
+    picture: String,
+}
+
+fn made() -> &'static Made {
+    static MADE: OnceLock<Made> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).expect("what an earlier test left can be deleted");
+        }
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let [checkpoint, run, picture] =
+            ["runs/0001-digits/last.safetensors", "runs/0001-digits", "seven.png"]
+                .map(|n| text(&folder.join(n)).to_string());
+        stdout(&[
+            "train",
+            "digits",
+            "--width",
+            "0.125",
+            "--input",
+            "32",
+            "--limit",
+            "160",
+            "--batch",
+            "16",
+            "--epochs",
+            "2",
+            "--tune",
+            "off",
+            "--runs-dir",
+            text(&folder.join("runs")),
+        ]);
+        let seven = |x: u32, y: u32| (4..7).contains(&y) && (5..20).contains(&x) || x + y / 2 == 20 && y > 5;
+        image::GrayImage::from_fn(24, 24, |x, y| image::Luma([if seven(x, y) { 250 } else { 0 }]))
+            .save(&picture)
+            .expect("can be written");
+        Made { checkpoint, run, picture }
+    })
+}
+
+/// Extents, and how many different colours a picture has.
+fn look(path: &Path) -> ((u32, u32), usize) {
+    let picture = image::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).to_rgb8();
+    let colours: std::collections::BTreeSet<[u8; 3]> = picture.pixels().map(|p| p.0).collect();
+    (picture.dimensions(), colours.len())
+}
+
+/// Behind a mean over positions and one linear layer, Grad-CAM is the class activation map of Zhou et al. (2016): the channels weighted
+/// with the classifier's row, by the number of positions.
+#[test]
+fn grad_cam_of_the_main_softmax_is_its_class_activation_map() {
+    let gpu = gpu::open();
+    for (network, classifier) in
+        [(GoogLeNet::paper(), "loss3/classifier.weight"), (GoogLeNet::torchvision(), "fc.weight")]
+    {
+        let network = network.width(0.0625).classes(3).input(64);
+        let trainer = gpu.block_on(Trainer::new(&gpu, &network, &Optimizer::default(), 1, 7, |_, _| ()));
+        let state = gpu.block_on(trainer.expect("a trainer").state()).expect("weights");
+        let picture: Vec<f32> = (0..3 * 64 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
+        let mut gradcam = gpu.block_on(GradCam::new(&gpu, &network, &state)).expect("a graph");
+        assert_eq!(gradcam.heads(), ["main", "aux1", "aux2"]);
+        let maps = gpu.block_on(gradcam.maps(&picture, Some(1))).expect("maps");
+        let features = Features::new(&gpu, &network, "inception_5b/output", &state);
+        let features = gpu.block_on(gpu.block_on(features).expect("a layer").maps(&picture)).expect("maps");
+        let plane = features.height * features.width;
+        assert!(plane > 1);
+        let row = &state.parameters[classifier].data[features.channels..2 * features.channels];
+        let mut cam = vec![0.0f32; plane];
+        for (channel, weight) in features.values.chunks(plane).zip(row) {
+            cam.iter_mut().zip(channel).for_each(|(sum, a)| *sum += weight * a / plane as f32);
+        }
+        let scale = cam.iter().fold(1e-6f32, |most, v| most.max(v.abs()));
+        for (ours, theirs) in maps[0].values.iter().zip(&cam) {
+            assert!((ours - theirs.max(0.0)).abs() < 1e-4 * scale, "{:?} {cam:?}", maps[0].values);
+        }
+        assert_eq!((maps[0].height, maps[0].width), (features.height, features.width));
+        // The auxiliary softmaxes look at finer blocks.
+        assert!(maps[1].width > maps[0].width && maps[2].width == maps[1].width);
+        // Without a class, all heads are asked about the one that is most probable to the main softmax.
+        let maps = gpu.block_on(gradcam.maps(&picture, None)).expect("maps");
+        assert!(maps.iter().all(|m| m.class == maps[0].top.0), "{maps:?}");
+        assert!(gpu.block_on(gradcam.maps(&picture, Some(3))).is_err());
+    }
+}
+
+#[test]
+fn grad_cam_is_drawn_for_each_softmax() {
+    let Made { checkpoint, picture, .. } = made();
+    let folder = tempfile::tempdir().expect("a folder");
+    let [png, svg] = ["cam.png", "cam.svg"].map(|n| folder.path().join(n));
+    let events = json(&["look", "gradcam", checkpoint, picture, "--out", text(&png), "--json"]);
+    let heads = events[0]["heads"].as_array().expect("heads");
+    assert_eq!(heads.len(), 3);
+    let classified = &json(&["classify", checkpoint, picture, "--json"])[0]["predictions"][0];
+    assert_eq!(events[0]["class"], classified["class"]);
+    let close =
+        |a: &Value, b: &Value| (a.as_f64().expect("a number") - b.as_f64().expect("a number")).abs() < 1e-4;
+    assert!(close(&heads[0]["probability"], &classified["probability"]), "{events:?} {classified}");
+    let (extents, colours) = look(&png);
+    assert!(extents == (2 * (56 + 4 * 190 - 14), 656) && colours > 200, "{extents:?}, {colours}");
+    stdout(&["look", "gradcam", checkpoint, picture, "--head", "aux1", "--class", "3", "--out", text(&svg)]);
+    let drawn = drawing(&svg, (560, 328));
+    assert!(drawn.matches("<image ").count() == 2 && drawn.contains("aux1, sees 4a"), "{drawn}");
+    assert!(fails(&["look", "gradcam", checkpoint, picture, "--class", "cat"]).contains("no class `cat`"));
+    assert!(fails(&["look", "gradcam", checkpoint, "missing.png"]).contains("missing.png"));
+}
+
+#[test]
+fn features_filters_and_occlusion_are_drawn() {
+    let Made { checkpoint, picture, .. } = made();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name);
+    let out = file("features.png");
+    let features = &json(&[
+        "look",
+        "features",
+        checkpoint,
+        picture,
+        "--layer",
+        "conv1/7x7_s2",
+        "--out",
+        text(&out),
+        "--json",
+    ])[0];
+    // 64 channels an eighth as wide; below 64 pixels the first layer has stride 1.
+    assert_eq!((&features["channels"], &features["height"]), (&8.into(), &32.into()), "{features}");
+    let (extents, colours) = look(&out);
+    assert!(extents == (1848, 400) && colours > 100, "{extents:?}, {colours}");
+    let svg = file("features.svg");
+    let layer = ["--layer", "conv1/7x7_s2", "--out", text(&svg)];
+    stdout(&[&["look", "features", checkpoint, picture][..], &layer].concat());
+    assert!(drawing(&svg, (924, 200)).matches("data:image/png;base64,").count() > 8);
+    let errors = fails(&["look", "features", checkpoint, picture, "--layer", "conv9"]);
+    assert!(errors.contains("inception_3a/output"), "{errors}");
+    std::fs::copy(picture, file("one.png")).expect("a copy");
+    let errors = fails(&["look", "features", checkpoint, text(folder.path())]);
+    assert!(errors.contains("has 2 pictures"), "{errors}");
+
+    let out = file("filters.png");
+    let filters = &json(&["look", "filters", checkpoint, "--out", text(&out), "--json"])[0];
+    assert_eq!((&filters["filters"], &filters["width"]), (&8.into(), &7.into()));
+    let (extents, colours) = look(&out);
+    assert!(extents == (1204, 304) && colours > 100, "{extents:?}, {colours}");
+    let svg = file("filters.svg");
+    stdout(&["look", "filters", checkpoint, "--out", text(&svg)]);
+    assert_eq!(drawing(&svg, (602, 152)).matches("data:image/png;base64,").count(), 8);
+
+    let (out, png) = (file("occlusion.svg"), file("occlusion.png"));
+    let occlusion = &json(&[
+        "look",
+        "occlusion",
+        checkpoint,
+        picture,
+        "--window",
+        "8",
+        "--stride",
+        "8",
+        "--out",
+        text(&out),
+        "--json",
+    ])[0];
+    let map: Vec<&Value> =
+        occlusion["map"].as_array().expect("rows").iter().flat_map(|r| r.as_array()).flatten().collect();
+    assert_eq!(map.len(), 16);
+    let whole = occlusion["probability"].as_f64().expect("a number");
+    assert!(map.iter().all(|v| v.as_f64().is_some_and(|lost| lost <= whole + 1e-6)));
+    assert!(
+        map.iter().any(|v| v.as_f64() != map[0].as_f64()),
+        "covering the seven changes something: {map:?}"
+    );
+    assert_eq!(drawing(&out, (612, 312)).matches("<image ").count(), 3);
+    stdout(&[
+        "look",
+        "occlusion",
+        checkpoint,
+        picture,
+        "--window",
+        "16",
+        "--stride",
+        "16",
+        "--out",
+        text(&png),
+    ]);
+    let (extents, colours) = look(&png);
+    assert!(extents == (1224, 624) && colours > 100, "{extents:?}, {colours}");
+}
+
+#[test]
+fn a_report_is_one_file() {
+    let Made { checkpoint, run, .. } = made();
+    let event = &json(&["report", run, "--json"])[0];
+    let html = std::fs::read_to_string(Path::new(run).join("report.html")).expect("a page");
+    assert_eq!((&event["bytes"], &event["epochs"]), (&html.len().into(), &2.into()));
+    assert!(event["steps"].as_u64().is_some_and(|steps| steps >= 10), "{event}");
+    for part in [
+        "Loss of the three softmaxes",
+        "Accuracy",
+        "Learning rate",
+        "Norm of the gradients",
+        "What is taken for what",
+        "Calibration",
+        "Samples",
+        "Configuration",
+        "limit = 160",
+        "Machine",
+        "prefers-color-scheme: dark",
+        "--limit",
+    ] {
+        assert!(html.contains(part), "{part}");
+    }
+    assert!(html.matches("<svg").count() >= 6 && html.matches("data:image/png;base64,").count() >= 30);
+    // Curves are there, and not axes alone: each softmax's in losses and accuracies, one in the others.
+    let chart = |title: &str| {
+        html.split("<svg").find(|svg| svg.contains(title)).unwrap_or_else(|| panic!("no {title}"))
+    };
+    for (title, curves) in [
+        ("Loss of the three softmaxes", 3),
+        ("Accuracy", 3),
+        ("Learning rate", 1),
+        ("Norm of the gradients", 1),
+    ] {
+        assert!(chart(title).matches("<polyline").count() >= curves, "{title}");
+    }
+    // Nothing is fetched: the only addresses are names of XML.
+    let fetched = ["src=\"http", "href=\"http", "url(", "@import", "<script", "<link"];
+    assert!(fetched.iter().all(|f| !html.contains(f)));
+    // The best checkpoint of the folder is what all commands take.
+    let accuracy = |what: &str| json(&["eval", what, "--json"])[0]["accuracy"].as_f64().expect("a number");
+    let best = accuracy(run);
+    assert_eq!(best, accuracy(text(&Path::new(run).join("best.safetensors"))));
+    assert!(html.contains(&format!("<b>{:.2}%</b>", 100.0 * best)));
+
+    // A checkpoint within a run has its curves; one that was taken elsewhere has none.
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = |what: &str| {
+        let out = folder.path().join("page.html");
+        stdout(&["report", what, "--out", text(&out)]);
+        std::fs::read_to_string(out).expect("a page")
+    };
+    assert!(page(checkpoint).contains("Loss of the three softmaxes"));
+    let alone = folder.path().join("alone.safetensors");
+    std::fs::copy(checkpoint, &alone).expect("a copy");
+    let html = page(text(&alone));
+    assert!(!html.contains("Loss of the three softmaxes") && html.contains("What is taken for what"));
+    assert!(fails(&["report", text(folder.path())]).contains("run.json"));
+    assert_eq!(Checkpoint::load(Path::new(checkpoint)).expect("a checkpoint").metadata.classes.len(), 10);
+}

@@ -1,0 +1,88 @@
+//! The `incept` command as a person or another program runs it: what the tests of commands share.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::skipped::skipped;
+
+/// The root of the repository, whose fixtures serve the tests of both packages.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is a folder of the repository")
+}
+
+/// The command at the root of the repository, without what earlier starts on this computer found,
+/// and with its runs in the build's folder for temporary files.
+pub fn incept() -> Command {
+    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
+    command.current_dir(repository()).env_remove("RUST_LOG").env("INCEPT_CACHE_DIR", temporary);
+    command.env("INCEPT_RUNS_DIR", temporary.join("runs"));
+    command
+}
+
+pub fn run(arguments: &[&str]) -> Output {
+    incept().args(arguments).output().expect("the program can be started")
+}
+
+/// The output of a command that must succeed.
+pub fn stdout(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "incept {arguments:?} failed: {errors}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The lines of a command's output as JSON.
+pub fn json(arguments: &[&str]) -> Vec<Value> {
+    let text = stdout(arguments);
+    text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("`{l}`: {e}"))).collect()
+}
+
+/// The errors of a command that must fail.
+pub fn fails(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(!output.status.success(), "incept {arguments:?} should fail");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A Python that has these modules: the one that `INCEPT_PYTHON` names, which must have them, or the usual one, if it has.
+pub fn python_with(modules: &str) -> Option<String> {
+    let named = std::env::var("INCEPT_PYTHON").ok();
+    let python = named.clone().unwrap_or_else(|| "python3".into());
+    let found = Command::new(&python).args(["-c", &format!("import {modules}")]).output();
+    if found.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    assert!(named.is_none(), "INCEPT_PYTHON is {python}, which has no {modules}");
+    let what = modules.split([',', '.']).next().unwrap_or(modules);
+    skipped(what, &format!("{python} has no {modules}; INCEPT_PYTHON names another"));
+    None
+}
+
+/// The text of a drawing, whole and of this width and height.
+pub fn drawing(path: &Path, (width, height): (u32, u32)) -> String {
+    let svg = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{}: {svg}", path.display());
+    let root = svg.split_once('>').map_or("", |(root, _)| root);
+    let size = format!("width=\"{width}\" height=\"{height}\"");
+    assert!(root.contains(&size), "{}: {root}, and not {size}", path.display());
+    svg
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are text")
+}
+
+/// Runs a command that may take so many KiB of address space.
+#[cfg(unix)]
+pub fn limited(kib: u64, arguments: &[&str]) -> Output {
+    let program = incept();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -v {kib}; exec \"$@\""), "sh"]);
+    shell.arg(program.get_program()).args(arguments);
+    shell.current_dir(repository()).env_remove("RUST_LOG");
+    shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    shell.output().expect("the program can be started")
+}

@@ -1,0 +1,79 @@
+//! What no command takes: weights that contradict themselves, and sizes that no memory holds.
+
+use incept::checkpoint::Checkpoint;
+use serde_json::Value;
+
+use crate::program::{fails, text};
+
+/// The file of a checkpoint whose network has no filters in its first convolution.
+fn contradicting() -> Vec<u8> {
+    let bytes = Checkpoint::included().and_then(|weights| weights.to_bytes()).expect("weights");
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+    let text = header["__metadata__"]["incept"].as_str().expect("a description");
+    let mut description: Value = serde_json::from_str(text).expect("JSON");
+    description["network"]["channels"]["stem"][0] = 0.into();
+    header["__metadata__"]["incept"] = description.to_string().into();
+    let header = header.to_string();
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes[8 + length..]].concat()
+}
+
+#[test]
+fn every_command_refuses_a_checkpoint_that_contradicts_itself() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bad = folder.path().join("bad.safetensors");
+    std::fs::write(&bad, contradicting()).expect("can be written");
+    let bad = text(&bad);
+    for arguments in [
+        &["inspect", bad][..],
+        &["classify", bad, "no.png"],
+        &["graph", bad],
+        &["export", bad, "--out", "no.onnx"],
+        &["train", "--resume", bad],
+        &["train", "digits", "--init", bad],
+        &["look", "filters", bad],
+    ] {
+        let error = fails(arguments);
+        assert!(error.contains("network.channels.stem[0]"), "{arguments:?}: {error}");
+    }
+}
+
+/// Sizes that no memory holds are refused by the value, at once and without taking any.
+#[cfg(unix)]
+#[test]
+fn sizes_without_sense_are_refused_in_little_memory() {
+    for (arguments, named) in [
+        ("summary --classes 100000000", "100000000"),
+        ("summary --classes 18446744073709551615", "18446744073709551615"),
+        ("summary --classes 1000000", "1000000"),
+        ("summary --width 1e9", "1000000000"),
+        ("summary --width 63", "--width"),
+        ("summary --width nan", "--width"),
+        ("summary --width 0", "--width"),
+        ("summary --width 1e-9", "--width"),
+        ("summary --input 1000000", "1000000"),
+        ("summary --input 4096 --batch 1048576", "--batch"),
+        ("summary --batch 4294967295", "4294967295"),
+        ("summary --batch 0", "--batch"),
+        ("graph --classes 100000000", "100000000"),
+        ("graph --width 1e300", "--width"),
+        ("profile --static --classes 100000000", "100000000"),
+        ("profile --static --batch 4294967295", "4294967295"),
+        ("bench --batch 18446744073709551615", "18446744073709551615"),
+        ("train digits --batch 4294967295", "4294967295"),
+        ("train digits --epochs 9223372036854775807", "9223372036854775807"),
+        ("train digits --input 1000000", "1000000"),
+    ] {
+        let words: Vec<&str> = arguments.split(' ').collect();
+        let output = crate::program::limited(1 << 20, &words);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{arguments}: {:?} {error}", output.status);
+        assert!(error.contains(named) && !error.contains("panicked"), "{arguments}: {error}");
+    }
+    // What is only large is counted, in as little memory.
+    for arguments in ["summary --batch 1024", "summary --width 8 --batch 1", "summary --input 4096 --batch 1"]
+    {
+        let output = crate::program::limited(1 << 20, &arguments.split(' ').collect::<Vec<_>>());
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -1,0 +1,673 @@
+//! What a run saves, whatever ends it: kills, full disks, NaN, places that cannot be written, two processes at once.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use incept::checkpoint::Checkpoint;
+use incept::formats::read_tensors;
+use incept::runs::{EpochRecord, Record, RunFolder};
+use incept::tensor::HostTensor;
+use serde_json::Value;
+
+use crate::program::{self, repository, text};
+use crate::skipped::skipped;
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn command(runs: &Path, arguments: &[&str]) -> Command {
+    let mut command = program::incept();
+    command.env("INCEPT_RUNS_DIR", runs).args(arguments);
+    command
+}
+
+fn incept(runs: &Path, arguments: &[&str]) -> Output {
+    command(runs, arguments).output().expect("the program can be started")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn succeeds(runs: &Path, arguments: &[&str]) -> String {
+    let output = incept(runs, arguments);
+    assert!(output.status.success(), "incept {arguments:?}: {}", stderr(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output)
+}
+
+fn fails(runs: &Path, arguments: &[&str]) -> String {
+    let output = incept(runs, arguments);
+    assert_eq!(output.status.code(), Some(1), "incept {arguments:?}: {}", stderr(&output));
+    stderr(&output)
+}
+
+/// A run that takes a second or two: three batches per epoch.
+fn quick<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let base = ["train", "digits", "--width", "0.0625", "--input", "32", "--limit", "24", "--batch", "8"];
+    let rest = ["--schedule", "constant", "--tune", "off"];
+    base.into_iter().chain(rest).chain(more.iter().copied()).collect()
+}
+
+fn only_run(parent: &Path) -> RunFolder {
+    let mut runs = RunFolder::list(parent).expect("runs");
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    runs.remove(0)
+}
+
+fn tensors(path: &Path) -> BTreeMap<String, HostTensor> {
+    read_tensors(path).unwrap_or_else(|e| panic!("{e}")).0
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn write_log(run: &RunFolder, log: &[Record]) {
+    let lines: Vec<String> = log.iter().map(|r| serde_json::to_string(r).expect("JSON") + "\n").collect();
+    std::fs::write(run.log_path(), lines.concat()).expect("can be written");
+}
+
+/// What a log says of steps and epochs, without the times.
+fn measured(run: &RunFolder) -> Vec<Value> {
+    let log = run.log().expect("a log");
+    let timeless = |record: Record| {
+        let mut record = match record {
+            Record::Step(step) => serde_json::to_value(Record::Step(step)).expect("JSON"),
+            Record::Epoch(epoch) => serde_json::to_value(Record::Epoch(epoch)).expect("JSON"),
+            _ => return None,
+        };
+        let object = record.as_object_mut().expect("an object");
+        ["seconds", "images_per_s", "time", "device_busy"].iter().for_each(|time| {
+            object.remove(*time);
+        });
+        Some(record)
+    };
+    log.into_iter().filter_map(timeless).collect()
+}
+
+/// Changes a saved checkpoint.
+fn edit(path: &Path, change: impl FnOnce(&mut Checkpoint)) {
+    let mut checkpoint = Checkpoint::load(path).expect("a checkpoint");
+    change(&mut checkpoint);
+    checkpoint.save(path).expect("can be written");
+}
+
+fn listed(runs: &Path) -> Vec<Value> {
+    let output = incept(runs, &["runs", "--json"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[cfg(unix)]
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
+    assert!(sent.expect("kill").success());
+}
+
+/// A training that goes on for long, after its first epoch.
+fn started(runs: &Path, more: &[&str]) -> (Child, impl Iterator<Item = String> + use<>) {
+    let arguments = quick(&[&["--epochs", "10000", "--json"], more].concat());
+    let child = command(runs, &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = child.expect("the program can be started");
+    let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines().map_while(Result::ok);
+    let saved = lines.by_ref().find(|line| line.contains("\"saved\""));
+    assert!(saved.is_some(), "training ended before its first epoch");
+    (child, lines)
+}
+
+#[test]
+fn nan_does_not_replace_a_finite_checkpoint() {
+    let folder = temporary();
+    let runs = folder.path();
+    // Three batches per epoch: never eight steps in a row without a loss before an epoch ends.
+    succeeds(runs, &quick(&["--epochs", "1"]));
+    let run = only_run(runs);
+    edit(&run.last(), |checkpoint| checkpoint.metadata.run["rate"] = 1e12.into());
+    let (last, best) = (bytes(&run.last()), bytes(&run.best()));
+    let errors = fails(runs, &["train", "--resume", text(run.path()), "--epochs", "4", "--tune", "off"]);
+    assert!(errors.contains("diverged") && errors.contains("last.safetensors"), "{errors}");
+    assert!(bytes(&run.last()) == last && bytes(&run.best()) == best, "a finite checkpoint was overwritten");
+    let runs_now = listed(runs);
+    assert_eq!((&runs_now[0]["ended"], &runs_now[0]["best_epoch"]), (&"failed".into(), &0.into()));
+    assert!(succeeds(runs, &["runs"]).contains("failed: "), "the state is shown");
+}
+
+#[test]
+fn a_spoiled_checkpoint_is_refused_and_the_last_good_one_named() {
+    let folder = temporary();
+    let runs = folder.path();
+    succeeds(runs, &quick(&["--epochs", "2", "--keep", "2"]));
+    let run = only_run(runs);
+    for part in 0..2 {
+        edit(&run.last(), |checkpoint| {
+            let state = &mut checkpoint.state;
+            let tensors = if part == 0 { &mut state.parameters } else { &mut state.slots[0] };
+            let tensor = tensors.values_mut().next_back().expect("has tensors");
+            *tensor.data.last_mut().expect("has elements") = f32::NAN;
+        });
+        let last = text(&run.last()).to_string();
+        for arguments in [vec!["train", "--resume", text(run.path())], quick(&["--init", &last])] {
+            let errors = fails(runs, &arguments);
+            let good =
+                ["best.safetensors", "epoch-0002.safetensors"].iter().any(|good| errors.contains(good));
+            assert!(good && errors.contains("NaN"), "{errors}");
+        }
+        std::fs::copy(run.kept(2), run.last()).expect("can be copied");
+    }
+}
+
+/// A crash between the newest checkpoint and the best one, as older versions left it: the log names an epoch whose weights are not there.
+#[test]
+fn a_stale_best_is_mended_on_resume() {
+    let folder = temporary();
+    let runs = folder.path();
+    succeeds(runs, &quick(&["--epochs", "3", "--keep", "3"]));
+    let run = only_run(runs);
+    let original = run.log().expect("a log");
+    let with_best = |best: &[u64]| {
+        let mut log = original.clone();
+        for record in &mut log {
+            if let Record::Epoch(epoch) = record {
+                epoch.best = best.contains(&epoch.epoch);
+            }
+        }
+        log
+    };
+    // The weights are those of the newest checkpoint.
+    write_log(&run, &with_best(&[0, 2]));
+    std::fs::copy(run.kept(1), run.best()).expect("can be copied");
+    let said = succeeds(runs, &["train", "--resume", text(run.path())]);
+    assert!(said.contains("best checkpoint"), "{said}");
+    assert_eq!(tensors(&run.best()), tensors(&run.kept(3)));
+    // They are lost: the log says what is there.
+    write_log(&run, &with_best(&[0, 1]));
+    std::fs::copy(run.kept(1), run.best()).expect("can be copied");
+    let said = succeeds(runs, &["train", "--resume", text(run.path())]);
+    assert!(said.contains("best checkpoint"), "{said}");
+    let is_best = |r: &Record| r.epoch().filter(|e| e.best).map(|e| e.epoch);
+    assert_eq!(run.log().expect("a log").iter().filter_map(is_best).collect::<Vec<_>>(), [0]);
+    assert_eq!(tensors(&run.best()), tensors(&run.kept(1)));
+}
+
+/// A crash after the checkpoints and before the log's record.
+#[test]
+fn a_record_that_the_log_lacks_is_completed() {
+    let folder = temporary();
+    let runs = folder.path();
+    succeeds(runs, &quick(&["--epochs", "2"]));
+    let run = only_run(runs);
+    let log = run.log().expect("a log");
+    let whole = measured(&run);
+    let (rest, last): (Vec<Record>, Vec<Record>) = log
+        .into_iter()
+        .filter(|r| !matches!(r, Record::End { .. }))
+        .partition(|r| r.epoch().is_none_or(|e| e.epoch == 0));
+    write_log(&run, &rest);
+    run.begin_save(&last[0]).expect("can be written");
+    let said = succeeds(runs, &["train", "--resume", text(run.path())]);
+    assert!(said.contains("epoch 2") && measured(&run) == whole, "{said}");
+    assert!(matches!(run.log().expect("a log").last(), Some(Record::End { epochs: 2, .. })));
+    // A note of what was never saved changes nothing.
+    let Record::Epoch(epoch) = &last[0] else { panic!("{last:?}") };
+    run.begin_save(&Record::Epoch(EpochRecord { step: 100, epoch: 9, ..epoch.clone() }))
+        .expect("can be written");
+    succeeds(runs, &["train", "--resume", text(run.path())]);
+    assert_eq!(measured(&run), whole);
+}
+
+#[test]
+fn a_resumed_run_has_the_log_of_the_uninterrupted_one() {
+    let folder = temporary();
+    let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
+    succeeds(&whole, &quick(&["--epochs", "3"]));
+    succeeds(&cut, &quick(&["--epochs", "1"]));
+    let run = only_run(&cut);
+    // In the middle of the second epoch.
+    let more = ["train", "--resume", text(run.path()), "--tune", "off", "--epochs"];
+    let child = command(&cut, &[&more[..], &["9999", "--json"]].concat()).stdout(Stdio::piped()).spawn();
+    let mut child = child.expect("the program can be started");
+    let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines().map_while(Result::ok);
+    lines.by_ref().find(|line| line.contains("\"start\"")).expect("it starts");
+    #[cfg(unix)]
+    signal(&child, "INT");
+    let rest = lines.count();
+    child.wait().expect("it ends");
+    let progress = Checkpoint::load(&run.last()).expect("a checkpoint").metadata.progress;
+    if progress.epoch < 3 {
+        succeeds(&cut, &[&more[..], &["3"]].concat());
+        let whole = only_run(&whole);
+        assert_eq!(measured(&run), measured(&whole), "{progress:?}, {rest}");
+        assert!(
+            tensors(&run.last()) == tensors(&whole.last()) && tensors(&run.best()) == tensors(&whole.best())
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn one_process_at_a_time_writes_a_run() {
+    let folder = temporary();
+    let runs = folder.path();
+    let out = runs.join("out.safetensors");
+    let (mut child, _lines) = started(runs, &["--out", text(&out)]);
+    let run = only_run(runs);
+    let process = format!("process {}", child.id());
+    for arguments in [
+        vec!["train", "--resume", text(run.path())],
+        vec!["train", "--resume", text(&out)],
+        quick(&["--out", text(&out)]),
+    ] {
+        let errors = fails(runs, &arguments);
+        assert!(errors.contains(&process), "{errors}");
+    }
+    assert_eq!(listed(runs)[0]["process"], child.id());
+    assert!(succeeds(runs, &["runs"]).contains("running"));
+    child.kill().expect("can be killed");
+    child.wait().expect("it ends");
+    // The lock of a killed process is none, and what it left is tidied up.
+    let left = [
+        run.path().join(".last.safetensors.incept-aaaaaa.tmp"),
+        runs.join(".out.safetensors.incept-bbbbbb.tmp"),
+    ];
+    left.iter().for_each(|file| std::fs::write(file, "half").expect("can be written"));
+    let epochs = Checkpoint::load(&out).expect("a checkpoint").metadata.progress.epoch + 1;
+    succeeds(
+        runs,
+        &["train", "--resume", text(run.path()), "--tune", "off", "--epochs", &epochs.to_string()],
+    );
+    assert!(left.iter().all(|file| !file.exists()) && !run.lock_path().exists());
+    assert_eq!(listed(runs)[0]["process"], Value::Null);
+}
+
+#[cfg(unix)]
+#[test]
+fn the_exit_code_names_the_signal() {
+    for (name, code) in [("TERM", 143), ("HUP", 129)] {
+        let folder = temporary();
+        let (mut child, lines) = started(folder.path(), &["--no-validation"]);
+        signal(&child, name);
+        let last = lines.last().expect("events");
+        assert!(last.contains("interrupted"), "{last}");
+        assert_eq!(child.wait().expect("it ends").code(), Some(code), "SIG{name}");
+        assert_eq!(listed(folder.path())[0]["ended"], "interrupted");
+    }
+}
+
+#[test]
+fn a_run_that_early_stopping_ended_trains_nothing_more() {
+    let folder = temporary();
+    let runs = folder.path();
+    // At rate zero nothing changes: the first epoch is the best.
+    succeeds(runs, &quick(&["--epochs", "9", "--rate", "0", "--patience", "2"]));
+    let run = only_run(runs);
+    let (last, log) = (bytes(&run.last()), bytes(&run.log_path()));
+    let said = succeeds(runs, &["train", "--resume", text(run.path()), "--tune", "off"]);
+    assert!(said.contains("early stopping") && said.contains("--patience"), "{said}");
+    assert!(bytes(&run.last()) == last && bytes(&run.log_path()) == log);
+    succeeds(
+        runs,
+        &["train", "--resume", text(run.path()), "--tune", "off", "--patience", "0", "--epochs", "4"],
+    );
+    assert_eq!(listed(runs)[0]["epochs"], 4);
+}
+
+/// Commands whose output comes after long work find out that it cannot be written before they open a device.
+#[test]
+fn unwritable_outputs_are_found_before_the_device_is_opened() {
+    let folder = temporary();
+    let runs = folder.path().join("runs");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").expect("can be written");
+    let below = |name: &str| file.join(name).to_str().expect("text").to_string();
+    let (png, svg, page, weights, other) =
+        (below("a.png"), below("a.svg"), below("a.html"), below("a.safetensors"), below("a"));
+    let checkpoint = folder.path().join("included.safetensors");
+    Checkpoint::included().expect("weights").save(&checkpoint).expect("can be written");
+    let checkpoint = text(&checkpoint);
+    let digits = repository().join("assets");
+    let commands: Vec<Vec<&str>> = vec![
+        quick(&["--out", &weights]),
+        quick(&["--runs-dir", &other]),
+        quick(&["--tensorboard", &other]),
+        vec!["train", "digits", "--preview-augment", &png],
+        vec!["demo", "--out", &png],
+        vec!["demo", "--checkpoint", &weights],
+        vec!["profile", "--trace", &other],
+        vec!["explain", "--out", &png],
+        vec!["explain", "--train", "--out", &svg],
+        vec!["eval", checkpoint, text(&digits), "--confusion", &png],
+        vec!["eval", checkpoint, text(&digits), "--reliability", &svg],
+        vec!["eval", checkpoint, text(&digits), "--mistakes", &png],
+        vec!["eval", checkpoint, text(&digits), "--early-exit", "--plot", &png],
+        vec!["report", checkpoint, "--data", text(&digits), "--out", &page],
+        vec!["look", "gradcam", checkpoint, text(&digits), "--out", &png],
+        vec!["look", "occlusion", checkpoint, text(&digits), "--out", &png],
+        vec!["look", "features", checkpoint, text(&digits), "--out", &png],
+        vec!["look", "filters", checkpoint, "--out", &png],
+        vec!["export", checkpoint, "--out", &weights],
+        vec!["import", checkpoint, "--out", &weights],
+        vec!["graph", "--out", &svg],
+        vec!["man", "--out", &other],
+        vec!["data", "split", "digits", "--out", &other],
+        vec!["data", "preview", "digits", "--out", &png],
+    ];
+    for mut arguments in commands {
+        // With this adapter, opening a device is an error that would come first.
+        let opens = ["train", "demo", "profile", "explain", "eval", "report", "look"].contains(&arguments[0]);
+        if opens && !arguments.contains(&"filters") {
+            arguments.extend(["--adapter", "no such adapter"]);
+        }
+        let output = command(&runs, &arguments).current_dir(folder.path()).output().expect("can be started");
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {errors}");
+        assert!(errors.contains(text(&file)) && !errors.contains("adapter"), "{arguments:?}: {errors}");
+    }
+    assert!(bytes(&file).is_empty());
+}
+
+/// A place that can be written at first and not later: the epoch is in the run's folder, and the run goes on from there.
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_that_cannot_be_written_elsewhere_is_saved_in_the_run_folder() {
+    let folder = temporary();
+    let runs = folder.path().join("runs");
+    let place = folder.path().join("place");
+    let out = place.join("out.safetensors");
+    let (child, _lines) = started(&runs, &["--out", text(&out), "--no-validation"]);
+    let run = only_run(&runs);
+    // Removed until the next save finds a file in its place.
+    std::fs::rename(&place, folder.path().join("moved")).expect("can be moved");
+    while place.is_dir() || std::fs::write(&place, "").is_err() {
+        let _ = std::fs::remove_dir_all(&place);
+    }
+    let output = child.wait_with_output().expect("it ends");
+    let errors = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains(text(&out)) && errors.contains(text(&run.last())), "{errors}");
+    let saved = Checkpoint::load(&run.last()).expect("a checkpoint").metadata.progress;
+    assert_eq!(run.newest(), run.last());
+    std::fs::remove_file(&place).expect("can be removed");
+    let epochs = (saved.epoch + 1).to_string();
+    succeeds(&runs, &["train", "--resume", text(run.path()), "--tune", "off", "--epochs", &epochs]);
+    assert_eq!(Checkpoint::progress_of(&run.newest()).expect("a checkpoint").epoch, saved.epoch + 1);
+}
+
+#[test]
+fn special_files_as_outputs_keep_the_checkpoint_in_the_run_folder() {
+    let folder = temporary();
+    let runs = folder.path();
+    succeeds(runs, &quick(&["--epochs", "1", "--out", "/dev/null"]));
+    assert!(!Path::new("/dev/null").is_file(), "/dev/null was replaced");
+    let run = only_run(runs);
+    assert_eq!(Checkpoint::progress_of(&run.newest()).expect("a checkpoint").epoch, 1);
+}
+
+/// A run whose log or manifest is damaged is listed with what can be read of it, and so are the others.
+#[test]
+fn damaged_runs_hide_no_others() {
+    let folder = temporary();
+    let runs = folder.path();
+    succeeds(runs, &quick(&["--epochs", "1"]));
+    let first = only_run(runs);
+    let case = repository().join("tests/fixtures/cases/log_nan.jsonl");
+    let null = String::from_utf8(bytes(&case)).expect("text");
+    let logs: Vec<Vec<u8>> = vec![
+        null.clone().into(),
+        null.replace("\"seconds\":null", "\"seconds\":1e300").into(),
+        null.replace("\"seconds\":null", "\"seconds\":-5").into(),
+        null.replace("\"epoch\":0", "\"epoch\":18446744073709551615").into(),
+        [&b"{\"kind\":\n\xff\xfe\n[[[[\n"[..], &bytes(&first.log_path())].concat(),
+        [&bytes(&first.log_path())[..], b"{\"kind\":\"epoch\",\"epoch\":1"].concat(),
+        "[".repeat(100_000).into(),
+    ];
+    for (i, log) in logs.iter().enumerate() {
+        let copy = runs.join(format!("{:04}-copy", i + 2));
+        std::fs::create_dir(&copy).expect("can be made");
+        for file in ["run.json", "config.toml", "last.safetensors"] {
+            std::fs::copy(first.path().join(file), copy.join(file)).expect("can be copied");
+        }
+        std::fs::write(copy.join("log.jsonl"), log).expect("can be written");
+    }
+    let broken = runs.join("0099-broken");
+    std::fs::create_dir(&broken).expect("can be made");
+    std::fs::write(broken.join("run.json"), "{").expect("can be written");
+    let text_of = succeeds(runs, &["runs"]);
+    let all = listed(runs);
+    assert_eq!(all.len(), logs.len() + 2, "{text_of}");
+    assert!(text_of.contains("0099-broken") && text_of.contains("0002-copy"), "{text_of}");
+    assert_eq!((&all[1]["epochs"], &all[5]["epochs"]), (&1.into(), &1.into()));
+    for run in ["0003-copy", "0005-copy", "0006-copy"] {
+        let folder = runs.join(run);
+        succeeds(runs, &["report", text(&folder)]);
+        assert!(folder.join("report.html").is_file());
+    }
+    // Such a run goes on all the same, and the log is kept as it was.
+    succeeds(runs, &["train", "--resume", text(&runs.join("0006-copy")), "--epochs", "2", "--tune", "off"]);
+    assert_eq!(bytes(&runs.join("0006-copy/log-damaged.jsonl")), logs[4]);
+    assert_eq!(listed(runs)[5]["epochs"], 2);
+}
+
+/// Runs that are killed, or that find no space on the disk, at many moments.
+#[cfg(target_os = "linux")]
+mod kills {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    const EPOCHS: &str = "6";
+
+    /// The same moments in every start.
+    struct Moments(u64);
+
+    impl Moments {
+        fn next(&mut self, below: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % below
+        }
+    }
+
+    /// Whether all moments are tried, and not only a few: `INCEPT_KILL_TEST=long`.
+    fn is_long() -> bool {
+        std::env::var("INCEPT_KILL_TEST").is_ok_and(|form| form == "long")
+    }
+
+    fn strace(options: &[String], arguments: &[&str], runs: &Path) -> Command {
+        let mut traced = Command::new("strace");
+        traced.args(["-f", "-qq"]).args(options);
+        // Quicker, but signals are not injected then.
+        if !options.iter().any(|option| option.contains("signal=")) {
+            traced.arg("--seccomp-bpf");
+        }
+        let program = command(runs, arguments);
+        traced.arg(program.get_program()).args(program.get_args());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => traced.env(name, value),
+                None => traced.env_remove(name),
+            };
+        }
+        traced.stdout(Stdio::null()).stderr(Stdio::piped());
+        traced
+    }
+
+    /// Whether processes can be traced here.
+    fn has_strace() -> bool {
+        let found = Command::new("strace").args(["-qq", "-e", "trace=none", "true"]).output();
+        let found = found.is_ok_and(|output| output.status.success());
+        if !found {
+            skipped("strace", "there is none, or it may not trace here");
+        }
+        found
+    }
+
+    /// The run that nothing disturbed, with the checkpoint of each epoch.
+    struct Reference {
+        run: RunFolder,
+        measured: Vec<Value>,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Reference {
+        fn new() -> Self {
+            let folder = temporary();
+            succeeds(folder.path(), &quick(&["--epochs", EPOCHS, "--keep", "99"]));
+            let run = only_run(folder.path());
+            Self { measured: measured(&run), run, _folder: folder }
+        }
+
+        /// Checkpoints are whole and of an epoch of this run, whatever happened.
+        fn check(&self, runs: &Path, moment: &str) {
+            // A disk that is full from the start on has no folder of runs.
+            for run in RunFolder::list(runs).unwrap_or_default() {
+                for file in run.checkpoints() {
+                    let checkpoint = Checkpoint::load(&file).unwrap_or_else(|e| panic!("{moment}: {e}"));
+                    let progress = &checkpoint.metadata.progress;
+                    if progress.batch == 0 {
+                        let same = tensors(&file) == tensors(&self.run.kept(progress.epoch));
+                        assert!(same, "{moment}: {} is another", file.display());
+                    }
+                }
+            }
+        }
+
+        /// The run is at its end, and all of it is as here.
+        fn is_same(&self, runs: &Path, moment: &str) {
+            let run = only_run(runs);
+            assert_eq!(measured(&run), self.measured, "{moment}");
+            assert!(tensors(&run.last()) == tensors(&self.run.last()), "{moment}: last");
+            assert!(tensors(&run.best()) == tensors(&self.run.best()), "{moment}: best");
+            let entries = std::fs::read_dir(run.path()).expect("can be listed");
+            let names = entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned());
+            let left: Vec<String> =
+                names.filter(|n| n.starts_with('.') || n == "pending.json" || n == "run.lock").collect();
+            assert!(left.is_empty(), "{moment}: {left:?}");
+        }
+    }
+
+    /// The command that goes on with what is in a folder of runs, or begins.
+    fn next(runs: &Path) -> Vec<String> {
+        let mut found = RunFolder::list(runs).unwrap_or_default();
+        let going = found.pop().filter(|run| run.newest().is_file());
+        if let Some(run) = going {
+            let more = ["train", "--resume", text(run.path()), "--tune", "off"];
+            return more.map(String::from).to_vec();
+        }
+        // Nothing was saved yet.
+        let _ = std::fs::remove_dir_all(runs);
+        quick(&["--epochs", EPOCHS]).into_iter().map(String::from).collect()
+    }
+
+    fn finish(runs: &Path, moment: &str) {
+        let arguments = next(runs);
+        let output = incept(runs, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(output.status.success(), "{moment}: {}", stderr(&output));
+    }
+
+    #[test]
+    fn kills_at_random_moments_lose_nothing() {
+        let reference = Reference::new();
+        let folder = temporary();
+        let mut moments = Moments(7);
+        let start = Instant::now();
+        succeeds(&folder.path().join("timed"), &quick(&["--epochs", EPOCHS]));
+        let whole = start.elapsed().as_millis() as u64;
+        let wanted = if is_long() { 20 } else { 4 };
+        let (mut kills, mut runs) = (0, 0);
+        let mut place = folder.path().join("runs");
+        while kills < wanted {
+            let arguments = next(&place);
+            let mut child = command(&place, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("the program can be started");
+            let moment = Duration::from_millis(whole / 4 + moments.next(whole));
+            std::thread::sleep(moment);
+            let ended = child.try_wait().expect("can be asked").is_some();
+            child.kill().expect("can be killed");
+            child.wait().expect("it ends");
+            reference.check(&place, &format!("{moment:?}"));
+            if ended {
+                reference.is_same(&place, &format!("after {kills} kills"));
+                runs += 1;
+                place = folder.path().join(format!("runs-{runs}"));
+            } else {
+                kills += 1;
+            }
+        }
+        finish(&place, "the last");
+        reference.is_same(&place, "the last");
+    }
+
+    /// How often the main thread of a whole run makes one of these calls.
+    fn calls(names: &str) -> u64 {
+        let folder = temporary();
+        let log = folder.path().join("calls");
+        let options = ["-e".to_string(), format!("trace={names}"), "-o".to_string(), text(&log).to_string()];
+        let run = quick(&["--epochs", EPOCHS]);
+        let output = strace(&options, &run, &folder.path().join("runs")).output().expect("strace");
+        assert!(output.status.success(), "{}", stderr(&output));
+        let lines = String::from_utf8_lossy(&bytes(&log)).into_owned();
+        let main = lines.split_whitespace().next().unwrap_or_default().to_string();
+        // A call during which another thread makes one has two lines.
+        let begins = |line: &&str| !line.contains(" resumed>");
+        let of_main = |line: &&str| line.split_whitespace().next() == Some(&main);
+        lines.lines().filter(begins).filter(of_main).count() as u64
+    }
+
+    /// Does something to the main thread at its n-th call of these, for each of the moments, and sees that the run can still be completed.
+    fn at_each(names: &str, what: &str, moments: &[u64], killed: bool) {
+        // A disk that is full stays so.
+        let from = if killed { "" } else { "+" };
+        let reference = Reference::new();
+        let folder = temporary();
+        for (i, n) in moments.iter().enumerate() {
+            let place: PathBuf = folder.path().join(format!("runs-{i}"));
+            let moment = format!("{names} {what} {n}");
+            let inject = format!("inject={names}:{what}:when={n}{from}");
+            let options = [
+                "-e".to_string(),
+                format!("trace={names}"),
+                "-e".into(),
+                inject,
+                "-o".into(),
+                "/dev/null".into(),
+            ];
+            let output = strace(&options, &quick(&["--epochs", EPOCHS]), &place).output().expect("strace");
+            assert!(!output.status.success(), "{moment} should end it: {}", stderr(&output));
+            assert_eq!(output.status.code().is_none(), killed, "{moment}: {}", stderr(&output));
+            reference.check(&place, &moment);
+            finish(&place, &moment);
+            reference.is_same(&place, &moment);
+        }
+    }
+
+    /// So many of the calls from 1 to `last`, evenly.
+    fn some(last: u64, count: u64) -> Vec<u64> {
+        (0..count).map(|i| 1 + i * last.saturating_sub(1) / count.saturating_sub(1).max(1)).collect()
+    }
+
+    #[test]
+    fn kills_inside_renames_and_fsyncs_lose_nothing() {
+        if !has_strace() {
+            return;
+        }
+        for names in ["rename,renameat,renameat2", "fsync,fdatasync"] {
+            let last = calls(names);
+            let count = if is_long() { last.clamp(5, 10) } else { 2 };
+            at_each(names, "signal=SIGKILL", &some(last, count), true);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_loses_nothing() {
+        if !has_strace() {
+            return;
+        }
+        let last = calls("write");
+        let count = if is_long() { last } else { 3 };
+        at_each("write", "error=ENOSPC", &some(last, count), false);
+    }
+}

@@ -1,0 +1,796 @@
+//! The graph, its passes and its plans: gradients against finite differences, pruning, storage, determinism.
+
+use std::collections::BTreeMap;
+
+use incept::Error;
+use incept::data::{Batch, MixedLabels};
+use incept::gpu::{AdapterOptions, Gpu, Session};
+use incept::graph::Add;
+use incept::graph::{Graph, Region, Role, TensorId};
+use incept::infer::{Classifier, InferenceGraph};
+use incept::kernel::{AdapterClass, Profile, Step};
+use incept::model::{GoogLeNet, Network, Variant};
+use incept::ops::{Concat, Conv, MaxPool, Relu, Slice, SoftmaxCrossEntropy, WeightedSum};
+use incept::optim::TrainingState;
+use incept::optim::{Averaging, Optimizer, Rule};
+use incept::plan::{Plan, PlanOptions, value_bytes};
+use incept::reference::{Array, Interpreter, relative_error};
+use incept::tensor::{Element, Spec};
+use incept::train::{Trainer, TrainingGraph};
+
+use crate::support::gpu::open as gpu;
+use crate::support::networks::small;
+use crate::support::noise::noise;
+
+fn batch(size: usize, seed: u64) -> Batch {
+    let labels = (0..size as u32).map(|i| (i + seed as u32) % 4).collect();
+    Batch {
+        images: noise(size * 3 * 32 * 32, seed),
+        labels,
+        count: size,
+        indices: (0..size).collect(),
+        mixed: None,
+    }
+}
+
+/// Values for everything that a network takes, in f64. Running statistics start as they do on a device.
+fn values(net: &Network, seed: u64) -> BTreeMap<TensorId, Array<f64>> {
+    let mut values = BTreeMap::new();
+    for (i, (id, tensor)) in net.graph.tensors().enumerate() {
+        let count = tensor.spec.shape.volume();
+        let data: Vec<f32> = match &tensor.role {
+            Role::Parameter(info) => {
+                let mut data = vec![0.0; count];
+                info.init.fill(seed, &tensor.name, &mut data);
+                // Zero biases leave ReLUs at their kink.
+                data.iter_mut().zip(noise(count, seed + i as u64)).for_each(|(v, n)| *v += 0.02 * n);
+                data
+            }
+            Role::State(start) => vec![*start; count],
+            Role::Input if id == net.labels => (0..count).map(|n| (n % 4) as f32).collect(),
+            Role::Input => noise(count, seed),
+            _ => continue,
+        };
+        values.insert(id, Array::<f32>::new(tensor.spec.dims(), data).cast());
+    }
+    values
+}
+
+fn interpret<'a>(graph: &'a Graph, values: &BTreeMap<TensorId, Array<f64>>) -> Interpreter<'a, f64> {
+    let mut interpreter = Interpreter::new(graph);
+    for (id, value) in values {
+        interpreter.set(*id, value.clone());
+    }
+    interpreter.run(&Step::default()).expect("the graph runs on the CPU");
+    interpreter
+}
+
+/// Moves all parameters along a random direction: (loss(+h) - loss(-h)) / 2h must be gradient times direction. A kink on the way makes one
+/// direction wrong by chance, so most of several must agree.
+fn finite_differences(variant: Variant) {
+    let net = small(variant).build(3).expect("the network can be built");
+    let mut graph = net.graph.clone();
+    graph.differentiate(net.loss).expect("every operation has a gradient");
+    let at = values(&net, 7);
+    let interpreter = interpret(&graph, &at);
+    let mut agree = 0;
+    let directions = 6;
+    for direction in 0..directions {
+        let mut slope = 0.0;
+        let (mut ahead, mut behind) = (at.clone(), at.clone());
+        let h = 1e-6;
+        for (i, (id, tensor)) in graph.tensors().enumerate() {
+            let Role::Gradient(parameter) = tensor.role else { continue };
+            let gradient = interpreter.get(id).expect("the gradient was computed");
+            let step = noise(gradient.data.len(), 10_000 * direction + i as u64);
+            for (k, (g, d)) in gradient.data.iter().zip(&step).enumerate() {
+                // In proportion to the parameter, so that no layer drowns the others.
+                let d = f64::from(*d) * (at[&parameter].data[k].abs() + 1e-3);
+                slope += g * d;
+                ahead.get_mut(&parameter).expect("is a parameter").data[k] += h * d;
+                behind.get_mut(&parameter).expect("is a parameter").data[k] -= h * d;
+            }
+        }
+        let loss =
+            |values| interpret(&net.graph, values).get(net.loss).expect("the loss was computed").data[0];
+        let measured = (loss(&ahead) - loss(&behind)) / (2.0 * h);
+        let error = (measured - slope).abs() / slope.abs().max(1e-3);
+        agree += u64::from(error < 1e-5);
+    }
+    assert!(agree >= directions - 1, "{variant}: only {agree} of {directions} directions agree");
+}
+
+#[test]
+fn gradients_of_the_paper_are_finite_differences() {
+    finite_differences(Variant::Paper);
+}
+
+#[test]
+fn gradients_of_torchvision_are_finite_differences() {
+    finite_differences(Variant::Torchvision);
+}
+
+/// The gradients of all parameters by one of the network's scalars, on the CPU.
+fn gradients_of(
+    net: &Network,
+    loss: TensorId,
+    at: &BTreeMap<TensorId, Array<f64>>,
+) -> BTreeMap<String, Vec<f64>> {
+    let mut graph = net.graph.clone();
+    graph.differentiate(loss).expect("every operation has a gradient");
+    let interpreter = interpret(&graph, at);
+    let mut gradients = BTreeMap::new();
+    for (id, tensor) in graph.tensors() {
+        if let Role::Gradient(parameter) = tensor.role {
+            let name = graph.tensor_ref(parameter).name.clone();
+            gradients.insert(name, interpreter.get(id).expect("was computed").data.clone());
+        }
+    }
+    gradients
+}
+
+#[test]
+fn a_shared_gradient_is_main_plus_weighted_auxiliaries() {
+    let net = small(Variant::Paper).build(2).expect("the network can be built");
+    assert_eq!(net.heads.iter().map(|h| h.weight).collect::<Vec<_>>(), [1.0, 0.3, 0.3]);
+    let at = values(&net, 3);
+    let total = gradients_of(&net, net.loss, &at);
+    let each: Vec<_> = net.heads.iter().map(|h| gradients_of(&net, h.loss, &at)).collect();
+    // The stem feeds all three; 4b only main and aux2; 5b only main.
+    let fed = |name: &str| each.iter().map(|g| g[name].iter().any(|v| *v != 0.0)).collect::<Vec<_>>();
+    assert_eq!(fed("conv1/7x7_s2.weight"), [true, true, true]);
+    assert_eq!(fed("inception_4b/1x1.weight"), [true, false, true]);
+    assert_eq!(fed("inception_5b/1x1.weight"), [true, false, false]);
+    for (name, whole) in &total {
+        let sum = |i: usize| {
+            let part = |g: &BTreeMap<String, Vec<f64>>| g.get(name).map_or(0.0, |g| g[i]);
+            // The weights are f32: 0.3 is not exactly 0.3.
+            part(&each[0]) + f64::from(0.3f32) * (part(&each[1]) + part(&each[2]))
+        };
+        let difference: f64 = whole.iter().enumerate().map(|(i, g)| (g - sum(i)).powi(2)).sum();
+        let norm: f64 = whole.iter().map(|g| g * g).sum();
+        assert!(difference.sqrt() <= 1e-12 * norm.sqrt() + 1e-18, "{name}");
+    }
+}
+
+/// On the device, by training steps with the rate so that the update is the gradient.
+#[test]
+fn the_device_combines_the_three_gradients_with_their_weights() {
+    let gpu = gpu();
+    let gradients = |aux_weight: f32| {
+        let network = small(Variant::Paper).aux_weight(aux_weight);
+        let mut trainer = gpu
+            .block_on(Trainer::new(&gpu, &network, &Optimizer::default(), 2, 5, |_, _| ()))
+            .expect("can train");
+        trainer.step(&batch(2, 1), 0.0).expect("a step");
+        let regions = trainer.session().regions();
+        let list = gpu.block_on(regions.get(&gpu, Region::Gradients)).expect("gradients");
+        list.into_iter().map(|(entry, values)| (entry.name.clone(), values)).collect::<BTreeMap<_, _>>()
+    };
+    // The gradient is linear in the weight: from 0.1 and 0.2 follows 0.3.
+    let (a, b, c) = (gradients(0.1), gradients(0.2), gradients(0.3));
+    for name in
+        ["conv1/7x7_s2.weight", "conv2/3x3.weight", "inception_3a/3x3.weight", "inception_4a/1x1.weight"]
+    {
+        let line: Vec<f32> = a[name].iter().zip(&b[name]).map(|(a, b)| 2.0 * b - a).collect();
+        let error = relative_error(&c[name], &line);
+        assert!(error < 1e-4, "{name}: {error:.1e}");
+        assert!(relative_error(&c[name], &a[name]) > 1e-3, "{name} does not feel the auxiliary losses");
+    }
+}
+
+/// Slow GPUs take a step in several submissions, or their drivers would take them for hung.
+#[test]
+fn a_step_in_several_submissions_is_the_same_step() {
+    let gpu = gpu();
+    let steps = |most: Option<u64>| {
+        let network = small(Variant::Paper);
+        let optimizer = Optimizer { clip_norm: Some(1.0), ..Optimizer::default() };
+        let mut trainer =
+            gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 2, 5, |_, _| ())).expect("can train");
+        if let Some(most) = most {
+            trainer.limit_submissions(most);
+        }
+        gpu.block_on(trainer.watch()).expect("can be watched");
+        let before = gpu.counters();
+        (0..2).for_each(|i| trainer.step(&batch(2, i), 0.01).expect("a step"));
+        let metrics = gpu.block_on(trainer.metrics(0)).expect("metrics");
+        let asked = gpu.counters().since(&before);
+        let busy = trainer.busy_seconds();
+        let state = gpu.block_on(trainer.state()).expect("the state can be read");
+        (
+            metrics,
+            state.parameters,
+            asked.submissions,
+            asked.read_backs,
+            busy,
+            trainer.session().dispatch_count(),
+        )
+    };
+    let (whole, cut, single) = (steps(None), steps(Some(2_000_000)), steps(Some(0)));
+    assert_eq!((whole.2, whole.3), (2, 2));
+    assert!(cut.2 > 4 && cut.2 < single.2, "{} submissions", cut.2);
+    assert_eq!((single.2, single.3), (2 * single.5 as u64, 2));
+    for other in [&cut, &single] {
+        assert_eq!((&whole.0, &whole.1), (&other.0, &other.1));
+        assert_eq!(other.4.is_some(), whole.4.is_some());
+        assert!(other.4.is_none_or(|seconds| seconds > 0.0));
+    }
+}
+
+/// A sum that overflowed is no number behind a ReLU either, and so the loss tells of it.
+#[test]
+fn what_is_no_number_shows_in_the_loss() {
+    let gpu = gpu();
+    for variant in [Variant::Paper, Variant::Torchvision] {
+        let network = small(variant);
+        let mut trainer = gpu
+            .block_on(Trainer::new(&gpu, &network, &Optimizer::default(), 2, 5, |_, _| ()))
+            .expect("can train");
+        let mut data = batch(2, 1);
+        let size = data.images.len() / 2;
+        data.images[size..].fill(f32::NAN);
+        let before = gpu.block_on(trainer.state()).expect("the state can be read").state;
+        trainer.step(&data, 0.0).expect("a step");
+        let metrics = gpu.block_on(trainer.metrics(0)).expect("metrics");
+        // Running statistics would keep it for good.
+        assert_eq!(gpu.block_on(trainer.state()).expect("the state can be read").state, before);
+        assert!(metrics[0].heads.iter().all(|head| head.loss.is_nan()), "{variant}: {metrics:?}");
+    }
+}
+
+/// The state of a fresh trainer after some steps.
+fn trained(gpu: &Gpu, network: &GoogLeNet, optimizer: &Optimizer, steps: u64) -> TrainingState {
+    let mut trainer =
+        gpu.block_on(Trainer::new(gpu, network, optimizer, 4, 9, |_, _| ())).expect("can train");
+    for step in 0..steps {
+        trainer.step(&batch(4, step), 0.05).expect("a step");
+    }
+    gpu.block_on(trainer.state()).expect("the state can be read")
+}
+
+#[test]
+fn pruned_inference_gives_the_unpruned_logits_bit_for_bit() {
+    let gpu = gpu();
+    for variant in [Variant::Paper, Variant::Torchvision] {
+        let network = small(variant);
+        let state = trained(&gpu, &network, &Optimizer::default(), 3);
+        let data = batch(4, 77);
+
+        // The whole network in evaluation mode, all three heads.
+        let net = network.build(4).expect("the network can be built");
+        let whole = net.graph.evaluation().expect("every operation has an evaluation mode");
+        let keep: Vec<TensorId> =
+            std::iter::once(net.input).chain(net.heads.iter().map(|h| h.logits)).collect();
+        let kept = whole.all(&keep);
+        let fused = whole.graph.fold(&kept).expect("can be fused");
+        let kept = fused.all(&kept);
+        let options = PlanOptions {
+            profile: gpu.profile(),
+            outputs: &kept[1..],
+            metrics: &[],
+            layout: None,
+            choices: None,
+        };
+        let plan = std::sync::Arc::new(Plan::new(&fused.graph, &options).expect("can be planned"));
+        let mut session = gpu
+            .block_on(Session::new(&gpu, std::sync::Arc::clone(&plan), None, |_, _| ()))
+            .expect("a session");
+        let regions = std::sync::Arc::clone(session.regions());
+        for (region, tensors) in [(Region::Parameters, &state.parameters), (Region::State, &state.state)] {
+            for (name, tensor) in tensors {
+                regions.set(&gpu, region, name, &tensor.data).expect("is a tensor of the network");
+            }
+        }
+        session.write(plan.tensor(kept[0]).expect("planned"), &data.images).expect("the input fits");
+        if let Some(labels) = whole.get(net.labels).and_then(|l| fused.get(l)) {
+            session
+                .write_labels(plan.tensor(labels).expect("planned"), &data.labels)
+                .expect("the labels fit");
+        }
+        session.submit(&Step::default()).expect("a run");
+        let expected =
+            gpu.block_on(session.read(plan.tensor(kept[1]).expect("planned"))).expect("logits can be read");
+
+        // A checkpoint with the auxiliary heads, and one without.
+        let mut bare = state.clone();
+        bare.parameters.retain(|name, _| !is_aux(name));
+        bare.state.retain(|name, _| !is_aux(name));
+        assert!(bare.parameters.len() < state.parameters.len());
+        for weights in [&state, &bare] {
+            let mut classifier = gpu
+                .block_on(Classifier::new(&gpu, &network, 4, Element::F32, weights))
+                .expect("a classifier");
+            gpu.block_on(classifier.probabilities(&data)).expect("can classify");
+            let logits = gpu.block_on(classifier.logits()).expect("logits");
+            assert_eq!(logits, expected, "{variant}");
+            let layout = &classifier.session().regions().layout;
+            assert!(layout.parameters.iter().chain(&layout.state).all(|e| !is_aux(&e.name)));
+            let shared = layout.parameters.iter().map(|e| 4 * e.shape.volume()).sum::<usize>();
+            let all: usize = state.parameters.values().map(|t| 4 * t.data.len()).sum();
+            assert!(shared < all, "the auxiliary parameters take no memory");
+        }
+    }
+}
+
+fn is_aux(name: &str) -> bool {
+    ["loss1/", "loss2/", "aux1.", "aux2."].iter().any(|head| name.starts_with(head))
+}
+
+/// Batches that follow each other closely come back in their order, each as it would alone; what was pushed is forgotten when asked anew.
+#[test]
+fn pushed_batches_come_back_in_their_order() {
+    let (gpu, network) = (gpu(), small(Variant::Paper));
+    let state = trained(&gpu, &network, &Optimizer::default(), 1);
+    let mut classifier =
+        gpu.block_on(Classifier::new(&gpu, &network, 4, Element::F32, &state)).expect("a classifier");
+    let batches: Vec<Batch> = (1..4).map(|seed| batch(4, 60 + seed)).collect();
+    let mut alone = Vec::new();
+    for data in &batches {
+        alone.push(gpu.block_on(classifier.probabilities(data)).expect("can classify"));
+    }
+    assert!(alone[0] != alone[1] && alone[1] != alone[2]);
+    for data in &batches {
+        gpu.block_on(classifier.push(data)).expect("can be pushed");
+    }
+    for expected in &alone[..2] {
+        assert_eq!(gpu.block_on(classifier.pull()).expect("can be pulled").as_ref(), Some(expected));
+    }
+    assert_eq!(gpu.block_on(classifier.probabilities(&batches[0])).expect("can classify"), alone[0]);
+    assert_eq!(gpu.block_on(classifier.pull()).expect("can be pulled"), None);
+}
+
+#[test]
+fn inference_has_neither_dropout_nor_auxiliary_layers() {
+    let network = GoogLeNet::paper().width(0.25).input(64);
+    let inference = InferenceGraph::new(&network, 2, Element::F32).expect("can be built");
+    for (_, node) in inference.graph.nodes() {
+        assert_ne!(node.op.name(), "dropout");
+        assert_ne!(node.op.name(), "relu", "{} was not fused", node.name);
+        assert!(!is_aux(&node.name), "{}", node.name);
+    }
+    let training = TrainingGraph::new(&network, &Optimizer::default(), 2).expect("can be built");
+    assert_eq!(
+        training.graph.nodes().filter(|(_, n)| n.op.name() == "dropout").count(),
+        6,
+        "three, and their gradients"
+    );
+    let bare = network.aux_weight(0.0).build(2).expect("can be built");
+    assert_eq!(bare.heads.len(), 1);
+    let normed = GoogLeNet::torchvision().width(0.25).input(64);
+    let inference = InferenceGraph::new(&normed, 2, Element::F32).expect("can be built");
+    let names = || inference.graph.nodes().map(|(_, n)| n.op.name());
+    assert_eq!(names().filter(|n| *n == "conv").count(), 57);
+    assert!(names().all(|n| n != "batch_norm" && n != "relu"), "batch norm is a part of its convolution");
+}
+
+/// Activations that are made again give the same losses and gradients, in less memory, and statistics change once.
+#[test]
+fn recomputed_activations_change_no_gradient() {
+    for variant in [Variant::Paper, Variant::Torchvision] {
+        let net = small(variant).dropout(0.4, 0.7).build(2).expect("the network can be built");
+        let mut graph = net.graph.clone();
+        let forward = graph.len();
+        graph.differentiate(net.loss).expect("every operation has a gradient");
+        let keep = [net.input, net.labels, net.loss];
+        let at = values(&net, 3);
+        let before = interpret(&graph, &at);
+        let bytes = value_bytes(&graph, &keep[2..]).expect("can be planned");
+        for segments in [1, 2, 5] {
+            let pass = graph.recompute(forward, segments, &keep).expect("can be recomputed");
+            let moved = at.iter().map(|(id, v)| (pass.get(*id).expect("leaves stay"), v.clone())).collect();
+            let after = interpret(&pass.graph, &moved);
+            for (id, tensor) in graph.tensors() {
+                let new = pass.get(id).expect("no tensor is lost");
+                if matches!(tensor.role, Role::Gradient(_)) || id == net.loss {
+                    assert_eq!(before.get(id), after.get(new), "{}", tensor.name);
+                }
+            }
+            let again = pass.graph.nodes().filter(|(_, n)| n.name.ends_with("/again")).count();
+            assert_eq!(again == 0, segments == 1, "{again} nodes run again in {segments} segments");
+            let norms = |graph: &Graph| graph.nodes().filter(|(_, n)| n.op.name() == "batch_norm").count();
+            assert_eq!(norms(&graph), norms(&pass.graph));
+            let less = value_bytes(&pass.graph, &pass.all(&keep[2..])).expect("can be planned");
+            assert!(segments == 1 || less < bytes, "{variant}: {less} bytes and {bytes} without");
+        }
+    }
+}
+
+/// On a device, checkpointing trains to the same parameters in much less memory.
+#[test]
+fn checkpointing_trains_alike_in_less_memory() {
+    let gpu = gpu();
+    let network = small(Variant::Paper);
+    let whole = Optimizer::default();
+    let less = Optimizer { checkpointing: true, ..whole };
+    let (expected, found) = (trained(&gpu, &network, &whole, 3), trained(&gpu, &network, &less, 3));
+    for (name, tensor) in &expected.parameters {
+        let error = relative_error(&found.parameters[name].data, &tensor.data);
+        assert!(error < 1e-5, "{name}: {error}");
+    }
+    let bytes = |network: &GoogLeNet, optimizer: &Optimizer| {
+        let graph = TrainingGraph::new(network, optimizer, 8).expect("can be built");
+        value_bytes(&graph.graph, &graph.metrics).expect("can be planned")
+    };
+    let network = GoogLeNet::paper();
+    assert!(2 * bytes(&network, &less) < bytes(&network, &whole));
+}
+
+/// Masks that are taken along change no gradient, and few are left: those in front of linear layers, which do not take them.
+#[test]
+fn joined_masks_change_no_gradient() {
+    let net = small(Variant::Paper).build(2).expect("the network can be built");
+    let keep = [net.input, net.labels, net.loss];
+    let mut fused = net.graph.fuse(&keep).expect("can be fused");
+    let loss = fused.get(net.loss).expect("was kept");
+    fused.graph.differentiate(loss).expect("every operation has a gradient");
+    let joined = fused.graph.join_masks(&fused.all(&keep)).expect("can be joined");
+    let masks =
+        |graph: &Graph| graph.nodes().filter(|(_, n)| n.op.is_mask()).map(|(_, n)| n.name.clone()).collect();
+    let (before, after): (Vec<String>, Vec<String>) = (masks(&fused.graph), masks(&joined.graph));
+    assert_eq!(before.len(), 61, "57 convolutions and 2 of the heads, with 2 hidden layers");
+    let heads = ["loss2/fc", "loss2/conv", "loss1/fc", "loss1/conv"];
+    assert_eq!(after, heads.map(|layer| format!("{layer}/relu_grad")));
+    let at = values(&net, 3);
+    let moved = |pass: &incept::graph::Rewritten, at: &BTreeMap<TensorId, Array<f64>>| {
+        at.iter().filter_map(|(id, v)| Some((pass.get(*id)?, v.clone()))).collect::<BTreeMap<_, _>>()
+    };
+    let at = moved(&fused, &at);
+    let gradients = |graph: &Graph, at: &BTreeMap<TensorId, Array<f64>>| {
+        let interpreter = interpret(graph, at);
+        let gradients = graph.tensors().filter_map(|(id, t)| match t.role {
+            Role::Gradient(of) => {
+                Some((graph.tensor_ref(of).name.clone(), interpreter.get(id)?.data.clone()))
+            }
+            _ => None,
+        });
+        gradients.collect::<BTreeMap<_, _>>()
+    };
+    let expected = gradients(&fused.graph, &at);
+    assert!(expected.len() > 100);
+    assert_eq!(gradients(&joined.graph, &moved(&joined, &at)), expected);
+}
+
+/// Hand-made graphs with what is hard for a planner: a value that is rewritten in place and read again, windows of windows, a tensor in two
+/// concats.
+#[test]
+fn plans_keep_values_that_are_still_needed() {
+    let gpu = gpu();
+    let mut graph = Graph::new();
+    let x = graph.input("x", Spec::f32([2, 8, 5, 5]));
+    let add = |g: &mut Graph, name: &str, a: TensorId, b: TensorId| g.add(name, Add, &[a, b]).expect("fits");
+    // ReLU works in place on a value that is read after it.
+    let a = add(&mut graph, "a", x, x);
+    let r = graph.add("r", Relu, &[a]).expect("fits");
+    let b = add(&mut graph, "b", r, a);
+    let c = add(&mut graph, "c", a, b);
+    // A tensor in two concats, and twice in one.
+    let both = graph.add("both", Concat, &[r, c, r]).expect("fits");
+    let again = graph.add("again", Concat, &[c, both]).expect("fits");
+    // Windows of windows, rewritten in place while the whole is still read.
+    let window = graph.add("window", Slice { channel: 4, channels: 16 }, &[again]).expect("fits");
+    let inner = graph.add("inner", Slice { channel: 2, channels: 5 }, &[window]).expect("fits");
+    let positive = graph.add("positive", Relu, &[inner]).expect("fits");
+    let pool = MaxPool { indices: false, ..MaxPool::new(3, 2, 0) };
+    let pooled = graph.add("pooled", pool, &[positive]).expect("fits");
+    let last = add(&mut graph, "last", inner, positive);
+    let outputs = [b, c, both, again, window, inner, pooled, last];
+
+    let data = noise(2 * 8 * 25, 3);
+    let mut twin = Interpreter::<f64>::new(&graph);
+    twin.set(x, Array::<f32>::new(&[2, 8, 5, 5], data.clone()).cast());
+    twin.run(&Step::default()).expect("runs on the CPU");
+    // Each output by itself, and all of them: what else must live changes with it.
+    let singles = outputs.iter().map(std::slice::from_ref);
+    for kept in singles.chain([&outputs[..]]) {
+        let options =
+            PlanOptions { profile: gpu.profile(), outputs: kept, metrics: &[], layout: None, choices: None };
+        let plan = std::sync::Arc::new(Plan::new(&graph, &options).expect("can be planned"));
+        let mut session = gpu
+            .block_on(Session::new(&gpu, std::sync::Arc::clone(&plan), None, |_, _| ()))
+            .expect("a session");
+        session.write(plan.tensor(x).expect("planned"), &data).expect("fits");
+        session.submit(&Step::default()).expect("a run");
+        for output in kept {
+            let got =
+                gpu.block_on(session.read(plan.tensor(*output).expect("planned"))).expect("can be read");
+            let want = twin.get(*output).expect("was computed").cast::<f32>().data;
+            let name = &graph.tensor_ref(*output).name;
+            assert!(relative_error(&got, &want) < 1e-6, "{name} with {} outputs kept", kept.len());
+        }
+    }
+}
+
+/// Segments that follow each other do what the whole does, and any tensor can be read.
+#[test]
+fn a_plan_can_run_in_segments() {
+    let gpu = gpu();
+    let inference = InferenceGraph::new(&small(Variant::Paper), 2, Element::F32).expect("can be built");
+    let middle = inference.graph.find("inception_4a/output").expect("the block is there");
+    let kept = [inference.logits, middle];
+    let options =
+        PlanOptions { profile: gpu.profile(), outputs: &kept, metrics: &[], layout: None, choices: None };
+    let plan = std::sync::Arc::new(Plan::new(&inference.graph, &options).expect("can be planned"));
+    let mut session =
+        gpu.block_on(Session::new(&gpu, std::sync::Arc::clone(&plan), None, |_, _| ())).expect("a session");
+    let regions = std::sync::Arc::clone(session.regions());
+    for entry in &regions.layout.parameters {
+        let values = noise(entry.shape.volume(), entry.offset as u64 + 1);
+        let values: Vec<f32> = values.iter().map(|v| 0.2 * v).collect();
+        regions.set(&gpu, Region::Parameters, &entry.name, &values).expect("is a parameter");
+    }
+    let (input, logits) =
+        (plan.tensor(inference.input).expect("planned"), plan.tensor(inference.logits).expect("planned"));
+    session.write(input, &batch(2, 1).images).expect("fits");
+    session.submit(&Step::default()).expect("a run");
+    let whole = gpu.block_on(session.read(logits)).expect("can be read");
+    session.write(input, &batch(2, 2).images).expect("fits");
+    session.submit(&Step::default()).expect("a run");
+    assert_ne!(whole, gpu.block_on(session.read(logits)).expect("can be read"));
+    session.write(input, &batch(2, 1).images).expect("fits");
+    let tapped =
+        plan.graph.tensor_ref(plan.tensor(middle).expect("planned")).producer.expect("a node makes it");
+    session.submit_nodes(&Step::default(), 0..tapped.index() + 1, false).expect("the first segment");
+    let values = gpu.block_on(session.read(plan.tensor(middle).expect("planned"))).expect("can be read");
+    assert!(values.iter().any(|v| *v != 0.0));
+    session.submit_nodes(&Step::default(), tapped.index() + 1..usize::MAX, true).expect("the second segment");
+    assert_eq!(whole, gpu.block_on(session.read(logits)).expect("can be read"));
+}
+
+#[test]
+fn layers_whose_shapes_do_not_fit_are_named_with_both_shapes() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Spec::f32([1, 3, 8, 8]));
+    let w = graph.input("w", Spec::f32([4, 5, 3, 3]));
+    let error = graph.add("conv9", Conv::new(1, 1), &[x, w]).expect_err("3 channels are not 5").to_string();
+    assert!(["conv9", "1x3x8x8", "4x5x3x3"].iter().all(|part| error.contains(part)), "{error}");
+}
+
+#[test]
+fn a_batch_that_does_not_fit_a_binding_is_refused_with_one_that_does() {
+    let profile = Profile::webgpu(AdapterClass::Discrete);
+    let plan = |batch: usize| {
+        let training = TrainingGraph::new(&GoogLeNet::paper(), &Optimizer::default(), batch).expect("builds");
+        let options = PlanOptions {
+            profile: &profile,
+            outputs: &[],
+            metrics: &training.metrics,
+            layout: None,
+            choices: None,
+        };
+        Plan::new(&training.graph, &options).map(|_| ())
+    };
+    let error = plan(256).expect_err("256 pictures do not fit in 128 MiB");
+    let Error::TooLarge { advice, limit, .. } = &error else { panic!("{error}") };
+    assert_eq!(*limit, 128 << 20);
+    let fits: usize = advice.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("the advice is a number");
+    assert!((8..256).contains(&fits), "{advice}");
+    plan(fits).expect("what the advice says fits");
+    plan(fits + 1).expect_err("one more does not");
+}
+
+#[test]
+fn planned_memory_is_close_to_the_bound() {
+    let profile = Profile { binding: 1 << 32, buffer: 1 << 34, ..Profile::webgpu(AdapterClass::Discrete) };
+    let training = TrainingGraph::new(&GoogLeNet::paper(), &Optimizer::default(), 32).expect("builds");
+    let options = PlanOptions {
+        profile: &profile,
+        outputs: &[],
+        metrics: &training.metrics,
+        layout: None,
+        choices: None,
+    };
+    let memory = Plan::new(&training.graph, &options).expect("can be planned").memory;
+    assert!(memory.planned_bytes as f64 <= 1.1 * memory.bound_bytes as f64, "{memory:?}");
+    assert!(memory.planned_bytes * 2 < memory.naive_bytes, "{memory:?}");
+}
+
+/// Runs that differ in nothing are equal bit for bit, and so is one that was taken off the device and put on another session.
+#[test]
+fn training_is_deterministic_and_resumes_exactly() {
+    let gpu = gpu();
+    let recipes = [
+        Optimizer::default(),
+        Optimizer {
+            rule: Rule::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 },
+            clip_norm: Some(0.5),
+            average: Some(Averaging::Exponential(0.9)),
+            ..Optimizer::default()
+        },
+    ];
+    for (variant, optimizer) in [Variant::Paper, Variant::Torchvision].into_iter().zip(recipes) {
+        // With dropout: its masks must go on where they were.
+        let network = small(variant).dropout(0.4, 0.7);
+        let whole = trained(&gpu, &network, &optimizer, 6);
+        assert_eq!(whole, trained(&gpu, &network, &optimizer, 6));
+        let half = trained(&gpu, &network, &optimizer, 3);
+        assert_ne!(whole.parameters, half.parameters);
+        let mut trainer =
+            gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 4, 1234, |_, _| ())).expect("can train");
+        trainer.restore(&half).expect("is a state of this network");
+        for step in 3..6 {
+            trainer.step(&batch(4, step), 0.05).expect("a step");
+        }
+        assert_eq!(whole, gpu.block_on(trainer.state()).expect("the state can be read"), "{variant}");
+    }
+}
+
+/// Parameters and running statistics have the same averages, and what classifies with them in training says what their checkpoint will say.
+#[test]
+fn running_statistics_are_averaged_with_the_parameters() {
+    let gpu = gpu();
+    let (network, decay) = (small(Variant::Torchvision), 0.9);
+    let optimizer = Optimizer { average: Some(Averaging::Exponential(decay)), ..Optimizer::default() };
+    let mut trainer =
+        gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 4, 9, |_, _| ())).expect("can train");
+    let state = |trainer: &Trainer| gpu.block_on(trainer.state()).expect("the state can be read");
+    let start = state(&trainer);
+    let mut expected = start.parameters.clone();
+    expected.extend(start.state.clone());
+    assert_eq!(start.average.as_ref(), Some(&expected));
+    for step in 0..4u8 {
+        trainer.step(&batch(4, step.into()), 0.05).expect("a step");
+        let latest = state(&trainer);
+        let share = 1.0 - decay.min((1.0 + f32::from(step)) / (10.0 + f32::from(step)));
+        for (name, tensor) in latest.parameters.iter().chain(&latest.state) {
+            let average = expected.get_mut(name).expect("is averaged");
+            average.data.iter_mut().zip(&tensor.data).for_each(|(a, v)| *a += share * (v - *a));
+        }
+    }
+    let trained = state(&trainer);
+    let average = trained.average.as_ref().expect("is averaged");
+    assert!(average.keys().eq(expected.keys()));
+    for (name, tensor) in average {
+        let error = relative_error(&tensor.data, &expected[name].data);
+        assert!(error < 1e-5, "{name}: {error:.1e}");
+    }
+    let statistic = "inception3a.branch1.bn.running_mean";
+    assert!(relative_error(&average[statistic].data, &trained.state[statistic].data) > 1e-3);
+
+    let data = batch(4, 70);
+    let mut sharing = gpu.block_on(trainer.classifier(4)).expect("a classifier");
+    let state = trained.averaged();
+    let kept = Classifier::new(&gpu, &network, 4, Element::F32, &state);
+    let mut kept = gpu.block_on(kept).expect("a classifier");
+    let [here, there] = [&mut sharing, &mut kept]
+        .map(|classifier| gpu.block_on(classifier.probabilities(&data)).expect("can classify"));
+    assert_eq!(here, there);
+}
+
+/// Two batches of two whose gradients are accumulated make the update of one batch of four, also if the run was left between them.
+#[test]
+fn accumulated_batches_are_one_large_batch() {
+    let gpu = gpu();
+    let network = small(Variant::Paper);
+    let large = {
+        let mut trainer = gpu
+            .block_on(Trainer::new(&gpu, &network, &Optimizer::default(), 4, 9, |_, _| ()))
+            .expect("can train");
+        trainer.step(&batch(4, 0), 0.05).expect("a step");
+        gpu.block_on(trainer.state()).expect("the state can be read")
+    };
+    let optimizer = Optimizer { accumulate: 2, ..Optimizer::default() };
+    let mut trainer =
+        gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 2, 9, |_, _| ())).expect("can train");
+    let all = batch(4, 0);
+    let before = gpu.block_on(trainer.state()).expect("the state can be read");
+    for part in 0..2 {
+        let images = all.images[part * all.images.len() / 2..(part + 1) * all.images.len() / 2].to_vec();
+        let labels = all.labels[2 * part..2 * part + 2].to_vec();
+        trainer
+            .step(&Batch { images, labels, count: 2, indices: vec![0, 1], mixed: None }, 0.05)
+            .expect("a step");
+        if part == 0 {
+            let state = gpu.block_on(trainer.state()).expect("the state can be read");
+            assert_eq!(state.parameters, before.parameters, "an update came too early");
+            // Left between two updates and taken up by another trainer: the sum so far goes with it.
+            trainer =
+                gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 2, 10, |_, _| ())).expect("can train");
+            trainer.restore(&state).expect("a state of the same network");
+        }
+    }
+    let small = gpu.block_on(trainer.state()).expect("the state can be read");
+    assert_eq!((small.progress.step, small.progress.update), (2, 1));
+    for (name, tensor) in &large.slots[0] {
+        let error = relative_error(&small.slots[0][name].data, &tensor.data);
+        assert!(error < 1e-4, "{name}: {error:.1e}");
+    }
+}
+
+/// Some of the rows of a batch, in one of `size` rows of which the others are missing.
+fn rows(all: &Batch, range: std::ops::Range<usize>, size: usize) -> Batch {
+    let row = all.images.len() / all.labels.len();
+    let mut images = all.images[range.start * row..range.end * row].to_vec();
+    images.resize(size * row, 0.25);
+    let mut labels = all.labels[range.clone()].to_vec();
+    labels.resize(size, Batch::MISSING);
+    let mixed = all.mixed.as_ref().map(|mixed| MixedLabels {
+        second: range.clone().map(|i| mixed.second[i]).chain(std::iter::repeat(0)).take(size).collect(),
+        share: range.clone().map(|i| mixed.share[i]).chain(std::iter::repeat(1.0)).take(size).collect(),
+    });
+    Batch { images, labels, count: range.len(), indices: range.collect(), mixed }
+}
+
+/// Batches of 16, 16 and 3 images make the update of one batch of 35, where the last one ends the epoch; with class weights and mixed labels too,
+/// whose losses are means over the weights. The next window starts from nothing, and a run that is left within a window resumes bit for bit.
+#[test]
+fn an_incomplete_window_updates_with_each_image_weighing_the_same() {
+    let gpu = gpu();
+    let plain = small(Variant::Paper);
+    let weights = Some(vec![1.0, 0.25, 3.0, 0.5]);
+    let weighted = GoogLeNet { class_weights: weights, mixed_labels: true, ..plain.clone() };
+    for network in [plain, weighted] {
+        let mut all = batch(35, 0);
+        if network.mixed_labels {
+            let second = all.labels.iter().map(|label| (label + 1) % 4).collect();
+            let share = (0..35u8).map(|i| f32::from(i) / 34.0).collect();
+            all.mixed = Some(MixedLabels { second, share });
+        }
+        let trainer = |optimizer: Optimizer, batch: usize| {
+            gpu.block_on(Trainer::new(&gpu, &network, &optimizer, batch, 9, |_, _| ())).expect("can train")
+        };
+        let state = |trainer: &Trainer| gpu.block_on(trainer.state()).expect("the state can be read");
+        let mut large = trainer(Optimizer::default(), 35);
+        large.step(&all, 0.05).expect("a step");
+        let parts = [rows(&all, 0..16, 16), rows(&all, 16..32, 16), rows(&all, 32..35, 16)];
+        // Of a window of four as many are there as an epoch has.
+        let optimizer = Optimizer { accumulate: 4, ..Optimizer::default() };
+        let mut small = trainer(optimizer, 16);
+        let mut left = None;
+        for part in &parts[..2] {
+            small.step(part, 0.05).expect("a step");
+            left = Some(state(&small));
+        }
+        small.last_step(&parts[2], 0.05).expect("a step");
+        let after = state(&small);
+        let progress = &after.progress;
+        assert_eq!((progress.step, progress.update, progress.waiting), (3, 1, 0));
+        assert_eq!(progress.waiting_weight, 0.0);
+        for (name, tensor) in &state(&large).slots[0] {
+            let error = relative_error(&after.slots[0][name].data, &tensor.data);
+            assert!(error < 1e-4, "{name}: {error:.1e}");
+        }
+
+        let left = left.expect("was left");
+        assert_eq!(left.progress.waiting, 2);
+        let mut resumed = trainer(optimizer, 16);
+        resumed.restore(&left).expect("a state of this network");
+        resumed.last_step(&parts[2], 0.05).expect("a step");
+        assert_eq!(state(&resumed), after);
+        // Another trainer that did only what follows is where both of these are.
+        let mut fresh = trainer(optimizer, 16);
+        fresh.restore(&after).expect("a state of this network");
+        for trainer in [&mut resumed, &mut fresh] {
+            trainer.last_step(&parts[0], 0.05).expect("a step");
+        }
+        assert_eq!(state(&resumed).parameters, state(&fresh).parameters);
+    }
+}
+
+#[test]
+fn webgpus_default_limits_are_enough() {
+    let options = AdapterOptions { default_limits: true, ..AdapterOptions::default() };
+    let gpu = Gpu::open_blocking(&options).expect("the tests need a GPU driver");
+    assert_eq!(gpu.profile().binding, 128 << 20);
+    assert_eq!(gpu.profile().workgroup_memory, 16 << 10);
+    let state = trained(&gpu, &small(Variant::Paper), &Optimizer::default(), 1);
+    assert!(state.parameters.values().flat_map(|t| &t.data).all(|v| v.is_finite()));
+}
+
+/// A loss is a node: a graph can be differentiated from any of them.
+#[test]
+fn the_loss_is_the_weighted_sum_of_its_parts() {
+    let mut graph = Graph::new();
+    let logits = graph.input("logits", Spec::f32([2, 3]));
+    let labels = graph.input("labels", Spec::u32([2]));
+    let op = || std::sync::Arc::new(SoftmaxCrossEntropy { smoothing: 0.0 });
+    let a = graph.node("a", op(), &[logits, labels]).expect("fits")[0];
+    let b = graph.node("b", op(), &[logits, labels]).expect("fits")[0];
+    let total = graph.add("total", WeightedSum { weights: vec![1.0, 0.3] }, &[a, b]).expect("fits");
+    let mut interpreter = Interpreter::<f64>::new(&graph);
+    interpreter.set(logits, Array::<f32>::new(&[2, 3], noise(6, 1)).cast());
+    interpreter.set(labels, Array::<f32>::new(&[2], vec![0.0, 2.0]).cast());
+    interpreter.run(&Step::default()).expect("runs");
+    let get = |id| interpreter.get(id).expect("was computed").data[0];
+    assert!((get(total) - get(a) - 0.3 * get(b)).abs() < 1e-7);
+}

@@ -1,0 +1,11 @@
+//! Each operation by itself: every implementation on the device against the f64 twin. Goldens of operations are in `tests/suite/verify.rs`.
+
+mod conv;
+mod elementwise;
+mod half;
+mod linear;
+mod loss;
+mod norm;
+mod optimizer;
+mod pool;
+mod support;

@@ -1,0 +1,135 @@
+//! The golden sets: both networks and every operation, on the device and on the CPU twins.
+
+use std::path::Path;
+
+use incept::reference::Array;
+use incept::verify::{Check, Engine, Report, run, sets};
+
+use crate::support::goldens::{Golden, change};
+use crate::support::gpu::open as gpu;
+
+fn folder() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures"))
+}
+
+fn report(engine: Engine) -> Report {
+    let gpu = gpu();
+    gpu.block_on(run(&gpu, folder(), &[engine], |_| ())).expect("the golden sets can be run")
+}
+
+fn holds(engine: Engine) {
+    let report = report(engine);
+    let outside: Vec<_> = report.checks.iter().filter(|c| !c.passed()).collect();
+    assert!(report.passed() && report.failures.is_empty(), "{outside:#?}, {:?}", report.failures);
+    assert!(!report.checks.iter().any(Check::is_near_tie), "these goldens have no near ties");
+    // Two networks of 128 and 187 parameters, and every file of operations.
+    let count = |quantity: &str| report.checks.iter().filter(|c| c.quantity == quantity).count();
+    assert_eq!(count("gradient"), 128 + 187);
+    assert_eq!(count("after steps"), 128 + 187 + 2 * 59);
+    assert_eq!(count("logits"), 6);
+    assert_eq!(count("evaluation logits"), 2);
+    for set in sets(folder()).expect("the folder can be read") {
+        assert!(report.checks.iter().any(|c| c.set == set), "nothing was checked in {set}");
+    }
+}
+
+#[test]
+fn goldens_on_the_device() {
+    holds(Engine::Device);
+}
+
+#[test]
+fn goldens_on_the_twins_in_f32() {
+    holds(Engine::Twin32);
+}
+
+#[test]
+fn goldens_on_the_twins_in_f64() {
+    holds(Engine::Twin64);
+}
+
+/// Everything that is outside, with the sets that could not be checked.
+fn faults(report: &Report) -> Vec<String> {
+    let outside = report.checks.iter().filter(|c| !c.passed()).map(|c| format!("{c:?}"));
+    outside.chain(report.failures.iter().map(|f| format!("{f:?}"))).collect()
+}
+
+#[test]
+fn results_near_zero_are_compared_with_an_absolute_floor() {
+    let gpu = gpu();
+    let edge = folder().join("edge");
+    let report = gpu.block_on(run(&gpu, &edge, &Engine::ALL, |_| ())).expect("the sets can be run");
+    assert!(report.passed(), "{:#?}", faults(&report));
+    let folder = tempfile::tempdir().expect("a folder");
+    Golden::sure(1).write(folder.path(), "sure");
+    let report = gpu.block_on(run(&gpu, folder.path(), &Engine::ALL, |_| ())).expect("the set can be run");
+    assert!(report.passed() && report.checks.len() > 300, "{:#?}", faults(&report));
+    // The floor hides no gradient that is as large as others.
+    let wrong = |t: &mut Array<f32>| t.data.fill(1e-3);
+    change(&folder.path().join("sure_grads.safetensors"), "loss3/classifier.bias", wrong);
+    let report = gpu.block_on(run(&gpu, folder.path(), &Engine::ALL, |_| ())).expect("the set can be run");
+    assert!(!report.passed());
+    assert!(faults(&report).iter().all(|f| f.contains("loss3/classifier.bias")), "{:#?}", faults(&report));
+}
+
+/// An activation that is zero but for rounding: whether its ReLU lets the gradient through is decided by the order of sums.
+#[test]
+fn near_ties_are_told_from_faults() {
+    let gpu = gpu();
+    let folder = tempfile::tempdir().expect("a folder");
+    let checked = || {
+        let both = [Engine::Device, Engine::Twin32];
+        gpu.block_on(run(&gpu, folder.path(), &both, |_| ())).expect("the set can be run")
+    };
+    // In about every second channel the device decides otherwise than f64.
+    let flipped = (0..24).find(|channel| {
+        let mut golden = Golden::draw(7);
+        golden.tie("inception_5b/1x1", *channel);
+        golden.write(folder.path(), "tie");
+        let report = checked();
+        assert!(report.passed(), "channel {channel}: {:#?}", faults(&report));
+        report.checks.iter().any(Check::is_near_tie)
+    });
+    assert!(flipped.is_some(), "no decision of 24 was another one than in f64");
+    // What neither side of the tie has is a fault, in tensors below the tie and in others.
+    for name in ["inception_5b/1x1.weight", "conv1/7x7_s2.weight"] {
+        let file = folder.path().join("tie_grads.safetensors");
+        let before = std::fs::read(&file).expect("the gradients");
+        change(&file, name, |t| t.data.iter_mut().for_each(|v| *v *= 1.02));
+        let report = checked();
+        std::fs::write(&file, before).expect("can be written");
+        let faults = faults(&report);
+        assert!(!faults.is_empty() && faults.iter().all(|f| f.contains(name)), "{faults:#?}");
+    }
+}
+
+#[test]
+fn a_damaged_set_does_not_end_the_others() {
+    let gpu = gpu();
+    let folder = tempfile::tempdir().expect("a folder");
+    let copy = |name: &str| {
+        std::fs::copy(self::folder().join(name), folder.path().join(name)).expect("can be copied");
+    };
+    ["op_conv.safetensors", "op_sgd.safetensors", "op_softmax_cross_entropy.safetensors"]
+        .into_iter()
+        .for_each(copy);
+    std::fs::write(folder.path().join("op_avgpool.safetensors"), b"no tensors").expect("can be written");
+    std::fs::copy(folder.path().join("op_conv.safetensors"), folder.path().join("op_unknown.safetensors"))
+        .expect("can be copied");
+    change(&folder.path().join("op_sgd.safetensors"), "decay_0.parameters", |t| *t = Array::zeros(&[1]));
+    let far = |labels: &mut Array<f32>| labels.data.fill(1e9);
+    change(&folder.path().join("op_softmax_cross_entropy.safetensors"), "smoothing_0.labels", far);
+    // A network of which only a part is there.
+    copy("original_io.safetensors");
+    let mut seen = Vec::new();
+    let observe = |p: incept::verify::Progress<'_>| seen.push((p.done, p.total, p.checks));
+    let report =
+        gpu.block_on(run(&gpu, folder.path(), &[Engine::Device], observe)).expect("all sets are tried");
+    assert!(!report.passed());
+    let failed: Vec<&str> = report.failures.iter().map(|f| f.set.as_str()).collect();
+    for set in ["op_avgpool", "op_unknown", "op_sgd", "original"] {
+        assert!(failed.contains(&set), "{set}: {failed:?}");
+    }
+    assert!(report.checks.iter().any(|c| c.set == "op_conv"), "the whole set was checked");
+    assert_eq!((seen.first(), seen.last()), (Some(&(0, 6, 0)), Some(&(6, 6, report.checks.len()))));
+}

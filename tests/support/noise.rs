@@ -1,0 +1,13 @@
+//! Numbers that look random and are the same everywhere.
+
+/// Numbers between -1 and 1, different for each seed.
+pub fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 40) as f32) / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(next).collect()
+}
