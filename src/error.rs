@@ -51,7 +51,7 @@ pub enum Error {
     },
     /// Training has diverged.
     #[error(
-        "the loss is no number since step {step}: training diverged; use a smaller --rate, or --clip-norm 1"
+        "the loss is no number since step {step}: training diverged; use a smaller --lr, or --max-grad-norm 1"
     )]
     Diverged {
         /// The first step without a loss.
@@ -59,7 +59,7 @@ pub enum Error {
     },
     /// Training has diverged, or activations stored as f16 overflow.
     #[error(
-        "the loss is not finite since step {step}: activations stored as f16 overflow, or training diverged; use --precision f32, a smaller --rate, or --clip-norm 1"
+        "the loss is not finite since step {step}: activations stored as f16 overflow, or training diverged; use --precision f32, a smaller --lr, or --max-grad-norm 1"
     )]
     DivergedInF16 {
         /// The first step without a loss.
@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// Gradients overflow however little the loss is scaled: no update is done any more.
     #[error(
-        "gradients stored as f16 overflow in every step since {step}, at the smallest loss scale too: use --precision f32, a smaller --rate, or --clip-norm 1"
+        "gradients stored as f16 overflow in every step since {step}, at the smallest loss scale too: use --precision f32, a smaller --lr, or --max-grad-norm 1"
     )]
     Overflows {
         /// The first step without an update.
@@ -91,7 +91,7 @@ pub enum Error {
     },
     /// The device ran out of memory.
     #[error(
-        "the device is out of memory in {context}: use a smaller --batch, --input or --width, or --checkpointing or --precision f16 in training"
+        "the device is out of memory in {context}: use a smaller --batch-size, --image-size or --width, or --grad-checkpointing or --precision f16 in training"
     )]
     OutOfMemory {
         /// What was being allocated or run.
@@ -172,7 +172,7 @@ pub enum Error {
     },
     /// Training has spoiled the weights.
     #[error(
-        "`{tensor}` has NaN or infinite values after {epochs} epochs: training diverged; use a smaller --rate, or --clip-norm 1"
+        "`{tensor}` has NaN or infinite values after {epochs} epochs: training diverged; use a smaller --lr, or --max-grad-norm 1"
     )]
     Spoiled {
         /// The first tensor with such values.

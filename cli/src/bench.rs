@@ -65,12 +65,12 @@ pub(crate) struct WorkArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 1000, help_heading = "Network", value_parser = whole::<usize>(2))]
     classes: usize,
     /// Pictures of a batch.
-    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
+    #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     pub batch: usize,
     #[command(flatten)]
     pub precision: PrecisionArgs,
-    /// Make most activations again in the backward pass, as `incept train --checkpointing`.
-    #[arg(long)]
+    /// Make most activations again in the backward pass, as `incept train --grad-checkpointing`.
+    #[arg(long = "grad-checkpointing", alias = "checkpointing")]
     pub checkpointing: bool,
     /// What weights and pictures are drawn from.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]

@@ -20,7 +20,7 @@ impl Run {
         if self.epochs > MAX_EPOCHS {
             return fail(format!("--epochs must be at most {MAX_EPOCHS}, not {}", self.epochs));
         }
-        for (value, option) in [(self.rate, "--rate"), (self.warmup, "--warmup")] {
+        for (value, option) in [(self.rate, "--lr"), (self.warmup, "--warmup-epochs")] {
             if !value.is_finite() || value < 0.0 {
                 return fail(format!("{option} must be a number from 0 up, not {value}"));
             }

@@ -43,7 +43,7 @@ pub(crate) struct Classify {
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = whole::<usize>(1))]
     top: usize,
     /// Pictures of a batch [default: 16, with --early-exit 1].
-    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(1))]
+    #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", value_parser = whole::<usize>(1))]
     batch: Option<usize>,
     /// Stop at aux1 or aux2 when its softmax is as sure as this, from 0 to 1: the layers above are not run then.
     ///

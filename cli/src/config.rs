@@ -45,7 +45,8 @@ pub(crate) struct TrainingArgs {
     #[arg(long, value_name = "COUNT", value_parser = whole::<u64>(1))]
     pub epochs: Option<u64>,
     /// Pictures of a batch [default: 32].
-    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(1))]
+    #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", value_parser = whole::<usize>(1))]
+    #[serde(rename = "batch-size", alias = "batch")]
     pub batch: Option<usize>,
     /// What weights, order, augmentation and dropout are drawn from [default: 1].
     #[arg(long, value_name = "NUMBER", value_parser = whole::<u64>(0))]
@@ -75,7 +76,8 @@ pub(crate) struct TrainingArgs {
     #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     pub limit: Option<usize>,
     /// Share of the pictures that is held out where the data set has no test part [default: 0.2].
-    #[arg(long, value_name = "SHARE", help_heading = "Data")]
+    #[arg(long = "val-split", alias = "held-out", value_name = "SHARE", help_heading = "Data")]
+    #[serde(rename = "val-split", alias = "held-out")]
     pub held_out: Option<f64>,
 }
 
@@ -97,7 +99,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FOLDER")]
     pub tensorboard: Option<PathBuf>,
     /// The newest checkpoint's file [default: last.safetensors in the run's folder, or the one that is resumed].
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
+    #[serde(rename = "output", alias = "out")]
     pub out: Option<PathBuf>,
     /// Where the folders of runs are [default: runs].
     #[arg(long, value_name = "FOLDER", env = "INCEPT_RUNS_DIR")]
@@ -123,10 +126,12 @@ pub(crate) struct AugmentArgs {
     #[arg(long, value_name = "KIND")]
     pub augment: Option<Augment>,
     /// Mirror half of the pictures.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long = "hflip", alias = "mirror", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(rename = "hflip", alias = "mirror")]
     pub mirror: Option<bool>,
     /// Turn half of the pictures upside down.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long = "vflip", alias = "flip", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(rename = "vflip", alias = "flip")]
     pub flip: Option<bool>,
     /// Change brightness, contrast and saturation by up to this share, in random order, and the hue by a fifth of it; Howard and the paper: 0.5.
     #[arg(long, value_name = "SHARE", value_parser = real::<f64>(Range::Share))]
@@ -246,8 +251,8 @@ impl TrainingArgs {
             return Err(Error::Config(reason.into()));
         }
         not_zero(self.epochs, "epochs")?;
-        not_zero(self.batch.map(|batch| batch as u64), "batch")?;
-        Range::Part.check(self.held_out, "held-out")
+        not_zero(self.batch.map(|batch| batch as u64), "batch-size")?;
+        Range::Part.check(self.held_out, "val-split")
     }
 }
 

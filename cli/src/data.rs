@@ -30,7 +30,7 @@ Training, validation and test set are told apart by the names of folders, files 
   validation          val, valid, validation, dev
   test                test, testing, eval, evaluation
 The word counts in any case and between delimiters (- . _ space, digits): Train/, birds_val_01.tar, dev.parquet. Training validates on the validation
-set, on the test set if there is none, and on a share of the training set (--held-out) if there is neither. `eval --part test` measures on the test set.";
+set, on the test set if there is none, and on a share of the training set (--val-split) if there is neither. `eval --part test` measures on the test set.";
 
 /// Reading a data set.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,7 +38,7 @@ set, on the test set if there is none, and on a share of the training set (--hel
 #[command(next_help_heading = "Data")]
 pub(crate) struct LoadArgs {
     /// Threads that decode pictures [default: one a core, at most 8].
-    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(0))]
+    #[arg(short = 'j', long, value_name = "COUNT", value_parser = whole::<usize>(0))]
     pub workers: Option<usize>,
     /// Unreadable pictures that are passed over; one more ends the command [default: 10].
     #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(0))]

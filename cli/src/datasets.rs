@@ -60,7 +60,7 @@ struct Split {
     /// `digits`, or a file or folder with a data set.
     data: String,
     /// The new folder.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(short = 'o', long = "output", alias = "out", value_name = "FOLDER")]
     out: PathBuf,
     #[command(flatten)]
     part: PartArgs,
@@ -73,7 +73,13 @@ struct Preview {
     /// `digits`, or a file or folder with a data set.
     data: String,
     /// The sheet, a PNG.
-    #[arg(long, value_name = "FILE", default_value = "incept-data.png")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        alias = "out",
+        value_name = "FILE",
+        default_value = "incept-data.png"
+    )]
     out: PathBuf,
     /// Pictures of each class.
     #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=24))]
@@ -89,7 +95,13 @@ struct Preview {
 #[derive(Args, Debug)]
 struct PartArgs {
     /// Share that is held out where the data set has no test part of its own.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.2, help_heading = "Data")]
+    #[arg(
+        long = "val-split",
+        alias = "held-out",
+        value_name = "SHARE",
+        default_value_t = 0.2,
+        help_heading = "Data"
+    )]
     held_out: f64,
     /// Seed of that division. `incept train` always divides with 0, whatever its `--seed`: others give another division.
     #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data", value_parser = whole::<u64>(0))]
@@ -292,7 +304,7 @@ impl Split {
     fn run(&self, reporter: &Reporter) -> Result {
         let stop = interruptible()?;
         if self.out.symlink_metadata().is_ok() {
-            return Err(Error::format(&self.out, "exists already; name a new folder with --out"));
+            return Err(Error::format(&self.out, "exists already; name a new folder with --output"));
         }
         let parent = self.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         check_folder(parent)?;

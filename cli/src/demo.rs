@@ -43,7 +43,13 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]
     seed: u64,
     /// The sheet's file, a PNG.
-    #[arg(long, value_name = "FILE", default_value = "incept-demo.png")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        alias = "out",
+        value_name = "FILE",
+        default_value = "incept-demo.png"
+    )]
     out: PathBuf,
     /// The checkpoint's file.
     #[arg(long, value_name = "FILE", default_value = "incept-demo.safetensors")]

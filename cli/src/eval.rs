@@ -59,7 +59,7 @@ pub(crate) struct Eval {
     #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     limit: Option<usize>,
     /// Pictures of a batch.
-    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
+    #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     /// Crops of each picture, whose softmaxes are averaged: `whole`, what `classify` looks at (the central square, or as --fit of the training has it); 1, the central 224 of its
     /// 256 (of an input of 224; else in proportion); 10 as Krizhevsky had them; caffe10 as Caffe's classify.py has them; 144 as in

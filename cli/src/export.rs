@@ -23,7 +23,7 @@ pub(crate) struct Export {
     /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
     checkpoint: PathBuf,
     /// The file to write; its ending says what it becomes: .onnx or .safetensors.
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: PathBuf,
     /// ONNX with the auxiliary softmaxes too: outputs aux1_logits and aux2_logits beside logits.
     #[arg(long)]
@@ -53,10 +53,10 @@ takes it (full width; aux_logits=False without the auxiliary heads; below 64 pix
 `net.conv1.conv.stride = (1, 1)` there); Caffe's layer names for the paper's.
 
 Examples:
-  incept export photos.safetensors --out photos.onnx
-  incept export photos.safetensors --aux --fold --out all-heads.onnx
-  incept export photos.safetensors --out for-pytorch.safetensors
-  incept export photos.safetensors --half --out small.safetensors";
+  incept export photos.safetensors --output photos.onnx
+  incept export photos.safetensors --aux --fold --output all-heads.onnx
+  incept export photos.safetensors --output for-pytorch.safetensors
+  incept export photos.safetensors --half --output small.safetensors";
 
 #[derive(Serialize)]
 struct ExportResult {

@@ -26,7 +26,7 @@ pub(crate) struct Fetch {
     /// Which.
     set: Set,
     /// The folder [default: the set's name].
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(short = 'o', long = "output", alias = "out", value_name = "FOLDER")]
     out: Option<PathBuf>,
     /// Load from here instead of the set's own site: an address that the files' names are added to.
     #[arg(long, value_name = "URL")]

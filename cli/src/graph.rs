@@ -43,15 +43,15 @@ pub(crate) struct Graph {
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// The file, .svg, .dot or .gv; or `-` for standard output [default: standard output].
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "Examples:
-  incept graph --out googlenet.svg                             the paper's network
+  incept graph --output googlenet.svg                             the paper's network
   incept graph --variant torchvision --width 0.5 > half.svg    another
   incept graph --format dot | dot -Tpdf > googlenet.pdf        laid out by Graphviz
-  incept graph photos.safetensors --out photos.svg             what a checkpoint holds";
+  incept graph photos.safetensors --output photos.svg             what a checkpoint holds";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {

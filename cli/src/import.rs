@@ -26,13 +26,13 @@ pub(crate) struct Import {
     /// files their index, as in model.safetensors.index.json.
     file: PathBuf,
     /// The checkpoint to write.
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: PathBuf,
     /// A text file with the names of the classes, a line each.
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
     /// Height and width of the input in pixels [default: what the file says, or 224].
-    #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(1))]
+    #[arg(long = "image-size", alias = "input", value_name = "PIXELS", value_parser = whole::<usize>(1))]
     input: Option<usize>,
     /// How pixels were made for the network [default: what the file says, or as its publishers do: see Pixels below, in `--help`].
     #[arg(long, value_name = "KIND")]
@@ -62,9 +62,9 @@ ImageNet's look at the whole central square. `train --init FILE --fit crop|squas
 Whichever pixels it is, the checkpoint takes red, green and blue: means and scales go to its preprocessing, and the order of channels to the first convolution.
 
 Examples:
-  incept import googlenet-1378be20.pth --out imagenet.safetensors
-  incept import bvlc_googlenet.caffemodel --out caffe.safetensors
-  incept import mine.pth --pixels imagenet --classes names.txt --out mine.safetensors
+  incept import googlenet-1378be20.pth --output imagenet.safetensors
+  incept import bvlc_googlenet.caffemodel --output caffe.safetensors
+  incept import mine.pth --pixels imagenet --classes names.txt --output mine.safetensors
   incept classify imagenet.safetensors cat.jpg";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

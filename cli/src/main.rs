@@ -49,6 +49,7 @@ mod verify;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use incept::Error;
 
@@ -93,7 +94,7 @@ struct Cli {
 
 const EXAMPLES: &str = "Examples:
   incept demo                                            train on the embedded digits, then show what was learned
-  incept train photos --width 0.5 --out photos.safetensors    a folder with one sub-folder a class
+  incept train photos --width 0.5 --output photos.safetensors    a folder with one sub-folder a class
   incept classify photos.safetensors cat.jpg holiday/    the most probable classes of pictures
   incept summary --variant paper                         layers, parameters, multiply-adds, memory
   incept explain                                         why there are three softmaxes";
@@ -131,8 +132,47 @@ fn with_negative(command: clap::Command) -> clap::Command {
 
 /// The arguments, where `--seed -1` is a seed that is refused and no flag `-1`.
 fn parse() -> Cli {
-    let matches = with_negative(Cli::command()).get_matches();
+    let matches =
+        with_negative(Cli::command()).try_get_matches().unwrap_or_else(|error| answered(error).exit());
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// What other programs call a flag, and what it is here.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("--amp", "--precision f16"),
+    ("--bs", "--batch-size"),
+    ("--ckpt", "--resume"),
+    ("--ema", "--average 0.998"),
+    ("--ema-decay", "--average"),
+    ("--epoch", "--epochs"),
+    ("--fp16", "--precision f16"),
+    ("--gpu", "--device"),
+    ("--half", "--precision f16"),
+    ("--img-size", "--image-size"),
+    ("--imgsz", "--image-size"),
+    ("--learning-rate", "--lr"),
+    ("--model", "--variant"),
+    ("--num-classes", "--classes"),
+    ("--num-workers", "--workers"),
+    ("--opt", "--optimizer"),
+    ("--pretrained", "--init included"),
+    ("--project", "--runs-dir"),
+    ("--sched", "--schedule"),
+    ("--wd", "--weight-decay"),
+];
+
+/// An error with the right flag, where the wrong one is another program's.
+fn answered(mut error: clap::Error) -> clap::Error {
+    let wrong = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(wrong)) => wrong.split('=').next().unwrap_or_default().to_string(),
+        _ => return error,
+    };
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some((_, right)) = ELSEWHERE.iter().find(|(name, _)| *name == wrong)
+    {
+        error.insert(ContextKind::SuggestedArg, ContextValue::String((*right).into()));
+    }
+    error
 }
 
 /// Runs the command that the arguments name.
@@ -236,6 +276,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn other_programs_names_of_flags_are_answered_with_the_right_one() {
+        for (wrong, right) in ELSEWHERE {
+            let arguments = ["incept", "train", "digits", &format!("{wrong}=1")];
+            let error = Cli::command().try_get_matches_from(arguments).expect_err("is no flag");
+            let said = answered(error).to_string();
+            assert!(said.contains(&format!("'{right}'")), "{said}");
+        }
+    }
+
+    #[test]
+    fn flags_of_earlier_versions_are_taken_and_hidden() {
+        let old = [
+            ["--batch", "--batch-size"],
+            ["--held-out", "--val-split"],
+            ["--rate", "--lr"],
+            ["--warmup", "--warmup-epochs"],
+            ["--clip-norm", "--max-grad-norm"],
+            ["--accumulate", "--grad-accum"],
+            ["--input", "--image-size"],
+            ["--smoothing", "--label-smoothing"],
+            ["--out", "--output"],
+            ["--adapter", "--device"],
+        ];
+        let mut command = Cli::command();
+        let train = command.find_subcommand_mut("train").expect("a command");
+        let help = train.render_long_help().to_string();
+        for [name, now] in old {
+            assert!(help.contains(&format!("{now} <")), "{now} is not in the help");
+            assert!(!help.contains(&format!("{name} <")), "{name} is in the help");
+            let given = ["incept", "train", "digits", name, "1"];
+            Cli::command().try_get_matches_from(given).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
     /// No flag takes text, NaN or a negative number for a number, and each says what it takes.
     #[test]
     fn every_numeric_flag_says_what_its_value_may_be() {
@@ -245,7 +320,7 @@ mod tests {
         assert!(flags.len() > 60, "{flags:?}");
         for (words, flag) in &flags {
             // Its share is checked together with the data set.
-            let late = flag == "--held-out";
+            let late = flag == "--val-split";
             for value in ["nan", "-1", "inf", "x", "1e999"] {
                 if late && value != "x" {
                     continue;
@@ -259,7 +334,7 @@ mod tests {
                     panic!("{arguments:?} is taken");
                 };
                 let said = error.to_string();
-                assert_eq!(error.kind(), clap::error::ErrorKind::ValueValidation, "{arguments:?}: {said}");
+                assert_eq!(error.kind(), ErrorKind::ValueValidation, "{arguments:?}: {said}");
                 assert!(said.contains(flag.as_str()) && said.contains(value), "{arguments:?}: {said}");
             }
         }

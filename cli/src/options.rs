@@ -44,7 +44,8 @@ pub(crate) struct DeviceArgs {
     pub backend: BackendArg,
     /// The adapter: its number in `incept devices`, or a part of its name [default: the fastest real GPU].
     #[arg(
-        long,
+        long = "device",
+        alias = "adapter",
         value_name = "NUMBER|NAME",
         env = "WGPU_ADAPTER_NAME",
         hide_env_values = true,
@@ -182,7 +183,8 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "FACTOR", value_parser = real::<f64>(Range::Positive))]
     pub width: Option<f64>,
     /// Height and width of the input in pixels, from 32 up [default: train and explain 32, 64 or 224, for pictures whose shorter side is up to 40, up to 96 or more, but explain 64 for digits; else 224].
-    #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(1))]
+    #[arg(long = "image-size", alias = "input", value_name = "PIXELS", value_parser = whole::<usize>(1))]
+    #[serde(rename = "image-size", alias = "input")]
     pub input: Option<usize>,
     /// Weight of the two auxiliary losses; 0 leaves their branches out [default: 0.3].
     #[arg(long, value_name = "WEIGHT", value_parser = real::<f32>(Range::NotNegative))]
@@ -194,10 +196,11 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "P", value_parser = real::<f32>(Range::BelowOne))]
     pub aux_dropout: Option<f32>,
     /// Label smoothing [default: 0].
-    #[arg(long, value_name = "SHARE", value_parser = real::<f32>(Range::BelowOne))]
+    #[arg(long = "label-smoothing", alias = "smoothing", value_name = "SHARE", value_parser = real::<f32>(Range::BelowOne))]
+    #[serde(rename = "label-smoothing", alias = "smoothing")]
     pub smoothing: Option<f32>,
     /// How weights start: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`), `he`; for train also weights: a file, a run's folder (its best ones), or `included` for those that come with incept [default: xavier (paper), he (torchvision)].
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, visible_alias = "weights", value_name = "NAME|FILE")]
     #[serde(with = "as_text")]
     pub init: Option<Init>,
     /// Factor on the learning rate of biases; Caffe has 2 [default: 1].
@@ -287,7 +290,7 @@ impl NetworkArgs {
         let shows = |value: Option<f32>| value.is_some_and(|value| value != 0.0);
         let unseen = [
             (self.init.is_some(), "init", training),
-            (self.smoothing.is_some(), "smoothing", training),
+            (self.smoothing.is_some(), "label-smoothing", training),
             (self.bias_rate.is_some(), "bias-rate", training),
             (shows(self.dropout), "dropout", there),
             (shows(self.aux_dropout), "aux-dropout", there),
@@ -436,15 +439,17 @@ pub(crate) struct OptimizerArgs {
     #[arg(long, value_name = "NAME")]
     pub optimizer: Option<RuleName>,
     /// Learning rate, the highest one of the schedule [default: 0.01].
-    #[arg(long, alias = "lr", value_name = "RATE", value_parser = real::<f64>(Range::NotNegative))]
+    #[arg(long = "lr", alias = "rate", value_name = "RATE", value_parser = real::<f64>(Range::NotNegative))]
+    #[serde(rename = "lr", alias = "rate")]
     pub rate: Option<f64>,
     /// How it changes: constant, polynomial[:POWER] (Caffe: 0.5), cosine, step[:EPOCHS:FACTOR] (the paper: 8:0.96), onecycle[:RISE] (torch: 0.3;
     /// moves momentum too, from 0.95 to 0.85 and back) [default: polynomial:0.5].
     #[arg(long, value_name = "NAME")]
     #[serde(with = "as_text")]
     pub schedule: Option<Schedule>,
-    /// Warm-up epochs, in which the learning rate rises from a hundredth to `--rate`; the schedule starts after them, over the remaining epochs [default: 0].
-    #[arg(long, value_name = "EPOCHS", value_parser = real::<f64>(Range::NotNegative))]
+    /// Warm-up epochs, in which the learning rate rises from a hundredth to `--lr`; the schedule starts after them, over the remaining epochs [default: 0].
+    #[arg(long = "warmup-epochs", alias = "warmup", value_name = "EPOCHS", value_parser = real::<f64>(Range::NotNegative))]
+    #[serde(rename = "warmup-epochs", alias = "warmup")]
     pub warmup: Option<f64>,
     /// Momentum of sgd, nesterov and lars; the schedule onecycle has its own [default: 0.9].
     #[arg(long, value_name = "SHARE", value_parser = real::<f32>(Range::BelowOne))]
@@ -453,21 +458,25 @@ pub(crate) struct OptimizerArgs {
     #[arg(long, value_name = "FACTOR", value_parser = real::<f32>(Range::NotNegative))]
     pub weight_decay: Option<f32>,
     /// Trust coefficient of lars: share of a tensor's norm that it moves it by at learning rate 1 [default: 0.001].
-    #[arg(long, value_name = "SHARE", value_parser = real::<f32>(Range::Positive))]
+    #[arg(long = "trust-coefficient", alias = "trust", value_name = "SHARE", value_parser = real::<f32>(Range::Positive))]
+    #[serde(rename = "trust-coefficient", alias = "trust")]
     pub trust: Option<f32>,
     /// Scale gradients down to this global norm [default: 0, never].
-    #[arg(long, value_name = "NORM", value_parser = real::<f32>(Range::NotNegative))]
+    #[arg(long = "max-grad-norm", alias = "clip-norm", value_name = "NORM", value_parser = real::<f32>(Range::NotNegative))]
+    #[serde(rename = "max-grad-norm", alias = "clip-norm")]
     pub clip_norm: Option<f32>,
     /// Classify with averaged parameters and statistics: `polyak` (all alike, as the paper), or the decay of an exponential average [default: none].
     #[arg(long, value_name = "polyak|DECAY|none")]
     #[serde(with = "as_text")]
     pub average: Option<Average>,
     /// Batches whose gradients make one update, each weighing by its images; the last update of an epoch may have fewer [default: 1].
-    #[arg(long, value_name = "COUNT", value_parser = whole::<u32>(1))]
+    #[arg(long = "grad-accum", alias = "accumulate", value_name = "COUNT", value_parser = whole::<u32>(1))]
+    #[serde(rename = "grad-accum", alias = "accumulate")]
     pub accumulate: Option<u32>,
     /// Make most activations again in the backward pass instead of keeping them: about a fifth more arithmetic in a third of the memory, so
     /// that larger batches fit a small GPU. The results are the same.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    #[arg(long = "grad-checkpointing", alias = "checkpointing", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(rename = "grad-checkpointing", alias = "checkpointing")]
     pub checkpointing: Option<bool>,
 }
 
@@ -507,13 +516,13 @@ impl OptimizerArgs {
     /// # Errors
     /// [`Error::Config`](incept::Error::Config) naming the option.
     pub(crate) fn validate(&self) -> incept::Result<()> {
-        Range::NotNegative.check(self.rate, "rate")?;
-        Range::NotNegative.check(self.warmup, "warmup")?;
+        Range::NotNegative.check(self.rate, "lr")?;
+        Range::NotNegative.check(self.warmup, "warmup-epochs")?;
         Range::BelowOne.check(self.momentum, "momentum")?;
         Range::NotNegative.check(self.weight_decay, "weight-decay")?;
-        Range::Positive.check(self.trust, "trust")?;
-        Range::NotNegative.check(self.clip_norm, "clip-norm")?;
-        not_zero(self.accumulate.map(u64::from), "accumulate")
+        Range::Positive.check(self.trust, "trust-coefficient")?;
+        Range::NotNegative.check(self.clip_norm, "max-grad-norm")?;
+        not_zero(self.accumulate.map(u64::from), "grad-accum")
     }
 
     /// Checks that each of these flags does something, where `whole` is what recipe, file and flags come to.
@@ -523,7 +532,7 @@ impl OptimizerArgs {
     pub(crate) fn refuse_idle(&self, whole: &Self) -> incept::Result<()> {
         let idle = whole.idle();
         let given = [self.trust.is_some(), self.momentum.is_some(), self.warmup.is_some_and(|w| w > 0.0)];
-        match ["trust", "momentum", "warmup"]
+        match ["trust-coefficient", "momentum", "warmup-epochs"]
             .into_iter()
             .zip(given)
             .find_map(|(option, given)| idle.iter().find(|(name, _)| given && *name == option))
@@ -541,7 +550,7 @@ impl OptimizerArgs {
         let cycled = matches!(self.schedule, Some(Schedule::OneCycle { .. }));
         let mut list = Vec::new();
         if rule != RuleName::Lars {
-            list.push(("trust", "it is for --optimizer lars"));
+            list.push(("trust-coefficient", "it is for --optimizer lars"));
         }
         if rule == RuleName::Adamw {
             list.push((
@@ -553,7 +562,7 @@ impl OptimizerArgs {
         }
         if cycled {
             list.push((
-                "warmup",
+                "warmup-epochs",
                 "the schedule onecycle has a rise of its own: onecycle:SHARE sets its length",
             ));
         }

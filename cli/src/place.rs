@@ -165,7 +165,7 @@ pub(crate) fn ended(error: Error, folder: &RunFolder, data: &str) -> Error {
         Ok(progress) => {
             let how = if diverged {
                 format!(
-                    "start from its weights with a smaller --rate: incept train {data} --init {}",
+                    "start from its weights with a smaller --lr: incept train {data} --init {}",
                     shown(&newest)
                 )
             } else {

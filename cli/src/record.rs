@@ -401,7 +401,7 @@ pub(crate) fn require_finite(path: &Path, checkpoint: &Checkpoint) -> Result<()>
     let run = folder.and_then(|folder| RunFolder::open(folder).ok());
     let good = run.and_then(|run| last_good(&run));
     let advice = good.map_or_else(
-        || "; train again with a smaller --rate, or --clip-norm 1".to_string(),
+        || "; train again with a smaller --lr, or --max-grad-norm 1".to_string(),
         |good| format!("; the last good checkpoint is {}", shown(&good)),
     );
     Err(Error::NonFinite { path: path.to_path_buf(), tensor, advice })

@@ -55,11 +55,11 @@ impl Completions {
 
 /// Write manual pages: one for `incept`, one for each command.
 ///
-/// For example: `incept man --out ~/.local/share/man/man1`, then `man incept-train`
+/// For example: `incept man --output ~/.local/share/man/man1`, then `man incept-train`
 #[derive(Args, Debug)]
 pub(crate) struct Man {
     /// The folder.
-    #[arg(long, value_name = "FOLDER", default_value = "man")]
+    #[arg(short = 'o', long = "output", alias = "out", value_name = "FOLDER", default_value = "man")]
     out: PathBuf,
 }
 

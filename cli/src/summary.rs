@@ -23,12 +23,12 @@ pub(crate) struct Summary {
     #[command(flatten)]
     network: NetworkArgs,
     /// Pictures of a batch, for shapes and memory.
-    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
+    #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     #[command(flatten)]
     precision: PrecisionArgs,
-    /// Memory as with `incept train --checkpointing`.
-    #[arg(long)]
+    /// Memory as with `incept train --grad-checkpointing`.
+    #[arg(long = "grad-checkpointing", alias = "checkpointing")]
     checkpointing: bool,
 }
 

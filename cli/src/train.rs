@@ -44,7 +44,7 @@ pub(crate) struct Train {
     #[arg(long = "config", id = "file", value_name = "FILE", help_heading = "Configuration")]
     file: Option<PathBuf>,
     /// Go on from this checkpoint, or the newest one of a run's folder, with its network and configuration. What may be given anew: the data set's place, --epochs, --patience,
-    /// --no-validation, --checkpointing, --workers, --max-bad, --max-pixels, --save-every, --keep, --tensorboard, --out, --runs-dir and --view.
+    /// --no-validation, --grad-checkpointing, --workers, --max-bad, --max-pixels, --save-every, --keep, --tensorboard, --output, --runs-dir and --view.
     #[arg(long, value_name = "FILE|RUN", help_heading = "Run", conflicts_with_all = FIXED_BY_RUN)]
     resume: Option<PathBuf>,
     /// Draw training pictures as the network will see them, several epochs side by side, .png or .svg, and do not train.
@@ -354,14 +354,13 @@ impl Train {
         }
         let batch = *batch;
         if batch == 1 && mix.is_some() {
-            let reason =
-                "--mixup and --cutmix would change nothing: they mix the images of a batch, and --batch is 1";
+            let reason = "--mixup and --cutmix would change nothing: they mix the images of a batch, and --batch-size is 1";
             return Err(Error::Config(reason.into()));
         }
         let warmup = *config.optimizer.warmup.get_or_insert(0.0);
         if self.config.optimizer.warmup.is_some() && warmup >= epochs as f64 && warmup > 0.0 {
             let reason =
-                format!("--warmup {warmup} must be shorter than the run, which has --epochs {epochs}");
+                format!("--warmup-epochs {warmup} must be shorter than the run, which has --epochs {epochs}");
             return Err(Error::Config(reason));
         }
         let run = Run {
@@ -388,7 +387,7 @@ impl Train {
         let steps = run.epochs.saturating_mul(data.train.len().div_ceil(run.batch.max(1)) as u64);
         if u64::from(optimizer.accumulate) > steps {
             let reason = format!(
-                "--accumulate {} is more than the {steps} batches of the whole run: no update would have as many",
+                "--grad-accum {} is more than the {steps} batches of the whole run: no update would have as many",
                 optimizer.accumulate
             );
             return Err(Error::Config(reason));
@@ -575,7 +574,7 @@ impl Train {
 fn warn_of_warmup(run: &Run) {
     if run.warmup > 0.0 && run.warmup >= run.epochs as f64 {
         note(&format!(
-            "note: the warm-up of {} epochs is as long as the run of {} or longer: the learning rate rises to its end and does not reach --rate {}",
+            "note: the warm-up of {} epochs is as long as the run of {} or longer: the learning rate rises to its end and does not reach --lr {}",
             run.warmup, run.epochs, run.rate
         ));
     }

@@ -135,7 +135,7 @@ impl Loader {
     /// [`Error::Config`] if the batch has no rows, the data set no images, or there are too many workers.
     pub fn new(set: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Self> {
         if options.batch == 0 {
-            return Err(Error::Config("--batch must be above zero, not 0".into()));
+            return Err(Error::Config("--batch-size must be above zero, not 0".into()));
         }
         if set.is_empty() {
             return Err(Error::Config("the data set has no images".into()));

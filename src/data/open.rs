@@ -83,7 +83,7 @@ impl Default for OpenOptions {
 pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
     let share = options.held_out;
     if !(share > 0.0 && share < 1.0) {
-        return Err(Error::Config(format!("--held-out must be between 0 and 1, not {share}")));
+        return Err(Error::Config(format!("--val-split must be between 0 and 1, not {share}")));
     }
     let mut found = find(what)?;
     let held_out = found.validation.take().or_else(|| found.test.clone());

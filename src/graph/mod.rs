@@ -284,7 +284,7 @@ fn countable(spec: &Spec) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "a tensor of {} is larger than any memory: use a smaller --batch, --input or --width",
+        "a tensor of {} is larger than any memory: use a smaller --batch-size, --image-size or --width",
         spec.shape
     ))
 }

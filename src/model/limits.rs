@@ -32,7 +32,7 @@ impl GoogLeNet {
         if (1..=Self::MAX_BATCH).contains(&batch) {
             return Ok(());
         }
-        Err(Error::Config(format!("--batch must be from 1 to {}, not {batch}", Self::MAX_BATCH)))
+        Err(Error::Config(format!("--batch-size must be from 1 to {}, not {batch}", Self::MAX_BATCH)))
     }
 
     /// Checks input, classes and channels.
@@ -40,7 +40,10 @@ impl GoogLeNet {
         let fail = |reason: String| Err(Error::Config(reason));
         if self.input < Self::MIN_INPUT || self.input > Self::MAX_INPUT {
             let (min, max) = (Self::MIN_INPUT, Self::MAX_INPUT);
-            return fail(format!("--input must be at least {min} and at most {max}, not {}", self.input));
+            return fail(format!(
+                "--image-size must be at least {min} and at most {max}, not {}",
+                self.input
+            ));
         }
         if self.classes < 2 || self.classes > Self::MAX_CLASSES {
             let max = Self::MAX_CLASSES;
@@ -108,13 +111,13 @@ mod tests {
             (GoogLeNet::paper().classes(100_000_000), 1, "100000000"),
             (GoogLeNet::paper().classes(1), 1, "--classes"),
             (GoogLeNet::paper().input(1_000_000), 1, "1000000"),
-            (GoogLeNet::paper().input(0), 1, "--input"),
+            (GoogLeNet::paper().input(0), 1, "--image-size"),
             (wide(1e9), 1, "channels.stem[0]"),
             (wide(f64::INFINITY), 1, "channels.stem[0]"),
             (wide(60.0), 1, "--width"),
             (GoogLeNet::paper().classes(1 << 20), 1, "parameters"),
             (GoogLeNet::paper(), u32::MAX as usize, "4294967295"),
-            (GoogLeNet::paper(), 0, "--batch"),
+            (GoogLeNet::paper(), 0, "--batch-size"),
             (lacking, 1, "8 blocks"),
             (hollow, 1, "channels.blocks[3].reduce5"),
         ] {

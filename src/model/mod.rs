@@ -209,7 +209,7 @@ impl GoogLeNet {
         for (value, option) in [
             (self.dropout, "--dropout"),
             (self.aux_dropout, "--aux-dropout"),
-            (self.smoothing, "--smoothing"),
+            (self.smoothing, "--label-smoothing"),
         ] {
             if !(0.0..1.0).contains(&value) {
                 return fail(format!("{option} must be from 0 to below 1, not {value}"));

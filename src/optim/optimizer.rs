@@ -190,10 +190,10 @@ impl Optimizer {
             )));
         }
         if let Some(norm) = self.clip_norm.filter(|norm| norm.is_nan() || *norm <= 0.0) {
-            return Err(Error::Config(format!("--clip-norm must be above zero, not {norm}")));
+            return Err(Error::Config(format!("--max-grad-norm must be above zero, not {norm}")));
         }
         if self.accumulate == 0 {
-            return Err(Error::Config("--accumulate must be above zero".into()));
+            return Err(Error::Config("--grad-accum must be above zero".into()));
         }
         match self.precision {
             Precision::F32 => Ok(()),

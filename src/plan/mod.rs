@@ -335,9 +335,9 @@ impl Builder<'_> {
             _ => None,
         };
         let advice = match advice {
-            Some(fits) => format!("the largest --batch that fits is {fits}"),
+            Some(fits) => format!("the largest --batch-size that fits is {fits}"),
             None if matches!(tensor.role, Role::Input | Role::Value) => {
-                "use a smaller --input or --width".to_string()
+                "use a smaller --image-size or --width".to_string()
             }
             None => "use a smaller --width or fewer --classes".to_string(),
         };
@@ -381,7 +381,7 @@ impl Builder<'_> {
                 measured.or_else(|| choose(&list, self.profile)).ok_or_else(|| Error::Layer {
                     layer: node.name.clone(),
                     operation: node.op.name(),
-                    reason: "no kernel fits the limits of this device (workgroup memory, invocations, or 65,535 workgroups in a row); use a smaller --batch or --input".into(),
+                    reason: "no kernel fits the limits of this device (workgroup memory, invocations, or 65,535 workgroups in a row); use a smaller --batch-size or --image-size".into(),
                 })?;
             chosen.push((id, implementation.clone()));
         }

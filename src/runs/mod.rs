@@ -5,7 +5,7 @@
 //!   run.json           a Manifest: data, network, machine, command line; written once when the run starts
 //!   config.toml        every option with the value that it had: `incept train --config` takes it
 //!   log.jsonl          one Record a line: steps, epochs, and why the run ended; a resumed run goes on in the same file
-//!   last.safetensors   the newest checkpoint (elsewhere if --out names a file: Manifest::checkpoint says where)
+//!   last.safetensors   the newest checkpoint (elsewhere if --output names a file: Manifest::checkpoint says where)
 //!   best.safetensors   the checkpoint of the epoch with the best held-out accuracy
 //!   epoch-0012.safetensors   older checkpoints that --keep asks for
 //!   left-...           checkpoints of epochs that the run has gone back behind

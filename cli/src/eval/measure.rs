@@ -71,7 +71,7 @@ pub(crate) fn held_out(
         let other: Option<Run> = serde_json::from_value(metadata.run.clone()).ok();
         if let Some(other) = other.filter(|other| other.held_out.to_bits() != options.held_out.to_bits()) {
             note(&format!(
-                "note: {} was trained with --held-out {} and {} with {}: where the data set has no test part, one has learned from pictures that are measured here",
+                "note: {} was trained with --val-split {} and {} with {}: where the data set has no test part, one has learned from pictures that are measured here",
                 shown(first.path),
                 options.held_out,
                 shown(path),

@@ -44,13 +44,13 @@ pub(crate) struct Explain {
     #[command(flatten)]
     network: NetworkArgs,
     /// Pictures of the batch [default: 128, with --train 32].
-    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(1))]
+    #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", value_parser = whole::<usize>(1))]
     batch: Option<usize>,
     /// What weights, order and dropout are drawn from; with --train, of the first pair of networks.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]
     seed: u64,
     /// The plot's files, .png or .svg [default: incept-explain.png and .svg, with --train incept-explain-train.png and .svg].
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: Vec<PathBuf>,
     /// Train with and without the auxiliary softmaxes, and compare.
     #[arg(long, help_heading = "Comparison")]
@@ -63,7 +63,7 @@ pub(crate) struct Explain {
     seeds: u64,
     /// Learning rate, the same all the time.
     #[arg(
-        long,
+        long = "lr", alias = "rate",
         value_name = "RATE",
         default_value_t = 0.01,
         help_heading = "Comparison",
@@ -75,7 +75,13 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     limit: Option<usize>,
     /// Share of the pictures that is held out where the data set has no test part.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.25, help_heading = "Data")]
+    #[arg(
+        long = "val-split",
+        alias = "held-out",
+        value_name = "SHARE",
+        default_value_t = 0.25,
+        help_heading = "Data"
+    )]
     held_out: f64,
     #[command(flatten)]
     pixels: PixelArgs,
@@ -92,7 +98,7 @@ are done in minutes too.
 Examples:
   incept explain                                       the gradients that training starts with
   incept explain --checkpoint photos.safetensors       those of a trained network
-  incept explain --variant torchvision --out flow.svg  how much less the auxiliary softmaxes matter with batch norm
+  incept explain --variant torchvision --output flow.svg  how much less the auxiliary softmaxes matter with batch norm
   incept explain --train                               three pairs of networks, with and without
   incept explain --train --seeds 10 --epochs 15        ten pairs, for longer: with ranges";
 

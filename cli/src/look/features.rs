@@ -34,7 +34,13 @@ pub(super) struct FeaturesArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     most: usize,
     /// The figure, .png or .svg.
-    #[arg(long, value_name = "FILE", default_value = "incept-features.png")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        alias = "out",
+        value_name = "FILE",
+        default_value = "incept-features.png"
+    )]
     out: PathBuf,
     #[command(flatten)]
     images: ImageArgs,

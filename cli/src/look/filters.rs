@@ -22,7 +22,13 @@ pub(super) struct FiltersArgs {
     /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
     checkpoint: PathBuf,
     /// The figure, .png or .svg.
-    #[arg(long, value_name = "FILE", default_value = "incept-filters.png")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        alias = "out",
+        value_name = "FILE",
+        default_value = "incept-filters.png"
+    )]
     out: PathBuf,
 }
 

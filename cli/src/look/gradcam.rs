@@ -34,7 +34,13 @@ pub(super) struct Gradcam {
     #[arg(long, value_name = "NAME")]
     head: Option<HeadName>,
     /// The figure, .png or .svg.
-    #[arg(long, value_name = "FILE", default_value = "incept-gradcam.png")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        alias = "out",
+        value_name = "FILE",
+        default_value = "incept-gradcam.png"
+    )]
     out: PathBuf,
     #[command(flatten)]
     images: ImageArgs,

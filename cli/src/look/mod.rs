@@ -25,7 +25,7 @@ const EXAMPLES: &str = "Examples:
   incept look gradcam photos.safetensors cat.jpg dog.jpg    where each of the three softmaxes sees the class
   incept look occlusion photos.safetensors cat.jpg          which parts the class depends on
   incept look features photos.safetensors cat.jpg --layer inception_3b/output
-  incept look filters photos.safetensors --out filters.svg  the colours that the first layer looks for";
+  incept look filters photos.safetensors --output filters.svg  the colours that the first layer looks for";
 
 /// See what a network looks at: maps of what speaks for a class, activations, filters.
 #[derive(Args, Debug)]

@@ -38,10 +38,16 @@ pub(super) struct OcclusionArgs {
     #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(1))]
     stride: Option<usize>,
     /// Places that are classified at once.
-    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
+    #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     /// The figure, .png or .svg.
-    #[arg(long, value_name = "FILE", default_value = "incept-occlusion.png")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        alias = "out",
+        value_name = "FILE",
+        default_value = "incept-occlusion.png"
+    )]
     out: PathBuf,
     #[command(flatten)]
     images: ImageArgs,

@@ -50,13 +50,13 @@ pub(crate) struct RunReport {
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     data: Option<String>,
     /// The page [default: report.html in the run's folder, or the checkpoint's name with .html].
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: Option<PathBuf>,
     /// Where the folders of runs are: one of them may have the log of a checkpoint that lies elsewhere.
     #[arg(long, value_name = "FOLDER", default_value = "runs", env = "INCEPT_RUNS_DIR")]
     runs_dir: PathBuf,
     /// Pictures of a batch.
-    #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
+    #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     #[command(flatten)]
     precision: PrecisionArgs,

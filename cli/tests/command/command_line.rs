@@ -29,9 +29,10 @@ fn temporary() -> tempfile::TempDir {
 
 /// A run that takes a second or two: 60 digits, a network 1/16 as wide.
 fn quick<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let base = ["train", "digits", "--width", "0.0625", "--input", "32", "--limit", "60", "--batch", "8"];
+    let base =
+        ["train", "digits", "--width", "0.0625", "--image-size", "32", "--limit", "60", "--batch-size", "8"];
     // Runs are compared bit for bit: the kernels must be the same.
-    let rest = ["--schedule", "constant", "--no-validation", "--tune", "off", "--out", out];
+    let rest = ["--schedule", "constant", "--no-validation", "--tune", "off", "--output", out];
     base.into_iter().chain(rest).chain(more.iter().copied()).collect()
 }
 
@@ -41,18 +42,20 @@ fn tensors(path: &Path) -> std::collections::BTreeMap<String, HostTensor> {
 
 #[test]
 fn summary_counts_what_the_papers_count() {
-    let paper = &json(&["summary", "--json", "--batch", "4"])[0];
+    let paper = &json(&["summary", "--json", "--batch-size", "4"])[0];
     assert_eq!(paper["parameters_inference"], 6_998_552);
     assert_eq!(paper["parameters"], 13_378_280);
     let memory = &paper["memory_training"];
     assert!(memory["planned_bytes"].as_u64() < memory["naive_bytes"].as_u64(), "{memory}");
-    let text = stdout(&["summary", "--batch", "4"]);
+    let text = stdout(&["summary", "--batch-size", "4"]);
     assert!(text.contains("6,998,552") && text.contains("13,378,280"), "{text}");
-    let less = &json(&["summary", "--json", "--batch", "4", "--checkpointing", "--precision", "f16"])[0];
+    let less =
+        &json(&["summary", "--json", "--batch-size", "4", "--grad-checkpointing", "--precision", "f16"])[0];
     let bytes = |summary: &Value| summary["memory_training"]["planned_bytes"].as_u64().expect("bytes");
     assert!(3 * bytes(less) < bytes(paper), "{} and {}", bytes(less), bytes(paper));
     // The whole network trains on a card of 2 GiB.
-    let large = &json(&["summary", "--json", "--batch", "128", "--checkpointing", "--precision", "f32"])[0];
+    let large =
+        &json(&["summary", "--json", "--batch-size", "128", "--grad-checkpointing", "--precision", "f32"])[0];
     let memory = &large["memory_training"];
     let total: u64 = ["planned_bytes", "io_bytes", "persistent_bytes"]
         .iter()
@@ -66,7 +69,7 @@ fn summary_counts_what_the_papers_count() {
 #[test]
 fn the_layers_of_the_paper() {
     // Memory depends on the kernels' scratch: it has tests of its own.
-    let text = stdout(&["summary", "--batch", "1"]);
+    let text = stdout(&["summary", "--batch-size", "1"]);
     let layers: Vec<&str> = text.lines().filter(|l| !l.starts_with("memory")).collect();
     insta::assert_snapshot!(layers.join("\n"));
 }
@@ -78,7 +81,7 @@ fn devices_are_listed() {
     assert_eq!(first["index"], 0);
     assert!(first["max_binding_bytes"].as_u64() >= Some(128 << 20), "{first}");
     assert!(stdout(&["devices"]).contains(first["name"].as_str().expect("a name")));
-    let (code, errors) = fails(&["verify", "nowhere", "--adapter", "no such adapter"]);
+    let (code, errors) = fails(&["verify", "nowhere", "--device", "no such adapter"]);
     assert!(code == 1 && errors.contains("no such adapter"), "{errors}");
 }
 
@@ -127,7 +130,7 @@ fn wgpus_environment_variables_are_honoured_and_flags_win() {
     let (done, errors) = names(&[("WGPU_ADAPTER_NAME", "no such adapter")], &goldens);
     assert!(!done && errors.contains("no such adapter"), "{errors}");
     let (done, errors) =
-        names(&[("WGPU_ADAPTER_NAME", "no such adapter")], &[&goldens[..], &["--adapter", "0"]].concat());
+        names(&[("WGPU_ADAPTER_NAME", "no such adapter")], &[&goldens[..], &["--device", "0"]].concat());
     assert!(done, "{errors}");
     let help = stdout(&["verify", "--help"]);
     assert!(help.contains("WGPU_BACKEND") && help.contains("WGPU_ADAPTER_NAME"), "{help}");
@@ -171,13 +174,14 @@ fn names_from_files_are_not_obeyed_by_terminals() {
         output
     };
     let data = text(&data);
-    let train = ["train", data, "--width", "0.0625", "--input", "32", "--epochs", "1", "--batch", "4"];
+    let train =
+        ["train", data, "--width", "0.0625", "--image-size", "32", "--epochs", "1", "--batch-size", "4"];
     let more = ["--tune", "off", "--max-bad", "9", "--name", HOSTILE];
     for json in [&[][..], &["--json"]] {
         let trained = run(&[&train[..], &more, json].concat());
         assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
     }
-    let trained = run(&[&train[..], &more, &["--out", text(&out)]].concat());
+    let trained = run(&[&train[..], &more, &["--output", text(&out)]].concat());
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
     let page = folder.path().join("page.html");
     let plot = folder.path().join("plot.svg");
@@ -188,8 +192,8 @@ fn names_from_files_are_not_obeyed_by_terminals() {
         run(&[&["eval", text(&out), "--max-bad", "9", "--confusion", text(&plot)][..], json].concat());
         run(&[&["runs"][..], json].concat());
         run(&[&["runs", "compare", "1", "2"][..], json].concat());
-        run(&[&["report", text(&out), "--max-bad", "9", "--out", text(&page)][..], json].concat());
-        run(&[&["import", text(&out), "--out", "y.safetensors"][..], json].concat());
+        run(&[&["report", text(&out), "--max-bad", "9", "--output", text(&page)][..], json].concat());
+        run(&[&["import", text(&out), "--output", "y.safetensors"][..], json].concat());
         run(&[&["look", "filters", HOSTILE][..], json].concat());
     }
     let html = std::fs::read_to_string(&page).expect("a page");
@@ -208,7 +212,7 @@ fn tensors_and_logs_are_not_obeyed_by_terminals() {
     std::fs::write(&file, bytes).expect("can be written");
     for arguments in [
         &["inspect", text(&file)][..],
-        &["import", text(&file), "--out", "x"],
+        &["import", text(&file), "--output", "x"],
         &["classify", text(&file), "x"],
     ] {
         harmless(&run(arguments), &arguments.join(" "));
@@ -255,8 +259,21 @@ fn train_eval_and_classify_go_together() {
     let out = folder.path().join("digits.safetensors");
     let out = text(&out);
     let events = json(&[
-        "train", "digits", "--width", "0.125", "--input", "32", "--limit", "200", "--epochs", "2", "--tune",
-        "off", "--out", out, "--json",
+        "train",
+        "digits",
+        "--width",
+        "0.125",
+        "--image-size",
+        "32",
+        "--limit",
+        "200",
+        "--epochs",
+        "2",
+        "--tune",
+        "off",
+        "--output",
+        out,
+        "--json",
     ]);
     let kinds: Vec<&str> = events.iter().filter_map(|e| e["event"].as_str()).collect();
     assert_eq!(kinds, ["start", "epoch", "saved", "epoch", "saved", "end"]);
@@ -334,7 +351,7 @@ fn photos_are_classified_without_a_checkpoint() {
     // The same weights by their name, and as a file.
     let named = lines(&["classify", "included", PHOTOS, "--top", "1", "--json"]);
     assert_eq!(named, answers);
-    let exported = &lines(&["export", "included", "--half", "--out", "cifar.safetensors", "--json"])[0];
+    let exported = &lines(&["export", "included", "--half", "--output", "cifar.safetensors", "--json"])[0];
     assert!(exported["bytes"].as_u64().is_some_and(|bytes| bytes < 8 << 20));
     assert_eq!(lines(&["classify", "cifar.safetensors", PHOTOS, "--top", "1", "--json"]), answers);
     assert_eq!(lines(&["inspect", "included", "--json"])[0]["checkpoint"]["classes"][3], "cat");
@@ -350,7 +367,7 @@ fn photos_are_classified_without_a_checkpoint() {
     assert!(errors.contains("before the pictures"), "{errors}");
     let (code, errors) = fails(&["classify", "included"]);
     assert!(code == 1 && errors.contains("pictures"), "{errors}");
-    let (code, errors) = fails(&["export", "included", "--half", "--out", "cifar.onnx"]);
+    let (code, errors) = fails(&["export", "included", "--half", "--output", "cifar.onnx"]);
     assert!(code != 0 && errors.contains("--half"), "{errors}");
 }
 
@@ -360,7 +377,7 @@ fn other_classes_are_learned_from_the_included_weights() {
     let out = folder.path().join("digits.safetensors");
     let arguments =
         ["train", "digits", "--init", "included", "--limit", "20", "--epochs", "1", "--tune", "off"];
-    let more = ["--freeze-until", "inception_4a", "--out", text(&out), "--json"];
+    let more = ["--freeze-until", "inception_4a", "--output", text(&out), "--json"];
     let (code, errors) = fails(&[&arguments[..], &["--width", "0.5"], &more].concat());
     assert!(code != 0 && errors.contains("--width"), "{errors}");
     json(&[&arguments[..], &["--reset-head"], &more].concat());
@@ -476,8 +493,19 @@ fn what_tuning_finds_is_kept() {
     let folder = temporary();
     let (out, cache) = (folder.path().join("out.safetensors"), folder.path().join("cache"));
     let start = |effort: &[&str]| {
-        let base = ["train", "digits", "--width", "0.0625", "--input", "32", "--limit", "16", "--batch", "4"];
-        let rest = ["--epochs", "1", "--no-validation", "--json", "--verbose", "--out", text(&out)];
+        let base = [
+            "train",
+            "digits",
+            "--width",
+            "0.0625",
+            "--image-size",
+            "32",
+            "--limit",
+            "16",
+            "--batch-size",
+            "4",
+        ];
+        let rest = ["--epochs", "1", "--no-validation", "--json", "--verbose", "--output", text(&out)];
         let arguments = base.iter().chain(&rest).chain(effort);
         let output = incept().args(arguments).env("INCEPT_CACHE_DIR", &cache).output().expect("it starts");
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -520,17 +548,17 @@ fn what_tuning_finds_is_kept() {
 fn mistakes_are_explained() {
     let (code, errors) = fails(&["train", "no such folder"]);
     assert!(code == 1 && errors.contains("no such folder"), "{errors}");
-    let (code, errors) = fails(&["train", "digits", "--input", "16"]);
-    assert!(code == 1 && errors.contains("--input must be at least 32"), "{errors}");
+    let (code, errors) = fails(&["train", "digits", "--image-size", "16"]);
+    assert!(code == 1 && errors.contains("--image-size must be at least 32"), "{errors}");
     let (code, errors) = fails(&["train", "digits", "--schedule", "sometimes"]);
     assert!(code == 2 && errors.contains("polynomial"), "{errors}");
     let (code, errors) = fails(&["classify", "missing.safetensors", "x.png"]);
     assert!(code == 1 && errors.contains("missing.safetensors"), "{errors}");
-    let (code, errors) = fails(&["train", "digits", "--limit", "40", "--accumulate", "9", "--epochs", "4"]);
+    let (code, errors) = fails(&["train", "digits", "--limit", "40", "--grad-accum", "9", "--epochs", "4"]);
     assert!(code == 1 && errors.contains("more than the 8 batches"), "{errors}");
-    let (code, errors) = fails(&["explain", "--held-out", "5"]);
-    assert!(code == 1 && errors.contains("--held-out must be between 0 and 1, not 5"), "{errors}");
-    let (code, errors) = fails(&["demo", "--out", "sheet.jpg"]);
+    let (code, errors) = fails(&["explain", "--val-split", "5"]);
+    assert!(code == 1 && errors.contains("--val-split must be between 0 and 1, not 5"), "{errors}");
+    let (code, errors) = fails(&["demo", "--output", "sheet.jpg"]);
     assert!(code == 1 && errors.contains("must end in .png") && !errors.contains("device:"), "{errors}");
     let (code, _) = fails(&["demo", "--epochs", "0"]);
     assert_eq!(code, 2);
@@ -548,15 +576,21 @@ fn flags_without_effect_are_refused() {
     let sheet = folder.path().join("sheet.png");
     let (onnx, sheet) = (text(&onnx), text(&sheet));
     let cases: &[(&[&str], &[&str])] = &[
-        (&["train", "digits", "--trust", "0.1"], &["--trust", "lars"]),
-        (&["train", "digits", "--optimizer", "nesterov", "--trust", "0.1"], &["--trust", "lars"]),
+        (&["train", "digits", "--trust-coefficient", "0.1"], &["--trust-coefficient", "lars"]),
+        (
+            &["train", "digits", "--optimizer", "nesterov", "--trust-coefficient", "0.1"],
+            &["--trust-coefficient", "lars"],
+        ),
         (&["train", "digits", "--optimizer", "adamw", "--momentum", "0.8"], &["--momentum", "sgd"]),
         (&["train", "digits", "--schedule", "onecycle", "--momentum", "0.8"], &["--momentum", "0.85"]),
-        (&["train", "digits", "--schedule", "onecycle:0.4", "--warmup", "1"], &["--warmup", "onecycle"]),
-        (&["train", "digits", "--warmup", "3", "--epochs", "3"], &["--warmup 3", "--epochs 3"]),
-        (&["train", "digits", "--warmup", "31"], &["--warmup 31", "--epochs 30"]),
-        (&["train", "digits", "--mixup", "0.2", "--batch", "1"], &["--mixup", "--batch"]),
-        (&["train", "digits", "--cutmix", "1", "--batch", "1"], &["--cutmix", "--batch"]),
+        (
+            &["train", "digits", "--schedule", "onecycle:0.4", "--warmup-epochs", "1"],
+            &["--warmup-epochs", "onecycle"],
+        ),
+        (&["train", "digits", "--warmup-epochs", "3", "--epochs", "3"], &["--warmup-epochs 3", "--epochs 3"]),
+        (&["train", "digits", "--warmup-epochs", "31"], &["--warmup-epochs 31", "--epochs 30"]),
+        (&["train", "digits", "--mixup", "0.2", "--batch-size", "1"], &["--mixup", "--batch-size"]),
+        (&["train", "digits", "--cutmix", "1", "--batch-size", "1"], &["--cutmix", "--batch-size"]),
         (
             &["train", "digits", "--aux-weight", "0", "--aux-dropout", "0.5"],
             &["--aux-dropout", "--aux-weight"],
@@ -564,7 +598,7 @@ fn flags_without_effect_are_refused() {
         (&["train", "digits", "--patience", "3", "--no-validation"], &["--patience", "--no-validation"]),
         (&["train", "digits", "--reset-head"], &["--reset-head", "--init"]),
         (&["train", "digits", "--freeze-until", "heads"], &["--freeze-until", "--init"]),
-        (&["train", "digits", "--accumulate", "9", "--limit", "40", "--epochs", "4"], &["--accumulate 9"]),
+        (&["train", "digits", "--grad-accum", "9", "--limit", "40", "--epochs", "4"], &["--grad-accum 9"]),
         (
             &["train", "digits", "--preview-augment", sheet, "--epochs", "3"],
             &["--preview-augment", "--epochs"],
@@ -575,24 +609,24 @@ fn flags_without_effect_are_refused() {
         (&["eval", "included", "--early-exit", "--crops", "10"], &["--crops", "--early-exit"]),
         (&["eval", "included", "--plot", "x.png"], &["--early-exit"]),
         (&["summary", "--init", "he"], &["--init", "training"]),
-        (&["summary", "--smoothing", "0.1"], &["--smoothing", "training"]),
+        (&["summary", "--label-smoothing", "0.1"], &["--label-smoothing", "training"]),
         (&["summary", "--bias-rate", "2"], &["--bias-rate", "training"]),
         (&["summary", "--dropout", "0.5"], &["--dropout"]),
         (&["summary", "--aux-dropout", "0.5"], &["--aux-dropout"]),
         (&["summary", "--aux-weight", "0.5"], &["--aux-weight"]),
         (&["summary", "--aux-weight", "0", "--aux-dropout", "0"], &["--aux-dropout", "--aux-weight 0"]),
         (&["graph", "--init", "he"], &["--init", "training"]),
-        (&["graph", "--smoothing", "0.1"], &["--smoothing", "training"]),
+        (&["graph", "--label-smoothing", "0.1"], &["--label-smoothing", "training"]),
         (&["graph", "--bias-rate", "2"], &["--bias-rate", "training"]),
         (&["graph", "--dropout", "0.5"], &["--dropout"]),
         (&["graph", "included", "--classes", "3"], &["--classes"]),
         (&["explain", "--epochs", "3"], &["--train"]),
         (&["explain", "--seeds", "3"], &["--train"]),
-        (&["explain", "--checkpoint", "included", "--smoothing", "0.1"], &["--smoothing"]),
-        (&["export", "included", "--half", "--out", onnx], &["--half", "safetensors"]),
-        (&["export", "included", "--aux", "--out", "x.safetensors"], &["--aux", "ONNX"]),
+        (&["explain", "--checkpoint", "included", "--label-smoothing", "0.1"], &["--label-smoothing"]),
+        (&["export", "included", "--half", "--output", onnx], &["--half", "safetensors"]),
+        (&["export", "included", "--aux", "--output", "x.safetensors"], &["--aux", "ONNX"]),
         (&["profile", "--static", "--rounds", "3"], &["--rounds", "--static"]),
-        (&["profile", "--infer", "--checkpointing"], &["--checkpointing", "--infer"]),
+        (&["profile", "--infer", "--grad-checkpointing"], &["--grad-checkpointing", "--infer"]),
         (&["profile", "--class", "software"], &["--static"]),
     ];
     for (arguments, words) in cases {
@@ -602,8 +636,8 @@ fn flags_without_effect_are_refused() {
     }
     // What does something beside them is taken.
     for shown in [
-        &["summary", "--dropout", "0", "--aux-dropout", "0", "--batch", "1"][..],
-        &["summary", "--aux-weight", "0", "--batch", "1"],
+        &["summary", "--dropout", "0", "--aux-dropout", "0", "--batch-size", "1"][..],
+        &["summary", "--aux-weight", "0", "--batch-size", "1"],
         &["graph", "--aux-weight", "0.5", "--dropout", "0"],
     ] {
         stdout(shown);
@@ -617,7 +651,7 @@ fn values_in_files_are_checked() {
     let file = folder.path().join("mine.toml");
     let given = repository().join("tests/fixtures/cases/epochs0.toml");
     let (_, errors) = fails(&["train", "digits", "--config", text(&given)]);
-    assert!(errors.contains("epochs") && !errors.contains("--accumulate"), "{errors}");
+    assert!(errors.contains("epochs") && !errors.contains("--grad-accum"), "{errors}");
     for (content, word) in [
         ("[training]\nbatch = 0", "batch"),
         ("[training]\nheld-out = 1.5", "held-out"),
@@ -658,7 +692,7 @@ fn the_demo_draws_its_sheet() {
     let folder = temporary();
     let (sheet, checkpoint) = (folder.path().join("sheet.png"), folder.path().join("demo.safetensors"));
     let arguments =
-        ["demo", "--epochs", "1", "--out", text(&sheet), "--checkpoint", text(&checkpoint), "--json"];
+        ["demo", "--epochs", "1", "--output", text(&sheet), "--checkpoint", text(&checkpoint), "--json"];
     let events = json(&arguments);
     assert_eq!(events.last().expect("events")["event"], "demo");
     let picture = image::open(&sheet).expect("a PNG").to_rgb8();
@@ -685,7 +719,7 @@ fn completions_know_commands_and_values() {
 #[test]
 fn every_command_has_a_manual_page() {
     let folder = temporary();
-    let pages = &json(&["man", "--out", text(folder.path()), "--json"])[0]["pages"];
+    let pages = &json(&["man", "--output", text(folder.path()), "--json"])[0]["pages"];
     let pages: Vec<&str> = pages.as_array().expect("a list").iter().filter_map(Value::as_str).collect();
     for page in ["incept", "incept-train", "incept-data", "incept-data-fetch", "incept-explain"] {
         assert!(pages.contains(&page), "{page} is not in {pages:?}");
@@ -737,11 +771,11 @@ fn images_that_claim_too_much_are_skipped_by_every_command_that_reads_images() {
     }
     assert!(errors.contains("4 of 10"), "{errors}");
     let preview = file("sheet.png");
-    stdout(&["data", "preview", data, "--out", &preview]);
+    stdout(&["data", "preview", data, "--output", &preview]);
     let split = file("split");
-    stdout(&["data", "split", data, "--out", &split]);
+    stdout(&["data", "split", data, "--output", &split]);
     let cam = file("cam.png");
-    let (code, errors) = fails(&["look", "gradcam", "included", &file("a"), "--out", &cam]);
+    let (code, errors) = fails(&["look", "gradcam", "included", &file("a"), "--output", &cam]);
     assert!(code == 1 && errors.contains("huge.jpg") && Path::new(&cam).exists(), "{errors}");
     // The limit can be lowered, and raised.
     let (_, errors) = fails(&["classify", "included", &file("b/0.png"), "--max-pixels", "100"]);
@@ -774,8 +808,9 @@ fn train_says_that_images_are_cut_and_the_checkpoint_keeps_how_they_are_made_squ
     let data = text(folder.path());
     let out = folder.path().join("net.safetensors");
     let train = |more: &[&str]| {
-        let base = ["train", data, "--width", "0.0625", "--input", "32", "--batch", "4", "--epochs", "1"];
-        let rest = ["--tune", "off", "--out", text(&out)];
+        let base =
+            ["train", data, "--width", "0.0625", "--image-size", "32", "--batch-size", "4", "--epochs", "1"];
+        let rest = ["--tune", "off", "--output", text(&out)];
         let output = run(&[&base[..], &rest, more].concat());
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{errors}");
@@ -796,10 +831,10 @@ fn train_says_that_images_are_cut_and_the_checkpoint_keeps_how_they_are_made_squ
     assert!(output.status.success() && errors.contains("letterboxed to 32 x 32"), "{errors}");
     // Weights bring theirs, and a flag changes it.
     let more = folder.path().join("more.safetensors");
-    let begin = ["train", data, "--init", text(&out), "--epochs", "1", "--batch", "4", "--tune", "off"];
-    stdout(&[&begin[..], &["--out", text(&more)]].concat());
+    let begin = ["train", data, "--init", text(&out), "--epochs", "1", "--batch-size", "4", "--tune", "off"];
+    stdout(&[&begin[..], &["--output", text(&more)]].concat());
     assert_eq!(Checkpoint::load(&more).expect("a checkpoint").metadata.preprocessing.fit, Fit::Pad);
-    stdout(&[&begin[..], &["--fit", "squash", "--out", text(&more)]].concat());
+    stdout(&[&begin[..], &["--fit", "squash", "--output", text(&more)]].concat());
     assert_eq!(Checkpoint::load(&more).expect("a checkpoint").metadata.preprocessing.fit, Fit::Squash);
     assert!(run(&["train", "--help"]).stdout.windows(8).any(|w| w == b"bilinear"));
 }

@@ -105,9 +105,20 @@ fn train(runs: &Path, epochs: &str, more: &[&str]) -> Terminal {
 }
 
 fn train_with(runs: &Path, epochs: &str, more: &[&str], variables: &[(&str, &str)]) -> Terminal {
-    let network = ["train", "digits", "--width", "0.125", "--input", "32", "--init", "he", "--tune", "off"];
-    let run =
-        ["--limit", "60", "--batch", "10", "--epochs", epochs, "--name", "shown", "--runs-dir", text(runs)];
+    let network =
+        ["train", "digits", "--width", "0.125", "--image-size", "32", "--init", "he", "--tune", "off"];
+    let run = [
+        "--limit",
+        "60",
+        "--batch-size",
+        "10",
+        "--epochs",
+        epochs,
+        "--name",
+        "shown",
+        "--runs-dir",
+        text(runs),
+    ];
     Terminal::start_with(&[&network[..], &run, more].concat(), variables)
 }
 

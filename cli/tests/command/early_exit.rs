@@ -171,30 +171,30 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
             "digits",
             "--width",
             "0.125",
-            "--input",
+            "--image-size",
             "32",
             "--limit",
             "300",
             "--variant",
             "torchvision",
-            "--batch",
+            "--batch-size",
             "16",
             "--epochs",
             "10",
-            "--rate",
+            "--lr",
             "0.05",
             "--no-validation",
             "--tune",
             "off",
             "--runs-dir",
             text(&runs),
-            "--out",
+            "--output",
             text(out),
         ];
         stdout(&[base.as_slice(), more].concat());
     };
     // Fewer than 200 pictures to choose on cannot tell half a point.
-    train(&checkpoint, &["--held-out", "0.6"]);
+    train(&checkpoint, &["--val-split", "0.6"]);
     // The run's folder stands for its checkpoint, and what is found lies beside that.
     let result = &json(&[
         "eval",

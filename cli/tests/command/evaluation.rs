@@ -20,10 +20,20 @@ fn checkpoints() -> [&'static str; 2] {
         std::fs::create_dir_all(&folder).expect("a folder");
         ["1", "2"].map(|seed| {
             let out = folder.join(format!("{seed}.safetensors"));
-            let base =
-                ["train", "digits", "--width", "0.125", "--input", "32", "--limit", "160", "--batch", "16"];
+            let base = [
+                "train",
+                "digits",
+                "--width",
+                "0.125",
+                "--image-size",
+                "32",
+                "--limit",
+                "160",
+                "--batch-size",
+                "16",
+            ];
             // From twice the epochs and another seed, and measured on the same pictures.
-            let rest = ["--epochs", seed, "--no-validation", "--tune", "off", "--out", text(&out)];
+            let rest = ["--epochs", seed, "--no-validation", "--tune", "off", "--output", text(&out)];
             stdout(&base.iter().chain(&rest).chain(&["--seed", seed]).copied().collect::<Vec<_>>());
             text(&out).to_string()
         })

@@ -116,10 +116,10 @@ fn explain_draws_gradients_of_fresh_and_trained_networks() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = |name: &str| folder.path().join(name);
     let (png, svg, checkpoint) = (file("flow.png"), file("flow.svg"), file("digits.safetensors"));
-    let base = ["explain", "--batch", "8", "--out", text(&png), "--out", text(&svg)];
+    let base = ["explain", "--batch-size", "8", "--output", text(&png), "--output", text(&svg)];
     let with =
         |more: &[&str]| [base.as_slice(), more].concat().iter().map(ToString::to_string).collect::<Vec<_>>();
-    let arguments = with(&["--width", "0.0625", "--input", "32", "--json"]);
+    let arguments = with(&["--width", "0.0625", "--image-size", "32", "--json"]);
     let result = &json(&arguments.iter().map(String::as_str).collect::<Vec<_>>())[0];
     assert_eq!(result["event"], "gradient_flow");
     assert_eq!(result["layers"].as_array().map(Vec::len), Some(64));
@@ -131,18 +131,18 @@ fn explain_draws_gradients_of_fresh_and_trained_networks() {
         "digits",
         "--width",
         "0.0625",
-        "--input",
+        "--image-size",
         "32",
         "--limit",
         "40",
-        "--batch",
+        "--batch-size",
         "8",
         "--epochs",
         "1",
         "--no-validation",
         "--tune",
         "off",
-        "--out",
+        "--output",
         text(&checkpoint),
     ]);
     let arguments = with(&["--checkpoint", text(&checkpoint)]);
@@ -153,7 +153,7 @@ fn explain_draws_gradients_of_fresh_and_trained_networks() {
     );
     assert!(std::fs::read_to_string(&svg).expect("a drawing").contains("after 1 epoch,"));
 
-    let errors = fails(&["explain", "--out", "flow.jpg"]);
+    let errors = fails(&["explain", "--output", "flow.jpg"]);
     assert!(errors.contains("flow.jpg") && errors.contains(".svg"), "{errors}");
     let errors = fails(&["explain", "--checkpoint", text(&checkpoint), "--width", "1"]);
     assert!(errors.contains("--width"), "{errors}");
@@ -168,24 +168,24 @@ fn explain_train_compares_over_seeds() {
         "--train",
         "--width",
         "0.0625",
-        "--input",
+        "--image-size",
         "32",
         "--limit",
         "40",
-        "--batch",
+        "--batch-size",
         "8",
         "--epochs",
         "2",
         "--seeds",
         "2",
-        "--held-out",
+        "--val-split",
         "0.05",
         "--tune",
         "off",
         "--json",
-        "--out",
+        "--output",
         text(&png),
-        "--out",
+        "--output",
         text(&svg),
     ]);
     let looks: Vec<&Value> = events.iter().filter(|e| e["event"] == "look").collect();
@@ -239,7 +239,7 @@ fn graph_writes_svg_and_dot() {
     let out: PathBuf = folder.path().join("net.svg");
     let errors = fails(&["graph", "photos.safetensors", "--width", "0.5"]);
     assert!(errors.contains("cannot be used with"), "{errors}");
-    let said = stdout(&["graph", "--aux-weight", "0.25", "--out", text(&out)]);
+    let said = stdout(&["graph", "--aux-weight", "0.25", "--output", text(&out)]);
     assert!(said.contains("96 boxes"), "{said}");
     let svg = drawing(&out, (1078, 3610));
     for words in [
@@ -259,11 +259,11 @@ fn graph_writes_svg_and_dot() {
     assert!(dot.starts_with("digraph") && dot.matches('{').count() == dot.matches('}').count(), "{dot}");
     assert!(dot.contains("[label=\"x 0.3\"]") && dot.contains("inception4e.branch2.1"), "{dot}");
     let (gv, other) = (folder.path().join("net.gv"), folder.path().join("net.png"));
-    stdout(&["graph", "--out", text(&gv)]);
+    stdout(&["graph", "--output", text(&gv)]);
     assert!(std::fs::read_to_string(&gv).expect("text").starts_with("digraph"));
-    assert!(stdout(&["graph", "--format", "dot", "--out", "-"]).starts_with("digraph"));
-    assert!(fails(&["graph", "--out", text(&other)]).contains(".svg, .dot or .gv"));
-    assert!(fails(&["graph", "--out", text(&gv), "--format", "svg"]).contains("another format"));
+    assert!(stdout(&["graph", "--format", "dot", "--output", "-"]).starts_with("digraph"));
+    assert!(fails(&["graph", "--output", text(&other)]).contains(".svg, .dot or .gv"));
+    assert!(fails(&["graph", "--output", text(&gv), "--format", "svg"]).contains("another format"));
     let result = &json(&["graph", "--json"])[0];
     assert_eq!(result["nodes"].as_array().map(Vec::len), Some(96));
 }

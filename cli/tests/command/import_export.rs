@@ -47,7 +47,7 @@ fn import(name: &str, more: &[&str]) -> Checkpoint {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("net.safetensors");
     let file = fixture(name);
-    stdout(&[&["import", text(&file), "--out", text(&out)], more].concat());
+    stdout(&[&["import", text(&file), "--output", text(&out)], more].concat());
     Checkpoint::load(&out).expect("import writes checkpoints")
 }
 
@@ -76,12 +76,12 @@ fn assert_close(found: &[f32], expected: &[f32]) {
 #[test]
 fn files_of_torch_give_torchs_logits() {
     let golden = goldens("torchvision_io.safetensors");
-    let first = import("torchvision.pth", &["--input", "64"]);
+    let first = import("torchvision.pth", &["--image-size", "64"]);
     assert_eq!(first.metadata.network.variant, Variant::Torchvision);
     assert!(first.metadata.network.has_aux() && first.metadata.network.classes == 7);
     assert_close(&logits(&first, &golden["input"]), &golden["logits"].data);
     for name in ["torchvision_legacy.pth", "torchvision.safetensors"] {
-        let other = import(name, &["--input", "64"]);
+        let other = import(name, &["--image-size", "64"]);
         assert_eq!(other.state, first.state, "{name}");
     }
 }
@@ -111,7 +111,7 @@ fn full_size_weights_of_torch() {
 #[test]
 fn a_training_checkpoint_of_torch_imports() {
     let golden = goldens("torchvision_io.safetensors");
-    let bare = import("wrapped.pth", &["--input", "64", "--classes", text(&classes_file().1)]);
+    let bare = import("wrapped.pth", &["--image-size", "64", "--classes", text(&classes_file().1)]);
     assert!(!bare.metadata.network.has_aux());
     assert_eq!(bare.metadata.classes[6], "seven");
     assert_close(&logits(&bare, &golden["input"]), &golden["half"].data);
@@ -135,10 +135,10 @@ fn imported_weights_look_at_the_part_of_an_image_that_they_were_measured_with() 
     let torch = import("torchvision.pth", &[]).metadata.preprocessing;
     assert_eq!((torch.input, torch.fit, torch.crop_pct), (224, Fit::Crop, 0.875));
     assert!(torch.described().contains("shorter side resized to 256"), "{}", torch.described());
-    let small = import("torchvision.pth", &["--input", "64"]).metadata.preprocessing;
+    let small = import("torchvision.pth", &["--image-size", "64"]).metadata.preprocessing;
     assert_eq!((small.fit, small.crop_pct), (Fit::Crop, 1.0));
     // Caffe's images are squashed to 256 x 256 before they are cut.
-    let caffe = import("new.caffemodel", &["--input", "224"]).metadata.preprocessing;
+    let caffe = import("new.caffemodel", &["--image-size", "224"]).metadata.preprocessing;
     assert_eq!((caffe.fit, caffe.crop_pct), (Fit::Squash, 0.875));
     // safetensors without a description are taken as they are, by the same rule.
     let path = fixture("torchvision.safetensors");
@@ -151,7 +151,7 @@ fn imported_weights_look_at_the_part_of_an_image_that_they_were_measured_with() 
 fn transform_input_becomes_preprocessing() {
     let golden = goldens("torchvision_io.safetensors");
     let from_graph = import("script.onnx", &[]);
-    let from_state = import("torchvision.pth", &["--input", "64"]);
+    let from_state = import("torchvision.pth", &["--image-size", "64"]);
     let halves = |p: &Preprocessing| p.mean.iter().chain(&p.std).all(|v| (v - 0.5).abs() < 1e-5);
     for checkpoint in [&from_graph, &from_state] {
         let preprocessing = &checkpoint.metadata.preprocessing;
@@ -177,7 +177,7 @@ fn transform_input_becomes_preprocessing() {
 #[test]
 fn graphs_of_torchs_exporters_give_torchs_logits() {
     let golden = goldens("torchvision_io.safetensors");
-    let state = import("torchvision.pth", &["--input", "64"]).state;
+    let state = import("torchvision.pth", &["--image-size", "64"]).state;
     let kept = import("script_bn.onnx", &[]);
     assert_eq!(kept.metadata.network.input, 64);
     assert_eq!(kept.state.parameters, state.parameters);
@@ -191,10 +191,10 @@ fn graphs_of_torchs_exporters_give_torchs_logits() {
 fn small_inputs_keep_what_fits() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (file, out) = (fixture("new.caffemodel"), folder.path().join("net.safetensors"));
-    let errors = fails(&["import", text(&file), "--input", "32", "--out", text(&out)]);
+    let errors = fails(&["import", text(&file), "--image-size", "32", "--output", text(&out)]);
     assert!(errors.contains("pool4/3x3_s2") && !out.exists(), "{errors}");
     for input in ["48", "63"] {
-        let network = import("new.caffemodel", &["--input", input]).metadata.network;
+        let network = import("new.caffemodel", &["--image-size", input]).metadata.network;
         assert!(network.has_aux() && network.conv1_stride() == 2);
         network.build(2).unwrap_or_else(|e| panic!("{input}: {e}"));
     }
@@ -218,7 +218,7 @@ fn files_of_caffe_give_caffes_logits() {
     let plane = pixels.dims[2] * pixels.dims[3];
     let graphs = ["bvlc.onnx", "bvlc_7.onnx", "bvlc_12.onnx", "bvlc_21.onnx", "bvlc_computed.onnx"];
     for name in ["new.caffemodel", "old.caffemodel"].iter().chain(&graphs).copied() {
-        let checkpoint = import(name, &["--input", "64"]);
+        let checkpoint = import(name, &["--image-size", "64"]);
         let network = &checkpoint.metadata.network;
         assert_eq!((network.variant, network.has_aux()), (Variant::Paper, name == "new.caffemodel"));
         assert!((network.dropout - 0.4).abs() < 1e-6, "{name}: {}", network.dropout);
@@ -260,7 +260,7 @@ fn all_tensors_that_do_not_fit_are_named_at_once() {
     weight.dims.reverse();
     save(&tensors, &path);
     let out = folder.path().join("out.safetensors");
-    let errors = fails(&["import", text(&path), "--out", text(&out)]);
+    let errors = fails(&["import", text(&path), "--output", text(&out)]);
     for part in [
         "broken.safetensors",
         "3 missing",
@@ -275,14 +275,20 @@ fn all_tensors_that_do_not_fit_are_named_at_once() {
     assert!(errors.contains("1 misshapen") && !out.exists(), "{errors}");
     // Something else altogether is not compared tensor by tensor.
     let other = repository().join("tests/fixtures/op_lrn.safetensors");
-    let errors = fails(&["import", text(&other), "--out", text(&out)]);
+    let errors = fails(&["import", text(&other), "--output", text(&out)]);
     assert!(errors.contains("no GoogLeNet") && !errors.contains("inception"), "{errors}");
     // Nor is what no format is.
     std::fs::write(&path, "name,label\n").expect("can be written");
-    let errors = fails(&["import", text(&path), "--out", text(&out)]);
+    let errors = fails(&["import", text(&path), "--output", text(&out)]);
     assert!(errors.contains("none of safetensors"), "{errors}");
-    let errors =
-        fails(&["import", text(&fixture("torchvision.pth")), "--out", text(&out), "--classes", text(&path)]);
+    let errors = fails(&[
+        "import",
+        text(&fixture("torchvision.pth")),
+        "--output",
+        text(&out),
+        "--classes",
+        text(&path),
+    ]);
     assert!(errors.contains("7 classes, and 1 are named"), "{errors}");
 }
 
@@ -325,7 +331,7 @@ fn a_thousand_classes_have_imagenets_names() {
     });
     save(&zeros.collect(), &path);
     let out = folder.path().join("out.safetensors");
-    let result = json(&["import", text(&path), "--out", text(&out)]);
+    let result = json(&["import", text(&path), "--output", text(&out)]);
     assert_eq!(result["network"]["classes"], 1000);
     let classes = Checkpoint::load(&out).expect("a checkpoint").metadata.classes;
     assert_eq!((classes[0].as_str(), classes[281].as_str()), ("tench", "tabby"));
@@ -338,7 +344,7 @@ fn imported_networks_classify() {
     let (net, picture) = (folder.path().join("net.safetensors"), folder.path().join("grey.png"));
     let file = fixture("torchvision.pth");
     let names = classes_file().1;
-    stdout(&["import", text(&file), "--out", text(&net), "--input", "64", "--classes", text(&names)]);
+    stdout(&["import", text(&file), "--output", text(&net), "--image-size", "64", "--classes", text(&names)]);
     image::GrayImage::from_fn(80, 70, |x, y| image::Luma([(x * 3 + y) as u8]))
         .save(&picture)
         .expect("a picture");
@@ -465,30 +471,30 @@ fn what_is_exported_can_be_imported() {
     let (net, onnx, folded, back) =
         (at("net.safetensors"), at("net.onnx"), at("folded.onnx"), at("back.safetensors"));
     let (file, names) = (fixture("torchvision.pth"), classes_file().1);
-    stdout(&["import", text(&file), "--out", text(&net), "--input", "64", "--classes", text(&names)]);
+    stdout(&["import", text(&file), "--output", text(&net), "--image-size", "64", "--classes", text(&names)]);
     let first = Checkpoint::load(&net).expect("a checkpoint");
-    let result = json(&["export", text(&net), "--out", text(&onnx), "--aux"]);
+    let result = json(&["export", text(&net), "--output", text(&onnx), "--aux"]);
     assert_eq!(result["outputs"], serde_json::json!(["logits", "aux1_logits", "aux2_logits"]));
-    stdout(&["import", text(&onnx), "--out", text(&back)]);
+    stdout(&["import", text(&onnx), "--output", text(&back)]);
     let second = Checkpoint::load(&back).expect("a checkpoint");
     assert_eq!(first.state, second.state);
     let (a, b) = (&first.metadata, &second.metadata);
     assert_eq!((&a.network, &a.classes, &a.preprocessing), (&b.network, &b.classes, &b.preprocessing));
     // The same checkpoint makes the same bytes.
-    stdout(&["export", text(&net), "--out", text(&folded), "--aux"]);
+    stdout(&["export", text(&net), "--output", text(&folded), "--aux"]);
     assert_eq!(std::fs::read(&onnx).expect("is there"), std::fs::read(&folded).expect("is there"));
     // Folded, the weights are others and the network is the same.
-    stdout(&["export", text(&net), "--out", text(&folded), "--fold"]);
-    stdout(&["import", text(&folded), "--out", text(&back)]);
+    stdout(&["export", text(&net), "--output", text(&folded), "--fold"]);
+    stdout(&["import", text(&folded), "--output", text(&back)]);
     let third = Checkpoint::load(&back).expect("a checkpoint");
     assert!(!third.metadata.network.has_aux());
     let input = &goldens("torchvision_io.safetensors")["input"];
     assert_close(&logits(&first, input), &logits(&third, input));
-    let errors = fails(&["import", text(&back), "--out", text(&net)]);
+    let errors = fails(&["import", text(&back), "--output", text(&net)]);
     assert!(errors.contains("a checkpoint of incept already"), "{errors}");
-    let errors = fails(&["export", text(&back), "--out", text(&onnx), "--aux"]);
+    let errors = fails(&["export", text(&back), "--output", text(&onnx), "--aux"]);
     assert!(errors.contains("no auxiliary"), "{errors}");
-    let errors = fails(&["export", text(&back), "--out", text(&at("net.pth"))]);
+    let errors = fails(&["export", text(&back), "--output", text(&at("net.pth"))]);
     assert!(errors.contains(".onnx or .safetensors"), "{errors}");
 }
 
@@ -504,7 +510,7 @@ fn safetensors_for_pytorch_have_its_tensors() {
     checkpoint.state.parameters.values_mut().for_each(|tensor| tensor.data.fill(0.5));
     checkpoint.state.average = Some(average);
     checkpoint.save(&net).expect("can be saved");
-    stdout(&["export", text(&net), "--out", text(&out)]);
+    stdout(&["export", text(&net), "--output", text(&out)]);
     let (mut found, metadata) = read_tensors(&out).expect("is safetensors");
     let mut expected = goldens("torchvision.safetensors");
     assert_eq!(metadata["format"], "pt");
@@ -554,7 +560,7 @@ fn inspect_tells_what_a_file_is() {
     );
     let folder = tempfile::tempdir().expect("a temporary folder");
     let net = folder.path().join("net.safetensors");
-    stdout(&["import", text(&fixture("torchvision.pth")), "--out", text(&net)]);
+    stdout(&["import", text(&fixture("torchvision.pth")), "--output", text(&net)]);
     let shown = stdout(&["inspect", text(&net)]);
     assert!(shown.contains("incept import") && shown.contains("classes: 0, 1, 2"), "{shown}");
     let result = json(&["inspect", text(&net)]);
@@ -694,7 +700,7 @@ fn small_files_do_not_take_large_memory() {
     ] {
         let path = folder.path().join(format!("bomb.{ending}"));
         std::fs::write(&path, &bytes).expect("can be written");
-        let error = refused_within(mib, &["import", text(&path), "--out", "no.safetensors"]);
+        let error = refused_within(mib, &["import", text(&path), "--output", "no.safetensors"]);
         assert!(error.contains(ending), "{what}: {error}");
     }
 }
@@ -779,8 +785,8 @@ fn commands_read_no_pipes_devices_and_folders() {
     for other in [text(&pipe), "/dev/zero"] {
         for arguments in [
             &["inspect", other][..],
-            &["import", other, "--out", "no.safetensors"],
-            &["import", text(&net), "--classes", other, "--out", "no.safetensors"],
+            &["import", other, "--output", "no.safetensors"],
+            &["import", text(&net), "--classes", other, "--output", "no.safetensors"],
             &["graph", other],
             &["train", "--config", other],
         ] {

@@ -36,11 +36,11 @@ fn made() -> &'static Made {
             "digits",
             "--width",
             "0.125",
-            "--input",
+            "--image-size",
             "32",
             "--limit",
             "160",
-            "--batch",
+            "--batch-size",
             "16",
             "--epochs",
             "2",
@@ -107,7 +107,7 @@ fn grad_cam_is_drawn_for_each_softmax() {
     let Made { checkpoint, picture, .. } = made();
     let folder = tempfile::tempdir().expect("a folder");
     let [png, svg] = ["cam.png", "cam.svg"].map(|n| folder.path().join(n));
-    let events = json(&["look", "gradcam", checkpoint, picture, "--out", text(&png), "--json"]);
+    let events = json(&["look", "gradcam", checkpoint, picture, "--output", text(&png), "--json"]);
     let heads = events[0]["heads"].as_array().expect("heads");
     assert_eq!(heads.len(), 3);
     let classified = &json(&["classify", checkpoint, picture, "--json"])[0]["predictions"][0];
@@ -117,7 +117,18 @@ fn grad_cam_is_drawn_for_each_softmax() {
     assert!(close(&heads[0]["probability"], &classified["probability"]), "{events:?} {classified}");
     let (extents, colours) = look(&png);
     assert!(extents == (2 * (56 + 4 * 190 - 14), 656) && colours > 200, "{extents:?}, {colours}");
-    stdout(&["look", "gradcam", checkpoint, picture, "--head", "aux1", "--class", "3", "--out", text(&svg)]);
+    stdout(&[
+        "look",
+        "gradcam",
+        checkpoint,
+        picture,
+        "--head",
+        "aux1",
+        "--class",
+        "3",
+        "--output",
+        text(&svg),
+    ]);
     let drawn = drawing(&svg, (560, 328));
     assert!(drawn.matches("<image ").count() == 2 && drawn.contains("aux1, sees 4a"), "{drawn}");
     assert!(fails(&["look", "gradcam", checkpoint, picture, "--class", "cat"]).contains("no class `cat`"));
@@ -137,7 +148,7 @@ fn features_filters_and_occlusion_are_drawn() {
         picture,
         "--layer",
         "conv1/7x7_s2",
-        "--out",
+        "--output",
         text(&out),
         "--json",
     ])[0];
@@ -146,7 +157,7 @@ fn features_filters_and_occlusion_are_drawn() {
     let (extents, colours) = look(&out);
     assert!(extents == (1848, 400) && colours > 100, "{extents:?}, {colours}");
     let svg = file("features.svg");
-    let layer = ["--layer", "conv1/7x7_s2", "--out", text(&svg)];
+    let layer = ["--layer", "conv1/7x7_s2", "--output", text(&svg)];
     stdout(&[&["look", "features", checkpoint, picture][..], &layer].concat());
     assert!(drawing(&svg, (924, 200)).matches("data:image/png;base64,").count() > 8);
     let errors = fails(&["look", "features", checkpoint, picture, "--layer", "conv9"]);
@@ -156,12 +167,12 @@ fn features_filters_and_occlusion_are_drawn() {
     assert!(errors.contains("has 2 pictures"), "{errors}");
 
     let out = file("filters.png");
-    let filters = &json(&["look", "filters", checkpoint, "--out", text(&out), "--json"])[0];
+    let filters = &json(&["look", "filters", checkpoint, "--output", text(&out), "--json"])[0];
     assert_eq!((&filters["filters"], &filters["width"]), (&8.into(), &7.into()));
     let (extents, colours) = look(&out);
     assert!(extents == (1204, 304) && colours > 100, "{extents:?}, {colours}");
     let svg = file("filters.svg");
-    stdout(&["look", "filters", checkpoint, "--out", text(&svg)]);
+    stdout(&["look", "filters", checkpoint, "--output", text(&svg)]);
     assert_eq!(drawing(&svg, (602, 152)).matches("data:image/png;base64,").count(), 8);
 
     let (out, png) = (file("occlusion.svg"), file("occlusion.png"));
@@ -174,7 +185,7 @@ fn features_filters_and_occlusion_are_drawn() {
         "8",
         "--stride",
         "8",
-        "--out",
+        "--output",
         text(&out),
         "--json",
     ])[0];
@@ -197,7 +208,7 @@ fn features_filters_and_occlusion_are_drawn() {
         "16",
         "--stride",
         "16",
-        "--out",
+        "--output",
         text(&png),
     ]);
     let (extents, colours) = look(&png);
@@ -253,7 +264,7 @@ fn a_report_is_one_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let page = |what: &str| {
         let out = folder.path().join("page.html");
-        stdout(&["report", what, "--out", text(&out)]);
+        stdout(&["report", what, "--output", text(&out)]);
         std::fs::read_to_string(out).expect("a page")
     };
     assert!(page(checkpoint).contains("Loss of the three softmaxes"));

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::gpu;
 
-const NETWORK: [&str; 8] = ["--width", "0.0625", "--input", "32", "--classes", "10", "--batch", "4"];
+const NETWORK: [&str; 8] =
+    ["--width", "0.0625", "--image-size", "32", "--classes", "10", "--batch-size", "4"];
 
 /// The output of a command that must succeed.
 fn stdout(command: &str, more: &[&str]) -> String {
@@ -81,7 +82,7 @@ fn bench_takes_the_precision_that_there_is() {
     assert_eq!(output.status.code(), Some(2));
     for precision in ["f32", "f16"] {
         let options =
-            ["--rounds", "1", "--steps", "1", "--precision", precision, "--checkpointing", "--json"];
+            ["--rounds", "1", "--steps", "1", "--precision", precision, "--grad-checkpointing", "--json"];
         let result = json("bench", &options);
         assert_eq!(result["precision"], precision);
         assert_eq!(result["checkpointing"], true);
@@ -136,7 +137,7 @@ fn inference_is_profiled_without_gradients() {
 
 #[test]
 fn the_static_profile_needs_no_device() {
-    let no_device = ["--static", "--json", "--adapter", "no such adapter"];
+    let no_device = ["--static", "--json", "--device", "no such adapter"];
     let result = json("profile", &no_device);
     let nodes = result["nodes"].as_array().expect("a list");
     let conv = nodes.iter().find(|n| n["layer"] == "inception_3a/3x3").expect("a convolution");

@@ -45,7 +45,8 @@ fn temporary() -> tempfile::TempDir {
 
 /// A run that takes a second or two.
 fn quick<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    let base = ["train", "digits", "--width", "0.0625", "--input", "32", "--limit", "40", "--batch", "8"];
+    let base =
+        ["train", "digits", "--width", "0.0625", "--image-size", "32", "--limit", "40", "--batch-size", "8"];
     base.into_iter().chain(["--tune", "off"]).chain(more.iter().copied()).collect()
 }
 
@@ -64,7 +65,7 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     let folder = temporary();
     let runs = folder.path();
     let mixed =
-        ["--mixup", "0.2", "--cutmix", "1", "--photometric", "0.4", "--flip", "--class-weights", "balanced"];
+        ["--mixup", "0.2", "--cutmix", "1", "--photometric", "0.4", "--vflip", "--class-weights", "balanced"];
     let arguments =
         [&mixed[..], &["--epochs", "2", "--keep", "1", "--recipe", "caffe", "--init", "he"]].concat();
     let events = json(&[&quick(&arguments)[..], &["--json"]].concat(), runs);
@@ -109,7 +110,7 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     // The same where the checkpoint is elsewhere, named by itself or by its run.
     let file = runs.join("elsewhere.safetensors");
     let begin = ["train", "--config", text(&config), "--tune", "off", "--name", "out", "--epochs", "1"];
-    stdout(&[&begin[..], &["--out", text(&file)]].concat(), runs);
+    stdout(&[&begin[..], &["--output", text(&file)]].concat(), runs);
     let out = RunFolder::find(runs, "4").expect("by its number");
     stdout(&["train", "--resume", text(&file), "--epochs", "2", "--tune", "off"], runs);
     assert_eq!((steps(&out), tensors(&file)), (10, tensors(&half.last())));
@@ -205,7 +206,7 @@ fn an_epoch_that_cannot_be_judged_is_saved() {
     let folder = temporary();
     let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
     pictures(&data, 2, true);
-    let network = ["--width", "0.0625", "--input", "32", "--batch", "4", "--tune", "off"];
+    let network = ["--width", "0.0625", "--image-size", "32", "--batch-size", "4", "--tune", "off"];
     let begin = ["train", text(&data), "--epochs", "1", "--max-bad", "1", "--name", "mine"];
     let errors = fails(&[&begin[..], &network].concat(), &runs);
     assert!(errors.contains("unreadable pictures"), "{errors}");
@@ -230,13 +231,13 @@ fn one_image_in_the_last_batch_does_not_spoil_batch_norm() {
             "torchvision",
             "--epochs",
             "10",
-            "--batch",
+            "--batch-size",
             "16",
             "--width",
             "0.25",
-            "--input",
+            "--image-size",
             "32",
-            "--rate",
+            "--lr",
             "0.02",
             "--schedule",
             "cosine",
@@ -275,7 +276,8 @@ fn training_or_validating_on_nothing_is_an_error() {
     let folder = temporary();
     let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
     pictures(&data, 2, false);
-    let network = ["--width", "0.0625", "--input", "32", "--batch", "4", "--tune", "off", "--epochs", "1"];
+    let network =
+        ["--width", "0.0625", "--image-size", "32", "--batch-size", "4", "--tune", "off", "--epochs", "1"];
     let arguments = [&["train", text(&data), "--max-bad", "20"][..], &network].concat();
     let damage = |part: &str| {
         for entry in walk(&data.join(part)) {
@@ -308,7 +310,7 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 fn cycles_and_windows_resume_bit_for_bit() {
     let folder = temporary();
     let options =
-        ["--epochs", "2", "--accumulate", "3", "--schedule", "onecycle", "--keep", "2", "--rate", "0.002"];
+        ["--epochs", "2", "--grad-accum", "3", "--schedule", "onecycle", "--keep", "2", "--lr", "0.002"];
     stdout(&quick(&[&options[..], &["--optimizer", "adamw"]].concat()), folder.path());
     let run = only_run(folder.path());
     let whole = tensors(&run.last());
@@ -325,8 +327,8 @@ fn a_batch_is_no_larger_than_the_data_set() {
     let folder = temporary();
     let with = |batch: &'static str, more: &[&'static str]| {
         let begin =
-            ["train", "digits", "--width", "0.0625", "--input", "32", "--limit", "40", "--epochs", "1"];
-        [&begin[..], &["--tune", "off", "--variant", "torchvision", "--batch", batch], more].concat()
+            ["train", "digits", "--width", "0.0625", "--image-size", "32", "--limit", "40", "--epochs", "1"];
+        [&begin[..], &["--tune", "off", "--variant", "torchvision", "--batch-size", batch], more].concat()
     };
     let events = json(&with("64", &["--json"]), folder.path());
     assert_eq!(events[0]["run"]["batch"], 40);
@@ -342,10 +344,11 @@ fn weights_of_a_weighted_training_start_another() {
     let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
     pictures(&data, 3, false);
     let out = folder.path().join("digits.safetensors");
-    stdout(&quick(&["--epochs", "1", "--class-weights", "balanced", "--out", text(&out)]), &runs);
-    let begin = ["train", text(&data), "--init", text(&out), "--reset-head", "--epochs", "1", "--batch", "4"];
+    stdout(&quick(&["--epochs", "1", "--class-weights", "balanced", "--output", text(&out)]), &runs);
+    let begin =
+        ["train", text(&data), "--init", text(&out), "--reset-head", "--epochs", "1", "--batch-size", "4"];
     let out = folder.path().join("other.safetensors");
-    stdout(&[&begin[..], &["--tune", "off", "--out", text(&out)]].concat(), &runs);
+    stdout(&[&begin[..], &["--tune", "off", "--output", text(&out)]].concat(), &runs);
     let network = Checkpoint::load(&out).expect("a checkpoint").metadata.network;
     assert_eq!((network.classes, network.class_weights), (3, None));
 }
@@ -360,11 +363,11 @@ fn mistakes_in_files_are_named() {
     let errors = fails(&["train", "digits", "--freeze-until", "inception_4a"], folder.path());
     assert!(errors.contains("--init"), "{errors}");
     for (option, value) in [
-        ("--held-out", "20"),
-        ("--rate", "nan"),
-        ("--warmup", "-1"),
+        ("--val-split", "20"),
+        ("--lr", "nan"),
+        ("--warmup-epochs", "-1"),
         ("--weight-decay", "inf"),
-        ("--clip-norm", "nan"),
+        ("--max-grad-norm", "nan"),
         ("--bias-rate", "-2"),
         ("--std", "0"),
         ("--mean", "0.5,0.5"),
@@ -373,7 +376,7 @@ fn mistakes_in_files_are_named() {
         let errors = fails(&["train", "digits", &given], folder.path());
         assert!(errors.contains(option), "{given}: {errors}");
     }
-    let errors = fails(&["train", "digits", "--tune", "off", "--out", text(folder.path())], folder.path());
+    let errors = fails(&["train", "digits", "--tune", "off", "--output", text(folder.path())], folder.path());
     assert!(errors.contains("is a folder"), "{errors}");
     let errors = fails(&["train", "digits", "--view", "dashboard"], folder.path());
     assert!(errors.contains("terminal"), "{errors}");
@@ -407,8 +410,8 @@ fn judged_late(run: &RunFolder, runs: &Path) {
 #[test]
 fn a_run_that_diverges_says_so() {
     let folder = temporary();
-    let errors = fails(&quick(&["--rate", "1000", "--epochs", "9"]), folder.path());
-    assert!(errors.contains("diverged") && errors.contains("--rate"), "{errors}");
+    let errors = fails(&quick(&["--lr", "1000", "--epochs", "9"]), folder.path());
+    assert!(errors.contains("diverged") && errors.contains("--lr"), "{errors}");
     let run = only_run(folder.path());
     let log = run.log().expect("a log with what is no number");
     let epochs: Vec<_> =
@@ -438,7 +441,7 @@ fn recipes_rules_and_schedules_train() {
             log.iter().filter_map(|r| if let Record::Step(s) = r { Some(s) } else { None }).collect();
         // Batches that are only added up have no norm.
         let norms: Vec<f64> = steps.iter().filter_map(|s| s.gradient_norm).collect();
-        assert_eq!(norms.len(), if arguments.contains(&"--accumulate") { 6 } else { 10 }, "{arguments:?}");
+        assert_eq!(norms.len(), if arguments.contains(&"--grad-accum") { 6 } else { 10 }, "{arguments:?}");
         assert!(norms.iter().all(|n| *n > 0.0) && steps.iter().all(|s| s.loss.is_finite()), "{arguments:?}");
         steps.iter().map(|s| s.rate).collect()
     };
@@ -448,17 +451,18 @@ fn recipes_rules_and_schedules_train() {
     // Two epochs are all that the warm-up of the recipe takes: it rises throughout.
     let rising = rates(&["--recipe", "small"]);
     assert!(rising.is_sorted() && rising[0] > 0.0 && rising[9] < 0.05, "{rising:?}");
-    let warmed = rates(&["--warmup", "1", "--rate", "0.05", "--schedule", "cosine"]);
+    let warmed = rates(&["--warmup-epochs", "1", "--lr", "0.05", "--schedule", "cosine"]);
     assert!((warmed[0] / 5e-4 - 1.0).abs() < 1e-6 && warmed[5] == f64::from(0.05f32), "{warmed:?}");
-    let halved = rates(&["--optimizer", "adamw", "--rate", "0.001", "--schedule", "step:1:0.5"]);
+    let halved = rates(&["--optimizer", "adamw", "--lr", "0.001", "--schedule", "step:1:0.5"]);
     assert!((halved[9] / halved[0] - 0.5).abs() < 1e-3, "{halved:?}");
     let cycle = rates(&["--optimizer", "lars", "--schedule", "onecycle:0.4", "--class-weights", "balanced"]);
     let highest = (0..10).max_by(|a, b| cycle[*a].total_cmp(&cycle[*b])).expect("ten steps");
     // As torch's, at the end of the last of the four updates that rise, and at the lowest rate in the last.
     assert!(highest == 3 && (cycle[9] / (0.01 / 25.0 / 1e4) - 1.0).abs() < 1e-5, "{cycle:?}");
-    let more = ["--average", "polyak", "--smoothing", "0.1", "--accumulate", "2"];
-    let wave =
-        rates(&[&["--optimizer", "nesterov", "--schedule", "cosine", "--warmup", "1"], &more[..]].concat());
+    let more = ["--average", "polyak", "--label-smoothing", "0.1", "--grad-accum", "2"];
+    let wave = rates(
+        &[&["--optimizer", "nesterov", "--schedule", "cosine", "--warmup-epochs", "1"], &more[..]].concat(),
+    );
     assert!(wave[0] < wave[5] && wave[9] < wave[5], "{wave:?}");
 }
 
@@ -466,7 +470,7 @@ fn recipes_rules_and_schedules_train() {
 fn patience_ends_a_run_that_does_not_get_better() {
     let folder = temporary();
     // At rate zero nothing changes: the first epoch is the best.
-    let arguments = ["--epochs", "9", "--rate", "0", "--patience", "2", "--json"];
+    let arguments = ["--epochs", "9", "--lr", "0", "--patience", "2", "--json"];
     let events = json(&quick(&arguments), folder.path());
     assert_eq!(events.iter().filter(|e| e["event"] == "epoch").count(), 3);
     let log = only_run(folder.path()).log().expect("a log");
@@ -486,7 +490,7 @@ fn transfer_learning_keeps_what_is_frozen() {
     let runs = folder.path();
     let base = folder.path().join("base.safetensors");
     stdout(
-        &quick(&["--variant", "torchvision", "--epochs", "1", "--no-validation", "--out", text(&base)]),
+        &quick(&["--variant", "torchvision", "--epochs", "1", "--no-validation", "--output", text(&base)]),
         runs,
     );
     let photos = folder.path().join("photos");
@@ -500,8 +504,18 @@ fn transfer_learning_keeps_what_is_frozen() {
         }
     }
     let tuned = folder.path().join("tuned.safetensors");
-    let command =
-        ["train", text(&photos), "--init", text(&base), "--epochs", "2", "--batch", "4", "--tune", "off"];
+    let command = [
+        "train",
+        text(&photos),
+        "--init",
+        text(&base),
+        "--epochs",
+        "2",
+        "--batch-size",
+        "4",
+        "--tune",
+        "off",
+    ];
     assert!(fails(&command, runs).contains("--reset-head"));
     let more = [
         "--freeze-until",
@@ -511,7 +525,7 @@ fn transfer_learning_keeps_what_is_frozen() {
         "0.9",
         "--weight-decay",
         "0.1",
-        "--out",
+        "--output",
         text(&tuned),
     ];
     stdout(&[&command[..], &more].concat(), runs);
@@ -675,7 +689,7 @@ fn augmented_pictures_are_previewed() {
 fn tensorboard_reads_what_is_written() {
     let folder = temporary();
     let events = folder.path().join("events");
-    stdout(&quick(&["--epochs", "1", "--clip-norm", "5", "--tensorboard", text(&events)]), folder.path());
+    stdout(&quick(&["--epochs", "1", "--max-grad-norm", "5", "--tensorboard", text(&events)]), folder.path());
     let files: Vec<PathBuf> = std::fs::read_dir(events.join("0001-digits"))
         .expect("a folder")
         .map(|e| e.expect("a file").path())

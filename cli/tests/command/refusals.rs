@@ -28,7 +28,7 @@ fn every_command_refuses_a_checkpoint_that_contradicts_itself() {
         &["inspect", bad][..],
         &["classify", bad, "no.png"],
         &["graph", bad],
-        &["export", bad, "--out", "no.onnx"],
+        &["export", bad, "--output", "no.onnx"],
         &["train", "--resume", bad],
         &["train", "digits", "--init", bad],
         &["look", "filters", bad],
@@ -51,18 +51,18 @@ fn sizes_without_sense_are_refused_in_little_memory() {
         ("summary --width nan", "--width"),
         ("summary --width 0", "--width"),
         ("summary --width 1e-9", "--width"),
-        ("summary --input 1000000", "1000000"),
-        ("summary --input 4096 --batch 1048576", "--batch"),
-        ("summary --batch 4294967295", "4294967295"),
-        ("summary --batch 0", "--batch"),
+        ("summary --image-size 1000000", "1000000"),
+        ("summary --image-size 4096 --batch-size 1048576", "--batch-size"),
+        ("summary --batch-size 4294967295", "4294967295"),
+        ("summary --batch-size 0", "--batch-size"),
         ("graph --classes 100000000", "100000000"),
         ("graph --width 1e300", "--width"),
         ("profile --static --classes 100000000", "100000000"),
-        ("profile --static --batch 4294967295", "4294967295"),
-        ("bench --batch 18446744073709551615", "18446744073709551615"),
-        ("train digits --batch 4294967295", "4294967295"),
+        ("profile --static --batch-size 4294967295", "4294967295"),
+        ("bench --batch-size 18446744073709551615", "18446744073709551615"),
+        ("train digits --batch-size 4294967295", "4294967295"),
         ("train digits --epochs 9223372036854775807", "9223372036854775807"),
-        ("train digits --input 1000000", "1000000"),
+        ("train digits --image-size 1000000", "1000000"),
     ] {
         let words: Vec<&str> = arguments.split(' ').collect();
         let output = crate::program::limited(1 << 20, &words);
@@ -71,8 +71,11 @@ fn sizes_without_sense_are_refused_in_little_memory() {
         assert!(error.contains(named) && !error.contains("panicked"), "{arguments}: {error}");
     }
     // What is only large is counted, in as little memory.
-    for arguments in ["summary --batch 1024", "summary --width 8 --batch 1", "summary --input 4096 --batch 1"]
-    {
+    for arguments in [
+        "summary --batch-size 1024",
+        "summary --width 8 --batch-size 1",
+        "summary --image-size 4096 --batch-size 1",
+    ] {
         let output = crate::program::limited(1 << 20, &arguments.split(' ').collect::<Vec<_>>());
         assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
     }

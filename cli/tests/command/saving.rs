@@ -46,7 +46,8 @@ fn fails(runs: &Path, arguments: &[&str]) -> String {
 
 /// A run that takes a second or two: three batches per epoch.
 fn quick<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    let base = ["train", "digits", "--width", "0.0625", "--input", "32", "--limit", "24", "--batch", "8"];
+    let base =
+        ["train", "digits", "--width", "0.0625", "--image-size", "32", "--limit", "24", "--batch-size", "8"];
     let rest = ["--schedule", "constant", "--tune", "off"];
     base.into_iter().chain(rest).chain(more.iter().copied()).collect()
 }
@@ -252,13 +253,13 @@ fn one_process_at_a_time_writes_a_run() {
     let folder = temporary();
     let runs = folder.path();
     let out = runs.join("out.safetensors");
-    let (mut child, _lines) = started(runs, &["--out", text(&out)]);
+    let (mut child, _lines) = started(runs, &["--output", text(&out)]);
     let run = only_run(runs);
     let process = format!("process {}", child.id());
     for arguments in [
         vec!["train", "--resume", text(run.path())],
         vec!["train", "--resume", text(&out)],
-        quick(&["--out", text(&out)]),
+        quick(&["--output", text(&out)]),
     ] {
         let errors = fails(runs, &arguments);
         assert!(errors.contains(&process), "{errors}");
@@ -301,7 +302,7 @@ fn a_run_that_early_stopping_ended_trains_nothing_more() {
     let folder = temporary();
     let runs = folder.path();
     // At rate zero nothing changes: the first epoch is the best.
-    succeeds(runs, &quick(&["--epochs", "9", "--rate", "0", "--patience", "2"]));
+    succeeds(runs, &quick(&["--epochs", "9", "--lr", "0", "--patience", "2"]));
     let run = only_run(runs);
     let (last, log) = (bytes(&run.last()), bytes(&run.log_path()));
     let said = succeeds(runs, &["train", "--resume", text(run.path()), "--tune", "off"]);
@@ -329,36 +330,36 @@ fn unwritable_outputs_are_found_before_the_device_is_opened() {
     let checkpoint = text(&checkpoint);
     let digits = repository().join("assets");
     let commands: Vec<Vec<&str>> = vec![
-        quick(&["--out", &weights]),
+        quick(&["--output", &weights]),
         quick(&["--runs-dir", &other]),
         quick(&["--tensorboard", &other]),
         vec!["train", "digits", "--preview-augment", &png],
-        vec!["demo", "--out", &png],
+        vec!["demo", "--output", &png],
         vec!["demo", "--checkpoint", &weights],
         vec!["profile", "--trace", &other],
-        vec!["explain", "--out", &png],
-        vec!["explain", "--train", "--out", &svg],
+        vec!["explain", "--output", &png],
+        vec!["explain", "--train", "--output", &svg],
         vec!["eval", checkpoint, text(&digits), "--confusion", &png],
         vec!["eval", checkpoint, text(&digits), "--reliability", &svg],
         vec!["eval", checkpoint, text(&digits), "--mistakes", &png],
         vec!["eval", checkpoint, text(&digits), "--early-exit", "--plot", &png],
-        vec!["report", checkpoint, "--data", text(&digits), "--out", &page],
-        vec!["look", "gradcam", checkpoint, text(&digits), "--out", &png],
-        vec!["look", "occlusion", checkpoint, text(&digits), "--out", &png],
-        vec!["look", "features", checkpoint, text(&digits), "--out", &png],
-        vec!["look", "filters", checkpoint, "--out", &png],
-        vec!["export", checkpoint, "--out", &weights],
-        vec!["import", checkpoint, "--out", &weights],
-        vec!["graph", "--out", &svg],
-        vec!["man", "--out", &other],
-        vec!["data", "split", "digits", "--out", &other],
-        vec!["data", "preview", "digits", "--out", &png],
+        vec!["report", checkpoint, "--data", text(&digits), "--output", &page],
+        vec!["look", "gradcam", checkpoint, text(&digits), "--output", &png],
+        vec!["look", "occlusion", checkpoint, text(&digits), "--output", &png],
+        vec!["look", "features", checkpoint, text(&digits), "--output", &png],
+        vec!["look", "filters", checkpoint, "--output", &png],
+        vec!["export", checkpoint, "--output", &weights],
+        vec!["import", checkpoint, "--output", &weights],
+        vec!["graph", "--output", &svg],
+        vec!["man", "--output", &other],
+        vec!["data", "split", "digits", "--output", &other],
+        vec!["data", "preview", "digits", "--output", &png],
     ];
     for mut arguments in commands {
         // With this adapter, opening a device is an error that would come first.
         let opens = ["train", "demo", "profile", "explain", "eval", "report", "look"].contains(&arguments[0]);
         if opens && !arguments.contains(&"filters") {
-            arguments.extend(["--adapter", "no such adapter"]);
+            arguments.extend(["--device", "no such adapter"]);
         }
         let output = command(&runs, &arguments).current_dir(folder.path()).output().expect("can be started");
         let errors = stderr(&output);
@@ -376,7 +377,7 @@ fn a_checkpoint_that_cannot_be_written_elsewhere_is_saved_in_the_run_folder() {
     let runs = folder.path().join("runs");
     let place = folder.path().join("place");
     let out = place.join("out.safetensors");
-    let (child, _lines) = started(&runs, &["--out", text(&out), "--no-validation"]);
+    let (child, _lines) = started(&runs, &["--output", text(&out), "--no-validation"]);
     let run = only_run(&runs);
     // Removed until the next save finds a file in its place.
     std::fs::rename(&place, folder.path().join("moved")).expect("can be moved");
@@ -399,7 +400,7 @@ fn a_checkpoint_that_cannot_be_written_elsewhere_is_saved_in_the_run_folder() {
 fn special_files_as_outputs_keep_the_checkpoint_in_the_run_folder() {
     let folder = temporary();
     let runs = folder.path();
-    succeeds(runs, &quick(&["--epochs", "1", "--out", "/dev/null"]));
+    succeeds(runs, &quick(&["--epochs", "1", "--output", "/dev/null"]));
     assert!(!Path::new("/dev/null").is_file(), "/dev/null was replaced");
     let run = only_run(runs);
     assert_eq!(Checkpoint::progress_of(&run.newest()).expect("a checkpoint").epoch, 1);

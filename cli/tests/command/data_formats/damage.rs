@@ -24,7 +24,7 @@ fn idx_files_without_images_are_refused_by_name() {
     }
     let output = run(&["train", text(folder.path()), "--epochs", "1"]);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(error.contains("train-images-idx3-ubyte") && !error.contains("--batch"), "{error}");
+    assert!(error.contains("train-images-idx3-ubyte") && !error.contains("--batch-size"), "{error}");
 }
 
 /// A megabyte of gzip that unpacks to a gigabyte of zeros behind a header.

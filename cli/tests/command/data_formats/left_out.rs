@@ -80,7 +80,7 @@ fn endings_that_look_like_images_are_counted() {
         assert!(said.contains(part), "{part} in {said}");
     }
     // The program says each once.
-    let shown = stderr(&["data", "split", text(folder.path()), "--out", text(&folder.path().join("out"))]);
+    let shown = stderr(&["data", "split", text(folder.path()), "--output", text(&folder.path().join("out"))]);
     assert_eq!(shown.matches("2 jp2").count(), 1, "{shown}");
 }
 

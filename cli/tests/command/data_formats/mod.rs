@@ -330,7 +330,7 @@ fn info_counts_and_finds_damage() {
                 .expect("can be written");
         }
     }
-    let info = json(&["data", "info", text(folder.path()), "--held-out", "0.34", "--json"]);
+    let info = json(&["data", "info", text(folder.path()), "--val-split", "0.34", "--json"]);
     assert_eq!(info["train"]["mean"], serde_json::json!([1.0, 0.0, 0.0]));
     std::fs::write(folder.path().join("x/1.png"), b"no picture").expect("can be written");
     let output = run(&["data", "info", text(folder.path())]);
@@ -342,7 +342,7 @@ fn info_counts_and_finds_damage() {
 fn split_writes_a_folder_that_can_be_opened() {
     let folder = temporary();
     let out = folder.path().join("split");
-    let result = json(&["data", "split", "digits", "--out", text(&out), "--held-out", "0.1", "--json"]);
+    let result = json(&["data", "split", "digits", "--output", text(&out), "--val-split", "0.1", "--json"]);
     let data = open(text(&out), &OpenOptions::default()).expect("can be opened");
     assert_eq!(result["train"].as_u64(), Some(data.train.len() as u64));
     assert_eq!(data.train.len() + data.held_out.len(), 1797);
@@ -356,7 +356,7 @@ fn split_writes_a_folder_that_can_be_opened() {
         pictures
     };
     assert_eq!(all(&data.held_out), all(&source.held_out));
-    assert!(fails(&["data", "split", "digits", "--out", text(&out)]).contains("exists already"));
+    assert!(fails(&["data", "split", "digits", "--output", text(&out)]).contains("exists already"));
     let left: Vec<_> = std::fs::read_dir(folder.path()).expect("can be listed").collect();
     assert_eq!(left.len(), 1, "nothing half-done is left");
 }
@@ -365,13 +365,13 @@ fn split_writes_a_folder_that_can_be_opened() {
 fn preview_draws_every_class() {
     let folder = temporary();
     let sheet = folder.path().join("sheet.png");
-    let result = json(&["data", "preview", "digits", "--out", text(&sheet), "--columns", "5", "--json"]);
+    let result = json(&["data", "preview", "digits", "--output", text(&sheet), "--columns", "5", "--json"]);
     assert_eq!((result["classes"].as_u64(), result["pictures"].as_u64()), (Some(10), Some(50)));
     let picture = image::open(&sheet).expect("a picture").to_rgb8();
     assert_eq!((picture.width(), picture.height()), (2 * (56 + 170 + 5 * 78), 2 * (84 + 10 * 78 + 28)));
     let dark = picture.pixels().filter(|p| p.0.iter().all(|v| *v < 64)).count();
     assert!(dark > 10_000, "{dark} dark pixels");
-    assert!(fails(&["data", "preview", "digits", "--out", "sheet.svg"]).contains(".png"));
+    assert!(fails(&["data", "preview", "digits", "--output", "sheet.svg"]).contains(".png"));
 }
 
 /// A server of one file in memory that breaks off after `most` bytes of an answer, and counts its answers.
@@ -411,7 +411,7 @@ fn fetch_goes_on_where_it_ended_and_refuses_what_is_wrong() {
     let folder = temporary();
     let out = folder.path().join("cifar");
     let (address, answers) = serve(vec![7; 300_000], 100_000);
-    let fetch = ["data", "fetch", "cifar10", "--out", text(&out), "--from", &address];
+    let fetch = ["data", "fetch", "cifar10", "--output", text(&out), "--from", &address];
     let part = out.join("cifar-10-binary.tar.gz.part");
     for loaded in [100_000, 200_000] {
         let error = fails(&fetch);
@@ -424,7 +424,7 @@ fn fetch_goes_on_where_it_ended_and_refuses_what_is_wrong() {
     assert!(!part.exists() && !out.join("cifar-10-binary.tar.gz").exists());
     assert_eq!(answers.load(Ordering::SeqCst), 3);
     for set in ["fashion-mnist", "mnist"] {
-        let error = fails(&["data", "fetch", set, "--out", text(&out), "--from", "http://127.0.0.1:9"]);
+        let error = fails(&["data", "fetch", set, "--output", text(&out), "--from", "http://127.0.0.1:9"]);
         assert!(error.contains("check the connection") && error.contains("train-images"), "{error}");
     }
     let mut nothing = String::new();

@@ -243,7 +243,7 @@ fn eval_measures_each_part_with_the_classes_of_the_checkpoint() {
             text(folder.path()),
             "--part",
             part,
-            "--batch",
+            "--batch-size",
             "9",
             "--tune",
             "off",

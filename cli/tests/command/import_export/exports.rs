@@ -23,7 +23,7 @@ fn an_exported_model_says_how_an_image_becomes_its_input() {
     checkpoint.metadata.preprocessing.mean = [0.125, 0.25, 0.375];
     checkpoint.metadata.classes[3] = "cat|dog\u{1b}[2J".into();
     checkpoint.save(&net).expect("can be saved");
-    let result = json(&["export", text(&net), "--out", text(&onnx)]);
+    let result = json(&["export", text(&net), "--output", text(&onnx)]);
     let card = std::fs::read_to_string(folder.path().join("net.onnx.md")).expect("a model card");
     assert!(result["card"].as_str().is_some_and(|path| path.ends_with("net.onnx.md")), "{result}");
     let bytes = std::fs::read(&onnx).expect("is there");
@@ -87,7 +87,7 @@ fn the_program_of_the_model_card_sees_the_same_classes() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let files = images(folder.path());
     let names: Vec<&str> = files.iter().map(|file| text(file)).collect();
-    stdout(&["export", "included", "--out", text(&folder.path().join("net.onnx"))]);
+    stdout(&["export", "included", "--output", text(&folder.path().join("net.onnx"))]);
     let card = std::fs::read_to_string(folder.path().join("net.onnx.md")).expect("a model card");
     let program = program_of(&card);
     let lines = program.lines().filter(|line| !line.is_empty() && !line.contains("import ")).count();

@@ -178,14 +178,14 @@ fn training_checkpoints_import_with_a_note_of_what_was_skipped() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (file, out) = (folder.path().join("training.pth"), folder.path().join("net.safetensors"));
     training_checkpoint(&file);
-    let output = run(&["import", text(&file), "--input", "64", "--out", text(&out)]);
+    let output = run(&["import", text(&file), "--image-size", "64", "--output", text(&out)]);
     let notes = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{notes}");
     assert!(
         notes.contains("skipped beside the weights: best (numpy.core.multiarray.scalar), done (set)"),
         "{notes}"
     );
-    let plain = import("torchvision.pth", &["--input", "64"]);
+    let plain = import("torchvision.pth", &["--image-size", "64"]);
     assert_eq!(incept::checkpoint::Checkpoint::load(&out).expect("a checkpoint").state, plain.state);
     assert_eq!(json(&["inspect", text(&file)])["skipped"][1], "done (set)");
 }
@@ -301,7 +301,8 @@ fn a_normalisation_with_other_numbers_is_refused() {
         let mut bytes = whole.clone();
         bytes[at..at + 4].copy_from_slice(&changed);
         std::fs::write(&path, bytes).expect("can be written");
-        let errors = fails(&["import", text(&path), "--out", text(&folder.path().join("out.safetensors"))]);
+        let errors =
+            fails(&["import", text(&path), "--output", text(&folder.path().join("out.safetensors"))]);
         assert!(errors.contains("has not the numbers of GoogLeNet"), "{errors}");
     }
 }
@@ -331,10 +332,10 @@ fn shards_are_read_by_their_index_and_refused_alone() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (index, parts) = shards(folder.path());
     let out = folder.path().join("out").join("net.safetensors");
-    stdout(&["import", text(&index), "--input", "64", "--out", text(&out)]);
-    let plain = import("torchvision.safetensors", &["--input", "64"]);
+    stdout(&["import", text(&index), "--image-size", "64", "--output", text(&out)]);
+    let plain = import("torchvision.safetensors", &["--image-size", "64"]);
     assert_eq!(incept::checkpoint::Checkpoint::load(&out).expect("a checkpoint").state, plain.state);
-    let errors = fails(&["import", text(&parts[0]), "--out", text(&out)]);
+    let errors = fails(&["import", text(&parts[0]), "--output", text(&out)]);
     assert!(
         errors.contains("part 1 of 2")
             && errors.contains("`model.safetensors.index.json`, which is beside it"),
@@ -344,10 +345,10 @@ fn shards_are_read_by_their_index_and_refused_alone() {
     let mut second = read_tensors(&parts[1]).expect("a part").0;
     let missing = second.pop_first().expect("has tensors").0;
     save(&second, &parts[1]);
-    let errors = fails(&["import", text(&index), "--out", text(&out)]);
+    let errors = fails(&["import", text(&index), "--output", text(&out)]);
     assert!(errors.contains(&missing) && errors.contains("model-00002-of-00002"), "{errors}");
     std::fs::remove_file(&parts[1]).expect("can be removed");
-    let errors = fails(&["import", text(&index), "--out", text(&out)]);
+    let errors = fails(&["import", text(&index), "--output", text(&out)]);
     assert!(errors.contains("`model-00002-of-00002.safetensors` is missing"), "{errors}");
 }
 
@@ -364,11 +365,11 @@ fn a_classifier_of_one_pixel_has_as_many_classes_as_filters() {
     }
     save(&tensors, &path);
     std::fs::write(&names, "a\nb\nc\n").expect("can be written");
-    let errors = fails(&["import", text(&path), "--classes", text(&names), "--out", text(&out)]);
+    let errors = fails(&["import", text(&path), "--classes", text(&names), "--output", text(&out)]);
     assert!(errors.contains("has 7 classes, and 3 are named"), "{errors}");
     std::fs::write(&names, "a\nb\nc\nd\ne\nf\ng\n").expect("can be written");
-    stdout(&["import", text(&path), "--input", "64", "--classes", text(&names), "--out", text(&out)]);
+    stdout(&["import", text(&path), "--image-size", "64", "--classes", text(&names), "--output", text(&out)]);
     let found = incept::checkpoint::Checkpoint::load(&out).expect("a checkpoint");
-    assert_eq!(found.state, import("torchvision.safetensors", &["--input", "64"]).state);
+    assert_eq!(found.state, import("torchvision.safetensors", &["--image-size", "64"]).state);
     assert_eq!(found.metadata.classes[6], "g");
 }
