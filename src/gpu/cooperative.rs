@@ -5,7 +5,7 @@ use super::{Gpu, Trial};
 use crate::error::{Error, Result};
 use crate::graph::{Element, Operation, Spec};
 use crate::kernel::{Cooperative, Implementation, Operands, Profile, Step};
-use crate::ops::{Conv, ConvInputGrad, ConvWeightGrad};
+use crate::ops::{Conv, ConvInputGrad, ConvWeightGrad, offers};
 use crate::reference::{Array, relative_error, run_operation};
 
 /// Sums of products of f16 in f32, rounded to f16 at the end; a sum that is begun wrongly or counted twice is off by far more.
@@ -91,9 +91,9 @@ pub(super) async fn self_test(gpu: &Gpu, candidate: &Cooperative) -> Result<()> 
         let has = if element == Element::F16 { candidate.f16 } else { candidate.f32 };
         for case in cases(element).iter().filter(|_| has) {
             let profile = Profile { cooperative: Some(*candidate), ..gpu.profile().clone() };
-            let trial = Trial::new(case.op.as_ref(), &case.specs, 0)?;
+            let trial = Trial::new(case.op.as_ref(), &case.specs, 0)?.on(*candidate);
             let operands = Operands { layer: "self-test", inputs: trial.inputs(), outputs: trial.outputs() };
-            let list = case.op.kernels(&operands, &profile);
+            let list = offers(case.op.as_ref(), &operands, &profile);
             let fits = |i: &&Implementation| i.name.starts_with("cooperative") && i.fits(&profile);
             let mut fitting = list.iter().filter(fits).peekable();
             if fitting.peek().is_none() {

@@ -13,6 +13,7 @@ mod timing;
 mod trial;
 
 pub use adapter::{AdapterOptions, AdapterSummary, adapter_advice, list_adapters};
+pub(crate) use pipeline::Checks;
 pub use pipeline::Pipeline;
 pub use probe::{Bound, Roofline, probe_kernels};
 pub use regions::Regions;
@@ -44,7 +45,8 @@ struct Shared {
     queue: wgpu::Queue,
     summary: AdapterSummary,
     profile: Profile,
-    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    /// By the text, the entry point and the checks that they were made with.
+    pipelines: Mutex<HashMap<(String, &'static str, Checks), Arc<Pipeline>>>,
     failures: Arc<Mutex<Vec<Failure>>>,
     counts: Counts,
     /// The submission that a future waits for, so that blocking on it does not drain the queue.
@@ -165,6 +167,20 @@ impl Gpu {
             return Err(Error::NoF16 { adapter: self.summary().to_string() });
         }
         Ok(())
+    }
+
+    /// Refuses what belongs to another device: the driver could not tell it from this one's own.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with both adapters.
+    pub(crate) fn require_own(&self, owner: &Self) -> Result<()> {
+        if Arc::ptr_eq(&self.shared, &owner.shared) {
+            return Ok(());
+        }
+        let (this, other) = (self.summary(), owner.summary());
+        Err(Error::Config(format!(
+            "memory of a device opened on {other} cannot be used with another that was opened on {this}: make it with the same `Gpu`"
+        )))
     }
 
     /// The implementations that trainers and classifiers on this device prefer to the defaults.

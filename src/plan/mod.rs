@@ -14,8 +14,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeId, Region, Role, Shape, TensorId};
+use crate::graph::{Graph, NodeId, Region, Role, Shape, Tensor, TensorId};
 use crate::kernel::{Choices, Implementation, Operand, Operands, Profile, choose};
+use crate::ops::offers;
 
 /// A buffer of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -170,6 +171,16 @@ impl Plan {
     pub fn place(&self, tensor: TensorId) -> (Place, View) {
         let view = self.views[tensor.0];
         (self.places[&view.root], view)
+    }
+
+    /// A tensor of [`Plan::graph`] with its place and its view.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if that graph has no such tensor, or nothing of the plan uses it.
+    pub(crate) fn lookup(&self, id: TensorId) -> Result<(&Tensor, Place, View)> {
+        let tensor = self.graph.get(id).zip(self.views.get(id.0));
+        let found = tensor.and_then(|(tensor, view)| Some((tensor, *self.places.get(&view.root)?, *view)));
+        found.ok_or_else(|| Error::tensor(format!("#{}", id.0), "is not in the planned graph, or has no place"))
     }
 
     /// A tensor of [`Plan::graph`] as kernels see it.
@@ -368,7 +379,7 @@ impl Builder<'_> {
             let outputs: Vec<Operand> =
                 node.outputs.iter().map(|t| operand(self.graph, self.views, *t)).collect();
             let operands = Operands { layer: &node.name, inputs: &inputs, outputs: &outputs };
-            let list = node.op.kernels(&operands, self.profile);
+            let list = offers(node.op.as_ref(), &operands, self.profile);
             if list.is_empty() {
                 continue;
             }

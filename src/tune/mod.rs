@@ -32,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Prepared, Stage, Trial};
 use crate::graph::{Element, Operation, Spec, TensorId};
 use crate::kernel::{Choice, Choices, Effort, Implementation, Operand, Operands, Step, choose, fingerprint};
+use crate::ops::offers;
 use crate::plan::Plan;
 use check::{Expected, noise};
 
@@ -243,7 +244,7 @@ fn jobs<'a>(gpu: &Gpu, plan: &'a Plan, effort: Effort, known: &mut usize) -> Vec
             job.work += work;
             continue;
         }
-        let list = node.op.kernels(&operands, profile);
+        let list = offers(node.op.as_ref(), &operands, profile);
         let Some(default) = choose(&list, profile).map(|i| i.name) else { continue };
         let kernels = fingerprint(&list, profile);
         let mut candidates: Vec<Implementation> = list.into_iter().filter(|i| i.fits(profile)).collect();
@@ -327,7 +328,10 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         };
         // What a driver refuses is refused again, with its reason, when its turn comes.
         #[cfg(not(target_arch = "wasm32"))]
-        drop(self.gpu.compile_together(job.candidates.iter().flat_map(|c| &c.kernels)));
+        drop(self.gpu.compile_together(job.candidates.iter().flat_map(|candidate| {
+            let checks = trial.checks(self.gpu, candidate);
+            candidate.kernels.iter().map(move |kernel| (kernel, checks))
+        })));
         let mut quickest = None;
         let mut longest = Duration::ZERO;
         for candidate in &job.candidates {

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use incept::gpu::{AdapterOptions, Gpu, Trial};
 use incept::graph::{Element, Operation, Spec};
 use incept::kernel::{Cooperative, Operands, Profile, Step};
+use incept::ops::offers;
 use incept::reference::{Array, relative_error, run_operation};
 
 /// Relative error of a result that was stored as f16 against the twin's, which rounds likewise: only sums that end near the middle
@@ -78,7 +79,7 @@ pub fn check_one(
     let expected = run_operation(op, &spec_refs, &wide, &step).expect("the twin refuses the shapes");
     let trial = Trial::new(op, specs, 0).expect("the shapes are refused");
     let operands = Operands { layer: "layer", inputs: trial.inputs(), outputs: trial.outputs() };
-    let mut list = op.kernels(&operands, profile);
+    let mut list = offers(op, &operands, profile);
     list.retain(|i| i.name.starts_with(name) && i.fits(profile));
     let implementation = &list[number % list.len()];
     let name = format!("{op:?} {} {specs:?}", implementation.name);
