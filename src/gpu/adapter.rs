@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::poller::Poller;
 use super::{Counts, Failure, Gpu, Shared, cooperative};
 use crate::error::{Error, Result};
 use crate::kernel::{AdapterClass, Cooperative, Profile};
@@ -282,15 +284,17 @@ pub(super) async fn open(
             pipelines,
             failures,
             counts: Counts::default(),
+            #[cfg(not(target_arch = "wasm32"))]
             awaited: Mutex::default(),
+            #[cfg(not(target_arch = "wasm32"))]
+            poller: Poller::default(),
             choices: Mutex::default(),
         }),
     };
     Ok((gpu, matrices))
 }
 
-/// The matrices, if convolutions on them give the CPU twin's results. The tests wait for the device, so on a desktop something has to
-/// poll it meanwhile, as [`Gpu::block_on`] does.
+/// The matrices, if convolutions on them give the CPU reference's results.
 ///
 /// # Errors
 /// [`Error::DeviceLost`] if the device did not outlive the test: it is to be opened again, without matrices.

@@ -1,10 +1,17 @@
 //! The device: choosing an adapter, opening it, compiling pipelines, running plans. Everything here is `async` and free of files, so that it runs
 //! in a browser tab, where it has no threads and nothing that blocks, as it does in a terminal, where pipelines compile on all cores.
+//!
+//! Futures of the crate run in any executor (tokio, smol, pollster), and outside of a browser they are [`Send`], so that an executor
+//! with several threads takes them. The device has to be polled for them: the page's event loop does that in a browser, elsewhere a
+//! thread of each [`Gpu`], which is started when an executor first waits for the device, sleeps while nobody does, and ends with the last clone of
+//! the [`Gpu`]. A program without an executor has [`Gpu::block_on`], which polls on the calling thread and needs no other.
 
 mod adapter;
 mod cooperative;
 mod element;
 mod pipeline;
+#[cfg(not(target_arch = "wasm32"))]
+mod poller;
 mod probe;
 mod regions;
 mod rows;
@@ -23,9 +30,9 @@ pub(crate) use trial::{Pool, Prepared, Stage};
 pub use trial::{Trial, TrialOutput};
 
 use std::collections::HashMap;
-#[cfg(not(target_arch = "wasm32"))]
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::LazyLock;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -50,7 +57,11 @@ struct Shared {
     failures: Arc<Mutex<Vec<Failure>>>,
     counts: Counts,
     /// The submission that a future waits for, so that blocking on it does not drain the queue.
+    #[cfg(not(target_arch = "wasm32"))]
     awaited: Mutex<Option<wgpu::SubmissionIndex>>,
+    /// Polls for futures that nobody blocks on.
+    #[cfg(not(target_arch = "wasm32"))]
+    poller: poller::Poller,
     /// Implementations that plans for this device prefer to the defaults.
     choices: Mutex<Arc<Choices>>,
 }
@@ -112,8 +123,7 @@ impl From<wgpu::Error> for Failure {
 }
 
 impl Gpu {
-    /// Opens the adapter that the options name, or the fastest one. On devices with cooperative matrices this waits for the test of those, and
-    /// outside of a browser nothing goes on unless the device is polled: use [`Gpu::open_blocking`] there.
+    /// Opens the adapter that the options name, or the fastest one. On devices with cooperative matrices this waits for the test of those.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] with the list of what there is, [`Error::Device`] if the driver refuses.
@@ -307,20 +317,37 @@ impl Gpu {
     /// [`Error::Driver`] if the buffer cannot be mapped.
     pub(crate) async fn end_download(&self, download: Download) -> Result<Vec<u8>> {
         let Download { staging, mapped, submission, size, bytes } = download;
-        let mapped = self.arrival(&mapped, &submission).await;
+        let mapped = self.arrival(&mapped, Some(&submission)).await;
         let data = mapped.and_then(|()| take_mapped(&staging, size));
         let mut data = data.map_err(|reason| self.driver("reading a buffer", reason))?;
         data.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
         Ok(data)
     }
 
-    /// Waits for what a submission signals. [`Gpu::block_on`] then waits for that submission alone.
-    async fn arrival(&self, signal: &Signal, submission: &wgpu::SubmissionIndex) -> Result<(), String> {
+    /// Waits for what a submission signals, or what was submitted last, and sees to it that somebody polls the device meanwhile:
+    /// [`Gpu::block_on`], which then waits for that submission alone, or the thread that is there for all others.
+    async fn arrival(
+        &self,
+        signal: &Signal,
+        submission: Option<&wgpu::SubmissionIndex>,
+    ) -> Result<(), String> {
+        #[cfg(target_arch = "wasm32")]
+        let _ = submission;
+        #[cfg(not(target_arch = "wasm32"))]
+        let mut asked = false;
         std::future::poll_fn(|context| {
             let state = signal.poll(Some(context.waker()));
+            #[cfg(not(target_arch = "wasm32"))]
             if state.is_pending() {
-                let mut awaited = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner);
-                *awaited = Some(submission.clone());
+                if context.waker().will_wake(&BLOCKING) {
+                    let mut awaited = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+                    *awaited = submission.cloned();
+                } else if !asked {
+                    asked = true;
+                    if let Err(reason) = self.shared.poller.wait_for(self.device(), signal, submission) {
+                        return Poll::Ready(Err(reason));
+                    }
+                }
             }
             state
         })
@@ -343,38 +370,46 @@ impl Gpu {
         self.check(context).err().unwrap_or(Error::Driver { context: context.to_string(), reason })
     }
 
-    /// Runs a future of this device to its end on this thread: the only place where the engine blocks.
+    /// Runs a future of this device to its end on this thread, which polls the device meanwhile: the only place where the engine blocks.
+    /// The future may wait for this device alone. Any executor runs it as well, a little slower: see [the module](self).
     ///
     /// # Errors
     /// Whatever the future returns, [`Error::DeviceLost`] if the device is lost meanwhile, or [`Error::Driver`] if it stops answering.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let mut future = std::pin::pin!(future);
-        let mut context = std::task::Context::from_waker(Waker::noop());
+        let mut context = std::task::Context::from_waker(&BLOCKING);
         loop {
             if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
                 return result;
             }
-            // The futures of this module wait for nothing but the device.
-            let submission_index = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
-            self.poll(wgpu::PollType::Wait { submission_index, timeout: None }, "waiting for the device")?;
+            let submission = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let context = "waiting for the device";
+            poller::wait(self.device(), submission).map_err(|reason| self.driver(context, reason))?;
         }
     }
 
-    /// Lets the device call back what is done.
+    /// Lets the device call back what is done, without waiting.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] if it was lost, [`Error::Driver`] if it does not answer.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn poll(&self, how: wgpu::PollType, context: &str) -> Result<()> {
-        // wgpu 30 panics where it finds the device lost while it waits, after it has called the callback that notes so. Nothing of
-        // ours is left half done by that: what is awaited never comes.
-        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| self.device().poll(how)));
-        match polled {
-            Ok(polled) => polled.map(drop).map_err(|e| self.driver(context, e.to_string())),
-            Err(_) => Err(self.driver(context, "the driver gave up".into())),
-        }
+    pub(crate) fn poll(&self) -> Result<()> {
+        let polled = poller::answered(self.device(), wgpu::PollType::Poll);
+        polled.map_err(|reason| self.driver("polling the device", reason))
     }
+}
+
+/// The waker of [`Gpu::block_on`]: it wakes nobody, and tells futures that the thread they are polled on polls the device itself.
+#[cfg(not(target_arch = "wasm32"))]
+static BLOCKING: LazyLock<Waker> = LazyLock::new(|| Waker::from(Arc::new(Blocking)));
+
+#[cfg(not(target_arch = "wasm32"))]
+struct Blocking;
+
+#[cfg(not(target_arch = "wasm32"))]
+impl std::task::Wake for Blocking {
+    fn wake(self: Arc<Self>) {}
 }
 
 /// Bytes of a buffer on their way to the host.
@@ -407,8 +442,11 @@ struct SignalState {
 impl Signal {
     fn send(&self, result: Result<(), String>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.result = Some(result);
-        if let Some(waker) = state.waker.take() {
+        state.result.get_or_insert(result);
+        let waker = state.waker.take();
+        // Who is woken may poll at once, on this thread.
+        drop(state);
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
@@ -419,7 +457,9 @@ impl Signal {
         if let Some(result) = &state.result {
             return Poll::Ready(result.clone());
         }
-        state.waker = waker.cloned();
+        if let Some(waker) = waker {
+            state.waker = Some(waker.clone());
+        }
         Poll::Pending
     }
 }

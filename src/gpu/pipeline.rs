@@ -93,7 +93,9 @@ impl Gpu {
         let internal = self.device().push_error_scope(wgpu::ErrorFilter::Internal);
         let validation = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
         let pipeline = Arc::new(self.compile(kernel, &key.0, bake, checks));
-        let errors = [validation.pop().await, internal.pop().await];
+        // Scopes belong to this thread, and what is awaited may go on on another.
+        let (validation, internal) = (validation.pop(), internal.pop());
+        let errors = [validation.await, internal.await];
         if let Some(error) = errors.into_iter().flatten().next() {
             return Err(refused(error.to_string()));
         }

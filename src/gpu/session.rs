@@ -408,7 +408,7 @@ impl Session {
     /// [`Error::Driver`] if reading failed, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
     pub fn arrived(&mut self) -> Result<Vec<Metrics>> {
         #[cfg(not(target_arch = "wasm32"))]
-        self.gpu.poll(wgpu::PollType::Poll, "polling the device")?;
+        self.gpu.poll()?;
         let mut arrived = Vec::new();
         while let Some(first) = self.pending.front() {
             let Poll::Ready(result) = first.mapping.poll(None) else { break };
@@ -449,7 +449,7 @@ impl Session {
         let mut arrived = self.arrived()?;
         while self.pending.len() > limit {
             let Some(first) = self.pending.front() else { break };
-            let result = self.gpu.arrival(&first.mapping, &first.submission).await;
+            let result = self.gpu.arrival(&first.mapping, Some(&first.submission)).await;
             arrived.push(self.take(result)?);
         }
         self.gpu.check("a run")?;

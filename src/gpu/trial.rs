@@ -321,14 +321,7 @@ impl<'a> Stage<'a> {
         pool: &mut Pool,
         implementation: &Implementation,
     ) -> Result<(TrialOutput, Prepared)> {
-        let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
-        let submitted = self.submit(gpu, pool, implementation).await;
-        let refused = scope.pop().await;
-        let (prepared, guards) = submitted?;
-        if let Some(error) = refused {
-            let kernel = implementation.kernels.first().map_or_else(String::new, |k| k.label.clone());
-            return Err(Error::Kernel { kernel, reason: error.to_string() });
-        }
+        let (prepared, guards) = self.submit(gpu, pool, implementation).await?;
         let mut output = TrialOutput { arrays: Vec::new(), intact: true };
         for (operand, block) in self.trial.outputs.iter().zip(&self.outputs) {
             let (array, intact) = unpack(operand, &read(gpu, &block.buffer, GUARD, block.bytes).await?);
@@ -354,10 +347,36 @@ impl<'a> Stage<'a> {
             block.write(gpu, &vec![CANARY; words]);
             scratch.push(block);
         }
-        let mut dispatches = Vec::new();
         let checks = self.trial.checks(gpu, implementation);
+        let mut pipelines = Vec::new();
         for kernel in &implementation.kernels {
-            let pipeline = gpu.pipeline_with(kernel, checks).await?;
+            pipelines.push(gpu.pipeline_with(kernel, checks).await?);
+        }
+        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let blocks = self.inputs.len() + self.outputs.len() + scratch.len();
+        let guards = gpu.buffer("guards", 2 * GUARD * blocks as u64, usage).await?;
+
+        let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
+        let prepared = self.record(gpu, implementation, pipelines, scratch, &guards);
+        let refused = scope.pop();
+        if let Some(error) = refused.await {
+            let kernel = implementation.kernels.first().map_or_else(String::new, |k| k.label.clone());
+            return Err(Error::Kernel { kernel, reason: error.to_string() });
+        }
+        Ok((prepared?, guards))
+    }
+
+    /// Binds and submits what [`Stage::submit`] has made ready; waits for nothing.
+    fn record(
+        &self,
+        gpu: &Gpu,
+        implementation: &Implementation,
+        pipelines: Vec<Arc<Pipeline>>,
+        scratch: Vec<Guarded>,
+        guards: &wgpu::Buffer,
+    ) -> Result<Prepared> {
+        let mut dispatches = Vec::new();
+        for (kernel, pipeline) in implementation.kernels.iter().zip(pipelines) {
             let bound = |binding: &Binding| {
                 let block = match binding.slot {
                     Slot::Input(i) => self.inputs.get(i),
@@ -379,15 +398,13 @@ impl<'a> Stage<'a> {
         }
         prepared.encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
         let all = || self.inputs.iter().chain(&self.outputs).chain(&prepared.scratch);
-        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let guards = gpu.buffer("guards", 2 * GUARD * all().count() as u64, usage).await?;
         for (i, block) in all().enumerate() {
             let to = 2 * GUARD * i as u64;
-            encoder.copy_buffer_to_buffer(&block.buffer, 0, &guards, to, GUARD);
-            encoder.copy_buffer_to_buffer(&block.buffer, GUARD + block.bytes, &guards, to + GUARD, GUARD);
+            encoder.copy_buffer_to_buffer(&block.buffer, 0, guards, to, GUARD);
+            encoder.copy_buffer_to_buffer(&block.buffer, GUARD + block.bytes, guards, to + GUARD, GUARD);
         }
         gpu.submit(encoder);
-        Ok((prepared, guards))
+        Ok(prepared)
     }
 
     /// Gives its memory back.
