@@ -97,8 +97,8 @@ pub(super) async fn self_test(gpu: &Gpu, candidate: &Cooperative) -> Result<()> 
             let fits = |i: &&Implementation| i.name.starts_with("cooperative") && i.fits(&profile);
             let mut fitting = list.iter().filter(fits).peekable();
             if fitting.peek().is_none() {
-                let reason = format!("no {} kernel on matrices fits this device", case.op.name());
-                return Err(Error::Config(reason));
+                let reason = "has no kernel on matrices that fits this device".to_string();
+                return Err(Error::Layer { layer: "self-test".into(), operation: case.op.name(), reason });
             }
             let inputs: Vec<&Array<f32>> = case.inputs.iter().collect();
             let specs: Vec<&Spec> = case.specs.iter().collect();
@@ -124,7 +124,7 @@ fn compare(operation: &str, tile: &str, made: &[Array<f32>], wanted: &[Array<f32
         let error = relative_error(&got.data, &want.data);
         if error > LIMIT {
             let reason = format!("{operation} by {tile} is off by {error:.1e}");
-            return Err(Error::Kernel { kernel: "self-test".into(), reason });
+            return Err(Error::Kernel { kernel: "self-test".into(), reason, source: None });
         }
     }
     Ok(())
@@ -182,7 +182,7 @@ mod tests {
             let (specs, inputs): (Vec<&Spec>, Vec<&Array<f32>>) =
                 (case.specs.iter().collect(), case.inputs.iter().collect());
             let right = run_operation(case.op.as_ref(), &specs, &inputs, &Step::default());
-            let right = right.map_err(Error::Config)?;
+            let right = right.map_err(|reason| Error::tensor("trial", reason))?;
             let differs = |made: &[Array<f32>]| compare(case.op.name(), "matrices", made, &right);
             differs(&right)?;
             let mut broken = right.clone();

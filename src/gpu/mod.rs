@@ -30,13 +30,13 @@ pub(crate) use trial::{Pool, Prepared, Stage};
 pub use trial::{Trial, TrialOutput};
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(target_arch = "wasm32"))]
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::graph::{Element, Graph};
 use crate::kernel::{Choices, Cooperative, Profile};
 
@@ -108,17 +108,35 @@ impl Counters {
 #[derive(Debug)]
 enum Failure {
     OutOfMemory,
-    Error(String),
+    Error(Cause),
     Lost(String),
 }
 
 impl From<wgpu::Error> for Failure {
-    // In a browser the error itself must stay on its thread.
     fn from(error: wgpu::Error) -> Self {
         match error {
             wgpu::Error::OutOfMemory { .. } => Self::OutOfMemory,
-            error => Self::Error(error.to_string()),
+            error => Self::Error(cause(error)),
         }
+    }
+}
+
+/// An error of wgpu as the source of one of the crate's.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn cause(error: impl Into<Cause>) -> Cause {
+    error.into()
+}
+
+/// As elsewhere, but in a browser the error itself must stay on its thread: its words are kept.
+#[cfg(target_arch = "wasm32")]
+pub(crate) fn cause(error: impl std::fmt::Display) -> Cause {
+    error.to_string().into()
+}
+
+impl Error {
+    /// That the compiler or the driver refused a kernel.
+    pub(crate) fn refused(kernel: &str, error: wgpu::Error) -> Self {
+        Self::Kernel { kernel: kernel.into(), reason: error.to_string(), source: Some(cause(error)) }
     }
 }
 
@@ -278,7 +296,7 @@ impl Gpu {
         Err(match first {
             Failure::Lost(reason) => Error::DeviceLost(reason),
             Failure::OutOfMemory => Error::OutOfMemory { context },
-            Failure::Error(reason) => Error::Driver { context, reason },
+            Failure::Error(source) => Error::Driver { context, source },
         })
     }
 
@@ -367,7 +385,8 @@ impl Gpu {
 
     /// An error of the driver; a lost device where that was the cause.
     pub(crate) fn driver(&self, context: &str, reason: String) -> Error {
-        self.check(context).err().unwrap_or(Error::Driver { context: context.to_string(), reason })
+        let context = context.to_string();
+        self.check(&context).err().unwrap_or(Error::Driver { context, source: reason.into() })
     }
 
     /// Runs a future of this device to its end on this thread, which polls the device meanwhile: the only place where the engine blocks.

@@ -80,7 +80,7 @@ impl Gpu {
         if let Some(pipeline) = known {
             return Ok(pipeline);
         }
-        let refused = |reason| Error::Kernel { kernel: kernel.label.clone(), reason };
+        let refused = |reason| Error::Kernel { kernel: kernel.label.clone(), reason, source: None };
         let most = self.device().limits().max_storage_buffers_per_shader_stage;
         if let Some(fault) = kernel.fault(most, bake) {
             return Err(refused(fault));
@@ -97,7 +97,7 @@ impl Gpu {
         let (validation, internal) = (validation.pop(), internal.pop());
         let errors = [validation.await, internal.await];
         if let Some(error) = errors.into_iter().flatten().next() {
-            return Err(refused(error.to_string()));
+            return Err(Error::refused(&kernel.label, error));
         }
         let mut pipelines = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         pipelines.insert(key, Arc::clone(&pipeline));
@@ -113,10 +113,12 @@ impl Gpu {
             // SAFETY: without runtime checks, an index out of bounds or an endless loop would be undefined behaviour. Kernels come here only as
             // parts of proven implementations: the crate's own, which take their extents from the shapes that sized the buffers and are tested
             // against the CPU reference with canaries around every tensor, and those whose authors vouch for them.
-            #[allow(unsafe_code, reason = "bounds branches in inner loops cost a large part of a kernel's speed")]
+            #[allow(
+                unsafe_code,
+                reason = "bounds branches in inner loops cost a large part of a kernel's speed"
+            )]
             Checks::None => unsafe {
-                self.device()
-                    .create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+                self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
             },
         };
         let has_geometry = !bake && !kernel.geometry.is_empty();

@@ -141,8 +141,13 @@ fn checks(gpu: &Gpu, plan: &Plan, node: &PlannedNode) -> Result<Checks> {
     let inputs = graph_node.inputs.iter().map(operand).collect::<Result<Vec<_>>>()?;
     let outputs = graph_node.outputs.iter().map(operand).collect::<Result<Vec<_>>>()?;
     let wanted = &node.implementation.scratch;
-    if node.scratch.len() != wanted.len() || node.scratch.iter().zip(wanted).any(|(p, bytes)| p.bytes < *bytes) {
-        return Err(Error::tensor(&graph_node.name, format!("has less scratch memory than {wanted:?} bytes")));
+    if node.scratch.len() != wanted.len()
+        || node.scratch.iter().zip(wanted).any(|(p, bytes)| p.bytes < *bytes)
+    {
+        return Err(Error::tensor(
+            &graph_node.name,
+            format!("has less scratch memory than {wanted:?} bytes"),
+        ));
     }
     Ok(Checks::of(&node.implementation, &inputs, &outputs, gpu.profile()))
 }
@@ -199,11 +204,9 @@ impl Session {
             let checked = nodes.iter().map(|node| checks(gpu, &plan, node).map(|checks| (node, checks)));
             let nodes = checked.collect::<Result<Vec<_>>>()?;
             #[cfg(not(target_arch = "wasm32"))]
-            gpu.compile_together(
-                nodes.iter().flat_map(|(node, checks)| {
-                    node.implementation.kernels.iter().map(move |kernel| (kernel, *checks))
-                }),
-            )?;
+            gpu.compile_together(nodes.iter().flat_map(|(node, checks)| {
+                node.implementation.kernels.iter().map(move |kernel| (kernel, *checks))
+            }))?;
             for (node, checks) in nodes {
                 session.prepare(&plan, node, checks).await?;
                 done += 1;
@@ -239,7 +242,7 @@ impl Session {
             let scope = self.gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
             let group = self.gpu.bind(kernel, &pipeline, &bindings, &self.step);
             if let Some(error) = scope.pop().await {
-                return Err(Error::Kernel { kernel: kernel.label.clone(), reason: error.to_string() });
+                return Err(Error::refused(&kernel.label, error));
             }
             self.dispatches.push(Dispatch {
                 node: node.node,

@@ -361,7 +361,7 @@ impl<'a> Stage<'a> {
         let refused = scope.pop();
         if let Some(error) = refused.await {
             let kernel = implementation.kernels.first().map_or_else(String::new, |k| k.label.clone());
-            return Err(Error::Kernel { kernel, reason: error.to_string() });
+            return Err(Error::refused(&kernel, error));
         }
         Ok((prepared?, guards))
     }

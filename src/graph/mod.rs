@@ -298,7 +298,7 @@ fn countable(spec: &Spec) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "a tensor of {} is larger than any memory: use a smaller --batch, --input or --width",
+        "a tensor of {} is larger than any memory: use a smaller `LoaderOptions::batch`, `GoogLeNet::input` or `GoogLeNet::width`",
         spec.shape
     ))
 }

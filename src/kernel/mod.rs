@@ -376,13 +376,13 @@ impl Kernel {
         }
         let (name, Range { start, end }) = (binding.name, range);
         let reason = format!("it binds the bytes from {start} to {end} of `{name}`, which has {bytes}");
-        Err(Error::Kernel { kernel: self.label.clone(), reason })
+        Err(Error::Kernel { kernel: self.label.clone(), reason, source: None })
     }
 
     /// That one of its bindings is of a tensor or scratch buffer that is not there.
     pub(crate) fn unbound(&self, binding: &Binding) -> Error {
         let reason = format!("`{}` is {:?}, and there is none", binding.name, binding.slot);
-        Error::Kernel { kernel: self.label.clone(), reason }
+        Error::Kernel { kernel: self.label.clone(), reason, source: None }
     }
 
     /// What is wrong with it on any device, or on one that takes so many storage bindings in one kernel.
@@ -399,9 +399,8 @@ impl Kernel {
             ));
         }
         let fits = u32::try_from(count).is_ok_and(|count| count <= most_bindings);
-        (!fits).then(|| {
-            format!("it binds {count} tensors, and this device takes {most_bindings} in one kernel")
-        })
+        (!fits)
+            .then(|| format!("it binds {count} tensors, and this device takes {most_bindings} in one kernel"))
     }
 
     /// Sets the workgroup counts for at least `invocations` invocations in one line. More than [`MOST_GROUPS`] workgroups are folded
@@ -446,7 +445,14 @@ pub struct Implementation {
 impl Implementation {
     /// An implementation of these kernels that suits every adapter and needs no scratch and no workgroup memory.
     pub fn new(name: &'static str, kernels: Vec<Kernel>) -> Self {
-        Self { name, kernels, scratch: Vec::new(), suits: AdapterClass::ALL, workgroup_memory: 0, proof: None }
+        Self {
+            name,
+            kernels,
+            scratch: Vec::new(),
+            suits: AdapterClass::ALL,
+            workgroup_memory: 0,
+            proof: None,
+        }
     }
 
     /// Adds a scratch buffer of `elements` f32.

@@ -180,7 +180,9 @@ impl Plan {
     pub(crate) fn lookup(&self, id: TensorId) -> Result<(&Tensor, Place, View)> {
         let tensor = self.graph.get(id).zip(self.views.get(id.0));
         let found = tensor.and_then(|(tensor, view)| Some((tensor, *self.places.get(&view.root)?, *view)));
-        found.ok_or_else(|| Error::tensor(format!("#{}", id.0), "is not in the planned graph, or has no place"))
+        found.ok_or_else(|| {
+            Error::tensor(format!("#{}", id.0), "is not in the planned graph, or has no place")
+        })
     }
 
     /// A tensor of [`Plan::graph`] as kernels see it.
@@ -324,7 +326,7 @@ impl Builder<'_> {
         let largest = self.stores.iter().find(|(_, bytes)| **bytes > self.profile.buffer);
         if let Some((store, bytes)) = largest {
             let tensor = format!("{store:?}");
-            let advice = "use a smaller --width".to_string();
+            let advice = "use a smaller `GoogLeNet::width`".to_string();
             return Err(Error::TooLarge { tensor, needed: *bytes, limit: self.profile.buffer, advice });
         }
         Ok(())
@@ -343,11 +345,11 @@ impl Builder<'_> {
             _ => None,
         };
         let advice = match advice {
-            Some(fits) => format!("the largest --batch that fits is {fits}"),
+            Some(fits) => format!("the largest `LoaderOptions::batch` that fits is {fits}"),
             None if matches!(tensor.role, Role::Input | Role::Value) => {
-                "use a smaller --input or --width".to_string()
+                "use a smaller `GoogLeNet::input` or `GoogLeNet::width`".to_string()
             }
-            None => "use a smaller --width or fewer --classes".to_string(),
+            None => "use a smaller `GoogLeNet::width` or fewer `GoogLeNet::classes`".to_string(),
         };
         Err(Error::TooLarge { tensor: tensor.name.clone(), needed: bytes, limit, advice })
     }
@@ -389,7 +391,7 @@ impl Builder<'_> {
                 measured.or_else(|| choose(&list, self.profile)).ok_or_else(|| Error::Layer {
                     layer: node.name.clone(),
                     operation: node.op.name(),
-                    reason: "no kernel fits the limits of this device (workgroup memory, invocations, or 65,535 workgroups in a row); use a smaller --batch or --input".into(),
+                    reason: "no kernel fits the limits of this device (workgroup memory, invocations, or 65,535 workgroups in a row); use a smaller `LoaderOptions::batch` or `GoogLeNet::input`".into(),
                 })?;
             chosen.push((id, implementation.clone()));
         }

@@ -383,7 +383,7 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         };
         let time = match found {
             Ok(()) => self.time(&prepared, quickest).await,
-            Err(reason) => Err(Error::Kernel { kernel: candidate.name.to_string(), reason }),
+            Err(reason) => Err(Error::Kernel { kernel: candidate.name.to_string(), reason, source: None }),
         };
         prepared.release(&mut self.pool);
         time
