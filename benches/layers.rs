@@ -14,6 +14,7 @@ use incept::Result;
 use incept::gpu::{AdapterOptions, Gpu, Session};
 use incept::graph::{Graph, Operation};
 use incept::kernel::{AdapterClass, Implementation, Operands, Profile, Step};
+use incept::ops::offers;
 use incept::plan::{Plan, PlanOptions};
 use incept::tensor::Spec;
 
@@ -36,7 +37,7 @@ impl Operation for Only {
     }
 
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
-        let mut list = self.op.kernels(operands, profile);
+        let mut list = offers(self.op.as_ref(), operands, profile);
         list.retain(|i| i.name == self.implementation);
         list
     }

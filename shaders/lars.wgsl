@@ -1,6 +1,6 @@
 // Layer-wise adaptive rates (You et al. 2017): momentum on the gradient of each tensor of a region, scaled to a share of the tensor's norm. Sums have
 // a fixed order: blocks of 64 elements first, then the blocks of a tensor by one workgroup. p: count (blocks or vectors of this part), first
-// (block of this part), blocks (in all), trust. Constants: GUARDED (there is a guard, see loss_scale.wgsl).
+// (block of this part), blocks (in all), tensors, trust. Constants: GUARDED (there is a guard, see loss_scale.wgsl).
 
 // Sums of squares of parameters and gradients, a block each invocation.
 //# squares
@@ -34,8 +34,10 @@ fn ratios(
 ) {
     // Workgroups beyond the last tensor do it again, so that all reach the barriers.
     let tensor = min(linear_group(group, groups), p.tensors - 1u);
-    let first = u32(segments[2u * tensor]);
-    let end = first + u32(segments[2u * tensor + 1u]);
+    // Whatever the segments are, nothing is read or written out of bounds.
+    let blocks = f32(p.blocks);
+    let first = min(u32(clamp(segments[2u * tensor], 0.0, blocks)), p.blocks - 1u);
+    let end = min(first + u32(clamp(segments[2u * tensor + 1u], 0.0, blocks)), p.blocks);
     var sum = vec2(0.0);
     for (var block = first + local; block < end; block += WORKGROUP) {
         sum += vec2(partial[2u * block], partial[2u * block + 1u]);

@@ -261,7 +261,8 @@ fn max_pool_grad_planes(
     for (var k = 0u; k < plane; k++) { dx_data[dx_first + k] = dx_data_element(0.0); }
 #endif
     for (var o = 0u; o < out_plane; o++) {
-        let place = dx_first + indices[i * out_plane + o];
+        // Whatever the indices are, nothing is written out of bounds.
+        let place = dx_first + min(indices[i * out_plane + o], plane - 1u);
         dx_data[place] = dx_data_element(f32(dx_data[place]) + f32(dy_data[dy_first + o]));
     }
 #if MASK

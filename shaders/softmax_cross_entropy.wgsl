@@ -57,7 +57,9 @@ fn rows(
     let of_label = f32(x_data[first + select(0u, label, valid)]);
 #if MIXED
     let label2 = second[n];
-    let of_second = f32(x_data[first + select(0u, label2, valid)]);
+    // Whatever the labels are, nothing is read out of bounds.
+    let valid2 = valid && label2 < p.classes;
+    let of_second = f32(x_data[first + select(0u, label2, valid2)]);
     var behind2 = 0.0;
 #endif
     // How many are not before the label: smaller, or equal and of no smaller number. NaN is neither, so that a row of them is never right.
@@ -103,7 +105,7 @@ fn rows(
         var other = log_sum - (of_second - largest);
         var weight2 = 1.0;
 #if WEIGHTED
-        weight2 = class_weights[select(0u, label2, valid)];
+        weight2 = class_weights[select(0u, label2, valid2)];
         other *= weight2;
 #endif
         own = mine * own + (1.0 - mine) * other;
@@ -143,7 +145,8 @@ fn label_weight(n: u32) -> f32 {
     weight = class_weights[select(0u, labels[n], valid)];
 #if MIXED
     let mine = f32(share[n]);
-    weight = mine * weight + (1.0 - mine) * class_weights[select(0u, second[n], valid)];
+    let valid2 = valid && second[n] < p.classes;
+    weight = mine * weight + (1.0 - mine) * class_weights[select(0u, second[n], valid2)];
 #endif
 #endif
     return select(0.0, weight, valid);

@@ -17,6 +17,7 @@ mod explain;
 mod export;
 mod fetch;
 mod fit;
+mod flags;
 mod graph;
 mod health;
 mod import;

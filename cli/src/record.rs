@@ -16,6 +16,7 @@ use incept::train::StepMetrics;
 use incept::{Error, Result};
 
 use super::fit::EpochRecord as Epoch;
+use super::flags::flags;
 use super::report::{Rate, note, shown};
 
 /// Step records of an epoch, about: enough for a curve.
@@ -323,7 +324,7 @@ impl Recorder {
 
     /// The run ends here because something failed: the log says what, if it can still be written.
     pub(crate) fn fail(&mut self, error: &Error, epochs: u64) {
-        let (reason, message) = (StopReason::Failed, Some(error.to_string()));
+        let (reason, message) = (StopReason::Failed, Some(flags(&error.to_string()).into_owned()));
         let seconds = self.started.elapsed().as_secs_f64();
         let _ = self.log.write(&Record::End { reason, epochs, seconds, message });
     }

@@ -10,6 +10,8 @@ use incept::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::flags::flags;
+
 /// How often progress is printed where there is no terminal to redraw.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
@@ -114,6 +116,11 @@ fn waits(result: bool, text: &str) -> bool {
     waiting.as_mut().map(|lines| lines.push((result, text.to_string()))).is_some()
 }
 
+/// A text for people: flags in the place of the library's names for them, and nothing that a terminal would obey.
+fn told(text: &str) -> String {
+    printable_lines(&flags(text)).into_owned()
+}
+
 /// Where the log goes: standard error, or the lines that wait.
 #[derive(Debug)]
 pub(crate) struct Held;
@@ -121,7 +128,7 @@ pub(crate) struct Held;
 impl Write for Held {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        let text = printable_lines(&text);
+        let text = told(&text);
         if !waits(false, text.trim_end()) {
             std::io::stderr().write_all(text.as_bytes())?;
         }
@@ -135,7 +142,7 @@ impl Write for Held {
 
 /// Says something that is no result.
 pub(crate) fn note(text: &str) {
-    let text = printable_lines(text);
+    let text = told(text);
     if !waits(false, &text) {
         complain(&text);
     }
@@ -143,7 +150,7 @@ pub(crate) fn note(text: &str) {
 
 /// Writes a line to standard error; where nobody reads that, there is nobody to tell.
 pub(crate) fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", printable_lines(text));
+    let _ = writeln!(std::io::stderr(), "{}", told(text));
 }
 
 /// Whether an error only says that whoever read the output has gone away.
@@ -157,7 +164,7 @@ fn if_read(written: Result<()>) -> Result<()> {
 
 fn print(text: &str) -> Result<()> {
     // Names from files are in it: no terminal may obey them.
-    let text = printable_lines(text);
+    let text = told(text);
     let text = &*text;
     if waits(true, text) {
         return Ok(());

@@ -14,15 +14,18 @@ const MAX_DESCRIBED: usize = 1 << 14;
 /// # Errors
 /// [`Error::Format`] with the field at fault.
 pub(super) fn describe(path: &Path, json: &str) -> Result<Metadata> {
-    let fail = |reason: String| Error::format(path, format!("its description cannot be read: {reason}"));
+    let text = |reason: &str| format!("its description cannot be read: {reason}");
+    let fail = |reason: &str| Error::format(path, text(reason));
+    let damaged = |reason: &str, e: serde_json::Error| Error::damaged(path, text(reason), e);
     if json.len() > MAX_HEADER || nested(json.as_bytes()) > MAX_DESCRIBED {
-        return Err(fail("it is longer than any that incept writes".into()));
+        return Err(fail("it is longer than any that incept writes"));
     }
     let mut parser = serde_json::Deserializer::from_str(json);
     let metadata: Metadata = serde_path_to_error::deserialize(&mut parser).map_err(|e| {
         let field = e.path().to_string();
-        fail(if field == "." { e.inner().to_string() } else { format!("`{field}`: {}", e.inner()) })
+        let source = e.into_inner();
+        damaged(&if field == "." { source.to_string() } else { format!("`{field}`: {source}") }, source)
     })?;
-    parser.end().map_err(|e| fail(e.to_string()))?;
+    parser.end().map_err(|e| damaged(&e.to_string(), e))?;
     Ok(metadata)
 }

@@ -33,7 +33,7 @@ impl Checkpoint {
         let network = &self.metadata.network;
         if options.aux && !network.has_aux() {
             return Err(Error::Config(
-                "this network has no auxiliary softmaxes: export it without --aux".into(),
+                "this network has no auxiliary softmaxes: export it without `OnnxOptions::aux`".into(),
             ));
         }
         let Self { state, metadata } = self.without_training();
@@ -54,7 +54,7 @@ impl Checkpoint {
             network.classes,
             in_words(&metadata.preprocessing)
         );
-        let json = serde_json::to_string(&metadata).map_err(|e| Error::tensor(KEY, e.to_string()))?;
+        let json = serde_json::to_string(&metadata).map_err(Error::unwritable)?;
         let words = for_programs(self);
         let metadata = words.into_iter().chain([(KEY.to_string(), json)]).collect();
         let options = ExportOptions { description, metadata, fold_batch_norm: options.fold_batch_norm };

@@ -131,7 +131,7 @@ impl Checkpoint {
             let view = TensorView::new(Dtype::I64, Vec::new(), &steps).map_err(|e| invalid(name, e))?;
             views.push((name.clone(), view));
         }
-        let json = serde_json::to_string(&self.metadata).map_err(|e| Error::tensor(KEY, e.to_string()))?;
+        let json = serde_json::to_string(&self.metadata).map_err(Error::unwritable)?;
         if json.len() > MAX_HEADER / 2 {
             let reason = format!("{} names of classes are too long to be kept", self.metadata.classes.len());
             return Err(Error::tensor(KEY, reason));

@@ -55,15 +55,13 @@ fn check_metadata(metadata: &Metadata) -> Result<(), String> {
     Ok(())
 }
 
-/// The field of the network that an error about an option is about.
+/// What an error about a network says, with the names of the description's fields.
 fn field(error: &Error) -> String {
     let text = error.to_string();
-    match text.strip_prefix("--").and_then(|rest| rest.split_once(' ')) {
-        Some((option, rest)) => format!("`network.{}` {rest}", option.replace('-', "_")),
-        None => match text.strip_prefix('`') {
-            Some(rest) => format!("`network.{rest}"),
-            None => format!("`network`: {text}"),
-        },
+    if text.contains("`GoogLeNet::") {
+        text.replace("`GoogLeNet::", "`network.")
+    } else {
+        format!("`network`: {text}")
     }
 }
 

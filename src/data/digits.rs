@@ -20,7 +20,7 @@ pub struct Digits(InMemory);
 pub fn digits() -> Result<Digits> {
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(PACKED), &mut bytes)
-        .map_err(|e| Error::format("digits", format!("the embedded copy is damaged: {e}")))?;
+        .map_err(|e| Error::damaged("digits", format!("the embedded copy is damaged: {e}"), e))?;
     let rows = bytes.chunks_exact(SIZE * SIZE + 1);
     let mut set = InMemory {
         source: "digits".into(),

@@ -80,7 +80,7 @@ pub(super) fn find(what: &str) -> Result<Found> {
     }
     let path = Path::new(what);
     if !path.exists() {
-        let reason = "is neither `digits` nor an existing file or folder; see --help for the formats";
+        let reason = "is neither `digits` nor an existing file or folder; see `data::open` for the formats";
         return Err(Error::format(path, reason));
     }
     let mut at = path.to_path_buf();
@@ -106,7 +106,7 @@ fn unknown_file(path: &Path) -> &'static str {
     if [".tar.gz", ".tgz", ".zip", ".tar.xz", ".tar.bz2", ".7z", ".rar"].iter().any(|e| name.ends_with(e)) {
         "is an archive: unpack it, and name the folder or the .tar"
     } else {
-        "is not a recognized data set; see --help for the formats"
+        "is not a recognized data set; see `data::open` for the formats"
     }
 }
 

@@ -132,17 +132,17 @@ impl Loader {
     /// A loader of `set`.
     ///
     /// # Errors
-    /// [`Error::Config`] if the batch has no rows, the data set no images, or there are too many workers.
+    /// [`Error::OutOfRange`] if the batch has no rows or there are too many workers, [`Error::Config`] if the data set has no images.
     pub fn new(set: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Self> {
         if options.batch == 0 {
-            return Err(Error::Config("--batch-size must be above zero, not 0".into()));
+            return Err(Error::out_of_range("LoaderOptions::batch", "above zero", 0));
         }
         if set.is_empty() {
             return Err(Error::Config("the data set has no images".into()));
         }
         if options.workers > MAX_WORKERS {
-            let reason = format!("--workers must be at most {MAX_WORKERS}, not {}", options.workers);
-            return Err(Error::Config(reason));
+            let allowed = format!("at most {MAX_WORKERS}");
+            return Err(Error::out_of_range("LoaderOptions::workers", allowed, options.workers));
         }
         Ok(Self { shared: Arc::new(Shared { set, options, bad: Mutex::default() }) })
     }
@@ -244,12 +244,12 @@ impl Shared {
             .unwrap_or_else(|reason| Err(Error::format(self.set.name(index), reason)));
         match loaded {
             Ok(values) => Ok(Some(values)),
-            Err(error) => self.pass_over(index, &error).map(|()| None),
+            Err(error) => self.pass_over(index, error).map(|()| None),
         }
     }
 
     /// Notes a picture that cannot be read, once.
-    fn pass_over(&self, index: usize, error: &Error) -> Result<()> {
+    fn pass_over(&self, index: usize, error: Error) -> Result<()> {
         let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
         if bad.contains_key(&index) {
             return Ok(());
@@ -258,10 +258,10 @@ impl Shared {
         bad.insert(index, error.to_string());
         if bad.len() > self.options.max_bad {
             let max = self.options.max_bad;
-            return Err(Error::TooManyBad { bad: bad.len(), max, last: error.to_string() });
+            return Err(Error::TooManyBad { bad: bad.len(), max, source: Box::new(error) });
         }
         if bad.len() == self.set.len() {
-            return Err(Error::NothingReadable { count: bad.len(), last: error.to_string() });
+            return Err(Error::NothingReadable { count: bad.len(), source: Box::new(error) });
         }
         Ok(())
     }
@@ -310,9 +310,9 @@ impl Batches {
     #[cfg(not(target_arch = "wasm32"))]
     fn prefetched(&mut self) -> Option<Result<Batch>> {
         let (first, rest) = self.workers.split_first_mut()?;
-        let batch = first.recv().unwrap_or_else(|_| {
-            Err(Error::Config("a worker that decodes pictures ended before its time".into()))
-        });
+        let batch = first
+            .recv()
+            .unwrap_or_else(|_| Err(Error::internal("a worker that decodes images ended before its time")));
         if !rest.is_empty() {
             self.workers.rotate_left(1);
         }

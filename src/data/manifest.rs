@@ -103,7 +103,7 @@ fn records(path: &Path) -> Result<csv::StringRecordsIntoIter<std::io::Cursor<Vec
 }
 
 fn rows(path: &Path, part: Part, rows: &mut Vec<Row>, notes: &mut Vec<String>) -> Result<()> {
-    let records = records(path)?.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(path, &e))?;
+    let records = records(path)?.collect::<Result<Vec<_>, _>>().map_err(|e| damaged(path, e))?;
     let Some(first) = records.first() else {
         return Err(Error::format(path, "is empty: expected lines of path,label"));
     };
@@ -145,6 +145,6 @@ fn rows(path: &Path, part: Part, rows: &mut Vec<Row>, notes: &mut Vec<String>) -
     Ok(())
 }
 
-fn damaged(path: &Path, error: &csv::Error) -> Error {
-    Error::format(path, format!("cannot be read as CSV: {error}"))
+fn damaged(path: &Path, error: csv::Error) -> Error {
+    Error::damaged(path, format!("cannot be read as CSV: {error}"), error)
 }

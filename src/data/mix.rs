@@ -32,11 +32,11 @@ impl Mix {
     /// Checks the values.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the option.
+    /// [`Error::OutOfRange`] naming the field.
     pub fn validate(&self) -> Result<()> {
-        for (alpha, option) in [(self.mixup, "--mixup"), (self.cutmix, "--cutmix")] {
+        for (alpha, field) in [(self.mixup, "Mix::mixup"), (self.cutmix, "Mix::cutmix")] {
             if !alpha.is_finite() || alpha < 0.0 {
-                return Err(Error::Config(format!("{option} must not be negative, not {alpha}")));
+                return Err(Error::out_of_range(field, "a number from 0 up", alpha));
             }
         }
         Ok(())

@@ -79,11 +79,11 @@ impl Default for OpenOptions {
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read, [`Error::Format`] if it is none of these or a file
-/// is damaged, [`Error::Config`] if the share that is held out is none.
+/// is damaged, [`Error::OutOfRange`] if the share that is held out is none.
 pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
     let share = options.held_out;
     if !(share > 0.0 && share < 1.0) {
-        return Err(Error::Config(format!("--val-split must be between 0 and 1, not {share}")));
+        return Err(Error::out_of_range("OpenOptions::held_out", "between 0 and 1", share));
     }
     let mut found = find(what)?;
     let held_out = found.validation.take().or_else(|| found.test.clone());

@@ -64,7 +64,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
 /// Why a stream could not be read.
 pub(super) fn failed(path: &Path, error: std::io::Error) -> Error {
     if is_packed(path) {
-        Error::format(path, format!("cannot be unpacked: {error}"))
+        Error::damaged(path, format!("cannot be unpacked: {error}"), error)
     } else {
         Error::io(path, error)
     }

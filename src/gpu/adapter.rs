@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Counts, Failure, Gpu, Shared, matrices};
+#[cfg(not(target_arch = "wasm32"))]
+use super::poller::Poller;
+use super::{Counts, Failure, Gpu, Shared, cause, matrices};
 use crate::error::{Error, Result};
 use crate::kernel::{AdapterClass, Cooperative, Profile};
 
@@ -237,7 +239,7 @@ pub(crate) async fn open(
         }
         opened => opened,
     }
-    .map_err(|reason| Error::Device { adapter: summary.name.clone(), reason })?;
+    .map_err(|source| Error::Device { adapter: summary.name.clone(), source: cause(source) })?;
 
     let failures: Arc<Mutex<Vec<Failure>>> = Arc::default();
     let sink = Arc::clone(&failures);
@@ -282,7 +284,10 @@ pub(crate) async fn open(
             pipelines,
             failures,
             counts: Counts::default(),
+            #[cfg(not(target_arch = "wasm32"))]
             awaited: Mutex::default(),
+            #[cfg(not(target_arch = "wasm32"))]
+            poller: Poller::default(),
             choices: Mutex::default(),
         }),
     };
@@ -310,7 +315,7 @@ async fn request(
     adapter: &wgpu::Adapter,
     limits: &wgpu::Limits,
     extra: wgpu::Features,
-) -> Result<(wgpu::Device, wgpu::Queue), String> {
+) -> Result<(wgpu::Device, wgpu::Queue), wgpu::RequestDeviceError> {
     let optional = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
     let experimental_features = if extra.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
         // SAFETY: experimental features may have bugs that lead to undefined behaviour in the driver. The one that is asked for runs the
@@ -330,7 +335,7 @@ async fn request(
         memory_hints: wgpu::MemoryHints::Performance,
         ..Default::default()
     };
-    adapter.request_device(&descriptor).await.map_err(|e| e.to_string())
+    adapter.request_device(&descriptor).await
 }
 
 /// WebGPU's default limits for compute, raised to what the adapter has for the ones that the engine can use more of.

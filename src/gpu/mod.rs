@@ -1,10 +1,17 @@
 //! The device: choosing an adapter, opening it, compiling pipelines, running plans. Everything here is `async` and free of files, so that it runs
 //! in a browser tab, where it has no threads and nothing that blocks, as it does in a terminal, where pipelines compile on all cores.
+//!
+//! Futures of the crate run in any executor (tokio, smol, pollster), and outside of a browser they are [`Send`], so that an executor
+//! with several threads takes them. The device has to be polled for them: the page's event loop does that in a browser, elsewhere a
+//! thread of each [`Gpu`], which is started when an executor first waits for the device, sleeps while nobody does, and ends with the last clone of
+//! the [`Gpu`]. A program without an executor has [`Gpu::block_on`], which polls on the calling thread and needs no other.
 
 mod adapter;
 pub(crate) mod element;
 mod matrices;
 mod pipeline;
+#[cfg(not(target_arch = "wasm32"))]
+mod poller;
 mod probe;
 mod regions;
 mod rows;
@@ -13,6 +20,7 @@ mod timing;
 
 pub(crate) use adapter::open as open_unproven;
 pub use adapter::{AdapterOptions, AdapterSummary, adapter_advice, list_adapters};
+pub(crate) use pipeline::Checks;
 pub use pipeline::Pipeline;
 pub use probe::{Bound, Roofline, probe_kernels};
 pub use regions::Regions;
@@ -21,12 +29,12 @@ pub use timing::{Clock, Interval};
 
 use std::collections::HashMap;
 #[cfg(not(target_arch = "wasm32"))]
-use std::panic::AssertUnwindSafe;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::graph::Graph;
 use crate::kernel::{Cooperative, Profile};
 use crate::plan::Choices;
@@ -44,11 +52,16 @@ struct Shared {
     queue: wgpu::Queue,
     summary: AdapterSummary,
     profile: Profile,
-    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    /// By the text, the entry point and the checks that they were made with.
+    pipelines: Mutex<HashMap<(String, &'static str, Checks), Arc<Pipeline>>>,
     failures: Arc<Mutex<Vec<Failure>>>,
     counts: Counts,
     /// The submission that a future waits for, so that blocking on it does not drain the queue.
+    #[cfg(not(target_arch = "wasm32"))]
     awaited: Mutex<Option<wgpu::SubmissionIndex>>,
+    /// Polls for futures that nobody blocks on.
+    #[cfg(not(target_arch = "wasm32"))]
+    poller: poller::Poller,
     /// Implementations that plans for this device prefer to the defaults.
     choices: Mutex<Arc<Choices>>,
 }
@@ -95,17 +108,35 @@ impl Counters {
 #[derive(Debug)]
 enum Failure {
     OutOfMemory,
-    Error(String),
+    Error(Cause),
     Lost(String),
 }
 
 impl From<wgpu::Error> for Failure {
-    // In a browser the error itself must stay on its thread.
     fn from(error: wgpu::Error) -> Self {
         match error {
             wgpu::Error::OutOfMemory { .. } => Self::OutOfMemory,
-            error => Self::Error(error.to_string()),
+            error => Self::Error(cause(error)),
         }
+    }
+}
+
+/// An error of wgpu as the source of one of the crate's.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn cause(error: impl Into<Cause>) -> Cause {
+    error.into()
+}
+
+/// As elsewhere, but in a browser the error itself must stay on its thread: its words are kept.
+#[cfg(target_arch = "wasm32")]
+pub(crate) fn cause(error: impl std::fmt::Display) -> Cause {
+    error.to_string().into()
+}
+
+impl Error {
+    /// That the compiler or the driver refused a kernel.
+    pub(crate) fn refused(kernel: &str, error: wgpu::Error) -> Self {
+        Self::Kernel { kernel: kernel.into(), reason: error.to_string(), source: Some(cause(error)) }
     }
 }
 
@@ -138,6 +169,20 @@ impl Gpu {
             return Err(Error::NoF16 { adapter: self.summary().to_string() });
         }
         Ok(())
+    }
+
+    /// Refuses what belongs to another device: the driver could not tell it from this one's own.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with both adapters.
+    pub(crate) fn require_own(&self, owner: &Self) -> Result<()> {
+        if Arc::ptr_eq(&self.shared, &owner.shared) {
+            return Ok(());
+        }
+        let (this, other) = (self.summary(), owner.summary());
+        Err(Error::Config(format!(
+            "memory of a device opened on {other} cannot be used with another that was opened on {this}: make it with the same `Gpu`"
+        )))
     }
 
     /// The implementations that trainers and classifiers on this device prefer to the defaults.
@@ -225,7 +270,7 @@ impl Gpu {
         Err(match first {
             Failure::Lost(reason) => Error::DeviceLost(reason),
             Failure::OutOfMemory => Error::OutOfMemory { context },
-            Failure::Error(reason) => Error::Driver { context, reason },
+            Failure::Error(source) => Error::Driver { context, source },
         })
     }
 
@@ -264,20 +309,37 @@ impl Gpu {
     /// [`Error::Driver`] if the buffer cannot be mapped.
     pub(crate) async fn end_download(&self, download: Download) -> Result<Vec<u8>> {
         let Download { staging, mapped, submission, size, bytes } = download;
-        let mapped = self.arrival(&mapped, &submission).await;
+        let mapped = self.arrival(&mapped, Some(&submission)).await;
         let data = mapped.and_then(|()| take_mapped(&staging, size));
         let mut data = data.map_err(|reason| self.driver("reading a buffer", reason))?;
         data.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
         Ok(data)
     }
 
-    /// Waits for what a submission signals. [`Gpu::block_on`] then waits for that submission alone.
-    async fn arrival(&self, signal: &Signal, submission: &wgpu::SubmissionIndex) -> Result<(), String> {
+    /// Waits for what a submission signals, or what was submitted last, and sees to it that somebody polls the device meanwhile:
+    /// [`Gpu::block_on`], which then waits for that submission alone, or the thread that is there for all others.
+    async fn arrival(
+        &self,
+        signal: &Signal,
+        submission: Option<&wgpu::SubmissionIndex>,
+    ) -> Result<(), String> {
+        #[cfg(target_arch = "wasm32")]
+        let _ = submission;
+        #[cfg(not(target_arch = "wasm32"))]
+        let mut asked = false;
         std::future::poll_fn(|context| {
             let state = signal.poll(Some(context.waker()));
+            #[cfg(not(target_arch = "wasm32"))]
             if state.is_pending() {
-                let mut awaited = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner);
-                *awaited = Some(submission.clone());
+                if context.waker().will_wake(&BLOCKING) {
+                    let mut awaited = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+                    *awaited = submission.cloned();
+                } else if !asked {
+                    asked = true;
+                    if let Err(reason) = self.shared.poller.wait_for(self.device(), signal, submission) {
+                        return Poll::Ready(Err(reason));
+                    }
+                }
             }
             state
         })
@@ -297,41 +359,50 @@ impl Gpu {
 
     /// An error of the driver; a lost device where that was the cause.
     pub(crate) fn driver(&self, context: &str, reason: String) -> Error {
-        self.check(context).err().unwrap_or(Error::Driver { context: context.to_string(), reason })
+        let context = context.to_string();
+        self.check(&context).err().unwrap_or(Error::Driver { context, source: reason.into() })
     }
 
-    /// Runs a future of this device to its end on this thread: the only place where the engine blocks.
+    /// Runs a future of this device to its end on this thread, which polls the device meanwhile: the only place where the engine blocks.
+    /// The future may wait for this device alone. Any executor runs it as well, a little slower: see [the module](self).
     ///
     /// # Errors
     /// Whatever the future returns, [`Error::DeviceLost`] if the device is lost meanwhile, or [`Error::Driver`] if it stops answering.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let mut future = std::pin::pin!(future);
-        let mut context = std::task::Context::from_waker(Waker::noop());
+        let mut context = std::task::Context::from_waker(&BLOCKING);
         loop {
             if let Poll::Ready(result) = future.as_mut().poll(&mut context) {
                 return result;
             }
-            // The futures of this module wait for nothing but the device.
-            let submission_index = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
-            self.poll(wgpu::PollType::Wait { submission_index, timeout: None }, "waiting for the device")?;
+            let submission = self.shared.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let context = "waiting for the device";
+            poller::wait(self.device(), submission).map_err(|reason| self.driver(context, reason))?;
         }
     }
 
-    /// Lets the device call back what is done.
+    /// Lets the device call back what is done, without waiting.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] if it was lost, [`Error::Driver`] if it does not answer.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn poll(&self, how: wgpu::PollType, context: &str) -> Result<()> {
-        // wgpu 30 panics where it finds the device lost while it waits, after it has called the callback that notes so. Nothing of
-        // ours is left half done by that: what is awaited never comes.
-        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| self.device().poll(how)));
-        match polled {
-            Ok(polled) => polled.map(drop).map_err(|e| self.driver(context, e.to_string())),
-            Err(_) => Err(self.driver(context, "the driver gave up".into())),
-        }
+    pub(crate) fn poll(&self) -> Result<()> {
+        let polled = poller::answered(self.device(), wgpu::PollType::Poll);
+        polled.map_err(|reason| self.driver("polling the device", reason))
     }
+}
+
+/// The waker of [`Gpu::block_on`]: it wakes nobody, and tells futures that the thread they are polled on polls the device itself.
+#[cfg(not(target_arch = "wasm32"))]
+static BLOCKING: LazyLock<Waker> = LazyLock::new(|| Waker::from(Arc::new(Blocking)));
+
+#[cfg(not(target_arch = "wasm32"))]
+struct Blocking;
+
+#[cfg(not(target_arch = "wasm32"))]
+impl std::task::Wake for Blocking {
+    fn wake(self: Arc<Self>) {}
 }
 
 /// Bytes of a buffer on their way to the host.
@@ -364,8 +435,11 @@ struct SignalState {
 impl Signal {
     fn send(&self, result: Result<(), String>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.result = Some(result);
-        if let Some(waker) = state.waker.take() {
+        state.result.get_or_insert(result);
+        let waker = state.waker.take();
+        // Who is woken may poll at once, on this thread.
+        drop(state);
+        if let Some(waker) = waker {
             waker.wake();
         }
     }
@@ -376,7 +450,9 @@ impl Signal {
         if let Some(result) = &state.result {
             return Poll::Ready(result.clone());
         }
-        state.waker = waker.cloned();
+        if let Some(waker) = waker {
+            state.waker = Some(waker.clone());
+        }
         Poll::Pending
     }
 }

@@ -7,7 +7,28 @@ use std::sync::{Arc, PoisonError};
 
 use super::Gpu;
 use crate::error::{Error, Result};
-use crate::kernel::{Kernel, pipeline_text};
+use crate::kernel::{Implementation, Kernel, Operand, Profile, pipeline_text};
+
+/// What is checked while a kernel runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Checks {
+    /// Accesses to arrays, and loops without an end.
+    All,
+    /// Nothing.
+    None,
+}
+
+impl Checks {
+    /// What has to be checked of an implementation on these operands.
+    pub(crate) fn of(
+        implementation: &Implementation,
+        inputs: &[Operand],
+        outputs: &[Operand],
+        profile: &Profile,
+    ) -> Self {
+        if implementation.is_proven(inputs, outputs, profile) { Self::None } else { Self::All }
+    }
+}
 
 /// A compiled kernel.
 #[derive(Debug)]
@@ -19,12 +40,18 @@ pub struct Pipeline {
 }
 
 impl Gpu {
-    /// The pipeline of a kernel, compiled if this is the first with its text.
+    /// The pipeline of a kernel with checks of bounds, compiled if this is the first with its text.
     ///
     /// # Errors
-    /// [`Error::Kernel`] with the kernel's label and the compiler's words.
+    /// [`Error::Kernel`] with the kernel's label and the compiler's words, or with the limit of the device that the kernel exceeds.
     pub async fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
-        self.pipeline_of(kernel, pipeline_text(kernel, self.profile().bake)).await
+        self.pipeline_with(kernel, Checks::All).await
+    }
+
+    /// As [`Gpu::pipeline`], with these checks. Without any only for kernels of an implementation that
+    /// [is proven](crate::kernel::Implementation::is_proven) on what is bound to it.
+    pub(crate) async fn pipeline_with(&self, kernel: &Kernel, checks: Checks) -> Result<Arc<Pipeline>> {
+        self.pipeline_of(kernel, pipeline_text(kernel, self.profile().bake), checks).await
     }
 
     /// Compiles what is missing of these kernels on all cores: drivers of real GPUs take a tenth of a second for each.
@@ -32,44 +59,67 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::pipeline`], for one of them.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn compile_together<'a>(&self, kernels: impl Iterator<Item = &'a Kernel>) -> Result<()> {
+    pub(crate) fn compile_together<'a>(
+        &self,
+        kernels: impl Iterator<Item = (&'a Kernel, Checks)>,
+    ) -> Result<()> {
         use rayon::iter::{IntoParallelIterator, ParallelIterator};
         let bake = self.profile().bake;
-        let distinct: BTreeMap<String, &Kernel> = kernels.map(|k| (pipeline_text(k, bake), k)).collect();
+        let distinct: BTreeMap<_, _> =
+            kernels.map(|(k, checks)| ((pipeline_text(k, bake), k.entry, checks), k)).collect();
         // Compiling waits for no work of the device, and error scopes are those of a thread.
-        distinct
-            .into_par_iter()
-            .try_for_each(|(text, kernel)| pollster::block_on(self.pipeline_of(kernel, text)).map(drop))
+        distinct.into_par_iter().try_for_each(|((text, _, checks), kernel)| {
+            pollster::block_on(self.pipeline_of(kernel, text, checks)).map(drop)
+        })
     }
 
-    async fn pipeline_of(&self, kernel: &Kernel, text: String) -> Result<Arc<Pipeline>> {
+    async fn pipeline_of(&self, kernel: &Kernel, text: String, checks: Checks) -> Result<Arc<Pipeline>> {
         let bake = self.profile().bake;
-        let known = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&text).cloned();
+        let key = (text, kernel.entry, checks);
+        let known = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(pipeline) = known {
             return Ok(pipeline);
         }
+        let refused = |reason| Error::Kernel { kernel: kernel.label.clone(), reason, source: None };
+        let most = self.device().limits().max_storage_buffers_per_shader_stage;
+        if let Some(fault) = kernel.fault(most, bake) {
+            return Err(refused(fault));
+        }
+        if kernel.cooperative && checks == Checks::All {
+            return Err(refused(
+                "cooperative matrices are not checked as they run: they are for implementations that somebody vouches for".into(),
+            ));
+        }
         let internal = self.device().push_error_scope(wgpu::ErrorFilter::Internal);
         let validation = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
-        let pipeline = Arc::new(self.compile(kernel, &text, bake));
-        let errors = [validation.pop().await, internal.pop().await];
+        let pipeline = Arc::new(self.compile(kernel, &key.0, bake, checks));
+        // Scopes belong to this thread, and what is awaited may go on on another.
+        let (validation, internal) = (validation.pop(), internal.pop());
+        let errors = [validation.await, internal.await];
         if let Some(error) = errors.into_iter().flatten().next() {
-            return Err(Error::Kernel { kernel: kernel.label.clone(), reason: error.to_string() });
+            return Err(Error::refused(&kernel.label, error));
         }
         let mut pipelines = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        pipelines.insert(text, Arc::clone(&pipeline));
+        pipelines.insert(key, Arc::clone(&pipeline));
         Ok(pipeline)
     }
 
-    fn compile(&self, kernel: &Kernel, text: &str, bake: bool) -> Pipeline {
+    fn compile(&self, kernel: &Kernel, text: &str, bake: bool, checks: Checks) -> Pipeline {
         let label = Some(kernel.label.as_str());
         let descriptor =
             wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(text.into()) };
-        // SAFETY: without runtime checks, an index out of bounds or an endless loop would be undefined behaviour. All WGSL is
-        // the crate's own, takes its extents from the shapes that sized the buffers, and is tested against the CPU twins
-        // with canaries around every tensor.
-        #[allow(unsafe_code, reason = "bounds branches in inner loops cost a large part of a kernel's speed")]
-        let module = unsafe {
-            self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        let module = match checks {
+            Checks::All => self.device().create_shader_module(descriptor),
+            // SAFETY: without runtime checks, an index out of bounds or an endless loop would be undefined behaviour. Kernels come here only as
+            // parts of proven implementations: the crate's own, which take their extents from the shapes that sized the buffers and are tested
+            // against the CPU reference with canaries around every tensor, and those whose authors vouch for them.
+            #[allow(
+                unsafe_code,
+                reason = "bounds branches in inner loops cost a large part of a kernel's speed"
+            )]
+            Checks::None => unsafe {
+                self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+            },
         };
         let has_geometry = !bake && !kernel.geometry.is_empty();
         let storage = wgpu::BindingType::Buffer {
@@ -108,8 +158,8 @@ impl Gpu {
             module: &module,
             entry_point: Some(kernel.entry),
             compilation_options: wgpu::PipelineCompilationOptions {
-                // Kernels write all workgroup memory that they read.
-                zero_initialize_workgroup_memory: false,
+                // The crate's own kernels write all workgroup memory that they read.
+                zero_initialize_workgroup_memory: checks == Checks::All,
                 ..Default::default()
             },
             cache: None,

@@ -2,7 +2,7 @@
 
 use web_time::Instant;
 
-use super::{Clock, Gpu};
+use super::{Checks, Clock, Gpu};
 use crate::error::Result;
 use crate::kernel::{AdapterClass, Kernel, Operands, Profile, Slot, Step};
 
@@ -163,7 +163,8 @@ impl Gpu {
 
     /// Seconds of the fastest of several runs of a kernel with two bindings.
     async fn best(&self, kernel: &Kernel, buffers: [&wgpu::Buffer; 2], clock: Clock) -> Result<f64> {
-        let pipeline = self.pipeline(kernel).await?;
+        // The probe's own kernels on buffers of the sizes that they are made for.
+        let pipeline = self.pipeline_with(kernel, Checks::None).await?;
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = self.buffer("step", Step::BYTES, uniform).await?;
         let bindings = buffers.map(|buffer| wgpu::BufferBinding { buffer, offset: 0, size: None });

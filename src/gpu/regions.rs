@@ -14,6 +14,7 @@ use crate::plan::{Entry, Layout, Plan, Store};
 pub struct Regions {
     /// Where each tensor lies.
     pub layout: Arc<Layout>,
+    pub(super) gpu: Gpu,
     buffers: BTreeMap<Region, wgpu::Buffer>,
 }
 
@@ -30,7 +31,7 @@ impl Regions {
                 buffers.insert(*region, gpu.buffer(&format!("{region:?}"), *bytes, usage).await?);
             }
         }
-        let regions = Self { layout: Arc::clone(&plan.layout), buffers };
+        let regions = Self { layout: Arc::clone(&plan.layout), gpu: gpu.clone(), buffers };
         for region in [Region::State, Region::AveragedState] {
             for entry in &regions.layout.state {
                 if entry.start != 0.0 && regions.buffers.contains_key(&region) {
@@ -52,7 +53,7 @@ impl Regions {
         if let Some(state) = self.buffers.get(&Region::AveragedState) {
             buffers.insert(Region::State, state.clone());
         }
-        Ok(Self { layout: Arc::clone(&self.layout), buffers })
+        Ok(Self { layout: Arc::clone(&self.layout), gpu: self.gpu.clone(), buffers })
     }
 
     /// The regions that exist.
@@ -76,14 +77,20 @@ impl Regions {
                 format!("has {} values where {} has {}", values.len(), entry.shape, entry.shape.volume());
             return Err(Error::tensor(&entry.name, reason));
         }
-        gpu.queue().write_buffer(self.buffer(region)?, 4 * entry.offset as u64, bytemuck::cast_slice(values));
+        gpu.require_own(&self.gpu)?;
+        let (buffer, bytes) = (self.buffer(region)?, bytemuck::cast_slice(values));
+        let offset = 4 * entry.offset as u64;
+        if offset.saturating_add(bytes.len() as u64) > buffer.size() {
+            return Err(beyond(entry));
+        }
+        gpu.queue().write_buffer(buffer, offset, bytes);
         Ok(())
     }
 
     /// Writes one tensor of a region.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the region has no such tensor or its size differs.
+    /// [`Error::Tensor`] if the region has no such tensor or its size differs, [`Error::Config`] if it is memory of another device.
     pub fn set(&self, gpu: &Gpu, region: Region, name: &str, values: &[f32]) -> Result<()> {
         let entry = self.layout.entries(region).iter().find(|e| e.name == name);
         let entry = entry.ok_or_else(|| Error::tensor(name, "is not a tensor of this network"))?;
@@ -93,12 +100,23 @@ impl Regions {
     /// Reads all tensors of a region, in order.
     ///
     /// # Errors
-    /// [`Error::Driver`] if the buffer cannot be read.
+    /// [`Error::Tensor`] if the layout is not the one that the memory was made for, [`Error::Config`] if it is
+    /// memory of another device, [`Error::Driver`] if the buffer cannot be read.
     pub async fn get(&self, gpu: &Gpu, region: Region) -> Result<Vec<(&Entry, Vec<f32>)>> {
+        gpu.require_own(&self.gpu)?;
         let buffer = self.buffer(region)?;
         let bytes = gpu.download(buffer, 0, buffer.size()).await?;
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-        let slice = |e: &Entry| values[e.offset..e.offset + e.shape.volume()].to_vec();
-        Ok(self.layout.entries(region).iter().map(|e| (e, slice(e))).collect())
+        let slice = |entry| {
+            let Entry { offset, shape, .. }: &Entry = entry;
+            let rest = values.get(*offset..).and_then(|rest| rest.get(..shape.volume()));
+            rest.map(|slice| (entry, slice.to_vec())).ok_or_else(|| beyond(entry))
+        };
+        self.layout.entries(region).iter().map(slice).collect()
     }
+}
+
+/// That a tensor of a layout is not in memory that was made for another layout.
+fn beyond(entry: &Entry) -> Error {
+    Error::tensor(&entry.name, "lies beyond its region, which was made for another layout")
 }

@@ -9,7 +9,7 @@ impl Gpu {
     /// after what `from` has submitted and before what `to` submits next. Both are tensors of their plans.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if rows differ in shape or storage or do not exist, and what the device reports.
+    /// [`Error::Tensor`] if rows differ in shape or storage or do not exist, [`Error::Config`] if a session is on another device, and what the device reports.
     pub async fn copy_rows(
         &self,
         from: (&Session, TensorId),
@@ -17,9 +17,11 @@ impl Gpu {
         rows: &[(usize, usize)],
     ) -> Result<()> {
         let ((source, output), (target, input)) = (from, to);
-        let (spec, other) =
-            (&source.plan().graph.tensor_ref(output).spec, &target.plan().graph.tensor_ref(input).spec);
-        let name = &target.plan().graph.tensor_ref(input).name;
+        self.require_own(source.gpu())?;
+        self.require_own(target.gpu())?;
+        let (from, source_place, view) = source.plan().lookup(output)?;
+        let (to, target_place, _) = target.plan().lookup(input)?;
+        let (spec, other, name) = (&from.spec, &to.spec, &to.name);
         if spec.element != other.element || spec.dims().get(1..) != other.dims().get(1..) {
             return Err(Error::tensor(name, format!("is {other} and cannot take rows of {spec}")));
         }
@@ -27,8 +29,6 @@ impl Gpu {
         if let Some((a, b)) = rows.iter().find(|(a, b)| !exist(*a, spec.dims()) || !exist(*b, other.dims())) {
             return Err(Error::tensor(name, format!("row {a} of {spec} cannot become row {b} of {other}")));
         }
-        let ((source_place, view), (target_place, _)) =
-            (source.plan().place(output), target.plan().place(input));
         let element = (spec.bytes() / spec.shape.volume().max(1)) as u64;
         let length = spec.shape.item() as u64 * element;
         let (offset, stride) = (view.offset as u64 * element, view.batch_stride as u64 * element);

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::element::{decode, encode};
-use super::{Clock, Download, Gpu, Interval, Regions, Signal, take_mapped};
+use super::{Checks, Clock, Download, Gpu, Interval, Regions, Signal, take_mapped};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Role, TensorId};
 use crate::kernel::{Slot, Step};
-use crate::plan::{METRIC_STRIDE, Place, Plan, PlannedNode, Store};
+use crate::plan::{METRIC_STRIDE, Place, Plan, PlannedNode, Store, View};
 use crate::tensor::Spec;
 
 /// The scalars of one run.
@@ -26,7 +26,9 @@ pub struct Metrics {
 /// A tensor on its way to the host.
 #[derive(Debug)]
 pub struct Reading {
-    tensor: TensorId,
+    gpu: Gpu,
+    spec: Spec,
+    view: View,
     download: Download,
 }
 
@@ -123,12 +125,41 @@ fn fitting(dispatches: &[&Dispatch], most: u64) -> usize {
     fit.count().max(1).min(dispatches.len())
 }
 
+/// What has to be checked while a node runs. Its tensors and scratch buffers must have the room that kernels count on.
+fn checks(gpu: &Gpu, plan: &Plan, node: &PlannedNode) -> Result<Checks> {
+    let Some((_, graph_node)) = plan.graph.nodes().nth(node.node.index()) else {
+        return Err(Error::tensor(format!("node {}", node.node.index()), "is not in the planned graph"));
+    };
+    let operand = |id: &TensorId| {
+        let (tensor, place, _) = plan.lookup(*id)?;
+        let operand = plan.operand(*id);
+        if operand.extent().is_some_and(|bytes| bytes <= place.bytes) {
+            return Ok(operand);
+        }
+        let reason = format!("is {} and does not fit in the {} bytes of its place", tensor.spec, place.bytes);
+        Err(Error::tensor(&tensor.name, reason))
+    };
+    let inputs = graph_node.inputs.iter().map(operand).collect::<Result<Vec<_>>>()?;
+    let outputs = graph_node.outputs.iter().map(operand).collect::<Result<Vec<_>>>()?;
+    let wanted = &node.implementation.scratch;
+    if node.scratch.len() != wanted.len()
+        || node.scratch.iter().zip(wanted).any(|(p, bytes)| p.bytes < *bytes)
+    {
+        return Err(Error::tensor(
+            &graph_node.name,
+            format!("has less scratch memory than {wanted:?} bytes"),
+        ));
+    }
+    Ok(Checks::of(&node.implementation, &inputs, &outputs, gpu.profile()))
+}
+
 impl Session {
     /// Allocates the plan's buffers and compiles its kernels. With `regions`, it shares the memory of another session whose plan
     /// has the same layout. `progress` is told of each node that is ready: (done, of how many).
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the device has too little memory, [`Error::Kernel`] if the driver refuses a kernel.
+    /// [`Error::OutOfMemory`] if the device has too little memory, [`Error::Kernel`] if the driver refuses a kernel, [`Error::Tensor`] if a
+    /// tensor of the plan has no place, or less than it needs, [`Error::Config`] if the memory is of another layout or another device.
     pub async fn new(
         gpu: &Gpu,
         plan: Arc<Plan>,
@@ -140,6 +171,7 @@ impl Session {
             Some(_) => return Err(Error::Config("sessions that share memory must share the layout".into())),
             None => Arc::new(Regions::new(gpu, &plan).await?),
         };
+        gpu.require_own(&regions.gpu)?;
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let mut buffers = BTreeMap::new();
         for (store, bytes) in &plan.stores {
@@ -170,10 +202,14 @@ impl Session {
         let mut done = 0;
         // Enough for all cores, and few enough for progress to be seen.
         for nodes in plan.nodes.chunks(32) {
+            let checked = nodes.iter().map(|node| checks(gpu, &plan, node).map(|checks| (node, checks)));
+            let nodes = checked.collect::<Result<Vec<_>>>()?;
             #[cfg(not(target_arch = "wasm32"))]
-            gpu.compile_together(nodes.iter().flat_map(|node| &node.implementation.kernels))?;
-            for node in nodes {
-                session.prepare(&plan, node).await?;
+            gpu.compile_together(nodes.iter().flat_map(|(node, checks)| {
+                node.implementation.kernels.iter().map(move |kernel| (kernel, *checks))
+            }))?;
+            for (node, checks) in nodes {
+                session.prepare(&plan, node, checks).await?;
                 done += 1;
                 progress(done, plan.nodes.len());
             }
@@ -183,30 +219,31 @@ impl Session {
     }
 
     /// Compiles and binds the kernels of a node.
-    async fn prepare(&mut self, plan: &Plan, node: &PlannedNode) -> Result<()> {
+    async fn prepare(&mut self, plan: &Plan, node: &PlannedNode, checks: Checks) -> Result<()> {
         let work = work(plan, node);
         for (number, kernel) in node.implementation.kernels.iter().enumerate() {
-            let pipeline = self.gpu.pipeline(kernel).await?;
+            let pipeline = self.gpu.pipeline_with(kernel, checks).await?;
             let mut bindings = Vec::with_capacity(kernel.bindings.len());
             for binding in &kernel.bindings {
                 let graph_node = plan.graph.node_ref(node.node);
+                let tensor = |list: &[TensorId], i: usize| list.get(i).map(|t| plan.place(*t).0);
                 let place = match binding.slot {
-                    Slot::Input(i) => plan.place(graph_node.inputs[i]).0,
-                    Slot::Output(i) => plan.place(graph_node.outputs[i]).0,
-                    Slot::Scratch(i) => node.scratch[i],
+                    Slot::Input(i) => tensor(&graph_node.inputs, i),
+                    Slot::Output(i) => tensor(&graph_node.outputs, i),
+                    Slot::Scratch(i) => node.scratch.get(i).copied(),
                 };
-                let range = binding.range.clone().unwrap_or(0..place.bytes);
-                let size = (range.end - range.start).next_multiple_of(4);
+                let place = place.ok_or_else(|| kernel.unbound(binding))?;
+                let range = kernel.bound(binding, place.bytes)?;
                 bindings.push(wgpu::BufferBinding {
                     buffer: self.buffer(place)?,
                     offset: place.offset + range.start,
-                    size: std::num::NonZeroU64::new(size),
+                    size: std::num::NonZeroU64::new(range.end - range.start),
                 });
             }
             let scope = self.gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
             let group = self.gpu.bind(kernel, &pipeline, &bindings, &self.step);
             if let Some(error) = scope.pop().await {
-                return Err(Error::Kernel { kernel: kernel.label.clone(), reason: error.to_string() });
+                return Err(Error::refused(&kernel.label, error));
             }
             self.dispatches.push(Dispatch {
                 node: node.node,
@@ -235,6 +272,11 @@ impl Session {
         }
     }
 
+    /// The device.
+    pub(super) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
     /// The plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -255,7 +297,7 @@ impl Session {
     /// # Errors
     /// [`Error::Tensor`] if the size differs.
     pub fn write(&self, tensor: TensorId, values: &[f32]) -> Result<()> {
-        let element = self.plan.graph.tensor_ref(tensor).spec.element;
+        let element = self.plan.lookup(tensor)?.0.spec.element;
         self.write_bytes(tensor, values.len(), encode(element, values).bytes())
     }
 
@@ -268,12 +310,11 @@ impl Session {
     }
 
     fn write_bytes(&self, id: TensorId, count: usize, bytes: &[u8]) -> Result<()> {
-        let tensor = self.plan.graph.tensor_ref(id);
+        let (tensor, place, _) = self.plan.lookup(id)?;
         if count != tensor.spec.shape.volume() || bytes.len() != tensor.spec.bytes() {
             let reason = format!("is {} and cannot take {count} values", tensor.spec);
             return Err(Error::tensor(&tensor.name, reason));
         }
-        let (place, _) = self.plan.place(id);
         // Writes are of whole words; what is behind an odd number of f16 belongs to no other tensor.
         let (whole, rest) = bytes.split_at(bytes.len() / 4 * 4);
         let (queue, buffer) = (self.gpu.queue(), self.buffer(place)?);
@@ -371,7 +412,7 @@ impl Session {
     /// [`Error::Driver`] if reading failed, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
     pub fn arrived(&mut self) -> Result<Vec<Metrics>> {
         #[cfg(not(target_arch = "wasm32"))]
-        self.gpu.poll(wgpu::PollType::Poll, "polling the device")?;
+        self.gpu.poll()?;
         let mut arrived = Vec::new();
         while let Some(first) = self.pending.front() {
             let Poll::Ready(result) = first.mapping.poll(None) else { break };
@@ -412,7 +453,7 @@ impl Session {
         let mut arrived = self.arrived()?;
         while self.pending.len() > limit {
             let Some(first) = self.pending.front() else { break };
-            let result = self.gpu.arrival(&first.mapping, &first.submission).await;
+            let result = self.gpu.arrival(&first.mapping, Some(&first.submission)).await;
             arrived.push(self.take(result)?);
         }
         self.gpu.check("a run")?;
@@ -483,20 +524,19 @@ impl Session {
     /// # Errors
     /// [`Error::OutOfMemory`] if there is no room for it.
     pub async fn send(&self, tensor: TensorId) -> Result<Reading> {
-        let (place, _) = self.plan.place(tensor);
+        let (tensor, place, view) = self.plan.lookup(tensor)?;
         let download = self.gpu.begin_download(self.buffer(place)?, place.offset, place.bytes).await?;
-        Ok(Reading { tensor, download })
+        Ok(Reading { gpu: self.gpu.clone(), spec: tensor.spec.clone(), view, download })
     }
 
     /// Waits for what was sent, dense and as f32, and for no run after it.
     ///
     /// # Errors
-    /// [`Error::Driver`] if it cannot be read, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
+    /// [`Error::Config`] if it was sent by a session on another device, [`Error::Driver`] if it cannot be read, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
     pub async fn receive(&self, reading: Reading) -> Result<Vec<f32>> {
-        let Reading { tensor, download } = reading;
-        let (_, view) = self.plan.place(tensor);
+        let Reading { gpu, spec, view, download } = reading;
+        self.gpu.require_own(&gpu)?;
         let bytes = self.gpu.end_download(download).await?;
-        let spec = &self.plan.graph.tensor_ref(tensor).spec;
         let values = decode(spec.element, &bytes);
         let item = spec.shape.item().max(1);
         let at = |i: usize| values[view.offset + i / item * view.batch_stride + i % item];

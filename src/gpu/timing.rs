@@ -130,8 +130,7 @@ impl Gpu {
         let done = Signal::default();
         let sender = done.clone();
         self.queue().on_submitted_work_done(move || sender.send(Ok(())));
-        let waited = std::future::poll_fn(|context| done.poll(Some(context.waker()))).await;
-        waited.map_err(|reason| self.driver("waiting for the device", reason))?;
+        self.arrival(&done, None).await.map_err(|reason| self.driver("waiting for the device", reason))?;
         self.check("a run")
     }
 }

@@ -17,7 +17,7 @@ pub use structural::{Add, Copy, Fill};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::tensor::{Shape, Spec};
+use crate::tensor::{MAX_TENSOR_BYTES, Shape, Spec};
 
 /// A tensor of one graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -175,8 +175,12 @@ impl Graph {
         inputs: &[TensorId],
     ) -> Result<Vec<TensorId>> {
         let name = name.into();
-        let specs: Vec<&Spec> = inputs.iter().map(|&t| &self.tensor_ref(t).spec).collect();
         let layer_error = |reason| Error::Layer { layer: name.clone(), operation: op.name(), reason };
+        let spec = |id: &TensorId| {
+            let missing = || layer_error(format!("the graph has no tensor #{}", id.0));
+            self.get(*id).map(|tensor| &tensor.spec).ok_or_else(missing)
+        };
+        let specs = inputs.iter().map(spec).collect::<Result<Vec<&Spec>>>()?;
         // What is too large to count must not reach an operation's arithmetic.
         specs.iter().try_for_each(|spec| countable(spec)).map_err(layer_error)?;
         let outputs = op.infer(&specs).map_err(layer_error)?;
@@ -203,7 +207,11 @@ impl Graph {
         op: impl Operation + 'static,
         inputs: &[TensorId],
     ) -> Result<TensorId> {
-        Ok(self.node(name, Arc::new(op), inputs)?[0])
+        let name = name.into();
+        let operation = op.name();
+        let outputs = self.node(name.clone(), Arc::new(op), inputs)?;
+        let none = || Error::Layer { layer: name, operation, reason: "makes no tensor".into() };
+        outputs.first().copied().ok_or_else(none)
     }
 
     /// Says where the content of a tensor comes from, once more is known than when it was made.
@@ -211,12 +219,17 @@ impl Graph {
         self.tensors[id.0].role = role;
     }
 
-    /// The tensor with this number.
+    /// The tensor with this number, if the graph has so many.
+    pub fn get(&self, id: TensorId) -> Option<&Tensor> {
+        self.tensors.get(id.0)
+    }
+
+    /// The tensor with this number, which must be of this graph.
     pub fn tensor_ref(&self, id: TensorId) -> &Tensor {
         &self.tensors[id.0]
     }
 
-    /// The node with this number.
+    /// The node with this number, which must be of this graph.
     pub fn node_ref(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]
     }
@@ -275,16 +288,16 @@ impl Graph {
     }
 }
 
-/// Bytes that a tensor may have: more than any device holds, and so few that sums over a graph stay far below 2^64.
-pub(crate) const MAX_TENSOR_BYTES: u64 = 1 << 44;
-
-/// Refuses a tensor whose size would overflow what is computed from it.
+/// Refuses a tensor whose size would overflow what is computed from it, and one without elements, for which there is no kernel.
 fn countable(spec: &Spec) -> Result<(), String> {
+    if spec.shape.volume() == 0 {
+        return Err(format!("a tensor of {} has no elements", spec.shape));
+    }
     if spec.bytes() as u64 <= MAX_TENSOR_BYTES {
         return Ok(());
     }
     Err(format!(
-        "a tensor of {} is larger than any memory: use a smaller --batch-size, --image-size or --width",
+        "a tensor of {} is larger than any memory: use a smaller `LoaderOptions::batch`, `GoogLeNet::input` or `GoogLeNet::width`",
         spec.shape
     ))
 }

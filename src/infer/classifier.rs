@@ -95,7 +95,7 @@ impl InferenceGraph {
     /// Builds it for batches of `batch` pictures with activations stored as `element`.
     ///
     /// # Errors
-    /// [`Error::Config`] or [`Error::Layer`] for a network that cannot be built.
+    /// [`Error::OutOfRange`], [`Error::Config`] or [`Error::Layer`] for a network that cannot be built.
     pub fn new(network: &GoogLeNet, batch: usize, element: Element) -> Result<Self> {
         let net = network.build(batch)?.stored_as(element)?;
         let lost = || Error::tensor("logits", "were lost by a pass");
@@ -276,15 +276,15 @@ impl Classifier {
     }
 }
 
-/// Refuses outputs that are no numbers.
+/// Refuses outputs that are NaN or infinite.
 ///
 /// # Errors
-/// [`Error::Tensor`] if one is none.
+/// [`Error::Tensor`] if one is.
 pub fn numbers(rows: &[Vec<f32>]) -> Result<()> {
     if rows.iter().flatten().all(|value| value.is_finite()) {
         return Ok(());
     }
-    let reason = "gives no numbers: activations overflow; use --precision f32 if they are stored as f16";
+    let reason = "gives NaN or infinite values: activations overflow; use `Optimizer::precision` f32 if they are stored as f16";
     Err(Error::tensor("softmax", reason))
 }
 

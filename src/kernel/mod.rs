@@ -2,6 +2,7 @@
 //! list of implementations, each made of kernels; choosing among them is a policy apart from both (see [`choose`] and [`Choices`]).
 
 mod profile;
+mod proof;
 mod source;
 mod traffic;
 
@@ -10,7 +11,11 @@ pub(crate) use source::geometry_bytes;
 pub use source::pipeline_text;
 pub use traffic::{TiledProduct, Traffic};
 
-use crate::tensor::{Element, Spec};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::tensor::{Element, MAX_TENSOR_BYTES, Spec};
 
 /// Each tensor of a region starts at a multiple of this many elements: 256 bytes, which every device can bind.
 pub const BLOCK: usize = 64;
@@ -133,6 +138,14 @@ impl Operand {
         self.batch_stride == self.spec.shape.item()
     }
 
+    /// Bytes from the start of its binding to the end of its last element; nothing if they cannot be counted.
+    pub(crate) fn extent(&self) -> Option<u64> {
+        let before = self.dims().first().copied().unwrap_or(1).saturating_sub(1);
+        let elements = before.checked_mul(self.batch_stride)?.checked_add(self.offset)?;
+        let bytes = elements.checked_add(self.spec.shape.item())?.checked_mul(self.spec.element.size())?;
+        u64::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_TENSOR_BYTES)
+    }
+
     /// Whether loads and stores of `width` elements that are aligned within an item are aligned in memory.
     pub fn is_aligned(&self, width: usize) -> bool {
         self.offset.is_multiple_of(width) && self.batch_stride.is_multiple_of(width)
@@ -207,7 +220,7 @@ pub struct Binding {
     pub element: &'static str,
     /// Bytes of the tensor's binding that are bound, or all of them: how flat operations go through buffers larger than a
     /// binding may be.
-    pub range: Option<std::ops::Range<u64>>,
+    pub range: Option<Range<u64>>,
 }
 
 /// One dispatch, as a value.
@@ -300,7 +313,7 @@ impl Kernel {
         name: &'static str,
         slot: Slot,
         element: &'static str,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
     ) -> Self {
         let element = self.stored(slot, element);
         self.bindings.push(Binding { name, slot, element, range: Some(range) });
@@ -346,11 +359,56 @@ impl Kernel {
         self
     }
 
+    /// Invocations of a workgroup.
+    fn invocations(&self) -> u64 {
+        self.workgroup.iter().fold(1, |product, n| product.saturating_mul(u64::from(*n)))
+    }
+
+    /// The bytes that one of its bindings takes of a place of `bytes` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if they are not all there, or none.
+    pub(crate) fn bound(&self, binding: &Binding, bytes: u64) -> Result<Range<u64>> {
+        let range = binding.range.clone().unwrap_or(0..bytes);
+        // Bindings are of whole words; what is behind an odd number of f16 belongs to no other tensor.
+        let whole = range.start..range.end.next_multiple_of(4);
+        if range.start < range.end && range.end <= bytes {
+            return Ok(whole);
+        }
+        let (name, Range { start, end }) = (binding.name, range);
+        let reason = format!("it binds the bytes from {start} to {end} of `{name}`, which has {bytes}");
+        Err(Error::Kernel { kernel: self.label.clone(), reason, source: None })
+    }
+
+    /// That one of its bindings is of a tensor or scratch buffer that is not there.
+    pub(crate) fn unbound(&self, binding: &Binding) -> Error {
+        let reason = format!("`{}` is {:?}, and there is none", binding.name, binding.slot);
+        Error::Kernel { kernel: self.label.clone(), reason, source: None }
+    }
+
+    /// What is wrong with it on any device, or on one that takes so many storage bindings in one kernel.
+    pub(crate) fn fault(&self, most_bindings: u32, bake: bool) -> Option<String> {
+        let (count, constants) = (self.bindings.len(), self.constants.iter());
+        let baked = self.geometry.iter().filter(|_| bake);
+        let endless = |value: &Scalar| matches!(value, Scalar::F32(v) if !v.is_finite());
+        if let Some((name, _)) = constants.chain(baked).find(|(_, value)| endless(value)) {
+            return Some(format!("the constant {name} is not finite, and WGSL has no such number"));
+        }
+        if let Some(groups) = self.groups.iter().find(|groups| **groups > MOST_GROUPS) {
+            return Some(format!(
+                "{groups} workgroups in a row are more than {MOST_GROUPS}: use `linear` or `linear_groups`"
+            ));
+        }
+        let fits = u32::try_from(count).is_ok_and(|count| count <= most_bindings);
+        (!fits)
+            .then(|| format!("it binds {count} tensors, and this device takes {most_bindings} in one kernel"))
+    }
+
     /// Sets the workgroup counts for at least `invocations` invocations in one line. More than [`MOST_GROUPS`] workgroups are folded
     /// into two dimensions: the shader gets its place from `linear_index`, and must check it against the total.
     #[must_use]
     pub fn linear(self, invocations: usize) -> Self {
-        let size = self.workgroup.iter().product::<u32>() as usize;
+        let size = usize::try_from(self.invocations()).unwrap_or(usize::MAX).max(1);
         self.linear_groups(invocations.div_ceil(size))
     }
 
@@ -366,7 +424,9 @@ impl Kernel {
 /// Workgroups that every WebGPU device takes in one dimension of a dispatch.
 pub const MOST_GROUPS: u32 = 65_535;
 
-/// One way to run an operation: kernels that run one after another, with scratch memory between them.
+/// One way to run an operation: kernels that run one after another, with scratch memory between them. They are checked for accesses out
+/// of bounds as they run, unless this comes from [`offers`](crate::ops::offers) with one of the crate's own operations or its author
+/// vouches for it with [`Implementation::unchecked`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Implementation {
     /// A short name, unique in the operation's list.
@@ -379,12 +439,21 @@ pub struct Implementation {
     pub suits: &'static [AdapterClass],
     /// Workgroup memory that it needs, in bytes.
     pub workgroup_memory: u32,
+    /// That it may run without checks of bounds, and on what.
+    proof: Option<Arc<proof::Proof>>,
 }
 
 impl Implementation {
     /// An implementation of these kernels that suits every adapter and needs no scratch and no workgroup memory.
     pub fn new(name: &'static str, kernels: Vec<Kernel>) -> Self {
-        Self { name, kernels, scratch: Vec::new(), suits: AdapterClass::ALL, workgroup_memory: 0 }
+        Self {
+            name,
+            kernels,
+            scratch: Vec::new(),
+            suits: AdapterClass::ALL,
+            workgroup_memory: 0,
+            proof: None,
+        }
     }
 
     /// Adds a scratch buffer of `elements` f32.
@@ -413,7 +482,7 @@ impl Implementation {
         self.workgroup_memory <= profile.workgroup_memory
             && self.scratch.iter().all(|bytes| *bytes <= profile.binding.min(profile.buffer))
             && self.kernels.iter().all(|k| k.groups.iter().all(|count| *count <= MOST_GROUPS))
-            && self.kernels.iter().all(|k| k.workgroup.iter().product::<u32>() <= profile.invocations)
+            && self.kernels.iter().all(|k| k.invocations() <= u64::from(profile.invocations))
             && self
                 .kernels
                 .iter()

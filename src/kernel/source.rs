@@ -43,7 +43,7 @@ pub fn pipeline_text(kernel: &Kernel, bake: bool) -> String {
     let _ = writeln!(
         text,
         "const WORKGROUP_X = {x}u;\nconst WORKGROUP_Y = {y}u;\nconst WORKGROUP_Z = {z}u;\nconst WORKGROUP = {}u;",
-        x * y * z
+        x.saturating_mul(y).saturating_mul(z)
     );
     for (name, value) in &kernel.constants {
         let _ = match value {
@@ -101,9 +101,8 @@ fn literal(value: Scalar) -> String {
     }
 }
 
-/// A literal that gives back exactly this f32, which must be finite: WGSL has no others.
+/// A literal that gives back exactly this f32. WGSL has none for what is not finite: [`Kernel::fault`] refuses such.
 fn float(v: f32) -> String {
-    debug_assert!(v.is_finite(), "{v} in the geometry of a kernel");
     format!("{v:e}f")
 }
 
@@ -152,12 +151,13 @@ fn repeat<'a>(kernel: &Kernel, lines: &[&'a str], numbers: &mut Vec<(&'a str, u3
             continue;
         };
         let mut depth = 1;
-        let start = index;
+        let (start, mut end) = (index, lines.len());
         while let Some(line) = lines.get(index) {
             index += 1;
             let trimmed = line.trim();
             depth += i32::from(trimmed.starts_with("#repeat ")) - i32::from(trimmed == "#end");
             if depth == 0 {
+                end = index - 1;
                 break;
             }
         }
@@ -168,7 +168,7 @@ fn repeat<'a>(kernel: &Kernel, lines: &[&'a str], numbers: &mut Vec<(&'a str, u3
         });
         for number in 0..count.unwrap_or(0) {
             numbers.push((name, number));
-            repeat(kernel, &lines[start..index - 1], numbers, text);
+            repeat(kernel, &lines[start..end], numbers, text);
             numbers.pop();
         }
     }
@@ -214,5 +214,10 @@ mod tests {
         let file = "#repeat i N\na{i}\n#repeat j M\nb{i}{j}\n#end\n#end\nc\n";
         let kernel = Kernel::new(&NOTHING, file, "a").constant("N", 2u32).constant("M", 2u32);
         assert_eq!(select(&kernel), "a0\nb00\nb01\na1\nb10\nb11\nc\n");
+        // A block that nothing ends goes on to the end.
+        for file in ["#repeat i N\na{i}", "#repeat i N"] {
+            let text = select(&Kernel::new(&NOTHING, file, "a").constant("N", 2u32));
+            assert_eq!(text, if file.contains('a') { "a0\na1\n" } else { "" });
+        }
     }
 }

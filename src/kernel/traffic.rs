@@ -1,4 +1,4 @@
-//! What a kernel computes and moves, counted from its scheme of tiles and not from a run: what `incept profile --static` prints.
+//! What a kernel computes and moves, counted from its scheme of tiles and not from a run: which a profile without a device is made of.
 
 use serde::Serialize;
 

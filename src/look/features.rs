@@ -37,7 +37,7 @@ pub struct Features {
 /// The layers that have maps, in the order of the network: convolutions, which are seen after their ReLU, poolings, and the outputs of Inception blocks.
 ///
 /// # Errors
-/// [`Error::Config`] for a network that cannot be built.
+/// [`Error::OutOfRange`] or [`Error::Config`] for a network that cannot be built.
 pub fn layers_with_maps(network: &GoogLeNet) -> Result<Vec<String>> {
     let evaluation = network.build(1)?.graph.evaluation()?;
     let names = maps(&evaluation.graph).map(|(name, _)| name.to_string());
@@ -58,7 +58,7 @@ impl Features {
     /// The network with these weights on a device, up to the layer of this name, for one picture at a time.
     ///
     /// # Errors
-    /// [`Error::Config`] naming layers if there is none of this name, [`Error::Tensor`] naming a weight that is missing or misshapen, and
+    /// [`Error::Unknown`] naming layers if there is none of this name, [`Error::Tensor`] naming a weight that is missing or misshapen, and
     /// what the device reports.
     pub async fn new(gpu: &Gpu, network: &GoogLeNet, layer: &str, weights: &TrainingState) -> Result<Self> {
         let net = network.build(1)?;
@@ -75,10 +75,8 @@ impl Features {
                 names.dedup_by_key(|name| part_of(name));
                 names.reverse();
             }
-            Error::Config(format!(
-                "no layer `{layer}` has feature maps; these have, among others: {} (`incept summary` lists all layers)",
-                names.join(", ")
-            ))
+            let known = format!("there are feature maps of {}, among others", names.join(", "));
+            Error::Unknown { what: "layer", name: layer.into(), known }
         })?;
         let lost = || Error::tensor(layer, "was lost by a pass");
         let pruned = evaluation.graph.prune(&[output])?;

@@ -100,13 +100,11 @@ impl GradCam {
     /// default that which is most probable to the main softmax.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the picture has the wrong size, [`Error::Config`] if there is no such class, and what the device reports.
+    /// [`Error::Tensor`] if the picture has the wrong size, [`Error::OutOfRange`] if there is no such class, and what the device reports.
     pub async fn maps(&mut self, picture: &[f32], class: Option<usize>) -> Result<Vec<ActivationMap>> {
         if let Some(class) = class.filter(|c| *c >= self.classes) {
-            return Err(Error::Config(format!(
-                "there is no class {class}: the network has {}",
-                self.classes
-            )));
+            let allowed = format!("below {}, the network's classes", self.classes);
+            return Err(Error::out_of_range("ActivationMap::class", allowed, class));
         }
         let mut wanted = class;
         let mut maps = Vec::with_capacity(self.heads.len());

@@ -63,7 +63,7 @@ impl Occlusion {
     /// `observe` is told how many are done and may end it.
     ///
     /// # Errors
-    /// [`Error::Config`] for a square without extent or a class that there is not, [`Error::Interrupted`] if `observe` ended it,
+    /// [`Error::OutOfRange`] for a square without extent or a class that there is not, [`Error::Interrupted`] if `observe` ended it,
     /// [`Error::Tensor`] if the picture has the wrong size, and what the device reports.
     pub async fn map(
         self,
@@ -73,16 +73,23 @@ impl Occlusion {
         class: Option<usize>,
         mut observe: impl FnMut(usize) -> ControlFlow<()>,
     ) -> Result<OcclusionMap> {
-        if self.window == 0 || self.stride == 0 || self.window > input {
-            let reason = format!("the square must be from 1 to {input} pixels wide, and its step not 0");
-            return Err(Error::Config(reason));
+        if self.window == 0 || self.window > input {
+            let allowed = format!("from 1 to {input} pixels");
+            return Err(Error::out_of_range("Occlusion::window", allowed, self.window));
+        }
+        if self.stride == 0 {
+            return Err(Error::out_of_range("Occlusion::stride", "above zero", 0));
         }
         let batch = classifier.batch();
         let whole = classifier.probabilities(&Batch::of(batch, &[picture.to_vec()])).await?;
         let whole = whole.first().ok_or_else(|| Error::tensor("softmax", "gave nothing"))?;
         let class = class.unwrap_or_else(|| top(whole, 1).first().map_or(0, |p| p.class));
         let probability = *whole.get(class).ok_or_else(|| {
-            Error::Config(format!("there is no class {class}: the network has {}", whole.len()))
+            Error::out_of_range(
+                "OcclusionMap::class",
+                format!("below {}, the network's classes", whole.len()),
+                class,
+            )
         })?;
         let side = self.places(input);
         let places: Vec<usize> = (0..side * side).collect();

@@ -119,7 +119,7 @@ impl GoogLeNet {
     /// The graph of the forward pass with all losses, for batches of `batch` pictures.
     ///
     /// # Errors
-    /// [`Error::Config`] for values out of range, [`Error::Layer`] for shapes that do not fit.
+    /// [`Error::OutOfRange`] or [`Error::Config`] for values that no network has, [`Error::Layer`] for shapes that do not fit.
     pub fn build(&self, batch: usize) -> Result<Network> {
         self.validate()?;
         Self::check_batch(batch)?;
@@ -324,7 +324,7 @@ impl Builder<'_> {
         let inputs = [&[logits][..], &self.targets].concat();
         let outputs = self.graph.node(format!("{layer}/loss"), std::sync::Arc::new(op), &inputs)?;
         let [loss, probabilities, correct] = outputs[..] else {
-            return Err(Error::Config("softmax cross-entropy must have three outputs".into()));
+            return Err(Error::internal("softmax cross-entropy does not have three outputs"));
         };
         Ok(Head { name, logits, probabilities, loss, correct, weight, tap: logits })
     }

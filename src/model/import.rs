@@ -229,7 +229,7 @@ fn closest(path: &Path, tensors: &Tensors<'_>, prefix: Option<&str>) -> Result<(
             }
             let prefixes: Vec<&str> = several.iter().map(|(_, prefix)| *prefix).collect();
             let reason = format!(
-                "holds several networks: `incept import` takes one with --prefix {}",
+                "holds several networks: choose one with `ImportOptions::prefix` {}",
                 prefixes.join(" or ")
             );
             Err(Error::format(path, reason))

@@ -1,4 +1,4 @@
-//! How large a network may be. Sizes come from flags and from files, and everything that is computed from them must neither overflow nor take memory
+//! How large a network may be. Sizes come from people and from files, and everything that is computed from them must neither overflow nor take memory
 //! before anybody has noticed that they are wrong.
 
 use super::{Channels, GoogLeNet};
@@ -27,35 +27,37 @@ impl GoogLeNet {
     /// Checks a batch size.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the option.
+    /// [`Error::OutOfRange`] for a batch of none or too many.
     pub fn check_batch(batch: usize) -> Result<()> {
         if (1..=Self::MAX_BATCH).contains(&batch) {
             return Ok(());
         }
-        Err(Error::Config(format!("--batch-size must be from 1 to {}, not {batch}", Self::MAX_BATCH)))
+        Err(Error::out_of_range("LoaderOptions::batch", format!("from 1 to {}", Self::MAX_BATCH), batch))
     }
 
     /// Checks input, classes and channels.
     pub(super) fn check_sizes(&self) -> Result<()> {
-        let fail = |reason: String| Err(Error::Config(reason));
-        if self.input < Self::MIN_INPUT || self.input > Self::MAX_INPUT {
-            let (min, max) = (Self::MIN_INPUT, Self::MAX_INPUT);
-            return fail(format!(
-                "--image-size must be at least {min} and at most {max}, not {}",
-                self.input
-            ));
+        for (field, value, min, max) in [
+            ("GoogLeNet::input", self.input, Self::MIN_INPUT, Self::MAX_INPUT),
+            ("GoogLeNet::classes", self.classes, 2, Self::MAX_CLASSES),
+        ] {
+            if !(min..=max).contains(&value) {
+                return Err(Error::out_of_range(field, format!("at least {min} and at most {max}"), value));
+            }
         }
-        if self.classes < 2 || self.classes > Self::MAX_CLASSES {
-            let max = Self::MAX_CLASSES;
-            return fail(format!("--classes must be at least 2 and at most {max}, not {}", self.classes));
-        }
+        let field = "GoogLeNet::channels";
         let (found, expected) = (self.channels.blocks.len(), Channels::full().blocks.len());
         if found != expected {
-            return fail(format!("`channels.blocks` has {found} blocks, and a GoogLeNet has {expected}"));
+            return Err(Error::out_of_range(
+                field,
+                format!("those of {expected} blocks"),
+                format!("{found} blocks"),
+            ));
         }
         match self.channels.named().into_iter().find(|(_, count)| !(1..=MAX_CHANNELS).contains(count)) {
-            Some((field, count)) => {
-                fail(format!("`{field}` is {count}: a layer has from 1 to {MAX_CHANNELS} channels"))
+            Some((name, count)) => {
+                let allowed = format!("from 1 to {MAX_CHANNELS} a layer");
+                Err(Error::out_of_range(field, allowed, format!("{count} (`GoogLeNet::{name}`)")))
             }
             None => Ok(()),
         }
@@ -69,7 +71,7 @@ impl GoogLeNet {
             return Ok(());
         }
         Err(Error::Config(format!(
-            "a network of this --width with {} --classes has {count} parameters, and at most {MAX_PARAMETERS} are allowed",
+            "a network of this `GoogLeNet::width` with {} `GoogLeNet::classes` has {count} parameters, and at most {MAX_PARAMETERS} are allowed",
             self.classes
         )))
     }
@@ -99,7 +101,7 @@ impl Channels {
 mod tests {
     use super::*;
 
-    /// None of these may take memory or time: they come from a flag or a file.
+    /// None of these may take memory or time: they come from a person or a file.
     #[test]
     fn sizes_out_of_range_are_refused_by_name() {
         let wide = |width: f64| GoogLeNet::paper().width(width);
@@ -109,20 +111,21 @@ mod tests {
         hollow.channels.blocks[3].reduce5 = 0;
         for (network, batch, named) in [
             (GoogLeNet::paper().classes(100_000_000), 1, "100000000"),
-            (GoogLeNet::paper().classes(1), 1, "--classes"),
+            (GoogLeNet::paper().classes(1), 1, "GoogLeNet::classes"),
             (GoogLeNet::paper().input(1_000_000), 1, "1000000"),
-            (GoogLeNet::paper().input(0), 1, "--image-size"),
+            (GoogLeNet::paper().input(0), 1, "GoogLeNet::input"),
             (wide(1e9), 1, "channels.stem[0]"),
             (wide(f64::INFINITY), 1, "channels.stem[0]"),
-            (wide(60.0), 1, "--width"),
+            (wide(60.0), 1, "GoogLeNet::width"),
             (GoogLeNet::paper().classes(1 << 20), 1, "parameters"),
             (GoogLeNet::paper(), u32::MAX as usize, "4294967295"),
-            (GoogLeNet::paper(), 0, "--batch-size"),
+            (GoogLeNet::paper(), 0, "LoaderOptions::batch"),
             (lacking, 1, "8 blocks"),
             (hollow, 1, "channels.blocks[3].reduce5"),
         ] {
             let error = network.build(batch).expect_err(named);
-            assert!(matches!(error, Error::Config(_)) && error.to_string().contains(named), "{error}");
+            assert!(matches!(error, Error::Config(_) | Error::OutOfRange { .. }), "{error:?}");
+            assert!(error.to_string().contains(named), "{error}");
         }
         GoogLeNet::paper().width(0.25).classes(1 << 20).build(1).expect("a million classes");
     }

@@ -70,7 +70,10 @@ impl FromStr for Variant {
         match s {
             "paper" => Ok(Self::Paper),
             "torchvision" => Ok(Self::Torchvision),
-            other => Err(Error::Config(format!("unknown variant `{other}`: use paper or torchvision"))),
+            other => {
+                let (name, known) = (other.to_string(), "use paper or torchvision".to_string());
+                Err(Error::Unknown { what: "variant", name, known })
+            }
         }
     }
 }
@@ -202,37 +205,41 @@ impl GoogLeNet {
     /// Checks the values.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the option.
+    /// [`Error::OutOfRange`] naming the field, [`Error::Unknown`] for a layer that there is not, [`Error::Config`] for class weights that are
+    /// not of these classes.
     pub fn validate(&self) -> Result<()> {
-        let fail = |reason: String| Err(Error::Config(reason));
         self.check_sizes()?;
-        for (value, option) in [
-            (self.dropout, "--dropout"),
-            (self.aux_dropout, "--aux-dropout"),
-            (self.smoothing, "--label-smoothing"),
+        for (value, field) in [
+            (self.dropout, "GoogLeNet::dropout"),
+            (self.aux_dropout, "GoogLeNet::aux_dropout"),
+            (self.smoothing, "GoogLeNet::smoothing"),
         ] {
             if !(0.0..1.0).contains(&value) {
-                return fail(format!("{option} must be from 0 to below 1, not {value}"));
+                return Err(Error::out_of_range(field, "from 0 to below 1", value));
             }
         }
         if let Some(name) = &self.freeze_until
             && !Self::freezable().contains(&name.as_str())
         {
-            let known = Self::freezable().join(", ");
-            return fail(format!("--freeze-until knows no layer `{name}`: use one of {known}"));
+            let known = format!("`GoogLeNet::freeze_until` is one of {}", Self::freezable().join(", "));
+            return Err(Error::Unknown { what: "layer", name: name.clone(), known });
         }
         if let Some(weights) = &self.class_weights {
             if weights.len() != self.classes {
                 let (given, classes) = (weights.len(), self.classes);
-                return fail(format!("--class-weights has {given} weights for {classes} classes"));
+                let reason = format!("`GoogLeNet::class_weights` has {given} weights for {classes} classes");
+                return Err(Error::Config(reason));
             }
             if weights.iter().any(|w| !w.is_finite() || *w < 0.0) || weights.iter().all(|w| *w == 0.0) {
-                return fail("--class-weights must not be negative, and not all be zero".into());
+                let (field, allowed) = ("GoogLeNet::class_weights", "numbers from 0 up, and not all zero");
+                return Err(Error::out_of_range(field, allowed, format!("{weights:?}")));
             }
         }
-        for (value, option) in [(self.aux_weight, "--aux-weight"), (self.bias_rate, "--bias-rate")] {
+        for (value, field) in
+            [(self.aux_weight, "GoogLeNet::aux_weight"), (self.bias_rate, "GoogLeNet::bias_rate")]
+        {
             if !value.is_finite() || value < 0.0 {
-                return fail(format!("{option} must be a number from 0 up, not {value}"));
+                return Err(Error::out_of_range(field, "a number from 0 up", value));
             }
         }
         Ok(())

@@ -87,7 +87,7 @@ impl Operation for AdaptiveAvgPool {
         let [x] = expect(inputs)?;
         let [batch, channels, height, width] = x.shape.nchw()?;
         let [h, w] = self.output;
-        if height * width * h * w == 0 {
+        if [height, width, h, w].contains(&0) {
             return Err(format!("cannot divide {} into {h}x{w}", x.shape));
         }
         Ok(vec![x.like([batch, channels, h, w])])

@@ -34,7 +34,7 @@ impl Operation for Concat {
             if [n, h, w] != [batch, height, width] || input.element != first.element {
                 return Err(format!("cannot join {input} to {first}"));
             }
-            channels += c;
+            channels = c.saturating_add(channels);
         }
         Ok(vec![Spec { shape: [batch, channels, height, width].into(), element: first.element }])
     }
@@ -75,7 +75,7 @@ impl Operation for Slice {
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [x] = expect(inputs)?;
         let [batch, channels, height, width] = x.shape.nchw()?;
-        if self.channel + self.channels > channels {
+        if self.channel.checked_add(self.channels).is_none_or(|end| end > channels) {
             return Err(format!(
                 "{} channels from {} on are not all in {}",
                 self.channels, self.channel, x.shape

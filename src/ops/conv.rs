@@ -12,7 +12,7 @@ mod winograd;
 use std::any::Any;
 use std::sync::Arc;
 
-use super::{BatchNorm, ReluGrad, activation, gradient, is_relu, parameters};
+use super::{BatchNorm, MOST_EXTENT, ReluGrad, activation, gradient, is_relu, parameters};
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Operands, Profile};
@@ -99,10 +99,10 @@ impl Extents {
 
 /// Extent of the output, if the kernel fits.
 fn out_size(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usize> {
-    (size + 2 * padding)
-        .checked_sub(kernel)
-        .filter(|_| kernel > 0 && stride > 0)
-        .map(|rest| rest / stride + 1)
+    if kernel == 0 || stride == 0 || [kernel, stride, padding].iter().any(|extent| *extent > MOST_EXTENT) {
+        return None;
+    }
+    Some(size.checked_add(2 * padding)?.checked_sub(kernel)? / stride + 1)
 }
 
 fn out_sizes(

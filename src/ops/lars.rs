@@ -62,7 +62,7 @@ impl Operation for Lars {
             kernels.push(part.bind(kernel, "gradients", Slot::Input(1)));
         }
         let ratios = Kernel::new(operands, SOURCE, "ratios")
-            .geometry("tensors", tensors)
+            .geometries([("tensors", tensors), ("blocks", blocks)])
             .geometry("trust", self.trust)
             .bind("partial", Slot::Scratch(0))
             .bind("ratio_of", Slot::Scratch(1))

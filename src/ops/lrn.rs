@@ -10,6 +10,9 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/lrn.wgsl");
 
+/// Channels of a window, at most: kernels have each of them written out.
+const LARGEST: usize = 255;
+
 /// y = x (k + alpha / size * sum of x^2 over `size` channels around)^-beta. Input: x [batch, channels, height, width]; output: the same shape.
 #[derive(Clone, Debug)]
 pub struct Lrn {
@@ -72,8 +75,8 @@ impl Operation for Lrn {
         let [x] = expect(inputs)?;
         activation(x)?;
         x.shape.nchw()?;
-        if self.size.is_multiple_of(2) {
-            return Err(format!("the window must be odd, not {}", self.size));
+        if self.size.is_multiple_of(2) || self.size > LARGEST {
+            return Err(format!("the window must be odd and at most {LARGEST}, not {}", self.size));
         }
         Ok(vec![x.clone()])
     }
@@ -96,6 +99,7 @@ impl Operation for LrnGrad {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         let [x, dy] = expect(inputs)?;
+        self.lrn.infer(&[x])?;
         if x == dy { Ok(vec![x.clone()]) } else { Err(format!("input {x} and gradient {dy} differ")) }
     }
 

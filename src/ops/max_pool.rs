@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Mask, expect, gradient};
+use super::{MOST_EXTENT, Mask, expect, gradient};
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Inference, Operation};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot};
@@ -12,6 +12,9 @@ const SOURCE: &str = include_str!("../../shaders/max_pool.wgsl");
 
 /// So many windows in a line are written out for GPUs.
 const UNROLLED: usize = 6;
+
+/// Extent of windows and of the step between them, at most: kernels have each element of a window written out.
+const LARGEST: usize = 64;
 
 /// The maximum of square windows. Input: x [batch, channels, height, width]; outputs: y, and with `indices` the place of each
 /// maximum within its input plane (row * width + column) as u32. Ties go to the first in row-major order; padding never wins; a NaN wins.
@@ -45,10 +48,10 @@ pub struct MaxPoolGrad {
 
 /// Extent of a pooled dimension, or nothing if no window fits.
 pub(super) fn pooled(size: usize, kernel: usize, stride: usize, padding: usize, ceil: bool) -> Option<usize> {
-    if kernel == 0 || stride == 0 || padding >= kernel {
+    if kernel == 0 || stride == 0 || padding >= kernel || kernel.max(stride) > MOST_EXTENT {
         return None;
     }
-    let span = (size + 2 * padding).checked_sub(kernel)?;
+    let span = size.checked_add(2 * padding)?.checked_sub(kernel)?;
     let count = if ceil { span.div_ceil(stride) } else { span / stride } + 1;
     Some(if ceil && (count - 1) * stride >= size + padding { count - 1 } else { count })
 }
@@ -60,6 +63,9 @@ impl MaxPool {
     }
 
     fn out(&self, size: usize) -> Option<usize> {
+        if self.kernel.max(self.stride) > LARGEST {
+            return None;
+        }
         pooled(size, self.kernel, self.stride, self.padding, self.ceil)
     }
 }
@@ -74,7 +80,7 @@ impl Operation for MaxPool {
         let [batch, channels, height, width] = x.shape.nchw()?;
         let (Some(h), Some(w)) = (self.out(height), self.out(width)) else {
             return Err(format!(
-                "a window of {} with padding {} does not fit {}",
+                "a window of {} with padding {} does not fit {}; windows and steps are at most {LARGEST}",
                 self.kernel, self.padding, x.shape
             ));
         };

@@ -42,8 +42,54 @@ pub use sgd::Sgd;
 pub use softmax_cross_entropy::{Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad};
 pub use weighted_sum::{WeightedSum, WeightedSumGrad};
 
+use std::any::{Any, TypeId};
+
 pub(crate) use crate::graph::expect;
+use crate::graph::{Add, Copy, Fill, Operation};
+use crate::kernel::{Implementation, Operand, Operands, Profile};
 use crate::tensor::{Element, Spec};
+
+/// The ways to run an operation on these operands on a device with this profile, as [`Operation::kernels`] says; those of the crate's own
+/// operations run without checks of bounds. An operation from outside that hands on what this makes of one of the crate's own hands on
+/// kernels that are as fast. One of the crate's own offers nothing for operands that it refuses.
+pub fn offers(op: &dyn Operation, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
+    if !is_own(op) {
+        return op.kernels(operands, profile);
+    }
+    if !takes(op, operands) {
+        return Vec::new();
+    }
+    let list = op.kernels(operands, profile);
+    list.into_iter().map(|implementation| implementation.proven(operands, profile)).collect()
+}
+
+/// Whether an operation is one of this crate. A type from outside cannot pretend to be.
+fn is_own(op: &dyn Operation) -> bool {
+    macro_rules! own {
+        ($($op:ident)*) => { [$(TypeId::of::<$op>()),*] };
+    }
+    let own = own![
+        Accumulate AdamW AdaptiveAvgPool Add Average AvgPool AvgPoolGrad BatchNorm BatchNormGrad ClipNorm Concat Conv ConvBiasGrad
+        ConvInputGrad ConvWeightGrad Copy Dropout Fill Lars Linear LinearBiasGrad LinearInputGrad LinearWeightGrad LossScale Lrn
+        LrnGrad MaxPool MaxPoolGrad Relu ReluGrad Sgd Slice Softmax SoftmaxCrossEntropy SoftmaxCrossEntropyGrad WeightedSum
+        WeightedSumGrad
+    ];
+    own.contains(&(op as &dyn Any).type_id())
+}
+
+/// Whether an operation makes outputs like these of inputs like these, all of which lie as kernels expect it.
+fn takes(op: &dyn Operation, operands: &Operands<'_>) -> bool {
+    let apart =
+        |o: &Operand| o.batch_stride >= o.spec.shape.item() || o.dims().first().is_none_or(|n| *n < 2);
+    let sound = |o: &Operand| o.volume() > 0 && o.extent().is_some() && apart(o);
+    let inputs: Vec<&Spec> = operands.inputs.iter().map(|o| &o.spec).collect();
+    operands.inputs.iter().chain(operands.outputs).all(sound)
+        && op.infer(&inputs).is_ok_and(|specs| specs.iter().eq(operands.outputs.iter().map(|o| &o.spec)))
+}
+
+/// Extent of a window, of its padding and of the step between windows, at most: so that places of the largest tensors fit in 32 bits with
+/// a sign, padding included.
+pub(crate) const MOST_EXTENT: usize = 1 << 24;
 
 /// The result of a gradient whose inputs after the first `own` are, with `accumulate`, what it is added to in place, and, with `masked`, an
 /// activation: all as the result.

@@ -90,9 +90,10 @@ impl FromStr for Averaging {
         match text.parse() {
             _ if text == "polyak" => Ok(Self::Polyak),
             Ok(decay) if (0.0..1.0).contains(&decay) => Ok(Self::Exponential(decay)),
-            _ => Err(Error::Config(format!(
-                "average `{text}`: use `polyak`, or a decay from 0 to below 1 such as 0.999"
-            ))),
+            _ => {
+                let allowed = "`polyak`, or a decay from 0 to below 1 such as 0.999";
+                Err(Error::out_of_range("Optimizer::average", allowed, format!("`{text}`")))
+            }
         }
     }
 }
@@ -160,40 +161,36 @@ impl Optimizer {
     /// Checks the values.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the option.
+    /// [`Error::OutOfRange`] naming the field.
     pub fn validate(&self) -> Result<()> {
-        let unit = |value: f32, option: &str| {
+        let unit = |value: f32, field| {
             let inside = (0.0..1.0).contains(&value);
-            if inside {
-                Ok(())
-            } else {
-                Err(Error::Config(format!("{option} must be from 0 to below 1, not {value}")))
-            }
+            if inside { Ok(()) } else { Err(Error::out_of_range(field, "from 0 to below 1", value)) }
         };
-        unit(self.momentum, "--momentum")?;
-        if let Rule::AdamW { beta1, beta2, .. } = self.rule {
-            unit(beta1, "AdamW's beta1")?;
-            unit(beta2, "AdamW's beta2")?;
+        unit(self.momentum, "Optimizer::momentum")?;
+        if let Rule::AdamW { beta1, beta2, epsilon } = self.rule {
+            unit(beta1, "Rule::AdamW::beta1")?;
+            unit(beta2, "Rule::AdamW::beta2")?;
+            if !(epsilon.is_finite() && epsilon >= 0.0) {
+                return Err(Error::out_of_range("Rule::AdamW::epsilon", "a number from 0 up", epsilon));
+            }
         }
         if let Rule::Lars { trust } = self.rule
             && !(trust.is_finite() && trust > 0.0)
         {
-            return Err(Error::Config(format!("LARS's trust must be above zero, not {trust}")));
+            return Err(Error::out_of_range("Rule::Lars::trust", "above zero", trust));
         }
         if let Some(Averaging::Exponential(decay)) = self.average {
-            unit(decay, "--average")?;
+            unit(decay, "Optimizer::average")?;
         }
         if !self.weight_decay.is_finite() || self.weight_decay < 0.0 {
-            return Err(Error::Config(format!(
-                "--weight-decay must not be negative, not {}",
-                self.weight_decay
-            )));
+            return Err(Error::out_of_range("Optimizer::weight_decay", "from 0 up", self.weight_decay));
         }
         if let Some(norm) = self.clip_norm.filter(|norm| norm.is_nan() || *norm <= 0.0) {
-            return Err(Error::Config(format!("--max-grad-norm must be above zero, not {norm}")));
+            return Err(Error::out_of_range("Optimizer::clip_norm", "above zero", norm));
         }
         if self.accumulate == 0 {
-            return Err(Error::Config("--grad-accum must be above zero".into()));
+            return Err(Error::out_of_range("Optimizer::accumulate", "above zero", 0));
         }
         match self.precision {
             Precision::F32 => Ok(()),

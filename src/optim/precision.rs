@@ -54,12 +54,12 @@ impl Default for LossScaling {
 impl LossScaling {
     pub(crate) fn validate(&self) -> Result<()> {
         let [smallest, largest] = LossScale::RANGE;
-        if !(smallest..=largest).contains(&self.start) || self.interval == 0 {
-            let reason = format!(
-                "the loss scale must start from {smallest} to {largest}, not {}, and its interval be above zero",
-                self.start
-            );
-            return Err(Error::Config(reason));
+        if !(smallest..=largest).contains(&self.start) {
+            let allowed = format!("from {smallest} to {largest}");
+            return Err(Error::out_of_range("LossScaling::start", allowed, self.start));
+        }
+        if self.interval == 0 {
+            return Err(Error::out_of_range("LossScaling::interval", "above zero", 0));
         }
         Ok(())
     }
@@ -100,7 +100,7 @@ impl ScaleState {
         let inputs = [gradients, self.scale, self.good, self.skipped];
         match graph.node("optimizer/loss_scale", std::sync::Arc::new(op), &inputs)?[..] {
             [_, _, _, guard, scale, skipped] => Ok(Guard { guard, metrics: [scale, skipped] }),
-            _ => Err(Error::Config("the loss scale must have six outputs".into())),
+            _ => Err(Error::internal("the loss scale does not have six outputs")),
         }
     }
 }

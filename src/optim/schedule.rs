@@ -158,7 +158,7 @@ impl FromStr for Schedule {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = |reason: String| Error::Config(format!("schedule `{text}`: {reason}"));
+        let wrong = |known: String| Error::Unknown { what: "schedule", name: text.into(), known };
         let mut parts = text.split(':');
         let name = parts.next().unwrap_or_default();
         let mut number = |default: f64| match parts.next() {

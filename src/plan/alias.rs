@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::graph::Copy;
 use crate::graph::{Alias, Graph, Node, Role, TensorId};
+use crate::kernel::Operand;
 use crate::tensor::Spec;
 
 /// Where a tensor lies in the storage of its root: a window that is dense within an item of the batch.
@@ -73,6 +74,15 @@ pub(super) fn resolve(graph: &Graph, outputs: &[TensorId]) -> Result<Resolved> {
     }
     let Resolver { graph, views, map, .. } = resolver;
     for (id, tensor) in graph.tensors() {
+        let (view, root) = (views[id.0], graph.tensor_ref(views[id.0].root));
+        let operand =
+            Operand { spec: tensor.spec.clone(), offset: view.offset, batch_stride: view.batch_stride };
+        let inside = operand.extent().is_some_and(|bytes| bytes <= root.spec.bytes() as u64);
+        if !inside || root.spec.element != tensor.spec.element {
+            let reason =
+                format!("is {} and cannot lie in the storage of `{}`, {}", tensor.spec, root.name, root.spec);
+            return Err(Error::tensor(&tensor.name, reason));
+        }
         if matches!(tensor.role, Role::Gradient(_)) && views[id.0].root != id {
             return Err(Error::tensor(
                 &tensor.name,
@@ -95,6 +105,16 @@ impl Resolver<'_> {
         let mut inputs: Vec<TensorId> = node.inputs.iter().map(|t| self.map[t]).collect();
         let specs: Vec<&Spec> = self.old.input_specs(node);
         let aliases = node.op.aliases(&specs);
+        for alias in &aliases {
+            let (Alias::InPlace { output, input }
+            | Alias::Window { output, input, .. }
+            | Alias::Gather { output, input, .. }) = *alias;
+            if output >= node.outputs.len() || input >= inputs.len() {
+                let (layer, operation) = (node.name.clone(), node.op.name());
+                let reason = format!("{alias:?} is about a tensor that the node does not have");
+                return Err(Error::Layer { layer, operation, reason });
+            }
+        }
         let mut gathered = Vec::new();
         for alias in &aliases {
             let (position, shareable) = match *alias {
@@ -131,11 +151,12 @@ impl Resolver<'_> {
                 Alias::InPlace { output, input } => self.rewrite(outputs[output], inputs[input]),
                 Alias::Window { output, input, channel } => {
                     let view = self.views[inputs[input].0];
-                    let offset = view.offset + channel * self.plane(inputs[input]);
+                    let start = channel.saturating_mul(self.plane(inputs[input]));
+                    let offset = view.offset.saturating_add(start);
                     self.views[outputs[output].0] = View { offset, ..view };
                 }
                 Alias::Gather { output, input, channel } => {
-                    let offset = channel * self.plane(outputs[output]);
+                    let offset = channel.saturating_mul(self.plane(outputs[output]));
                     self.move_into(self.root(inputs[input]), outputs[output], offset);
                 }
             }
@@ -163,7 +184,7 @@ impl Resolver<'_> {
     /// The elements of an item of the root that a tensor covers.
     fn window(&self, id: TensorId) -> std::ops::Range<usize> {
         let offset = self.views[id.0].offset;
-        offset..offset + self.graph.tensor_ref(id).spec.shape.item()
+        offset..offset.saturating_add(self.graph.tensor_ref(id).spec.shape.item())
     }
 
     fn overlap(&self, a: TensorId, b: TensorId) -> bool {
@@ -202,7 +223,7 @@ impl Resolver<'_> {
     fn move_into(&mut self, from: TensorId, root: TensorId, offset: usize) {
         let batch_stride = self.views[root.0].batch_stride;
         for view in self.views.iter_mut().filter(|v| v.root == from) {
-            *view = View { root, offset: view.offset + offset, batch_stride };
+            *view = View { root, offset: view.offset.saturating_add(offset), batch_stride };
         }
     }
 

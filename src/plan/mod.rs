@@ -16,8 +16,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeId, Region, Role, TensorId};
+use crate::graph::{Graph, NodeId, Region, Role, Tensor, TensorId};
 use crate::kernel::{Implementation, Operand, Operands, Profile, choose};
+use crate::ops::offers;
 use crate::tensor::Shape;
 
 /// A buffer of the device.
@@ -175,6 +176,18 @@ impl Plan {
         (self.places[&view.root], view)
     }
 
+    /// A tensor of [`Plan::graph`] with its place and its view.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if that graph has no such tensor, or nothing of the plan uses it.
+    pub(crate) fn lookup(&self, id: TensorId) -> Result<(&Tensor, Place, View)> {
+        let tensor = self.graph.get(id).zip(self.views.get(id.0));
+        let found = tensor.and_then(|(tensor, view)| Some((tensor, *self.places.get(&view.root)?, *view)));
+        found.ok_or_else(|| {
+            Error::tensor(format!("#{}", id.0), "is not in the planned graph, or has no place")
+        })
+    }
+
     /// A tensor of [`Plan::graph`] as kernels see it.
     pub fn operand(&self, tensor: TensorId) -> Operand {
         operand(&self.graph, &self.views, tensor)
@@ -316,7 +329,7 @@ impl Builder<'_> {
         let largest = self.stores.iter().find(|(_, bytes)| **bytes > self.profile.buffer);
         if let Some((store, bytes)) = largest {
             let tensor = format!("{store:?}");
-            let advice = "use a smaller --width".to_string();
+            let advice = "use a smaller `GoogLeNet::width`".to_string();
             return Err(Error::TooLarge { tensor, needed: *bytes, limit: self.profile.buffer, advice });
         }
         Ok(())
@@ -335,11 +348,11 @@ impl Builder<'_> {
             _ => None,
         };
         let advice = match advice {
-            Some(fits) => format!("the largest --batch-size that fits is {fits}"),
+            Some(fits) => format!("the largest `LoaderOptions::batch` that fits is {fits}"),
             None if matches!(tensor.role, Role::Input | Role::Value) => {
-                "use a smaller --image-size or --width".to_string()
+                "use a smaller `GoogLeNet::input` or `GoogLeNet::width`".to_string()
             }
-            None => "use a smaller --width or fewer --classes".to_string(),
+            None => "use a smaller `GoogLeNet::width` or fewer `GoogLeNet::classes`".to_string(),
         };
         Err(Error::TooLarge { tensor: tensor.name.clone(), needed: bytes, limit, advice })
     }
@@ -371,7 +384,7 @@ impl Builder<'_> {
             let outputs: Vec<Operand> =
                 node.outputs.iter().map(|t| operand(self.graph, self.views, *t)).collect();
             let operands = Operands { layer: &node.name, inputs: &inputs, outputs: &outputs };
-            let list = node.op.kernels(&operands, self.profile);
+            let list = offers(node.op.as_ref(), &operands, self.profile);
             if list.is_empty() {
                 continue;
             }
@@ -381,7 +394,7 @@ impl Builder<'_> {
                 measured.or_else(|| choose(&list, self.profile)).ok_or_else(|| Error::Layer {
                     layer: node.name.clone(),
                     operation: node.op.name(),
-                    reason: "no kernel fits the limits of this device (workgroup memory, invocations, or 65,535 workgroups in a row); use a smaller --batch-size or --image-size".into(),
+                    reason: "no kernel fits the limits of this device (workgroup memory, invocations, or 65,535 workgroups in a row); use a smaller `LoaderOptions::batch` or `GoogLeNet::input`".into(),
                 })?;
             chosen.push((id, implementation.clone()));
         }

@@ -62,7 +62,7 @@ impl Record {
 pub enum StopReason {
     /// All epochs are done.
     Done,
-    /// Held-out accuracy did not rise any more (`--patience`).
+    /// Accuracy on the validation set did not rise any more for as many epochs as the run had patience for.
     Patience,
     /// It was asked to stop.
     Interrupted,
@@ -323,7 +323,7 @@ impl LogWriter {
 }
 
 fn line(record: &Record) -> Result<String> {
-    let mut text = serde_json::to_string(record).map_err(|e| Error::Config(e.to_string()))?;
+    let mut text = serde_json::to_string(record).map_err(Error::unwritable)?;
     text.push('\n');
     Ok(text)
 }

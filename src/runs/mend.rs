@@ -33,7 +33,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] naming the file.
     pub fn begin_save(&self, record: &Record) -> Result<()> {
-        let json = serde_json::to_vec(record).map_err(|e| Error::Config(e.to_string()))?;
+        let json = serde_json::to_vec(record).map_err(Error::unwritable)?;
         write_atomically(&self.pending_path(), &json)
     }
 

@@ -3,11 +3,11 @@
 //! ```text
 //! runs/0007-digits/
 //!   run.json           a Manifest: data, network, machine, command line; written once when the run starts
-//!   config.toml        every option with the value that it had: `incept train --config` takes it
+//!   config.toml        every option of the command with the value that it had
 //!   log.jsonl          one Record a line: steps, epochs, and why the run ended; a resumed run goes on in the same file
-//!   last.safetensors   the newest checkpoint (elsewhere if --output names a file: Manifest::checkpoint says where)
+//!   last.safetensors   the newest checkpoint (elsewhere if the run was told so: Manifest::checkpoint says where)
 //!   best.safetensors   the checkpoint of the epoch with the best held-out accuracy
-//!   epoch-0012.safetensors   older checkpoints that --keep asks for
+//!   epoch-0012.safetensors   older checkpoints, if they are kept
 //!   left-...           checkpoints of epochs that the run has gone back behind
 //!   run.lock           while a process writes the run: which one
 //!   pending.json       while an epoch is saved: the log's next record
@@ -148,7 +148,7 @@ impl RunFolder {
     /// Finds a run by its folder, its folder's name under `parent`, its number, or its name if only one has it.
     ///
     /// # Errors
-    /// [`Error::Config`] if there is none or several.
+    /// [`Error::Unknown`] if there is none, [`Error::Config`] if there are several.
     pub fn find(parent: &Path, what: &str) -> Result<Self> {
         for path in [PathBuf::from(what), parent.join(what)] {
             if let Ok(run) = Self::open(&path) {
@@ -163,10 +163,10 @@ impl RunFolder {
         let mut found: Vec<Self> = Self::list(parent)?.into_iter().filter(named).collect();
         match (found.len(), found.pop()) {
             (1, Some(run)) => Ok(run),
-            (0, _) => Err(Error::Config(format!(
-                "no run is called `{what}` in {}: see `incept runs`",
-                parent.display()
-            ))),
+            (0, _) => {
+                let known = format!("`RunFolder::list` says which are in {}", parent.display());
+                Err(Error::Unknown { what: "run", name: what.into(), known })
+            }
             (count, _) => {
                 Err(Error::Config(format!("{count} runs are called `{what}`: name one by its number")))
             }
@@ -188,7 +188,7 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] naming the file.
     pub fn describe(&self, manifest: &Manifest, config: &str) -> Result<()> {
-        let json = serde_json::to_vec_pretty(manifest).map_err(|e| Error::Config(e.to_string()))?;
+        let json = serde_json::to_vec_pretty(manifest).map_err(Error::unwritable)?;
         write_atomically(&self.path.join(CONFIG), config.as_bytes())?;
         write_atomically(&self.path.join(MANIFEST), &json)
     }
@@ -200,7 +200,7 @@ impl RunFolder {
     pub fn manifest(&self) -> Result<Manifest> {
         let path = self.path.join(MANIFEST);
         let bytes = read_file(&path, MAX_TEXT_BYTES)?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::format(&path, e.to_string()))
+        serde_json::from_slice(&bytes).map_err(|e| Error::damaged(&path, e.to_string(), e))
     }
 
     /// The configuration's file.

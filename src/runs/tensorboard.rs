@@ -53,7 +53,7 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts an event file in `folder`, which TensorBoard is given as `--logdir` or is below it. `wall_time` is in seconds since 1970; a
+    /// Starts an event file in `folder`, which TensorBoard is given, or one above it. `wall_time` is in seconds since 1970; a
     /// file of the same second gets the next number.
     ///
     /// # Errors

@@ -167,6 +167,9 @@ impl fmt::Display for Spec {
     }
 }
 
+/// Bytes that a tensor may have: more than any device holds, and so few that sums over a graph stay far below 2^64.
+pub(crate) const MAX_TENSOR_BYTES: u64 = 1 << 44;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -36,7 +36,7 @@ impl TrainingGraph {
     /// Builds forward, backward and update for batches of `batch` pictures.
     ///
     /// # Errors
-    /// [`Error::Config`] for values out of range, [`Error::Layer`] for shapes that do not fit.
+    /// [`Error::OutOfRange`] or [`Error::Config`] for values that nothing can be trained with, [`Error::Layer`] for shapes that do not fit.
     pub fn new(network: &GoogLeNet, optimizer: &Optimizer, batch: usize) -> Result<Self> {
         optimizer.validate()?;
         let net = network.build(batch)?.stored_as(optimizer.precision.element())?;
@@ -110,5 +110,5 @@ fn smallest(graph: &Graph, forward: usize, keep: &[TensorId]) -> Result<Rewritte
     });
     let candidates = candidates.collect::<Result<Vec<_>>>()?;
     let best = candidates.into_iter().min_by_key(|(bytes, _)| *bytes);
-    best.map(|(_, graph)| graph).ok_or_else(|| Error::Config("there is nothing to recompute".into()))
+    best.map(|(_, graph)| graph).ok_or_else(|| Error::internal("there is nothing to recompute"))
 }

@@ -103,7 +103,7 @@ impl Trainer {
     /// node whose kernels are ready: (done, of how many).
     ///
     /// # Errors
-    /// [`Error::Config`] or [`Error::Layer`] for a network that cannot be built, [`Error::NoF16`] if the precision is not the device's,
+    /// [`Error::OutOfRange`], [`Error::Config`] or [`Error::Layer`] for a network that cannot be built, [`Error::NoF16`] if the precision is not the device's,
     /// [`Error::TooLarge`] if the batch does not fit, and what the device reports.
     pub async fn new(
         gpu: &Gpu,

@@ -52,12 +52,14 @@ impl TuneCache {
     /// The cache of a device in the folder that `INCEPT_CACHE_DIR` names, or in the one where this system keeps caches.
     ///
     /// # Errors
-    /// [`Error::Config`] if the system has no such folder.
+    /// [`Error::Io`] if the system has no such folder.
     pub fn new(gpu: &Gpu) -> Result<Self> {
         let named = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from);
         let folder = named.or_else(|| Some(dirs::cache_dir()?.join("incept")));
-        let missing =
-            || Error::Config(format!("this system has no folder for caches: name one with {FOLDER}"));
+        let missing = || {
+            let reason = format!("this system has no folder for caches: name one with {FOLDER}");
+            Error::io("tuned kernels", std::io::Error::new(std::io::ErrorKind::NotFound, reason))
+        };
         Ok(Self::in_folder(&folder.ok_or_else(missing)?, gpu.summary(), gpu.profile()))
     }
 
@@ -112,8 +114,7 @@ impl TuneCache {
         let mut all = self.load();
         all.extend(choices.clone());
         let content = Content { identity: self.identity.clone(), choices: all };
-        let bytes = serde_json::to_vec_pretty(&content)
-            .map_err(|e| Error::format(&self.path, format!("cannot be written: {e}")))?;
+        let bytes = serde_json::to_vec_pretty(&content).map_err(Error::unwritable)?;
         write_atomically(&self.path, &bytes)
     }
 }

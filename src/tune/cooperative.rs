@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::Operation;
 use crate::kernel::{Cooperative, Implementation, Operands, Profile, Step};
-use crate::ops::{Conv, ConvInputGrad, ConvWeightGrad};
+use crate::ops::{Conv, ConvInputGrad, ConvWeightGrad, offers};
 use crate::reference::{Array, relative_error, run_operation};
 use crate::tensor::{Element, Spec};
 
@@ -69,14 +69,14 @@ pub(super) async fn self_test(gpu: &Gpu, candidate: &Cooperative) -> Result<()> 
         let has = if element == Element::F16 { candidate.f16 } else { candidate.f32 };
         for case in cases(element).iter().filter(|_| has) {
             let profile = Profile { cooperative: Some(*candidate), ..gpu.profile().clone() };
-            let trial = Trial::new(case.op.as_ref(), &case.specs, 0)?;
+            let trial = Trial::new(case.op.as_ref(), &case.specs, 0)?.on(*candidate);
             let operands = Operands { layer: "self-test", inputs: trial.inputs(), outputs: trial.outputs() };
-            let list = case.op.kernels(&operands, &profile);
+            let list = offers(case.op.as_ref(), &operands, &profile);
             let fits = |i: &&Implementation| i.name.starts_with("cooperative") && i.fits(&profile);
             let mut fitting = list.iter().filter(fits).peekable();
             if fitting.peek().is_none() {
-                let reason = format!("no {} kernel on matrices fits this device", case.op.name());
-                return Err(Error::Config(reason));
+                let reason = "has no kernel on matrices that fits this device".to_string();
+                return Err(Error::Layer { layer: "self-test".into(), operation: case.op.name(), reason });
             }
             let inputs: Vec<&Array<f32>> = case.inputs.iter().collect();
             let specs: Vec<&Spec> = case.specs.iter().collect();
@@ -102,7 +102,7 @@ fn compare(operation: &str, tile: &str, made: &[Array<f32>], wanted: &[Array<f32
         let error = relative_error(&got.data, &want.data);
         if error > LIMIT {
             let reason = format!("{operation} by {tile} is off by {error:.1e}");
-            return Err(Error::Kernel { kernel: "self-test".into(), reason });
+            return Err(Error::Kernel { kernel: "self-test".into(), reason, source: None });
         }
     }
     Ok(())
@@ -131,7 +131,7 @@ mod tests {
             let (specs, inputs): (Vec<&Spec>, Vec<&Array<f32>>) =
                 (case.specs.iter().collect(), case.inputs.iter().collect());
             let right = run_operation(case.op.as_ref(), &specs, &inputs, &Step::default());
-            let right = right.map_err(Error::Config)?;
+            let right = right.map_err(|reason| Error::tensor("trial", reason))?;
             let differs = |made: &[Array<f32>]| compare(case.op.name(), "matrices", made, &right);
             differs(&right)?;
             let mut broken = right.clone();

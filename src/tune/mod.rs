@@ -37,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Operation, TensorId};
 use crate::kernel::{Implementation, Operand, Operands, Step, choose};
+use crate::ops::offers;
 use crate::plan::Plan;
 use crate::plan::{Choice, Choices, Effort, fingerprint};
 use crate::tensor::{Element, Spec};
@@ -250,7 +251,7 @@ fn jobs<'a>(gpu: &Gpu, plan: &'a Plan, effort: Effort, known: &mut usize) -> Vec
             job.work += work;
             continue;
         }
-        let list = node.op.kernels(&operands, profile);
+        let list = offers(node.op.as_ref(), &operands, profile);
         let Some(default) = choose(&list, profile).map(|i| i.name) else { continue };
         let kernels = fingerprint(&list, profile);
         let mut candidates: Vec<Implementation> = list.into_iter().filter(|i| i.fits(profile)).collect();
@@ -334,7 +335,10 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         };
         // What a driver refuses is refused again, with its reason, when its turn comes.
         #[cfg(not(target_arch = "wasm32"))]
-        drop(self.gpu.compile_together(job.candidates.iter().flat_map(|c| &c.kernels)));
+        drop(self.gpu.compile_together(job.candidates.iter().flat_map(|candidate| {
+            let checks = trial.checks(self.gpu, candidate);
+            candidate.kernels.iter().map(move |kernel| (kernel, checks))
+        })));
         let mut quickest = None;
         let mut longest = Duration::ZERO;
         for candidate in &job.candidates {
@@ -386,7 +390,7 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         };
         let time = match found {
             Ok(()) => self.time(&prepared, quickest).await,
-            Err(reason) => Err(Error::Kernel { kernel: candidate.name.to_string(), reason }),
+            Err(reason) => Err(Error::Kernel { kernel: candidate.name.to_string(), reason, source: None }),
         };
         prepared.release(&mut self.pool);
         time

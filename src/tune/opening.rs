@@ -6,8 +6,7 @@ use crate::gpu::{AdapterOptions, Gpu, open_unproven};
 use crate::kernel::Cooperative;
 
 impl Gpu {
-    /// Opens the adapter that the options name, or the fastest one. On devices with cooperative matrices this waits for the test of those, and
-    /// outside of a browser nothing goes on unless the device is polled: use [`Gpu::open_blocking`] there.
+    /// Opens the adapter that the options name, or the fastest one. On devices with cooperative matrices this waits for the test of those.
     ///
     /// # Errors
     /// [`Error::NoAdapter`] with the list of what there is, [`Error::Device`] if the driver refuses.

@@ -8,9 +8,10 @@ use web_time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::gpu::element::{decode, encode};
-use crate::gpu::{Gpu, Pipeline};
+use crate::gpu::{Checks, Gpu, Pipeline};
 use crate::graph::{Alias, Operation};
-use crate::kernel::{Implementation, Operand, Operands, Slot, Step};
+use crate::kernel::{Binding, Cooperative, Implementation, Operand, Operands, Profile, Slot, Step};
+use crate::ops::offers;
 use crate::reference::Array;
 use crate::tensor::{Element, Spec};
 
@@ -28,6 +29,8 @@ pub struct Trial<'a> {
     inputs: Vec<Operand>,
     outputs: Vec<Operand>,
     aliases: Vec<Alias>,
+    /// Matrices of the device that have not passed their test yet.
+    candidate: Option<Cooperative>,
 }
 
 /// The outputs of a run.
@@ -66,14 +69,21 @@ impl<'a> Trial<'a> {
             inputs: inputs.iter().map(operand).collect(),
             outputs: outputs.iter().map(operand).collect(),
             aliases: op.aliases(&specs),
+            candidate: None,
         })
+    }
+
+    /// Runs kernels on matrices that have not passed their test yet: to test them.
+    pub(super) fn on(mut self, candidate: Cooperative) -> Self {
+        self.candidate = Some(candidate);
+        self
     }
 
     /// Prepares an operation on operands as they lie in a plan.
     pub fn of(op: &'a dyn Operation, inputs: Vec<Operand>, outputs: Vec<Operand>) -> Self {
         let specs: Vec<&Spec> = inputs.iter().map(|o| &o.spec).collect();
         let aliases = op.aliases(&specs);
-        Self { op, inputs, outputs, aliases }
+        Self { op, inputs, outputs, aliases, candidate: None }
     }
 
     /// Lays the input number `index` densely again: for parameters of rank four, which are never windows.
@@ -103,14 +113,47 @@ impl<'a> Trial<'a> {
     /// The implementations that the operation offers for these operands on this device and that fit it.
     pub fn implementations(&self, gpu: &Gpu) -> Vec<Implementation> {
         let operands = Operands { layer: "trial", inputs: &self.inputs, outputs: &self.outputs };
-        let mut list = self.op.kernels(&operands, gpu.profile());
+        let mut list = offers(self.op, &operands, gpu.profile());
         list.retain(|i| i.fits(gpu.profile()));
         list
+    }
+
+    /// What has to be checked while an implementation runs on these operands.
+    pub(crate) fn checks(&self, gpu: &Gpu, implementation: &Implementation) -> Checks {
+        let profile = gpu.profile();
+        let cooperative = self.candidate.or(profile.cooperative);
+        let profile = Profile { cooperative, ..profile.clone() };
+        Checks::of(implementation, &self.inputs, &self.outputs, &profile)
+    }
+
+    /// Refuses inputs of other shapes, and operands whose items lie on top of each other or cannot be counted.
+    fn check(&self, inputs: &[&Array<f32>]) -> Result<()> {
+        let at_fault = |reason| Err(Error::tensor("trial", reason));
+        if inputs.len() != self.inputs.len() {
+            return at_fault(format!("has {} inputs, not {}", self.inputs.len(), inputs.len()));
+        }
+        for (operand, array) in self.inputs.iter().zip(inputs) {
+            if operand.volume() != array.data.len() {
+                return at_fault(format!("takes {} and not {} values", operand.spec, array.data.len()));
+            }
+        }
+        for operand in self.inputs.iter().chain(&self.outputs) {
+            let (end, bytes) = (operand.extent(), binding_words(operand).checked_mul(4));
+            let fits = |end| bytes.is_some_and(|bytes| end <= bytes as u64);
+            if !end.is_some_and(fits) {
+                return at_fault(format!(
+                    "cannot lay {} at {} with a stride of {}",
+                    operand.spec, operand.offset, operand.batch_stride
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Runs one implementation on these inputs.
     ///
     /// # Errors
+    /// [`Error::Tensor`] if the inputs do not have the shapes of the trial or an operand does not lie in memory as kernels expect it,
     /// [`Error::Kernel`] if the driver refuses a kernel, [`Error::Driver`] if it fails.
     pub async fn run(
         &self,
@@ -238,6 +281,10 @@ impl Prepared {
 
 impl<'a> Stage<'a> {
     /// Sends the inputs to the device.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if they do not have the shapes of the trial or an operand does not lie in memory as kernels expect it,
+    /// [`Error::OutOfMemory`] or [`Error::TooLarge`] if there is no room for them.
     pub(crate) async fn new(
         gpu: &Gpu,
         pool: &mut Pool,
@@ -245,6 +292,7 @@ impl<'a> Stage<'a> {
         inputs: &[&Array<f32>],
         step: &Step,
     ) -> Result<Self> {
+        trial.check(inputs)?;
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step_buffer = gpu.buffer("step", Step::BYTES, uniform).await?;
         gpu.queue().write_buffer(&step_buffer, 0, &step.bytes());
@@ -255,7 +303,7 @@ impl<'a> Stage<'a> {
         }
         for (i, operand) in trial.outputs.iter().enumerate() {
             let source = trial.aliases.iter().find_map(|a| match a {
-                Alias::InPlace { output, input } if *output == i => Some(inputs[*input]),
+                Alias::InPlace { output, input } if *output == i => inputs.get(*input).copied(),
                 _ => None,
             });
             stage.before.push(upload(gpu, pool, operand, source).await?);
@@ -274,14 +322,7 @@ impl<'a> Stage<'a> {
         pool: &mut Pool,
         implementation: &Implementation,
     ) -> Result<(TrialOutput, Prepared)> {
-        let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
-        let submitted = self.submit(gpu, pool, implementation).await;
-        let refused = scope.pop().await;
-        let (prepared, guards) = submitted?;
-        if let Some(error) = refused {
-            let kernel = implementation.kernels.first().map_or_else(String::new, |k| k.label.clone());
-            return Err(Error::Kernel { kernel, reason: error.to_string() });
-        }
+        let (prepared, guards) = self.submit(gpu, pool, implementation).await?;
         let mut output = TrialOutput { arrays: Vec::new(), intact: true };
         for (operand, block) in self.trial.outputs.iter().zip(&self.outputs) {
             let (array, intact) = unpack(operand, &read(gpu, &block.buffer, GUARD, block.bytes).await?);
@@ -307,21 +348,47 @@ impl<'a> Stage<'a> {
             block.write(gpu, &vec![CANARY; words]);
             scratch.push(block);
         }
-        let mut dispatches = Vec::new();
+        let checks = self.trial.checks(gpu, implementation);
+        let mut pipelines = Vec::new();
         for kernel in &implementation.kernels {
-            let pipeline = gpu.pipeline(kernel).await?;
-            let bindings: Vec<wgpu::BufferBinding<'_>> = kernel
-                .bindings
-                .iter()
-                .map(|binding| {
-                    let block = match binding.slot {
-                        Slot::Input(i) => &self.inputs[i],
-                        Slot::Output(i) => &self.outputs[i],
-                        Slot::Scratch(i) => &scratch[i],
-                    };
-                    block.binding(gpu, binding.range.clone())
-                })
-                .collect();
+            pipelines.push(gpu.pipeline_with(kernel, checks).await?);
+        }
+        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let blocks = self.inputs.len() + self.outputs.len() + scratch.len();
+        let guards = gpu.buffer("guards", 2 * GUARD * blocks as u64, usage).await?;
+
+        let scope = gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
+        let prepared = self.record(gpu, implementation, pipelines, scratch, &guards);
+        let refused = scope.pop();
+        if let Some(error) = refused.await {
+            let kernel = implementation.kernels.first().map_or_else(String::new, |k| k.label.clone());
+            return Err(Error::refused(&kernel, error));
+        }
+        Ok((prepared?, guards))
+    }
+
+    /// Binds and submits what [`Stage::submit`] has made ready; waits for nothing.
+    fn record(
+        &self,
+        gpu: &Gpu,
+        implementation: &Implementation,
+        pipelines: Vec<Arc<Pipeline>>,
+        scratch: Vec<Guarded>,
+        guards: &wgpu::Buffer,
+    ) -> Result<Prepared> {
+        let mut dispatches = Vec::new();
+        for (kernel, pipeline) in implementation.kernels.iter().zip(pipelines) {
+            let bound = |binding: &Binding| {
+                let block = match binding.slot {
+                    Slot::Input(i) => self.inputs.get(i),
+                    Slot::Output(i) => self.outputs.get(i),
+                    Slot::Scratch(i) => scratch.get(i),
+                };
+                let block = block.ok_or_else(|| kernel.unbound(binding))?;
+                let range = kernel.bound(binding, block.bytes)?;
+                Ok(block.binding(gpu, binding.range.is_some().then_some(range)))
+            };
+            let bindings = kernel.bindings.iter().map(bound).collect::<Result<Vec<_>>>()?;
             let group = gpu.bind(kernel, &pipeline, &bindings, &self.step);
             dispatches.push((pipeline, group, kernel.groups));
         }
@@ -332,15 +399,13 @@ impl<'a> Stage<'a> {
         }
         prepared.encode(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
         let all = || self.inputs.iter().chain(&self.outputs).chain(&prepared.scratch);
-        let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let guards = gpu.buffer("guards", 2 * GUARD * all().count() as u64, usage).await?;
         for (i, block) in all().enumerate() {
             let to = 2 * GUARD * i as u64;
-            encoder.copy_buffer_to_buffer(&block.buffer, 0, &guards, to, GUARD);
-            encoder.copy_buffer_to_buffer(&block.buffer, GUARD + block.bytes, &guards, to + GUARD, GUARD);
+            encoder.copy_buffer_to_buffer(&block.buffer, 0, guards, to, GUARD);
+            encoder.copy_buffer_to_buffer(&block.buffer, GUARD + block.bytes, guards, to + GUARD, GUARD);
         }
         gpu.submit(encoder);
-        Ok((prepared, guards))
+        Ok(prepared)
     }
 
     /// Gives its memory back.
@@ -361,7 +426,8 @@ fn is_untouched(words: &[u32]) -> bool {
 /// Words of the binding that an operand lies in.
 fn binding_words(operand: &Operand) -> usize {
     let batch = operand.dims().first().copied().unwrap_or(1);
-    (batch * operand.batch_stride * operand.spec.element.size()).div_ceil(4).max(1)
+    let elements = batch.saturating_mul(operand.batch_stride);
+    elements.saturating_mul(operand.spec.element.size()).div_ceil(4).max(1)
 }
 
 /// Where the operand's elements lie in its binding, in bytes and in stretches that are dense.

@@ -42,7 +42,10 @@ impl Call<'_> {
                     let implementations = trial.implementations(gpu);
                     // Drivers of real GPUs take most of the time with compiling.
                     #[cfg(not(target_arch = "wasm32"))]
-                    gpu.compile_together(implementations.iter().flat_map(|i| &i.kernels))?;
+                    gpu.compile_together(implementations.iter().flat_map(|implementation| {
+                        let checks = trial.checks(gpu, implementation);
+                        implementation.kernels.iter().map(move |kernel| (kernel, checks))
+                    }))?;
                     for implementation in implementations {
                         let made = trial.run(gpu, &implementation, &self.inputs, &self.step).await?;
                         let mut arrays = made.arrays;

@@ -127,7 +127,8 @@ impl Runner<'_> {
             }
         }
         let first = results.into_iter().next().map(|(_, outputs)| outputs);
-        first.ok_or_else(|| Error::Config(format!("{} has no kernel for this device", call.op.name())))
+        let reason = "has no kernel for this device".to_string();
+        first.ok_or_else(|| Error::Layer { layer: "verify".into(), operation: call.op.name(), reason })
     }
 }
 

@@ -209,7 +209,7 @@ fn an_epoch_that_cannot_be_judged_is_saved() {
     let network = ["--width", "0.0625", "--image-size", "32", "--batch-size", "4", "--tune", "off"];
     let begin = ["train", text(&data), "--epochs", "1", "--max-bad", "1", "--name", "mine"];
     let errors = fails(&[&begin[..], &network].concat(), &runs);
-    assert!(errors.contains("unreadable pictures"), "{errors}");
+    assert!(errors.contains("unreadable images"), "{errors}");
     let run = only_run(&runs);
     let trained = tensors(&run.last());
     let more = ["train", "--resume", text(run.path()), "--max-bad", "2", "--tune", "off"];

@@ -167,13 +167,13 @@ impl Limit {
         let allowed = self.max_pixels;
         if pixels > allowed {
             return Err(format!(
-                "is {width} x {height} pixels, more than the {allowed} that --max-pixels allows"
+                "is {width} x {height} pixels, more than the {allowed} that `data::set_max_pixels` allows"
             ));
         }
         if bytes > self.bytes() {
             let each = bytes / pixels;
             return Err(format!(
-                "is {width} x {height} pixels of {each} bytes, more memory than the {allowed} of 4 bytes that --max-pixels allows"
+                "is {width} x {height} pixels of {each} bytes, more memory than the {allowed} of 4 bytes that `data::set_max_pixels` allows"
             ));
         }
         Ok(())

@@ -13,6 +13,8 @@ const SHARED: &str = include_str!("../../../shaders/conv.wgsl");
 const LANES: usize = 8;
 /// Neighbouring pixels of one lane.
 const FOUR: usize = 4;
+/// Columns of the source that four pixels need, at most: they are written out.
+const MOST_COLUMNS: usize = 64;
 /// Steps whose weights a workgroup lays out: a workgroup of one each takes longer to start than to run.
 const PACKED: usize = 16;
 
@@ -79,6 +81,9 @@ pub(super) fn product(
         && product.epilogue.is_aligned();
     let [_, kernel_w] = e.kernel;
     let columns = 3 * e.stride[1] + kernel_w;
+    if columns > MOST_COLUMNS {
+        return None;
+    }
     let source_cost = if vector { 40 + 19 * (kernel_w - 1) } else { 19 * columns };
     let steps = Steps::new(e.outputs, kernel_w, source_cost as f64 / kernel_w as f64);
     let row_groups = out[1].div_ceil(FOUR);
@@ -133,7 +138,7 @@ pub(super) fn weight_gradient(
     e: &Extents,
     profile: &Profile,
 ) -> Option<Implementation> {
-    if !supported(profile) {
+    if !supported(profile) || 3 * e.stride[1] + e.kernel[1] > MOST_COLUMNS {
         return None;
     }
     let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);

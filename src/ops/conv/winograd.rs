@@ -1,5 +1,5 @@
 //! 3x3 convolutions by Winograd's algorithm on GPUs, in all three directions; see `conv_winograd.wgsl`. No default: where it wins, measuring finds
-//! it (`--tune`), which checks its error first.
+//! it ([`tune`](crate::tune)), which checks its error first.
 
 use super::Extents;
 use super::kernels::{bytes, finish_parts, kernel, size, split};

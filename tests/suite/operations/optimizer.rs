@@ -2,7 +2,7 @@
 
 use incept::graph::Operation;
 use incept::kernel::{AdapterClass, Operand, Operands, Profile, Step, Window};
-use incept::ops::{Accumulate, AdamW, Average, ClipNorm, Lars, LossScale, Sgd};
+use incept::ops::{Accumulate, AdamW, Average, ClipNorm, Lars, LossScale, Sgd, offers};
 use incept::optim::{Moment, Schedule};
 use incept::reference::{Array, relative_error, run_operation};
 use incept::tensor::Spec;
@@ -265,7 +265,7 @@ fn regions_larger_than_a_binding() {
         let outputs = op.infer(&specs.iter().take(count).collect::<Vec<_>>()).expect("shapes fit");
         let outputs: Vec<Operand> = outputs.into_iter().map(Operand::dense).collect();
         let operands = Operands { layer: "test", inputs: &operands[..count], outputs: &outputs };
-        let implementation = op.kernels(&operands, &profile).remove(0);
+        let implementation = offers(op, &operands, &profile).remove(0);
         let bytes: u64 = implementation
             .kernels
             .iter()

@@ -2,6 +2,7 @@
 
 use incept::graph::Operation;
 use incept::kernel::{Cooperative, Operands, Profile, Step};
+use incept::ops::offers;
 use incept::reference::{Array, relative_error, run_operation};
 use incept::tensor::{Element, Spec};
 use incept::tune::Trial;
@@ -66,7 +67,7 @@ pub fn check_one(
     let expected = run_operation(op, &spec_refs, &wide, &step).expect("the twin refuses the shapes");
     let trial = Trial::new(op, specs, 0).expect("the shapes are refused");
     let operands = Operands { layer: "layer", inputs: trial.inputs(), outputs: trial.outputs() };
-    let mut list = op.kernels(&operands, profile);
+    let mut list = offers(op, &operands, profile);
     list.retain(|i| i.name.starts_with(name) && i.fits(profile));
     let implementation = &list[number % list.len()];
     let name = format!("{op:?} {} {specs:?}", implementation.name);
