@@ -196,7 +196,7 @@ impl Config {
             toml::from_str(&text).map_err(|e| Error::format(path, e.to_string().trim_end().to_string()))?;
         // Nobody gave a flag: the file's fields have the same names.
         let named = |error: Error| Error::format(path, error.to_string().replace("--", ""));
-        config.training.validate().map_err(named)?;
+        config.training.check_numbers().map_err(named)?;
         config.optimizer.validate().map_err(named)?;
         config.run.validate().map_err(named)?;
         Ok(config)
@@ -250,6 +250,14 @@ impl TrainingArgs {
                 "--patience waits for held-out accuracy to rise, and with --no-validation there is none";
             return Err(Error::Config(reason.into()));
         }
+        self.check_numbers()
+    }
+
+    /// Checks each value by itself: what a file has may be fitted to each other by flags.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the option.
+    fn check_numbers(&self) -> Result<()> {
         not_zero(self.epochs, "epochs")?;
         not_zero(self.batch.map(|batch| batch as u64), "batch-size")?;
         Range::Part.check(self.held_out, "val-split")

@@ -8,6 +8,8 @@ mod engine;
 mod networks;
 mod norm_sizes;
 mod operations;
+#[cfg(test)]
+mod proofs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
