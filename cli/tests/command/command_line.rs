@@ -652,14 +652,15 @@ fn values_in_files_are_checked() {
     let given = repository().join("tests/fixtures/cases/epochs0.toml");
     let (_, errors) = fails(&["train", "digits", "--config", text(&given)]);
     assert!(errors.contains("epochs") && !errors.contains("--grad-accum"), "{errors}");
+    // Keys of earlier versions are read as well.
     for (content, word) in [
-        ("[training]\nbatch = 0", "batch"),
-        ("[training]\nheld-out = 1.5", "held-out"),
+        ("[training]\nbatch-size = 0", "batch-size"),
+        ("[training]\nval-split = 1.5", "val-split"),
         ("[run]\nsave-every = 0", "save-every"),
-        ("[optimizer]\nrate = nan", "rate"),
-        ("[optimizer]\nwarmup = -1.0", "warmup"),
+        ("[optimizer]\nlr = nan", "lr"),
+        ("[optimizer]\nwarmup = -1.0", "warmup-epochs"),
         ("[optimizer]\nmomentum = 1.5", "momentum"),
-        ("[optimizer]\naccumulate = 0", "accumulate"),
+        ("[optimizer]\naccumulate = 0", "grad-accum"),
         ("[network]\nwidth = inf", "width"),
         ("[network]\ndropout = nan", "dropout"),
         ("[augment]\nmixup = nan", "mixup"),
