@@ -573,7 +573,7 @@ impl OptimizerArgs {
     pub(crate) fn drop_idle(&mut self) {
         for (option, why) in self.idle() {
             let dropped = match option {
-                "trust" => self.trust.take().is_some(),
+                "trust-coefficient" => self.trust.take().is_some(),
                 "momentum" => self.momentum.take().is_some(),
                 _ => self.warmup.take().is_some_and(|warmup| warmup > 0.0),
             };
