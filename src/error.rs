@@ -283,6 +283,7 @@ impl Error {
     }
 
     /// An error about a value that is out of its range: `field` must be `allowed`.
+    #[expect(clippy::needless_pass_by_value, reason = "numbers are given, and are no better by reference")]
     pub fn out_of_range(field: &'static str, allowed: impl Into<String>, value: impl ToString) -> Self {
         Self::OutOfRange { field, allowed: allowed.into(), value: value.to_string() }
     }

@@ -46,6 +46,9 @@ pub struct Gpu {
     shared: Arc<Shared>,
 }
 
+/// Compiled pipelines by text, entry point and checks.
+type Pipelines = HashMap<(String, &'static str, Checks), Arc<Pipeline>>;
+
 #[derive(Debug)]
 struct Shared {
     device: wgpu::Device,
@@ -53,7 +56,7 @@ struct Shared {
     summary: AdapterSummary,
     profile: Profile,
     /// By the text, the entry point and the checks that they were made with.
-    pipelines: Mutex<HashMap<(String, &'static str, Checks), Arc<Pipeline>>>,
+    pipelines: Mutex<Pipelines>,
     failures: Arc<Mutex<Vec<Failure>>>,
     counts: Counts,
     /// The submission that a future waits for, so that blocking on it does not drain the queue.
