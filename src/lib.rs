@@ -1,4 +1,4 @@
-//! incept trains GoogLeNet (Inception v1) with all three of its softmaxes on any GPU that has a driver.
+//! incept trains GoogLeNet (Inception v1) with all three of its heads on any GPU that has a driver.
 //!
 //! Data flows one way: data set, batch, graph, plan, device, metrics; the modules follow it. A network is built by [`model`] as a
 //! [`graph`], differentiated and pruned there, laid out in memory by [`plan`], and run by [`gpu`] with kernels that [`ops`] offers. [`train`] puts them
