@@ -5,11 +5,14 @@ mod command_line;
 #[cfg(unix)]
 mod dashboard;
 mod data_formats;
+mod devices;
 mod early_exit;
 mod evaluation;
 mod explain;
+mod flags;
 #[path = "../../../tests/support/gpu.rs"]
 mod gpu;
+mod images;
 mod import_export;
 mod pictures;
 mod profile;
@@ -19,3 +22,4 @@ mod refusals;
 mod saving;
 #[path = "../../../tests/support/skipped.rs"]
 mod skipped;
+mod terminals;

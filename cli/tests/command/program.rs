@@ -1,8 +1,11 @@
 //! The `incept` command as a person or another program runs it: what the tests of commands share.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use incept::formats::read_tensors;
+use incept::tensor::HostTensor;
 use serde_json::Value;
 
 use crate::skipped::skipped;
@@ -85,4 +88,32 @@ pub fn limited(kib: u64, arguments: &[&str]) -> Output {
     shell.current_dir(repository()).env_remove("RUST_LOG");
     shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
     shell.output().expect("the program can be started")
+}
+
+/// The exit code and the errors of a command that must fail.
+pub fn fails_with(arguments: &[&str]) -> (i32, String) {
+    let output = run(arguments);
+    assert!(!output.status.success(), "incept {arguments:?} should fail");
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+pub fn fixtures() -> PathBuf {
+    repository().join("tests/fixtures")
+}
+
+pub fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// A run that takes a second or two: 60 digits, a network 1/16 as wide.
+pub fn quick<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let base =
+        ["train", "digits", "--width", "0.0625", "--image-size", "32", "--limit", "60", "--batch-size", "8"];
+    // Runs are compared bit for bit: the kernels must be the same.
+    let rest = ["--schedule", "constant", "--no-validation", "--tune", "off", "--output", out];
+    base.into_iter().chain(rest).chain(more.iter().copied()).collect()
+}
+
+pub fn tensors(path: &Path) -> BTreeMap<String, HostTensor> {
+    read_tensors(path).expect("a checkpoint").0
 }

@@ -1,0 +1,125 @@
+//! Which devices are found, chosen and tuned.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::program::{fails_with, incept, json, stdout, temporary, text};
+
+#[test]
+fn devices_are_listed() {
+    let devices = &json(&["devices", "--json"])[0];
+    let first = &devices[0];
+    assert_eq!(first["index"], 0);
+    assert!(first["max_binding_bytes"].as_u64() >= Some(128 << 20), "{first}");
+    assert!(stdout(&["devices"]).contains(first["name"].as_str().expect("a name")));
+    let (code, errors) = fails_with(&["verify", "nowhere", "--device", "no such adapter"]);
+    assert!(code == 1 && errors.contains("no such adapter"), "{errors}");
+}
+
+/// Mesa asks libwayland for a compositor, which complains where a session has none.
+#[test]
+fn nothing_is_said_about_a_session_without_a_compositor() {
+    for folder in [None, Some("not/absolute")] {
+        let mut command = incept();
+        command.env_remove("XDG_RUNTIME_DIR").env_remove("WAYLAND_DISPLAY").arg("devices");
+        folder.map(|folder| command.env("XDG_RUNTIME_DIR", folder));
+        let output = command.output().expect("the program can be started");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !errors.contains("XDG_RUNTIME_DIR"), "{errors}");
+    }
+}
+
+#[test]
+fn advice_is_about_the_backend_that_was_asked_for() {
+    // None of the systems that this is built for has both.
+    let other = if cfg!(target_os = "macos") { "dx12" } else { "metal" };
+    for arguments in [&["devices", "--backend", other][..], &["verify", "tests/fixtures", "--backend", other]]
+    {
+        let (code, errors) = fails_with(arguments);
+        assert!(code == 1 && errors.contains("does not exist on this system"), "{errors}");
+        assert!(!errors.contains("install"), "{errors}");
+    }
+}
+
+#[test]
+fn wgpus_environment_variables_are_honoured_and_flags_win() {
+    let names = |variables: &[(&str, &str)], arguments: &[&str]| -> (bool, String) {
+        let output =
+            incept().envs(variables.iter().copied()).args(arguments).output().expect("can be started");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let other = if cfg!(target_os = "macos") { "dx12" } else { "metal" };
+    let (done, errors) = names(&[("WGPU_BACKEND", other)], &["devices"]);
+    assert!(!done && errors.contains(other), "{errors}");
+    let (done, errors) = names(&[("WGPU_BACKEND", other)], &["devices", "--backend", "vulkan,gl,dx12,metal"]);
+    assert!(done, "{errors}");
+    let (done, errors) = names(&[("WGPU_BACKEND", "")], &["devices"]);
+    assert!(done, "{errors}");
+    let (done, errors) = names(&[("WGPU_BACKEND", "glide")], &["devices"]);
+    assert!(!done && errors.contains("glide") && errors.contains("vulkan"), "{errors}");
+    let goldens = ["verify", "tests/fixtures/edge"];
+    let (done, errors) = names(&[("WGPU_ADAPTER_NAME", "no such adapter")], &goldens);
+    assert!(!done && errors.contains("no such adapter"), "{errors}");
+    let (done, errors) =
+        names(&[("WGPU_ADAPTER_NAME", "no such adapter")], &[&goldens[..], &["--device", "0"]].concat());
+    assert!(done, "{errors}");
+    let help = stdout(&["verify", "--help"]);
+    assert!(help.contains("WGPU_BACKEND") && help.contains("WGPU_ADAPTER_NAME"), "{help}");
+}
+
+#[test]
+fn what_tuning_finds_is_kept() {
+    let folder = temporary();
+    let (out, cache) = (folder.path().join("out.safetensors"), folder.path().join("cache"));
+    let start = |effort: &[&str]| {
+        let base = [
+            "train",
+            "digits",
+            "--width",
+            "0.0625",
+            "--image-size",
+            "32",
+            "--limit",
+            "16",
+            "--batch-size",
+            "4",
+        ];
+        let rest = ["--epochs", "1", "--no-validation", "--json", "--verbose", "--output", text(&out)];
+        let arguments = base.iter().chain(&rest).chain(effort);
+        let output = incept().args(arguments).env("INCEPT_CACHE_DIR", &cache).output().expect("it starts");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{errors}");
+        let first = String::from_utf8_lossy(&output.stdout).lines().next().expect("an event").to_string();
+        (serde_json::from_str::<Value>(&first).expect("JSON"), errors)
+    };
+    let files = || -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&cache).into_iter().flatten();
+        entries.map(|e| e.expect("can be listed").path()).collect()
+    };
+    let (event, errors) = start(&["--tune", "off"]);
+    assert!(event["event"] == "start" && files().is_empty(), "{errors}");
+
+    let (event, errors) = start(&["--tune", "fast"]);
+    let count = |event: &Value, field: &str| event[field].as_u64().expect("a count");
+    let shapes = count(&event, "measured") + count(&event, "left");
+    assert_eq!((&event["event"], &event["known"]), (&"tune".into(), &0.into()), "{event}");
+    assert!(shapes > 50 && event["rejected"].as_array().is_some_and(Vec::is_empty), "{event}");
+    assert!(errors.contains("shapes measured"), "{errors}");
+    let [file] = &files()[..] else { panic!("{:?} is not one file", files()) };
+    assert_eq!(event["cache"], text(file));
+
+    let (event, errors) = start(&["--tune", "fast"]);
+    assert_eq!((count(&event, "known"), count(&event, "measured")), (shapes, 0), "{event}");
+    let kept = format!("kernels: {shapes} choices from {}", file.display());
+    assert!(errors.contains(&kept) && errors.contains("known from an earlier start"), "{errors}");
+    let (_, errors) = start(&["--tune", "off"]);
+    assert!(!errors.contains("choices from"), "{errors}");
+
+    std::fs::write(file, "{").expect("can be written");
+    let (event, errors) = start(&["--tune", "fast"]);
+    assert_eq!((count(&event, "known"), count(&event, "measured") + count(&event, "left")), (0, shapes));
+    assert!(errors.contains("is ignored"), "{errors}");
+    let (event, _) = start(&["--tune", "fast"]);
+    assert_eq!(count(&event, "known"), shapes);
+}
