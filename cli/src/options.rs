@@ -510,6 +510,25 @@ impl FromStr for Average {
     }
 }
 
+/// An option of the optimizer that changes nothing beside some others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Idle {
+    Trust,
+    Momentum,
+    Warmup,
+}
+
+impl Idle {
+    /// The flag's name, and that of its key in a configuration.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Trust => "trust-coefficient",
+            Self::Momentum => "momentum",
+            Self::Warmup => "warmup-epochs",
+        }
+    }
+}
+
 impl OptimizerArgs {
     /// Checks what the engine does not: rate and warm-up belong to the run.
     ///
@@ -530,39 +549,38 @@ impl OptimizerArgs {
     /// # Errors
     /// [`Error::Config`](incept::Error::Config) naming the flag and what it is for.
     pub(crate) fn refuse_idle(&self, whole: &Self) -> incept::Result<()> {
-        let idle = whole.idle();
-        let given = [self.trust.is_some(), self.momentum.is_some(), self.warmup.is_some_and(|w| w > 0.0)];
-        match ["trust-coefficient", "momentum", "warmup-epochs"]
-            .into_iter()
-            .zip(given)
-            .find_map(|(option, given)| idle.iter().find(|(name, _)| given && *name == option))
-        {
+        let is_given = |option: Idle| match option {
+            Idle::Trust => self.trust.is_some(),
+            Idle::Momentum => self.momentum.is_some(),
+            Idle::Warmup => self.warmup.is_some_and(|epochs| epochs > 0.0),
+        };
+        match whole.idle().into_iter().find(|(option, _)| is_given(*option)) {
             Some((option, why)) => {
-                Err(incept::Error::Config(format!("--{option} would change nothing: {why}")))
+                Err(incept::Error::Config(format!("--{} would change nothing: {why}", option.flag())))
             }
             None => Ok(()),
         }
     }
 
     /// The options that change nothing beside the others, and why.
-    fn idle(&self) -> Vec<(&'static str, &'static str)> {
+    fn idle(&self) -> Vec<(Idle, &'static str)> {
         let rule = self.optimizer.unwrap_or(RuleName::Sgd);
         let cycled = matches!(self.schedule, Some(Schedule::OneCycle { .. }));
         let mut list = Vec::new();
         if rule != RuleName::Lars {
-            list.push(("trust-coefficient", "it is for --optimizer lars"));
+            list.push((Idle::Trust, "it is for --optimizer lars"));
         }
         if rule == RuleName::Adamw {
             list.push((
-                "momentum",
+                Idle::Momentum,
                 "it is for --optimizer sgd, nesterov and lars; adamw has betas of 0.9 and 0.999",
             ));
         } else if cycled {
-            list.push(("momentum", "the schedule onecycle moves momentum from 0.95 to 0.85 and back"));
+            list.push((Idle::Momentum, "the schedule onecycle moves momentum from 0.95 to 0.85 and back"));
         }
         if cycled {
             list.push((
-                "warmup-epochs",
+                Idle::Warmup,
                 "the schedule onecycle has a rise of its own: onecycle:SHARE sets its length",
             ));
         }
@@ -573,12 +591,12 @@ impl OptimizerArgs {
     pub(crate) fn drop_idle(&mut self) {
         for (option, why) in self.idle() {
             let dropped = match option {
-                "trust-coefficient" => self.trust.take().is_some(),
-                "momentum" => self.momentum.take().is_some(),
-                _ => self.warmup.take().is_some_and(|warmup| warmup > 0.0),
+                Idle::Trust => self.trust.take().is_some(),
+                Idle::Momentum => self.momentum.take().is_some(),
+                Idle::Warmup => self.warmup.take().is_some_and(|warmup| warmup > 0.0),
             };
             if dropped {
-                note(&format!("note: {option} of the configuration changes nothing: {why}"));
+                note(&format!("note: {} of the configuration changes nothing: {why}", option.flag()));
             }
         }
     }
@@ -592,7 +610,7 @@ impl OptimizerArgs {
             RuleName::Lars => Rule::Lars { trust: *self.trust.get_or_insert(0.001) },
         };
         // What a rule or a schedule has no use for stays unset.
-        let used = !self.idle().iter().any(|(option, _)| *option == "momentum");
+        let used = !self.idle().iter().any(|(option, _)| *option == Idle::Momentum);
         Optimizer {
             rule,
             momentum: if used { *self.momentum.get_or_insert(0.9) } else { 0.9 },
