@@ -45,19 +45,18 @@ impl GoogLeNet {
                 return Err(Error::out_of_range(field, format!("at least {min} and at most {max}"), value));
             }
         }
-        let field = "GoogLeNet::channels";
         let (found, expected) = (self.channels.blocks.len(), Channels::full().blocks.len());
         if found != expected {
             return Err(Error::out_of_range(
-                field,
-                format!("those of {expected} blocks"),
-                format!("{found} blocks"),
+                "GoogLeNet::channels.blocks",
+                format!("a list of {expected}"),
+                format!("a list of {found}"),
             ));
         }
         match self.channels.named().into_iter().find(|(_, count)| !(1..=MAX_CHANNELS).contains(count)) {
             Some((name, count)) => {
                 let allowed = format!("from 1 to {MAX_CHANNELS} a layer");
-                Err(Error::out_of_range(field, allowed, format!("{count} (`GoogLeNet::{name}`)")))
+                Err(Error::out_of_range("GoogLeNet::channels", allowed, format!("{count} (`GoogLeNet::{name}`)")))
             }
             None => Ok(()),
         }
