@@ -5,7 +5,7 @@ use std::io::Cursor;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use image::{DynamicImage, ImageFormat, Rgba, RgbaImage};
-use incept::data::{Picture, Preprocessing};
+use incept::data::{Image, Preprocessing};
 
 fn photo() -> DynamicImage {
     let pixel = |x: u32, y: u32| [(x * y / 50) as u8, (x / 2) as u8, ((x ^ y) / 3) as u8, (x + y) as u8];
@@ -24,12 +24,12 @@ fn decoding(criterion: &mut Criterion) {
         let mut bytes = Cursor::new(Vec::new());
         image.write_to(&mut bytes, format).expect("memory can be written");
         let bytes = bytes.into_inner();
-        group.bench_function(name, |bencher| bencher.iter(|| Picture::decode(black_box(&bytes))));
+        group.bench_function(name, |bencher| bencher.iter(|| Image::decode(black_box(&bytes))));
     }
-    let picture = Picture::from_image(&opaque);
+    let image = Image::from_image(&opaque);
     let preprocessing = Preprocessing::new(224);
     group.bench_function("preprocess to 224", |bencher| {
-        bencher.iter(|| preprocessing.apply(black_box(&picture)));
+        bencher.iter(|| preprocessing.apply(black_box(&image)));
     });
     group.finish();
 }

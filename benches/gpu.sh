@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measures the rows that a real GPU has in docs/performance.md, and their ratios: `benches/gpu.sh [INCEPT [PEERS [FOLDER]]]`, from the root of the checkout.
 #
-# INCEPT is the program (target/release/incept), PEERS that of benches/peers (left out if it is not there), FOLDER an image folder with pictures of
+# INCEPT is the program (target/release/incept), PEERS that of benches/peers (left out if it is not there), FOLDER an image folder with images of
 # 224 pixels or more, for what a whole epoch does (`cargo run --release --example noise_folder -- noise 4096` makes one). PyTorch's rows are run if
 # there is a python3 with PyTorch. Without PEERS and FOLDER it takes about four minutes.
 set -u
@@ -44,7 +44,7 @@ rm -f "$kept.f32" "$kept.f16"
 awk -v peak="$peak" '
     { rate[$1] = $2 }
     END {
-        # A training picture of the whole network at 224 is 9.31 GFLOP.
+        # A training image of the whole network at 224 is 9.31 GFLOP.
         for (run in rate) printf "%-10s %8.0f images/s, %.0f%% of the f32 peak of %s TFLOP/s (wanted in f32: 40%%)\n", run, rate[run], 0.931 * rate[run] / peak, peak
         if (rate["f32"] && rate["f16"]) printf "f16 / f32  %.2f (wanted: 2)\n", rate["f16"] / rate["f32"]
         if (rate["f32-tuned"] && rate["f16-tuned"]) printf "the same, tuned  %.2f\n", rate["f16-tuned"] / rate["f32-tuned"]

@@ -1,4 +1,4 @@
-//! Whole training steps and inference batches of networks a quarter as wide, on 64 x 64 pictures.
+//! Whole training steps and inference batches of networks a quarter as wide, on 64 x 64 images.
 //!
 //! `INCEPT_BATCH` is the batch: 32 without it.
 
@@ -14,8 +14,8 @@ use incept::train::Trainer;
 const INPUT: usize = 64;
 const CLASSES: usize = 100;
 
-/// Pictures that are no noise and no constant.
-fn pictures(batch: usize) -> Batch {
+/// Images that are no noise and no constant.
+fn images(batch: usize) -> Batch {
     let values = (0..batch * 3 * INPUT * INPUT).map(|i| (i * 7919 % 509) as f32 / 254.0 - 1.0);
     let labels = (0..batch).map(|i| u32::try_from(i % CLASSES).unwrap_or(0)).collect();
     Batch { images: values.collect(), labels, count: batch, indices: (0..batch).collect(), mixed: None }
@@ -25,7 +25,7 @@ fn steps(criterion: &mut Criterion) {
     let gpu = Gpu::open_blocking(&AdapterOptions::default()).expect("a device can be opened");
     let batch = std::env::var("INCEPT_BATCH").ok().and_then(|text| text.parse().ok()).unwrap_or(32);
     eprintln!("{}, batch {batch}", gpu.summary());
-    let pictures = pictures(batch);
+    let images = images(batch);
     for network in [GoogLeNet::paper(), GoogLeNet::torchvision()] {
         let network = network.width(0.25).input(INPUT).classes(CLASSES);
         let optimizer = Optimizer::default();
@@ -36,12 +36,12 @@ fn steps(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(batch as u64));
         group.bench_function("training step", |bencher| {
             bencher.iter(|| {
-                trainer.step(&pictures, 1e-4).expect("the device runs");
+                trainer.step(&images, 1e-4).expect("the device runs");
                 gpu.block_on(trainer.metrics(0)).expect("the device runs")
             });
         });
         group.bench_function("inference", |bencher| {
-            bencher.iter(|| gpu.block_on(classifier.probabilities(&pictures)).expect("the device runs"));
+            bencher.iter(|| gpu.block_on(classifier.probabilities(&images)).expect("the device runs"));
         });
         group.finish();
     }

@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 
 const CLASSES: usize = 10;
 
-/// A picture with shapes of all sizes, so that it compresses as photographs do.
-fn picture(random: &mut ChaCha8Rng) -> RgbImage {
+/// An image with shapes of all sizes, so that it compresses as photographs do.
+fn image(random: &mut ChaCha8Rng) -> RgbImage {
     let (width, height) = (random.random_range(375..=500u32), random.random_range(333..=375u32));
     let waves: Vec<[f32; 5]> = (0..12)
         .map(|i| {
@@ -50,8 +50,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let part = if i % 16 == 15 { "val" } else { "train" };
         let of_class = Path::new(folder).join(part).join(format!("class{}", i / 16 % CLASSES));
         std::fs::create_dir_all(&of_class)?;
-        picture(&mut random).save(of_class.join(format!("{i:06}.jpg")))?;
+        image(&mut random).save(of_class.join(format!("{i:06}.jpg")))?;
     }
-    println!("{count} pictures in {folder}");
+    println!("{count} images in {folder}");
     Ok(())
 }

@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use incept::checkpoint::Checkpoint;
-use incept::data::{Picture, Preprocessing};
+use incept::data::{Image, Preprocessing};
 use incept::gpu::{AdapterOptions, Gpu};
 use incept::infer::{Classifier, Prediction};
 use incept::tensor::Element;
@@ -95,7 +95,7 @@ async fn classify(State(model): State<Arc<Model>>, body: Bytes) -> Result<Json<V
     let refuse = |status: StatusCode, message: &dyn ToString| (status, message.to_string());
     let shared = Arc::clone(&model);
     // Decoding takes a core for some milliseconds, and tasks that only wait should not wait for that.
-    let decode = move || Picture::decode(&body).map(|picture| shared.preprocessing.apply(&picture));
+    let decode = move || Image::decode(&body).map(|image| shared.preprocessing.apply(&image));
     let decoded = tokio::task::spawn_blocking(decode).await;
     let decoded = decoded.map_err(|e| refuse(StatusCode::INTERNAL_SERVER_ERROR, &e))?;
     let image = decoded.map_err(|reason| refuse(StatusCode::UNPROCESSABLE_ENTITY, &reason))?;

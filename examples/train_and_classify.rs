@@ -21,8 +21,8 @@ fn main() -> incept::Result<()> {
         println!("epoch {}: loss {:.3}, {:?}", epoch.epoch + 1, epoch.loss, epoch.heads);
     }
     let mut classifier = gpu.block_on(trainer.classifier(1))?;
-    let picture = preprocessing.apply(&data.held_out.picture(0)?);
-    let top = gpu.block_on(classifier.classify(&[picture]))?;
-    println!("a {}: {:?}", data.held_out.label(0), &top[0][..3]);
+    let image = preprocessing.apply(&data.validation.image(0)?);
+    let top = gpu.block_on(classifier.classify(&[image]))?;
+    println!("a {}: {:?}", data.validation.label(0), &top[0][..3]);
     Ok(())
 }

@@ -28,8 +28,8 @@
 //! let epoch = gpu.block_on(train_epoch(&mut trainer, &loader, |_| 0.01, observe))?;
 //! assert!(epoch.interrupted && epoch.loss.is_finite());
 //! let mut classifier = gpu.block_on(trainer.classifier(1))?;
-//! let picture = preprocessing.apply(&data.held_out.picture(0)?);
-//! let top = gpu.block_on(classifier.classify(&[picture]))?;
+//! let image = preprocessing.apply(&data.validation.image(0)?);
+//! let top = gpu.block_on(classifier.classify(&[image]))?;
 //! assert_eq!(top[0].len(), 10);
 //! # Ok(())
 //! # }

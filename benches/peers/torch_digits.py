@@ -22,7 +22,7 @@ SIZE = 64
 
 
 def digits(pixels):
-    """Pictures and labels, held out a quarter of them: the last of each class."""
+    """Images and labels, held out a quarter of them: the last of each class."""
     rows = torch.frombuffer(bytearray(gzip.decompress(DIGITS.read_bytes())), dtype=torch.uint8).view(-1, 65)
     labels = rows[:, 64].long()
     images = rows[:, :64].float().view(-1, 1, 8, 8) / 16

@@ -162,7 +162,7 @@ def step_of(side, args, images, labels):
 
 
 def inference_of(side, args, images, _labels):
-    """Pictures on the host to probabilities on the host."""
+    """Images on the host to probabilities on the host."""
     net = side.network(args).eval()
 
     def infer():
@@ -209,8 +209,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["step", "infer"])
     parser.add_argument("--width", type=float, default=0.25, help="factor on all channel counts")
-    parser.add_argument("--input", type=int, default=64, help="height and width of the pictures")
-    parser.add_argument("--batch", default="32", help="pictures of a batch; several, with commas, make several rows")
+    parser.add_argument("--input", type=int, default=64, help="height and width of the images")
+    parser.add_argument("--batch", default="32", help="images of a batch; several, with commas, make several rows")
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--block", type=float, default=500, help="milliseconds of one block, about")

@@ -8,7 +8,7 @@ use incept::ops::{Conv, ConvInputGrad, ConvWeightGrad};
 use incept::tensor::Spec;
 use serde::Serialize;
 
-/// A convolution with square pictures, kernels, strides and padding.
+/// A convolution with square images, kernels, strides and padding.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Layer {
     /// What tables call it.

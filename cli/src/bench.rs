@@ -27,14 +27,14 @@ const IN_FLIGHT: usize = 2;
 /// Seconds that a round takes where no option says how many steps it has.
 const ROUND: f64 = 1.0;
 
-/// Measure how fast a network trains and classifies, on made-up pictures.
+/// Measure how fast a network trains and classifies, on made-up images.
 ///
 /// GFLOPS count two operations for each multiply-add of convolutions and linear layers: those of the forward and the backward graph
 /// for a training step (about three times the forward pass), those of the inference graph for inference. What is left out
 /// (pooling, normalisation, the optimizer) is time and no arithmetic.
 ///
 /// A round is steps one after another; every number is the median of the rounds, with the least and the most. Each step brings
-/// its pictures to the device and its metrics back, as in training; inference has two batches on their way, as in evaluation.
+/// its images to the device and its metrics back, as in training; inference has two batches on their way, as in evaluation.
 ///
 /// With --json: train.images_per_s, train.gflops, infer.images_per_s, infer.gflops and infer.ms (a batch), each with median,
 /// min and max; seconds to start up; memory; and what a step asks of the driver. A barrier is a dispatch in front of which wgpu
@@ -64,7 +64,7 @@ pub(crate) struct WorkArgs {
     /// Number of classes.
     #[arg(long, value_name = "COUNT", default_value_t = 1000, help_heading = "Network", value_parser = whole::<usize>(2))]
     classes: usize,
-    /// Pictures of a batch.
+    /// Images of a batch.
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     pub batch: usize,
     #[command(flatten)]
@@ -72,7 +72,7 @@ pub(crate) struct WorkArgs {
     /// Make most activations again in the backward pass, as `incept train --grad-checkpointing`.
     #[arg(long = "grad-checkpointing", alias = "checkpointing")]
     pub checkpointing: bool,
-    /// What weights and pictures are drawn from.
+    /// What weights and images are drawn from.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]
     pub seed: u64,
 }
@@ -89,7 +89,7 @@ impl WorkArgs {
     }
 
     /// A batch of noise.
-    pub(crate) fn pictures(&self, network: &GoogLeNet) -> Batch {
+    pub(crate) fn images(&self, network: &GoogLeNet) -> Batch {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         let images = 0..self.batch * 3 * network.input * network.input;
         let images = images.map(|_| 2.0 * random.random::<f32>() - 1.0).collect();
@@ -186,7 +186,7 @@ impl Bench {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let device = &self.device;
         let network = self.work.network()?;
-        let pictures = self.work.pictures(&network);
+        let images = self.work.images(&network);
         let begin = Instant::now();
         let gpu = device.open()?;
         let device_s = begin.elapsed().as_secs_f64();
@@ -205,19 +205,19 @@ impl Bench {
         let mut trainer = self.trainer(&gpu, &network, &optimizer, reporter)?;
         let kernels_s = begin.elapsed().as_secs_f64();
         let begin = Instant::now();
-        gpu.block_on(train(&mut trainer, &pictures, 1))?;
+        gpu.block_on(train(&mut trainer, &images, 1))?;
         let first_step_s = begin.elapsed().as_secs_f64();
         let start = gpu.counters();
 
         let (seconds, steps) = {
             let mut bar = reporter.bar("training", u64::from(self.rounds));
-            gpu.block_on(train(&mut trainer, &pictures, self.warm_up))?;
-            let trial = gpu.block_on(train(&mut trainer, &pictures, 1))?;
+            gpu.block_on(train(&mut trainer, &images, self.warm_up))?;
+            let trial = gpu.block_on(train(&mut trainer, &images, 1))?;
             let steps = self.steps_of(trial);
             gpu.block_on(trainer.watch())?;
             let mut seconds = Vec::new();
             for round in 1..=self.rounds {
-                seconds.push(gpu.block_on(train(&mut trainer, &pictures, steps))?);
+                seconds.push(gpu.block_on(train(&mut trainer, &images, steps))?);
                 bar.update(u64::from(round), String::new);
             }
             (seconds, steps)
@@ -250,7 +250,7 @@ impl Bench {
         let device_busy = trainer.busy_seconds().map(|busy| (busy / total).min(1.0));
         let train = TrainResult { images_per_s, gflops, ms, steps, device_busy };
 
-        let (seconds, batches, macs) = self.infer(&gpu, &trainer, &pictures, reporter)?;
+        let (seconds, batches, macs) = self.infer(&gpu, &trainer, &images, reporter)?;
         let (images_per_s, gflops, ms) = rates(&seconds, batches, macs);
         let infer = InferResult { images_per_s, gflops, ms, batches };
         let result = BenchResult {
@@ -298,17 +298,17 @@ impl Bench {
         &self,
         gpu: &Gpu,
         trainer: &Trainer,
-        pictures: &Batch,
+        images: &Batch,
         reporter: &Reporter,
     ) -> Result<(Vec<f64>, u32, u64)> {
         let mut classifier = gpu.block_on(trainer.classifier(self.work.batch))?;
         let mut bar = reporter.bar("inference", u64::from(self.rounds));
-        gpu.block_on(classify(&mut classifier, pictures, self.warm_up))?;
-        let trial = gpu.block_on(classify(&mut classifier, pictures, 1))?;
+        gpu.block_on(classify(&mut classifier, images, self.warm_up))?;
+        let trial = gpu.block_on(classify(&mut classifier, images, 1))?;
         let batches = self.steps_of(trial);
         let mut seconds = Vec::new();
         for round in 1..=self.rounds {
-            seconds.push(gpu.block_on(classify(&mut classifier, pictures, batches))?);
+            seconds.push(gpu.block_on(classify(&mut classifier, images, batches))?);
             bar.update(u64::from(round), String::new);
         }
         Ok((seconds, batches, classifier.session().plan().graph.macs()))
@@ -316,12 +316,12 @@ impl Bench {
 }
 
 /// Trains `steps` steps and waits for all; returns the seconds.
-async fn train(trainer: &mut Trainer, pictures: &Batch, steps: u32) -> Result<f64> {
+async fn train(trainer: &mut Trainer, images: &Batch, steps: u32) -> Result<f64> {
     // Labels mean nothing here: a small rate keeps the numbers finite.
     const RATE: f32 = 1e-4;
     let begin = Instant::now();
     for _ in 0..steps {
-        trainer.step(pictures, RATE)?;
+        trainer.step(images, RATE)?;
         trainer.metrics(IN_FLIGHT).await?;
     }
     trainer.metrics(0).await?;
@@ -329,10 +329,10 @@ async fn train(trainer: &mut Trainer, pictures: &Batch, steps: u32) -> Result<f6
 }
 
 /// Classifies `batches` batches, the next on its way before the one before is there, as evaluation does; returns the seconds.
-async fn classify(classifier: &mut Classifier, pictures: &Batch, batches: u32) -> Result<f64> {
+async fn classify(classifier: &mut Classifier, images: &Batch, batches: u32) -> Result<f64> {
     let begin = Instant::now();
     for batch in 0..batches {
-        classifier.push(pictures).await?;
+        classifier.push(images).await?;
         if batch > 0 {
             classifier.pull().await?;
         }

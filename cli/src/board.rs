@@ -16,7 +16,7 @@ use super::report::bytes;
 const HEADS: [Color; 3] =
     [Color::Rgb(0x56, 0xb4, 0xe9), Color::Rgb(0xd5, 0x5e, 0x00), Color::Rgb(0x00, 0x9e, 0x73)];
 /// Okabe and Ito's yellow.
-const HELD_OUT: Color = Color::Rgb(0xf0, 0xe4, 0x42);
+const VALIDATION: Color = Color::Rgb(0xf0, 0xe4, 0x42);
 const SOFT: Style = Style::new().add_modifier(Modifier::DIM);
 
 /// Points of a curve; when there are twice as many, neighbours are joined.
@@ -77,7 +77,7 @@ pub(crate) struct Board {
     memory: u64,
     epochs: u64,
     heads: Vec<Head>,
-    held_out: Vec<(f64, f64)>,
+    validation: Vec<(f64, f64)>,
     at: f64,
     rate: f32,
     gradient_norm: Option<f32>,
@@ -95,7 +95,7 @@ impl Board {
             memory,
             epochs,
             heads: Vec::new(),
-            held_out: Vec::new(),
+            validation: Vec::new(),
             at: 0.0,
             rate: 0.0,
             gradient_norm: None,
@@ -129,7 +129,7 @@ impl Board {
     /// An epoch that is done.
     pub(crate) fn epoch(&mut self, record: &EpochRecord) {
         let at = (record.summary.epoch + 1) as f64;
-        self.held_out.extend(record.held_out_accuracy.map(|a| (at, 100.0 * a)));
+        self.validation.extend(record.validation_accuracy.map(|a| (at, 100.0 * a)));
     }
 
     /// Draws the page.
@@ -164,7 +164,7 @@ impl Board {
         let curves =
             self.heads.iter().zip(HEADS).map(|(h, colour)| (h.name, &h.accuracies.points[..], colour));
         let mut curves: Vec<_> = curves.collect();
-        curves.push(("held out", &self.held_out[..], HELD_OUT));
+        curves.push(("held out", &self.validation[..], VALIDATION));
         self.chart(frame, area, " accuracy % ", 100.0, curves);
     }
 
@@ -238,7 +238,7 @@ mod tests {
             };
             board.step(&step, at, 123.4, "42 s");
         }
-        board.held_out = vec![(1.0, 40.0), (2.0, 90.0)];
+        board.validation = vec![(1.0, 40.0), (2.0, 90.0)];
         board
     }
 

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use incept::Error;
 use incept::checkpoint::{Checkpoint, Metadata};
-use incept::data::{Batch, Fit, Picture, Preprocessing};
+use incept::data::{Batch, Fit, Image, Preprocessing};
 use incept::gpu::Gpu;
 use incept::infer::{Answer, Classifier, EarlyExit, Exit, InferenceGraph, Prediction, top};
 use incept::model::summary;
 use incept::untrusted::{MAX_SAMPLE_BYTES, printable, read_up_to};
 use serde::Serialize;
 
-use super::data::{ImageArgs, pictures};
+use super::data::{ImageArgs, images};
 use super::early_exit::{Threshold, exit, require_heads, threshold};
 use super::numbers::whole;
 use super::options::{DeviceArgs, PrecisionArgs};
@@ -27,22 +27,22 @@ const EXAMPLES: &str = "Examples:
   incept classify runs/0003-photos holiday/       with the best checkpoint of a run
   incept classify mnist.safetensors - < seven.png --json";
 
-/// Tell what is on pictures: the most probable classes of each.
+/// Tell what is on images: the most probable classes of each.
 ///
-/// Pictures that cannot be read are named, and the exit code is 1 then.
+/// Images that cannot be read are named, and the exit code is 1 then.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Classify {
-    /// The checkpoint, if it is another than what comes with incept, and then pictures, folders with pictures, or `-` for one picture on standard input.
+    /// The checkpoint, if it is another than what comes with incept, and then images, folders with images, or `-` for one image on standard input.
     ///
     /// A checkpoint is a .safetensors file, or a run's folder: its best one. Without one, the weights that come with incept are used, which
     /// tell airplanes, automobiles, birds, cats, deer, dogs, frogs, horses, ships and trucks apart.
-    #[arg(required = true, value_name = "CHECKPOINT|PICTURE")]
+    #[arg(required = true, value_name = "CHECKPOINT|IMAGE")]
     inputs: Vec<PathBuf>,
-    /// How many classes to print for each picture.
+    /// How many classes to print for each image.
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = whole::<usize>(1))]
     top: usize,
-    /// Pictures of a batch [default: 16, with --early-exit 1].
+    /// Images of a batch [default: 16, with --early-exit 1].
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", value_parser = whole::<usize>(1))]
     batch: Option<usize>,
     /// Stop at aux1 or aux2 when its softmax is as sure as this, from 0 to 1: the layers above are not run then.
@@ -80,31 +80,31 @@ struct Named<'a> {
     probability: f32,
 }
 
-/// A picture from a file, or from standard input for `-`.
-pub(super) fn read(path: &Path) -> Result<Picture> {
+/// An image from a file, or from standard input for `-`.
+pub(super) fn read(path: &Path) -> Result<Image> {
     if path != Path::new("-") {
-        return Picture::read(path);
+        return Image::read(path);
     }
     let name = "standard input";
     let read = read_up_to(std::io::stdin().lock(), MAX_SAMPLE_BYTES).map_err(|e| Error::io(name, e))?;
-    read.and_then(|bytes| Picture::decode(&bytes)).map_err(|reason| Error::format(name, reason))
+    read.and_then(|bytes| Image::decode(&bytes)).map_err(|reason| Error::format(name, reason))
 }
 
 impl Classify {
-    /// The checkpoint and the pictures.
+    /// The checkpoint and the images.
     fn inputs(&self) -> Result<(&Path, &[PathBuf])> {
         let late = self.inputs.iter().skip(1).find(|path| record::is_checkpoint(path));
         if let Some(late) = late {
-            return Err(Error::Config(format!("name the checkpoint {} before the pictures", shown(late))));
+            return Err(Error::Config(format!("name the checkpoint {} before the images", shown(late))));
         }
         if let Some(first) = self.inputs.first()
             && !record::is_checkpoint(first)
             && first != Path::new("-")
             && !first.exists()
         {
-            return Err(Error::Config(format!("there is no checkpoint and no picture {}", shown(first))));
+            return Err(Error::Config(format!("there is no checkpoint and no image {}", shown(first))));
         }
-        let (checkpoint, pictures) = match self.inputs.split_first() {
+        let (checkpoint, images) = match self.inputs.split_first() {
             Some((first, rest)) if record::is_checkpoint(first) => (first.as_path(), rest),
             _ => {
                 note(
@@ -113,10 +113,10 @@ impl Classify {
                 (Path::new(record::INCLUDED), self.inputs.as_slice())
             }
         };
-        if pictures.is_empty() {
-            return Err(Error::Config(format!("name pictures to classify with {}", shown(checkpoint))));
+        if images.is_empty() {
+            return Err(Error::Config(format!("name images to classify with {}", shown(checkpoint))));
         }
-        Ok((checkpoint, pictures))
+        Ok((checkpoint, images))
     }
 
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
@@ -125,7 +125,7 @@ impl Classify {
         let (checkpoint, arguments) = self.inputs()?;
         let Checkpoint { state, metadata } = record::load(checkpoint)?;
         say_preprocessing(&metadata.preprocessing);
-        let files = pictures(arguments)?;
+        let files = images(arguments)?;
         let default = if self.early_exit.is_some() { 1 } else { 16 };
         let batch = self.batch.unwrap_or(default).clamp(1, files.len().max(1));
         let mut chunks = files.chunks(batch).map(|chunk| {
@@ -181,7 +181,7 @@ impl Classify {
         let mut compute = 0.0;
         let mut tell = |answers: Vec<Answer>, waiting: &mut BTreeMap<u64, &PathBuf>| -> Result<()> {
             for answer in answers {
-                let Some(file) = waiting.remove(&answer.picture) else { continue };
+                let Some(file) = waiting.remove(&answer.image) else { continue };
                 answered[answer.head] += 1;
                 let share = macs[answer.head] as f64 / (*full).max(1) as f64;
                 compute += share;
@@ -197,7 +197,7 @@ impl Classify {
             if names.is_empty() {
                 continue;
             }
-            waiting.extend(names.iter().enumerate().map(|(i, file)| (staged.pictures() + i as u64, *file)));
+            waiting.extend(names.iter().enumerate().map(|(i, file)| (staged.images() + i as u64, *file)));
             let answers = gpu.block_on(staged.push(&Batch::of(batch, &values), exit))?;
             tell(answers, &mut waiting)?;
         }
@@ -205,7 +205,7 @@ impl Classify {
         tell(rest, &mut waiting)?;
         let count = answered.iter().sum::<usize>();
         if count > 0 {
-            // Every stage takes the same time whatever is on the pictures.
+            // Every stage takes the same time whatever is on the images.
             let runs = staged.runs();
             let took: f64 = runs.iter().zip(&seconds).map(|(runs, s)| *runs as f64 * s).sum();
             let saved = Saved {
@@ -220,7 +220,7 @@ impl Classify {
             let answered: Vec<String> =
                 saved.answered.iter().map(|(head, n)| format!("{head} {n}")).collect();
             reporter.line(&format!(
-                "\nanswered by {}: {:.0}% of the multiply-adds of the whole network, {:.1} ms a picture on the device",
+                "\nanswered by {}: {:.0}% of the multiply-adds of the whole network, {:.1} ms an image on the device",
                 answered.join(", "),
                 100.0 * saved.compute,
                 1e3 * took / count as f64
@@ -263,7 +263,7 @@ pub(super) fn say_preprocessing(preprocessing: &Preprocessing) {
     }
 }
 
-/// The pictures of a list that can be read; the others are named.
+/// The images of a list that can be read; the others are named.
 fn readable<'a>(
     files: &'a [PathBuf],
     preprocessing: &Preprocessing,
@@ -272,7 +272,7 @@ fn readable<'a>(
     let mut readable = Vec::new();
     for file in files {
         match read(file) {
-            Ok(picture) => readable.push((file, preprocessing.apply(&picture))),
+            Ok(image) => readable.push((file, preprocessing.apply(&image))),
             Err(error) => {
                 note(&format!("passed over: {error}"));
                 let error = Some(error.to_string());
@@ -293,11 +293,11 @@ fn outcome(failed: usize, of: usize) -> Outcome {
     if failed == 0 {
         return Outcome::Done;
     }
-    note(&format!("{failed} of {of} pictures could not be read"));
+    note(&format!("{failed} of {of} images could not be read"));
     Outcome::Failed
 }
 
-/// Prints the classes of one picture, and with early exit which softmax answered at which share of the compute.
+/// Prints the classes of one image, and with early exit which softmax answered at which share of the compute.
 fn print(
     file: &Path,
     top: &[Prediction],

@@ -44,7 +44,7 @@ pub(crate) struct TrainingArgs {
     /// Epochs [default: 30, or as the run that is resumed].
     #[arg(long, value_name = "COUNT", value_parser = whole::<u64>(1))]
     pub epochs: Option<u64>,
-    /// Pictures of a batch [default: 32].
+    /// Images of a batch [default: 32].
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", value_parser = whole::<usize>(1))]
     #[serde(rename = "batch-size", alias = "batch")]
     pub batch: Option<usize>,
@@ -54,7 +54,7 @@ pub(crate) struct TrainingArgs {
     /// End after so many epochs in which held-out accuracy did not rise [default: 0, never].
     #[arg(long, value_name = "EPOCHS", value_parser = whole::<u64>(0))]
     pub patience: Option<u64>,
-    /// Weight of each class in the losses: numbers by class, or `balanced` for one over the class's share of the pictures. The mean over a batch is
+    /// Weight of each class in the losses: numbers by class, or `balanced` for one over the class's share of the images. The mean over a batch is
     /// taken by the weights of its labels, as torch's `CrossEntropyLoss(weight=...)` does [default: none].
     #[arg(long, value_name = "balanced|W,W,...|none")]
     pub class_weights: Option<String>,
@@ -72,13 +72,13 @@ pub(crate) struct TrainingArgs {
     /// Do not look at the held-out part after each epoch.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     pub no_validation: Option<bool>,
-    /// Train on at most so many pictures, chosen evenly over the classes [default: 0, all].
+    /// Train on at most so many images, chosen evenly over the classes [default: 0, all].
     #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     pub limit: Option<usize>,
-    /// Share of the pictures that is held out where the data set has no test part [default: 0.2].
+    /// Share of the images that is held out where the data set has no test part [default: 0.2].
     #[arg(long = "val-split", alias = "held-out", value_name = "SHARE", help_heading = "Data")]
     #[serde(rename = "val-split", alias = "held-out")]
-    pub held_out: Option<f64>,
+    pub val_split: Option<f64>,
 }
 
 /// What the run leaves behind.
@@ -117,32 +117,32 @@ impl RunArgs {
     }
 }
 
-/// What is done to training pictures.
+/// What is done to training images.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Augmentation")]
 pub(crate) struct AugmentArgs {
-    /// What is done to training pictures; the options below change parts of it [default: auto].
+    /// What is done to training images; the options below change parts of it [default: auto].
     #[arg(long, value_name = "KIND")]
     pub augment: Option<Augment>,
-    /// Mirror half of the pictures.
+    /// Mirror half of the images.
     #[arg(long = "hflip", alias = "mirror", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     #[serde(rename = "hflip", alias = "mirror")]
     pub mirror: Option<bool>,
-    /// Turn half of the pictures upside down.
+    /// Turn half of the images upside down.
     #[arg(long = "vflip", alias = "flip", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     #[serde(rename = "vflip", alias = "flip")]
     pub flip: Option<bool>,
     /// Change brightness, contrast and saturation by up to this share, in random order, and the hue by a fifth of it; Howard and the paper: 0.5.
     #[arg(long, value_name = "SHARE", value_parser = real::<f64>(Range::Share))]
     pub photometric: Option<f64>,
-    /// Resize each picture by a method drawn at random.
+    /// Resize each image by a method drawn at random.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     pub random_interpolation: Option<bool>,
-    /// Blend pictures of a batch and their labels, by shares from Beta(ALPHA, ALPHA); usual: 0.2 [default: 0, never].
+    /// Blend images of a batch and their labels, by shares from Beta(ALPHA, ALPHA); usual: 0.2 [default: 0, never].
     #[arg(long, value_name = "ALPHA", value_parser = real::<f64>(Range::NotNegative))]
     pub mixup: Option<f64>,
-    /// Paste rectangles of other pictures of the batch, with areas from Beta(ALPHA, ALPHA); usual: 1. With `--mixup` too, a coin decides for each batch
+    /// Paste rectangles of other images of the batch, with areas from Beta(ALPHA, ALPHA); usual: 1. With `--mixup` too, a coin decides for each batch
     /// [default: 0, never].
     #[arg(long, value_name = "ALPHA", value_parser = real::<f64>(Range::NotNegative))]
     pub cutmix: Option<f64>,
@@ -160,7 +160,7 @@ pub(crate) enum Recipe {
     Caffe,
     /// torchvision's network and reference training.
     Torchvision,
-    /// CIFAR-10, and other small pictures.
+    /// CIFAR-10, and other small images.
     Small,
 }
 
@@ -260,7 +260,7 @@ impl TrainingArgs {
     fn check_numbers(&self) -> Result<()> {
         not_zero(self.epochs, "epochs")?;
         not_zero(self.batch.map(|batch| batch as u64), "batch-size")?;
-        Range::Part.check(self.held_out, "val-split")
+        Range::Part.check(self.val_split, "val-split")
     }
 }
 
@@ -275,7 +275,7 @@ impl RunArgs {
 }
 
 impl AugmentArgs {
-    /// What is done to each picture, and to each batch; what was not set is set to what holds.
+    /// What is done to each image, and to each batch; what was not set is set to what holds.
     pub(crate) fn resolve(&mut self, suits: Augmentation) -> Result<(Option<Augmentation>, Option<Mix>)> {
         let kind = *self.augment.get_or_insert(Augment::Auto);
         let mut augmentation = kind.augmentation(suits);
@@ -301,7 +301,7 @@ impl TrainingArgs {
     /// What a flag took back from a recipe or a file (`none`, or 0) is as if nobody had set it.
     pub(crate) fn take_back(&mut self) {
         self.patience = self.patience.filter(|epochs| *epochs > 0);
-        self.limit = self.limit.filter(|pictures| *pictures > 0);
+        self.limit = self.limit.filter(|images| *images > 0);
         self.class_weights = self.class_weights.take().filter(|text| text != "none");
         self.freeze_until = self.freeze_until.take().filter(|block| block != "none");
     }
@@ -311,7 +311,7 @@ impl TrainingArgs {
 pub(crate) fn class_weights(text: &str, counts: &[usize]) -> Result<Vec<f32>> {
     if text == "balanced" {
         let total: usize = counts.iter().sum();
-        // A class without pictures has no weight that a loss could use.
+        // A class without images has no weight that a loss could use.
         let weight = |n: &usize| if *n == 0 { 0.0 } else { total as f32 / (counts.len() * n) as f32 };
         return Ok(counts.iter().map(weight).collect());
     }

@@ -1,4 +1,4 @@
-//! Data sets and pictures as commands name them.
+//! Data sets and images as commands name them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,10 +37,10 @@ set, on the test set if there is none, and on a share of the training set (--val
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct LoadArgs {
-    /// Threads that decode pictures [default: one a core, at most 8].
+    /// Threads that decode images [default: one a core, at most 8].
     #[arg(short = 'j', long, value_name = "COUNT", value_parser = whole::<usize>(0))]
     pub workers: Option<usize>,
-    /// Unreadable pictures that are passed over; one more ends the command [default: 10].
+    /// Unreadable images that are passed over; one more ends the command [default: 10].
     #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(0))]
     pub max_bad: Option<usize>,
     /// Largest image to read, in pixels [default: 134217728, which is 512 MiB of memory at 4 bytes each].
@@ -95,11 +95,11 @@ impl LoadArgs {
 pub(crate) fn describe(what: &str, options: &OpenOptions) -> Result<OpenedData> {
     let data = open(what, options)?;
     note(&format!(
-        "data: {}, {} classes, {} pictures to train on, {} held out",
+        "data: {}, {} classes, {} images to train on, {} held out",
         data.name,
         data.train.classes().len(),
         data.train.len(),
-        data.held_out.len()
+        data.validation.len()
     ));
     say(&data.notes);
     if let Some(text) = duplicate_note(&data, data.duplicates()) {
@@ -115,7 +115,7 @@ pub(crate) fn say(notes: &[String]) {
 
 /// What to say of images that are in both sets, or of a data set too large to look for them.
 pub(crate) fn duplicate_note(data: &OpenedData, found: Option<usize>) -> Option<String> {
-    if data.train.len() + data.held_out.len() > MAX_COMPARED_IMAGES {
+    if data.train.len() + data.validation.len() > MAX_COMPARED_IMAGES {
         return Some(format!(
             "images that are in both the training and the validation set were not looked for: there are more than {MAX_COMPARED_IMAGES}"
         ));
@@ -127,9 +127,9 @@ pub(crate) fn duplicate_note(data: &OpenedData, found: Option<usize>) -> Option<
     ))
 }
 
-/// The input size that suits a data set: that of its first readable picture, but one of 32, 64 and 224.
+/// The input size that suits a data set: that of its first readable image, but one of 32, 64 and 224.
 pub(crate) fn suited_input(set: &Arc<dyn Dataset>) -> usize {
-    let first = (0..set.len()).find_map(|i| set.picture(i).ok());
+    let first = (0..set.len()).find_map(|i| set.image(i).ok());
     match first.map_or(0, |p| p.width.min(p.height)) {
         0..=40 => 32,
         41..=96 => 64,
@@ -157,17 +157,17 @@ pub(crate) fn note_shapes(set: &dyn Dataset, preprocessing: &Preprocessing, chos
     });
 }
 
-/// Names the pictures that could not be read.
+/// Names the images that could not be read.
 pub(crate) fn report_bad(loader: &Loader) {
     let bad = loader.bad();
     if !bad.is_empty() {
-        note(&format!("{} unreadable pictures were passed over:", bad.len()));
+        note(&format!("{} unreadable images were passed over:", bad.len()));
         bad.iter().for_each(|(_, reason)| note(&format!("  {reason}")));
     }
 }
 
 /// The images that arguments name: files as they are, and what is in folders.
-pub(crate) fn pictures(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
+pub(crate) fn images(arguments: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for argument in arguments {
         if argument.is_dir() {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Subcommand};
 use incept::Error;
-use incept::data::{Dataset, OpenOptions, OpenedData, Picture, open};
+use incept::data::{Dataset, Image, OpenOptions, OpenedData, open};
 use incept::output::check_folder;
 use incept::untrusted::printable;
 use plotters::prelude::*;
@@ -38,7 +38,7 @@ enum Command {
     Fetch(Fetch),
 }
 
-/// What is in a data set: pictures of each class and part, sizes, colours, and files that cannot be read.
+/// What is in a data set: images of each class and part, sizes, colours, and files that cannot be read.
 #[derive(Args, Debug)]
 #[command(after_long_help = FORMATS)]
 struct Info {
@@ -46,14 +46,14 @@ struct Info {
     data: String,
     #[command(flatten)]
     part: PartArgs,
-    /// Pictures of each part that are decoded for sizes, colours and damage, evenly over the part; 0 for all.
+    /// Images of each part that are decoded for sizes, colours and damage, evenly over the part; 0 for all.
     #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = whole::<usize>(0))]
     sample: usize,
 }
 
-/// Write a data set as a folder of pictures with `train/` and `val/`, the same share of each class held out.
+/// Write a data set as a folder of images with `train/` and `val/`, the same share of each class held out.
 ///
-/// Pictures in files keep their format and name; others become PNG. The folder must not exist yet, and appears when all is written.
+/// Images in files keep their format and name; others become PNG. The folder must not exist yet, and appears when all is written.
 #[derive(Args, Debug)]
 #[command(after_long_help = FORMATS)]
 struct Split {
@@ -66,7 +66,7 @@ struct Split {
     part: PartArgs,
 }
 
-/// Draw a sheet with some pictures of each class.
+/// Draw a sheet with some images of each class.
 #[derive(Args, Debug)]
 #[command(after_long_help = FORMATS)]
 struct Preview {
@@ -81,7 +81,7 @@ struct Preview {
         default_value = "incept-data.png"
     )]
     out: PathBuf,
-    /// Pictures of each class.
+    /// Images of each class.
     #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=24))]
     columns: u16,
     /// Classes at most.
@@ -102,7 +102,7 @@ struct PartArgs {
         default_value_t = 0.2,
         help_heading = "Data"
     )]
-    held_out: f64,
+    val_split: f64,
     /// Seed of that division. `incept train` always divides with 0, whatever its `--seed`: others give another division.
     #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data", value_parser = whole::<u64>(0))]
     seed: u64,
@@ -113,7 +113,7 @@ struct PartArgs {
 impl PartArgs {
     fn open(&self, what: &str) -> incept::Result<OpenedData> {
         self.images.set_limit()?;
-        open(what, &OpenOptions { held_out: self.held_out, seed: self.seed, ..OpenOptions::default() })
+        open(what, &OpenOptions { val_split: self.val_split, seed: self.seed, ..OpenOptions::default() })
     }
 }
 
@@ -132,7 +132,7 @@ impl Data {
 #[derive(Debug, Default, Serialize)]
 struct PartInfo {
     count: usize,
-    /// Pictures of each class, by number.
+    /// Images of each class, by number.
     classes: Vec<usize>,
     decoded: usize,
     grey: usize,
@@ -151,7 +151,7 @@ struct InfoResult<'a> {
     name: &'a str,
     classes: &'a [String],
     train: PartInfo,
-    held_out: PartInfo,
+    validation: PartInfo,
     /// Images of the test set, where it is not the part that is held out.
     #[serde(skip_serializing_if = "Option::is_none")]
     test: Option<usize>,
@@ -184,26 +184,26 @@ impl PartInfo {
             }
             rate.add(1);
             let left = || rate.left(set.len().div_ceil(step) - done - 1);
-            bar.update(done as u64 + 1, || format!("{:.0} pictures/s  {} left", rate.per_second(), left()));
-            let picture = match set.picture(index) {
-                Ok(picture) => picture,
+            bar.update(done as u64 + 1, || format!("{:.0} images/s  {} left", rate.per_second(), left()));
+            let image = match set.image(index) {
+                Ok(image) => image,
                 Err(error) => {
                     info.unreadable.push(error.to_string());
                     continue;
                 }
             };
             info.decoded += 1;
-            info.grey += usize::from(picture.channels == 1);
-            widths.push(picture.width);
-            heights.push(picture.height);
-            for pixel in picture.pixels.chunks_exact(picture.channels.max(1)) {
+            info.grey += usize::from(image.channels == 1);
+            widths.push(image.width);
+            heights.push(image.height);
+            for pixel in image.pixels.chunks_exact(image.channels.max(1)) {
                 for c in 0..3 {
-                    let value = f64::from(pixel[c % picture.channels]) / 255.0;
+                    let value = f64::from(pixel[c % image.channels]) / 255.0;
                     sums[c] += value;
                     squares[c] += value * value;
                 }
             }
-            pixels += (picture.width * picture.height) as f64;
+            pixels += (image.width * image.height) as f64;
         }
         let spread = |mut values: Vec<usize>| {
             values.sort_unstable();
@@ -220,7 +220,7 @@ impl PartInfo {
 
     fn print(&self, title: &str, reporter: &Reporter) -> incept::Result<()> {
         let Self { width: w, height: h, mean, std, .. } = self;
-        reporter.line(&format!("{title}: {} pictures", thousands(self.count as u64)))?;
+        reporter.line(&format!("{title}: {} images", thousands(self.count as u64)))?;
         let colours = match (self.grey, self.decoded - self.grey) {
             (_, 0) => "grey".to_string(),
             (0, _) => "coloured".to_string(),
@@ -254,35 +254,35 @@ impl Info {
         let data = self.part.open(&self.data)?;
         let part = |set: &dyn Dataset, label| PartInfo::of(set, self.sample, &stop, label, reporter);
         let train = part(data.train.as_ref(), "training part")?;
-        let held_out = part(data.held_out.as_ref(), "held-out part")?;
+        let validation = part(data.validation.as_ref(), "held-out part")?;
         let classes = data.train.classes();
         reporter.line(&format!("{}, {} classes", data.name, classes.len()))?;
         train.print("training part", reporter)?;
-        held_out.print("held-out part", reporter)?;
+        validation.print("held-out part", reporter)?;
         let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).clamp(5, 40);
         reporter.line(&format!("{:width$}  {:>8}  {:>8}", "class", "training", "held out"))?;
         for (i, name) in classes.iter().enumerate() {
             let counts =
-                [&train, &held_out].map(|p| thousands(p.classes.get(i).copied().unwrap_or(0) as u64));
+                [&train, &validation].map(|p| thousands(p.classes.get(i).copied().unwrap_or(0) as u64));
             reporter.line(&format!("{:width$}  {:>8}  {:>8}", printable(name), counts[0], counts[1]))?;
         }
         let mut notes = data.notes.clone();
         let duplicates = data.duplicates();
         notes.extend(duplicate_note(&data, duplicates));
         let test =
-            data.test.as_ref().filter(|test| !Arc::ptr_eq(test, &data.held_out)).map(|test| test.len());
+            data.test.as_ref().filter(|test| !Arc::ptr_eq(test, &data.validation)).map(|test| test.len());
         if let Some(count) = test {
             notes
                 .push(format!("{count} images are the test set: `incept eval --part test` measures on them"));
         }
         notes.iter().try_for_each(|note| reporter.line(&format!("note: {}", printable(note))))?;
-        let damaged = train.unreadable.len() + held_out.unreadable.len();
+        let damaged = train.unreadable.len() + validation.unreadable.len();
         reporter.event(&InfoResult {
             data: &self.data,
             name: &data.name,
             classes,
             train,
-            held_out,
+            validation,
             test,
             duplicates,
             notes,
@@ -296,7 +296,7 @@ struct SplitResult<'a> {
     folder: &'a Path,
     classes: &'a [String],
     train: usize,
-    held_out: usize,
+    validation: usize,
     passed_over: Vec<String>,
 }
 
@@ -325,11 +325,11 @@ impl Split {
                 rate.add(1);
                 let left = || rate.left(set.len() - index - 1);
                 bar.update(index as u64 + 1, || {
-                    format!("{:.0} pictures/s  {} left", rate.per_second(), left())
+                    format!("{:.0} images/s  {} left", rate.per_second(), left())
                 });
                 let class = folder_name(&set.classes()[set.label(index) as usize]);
                 let folder = making.path().join(part).join(class);
-                match write_picture(set.as_ref(), index, &folder) {
+                match write_image(set.as_ref(), index, &folder) {
                     Ok(()) => written += 1,
                     Err(error @ Error::Io { .. }) => return Err(error),
                     Err(error) => passed_over.push(error.to_string()),
@@ -338,19 +338,19 @@ impl Split {
             Ok(written)
         };
         let train = write(&data.train, "train")?;
-        let held_out = write(&data.held_out, "val")?;
+        let validation = write(&data.validation, "val")?;
         std::fs::rename(making.path(), &self.out).map_err(|e| Error::io(&self.out, e))?;
         for reason in &passed_over {
             reporter.line(&format!("passed over: {reason}"))?;
         }
         reporter.line(&format!(
-            "wrote {}: {} pictures to train on, {} held out",
+            "wrote {}: {} images to train on, {} held out",
             shown(&self.out),
             thousands(train as u64),
-            thousands(held_out as u64)
+            thousands(validation as u64)
         ))?;
         let classes = data.train.classes();
-        reporter.event(&SplitResult { folder: &self.out, classes, train, held_out, passed_over })?;
+        reporter.event(&SplitResult { folder: &self.out, classes, train, validation, passed_over })?;
         Ok(Outcome::Done)
     }
 }
@@ -365,30 +365,30 @@ fn folder_name(class: &str) -> String {
     }
 }
 
-/// Copies a picture that is a file; writes others as PNG.
-fn write_picture(set: &dyn Dataset, index: usize, folder: &Path) -> incept::Result<()> {
+/// Copies an image that is a file; writes others as PNG.
+fn write_image(set: &dyn Dataset, index: usize, folder: &Path) -> incept::Result<()> {
     let source = PathBuf::from(set.name(index));
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     if let Some(name) = source.file_name().filter(|_| source.is_file()) {
-        // Pictures of the same name come from different folders.
+        // Images of the same name come from different folders.
         let mut target = folder.join(name);
         if target.exists() {
             target = folder.join(format!("{index}-{}", name.to_string_lossy()));
         }
         return std::fs::copy(&source, &target).map(|_| ()).map_err(|e| Error::io(&source, e));
     }
-    let picture = set.picture(index)?;
+    let image = set.image(index)?;
     let path = folder.join(format!("{index:06}.png"));
     let mut png = std::io::Cursor::new(Vec::new());
-    let image = to_image(&picture).ok_or_else(|| Error::format(&path, "has no pixels"))?;
+    let image = to_image(&image).ok_or_else(|| Error::format(&path, "has no pixels"))?;
     image.write_to(&mut png, image::ImageFormat::Png).map_err(|e| Error::format(&path, e.to_string()))?;
     std::fs::write(&path, png.into_inner()).map_err(|e| Error::io(&path, e))
 }
 
-fn to_image(picture: &Picture) -> Option<image::DynamicImage> {
-    let (width, height) = (u32::try_from(picture.width).ok()?, u32::try_from(picture.height).ok()?);
-    let pixels = picture.pixels.clone();
-    if picture.channels == 1 {
+fn to_image(image: &Image) -> Option<image::DynamicImage> {
+    let (width, height) = (u32::try_from(image.width).ok()?, u32::try_from(image.height).ok()?);
+    let pixels = image.pixels.clone();
+    if image.channels == 1 {
         image::GrayImage::from_raw(width, height, pixels).map(image::DynamicImage::ImageLuma8)
     } else {
         image::RgbImage::from_raw(width, height, pixels).map(image::DynamicImage::ImageRgb8)
@@ -403,7 +403,7 @@ struct Contact {
     rows: Vec<(String, Vec<image::DynamicImage>)>,
 }
 
-/// Pixels of a picture, of the gap between two, and of a row's name.
+/// Pixels of an image, of the gap between two, and of a row's name.
 const TILE: u32 = 72;
 const GAP: u32 = 6;
 const NAME: u32 = 170;
@@ -421,20 +421,20 @@ impl Figure for Contact {
         DB::ErrorType: 'static,
     {
         plot::heading(root, unit, &self.title, &self.subtitle)?;
-        for (row, (name, pictures)) in self.rows.iter().enumerate() {
+        for (row, (name, images)) in self.rows.iter().enumerate() {
             let top = (TOP + row as u32 * (TILE + GAP)) as i32;
             let style = unit.text(14, &INK).pos(Pos::new(HPos::Left, VPos::Center));
             let at = (unit.px(MARGIN as i32), unit.px(top + TILE as i32 / 2));
             root.draw(&Text::new(shortened(name, 22), at, style))?;
-            for (column, picture) in pictures.iter().enumerate() {
+            for (column, image) in images.iter().enumerate() {
                 let side = unit.px(TILE as i32).unsigned_abs();
-                // Small pictures are enlarged without smoothing, so that their pixels are seen.
-                let filter = if picture.width().max(picture.height()) <= 48 {
+                // Small images are enlarged without smoothing, so that their pixels are seen.
+                let filter = if image.width().max(image.height()) <= 48 {
                     image::imageops::FilterType::Nearest
                 } else {
                     image::imageops::FilterType::Triangle
                 };
-                let fitted = picture.resize(side, side, filter).to_rgb8();
+                let fitted = image.resize(side, side, filter).to_rgb8();
                 let left = unit.px((MARGIN + NAME + column as u32 * (TILE + GAP)) as i32);
                 let middle = |of: u32| ((side - of) / 2) as i32;
                 let corner = (left + middle(fitted.width()), unit.px(top) + middle(fitted.height()));
@@ -446,18 +446,18 @@ impl Figure for Contact {
     }
 }
 
-/// A picture as plotters draws it.
-fn image_element(corner: (i32, i32), picture: &image::RgbImage) -> Drawn<BitMapElement<'static, (i32, i32)>> {
-    let size = (picture.width(), picture.height());
-    let element = BitMapElement::with_owned_buffer(corner, size, picture.as_raw().clone());
-    element.ok_or_else(|| "the picture has the wrong size".into())
+/// An image as plotters draws it.
+fn image_element(corner: (i32, i32), image: &image::RgbImage) -> Drawn<BitMapElement<'static, (i32, i32)>> {
+    let size = (image.width(), image.height());
+    let element = BitMapElement::with_owned_buffer(corner, size, image.as_raw().clone());
+    element.ok_or_else(|| "the image has the wrong size".into())
 }
 
 #[derive(Serialize)]
 struct PreviewResult<'a> {
     sheet: &'a Path,
     classes: usize,
-    pictures: usize,
+    images: usize,
     unreadable: Vec<String>,
 }
 
@@ -474,27 +474,27 @@ impl Preview {
         let mut unreadable = Vec::new();
         let mut rows = Vec::new();
         for (class, members) in of_class.iter().take(most) {
-            let mut pictures = Vec::new();
+            let mut images = Vec::new();
             // Evenly over the class: neighbours in a data set are often alike.
             let step = (members.len() / columns).max(1);
             for index in members.iter().step_by(step) {
-                if pictures.len() == columns {
+                if images.len() == columns {
                     break;
                 }
-                match set.picture(*index) {
-                    Ok(picture) => pictures.extend(to_image(&picture)),
+                match set.image(*index) {
+                    Ok(image) => images.extend(to_image(&image)),
                     Err(error) => unreadable.push(error.to_string()),
                 }
             }
             let class = *class as usize;
-            rows.push((class_label(&set.classes()[class], class), pictures));
+            rows.push((class_label(&set.classes()[class], class), images));
         }
-        let pictures = rows.iter().map(|(_, pictures)| pictures.len()).sum();
+        let images = rows.iter().map(|(_, images)| images.len()).sum();
         let subtitle = format!(
-            "{} classes, {} pictures to train on, {} held out",
+            "{} classes, {} images to train on, {} held out",
             set.classes().len(),
             thousands(set.len() as u64),
-            thousands(data.held_out.len() as u64)
+            thousands(data.validation.len() as u64)
         );
         let classes = rows.len();
         let title = data.name.clone();
@@ -507,7 +507,7 @@ impl Preview {
             String::new()
         };
         reporter.line(&format!("wrote {}{more}", shown(&self.out)))?;
-        reporter.event(&PreviewResult { sheet: &self.out, classes, pictures, unreadable })?;
+        reporter.event(&PreviewResult { sheet: &self.out, classes, images, unreadable })?;
         Ok(Outcome::Done)
     }
 }

@@ -24,7 +24,7 @@ use super::report::{Rate, Reporter, duration, shown};
 use super::sheet::{Sheet, Tile};
 use super::{Outcome, Result};
 
-/// Pictures on the sheet.
+/// Images on the sheet.
 const TILES: usize = 36;
 
 /// Train the paper's network on the embedded digits, classify some that it has not seen, and draw a sheet of it all.
@@ -82,7 +82,7 @@ impl Demo {
             .initialization(Initialization::He);
         let run = Run {
             data: "digits".into(),
-            held_out: OpenOptions::default().held_out,
+            val_split: OpenOptions::default().val_split,
             limit: None,
             epochs: self.epochs,
             batch: 32,
@@ -113,19 +113,19 @@ impl Demo {
         if history.interrupted {
             return Ok(Outcome::Interrupted);
         }
-        let last = history.epochs.last().and_then(|e| e.held_out_accuracy).unwrap_or(0.0);
+        let last = history.epochs.last().and_then(|e| e.validation_accuracy).unwrap_or(0.0);
         self.draw(&setup, &trainer, &history, last).map_err(|error| Error::Ended {
             source: Box::new(error),
             advice: format!("the trained network is saved: {}", shown(&self.checkpoint)),
         })?;
         reporter.line(&format!(
-            "{:.1}% of {} pictures that it has not seen are right, after {}; see {}",
+            "{:.1}% of {} images that it has not seen are right, after {}; see {}",
             100.0 * last,
-            setup.data.held_out.len(),
+            setup.data.validation.len(),
             duration(total.elapsed()),
             shown(&self.out)
         ))?;
-        reporter.line(&format!("next: incept classify {} PICTURE...", shown(&self.checkpoint)))?;
+        reporter.line(&format!("next: incept classify {} IMAGE...", shown(&self.checkpoint)))?;
         reporter.event(&DemoResult {
             event: "demo",
             accuracy: last,
@@ -137,21 +137,21 @@ impl Demo {
         Ok(Outcome::Done)
     }
 
-    /// Classifies held-out pictures, taken evenly from all, and draws the sheet.
+    /// Classifies held-out images, taken evenly from all, and draws the sheet.
     fn draw(&self, setup: &Setup, trainer: &Trainer, history: &History, accuracy: f64) -> Result<()> {
         let gpu = trainer.gpu();
-        let held_out: &Arc<dyn Dataset> = &setup.data.held_out;
-        let count = TILES.min(held_out.len());
-        let indices: Vec<usize> = (0..count).map(|i| i * held_out.len() / count).collect();
-        let pictures = indices.iter().map(|i| held_out.picture(*i)).collect::<Result<Vec<_>>>()?;
-        let values: Vec<Vec<f32>> = pictures.iter().map(|p| setup.preprocessing.apply(p)).collect();
+        let validation: &Arc<dyn Dataset> = &setup.data.validation;
+        let count = TILES.min(validation.len());
+        let indices: Vec<usize> = (0..count).map(|i| i * validation.len() / count).collect();
+        let images = indices.iter().map(|i| validation.image(*i)).collect::<Result<Vec<_>>>()?;
+        let values: Vec<Vec<f32>> = images.iter().map(|p| setup.preprocessing.apply(p)).collect();
         let mut classifier = gpu.block_on(trainer.classifier(count))?;
         let predictions = gpu.block_on(classifier.classify(&values))?;
-        let names = held_out.classes();
-        let tiles = indices.iter().zip(pictures).zip(&predictions);
-        let tiles = tiles.map(|((index, picture), found)| Tile {
-            picture,
-            label: names[held_out.label(*index) as usize].clone(),
+        let names = validation.classes();
+        let tiles = indices.iter().zip(images).zip(&predictions);
+        let tiles = tiles.map(|((index, image), found)| Tile {
+            image,
+            label: names[validation.label(*index) as usize].clone(),
             prediction: names[found[0].class].clone(),
             probability: found[0].probability,
         });
@@ -159,13 +159,13 @@ impl Demo {
         Sheet {
             title: "GoogLeNet with its three softmaxes learns handwritten digits".into(),
             subtitle: format!(
-                "The paper's network, width 1/4, {0}x{0} pixels, {1} pictures, {2} epochs on {3} at {images_per_s:.0} images/s: {4:.1}% of {5} held-out pictures are right",
+                "The paper's network, width 1/4, {0}x{0} pixels, {1} images, {2} epochs on {3} at {images_per_s:.0} images/s: {4:.1}% of {5} held-out images are right",
                 setup.network.input,
                 setup.data.train.len(),
                 history.epochs.len(),
                 short(&gpu.summary().name),
                 100.0 * accuracy,
-                held_out.len()
+                validation.len()
             ),
             history,
             steps_per_epoch: setup.data.train.len().div_ceil(setup.run.batch),

@@ -27,8 +27,9 @@ pub(crate) struct HeadCalibration {
 pub(crate) struct Calibrated {
     /// The softmaxes in the order in which they come.
     pub heads: Vec<HeadCalibration>,
-    /// Pictures that the temperatures were fitted to.
-    pub pictures: usize,
+    /// Images that the temperatures were fitted to.
+    #[serde(alias = "pictures")]
+    pub images: usize,
     /// The threshold that saves most for at most half a point of accuracy, measured on them and with a standard error to spare.
     pub threshold: Option<f32>,
     /// The training state that it holds for.
@@ -107,7 +108,7 @@ pub(crate) fn exit(checkpoint: &Path, progress: &Progress, threshold: Threshold)
         (Threshold::At(threshold), _) => threshold,
         (Threshold::Found, Some(Calibrated { threshold: Some(threshold), .. })) => *threshold,
         (Threshold::Found, Some(_)) => {
-            let reason = "has no threshold that is sure to save anything for at most half a point of accuracy (fewer than 1,000 held-out pictures cannot tell): give one, as in --early-exit 0.9";
+            let reason = "has no threshold that is sure to save anything for at most half a point of accuracy (fewer than 1,000 held-out images cannot tell): give one, as in --early-exit 0.9";
             return Err(Error::format(Calibrated::path(checkpoint), reason));
         }
         (Threshold::Found, None) => {

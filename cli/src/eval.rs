@@ -16,7 +16,7 @@ use incept::output::check_file;
 use serde::Serialize;
 
 pub(crate) use confusion_plot::ConfusionFigure;
-pub(crate) use measure::{Contestant, Job, Measured, held_out};
+pub(crate) use measure::{Contestant, Job, Measured, validation};
 pub(crate) use reliability_plot::ReliabilityFigure;
 
 use super::data::{FORMATS, LoadArgs};
@@ -35,7 +35,7 @@ use super::{Outcome, Result};
 const EXAMPLES: &str = "Examples:
   incept eval runs/0003-photos                             accuracy, and precision, recall and F1 of each class
   incept eval photos.safetensors other-photos --confusion confusion.png --reliability reliability.svg --mistakes worst.png
-  incept eval photos.safetensors --crops 144               the paper's test: 144 crops of each picture
+  incept eval photos.safetensors --crops 144               the paper's test: 144 crops of each image
   incept eval a.safetensors b.safetensors c.safetensors    each of them, and all three together";
 
 /// Measure how good checkpoints are on a data set: accuracy, confusions, calibration, the worst mistakes.
@@ -55,13 +55,13 @@ pub(crate) struct Eval {
     /// validation set.
     #[arg(long, value_name = "PART", default_value = "held-out", help_heading = "Data")]
     part: Part,
-    /// At most so many pictures of it, chosen evenly over the classes [default: 0, all].
+    /// At most so many images of it, chosen evenly over the classes [default: 0, all].
     #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     limit: Option<usize>,
-    /// Pictures of a batch.
+    /// Images of a batch.
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
-    /// Crops of each picture, whose softmaxes are averaged: `whole`, what `classify` looks at (the central square, or as --fit of the training has it); 1, the central 224 of its
+    /// Crops of each image, whose softmaxes are averaged: `whole`, what `classify` looks at (the central square, or as --fit of the training has it); 1, the central 224 of its
     /// 256 (of an input of 224; else in proportion); 10 as Krizhevsky had them; caffe10 as Caffe's classify.py has them; 144 as in
     /// section 7 of the paper.
     #[arg(long, value_name = "CROPS", default_value = "whole", conflicts_with = "early_exit")]
@@ -72,15 +72,15 @@ pub(crate) struct Eval {
     /// Draw the reliability diagram, accuracy over confidence, .png or .svg.
     #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
     reliability: Option<PathBuf>,
-    /// Draw the wrongly classified pictures that the network was surest of, .png or .svg.
+    /// Draw the wrongly classified images that the network was surest of, .png or .svg.
     #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
     mistakes: Option<PathBuf>,
-    /// How many of these pictures [default: 24].
+    /// How many of these images [default: 24].
     #[arg(long, value_name = "COUNT", help_heading = "Plots", value_parser = whole::<usize>(1), conflicts_with = "early_exit")]
     worst: Option<usize>,
-    /// Sweep the thresholds of early exit instead: which share of the pictures each softmax could answer, and what that costs and saves.
+    /// Sweep the thresholds of early exit instead: which share of the images each softmax could answer, and what that costs and saves.
     ///
-    /// A fifth of the pictures is set aside to fit a temperature for each softmax, so that its probabilities mean what they say, and to
+    /// A fifth of the images is set aside to fit a temperature for each softmax, so that its probabilities mean what they say, and to
     /// choose the threshold that saves the most computation for at most half a point of accuracy, even if that were a standard error more than measured; the others are measured. That threshold is really run,
     /// against the whole network. Both are kept in a file beside the checkpoint, where `incept classify --early-exit` finds them.
     #[arg(long, help_heading = "Early exit")]
@@ -103,7 +103,7 @@ fn const_format() -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
     #[value(alias = "val", alias = "validation")]
-    HeldOut,
+    Validation,
     Train,
     Test,
 }
@@ -228,7 +228,7 @@ impl Eval {
         let (checkpoints, data) = self.inputs()?;
         let contestants: Vec<Contestant> =
             checkpoints.iter().map(|path| Contestant::load(path)).collect::<Result<_>>()?;
-        let (what, set) = held_out(&contestants, data, self.part)?;
+        let (what, set) = validation(&contestants, data, self.part)?;
         let set = if let Some(limit) = self.limit.filter(|limit| *limit > 0) {
             at_most(set, limit, 0)
         } else {
@@ -286,14 +286,14 @@ impl Eval {
         if let Some(path) = &self.confusion {
             let title = "What is taken for what".to_string();
             let subtitle = format!(
-                "{} pictures of {what}, {accuracy:.2}% right; colours are shares of a row",
+                "{} images of {what}, {accuracy:.2}% right; colours are shares of a row",
                 evaluation.count
             );
             save(&ConfusionFigure { confusion, classes, title, subtitle }, path)?;
         }
         if let Some(path) = &self.reliability {
             let subtitle = format!(
-                "{} pictures of {what}: confidence {:.1}%, accuracy {accuracy:.1}%, calibration error {:.2}%",
+                "{} images of {what}: confidence {:.1}%, accuracy {accuracy:.1}%, calibration error {:.2}%",
                 evaluation.count,
                 100.0 * reliability.confidence(),
                 100.0 * reliability.ece()
@@ -343,14 +343,14 @@ fn result<'a>(measured: &'a Measured, contestants: &[Contestant<'a>], job: &Job<
             bins: reliability.bins(),
         },
         mistakes: mistakes
-            .map(|mistake| MistakeResult { name: job.set.name(mistake.picture), mistake })
+            .map(|mistake| MistakeResult { name: job.set.name(mistake.image), mistake })
             .collect(),
         members: contestants.iter().zip(&measured.members).map(member).collect(),
         unreadable: measured.unreadable,
     }
 }
 
-/// The pictures that the network is wrong about and surest of.
+/// The images that the network is wrong about and surest of.
 pub(crate) fn mistakes(
     assessment: &Assessment,
     classes: &[String],
@@ -363,8 +363,8 @@ pub(crate) fn mistakes(
     let tile = |m: &Mistake| {
         let said = format!("{} {:.0}%", name(m.prediction), 100.0 * m.probability);
         let is = format!("is {}", name(m.label));
-        let image = thumbnail(&set.picture(m.picture)?, 232);
-        let file = set.name(m.picture);
+        let image = thumbnail(&set.image(m.image)?, 232);
+        let file = set.name(m.image);
         let file = file.rsplit(['/', '\\']).next().unwrap_or_default().to_string();
         Ok(Tile { image, caption: vec![(said, VERMILION), (is, INK), (file, SOFT)] })
     };
@@ -374,13 +374,13 @@ pub(crate) fn mistakes(
         count => format!("The {count} mistakes that the network is surest of"),
     };
     if tiles.is_empty() {
-        let caption = vec![("every picture is right".to_string(), SOFT)];
+        let caption = vec![("every image is right".to_string(), SOFT)];
         tiles.push(Tile { image: image::RgbImage::from_pixel(8, 8, image::Rgb([255; 3])), caption });
     }
     Ok(Tiles {
         title,
         subtitle: format!(
-            "{wrong} of {} pictures of {data} are classified wrongly",
+            "{wrong} of {} images of {data} are classified wrongly",
             assessment.evaluation.count
         ),
         columns: 8,

@@ -28,7 +28,8 @@ use super::tune::Worth;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub data: String,
-    pub held_out: f64,
+    #[serde(alias = "held_out")]
+    pub val_split: f64,
     pub limit: Option<usize>,
     pub epochs: u64,
     pub batch: usize,
@@ -89,12 +90,12 @@ pub(crate) struct EpochRecord {
     pub rate: f64,
     pub seconds: f64,
     pub images_per_s: f64,
-    pub held_out: Option<Evaluation>,
-    pub held_out_accuracy: Option<f64>,
-    /// The auxiliary softmaxes on the held-out pictures.
+    pub validation: Option<Evaluation>,
+    pub validation_accuracy: Option<f64>,
+    /// The auxiliary softmaxes on the held-out images.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub held_out_aux: Vec<HeadRecord>,
-    /// Whether no epoch before was as good on the held-out pictures.
+    pub validation_aux: Vec<HeadRecord>,
+    /// Whether no epoch before was as good on the held-out images.
     pub best: bool,
     /// Share of the time of training in which the device worked on steps; none where it cannot tell.
     pub device_busy: Option<f64>,
@@ -154,7 +155,7 @@ impl Setup {
         Session::new(self, trainer, policy, recorder, stop, reporter)?.run()
     }
 
-    /// Everything that a run is continued from and a picture classified with.
+    /// Everything that a run is continued from and an image classified with.
     pub(crate) fn checkpoint(&self, trainer: &Trainer) -> Result<Checkpoint> {
         let state = trainer.gpu().block_on(trainer.state())?;
         let run = serde_json::to_value(&self.run).map_err(|e| Error::Config(e.to_string()))?;

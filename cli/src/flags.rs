@@ -25,7 +25,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("Occlusion::window", "--window"),
     ("OcclusionMap::class", "--class"),
     ("OnnxOptions::aux", "--aux"),
-    ("OpenOptions::held_out", "--val-split"),
+    ("OpenOptions::val_split", "--val-split"),
     ("Optimizer::accumulate", "--grad-accum"),
     ("Optimizer::average", "--average"),
     ("Optimizer::checkpointing", "--grad-checkpointing"),

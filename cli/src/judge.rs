@@ -30,18 +30,18 @@ enum Heads {
 /// Validates a trainer's network.
 pub(crate) struct Judge {
     heads: Heads,
-    held_out: Loader,
+    validation: Loader,
 }
 
 impl Judge {
-    pub(crate) fn new(trainer: &Trainer, has_aux: bool, batch: usize, held_out: Loader) -> Result<Self> {
+    pub(crate) fn new(trainer: &Trainer, has_aux: bool, batch: usize, validation: Loader) -> Result<Self> {
         let gpu = trainer.gpu();
         let heads = if has_aux {
             Heads::All(Box::new(gpu.block_on(trainer.early_exit(batch))?))
         } else {
             Heads::Main(Box::new(gpu.block_on(trainer.classifier(batch))?))
         };
-        Ok(Self { heads, held_out })
+        Ok(Self { heads, validation })
     }
 
     /// The heads over the validation set; nothing once `stop` is set, as some of the images are no measure of the epoch.
@@ -59,11 +59,11 @@ impl Judge {
         };
         match &mut self.heads {
             Heads::Main(classifier) => {
-                let main = gpu.block_on(evaluate(classifier, &self.held_out, |_, _| go_on()))?;
+                let main = gpu.block_on(evaluate(classifier, &self.validation, |_, _| go_on()))?;
                 Ok((Some(main), Vec::new()))
             }
             Heads::All(staged) => {
-                let mut heads = gpu.block_on(evaluate_heads(staged, &self.held_out, |_| go_on()))?;
+                let mut heads = gpu.block_on(evaluate_heads(staged, &self.validation, |_| go_on()))?;
                 let main = heads.pop().map(|(_, evaluation)| evaluation);
                 Ok((main, heads.iter().map(|(name, e)| HeadRecord::of_evaluation(name, e)).collect()))
             }

@@ -28,6 +28,7 @@ mod look;
 #[cfg(test)]
 mod mutations;
 mod numbers;
+mod old_keys;
 mod options;
 mod place;
 mod plot;
@@ -79,7 +80,7 @@ impl Outcome {
 
 type Result<T = Outcome> = incept::Result<T>;
 
-/// Trains GoogLeNet with all three of its softmaxes on any GPU that has a driver, and classifies pictures with it.
+/// Trains GoogLeNet with all three of its softmaxes on any GPU that has a driver, and classifies images with it.
 ///
 /// GoogLeNet (Inception v1) has 22 layers. Two auxiliary softmaxes, on inception 4a and 4d, send their gradients straight into the
 /// lower half while training; their losses join the main one with weight 0.3, and inference leaves them out.
@@ -96,7 +97,7 @@ struct Cli {
 const EXAMPLES: &str = "Examples:
   incept demo                                            train on the embedded digits, then show what was learned
   incept train photos --width 0.5 --output photos.safetensors    a folder with one sub-folder a class
-  incept classify photos.safetensors cat.jpg holiday/    the most probable classes of pictures
+  incept classify photos.safetensors cat.jpg holiday/    the most probable classes of images
   incept summary --variant paper                         layers, parameters, multiply-adds, memory
   incept explain                                         why there are three softmaxes";
 

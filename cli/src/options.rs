@@ -19,7 +19,7 @@ use super::numbers::{Range, not_zero, real, whole};
 use super::report::note;
 use super::tune::Tune;
 
-/// Pictures that mean and standard deviation are measured on, at most.
+/// Images that mean and standard deviation are measured on, at most.
 const SAMPLE: usize = 1000;
 
 /// Factors on channel counts that leave any to multiply, and no layer with more than a network may have.
@@ -182,7 +182,7 @@ pub(crate) struct NetworkArgs {
     /// Factor on all channel counts [default: 1; explain 0.25; recipes may have another].
     #[arg(long, value_name = "FACTOR", value_parser = real::<f64>(Range::Positive))]
     pub width: Option<f64>,
-    /// Height and width of the input in pixels, from 32 up [default: train and explain 32, 64 or 224, for pictures whose shorter side is up to 40, up to 96 or more, but explain 64 for digits; else 224].
+    /// Height and width of the input in pixels, from 32 up [default: train and explain 32, 64 or 224, for images whose shorter side is up to 40, up to 96 or more, but explain 64 for digits; else 224].
     #[arg(long = "image-size", alias = "input", value_name = "PIXELS", value_parser = whole::<usize>(1))]
     #[serde(rename = "image-size", alias = "input")]
     pub input: Option<usize>,
@@ -335,12 +335,12 @@ impl NetworkArgs {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct PixelArgs {
-    /// What is taken from each pixel, from 0 to 1: one number, or one each for red, green and blue [default: the mean of the training pictures, or as
+    /// What is taken from each pixel, from 0 to 1: one number, or one each for red, green and blue [default: the mean of the training images, or as
     /// the weights of --init have it].
     #[arg(long, value_name = "MEAN|R,G,B")]
     #[serde(with = "as_text")]
     pub mean: Option<Rgb>,
-    /// What the difference is divided by: 1 leaves it as it is, 0.0039 gives Caffe's 0 to 255 [default: the standard deviation of the training pictures, or
+    /// What the difference is divided by: 1 leaves it as it is, 0.0039 gives Caffe's 0 to 255 [default: the standard deviation of the training images, or
     /// as the weights of --init have it].
     #[arg(long, value_name = "STD|R,G,B")]
     #[serde(with = "as_text")]
@@ -625,11 +625,11 @@ impl OptimizerArgs {
     }
 }
 
-/// What is done to training pictures.
+/// What is done to training images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Augment {
-    /// What suits the kind of pictures.
+    /// What suits the kind of images.
     Auto,
     /// Nothing.
     None,

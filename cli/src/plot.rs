@@ -76,7 +76,7 @@ pub(crate) trait Figure {
     where
         DB::ErrorType: 'static;
 
-    /// Pictures that lie on top of what is drawn.
+    /// Images that lie on top of what is drawn.
     fn images(&self) -> Vec<Placed<'_>> {
         Vec::new()
     }
@@ -108,7 +108,7 @@ pub(crate) fn legible(text: &str) -> String {
     text.chars().map(|letter| if drawable(letter) { letter } else { '□' }).collect()
 }
 
-/// What a class is called in pictures: its name, or its number if the embedded font lacks a letter of it.
+/// What a class is called in images: its name, or its number if the embedded font lacks a letter of it.
 pub(crate) fn class_label(name: &str, class: usize) -> String {
     static SAID: Once = Once::new();
     if name.chars().all(drawable) {
@@ -116,7 +116,7 @@ pub(crate) fn class_label(name: &str, class: usize) -> String {
     }
     SAID.call_once(|| {
         note(&format!(
-            "note: the pictures' font lacks letters of `{name}`: classes like it are drawn by number, this one as `class {class}`"
+            "note: the images' font lacks letters of `{name}`: classes like it are drawn by number, this one as `class {class}`"
         ));
     });
     format!("class {class}")
@@ -168,7 +168,7 @@ fn png(figure: &impl Figure) -> Drawn<Vec<u8>> {
         figure.draw(&root, Unit(FINE))?;
         root.present()?;
     }
-    let mut image = RgbImage::from_raw(width, height, pixels).ok_or("the picture has the wrong size")?;
+    let mut image = RgbImage::from_raw(width, height, pixels).ok_or("the image has the wrong size")?;
     figure.images().iter().for_each(|placed| placed.overlay(&mut image, FINE.unsigned_abs()));
     let mut png = Vec::new();
     // Flat colours are smallest unfiltered.

@@ -1,4 +1,4 @@
-//! `incept train --preview-augment`: a sheet of training pictures as the network will see them.
+//! `incept train --preview-augment`: a sheet of training images as the network will see them.
 
 use std::path::Path;
 
@@ -11,18 +11,18 @@ use super::plot::{self, INK, SOFT, class_label};
 use super::raster::raster;
 use super::tiles::{Tile, Tiles};
 
-/// Pictures in a row, each but the first in another epoch.
+/// Images in a row, each but the first in another epoch.
 const COLUMNS: usize = 8;
-/// Rows, each another picture.
+/// Rows, each another image.
 const ROWS: usize = 6;
-/// A picture's side in the layout.
+/// An image's side in the layout.
 const SIDE: u32 = 96;
 
-/// Draws the same pictures over several epochs: what augmentation does shows along a row. The first picture of a row is not augmented.
+/// Draws the same images over several epochs: what augmentation does shows along a row. The first image of a row is not augmented.
 pub(super) fn write(path: &Path, plain: &Loader, training: &Loader, setup: &Setup) -> Result<()> {
     let preprocessing = &setup.preprocessing;
     let first = |loader: &Loader, epoch: usize| -> Result<Batch> {
-        let none = || Err(Error::Config("there are no pictures".into()));
+        let none = || Err(Error::Config("there are no images".into()));
         loader.epoch(epoch as u64, 0).next().unwrap_or_else(none)
     };
     let columns = (0..COLUMNS)
@@ -47,7 +47,7 @@ pub(super) fn write(path: &Path, plain: &Loader, training: &Loader, setup: &Setu
         title: format!("What training sees of {}", setup.data.name),
         subtitle: described(&setup.run.config.augment),
         columns: COLUMNS,
-        heads: std::iter::once(("the picture".into(), INK)).chain(epochs).collect(),
+        heads: std::iter::once(("the image".into(), INK)).chain(epochs).collect(),
         tile: SIDE,
         tiles: (0..rows)
             .flat_map(|row| (0..COLUMNS).map(move |column| (row, column)))
@@ -57,7 +57,7 @@ pub(super) fn write(path: &Path, plain: &Loader, training: &Loader, setup: &Setu
     plot::save(&sheet, path)
 }
 
-/// What is done to the pictures, in the words of the options.
+/// What is done to the images, in the words of the options.
 fn described(augment: &AugmentArgs) -> String {
     let kind = augment.augment.map(|kind| format!("augment {kind:?}").to_lowercase());
     let switch = |name: &str, on: Option<bool>| on.filter(|on| *on).map(|_| name.to_string());

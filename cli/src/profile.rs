@@ -190,7 +190,7 @@ impl Profile {
         reporter: &Reporter,
     ) -> Result<(Vec<NodeCost>, Vec<Vec<DispatchTime>>)> {
         let WorkArgs { batch, seed, .. } = self.work;
-        let pictures = self.work.pictures(network);
+        let images = self.work.images(network);
         let mut bar = None;
         let prepared = |done: usize, of: usize| {
             let bar = bar.get_or_insert_with(|| reporter.bar("preparing kernels", of as u64));
@@ -206,7 +206,7 @@ impl Profile {
                 let classifier =
                     Classifier::untrained(gpu, network, batch, precision.element(), seed).await?;
                 for _ in 0..=self.rounds {
-                    rounds.push(classifier.profile(&pictures, clock).await?);
+                    rounds.push(classifier.profile(&images, clock).await?);
                 }
                 rounds.remove(0);
                 return Ok((classifier.session().plan().costs(), rounds));
@@ -214,7 +214,7 @@ impl Profile {
             let optimizer = self.work.optimizer(precision);
             let mut trainer = Trainer::new(gpu, network, &optimizer, batch, seed, prepared).await?;
             for _ in 0..=self.rounds {
-                rounds.push(trainer.profile(&pictures, rate, clock).await?);
+                rounds.push(trainer.profile(&images, rate, clock).await?);
             }
             rounds.remove(0);
             Ok((trainer.session().plan().costs(), rounds))

@@ -1,15 +1,15 @@
-//! Pictures in plots: made from data set pictures and maps, laid over a drawing in PNG files and embedded in SVG ones.
+//! Images in plots: made from data set images and maps, laid over a drawing in PNG files and embedded in SVG ones.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use colorgrad::{BasisGradient, Gradient, preset};
 use image::imageops::{FilterType, replace, resize};
 use image::{ImageFormat, Rgb, RgbImage};
-use incept::data::Picture;
+use incept::data::Image;
 
 use super::plot::Drawn;
 
-/// A picture at a place of the layout.
+/// An image at a place of the layout.
 #[derive(Clone, Debug)]
 pub(crate) struct Placed<'a> {
     pub image: &'a RgbImage,
@@ -20,13 +20,13 @@ pub(crate) struct Placed<'a> {
 }
 
 impl Placed<'_> {
-    /// Pictures that are enlarged much show their pixels; others are smoothed.
+    /// Images that are enlarged much show their pixels; others are smoothed.
     fn filter(&self, fine: u32) -> FilterType {
         let enlarged = self.width * fine >= 2 * self.image.width();
         if enlarged { FilterType::Nearest } else { FilterType::Triangle }
     }
 
-    /// Puts it on a picture with `fine` pixels for each one of the layout.
+    /// Puts it on an image with `fine` pixels for each one of the layout.
     pub(crate) fn overlay(&self, on: &mut RgbImage, fine: u32) {
         let scaled = resize(self.image, self.width * fine, self.height * fine, self.filter(fine));
         replace(on, &scaled, i64::from(self.left * fine), i64::from(self.top * fine));
@@ -43,25 +43,25 @@ impl Placed<'_> {
     }
 }
 
-/// The picture as PNG in a `data:` address.
+/// The image as PNG in a `data:` address.
 pub(crate) fn data_url(image: &RgbImage) -> Drawn<String> {
     let mut png = std::io::Cursor::new(Vec::new());
     image.write_to(&mut png, ImageFormat::Png)?;
     Ok(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png.into_inner())))
 }
 
-/// A picture of a data set.
-pub(crate) fn raster(picture: &Picture) -> RgbImage {
-    let Picture { width, height, channels, pixels } = picture;
+/// An image of a data set.
+pub(crate) fn raster(image: &Image) -> RgbImage {
+    let Image { width, height, channels, pixels } = image;
     RgbImage::from_fn(*width as u32, *height as u32, |x, y| {
         let at = (y as usize * width + x as usize) * channels;
         Rgb([0, 1, 2].map(|c| pixels.get(at + c % channels).copied().unwrap_or(0)))
     })
 }
 
-/// A picture no larger than `size` pixels a side, for files that hold many.
-pub(crate) fn thumbnail(picture: &Picture, size: u32) -> RgbImage {
-    let image = raster(picture);
+/// An image no larger than `size` pixels a side, for files that hold many.
+pub(crate) fn thumbnail(image: &Image, size: u32) -> RgbImage {
+    let image = raster(image);
     let longer = image.width().max(image.height());
     if longer <= size {
         return image;
@@ -84,7 +84,7 @@ impl Heat {
         [red, green, blue]
     }
 
-    /// A map of `width` columns with values from 0 to 1 as a picture.
+    /// A map of `width` columns with values from 0 to 1 as an image.
     pub(crate) fn map(&self, values: &[f32], width: usize) -> RgbImage {
         let height = values.len() / width.max(1);
         RgbImage::from_fn(width as u32, height as u32, |x, y| {
@@ -92,18 +92,17 @@ impl Heat {
         })
     }
 
-    /// The map over a picture that has turned grey: what the map says most about shows most of its colour.
-    pub(crate) fn over(&self, picture: &RgbImage, values: &[f32], width: usize) -> RgbImage {
+    /// The map over an image that has turned grey: what the map says most about shows most of its colour.
+    pub(crate) fn over(&self, image: &RgbImage, values: &[f32], width: usize) -> RgbImage {
         let height = values.len() / width.max(1);
-        RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
+        RgbImage::from_fn(image.width(), image.height(), |x, y| {
             let at = |i: u32, extent: u32, cells: usize| {
                 ((i as f32 + 0.5) * cells as f32 / extent as f32 - 0.5).clamp(0.0, cells as f32 - 1.0)
             };
-            let value =
-                bilinear(values, width, at(x, picture.width(), width), at(y, picture.height(), height));
-            let [red, green, blue] = picture.get_pixel(x, y).0.map(f32::from);
+            let value = bilinear(values, width, at(x, image.width(), width), at(y, image.height(), height));
+            let [red, green, blue] = image.get_pixel(x, y).0.map(f32::from);
             let grey = 0.299 * red + 0.587 * green + 0.114 * blue;
-            // What says little shows the picture, what says much the colour.
+            // What says little shows the image, what says much the colour.
             let share = 0.4 + 0.4 * value;
             Rgb(self.color(value).map(|c| ((1.0 - share) * grey + share * f32::from(c)) as u8))
         })
@@ -150,10 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn large_pictures_are_made_small() {
-        let picture = Picture { width: 300, height: 100, channels: 1, pixels: vec![7; 30_000] };
-        assert_eq!(thumbnail(&picture, 60).dimensions(), (60, 20));
-        assert_eq!(raster(&picture).get_pixel(3, 3).0, [7, 7, 7]);
-        assert!(data_url(&thumbnail(&picture, 4)).expect("a PNG").starts_with("data:image/png;base64,iVBOR"));
+    fn large_images_are_made_small() {
+        let image = Image { width: 300, height: 100, channels: 1, pixels: vec![7; 30_000] };
+        assert_eq!(thumbnail(&image, 60).dimensions(), (60, 20));
+        assert_eq!(raster(&image).get_pixel(3, 3).0, [7, 7, 7]);
+        assert!(data_url(&thumbnail(&image, 4)).expect("a PNG").starts_with("data:image/png;base64,iVBOR"));
     }
 }

@@ -9,8 +9,8 @@ use incept::infer::Evaluation;
 use incept::optim::Progress;
 use incept::output::is_special;
 use incept::runs::{
-    EpochRecord, EventWriter, HeadRecord, HeldOutRecord, LogWriter, Machine, PartRecord, Record, RunFolder,
-    StepRecord, StopReason, read_log_leniently,
+    EpochRecord, EventWriter, HeadRecord, LogWriter, Machine, PartRecord, Record, RunFolder, StepRecord,
+    StopReason, ValidationRecord, read_log_leniently,
 };
 use incept::train::StepMetrics;
 use incept::{Error, Result};
@@ -50,11 +50,11 @@ pub(crate) struct Save<'a> {
     pub out: &'a Path,
 }
 
-/// The last epoch of a run that has done `steps` steps, if it ended with them and the held-out pictures were not looked at.
+/// The last epoch of a run that has done `steps` steps, if it ended with them and the held-out images were not looked at.
 pub(crate) fn unjudged(folder: &RunFolder, steps: u64) -> Result<Option<EpochRecord>> {
     let log = readable(folder)?;
     let last = log.into_iter().rev().find_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None });
-    Ok(last.filter(|epoch| epoch.step == steps && epoch.held_out.is_none()))
+    Ok(last.filter(|epoch| epoch.step == steps && epoch.validation.is_none()))
 }
 
 /// What can be read of a run's log.
@@ -66,8 +66,8 @@ pub(crate) fn readable(folder: &RunFolder) -> Result<Vec<Record>> {
 /// The best epoch of a log: its validation accuracy, its number, and the steps done after it.
 pub(crate) fn best_in(log: &[Record]) -> Option<(f64, u64, u64)> {
     log.iter().rev().find_map(|record| match record {
-        Record::Epoch(EpochRecord { epoch, step, held_out: Some(held_out), best: true, .. }) => {
-            Some((held_out.accuracy, *epoch, *step))
+        Record::Epoch(EpochRecord { epoch, step, validation: Some(validation), best: true, .. }) => {
+            Some((validation.accuracy, *epoch, *step))
         }
         _ => None,
     })
@@ -81,7 +81,7 @@ pub(crate) fn waited(
 ) -> Result<Option<(u64, f64, u64)>> {
     let log = readable(folder)?;
     let last = log.iter().rev().find_map(Record::epoch);
-    let judged = last.is_some_and(|last| last.epoch + 1 == epochs && last.held_out.is_some());
+    let judged = last.is_some_and(|last| last.epoch + 1 == epochs && last.validation.is_some());
     let best = best_in(&log).filter(|_| judged);
     Ok(best.zip(patience).and_then(|((accuracy, at, _), patience)| {
         let since = epochs.saturating_sub(at + 1);
@@ -191,8 +191,8 @@ impl Recorder {
     }
 
     /// Whether no epoch before was as good on the validation set.
-    pub(crate) fn is_best(&self, held_out: &Evaluation) -> bool {
-        self.best.is_none_or(|(best, _)| held_out.accuracy() > best)
+    pub(crate) fn is_best(&self, validation: &Evaluation) -> bool {
+        self.best.is_none_or(|(best, _)| validation.accuracy() > best)
     }
 
     /// An epoch that is done after `step` steps, and what is saved with it.
@@ -203,8 +203,8 @@ impl Recorder {
             rate: epoch.rate,
             loss: epoch.summary.loss,
             heads: epoch.summary.heads.iter().map(HeadRecord::of_epoch).collect(),
-            held_out: epoch.held_out.as_ref().map(HeldOutRecord::from),
-            held_out_aux: epoch.held_out_aux.clone(),
+            validation: epoch.validation.as_ref().map(ValidationRecord::from),
+            validation_aux: epoch.validation_aux.clone(),
             best: epoch.best,
             images_per_s: epoch.images_per_s,
             seconds: epoch.seconds,
@@ -241,13 +241,16 @@ impl Recorder {
     /// What the validation set says of that epoch after all, and what is saved with it.
     pub(crate) fn judge(
         &mut self,
-        held_out: &Evaluation,
+        validation: &Evaluation,
         aux: Vec<HeadRecord>,
         save: Option<Save<'_>>,
     ) -> Result<()> {
         let Some(epoch) = self.unjudged.take() else { return Ok(()) };
-        let best = self.is_best(held_out);
-        self.note(EpochRecord { held_out: Some(held_out.into()), held_out_aux: aux, best, ..epoch }, save)
+        let best = self.is_best(validation);
+        self.note(
+            EpochRecord { validation: Some(validation.into()), validation_aux: aux, best, ..epoch },
+            save,
+        )
     }
 
     /// Saves and writes down an epoch.
@@ -256,17 +259,17 @@ impl Recorder {
         let record = Record::Epoch(epoch);
         self.commit(&record, save, best)?;
         let Record::Epoch(epoch) = record else { return Ok(()) };
-        if let Some(held_out) = &epoch.held_out {
+        if let Some(validation) = &epoch.validation {
             if best {
-                self.best = Some((held_out.accuracy, epoch.epoch));
+                self.best = Some((validation.accuracy, epoch.epoch));
             }
             let mut scalars = vec![
-                ("held_out/accuracy".to_string(), held_out.accuracy),
-                ("held_out/loss".to_string(), held_out.loss),
+                ("validation/accuracy".to_string(), validation.accuracy),
+                ("validation/loss".to_string(), validation.loss),
             ];
-            for head in &epoch.held_out_aux {
-                scalars.push((format!("held_out/accuracy_{}", head.name), head.accuracy));
-                scalars.push((format!("held_out/loss_{}", head.name), head.loss));
+            for head in &epoch.validation_aux {
+                scalars.push((format!("validation/accuracy_{}", head.name), head.accuracy));
+                scalars.push((format!("validation/loss_{}", head.name), head.loss));
             }
             self.scalars(epoch.step, &scalars)?;
         }

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::flags::flags;
+use super::old_keys::with_old_keys;
 
 /// How often progress is printed where there is no terminal to redraw.
 const LINE_EVERY: Duration = Duration::from_secs(15);
@@ -49,7 +50,7 @@ impl Reporter {
             return Ok(());
         }
         let text = serde_json::to_string(value).map_err(|e| Error::Config(e.to_string()))?;
-        print(&escaped(text))
+        print(&escaped(with_old_keys(text)))
     }
 
     /// A line about work that goes on whether or not somebody reads it.

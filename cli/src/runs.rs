@@ -79,7 +79,7 @@ impl Summary {
         let epochs: Vec<&EpochRecord> = log.iter().filter_map(Record::epoch).collect();
         let last = epochs.last();
         let best = epochs.iter().rfind(|e| e.best);
-        let accuracy = |e: &EpochRecord| e.held_out.as_ref().map(|h| h.accuracy);
+        let accuracy = |e: &EpochRecord| e.validation.as_ref().map(|h| h.accuracy);
         let (ended, message) = match log.last() {
             Some(Record::End { reason, message, .. }) => (Some(*reason), message.clone()),
             _ => (None, None),

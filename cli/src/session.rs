@@ -36,12 +36,12 @@ enum Event<'a> {
         memory: incept::plan::Memory,
         folder: Option<&'a Path>,
         train: usize,
-        held_out: usize,
+        validation: usize,
     },
     /// An epoch whose validation was interrupted before.
     Judged {
         epoch: u64,
-        held_out_accuracy: f64,
+        validation_accuracy: f64,
     },
     Epoch(&'a EpochRecord),
     Saved {
@@ -94,13 +94,13 @@ impl<'a> Session<'a> {
         let training = setup.load.options(batch, &setup.preprocessing);
         let training = training.training(setup.run.seed, setup.run.augmentation).mixing(setup.run.mix);
         let loader = Loader::new(Arc::clone(&setup.data.train), training)?;
-        if policy.validate && setup.data.held_out.is_empty() {
+        if policy.validate && setup.data.validation.is_empty() {
             let reason = "has no images to validate on: add some, or train with --no-validation";
             return Err(Error::format(&setup.run.data, reason));
         }
-        let held_out = setup.load.options(batch, &setup.preprocessing);
-        let held_out = Loader::new(Arc::clone(&setup.data.held_out), held_out)?;
-        let judge = policy.validate.then(|| Judge::new(trainer, setup.network.has_aux(), batch, held_out));
+        let validation = setup.load.options(batch, &setup.preprocessing);
+        let validation = Loader::new(Arc::clone(&setup.data.validation), validation)?;
+        let judge = policy.validate.then(|| Judge::new(trainer, setup.network.has_aux(), batch, validation));
         Ok(Self {
             gpu: trainer.gpu().clone(),
             setup,
@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
             memory: self.trainer.session().plan().memory,
             folder: self.recorder.as_ref().map(|r| r.folder().path()),
             train: self.setup.data.train.len(),
-            held_out: self.setup.data.held_out.len(),
+            validation: self.setup.data.validation.len(),
         })
     }
 
@@ -171,7 +171,7 @@ impl<'a> Session<'a> {
             recorder.judge(&main, aux, save)?;
             let (percent, epochs) = (100.0 * main.accuracy(), self.setup.run.epochs);
             self.reporter.tell(&format!("epoch {}/{epochs}  held out {percent:.2}%", epoch + 1))?;
-            self.reporter.tell_event(&Event::Judged { epoch, held_out_accuracy: main.accuracy() })?;
+            self.reporter.tell_event(&Event::Judged { epoch, validation_accuracy: main.accuracy() })?;
         }
         self.history.patience_over = self.waited(epoch).is_some();
         Ok(())
@@ -190,9 +190,9 @@ impl<'a> Session<'a> {
         let steps = trained.steps;
         // Images that cannot be read and logs that cannot be written are no reason to lose the epoch.
         let (mut record, failed) = self.record(trained, judged);
-        let enough = self.policy.enough.zip(record.held_out_accuracy).is_some_and(|(e, a)| a >= e);
+        let enough = self.policy.enough.zip(record.validation_accuracy).is_some_and(|(e, a)| a >= e);
         let waited = record
-            .held_out_accuracy
+            .validation_accuracy
             .and_then(|_| if record.best { self.patience(0) } else { self.waited(epoch) });
         self.history.patience_over = waited.is_some();
         let done = self.trainer.progress().epoch;
@@ -238,7 +238,7 @@ impl<'a> Session<'a> {
         let bar = self.screen.is_none().then(|| self.reporter.bar(&label, self.loader.len() as u64));
         let mut watch = Watch {
             setup,
-            pictures: self.loader.len(),
+            images: self.loader.len(),
             epoch,
             done: self.trainer.progress().batch as usize * setup.run.batch,
             rate: Rate::new(),
@@ -289,9 +289,9 @@ impl<'a> Session<'a> {
             rate: self.setup.run.pace(self.trainer.moment(summary.epoch + 1, &self.loader)).rate,
             seconds: before + rate.elapsed().as_secs_f64(),
             images_per_s: rate.per_second(),
-            held_out_accuracy: judged.main.as_ref().map(Evaluation::accuracy),
-            held_out: judged.main,
-            held_out_aux: judged.aux,
+            validation_accuracy: judged.main.as_ref().map(Evaluation::accuracy),
+            validation: judged.main,
+            validation_aux: judged.aux,
             best,
             device_busy: busy,
             summary,
@@ -374,9 +374,9 @@ fn finite(setup: &Setup, trainer: &Trainer) -> Result<Checkpoint> {
 /// Follows the steps of an epoch.
 struct Watch<'a> {
     setup: &'a Setup,
-    pictures: usize,
+    images: usize,
     epoch: u64,
-    /// Pictures of the epoch that are done.
+    /// Images of the epoch that are done.
     done: usize,
     rate: Rate,
     overall: &'a mut Rate,
@@ -394,10 +394,10 @@ impl Watch<'_> {
         self.done += step.count;
         self.rate.add(step.count);
         self.overall.add(step.count);
-        let rest = ((self.setup.run.epochs - self.epoch) as usize).saturating_mul(self.pictures);
+        let rest = ((self.setup.run.epochs - self.epoch) as usize).saturating_mul(self.images);
         let left = self.overall.left(rest.saturating_sub(self.done));
         let per_second = self.rate.per_second();
-        let at = self.epoch as f64 + self.done as f64 / self.pictures.max(1) as f64;
+        let at = self.epoch as f64 + self.done as f64 / self.images.max(1) as f64;
         if let Some(bar) = &mut self.bar {
             bar.update(self.done as u64, || step_line(step, per_second, &left));
         }
@@ -406,7 +406,7 @@ impl Watch<'_> {
             None => Ok(()),
         };
         if let Some(recorder) = &mut self.recorder {
-            let before = at - step.count as f64 / self.pictures.max(1) as f64;
+            let before = at - step.count as f64 / self.images.max(1) as f64;
             written = written.and_then(|()| recorder.step(step, before, per_second));
         }
         self.history.push(step.clone());
@@ -429,11 +429,11 @@ fn epoch_line(record: &EpochRecord, epochs: u64) -> String {
     let losses: Vec<String> = heads.map(|h| format!("{} {:.3}", h.name, h.loss)).collect();
     let accuracy: Vec<String> =
         record.summary.heads.iter().map(|h| format!("{:.1}%", 100.0 * h.accuracy)).collect();
-    let held_out =
-        record.held_out_accuracy.map_or(String::new(), |a| format!("  held out {:.2}%", 100.0 * a));
+    let validation =
+        record.validation_accuracy.map_or(String::new(), |a| format!("  held out {:.2}%", 100.0 * a));
     let busy = record.device_busy.map_or(String::new(), |b| format!("  device busy {:.0}%", 100.0 * b));
     format!(
-        "epoch {:>width$}/{epochs}  loss {}  accuracy {}{held_out}  {:.0} images/s{busy}  {}",
+        "epoch {:>width$}/{epochs}  loss {}  accuracy {}{validation}  {:.0} images/s{busy}  {}",
         record.summary.epoch + 1,
         losses.join(" "),
         accuracy.join(" "),

@@ -1,9 +1,9 @@
-//! The picture that `incept demo` draws: the curves of training above, pictures with what the network says below.
+//! The image that `incept demo` draws: the curves of training above, images with what the network says below.
 
 use std::path::Path;
 
 use image::{ImageFormat, RgbImage};
-use incept::data::Picture;
+use incept::data::Image;
 use incept::output::write_atomically;
 use incept::{Error, Result};
 use plotters::coord::Shift;
@@ -27,10 +27,10 @@ const TILES_TOP: i32 = CHARTS_TOP + CHARTS_HEIGHT + 60 * FINE;
 const HEADS: [RGBColor; 3] = [BLUE, VERMILION, GREEN];
 const WRONG: RGBColor = VERMILION;
 
-/// A picture with its label and what the network says.
+/// An image with its label and what the network says.
 #[derive(Debug)]
 pub(crate) struct Tile {
-    pub picture: Picture,
+    pub image: Image,
     pub label: String,
     pub prediction: String,
     pub probability: f32,
@@ -77,7 +77,7 @@ impl Sheet<'_> {
             root.draw(&Text::new(self.subtitle.clone(), (MARGIN, 72 * FINE), subtitle))?;
             self.charts(&root)?;
             let caption =
-                "Held-out pictures, what the main softmax says and how sure it is; mistakes are framed";
+                "Held-out images, what the main softmax says and how sure it is; mistakes are framed";
             let style = (FAMILY, 17 * FINE).into_font().color(&INK);
             root.draw(&Text::new(caption, (MARGIN, TILES_TOP - 34 * FINE), style))?;
             for (i, tile) in self.tiles.iter().enumerate() {
@@ -87,7 +87,7 @@ impl Sheet<'_> {
             }
             root.present()?;
         }
-        let image = RgbImage::from_raw(WIDTH, height, pixels).ok_or("the picture has the wrong size")?;
+        let image = RgbImage::from_raw(WIDTH, height, pixels).ok_or("the image has the wrong size")?;
         let mut png = std::io::Cursor::new(Vec::new());
         image.write_to(&mut png, ImageFormat::Png)?;
         Ok(png.into_inner())
@@ -159,13 +159,13 @@ impl Sheet<'_> {
                 Rectangle::new([(x, y - FINE), (x + 18 * FINE, y + FINE)], color.filled())
             });
         }
-        let held_out: Vec<(f64, f64)> = epochs
+        let validation: Vec<(f64, f64)> = epochs
             .iter()
             .enumerate()
-            .filter_map(|(e, r)| r.held_out_accuracy.map(|a| ((e + 1) as f64, a)))
+            .filter_map(|(e, r)| r.validation_accuracy.map(|a| ((e + 1) as f64, a)))
             .collect();
-        chart.draw_series(LineSeries::new(held_out.clone(), INK.stroke_width(3 * FINE as u32)))?;
-        let dots = held_out.into_iter().map(|point| Circle::new(point, 4 * FINE, INK.filled()));
+        chart.draw_series(LineSeries::new(validation.clone(), INK.stroke_width(3 * FINE as u32)))?;
+        let dots = validation.into_iter().map(|point| Circle::new(point, 4 * FINE, INK.filled()));
         chart.draw_series(dots)?.label("main, held out").legend(|(x, y)| {
             EmptyElement::at((x, y))
                 + Circle::new((9 * FINE, 0), 4 * FINE, INK.filled())
@@ -211,9 +211,9 @@ fn legend<'a, 'b: 'a>(chart: &mut Chart<'a, 'b>, position: SeriesLabelPosition) 
 }
 
 impl Tile {
-    /// The picture, enlarged without smoothing so that its pixels are seen, with its caption below.
+    /// The image, enlarged without smoothing so that its pixels are seen, with its caption below.
     fn draw(&self, root: &Area<'_>, left: i32, top: i32) -> Drawn {
-        let Picture { width, height, channels, pixels } = &self.picture;
+        let Image { width, height, channels, pixels } = &self.image;
         let wrong = self.label != self.prediction;
         for y in 0..*height {
             for x in 0..*width {

@@ -22,7 +22,7 @@ pub(crate) struct Summary {
     classes: usize,
     #[command(flatten)]
     network: NetworkArgs,
-    /// Pictures of a batch, for shapes and memory.
+    /// Images of a batch, for shapes and memory.
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     #[command(flatten)]
@@ -100,7 +100,7 @@ impl Summary {
             thousands(totals.parameters as u64)
         ))?;
         reporter.line(&format!(
-            "multiply-adds    {:>13} at inference  {:>13} in training, forward, for one picture",
+            "multiply-adds    {:>13} at inference  {:>13} in training, forward, for one image",
             thousands(totals.macs_inference),
             thousands(totals.macs)
         ))?;

@@ -20,7 +20,7 @@ use super::early_exit::{Calibrated, HeadCalibration};
 use super::plot::{self, Area, Axes, BLUE, Drawn, Figure, INK, SOFT, Unit, VERMILION, heading, legend, line};
 use super::report::{Rate, Reporter, note, shown};
 
-/// Share of the held-out pictures that temperatures are fitted to and the threshold is chosen on; the others are what is measured.
+/// Share of the held-out images that temperatures are fitted to and the threshold is chosen on; the others are what is measured.
 const CALIBRATION: f64 = 0.2;
 /// Accuracy that the recommended threshold may cost, with a standard error to spare.
 const ALLOWED_LOSS: f64 = 0.005;
@@ -43,11 +43,11 @@ pub(crate) struct Subject<'a> {
 struct Measured {
     threshold: f32,
     accuracy: f64,
-    /// Pictures that each head answered.
+    /// Images that each head answered.
     answered: Vec<usize>,
     dispatches: u64,
     seconds: f64,
-    /// The same pictures through the main softmax alone.
+    /// The same images through the main softmax alone.
     full_accuracy: f64,
     full_dispatches: u64,
     full_seconds: f64,
@@ -58,8 +58,8 @@ struct SweepResult<'a> {
     event: &'static str,
     heads: &'a [&'static str],
     calibration: &'a [HeadCalibration],
-    calibration_pictures: usize,
-    pictures: usize,
+    calibration_images: usize,
+    images: usize,
     head_accuracies: &'a [f64],
     macs: &'a [u64],
     macs_full: u64,
@@ -74,7 +74,7 @@ impl Subject<'_> {
     pub(crate) fn sweep(&self, plots: &[PathBuf], reporter: &Reporter) -> Result<()> {
         let (rest, part) = stratified(self.set.as_ref(), CALIBRATION, 0);
         if rest.is_empty() || part.is_empty() {
-            return Err(Error::Config(format!("{} pictures are too few to calibrate with", self.set.len())));
+            return Err(Error::Config(format!("{} images are too few to calibrate with", self.set.len())));
         }
         let subset = |indices| -> Arc<dyn Dataset> { Arc::new(Subset::new(Arc::clone(&self.set), indices)) };
         let (rest, part) = (subset(rest), subset(part));
@@ -94,7 +94,7 @@ impl Subject<'_> {
         let full = summary(&self.network.build(1)?).macs_inference;
         let macs = staged.macs();
         let points = sweep(&all, &temperatures, &macs, full, &THRESHOLDS);
-        // Chosen on the pictures that it is not scored on.
+        // Chosen on the images that it is not scored on.
         let chosen = choose(&sweep(&held, &temperatures, &macs, full, &THRESHOLDS));
         let accuracies: Vec<f64> = (0..heads.len()).map(|head| all.accuracy(head)).collect();
         let main = accuracies.last().copied().unwrap_or(0.0);
@@ -110,7 +110,7 @@ impl Subject<'_> {
         };
         let kept = Calibrated {
             heads: calibration.clone(),
-            pictures: held.labels.len(),
+            images: held.labels.len(),
             threshold: recommended.map(|p| p.threshold),
             progress: self.progress.clone(),
         }
@@ -120,7 +120,7 @@ impl Subject<'_> {
             main,
             recommended,
             subtitle: format!(
-                "{}, {} held-out pictures of {}",
+                "{}, {} held-out images of {}",
                 shown(self.checkpoint),
                 all.labels.len(),
                 self.data
@@ -137,8 +137,8 @@ impl Subject<'_> {
             event: "early_exit",
             heads: &heads,
             calibration: &calibration,
-            calibration_pictures: held.labels.len(),
-            pictures: all.labels.len(),
+            calibration_images: held.labels.len(),
+            images: all.labels.len(),
             head_accuracies: &accuracies,
             macs: &macs,
             macs_full: full,
@@ -177,7 +177,7 @@ impl Subject<'_> {
         Ok(all)
     }
 
-    /// Really runs early exit, and the main softmax alone, over the same pictures.
+    /// Really runs early exit, and the main softmax alone, over the same images.
     fn measure(
         &self,
         staged: &mut EarlyExit,
@@ -194,7 +194,7 @@ impl Subject<'_> {
         if let Some(first) = loader.epoch(0, 0).next() {
             self.gpu.block_on(whole.probabilities(&first?))?;
         }
-        let (before, earlier) = (staged.dispatches(), staged.pictures());
+        let (before, earlier) = (staged.dispatches(), staged.images());
         let (mut labels, mut answers): (Vec<u32>, Vec<Answer>) = (Vec::new(), Vec::new());
         let (mut seconds, mut full_seconds) = (0.0, 0.0);
         let (mut right, mut batches) = (0usize, 0u64);
@@ -220,7 +220,7 @@ impl Subject<'_> {
         let mut correct = 0;
         for answer in &answers {
             answered[answer.head] += 1;
-            let label = labels.get((answer.picture - earlier) as usize);
+            let label = labels.get((answer.image - earlier) as usize);
             correct += usize::from(label == Some(&(top(&answer.probabilities, 1)[0].class as u32)));
         }
         let count = labels.len().max(1) as f64;
@@ -236,7 +236,7 @@ impl Subject<'_> {
         };
         let saved = 100.0 * (1.0 - seconds / full_seconds.max(1e-9));
         reporter.line(&format!(
-            "really run at {}: {:.2} ms a picture instead of {:.2} ms ({:.0}% {}), {:.2}% right instead of {:.2}%, {} dispatches instead of {}",
+            "really run at {}: {:.2} ms an image instead of {:.2} ms ({:.0}% {}), {:.2}% right instead of {:.2}%, {} dispatches instead of {}",
             exit.threshold,
             1e3 * seconds / count,
             1e3 * full_seconds / count,
@@ -252,7 +252,7 @@ impl Subject<'_> {
 
     fn print(
         calibration: &[HeadCalibration],
-        pictures: usize,
+        images: usize,
         heads: &[&'static str],
         accuracies: &[f64],
         points: &[SweepPoint],
@@ -261,7 +261,7 @@ impl Subject<'_> {
     ) -> Result<()> {
         for HeadCalibration { head, calibration: c } in calibration {
             reporter.line(&format!(
-                "{head:<5} temperature {:.3}: mean -log p {:.4} before, {:.4} after, on {pictures} held-out pictures that choose the threshold too",
+                "{head:<5} temperature {:.3}: mean -log p {:.4} before, {:.4} after, on {images} held-out images that choose the threshold too",
                 c.temperature, c.before, c.after
             ))?;
         }
@@ -290,7 +290,7 @@ impl Subject<'_> {
             )),
             None => {
                 note(&format!(
-                    "no threshold is sure to save anything for at most half a point of accuracy, as far as {pictures} pictures can tell"
+                    "no threshold is sure to save anything for at most half a point of accuracy, as far as {images} images can tell"
                 ));
                 Ok(())
             }
@@ -298,7 +298,7 @@ impl Subject<'_> {
     }
 }
 
-/// The threshold that computes least of those that cost at most [`ALLOWED_LOSS`]. A standard error is added to the cost that these few pictures
+/// The threshold that computes least of those that cost at most [`ALLOWED_LOSS`]. A standard error is added to the cost that these few images
 /// show: else the threshold would be taken that looks cheap by chance.
 fn choose(points: &[SweepPoint]) -> Option<f32> {
     points
@@ -324,7 +324,7 @@ fn emptiest(points: &[(f64, f64)]) -> SeriesLabelPosition {
     fewest.map_or(SeriesLabelPosition::LowerRight, |(corner, ..)| corner)
 }
 
-/// Accuracy against the compute of the average picture.
+/// Accuracy against the compute of the average image.
 struct SweepFigure<'a> {
     points: &'a [SweepPoint],
     main: f64,
@@ -356,7 +356,7 @@ impl Figure for SweepFigure<'_> {
             title: "",
             x: (least_compute - 0.15 * span)..(widest + 0.06 * span),
             y: (least - 0.12 * gap)..(most + 0.12 * gap).min(1.0 + 0.02 * gap),
-            x_name: "multiply-adds of the average picture, by those of the main softmax alone",
+            x_name: "multiply-adds of the average image, by those of the main softmax alone",
             y_name: "accuracy",
             ticks: (9, 7),
             // As many digits as tell the labels apart.

@@ -1,4 +1,4 @@
-//! A figure of pictures in rows and columns, each with a caption below it.
+//! A figure of images in rows and columns, each with a caption below it.
 
 use image::RgbImage;
 use plotters::prelude::*;
@@ -7,7 +7,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::plot::{Area, Drawn, Figure, INK, Unit, heading, legible, text_width};
 use super::raster::Placed;
 
-/// A picture with its caption.
+/// An image with its caption.
 #[derive(Debug)]
 pub(crate) struct Tile {
     pub image: RgbImage,
@@ -76,7 +76,7 @@ impl Tiles {
         (MARGIN + column * (self.tile + GAP), self.top() + row * self.row_height())
     }
 
-    /// The extents of a picture in its tile: its proportions stay.
+    /// The extents of an image in its tile: its proportions stay.
     fn extents(&self, image: &RgbImage) -> (u32, u32) {
         let longer = image.width().max(image.height()).max(1);
         ((image.width() * self.tile / longer).max(1), (image.height() * self.tile / longer).max(1))
@@ -113,7 +113,7 @@ impl Figure for Tiles {
             for (line, (words, color)) in tile.caption.iter().enumerate() {
                 text(words, color, left, top + self.tile + 5 + line as u32 * LINE)?;
             }
-            // A thin line around the picture, so that a white one has an edge.
+            // A thin line around the image, so that a white one has an edge.
             let (width, height) = self.extents(&tile.image);
             let (x, y) = (left + (self.tile - width) / 2, top + (self.tile - height) / 2);
             let line = unit.px(1);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_keep_their_proportions_and_lie_inside() {
+    fn images_keep_their_proportions_and_lie_inside() {
         let tile = |w, h| Tile { image: RgbImage::new(w, h), caption: vec![("x".into(), INK)] };
         let tiles = Tiles {
             title: "t".into(),

@@ -26,7 +26,7 @@ use super::{Outcome, Result, plot, preview, record};
 
 /// Train a network on a data set; the run gets a folder with its configuration, log and checkpoints.
 ///
-/// Every epoch ends with a look at the pictures that are held out and with a checkpoint. Ctrl-C saves too, and `--resume` goes on where a
+/// Every epoch ends with a look at the images that are held out and with a checkpoint. Ctrl-C saves too, and `--resume` goes on where a
 /// checkpoint was made: bit for bit as if nothing had happened.
 ///
 /// Options come from a recipe, then a TOML file, then flags, each over the one before; the configuration that comes out is saved with the run as
@@ -47,7 +47,7 @@ pub(crate) struct Train {
     /// --no-validation, --grad-checkpointing, --workers, --max-bad, --max-pixels, --save-every, --keep, --tensorboard, --output, --runs-dir and --view.
     #[arg(long, value_name = "FILE|RUN", help_heading = "Run", conflicts_with_all = FIXED_BY_RUN)]
     resume: Option<PathBuf>,
-    /// Draw training pictures as the network will see them, several epochs side by side, .png or .svg, and do not train.
+    /// Draw training images as the network will see them, several epochs side by side, .png or .svg, and do not train.
     #[arg(long, value_name = "FILE", help_heading = "Augmentation", conflicts_with_all = TRAINED_ONLY)]
     preview_augment: Option<PathBuf>,
     #[command(flatten)]
@@ -55,13 +55,13 @@ pub(crate) struct Train {
 }
 
 const EXAMPLES: &str = "Examples:
-  incept train cifar --recipe small                      a recipe for small pictures
+  incept train cifar --recipe small                      a recipe for small images
   incept train cifar --recipe small --epochs 20          the same, changed by a flag
   incept train --config runs/0001-cifar/config.toml      a run trained again
   incept train photos --init cifar.safetensors --reset-head --freeze-until inception_4a    the weights of another run for other classes
   incept train --resume runs/0001-cifar --epochs 90      a run taken further
 
-Data sets: `digits`, a folder of pictures, MNIST's or CIFAR's files; `incept eval --help` lists the formats.";
+Data sets: `digits`, a folder of images, MNIST's or CIFAR's files; `incept eval --help` lists the formats.";
 
 /// What a run that is resumed has decided already.
 const FIXED_BY_RUN: [&str; 41] = [
@@ -101,7 +101,7 @@ const FIXED_BY_RUN: [&str; 41] = [
     "freeze_until",
     "reset_head",
     "limit",
-    "held_out",
+    "val_split",
     "recipe",
     "file",
     "preview_augment",
@@ -261,10 +261,10 @@ impl Train {
             what.ok_or_else(|| Error::Config("name a data set, here or in the file as `data`".into()))?;
         let training = &mut config.training;
         let seed = *training.seed.get_or_insert(1);
-        let held_out = *training.held_out.get_or_insert(OpenOptions::default().held_out);
+        let val_split = *training.val_split.get_or_insert(OpenOptions::default().val_split);
         let data = describe(
             &what,
-            &OpenOptions { held_out, limit: training.limit, limit_seed: seed, ..OpenOptions::default() },
+            &OpenOptions { val_split, limit: training.limit, limit_seed: seed, ..OpenOptions::default() },
         )?;
         if data.train.is_empty() {
             return Err(Error::format(&what, "has no images to train on"));
@@ -365,7 +365,7 @@ impl Train {
         }
         let run = Run {
             data: what,
-            held_out,
+            val_split,
             limit: training.limit,
             epochs,
             batch,
@@ -484,7 +484,7 @@ impl Train {
         // How it was looked at is not a part of the run: the terminal may be another one, or none.
         own.view = given.view;
         let options = OpenOptions {
-            held_out: run.held_out,
+            val_split: run.val_split,
             limit: run.limit,
             limit_seed: run.seed,
             ..OpenOptions::default()
@@ -531,7 +531,7 @@ impl Train {
             data_description: setup.data.name.clone(),
             classes: setup.data.train.classes().to_vec(),
             train: setup.data.train.len(),
-            held_out: setup.data.held_out.len(),
+            validation: setup.data.validation.len(),
             network: setup.network.clone(),
             parameters: parameters(trainer),
             precision: format!("{:?}", run.optimizer.precision.element()).to_lowercase(),
@@ -561,10 +561,10 @@ impl Train {
         let options = setup.load.options(setup.run.batch, &setup.preprocessing);
         let plain = Loader::new(Arc::clone(set), options.clone())?;
         let training = options.training(setup.run.seed, setup.run.augmentation).mixing(setup.run.mix);
-        // In the data set's order, so that a row is one picture.
+        // In the data set's order, so that a row is one image.
         let training = Loader::new(Arc::clone(set), LoaderOptions { shuffle: false, ..training })?;
         preview::write(path, &plain, &training, setup)?;
-        reporter.line(&format!("saved {}: the first of a row is the picture itself", shown(path)))?;
+        reporter.line(&format!("saved {}: the first of a row is the image itself", shown(path)))?;
         reporter.event(&serde_json::json!({ "event": "preview", "sheet": path }))?;
         Ok(Outcome::Done)
     }

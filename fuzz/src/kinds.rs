@@ -4,7 +4,7 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use incept::checkpoint::{Checkpoint, ImportOptions};
-use incept::data::{OpenOptions, Picture, Preprocessing, open};
+use incept::data::{Image, OpenOptions, Preprocessing, open};
 use incept::formats::{Foreign, read_tensors};
 use incept::model::GoogLeNet;
 use incept::optim::{Averaging, Schedule};
@@ -85,8 +85,8 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, String> {
 /// Decodes an image and makes a network's input of it.
 fn image(_: &Path, bytes: &[u8]) -> Outcome {
     // TGA has no signature: the name decides.
-    let picture = Picture::decode_as(bytes, Some(Path::new("x.tga")))?;
-    let values = Preprocessing::new(32).apply(&picture);
+    let image = Image::decode_as(bytes, Some(Path::new("x.tga")))?;
+    let values = Preprocessing::new(32).apply(&image);
     if values.len() == 3 * 32 * 32 { Ok(()) } else { Err(format!("{} values", values.len())) }
 }
 
@@ -129,11 +129,11 @@ fn opened(path: &Path) -> Outcome {
     let data = open(what, &OpenOptions::default()).map_err(text)?;
     let preprocessing = Preprocessing::new(32).measure(data.train.as_ref(), 4);
     let mut failure = Ok(());
-    for set in [&data.train, &data.held_out] {
+    for set in [&data.train, &data.validation] {
         for index in 0..set.len().min(4) {
             assert!((set.label(index) as usize) < set.classes().len(), "a label beyond the classes");
-            match set.picture(index) {
-                Ok(picture) => drop(preprocessing.apply(&picture)),
+            match set.image(index) {
+                Ok(image) => drop(preprocessing.apply(&image)),
                 Err(error) => failure = Err(format!("{}: {error}", set.name(index))),
             }
         }
@@ -259,7 +259,7 @@ fn weights(folder: &Path, bytes: &[u8]) -> Outcome {
 fn used(checkpoint: &Checkpoint) -> Outcome {
     let metadata = &checkpoint.metadata;
     metadata.network.build(1).map_err(text)?;
-    let grey = Picture { width: 2, height: 3, channels: 1, pixels: vec![9; 6] };
+    let grey = Image { width: 2, height: 3, channels: 1, pixels: vec![9; 6] };
     let input = metadata.network.input;
     let values = metadata.preprocessing.apply(&grey);
     assert_eq!(values.len(), 3 * input * input, "the preprocessing and the network's input");
@@ -336,7 +336,7 @@ pub fn manifest() -> String {
     let network = GoogLeNet::paper().width(0.0625).classes(2).input(32);
     let manifest = json!({
         "version": "0.1.0", "name": "cats", "started": 1_700_000_000, "recipe": null, "data": "photos",
-        "data_description": "images in photos", "classes": ["cat", "dog"], "train": 9, "held_out": 3,
+        "data_description": "images in photos", "classes": ["cat", "dog"], "train": 9, "validation": 3,
         "network": network, "parameters": 1234, "precision": "f32",
         "machine": { "adapter": "a", "backend": "vulkan", "driver": "d", "system": "linux", "threads": 2 },
         "memory_bytes": 1 << 20, "checkpoint": null, "from": null, "command_line": ["incept", "train", "photos"],
@@ -347,14 +347,14 @@ pub fn manifest() -> String {
 /// A log of two epochs, the description of a run.
 pub fn logs() -> Vec<Vec<u8>> {
     let heads = json!([{ "name": "main", "loss": 1.5, "accuracy": 0.25 }, { "name": "aux1", "loss": 2.5, "accuracy": 0.5 }]);
-    let held_out = json!({ "count": 3, "accuracy": 0.5, "accuracy5": 1.0, "loss": 1.25 });
+    let validation = json!({ "count": 3, "accuracy": 0.5, "accuracy5": 1.0, "loss": 1.25 });
     let mut lines = Vec::new();
     for epoch in 0..2 {
         lines.push(json!({ "kind": "step", "step": 2 * epoch, "epoch": epoch, "rate": 0.01, "loss": 1.5, "heads": heads,
             "gradient_norm": 3.5, "loss_scale": null, "images_per_s": 120.5, "seconds": 0.5 }));
         lines.push(
             json!({ "kind": "epoch", "epoch": epoch, "step": 2 * epoch + 2, "rate": 0.01, "loss": 1.5,
-            "heads": heads, "held_out": held_out, "held_out_aux": heads, "best": true, "images_per_s": 120.5,
+            "heads": heads, "validation": validation, "validation_aux": heads, "best": true, "images_per_s": 120.5,
             "seconds": 1.5, "device_busy": 0.75, "memory_bytes": 1 << 20, "time": 1_700_000_000 }),
         );
     }

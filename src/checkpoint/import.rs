@@ -1,4 +1,4 @@
-//! From a file of others to a checkpoint: the network that is recognised in it, and how pictures become what it was trained on.
+//! From a file of others to a checkpoint: the network that is recognised in it, and how images become what it was trained on.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::tensor::HostTensor;
 const IMAGENET_CLASSES: usize = 1000;
 const IMAGENET_INPUT: usize = 224;
 
-/// How the pixels that a network was trained with were made from pictures.
+/// How the pixels that a network was trained with were made from images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pixels {
     /// Whether the network's first channel is blue.
@@ -49,7 +49,7 @@ impl Pixels {
         Preprocessing { fit, crop_pct: IMAGENET_CROP, ..plain }
     }
 
-    /// What the network gets from pictures after the planes, as preprocessing of red, green and blue; and for each plane which of them it is.
+    /// What the network gets from images after the planes, as preprocessing of red, green and blue; and for each plane which of them it is.
     fn with(self, planes: &[Plane; 3], network: &GoogLeNet) -> (Preprocessing, [usize; 3]) {
         let mut preprocessing = self.preprocessing(network);
         let colours = planes.map(|plane| if self.bgr { 2 - plane.channel } else { plane.channel });

@@ -43,7 +43,7 @@ pub struct Metadata {
     pub network: GoogLeNet,
     /// The names of the classes.
     pub classes: Vec<String>,
-    /// How pictures become numbers.
+    /// How images become numbers.
     pub preprocessing: Preprocessing,
     /// How far training is.
     pub progress: Progress,

@@ -1,14 +1,14 @@
-//! Augmentation: what is done to a training picture is a pure function of seed, epoch and the picture's number.
+//! Augmentation: what is done to a training image is a pure function of seed, epoch and the image's number.
 
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::Picture;
+use super::Image;
 use super::photometric::{Colours, Photometric};
 use super::resample::Region;
 use super::split::{Purpose, generator};
 
-/// Crops of a random share of the picture's area with a random aspect ratio (the paper's section 6: 8% to 100%, 3/4 to 4/3).
+/// Crops of a random share of the image's area with a random aspect ratio (the paper's section 6: 8% to 100%, 3/4 to 4/3).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AreaCrop {
     /// Smallest share of the area.
@@ -19,7 +19,7 @@ pub struct AreaCrop {
     pub max_aspect: f64,
 }
 
-/// What may be done to a training picture.
+/// What may be done to a training image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Augmentation {
@@ -29,17 +29,17 @@ pub struct Augmentation {
     pub zoom: f64,
     /// Crops by area; shift and zoom do not apply then.
     pub area: Option<AreaCrop>,
-    /// Whether half of the pictures are mirrored.
+    /// Whether half of the images are mirrored.
     pub mirror: bool,
-    /// Whether half of the pictures are turned upside down.
+    /// Whether half of the images are turned upside down.
     pub flip: bool,
     /// Changes of colours.
     pub photometric: Option<Photometric>,
-    /// Whether pictures are resized by a method drawn for each (the paper's section 6): nearest, bilinear, Catmull-Rom's cubic or Lanczos.
+    /// Whether images are resized by a method drawn for each (the paper's section 6): nearest, bilinear, Catmull-Rom's cubic or Lanczos.
     pub random_interpolation: bool,
 }
 
-/// What is done to one picture.
+/// What is done to one image.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Drawn {
     pub mirror: bool,
@@ -53,7 +53,7 @@ pub(super) struct Drawn {
 }
 
 impl Augmentation {
-    /// Small shifts and changes of size: for digits and other pictures that must not be mirrored.
+    /// Small shifts and changes of size: for digits and other images that must not be mirrored.
     pub fn shifts() -> Self {
         Self { shift: 0.08, zoom: 0.08, ..Self::default() }
     }
@@ -91,10 +91,10 @@ impl Augmentation {
 }
 
 impl Drawn {
-    /// The part of the picture that is looked at instead of `whole`; crops by area are cut from `from`.
+    /// The part of the image that is looked at instead of `whole`; crops by area are cut from `from`.
     pub(super) fn region(
         &self,
-        picture: &Picture,
+        image: &Image,
         whole: Region,
         from: Region,
         augmentation: &Augmentation,
@@ -105,18 +105,18 @@ impl Drawn {
             // The logarithm of the aspect ratio is uniform, so that wide and tall are as likely.
             let aspect = ((2.0 * self.size[1] - 1.0) * area.max_aspect.ln()).exp();
             let (w, h) = ((share * width * height * aspect).sqrt(), (share * width * height / aspect).sqrt());
-            // What does not fit into the picture is made smaller, not another shape.
+            // What does not fit into the image is made smaller, not another shape.
             let fit = (width / w).min(height / h).min(1.0);
             let (w, h) = ((w * fit).min(width), (h * fit).min(height));
             let place = |place: f64, start: f64, side: f64, crop: f64, extent: usize| {
-                // The middle of a crop is in the picture: one of nothing but padding shows nothing.
+                // The middle of a crop is in the image: one of nothing but padding shows nothing.
                 let (first, last) =
                     (start.max(-crop / 2.0), (start + side - crop).min(extent as f64 - crop / 2.0));
                 first + place * (last - first)
             };
             return (
-                place(self.place[0], left, width, w, picture.width),
-                place(self.place[1], top, height, h, picture.height),
+                place(self.place[0], left, width, w, image.width),
+                place(self.place[1], top, height, h, image.height),
                 w,
                 h,
             );
@@ -138,12 +138,12 @@ impl Drawn {
 mod tests {
     use super::*;
 
-    /// The crop number `index` of a picture with these sides.
+    /// The crop number `index` of an image with these sides.
     fn crop((width, height): (usize, usize), index: u64) -> Region {
-        let picture = Picture { width, height, channels: 1, pixels: vec![0; width * height] };
+        let image = Image { width, height, channels: 1, pixels: vec![0; width * height] };
         let whole = (0.0, 0.0, width as f64, height as f64);
         let crops = Augmentation::crops();
-        crops.draw(1, 0, index).region(&picture, whole, whole, &crops)
+        crops.draw(1, 0, index).region(&image, whole, whole, &crops)
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
                 (0.75 - 1e-9..0.77).contains(&tall) && (1.3..4.0 / 3.0 + 1e-9).contains(&wide),
                 "{tall} {wide}"
             );
-            // Wide and tall are as likely, and of a square picture all areas are.
+            // Wide and tall are as likely, and of a square image all areas are.
             let share = |count: usize| count as f64 / 2000.0;
             let tall = share(aspects.iter().filter(|a| **a < 1.0).count());
             assert!((tall - 0.5).abs() < 0.05, "{tall}");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_pictures_are_mirrored_and_every_method_resizes() {
+    fn half_of_the_images_are_mirrored_and_every_method_resizes() {
         let paper = Augmentation { flip: true, ..Augmentation::paper() };
         let drawn: Vec<Drawn> = (0..1000).map(|index| paper.draw(7, 3, index)).collect();
         for count in [drawn.iter().filter(|d| d.mirror).count(), drawn.iter().filter(|d| d.flip).count()] {

@@ -1,28 +1,28 @@
-//! Several crops of each picture, as networks are tested with: more pictures to classify and a better answer.
+//! Several crops of each image, as networks are tested with: more images to classify and a better answer.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::preprocess::whole_picture;
+use super::preprocess::whole_image;
 use super::resample::{letterboxed, part, resized, shorter_side};
-use super::{Dataset, Fit, Picture, Preprocessing};
+use super::{Dataset, Fit, Image, Preprocessing};
 use crate::error::Result;
 
-/// Which crops of a picture are classified; their softmaxes are averaged. Sizes are in proportion to the network's input: 256 means
+/// Which crops of an image are classified; their softmaxes are averaged. Sizes are in proportion to the network's input: 256 means
 /// 256 / 224 of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CropTest {
-    /// The picture as [`Preprocessing`] has it.
+    /// The image as [`Preprocessing`] has it.
     #[default]
     Whole,
     /// One: of the central square, resized to 256, the centre.
     One,
     /// Ten: of the central square, resized to 256, the four corners and the centre, and their mirror images (Krizhevsky et al. 2012).
     Ten,
-    /// Ten of the whole picture squashed to 256 x 256, as Caffe's `classify.py` has them.
+    /// Ten of the whole image squashed to 256 x 256, as Caffe's `classify.py` has them.
     CaffeTen,
     /// 144, section 7 of "Going Deeper with Convolutions": the shorter side resized to 256, 288, 320 and 352; of each the left, centre and right square (in
     /// portraits the top, centre and bottom one); of each the four corners, the centre, and the whole square resized; and their mirror images.
@@ -34,7 +34,7 @@ const SCALES: [usize; 4] = [256, 288, 320, 352];
 const FULL: usize = 224;
 
 impl CropTest {
-    /// Crops of each picture.
+    /// Crops of each image.
     pub fn views(self) -> usize {
         match self {
             Self::Whole | Self::One => 1,
@@ -43,25 +43,25 @@ impl CropTest {
         }
     }
 
-    /// The data set with every picture replaced by its crops, one after another, each of the network's size: for batches whose rows
+    /// The data set with every image replaced by its crops, one after another, each of the network's size: for batches whose rows
     /// `views` at a time belong together.
     pub fn of(self, set: Arc<dyn Dataset>, preprocessing: &Preprocessing) -> Arc<dyn Dataset> {
         if self == Self::Whole { set } else { Arc::new(CropSet::new(set, self, preprocessing)) }
     }
 
     /// The squares that crops are cut from.
-    fn squares(self, picture: &Picture, preprocessing: &Preprocessing) -> Vec<Picture> {
+    fn squares(self, image: &Image, preprocessing: &Preprocessing) -> Vec<Image> {
         let side = |scale: usize| (preprocessing.input * scale + FULL / 2) / FULL;
         match (self, preprocessing.fit) {
-            (Self::Whole, _) => vec![picture.clone()],
+            (Self::Whole, _) => vec![image.clone()],
             (Self::CaffeTen, _) | (Self::One | Self::Ten, Fit::Squash) => {
-                vec![resized(picture, side(SCALES[0]), side(SCALES[0]))]
+                vec![resized(image, side(SCALES[0]), side(SCALES[0]))]
             }
             (Self::One | Self::Ten, Fit::Pad) => {
-                vec![letterboxed(picture, side(SCALES[0]), preprocessing.mean_colour())]
+                vec![letterboxed(image, side(SCALES[0]), preprocessing.mean_colour())]
             }
-            (Self::One | Self::Ten, Fit::Crop) => along(picture, side(SCALES[0]), &[1]),
-            (Self::Paper, _) => SCALES.iter().flat_map(|s| along(picture, side(*s), &[0, 1, 2])).collect(),
+            (Self::One | Self::Ten, Fit::Crop) => along(image, side(SCALES[0]), &[1]),
+            (Self::Paper, _) => SCALES.iter().flat_map(|s| along(image, side(*s), &[0, 1, 2])).collect(),
         }
     }
 
@@ -74,8 +74,8 @@ impl CropTest {
         }
     }
 
-    /// Crop number `number` of a picture with these squares.
-    fn crop(self, squares: &[Picture], input: usize, number: usize) -> Picture {
+    /// Crop number `number` of an image with these squares.
+    fn crop(self, squares: &[Image], input: usize, number: usize) -> Image {
         if self == Self::One {
             let middle = squares[0].width.saturating_sub(input) / 2;
             return cut(&squares[0], middle, middle, input);
@@ -95,32 +95,32 @@ impl CropTest {
     }
 }
 
-/// Every picture of a data set as its crops.
+/// Every image of a data set as its crops.
 #[derive(Debug)]
 pub struct CropSet {
     set: Arc<dyn Dataset>,
     test: CropTest,
     preprocessing: Preprocessing,
-    /// The squares of the pictures that were cut last: all crops of a picture are asked for about the same time.
-    recent: Mutex<VecDeque<(usize, Arc<Vec<Picture>>)>>,
+    /// The squares of the images that were cut last: all crops of an image are asked for about the same time.
+    recent: Mutex<VecDeque<(usize, Arc<Vec<Image>>)>>,
 }
 
-/// Pictures whose squares are kept: those that the threads of a loader are at.
+/// Images whose squares are kept: those that the threads of a loader are at.
 const RECENT: usize = 12;
 
 impl CropSet {
-    /// The crops of `set` for a network that takes pictures so.
+    /// The crops of `set` for a network that takes images so.
     pub fn new(set: Arc<dyn Dataset>, test: CropTest, preprocessing: &Preprocessing) -> Self {
         Self { set, test, preprocessing: preprocessing.clone(), recent: Mutex::default() }
     }
 
-    fn squares(&self, index: usize) -> Result<Arc<Vec<Picture>>> {
+    fn squares(&self, index: usize) -> Result<Arc<Vec<Image>>> {
         let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, squares)) = recent().iter().find(|(i, _)| *i == index) {
             return Ok(Arc::clone(squares));
         }
         let squares =
-            Arc::new(self.test.squares(&whole_picture(self.set.as_ref(), index)?, &self.preprocessing));
+            Arc::new(self.test.squares(&whole_image(self.set.as_ref(), index)?, &self.preprocessing));
         let mut recent = recent();
         recent.push_back((index, Arc::clone(&squares)));
         if recent.len() > RECENT {
@@ -143,7 +143,7 @@ impl Dataset for CropSet {
         self.set.label(index / self.test.views())
     }
 
-    fn picture(&self, index: usize) -> Result<Picture> {
+    fn image(&self, index: usize) -> Result<Image> {
         let views = self.test.views();
         let squares = self.squares(index / views)?;
         Ok(self.test.crop(&squares, self.preprocessing.input, index % views))
@@ -154,22 +154,22 @@ impl Dataset for CropSet {
     }
 }
 
-/// The squares at these thirds of the picture's long side, its shorter side resized to `side`.
-fn along(picture: &Picture, side: usize, places: &[usize]) -> Vec<Picture> {
-    let whole = shorter_side(picture, side, |extent, shorter| (extent * side + shorter / 2) / shorter);
+/// The squares at these thirds of the image's long side, its shorter side resized to `side`.
+fn along(image: &Image, side: usize, places: &[usize]) -> Vec<Image> {
+    let whole = shorter_side(image, side, |extent, shorter| (extent * side + shorter / 2) / shorter);
     let (wide, high) = (whole.width - side, whole.height - side);
     places.iter().map(|place| cut(&whole, wide * place / 2, high * place / 2, side)).collect()
 }
 
-/// The square of `size` pixels at this place, which must lie in the picture.
-fn cut(picture: &Picture, left: usize, top: usize, size: usize) -> Picture {
-    part(picture, (left, top), (size, size))
+/// The square of `size` pixels at this place, which must lie in the image.
+fn cut(image: &Image, left: usize, top: usize, size: usize) -> Image {
+    part(image, (left, top), (size, size))
 }
 
-fn mirrored(picture: &Picture) -> Picture {
-    let row = |row: &[u8]| row.chunks(picture.channels).rev().flatten().copied().collect::<Vec<u8>>();
-    let pixels = picture.pixels.chunks(picture.width * picture.channels).flat_map(row).collect();
-    Picture { pixels, ..picture.clone() }
+fn mirrored(image: &Image) -> Image {
+    let row = |row: &[u8]| row.chunks(image.channels).rev().flatten().copied().collect::<Vec<u8>>();
+    let pixels = image.pixels.chunks(image.width * image.channels).flat_map(row).collect();
+    Image { pixels, ..image.clone() }
 }
 
 #[cfg(test)]
@@ -177,27 +177,27 @@ mod tests {
     use super::*;
     use crate::data::InMemory;
 
-    /// A picture whose red is the column and green the row, each divided by 2.
-    fn picture(width: usize, height: usize) -> Picture {
+    /// An image whose red is the column and green the row, each divided by 2.
+    fn image(width: usize, height: usize) -> Image {
         let pixels =
             (0..width * height).flat_map(|i| [(i % width / 2) as u8, (i / width / 2) as u8, 0]).collect();
-        Picture { width, height, channels: 3, pixels }
+        Image { width, height, channels: 3, pixels }
     }
 
-    fn crops(test: CropTest, of: &Picture) -> Vec<Picture> {
+    fn crops(test: CropTest, of: &Image) -> Vec<Image> {
         let preprocessing = Preprocessing::new(224);
         let squares = test.squares(of, &preprocessing);
         (0..test.views()).map(|i| test.crop(&squares, 224, i)).collect()
     }
 
-    fn corner(picture: &Picture) -> (u8, u8) {
-        (picture.pixels[0], picture.pixels[1])
+    fn corner(image: &Image) -> (u8, u8) {
+        (image.pixels[0], image.pixels[1])
     }
 
     #[test]
     fn ten_crops_are_corners_centre_and_mirrors() {
         // The central square of 256 begins at column 64.
-        let crops = crops(CropTest::Ten, &picture(384, 256));
+        let crops = crops(CropTest::Ten, &image(384, 256));
         assert_eq!(crops.len(), 10);
         let corners: Vec<(u8, u8)> = crops.iter().step_by(2).map(corner).collect();
         assert_eq!(corners, [(32, 0), (48, 0), (32, 16), (48, 16), (40, 8)]);
@@ -209,16 +209,16 @@ mod tests {
 
     #[test]
     fn one_crop_is_the_centre_of_the_central_square() {
-        let one = crops(CropTest::One, &picture(384, 256));
+        let one = crops(CropTest::One, &image(384, 256));
         assert_eq!((one.len(), corner(&one[0]), one[0].width), (1, (40, 8), 224));
-        assert_eq!(one[0], crops(CropTest::Ten, &picture(384, 256))[8]);
+        assert_eq!(one[0], crops(CropTest::Ten, &image(384, 256))[8]);
     }
 
     #[test]
     fn crops_with_padding_are_cut_from_the_letterboxed_image() {
         let preprocessing = Preprocessing { fit: Fit::Pad, mean: [0.5; 3], ..Preprocessing::new(224) };
         for test in [CropTest::One, CropTest::Ten] {
-            let squares = test.squares(&picture(512, 256), &preprocessing);
+            let squares = test.squares(&image(512, 256), &preprocessing);
             assert_eq!((squares.len(), squares[0].width, squares[0].height), (1, 256, 256));
             let at = |x: usize, y: usize| &squares[0].pixels[3 * (y * 256 + x)..][..3];
             // Bars of the mean colour above and below, and all columns between them.
@@ -229,15 +229,15 @@ mod tests {
 
     #[test]
     fn caffe_squashes() {
-        let crops = crops(CropTest::CaffeTen, &picture(512, 256));
-        // The whole width is in the left and right crops: the first and the last column are near the picture's own.
+        let crops = crops(CropTest::CaffeTen, &image(512, 256));
+        // The whole width is in the left and right crops: the first and the last column are near the image's own.
         let right = &crops[2].pixels[3 * 223];
         assert!(crops[0].pixels[0] < 2 && *right > 250, "{right}");
     }
 
     #[test]
     fn the_papers_144_crops() {
-        let landscape = crops(CropTest::Paper, &picture(400, 256));
+        let landscape = crops(CropTest::Paper, &image(400, 256));
         assert_eq!(landscape.len(), 144);
         assert!(landscape.iter().all(|c| (c.width, c.height, c.pixels.len()) == (224, 224, 224 * 224 * 3)));
         // At the first scale nothing is resized: squares begin at columns 0, 72 and 144, their crops at 0 or 32 more.
@@ -253,16 +253,16 @@ mod tests {
         let whole = &landscape[10];
         assert!(whole.pixels[0] < 2 && whole.pixels[3 * 223] > 125, "{:?}", &whole.pixels[3 * 220..3 * 224]);
         let distinct: std::collections::BTreeSet<&Vec<u8>> = landscape.iter().map(|c| &c.pixels).collect();
-        // Of this smooth picture a few whole squares come out alike at several scales.
+        // Of this smooth image a few whole squares come out alike at several scales.
         assert!(distinct.len() > 130, "{} crops differ", distinct.len());
         // In portraits squares lie below each other.
-        let portrait = crops(CropTest::Paper, &picture(256, 400));
+        let portrait = crops(CropTest::Paper, &image(256, 400));
         assert_eq!((corner(&portrait[12]), corner(&portrait[24])), ((0, 36), (0, 72)));
     }
 
     #[test]
     fn a_set_of_crops_keeps_labels_and_names() {
-        let pixels = picture(40, 40).pixels.repeat(2);
+        let pixels = image(40, 40).pixels.repeat(2);
         let classes = vec!["a".to_string(), "b".to_string()];
         let set = InMemory {
             source: "set".into(),
@@ -276,8 +276,8 @@ mod tests {
         let crops = CropTest::Ten.of(Arc::new(set), &Preprocessing::new(32));
         assert_eq!((crops.len(), crops.label(9), crops.label(10)), (20, 1, 0));
         assert_eq!(crops.name(19), "set #1");
-        let crop = crops.picture(13).expect("a crop");
+        let crop = crops.image(13).expect("a crop");
         assert_eq!((crop.width, crop.height), (32, 32));
-        assert_eq!(crops.picture(3).expect("a crop"), crop);
+        assert_eq!(crops.image(3).expect("a crop"), crop);
     }
 }

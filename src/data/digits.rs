@@ -1,6 +1,6 @@
 //! The embedded data set: UCI's handwritten digits (see `assets/digits/README.md`).
 
-use super::{Dataset, InMemory, Picture};
+use super::{Dataset, Image, InMemory};
 use crate::error::{Error, Result};
 
 const PACKED: &[u8] = include_bytes!("../../assets/digits/digits.bin.gz");
@@ -52,8 +52,8 @@ impl Dataset for Digits {
         self.0.label(index)
     }
 
-    fn picture(&self, index: usize) -> Result<Picture> {
-        self.0.picture(index)
+    fn image(&self, index: usize) -> Result<Image> {
+        self.0.image(index)
     }
 
     fn name(&self, index: usize) -> String {

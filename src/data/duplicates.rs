@@ -12,23 +12,23 @@ pub const MAX_COMPARED_IMAGES: usize = 200_000;
 /// Bytes that tell most images of the same size apart.
 const HEAD: u64 = 4 << 10;
 
-/// How many images of `held_out` are stored byte by byte as one of `train` is: by size first, by
+/// How many images of `validation` are stored byte by byte as one of `train` is: by size first, by
 /// the first bytes of those of one size, by all bytes of those that begin alike. None if there are
 /// too many images, or sizes are not known.
-pub(super) fn duplicates(train: &dyn Dataset, held_out: &dyn Dataset) -> Option<usize> {
-    if train.len() + held_out.len() > MAX_COMPARED_IMAGES {
+pub(super) fn duplicates(train: &dyn Dataset, validation: &dyn Dataset) -> Option<usize> {
+    if train.len() + validation.len() > MAX_COMPARED_IMAGES {
         return None;
     }
     let sizes = |set: &dyn Dataset| (0..set.len()).map(|i| set.stored_bytes(i)).collect::<Option<Vec<u64>>>();
-    let (train_sizes, held_out_sizes) = (sizes(train)?, sizes(held_out)?);
-    let wanted: HashSet<u64> = held_out_sizes.iter().copied().collect();
+    let (train_sizes, validation_sizes) = (sizes(train)?, sizes(validation)?);
+    let wanted: HashSet<u64> = validation_sizes.iter().copied().collect();
     let there: HashSet<u64> = train_sizes.iter().copied().collect();
     let mut alike: HashMap<(u64, u64), (Vec<usize>, Vec<usize>)> = HashMap::new();
     for (index, size) in (0..).zip(train_sizes).filter(|(_, size)| wanted.contains(size)) {
         alike.entry((size, digest(train, index, HEAD)?)).or_default().0.push(index);
     }
-    for (index, size) in (0..).zip(held_out_sizes).filter(|(_, size)| there.contains(size)) {
-        alike.entry((size, digest(held_out, index, HEAD)?)).or_default().1.push(index);
+    for (index, size) in (0..).zip(validation_sizes).filter(|(_, size)| there.contains(size)) {
+        alike.entry((size, digest(validation, index, HEAD)?)).or_default().1.push(index);
     }
     let mut count = 0;
     for ((size, _), (first, second)) in alike {
@@ -42,7 +42,7 @@ pub(super) fn duplicates(train: &dyn Dataset, held_out: &dyn Dataset) -> Option<
         let known: HashSet<u64> =
             first.into_iter().map(|i| digest(train, i, MAX_SAMPLE_BYTES)).collect::<Option<_>>()?;
         for index in second {
-            count += usize::from(known.contains(&digest(held_out, index, MAX_SAMPLE_BYTES)?));
+            count += usize::from(known.contains(&digest(validation, index, MAX_SAMPLE_BYTES)?));
         }
     }
     Some(count)

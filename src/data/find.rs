@@ -135,7 +135,7 @@ fn formats(path: &Path) -> Result<Option<Found>> {
 
 /// Folders of images; or the lists of images in a folder that has no folders of classes.
 fn folders(path: &Path) -> Result<Found> {
-    let mut found = Found::of(path, "pictures");
+    let mut found = Found::of(path, "images");
     match layout::read(path, &mut found.notes) {
         Ok(layout::Layout { train, validation, test }) => {
             found.add_all(Parted { train, validation, test });

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::walk::{self, Listing, file_name};
-use super::{Dataset, Picture};
+use super::{Dataset, Image};
 use crate::error::{Error, Result};
 use crate::untrusted::{open_regular, read_up_to};
 
@@ -131,8 +131,8 @@ impl Dataset for Folder {
         self.files[index].1
     }
 
-    fn picture(&self, index: usize) -> Result<Picture> {
-        Picture::read(&self.files[index].0)
+    fn image(&self, index: usize) -> Result<Image> {
+        Image::read(&self.files[index].0)
     }
 
     fn name(&self, index: usize) -> String {

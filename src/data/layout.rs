@@ -91,8 +91,8 @@ fn beside_classes(
     }
     found.retain(|(name, _)| !validation.iter().chain(&test).any(|part| file_name(part) == *name));
     let train = Folder::from_classes(found).checked(root)?;
-    let validation = held_out(&validation, Part::Validation, Some(train.classes()), notes)?;
-    let test = held_out(&test, Part::Test, Some(train.classes()), notes)?;
+    let validation = part_of(&validation, Part::Validation, Some(train.classes()), notes)?;
+    let test = part_of(&test, Part::Test, Some(train.classes()), notes)?;
     Ok(Layout { train: Some(train), validation, test })
 }
 
@@ -112,9 +112,9 @@ fn by_parts(
     }
     // Without a training set the first of the others says which classes there are.
     let known = layout.train.as_ref().map(|set| set.classes().to_vec());
-    layout.validation = held_out(&parts.validation, Part::Validation, known.as_deref(), notes)?;
+    layout.validation = part_of(&parts.validation, Part::Validation, known.as_deref(), notes)?;
     let known = known.or_else(|| layout.validation.as_ref().map(|set| set.classes().to_vec()));
-    layout.test = held_out(&parts.test, Part::Test, known.as_deref(), notes)?;
+    layout.test = part_of(&parts.test, Part::Test, known.as_deref(), notes)?;
     if layout.train.is_none() && layout.validation.is_none() && layout.test.is_none() {
         return Err(Error::format(root, "has no images in folders of classes"));
     }
@@ -123,7 +123,7 @@ fn by_parts(
 
 /// The images of the folders of a validation or test set; none if there are none, or none that tell
 /// their class.
-fn held_out(
+fn part_of(
     folders: &[PathBuf],
     part: Part,
     known: Option<&[String]>,

@@ -8,7 +8,7 @@ use super::{Augmentation, Dataset, Mix, MixedLabels, Preprocessing, permutation}
 use crate::error::{Error, Result};
 use crate::untrusted::contained;
 
-/// Pictures as a network takes them, with their labels.
+/// Images as a network takes them, with their labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
     /// batch x 3 x input x input; rows that are missing hold zeros, or in training other images of the epoch.
@@ -17,27 +17,27 @@ pub struct Batch {
     pub labels: Vec<u32>,
     /// Rows that are not missing.
     pub count: usize,
-    /// The pictures' numbers in the data set, one a row; rows at the end of an epoch may have none.
+    /// The images' numbers in the data set, one a row; rows at the end of an epoch may have none.
     pub indices: Vec<usize>,
-    /// The second labels, where pictures were mixed.
+    /// The second labels, where images were mixed.
     pub mixed: Option<MixedLabels>,
 }
 
 impl Batch {
-    /// The label of a row that does not count: the last of an epoch, or a picture that could not be read.
+    /// The label of a row that does not count: the last of an epoch, or an image that could not be read.
     pub const MISSING: u32 = u32::MAX;
 
-    /// A batch of `size` rows from preprocessed pictures, at most as many, all with label 0: what a classifier takes.
-    pub fn of(size: usize, pictures: &[Vec<f32>]) -> Self {
-        let row = pictures.first().map_or(0, Vec::len);
-        let mut images = vec![0.0; size * row];
+    /// A batch of `size` rows from preprocessed images, at most as many, all with label 0: what a classifier takes.
+    pub fn of(size: usize, images: &[Vec<f32>]) -> Self {
+        let row = images.first().map_or(0, Vec::len);
+        let mut rows = vec![0.0; size * row];
         let mut labels = vec![Self::MISSING; size];
-        for (i, picture) in pictures.iter().take(size).enumerate() {
-            images[i * row..(i + 1) * row].copy_from_slice(picture);
+        for (i, image) in images.iter().take(size).enumerate() {
+            rows[i * row..(i + 1) * row].copy_from_slice(image);
             labels[i] = 0;
         }
-        let count = pictures.len().min(size);
-        Self { images, labels, count, indices: (0..count).collect(), mixed: None }
+        let count = images.len().min(size);
+        Self { images: rows, labels, count, indices: (0..count).collect(), mixed: None }
     }
 
     /// Repeats the images of the rows `from` in the rows `to`.
@@ -57,11 +57,11 @@ const MAX_WORKERS: usize = 256;
 pub struct LoaderOptions {
     /// Rows of a batch.
     pub batch: usize,
-    /// How pictures become numbers.
+    /// How images become numbers.
     pub preprocessing: Preprocessing,
-    /// What is done to training pictures.
+    /// What is done to training images.
     pub augmentation: Option<Augmentation>,
-    /// How the pictures of a batch are mixed with each other.
+    /// How the images of a batch are mixed with each other.
     pub mix: Option<Mix>,
     /// Whether each epoch has an order of its own.
     pub shuffle: bool,
@@ -71,7 +71,7 @@ pub struct LoaderOptions {
     pub workers: usize,
     /// Batches that each worker makes ahead.
     pub prefetch: usize,
-    /// Unreadable pictures that are passed over; one more is an error.
+    /// Unreadable images that are passed over; one more is an error.
     pub max_bad: usize,
 }
 
@@ -92,7 +92,7 @@ impl LoaderOptions {
         }
     }
 
-    /// The same, with pictures mixed with each other.
+    /// The same, with images mixed with each other.
     #[must_use]
     pub fn mixing(self, mix: Option<Mix>) -> Self {
         Self { mix, ..self }
@@ -147,12 +147,12 @@ impl Loader {
         Ok(Self { shared: Arc::new(Shared { set, options, bad: Mutex::default() }) })
     }
 
-    /// Number of pictures.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.shared.set.len()
     }
 
-    /// Whether there are no pictures.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.shared.set.is_empty()
     }
@@ -162,7 +162,7 @@ impl Loader {
         self.shared.set.len().div_ceil(self.shared.options.batch)
     }
 
-    /// The pictures that could not be read so far: name and reason.
+    /// The images that could not be read so far: name and reason.
     pub fn bad(&self) -> Vec<(String, String)> {
         let bad = self.shared.bad.lock().unwrap_or_else(PoisonError::into_inner);
         bad.iter().map(|(index, reason)| (self.shared.set.name(*index), reason.clone())).collect()
@@ -248,7 +248,7 @@ impl Shared {
         }
     }
 
-    /// Notes a picture that cannot be read, once.
+    /// Notes an image that cannot be read, once.
     fn pass_over(&self, index: usize, error: Error) -> Result<()> {
         let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
         if bad.contains_key(&index) {

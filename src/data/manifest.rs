@@ -1,9 +1,9 @@
-//! A CSV or TSV file that lists pictures with their classes.
+//! A CSV or TSV file that lists images with their classes.
 
 use std::path::{Path, PathBuf};
 
 use super::folder::Folder;
-use super::is_picture;
+use super::is_image;
 use super::labels::{Label, Numbers, known_classes};
 use super::parts::{Part, Parted};
 use crate::error::{Error, Result};
@@ -78,7 +78,7 @@ impl Columns {
     fn of(first: &csv::StringRecord) -> Option<Self> {
         let column =
             |names: &[&str]| first.iter().position(|cell| names.contains(&cell.to_lowercase().as_str()));
-        let bare = || first.get(0).is_some_and(|cell| is_picture(Path::new(cell)));
+        let bare = || first.get(0).is_some_and(|cell| is_image(Path::new(cell)));
         match column(&PATHS) {
             Some(path) => Some(Self { path, label: column(&LABELS), split: column(&SPLITS), header: true }),
             None => bare().then_some(Self { path: 0, label: Some(1), split: None, header: false }),

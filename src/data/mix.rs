@@ -1,4 +1,4 @@
-//! Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019): pictures of a batch are mixed with each other, and so are their labels. What
+//! Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019): images of a batch are mixed with each other, and so are their labels. What
 //! is drawn is a pure function of seed, epoch and the batch's number.
 
 use rand::RngExt;
@@ -10,12 +10,12 @@ use super::Batch;
 use super::split::{Purpose, generator};
 use crate::error::{Error, Result};
 
-/// How the pictures of a batch are mixed. With both above zero, a coin for each batch decides between them.
+/// How the images of a batch are mixed. With both above zero, a coin for each batch decides between them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Mix {
-    /// Blend pictures by shares drawn from Beta(alpha, alpha); 0 never.
+    /// Blend images by shares drawn from Beta(alpha, alpha); 0 never.
     pub mixup: f64,
-    /// Paste a rectangle of another picture whose area is drawn from Beta(alpha, alpha); 0 never.
+    /// Paste a rectangle of another image whose area is drawn from Beta(alpha, alpha); 0 never.
     pub cutmix: f64,
 }
 
@@ -78,7 +78,7 @@ impl Mix {
     }
 }
 
-/// Pastes a rectangle that covers 1 - `share` of the picture, less what lies outside; returns the share that is left.
+/// Pastes a rectangle that covers 1 - `share` of the image, less what lies outside; returns the share that is left.
 fn paste(random: &mut ChaCha8Rng, mine: &mut [f32], other: &[f32], side: usize, share: f64) -> f32 {
     let extent = (1.0 - share).sqrt() * side as f64;
     let mut range = || {

@@ -1,4 +1,4 @@
-//! Data sets: pictures with labels, read from the formats that people have, turned into batches.
+//! Data sets: images with labels, read from the formats that people have, turned into batches.
 
 mod augment;
 mod cifar;
@@ -36,7 +36,7 @@ mod webdataset;
 
 pub use augment::{AreaCrop, Augmentation};
 pub use crops::{CropSet, CropTest};
-pub use decode::{DEFAULT_MAX_PIXELS, ImageKind, Picture, image_kind, is_picture, set_max_pixels, sniff};
+pub use decode::{DEFAULT_MAX_PIXELS, Image, ImageKind, image_kind, is_image, set_max_pixels, sniff};
 pub use digits::{Digits, digits};
 pub use duplicates::MAX_COMPARED_IMAGES;
 pub use folder::Folder;
@@ -60,9 +60,9 @@ use std::fmt::Debug;
 use crate::error::Result;
 use find::Found;
 
-/// Pictures with labels. Reading one must not change anything: workers read at the same time.
+/// Images with labels. Reading one must not change anything: workers read at the same time.
 pub trait Dataset: Send + Sync + Debug {
-    /// Number of pictures.
+    /// Number of images.
     fn len(&self) -> usize;
 
     /// Whether there are none.
@@ -73,16 +73,16 @@ pub trait Dataset: Send + Sync + Debug {
     /// The names of the classes, by number.
     fn classes(&self) -> &[String];
 
-    /// The class of a picture, below the number of classes. This, and what follows, may panic for an index that is not below [`Dataset::len`].
+    /// The class of an image, below the number of classes. This, and what follows, may panic for an index that is not below [`Dataset::len`].
     fn label(&self, index: usize) -> u32;
 
-    /// A picture.
+    /// An image.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file.
-    fn picture(&self, index: usize) -> Result<Picture>;
+    fn image(&self, index: usize) -> Result<Image>;
 
-    /// What messages call a picture: its file, or its place.
+    /// What messages call an image: its file, or its place.
     fn name(&self, index: usize) -> String;
 
     /// Bytes that an image takes as it is stored, if it can be known without reading it.
@@ -96,7 +96,7 @@ pub trait Dataset: Send + Sync + Debug {
     }
 }
 
-/// Pictures of one size in memory.
+/// Images of one size in memory.
 #[derive(Clone, Debug)]
 pub(crate) struct InMemory {
     pub source: String,
@@ -104,7 +104,7 @@ pub(crate) struct InMemory {
     pub width: usize,
     pub height: usize,
     pub channels: usize,
-    /// All pictures one after another, height x width x channels each.
+    /// All images one after another, height x width x channels each.
     pub pixels: Vec<u8>,
     pub labels: Vec<u8>,
 }
@@ -122,10 +122,10 @@ impl Dataset for InMemory {
         u32::from(self.labels[index])
     }
 
-    fn picture(&self, index: usize) -> Result<Picture> {
+    fn image(&self, index: usize) -> Result<Image> {
         let size = self.width * self.height * self.channels;
         let pixels = self.pixels[index * size..(index + 1) * size].to_vec();
-        Ok(Picture { width: self.width, height: self.height, channels: self.channels, pixels })
+        Ok(Image { width: self.width, height: self.height, channels: self.channels, pixels })
     }
 
     fn name(&self, index: usize) -> String {

@@ -17,8 +17,8 @@ pub struct OpenedData {
     pub train: Arc<dyn Dataset>,
     /// What to validate on: the validation set, the test set if there is none, or a share of the
     /// training set if there is neither.
-    pub held_out: Arc<dyn Dataset>,
-    /// The test set, if there is one; it is `held_out` too if there is no validation set.
+    pub validation: Arc<dyn Dataset>,
+    /// The test set, if there is one; it is `validation` too if there is no validation set.
     pub test: Option<Arc<dyn Dataset>>,
     /// What it is, for people.
     pub name: String,
@@ -33,7 +33,7 @@ impl OpenedData {
     /// stored. None where finding out would be slow: where there are too many images, or their
     /// formats have no sizes.
     pub fn duplicates(&self) -> Option<usize> {
-        duplicates(self.train.as_ref(), self.held_out.as_ref())
+        duplicates(self.train.as_ref(), self.validation.as_ref())
     }
 }
 
@@ -52,7 +52,7 @@ pub struct OpenedPart {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OpenOptions {
     /// Share that is held out where the data set has neither validation nor test set.
-    pub held_out: f64,
+    pub val_split: f64,
     /// Use at most this many training images, chosen evenly over the classes.
     pub limit: Option<usize>,
     /// Seed of the split. Commands leave it alone, so that runs of all seeds are measured on the
@@ -64,7 +64,7 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { held_out: 0.2, limit: None, seed: 0, limit_seed: 0 }
+        Self { val_split: 0.2, limit: None, seed: 0, limit_seed: 0 }
     }
 }
 
@@ -81,15 +81,15 @@ impl Default for OpenOptions {
 /// [`Error::Io`] if the folder cannot be read, [`Error::Format`] if it is none of these or a file
 /// is damaged, [`Error::OutOfRange`] if the share that is held out is none.
 pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
-    let share = options.held_out;
+    let share = options.val_split;
     if !(share > 0.0 && share < 1.0) {
-        return Err(Error::out_of_range("OpenOptions::held_out", "between 0 and 1", share));
+        return Err(Error::out_of_range("OpenOptions::val_split", "between 0 and 1", share));
     }
     let mut found = find(what)?;
-    let held_out = found.validation.take().or_else(|| found.test.clone());
+    let validation = found.validation.take().or_else(|| found.test.clone());
     let Found { train, test, name, suits, mut notes, .. } = found;
-    let (train, held_out) = match (train, held_out) {
-        (Some(train), Some(held_out)) => (train, held_out),
+    let (train, validation) = match (train, validation) {
+        (Some(train), Some(validation)) => (train, validation),
         (Some(only), None) => divided(what, &only, options)?,
         (None, Some(only)) => {
             notes.push(format!("{what} has no training set: the images that it has are divided"));
@@ -101,7 +101,7 @@ pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
         Some(limit) => at_most(train, limit, options.limit_seed),
         None => train,
     };
-    Ok(OpenedData { train, held_out, test, name, suits, notes })
+    Ok(OpenedData { train, validation, test, name, suits, notes })
 }
 
 /// A set without a part that is held out, divided in two.
@@ -110,7 +110,7 @@ fn divided(
     set: &Arc<dyn Dataset>,
     options: &OpenOptions,
 ) -> Result<(Arc<dyn Dataset>, Arc<dyn Dataset>)> {
-    let (rest, part) = stratified(set.as_ref(), options.held_out, options.seed);
+    let (rest, part) = stratified(set.as_ref(), options.val_split, options.seed);
     if rest.is_empty() || part.is_empty() {
         let reason = format!("{} images cannot be split into two parts", set.len());
         return Err(Error::format(what, reason));
@@ -132,8 +132,8 @@ pub fn open_part(what: &str, options: &OpenOptions, part: Part) -> Result<Opened
             if part == Part::Validation { whole.or_else(|e| found.test.clone().ok_or(e)) } else { whole };
         return Ok(OpenedPart { set: whole?, name: found.name, notes: found.notes });
     }
-    let OpenedData { train, held_out, name, notes, .. } = open(what, options)?;
-    Ok(OpenedPart { set: if part == Part::Train { train } else { held_out }, name, notes })
+    let OpenedData { train, validation, name, notes, .. } = open(what, options)?;
+    Ok(OpenedPart { set: if part == Part::Train { train } else { validation }, name, notes })
 }
 
 /// At most so many images of a data set, chosen evenly over the classes by the seed.

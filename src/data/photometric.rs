@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Photometric {
     /// Brightness is multiplied by 1 plus or minus up to this.
     pub brightness: f64,
-    /// Differences to the picture's mean grey are multiplied by 1 plus or minus up to this.
+    /// Differences to the image's mean grey are multiplied by 1 plus or minus up to this.
     pub contrast: f64,
     /// Differences to the pixel's grey are multiplied by 1 plus or minus up to this.
     pub saturation: f64,
@@ -19,7 +19,7 @@ pub struct Photometric {
     pub hue: f64,
 }
 
-/// What is done to the colours of one picture, in order.
+/// What is done to the colours of one image, in order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Colours([Change; 4]);
 
@@ -55,7 +55,7 @@ impl Photometric {
 }
 
 impl Colours {
-    /// Changes pixels of `channels` values each. Grey pictures have neither saturation nor hue.
+    /// Changes pixels of `channels` values each. Grey images have neither saturation nor hue.
     pub(super) fn apply(&self, pixels: &mut [u8], channels: usize) {
         let mut values: Vec<f32> = pixels.iter().map(|v| f32::from(*v)).collect();
         for change in self.0 {
@@ -143,7 +143,7 @@ mod tests {
         assert!(flat.iter().all(|v| *v == flat[0]) && (60..80).contains(&flat[0]), "{flat:?}");
         let grey = change(Change::Saturation(0.0), &pixels, 3);
         assert!(grey[..3] == [119; 3] && grey[3..] == [18; 3], "{grey:?}");
-        // A third of the circle moves red to green; grey has no hue, and grey pictures no colour.
+        // A third of the circle moves red to green; grey has no hue, and grey images no colour.
         let turned = change(Change::Hue(std::f32::consts::TAU / 3.0), &[120, 0, 0, 77, 77, 77], 3);
         assert!(turned[1] > turned[0] && turned[1] > turned[2] && turned[3..] == [77; 3], "{turned:?}");
         assert_eq!(change(Change::Hue(1.0), &[1, 2, 3], 1), [1, 2, 3]);

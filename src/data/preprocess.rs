@@ -1,14 +1,14 @@
-//! From a picture to the numbers that a network takes.
+//! From an image to the numbers that a network takes.
 
 use image::imageops::FilterType;
 use serde::{Deserialize, Serialize};
 
 use super::augment::Drawn;
 use super::resample::{Region, Shown, cut, letterbox, part, resized, shorter_side, within};
-use super::{Dataset, Picture};
+use super::{Dataset, Image};
 use crate::error::{Error, Result};
 
-/// How a picture of another shape is made square.
+/// How an image of another shape is made square.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
@@ -30,7 +30,7 @@ pub struct Preprocessing {
     pub mean: [f32; 3],
     /// What they are divided by then, on the same scale.
     pub std: [f32; 3],
-    /// How a picture is made square.
+    /// How an image is made square.
     pub fit: Fit,
     /// Share of the square's side that is looked at, around its centre: 0.875 resizes to 256 pixels and cuts 224 from them, as networks for
     /// ImageNet are measured; 1 looks at all of it. (timm has it by the same name.)
@@ -47,7 +47,7 @@ fn is_all_of_it(share: &f64) -> bool {
     *share == 1.0
 }
 
-/// Sums over the pixels of a picture, by colour.
+/// Sums over the pixels of an image, by colour.
 #[derive(Default)]
 struct Moments {
     sums: [f64; 3],
@@ -62,7 +62,7 @@ pub const IMAGENET_CROP: f64 = 224.0 / 256.0;
 const LEAST_CROP: f64 = 0.1;
 
 impl Preprocessing {
-    /// For pictures of `input` pixels with values around zero.
+    /// For images of `input` pixels with values around zero.
     pub fn new(input: usize) -> Self {
         Self { input, mean: [0.5; 3], std: [0.25; 3], fit: Fit::default(), crop_pct: all_of_it() }
     }
@@ -94,16 +94,16 @@ impl Preprocessing {
         (self.input as f64 / self.crop_share()).round() as usize
     }
 
-    /// The mean and standard deviation of a data set's pictures, from at most `sample` of them, spread evenly. Pictures that
+    /// The mean and standard deviation of a data set's images, from at most `sample` of them, spread evenly. Images that
     /// cannot be read are left out here; the loader counts them.
     pub fn measure(self, set: &dyn Dataset, sample: usize) -> Self {
         let count = set.len().min(sample.max(1));
         let moments = |i: usize| -> Option<Moments> {
-            let picture = whole_picture(set, i * set.len() / count).ok()?;
+            let image = whole_image(set, i * set.len() / count).ok()?;
             let mut moments = Moments::default();
-            for pixel in picture.pixels.chunks_exact(picture.channels) {
+            for pixel in image.pixels.chunks_exact(image.channels) {
                 for c in 0..3 {
-                    let value = f64::from(pixel[c % picture.channels]) / 255.0;
+                    let value = f64::from(pixel[c % image.channels]) / 255.0;
                     moments.sums[c] += value;
                     moments.squares[c] += value * value;
                 }
@@ -126,26 +126,26 @@ impl Preprocessing {
         Self { mean: mean.map(|m| m as f32), std: [0, 1, 2].map(spread), ..self }
     }
 
-    /// The picture as 3 x input x input values, without augmentation. Grey pictures are repeated in all three.
-    pub fn apply(&self, picture: &Picture) -> Vec<f32> {
-        match self.centre(picture) {
+    /// The image as 3 x input x input values, without augmentation. Grey images are repeated in all three.
+    pub fn apply(&self, image: &Image) -> Vec<f32> {
+        match self.centre(image) {
             Some(square) => {
                 let side = self.input as f64;
                 self.render(&square, (0.0, 0.0, side, side), &Drawn::default())
             }
-            None => self.render(picture, self.whole(picture), &Drawn::default()),
+            None => self.render(image, self.whole(image), &Drawn::default()),
         }
     }
 
-    /// The central pixels of the resized picture, where only these are looked at: torchvision's `Resize` and `CenterCrop`.
-    fn centre(&self, picture: &Picture) -> Option<Picture> {
+    /// The central pixels of the resized image, where only these are looked at: torchvision's `Resize` and `CenterCrop`.
+    fn centre(&self, image: &Image) -> Option<Image> {
         let (n, side) = (self.input, self.resized_side());
         if side == n {
             return None;
         }
         let larger = match self.fit {
-            Fit::Crop => shorter_side(picture, side, |extent, shorter| extent * side / shorter),
-            Fit::Squash => resized(picture, side, side),
+            Fit::Crop => shorter_side(image, side, |extent, shorter| extent * side / shorter),
+            Fit::Squash => resized(image, side, side),
             Fit::Pad => return None,
         };
         // Halves are rounded to the even number, as Python does.
@@ -153,18 +153,18 @@ impl Preprocessing {
         Some(part(&larger, (first(larger.width), first(larger.height)), (n, n)))
     }
 
-    /// The numbers that a network takes as a picture again, 3 x input x input of them; rounded, and cut off where they are out of range.
-    pub fn undo(&self, values: &[f32]) -> Picture {
+    /// The numbers that a network takes as an image again, 3 x input x input of them; rounded, and cut off where they are out of range.
+    pub fn undo(&self, values: &[f32]) -> Image {
         let n = self.input;
         let pixel = |i: usize| {
             (0..3).map(move |c| ((values[c * n * n + i] * self.std[c] + self.mean[c]) * 255.0).round() as u8)
         };
-        Picture { width: n, height: n, channels: 3, pixels: (0..n * n).flat_map(pixel).collect() }
+        Image { width: n, height: n, channels: 3, pixels: (0..n * n).flat_map(pixel).collect() }
     }
 
-    /// The part of the picture that is looked at without augmentation. With padding, it reaches beyond the picture.
-    pub(super) fn whole(&self, picture: &Picture) -> Region {
-        let (width, height) = (picture.width as f64, picture.height as f64);
+    /// The part of the image that is looked at without augmentation. With padding, it reaches beyond the image.
+    pub(super) fn whole(&self, image: &Image) -> Region {
+        let (width, height) = (image.width as f64, image.height as f64);
         let (left, top, wide, high) = match self.fit {
             Fit::Squash => (0.0, 0.0, width, height),
             Fit::Crop => {
@@ -172,15 +172,15 @@ impl Preprocessing {
                 // Whole pixels: nothing is blurred by half of one.
                 (((width - side) / 2.0).floor(), ((height - side) / 2.0).floor(), side, side)
             }
-            Fit::Pad => letterbox(picture),
+            Fit::Pad => letterbox(image),
         };
         let share = self.crop_share();
         let (w, h) = (wide * share, high * share);
         (left + (wide - w) / 2.0, top + (high - h) / 2.0, w, h)
     }
 
-    /// A region of the picture as the network takes it. What lies outside the picture repeats its border, or is the mean colour with padding.
-    pub(super) fn render(&self, picture: &Picture, region: Region, drawn: &Drawn) -> Vec<f32> {
+    /// A region of the image as the network takes it. What lies outside the image repeats its border, or is the mean colour with padding.
+    pub(super) fn render(&self, image: &Image, region: Region, drawn: &Drawn) -> Vec<f32> {
         let filter = match drawn.interpolation {
             Some(0) => FilterType::Nearest,
             Some(2) => FilterType::CatmullRom,
@@ -190,15 +190,15 @@ impl Preprocessing {
         let n = self.input;
         let mut shown = match self.fit {
             Fit::Crop | Fit::Squash => {
-                let pixels = cut(picture, region, n, filter);
+                let pixels = cut(image, region, n, filter);
                 Shown { left: 0, top: 0, width: n, height: n, pixels }
             }
-            Fit::Pad => within(picture, region, n, filter),
+            Fit::Pad => within(image, region, n, filter),
         };
         if let Some(colours) = &drawn.colours {
-            colours.apply(&mut shown.pixels, picture.channels);
+            colours.apply(&mut shown.pixels, image.channels);
         }
-        self.values(&shown, picture.channels, drawn)
+        self.values(&shown, image.channels, drawn)
     }
 
     /// The numbers of a square; where nothing is shown they are those of the mean colour, zeros.
@@ -233,18 +233,18 @@ impl Preprocessing {
 pub fn not_square(set: &dyn Dataset, sample: usize) -> (usize, usize) {
     let count = set.len().min(sample);
     let square = |i: usize| {
-        let picture = whole_picture(set, i * set.len() / count).ok()?;
-        Some(picture.width == picture.height)
+        let image = whole_image(set, i * set.len() / count).ok()?;
+        Some(image.width == image.height)
     };
     let shapes: Vec<bool> = each(count, square).into_iter().flatten().collect();
     (shapes.len(), shapes.iter().filter(|square| !**square).count())
 }
 
-/// A picture of a data set, refused where it is none that can be worked on: data sets of other programs may hold anything.
-pub(super) fn whole_picture(set: &dyn Dataset, index: usize) -> Result<Picture> {
-    let picture = set.picture(index)?;
-    picture.check().map_err(|reason| Error::format(set.name(index), reason))?;
-    Ok(picture)
+/// An image of a data set, refused where it is none that can be worked on: data sets of other programs may hold anything.
+pub(super) fn whole_image(set: &dyn Dataset, index: usize) -> Result<Image> {
+    let image = set.image(index)?;
+    image.check().map_err(|reason| Error::format(set.name(index), reason))?;
+    Ok(image)
 }
 
 /// What a function makes of 0, 1, ... `count` - 1, on all cores: photographs take their time to be decoded.
@@ -259,23 +259,23 @@ fn each<T>(count: usize, make: impl Fn(usize) -> T) -> Vec<T> {
     (0..count).map(make).collect()
 }
 
-/// Preprocesses the picture number `index`, augmented if asked for.
+/// Preprocesses the image number `index`, augmented if asked for.
 pub(super) fn load(
     set: &dyn Dataset,
     index: usize,
     preprocessing: &Preprocessing,
     augmentation: Option<(&super::Augmentation, u64, u64)>,
 ) -> Result<Vec<f32>> {
-    let picture = whole_picture(set, index)?;
-    let whole = preprocessing.whole(&picture);
+    let image = whole_image(set, index)?;
+    let whole = preprocessing.whole(&image);
     Ok(match augmentation {
-        None => preprocessing.apply(&picture),
+        None => preprocessing.apply(&image),
         Some((augmentation, seed, epoch)) => {
             let drawn = augmentation.draw(seed, epoch, index as u64);
             // Crops are cut from all that there is: with padding, from the padded square.
-            let from = if preprocessing.fit == Fit::Pad { letterbox(&picture) } else { picture.all() };
-            let region = drawn.region(&picture, whole, from, augmentation);
-            preprocessing.render(&picture, region, &drawn)
+            let from = if preprocessing.fit == Fit::Pad { letterbox(&image) } else { image.all() };
+            let region = drawn.region(&image, whole, from, augmentation);
+            preprocessing.render(&image, region, &drawn)
         }
     })
 }
@@ -284,24 +284,24 @@ pub(super) fn load(
 mod tests {
     use super::*;
 
-    fn fixture(name: &str) -> Picture {
+    fn fixture(name: &str) -> Image {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/preprocess");
-        Picture::read(&folder.join(name)).expect("a fixture")
+        Image::read(&folder.join(name)).expect("a fixture")
     }
 
     #[test]
     fn the_rule_for_imagenet_is_torchvisions_resize_and_center_crop_and_caffes_squash() {
-        let picture = fixture("rule.png");
+        let image = fixture("rule.png");
         let rule = |fit| Preprocessing { fit, crop_pct: IMAGENET_CROP, ..Preprocessing::new(28) };
         for (fit, file) in [(Fit::Crop, "rule_crop.png"), (Fit::Squash, "rule_squash.png")] {
             let (rule, expected) = (rule(fit), fixture(file));
-            let seen = rule.undo(&rule.apply(&picture));
+            let seen = rule.undo(&rule.apply(&image));
             let most = seen.pixels.iter().zip(&expected.pixels).map(|(a, b)| a.abs_diff(*b)).max();
             assert!(most.is_some_and(|most| most <= 2), "{fit:?}: {most:?}");
         }
         assert!(rule(Fit::Crop).described().contains("shorter side resized to 32"));
         // An image that is as large as the input is resized all the same.
-        let small = Picture { width: 28, height: 28, channels: 1, pixels: vec![9; 28 * 28] };
+        let small = Image { width: 28, height: 28, channels: 1, pixels: vec![9; 28 * 28] };
         assert_eq!(rule(Fit::Crop).apply(&small).len(), 3 * 28 * 28);
     }
 
@@ -309,8 +309,8 @@ mod tests {
     fn padding_keeps_all_of_an_image_and_its_proportions_between_zeros() {
         // Red from left to right, in a landscape and its portrait.
         let pixels: Vec<u8> = (0..40 * 20).flat_map(|i| [(i % 40 * 6) as u8, 0, 0]).collect();
-        let wide = Picture { width: 40, height: 20, channels: 3, pixels };
-        let high = Picture { width: 20, height: 40, channels: 3, pixels: vec![200; 2400] };
+        let wide = Image { width: 40, height: 20, channels: 3, pixels };
+        let high = Image { width: 20, height: 40, channels: 3, pixels: vec![200; 2400] };
         let pad = Preprocessing { fit: Fit::Pad, mean: [0.3; 3], ..Preprocessing::new(40) };
         let values = pad.apply(&wide);
         let rows: Vec<&[f32]> = values[..1600].chunks(40).collect();
@@ -321,16 +321,16 @@ mod tests {
         let values = pad.apply(&high);
         assert!((0..40).all(|y| (0..40).all(|x| (values[y * 40 + x] != 0.0) == (10..30).contains(&x))));
         // A square is what it is without padding; one pixel wide images keep a pixel of width.
-        let square = Picture { width: 20, height: 20, channels: 1, pixels: (0..200).chain(0..200).collect() };
+        let square = Image { width: 20, height: 20, channels: 1, pixels: (0..200).chain(0..200).collect() };
         let crop = Preprocessing { fit: Fit::Crop, ..pad.clone() };
         assert_eq!(pad.apply(&square), crop.apply(&square));
-        let line = Picture { width: 1, height: 500, channels: 1, pixels: vec![255; 500] };
+        let line = Image { width: 1, height: 500, channels: 1, pixels: vec![255; 500] };
         assert_eq!(pad.apply(&line)[..1600].iter().filter(|v| **v != 0.0).count(), 40);
     }
 
     #[test]
     fn augmented_images_with_padding_move_with_their_bars_and_never_show_bars_alone() {
-        let wide = Picture { width: 300, height: 20, channels: 1, pixels: vec![255; 6000] };
+        let wide = Image { width: 300, height: 20, channels: 1, pixels: vec![255; 6000] };
         let pad = Preprocessing { fit: Fit::Pad, ..Preprocessing::new(32) };
         let flipped = Drawn { flip: true, mirror: true, ..Drawn::default() };
         let shifted = (0.0, -200.0, 300.0, 300.0);
@@ -364,18 +364,18 @@ mod tests {
         // Whatever a file says, the image is not enlarged without limit.
         for crop_pct in [0.0, -1.0, 1e-12, f64::NAN, f64::INFINITY] {
             let odd = Preprocessing { crop_pct, ..Preprocessing::new(8) };
-            let picture = Picture { width: 9, height: 5, channels: 1, pixels: vec![1; 45] };
-            assert_eq!(odd.apply(&picture).len(), 3 * 64, "{crop_pct}");
+            let image = Image { width: 9, height: 5, channels: 1, pixels: vec![1; 45] };
+            assert_eq!(odd.apply(&image).len(), 3 * 64, "{crop_pct}");
         }
     }
 
     #[test]
-    fn pictures_are_mirrored_turned_and_resized_as_drawn() {
-        let picture = Picture { width: 2, height: 2, channels: 1, pixels: vec![0, 51, 102, 255] };
+    fn images_are_mirrored_turned_and_resized_as_drawn() {
+        let image = Image { width: 2, height: 2, channels: 1, pixels: vec![0, 51, 102, 255] };
         let preprocessing = Preprocessing { mean: [0.0; 3], std: [1.0; 3], ..Preprocessing::new(2) };
         let render = |drawn: Drawn, input: usize| {
             let preprocessing = Preprocessing { input, ..preprocessing.clone() };
-            let mut values = preprocessing.render(&picture, (0.0, 0.0, 2.0, 2.0), &drawn);
+            let mut values = preprocessing.render(&image, (0.0, 0.0, 2.0, 2.0), &drawn);
             values.truncate(input * input);
             values.iter().map(|v| (255.0 * v).round() as u8).collect::<Vec<_>>()
         };
@@ -384,9 +384,9 @@ mod tests {
         assert_eq!(render(Drawn { mirror: true, ..plain }, 2), [51, 0, 255, 102]);
         assert_eq!(render(Drawn { flip: true, ..plain }, 2), [102, 255, 0, 51]);
         assert_eq!(render(Drawn { mirror: true, flip: true, ..plain }, 2), [255, 102, 51, 0]);
-        // Four methods, four pictures; the nearest neighbour makes no new values.
+        // Four methods, four images; the nearest neighbour makes no new values.
         let methods: Vec<_> = (0..4).map(|i| render(Drawn { interpolation: Some(i), ..plain }, 8)).collect();
         assert!((0..4).all(|i| (0..i).all(|j| methods[i] != methods[j])), "{methods:?}");
-        assert!(methods[0].iter().all(|v| picture.pixels.contains(v)), "{:?}", methods[0]);
+        assert!(methods[0].iter().all(|v| image.pixels.contains(v)), "{:?}", methods[0]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Dataset, Picture};
+use super::{Dataset, Image};
 use crate::error::{Error, Result};
 use crate::untrusted::printable;
 
@@ -73,8 +73,8 @@ impl Dataset for Reclassed {
         self.numbers[self.set.label(index) as usize]
     }
 
-    fn picture(&self, index: usize) -> Result<Picture> {
-        self.set.picture(index)
+    fn image(&self, index: usize) -> Result<Image> {
+        self.set.image(index)
     }
 
     fn name(&self, index: usize) -> String {

@@ -3,9 +3,9 @@
 use image::imageops::{self, FilterType};
 use image::{ImageBuffer, Luma, Rgb};
 
-use super::Picture;
+use super::Image;
 
-/// A rectangle of a picture in pixels, which may reach beyond it: (left, top, width, height).
+/// A rectangle of an image in pixels, which may reach beyond it: (left, top, width, height).
 pub(super) type Region = (f64, f64, f64, f64);
 
 /// Columns times new rows above which an image that is wider than high is resized on its side. Resizing goes through rows of f32 that are as wide
@@ -28,7 +28,7 @@ pub(super) fn resize(
         let resized = resize(&turned, channels, (height, width), (to_height, to_width), filter);
         return transposed(&resized, channels, to_height, to_width);
     }
-    // Pictures have fewer than 2^32 pixels a side.
+    // Images have fewer than 2^32 pixels a side.
     let (w, h, to_w, to_h) = (width as u32, height as u32, to_width as u32, to_height as u32);
     let resized = if channels == 1 {
         let image = ImageBuffer::<Luma<u8>, _>::from_raw(w, h, pixels);
@@ -52,31 +52,31 @@ fn transposed(pixels: &[u8], channels: usize, width: usize, height: usize) -> Ve
     turned
 }
 
-/// A region resized to `size` x `size`. What lies outside the picture repeats its border.
+/// A region resized to `size` x `size`. What lies outside the image repeats its border.
 pub(super) fn cut(
-    picture: &Picture,
+    image: &Image,
     (left, top, width, height): Region,
     size: usize,
     filter: FilterType,
 ) -> Vec<u8> {
     let (w, h) = ((width.round() as usize).max(1), (height.round() as usize).max(1));
     let (left, top) = (left.round() as i64, top.round() as i64);
-    if (left, top, w, h) == (0, 0, picture.width, picture.height) {
-        return resize(&picture.pixels, picture.channels, (w, h), (size, size), filter);
+    if (left, top, w, h) == (0, 0, image.width, image.height) {
+        return resize(&image.pixels, image.channels, (w, h), (size, size), filter);
     }
-    let mut pixels = Vec::with_capacity(w * h * picture.channels);
+    let mut pixels = Vec::with_capacity(w * h * image.channels);
     let inside = |i: i64, extent: usize| i.clamp(0, extent as i64 - 1) as usize;
     for y in 0..h {
-        let row = inside(top + y as i64, picture.height) * picture.width;
+        let row = inside(top + y as i64, image.height) * image.width;
         for x in 0..w {
-            let at = (row + inside(left + x as i64, picture.width)) * picture.channels;
-            pixels.extend_from_slice(&picture.pixels[at..at + picture.channels]);
+            let at = (row + inside(left + x as i64, image.width)) * image.channels;
+            pixels.extend_from_slice(&image.pixels[at..at + image.channels]);
         }
     }
-    resize(&pixels, picture.channels, (w, h), (size, size), filter)
+    resize(&pixels, image.channels, (w, h), (size, size), filter)
 }
 
-/// What is seen of a picture in a square of `size` pixels that shows a region: where its pixels begin, how many there are, and they.
+/// What is seen of an image in a square of `size` pixels that shows a region: where its pixels begin, how many there are, and they.
 pub(super) struct Shown {
     pub left: usize,
     pub top: usize,
@@ -85,15 +85,15 @@ pub(super) struct Shown {
     pub pixels: Vec<u8>,
 }
 
-/// A region in a square of `size` x `size`, without what lies outside the picture: that is left to padding.
-pub(super) fn within(picture: &Picture, region: Region, size: usize, filter: FilterType) -> Shown {
+/// A region in a square of `size` x `size`, without what lies outside the image: that is left to padding.
+pub(super) fn within(image: &Image, region: Region, size: usize, filter: FilterType) -> Shown {
     let (left, top, width, height) = region;
-    let across = overlap(left, width, picture.width, size);
-    let down = overlap(top, height, picture.height, size);
+    let across = overlap(left, width, image.width, size);
+    let down = overlap(top, height, image.height, size);
     let (Some((x, columns)), Some((y, rows))) = (across, down) else {
         return Shown { left: 0, top: 0, width: 0, height: 0, pixels: Vec::new() };
     };
-    let part = part(picture, (columns.0, rows.0), (columns.1, rows.1));
+    let part = part(image, (columns.0, rows.0), (columns.1, rows.1));
     let pixels = resize(&part.pixels, part.channels, (part.width, part.height), (x.1, y.1), filter);
     Shown { left: x.0, top: y.0, width: x.1, height: y.1, pixels }
 }
@@ -101,13 +101,13 @@ pub(super) fn within(picture: &Picture, region: Region, size: usize, filter: Fil
 /// A start and a length.
 type Stretch = (usize, usize);
 
-/// Along one axis: the stretch of the square that shows the picture, and the stretch of the picture that it shows. `None` if they do not meet.
+/// Along one axis: the stretch of the square that shows the image, and the stretch of the image that it shows. `None` if they do not meet.
 fn overlap(start: f64, length: f64, extent: usize, size: usize) -> Option<(Stretch, Stretch)> {
     let (from, to) = (start.max(0.0), (start + length).min(extent as f64));
     if from >= to || length <= 0.0 {
         return None;
     }
-    // A pixel at least, of the square and of the picture.
+    // A pixel at least, of the square and of the image.
     let stretch = |from: f64, to: f64, extent: usize| {
         let first = (from.round() as usize).min(extent - 1);
         (first, (to.round() as usize).clamp(first + 1, extent) - first)
@@ -116,50 +116,42 @@ fn overlap(start: f64, length: f64, extent: usize, size: usize) -> Option<(Stret
     Some((stretch((from - start) * scale, (to - start) * scale, size), stretch(from, to, extent)))
 }
 
-/// A rectangle that lies in the picture.
-pub(super) fn part(
-    picture: &Picture,
-    (left, top): (usize, usize),
-    (width, height): (usize, usize),
-) -> Picture {
-    let channels = picture.channels;
+/// A rectangle that lies in the image.
+pub(super) fn part(image: &Image, (left, top): (usize, usize), (width, height): (usize, usize)) -> Image {
+    let channels = image.channels;
     let row = |y: usize| {
-        let from = ((top + y) * picture.width + left) * channels;
-        &picture.pixels[from..from + width * channels]
+        let from = ((top + y) * image.width + left) * channels;
+        &image.pixels[from..from + width * channels]
     };
     let mut pixels = Vec::with_capacity(width * height * channels);
     (0..height).for_each(|y| pixels.extend_from_slice(row(y)));
-    Picture { width, height, channels, pixels }
+    Image { width, height, channels, pixels }
 }
 
-/// The whole picture with other extents.
-pub(super) fn resized(picture: &Picture, width: usize, height: usize) -> Picture {
-    let from = (picture.width, picture.height);
-    let pixels = resize(&picture.pixels, picture.channels, from, (width, height), FilterType::Triangle);
-    Picture { width, height, channels: picture.channels, pixels }
+/// The whole image with other extents.
+pub(super) fn resized(image: &Image, width: usize, height: usize) -> Image {
+    let from = (image.width, image.height);
+    let pixels = resize(&image.pixels, image.channels, from, (width, height), FilterType::Triangle);
+    Image { width, height, channels: image.channels, pixels }
 }
 
-/// The picture with its shorter side resized to `side`. Of one so long that this would be many times its own pixels, only the central square is kept.
-pub(super) fn shorter_side(
-    picture: &Picture,
-    side: usize,
-    longer: impl Fn(usize, usize) -> usize,
-) -> Picture {
-    let (width, height) = (picture.width, picture.height);
+/// The image with its shorter side resized to `side`. Of one so long that this would be many times its own pixels, only the central square is kept.
+pub(super) fn shorter_side(image: &Image, side: usize, longer: impl Fn(usize, usize) -> usize) -> Image {
+    let (width, height) = (image.width, image.height);
     let shorter = width.min(height).max(1);
     if width.max(height).saturating_mul(side) / shorter > MOST_BETWEEN / side.max(1) {
         let from = ((width - shorter) / 2, (height - shorter) / 2);
-        return resized(&part(picture, from, (shorter, shorter)), side, side);
+        return resized(&part(image, from, (shorter, shorter)), side, side);
     }
     let scale = |extent: usize| longer(extent, shorter).max(side);
-    resized(picture, scale(width), scale(height))
+    resized(image, scale(width), scale(height))
 }
 
-/// The whole picture in a square of `size` pixels, with its proportions; the rest has this colour.
-pub(super) fn letterboxed(picture: &Picture, size: usize, colour: [u8; 3]) -> Picture {
-    let region = letterbox(picture);
-    let shown = within(picture, region, size, FilterType::Triangle);
-    let channels = picture.channels;
+/// The whole image in a square of `size` pixels, with its proportions; the rest has this colour.
+pub(super) fn letterboxed(image: &Image, size: usize, colour: [u8; 3]) -> Image {
+    let region = letterbox(image);
+    let shown = within(image, region, size, FilterType::Triangle);
+    let channels = image.channels;
     let grey = [(colour.map(u32::from).iter().sum::<u32>() / 3) as u8];
     let fill = if channels == 1 { &grey[..] } else { &colour[..] };
     let mut pixels = fill.repeat(size * size);
@@ -168,12 +160,12 @@ pub(super) fn letterboxed(picture: &Picture, size: usize, colour: [u8; 3]) -> Pi
         let row = &shown.pixels[y * shown.width * channels..(y + 1) * shown.width * channels];
         pixels[to..to + row.len()].copy_from_slice(row);
     }
-    Picture { width: size, height: size, channels, pixels }
+    Image { width: size, height: size, channels, pixels }
 }
 
-/// The square around a picture that holds all of it.
-pub(super) fn letterbox(picture: &Picture) -> Region {
-    let (width, height) = (picture.width as f64, picture.height as f64);
+/// The square around an image that holds all of it.
+pub(super) fn letterbox(image: &Image) -> Region {
+    let (width, height) = (image.width as f64, image.height as f64);
     let side = width.max(height);
     // Whole pixels: nothing is blurred by half of one.
     (((width - side) / 2.0).floor(), ((height - side) / 2.0).floor(), side, side)
@@ -186,16 +178,13 @@ mod tests {
     #[test]
     fn lines_of_millions_of_pixels_are_resized_in_little_memory() {
         // Of this the rows between would be 7 GB.
-        let line = Picture { width: 2_000_000, height: 1, channels: 3, pixels: vec![7; 6_000_000] };
+        let line = Image { width: 2_000_000, height: 1, channels: 3, pixels: vec![7; 6_000_000] };
         assert!(cut(&line, (0.0, 0.0, 2e6, 1.0), 224, FilterType::Triangle).iter().all(|v| *v == 7));
-        let column = Picture { width: 1, height: 2_000_000, ..line.clone() };
-        for picture in [&line, &column] {
-            let short = shorter_side(picture, 256, |extent, shorter| extent * 256 / shorter);
+        let column = Image { width: 1, height: 2_000_000, ..line.clone() };
+        for image in [&line, &column] {
+            let short = shorter_side(image, 256, |extent, shorter| extent * 256 / shorter);
             assert_eq!((short.width, short.height), (256, 256));
-            assert_eq!(
-                letterboxed(picture, 32, [1, 2, 3]).pixels.iter().filter(|v| **v == 7).count(),
-                3 * 32
-            );
+            assert_eq!(letterboxed(image, 32, [1, 2, 3]).pixels.iter().filter(|v| **v == 7).count(), 3 * 32);
         }
     }
 

@@ -157,7 +157,7 @@ pub(super) fn open(path: &Path) -> Result<Option<Found>> {
 
 /// A list, or the lists in a folder.
 pub(super) fn lists(path: &Path) -> Result<Option<Found>> {
-    let mut found = Found::of(path, "pictures listed");
+    let mut found = Found::of(path, "images listed");
     let mut files = files(path, &LISTS, &mut found.notes)?;
     if path.is_dir() {
         for (files, labelled) in

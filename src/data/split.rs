@@ -6,7 +6,7 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Dataset, Picture};
+use super::{Dataset, Image};
 use crate::error::Result;
 
 /// What random numbers are drawn for: each use has a stream of its own.
@@ -35,7 +35,7 @@ pub fn permutation(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
     order
 }
 
-/// Divides a data set into (rest, part) such that `share` of each class, rounded, is in the part; of a class with two pictures or more
+/// Divides a data set into (rest, part) such that `share` of each class, rounded, is in the part; of a class with two images or more
 /// there is at least one in each. Both keep the data set's order.
 pub fn stratified(set: &dyn Dataset, share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let (mut rest, mut part) = (Vec::new(), Vec::new());
@@ -50,7 +50,7 @@ pub fn stratified(set: &dyn Dataset, share: f64, seed: u64) -> (Vec<usize>, Vec<
     (rest, part)
 }
 
-/// The pictures of each class, in an order drawn from the seed.
+/// The images of each class, in an order drawn from the seed.
 fn shuffled(set: &dyn Dataset, seed: u64) -> Vec<Vec<usize>> {
     let mut classes: Vec<Vec<usize>> = vec![Vec::new(); set.classes().len()];
     for index in 0..set.len() {
@@ -62,8 +62,8 @@ fn shuffled(set: &dyn Dataset, seed: u64) -> Vec<Vec<usize>> {
     classes
 }
 
-/// `count` pictures of a larger data set, in its order: of each class its share, as nearly as whole pictures go, and at least one if there are as many
-/// pictures as classes.
+/// `count` images of a larger data set, in its order: of each class its share, as nearly as whole images go, and at least one if there are as many
+/// images as classes.
 pub(super) fn evenly(set: &dyn Dataset, count: usize, seed: u64) -> Vec<usize> {
     let classes = shuffled(set, seed);
     let share = |members: &Vec<usize>| members.len() as f64 * count as f64 / set.len().max(1) as f64;
@@ -71,7 +71,7 @@ pub(super) fn evenly(set: &dyn Dataset, count: usize, seed: u64) -> Vec<usize> {
     let least = usize::from(count >= filled);
     let mut taken: Vec<usize> =
         classes.iter().map(|members| (share(members) as usize).max(least).min(members.len())).collect();
-    // What rounding left over or took too much goes to whom it brings nearest to its share, a picture at a time.
+    // What rounding left over or took too much goes to whom it brings nearest to its share, an image at a time.
     let lacking = |class: usize, taken: &[usize]| share(&classes[class]) - taken[class] as f64;
     while taken.iter().sum::<usize>() != count {
         let short = taken.iter().sum::<usize>() < count;
@@ -91,7 +91,7 @@ pub(super) fn evenly(set: &dyn Dataset, count: usize, seed: u64) -> Vec<usize> {
     chosen
 }
 
-/// Some of the pictures of a data set.
+/// Some of the images of a data set.
 #[derive(Clone, Debug)]
 pub struct Subset {
     set: Arc<dyn Dataset>,
@@ -99,7 +99,7 @@ pub struct Subset {
 }
 
 impl Subset {
-    /// The pictures with these numbers, in this order.
+    /// The images with these numbers, in this order.
     pub fn new(set: Arc<dyn Dataset>, indices: Vec<usize>) -> Self {
         Self { set, indices }
     }
@@ -118,8 +118,8 @@ impl Dataset for Subset {
         self.set.label(self.indices[index])
     }
 
-    fn picture(&self, index: usize) -> Result<Picture> {
-        self.set.picture(self.indices[index])
+    fn image(&self, index: usize) -> Result<Image> {
+        self.set.image(self.indices[index])
     }
 
     fn name(&self, index: usize) -> String {

@@ -1,4 +1,4 @@
-//! The same network trained with and without its auxiliary heads: accuracy on held-out pictures over the epochs, over several seeds.
+//! The same network trained with and without its auxiliary heads: accuracy on held-out images over the epochs, over several seeds.
 
 use std::ops::ControlFlow;
 
@@ -17,7 +17,7 @@ use crate::train::{StepMetrics, Trainer, train_epoch};
 pub struct Recipe {
     /// Epochs.
     pub epochs: u64,
-    /// Pictures of a batch.
+    /// Images of a batch.
     pub batch: usize,
     /// Learning rate, the same all the time.
     pub rate: f64,
@@ -30,7 +30,7 @@ pub struct Recipe {
 pub struct CurvePoint {
     /// Epochs of training.
     pub epoch: u64,
-    /// Accuracy of each softmax on the held-out pictures, from 0 to 1, in the order of [`Curve::heads`].
+    /// Accuracy of each softmax on the held-out images, from 0 to 1, in the order of [`Curve::heads`].
     pub accuracies: Vec<f64>,
     /// Mean loss of each softmax over the epoch's training, in the same order; empty before the first.
     pub losses: Vec<f64>,
@@ -146,7 +146,7 @@ impl Pairs {
 }
 
 /// Trains one network from its seed, and looks at all its softmaxes before the first and after each epoch. `observe` is told of the epoch and
-/// each step, and may end it all; `looked` of each look at the held-out pictures.
+/// each step, and may end it all; `looked` of each look at the held-out images.
 ///
 /// # Errors
 /// [`Error::Config`](crate::Error::Config) for values out of range, and what loaders and device report.
@@ -160,7 +160,7 @@ pub async fn train_curve(
     recipe: &Recipe,
     seed: u64,
     train: &Loader,
-    held_out: &Loader,
+    validation: &Loader,
     mut observe: impl FnMut(u64, &StepMetrics) -> ControlFlow<()>,
     mut looked: impl FnMut(&CurvePoint),
 ) -> Result<Curve> {
@@ -182,7 +182,7 @@ pub async fn train_curve(
             }
             losses = summary.heads.iter().map(|h| h.loss).collect();
         }
-        let mut accuracies = accuracies(&mut classifier, held_out).await?;
+        let mut accuracies = accuracies(&mut classifier, validation).await?;
         accuracies.rotate_right(1);
         let point = CurvePoint { epoch, accuracies, losses };
         looked(&point);

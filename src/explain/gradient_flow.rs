@@ -50,7 +50,7 @@ pub struct LayerFlow {
     pub layer: String,
     /// The part of the network; see [`part_of`].
     pub part: &'static str,
-    /// Layers with weights on the longest way from the pictures to it, itself included: 22 at the main classifier.
+    /// Layers with weights on the longest way from the images to it, itself included: 22 at the main classifier.
     pub depth: usize,
     /// Its trained parameters.
     pub parameters: usize,
@@ -105,7 +105,7 @@ impl GradientFlow {
         seed: u64,
         batch: &Batch,
     ) -> Result<Self> {
-        // The batch is of plain pictures: a network that was trained on mixed ones would take second labels too.
+        // The batch is of plain images: a network that was trained on mixed ones would take second labels too.
         let net = GoogLeNet { mixed_labels: false, ..network.clone() }.build(batch.labels.len())?;
         let mut regions: Option<Arc<Regions>> = None;
         let mut read = Vec::new();
@@ -292,7 +292,7 @@ impl Source {
     }
 }
 
-/// Layers with weights on the longest way from the pictures to each parameter's layer, that layer included.
+/// Layers with weights on the longest way from the images to each parameter's layer, that layer included.
 fn depths(graph: &Graph) -> HashMap<&str, usize> {
     let mut of_tensor: HashMap<TensorId, usize> = HashMap::new();
     let mut of_parameter = HashMap::new();

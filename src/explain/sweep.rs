@@ -11,23 +11,23 @@ pub const THRESHOLDS: [f32; 18] =
 /// Early exit at one threshold.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SweepPoint {
-    /// A picture stops at the first softmax whose probability reaches it.
+    /// An image stops at the first softmax whose probability reaches it.
     pub threshold: f32,
-    /// Share of the pictures that each head answers, in the order in which they come.
+    /// Share of the images that each head answers, in the order in which they come.
     pub shares: Vec<f64>,
-    /// Share of the pictures that each head answers right, of those that it answers; none where it answers none.
+    /// Share of the images that each head answers right, of those that it answers; none where it answers none.
     pub accuracies: Vec<Option<f64>>,
-    /// Share of the pictures that are classified correctly.
+    /// Share of the images that are classified correctly.
     pub accuracy: f64,
     /// Share that the last head classifies correctly and early exit does not, less the share of which the contrary is true.
     pub lost: f64,
-    /// Standard error of `lost` over pictures like these, had one more been lost: that none was lost of a few is no proof that none will be.
+    /// Standard error of `lost` over images like these, had one more been lost: that none was lost of a few is no proof that none will be.
     pub lost_error: f64,
-    /// Multiply-adds of the average picture, by those of the main softmax alone: above 1 where the heads cost more than they save.
+    /// Multiply-adds of the average image, by those of the main softmax alone: above 1 where the heads cost more than they save.
     pub compute: f64,
 }
 
-/// What early exit does at each threshold. `macs` are the multiply-adds of a picture that each head answers, `full` those of a network that
+/// What early exit does at each threshold. `macs` are the multiply-adds of an image that each head answers, `full` those of a network that
 /// has only its main softmax.
 pub fn sweep(
     heads: &HeadLogits,
@@ -37,7 +37,7 @@ pub fn sweep(
     thresholds: &[f32],
 ) -> Vec<SweepPoint> {
     let temperature = |head: usize| temperatures.get(head).copied().unwrap_or(1.0);
-    // (class, probability) of each head and picture.
+    // (class, probability) of each head and image.
     let said: Vec<Vec<(usize, f32)>> = heads
         .logits
         .iter()
@@ -52,13 +52,13 @@ pub fn sweep(
     let point = |threshold: f32| {
         let (mut answered, mut right, mut compute) =
             (vec![0usize; said.len()], vec![0usize; said.len()], 0.0);
-        // Pictures of which only the last head is right, and of which only the head before it is that is taken.
+        // Images of which only the last head is right, and of which only the head before it is that is taken.
         let (mut worse, mut better) = (0usize, 0usize);
-        for (picture, label) in heads.labels.iter().enumerate() {
-            let sure = |head: &usize| said[*head][picture].1 >= threshold;
+        for (image, label) in heads.labels.iter().enumerate() {
+            let sure = |head: &usize| said[*head][image].1 >= threshold;
             let head = (0..last).find(sure).unwrap_or(last);
             answered[head] += 1;
-            let [here, at_last] = [head, last].map(|head| said[head][picture].0 == *label as usize);
+            let [here, at_last] = [head, last].map(|head| said[head][image].0 == *label as usize);
             right[head] += usize::from(here);
             worse += usize::from(at_last && !here);
             better += usize::from(here && !at_last);
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_sweep_counts_by_hand() {
-        // Two heads, three pictures: the first head is sure and right, sure and wrong, unsure.
+        // Two heads, three images: the first head is sure and right, sure and wrong, unsure.
         let heads = HeadLogits {
             logits: vec![
                 vec![vec![5.0, 0.0], vec![5.0, 0.0], vec![0.1, 0.0]],
@@ -100,7 +100,7 @@ mod tests {
         assert!((points[0].accuracy - 2.0 / 3.0).abs() < 1e-12);
         assert!((points[0].compute - (0.3 + 0.3 + 1.2) / 3.0).abs() < 1e-12);
         assert_eq!((points[1].accuracy, points[1].shares[1], points[1].accuracies[0]), (1.0, 1.0, None));
-        // One of three is lost, and another might have been: 1/3 with a variance of 2/3 - 1/9 a picture. Nothing is lost at the last threshold.
+        // One of three is lost, and another might have been: 1/3 with a variance of 2/3 - 1/9 an image. Nothing is lost at the last threshold.
         assert!(
             (points[0].lost - 1.0 / 3.0).abs() < 1e-12
                 && (points[0].lost_error - (5.0f64 / 27.0).sqrt()).abs() < 1e-12

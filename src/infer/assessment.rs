@@ -1,15 +1,15 @@
-//! Everything that one look at each picture of a data set tells about a classifier.
+//! Everything that one look at each image of a data set tells about a classifier.
 
 use serde::Serialize;
 
 use super::{Confusion, Reliability};
 use crate::infer::Evaluation;
 
-/// A picture that is classified wrongly.
+/// An image that is classified wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Mistake {
     /// Its number in the data set.
-    pub picture: usize,
+    pub image: usize,
     /// Its class.
     pub label: usize,
     /// The class that it is taken for.
@@ -34,7 +34,7 @@ pub struct Assessment {
 }
 
 impl Assessment {
-    /// No picture yet, of so many classes; it keeps at most `worst` mistakes.
+    /// No image yet, of so many classes; it keeps at most `worst` mistakes.
     pub fn new(classes: usize, worst: usize) -> Self {
         Self {
             evaluation: Evaluation::default(),
@@ -45,8 +45,8 @@ impl Assessment {
         }
     }
 
-    /// Takes up the picture number `picture`.
-    pub fn add(&mut self, picture: usize, label: usize, probabilities: &[f32]) {
+    /// Takes up the image number `image`.
+    pub fn add(&mut self, image: usize, label: usize, probabilities: &[f32]) {
         let Some(prediction) = most_probable(probabilities) else { return };
         let probability = probabilities[prediction];
         self.evaluation.add(probabilities, label);
@@ -54,7 +54,7 @@ impl Assessment {
         self.reliability.add(probability, prediction == label);
         if prediction != label {
             let of_label = probabilities.get(label).copied().unwrap_or(0.0);
-            let mistake = Mistake { picture, label, prediction, probability, of_label };
+            let mistake = Mistake { image, label, prediction, probability, of_label };
             let at = self.mistakes.partition_point(|m| m.probability >= probability);
             self.mistakes.insert(at, mistake);
             self.mistakes.truncate(self.keep);
@@ -83,14 +83,13 @@ mod tests {
     #[test]
     fn the_surest_mistakes_are_kept() {
         let mut assessment = Assessment::new(2, 2);
-        for (picture, (label, first)) in
-            [(0, 0.9), (1, 0.8), (1, 0.6), (1, 0.95), (0, 0.5)].iter().enumerate()
+        for (image, (label, first)) in [(0, 0.9), (1, 0.8), (1, 0.6), (1, 0.95), (0, 0.5)].iter().enumerate()
         {
-            assessment.add(picture, *label, &[*first, 1.0 - first]);
+            assessment.add(image, *label, &[*first, 1.0 - first]);
         }
-        let kept: Vec<usize> = assessment.mistakes().iter().map(|m| m.picture).collect();
+        let kept: Vec<usize> = assessment.mistakes().iter().map(|m| m.image).collect();
         assert_eq!(kept, [3, 1]);
-        // Of equals the first is the prediction: the last picture is right.
+        // Of equals the first is the prediction: the last image is right.
         assert_eq!((assessment.evaluation.correct, assessment.confusion.count(1, 0)), (2, 3));
         assert_eq!(assessment.reliability.count(), 5);
     }

@@ -16,10 +16,10 @@ pub struct Calibration {
     pub after: f64,
 }
 
-/// Temperatures beyond these say only that there were too few pictures.
+/// Temperatures beyond these say only that there were too few images.
 const RANGE: (f64, f64) = (0.05, 20.0);
 
-/// The temperature with the least mean negative log-likelihood of the labels. Without pictures it is 1.
+/// The temperature with the least mean negative log-likelihood of the labels. Without images it is 1.
 pub fn calibrate(logits: &[Vec<f32>], labels: &[u32]) -> Calibration {
     let before = nll(logits, labels, 1.0);
     if logits.is_empty() {
@@ -53,7 +53,7 @@ fn nll(logits: &[Vec<f32>], labels: &[u32], temperature: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Pictures whose label is drawn from the softmax of their logits, without chance: label 0 for the share that its probability says.
+    /// Images whose label is drawn from the softmax of their logits, without chance: label 0 for the share that its probability says.
     fn honest(factor: f32) -> (Vec<Vec<f32>>, Vec<u32>) {
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         for step in 0..20 {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pictures_change_nothing() {
+    fn no_images_change_nothing() {
         assert_eq!(calibrate(&[], &[]).temperature, 1.0);
     }
 }

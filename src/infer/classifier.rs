@@ -29,7 +29,7 @@ pub struct Prediction {
 /// What an evaluation over a data set found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// Pictures that were classified.
+    /// Images that were classified.
     pub count: usize,
     /// Those whose most probable class is their label.
     pub correct: usize,
@@ -40,17 +40,17 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Share of pictures classified correctly, from 0 to 1.
+    /// Share of images classified correctly, from 0 to 1.
     pub fn accuracy(&self) -> f64 {
         self.correct as f64 / self.count.max(1) as f64
     }
 
-    /// Share of pictures whose label is among the five most probable classes.
+    /// Share of images whose label is among the five most probable classes.
     pub fn accuracy5(&self) -> f64 {
         self.correct5 as f64 / self.count.max(1) as f64
     }
 
-    /// Takes up one picture.
+    /// Takes up one image.
     pub fn add(&mut self, probabilities: &[f32], label: usize) {
         let of_label = probabilities.get(label).copied().unwrap_or(0.0);
         // As on the device, the first of equals is the prediction, and what is no number is never right.
@@ -74,7 +74,7 @@ pub struct Classifier {
     probabilities: TensorId,
     batch: usize,
     classes: usize,
-    /// What was pushed, the oldest first, and which rows are pictures.
+    /// What was pushed, the oldest first, and which rows are images.
     pushed: VecDeque<(Reading, Vec<bool>)>,
 }
 
@@ -83,7 +83,7 @@ pub struct Classifier {
 pub struct InferenceGraph {
     /// The nodes.
     pub graph: Graph,
-    /// The pictures, batch x 3 x input x input.
+    /// The images, batch x 3 x input x input.
     pub input: TensorId,
     /// The logits, batch x classes.
     pub logits: TensorId,
@@ -92,7 +92,7 @@ pub struct InferenceGraph {
 }
 
 impl InferenceGraph {
-    /// Builds it for batches of `batch` pictures with activations stored as `element`.
+    /// Builds it for batches of `batch` images with activations stored as `element`.
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::Config`] or [`Error::Layer`] for a network that cannot be built.
@@ -193,7 +193,7 @@ impl Classifier {
         Ok(Self { gpu, session, input, logits, probabilities, batch, classes, pushed })
     }
 
-    /// Pictures of a batch.
+    /// Images of a batch.
     pub fn batch(&self) -> usize {
         self.batch
     }
@@ -211,7 +211,7 @@ impl Classifier {
         self.session.read(self.logits).await
     }
 
-    /// The probabilities of each class for each picture of a batch, its missing rows left out. What was pushed and not pulled is forgotten.
+    /// The probabilities of each class for each image of a batch, its missing rows left out. What was pushed and not pulled is forgotten.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
@@ -261,13 +261,13 @@ impl Classifier {
         self.session.profile(&Step::default(), clock).await
     }
 
-    /// The classes of preprocessed pictures ([`Preprocessing::apply`](crate::data::Preprocessing::apply)), most probable first, for each picture.
+    /// The classes of preprocessed images ([`Preprocessing::apply`](crate::data::Preprocessing::apply)), most probable first, for each image.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if a picture has the wrong size or gives no numbers, and what the device reports.
-    pub async fn classify(&mut self, pictures: &[Vec<f32>]) -> Result<Vec<Vec<Prediction>>> {
-        let mut results = Vec::with_capacity(pictures.len());
-        for chunk in pictures.chunks(self.batch) {
+    /// [`Error::Tensor`] if an image has the wrong size or gives no numbers, and what the device reports.
+    pub async fn classify(&mut self, images: &[Vec<f32>]) -> Result<Vec<Vec<Prediction>>> {
+        let mut results = Vec::with_capacity(images.len());
+        for chunk in images.chunks(self.batch) {
             let rows = self.probabilities(&Batch::of(self.batch, chunk)).await?;
             numbers(&rows)?;
             results.extend(rows.iter().map(|row| top(row, self.classes)));

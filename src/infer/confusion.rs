@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
-/// Counts of pictures by label and prediction.
+/// Counts of images by label and prediction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confusion {
     classes: usize,
@@ -15,21 +15,21 @@ pub struct Confusion {
 /// How one class fares.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ClassMetrics {
-    /// Pictures with this label.
+    /// Images with this label.
     pub support: u64,
-    /// Pictures that are predicted to be of this class.
+    /// Images that are predicted to be of this class.
     pub predicted: u64,
-    /// Pictures with this label that are predicted so.
+    /// Images with this label that are predicted so.
     pub correct: u64,
-    /// Share of the pictures predicted to be of this class that are; none if there are none.
+    /// Share of the images predicted to be of this class that are; none if there are none.
     pub precision: Option<f64>,
-    /// Share of the pictures with this label that are predicted so; none if there are none.
+    /// Share of the images with this label that are predicted so; none if there are none.
     pub recall: Option<f64>,
     /// The harmonic mean of precision and recall, 2 correct / (support + predicted); none if the class occurs in neither.
     pub f1: Option<f64>,
 }
 
-/// Means over the classes that have pictures, each class counting alike. What a class has none of counts as zero.
+/// Means over the classes that have images, each class counting alike. What a class has none of counts as zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct MeanMetrics {
     /// Mean precision.
@@ -41,12 +41,12 @@ pub struct MeanMetrics {
 }
 
 impl Confusion {
-    /// No picture yet, of so many classes.
+    /// No image yet, of so many classes.
     pub fn new(classes: usize) -> Self {
         Self { classes, counts: BTreeMap::new() }
     }
 
-    /// Takes up one picture. What is no class is passed over.
+    /// Takes up one image. What is no class is passed over.
     pub fn add(&mut self, label: usize, prediction: usize) {
         if label < self.classes && prediction < self.classes {
             *self.counts.entry((label, prediction)).or_default() += 1;
@@ -58,12 +58,12 @@ impl Confusion {
         self.classes
     }
 
-    /// Pictures with this label and prediction.
+    /// Images with this label and prediction.
     pub fn count(&self, label: usize, prediction: usize) -> u64 {
         self.counts.get(&(label, prediction)).copied().unwrap_or(0)
     }
 
-    /// Pictures with this label, by prediction.
+    /// Images with this label, by prediction.
     pub fn row(&self, label: usize) -> Vec<u64> {
         let mut row = vec![0; self.classes];
         for ((_, prediction), count) in self.counts.range((label, 0)..(label.saturating_add(1), 0)) {
@@ -125,11 +125,11 @@ impl Serialize for Confusion {
 mod tests {
     use super::*;
 
-    /// Label 0: 3 right, 1 taken for 1. Label 1: 2 right, 2 taken for 0. No picture of class 2, and 1 of label 0 taken for it.
+    /// Label 0: 3 right, 1 taken for 1. Label 1: 2 right, 2 taken for 0. No image of class 2, and 1 of label 0 taken for it.
     fn example() -> Confusion {
         let mut confusion = Confusion::new(3);
-        let pictures = [(0, 0), (0, 0), (0, 0), (0, 1), (0, 2), (1, 1), (1, 1), (1, 0), (1, 0)];
-        pictures.iter().for_each(|(label, prediction)| confusion.add(*label, *prediction));
+        let images = [(0, 0), (0, 0), (0, 0), (0, 1), (0, 2), (1, 1), (1, 1), (1, 0), (1, 0)];
+        images.iter().for_each(|(label, prediction)| confusion.add(*label, *prediction));
         confusion
     }
 
@@ -137,9 +137,9 @@ mod tests {
     fn metrics_by_hand() {
         let metrics = example().metrics();
         let of = |i: usize| (metrics[i].precision, metrics[i].recall, metrics[i].f1);
-        // 5 predictions of class 0, 3 right; 5 pictures of it.
+        // 5 predictions of class 0, 3 right; 5 images of it.
         assert_eq!(of(0), (Some(0.6), Some(0.6), Some(0.6)));
-        // 3 predictions, 2 right; 4 pictures: F1 = 4 / 7.
+        // 3 predictions, 2 right; 4 images: F1 = 4 / 7.
         assert_eq!(of(1), (Some(2.0 / 3.0), Some(0.5), Some(4.0 / 7.0)));
         assert_eq!(of(2), (Some(0.0), None, Some(0.0)));
         assert_eq!(Confusion::new(1).metrics()[0].f1, None);

@@ -1,9 +1,9 @@
-//! Early exit: a network in stages that end at its softmaxes. A picture whose softmax is sure goes no further (Teerapittayanon et al.,
+//! Early exit: a network in stages that end at its softmaxes. An image whose softmax is sure goes no further (Teerapittayanon et al.,
 //! "BranchyNet", 2016); GoogLeNet has the branches already.
 //!
 //! Each stage is a plan of its own over the same parameters: up to aux1, on from inception 4a to aux2, on from 4d to the main softmax. The
-//! activation of a picture that goes on is copied on the device into the next free row of the next stage's batch, and that stage runs when
-//! its batch is full: what later stages run is in proportion to the pictures that reach them.
+//! activation of an image that goes on is copied on the device into the next free row of the next stage's batch, and that stage runs when
+//! its batch is full: what later stages run is in proportion to the images that reach them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,34 +26,34 @@ use crate::train::upload_weights;
 /// When a softmax is sure enough.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exit {
-    /// The probability of its most probable class at which a picture goes no further; above 1, every picture goes all the way.
+    /// The probability of its most probable class at which an image goes no further; above 1, every image goes all the way.
     pub threshold: f32,
     /// What the logits of each softmax are divided by first, in the order in which they come: aux1, aux2, main. 1 where there are fewer.
     pub temperatures: Vec<f32>,
 }
 
-/// What the network says about one picture.
+/// What the network says about one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The number of the picture since the classifier was made.
-    pub picture: u64,
+    /// The number of the image since the classifier was made.
+    pub image: u64,
     /// The softmax that answered, by its place among [`EarlyExit::heads`].
     pub head: usize,
     /// The probability of each class, at the head's temperature.
     pub probabilities: Vec<f32>,
 }
 
-/// The logits of every softmax for a batch of pictures.
+/// The logits of every softmax for a batch of images.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeadLogits {
-    /// heads x pictures x classes; the heads as in [`EarlyExit::heads`].
+    /// heads x images x classes; the heads as in [`EarlyExit::heads`].
     pub logits: Vec<Vec<Vec<f32>>>,
-    /// The label of each picture.
+    /// The label of each image.
     pub labels: Vec<u32>,
 }
 
 impl HeadLogits {
-    /// Takes up more pictures.
+    /// Takes up more images.
     pub fn extend(&mut self, more: Self) {
         self.logits.resize(more.logits.len().max(self.logits.len()), Vec::new());
         for (mine, theirs) in self.logits.iter_mut().zip(more.logits) {
@@ -62,7 +62,7 @@ impl HeadLogits {
         self.labels.extend(more.labels);
     }
 
-    /// Share of the pictures that a head classifies correctly, from 0 to 1.
+    /// Share of the images that a head classifies correctly, from 0 to 1.
     pub fn accuracy(&self, head: usize) -> f64 {
         let right = self.logits.get(head).into_iter().flatten().zip(&self.labels);
         let right = right.filter(|(row, label)| super::top(row, 1)[0].class == **label as usize).count();
@@ -77,7 +77,7 @@ pub struct EarlyExit {
     stages: Vec<Stage>,
     batch: usize,
     classes: usize,
-    pictures: u64,
+    images: u64,
     /// Logits of all stages that are on their way, with the labels of their batch, the oldest first.
     sent: VecDeque<(Vec<Reading>, Vec<u32>)>,
 }
@@ -92,7 +92,7 @@ struct Stage {
     /// What the next stage takes.
     activation: Option<TensorId>,
     macs: u64,
-    /// The pictures in the rows of its input.
+    /// The images in the rows of its input.
     rows: Vec<Option<u64>>,
     runs: u64,
 }
@@ -106,11 +106,11 @@ struct StageGraph {
     activation: Option<TensorId>,
 }
 
-/// A row of a stage with the number of its picture.
+/// A row of a stage with the number of its image.
 type Row = (usize, u64);
 
 impl EarlyExit {
-    /// A classifier with these weights, on memory of its own, for batches of `batch` pictures with activations stored as `element`. A network
+    /// A classifier with these weights, on memory of its own, for batches of `batch` images with activations stored as `element`. A network
     /// without auxiliary softmaxes has a single stage. Averages are not looked at: [`TrainingState::averaged`] puts them in the place of the weights.
     ///
     /// # Errors
@@ -172,7 +172,7 @@ impl EarlyExit {
             stages,
             batch,
             classes: network.classes,
-            pictures: 0,
+            images: 0,
             sent: VecDeque::new(),
         })
     }
@@ -182,12 +182,12 @@ impl EarlyExit {
         self.stages.iter().map(|s| s.head).collect()
     }
 
-    /// Pictures of a batch.
+    /// Images of a batch.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// Multiply-adds of one picture that is answered by each head, all stages up to it together.
+    /// Multiply-adds of one image that is answered by each head, all stages up to it together.
     pub fn macs(&self) -> Vec<u64> {
         let sums = self.stages.iter().scan(0, |sum, stage| {
             *sum += stage.macs;
@@ -196,9 +196,9 @@ impl EarlyExit {
         sums.collect()
     }
 
-    /// Pictures that were pushed so far: the number of the next one.
-    pub fn pictures(&self) -> u64 {
-        self.pictures
+    /// Images that were pushed so far: the number of the next one.
+    pub fn images(&self) -> u64 {
+        self.images
     }
 
     /// Runs of each stage so far.
@@ -211,18 +211,18 @@ impl EarlyExit {
         self.stages.iter().map(|s| s.runs * s.session.dispatch_count() as u64).sum()
     }
 
-    /// Classifies the pictures of a batch; its missing rows are left out. Returns what is answered so far, in no order: some of these
-    /// pictures, and earlier ones that went on, may still wait for the batch of a later stage to fill up.
+    /// Classifies the images of a batch; its missing rows are left out. Returns what is answered so far, in no order: some of these
+    /// images, and earlier ones that went on, may still wait for the batch of a later stage to fill up.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
     pub async fn push(&mut self, batch: &Batch, exit: &Exit) -> Result<Vec<Answer>> {
         self.stages[0].session.write(self.stages[0].input, &batch.images)?;
-        let pictures = &mut self.pictures;
+        let images = &mut self.images;
         let number = |label: &u32| {
             (*label != Batch::MISSING).then(|| {
-                *pictures += 1;
-                *pictures - 1
+                *images += 1;
+                *images - 1
             })
         };
         self.stages[0].rows = batch.labels.iter().map(number).collect();
@@ -231,7 +231,7 @@ impl EarlyExit {
         Ok(answers)
     }
 
-    /// Answers for all pictures that still wait.
+    /// Answers for all images that still wait.
     ///
     /// # Errors
     /// What the device reports.
@@ -275,31 +275,31 @@ impl EarlyExit {
         let pairs: Vec<(usize, usize)> =
             rows.iter().enumerate().map(|(i, (row, _))| (*row, first + i)).collect();
         self.gpu.copy_rows((&from.session, activation), (&to.session, to.input), &pairs).await?;
-        self.stages[stage + 1].rows.extend(rows.iter().map(|(_, picture)| Some(*picture)));
+        self.stages[stage + 1].rows.extend(rows.iter().map(|(_, image)| Some(*image)));
         Ok(())
     }
 
-    /// Runs a stage on what is in its input. Pictures that it is sure of are answered, the others returned.
+    /// Runs a stage on what is in its input. Images that it is sure of are answered, the others returned.
     async fn run(&mut self, stage: usize, exit: &Exit, answers: &mut Vec<Answer>) -> Result<Vec<Row>> {
         let logits = self.submit(stage).await?;
         let last = stage + 1 == self.stages.len();
         let temperature = exit.temperatures.get(stage).copied().unwrap_or(1.0);
         let rows = std::mem::take(&mut self.stages[stage].rows);
         let mut unsure = Vec::new();
-        for (row, (logits, picture)) in logits.iter().zip(rows).enumerate() {
-            let Some(picture) = picture else { continue };
+        for (row, (logits, image)) in logits.iter().zip(rows).enumerate() {
+            let Some(image) = image else { continue };
             let probabilities = softmax(logits, temperature);
             let sure = probabilities.iter().copied().fold(0.0, f32::max) >= exit.threshold;
             if sure || last {
-                answers.push(Answer { picture, head: stage, probabilities });
+                answers.push(Answer { image, head: stage, probabilities });
             } else {
-                unsure.push((row, picture));
+                unsure.push((row, image));
             }
         }
         Ok(unsure)
     }
 
-    /// Runs a stage and reads its logits, a row a picture.
+    /// Runs a stage and reads its logits, a row an image.
     async fn submit(&mut self, stage: usize) -> Result<Vec<Vec<f32>>> {
         let classes = self.classes;
         let stage = &mut self.stages[stage];
@@ -310,11 +310,11 @@ impl EarlyExit {
         Ok(values.chunks(classes).map(<[f32]>::to_vec).collect())
     }
 
-    /// The logits of every softmax for a batch, none left out: what thresholds and temperatures are chosen by. No picture may wait; what
+    /// The logits of every softmax for a batch, none left out: what thresholds and temperatures are chosen by. No image may wait; what
     /// [`EarlyExit::push_all`] has sent and nobody pulled is forgotten.
     ///
     /// # Errors
-    /// [`Error::Config`] if pictures wait, [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    /// [`Error::Config`] if images wait, [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
     pub async fn all_heads(&mut self, batch: &Batch) -> Result<HeadLogits> {
         self.sent.clear();
         self.push_all(batch).await?;
@@ -328,7 +328,7 @@ impl EarlyExit {
     /// As [`EarlyExit::all_heads`].
     pub async fn push_all(&mut self, batch: &Batch) -> Result<()> {
         if self.stages.iter().any(|s| !s.rows.is_empty()) {
-            return Err(Error::Config("pictures still wait for an answer: finish them first".into()));
+            return Err(Error::Config("images still wait for an answer: finish them first".into()));
         }
         self.stages[0].session.write(self.stages[0].input, &batch.images)?;
         let all: Vec<Row> = (0..self.batch).map(|row| (row, row as u64)).collect();
@@ -386,7 +386,7 @@ impl EarlyExit {
             }
             seconds.push(least.as_secs_f64());
         }
-        // These were no pictures.
+        // These were no images.
         self.stages.iter_mut().for_each(|s| s.runs = 0);
         Ok(seconds)
     }

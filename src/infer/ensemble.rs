@@ -1,4 +1,4 @@
-//! One or several classifiers over one or several crops of each picture: softmaxes are averaged (Szegedy et al. 2014, section 7).
+//! One or several classifiers over one or several crops of each image: softmaxes are averaged (Szegedy et al. 2014, section 7).
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -7,24 +7,24 @@ use crate::data::{Batch, Loader};
 use crate::error::Result;
 use crate::infer::{Classifier, numbers};
 
-/// A classifier with the pictures as it takes them. The loaders of all members give the same pictures in the same order and batches of the same
+/// A classifier with the images as it takes them. The loaders of all members give the same images in the same order and batches of the same
 /// size.
 #[derive(Debug)]
 pub struct Member {
     /// The network.
     pub classifier: Classifier,
-    /// Its pictures.
+    /// Its images.
     pub loader: Loader,
 }
 
-/// What is said about one picture.
+/// What is said about one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     /// Its number in the data set.
-    pub picture: usize,
+    pub image: usize,
     /// Its class.
     pub label: usize,
-    /// The probabilities that each member gives the classes: the mean over the picture's crops.
+    /// The probabilities that each member gives the classes: the mean over the image's crops.
     pub members: Vec<Vec<f32>>,
 }
 
@@ -40,7 +40,7 @@ impl Scores {
     }
 }
 
-/// Sums over the crops of a picture.
+/// Sums over the crops of an image.
 #[derive(Debug)]
 struct Pending {
     label: usize,
@@ -48,8 +48,8 @@ struct Pending {
     sums: Vec<(usize, Vec<f32>)>,
 }
 
-/// Classifies every picture with every member. `views` rows that follow each other are crops of one picture
-/// ([`CropTest::views`](crate::data::CropTest::views)). `observe` sees the pictures in their order and may end it early; those that
+/// Classifies every image with every member. `views` rows that follow each other are crops of one image
+/// ([`CropTest::views`](crate::data::CropTest::views)). `observe` sees the images in their order and may end it early; those that
 /// cannot be read are left out.
 ///
 /// # Errors
@@ -83,13 +83,13 @@ pub async fn score(
                 *crops += 1;
             }
         }
-        // Pictures whose last crop is done.
+        // Images whose last crop is done.
         let rest = pending.split_off(&next.map_or(usize::MAX, |next| next / views));
-        for (picture, Pending { label, sums }) in std::mem::replace(&mut pending, rest) {
+        for (image, Pending { label, sums }) in std::mem::replace(&mut pending, rest) {
             let mean =
                 |(crops, sum): (usize, Vec<f32>)| sum.iter().map(|p| p / crops.max(1) as f32).collect();
             let members = sums.into_iter().map(mean).collect();
-            if observe(Scores { picture, label, members }).is_break() {
+            if observe(Scores { image, label, members }).is_break() {
                 return Ok(());
             }
         }
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn members_count_alike() {
-        let scores = Scores { picture: 0, label: 0, members: vec![vec![1.0, 0.0], vec![0.25, 0.75]] };
+        let scores = Scores { image: 0, label: 0, members: vec![vec![1.0, 0.0], vec![0.25, 0.75]] };
         assert_eq!(scores.mean(), [0.625, 0.375]);
     }
 }

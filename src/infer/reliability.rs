@@ -1,27 +1,27 @@
-//! Whether probabilities mean what they say: of pictures classified with 80%, four in five should be right (Guo et al., "On Calibration of
+//! Whether probabilities mean what they say: of images classified with 80%, four in five should be right (Guo et al., "On Calibration of
 //! Modern Neural Networks", 2017).
 
 use serde::Serialize;
 
-/// Pictures whose confidence lies in one stretch.
+/// Images whose confidence lies in one stretch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct ReliabilityBin {
     /// Confidence above which it begins; the first holds 0 too.
     pub above: f64,
     /// The highest confidence in it.
     pub to: f64,
-    /// Pictures in it.
+    /// Images in it.
     pub count: u64,
-    /// Their mean confidence; 0 without pictures.
+    /// Their mean confidence; 0 without images.
     pub confidence: f64,
-    /// The share of them that is classified correctly; 0 without pictures.
+    /// The share of them that is classified correctly; 0 without images.
     pub accuracy: f64,
 }
 
 /// Confidence, the probability of the most probable class, against accuracy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reliability {
-    /// For each bin: pictures, sum of confidences, pictures classified correctly.
+    /// For each bin: images, sum of confidences, images classified correctly.
     bins: Vec<(u64, f64, u64)>,
 }
 
@@ -29,48 +29,48 @@ impl Reliability {
     /// The usual number of bins.
     pub const BINS: usize = 15;
 
-    /// No picture yet, in so many bins of equal width.
+    /// No image yet, in so many bins of equal width.
     pub fn new(bins: usize) -> Self {
         Self { bins: vec![(0, 0.0, 0); bins.max(1)] }
     }
 
-    /// Takes up one picture.
+    /// Takes up one image.
     pub fn add(&mut self, confidence: f32, correct: bool) {
         let count = self.bins.len();
         let bin = (f64::from(confidence) * count as f64).ceil() as usize;
-        let (pictures, confidences, right) = &mut self.bins[bin.clamp(1, count) - 1];
-        *pictures += 1;
+        let (images, confidences, right) = &mut self.bins[bin.clamp(1, count) - 1];
+        *images += 1;
         *confidences += f64::from(confidence);
         *right += u64::from(correct);
     }
 
-    /// Pictures so far.
+    /// Images so far.
     pub fn count(&self) -> u64 {
-        self.bins.iter().map(|(pictures, ..)| pictures).sum()
+        self.bins.iter().map(|(images, ..)| images).sum()
     }
 
     /// The bins, from the least confidence up.
     pub fn bins(&self) -> Vec<ReliabilityBin> {
         let edge = |i: usize| i as f64 / self.bins.len() as f64;
         let bin = |(i, (count, confidences, right)): (usize, &(u64, f64, u64))| {
-            let pictures = (*count).max(1) as f64;
+            let images = (*count).max(1) as f64;
             ReliabilityBin {
                 above: edge(i),
                 to: edge(i + 1),
                 count: *count,
-                confidence: confidences / pictures,
-                accuracy: *right as f64 / pictures,
+                confidence: confidences / images,
+                accuracy: *right as f64 / images,
             }
         };
         self.bins.iter().enumerate().map(bin).collect()
     }
 
-    /// Mean confidence of all pictures.
+    /// Mean confidence of all images.
     pub fn confidence(&self) -> f64 {
         self.bins.iter().map(|(_, confidences, _)| confidences).sum::<f64>() / self.count().max(1) as f64
     }
 
-    /// Expected calibration error: the mean over all pictures of how far their bin's accuracy is from its confidence.
+    /// Expected calibration error: the mean over all images of how far their bin's accuracy is from its confidence.
     pub fn ece(&self) -> f64 {
         let gaps = self.bins.iter().map(|(_, confidences, right)| (*right as f64 - confidences).abs());
         gaps.sum::<f64>() / self.count().max(1) as f64

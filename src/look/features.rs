@@ -11,7 +11,7 @@ use crate::optim::TrainingState;
 use crate::plan::{Plan, PlanOptions};
 use crate::train::upload;
 
-/// The channels of a layer for one picture.
+/// The channels of a layer for one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FeatureMaps {
     /// Channels.
@@ -55,7 +55,7 @@ fn maps(graph: &Graph) -> impl Iterator<Item = (&str, TensorId)> {
 }
 
 impl Features {
-    /// The network with these weights on a device, up to the layer of this name, for one picture at a time.
+    /// The network with these weights on a device, up to the layer of this name, for one image at a time.
     ///
     /// # Errors
     /// [`Error::Unknown`] naming layers if there is none of this name, [`Error::Tensor`] naming a weight that is missing or misshapen, and
@@ -106,12 +106,12 @@ impl Features {
         Ok(Self { gpu: gpu.clone(), session, input, output, extents })
     }
 
-    /// The maps of a preprocessed picture.
+    /// The maps of a preprocessed image.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the picture has the wrong size, and what the device reports.
-    pub async fn maps(&mut self, picture: &[f32]) -> Result<FeatureMaps> {
-        self.session.write(self.input, picture)?;
+    /// [`Error::Tensor`] if the image has the wrong size, and what the device reports.
+    pub async fn maps(&mut self, image: &[f32]) -> Result<FeatureMaps> {
+        self.session.write(self.input, image)?;
         self.session.submit(&Step::default())?;
         let values = self.session.read(self.output).await?;
         self.gpu.check("reading feature maps")?;

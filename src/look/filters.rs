@@ -1,15 +1,15 @@
-//! The filters of the first convolution: the only ones that can be seen as pictures, since they work on colours.
+//! The filters of the first convolution: the only ones that can be seen as images, since they work on colours.
 
-use crate::data::Picture;
+use crate::data::Image;
 use crate::error::{Error, Result};
 use crate::model::GoogLeNet;
 use crate::optim::TrainingState;
 
-/// The filters of the first convolution as pictures; grey is zero, and the largest weight of each filter is at the end of the scale.
+/// The filters of the first convolution as images; grey is zero, and the largest weight of each filter is at the end of the scale.
 ///
 /// # Errors
 /// [`Error::Tensor`] if the weights have no such layer.
-pub fn filters(network: &GoogLeNet, weights: &TrainingState) -> Result<Vec<Picture>> {
+pub fn filters(network: &GoogLeNet, weights: &TrainingState) -> Result<Vec<Image>> {
     let net = network.build(1)?;
     let missing = || Error::tensor("data", "no layer reads it");
     let (_, first) = net.graph.nodes().find(|(_, n)| n.inputs.contains(&net.input)).ok_or_else(missing)?;
@@ -23,7 +23,7 @@ pub fn filters(network: &GoogLeNet, weights: &TrainingState) -> Result<Vec<Pictu
         let largest = weights.iter().fold(f32::MIN_POSITIVE, |most, w| most.max(w.abs()));
         let plane = height * width;
         let value = |i: usize| (127.5 + 127.5 * weights[i % 3 * plane + i / 3] / largest).round() as u8;
-        Picture { width, height, channels: 3, pixels: (0..3 * plane).map(value).collect() }
+        Image { width, height, channels: 3, pixels: (0..3 * plane).map(value).collect() }
     };
     Ok(tensor.data.chunks_exact(3 * height * width).take(count).map(filter).collect())
 }
@@ -43,10 +43,10 @@ mod tests {
         let mut weights = TrainingState::default();
         let tensor = HostTensor { dims: vec![2, 3, 7, 7], data };
         weights.parameters.insert("conv1/7x7_s2.weight".into(), tensor);
-        let pictures = filters(&network, &weights).expect("two filters");
-        assert_eq!((pictures.len(), pictures[0].width), (2, 7));
-        assert_eq!(pictures[0].pixels[..3], [255, 128, 128]);
-        assert_eq!(pictures[0].pixels[3 * 48..], [128, 128, 64]);
+        let images = filters(&network, &weights).expect("two filters");
+        assert_eq!((images.len(), images[0].width), (2, 7));
+        assert_eq!(images[0].pixels[..3], [255, 128, 128]);
+        assert_eq!(images[0].pixels[3 * 48..], [128, 128, 64]);
         let error = filters(&network, &TrainingState::default()).expect_err("no weights");
         assert!(error.to_string().contains("conv1/7x7_s2.weight"), "{error}");
     }

@@ -1,5 +1,5 @@
 //! Grad-CAM (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017), for each of the three
-//! softmaxes: where in the picture is what speaks for a class.
+//! softmaxes: where in the image is what speaks for a class.
 //!
 //! The gradient of a class's logit with respect to the last block of Inception below the softmax (5b for main, 4a for aux1, 4d for aux2), averaged
 //! over the positions, is the weight of each channel of that block; the map is the weighted sum of the channels, and what speaks against
@@ -61,7 +61,7 @@ struct Differentiated {
 }
 
 impl GradCam {
-    /// The network with these weights on a device, for one picture at a time.
+    /// The network with these weights on a device, for one image at a time.
     ///
     /// # Errors
     /// [`Error::Tensor`] naming a weight that is missing or misshapen, and what the device reports.
@@ -96,12 +96,12 @@ impl GradCam {
         self.heads.iter().map(|h| h.name).collect()
     }
 
-    /// The map of each softmax for a class of a preprocessed picture ([`Preprocessing::apply`](crate::data::Preprocessing::apply)); by
+    /// The map of each softmax for a class of a preprocessed image ([`Preprocessing::apply`](crate::data::Preprocessing::apply)); by
     /// default that which is most probable to the main softmax.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the picture has the wrong size, [`Error::OutOfRange`] if there is no such class, and what the device reports.
-    pub async fn maps(&mut self, picture: &[f32], class: Option<usize>) -> Result<Vec<ActivationMap>> {
+    /// [`Error::Tensor`] if the image has the wrong size, [`Error::OutOfRange`] if there is no such class, and what the device reports.
+    pub async fn maps(&mut self, image: &[f32], class: Option<usize>) -> Result<Vec<ActivationMap>> {
         if let Some(class) = class.filter(|c| *c >= self.classes) {
             let allowed = format!("below {}, the network's classes", self.classes);
             return Err(Error::out_of_range("ActivationMap::class", allowed, class));
@@ -113,12 +113,12 @@ impl GradCam {
                 Some(class) => class,
                 None => {
                     // Any target will do to learn what the softmax says.
-                    head.run(picture, 0, self.classes)?;
+                    head.run(image, 0, self.classes)?;
                     most(&head.session.read(head.logits).await?)
                 }
             };
             wanted = Some(class);
-            head.run(picture, class, self.classes)?;
+            head.run(image, class, self.classes)?;
             maps.push(head.map(class).await?);
             self.gpu.check("making an activation map")?;
         }
@@ -163,9 +163,9 @@ impl Differentiated {
         Ok(Self { name: head.name, session, input, target, logits, activation, gradient, extents })
     }
 
-    fn run(&mut self, picture: &[f32], class: usize, classes: usize) -> Result<()> {
+    fn run(&mut self, image: &[f32], class: usize, classes: usize) -> Result<()> {
         let target: Vec<f32> = (0..classes).map(|c| f32::from(u8::from(c == class))).collect();
-        self.session.write(self.input, picture)?;
+        self.session.write(self.input, image)?;
         self.session.write(self.target, &target)?;
         self.session.submit(&Step::default())?;
         Ok(())

@@ -1,4 +1,4 @@
-//! Occlusion maps (Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014): a grey square is moved over the picture,
+//! Occlusion maps (Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014): a grey square is moved over the image,
 //! and where the class becomes less probable under it is what the network looks at. Slower than Grad-CAM, and takes no gradient on trust.
 
 use std::ops::ControlFlow;
@@ -7,7 +7,7 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::infer::{Classifier, top};
 
-/// How a picture is covered.
+/// How an image is covered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occlusion {
     /// Height and width of the square in pixels.
@@ -21,7 +21,7 @@ pub struct Occlusion {
 pub struct OcclusionMap {
     /// The class that the map is about.
     pub class: usize,
-    /// Its probability in the whole picture.
+    /// Its probability in the whole image.
     pub probability: f32,
     /// Places along each side.
     pub side: usize,
@@ -41,15 +41,15 @@ impl Occlusion {
         input.div_ceil(self.stride.max(1))
     }
 
-    /// The picture, 3 x input x input, with the square around one place set to zero, which is the mean colour.
-    fn cover(self, picture: &[f32], input: usize, place: usize) -> Vec<f32> {
+    /// The image, 3 x input x input, with the square around one place set to zero, which is the mean colour.
+    fn cover(self, image: &[f32], input: usize, place: usize) -> Vec<f32> {
         let side = self.places(input);
         let range = |place: usize| {
             let middle = (2 * place + 1) * input / (2 * side);
             let from = middle.saturating_sub(self.window / 2);
             from..(middle + self.window.div_ceil(2)).min(input)
         };
-        let mut covered = picture.to_vec();
+        let mut covered = image.to_vec();
         for c in 0..3 {
             for y in range(place / side) {
                 let row = (c * input + y) * input;
@@ -59,16 +59,16 @@ impl Occlusion {
         covered
     }
 
-    /// The map for a class of a preprocessed picture of `input` pixels; by default for the most probable one. Places are classified in batches;
+    /// The map for a class of a preprocessed image of `input` pixels; by default for the most probable one. Places are classified in batches;
     /// `observe` is told how many are done and may end it.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] for a square without extent or a class that there is not, [`Error::Interrupted`] if `observe` ended it,
-    /// [`Error::Tensor`] if the picture has the wrong size, and what the device reports.
+    /// [`Error::Tensor`] if the image has the wrong size, and what the device reports.
     pub async fn map(
         self,
         classifier: &mut Classifier,
-        picture: &[f32],
+        image: &[f32],
         input: usize,
         class: Option<usize>,
         mut observe: impl FnMut(usize) -> ControlFlow<()>,
@@ -81,7 +81,7 @@ impl Occlusion {
             return Err(Error::out_of_range("Occlusion::stride", "above zero", 0));
         }
         let batch = classifier.batch();
-        let whole = classifier.probabilities(&Batch::of(batch, &[picture.to_vec()])).await?;
+        let whole = classifier.probabilities(&Batch::of(batch, &[image.to_vec()])).await?;
         let whole = whole.first().ok_or_else(|| Error::tensor("softmax", "gave nothing"))?;
         let class = class.unwrap_or_else(|| top(whole, 1).first().map_or(0, |p| p.class));
         let probability = *whole.get(class).ok_or_else(|| {
@@ -95,7 +95,7 @@ impl Occlusion {
         let places: Vec<usize> = (0..side * side).collect();
         let mut drops = Vec::with_capacity(places.len());
         for chunk in places.chunks(batch) {
-            let covered: Vec<Vec<f32>> = chunk.iter().map(|p| self.cover(picture, input, *p)).collect();
+            let covered: Vec<Vec<f32>> = chunk.iter().map(|p| self.cover(image, input, *p)).collect();
             let rows = classifier.probabilities(&Batch::of(batch, &covered)).await?;
             drops.extend(rows.iter().map(|row| probability - row[class]));
             if observe(drops.len()).is_break() {
@@ -111,23 +111,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn squares_cover_the_picture() {
+    fn squares_cover_the_image() {
         let occlusion = Occlusion { window: 3, stride: 2 };
         assert_eq!(occlusion.places(5), 3);
-        let picture = vec![1.0; 3 * 25];
+        let image = vec![1.0; 3 * 25];
         let mut covered = [false; 25];
         for place in 0..9 {
-            let one = occlusion.cover(&picture, 5, place);
+            let one = occlusion.cover(&image, 5, place);
             let zeros = |c: usize| one[c * 25..(c + 1) * 25].iter().filter(|v| **v == 0.0).count();
-            // At the picture's end a square is cut.
+            // At the image's end a square is cut.
             assert!(zeros(0) >= 1 && zeros(0) == zeros(1) && zeros(1) == zeros(2), "{place}");
             covered.iter_mut().zip(&one).for_each(|(c, v)| *c |= *v == 0.0);
         }
         assert!(covered.iter().all(|c| *c));
         // No place lies outside, however the stride divides the input.
         let sparse = Occlusion { window: 2, stride: 30 };
-        let picture = vec![1.0; 3 * 32 * 32];
-        let zeros = |place| sparse.cover(&picture, 32, place).iter().filter(|v| **v == 0.0).count();
+        let image = vec![1.0; 3 * 32 * 32];
+        let zeros = |place| sparse.cover(&image, 32, place).iter().filter(|v| **v == 0.0).count();
         assert!((0..sparse.places(32).pow(2)).all(|place| zeros(place) == 3 * 4));
         assert_eq!(Occlusion::suited(224), Occlusion { window: 28, stride: 14 });
     }

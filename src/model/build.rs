@@ -24,11 +24,11 @@ use super::{GoogLeNet, Initialization, Variant, init};
 pub struct Network {
     /// The forward pass.
     pub graph: Graph,
-    /// The pictures, batch x 3 x input x input.
+    /// The images, batch x 3 x input x input.
     pub input: TensorId,
     /// The labels, u32, batch.
     pub labels: TensorId,
-    /// Second labels, u32, batch, and the share of the first ones, batch, where pictures have two labels each.
+    /// Second labels, u32, batch, and the share of the first ones, batch, where images have two labels each.
     pub mixed: Option<[TensorId; 2]>,
     /// The softmaxes, the main one first.
     pub heads: Vec<Head>,
@@ -47,7 +47,7 @@ pub struct Head {
     pub probabilities: TensorId,
     /// Mean cross-entropy.
     pub loss: TensorId,
-    /// Pictures whose largest logit is their label.
+    /// Images whose largest logit is their label.
     pub correct: TensorId,
     /// Weight of its loss in the sum.
     pub weight: f32,
@@ -56,7 +56,7 @@ pub struct Head {
 }
 
 impl Network {
-    /// The network with its pictures and activations stored as `element`; parameters, statistics and losses stay f32.
+    /// The network with its images and activations stored as `element`; parameters, statistics and losses stay f32.
     ///
     /// # Errors
     /// [`Error::Layer`] if an operation cannot work on such tensors.
@@ -116,7 +116,7 @@ pub(super) const EPSILON: f32 = 1e-3;
 const MOMENTUM: f32 = 0.1;
 
 impl GoogLeNet {
-    /// The graph of the forward pass with all losses, for batches of `batch` pictures.
+    /// The graph of the forward pass with all losses, for batches of `batch` images.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] or [`Error::Config`] for values that no network has, [`Error::Layer`] for shapes that do not fit.
@@ -169,7 +169,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds what losses read beside the logits; returns the inputs that mixed pictures need.
+    /// Adds what losses read beside the logits; returns the inputs that mixed images need.
     fn targets(&mut self, labels: TensorId) -> Option<[TensorId; 2]> {
         let labels_spec = self.graph.tensor_ref(labels).spec.clone();
         self.targets = vec![labels];

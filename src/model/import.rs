@@ -43,7 +43,7 @@ pub struct Recognised {
     pub state: BTreeMap<String, HostTensor>,
     /// What it does with the three channels of its input.
     pub planes: [Plane; 3],
-    /// The first convolution's stride: 2, but in networks of this crate for small pictures.
+    /// The first convolution's stride: 2, but in networks of this crate for small images.
     pub stride: i64,
     /// Tensors that were left out knowingly: counters of batches, and what lies beside the network in the file.
     pub ignored: Vec<String>,
@@ -92,7 +92,7 @@ impl GoogLeNet {
 }
 
 impl Recognised {
-    /// The network for pictures of `input` pixels, with its first convolution's stride as it is in the file.
+    /// The network for images of `input` pixels, with its first convolution's stride as it is in the file.
     ///
     /// # Errors
     /// [`Error::Format`] for a stride that no network of ours has at that size.

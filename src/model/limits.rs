@@ -56,7 +56,11 @@ impl GoogLeNet {
         match self.channels.named().into_iter().find(|(_, count)| !(1..=MAX_CHANNELS).contains(count)) {
             Some((name, count)) => {
                 let allowed = format!("from 1 to {MAX_CHANNELS} a layer");
-                Err(Error::out_of_range("GoogLeNet::channels", allowed, format!("{count} (`GoogLeNet::{name}`)")))
+                Err(Error::out_of_range(
+                    "GoogLeNet::channels",
+                    allowed,
+                    format!("{count} (`GoogLeNet::{name}`)"),
+                ))
             }
             None => Ok(()),
         }

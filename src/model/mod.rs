@@ -121,7 +121,7 @@ pub struct GoogLeNet {
     /// Weight of each class in the losses ([`SoftmaxCrossEntropy`](crate::ops::SoftmaxCrossEntropy) says how).
     #[serde(default)]
     pub class_weights: Option<Vec<f32>>,
-    /// Whether pictures have two labels each, as mixup and cutmix make them.
+    /// Whether images have two labels each, as mixup and cutmix make them.
     #[serde(default)]
     pub mixed_labels: bool,
     /// Whether the first convolution keeps its stride at any input size.
@@ -257,7 +257,7 @@ impl GoogLeNet {
         layers.flat_map(|layer| [format!("{layer}.weight"), format!("{layer}.bias")]).collect()
     }
 
-    /// Stride of the first convolution: 2, and 1 for small pictures, of which little would be left.
+    /// Stride of the first convolution: 2, and 1 for small images, of which little would be left.
     pub fn conv1_stride(&self) -> usize {
         if self.input < STEM_CHANGES_BELOW && !self.keep_stem { 1 } else { 2 }
     }

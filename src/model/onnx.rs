@@ -58,7 +58,7 @@ pub(super) fn recognise(graph: &OnnxGraph) -> Result<Found, String> {
     }
     let input = match graph.inputs.first().map(|(_, dims)| dims.as_slice()) {
         Some([_, _, Some(height), Some(width)]) if height != width => {
-            return Err(format!("takes pictures of {height}x{width}, which are not square"));
+            return Err(format!("takes images of {height}x{width}, which are not square"));
         }
         Some([_, _, height, _]) => *height,
         _ => None,

@@ -120,7 +120,7 @@ impl Squares {
     }
 }
 
-/// Zeros before and behind the channels of a five-dimensional value, or of the four dimensions in which each row is a picture of its own, if there are none elsewhere.
+/// Zeros before and behind the channels of a five-dimensional value, or of the four dimensions in which each row is an image of its own, if there are none elsewhere.
 fn around_channels(pads: &[i64]) -> Option<[i64; 2]> {
     let (before, behind) = pads.split_at(pads.len() / 2);
     let alone = |side: &[i64]| side.iter().enumerate().all(|(axis, pad)| axis == 2 || *pad == 0);

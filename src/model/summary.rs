@@ -32,9 +32,9 @@ pub struct Summary {
     pub parameters: usize,
     /// Trained parameters that inference needs.
     pub parameters_inference: usize,
-    /// Multiply-adds of one picture, forward, auxiliary heads included.
+    /// Multiply-adds of one image, forward, auxiliary heads included.
     pub macs: u64,
-    /// Multiply-adds of one picture at inference.
+    /// Multiply-adds of one image at inference.
     pub macs_inference: u64,
 }
 

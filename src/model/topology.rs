@@ -10,7 +10,7 @@ use crate::graph::TensorId;
 /// One box: a layer, together with the ReLU, batch norm or dropout behind it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TopologyNode {
-    /// Its layers' numbers in [`summary`], from 1; none for the pictures.
+    /// Its layers' numbers in [`summary`], from 1; none for the images.
     pub numbers: Vec<usize>,
     /// The name of its first layer.
     pub name: String,
@@ -40,7 +40,7 @@ pub struct TopologyEdge {
 /// A network as boxes and arrows.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Topology {
-    /// The boxes, the pictures first, in the order of [`summary`].
+    /// The boxes, the images first, in the order of [`summary`].
     pub nodes: Vec<TopologyNode>,
     /// The arrows.
     pub edges: Vec<TopologyEdge>,

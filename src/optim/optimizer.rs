@@ -257,7 +257,7 @@ impl Optimizer {
                 Averaging::Exponential(decay) => Some(decay),
             };
             graph.add("optimizer/average", Average { decay }, &guarded(&[average, updated]))?;
-            // What the averaged parameters make of a picture has other statistics than what the latest ones make of it. Those of a step whose
+            // What the averaged parameters make of an image has other statistics than what the latest ones make of it. Those of a step whose
             // gradients overflow are as good as any, so there is no guard.
             if layout.state.iter().any(|entry| !entry.name.starts_with(LOSS_SCALE)) {
                 let [average, state] = [Region::AveragedState, Region::State]

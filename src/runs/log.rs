@@ -83,7 +83,7 @@ pub struct HeadRecord {
     /// Mean cross-entropy.
     #[serde(deserialize_with = "number")]
     pub loss: f64,
-    /// Share of pictures that it classified correctly, from 0 to 1.
+    /// Share of images that it classified correctly, from 0 to 1.
     #[serde(deserialize_with = "number")]
     pub accuracy: f64,
 }
@@ -108,7 +108,7 @@ pub struct StepRecord {
     pub gradient_norm: Option<f64>,
     /// The loss scale, if the loss is scaled.
     pub loss_scale: Option<f64>,
-    /// Pictures a second in this epoch so far.
+    /// Images a second in this epoch so far.
     #[serde(deserialize_with = "number")]
     pub images_per_s: f64,
     /// Seconds since the run was started or resumed.
@@ -116,10 +116,10 @@ pub struct StepRecord {
     pub seconds: f64,
 }
 
-/// What an epoch's look at the held-out pictures found.
+/// What an epoch's look at the held-out images found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HeldOutRecord {
-    /// Pictures.
+pub struct ValidationRecord {
+    /// Images.
     pub count: usize,
     /// Share of them that are right, from 0 to 1.
     #[serde(deserialize_with = "number")]
@@ -147,17 +147,18 @@ pub struct EpochRecord {
     pub loss: f64,
     /// Each softmax over the epoch, measured while the parameters changed.
     pub heads: Vec<HeadRecord>,
-    /// The main softmax on the held-out pictures.
-    pub held_out: Option<HeldOutRecord>,
-    /// The auxiliary softmaxes on the held-out pictures.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub held_out_aux: Vec<HeadRecord>,
+    /// The main softmax on the held-out images.
+    #[serde(alias = "held_out")]
+    pub validation: Option<ValidationRecord>,
+    /// The auxiliary softmaxes on the held-out images.
+    #[serde(default, alias = "held_out_aux", skip_serializing_if = "Vec::is_empty")]
+    pub validation_aux: Vec<HeadRecord>,
     /// Whether no epoch before was better on them.
     pub best: bool,
-    /// Pictures a second.
+    /// Images a second.
     #[serde(deserialize_with = "number")]
     pub images_per_s: f64,
-    /// Seconds that it took, the look at the held-out pictures included.
+    /// Seconds that it took, the look at the held-out images included.
     #[serde(deserialize_with = "number")]
     pub seconds: f64,
     /// Share of the time of training in which the device worked on steps; none where it cannot tell.
@@ -175,7 +176,7 @@ pub struct PartRecord {
     pub epoch: u64,
     /// Steps done in all.
     pub step: u64,
-    /// Pictures of the epoch that were trained on.
+    /// Images of the epoch that were trained on.
     pub count: usize,
     /// Mean weighted sum of the losses.
     #[serde(deserialize_with = "number")]
@@ -204,7 +205,7 @@ impl PartRecord {
 }
 
 impl HeadRecord {
-    /// Of a step with `count` pictures.
+    /// Of a step with `count` images.
     pub fn of_step(head: &HeadMetrics, count: usize) -> Self {
         let accuracy = f64::from(head.correct) / count.max(1) as f64;
         Self { name: head.name.into(), loss: f64::from(head.loss), accuracy }
@@ -221,7 +222,7 @@ impl HeadRecord {
     }
 }
 
-impl From<&Evaluation> for HeldOutRecord {
+impl From<&Evaluation> for ValidationRecord {
     fn from(evaluation: &Evaluation) -> Self {
         Self {
             count: evaluation.count,
@@ -235,7 +236,7 @@ impl From<&Evaluation> for HeldOutRecord {
 /// Bytes that a log may have: more than the longest trainings make.
 const MAX_LOG_BYTES: u64 = 1 << 30;
 
-/// Reads a log. A last line that a crash cut off is left out, and so is an epoch that is written again further down: the held-out pictures
+/// Reads a log. A last line that a crash cut off is left out, and so is an epoch that is written again further down: the held-out images
 /// were looked at when the run went on.
 ///
 /// # Errors

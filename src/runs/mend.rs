@@ -117,7 +117,7 @@ impl RunFolder {
             ));
             return Ok(false);
         }
-        let is_there = |epoch: &EpochRecord| there == Some(epoch.step) && epoch.held_out.is_some();
+        let is_there = |epoch: &EpochRecord| there == Some(epoch.step) && epoch.validation.is_some();
         let Some(found) = records.iter().find_map(|r| r.epoch().filter(|e| is_there(e))).map(|e| e.epoch)
         else {
             return Ok(false);
@@ -141,7 +141,7 @@ fn lacks(records: &[Record], noted: &Record) -> bool {
     let has = |record: &Record| match (record, noted) {
         // Written again with what the validation set says, the record in the log is the newer one.
         (Record::Epoch(there), Record::Epoch(noted)) => {
-            there.step == noted.step && (there.held_out.is_some() || noted.held_out.is_none())
+            there.step == noted.step && (there.validation.is_some() || noted.validation.is_none())
         }
         (Record::Part(there), Record::Part(noted)) => there.step == noted.step,
         _ => false,

@@ -23,8 +23,8 @@ mod tensorboard;
 
 pub use lock::{Lock, Owner};
 pub use log::{
-    EpochRecord, HeadRecord, HeldOutRecord, LogWriter, PartRecord, Record, StepRecord, StopReason, read_log,
-    read_log_leniently,
+    EpochRecord, HeadRecord, LogWriter, PartRecord, Record, StepRecord, StopReason, ValidationRecord,
+    read_log, read_log_leniently,
 };
 pub use tensorboard::EventWriter;
 
@@ -55,10 +55,11 @@ pub struct Manifest {
     pub data_description: String,
     /// The names of the classes.
     pub classes: Vec<String>,
-    /// Pictures to train on.
+    /// Images to train on.
     pub train: usize,
-    /// Pictures held out.
-    pub held_out: usize,
+    /// Images of the validation set.
+    #[serde(alias = "held_out")]
+    pub validation: usize,
     /// The network.
     pub network: GoogLeNet,
     /// Trained parameters, the auxiliary heads' included.

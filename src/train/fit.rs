@@ -19,7 +19,7 @@ pub struct HeadSummary {
     pub name: &'static str,
     /// Mean cross-entropy.
     pub loss: f64,
-    /// Share of the pictures that it classified correctly, from 0 to 1.
+    /// Share of the images that it classified correctly, from 0 to 1.
     pub accuracy: f64,
 }
 
@@ -28,7 +28,7 @@ pub struct HeadSummary {
 pub struct EpochSummary {
     /// Number of the epoch, from 0.
     pub epoch: u64,
-    /// Pictures trained on.
+    /// Images trained on.
     pub count: usize,
     /// Mean weighted sum of the losses.
     pub loss: f64,

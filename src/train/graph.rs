@@ -16,11 +16,11 @@ pub struct TrainingGraph {
     pub graph: Graph,
     /// The layout of parameters and state.
     pub layout: Arc<Layout>,
-    /// The pictures, batch x 3 x input x input.
+    /// The images, batch x 3 x input x input.
     pub input: TensorId,
     /// The labels, batch.
     pub labels: TensorId,
-    /// Second labels and the share of the first ones, where pictures are mixed.
+    /// Second labels and the share of the first ones, where images are mixed.
     pub mixed: Option<[TensorId; 2]>,
     /// The total loss, then the loss of each head, then its correct count, then the gradients' norm if they are clipped, then the
     /// loss scale and the number of skipped updates if the loss is scaled.
@@ -33,7 +33,7 @@ pub struct TrainingGraph {
 }
 
 impl TrainingGraph {
-    /// Builds forward, backward and update for batches of `batch` pictures.
+    /// Builds forward, backward and update for batches of `batch` images.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] or [`Error::Config`] for values that nothing can be trained with, [`Error::Layer`] for shapes that do not fit.

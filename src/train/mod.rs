@@ -29,7 +29,7 @@ pub struct HeadMetrics {
     pub name: &'static str,
     /// Mean cross-entropy of the batch.
     pub loss: f32,
-    /// Pictures of the batch whose largest logit is their label.
+    /// Images of the batch whose largest logit is their label.
     pub correct: f32,
 }
 
@@ -38,7 +38,7 @@ pub struct HeadMetrics {
 pub struct StepMetrics {
     /// Number of the step (micro-batch), from 0.
     pub step: u64,
-    /// Pictures in the batch.
+    /// Images in the batch.
     pub count: usize,
     /// Learning rate.
     pub rate: f32,
@@ -172,7 +172,7 @@ impl Trainer {
         &self.network
     }
 
-    /// Pictures of a batch.
+    /// Images of a batch.
     pub fn batch(&self) -> usize {
         self.batch
     }
@@ -279,7 +279,7 @@ impl Trainer {
         Window { starts: self.progress.waiting == 0, divisor: over(own), completion }
     }
 
-    /// Gives the device the pictures and labels of the next step. Where the network takes mixed labels, a batch without second ones has only
+    /// Gives the device the images and labels of the next step. Where the network takes mixed labels, a batch without second ones has only
     /// its own.
     fn write(&self, batch: &Batch) -> Result<()> {
         self.session.write(self.input, &batch.images)?;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use incept::Error;
 use incept::data::{
-    Augmentation, Batch, Dataset, Fit, Folder, Loader, LoaderOptions, Mix, OpenOptions, Picture,
-    Preprocessing, Subset, at_most, digits, open, permutation, stratified,
+    Augmentation, Batch, Dataset, Fit, Folder, Image, Loader, LoaderOptions, Mix, OpenOptions, Preprocessing,
+    Subset, at_most, digits, open, permutation, stratified,
 };
 
 fn temporary() -> tempfile::TempDir {
@@ -39,11 +39,11 @@ fn the_embedded_digits_are_all_there() {
     let set = digits().expect("the embedded copy is whole");
     assert_eq!((set.len(), set.classes().len()), (1797, 10));
     let data = open("digits", &OpenOptions::default()).expect("can be opened");
-    assert_eq!(data.train.len() + data.held_out.len(), 1797);
-    let picture = data.train.picture(0).expect("is in memory");
-    assert_eq!((picture.width, picture.height, picture.channels), (8, 8, 1));
+    assert_eq!(data.train.len() + data.validation.len(), 1797);
+    let image = data.train.image(0).expect("is in memory");
+    assert_eq!((image.width, image.height, image.channels), (8, 8, 1));
     // Not all of them are alike, and grey levels reach white.
-    let brightest = (0..100).filter_map(|i| data.train.picture(i).ok()).flat_map(|p| p.pixels).max();
+    let brightest = (0..100).filter_map(|i| data.train.image(i).ok()).flat_map(|p| p.pixels).max();
     assert_eq!(brightest, Some(255));
 }
 
@@ -82,8 +82,8 @@ impl Dataset for Labels {
         self.labels[index]
     }
 
-    fn picture(&self, _index: usize) -> incept::Result<Picture> {
-        Ok(Picture { width: 1, height: 1, channels: 1, pixels: vec![0] })
+    fn image(&self, _index: usize) -> incept::Result<Image> {
+        Ok(Image { width: 1, height: 1, channels: 1, pixels: vec![0] })
     }
 
     fn name(&self, index: usize) -> String {
@@ -137,10 +137,10 @@ fn idx_files_are_read_plain_and_packed() {
         put("t10k-images-idx3-ubyte", idx(&[1, 2, 2], &[200, 201, 202, 203]));
         put("t10k-labels-idx1-ubyte", idx(&[1], &[4]));
         let data = open(&folder.path().to_string_lossy(), &OpenOptions::default()).expect("can be opened");
-        assert_eq!((data.train.len(), data.held_out.len()), (3, 1));
+        assert_eq!((data.train.len(), data.validation.len()), (3, 1));
         assert_eq!(data.train.label(2), 9);
-        assert_eq!(data.train.picture(1).expect("in memory").pixels, [4, 5, 6, 7]);
-        assert_eq!(data.held_out.picture(0).expect("in memory").pixels, [200, 201, 202, 203]);
+        assert_eq!(data.train.image(1).expect("in memory").pixels, [4, 5, 6, 7]);
+        assert_eq!(data.validation.image(0).expect("in memory").pixels, [200, 201, 202, 203]);
     }
 }
 
@@ -173,69 +173,66 @@ fn cifar_files_are_read() {
     }
     write(&folder.path().join("test_batch.bin"), &[record(9, 99), record(0, 1)].concat());
     let data = open(&folder.path().to_string_lossy(), &OpenOptions::default()).expect("can be opened");
-    assert_eq!((data.train.len(), data.held_out.len(), data.train.classes().len()), (5, 2, 10));
-    let picture = data.train.picture(2).expect("in memory");
-    assert_eq!(
-        (picture.width, picture.channels, &picture.pixels[..6]),
-        (32, 3, &[30, 20, 30, 30, 20, 30][..])
-    );
-    assert_eq!(data.held_out.label(0), 9);
+    assert_eq!((data.train.len(), data.validation.len(), data.train.classes().len()), (5, 2, 10));
+    let image = data.train.image(2).expect("in memory");
+    assert_eq!((image.width, image.channels, &image.pixels[..6]), (32, 3, &[30, 20, 30, 30, 20, 30][..]));
+    assert_eq!(data.validation.label(0), 9);
 }
 
 fn png(width: u32, height: u32, value: u8, grey: bool) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    let picture = if grey {
+    let image = if grey {
         image::DynamicImage::from(image::GrayImage::from_pixel(width, height, image::Luma([value])))
     } else {
         image::DynamicImage::from(image::RgbImage::from_pixel(width, height, image::Rgb([value, 0, 0])))
     };
-    picture.write_to(&mut bytes, image::ImageFormat::Png).expect("memory can be written");
+    image.write_to(&mut bytes, image::ImageFormat::Png).expect("memory can be written");
     bytes.into_inner()
 }
 
-/// Two classes of pictures of mixed sizes and kinds, three of them damaged.
-fn folder_of_pictures() -> tempfile::TempDir {
+/// Two classes of images of mixed sizes and kinds, three of them damaged.
+fn folder_of_images() -> tempfile::TempDir {
     let folder = temporary();
     for i in 0..8u32 {
         let class = if i % 2 == 0 { "apple" } else { "pear" };
         let bytes = png(10 + 3 * i, 40 - 2 * i, 30 * i as u8, i % 3 == 0);
         write(&folder.path().join(format!("{class}/{i}.png")), &bytes);
     }
-    write(&folder.path().join("apple/broken.png"), b"no picture at all");
+    write(&folder.path().join("apple/broken.png"), b"no image at all");
     let whole = png(30, 30, 9, false);
     write(&folder.path().join("pear/cut off.png"), &whole[..whole.len() / 2]);
     write(&folder.path().join("pear/empty.jpg"), b"");
-    write(&folder.path().join("pear/notes.txt"), b"not a picture, and not called one");
+    write(&folder.path().join("pear/notes.txt"), b"not an image, and not called one");
     write(&folder.path().join(".hidden/x.png"), &whole);
     folder
 }
 
 #[test]
-fn pictures_that_cannot_be_read_are_named_counted_and_passed_over() {
-    let folder = folder_of_pictures();
+fn images_that_cannot_be_read_are_named_counted_and_passed_over() {
+    let folder = folder_of_images();
     let set = Arc::new(Folder::open(folder.path()).expect("has two classes"));
     assert_eq!((set.len(), set.classes()), (11, &["apple".to_string(), "pear".to_string()][..]));
     let options = LoaderOptions { workers: 2, ..LoaderOptions::new(4, Preprocessing::new(32)) };
-    let loader = Loader::new(Arc::clone(&set) as Arc<dyn Dataset>, options.clone()).expect("has pictures");
+    let loader = Loader::new(Arc::clone(&set) as Arc<dyn Dataset>, options.clone()).expect("has images");
     let batches: Vec<Batch> =
         loader.epoch(0, 0).collect::<incept::Result<_>>().expect("three bad ones are allowed");
     assert_eq!(batches.len(), 3);
     assert_eq!(batches.iter().map(|b| b.count).sum::<usize>(), 8);
     let labels = batches.iter().flat_map(|b| &b.labels).filter(|l| **l == Batch::MISSING).count();
-    assert_eq!(labels, 12 - 8, "bad pictures and the end of the epoch have no label");
+    assert_eq!(labels, 12 - 8, "bad images and the end of the epoch have no label");
     let bad = loader.bad();
     let named = |name: &str| bad.iter().any(|(file, _)| file.contains(name));
     assert!(bad.len() == 3 && named("broken.png") && named("cut off.png") && named("empty.jpg"), "{bad:?}");
 
     let options = LoaderOptions { max_bad: 2, ..options };
-    let loader = Loader::new(set, options).expect("has pictures");
+    let loader = Loader::new(set, options).expect("has images");
     let error = loader.epoch(0, 0).find_map(Result::err).expect("three bad ones are too many");
     assert!(matches!(error, Error::TooManyBad { bad: 3, max: 2, .. }), "{error}");
 }
 
 /// Two classes of readable images, with bombs, images without extent and one that panics its decoder among them: how many of these.
 fn folder_of_hostile_images() -> (tempfile::TempDir, usize) {
-    let folder = folder_of_pictures();
+    let folder = folder_of_images();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let cases = ["bomb_1M.png", "bomb_1M.pgm", "bomb_1M.tif", "huge_canvas.gif", "huge_raw.bmp", "huge.jpg"];
     let more = ["huge_rle.bmp", "zero_width.pgm", "oddsample.jpg"];
@@ -287,12 +284,12 @@ impl Dataset for Hostile {
         0
     }
 
-    fn picture(&self, index: usize) -> incept::Result<Picture> {
+    fn image(&self, index: usize) -> incept::Result<Image> {
         let (width, height) = if index == 0 { (0, 5) } else { (5, 4) };
         assert!(index != 1, "a decoder gives up");
         let channels = if index == 2 { 0 } else { 1 };
         let count = if index == 3 { 19 } else { width * height * channels };
-        Ok(Picture { width, height, channels, pixels: vec![7; count] })
+        Ok(Image { width, height, channels, pixels: vec![7; count] })
     }
 
     fn name(&self, index: usize) -> String {
@@ -323,7 +320,7 @@ fn folders_with_parts_keep_them_apart() {
         }
     }
     let data = open(&folder.path().to_string_lossy(), &OpenOptions::default()).expect("can be opened");
-    assert_eq!((data.train.len(), data.held_out.len()), (5, 2));
+    assert_eq!((data.train.len(), data.validation.len()), (5, 2));
     write(&folder.path().join("val/c/0.png"), &png(8, 8, 9, true));
     let error = open(&folder.path().to_string_lossy(), &OpenOptions::default()).expect_err("c is new");
     assert!(error.to_string().contains('c'), "{error}");
@@ -339,7 +336,7 @@ fn batches_do_not_depend_on_workers() {
     let batches = |workers: usize, epoch: u64, first: usize| {
         let options = LoaderOptions { workers, ..LoaderOptions::new(100, Preprocessing::new(32)) };
         let options = options.training(5, Some(Augmentation::paper()));
-        let loader = Loader::new(Arc::clone(&set), options).expect("has pictures");
+        let loader = Loader::new(Arc::clone(&set), options).expect("has images");
         loader.epoch(epoch, first).collect::<incept::Result<Vec<Batch>>>().expect("all can be read")
     };
     let whole = batches(0, 1, 0);
@@ -348,7 +345,7 @@ fn batches_do_not_depend_on_workers() {
     assert_eq!(whole[11..], batches(2, 1, 11)[..]);
     assert_ne!(whole[0], batches(2, 2, 0)[0]);
     let seen: BTreeSet<usize> = whole.iter().flat_map(|b| b.indices.iter().copied()).collect();
-    assert_eq!(seen.len(), 1797, "an epoch has every picture once");
+    assert_eq!(seen.len(), 1797, "an epoch has every image once");
     assert_eq!(whole[17].count, 97);
     assert_eq!(whole[17].labels[97..], [Batch::MISSING; 3]);
     // Batch norm takes its statistics over all rows: those without a label are other images of the epoch, as they are in it.
@@ -359,7 +356,7 @@ fn batches_do_not_depend_on_workers() {
 /// Rows that have no image of their own have others of the epoch, never copies while there are others: copies have too small a variance.
 #[test]
 fn missing_rows_are_filled_with_other_images() {
-    let folder = folder_of_pictures();
+    let folder = folder_of_images();
     let set: Arc<dyn Dataset> = Arc::new(Folder::open(folder.path()).expect("has two classes"));
     let mix = Mix { mixup: 0.4, cutmix: 0.0 };
     let batches = |batch: usize, workers: usize, first: usize, mix: Option<Mix>| {
@@ -439,7 +436,7 @@ fn a_set_without_a_readable_image_is_an_error() {
 fn an_epoch_that_is_left_ends_its_workers() {
     let set: Arc<dyn Dataset> = Arc::new(digits().expect("the embedded copy is whole"));
     let options = LoaderOptions { workers: 2, ..LoaderOptions::new(8, Preprocessing::new(32)) };
-    let loader = Loader::new(Arc::clone(&set), options).expect("has pictures");
+    let loader = Loader::new(Arc::clone(&set), options).expect("has images");
     drop(loader.epoch(0, 0).next());
     drop(loader);
     // The workers hold the data set; when they end, this is the last to hold it.
@@ -453,7 +450,7 @@ fn an_epoch_that_is_left_ends_its_workers() {
 }
 
 #[test]
-fn pictures_are_cropped_to_the_middle_scaled_and_normalised() {
+fn images_are_cropped_to_the_middle_scaled_and_normalised() {
     // Red on the left half, black on the right, twice as wide as high.
     let mut pixels = Vec::new();
     for _ in 0..40 {
@@ -461,17 +458,17 @@ fn pictures_are_cropped_to_the_middle_scaled_and_normalised() {
             pixels.extend([if x < 40 { 255 } else { 0 }, 0, 0]);
         }
     }
-    let picture = Picture { width: 80, height: 40, channels: 3, pixels };
+    let image = Image { width: 80, height: 40, channels: 3, pixels };
     let plain = Preprocessing { mean: [0.25, 0.5, 0.0], std: [0.5, 0.25, 1.0], ..Preprocessing::new(40) };
     for fit in [Fit::Crop, Fit::Squash] {
-        let values = Preprocessing { fit, ..plain.clone() }.apply(&picture);
+        let values = Preprocessing { fit, ..plain.clone() }.apply(&image);
         let at = |c: usize, y: usize, x: usize| values[(c * 40 + y) * 40 + x];
         // Both have the edge in their middle: the crop sees 20 to 60, the other everything.
         assert!((at(0, 20, 10) - 1.5).abs() < 1e-5 && (at(0, 20, 30) + 0.5).abs() < 1e-5, "{fit:?}");
         assert!((at(1, 0, 0) + 2.0).abs() < 1e-5 && at(2, 5, 5).abs() < 1e-6, "{fit:?}");
     }
     let mirrored =
-        Preprocessing::new(32).apply(&Picture { width: 1, height: 1, channels: 1, pixels: vec![255] });
+        Preprocessing::new(32).apply(&Image { width: 1, height: 1, channels: 1, pixels: vec![255] });
     assert_eq!(mirrored.len(), 3 * 32 * 32);
     assert!(mirrored.iter().all(|v| (v - 2.0).abs() < 1e-5), "grey fills all three channels");
 }
@@ -481,14 +478,14 @@ fn mean_and_spread_are_measured() {
     let set = digits().expect("the embedded copy is whole");
     let measured = Preprocessing::new(32).measure(&set, 1797);
     let values: Vec<f32> =
-        (0..1797).flat_map(|i| measured.apply(&set.picture(i).expect("in memory"))).collect();
+        (0..1797).flat_map(|i| measured.apply(&set.image(i).expect("in memory"))).collect();
     let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
     assert!(mean.abs() < 0.02, "{mean}");
     // Of the digits' own 8 x 8 pixels.
     assert!((measured.std[0] - 0.376).abs() < 0.002, "{:?}", measured.std);
 }
 
-/// A picture that gets redder to the right, encoded.
+/// An image that gets redder to the right, encoded.
 fn row(format: image::ImageFormat) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::RgbImage::from_fn(32, 8, |x, _| image::Rgb([8 * x as u8, 0, 0]))
@@ -497,11 +494,11 @@ fn row(format: image::ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Phones store pictures as the sensor lies, and say how they were held.
+/// Phones store images as the sensor lies, and say how they were held.
 #[test]
-fn pictures_stand_as_cameras_were_held() {
+fn images_stand_as_cameras_were_held() {
     let plain = row(image::ImageFormat::Jpeg);
-    let lying = Picture::decode(&plain).expect("a jpeg");
+    let lying = Image::decode(&plain).expect("a jpeg");
     assert_eq!((lying.width, lying.height), (32, 8));
     // An APP1 segment with EXIF's tag 0x0112, orientation, of 6: to be turned to the right.
     let exif: [u8; 32] = *b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
@@ -509,18 +506,18 @@ fn pictures_stand_as_cameras_were_held() {
     turned.extend([0xff, 0xe1, 0, 34]);
     turned.extend(exif);
     turned.extend(&plain[2..]);
-    let standing = Picture::decode(&turned).expect("a jpeg");
+    let standing = Image::decode(&turned).expect("a jpeg");
     assert_eq!((standing.width, standing.height), (8, 32));
     // What was left is on top.
     assert!(standing.pixels[0] < 40 && standing.pixels[3 * 8 * 31] > 200, "{:?}", &standing.pixels[..6]);
 }
 
 #[test]
-fn pictures_that_are_cut_off_are_none() {
+fn images_that_are_cut_off_are_none() {
     for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png] {
         let whole = row(format);
-        assert!(Picture::decode(&whole).is_ok(), "{format:?}");
-        assert!(Picture::decode(&whole[..whole.len() - 20]).is_err(), "{format:?}");
+        assert!(Image::decode(&whole).is_ok(), "{format:?}");
+        assert!(Image::decode(&whole[..whole.len() - 20]).is_err(), "{format:?}");
     }
 }
 
@@ -529,18 +526,18 @@ fn pictures_that_are_cut_off_are_none() {
 fn names_tell_what_content_does_not() {
     let folder = temporary();
     for class in ["a", "b"] {
-        write(&folder.path().join(class).join("picture.tga"), &row(image::ImageFormat::Tga));
+        write(&folder.path().join(class).join("image.tga"), &row(image::ImageFormat::Tga));
     }
-    let set = Folder::open(folder.path()).expect("a folder of pictures");
-    assert_eq!(set.picture(1).map(|p| (p.width, p.height)).ok(), Some((32, 8)));
-    assert!(Picture::decode(&row(image::ImageFormat::Tga)).is_err());
+    let set = Folder::open(folder.path()).expect("a folder of images");
+    assert_eq!(set.image(1).map(|p| (p.width, p.height)).ok(), Some((32, 8)));
+    assert!(Image::decode(&row(image::ImageFormat::Tga)).is_err());
 }
 
 #[test]
-fn pictures_with_transparency_show_white() {
+fn images_with_transparency_show_white() {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::RgbaImage::from_pixel(2, 2, image::Rgba([10, 20, 30, 0]))
         .write_to(&mut bytes, image::ImageFormat::Png)
         .expect("memory can be written");
-    assert_eq!(Picture::decode(&bytes.into_inner()).expect("a png").pixels, [255; 12]);
+    assert_eq!(Image::decode(&bytes.into_inner()).expect("a png").pixels, [255; 12]);
 }

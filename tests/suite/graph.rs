@@ -560,7 +560,7 @@ fn a_batch_that_does_not_fit_a_binding_is_refused_with_one_that_does() {
         };
         Plan::new(&training.graph, &options).map(|_| ())
     };
-    let error = plan(256).expect_err("256 pictures do not fit in 128 MiB");
+    let error = plan(256).expect_err("256 images do not fit in 128 MiB");
     let Error::TooLarge { advice, limit, .. } = &error else { panic!("{error}") };
     assert_eq!(*limit, 128 << 20);
     let fits: usize = advice.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("the advice is a number");

@@ -29,7 +29,7 @@ fn gpu_with_f16() -> Option<Gpu> {
     gpu.profile().f16.then_some(gpu)
 }
 
-/// Pictures whose class shows in their colour.
+/// Images whose class shows in their colour.
 fn batch(size: usize, seed: u64) -> Batch {
     let labels: Vec<u32> = (0..size as u32).map(|i| (i + seed as u32) % 4).collect();
     let pixel = |i: usize, v: f32| {

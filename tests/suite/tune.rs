@@ -238,9 +238,8 @@ fn one_step(gpu: &Gpu) -> (Vec<&'static str>, Vec<f32>) {
     let mut trainer =
         gpu.block_on(Trainer::new(gpu, &network(), &optimizer, 4, 1, |_, _| ())).expect("a trainer");
     let pixels = 3 * 32 * 32;
-    let picture =
-        |i: usize| (0..pixels).map(|p| ((p * (i + 3)) % 17) as f32 / 8.0 - 1.0).collect::<Vec<f32>>();
-    let batch = Batch::of(4, &(0..4).map(picture).collect::<Vec<_>>());
+    let image = |i: usize| (0..pixels).map(|p| ((p * (i + 3)) % 17) as f32 / 8.0 - 1.0).collect::<Vec<f32>>();
+    let batch = Batch::of(4, &(0..4).map(image).collect::<Vec<_>>());
     trainer.step(&batch, 0.01).expect("a step");
     let names = trainer.session().plan().nodes.iter().map(|n| n.implementation.name).collect();
     let state = gpu.block_on(trainer.state()).expect("the state");

@@ -28,7 +28,7 @@ struct Options {
     /// The device: its place in the list that the loader gives
     #[arg(long, default_value_t = 0)]
     device: usize,
-    /// Pictures of a batch
+    /// Images of a batch
     #[arg(long, default_value_t = 128)]
     batch: usize,
     /// Only layers whose name has this in it

@@ -55,7 +55,7 @@ struct Options {
 enum What {
     /// Whole training steps: forward, three losses, backward, SGD with momentum and weight decay
     Step(NetworkOptions),
-    /// Inference of the main head, pictures on the host to probabilities on the host
+    /// Inference of the main head, images on the host to probabilities on the host
     Infer(NetworkOptions),
     /// Single convolutions: forward, input gradient, weight gradient
     Layers(LayerOptions),
@@ -66,10 +66,10 @@ struct NetworkOptions {
     /// Factor on all channel counts
     #[arg(long, default_value_t = 0.25)]
     width: f64,
-    /// Height and width of the pictures
+    /// Height and width of the images
     #[arg(long, default_value_t = 64)]
     input: usize,
-    /// Pictures of a batch; several make several rows
+    /// Images of a batch; several make several rows
     #[arg(long, value_delimiter = ',', default_value = "32")]
     batch: Vec<usize>,
     /// Number of classes
@@ -106,7 +106,7 @@ impl Stored {
 
 #[derive(Args)]
 struct LayerOptions {
-    /// Pictures of a batch
+    /// Images of a batch
     #[arg(long, default_value_t = 8)]
     batch: usize,
     /// Only layers whose name has this in it

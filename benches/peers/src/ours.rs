@@ -58,7 +58,7 @@ impl Contender for Training {
     }
 }
 
-/// Inference: pictures to probabilities on the host.
+/// Inference: images to probabilities on the host.
 pub struct Inference {
     gpu: Gpu,
     classifier: Classifier,

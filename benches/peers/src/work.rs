@@ -7,7 +7,7 @@ use incept::optim::TrainingState;
 
 use crate::Result;
 
-/// The seed of weights and pictures.
+/// The seed of weights and images.
 pub const SEED: u64 = 1;
 /// The learning rate of every step.
 pub const RATE: f32 = 0.01;

@@ -1,4 +1,4 @@
-//! The confusion matrix as a picture.
+//! The confusion matrix as an image.
 
 use incept::infer::Confusion;
 use plotters::prelude::*;

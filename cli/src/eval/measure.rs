@@ -1,4 +1,4 @@
-//! Checkpoints over the pictures of a data set.
+//! Checkpoints over the images of a data set.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -40,7 +40,7 @@ impl<'a> Contestant<'a> {
 }
 
 /// A part of the data set that is named, or of what the first checkpoint was trained on; all checkpoints must have its classes.
-pub(crate) fn held_out(
+pub(crate) fn validation(
     contestants: &[Contestant<'_>],
     data: Option<String>,
     part: Part,
@@ -51,13 +51,13 @@ pub(crate) fn held_out(
     let what = data.or_else(|| run.as_ref().map(|r| r.data.clone()));
     let what = what.ok_or_else(|| Error::Config("name a data set: the checkpoint does not".into()))?;
     let options = run.map_or_else(OpenOptions::default, |r| OpenOptions {
-        held_out: r.held_out,
+        val_split: r.val_split,
         limit: r.limit,
         limit_seed: r.seed,
         ..OpenOptions::default()
     });
     let part = match part {
-        Part::HeldOut => data::Part::Validation,
+        Part::Validation => data::Part::Validation,
         Part::Train => data::Part::Train,
         Part::Test => data::Part::Test,
     };
@@ -69,13 +69,13 @@ pub(crate) fn held_out(
     say(&notes);
     for Contestant { path, metadata, .. } in &contestants[1..] {
         let other: Option<Run> = serde_json::from_value(metadata.run.clone()).ok();
-        if let Some(other) = other.filter(|other| other.held_out.to_bits() != options.held_out.to_bits()) {
+        if let Some(other) = other.filter(|other| other.val_split.to_bits() != options.val_split.to_bits()) {
             note(&format!(
-                "note: {} was trained with --val-split {} and {} with {}: where the data set has no test part, one has learned from pictures that are measured here",
+                "note: {} was trained with --val-split {} and {} with {}: where the data set has no test part, one has learned from images that are measured here",
                 shown(first.path),
-                options.held_out,
+                options.val_split,
                 shown(path),
-                other.held_out
+                other.val_split
             ));
         }
     }
@@ -116,7 +116,7 @@ pub(crate) struct Measured {
 }
 
 impl Job<'_> {
-    /// Classifies every picture with every checkpoint; `observe` sees what they say.
+    /// Classifies every image with every checkpoint; `observe` sees what they say.
     pub(crate) fn measure(
         &self,
         contestants: &[Contestant<'_>],
@@ -128,7 +128,7 @@ impl Job<'_> {
         let mut members = Vec::with_capacity(contestants.len());
         for Contestant { metadata, state, .. } in contestants {
             let options = load.options(*batch, &metadata.preprocessing);
-            // A picture that cannot be read is missed in each of its crops.
+            // An image that cannot be read is missed in each of its crops.
             let options = LoaderOptions { max_bad: options.max_bad.saturating_mul(views), ..options };
             let loader = Loader::new(crops.of(Arc::clone(set), &metadata.preprocessing), options)?;
             let classifier =
@@ -144,9 +144,9 @@ impl Job<'_> {
             let mut done = 0;
             gpu.block_on(score(&mut members, views, |scores| {
                 for (assessment, row) in each.iter_mut().zip(&scores.members) {
-                    assessment.add(scores.picture, scores.label, row);
+                    assessment.add(scores.image, scores.label, row);
                 }
-                together.add(scores.picture, scores.label, &scores.mean());
+                together.add(scores.image, scores.label, &scores.mean());
                 observe(&scores);
                 done += 1;
                 rate.add(1);
@@ -159,7 +159,7 @@ impl Job<'_> {
         bad.sort();
         bad.dedup();
         if !bad.is_empty() {
-            note(&format!("{} unreadable pictures were passed over:", bad.len()));
+            note(&format!("{} unreadable images were passed over:", bad.len()));
             bad.iter().for_each(|(_, reason)| note(&format!("  {reason}")));
         }
         Ok(Measured {

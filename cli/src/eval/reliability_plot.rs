@@ -1,4 +1,4 @@
-//! The reliability diagram: accuracy over confidence, with the number of pictures below.
+//! The reliability diagram: accuracy over confidence, with the number of images below.
 
 use incept::infer::{Reliability, ReliabilityBin};
 use plotters::prelude::*;
@@ -10,7 +10,7 @@ pub(crate) struct ReliabilityFigure<'a> {
     pub subtitle: String,
 }
 
-/// Bins with fewer pictures say little, and are drawn pale.
+/// Bins with fewer images say little, and are drawn pale.
 const FEW: u64 = 10;
 /// Okabe and Ito's lighter pair.
 const SKY: RGBColor = RGBColor(0x56, 0xb4, 0xe9);
@@ -31,7 +31,7 @@ impl Figure for ReliabilityFigure<'_> {
         let bins = self.reliability.bins();
         let there: Vec<&ReliabilityBin> = bins.iter().filter(|b| b.count > 0).collect();
         accuracy(&upper, unit, &there)?;
-        self.pictures(&lower, unit, &there)
+        self.images(&lower, unit, &there)
     }
 }
 
@@ -72,7 +72,7 @@ where
 }
 
 impl ReliabilityFigure<'_> {
-    fn pictures<DB: DrawingBackend>(&self, area: &Area<DB>, unit: Unit, bins: &[&ReliabilityBin]) -> Drawn
+    fn images<DB: DrawingBackend>(&self, area: &Area<DB>, unit: Unit, bins: &[&ReliabilityBin]) -> Drawn
     where
         DB::ErrorType: 'static,
     {
@@ -82,8 +82,8 @@ impl ReliabilityFigure<'_> {
             title: "",
             x: 0.0..1.0,
             y: 0.0..most * 1.08,
-            x_name: "confidence: the probability of the most probable class (pale: fewer than 10 pictures)",
-            y_name: "share of pictures",
+            x_name: "confidence: the probability of the most probable class (pale: fewer than 10 images)",
+            y_name: "share of images",
             ticks: (6, 4),
             x_label: &percent,
             y_label: &percent,

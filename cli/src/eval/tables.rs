@@ -37,7 +37,7 @@ pub(super) fn print(
     }
     let of = if measured.members.len() > 1 { "together, " } else { "" };
     reporter.line(&format!(
-        "{}  {of}{} pictures, {:.0} images/s",
+        "{}  {of}{} images, {:.0} images/s",
         line(together),
         together.evaluation.count,
         measured.images_per_s
@@ -58,7 +58,7 @@ fn by_class(assessment: &Assessment, classes: &[String], reporter: &Reporter) ->
     let width = classes.iter().map(|c| c.chars().count()).max().unwrap_or(0).max(5);
     reporter.line(&format!(
         "{:>width$}  {:>9}  {:>7}  {:>7}  {:>8}  {:>8}",
-        "class", "precision", "recall", "F1", "correct", "pictures"
+        "class", "precision", "recall", "F1", "correct", "images"
     ))?;
     let percent = |share: Option<f64>| share.map_or("-".to_string(), |s| format!("{:.2}%", 100.0 * s));
     for (class, m) in classes.iter().zip(assessment.confusion.metrics()) {
@@ -79,7 +79,7 @@ fn by_class(assessment: &Assessment, classes: &[String], reporter: &Reporter) ->
 /// The matrix where it fits, else the pairs that are confused most.
 fn confusions(confusion: &Confusion, classes: &[String], reporter: &Reporter) -> Result<()> {
     if classes.len() <= MATRIX {
-        reporter.line("\nrows are what pictures are, columns what the network says:")?;
+        reporter.line("\nrows are what images are, columns what the network says:")?;
         let short = |class: &String| class.chars().take(8).collect::<String>();
         let most = (0..classes.len()).flat_map(|l| confusion.row(l)).max().unwrap_or(0);
         let cell = classes.iter().map(|c| short(c).chars().count()).max().unwrap_or(1);

@@ -1,4 +1,4 @@
-//! The gradients of the three losses over the depth of the network, in one picture.
+//! The gradients of the three losses over the depth of the network, in one image.
 
 use std::ops::Range;
 
@@ -118,7 +118,7 @@ impl FlowFigure<'_> {
             title: "",
             x: -0.6..trunk.len() as f64 - 0.4,
             y: y.clone(),
-            x_name: "parts of the network with their depth: the layers with weights between the pictures and their end",
+            x_name: "parts of the network with their depth: the layers with weights between the images and their end",
             y_name: "share of the sum",
             ticks: (trunk.len() + 2, 6),
             x_label: &|v| part_at(trunk, *v).map_or(String::new(), |p| format!("{} ({})", p.part, p.depth)),

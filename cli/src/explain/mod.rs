@@ -32,7 +32,7 @@ use crate::numbers::{Range, real, whole};
 /// of a checkpoint.
 ///
 /// With `--train`, the same network is trained with and without its auxiliary softmaxes, from each seed, and the accuracy on
-/// held-out pictures is compared: curves with their spread, the three softmaxes by themselves, and a verdict in numbers.
+/// held-out images is compared: curves with their spread, the three softmaxes by themselves, and a verdict in numbers.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Explain {
@@ -43,7 +43,7 @@ pub(crate) struct Explain {
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
     network: NetworkArgs,
-    /// Pictures of the batch [default: 128, with --train 32].
+    /// Images of the batch [default: 128, with --train 32].
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", value_parser = whole::<usize>(1))]
     batch: Option<usize>,
     /// What weights, order and dropout are drawn from; with --train, of the first pair of networks.
@@ -71,10 +71,10 @@ pub(crate) struct Explain {
         value_parser = real::<f64>(Range::NotNegative)
     )]
     rate: f64,
-    /// Train on at most so many pictures, chosen evenly over the classes [default: 0, all].
+    /// Train on at most so many images, chosen evenly over the classes [default: 0, all].
     #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     limit: Option<usize>,
-    /// Share of the pictures that is held out where the data set has no test part.
+    /// Share of the images that is held out where the data set has no test part.
     #[arg(
         long = "val-split",
         alias = "held-out",
@@ -82,7 +82,7 @@ pub(crate) struct Explain {
         default_value_t = 0.25,
         help_heading = "Data"
     )]
-    held_out: f64,
+    val_split: f64,
     #[command(flatten)]
     pixels: PixelArgs,
     #[command(flatten)]
@@ -121,7 +121,7 @@ struct FlowResult<'a> {
     network: &'a GoogLeNet,
     checkpoint: Option<&'a Path>,
     seed: u64,
-    pictures: usize,
+    images: usize,
     #[serde(flatten)]
     flow: &'a GradientFlow,
     plots: &'a [PathBuf],
@@ -155,7 +155,7 @@ impl Explain {
             network: &network,
             checkpoint: self.checkpoint.as_deref(),
             seed: self.seed,
-            pictures: batch.count,
+            images: batch.count,
             flow: &flow,
             plots: &plots,
         })?;
@@ -184,7 +184,7 @@ impl Explain {
 
     fn options(&self) -> OpenOptions {
         let limit = self.limit.filter(|limit| *limit > 0);
-        OpenOptions { held_out: self.held_out, limit, ..OpenOptions::default() }
+        OpenOptions { val_split: self.val_split, limit, ..OpenOptions::default() }
     }
 
     /// The network to look at, and a batch for it.

@@ -24,7 +24,7 @@ use super::super::{Outcome, Result};
 use super::Explain;
 use super::train_plot::CurvesFigure;
 
-/// Pictures of a batch, as in the paper's experiments with Caffe.
+/// Images of a batch, as in the paper's experiments with Caffe.
 const BATCH: usize = 32;
 
 #[derive(Serialize)]
@@ -36,7 +36,7 @@ enum Event<'a> {
         recipe: &'a Recipe,
         seeds: u64,
         train: usize,
-        held_out: usize,
+        validation: usize,
     },
     Look {
         seed: u64,
@@ -76,7 +76,7 @@ struct Trial<'a> {
     gpu: &'a Gpu,
     recipe: Recipe,
     train: Loader,
-    held_out: Loader,
+    validation: Loader,
     stop: &'a AtomicBool,
     reporter: &'a Reporter,
     rate: Rate,
@@ -114,14 +114,14 @@ impl Explain {
             recipe: &recipe,
             seeds: self.seeds,
             train: data.train.len(),
-            held_out: data.held_out.len(),
+            validation: data.validation.len(),
         })?;
         let mut trial = Trial {
             gpu: &gpu,
             recipe,
-            // The order of the pictures is drawn anew from each seed.
+            // The order of the images is drawn anew from each seed.
             train: Loader::new(Arc::clone(&data.train), options.clone().training(self.seed, None))?,
-            held_out: Loader::new(Arc::clone(&data.held_out), options.clone())?,
+            validation: Loader::new(Arc::clone(&data.validation), options.clone())?,
             stop: &stop,
             reporter,
             rate: Rate::new(),
@@ -212,8 +212,16 @@ impl Trial<'_> {
             let told = self.reporter.tell_event(&Event::Look { seed, aux_weight, point });
             failed = failed.take().or(told.err());
         };
-        let run =
-            train_curve(self.gpu, network, &self.recipe, seed, &self.train, &self.held_out, observe, looked);
+        let run = train_curve(
+            self.gpu,
+            network,
+            &self.recipe,
+            seed,
+            &self.train,
+            &self.validation,
+            observe,
+            looked,
+        );
         let curve = self.gpu.block_on(run)?;
         failed.map_or(Ok(curve), Err)
     }
@@ -228,7 +236,7 @@ fn table(comparison: &Comparison, reporter: &Reporter) -> Result<()> {
         (true, "aux2", "aux2"),
     ];
     let spreads = columns.map(|(with, head, _)| comparison.spread(with, head));
-    reporter.line("Accuracy on held-out pictures: the main softmax with and without auxiliary ones, and these by themselves\n")?;
+    reporter.line("Accuracy on held-out images: the main softmax with and without auxiliary ones, and these by themselves\n")?;
     let names: String = columns.iter().map(|(_, _, name)| format!("  {name:>22}")).collect();
     reporter.line(&format!("epoch{names}"))?;
     for epoch in 0..spreads[0].len() {

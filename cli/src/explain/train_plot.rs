@@ -38,7 +38,7 @@ impl Figure for CurvesFigure<'_> {
             series(true, "main", head_color("main"), "with aux1 and aux2"),
             series(false, "main", INK, "without"),
         ];
-        chart(&left, unit, "Main softmax, held-out pictures", &aux)?;
+        chart(&left, unit, "Main softmax, held-out images", &aux)?;
         let heads = [
             series(true, "main", head_color("main"), "main"),
             series(true, "aux2", head_color("aux2"), "aux2, reads 4d"),

@@ -17,7 +17,7 @@ use crate::report::{Reporter, shown};
 use crate::tiles::{Tile, Tiles};
 use crate::{Outcome, Result};
 
-/// Draw the channels of a layer for a picture, the strongest first.
+/// Draw the channels of a layer for an image, the strongest first.
 ///
 /// Each channel is scaled by itself: yellow is where it answers most. Layers are called as `incept summary` calls them; a convolution is seen
 /// after its ReLU.
@@ -25,8 +25,8 @@ use crate::{Outcome, Result};
 pub(super) struct FeaturesArgs {
     /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
     checkpoint: PathBuf,
-    /// The picture.
-    picture: PathBuf,
+    /// The image.
+    image: PathBuf,
     /// The layer, for example `conv1/7x7_s2` or `inception_4a/output`.
     #[arg(long, value_name = "NAME", default_value = "inception_3a/output")]
     layer: String,
@@ -43,14 +43,14 @@ pub(super) struct FeaturesArgs {
     )]
     out: PathBuf,
     #[command(flatten)]
-    images: ImageArgs,
+    loading: ImageArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
 #[derive(Serialize)]
 struct Event<'a> {
-    picture: String,
+    image: String,
     layer: &'a str,
     channels: usize,
     height: usize,
@@ -67,11 +67,10 @@ impl FeaturesArgs {
         let device = &self.device;
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
-        let (seen, _) = subject.see(std::slice::from_ref(&self.picture), &self.images)?;
+        let (seen, _) = subject.see(std::slice::from_ref(&self.image), &self.loading)?;
         if seen.len() > 1 {
-            let what = shown(&self.picture);
-            let reason =
-                format!("{what} has {} pictures, and the layer is drawn for one: name it", seen.len());
+            let what = shown(&self.image);
+            let reason = format!("{what} has {} images, and the layer is drawn for one: name it", seen.len());
             return Err(Error::Config(reason));
         }
         let gpu = device.open()?;
@@ -105,9 +104,9 @@ impl FeaturesArgs {
                 tiles,
             };
             save(&tiles, &self.out)?;
-            let picture = shown(&one.file);
+            let image = shown(&one.file);
             reporter.line(&format!(
-                "{picture}  {}: {} channels of {} x {}, {silent} answer nowhere; drew {}",
+                "{image}  {}: {} channels of {} x {}, {silent} answer nowhere; drew {}",
                 self.layer,
                 maps.channels,
                 maps.height,
@@ -115,7 +114,7 @@ impl FeaturesArgs {
                 shown(&self.out)
             ))?;
             reporter.event(&Event {
-                picture,
+                image,
                 layer: &self.layer,
                 channels: maps.channels,
                 height: maps.height,

@@ -16,7 +16,7 @@ use crate::{Outcome, Result};
 /// Draw the filters of the first convolution: the patterns of colour and light that the network looks for first.
 ///
 /// Grey is zero; each filter is scaled by itself. In a network that is trained well they are smooth edges, gratings and spots of colour;
-/// noise means that it saw too few pictures or too much of one. Needs no GPU.
+/// noise means that it saw too few images or too much of one. Needs no GPU.
 #[derive(Args, Debug)]
 pub(super) struct FiltersArgs {
     /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
@@ -44,16 +44,16 @@ impl FiltersArgs {
     pub(super) fn run(&self, reporter: &Reporter) -> Result {
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
-        let pictures = filters(&subject.metadata.network, &subject.state)?;
-        let (height, width) = pictures.first().map_or((0, 0), |p| (p.height, p.width));
-        let count = pictures.len();
+        let images = filters(&subject.metadata.network, &subject.state)?;
+        let (height, width) = images.first().map_or((0, 0), |p| (p.height, p.width));
+        let count = images.len();
         let tiles = Tiles {
             title: "The filters of the first convolution".into(),
             subtitle: format!("{count} filters of {height} x {width}; grey is zero"),
             columns: 16,
             heads: Vec::new(),
             tile: 56,
-            tiles: pictures.iter().map(|p| Tile { image: raster(p), caption: Vec::new() }).collect(),
+            tiles: images.iter().map(|p| Tile { image: raster(p), caption: Vec::new() }).collect(),
         };
         save(&tiles, &self.out)?;
         reporter.line(&format!("drew {count} filters of {height} x {width} as {}", shown(&self.out)))?;

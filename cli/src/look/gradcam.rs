@@ -16,7 +16,7 @@ use crate::raster::{Heat, normalized};
 use crate::report::{Reporter, shown};
 use crate::tiles::{Tile, Tiles};
 
-/// Draw where each softmax sees a class: Grad-CAM of main, aux1 and aux2 over each picture.
+/// Draw where each softmax sees a class: Grad-CAM of main, aux1 and aux2 over each image.
 ///
 /// The map of a softmax is made of the last block of Inception below it, 5b, 4a or 4d: the channels that the class's logit grows with.
 /// Yellow is what speaks for the class most, dark blue what does not. The auxiliary maps are finer, and their softmaxes know less.
@@ -24,9 +24,9 @@ use crate::tiles::{Tile, Tiles};
 pub(super) struct Gradcam {
     /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
     checkpoint: PathBuf,
-    /// Pictures, or folders with pictures.
+    /// Images, or folders with images.
     #[arg(required = true)]
-    pictures: Vec<PathBuf>,
+    images: Vec<PathBuf>,
     /// The class to look for [default: the one that is most probable to the main softmax].
     #[arg(long, value_name = "NAME")]
     class: Option<String>,
@@ -43,7 +43,7 @@ pub(super) struct Gradcam {
     )]
     out: PathBuf,
     #[command(flatten)]
-    images: ImageArgs,
+    loading: ImageArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -67,7 +67,7 @@ impl HeadName {
 
 #[derive(Serialize)]
 struct Event<'a> {
-    picture: String,
+    image: String,
     class: &'a str,
     heads: Vec<HeadEvent<'a>>,
     plot: &'a Path,
@@ -90,7 +90,7 @@ impl Gradcam {
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
         let class = self.class.as_deref().map(|name| subject.number(name)).transpose()?;
-        let (seen, outcome) = subject.see(&self.pictures, &self.images)?;
+        let (seen, outcome) = subject.see(&self.images, &self.loading)?;
         let gpu = device.open()?;
         let mut gradcam = gpu.block_on(GradCam::new(&gpu, &subject.metadata.network, &subject.state))?;
         let shows = |head: &str| self.head.is_none_or(|wanted| wanted.name() == head);
@@ -112,7 +112,7 @@ impl Gradcam {
             title: "Where each softmax sees the class".into(),
             subtitle: "Grad-CAM: yellow speaks for the class, dark blue does not".into(),
             columns: heads.len() + 1,
-            heads: std::iter::once(("picture".to_string(), SOFT))
+            heads: std::iter::once(("image".to_string(), SOFT))
                 .chain(heads.iter().map(|head| (above(head), head_color(head))))
                 .collect(),
             tile: 176,
@@ -131,8 +131,8 @@ impl Gradcam {
                 top_probability: m.top.1,
                 map: m.values.chunks(m.width.max(1)).collect(),
             });
-            let picture = shown(&one.file);
-            reporter.event(&Event { picture, class, heads: heads.collect(), plot: &self.out })?;
+            let image = shown(&one.file);
+            reporter.event(&Event { image, class, heads: heads.collect(), plot: &self.out })?;
         }
         reporter.line(&format!("drew {}", shown(&self.out)))?;
         Ok(outcome)

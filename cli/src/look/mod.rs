@@ -14,7 +14,7 @@ use incept::checkpoint::{Checkpoint, Metadata};
 use incept::optim::TrainingState;
 
 use super::classify::read;
-use super::data::{ImageArgs, pictures};
+use super::data::{ImageArgs, images};
 use super::plot::class_label;
 use super::raster::raster;
 use super::record;
@@ -54,7 +54,7 @@ impl Look {
     }
 }
 
-/// Pictures that fit one figure.
+/// Images that fit one figure.
 const MOST: usize = 12;
 
 /// A network to look at, with averaged parameters if it has them.
@@ -63,7 +63,7 @@ struct Subject {
     state: TrainingState,
 }
 
-/// A picture as a person and as the network sees it.
+/// An image as a person and as the network sees it.
 struct Seen {
     file: PathBuf,
     /// The square that the network takes, before anything is taken off.
@@ -97,11 +97,11 @@ impl Subject {
 
     /// Reads the images that arguments name. Those that cannot be read are reported and skipped, and the command fails in the end as `classify`
     /// does.
-    fn see(&self, arguments: &[PathBuf], images: &ImageArgs) -> Result<(Vec<Seen>, Outcome)> {
-        images.set_limit()?;
-        let files = pictures(arguments)?;
+    fn see(&self, arguments: &[PathBuf], loading: &ImageArgs) -> Result<(Vec<Seen>, Outcome)> {
+        loading.set_limit()?;
+        let files = images(arguments)?;
         if files.len() > MOST {
-            let reason = format!("{} pictures are too many for one figure: at most {MOST}", files.len());
+            let reason = format!("{} images are too many for one figure: at most {MOST}", files.len());
             return Err(Error::Config(reason));
         }
         let see = |file: PathBuf| {

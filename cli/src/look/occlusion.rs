@@ -19,15 +19,15 @@ use crate::raster::Heat;
 use crate::report::{Rate, Reporter, shown};
 use crate::tiles::{Tile, Tiles};
 
-/// Draw which parts of a picture a class depends on: a square of the mean colour is moved over each picture, and the map shows how much less probable the
+/// Draw which parts of an image a class depends on: a square of the mean colour is moved over each image, and the map shows how much less probable the
 /// class becomes.
 #[derive(Args, Debug)]
 pub(super) struct OcclusionArgs {
     /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
     checkpoint: PathBuf,
-    /// Pictures, or folders with pictures.
+    /// Images, or folders with images.
     #[arg(required = true)]
-    pictures: Vec<PathBuf>,
+    images: Vec<PathBuf>,
     /// The class to look for [default: the most probable one].
     #[arg(long, value_name = "NAME")]
     class: Option<String>,
@@ -50,14 +50,14 @@ pub(super) struct OcclusionArgs {
     )]
     out: PathBuf,
     #[command(flatten)]
-    images: ImageArgs,
+    loading: ImageArgs,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
 #[derive(Serialize)]
 struct Event<'a> {
-    picture: String,
+    image: String,
     class: &'a str,
     probability: f32,
     window: usize,
@@ -73,7 +73,7 @@ impl OcclusionArgs {
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
         let class = self.class.as_deref().map(|name| subject.number(name)).transpose()?;
-        let (seen, outcome) = subject.see(&self.pictures, &self.images)?;
+        let (seen, outcome) = subject.see(&self.images, &self.loading)?;
         let network = &subject.metadata.network;
         let suited = Occlusion::suited(network.input);
         let window = self.window.unwrap_or(suited.window);
@@ -85,16 +85,16 @@ impl OcclusionArgs {
         let mut classifier =
             gpu.block_on(Classifier::new(&gpu, network, self.batch, Element::F32, &subject.state))?;
         let (heat, mut tiles, mut maps) = (Heat::new(), Vec::new(), Vec::new());
-        let per_picture = occlusion.places(network.input).pow(2);
+        let per_image = occlusion.places(network.input).pow(2);
         {
-            let mut bar = reporter.bar("covering places", (per_picture * seen.len()) as u64);
+            let mut bar = reporter.bar("covering places", (per_image * seen.len()) as u64);
             let (mut rate, mut before) = (Rate::new(), 0);
             for one in &seen {
                 let mut last = 0;
                 let observe = |done: usize| {
                     rate.add(done - last);
                     last = done;
-                    let left = rate.left(per_picture * seen.len() - before - done);
+                    let left = rate.left(per_image * seen.len() - before - done);
                     bar.update((before + done) as u64, || {
                         format!("{:.0} places/s  {left} left", rate.per_second())
                     });
@@ -102,7 +102,7 @@ impl OcclusionArgs {
                 };
                 let map = occlusion.map(&mut classifier, &one.values, network.input, class, observe);
                 maps.push(gpu.block_on(map)?);
-                before += per_picture;
+                before += per_image;
             }
         }
         for (one, map) in seen.iter().zip(&maps) {
@@ -116,7 +116,7 @@ impl OcclusionArgs {
             let caption = vec![(format!("loses {:.1} points at most", 100.0 * most), SOFT)];
             tiles.push(Tile { image: heat.map(&lost, *side), caption });
         }
-        let heads = ["picture", "over the picture", "places"].map(|h| (h.to_string(), SOFT));
+        let heads = ["image", "over the image", "places"].map(|h| (h.to_string(), SOFT));
         let tiles = Tiles {
             title: "What the class depends on".into(),
             subtitle: format!(
@@ -130,13 +130,13 @@ impl OcclusionArgs {
         save(&tiles, &self.out)?;
         for (one, map) in seen.iter().zip(&maps) {
             let class = subject.class(map.class);
-            let (probability, picture) = (map.probability, shown(&one.file));
+            let (probability, image) = (map.probability, shown(&one.file));
             let most = map.drops.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let (whole, lost) = (100.0 * probability, 100.0 * most);
-            reporter.line(&format!("{picture}  {class} {whole:.1}%, loses {lost:.1} points at most"))?;
+            reporter.line(&format!("{image}  {class} {whole:.1}%, loses {lost:.1} points at most"))?;
             let rows = map.drops.chunks(map.side.max(1)).collect();
             reporter.event(&Event {
-                picture,
+                image,
                 class,
                 probability,
                 window,

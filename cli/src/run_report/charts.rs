@@ -69,14 +69,14 @@ pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
         .map(|head| Series { faint: Vec::new(), ..series(head, format!("{head}, training"), |h| h.accuracy) })
         .collect();
     let plain = |name: &str, color, points| Series { name: name.into(), color, points, faint: Vec::new() };
-    let held_out =
-        curves.epochs.iter().filter_map(|e| Some((done(e), e.held_out.as_ref()?.accuracy))).collect();
-    accuracies.push(plain("main, held out", INK, held_out));
+    let validation =
+        curves.epochs.iter().filter_map(|e| Some((done(e), e.validation.as_ref()?.accuracy))).collect();
+    accuracies.push(plain("main, held out", INK, validation));
     // What the intermediate features tell: in training, most of what the auxiliary softmaxes see is dropped.
     let aux: Vec<Series> = HEADS[1..]
         .iter()
         .map(|head| {
-            let found = |e: &EpochRecord| Some((done(e), of_heads(&e.held_out_aux, head, |h| h.accuracy)?));
+            let found = |e: &EpochRecord| Some((done(e), of_heads(&e.validation_aux, head, |h| h.accuracy)?));
             plain(
                 &format!("{head}, held out"),
                 head_color(head),
@@ -92,7 +92,7 @@ pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
     let steps = |of: fn(&StepRecord) -> Option<f64>| -> Vec<(f64, f64)> {
         curves.steps.iter().filter_map(|s| Some((s.epoch, of(s)?))).collect()
     };
-    // A run of a few pictures may have logged one step: no line.
+    // A run of a few images may have logged one step: no line.
     let epochs = || curves.epochs.iter().map(|e| (done(e), e.rate)).collect();
     let rate = Some(steps(|s| Some(s.rate))).filter(|points| points.len() > 1).unwrap_or_else(epochs);
     let norms = steps(|s| s.gradient_norm);
@@ -222,8 +222,8 @@ mod tests {
             rate: loss,
             loss,
             heads: vec![head(loss)],
-            held_out: None,
-            held_out_aux: Vec::new(),
+            validation: None,
+            validation_aux: Vec::new(),
             best: false,
             images_per_s: loss,
             seconds: loss,

@@ -18,7 +18,7 @@ use incept::{Error, model};
 use serde::Serialize;
 
 use super::data::LoadArgs;
-use super::eval::{ConfusionFigure, Contestant, Job, Measured, Part, ReliabilityFigure, held_out};
+use super::eval::{ConfusionFigure, Contestant, Job, Measured, Part, ReliabilityFigure, validation};
 use super::options::{DeviceArgs, PrecisionArgs};
 use super::plot::Drawn;
 use super::raster::thumbnail;
@@ -28,16 +28,16 @@ use super::{Outcome, Result};
 use crate::numbers::whole;
 use source::{Curves, Source};
 
-/// Pictures of the held-out part that the page shows.
+/// Images of the held-out part that the page shows.
 const SAMPLES: usize = 30;
 /// Mistakes that it shows.
 const MISTAKES: usize = 30;
-/// Pixels of a picture on the page.
-const PICTURE: u32 = 176;
+/// Pixels of an image on the page.
+const IMAGE: u32 = 176;
 
 /// Write one HTML page about a run that needs nothing beside itself: curves, confusion matrix, samples, configuration.
 ///
-/// The run's best checkpoint is measured on its held-out pictures first, or the one that is named.
+/// The run's best checkpoint is measured on its held-out images first, or the one that is named.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   incept report runs/0003-photos                           writes runs/0003-photos/report.html
@@ -55,7 +55,7 @@ pub(crate) struct RunReport {
     /// Where the folders of runs are: one of them may have the log of a checkpoint that lies elsewhere.
     #[arg(long, value_name = "FOLDER", default_value = "runs", env = "INCEPT_RUNS_DIR")]
     runs_dir: PathBuf,
-    /// Pictures of a batch.
+    /// Images of a batch.
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     #[command(flatten)]
@@ -66,7 +66,7 @@ pub(crate) struct RunReport {
     device: DeviceArgs,
 }
 
-/// A picture with what the network says about it.
+/// An image with what the network says about it.
 #[derive(Debug)]
 pub(super) struct Sample {
     pub image: RgbImage,
@@ -75,7 +75,7 @@ pub(super) struct Sample {
     pub probability: f32,
 }
 
-/// What the held-out pictures told.
+/// What the held-out images told.
 struct Tested {
     data: String,
     device: Vec<(String, String)>,
@@ -118,10 +118,10 @@ impl RunReport {
         Ok(Outcome::Done)
     }
 
-    /// Measures the checkpoint on the held-out pictures.
+    /// Measures the checkpoint on the held-out images.
     fn test(&self, contestant: &Contestant<'_>, device: &DeviceArgs, reporter: &Reporter) -> Result<Tested> {
         let one = std::slice::from_ref(contestant);
-        let (data, set) = held_out(one, self.data.clone(), Part::HeldOut)?;
+        let (data, set) = validation(one, self.data.clone(), Part::Validation)?;
         let gpu = device.open()?;
         let element = self.precision.element(&gpu);
         device.tune(&gpu, reporter, Worth::Classifying, None, || {
@@ -140,17 +140,17 @@ impl RunReport {
             worst: MISTAKES,
         };
         let measured = job.measure(one, reporter, |scores: &Scores| {
-            if chosen.binary_search(&scores.picture).is_ok() {
+            if chosen.binary_search(&scores.image).is_ok() {
                 let best = scores.members.first().and_then(|row| top(row, 1).first().copied());
-                said.extend(best.map(|b| (scores.picture, scores.label, b.class, b.probability)));
+                said.extend(best.map(|b| (scores.image, scores.label, b.class, b.probability)));
             }
         })?;
-        let sample = |(picture, label, prediction, probability): (usize, usize, usize, f32)| {
-            let image = thumbnail(&job.set.picture(picture)?, PICTURE);
+        let sample = |(image, label, prediction, probability): (usize, usize, usize, f32)| {
+            let image = thumbnail(&job.set.image(image)?, IMAGE);
             Ok(Sample { image, label, prediction, probability })
         };
         let wrong = measured.together.mistakes().iter();
-        let wrong = wrong.map(|m| (m.picture, m.label, m.prediction, m.probability));
+        let wrong = wrong.map(|m| (m.image, m.label, m.prediction, m.probability));
         let mistakes = wrong.map(sample).collect::<Result<Vec<_>>>()?;
         let samples = said.into_iter().map(sample).collect::<Result<Vec<_>>>()?;
         let device = vec![("measured for this page on".to_string(), gpu.summary().to_string())];
@@ -168,7 +168,7 @@ fn write_page(source: &Source, contestant: &Contestant<'_>, tested: &Tested) -> 
         sections.push(page::section("Training", about, &page::plots(&charts)?));
     }
     let about = format!(
-        "{} pictures that training has not seen; colours are shares of a row.",
+        "{} images that training has not seen; colours are shares of a row.",
         thousands(evaluation.count as u64)
     );
     let figure = ConfusionFigure { confusion, classes, title: String::new(), subtitle: String::new() };
@@ -179,9 +179,9 @@ fn write_page(source: &Source, contestant: &Contestant<'_>, tested: &Tested) -> 
     let figure = ReliabilityFigure { reliability, subtitle };
     sections.push(page::section("Calibration", about, &page::plot(&figure)?));
     let about = "Spread evenly over the held-out part, not chosen.";
-    sections.push(page::section("Samples", about, &page::pictures(&tested.samples, classes)?));
+    sections.push(page::section("Samples", about, &page::images(&tested.samples, classes)?));
     if !tested.mistakes.is_empty() {
-        let html = page::pictures(&tested.mistakes, classes)?;
+        let html = page::images(&tested.mistakes, classes)?;
         sections.push(page::section("Worst mistakes", "Those that the network is surest of.", &html));
     }
     if !source.command_line.is_empty() {
@@ -222,8 +222,8 @@ fn facts(source: &Source, tested: &Tested) -> Vec<(String, String)> {
         facts.push((format!("{:.0}", last.images_per_s), "images/s at the end".to_string()));
     }
     if tested.measured.unreadable > 0 {
-        note("some held-out pictures could not be read: the page leaves them out");
-        facts.push((tested.measured.unreadable.to_string(), "unreadable pictures".to_string()));
+        note("some held-out images could not be read: the page leaves them out");
+        facts.push((tested.measured.unreadable.to_string(), "unreadable images".to_string()));
     }
     facts
 }

@@ -74,10 +74,10 @@ pub(super) fn pairs(rows: &[(String, String)]) -> String {
     format!("<div class=\"card\"><table>{}</table></div>", rows.iter().map(row).collect::<String>())
 }
 
-/// Pictures with what the network says about them.
-pub(super) fn pictures(samples: &[Sample], classes: &[String]) -> Drawn<String> {
+/// Images with what the network says about them.
+pub(super) fn images(samples: &[Sample], classes: &[String]) -> Drawn<String> {
     let name = |class: usize| escaped(classes.get(class).map_or("?", String::as_str));
-    let mut html = String::from("<div class=\"card pictures\">");
+    let mut html = String::from("<div class=\"card images\">");
     for sample in samples {
         let wrong = sample.label != sample.prediction;
         let class = if wrong { " class=\"wrong\"" } else { "" };
@@ -100,7 +100,7 @@ pub(super) fn pictures(samples: &[Sample], classes: &[String]) -> Drawn<String> 
 pub(super) fn by_class(confusion: &Confusion, classes: &[String]) -> String {
     let percent = |share: Option<f64>| share.map_or("-".to_string(), |s| format!("{:.1}%", 100.0 * s));
     let mut html = String::from(
-        "<div class=\"card\"><table><tr><th>class</th><th>precision</th><th>recall</th><th>F1</th><th>pictures</th></tr>",
+        "<div class=\"card\"><table><tr><th>class</th><th>precision</th><th>recall</th><th>F1</th><th>images</th></tr>",
     );
     for (class, m) in classes.iter().zip(confusion.metrics()) {
         let (precision, recall, f1) = (percent(m.precision), percent(m.recall), percent(m.f1));

@@ -96,22 +96,22 @@ fn train_eval_and_classify_go_together() {
     assert_eq!((&end["reason"], &end["epochs"], &end["last"]), (&"done".into(), &2.into(), &out.into()));
     let best = end["best_epoch"].as_u64().expect("one is the best") as usize;
     let of_best = &events[2 * best + 1];
-    assert_eq!((&of_best["best"], &of_best["held_out_accuracy"]), (&true.into(), &end["best_accuracy"]));
+    assert_eq!((&of_best["best"], &of_best["validation_accuracy"]), (&true.into(), &end["best_accuracy"]));
     let heads = events[1]["heads"].as_array().expect("three heads");
     assert_eq!(heads.iter().filter_map(|h| h["name"].as_str()).collect::<Vec<_>>(), ["main", "aux1", "aux2"]);
-    assert!(events[3]["held_out_accuracy"].as_f64().is_some());
+    assert!(events[3]["validation_accuracy"].as_f64().is_some());
 
     let result = &json(&["eval", out, "--json"])[0];
     assert_eq!(result["count"], 359);
-    assert_eq!(result["accuracy"], events[3]["held_out_accuracy"]);
+    assert_eq!(result["accuracy"], events[3]["validation_accuracy"]);
     assert!(result["classes"].as_array().is_some_and(|c| c.len() == 10));
 
-    let picture = folder.path().join("pictures/seven.png");
-    std::fs::create_dir_all(picture.parent().expect("has a folder")).expect("a folder");
+    let image = folder.path().join("images/seven.png");
+    std::fs::create_dir_all(image.parent().expect("has a folder")).expect("a folder");
     image::GrayImage::from_fn(20, 20, |x, y| image::Luma([if x + y > 20 { 255 } else { 0 }]))
-        .save(&picture)
+        .save(&image)
         .expect("can be written");
-    let by_file = &json(&["classify", out, text(&picture), "--top", "3", "--json"])[0];
+    let by_file = &json(&["classify", out, text(&image), "--top", "3", "--json"])[0];
     let predictions = by_file["predictions"].as_array().expect("predictions");
     assert_eq!(predictions.len(), 3);
     let probability = |i: usize| predictions[i]["probability"].as_f64().expect("a number");
@@ -126,22 +126,22 @@ fn train_eval_and_classify_go_together() {
         .stderr(Stdio::null())
         .spawn()
         .expect("the program can be started");
-    let bytes = std::fs::read(&picture).expect("the picture is there");
+    let bytes = std::fs::read(&image).expect("the image is there");
     piped.stdin.take().expect("is piped").write_all(&bytes).expect("it reads");
     let output = piped.wait_with_output().expect("it ends");
     let by_pipe: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(by_pipe["predictions"], by_file["predictions"]);
-    assert!(stdout(&["classify", out, text(&picture)]).contains('%'));
+    assert!(stdout(&["classify", out, text(&image)]).contains('%'));
 
     // One that cannot be read: the others are classified, and the exit code tells.
-    std::fs::write(folder.path().join("pictures/broken.png"), b"?").expect("can be written");
+    std::fs::write(folder.path().join("images/broken.png"), b"?").expect("can be written");
     let output = run(&["classify", out, text(folder.path())]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("broken.png"));
     assert!(String::from_utf8_lossy(&output.stdout).contains("seven.png"));
 }
 
-/// The first three test pictures of each class of CIFAR-10.
+/// The first three test images of each class of CIFAR-10.
 const PHOTOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/data/cifar10");
 
 #[test]
@@ -179,9 +179,9 @@ fn photos_are_classified_without_a_checkpoint() {
     let (_, errors) = fails_with(&["classify", "runs/0001-animls", PHOTOS]);
     assert!(errors.contains("runs/0001-animls"), "{errors}");
     let (_, errors) = fails_with(&["classify", PHOTOS, "cifar.safetensors"]);
-    assert!(errors.contains("before the pictures"), "{errors}");
+    assert!(errors.contains("before the images"), "{errors}");
     let (code, errors) = fails_with(&["classify", "included"]);
-    assert!(code == 1 && errors.contains("pictures"), "{errors}");
+    assert!(code == 1 && errors.contains("images"), "{errors}");
     let (code, errors) = fails_with(&["export", "included", "--half", "--output", "cifar.onnx"]);
     assert!(code != 0 && errors.contains("--half"), "{errors}");
 }
@@ -284,15 +284,15 @@ fn training_goes_on_when_nobody_reads() {
 #[test]
 fn ctrl_c_ends_a_look_at_data_with_130() {
     let folder = temporary();
-    let pictures = folder.path().join("pictures");
+    let images = folder.path().join("images");
     for class in ["a", "b"] {
-        std::fs::create_dir_all(pictures.join(class)).expect("can be made");
+        std::fs::create_dir_all(images.join(class)).expect("can be made");
         for number in 0..40 {
-            let picture = image::RgbImage::from_pixel(1500, 1500, image::Rgb([number; 3]));
-            picture.save(pictures.join(class).join(format!("{number}.bmp"))).expect("can be written");
+            let image = image::RgbImage::from_pixel(1500, 1500, image::Rgb([number; 3]));
+            image.save(images.join(class).join(format!("{number}.bmp"))).expect("can be written");
         }
     }
-    let child = incept().args(["data", "info", text(&pictures)]).stderr(Stdio::piped()).spawn();
+    let child = incept().args(["data", "info", text(&images)]).stderr(Stdio::piped()).spawn();
     let child = child.expect("the program can be started");
     std::thread::sleep(std::time::Duration::from_millis(300));
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
@@ -312,9 +312,9 @@ fn the_demo_draws_its_sheet() {
         ["demo", "--epochs", "1", "--output", text(&sheet), "--checkpoint", text(&checkpoint), "--json"];
     let events = json(&arguments);
     assert_eq!(events.last().expect("events")["event"], "demo");
-    let picture = image::open(&sheet).expect("a PNG").to_rgb8();
-    assert_eq!(picture.dimensions(), (2560, 1824));
-    let colours: std::collections::BTreeSet<[u8; 3]> = picture.pixels().map(|p| p.0).collect();
+    let image = image::open(&sheet).expect("a PNG").to_rgb8();
+    assert_eq!(image.dimensions(), (2560, 1824));
+    let colours: std::collections::BTreeSet<[u8; 3]> = image.pixels().map(|p| p.0).collect();
     // The three heads' colours, and grey levels of digits and of text.
     for head in [[0x00, 0x72, 0xb2], [0xd5, 0x5e, 0x00], [0x00, 0x9e, 0x73]] {
         assert!(colours.contains(&head), "{head:?}");

@@ -38,14 +38,14 @@ fn never() -> Exit {
     Exit { threshold: 2.0, temperatures: Vec::new() }
 }
 
-/// All answers, in the order of the pictures.
+/// All answers, in the order of the images.
 fn answers(gpu: &Gpu, staged: &mut EarlyExit, batches: &[Batch], exit: &Exit) -> Vec<Answer> {
     let mut list = Vec::new();
     for batch in batches {
         list.extend(gpu.block_on(staged.push(batch, exit)).expect("answers"));
     }
     list.extend(gpu.block_on(staged.finish(exit)).expect("answers"));
-    list.sort_by_key(|a| a.picture);
+    list.sort_by_key(|a| a.image);
     list
 }
 
@@ -76,13 +76,13 @@ fn stages_say_what_the_whole_network_says() {
         let mut own = gpu.block_on(own).expect("stages");
         for answer in answers(&gpu, &mut own, std::slice::from_ref(batch), &never()) {
             assert_eq!(answer.head, 2);
-            assert!(close(&answer.probabilities, &rows[answer.picture as usize]), "{answer:?}");
+            assert!(close(&answer.probabilities, &rows[answer.image as usize]), "{answer:?}");
         }
     }
 }
 
 #[test]
-fn later_stages_run_only_for_pictures_that_are_not_sure() {
+fn later_stages_run_only_for_images_that_are_not_sure() {
     let gpu = gpu();
     let batches = batches(4, 18, 32);
     let trainer = trainer(&gpu, &network(), 4);
@@ -93,8 +93,8 @@ fn later_stages_run_only_for_pictures_that_are_not_sure() {
         all.extend(gpu.block_on(staged.all_heads(batch)).expect("logits"));
     }
     assert_eq!(all.labels.len(), 18);
-    let sure = |head: usize, picture: usize| {
-        softmax(&all.logits[head][picture], 1.0).iter().copied().fold(0.0, f32::max)
+    let sure = |head: usize, image: usize| {
+        softmax(&all.logits[head][image], 1.0).iter().copied().fold(0.0, f32::max)
     };
 
     // Everything stops at aux1: nothing of the other stages is dispatched, in as many submissions as batches.
@@ -110,23 +110,23 @@ fn later_stages_run_only_for_pictures_that_are_not_sure() {
     let asked = gpu.counters().since(&before);
     assert_eq!((asked.submissions, asked.dispatches), (10, early));
 
-    // A threshold in the middle: each picture is answered once, by the first head that is sure, and stages fill up their batches.
+    // A threshold in the middle: each image is answered once, by the first head that is sure, and stages fill up their batches.
     let mut by_sureness: Vec<f32> = (0..18).map(|p| sure(0, p)).collect();
     by_sureness.sort_by(f32::total_cmp);
     let threshold = f32::midpoint(by_sureness[8], by_sureness[9]);
-    let (runs, pictures) = (staged.runs(), staged.pictures());
+    let (runs, images) = (staged.runs(), staged.images());
     let exit = Exit { threshold, temperatures: Vec::new() };
     let list = answers(&gpu, &mut staged, &batches, &exit);
     assert_eq!(list.len(), 18);
     let mut reached = [0u64; 3];
     for (i, answer) in list.iter().enumerate() {
-        assert_eq!(answer.picture, pictures + i as u64);
+        assert_eq!(answer.image, images + i as u64);
         let head = (0..2).find(|h| sure(*h, i) >= threshold).unwrap_or(2);
-        assert_eq!(answer.head, head, "picture {i}");
+        assert_eq!(answer.head, head, "image {i}");
         (0..=head).for_each(|h| reached[h] += 1);
         let alone = softmax(&all.logits[head][i], 1.0);
         let same = answer.probabilities.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-5);
-        assert!(same, "picture {i}: {:?} and {alone:?}", answer.probabilities);
+        assert!(same, "image {i}: {:?} and {alone:?}", answer.probabilities);
     }
     assert_eq!(reached[1], 9);
     let ran: Vec<u64> = staged.runs().iter().zip(&runs).map(|(after, before)| after - before).collect();
@@ -163,7 +163,7 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = |name: &str| folder.path().join(name);
     let (checkpoint, png, svg) = (file("digits.safetensors"), file("exit.png"), file("exit.svg"));
-    let picture = file("seven.png");
+    let image = file("seven.png");
     let runs = file("runs");
     let train = |out: &Path, more: &[&str]| {
         let base = [
@@ -193,7 +193,7 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
         ];
         stdout(&[base.as_slice(), more].concat());
     };
-    // Fewer than 200 pictures to choose on cannot tell half a point.
+    // Fewer than 200 images to choose on cannot tell half a point.
     train(&checkpoint, &["--val-split", "0.6"]);
     // The run's folder stands for its checkpoint, and what is found lies beside that.
     let result = &json(&[
@@ -213,9 +213,9 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
     assert_eq!(points[last]["accuracy"], result["head_accuracies"][2]);
     assert!(at(last, "compute") > 1.0, "the heads on the way are not free");
     assert!((1..points.len()).all(|i| at(i, "compute") >= at(i - 1, "compute")));
-    // Fitted on the pictures that are not measured with.
+    // Fitted on the images that are not measured with.
     let count = |what: &str| result[what].as_u64().expect("a number");
-    assert_eq!(count("pictures") + count("calibration_pictures"), 1078);
+    assert_eq!(count("images") + count("calibration_images"), 1078);
     for head in result["calibration"].as_array().expect("heads") {
         assert!(head["after"].as_f64() <= head["before"].as_f64(), "{head}");
     }
@@ -226,16 +226,16 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
         measured["seconds"].as_f64() > Some(0.0) && measured["full_seconds"].as_f64() > Some(0.0),
         "{measured}"
     );
-    let image = image::open(&png).expect("a picture").to_rgb8();
-    assert_eq!(image.dimensions(), (1720, 1040));
-    assert!(image.pixels().filter(|p| p.0 == [0x00, 0x72, 0xb2]).count() > 300, "a curve or a dot is drawn");
+    let drawn = image::open(&png).expect("an image").to_rgb8();
+    assert_eq!(drawn.dimensions(), (1720, 1040));
+    assert!(drawn.pixels().filter(|p| p.0 == [0x00, 0x72, 0xb2]).count() > 300, "a curve or a dot is drawn");
     assert!(drawing(&svg, (860, 520)).contains("the main softmax alone"));
     assert!(file("digits.early-exit.json").is_file());
 
     image::GrayImage::from_fn(20, 20, |x, y| image::Luma([if x + y > 20 { 255 } else { 0 }]))
-        .save(&picture)
+        .save(&image)
         .expect("can be written");
-    let lines = json(&["classify", text(&checkpoint), text(&picture), "--early-exit", "0.01", "--json"]);
+    let lines = json(&["classify", text(&checkpoint), text(&image), "--early-exit", "0.01", "--json"]);
     assert_eq!(lines[0]["head"], "aux1");
     assert_eq!(lines[1]["runs"], serde_json::json!([1, 0, 0]));
     assert!(
@@ -244,18 +244,18 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
         "{}",
         lines[1]
     );
-    let said = stdout(&["classify", text(&checkpoint), text(&picture), "--early-exit", "0.01"]);
+    let said = stdout(&["classify", text(&checkpoint), text(&image), "--early-exit", "0.01"]);
     assert!(said.contains("answered by aux1") && said.contains("of the multiply-adds"), "{said}");
     // At the threshold that `eval` chose.
-    let chosen = json(&["classify", text(&checkpoint), text(&picture), "--early-exit", "auto", "--json"]);
+    let chosen = json(&["classify", text(&checkpoint), text(&image), "--early-exit", "auto", "--json"]);
     assert_eq!(chosen[1]["threshold"], result["recommended"]["threshold"], "{}", chosen[1]);
-    let output = run(&["classify", text(&checkpoint), text(&picture), "--early-exit", "0.5"]);
+    let output = run(&["classify", text(&checkpoint), text(&image), "--early-exit", "0.5"]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("not calibrated"), "{output:?}");
     let (wide, no) = (file("plain.safetensors"), &["--aux-weight", "0"]);
     train(&wide, no);
     for arguments in [
         vec!["eval", text(&wide), "--early-exit"],
-        vec!["classify", text(&wide), text(&picture), "--early-exit", "0.9"],
+        vec!["classify", text(&wide), text(&image), "--early-exit", "0.9"],
     ] {
         let output = run(&arguments);
         let errors = String::from_utf8_lossy(&output.stderr);

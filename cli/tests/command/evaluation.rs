@@ -32,7 +32,7 @@ fn checkpoints() -> [&'static str; 2] {
                 "--batch-size",
                 "16",
             ];
-            // From twice the epochs and another seed, and measured on the same pictures.
+            // From twice the epochs and another seed, and measured on the same images.
             let rest = ["--epochs", seed, "--no-validation", "--tune", "off", "--output", text(&out)];
             stdout(&base.iter().chain(&rest).chain(&["--seed", seed]).copied().collect::<Vec<_>>());
             text(&out).to_string()
@@ -91,7 +91,7 @@ fn figures_agree_with_each_other() {
     let printed = stdout(&["eval", checkpoint]);
     let accuracy = format!("top-1 {:.2}%", 100.0 * diagonal / total);
     assert!(printed.contains(&accuracy) && printed.contains("calibration"), "{printed}");
-    assert!(printed.contains("precision") && printed.contains("rows are what pictures are"), "{printed}");
+    assert!(printed.contains("precision") && printed.contains("rows are what images are"), "{printed}");
 }
 
 #[test]
@@ -118,14 +118,14 @@ fn members_are_reported_and_averaged() {
 #[test]
 fn crops_are_averaged() {
     let [checkpoint, _] = checkpoints();
-    // Few pictures: 144 crops of each.
+    // Few images: 144 crops of each.
     let folder = tempfile::tempdir().expect("a folder");
     for class in 0..10 {
         let of_class = folder.path().join(format!("data/{class}"));
         std::fs::create_dir_all(&of_class).expect("a folder");
-        for picture in 0..2u8 {
-            let path = of_class.join(format!("{picture}.png"));
-            let lit = |x: u32, y: u32| if (x + y * (class + 1)) % 7 < 3 { 200 + picture } else { 20 };
+        for image in 0..2u8 {
+            let path = of_class.join(format!("{image}.png"));
+            let lit = |x: u32, y: u32| if (x + y * (class + 1)) % 7 < 3 { 200 + image } else { 20 };
             image::GrayImage::from_fn(40, 30, |x, y| image::Luma([lit(x, y)]))
                 .save(path)
                 .expect("can be written");
@@ -144,18 +144,18 @@ fn crops_are_averaged() {
     losses.dedup();
     assert_eq!(losses.len(), 5, "every test sees other crops");
 
-    // A picture that cannot be read is one picture, however many crops it would have had.
+    // An image that cannot be read is one image, however many crops it would have had.
     std::fs::write(data.join("3/broken.png"), "?").expect("can be written");
     let result = json(&["eval", checkpoint, text(&data), "--part", "train", "--crops", "144", "--json"]);
     let held = json(&["eval", checkpoint, text(&data), "--crops", "10", "--json"]);
     assert_eq!(number(&result["unreadable"]) + number(&held["unreadable"]), 1.0);
 }
 
-/// Extents, and how many different colours a picture has.
+/// Extents, and how many different colours an image has.
 fn look(path: &Path) -> ((u32, u32), usize) {
-    let picture = image::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).to_rgb8();
-    let colours: std::collections::BTreeSet<[u8; 3]> = picture.pixels().map(|p| p.0).collect();
-    (picture.dimensions(), colours.len())
+    let image = image::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).to_rgb8();
+    let colours: std::collections::BTreeSet<[u8; 3]> = image.pixels().map(|p| p.0).collect();
+    (image.dimensions(), colours.len())
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `incept explain` and `incept graph`: gradients of each loss against those of a training step, pictures, and what the commands say.
+//! `incept explain` and `incept graph`: gradients of each loss against those of a training step, images, and what the commands say.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::program::{drawing, fails, json, stdout, text};
 
 /// The files of a plot: the PNG of this size with more than its background on it, the SVG of half of it with these words.
 fn check_plot(png: &Path, size: (u32, u32), svg: &Path, words: &[&str]) {
-    let image = image::open(png).expect("a picture").to_rgb8();
+    let image = image::open(png).expect("an image").to_rgb8();
     assert_eq!(image.dimensions(), size);
     let drawn = image.pixels().filter(|p| p.0 != [255; 3]).count();
     assert!(drawn > image.pixels().len() / 100, "{}: {drawn} pixels are drawn", png.display());
@@ -46,7 +46,7 @@ fn gradients_of_the_losses_add_up_to_those_of_a_step() {
     let flow = gpu.block_on(GradientFlow::measure(&gpu, &network, None, seed, &batch)).expect("flows");
     assert_eq!(flow.losses.iter().map(|l| l.name).collect::<Vec<_>>(), ["main", "aux1", "aux2"]);
 
-    // A network that was trained on mixed pictures takes plain ones here.
+    // A network that was trained on mixed images takes plain ones here.
     let mixing = GoogLeNet { mixed_labels: true, ..network.clone() };
     let same = gpu.block_on(GradientFlow::measure(&gpu, &mixing, None, seed, &batch)).expect("flows");
     assert_eq!(
@@ -227,7 +227,7 @@ fn the_graph_has_every_layer_of_the_summary() {
         assert_eq!(topology.nodes.iter().map(|n| n.parameters).sum::<usize>(), summary.parameters);
         let weights: Vec<f32> = topology.edges.iter().filter_map(|e| e.weight).collect();
         assert_eq!(weights, if network.has_aux() { vec![1.0, 0.3, 0.3] } else { vec![1.0] });
-        // Every box but the pictures is reached.
+        // Every box but the images is reached.
         let reached = |to: &usize| topology.edges.iter().any(|e| e.to == *to && e.from < *to);
         assert!((1..topology.nodes.len()).all(|i| reached(&i)));
     }

@@ -39,7 +39,7 @@ fn images_that_claim_too_much_are_skipped_by_every_command_that_reads_images() {
     let info = run(&["data", "info", data, "--json"]).stdout;
     let info: Value = serde_json::from_slice(&info).expect("JSON");
     let unreadable =
-        ["train", "held_out"].map(|part| info[part]["unreadable"].as_array().map_or(0, Vec::len));
+        ["train", "validation"].map(|part| info[part]["unreadable"].as_array().map_or(0, Vec::len));
     assert_eq!(unreadable.iter().sum::<usize>(), 4, "{info}");
     let (_, errors) = fails_with(&["classify", "included", &file("a")]);
     for (name, reason) in

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use incept::checkpoint::{Checkpoint, ImportOptions, OnnxOptions, Pixels};
-use incept::data::{Batch, Fit, Picture, Preprocessing};
+use incept::data::{Batch, Fit, Image, Preprocessing};
 use incept::formats::{Content, Foreign, read_tensors};
 use incept::graph::Role;
 use incept::infer::{Classifier, EarlyExit};
@@ -61,8 +61,8 @@ fn logits(checkpoint: &Checkpoint, input: &HostTensor) -> Vec<f32> {
     let (batch, network) = (input.dims[0], &checkpoint.metadata.network);
     let made = Classifier::new(&gpu, network, batch, Element::F32, &checkpoint.state);
     let mut classifier = gpu.block_on(made).expect("the weights fit");
-    let pictures: Vec<Vec<f32>> = input.data.chunks(input.data.len() / batch).map(<[f32]>::to_vec).collect();
-    gpu.block_on(classifier.probabilities(&Batch::of(batch, &pictures))).expect("classifies");
+    let images: Vec<Vec<f32>> = input.data.chunks(input.data.len() / batch).map(<[f32]>::to_vec).collect();
+    gpu.block_on(classifier.probabilities(&Batch::of(batch, &images))).expect("classifies");
     gpu.block_on(classifier.logits()).expect("logits")
 }
 
@@ -156,7 +156,7 @@ fn transform_input_becomes_preprocessing() {
     for checkpoint in [&from_graph, &from_state] {
         let preprocessing = &checkpoint.metadata.preprocessing;
         assert!(halves(preprocessing), "{preprocessing:?}");
-        // What torch was given is a picture with ImageNet's mean and deviation; ours is made of the same picture.
+        // What torch was given is an image with ImageNet's mean and deviation; ours is made of the same image.
         let normal = Pixels::IMAGENET;
         let mut input = golden["input"].clone();
         let plane = input.dims[2] * input.dims[3];
@@ -210,7 +210,7 @@ fn what_is_not_said_of_pixels_is_as_the_file_says() {
     assert_eq!(changed.state.parameters, own.state.parameters, "no channels were exchanged");
 }
 
-/// Blue, green and red without their means; the checkpoint takes pictures as they are.
+/// Blue, green and red without their means; the checkpoint takes images as they are.
 #[test]
 fn files_of_caffe_give_caffes_logits() {
     let golden = goldens("caffe_io.safetensors");
@@ -225,8 +225,8 @@ fn files_of_caffe_give_caffes_logits() {
         let mut data = Vec::new();
         for planes in pixels.data.chunks(3 * plane) {
             let bytes = (0..3 * plane).map(|i| planes[i % 3 * plane + i / 3] as u8);
-            let picture = Picture { width: 64, height: 64, channels: 3, pixels: bytes.collect() };
-            data.extend(checkpoint.metadata.preprocessing.apply(&picture));
+            let image = Image { width: 64, height: 64, channels: 3, pixels: bytes.collect() };
+            data.extend(checkpoint.metadata.preprocessing.apply(&image));
         }
         let input = HostTensor { dims: pixels.dims.clone(), data };
         assert_close(&logits(&checkpoint, &input), &golden["logits"].data);
@@ -337,18 +337,18 @@ fn a_thousand_classes_have_imagenets_names() {
     assert_eq!((classes[0].as_str(), classes[281].as_str()), ("tench", "tabby"));
 }
 
-/// An imported network classifies pictures like any other.
+/// An imported network classifies images like any other.
 #[test]
 fn imported_networks_classify() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (net, picture) = (folder.path().join("net.safetensors"), folder.path().join("grey.png"));
+    let (net, image) = (folder.path().join("net.safetensors"), folder.path().join("grey.png"));
     let file = fixture("torchvision.pth");
     let names = classes_file().1;
     stdout(&["import", text(&file), "--output", text(&net), "--image-size", "64", "--classes", text(&names)]);
     image::GrayImage::from_fn(80, 70, |x, y| image::Luma([(x * 3 + y) as u8]))
-        .save(&picture)
-        .expect("a picture");
-    let shown = stdout(&["classify", text(&net), text(&picture), "--top", "7"]);
+        .save(&image)
+        .expect("an image");
+    let shown = stdout(&["classify", text(&net), text(&image), "--top", "7"]);
     assert!(shown.contains("seven") && shown.contains("one"), "{shown}");
 }
 
@@ -367,7 +367,7 @@ const EXPORTED: [(&str, &str, usize, OnnxOptions); 3] = [
     ("exported_paper.onnx", "new.caffemodel", 224, OnnxOptions { aux: true, fold_batch_norm: false }),
 ];
 
-/// The pictures that `tests/fixtures/scripts/run_onnx.py` gives to onnxruntime: whole numbers, so they are the same everywhere.
+/// The images that `tests/fixtures/scripts/run_onnx.py` gives to onnxruntime: whole numbers, so they are the same everywhere.
 fn pattern(batch: usize, size: usize, scale: f32) -> HostTensor {
     let value = |i: usize| ((i * 7919 + i / 64 * 31) % 256) as f32 / 128.0 - 1.0;
     let data = (0..batch * 3 * size * size).map(|i| scale * value(i)).collect();
@@ -402,8 +402,8 @@ fn staged(checkpoint: &Checkpoint, input: &HostTensor) -> Vec<Vec<f32>> {
     let (count, network) = (input.dims[0], &checkpoint.metadata.network);
     let made = EarlyExit::new(&gpu, network, count, Element::F32, &checkpoint.state);
     let mut staged = gpu.block_on(made).expect("the weights fit");
-    let pictures: Vec<Vec<f32>> = input.data.chunks(input.data.len() / count).map(<[f32]>::to_vec).collect();
-    let mut heads = gpu.block_on(staged.all_heads(&Batch::of(count, &pictures))).expect("runs").logits;
+    let images: Vec<Vec<f32>> = input.data.chunks(input.data.len() / count).map(<[f32]>::to_vec).collect();
+    let mut heads = gpu.block_on(staged.all_heads(&Batch::of(count, &images))).expect("runs").logits;
     heads.rotate_right(1);
     heads.into_iter().map(|rows| rows.concat()).collect()
 }
@@ -430,12 +430,11 @@ fn exported_models_give_our_logits_in_onnxruntime() {
             assert_eq!(tensor, &then.initializers[name], "{file}: {name}");
         }
         let scale = if source.ends_with("caffemodel") { 100.0 } else { 1.0 };
-        let pictures = pattern(2, input, scale);
+        let images = pattern(2, input, scale);
         let names = checkpoint.onnx_outputs(options);
-        assert_close(&logits(&checkpoint, &pictures), &golden[&format!("{file}/logits")].data);
+        assert_close(&logits(&checkpoint, &images), &golden[&format!("{file}/logits")].data);
         // At 224 pixels the twins take too long; the device has all three heads where there are three.
-        let all =
-            if input < 224 { all_logits(&checkpoint, &pictures) } else { staged(&checkpoint, &pictures) };
+        let all = if input < 224 { all_logits(&checkpoint, &images) } else { staged(&checkpoint, &images) };
         assert_eq!(names.len(), if options.aux { all.len() } else { 1 });
         for (name, values) in names.iter().zip(all) {
             assert_close(&values, &golden[&format!("{file}/{name}")].data);

@@ -14,12 +14,12 @@ mod flags;
 mod gpu;
 mod images;
 mod import_export;
-mod pictures;
 mod profile;
 mod program;
 mod recipes;
 mod refusals;
 mod saving;
+mod sheets;
 #[path = "../../../tests/support/skipped.rs"]
 mod skipped;
 mod terminals;

@@ -41,7 +41,7 @@ fn bench_measures_training_and_inference() {
         let (min, median, max) = (at("min"), at("median"), at("max"));
         assert!(0.0 < min && min <= median && median <= max, "{path}: {min} {median} {max}");
     }
-    // Both say how long four pictures take.
+    // Both say how long four images take.
     let per_second = 1e3 * 4.0 / number(&result, "/infer/ms/median");
     assert!((per_second / number(&result, "/infer/images_per_s/median") - 1.0).abs() < 1e-6);
     for path in ["start_up/device_s", "start_up/kernels_s", "start_up/first_step_s"] {

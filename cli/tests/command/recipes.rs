@@ -79,11 +79,11 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     let log = run.log().expect("a log");
     let count = |kind: fn(&Record) -> bool| log.iter().filter(|r| kind(r)).count();
     assert_eq!(count(|r| matches!(r, Record::Step(s) if s.heads.len() == 3)), 10);
-    assert_eq!(count(|r| matches!(r, Record::Epoch(e) if e.held_out.is_some() && e.memory_bytes > 0)), 2);
+    assert_eq!(count(|r| matches!(r, Record::Epoch(e) if e.validation.is_some() && e.memory_bytes > 0)), 2);
     assert!(matches!(log.last(), Some(Record::End { epochs: 2, .. })));
     assert!(run.best().is_file() && run.kept(2).is_file() && !run.kept(1).is_file());
     let accuracies = log.iter().filter_map(|r| match r {
-        Record::Epoch(e) => Some((e.held_out.as_ref()?.accuracy, e.epoch + 1)),
+        Record::Epoch(e) => Some((e.validation.as_ref()?.accuracy, e.epoch + 1)),
         _ => None,
     });
     // The first of the best epochs.
@@ -155,8 +155,8 @@ fn a_run_that_goes_back_leaves_the_other_future_alone() {
     // The last epoch is the best one, and the first comes next.
     let mut log = run.log().expect("a log");
     for record in &mut log {
-        if let Record::Epoch(EpochRecord { epoch, held_out: Some(held_out), best, .. }) = record {
-            held_out.accuracy = [0.98, 0.1, 0.1, 0.99][*epoch as usize];
+        if let Record::Epoch(EpochRecord { epoch, validation: Some(validation), best, .. }) = record {
+            validation.accuracy = [0.98, 0.1, 0.1, 0.99][*epoch as usize];
             *best = matches!(epoch, 0 | 3);
         }
     }
@@ -180,8 +180,8 @@ fn a_run_that_goes_back_leaves_the_other_future_alone() {
     assert_eq!((&listed["best_epoch"], &listed["epochs"]), (&0.into(), &3.into()));
 }
 
-/// Pictures of so many classes as folders, one of them damaged in each class of the held-out part.
-fn pictures(folder: &Path, classes: usize, damaged: bool) {
+/// Images of so many classes as folders, one of them damaged in each class of the held-out part.
+fn images(folder: &Path, classes: usize, damaged: bool) {
     for (part, count) in [("train", 4), ("val", 2)] {
         for class in 0..classes {
             let folder = folder.join(part).join(format!("class {class}"));
@@ -200,12 +200,12 @@ fn pictures(folder: &Path, classes: usize, damaged: bool) {
     }
 }
 
-/// Held-out pictures that cannot be read end a run, and its epoch is not lost: it goes on without another step once they are away.
+/// Held-out images that cannot be read end a run, and its epoch is not lost: it goes on without another step once they are away.
 #[test]
 fn an_epoch_that_cannot_be_judged_is_saved() {
     let folder = temporary();
     let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
-    pictures(&data, 2, true);
+    images(&data, 2, true);
     let network = ["--width", "0.0625", "--image-size", "32", "--batch-size", "4", "--tune", "off"];
     let begin = ["train", text(&data), "--epochs", "1", "--max-bad", "1", "--name", "mine"];
     let errors = fails(&[&begin[..], &network].concat(), &runs);
@@ -251,7 +251,7 @@ fn one_image_in_the_last_batch_does_not_spoil_batch_norm() {
         ];
         let events = json(&[&["train", text(data)][..], &options].concat(), folder.path());
         let epoch = events.iter().rev().find(|e| e["event"] == "epoch").expect("an epoch");
-        epoch["held_out_accuracy"].as_f64().expect("was measured")
+        epoch["validation_accuracy"].as_f64().expect("was measured")
     };
     let (with, without) = (accuracy(&whole, "49"), accuracy(&less, "48"));
     assert!((with - without).abs() <= 0.02 && with > 0.95, "{with} with it, {without} without");
@@ -275,7 +275,7 @@ fn copy_but(from: &Path, to: &Path, name: &str) {
 fn training_or_validating_on_nothing_is_an_error() {
     let folder = temporary();
     let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
-    pictures(&data, 2, false);
+    images(&data, 2, false);
     let network =
         ["--width", "0.0625", "--image-size", "32", "--batch-size", "4", "--tune", "off", "--epochs", "1"];
     let arguments = [&["train", text(&data), "--max-bad", "20"][..], &network].concat();
@@ -342,7 +342,7 @@ fn a_batch_is_no_larger_than_the_data_set() {
 fn weights_of_a_weighted_training_start_another() {
     let folder = temporary();
     let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
-    pictures(&data, 3, false);
+    images(&data, 3, false);
     let out = folder.path().join("digits.safetensors");
     stdout(&quick(&["--epochs", "1", "--class-weights", "balanced", "--output", text(&out)]), &runs);
     let begin =
@@ -383,21 +383,21 @@ fn mistakes_in_files_are_named() {
     assert!(stdout(&["runs"], folder.path()).contains("no runs"));
 }
 
-/// A run whose last look at the held-out pictures was interrupted has it when it goes on.
+/// A run whose last look at the held-out images was interrupted has it when it goes on.
 fn judged_late(run: &RunFolder, runs: &Path) {
     let epochs = || -> Vec<EpochRecord> {
         let log = run.log().expect("a log");
         log.into_iter().filter_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None }).collect()
     };
     let before = epochs();
-    let cut = EpochRecord { held_out: None, held_out_aux: Vec::new(), best: false, ..before[1].clone() };
+    let cut = EpochRecord { validation: None, validation_aux: Vec::new(), best: false, ..before[1].clone() };
     let mut log = run.log().expect("a log");
     log.iter_mut()
         .filter(|r| matches!(r, Record::Epoch(e) if e.epoch == 1))
         .for_each(|r| *r = Record::Epoch(cut.clone()));
     let lines: Vec<String> = log.iter().map(|r| serde_json::to_string(r).expect("JSON") + "\n").collect();
     std::fs::write(run.log_path(), lines.concat()).expect("can be written");
-    assert_eq!(epochs()[1].held_out, None);
+    assert_eq!(epochs()[1].validation, None);
     let said = stdout(&["train", "--resume", text(run.path()), "--tune", "off"], runs);
     assert!(said.contains("epoch 2/2  held out"), "{said}");
     assert_eq!(epochs(), before, "as if nothing had been interrupted");
@@ -418,7 +418,7 @@ fn a_run_that_diverges_says_so() {
         log.iter().filter_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None }).collect();
     assert!(epochs.iter().any(|e| e.loss.is_nan()), "{epochs:?}");
     for epoch in &epochs {
-        let accuracy = epoch.held_out.as_ref().expect("was measured").accuracy;
+        let accuracy = epoch.validation.as_ref().expect("was measured").accuracy;
         assert!(accuracy < 0.5 && epoch.heads[0].accuracy < 0.5, "{epoch:?}");
     }
     let listed = json(&["runs", "--json"], folder.path());
@@ -500,7 +500,7 @@ fn transfer_learning_keeps_what_is_frozen() {
             let file = photos.join(class).join(format!("{i}.png"));
             image::RgbImage::from_fn(40, 40, |x, _| image::Rgb([grey, grey / 2 + i, x as u8]))
                 .save(file)
-                .expect("a picture");
+                .expect("an image");
         }
     }
     let tuned = folder.path().join("tuned.safetensors");
@@ -590,7 +590,7 @@ fn mixed_batches_can_be_made_again() {
                 assert_eq!(*second == u32::MAX, *first == u32::MAX, "a missing row stays missing");
             }
             if mix.cutmix == 0.0 {
-                // Each picture is the blend with one other of the batch that the share says, and some are blended.
+                // Each image is the blend with one other of the batch that the share says, and some are blended.
                 let row = |i: usize| &plain.images[i * 3072..(i + 1) * 3072];
                 let mut blended = 0;
                 for (i, share) in mixed.share.iter().enumerate().take(batch.count) {
@@ -606,7 +606,7 @@ fn mixed_batches_can_be_made_again() {
                 assert!(blended > 0 || batch.count < 2, "nothing was blended");
             }
             if mix.mixup == 0.0 {
-                // As many pixels as the share says are the picture's own, or were the same in both.
+                // As many pixels as the share says are the image's own, or were the same in both.
                 for (i, share) in mixed.share.iter().enumerate().take(batch.count) {
                     let row = i * 3072..(i + 1) * 3072;
                     let same = batch.images[row.clone()]
@@ -615,7 +615,7 @@ fn mixed_batches_can_be_made_again() {
                         .filter(|(a, b)| a == b)
                         .count();
                     assert!(same as f32 / 3072.0 >= share - 1e-6, "{same} {share}");
-                    // The others are those of one other picture of the batch.
+                    // The others are those of one other image of the batch.
                     let row = |i: usize| &plain.images[i * 3072..(i + 1) * 3072];
                     let image = &batch.images[i * 3072..(i + 1) * 3072];
                     let is_pasted = |other: usize| {
@@ -658,17 +658,17 @@ fn lars_trains() {
 }
 
 #[test]
-fn augmented_pictures_are_previewed() {
+fn augmented_images_are_previewed() {
     let folder = temporary();
     let sheet = folder.path().join("sheet.png");
     stdout(
         &["train", "digits", "--augment", "paper", "--mixup", "0.5", "--preview-augment", text(&sheet)],
         folder.path(),
     );
-    let picture = image::open(&sheet).expect("a PNG").to_rgb8();
+    let image = image::open(&sheet).expect("a PNG").to_rgb8();
     // Eight columns of 96 and six rows with a caption, two pixels for each of the layout.
-    assert_eq!(picture.dimensions(), (2 * (2 * 28 + 8 * 110 - 14), 2 * (78 + 20 + 6 * (96 + 16 + 18) + 4)));
-    let column = |n: u32| image::imageops::crop_imm(&picture, 2 * (28 + n * 110), 196, 192, 192).to_image();
+    assert_eq!(image.dimensions(), (2 * (2 * 28 + 8 * 110 - 14), 2 * (78 + 20 + 6 * (96 + 16 + 18) + 4)));
+    let column = |n: u32| image::imageops::crop_imm(&image, 2 * (28 + n * 110), 196, 192, 192).to_image();
     assert!(column(0) != column(1) && column(1) != column(2), "each epoch draws anew");
     let svg = folder.path().join("sheet.svg");
     let arguments =
@@ -676,7 +676,7 @@ fn augmented_pictures_are_previewed() {
     stdout(&arguments, folder.path());
     let svg = drawing(&svg, (922, 882));
     for words in
-        ["the picture", "epoch 7", "augment paper, mirror, photometric 0.5, random interpolation, mixup 0.5"]
+        ["the image", "epoch 7", "augment paper, mirror, photometric 0.5, random interpolation, mixup 0.5"]
     {
         assert!(svg.contains(words), "{words}");
     }
@@ -717,17 +717,22 @@ print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag 
             .collect();
         assert_eq!(read[&format!("loss/{name}")], logged);
     }
-    for tag in
-        ["loss/total", "accuracy/main", "learning_rate", "images_per_s", "gradient_norm", "held_out/accuracy"]
-    {
+    for tag in [
+        "loss/total",
+        "accuracy/main",
+        "learning_rate",
+        "images_per_s",
+        "gradient_norm",
+        "validation/accuracy",
+    ] {
         assert!(!read[tag].is_empty(), "{tag}");
     }
-    // Every softmax on the held-out pictures.
+    // Every softmax on the held-out images.
     let epoch = log.iter().find_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None });
-    let aux = &epoch.expect("an epoch").held_out_aux;
+    let aux = &epoch.expect("an epoch").validation_aux;
     assert_eq!(aux.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["aux1", "aux2"]);
     for head in aux {
-        let shown = read[&format!("held_out/accuracy_{}", head.name)][0].1;
+        let shown = read[&format!("validation/accuracy_{}", head.name)][0].1;
         assert!((shown - head.accuracy).abs() < 1e-6, "{shown} is not {}", head.accuracy);
     }
 }

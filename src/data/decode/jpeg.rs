@@ -93,16 +93,14 @@ fn is_whole(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Picture;
+    use crate::data::Image;
 
     /// A JPEG of some texture.
     fn jpeg() -> Vec<u8> {
-        let picture =
+        let image =
             image::RgbImage::from_fn(64, 48, |x, y| image::Rgb([(x * y) as u8, (7 * x) as u8, y as u8]));
         let mut bytes = Vec::new();
-        picture
-            .write_with_encoder(image::codecs::jpeg::JpegEncoder::new(&mut bytes))
-            .expect("can be encoded");
+        image.write_with_encoder(image::codecs::jpeg::JpegEncoder::new(&mut bytes)).expect("can be encoded");
         bytes
     }
 
@@ -113,8 +111,8 @@ mod tests {
         // A film behind it, as phones append, may hold any marker.
         let film = [&whole[..], &[0, 0, 0, 24, 0xff, 0xda, 0xff, 0xd8, 1, 2, 3]].concat();
         assert!(is_whole(&film));
-        assert_eq!(Picture::decode(&film).expect("a picture"), Picture::decode(&whole).expect("a picture"));
-        // A preview inside a segment ends, and the picture does not.
+        assert_eq!(Image::decode(&film).expect("an image"), Image::decode(&whole).expect("an image"));
+        // A preview inside a segment ends, and the image does not.
         let preview = [&[0xff, 0xd8, 0xff, 0xe1, 0, 8, 0xff, 0xd9, 0xff, 0xda, 0, 0], &whole[2..]].concat();
         assert!(is_whole(&preview) && !is_whole(&preview[..preview.len() / 2]));
         for end in [0, 1, 2, 3, 20, whole.len() / 2, whole.len() - 2, whole.len() - 1] {
@@ -127,7 +125,7 @@ mod tests {
         let mut claims = jpeg();
         let at = claims.windows(2).position(|pair| pair == [0xff, 0xc0]).expect("a frame") + 5;
         claims[at..at + 4].copy_from_slice(&[0x20, 0, 0x20, 0]);
-        let error = Picture::decode(&claims).expect_err("8192 x 8192");
+        let error = Image::decode(&claims).expect_err("8192 x 8192");
         assert!(error.contains("8192 x 8192 pixels by its header"), "{error}");
     }
 

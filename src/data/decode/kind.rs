@@ -61,13 +61,13 @@ pub(super) fn format_of_ending(path: &Path) -> Option<ImageFormat> {
 }
 
 /// Whether a file's name ends as that of an image that can be read, in any case: `cat.JPEG`, `cat.jpe`.
-pub fn is_picture(path: &Path) -> bool {
+pub fn is_image(path: &Path) -> bool {
     format_of_ending(path).is_some()
 }
 
 /// What a name says about a file; `None` where it says nothing: no ending, or a number, as in `n01440764_10026` and `photo.jpg.1`.
 pub(in crate::data) fn kind_of_name(path: &Path) -> Option<ImageKind> {
-    if is_picture(path) {
+    if is_image(path) {
         return Some(ImageKind::Readable);
     }
     let ending = path.extension()?.to_string_lossy().to_ascii_lowercase();
@@ -135,11 +135,11 @@ mod tests {
     #[test]
     fn endings_tell_readable_images_from_unreadable_ones_and_from_other_files() {
         for name in ["a.jpg", "a.JPEG", "a.jpe", "a.jfif", "a.apng", "a.Tif", "a.tiff", "a.dib", "a.b.pgm"] {
-            assert!(is_picture(Path::new(name)), "{name}");
+            assert!(is_image(Path::new(name)), "{name}");
             assert_eq!(image_kind(Path::new(name)), ImageKind::Readable, "{name}");
         }
         for name in ["a.jp2", "a.HEIC", "a.avif", "a.cr3", "a.psd", "a.jpg.svg"] {
-            assert!(!is_picture(Path::new(name)), "{name}");
+            assert!(!is_image(Path::new(name)), "{name}");
             assert!(matches!(image_kind(Path::new(name)), ImageKind::Unreadable(_)), "{name}");
         }
         for name in ["a.txt", "a.json", "a.xml", "a.tfrecord", "no such file"] {

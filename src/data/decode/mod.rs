@@ -15,7 +15,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 #[cfg(feature = "formats")]
 pub(super) use kind::{HEAD, kind_of_name};
-pub use kind::{ImageKind, image_kind, is_picture, sniff};
+pub use kind::{ImageKind, image_kind, is_image, sniff};
 
 use super::resample::Region;
 use crate::error::{Error, Result};
@@ -32,9 +32,9 @@ pub fn set_max_pixels(count: u64) {
     MAX_PIXELS.store(count, Ordering::Relaxed);
 }
 
-/// A decoded picture.
+/// A decoded image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Picture {
+pub struct Image {
     /// Pixels in a row.
     pub width: usize,
     /// Rows.
@@ -45,7 +45,7 @@ pub struct Picture {
     pub pixels: Vec<u8>,
 }
 
-impl Picture {
+impl Image {
     /// Reads a regular file and decodes it.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Picture {
         Self::decode_as(&bytes, Some(path)).map_err(|reason| Error::format(path, reason))
     }
 
-    /// Decodes what the `image` crate reads. Grey pictures stay grey, everything else becomes RGB; transparency shows white. Of an animation it
+    /// Decodes what the `image` crate reads. Grey images stay grey, everything else becomes RGB; transparency shows white. Of an animation it
     /// is the first frame.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Picture {
         Self::decode_as(bytes, None)
     }
 
-    /// As [`Picture::decode`]. A format that has no signature, as TGA, is known by the file's name. The picture stands as its camera was held,
+    /// As [`Image::decode`]. A format that has no signature, as TGA, is known by the file's name. The image stands as its camera was held,
     /// where the file says so (EXIF).
     ///
     /// # Errors
@@ -74,12 +74,12 @@ impl Picture {
         contained(|| decode(bytes, file, Limit { max_pixels }))
     }
 
-    /// Takes up a picture of the `image` crate.
-    pub fn from_image(picture: &DynamicImage) -> Self {
-        Self::of(picture.clone(), Alpha::Straight)
+    /// Takes up an image of the `image` crate.
+    pub fn from_image(image: &DynamicImage) -> Self {
+        Self::of(image.clone(), Alpha::Straight)
     }
 
-    /// Takes up a picture of the `image` crate in place: no more than one copy is made, and that only where samples have more than 8 bits.
+    /// Takes up an image of the `image` crate in place: no more than one copy is made, and that only where samples have more than 8 bits.
     fn of(image: DynamicImage, alpha: Alpha) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
         let grey = |pixels| Self { width, height, channels: 1, pixels };
@@ -194,7 +194,7 @@ fn format_of(bytes: &[u8], file: Option<&Path>) -> Result<ImageFormat, String> {
     image::guess_format(bytes).or_else(|e| by_name().ok_or(e)).map_err(|e| e.to_string())
 }
 
-fn decode(bytes: &[u8], file: Option<&Path>, limit: Limit) -> Result<Picture, String> {
+fn decode(bytes: &[u8], file: Option<&Path>, limit: Limit) -> Result<Image, String> {
     let format = format_of(bytes, file)?;
     let (mut bytes, mut alpha) = (Cow::Borrowed(bytes), Alpha::Straight);
     match format {
@@ -209,9 +209,9 @@ fn decode(bytes: &[u8], file: Option<&Path>, limit: Limit) -> Result<Picture, St
     let orientation = orientation(&mut decoder, format)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
     image.apply_orientation(orientation);
-    let picture = Picture::of(image, alpha);
-    picture.check()?;
-    Ok(picture)
+    let image = Image::of(image, alpha);
+    image.check()?;
+    Ok(image)
 }
 
 /// How the image stands, by TIFF's own tag or EXIF.

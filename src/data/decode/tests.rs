@@ -31,16 +31,16 @@ fn pixels_are_those_of_other_readers_or_the_image_is_skipped_with_a_reason() {
         if name.ends_with(".pnm") {
             continue;
         }
-        let decoded = Picture::read(&file);
+        let decoded = Image::read(&file);
         if let Some((_, reason)) = SKIPPED.iter().find(|(skipped, _)| *skipped == name) {
             let error = decoded.expect_err(&name).to_string();
             assert!(error.contains(&name) && error.contains(reason), "{error}");
             continue;
         }
         let decoded = decoded.unwrap_or_else(|e| panic!("{e}"));
-        let expected = Picture::read(&file.with_file_name(format!("{name}.pnm"))).expect("pixels");
+        let expected = Image::read(&file.with_file_name(format!("{name}.pnm"))).expect("pixels");
         assert_eq!((decoded.width, decoded.height), (expected.width, expected.height), "{name}");
-        let rgb = |p: &Picture| -> Vec<u8> {
+        let rgb = |p: &Image| -> Vec<u8> {
             let pixel = |pixel: &[u8]| [pixel[0], pixel[1 % p.channels], pixel[2 % p.channels]];
             p.pixels.chunks_exact(p.channels).flat_map(pixel).collect()
         };
@@ -63,7 +63,7 @@ fn headers_that_claim_more_than_the_limit_are_refused_with_the_size_and_at_once(
             continue;
         }
         let start = std::time::Instant::now();
-        let error = Picture::read(&file).expect_err("too large").to_string();
+        let error = Image::read(&file).expect_err("too large").to_string();
         assert!(start.elapsed().as_secs_f64() < 1.0, "{name}");
         let sizes = ["1000000 x 1000000", "65535 x 65535", "65000 x 65000", "40000 x 40000"];
         assert!(error.contains(&name) && sizes.iter().any(|size| error.contains(size)), "{error}");
@@ -74,15 +74,15 @@ fn headers_that_claim_more_than_the_limit_are_refused_with_the_size_and_at_once(
 
 #[test]
 fn images_without_extent_are_refused() {
-    let error = Picture::decode(b"P5\n0 5\n255\n").expect_err("no pixels");
+    let error = Image::decode(b"P5\n0 5\n255\n").expect_err("no pixels");
     assert!(error.contains("has no pixels: it is 0 x 5"), "{error}");
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases/zero_width.pgm");
-    assert!(Picture::read(&file).expect_err("no pixels").to_string().contains("zero_width.pgm"));
-    let none = Picture { width: 0, height: 5, channels: 1, pixels: Vec::new() };
-    let short = Picture { width: 2, height: 5, channels: 1, pixels: vec![0; 9] };
-    let odd = Picture { width: 1, height: 1, channels: 0, pixels: Vec::new() };
-    for picture in [none, short, odd] {
-        assert!(picture.check().is_err(), "{picture:?}");
+    assert!(Image::read(&file).expect_err("no pixels").to_string().contains("zero_width.pgm"));
+    let none = Image { width: 0, height: 5, channels: 1, pixels: Vec::new() };
+    let short = Image { width: 2, height: 5, channels: 1, pixels: vec![0; 9] };
+    let odd = Image { width: 1, height: 1, channels: 0, pixels: Vec::new() };
+    for image in [none, short, odd] {
+        assert!(image.check().is_err(), "{image:?}");
     }
 }
 
@@ -107,7 +107,7 @@ fn the_limit_counts_pixels_and_the_bytes_that_they_take() {
 #[test]
 fn a_decoder_that_panics_is_an_error_with_the_files_name() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images/tiff_planar_tiles.tif");
-    let error = Picture::read(&file).expect_err("the decoder cannot read it").to_string();
+    let error = Image::read(&file).expect_err("the decoder cannot read it").to_string();
     assert!(error.contains("tiff_planar_tiles.tif") && error.contains("decoder failed"), "{error}");
 }
 
@@ -127,8 +127,8 @@ fn mutated_images_are_images_or_errors() {
             }
             bytes.truncate(if state & 1 == 0 { bytes.len() } else { bytes.len() / 2 });
             let decoded = contained(|| decode(&bytes, Some(file), Limit { max_pixels: 1 << 20 }));
-            if let Ok(picture) = decoded {
-                assert_eq!(picture.check(), Ok(()), "{}", file.display());
+            if let Ok(image) = decoded {
+                assert_eq!(image.check(), Ok(()), "{}", file.display());
             }
         }
     }

@@ -15,7 +15,7 @@ use parquet::file::metadata::{FooterTail, RowGroupMetaData};
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 
 use super::labels::{Label, Numbers, known_classes, relabel};
-use super::{Dataset, Picture};
+use super::{Dataset, Image};
 use crate::error::{Error, Result};
 use crate::untrusted::{contained_in, open_regular, printable};
 
@@ -31,7 +31,7 @@ const UNKNOWN: i64 = -1;
 pub struct Parquet {
     pub(super) classes: Vec<String>,
     files: Vec<PathBuf>,
-    pictures: Vec<Encoded>,
+    images: Vec<Encoded>,
     labels: Vec<u32>,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn unlabelled(source: PathBuf) -> Error {
 /// What was read of some files.
 #[derive(Default)]
 struct Found {
-    pictures: Vec<Encoded>,
+    images: Vec<Encoded>,
     labels: Vec<Label>,
     names: Option<Vec<String>>,
     /// Rows that lack an image or a class.
@@ -100,21 +100,21 @@ impl Parquet {
                 notes.push(format!("skipped {empty} rows of {path} without an image or a class"));
             }
         }
-        let Found { pictures, labels, names, .. } = found;
-        if pictures.is_empty() {
+        let Found { images, labels, names, .. } = found;
+        if images.is_empty() {
             return Ok(None);
         }
         let named = names.is_some();
         let classes = names.unwrap_or_else(|| known_classes(labels.iter().map(|l| l.text.as_str())));
         let numbers = Numbers::new(&classes, named);
-        let number = |(label, picture): (&Label, &Encoded)| {
+        let number = |(label, image): (&Label, &Encoded)| {
             numbers.class(label).ok_or_else(|| {
                 let reason = format!("the class `{}` is not one of its features", printable(&label.text));
-                Error::format(&files[picture.file], reason)
+                Error::format(&files[image.file], reason)
             })
         };
-        let labels = labels.iter().zip(&pictures).map(number).collect::<Result<_>>()?;
-        Ok(Some(Self { classes, files: files.to_vec(), pictures, labels }))
+        let labels = labels.iter().zip(&images).map(number).collect::<Result<_>>()?;
+        Ok(Some(Self { classes, files: files.to_vec(), images, labels }))
     }
 
     /// The same images with the numbers of classes that are known already.
@@ -128,7 +128,7 @@ impl Parquet {
 
 /// The columns of one file.
 struct Columns {
-    picture: usize,
+    image: usize,
     label: usize,
     label_name: String,
 }
@@ -153,7 +153,7 @@ impl Found {
         let mut row = 0;
         for group in 0..reader.num_row_groups() {
             let group = reader.get_row_group(group).map_err(damaged)?;
-            let found = columns.pictures(group.as_ref()).map_err(damaged)?;
+            let found = columns.images(group.as_ref()).map_err(damaged)?;
             let classes = columns.labels(path, group.as_ref())?;
             if found.len() != classes.len() {
                 let reason =
@@ -163,7 +163,7 @@ impl Found {
             for (bytes, label) in found.into_iter().zip(classes) {
                 match bytes.zip(label) {
                     Some((bytes, label)) => {
-                        self.pictures.push(Encoded { bytes, file: number, row });
+                        self.images.push(Encoded { bytes, file: number, row });
                         self.labels.push(label);
                     }
                     None => self.empty += 1,
@@ -203,14 +203,14 @@ impl Columns {
             let has = printable(&has);
             Error::format(path, format!("has no column of {what} (`{wanted}`); its columns are `{has}`"))
         };
-        let picture = find(&IMAGES).ok_or_else(|| lacks(&IMAGES, "encoded images"))?;
-        let kind = schema.column(picture).physical_type();
+        let image = find(&IMAGES).ok_or_else(|| lacks(&IMAGES, "encoded images"))?;
+        let kind = schema.column(image).physical_type();
         if kind != Type::BYTE_ARRAY {
-            let name = &names[picture];
+            let name = &names[image];
             let reason = format!("the column `{name}` has the type {kind}; encoded images are BYTE_ARRAY");
             return Err(Error::format(path, reason));
         }
-        Ok(find(&LABELS).map(|label| Self { picture, label, label_name: names[label].clone() }))
+        Ok(find(&LABELS).map(|label| Self { image, label, label_name: names[label].clone() }))
     }
 
     /// Checks what all pages of both columns announce, before the first is read.
@@ -230,7 +230,7 @@ impl Columns {
                     pages::MAX_ROWS
                 )));
             }
-            for column in [self.picture, self.label] {
+            for column in [self.image, self.label] {
                 let column = group
                     .columns()
                     .get(column)
@@ -247,8 +247,8 @@ impl Columns {
         Ok(())
     }
 
-    fn pictures(&self, group: &dyn RowGroupReader) -> Result<Vec<Option<ByteArray>>, ParquetError> {
-        values::<ByteArrayType>(group, self.picture)
+    fn images(&self, group: &dyn RowGroupReader) -> Result<Vec<Option<ByteArray>>, ParquetError> {
+        values::<ByteArrayType>(group, self.image)
     }
 
     fn labels(&self, path: &Path, group: &dyn RowGroupReader) -> Result<Vec<Option<Label>>> {
@@ -339,22 +339,22 @@ impl Dataset for Parquet {
         self.labels[index]
     }
 
-    fn picture(&self, index: usize) -> Result<Picture> {
-        let decoded = Picture::decode(self.pictures[index].bytes.data());
+    fn image(&self, index: usize) -> Result<Image> {
+        let decoded = Image::decode(self.images[index].bytes.data());
         decoded.map_err(|reason| Error::format(self.name(index), reason))
     }
 
     fn name(&self, index: usize) -> String {
-        let Encoded { file, row, .. } = &self.pictures[index];
+        let Encoded { file, row, .. } = &self.images[index];
         format!("{} row {row}", self.files[*file].display())
     }
 
     fn stored_bytes(&self, index: usize) -> Option<u64> {
-        Some(self.pictures[index].bytes.len() as u64)
+        Some(self.images[index].bytes.len() as u64)
     }
 
     fn stored(&self, index: usize, limit: u64) -> Option<Vec<u8>> {
-        let bytes = self.pictures[index].bytes.data();
+        let bytes = self.images[index].bytes.data();
         Some(bytes[..bytes.len().min(usize::try_from(limit).unwrap_or(usize::MAX))].to_vec())
     }
 }

@@ -14,7 +14,7 @@ use group::{Groups, Name, Sample};
 use super::decode::{HEAD, kind_of_name};
 use super::labels::{Label, Numbers, known_classes, relabel};
 use super::read::names_in;
-use super::{Dataset, ImageKind, Picture, sniff};
+use super::{Dataset, Image, ImageKind, sniff};
 use crate::error::{Error, Result};
 use crate::untrusted::{open_regular, printable, read_text};
 
@@ -228,11 +228,11 @@ impl Dataset for WebDataset {
         self.samples[index].class
     }
 
-    fn picture(&self, index: usize) -> Result<Picture> {
+    fn image(&self, index: usize) -> Result<Image> {
         let Indexed { name, file, place, .. } = &self.samples[index];
         // A file of its own for each read: workers read at the same time.
         let content = archive::read(&self.files[*file], *place)?;
-        let decoded = Picture::decode_as(&content, Some(Path::new(name)));
+        let decoded = Image::decode_as(&content, Some(Path::new(name)));
         decoded.map_err(|reason| Error::format(self.name(index), reason))
     }
 

@@ -17,13 +17,13 @@ fn samples_whose_names_have_dots_are_all_read() {
         let set = WebDataset::open(&[cases.join(name)]).expect("can be opened");
         assert_eq!(set.len(), count, "{name}");
         for index in 0..set.len() {
-            set.picture(index).expect("can be decoded");
+            set.image(index).expect("can be decoded");
         }
         let folder = temporary();
         std::fs::copy(cases.join(name), folder.path().join(name)).expect("can be copied");
         let info = json(&["data", "info", text(folder.path()), "--json"]);
         let of = |part: &str| info[part]["decoded"].as_u64().expect("a number");
-        assert_eq!(of("train") + of("held_out"), count as u64, "{name}");
+        assert_eq!(of("train") + of("validation"), count as u64, "{name}");
     }
 }
 
@@ -55,8 +55,8 @@ fn a_second_image_under_a_key_is_a_sample_or_an_error() {
     // What is beside an image is said.
     write_tar(&tar, &files(&["a.png", "a.seg.png", "a.cls", "b.png", "b.cls"]));
     let data =
-        open(text(&tar), &OpenOptions { held_out: 0.5, ..OpenOptions::default() }).expect("can be opened");
-    assert_eq!(data.train.len() + data.held_out.len(), 2);
+        open(text(&tar), &OpenOptions { val_split: 0.5, ..OpenOptions::default() }).expect("can be opened");
+    assert_eq!(data.train.len() + data.validation.len(), 2);
     assert!(data.notes.iter().any(|note| note.contains("1 images")), "{:?}", data.notes);
 }
 
@@ -102,7 +102,7 @@ fn links_are_followed_and_circles_of_links_end() {
     }
     let data = open(text(&root), &OpenOptions::default()).expect("can be opened");
     assert_eq!(data.train.classes(), ["x", "y"]);
-    assert_eq!(data.train.len() + data.held_out.len(), 10);
+    assert_eq!(data.train.len() + data.validation.len(), 10);
     let (images, _) = incept::data::list_images(&root).expect("can be listed");
     assert_eq!(images.len(), 10, "{images:?}");
 }
@@ -120,7 +120,7 @@ fn images_of_a_tar_that_are_not_read_are_counted() {
     files.push(("noending".to_string(), png(9)));
     write_tar(&tar, &files);
     let data = open(text(&tar), &OpenOptions::default()).expect("can be opened");
-    assert_eq!(data.train.len() + data.held_out.len(), 4);
+    assert_eq!(data.train.len() + data.validation.len(), 4);
     let said = data.notes.join("\n");
     assert!(said.contains("skipped 2 images") && said.contains("1 heic, 1 without an ending"), "{said}");
 }
@@ -147,7 +147,7 @@ fn other_tables_beside_lists_are_no_lists() {
     write(&folder.path().join("train.csv"), format!("file,label\n{rows}").as_bytes());
     write(&folder.path().join("eval_results.csv"), b"epoch,accuracy\n1,0.5\n");
     let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
-    assert_eq!((data.train.len() + data.held_out.len(), data.test.is_none()), (10, true));
+    assert_eq!((data.train.len() + data.validation.len(), data.test.is_none()), (10, true));
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn cifar_for_python_is_read_without_running_it() {
     let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
     assert_eq!((data.train.len(), data.train.classes()[3].as_str()), (10, "d"));
     assert_eq!((data.train.label(0), data.train.label(1)), (3, 5));
-    let image = data.train.picture(0).expect("an image");
+    let image = data.train.image(0).expect("an image");
     assert_eq!((image.width, image.height, image.channels, image.pixels[0]), (32, 32, 3, 201));
     assert_eq!(data.test.map(|test| test.label(0)), Some(9));
     // What announces more images than it has, and what would run a program, are errors.
@@ -220,7 +220,7 @@ fn missing_files_of_cifar_and_mnist_are_said() {
         write(&folder.path().join(format!("data_batch_{i}.bin")), &records);
     }
     let data = open(text(folder.path()), &OpenOptions::default()).expect("has a training set");
-    assert_eq!((data.train.len() + data.held_out.len(), data.test.is_none()), (12, true));
+    assert_eq!((data.train.len() + data.validation.len(), data.test.is_none()), (12, true));
     let said = data.notes.join("\n");
     assert!(said.contains("data_batch_3.bin, data_batch_5.bin") && said.contains("test_batch.bin"), "{said}");
 
@@ -228,7 +228,7 @@ fn missing_files_of_cifar_and_mnist_are_said() {
     write(&folder.path().join("train-images-idx3-ubyte"), &idx(&[10, 2, 2], &[7; 40]));
     write(&folder.path().join("train-labels-idx1-ubyte"), &idx(&[10], &[0, 1, 0, 1, 0, 1, 0, 1, 0, 1]));
     let data = open(text(folder.path()), &OpenOptions::default()).expect("has a training set");
-    assert_eq!((data.train.len(), data.held_out.len()), (8, 2));
+    assert_eq!((data.train.len(), data.validation.len()), (8, 2));
     assert!(data.notes.join("\n").contains("test set"), "{:?}", data.notes);
 }
 
@@ -247,7 +247,7 @@ fn emnist_stands_upright_and_has_the_names_of_its_characters() {
     let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
     assert_eq!((data.train.len(), data.train.classes().len()), (3, 26));
     assert_eq!((data.train.label(1), data.train.classes()[25].as_str()), (25, "Z"));
-    let image = data.train.picture(0).expect("in memory");
+    let image = data.train.image(0).expect("in memory");
     assert_eq!((image.width, image.height, image.pixels), (3, 2, vec![1, 3, 5, 2, 4, 6]));
     put("balanced", &[0, 36, 46]);
     write(&folder.path().join("emnist-balanced-mapping.txt"), mapping().as_bytes());

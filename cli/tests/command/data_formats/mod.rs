@@ -85,9 +85,9 @@ fn json(arguments: &[&str]) -> Value {
 fn check_colours(set: &dyn Dataset, names: &[&str]) {
     assert_eq!(set.classes(), names);
     for index in 0..set.len() {
-        let picture = set.picture(index).expect("can be decoded");
-        assert_eq!((picture.width, picture.height, picture.channels), (8, 8, 3));
-        let brightest = (0..3).max_by_key(|c| picture.pixels[*c]).expect("three channels");
+        let image = set.image(index).expect("can be decoded");
+        assert_eq!((image.width, image.height, image.channels), (8, 8, 3));
+        let brightest = (0..3).max_by_key(|c| image.pixels[*c]).expect("three channels");
         assert_eq!(brightest, set.label(index) as usize, "{}", set.name(index));
     }
 }
@@ -100,13 +100,13 @@ fn parquet_as_hugging_face_stores_it() {
         std::fs::copy(fixtures().join(&name), folder.path().join(&name)).expect("can be copied");
     }
     let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
-    assert_eq!((data.train.len(), data.held_out.len()), (9, 3));
+    assert_eq!((data.train.len(), data.validation.len()), (9, 3));
     check_colours(data.train.as_ref(), &["red", "green", "blue"]);
-    check_colours(data.held_out.as_ref(), &["red", "green", "blue"]);
+    check_colours(data.validation.as_ref(), &["red", "green", "blue"]);
     let one = folder.path().join("train-00000-of-00001.parquet");
     let data =
-        open(text(&one), &OpenOptions { held_out: 0.34, ..OpenOptions::default() }).expect("can be opened");
-    assert_eq!((data.train.len(), data.held_out.len()), (6, 3));
+        open(text(&one), &OpenOptions { val_split: 0.34, ..OpenOptions::default() }).expect("can be opened");
+    assert_eq!((data.train.len(), data.validation.len()), (6, 3));
     // Damage is an error that names the file.
     let bytes = std::fs::read(&one).expect("can be read");
     for cut in [0, 3, bytes.len() / 2, bytes.len() - 1] {
@@ -123,12 +123,12 @@ fn webdataset_tars() {
         std::fs::copy(fixtures().join(name), folder.path().join(name)).expect("can be copied");
     }
     let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
-    assert_eq!((data.train.len(), data.held_out.len()), (9, 3));
+    assert_eq!((data.train.len(), data.validation.len()), (9, 3));
     check_colours(data.train.as_ref(), &["0", "1", "2"]);
     std::fs::write(folder.path().join("classes.txt"), "rot\ngrün\nblau\n").expect("can be written");
     let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
     check_colours(data.train.as_ref(), &["rot", "grün", "blau"]);
-    check_colours(data.held_out.as_ref(), &["rot", "grün", "blau"]);
+    check_colours(data.validation.as_ref(), &["rot", "grün", "blau"]);
     std::fs::write(folder.path().join("classes.txt"), "rot\ngrün\n").expect("can be written");
     let error =
         open(text(folder.path()), &OpenOptions::default()).expect_err("a class has no name").to_string();
@@ -163,12 +163,12 @@ fn labels_of_webdataset_may_be_text_or_json() {
         ("c", "json", br#"{"cls": "dog"}"#),
     ];
     write(&labels);
-    let options = OpenOptions { held_out: 0.5, ..OpenOptions::default() };
+    let options = OpenOptions { val_split: 0.5, ..OpenOptions::default() };
     let data = open(text(&path), &options).expect("can be opened");
     assert_eq!(data.train.classes(), ["cat", "dog"]);
-    assert_eq!((data.train.len(), data.held_out.len()), (2, 2));
-    data.train.picture(1).expect("can be decoded");
-    // `.cls` counts the names that it is given, a caption is no class, and a mask no picture.
+    assert_eq!((data.train.len(), data.validation.len()), (2, 2));
+    data.train.image(1).expect("can be decoded");
+    // `.cls` counts the names that it is given, a caption is no class, and a mask no image.
     std::fs::write(folder.path().join("classes.txt"), "1\n10\n2\n").expect("can be written");
     let samples: [(&str, &str, &[u8]); 6] = [
         ("a", "cls", b"0"),
@@ -205,13 +205,13 @@ fn csv_manifests() {
     );
     let data = open(text(&split), &OpenOptions::default()).expect("can be opened");
     let test = data.test.expect("has a test set");
-    assert_eq!((data.train.len(), data.held_out.len(), test.len()), (2, 1, 1));
+    assert_eq!((data.train.len(), data.validation.len(), test.len()), (2, 1, 1));
     assert_eq!(data.train.classes(), ["cat", "dog"]);
-    assert_eq!((test.label(0), data.held_out.label(0)), (0, 1));
-    test.picture(0).expect("a name with a comma");
+    assert_eq!((test.label(0), data.validation.label(0)), (0, 1));
+    test.image(0).expect("a name with a comma");
     let bare = write("bare.tsv", "a.png\t0\nb.png\t2\nc, d.png\t0\ne.png\t2\n");
     let data =
-        open(text(&bare), &OpenOptions { held_out: 0.5, ..OpenOptions::default() }).expect("can be opened");
+        open(text(&bare), &OpenOptions { val_split: 0.5, ..OpenOptions::default() }).expect("can be opened");
     assert_eq!((data.train.len(), data.train.classes().len()), (2, 3), "numbers are classes from 0");
     for (content, reason) in [
         ("", "is empty"),
@@ -238,10 +238,10 @@ fn csv_labels_may_have_zeros_in_front() {
     std::fs::write(&path, rows).expect("can be written");
     let data = open(text(&path), &OpenOptions::default()).expect("can be opened");
     assert_eq!(data.train.classes(), ["07", "08"]);
-    assert_eq!((data.train.label(0), data.train.label(1), data.held_out.label(0)), (0, 1, 1));
+    assert_eq!((data.train.label(0), data.train.label(1), data.validation.label(0)), (0, 1, 1));
 }
 
-/// Columns of pictures and class numbers, with rows that have none, of a class column whose names are numbers.
+/// Columns of images and class numbers, with rows that have none, of a class column whose names are numbers.
 fn write_parquet(path: &Path, labels: &[Option<i64>], names: &str) {
     use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
     use parquet::file::metadata::KeyValue;
@@ -258,11 +258,11 @@ fn write_parquet(path: &Path, labels: &[Option<i64>], names: &str) {
     let mut png = std::io::Cursor::new(Vec::new());
     image::RgbImage::new(4, 4).write_to(&mut png, image::ImageFormat::Png).expect("can be encoded");
     let mut group = writer.next_row_group().expect("a group");
-    // The second row has no picture.
+    // The second row has no image.
     let there: Vec<i16> = (0..labels.len()).map(|row| i16::from(row != 1)).collect();
-    let pictures = vec![ByteArray::from(png.into_inner()); labels.len() - 1];
+    let images = vec![ByteArray::from(png.into_inner()); labels.len() - 1];
     let mut column = group.next_column().expect("can go on").expect("a column");
-    column.typed::<ByteArrayType>().write_batch(&pictures, Some(&there), None).expect("can be written");
+    column.typed::<ByteArrayType>().write_batch(&images, Some(&there), None).expect("can be written");
     column.close().expect("can be closed");
     let there: Vec<i16> = labels.iter().map(|label| i16::from(label.is_some())).collect();
     let known: Vec<i64> = labels.iter().copied().flatten().collect();
@@ -285,7 +285,7 @@ fn parquet_counts_classes_and_leaves_out_rows_that_lack_something() {
     let set = parquet.expect("can be opened");
     assert_eq!(set.classes(), ["1", "10", "2"]);
     let classes: Vec<u32> = (0..set.len()).map(|i| set.label(i)).collect();
-    assert_eq!(classes, [0, 1, 2, 1, 0, 1, 2, 1], "numbers count the names, and stay beside their pictures");
+    assert_eq!(classes, [0, 1, 2, 1, 0, 1, 2, 1], "numbers count the names, and stay beside their images");
     assert!(set.name(7).contains("train-00001") && set.name(7).ends_with("row 6"), "{}", set.name(7));
 }
 
@@ -306,7 +306,7 @@ fn info_reads_every_format() {
     for path in [parquet, tars] {
         let info = json(&["data", "info", text(&path), "--json"]);
         let count = |part: &str| info[part]["decoded"].as_u64().expect("a number");
-        assert!(count("train") > count("held_out") && count("held_out") > 0, "{info}");
+        assert!(count("train") > count("validation") && count("validation") > 0, "{info}");
         assert_eq!(info["classes"].as_array().map(Vec::len), Some(3), "{info}");
     }
 }
@@ -315,7 +315,7 @@ fn info_reads_every_format() {
 fn info_counts_and_finds_damage() {
     let info = json(&["data", "info", "digits", "--json"]);
     assert_eq!(
-        (info["train"]["count"].as_u64(), info["held_out"]["count"].as_u64()),
+        (info["train"]["count"].as_u64(), info["validation"]["count"].as_u64()),
         (Some(1438), Some(359))
     );
     assert_eq!(info["classes"].as_array().map(Vec::len), Some(10));
@@ -332,7 +332,7 @@ fn info_counts_and_finds_damage() {
     }
     let info = json(&["data", "info", text(folder.path()), "--val-split", "0.34", "--json"]);
     assert_eq!(info["train"]["mean"], serde_json::json!([1.0, 0.0, 0.0]));
-    std::fs::write(folder.path().join("x/1.png"), b"no picture").expect("can be written");
+    std::fs::write(folder.path().join("x/1.png"), b"no image").expect("can be written");
     let output = run(&["data", "info", text(folder.path())]);
     assert_eq!(output.status.code(), Some(1), "damage is a failure");
     assert!(String::from_utf8_lossy(&output.stdout).contains("1.png"));
@@ -345,17 +345,17 @@ fn split_writes_a_folder_that_can_be_opened() {
     let result = json(&["data", "split", "digits", "--output", text(&out), "--val-split", "0.1", "--json"]);
     let data = open(text(&out), &OpenOptions::default()).expect("can be opened");
     assert_eq!(result["train"].as_u64(), Some(data.train.len() as u64));
-    assert_eq!(data.train.len() + data.held_out.len(), 1797);
-    // The same pictures, bit for bit.
-    let options = OpenOptions { held_out: 0.1, ..OpenOptions::default() };
+    assert_eq!(data.train.len() + data.validation.len(), 1797);
+    // The same images, bit for bit.
+    let options = OpenOptions { val_split: 0.1, ..OpenOptions::default() };
     let source = open("digits", &options).expect("is embedded");
     let all = |set: &Arc<dyn Dataset>| {
-        let pictures = (0..set.len()).map(|i| (set.label(i), set.picture(i).expect("can be decoded").pixels));
-        let mut pictures: Vec<_> = pictures.collect();
-        pictures.sort();
-        pictures
+        let images = (0..set.len()).map(|i| (set.label(i), set.image(i).expect("can be decoded").pixels));
+        let mut images: Vec<_> = images.collect();
+        images.sort();
+        images
     };
-    assert_eq!(all(&data.held_out), all(&source.held_out));
+    assert_eq!(all(&data.validation), all(&source.validation));
     assert!(fails(&["data", "split", "digits", "--output", text(&out)]).contains("exists already"));
     let left: Vec<_> = std::fs::read_dir(folder.path()).expect("can be listed").collect();
     assert_eq!(left.len(), 1, "nothing half-done is left");
@@ -366,10 +366,10 @@ fn preview_draws_every_class() {
     let folder = temporary();
     let sheet = folder.path().join("sheet.png");
     let result = json(&["data", "preview", "digits", "--output", text(&sheet), "--columns", "5", "--json"]);
-    assert_eq!((result["classes"].as_u64(), result["pictures"].as_u64()), (Some(10), Some(50)));
-    let picture = image::open(&sheet).expect("a picture").to_rgb8();
-    assert_eq!((picture.width(), picture.height()), (2 * (56 + 170 + 5 * 78), 2 * (84 + 10 * 78 + 28)));
-    let dark = picture.pixels().filter(|p| p.0.iter().all(|v| *v < 64)).count();
+    assert_eq!((result["classes"].as_u64(), result["images"].as_u64()), (Some(10), Some(50)));
+    let image = image::open(&sheet).expect("an image").to_rgb8();
+    assert_eq!((image.width(), image.height()), (2 * (56 + 170 + 5 * 78), 2 * (84 + 10 * 78 + 28)));
+    let dark = image.pixels().filter(|p| p.0.iter().all(|v| *v < 64)).count();
     assert!(dark > 10_000, "{dark} dark pixels");
     assert!(fails(&["data", "preview", "digits", "--output", "sheet.svg"]).contains(".png"));
 }

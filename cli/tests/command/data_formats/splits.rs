@@ -17,7 +17,7 @@ fn refused(path: &Path) -> String {
 /// Images of training, validation and test set.
 fn counts(path: &Path) -> (usize, usize, usize) {
     let data = opened(path);
-    (data.train.len(), data.held_out.len(), data.test.map_or(0, |test| test.len()))
+    (data.train.len(), data.validation.len(), data.test.map_or(0, |test| test.len()))
 }
 
 /// `count` images that differ, in a folder.
@@ -36,7 +36,7 @@ fn images_in_folders_of_a_class_folder_are_its_images() {
     assert_eq!([count(0), count(1), count(2)], [5, 5, 10]);
     let info = json(&["data", "info", text(&nested), "--json"]);
     let of = |part: &str| info[part]["count"].as_u64().expect("a number");
-    assert_eq!((info["classes"].as_array().map(Vec::len), of("train") + of("held_out")), (Some(3), 20));
+    assert_eq!((info["classes"].as_array().map(Vec::len), of("train") + of("validation")), (Some(3), 20));
 }
 
 #[test]
@@ -52,8 +52,8 @@ fn tiny_imagenet_is_read_with_its_annotations() {
     write(&root.join("val/val_annotations.txt"), lines.as_bytes());
     images(&root.join("test/images"), 5);
     let data = opened(folder.path());
-    assert_eq!((data.train.len(), data.held_out.len()), (8, 3));
-    let labels: Vec<u32> = (0..3).map(|i| data.held_out.label(i)).collect();
+    assert_eq!((data.train.len(), data.validation.len()), (8, 3));
+    let labels: Vec<u32> = (0..3).map(|i| data.validation.label(i)).collect();
     assert_eq!(labels.iter().filter(|label| **label == 1).count(), 2, "{labels:?}");
     assert!(
         data.test.is_none() && data.notes.iter().any(|note| note.contains("5 images")),
@@ -99,7 +99,7 @@ fn a_test_set_is_validated_on_only_without_a_validation_set() {
     images(&folder.path().join("val/x"), 2);
     // The validation set lacks a class, and that is no error.
     let data = opened(folder.path());
-    assert_eq!((data.held_out.len(), data.held_out.classes().len()), (2, 2));
+    assert_eq!((data.validation.len(), data.validation.classes().len()), (2, 2));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn an_unlabelled_test_set_is_left_out_and_said() {
     images(&folder.path().join("train/y"), 5);
     images(&folder.path().join("test"), 7);
     let data = opened(folder.path());
-    assert_eq!(data.train.len() + data.held_out.len(), 10);
+    assert_eq!(data.train.len() + data.validation.len(), 10);
     assert!(
         data.notes.iter().any(|note| note.contains("7 images") && note.contains("no labels")),
         "{:?}",
@@ -173,7 +173,7 @@ fn split_words_name_shards_wherever_they_stand() {
             shard(&folder.path().join(format!("{name}.{ending}")), ending, number);
         }
         let data = opened(folder.path());
-        assert_eq!(data.train.len() + data.held_out.len(), 3 * each);
+        assert_eq!(data.train.len() + data.validation.len(), 3 * each);
         assert!(data.notes.iter().any(|note| note.contains("extra")), "{:?}", data.notes);
     }
 }
@@ -200,7 +200,7 @@ fn lists_have_parts_by_column_and_by_file() {
         write(&folder.path().join(name), rows.as_bytes());
     }
     let data = opened(folder.path());
-    assert_eq!((data.train.len(), data.held_out.len(), data.test.is_none()), (3, 1, true));
+    assert_eq!((data.train.len(), data.validation.len(), data.test.is_none()), (3, 1, true));
     assert!(data.notes.iter().any(|note| note.contains("2 rows")), "{:?}", data.notes);
 }
 
@@ -212,7 +212,7 @@ fn a_set_without_training_images_is_measured_as_a_whole() {
     let part = open_part(text(folder.path()), &OpenOptions::default(), Part::Validation).expect("has one");
     assert_eq!(part.set.len(), 12);
     let data = opened(folder.path());
-    assert_eq!(data.train.len() + data.held_out.len(), 12);
+    assert_eq!(data.train.len() + data.validation.len(), 12);
     assert!(data.notes.iter().any(|note| note.contains("no training set")), "{:?}", data.notes);
 }
 

@@ -13,24 +13,23 @@ use serde_json::Value;
 use crate::gpu;
 use crate::program::{drawing, fails, json, stdout, text};
 
-/// A network that was trained on digits for a moment, the folder of that run, and a picture.
+/// A network that was trained on digits for a moment, the folder of that run, and an image.
 struct Made {
     checkpoint: String,
     run: String,
-    picture: String,
+    image: String,
 }
 
 fn made() -> &'static Made {
     static MADE: OnceLock<Made> = OnceLock::new();
     MADE.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
         if folder.exists() {
             std::fs::remove_dir_all(&folder).expect("what an earlier test left can be deleted");
         }
         std::fs::create_dir_all(&folder).expect("a folder");
-        let [checkpoint, run, picture] =
-            ["runs/0001-digits/last.safetensors", "runs/0001-digits", "seven.png"]
-                .map(|n| text(&folder.join(n)).to_string());
+        let [checkpoint, run, image] = ["runs/0001-digits/last.safetensors", "runs/0001-digits", "seven.png"]
+            .map(|n| text(&folder.join(n)).to_string());
         stdout(&[
             "train",
             "digits",
@@ -51,17 +50,17 @@ fn made() -> &'static Made {
         ]);
         let seven = |x: u32, y: u32| (4..7).contains(&y) && (5..20).contains(&x) || x + y / 2 == 20 && y > 5;
         image::GrayImage::from_fn(24, 24, |x, y| image::Luma([if seven(x, y) { 250 } else { 0 }]))
-            .save(&picture)
+            .save(&image)
             .expect("can be written");
-        Made { checkpoint, run, picture }
+        Made { checkpoint, run, image }
     })
 }
 
-/// Extents, and how many different colours a picture has.
+/// Extents, and how many different colours an image has.
 fn look(path: &Path) -> ((u32, u32), usize) {
-    let picture = image::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).to_rgb8();
-    let colours: std::collections::BTreeSet<[u8; 3]> = picture.pixels().map(|p| p.0).collect();
-    (picture.dimensions(), colours.len())
+    let image = image::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).to_rgb8();
+    let colours: std::collections::BTreeSet<[u8; 3]> = image.pixels().map(|p| p.0).collect();
+    (image.dimensions(), colours.len())
 }
 
 /// Behind a mean over positions and one linear layer, Grad-CAM is the class activation map of Zhou et al. (2016): the channels weighted
@@ -75,12 +74,12 @@ fn grad_cam_of_the_main_softmax_is_its_class_activation_map() {
         let network = network.width(0.0625).classes(3).input(64);
         let trainer = gpu.block_on(Trainer::new(&gpu, &network, &Optimizer::default(), 1, 7, |_, _| ()));
         let state = gpu.block_on(trainer.expect("a trainer").state()).expect("weights");
-        let picture: Vec<f32> = (0..3 * 64 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
+        let image: Vec<f32> = (0..3 * 64 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
         let mut gradcam = gpu.block_on(GradCam::new(&gpu, &network, &state)).expect("a graph");
         assert_eq!(gradcam.heads(), ["main", "aux1", "aux2"]);
-        let maps = gpu.block_on(gradcam.maps(&picture, Some(1))).expect("maps");
+        let maps = gpu.block_on(gradcam.maps(&image, Some(1))).expect("maps");
         let features = Features::new(&gpu, &network, "inception_5b/output", &state);
-        let features = gpu.block_on(gpu.block_on(features).expect("a layer").maps(&picture)).expect("maps");
+        let features = gpu.block_on(gpu.block_on(features).expect("a layer").maps(&image)).expect("maps");
         let plane = features.height * features.width;
         assert!(plane > 1);
         let row = &state.parameters[classifier].data[features.channels..2 * features.channels];
@@ -96,48 +95,37 @@ fn grad_cam_of_the_main_softmax_is_its_class_activation_map() {
         // The auxiliary softmaxes look at finer blocks.
         assert!(maps[1].width > maps[0].width && maps[2].width == maps[1].width);
         // Without a class, all heads are asked about the one that is most probable to the main softmax.
-        let maps = gpu.block_on(gradcam.maps(&picture, None)).expect("maps");
+        let maps = gpu.block_on(gradcam.maps(&image, None)).expect("maps");
         assert!(maps.iter().all(|m| m.class == maps[0].top.0), "{maps:?}");
-        assert!(gpu.block_on(gradcam.maps(&picture, Some(3))).is_err());
+        assert!(gpu.block_on(gradcam.maps(&image, Some(3))).is_err());
     }
 }
 
 #[test]
 fn grad_cam_is_drawn_for_each_softmax() {
-    let Made { checkpoint, picture, .. } = made();
+    let Made { checkpoint, image, .. } = made();
     let folder = tempfile::tempdir().expect("a folder");
     let [png, svg] = ["cam.png", "cam.svg"].map(|n| folder.path().join(n));
-    let events = json(&["look", "gradcam", checkpoint, picture, "--output", text(&png), "--json"]);
+    let events = json(&["look", "gradcam", checkpoint, image, "--output", text(&png), "--json"]);
     let heads = events[0]["heads"].as_array().expect("heads");
     assert_eq!(heads.len(), 3);
-    let classified = &json(&["classify", checkpoint, picture, "--json"])[0]["predictions"][0];
+    let classified = &json(&["classify", checkpoint, image, "--json"])[0]["predictions"][0];
     assert_eq!(events[0]["class"], classified["class"]);
     let close =
         |a: &Value, b: &Value| (a.as_f64().expect("a number") - b.as_f64().expect("a number")).abs() < 1e-4;
     assert!(close(&heads[0]["probability"], &classified["probability"]), "{events:?} {classified}");
     let (extents, colours) = look(&png);
     assert!(extents == (2 * (56 + 4 * 190 - 14), 656) && colours > 200, "{extents:?}, {colours}");
-    stdout(&[
-        "look",
-        "gradcam",
-        checkpoint,
-        picture,
-        "--head",
-        "aux1",
-        "--class",
-        "3",
-        "--output",
-        text(&svg),
-    ]);
+    stdout(&["look", "gradcam", checkpoint, image, "--head", "aux1", "--class", "3", "--output", text(&svg)]);
     let drawn = drawing(&svg, (560, 328));
     assert!(drawn.matches("<image ").count() == 2 && drawn.contains("aux1, sees 4a"), "{drawn}");
-    assert!(fails(&["look", "gradcam", checkpoint, picture, "--class", "cat"]).contains("no class `cat`"));
+    assert!(fails(&["look", "gradcam", checkpoint, image, "--class", "cat"]).contains("no class `cat`"));
     assert!(fails(&["look", "gradcam", checkpoint, "missing.png"]).contains("missing.png"));
 }
 
 #[test]
 fn features_filters_and_occlusion_are_drawn() {
-    let Made { checkpoint, picture, .. } = made();
+    let Made { checkpoint, image, .. } = made();
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);
     let out = file("features.png");
@@ -145,7 +133,7 @@ fn features_filters_and_occlusion_are_drawn() {
         "look",
         "features",
         checkpoint,
-        picture,
+        image,
         "--layer",
         "conv1/7x7_s2",
         "--output",
@@ -158,13 +146,13 @@ fn features_filters_and_occlusion_are_drawn() {
     assert!(extents == (1848, 400) && colours > 100, "{extents:?}, {colours}");
     let svg = file("features.svg");
     let layer = ["--layer", "conv1/7x7_s2", "--output", text(&svg)];
-    stdout(&[&["look", "features", checkpoint, picture][..], &layer].concat());
+    stdout(&[&["look", "features", checkpoint, image][..], &layer].concat());
     assert!(drawing(&svg, (924, 200)).matches("data:image/png;base64,").count() > 8);
-    let errors = fails(&["look", "features", checkpoint, picture, "--layer", "conv9"]);
+    let errors = fails(&["look", "features", checkpoint, image, "--layer", "conv9"]);
     assert!(errors.contains("inception_3a/output"), "{errors}");
-    std::fs::copy(picture, file("one.png")).expect("a copy");
+    std::fs::copy(image, file("one.png")).expect("a copy");
     let errors = fails(&["look", "features", checkpoint, text(folder.path())]);
-    assert!(errors.contains("has 2 pictures"), "{errors}");
+    assert!(errors.contains("has 2 images"), "{errors}");
 
     let out = file("filters.png");
     let filters = &json(&["look", "filters", checkpoint, "--output", text(&out), "--json"])[0];
@@ -180,7 +168,7 @@ fn features_filters_and_occlusion_are_drawn() {
         "look",
         "occlusion",
         checkpoint,
-        picture,
+        image,
         "--window",
         "8",
         "--stride",
@@ -203,7 +191,7 @@ fn features_filters_and_occlusion_are_drawn() {
         "look",
         "occlusion",
         checkpoint,
-        picture,
+        image,
         "--window",
         "16",
         "--stride",

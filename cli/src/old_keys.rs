@@ -1,0 +1,61 @@
+//! Keys of JSON that were renamed: for one version, each has its value under its earlier name too.
+
+use serde_json::{Map, Value};
+
+/// Names of today and the ones before.
+const RENAMED: &[(&str, &str)] = &[
+    ("calibration_images", "calibration_pictures"),
+    ("image", "picture"),
+    ("images", "pictures"),
+    ("validation", "held_out"),
+    ("validation_accuracy", "held_out_accuracy"),
+    ("validation_aux", "held_out_aux"),
+];
+
+/// A line of JSON with the earlier names beside those of today.
+pub(crate) fn with_old_keys(text: String) -> String {
+    let concerned = RENAMED.iter().any(|(name, _)| text.contains(&format!("\"{name}\":")));
+    match serde_json::from_str::<Value>(&text) {
+        // Numbers were printed in as few digits as tell them apart, and are again.
+        Ok(mut value) if concerned => {
+            add(&mut value);
+            value.to_string()
+        }
+        _ => text,
+    }
+}
+
+fn add(value: &mut Value) {
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(add),
+        Value::Object(map) => {
+            map.values_mut().for_each(add);
+            add_to(map);
+        }
+        _ => {}
+    }
+}
+
+fn add_to(map: &mut Map<String, Value>) {
+    for (name, before) in RENAMED {
+        if let (Some(value), false) = (map.get(*name), map.contains_key(*before)) {
+            map.insert((*before).into(), value.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_of_earlier_names_find_the_same_values() {
+        let text = r#"{"event":"epoch","loss":0.1,"validation":{"images":[{"image":"a.jpg"}]}}"#;
+        let value: Value = serde_json::from_str(&with_old_keys(text.into())).expect("JSON");
+        assert_eq!(value["validation"], value["held_out"]);
+        assert_eq!(value["held_out"]["pictures"][0]["picture"], "a.jpg");
+        assert_eq!(value["loss"], 0.1);
+        let other = r#"{"event":"end","best":0.30000001}"#;
+        assert_eq!(with_old_keys(other.into()), other);
+    }
+}
