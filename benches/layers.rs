@@ -1,5 +1,5 @@
-//! Single convolutions of GoogLeNet in three directions, with every implementation that fits the device. Times are the
-//! device's own where it has timestamps.
+//! Single convolutions of GoogLeNet in three directions, with every implementation that fits the
+//! device. Times are the device's own where it has timestamps.
 //!
 //! `INCEPT_BATCH` is the batch: 32 on GPUs and 1 on CPUs without it.
 

@@ -1,6 +1,6 @@
-//! Writes an image folder of made-up photographs, as large as those of ImageNet, to measure how well decoding keeps up with a GPU:
-//! `cargo run --release --example noise_folder -- FOLDER COUNT`, then `incept train FOLDER`, whose epochs say for which share of the time the
-//! device was busy.
+//! Writes an image folder of made-up photographs, as large as those of ImageNet, to measure how
+//! well decoding keeps up with a GPU: `cargo run --release --example noise_folder -- FOLDER COUNT`,
+//! then `incept train FOLDER`, whose epochs say for which share of the time the device was busy.
 
 use std::path::Path;
 

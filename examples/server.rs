@@ -1,12 +1,14 @@
-//! A server that says what is on uploaded images: several requests are decoded at once, and what has arrived goes through the network together.
+//! A server that says what is on uploaded images: several requests are decoded at once, and what
+//! has arrived goes through the network together.
 //!
 //! ```text
 //! cargo run --release --example server -- [weights.safetensors]
 //! curl --data-binary @cat.jpg http://127.0.0.1:8080/classify
 //! ```
 //!
-//! Without weights it has those that come with the crate, for the ten classes of CIFAR-10. The answer is JSON, the most probable class first:
-//! `[{"class":"cat","probability":0.98}, ...]`. What is no image gets the status 422, and one of more than 8 MiB 413, each with a message.
+//! Without weights it has those that come with the crate, for the ten classes of CIFAR-10. The
+//! answer is JSON, the most probable class first: `[{"class":"cat","probability":0.98}, ...]`. What
+//! is no image gets the status 422, and one of more than 8 MiB 413, each with a message.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -77,7 +79,8 @@ async fn work(mut classifier: Classifier, mut waiting: mpsc::Receiver<Job>) {
     let mut jobs = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut jobs, BATCH).await > 0 {
         let (images, answers): (Vec<_>, Vec<_>) = jobs.drain(..).map(|job| (job.image, job.answer)).unzip();
-        // Who hung up is not told. If the batch fails, each asks alone: an image whose numbers overflow spoils only its own answer.
+        // Who hung up is not told. If the batch fails, each asks alone: an image whose numbers
+        // overflow spoils only its own answer.
         match classifier.classify(&images).await {
             Ok(all) => answers.into_iter().zip(all).for_each(|(answer, top)| drop(answer.send(Ok(top)))),
             Err(_) => {
@@ -94,7 +97,8 @@ async fn work(mut classifier: Classifier, mut waiting: mpsc::Receiver<Job>) {
 async fn classify(State(model): State<Arc<Model>>, body: Bytes) -> Result<Json<Value>, Refusal> {
     let refuse = |status: StatusCode, message: &dyn ToString| (status, message.to_string());
     let shared = Arc::clone(&model);
-    // Decoding takes a core for some milliseconds, and tasks that only wait should not wait for that.
+    // Decoding takes a core for some milliseconds, and tasks that only wait should not wait for
+    // that.
     let decode = move || Image::decode(&body).map(|image| shared.preprocessing.apply(&image));
     let decoded = tokio::task::spawn_blocking(decode).await;
     let decoded = decoded.map_err(|e| refuse(StatusCode::INTERNAL_SERVER_ERROR, &e))?;

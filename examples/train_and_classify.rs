@@ -1,4 +1,5 @@
-//! Trains a small GoogLeNet with its three softmaxes on the embedded digits, then classifies one that it has not seen.
+//! Trains a small GoogLeNet with its three softmaxes on the embedded digits, then classifies one
+//! that it has not seen.
 
 use std::ops::ControlFlow;
 

@@ -1,5 +1,6 @@
-// Adam with decoupled weight decay on a whole region, in vectors of four. p: count (vectors), beta2, log_beta2,
-// epsilon; beta1 is the step's momentum, which a schedule may cycle. Constants: GUARDED (there is a guard, see loss_scale.wgsl).
+// Adam with decoupled weight decay on a whole region, in vectors of four. p: count (vectors),
+// beta2, log_beta2, epsilon; beta1 is the step's momentum, which a schedule may cycle. Constants:
+// GUARDED (there is a guard, see loss_scale.wgsl).
 
 // 1 - beta^t without the cancellation that 1 - pow(beta, t) has for small t.
 fn correction(log_beta: f32, t: f32) -> f32 {

@@ -1,7 +1,9 @@
-// Average pooling over windows of a fixed size or over adaptive windows, and the gradient. x is [batch, channels, height,
-// width], y [batch, channels, out_height, out_width]. p: count (elements of the result), x_offset, x_stride, y_offset, y_stride. Constants: CHANNELS,
-// HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, PAD (windows of a fixed size), because places are divided by them and a network has few such
-// pools; ADAPTIVE, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
+// Average pooling over windows of a fixed size or over adaptive windows, and the gradient. x is
+// [batch, channels, height, width], y [batch, channels, out_height, out_width]. p: count (elements
+// of the result), x_offset, x_stride, y_offset, y_stride. Constants: CHANNELS, HEIGHT, WIDTH,
+// OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, PAD (windows of a fixed size), because places are divided
+// by them and a network has few such pools; ADAPTIVE, ACCUMULATE, MASK (mask_offset, mask_stride:
+// zeros where the activation `mask` is not above zero).
 
 // The rows or columns [x, y) of the input that window number o covers.
 fn window(o: u32, size: u32, out_size: u32) -> vec2<u32> {

@@ -1,7 +1,8 @@
-// Batch normalisation: y = (x - mean) inverse_std weight + bias for each channel. In training, mean and variance are the batch's;
-// sums go over the plane of each item first, then over the items in order. p: items, channels, pixels (of a plane), epsilon, momentum and,
-// in values, plane, count, x_offset, x_stride, y_offset, y_stride, d_offset, d_stride (of dy and dx). Constants: RELU (y = max(y, 0)),
-// VECTOR (a value is four pixels, else one).
+// Batch normalisation: y = (x - mean) inverse_std weight + bias for each channel. In training, mean
+// and variance are the batch's; sums go over the plane of each item first, then over the items in
+// order. p: items, channels, pixels (of a plane), epsilon, momentum and, in values, plane, count,
+// x_offset, x_stride, y_offset, y_stride, d_offset, d_stride (of dy and dx). Constants: RELU (y =
+// max(y, 0)), VECTOR (a value is four pixels, else one).
 
 #if VECTOR
 alias Value = vec4<f32>;
@@ -41,7 +42,8 @@ fn add_up(local: u32, share: f32) -> f32 {
 }
 #endif
 
-// Mean and sum of squared deviations of each plane. With SHARERS = 1, each invocation has a plane to itself.
+// Mean and sum of squared deviations of each plane. With SHARERS = 1, each invocation has a plane
+// to itself.
 //# planes
 @compute @workgroup_size(WORKGROUP_X)
 fn planes(
@@ -83,7 +85,8 @@ fn planes(
 #endif
 }
 
-// The statistics of a channel from those of its planes, which have equal sizes: exact, without the cancellation of E[x^2] - E[x]^2.
+// The statistics of a channel from those of its planes, which have equal sizes: exact, without the
+// cancellation of E[x^2] - E[x]^2.
 //# statistics
 @compute @workgroup_size(WORKGROUP_X)
 fn statistics(
@@ -118,15 +121,17 @@ fn statistics(
     let values = f32(p.items * p.pixels);
     means[c] = mean;
     inverse_stds[c] = 1.0 / sqrt(squares / values + p.epsilon);
-    // Sums that overflowed, as f16 may, would stay in the running statistics for good; the update of the parameters is left out then too.
+    // Sums that overflowed, as f16 may, would stay in the running statistics for good; the update
+    // of the parameters is left out then too.
     if (bitcast<u32>(squares) & 0x7f800000u) == 0x7f800000u { return; }
     running_mean[c] += p.momentum * (mean - running_mean[c]);
     // The running variance is unbiased; of a single value there is none, and 0 / 1 stands for it.
     running_var[c] += p.momentum * (squares / max(values - 1.0, 1.0) - running_var[c]);
 }
 
-// The first value of an invocation and its plane. It has that value alone, or with LOOP every STEP-th from it on: a whole plane, or a share of
-// the plane that its workgroup goes through (ALONG).
+// The first value of an invocation and its plane. It has that value alone, or with LOOP every
+// STEP-th from it on: a whole plane, or a share of the plane that its workgroup goes through
+// (ALONG).
 //# apply grad_apply
 struct Share {
     plane: u32,

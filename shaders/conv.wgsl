@@ -1,15 +1,19 @@
-// Convolution as implicit GEMM in three directions; no im2col buffer. x is [batch, channels, height, width], the weight
-// [outputs, channels, KERNEL_H, KERNEL_W], y [batch, outputs, out_height, out_width]; all NCHW and OIHW.
+// Convolution as implicit GEMM in three directions; no im2col buffer. x is [batch, channels,
+// height, width], the weight [outputs, channels, KERNEL_H, KERNEL_W], y [batch, outputs,
+// out_height, out_width]; all NCHW and OIHW.
 //
-// forward         y[o, pixel]   = sum over (c, kh, kw) of w[o, c, kh, kw] x[c, pixel shifted] + bias[o], ReLU if RELU
-// input gradient  dx[c, pixel]  = sum over (o, kh, kw) of w[o, c, kh, kw] dy[o, pixel shifted back], added to what is there if ACCUMULATE
-// weight gradient dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw)
+// forward y[o, pixel] = sum over (c, kh, kw) of w[o, c, kh, kw] x[c, pixel shifted] + bias[o], ReLU
+// if RELU input gradient dx[c, pixel] = sum over (o, kh, kw) of w[o, c, kh, kw] dy[o, pixel shifted
+// back], added to what is there if ACCUMULATE weight gradient dw[o, column] = sum over pixels of
+// dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw)
 //
-// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD (whether any tap can fall outside), BIAS, NORM (a batch norm in evaluation: scale, shift, mean, variance), RELU,
-// ACCUMULATE, MASK (zeros where the activation `mask` is not above zero); EACH_M, EACH_N.
-// The families that are faster are in conv_tiled.wgsl (GPUs) and conv_lanes.wgsl (drivers that run on a CPU).
-// p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w; x_offset, x_stride, y_offset, y_stride (of the
-// operands, from item to item); chunk (pixels of one part of a weight gradient's sum), parts.
+// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD (whether any tap can fall outside), BIAS,
+// NORM (a batch norm in evaluation: scale, shift, mean, variance), RELU, ACCUMULATE, MASK (zeros
+// where the activation `mask` is not above zero); EACH_M, EACH_N. The families that are faster are
+// in conv_tiled.wgsl (GPUs) and conv_lanes.wgsl (drivers that run on a CPU). p: batch, channels,
+// height, width, outputs, out_height, out_width, pad_h, pad_w; x_offset, x_stride, y_offset,
+// y_stride (of the operands, from item to item); chunk (pixels of one part of a weight gradient's
+// sum), parts.
 
 //# forward_register input_gradient_register weight_gradient_register
 const TAPS = KERNEL_H * KERNEL_W;
@@ -78,7 +82,8 @@ fn tap(pixel: Pixel, o: u32, kh: u32, kw: u32) -> f32 {
 #else
     let y = u32(up) / STRIDE_H;
     let x = u32(left) / STRIDE_W;
-    // A negative coordinate divided as an unsigned one could fall inside, so its sign is tested by itself.
+    // A negative coordinate divided as an unsigned one could fall inside, so its sign is tested by
+    // itself.
     let inside = up >= 0 && left >= 0 && y * STRIDE_H == u32(up) && x * STRIDE_W == u32(left)
         && y < p.out_height && x < p.out_width;
     let at = pixel.base + (o * p.out_height + y) * p.out_width + x;
@@ -123,8 +128,8 @@ fn store(c: u32, q: u32, place: u32, sum: f32) {
     dx_data[at] = dx_data_element(value);
 }
 
-// Register tiles, for devices where barriers are dear: each invocation holds EACH_M channels of EACH_N pixels that lie WORKGROUP
-// apart, so that neighbouring invocations read neighbouring words.
+// Register tiles, for devices where barriers are dear: each invocation holds EACH_M channels of
+// EACH_N pixels that lie WORKGROUP apart, so that neighbouring invocations read neighbouring words.
 //# forward_register
 @compute @workgroup_size(WORKGROUP_X)
 fn forward_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -280,7 +285,8 @@ fn sum_parts(
     dw[i] = sum;
 }
 
-// The sum of dy over the plane of each item and channel. p: items, outputs, plane, y_offset, y_stride.
+// The sum of dy over the plane of each item and channel. p: items, outputs, plane, y_offset,
+// y_stride.
 //# bias_planes
 @compute @workgroup_size(WORKGROUP_X)
 fn bias_planes(
@@ -310,8 +316,9 @@ fn add_up(local: u32, share: f32) -> f32 {
     return shares[0];
 }
 
-// The sum of dy over the planes of a channel in some items: a workgroup for each part of the items, and in each for each channel. With VECTOR, planes
-// are whole vectors. p: items, chunk (items of a part), outputs, plane (in vectors with VECTOR), y_offset, y_stride.
+// The sum of dy over the planes of a channel in some items: a workgroup for each part of the items,
+// and in each for each channel. With VECTOR, planes are whole vectors. p: items, chunk (items of a
+// part), outputs, plane (in vectors with VECTOR), y_offset, y_stride.
 //# bias_parts_tiled
 @compute @workgroup_size(WORKGROUP_X)
 fn bias_parts_tiled(

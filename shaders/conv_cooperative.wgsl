@@ -1,20 +1,26 @@
-// Convolution on cooperative matrices (tensor cores, simdgroup matrices) as implicit GEMM, behind conv_implicit.wgsl. A workgroup makes TILE_M x TILE_N
-// results, DEPTH terms of the sum at a time, from two tiles in workgroup memory; SUBGROUPS subgroups, ACROSS of them side by side, multiply EACH_M x EACH_N
-// matrices of SIZE x SIZE each and add in f32. Tiles are double: while one pair is multiplied, the next is on its way from memory. The results go
-// through workgroup memory to where they belong. A device that makes smaller subgroups than it may has more of them: those do the work of
-// another once more, so that control flow stays uniform.
+// Convolution on cooperative matrices (tensor cores, simdgroup matrices) as implicit GEMM, behind
+// conv_implicit.wgsl. A workgroup makes TILE_M x TILE_N results, DEPTH terms of the sum at a time,
+// from two tiles in workgroup memory; SUBGROUPS subgroups, ACROSS of them side by side, multiply
+// EACH_M x EACH_N matrices of SIZE x SIZE each and add in f32. Tiles are double: while one pair is
+// multiplied, the next is on its way from memory. The results go through workgroup memory to where
+// they belong. A device that makes smaller subgroups than it may has more of them: those do the
+// work of another once more, so that control flow stays uniform.
 //
-// Forward and input gradient are one product, as in conv_tiled.wgsl, with weights laid out by pack_tiled; the sum of the weight gradient is over pixels. Invocations
-// load four elements at a time, neighbours in memory where those can be had as vectors (VECTOR, VECTOR_X), else of four channels, so that
-// neighbouring invocations load neighbouring pixels.
+// Forward and input gradient are one product, as in conv_tiled.wgsl, with weights laid out by
+// pack_tiled; the sum of the weight gradient is over pixels. Invocations load four elements at a
+// time, neighbours in memory where those can be had as vectors (VECTOR, VECTOR_X), else of four
+// channels, so that neighbouring invocations load neighbouring pixels.
 //
-// With EMULATED, plain loops stand for the three operations on matrices: what runs where there are none, to test all the rest.
+// With EMULATED, plain loops stand for the three operations on matrices: what runs where there are
+// none, to test all the rest.
 //
-// Constants: the above; HALF (whether factors are f16, not f32), SIXTEEN (whether SIZE is 16, not 8), LEFT_LOADS, RIGHT_LOADS (vectors that an
-// invocation loads for a pair of tiles), FOUR = 4; the others as in conv_tiled.wgsl.
+// Constants: the above; HALF (whether factors are f16, not f32), SIXTEEN (whether SIZE is 16, not
+// 8), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads for a pair of tiles), FOUR = 4; the
+// others as in conv_tiled.wgsl.
 
 //# product_cooperative weight_gradient_cooperative
-// Tiles have the type that activations are stored as: there is nothing to gain in more, and nothing is lost.
+// Tiles have the type that activations are stored as: there is nothing to gain in more, and nothing
+// is lost.
 #if HALF
 alias Number = f16;
 #else
@@ -22,8 +28,9 @@ alias Number = f32;
 #endif
 const ELEMENTS = SIZE * SIZE;
 
-// A row of a tile is eight elements longer than what it holds, so that rows begin in different banks. What it holds: rows or columns of the result in a product,
-// terms of the sum in the weight gradient.
+// A row of a tile is eight elements longer than what it holds, so that rows begin in different
+// banks. What it holds: rows or columns of the result in a product, terms of the sum in the weight
+// gradient.
 //# product_cooperative
 const LEFT_ROW = TILE_M + 8u;
 const RIGHT_ROW = TILE_N + 8u;
@@ -156,7 +163,8 @@ const KEPT = 4u;
 const KEPT = 1u;
 #endif
 
-// Stores the KEPT elements of `results` from `at` on, which are of this row of the tile and columns from n on.
+// Stores the KEPT elements of `results` from `at` on, which are of this row of the tile and columns
+// from n on.
 fn keep(group: vec3<u32>, m: u32, n: u32, at: u32) {
     let row = group.x * TILE_M + m;
     let pixel = group.y * TILE_N + n;
@@ -173,7 +181,8 @@ fn keep(group: vec3<u32>, m: u32, n: u32, at: u32) {
 #endif
 }
 
-// The sum over pixels is cut into parts, one for each group.z; sum_parts of conv.wgsl adds them in order.
+// The sum over pixels is cut into parts, one for each group.z; sum_parts of conv.wgsl adds them in
+// order.
 //# weight_gradient_cooperative
 struct Cursor {
     // A pixel's place in dy, its window's in x, and its window's coordinates.

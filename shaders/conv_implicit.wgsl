@@ -1,8 +1,10 @@
-// What the families for GPUs share, in front of conv_tiled.wgsl, conv_cooperative.wgsl and conv_winograd.wgsl: the layout of weights, where a window's tap is, what becomes of a
-// product, and the second pass of one that was cut.
+// What the families for GPUs share, in front of conv_tiled.wgsl, conv_cooperative.wgsl and
+// conv_winograd.wgsl: the layout of weights, where a window's tap is, what becomes of a product,
+// and the second pass of one that was cut.
 
-// The weights as [tile of rows][term][row in the tile], padded with zeros; terms are (tap, channel) with channels padded to DEPTH, or (channel, tap).
-// p: rows, depth (channels that are summed over), terms (padded).
+// The weights as [tile of rows][term][row in the tile], padded with zeros; terms are (tap, channel)
+// with channels padded to DEPTH, or (channel, tap). p: rows, depth (channels that are summed over),
+// terms (padded).
 //# pack_tiled
 const TAPS = KERNEL_H * KERNEL_W;
 const SQUARE = 32u;
@@ -38,7 +40,8 @@ fn packed(row: u32, term: u32) -> f32 {
     return select(0.0, weight[select(0u, at, inside)], inside);
 }
 
-// One invocation row a memory row: loads run along the terms of a row, stores along the rows of a term.
+// One invocation row a memory row: loads run along the terms of a row, stores along the rows of a
+// term.
 @compute @workgroup_size(WORKGROUP_X)
 fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = local % SQUARE;
@@ -58,7 +61,8 @@ fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
 //# product_tiled weight_gradient_tiled product_cooperative weight_gradient_cooperative
 const TAPS = KERNEL_H * KERNEL_W;
 
-// Stores a result for the pixel of this number, of `plane` an item, after all that is done to it. With STORE_VECTOR, results of four neighbours.
+// Stores a result for the pixel of this number, of `plane` an item, after all that is done to it.
+// With STORE_VECTOR, results of four neighbours.
 //# product_tiled product_cooperative product_winograd finish_product
 #if !SPLIT
 #if STORE_VECTOR
@@ -105,8 +109,8 @@ fn finish(value: Value, row: u32, pixel: u32, plane: u32) {
 #endif
 
 //# product_tiled product_cooperative
-// A workgroup's row and column of tiles, and its part of the sum. With FOLD, a grid too long for one dimension goes on in the third; its last columns lie
-// past the end.
+// A workgroup's row and column of tiles, and its part of the sum. With FOLD, a grid too long for
+// one dimension goes on in the third; its last columns lie past the end.
 fn tile_of(group: vec3<u32>) -> vec3<u32> {
 #if FOLD
     return vec3(group.x, group.y + group.z * p.in_a_row, 0u);
@@ -161,8 +165,8 @@ fn put(value: f32, row: u32, pixel: u32) {
 }
 #endif
 
-// The second pass of a product that was cut: the sum of the parts in their order, then what put does. p: rows, pixels, plane, out_width, parts, result_offset,
-// result_stride.
+// The second pass of a product that was cut: the sum of the parts in their order, then what put
+// does. p: rows, pixels, plane, out_width, parts, result_offset, result_stride.
 //# finish_product
 @compute @workgroup_size(WORKGROUP_X)
 fn finish_product(
@@ -181,8 +185,8 @@ fn finish_product(
 }
 
 //# weight_gradient_tiled weight_gradient_cooperative
-// The column of the result that column r of the tiles is: with TAP_OUTER, these run over taps outside and channels inside, so that the four of a vector
-// have a tap in common.
+// The column of the result that column r of the tiles is: with TAP_OUTER, these run over taps
+// outside and channels inside, so that the four of a vector have a tap in common.
 fn result_column(r: u32) -> u32 {
 #if TAP_OUTER
     let t = r / p.channels;

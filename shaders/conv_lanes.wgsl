@@ -1,18 +1,23 @@
-// Convolution for drivers that run a subgroup as one vector of a CPU: a load costs as much there as dozens of multiply-adds, whether
-// its lanes share an address or not, and barriers cost more. So nothing is shared through workgroup memory. Each lane loads
-// different weights, four at a time, and broadcasts hand them round; a lane holds TILE_M channels of four neighbouring pixels.
+// Convolution for drivers that run a subgroup as one vector of a CPU: a load costs as much there as
+// dozens of multiply-adds, whether its lanes share an address or not, and barriers cost more. So
+// nothing is shared through workgroup memory. Each lane loads different weights, four at a time,
+// and broadcasts hand them round; a lane holds TILE_M channels of four neighbouring pixels.
 //
-// Forward and input gradient are the same product: the input gradient is a convolution of dy with the weight turned round, and
-// pack_lanes turns it. With strides it has rows for each phase of a pixel between windows, each with the taps that meet it, and DEAL deals
-// the phases out to their pixels. Pixels are counted in groups of four that lie in one row of the result.
+// Forward and input gradient are the same product: the input gradient is a convolution of dy with
+// the weight turned round, and pack_lanes turns it. With strides it has rows for each phase of a
+// pixel between windows, each with the taps that meet it, and DEAL deals the phases out to their
+// pixels. Pixels are counted in groups of four that lie in one row of the result.
 //
-// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD, TRANSPOSED, DEAL; PHASES_H, PHASES_W, FIRST_H, FIRST_W (the weight's tap of phase 0 at the first
-// tap here), WEIGHT_H, WEIGHT_W; TILE_M; STEP_C (channels of one step), LOADS (vectors of weights of one
-// step), TERMS (STEP_C KERNEL_W: terms of one step), COLUMNS (3 STRIDE_W + KERNEL_W: columns of the source that four pixels see); VECTOR (rows are whole vectors of four, SIDE columns lie
-// on each side), BIAS, NORM, RELU, ACCUMULATE, MASK.
+// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD, TRANSPOSED, DEAL; PHASES_H, PHASES_W,
+// FIRST_H, FIRST_W (the weight's tap of phase 0 at the first tap here), WEIGHT_H, WEIGHT_W; TILE_M;
+// STEP_C (channels of one step), LOADS (vectors of weights of one step), TERMS (STEP_C KERNEL_W:
+// terms of one step), COLUMNS (3 STRIDE_W + KERNEL_W: columns of the source that four pixels see);
+// VECTOR (rows are whole vectors of four, SIDE columns lie on each side), BIAS, NORM, RELU,
+// ACCUMULATE, MASK.
 
-// The weights in the order in which lanes take them: tiles of TILE_M rows, steps of STEP_C channels and one kernel row, then
-// (channel, column, row) padded with zeros to LOADS vectors for each lane. A workgroup does EACH steps. p: rows, depth (channels that are summed over), steps.
+// The weights in the order in which lanes take them: tiles of TILE_M rows, steps of STEP_C channels
+// and one kernel row, then (channel, column, row) padded with zeros to LOADS vectors for each lane.
+// A workgroup does EACH steps. p: rows, depth (channels that are summed over), steps.
 //# pack_lanes
 @compute @workgroup_size(WORKGROUP_X)
 fn pack_lanes(
@@ -50,8 +55,9 @@ fn pack_lanes(
     }
 }
 
-// p: batch, rows, depth, height, width (of the source), out_height, out_width, row_groups (groups of a row), pad_h, pad_w,
-// source_offset, source_stride, result_offset, result_stride; with DEAL result_height, result_width; with MASK mask_offset, mask_stride; epsilon with NORM.
+// p: batch, rows, depth, height, width (of the source), out_height, out_width, row_groups (groups
+// of a row), pad_h, pad_w, source_offset, source_stride, result_offset, result_stride; with DEAL
+// result_height, result_width; with MASK mask_offset, mask_stride; epsilon with NORM.
 //# product_lanes
 fn load(at: u32) -> f32 {
 #if VECTOR
@@ -218,11 +224,13 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #end
 }
 
-// A lane holds TILE_M outputs of BLOCKS columns (c, kh, kw) of the weight, and loads dy of one output of eight, four pixels of a row at a
-// time. With CHANNELS, lanes are channels and a workgroup has one kernel row: pixels serve all KERNEL_W columns that see them. Without, for
-// inputs of few channels, lanes are the columns one after another. Parts are lines (rows of all items) of dy; sum_parts adds them in
-// order. GROUPS channels a lane, TILE_ROWS is TILE_M / 8, COLUMNS and SIDE as above.
-// p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w, x_offset, x_stride, y_offset, y_stride, chunk.
+// A lane holds TILE_M outputs of BLOCKS columns (c, kh, kw) of the weight, and loads dy of one
+// output of eight, four pixels of a row at a time. With CHANNELS, lanes are channels and a
+// workgroup has one kernel row: pixels serve all KERNEL_W columns that see them. Without, for
+// inputs of few channels, lanes are the columns one after another. Parts are lines (rows of all
+// items) of dy; sum_parts adds them in order. GROUPS channels a lane, TILE_ROWS is TILE_M / 8,
+// COLUMNS and SIDE as above. p: batch, channels, height, width, outputs, out_height, out_width,
+// pad_h, pad_w, x_offset, x_stride, y_offset, y_stride, chunk.
 //# weight_gradient_lanes
 const TAPS = KERNEL_H * KERNEL_W;
 const SUMS = TILE_M * BLOCKS;

@@ -1,25 +1,30 @@
-// Convolution as tiled implicit GEMM for GPUs. A workgroup computes TILE_M x TILE_N results, DEPTH terms of the sum at a time, from two
-// tiles in workgroup memory; an invocation holds EACH_M x EACH_N of them in registers. Tiles are double: while one pair is
-// multiplied, the next is on its way from memory.
+// Convolution as tiled implicit GEMM for GPUs. A workgroup computes TILE_M x TILE_N results, DEPTH
+// terms of the sum at a time, from two tiles in workgroup memory; an invocation holds EACH_M x
+// EACH_N of them in registers. Tiles are double: while one pair is multiplied, the next is on its
+// way from memory.
 //
-// Tiles hold vectors of four rows or columns, so workgroup memory is read and written four words at a time. Which four pixels a
-// vector has is free: neighbours where the source can be loaded in vectors (VECTOR), else pixels TILE_N / 4 apart, so that
-// neighbouring invocations load neighbouring words. The weights are laid out by pack_tiled first, so that their loads are vectors without
-// bounds for any shape.
+// Tiles hold vectors of four rows or columns, so workgroup memory is read and written four words at
+// a time. Which four pixels a vector has is free: neighbours where the source can be loaded in
+// vectors (VECTOR), else pixels TILE_N / 4 apart, so that neighbouring invocations load
+// neighbouring words. The weights are laid out by pack_tiled first, so that their loads are vectors
+// without bounds for any shape.
 //
-// Forward and input gradient are the same product, as in conv_lanes.wgsl. Its sum runs over taps outside and channels inside (TAP_OUTER), so that
-// only a change of tap asks where the window is; inputs of few channels have both in one line instead.
+// Forward and input gradient are the same product, as in conv_lanes.wgsl. Its sum runs over taps
+// outside and channels inside (TAP_OUTER), so that only a change of tap asks where the window is;
+// inputs of few channels have both in one line instead.
 //
-// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N, VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS
-// (vectors that an invocation loads for a pair of tiles), FOUR = 4; TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU, ACCUMULATE, MASK; TRANSPOSED, DEAL, PHASES_H,
-// PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as in conv_lanes.wgsl.
+// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N,
+// VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads for a
+// pair of tiles), FOUR = 4; TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU,
+// ACCUMULATE, MASK; TRANSPOSED, DEAL, PHASES_H, PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as
+// in conv_lanes.wgsl.
 
 //# product_tiled weight_gradient_tiled
 const DOWN = TILE_M / EACH_M;
 const ACROSS = TILE_N / EACH_N;
 
-// An invocation's place in the tile: row and column of DOWN x ACROSS. Each 32 that follow each other are 4 x 8: of all shapes, they read the fewest words
-// of workgroup memory together.
+// An invocation's place in the tile: row and column of DOWN x ACROSS. Each 32 that follow each
+// other are 4 x 8: of all shapes, they read the fewest words of workgroup memory together.
 fn place_of(local: u32) -> vec2<u32> {
     let block = local / 32u;
     let lane = local % 32u;
@@ -42,8 +47,9 @@ fn pixel_of(first: u32, v: u32, e: u32) -> u32 {
 #endif
 }
 
-// p: batch, rows, depth, height, width (of the source), out_height, out_width, pad_h, pad_w, source_offset, source_stride, result_offset,
-// result_stride, steps (of DEPTH terms), chunk (steps of a part), in_a_row (columns of tiles in a row of the grid).
+// p: batch, rows, depth, height, width (of the source), out_height, out_width, pad_h, pad_w,
+// source_offset, source_stride, result_offset, result_stride, steps (of DEPTH terms), chunk (steps
+// of a part), in_a_row (columns of tiles in a row of the grid).
 @compute @workgroup_size(WORKGROUP_X)
 fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let group = tile_of(place_in_grid);
@@ -55,7 +61,8 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
     let place = place_of(local);
     let down = place.x;
     let across = place.y;
-    // An invocation always loads the same four pixels, every RIGHT_ROW-th invocation those of another channel.
+    // An invocation always loads the same four pixels, every RIGHT_ROW-th invocation those of
+    // another channel.
     let load_v = local % RIGHT_ROW;
     let load_k = local / RIGHT_ROW;
 #repeat e FOUR
@@ -86,7 +93,8 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
     var left_at = 0u;
     var right_at = 0u;
     for (var step = first_step; step <= last_step; step++) {
-        // The pair of tiles for this step comes from memory; the pair of the step before, if there is one, is multiplied meanwhile.
+        // The pair of tiles for this step comes from memory; the pair of the step before, if there
+        // is one, is multiplied meanwhile.
         if step < last_step {
 #repeat i LEFT_LOADS
             left{i} = panel[panel_at + {i}u * WORKGROUP];
@@ -130,7 +138,8 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
 #endif
         }
         if step > first_step {
-            // Drivers leave a loop of this size as it is, and then each term waits for what it reads; of four, three do not.
+            // Drivers leave a loop of this size as it is, and then each term waits for what it
+            // reads; of four, three do not.
             for (var k = 0u; k < DEPTH; k += FOUR) {
                 let left_k = left_at + k * (TILE_M / 4u) + down;
                 let right_k = right_at + k * RIGHT_ROW + across;
@@ -208,11 +217,13 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
 #endif
 }
 
-// dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw). The sum over pixels is cut into parts,
-// one for each group.z; sum_parts adds them in order. Neighbouring invocations load neighbouring pixels; rows of the
-// tiles have one vector more than they need, so that these stores fall into different banks. With VECTOR, planes of dy are whole vectors:
-// LEFT_BLOCKS invocations load four pixels of four channels each and turn them round.
-// p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w, x_offset, x_stride, y_offset, y_stride, chunk (pixels of a part).
+// dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh,
+// kw). The sum over pixels is cut into parts, one for each group.z; sum_parts adds them in order.
+// Neighbouring invocations load neighbouring pixels; rows of the tiles have one vector more than
+// they need, so that these stores fall into different banks. With VECTOR, planes of dy are whole
+// vectors: LEFT_BLOCKS invocations load four pixels of four channels each and turn them round. p:
+// batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w, x_offset, x_stride,
+// y_offset, y_stride, chunk (pixels of a part).
 //# weight_gradient_tiled
 const LEFT_ROW = TILE_M / 4u + 1u;
 const LEFT_BLOCKS = DEPTH / 4u * (TILE_M / 4u);
@@ -360,7 +371,8 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #endif
         }
         if start > first_q {
-            // Drivers leave a loop of this size as it is, and then each term waits for what it reads; of four, three do not.
+            // Drivers leave a loop of this size as it is, and then each term waits for what it
+            // reads; of four, three do not.
             for (var k = 0u; k < DEPTH; k += FOUR) {
                 let left_k = left_at + k * LEFT_ROW + down;
                 let right_k = right_at + k * RIGHT_ROW + across;

@@ -1,20 +1,27 @@
-// 3x3 convolution with stride 1 for GPUs by Winograd's F(2x2, 3x3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015): 4x4 patches of the
-// source, two pixels apart, and the 3x3 weights are transformed into 16 values each, whose products over the channels are transformed back into 2x2 results:
-// 16 multiplications where a direct convolution has 36. Nothing transformed but the weights goes through memory.
+// 3x3 convolution with stride 1 for GPUs by Winograd's F(2x2, 3x3) (Lavin and Gray, "Fast
+// Algorithms for Convolutional Neural Networks", 2015): 4x4 patches of the source, two pixels
+// apart, and the 3x3 weights are transformed into 16 values each, whose products over the channels
+// are transformed back into 2x2 results: 16 multiplications where a direct convolution has 36.
+// Nothing transformed but the weights goes through memory.
 //
-// A workgroup computes BLOCK rows of the weight for BLOCK patches. Of its 16 x 16 invocations, 16 share each of the 16 places of a patch: an
-// invocation holds 8 rows x 8 patches of one place. Vectors in workgroup memory are four channels. In the end places meet again through workgroup memory,
-// eight rows at a time.
+// A workgroup computes BLOCK rows of the weight for BLOCK patches. Of its 16 x 16 invocations, 16
+// share each of the 16 places of a patch: an invocation holds 8 rows x 8 patches of one place.
+// Vectors in workgroup memory are four channels. In the end places meet again through workgroup
+// memory, eight rows at a time.
 //
-// p: batch, rows, depth (channels of the source), height, width (of the source), out_height, out_width, pad_h, pad_w, source_offset, source_stride,
-// result_offset, result_stride, down (patches in a column), across (patches in a row), steps (of DEPTH channels). Constants: DEPTH (4 or 8), QUADS (DEPTH / 4), LEFT_LOADS
-// (vectors of weights that an invocation loads a step), TWO, THREE, FOUR and EIGHT (numbers to repeat), PARTIAL (the depth is no multiple of DEPTH), TRANSPOSED; IDLE (some invocations load nothing); those
-// of `finish` in conv_implicit.wgsl.
+// p: batch, rows, depth (channels of the source), height, width (of the source), out_height,
+// out_width, pad_h, pad_w, source_offset, source_stride, result_offset, result_stride, down
+// (patches in a column), across (patches in a row), steps (of DEPTH channels). Constants: DEPTH (4
+// or 8), QUADS (DEPTH / 4), LEFT_LOADS (vectors of weights that an invocation loads a step), TWO,
+// THREE, FOUR and EIGHT (numbers to repeat), PARTIAL (the depth is no multiple of DEPTH),
+// TRANSPOSED; IDLE (some invocations load nothing); those of `finish` in conv_implicit.wgsl.
 
 //# pack_winograd product_winograd weight_gradient_winograd
 const BLOCK = 32u;
 
-// U = G g G^T for each row and channel, zeros beside them: [tile of BLOCK rows][four channels][place][row] as vectors of channels. p: rows, depth, quads (vectors of channels, padded).
+// U = G g G^T for each row and channel, zeros beside them: [tile of BLOCK rows][four
+// channels][place][row] as vectors of channels. p: rows, depth, quads (vectors of channels,
+// padded).
 //# pack_winograd
 fn tap(row: u32, c: u32, t: u32) -> f32 {
 #if TRANSPOSED
@@ -80,7 +87,8 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
     let place = local / 16u;
     let down = local / 4u % 4u;
     let across = local % 4u;
-    // What it loads: two lines of the patch of one number, for four channels, which make one line of the transformed patch.
+    // What it loads: two lines of the patch of one number, for four channels, which make one line
+    // of the transformed patch.
     let number = local % BLOCK;
     let line = local / BLOCK % 4u;
     let quad = local / (BLOCK * 4u);
@@ -177,7 +185,8 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
         }
         workgroupBarrier();
     }
-    // Y = A^T M A, eight rows at a time: an invocation makes one pixel of the 2x2 results of four patches, and neighbours make neighbouring pixels.
+    // Y = A^T M A, eight rows at a time: an invocation makes one pixel of the 2x2 results of four
+    // patches, and neighbours make neighbouring pixels.
     let dx = local % 2u;
     let vector = local / 2u % 8u;
     let dy = local / 16u % 2u;
@@ -218,10 +227,12 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
 #end
 }
 
-// The weight gradient: dU = (A dY A^T) V^T for each place, summed over patches, and dw = G^T dU G. Vectors in workgroup memory are four outputs or four channels of one
-// patch, DEPTH patches a step; places in it are exchanged by the patch's number, so that neighbouring patches store into different banks. The sum over patches is cut into parts, one
-// for each group.z; sum_parts adds them in order. p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w, x_offset, x_stride, y_offset, y_stride, down, across,
-// chunk (patches of a part).
+// The weight gradient: dU = (A dY A^T) V^T for each place, summed over patches, and dw = G^T dU G.
+// Vectors in workgroup memory are four outputs or four channels of one patch, DEPTH patches a step;
+// places in it are exchanged by the patch's number, so that neighbouring patches store into
+// different banks. The sum over patches is cut into parts, one for each group.z; sum_parts adds
+// them in order. p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w,
+// x_offset, x_stride, y_offset, y_stride, down, across, chunk (patches of a part).
 //# weight_gradient_winograd
 const STAGE = DEPTH * 16u * 8u;
 var<workgroup> stage: array<vec4<f32>, 2u * STAGE>;
@@ -241,7 +252,8 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
     let place = local / 16u;
     let down = local / 4u % 4u;
     let across = local % 4u;
-    // What it loads: of one patch, for four outputs and four channels, two lines that make one line of what is multiplied.
+    // What it loads: of one patch, for four outputs and four channels, two lines that make one line
+    // of what is multiplied.
     let lane = local % DEPTH;
     let quad = local / DEPTH % 8u;
     let line = local / (DEPTH * 8u);

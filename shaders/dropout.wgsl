@@ -1,6 +1,7 @@
-// Dropout: y = x / (1 - probability) for what is kept, 0 for the rest; the gradient is the same function of dy. Nothing is stored:
-// the mask is a function of seed, step, salt (the layer) and the element's number. Integers only, so that it is
-// the same on every device. p: count, item, x_offset, x_stride, y_offset, y_stride, salt, threshold (of 2^32 draws, those below drop), scale.
+// Dropout: y = x / (1 - probability) for what is kept, 0 for the rest; the gradient is the same
+// function of dy. Nothing is stored: the mask is a function of seed, step, salt (the layer) and the
+// element's number. Integers only, so that it is the same on every device. p: count, item,
+// x_offset, x_stride, y_offset, y_stride, salt, threshold (of 2^32 draws, those below drop), scale.
 
 // A round of the PCG hash (Jarzynski and Olano, "Hash Functions for GPU Rendering", 2020).
 fn mix(value: u32) -> u32 {

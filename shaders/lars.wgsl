@@ -1,6 +1,8 @@
-// Layer-wise adaptive rates (You et al. 2017): momentum on the gradient of each tensor of a region, scaled to a share of the tensor's norm. Sums have
-// a fixed order: blocks of 64 elements first, then the blocks of a tensor by one workgroup. p: count (blocks or vectors of this part), first
-// (block of this part), blocks (in all), tensors, trust. Constants: GUARDED (there is a guard, see loss_scale.wgsl).
+// Layer-wise adaptive rates (You et al. 2017): momentum on the gradient of each tensor of a region,
+// scaled to a share of the tensor's norm. Sums have a fixed order: blocks of 64 elements first,
+// then the blocks of a tensor by one workgroup. p: count (blocks or vectors of this part), first
+// (block of this part), blocks (in all), tensors, trust. Constants: GUARDED (there is a guard, see
+// loss_scale.wgsl).
 
 // Sums of squares of parameters and gradients, a block each invocation.
 //# squares
@@ -22,7 +24,8 @@ fn squares(
     partial[2u * (p.first + block) + 1u] = g.x + g.y + g.z + g.w;
 }
 
-// A workgroup for each tensor: the ratio that its gradient is multiplied by, written for each of its blocks.
+// A workgroup for each tensor: the ratio that its gradient is multiplied by, written for each of
+// its blocks.
 //# ratios
 var<workgroup> shares: array<vec2<f32>, WORKGROUP>;
 
@@ -85,7 +88,8 @@ fn lars(
     let rate = step.rate * multipliers[2u * block];
     let decay = step.decay * multipliers[2u * block + 1u];
     let w = parameters[i];
-    // The learning rate is inside the momentum, as in the paper: a rate that changes acts on new gradients only.
+    // The learning rate is inside the momentum, as in the paper: a rate that changes acts on new
+    // gradients only.
     let v = step.momentum * momentum[i] + rate * ratio_of[block] * (gradients[i] / scale + decay * w);
     momentum[i] = v;
     parameters[i] = w - v;

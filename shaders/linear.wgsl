@@ -1,13 +1,15 @@
-// Fully connected layer as GEMM in three directions: left (m, k) times right (k, n). x is [batch, features], the weight
-// [outputs, features], y [batch, outputs].
+// Fully connected layer as GEMM in three directions: left (m, k) times right (k, n). x is [batch,
+// features], the weight [outputs, features], y [batch, outputs].
 //
 // forward          y[item, output]   m item,   n output,  k feature
 // input gradient   dx[item, feature] m item,   n feature, k output
 // weight gradient  dw[output, feature] m output, n feature, k item
 //
-// Constants: RELU; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N as in conv.wgsl; LEFT_ALONG_K, RIGHT_ALONG_K (the operand lies along k), SPLIT (the sum over k is cut into
-// parts, one for each group.z), BROADCAST, LANES, TERMS (the depth, where it is the batch). p: rows, columns, depth (extents of m, n, k), part (terms of a
-// part), parts, features, outputs, x_offset, x_stride, y_offset, y_stride.
+// Constants: RELU; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N as in conv.wgsl; LEFT_ALONG_K,
+// RIGHT_ALONG_K (the operand lies along k), SPLIT (the sum over k is cut into parts, one for each
+// group.z), BROADCAST, LANES, TERMS (the depth, where it is the batch). p: rows, columns, depth
+// (extents of m, n, k), part (terms of a part), parts, features, outputs, x_offset, x_stride,
+// y_offset, y_stride.
 
 //# forward_tiled forward_register
 fn left(m: u32, k: u32) -> f32 { return f32(x_data[p.x_offset + m * p.x_stride + k]); }
@@ -41,7 +43,8 @@ fn store(m: u32, n: u32, sum: f32) { dw[m * p.features + n] = sum; }
 //# forward_tiled input_gradient_tiled weight_gradient_tiled
 const ROWS = TILE_M / EACH_M;
 const COLUMNS = TILE_N / EACH_N;
-// Rows have one word more than they need, so that neighbours who load along k store into different banks.
+// Rows have one word more than they need, so that neighbours who load along k store into different
+// banks.
 const LEFT_ROW = TILE_M + 1u;
 const RIGHT_ROW = TILE_N + 1u;
 var<workgroup> left_tile: array<f32, LEFT_ROW * DEPTH>;
@@ -67,7 +70,8 @@ fn tile(group: vec3<u32>, local: u32) {
 #endif
     for (var start = first_k; start < last_k; start += DEPTH) {
         for (var i = local; i < TILE_M * DEPTH; i += WORKGROUP) {
-            // Neighbours read neighbouring words: along k where the operand lies so, else along m or n.
+            // Neighbours read neighbouring words: along k where the operand lies so, else along m
+            // or n.
 #if LEFT_ALONG_K
             let m = i / DEPTH;
             let k = i % DEPTH;
@@ -122,8 +126,9 @@ fn tile(group: vec3<u32>, local: u32) {
 #end
 }
 
-// Register tiles without barriers: EACH_M rows of EACH_N columns that lie WORKGROUP apart. With BROADCAST, a workgroup is one subgroup of LANES, which load
-// different elements of the left operand and hand them round.
+// Register tiles without barriers: EACH_M rows of EACH_N columns that lie WORKGROUP apart. With
+// BROADCAST, a workgroup is one subgroup of LANES, which load different elements of the left
+// operand and hand them round.
 //# forward_register input_gradient_register weight_gradient_register
 fn tile(group: vec3<u32>, local: u32) {
     let first_m = group.y * EACH_M;

@@ -1,8 +1,10 @@
-// Local response normalisation across channels: y = x s^-beta with s = k + alpha / SIZE * (sum of x^2 over SIZE channels around).
-// An invocation walks over CHUNK channels of one pixel and keeps the window in registers, so that it loads each value once.
-// p: count (invocations), channels, plane (height * width), chunks (of the channels), scale (alpha / SIZE), beta, k, x_offset,
-// x_stride, y_offset, y_stride, dy_offset, dy_stride. Constants: SIZE (odd), REST (SIZE - 1), CHUNK,
-// THREE_QUARTERS (whether beta is 0.75), MASK (the gradient is zero where x is not above zero).
+// Local response normalisation across channels: y = x s^-beta with s = k + alpha / SIZE * (sum of
+// x^2 over SIZE channels around). An invocation walks over CHUNK channels of one pixel and keeps
+// the window in registers, so that it loads each value once. p: count (invocations), channels,
+// plane (height * width), chunks (of the channels), scale (alpha / SIZE), beta, k, x_offset,
+// x_stride, y_offset, y_stride, dy_offset, dy_stride. Constants: SIZE (odd), REST (SIZE - 1),
+// CHUNK, THREE_QUARTERS (whether beta is 0.75), MASK (the gradient is zero where x is not above
+// zero).
 
 const HALF = SIZE / 2u;
 
@@ -30,7 +32,8 @@ fn power(s: f32) -> f32 {
 #endif
 }
 
-// x at channel c of an invocation's pixel; zero outside. Channels below zero are large unsigned numbers.
+// x at channel c of an invocation's pixel; zero outside. Channels below zero are large unsigned
+// numbers.
 fn value(first: u32, c: u32) -> f32 {
     let inside = c < p.channels;
     return select(0.0, f32(x_data[first + select(0u, c * p.plane, inside)]), inside);
@@ -48,7 +51,8 @@ fn lrn(
     let w = walk(i);
     let first = p.x_offset + w.item * p.x_stride + w.pixel;
     let out = p.y_offset + w.item * p.y_stride + w.pixel;
-    // x at channels c - HALF to c + HALF; before the loop, at those of the channel before the first.
+    // x at channels c - HALF to c + HALF; before the loop, at those of the channel before the
+    // first.
     var x: array<f32, SIZE>;
 #repeat j REST
     x[{j}u + 1u] = value(first, w.channel + {j}u - HALF);
@@ -65,8 +69,8 @@ fn lrn(
     }
 }
 
-// dx_i = dy_i s_i^-beta - 2 alpha beta / SIZE x_i (sum over j around i of dy_j x_j s_j^(-beta-1)). The sum is HALF channels
-// behind the newest s, which is HALF behind the newest x.
+// dx_i = dy_i s_i^-beta - 2 alpha beta / SIZE x_i (sum over j around i of dy_j x_j s_j^(-beta-1)).
+// The sum is HALF channels behind the newest s, which is HALF behind the newest x.
 //# lrn_grad
 @compute @workgroup_size(WORKGROUP_X)
 fn lrn_grad(
@@ -86,7 +90,8 @@ fn lrn_grad(
 #repeat j REST
     x[{j}u + 1u] = value(first, w.channel + {j}u - 2u * HALF);
 #end
-    // step - HALF is the channel of s, step - 2 HALF that of the result, counted from the first channel.
+    // step - HALF is the channel of s, step - 2 HALF that of the result, counted from the first
+    // channel.
     for (var step = 0u; step < w.end - w.channel + 2u * HALF; step++) {
         let c = w.channel + step - HALF;
         var sum = 0.0;

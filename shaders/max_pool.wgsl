@@ -1,10 +1,15 @@
-// Max pooling and its gradient. x is [batch, channels, height, width], y [batch, channels, out_height, out_width]. p: planes, count
-// (elements of the gradient), channels, height, width, out_height, out_width, kernel, stride, pad; x_offset, x_stride, y_offset,
-// y_stride. Constants of the maxima: KERNEL, STRIDE, EACH (neighbours of an invocation), SPAN (columns that they see), SHARED and NEXT (columns of a window that the one before sees, and those that it does not), VECTOR, INDICES; of the gradient: REACH and SPAN (windows in a line that
-// can contain an element, and one of four), FOUR = 4, VECTOR, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask` is not above zero).
+// Max pooling and its gradient. x is [batch, channels, height, width], y [batch, channels,
+// out_height, out_width]. p: planes, count (elements of the gradient), channels, height, width,
+// out_height, out_width, kernel, stride, pad; x_offset, x_stride, y_offset, y_stride. Constants of
+// the maxima: KERNEL, STRIDE, EACH (neighbours of an invocation), SPAN (columns that they see),
+// SHARED and NEXT (columns of a window that the one before sees, and those that it does not),
+// VECTOR, INDICES; of the gradient: REACH and SPAN (windows in a line that can contain an element,
+// and one of four), FOUR = 4, VECTOR, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the
+// activation `mask` is not above zero).
 
-// What EACH windows that are neighbours in a row see: KERNEL rows and SPAN columns, as places in the plane and as values. Places outside of the input are moved to
-// the nearest inside, which the same windows contain: so there is nothing to ask, and all loads are on their way together.
+// What EACH windows that are neighbours in a row see: KERNEL rows and SPAN columns, as places in
+// the plane and as values. Places outside of the input are moved to the nearest inside, which the
+// same windows contain: so there is nothing to ask, and all loads are on their way together.
 //# max_pool max_pool_rows
 struct Seen {
     line: array<u32, KERNEL>,
@@ -15,7 +20,8 @@ struct Seen {
 fn column_of(x: u32) -> u32 { return u32(clamp(i32(x) - i32(p.pad), 0, i32(p.width) - 1)); }
 fn line_of(y: u32) -> u32 { return u32(clamp(i32(y) - i32(p.pad), 0, i32(p.height) - 1)) * p.width; }
 
-// Stores the maxima of the windows from column ox of the result on; of equals the first in row-major order. Padding never wins; NaN does.
+// Stores the maxima of the windows from column ox of the result on; of equals the first in
+// row-major order. Padding never wins; NaN does.
 fn store(seen: ptr<function, Seen>, plane: u32, n: u32, c: u32, oy: u32, ox: u32) {
     var best: array<f32, EACH>;
     var index: array<u32, EACH>;
@@ -85,8 +91,8 @@ fn max_pool(
     store(&seen, plane, n, c, oy, ox);
 }
 
-// One invocation a row of the result, for devices where loads and divisions are dear: columns that the next window sees too stay, and places are divided once for all of
-// the row.
+// One invocation a row of the result, for devices where loads and divisions are dear: columns that
+// the next window sees too stay, and places are divided once for all of the row.
 //# max_pool_rows
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_rows(
@@ -171,8 +177,9 @@ fn max_pool_grad(
     dx_data[place] = dx_data_element(sum);
 }
 
-// The same for four neighbours in a row at once, with the REACH x SPAN windows that can contain one of them written out: places are worked out once
-// for all, and loads are on their way together. With VECTOR, rows are whole vectors of dx and of the mask.
+// The same for four neighbours in a row at once, with the REACH x SPAN windows that can contain one
+// of them written out: places are worked out once for all, and loads are on their way together.
+// With VECTOR, rows are whole vectors of dx and of the mask.
 //# max_pool_grad_quads
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_grad_quads(
@@ -193,7 +200,8 @@ fn max_pool_grad_quads(
     let dy_first = p.y_offset + n * p.y_stride + c * out_plane;
     let indices_first = plane * out_plane;
     let me = y * p.width + x + vec4(0u, 1u, 2u, 3u);
-    // The last windows that begin before the element, and before the last of the four; numbers below zero are large ones.
+    // The last windows that begin before the element, and before the last of the four; numbers
+    // below zero are large ones.
     let below = (y + p.pad) / p.stride;
     let beside = (x + 3u + p.pad) / p.stride;
 #repeat dy REACH
@@ -240,8 +248,9 @@ fn max_pool_grad_quads(
 #endif
 }
 
-// The same, one invocation a plane: each output's gradient goes to the element that it chose. Few loads, for devices where they are dear and a
-// handful of invocations is enough. p: planes and the extents above.
+// The same, one invocation a plane: each output's gradient goes to the element that it chose. Few
+// loads, for devices where they are dear and a handful of invocations is enough. p: planes and the
+// extents above.
 //# max_pool_grad_planes
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_grad_planes(

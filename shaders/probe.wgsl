@@ -1,6 +1,8 @@
-// What a device can do at most, measured: multiply-adds in registers, and a copy through storage. Not an operation.
+// What a device can do at most, measured: multiply-adds in registers, and a copy through storage.
+// Not an operation.
 
-// CHAINS independent sums of four lanes, `rounds` times 16 multiply-adds each, written as the kernels write them.
+// CHAINS independent sums of four lanes, `rounds` times 16 multiply-adds each, written as the
+// kernels write them.
 //# multiply_add
 @compute @workgroup_size(WORKGROUP_X)
 fn multiply_add(
@@ -31,7 +33,8 @@ fn multiply_add(
     if total.x + total.y + total.z + total.w < -1e30 { values[2] = total.x; }
 }
 
-// Each invocation copies EACH vectors that lie WORKGROUP apart. p: count (vectors, a multiple of WORKGROUP * EACH).
+// Each invocation copies EACH vectors that lie WORKGROUP apart. p: count (vectors, a multiple of
+// WORKGROUP * EACH).
 //# transfer
 @compute @workgroup_size(WORKGROUP_X)
 fn transfer(

@@ -1,5 +1,6 @@
-// ReLU and its gradient, in place. p: count (elements), item (elements of one item of the batch), offset and stride (of the
-// tensor that is rewritten), forward_offset and forward_stride (of y in the gradient).
+// ReLU and its gradient, in place. p: count (elements), item (elements of one item of the batch),
+// offset and stride (of the tensor that is rewritten), forward_offset and forward_stride (of y in
+// the gradient).
 
 //# relu
 @compute @workgroup_size(WORKGROUP_X)

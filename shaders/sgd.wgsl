@@ -1,5 +1,5 @@
-// SGD with momentum on a whole region, in vectors of four. p: count (vectors). Constants: NESTEROV, GUARDED (there is a guard, see
-// loss_scale.wgsl).
+// SGD with momentum on a whole region, in vectors of four. p: count (vectors). Constants: NESTEROV,
+// GUARDED (there is a guard, see loss_scale.wgsl).
 
 //# sgd
 @compute @workgroup_size(WORKGROUP_X)

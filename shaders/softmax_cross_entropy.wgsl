@@ -1,12 +1,14 @@
-// Softmax, its cross-entropy with labels, and the gradient. Logits and probabilities are [rows, classes]; a label that is no class
-// marks a row that does not count. p: rows, classes, smoothing; x_offset, x_stride, y_offset, y_stride (logits and
-// probabilities, or probabilities and gradient). Constants: SHARERS (invocations that share a row), LABELS, MIXED (rows have a second label
-// and the share of the first), WEIGHTED (classes have weights).
+// Softmax, its cross-entropy with labels, and the gradient. Logits and probabilities are [rows,
+// classes]; a label that is no class marks a row that does not count. p: rows, classes, smoothing;
+// x_offset, x_stride, y_offset, y_stride (logits and probabilities, or probabilities and gradient).
+// Constants: SHARERS (invocations that share a row), LABELS, MIXED (rows have a second label and
+// the share of the first), WEIGHTED (classes have weights).
 
 //# rows
 var<workgroup> shares: array<f32, SHARERS>;
 
-// Sum (or maximum, as a tree either way) over the invocations of a row. With SHARERS = 1 there is nothing to do.
+// Sum (or maximum, as a tree either way) over the invocations of a row. With SHARERS = 1 there is
+// nothing to do.
 fn gather(local: u32, share: f32, maximum: bool) -> f32 {
 #if ALONE
     return share;
@@ -25,7 +27,8 @@ fn gather(local: u32, share: f32, maximum: bool) -> f32 {
 #endif
 }
 
-// Probabilities of a row; with LABELS, its loss and whether its largest logit is its label's, the first of equals.
+// Probabilities of a row; with LABELS, its loss and whether its largest logit is its label's, the
+// first of equals.
 @compute @workgroup_size(WORKGROUP_X)
 fn rows(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -62,7 +65,8 @@ fn rows(
     let of_second = f32(x_data[first + select(0u, label2, valid2)]);
     var behind2 = 0.0;
 #endif
-    // How many are not before the label: smaller, or equal and of no smaller number. NaN is neither, so that a row of them is never right.
+    // How many are not before the label: smaller, or equal and of no smaller number. NaN is
+    // neither, so that a row of them is never right.
     var behind = 0.0;
     var total = 0.0;
     var weights = 0.0;
@@ -134,8 +138,9 @@ fn totals() {
     correct[0] = right;
 }
 
-// dx = dloss / (rows that count) (probability - target). With weights, targets are multiplied by those of their classes, probabilities by the
-// sum of such targets over the row, and rows count by the weights of their labels.
+// dx = dloss / (rows that count) (probability - target). With weights, targets are multiplied by
+// those of their classes, probabilities by the sum of such targets over the row, and rows count by
+// the weights of their labels.
 //# softmax_cross_entropy_grad
 // How much a row counts.
 fn label_weight(n: u32) -> f32 {

@@ -1,4 +1,5 @@
-// The weighted sum of up to seven scalars, and its gradient. Constants: COUNT. p: weight_0 and so on; scale in the gradient.
+// The weighted sum of up to seven scalars, and its gradient. Constants: COUNT. p: weight_0 and so
+// on; scale in the gradient.
 
 //# weighted_sum
 @compute @workgroup_size(1)

@@ -1,4 +1,5 @@
-//! The one error type of the crate: each variant names the file, tensor, layer or value at fault and says what to do.
+//! The one error type of the crate: each variant names the file, tensor, layer or value at fault
+//! and says what to do.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +11,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What an error comes from: an error of the driver, of a decoder, of the system.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Everything that can go wrong, in terms of what the caller can do about it. A message says all that there is to say; what an error
-/// comes from, where that is an error of its own, is its [`source`](std::error::Error::source) besides.
+/// Everything that can go wrong, in terms of what the caller can do about it. A message says all
+/// that there is to say; what an error comes from, where that is an error of its own, is its
+/// [`source`](std::error::Error::source) besides.
 ///
-/// What can be changed is called as the library calls it: `` `GoogLeNet::input` `` is the field or the method of that name. A program
-/// with other names for it (flags, keys of a file) can put those in their place.
+/// What can be changed is called as the library calls it: `` `GoogLeNet::input` `` is the field or
+/// the method of that name. A program with other names for it (flags, keys of a file) can put those
+/// in their place.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -59,7 +62,8 @@ pub enum Error {
     /// Settings that contradict each other, or what they are for.
     #[error("{0}")]
     Config(String),
-    /// A mistake of the library itself, which no input should be able to bring about: please report it.
+    /// A mistake of the library itself, which no input should be able to bring about: please report
+    /// it.
     #[error("{what}: this is a mistake in incept, please report it{}", because(source.as_ref()))]
     Internal {
         /// What is not as it must be.
@@ -277,7 +281,8 @@ impl Error {
         Self::Format { path: path.into(), reason: reason.into(), source: None }
     }
 
-    /// An error about the content of the file at `path` that comes from another: `reason` says all that is to be said.
+    /// An error about the content of the file at `path` that comes from another: `reason` says all
+    /// that is to be said.
     pub fn damaged(path: impl Into<PathBuf>, reason: impl Into<String>, source: impl Into<Cause>) -> Self {
         Self::Format { path: path.into(), reason: reason.into(), source: Some(source.into()) }
     }
@@ -323,7 +328,8 @@ mod tests {
         }
     }
 
-    /// The library knows nothing of the command's flags: neither its messages nor its documentation speak of any.
+    /// The library knows nothing of the command's flags: neither its messages nor its documentation
+    /// speak of any.
     #[test]
     fn the_library_names_no_flag() {
         let mut files = Vec::new();

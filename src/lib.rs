@@ -1,7 +1,8 @@
 //! incept trains GoogLeNet (Inception v1) with all three of its heads on any GPU that has a driver.
 //!
-//! Data flows one way: data set, batch, graph, plan, device, metrics; the modules follow it. A network is built by [`model`] as a
-//! [`graph`], differentiated and pruned there, laid out in memory by [`plan`], and run by [`gpu`] with kernels that [`ops`] offers. [`train`] puts them
+//! Data flows one way: data set, batch, graph, plan, device, metrics; the modules follow it. A
+//! network is built by [`model`] as a [`graph`], differentiated and pruned there, laid out in
+//! memory by [`plan`], and run by [`gpu`] with kernels that [`ops`] offers. [`train`] puts them
 //! together.
 //!
 //! ```
@@ -61,10 +62,12 @@ pub mod untrusted;
 pub mod verify;
 
 pub use error::{Error, Result};
-/// The version of wgpu that the crate is built with: [`gpu::AdapterOptions`] takes one of its types.
+/// The version of wgpu that the crate is built with: [`gpu::AdapterOptions`] takes one of its
+/// types.
 pub use wgpu;
 
-/// How the crate is built: the map that is `ARCHITECTURE.md` in the repository. Nothing is in this module but the text.
+/// How the crate is built: the map that is `ARCHITECTURE.md` in the repository. Nothing is in this
+/// module but the text.
 pub mod architecture {
     #![doc = include_str!("../ARCHITECTURE.md")]
 }

@@ -1,5 +1,6 @@
-//! Files that are written: whole or not at all, through symbolic links, with the mode and owner that they had; and found out to be writable
-//! before the work that makes their content. The counterpart of [`crate::untrusted`].
+//! Files that are written: whole or not at all, through symbolic links, with the mode and owner
+//! that they had; and found out to be writable before the work that makes their content. The
+//! counterpart of [`crate::untrusted`].
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -33,10 +34,11 @@ enum Target {
     Errors,
 }
 
-/// Writes a file such that at any time either the old or the new content is there: to a temporary file beside it, which is synced and renamed.
+/// Writes a file such that at any time either the old or the new content is there: to a temporary
+/// file beside it, which is synced and renamed.
 ///
-/// Symbolic links are followed, and a file that is there keeps its mode and owner. Character devices and pipes are written to; block devices
-/// and sockets are refused.
+/// Symbolic links are followed, and a file that is there keeps its mode and owner. Character
+/// devices and pipes are written to; block devices and sockets are refused.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::Format`] naming the file; the old content is there then.
@@ -73,8 +75,9 @@ pub fn write_atomically(path: &Path, _bytes: &[u8]) -> Result<()> {
     Err(Error::io(path, std::io::ErrorKind::Unsupported.into()))
 }
 
-/// Finds out whether [`write_atomically`] could write a file, before the work that makes its content. Nothing is left behind; temporary files
-/// that a killed process left of the same file are removed.
+/// Finds out whether [`write_atomically`] could write a file, before the work that makes its
+/// content. Nothing is left behind; temporary files that a killed process left of the same file are
+/// removed.
 ///
 /// # Errors
 /// As [`write_atomically`].
@@ -92,7 +95,8 @@ pub fn check_file(path: &Path) -> Result<()> {
     temporary.write_all(b"incept").and_then(|()| temporary.flush()).map_err(fail)
 }
 
-/// Finds out whether files could be written to a folder, which may have to be made. Nothing is left behind.
+/// Finds out whether files could be written to a folder, which may have to be made. Nothing is left
+/// behind.
 ///
 /// # Errors
 /// [`Error::Io`] naming the folder.
@@ -104,7 +108,8 @@ pub fn check_folder(path: &Path) -> Result<()> {
     temporary.write_all(b"incept").and_then(|()| temporary.flush()).map_err(fail)
 }
 
-/// Whether a path is a device, a pipe or a socket: what is written there cannot be read again as a file.
+/// Whether a path is a device, a pipe or a socket: what is written there cannot be read again as a
+/// file.
 #[must_use]
 pub fn is_special(path: &Path) -> bool {
     // A shell may have sent these to a regular file, which is written to and not replaced.
@@ -118,8 +123,8 @@ fn is_standard(path: &Path) -> bool {
     path.to_str().is_some_and(|path| names.contains(&path))
 }
 
-/// Removes temporary files that killed processes left in a folder: all, or those of one file. A file that a process still writes is locked
-/// and stays. Returns how many were removed.
+/// Removes temporary files that killed processes left in a folder: all, or those of one file. A
+/// file that a process still writes is locked and stays. Returns how many were removed.
 pub fn remove_leftovers(folder: &Path, of: Option<&Path>) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let start = of.map(|file| format!(".{}{MARK}", stem(file)));
@@ -177,8 +182,9 @@ fn temporary(
     let prefix = format!(".{}{MARK}", stem(file));
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(ENDING);
-    // As any file that a program makes, and not for its owner alone: reports and weights are shared. One that is replaced was maybe not for all
-    // to read, and gets its mode before its name.
+    // As any file that a program makes, and not for its owner alone: reports and weights are
+    // shared. One that is replaced was maybe not for all to read, and gets its mode before its
+    // name.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(if before.is_some() {
         0o600
@@ -266,7 +272,8 @@ fn pour(mut to: impl Write, bytes: &[u8]) -> std::io::Result<()> {
     to.write_all(bytes).and_then(|()| to.flush())
 }
 
-/// Writes to a device or pipe. A pipe without a reader is an error: opening one would wait for ever.
+/// Writes to a device or pipe. A pipe without a reader is an error: opening one would wait for
+/// ever.
 #[cfg(not(target_arch = "wasm32"))]
 fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut options = OpenOptions::new();

@@ -7,8 +7,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     replaced(text, is_hostile)
 }
 
-/// Whether a terminal would obey a character instead of showing it, or show other text than there is: control characters, separators of lines, and
-/// marks that change the direction of text.
+/// Whether a terminal would obey a character instead of showing it, or show other text than there
+/// is: control characters, separators of lines, and marks that change the direction of text.
 pub fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -1,7 +1,9 @@
-//! The boundary that everything from outside crosses: files are read only if they are regular and no larger than allowed, foreign parsers run
-//! where a panic becomes a typed error, and text from files is made safe to show.
+//! The boundary that everything from outside crosses: files are read only if they are regular and
+//! no larger than allowed, foreign parsers run where a panic becomes a typed error, and text from
+//! files is made safe to show.
 //!
-//! Everything that reads a file or calls a parser of another crate goes through here, so that one rule holds for all formats.
+//! Everything that reads a file or calls a parser of another crate goes through here, so that one
+//! rule holds for all formats.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -17,18 +19,21 @@ pub use crate::text::{is_hostile, printable, printable_lines};
 /// Bytes that a single image file or sample may have.
 pub const MAX_SAMPLE_BYTES: u64 = 512 << 20;
 
-/// Bytes that a file may have which is read into memory as a whole: weights, and data sets of one file.
+/// Bytes that a file may have which is read into memory as a whole: weights, and data sets of one
+/// file.
 pub const MAX_FILE_BYTES: u64 = 16 << 30;
 
 /// Bytes that a text file may have: configurations, class names, logs.
 pub const MAX_TEXT_BYTES: u64 = 64 << 20;
 
 thread_local! {
-    /// How many parsers of untrusted input are on this thread's stack; their panics are reported as errors and not printed.
+    /// How many parsers of untrusted input are on this thread's stack; their panics are reported as
+    /// errors and not printed.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Lets panics inside [`contained`] pass without a message; all others reach the hook that was there before.
+/// Lets panics inside [`contained`] pass without a message; all others reach the hook that was
+/// there before.
 fn quiet_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -41,8 +46,9 @@ fn quiet_hook() {
     });
 }
 
-/// Runs a parser on input from outside. A panic in it becomes an error with the panic's message, so that a damaged file cannot end the program.
-/// Memory and recursion are not contained: callers check announced sizes first.
+/// Runs a parser on input from outside. A panic in it becomes an error with the panic's message, so
+/// that a damaged file cannot end the program. Memory and recursion are not contained: callers
+/// check announced sizes first.
 ///
 /// # Errors
 /// What the parser reports, or the message of its panic.
@@ -58,7 +64,8 @@ pub fn contained<T>(parse: impl FnOnce() -> Result<T, String>) -> Result<T, Stri
     })
 }
 
-/// As [`contained`], for a parser with typed errors: a panic becomes [`Error::Format`] with the file's name.
+/// As [`contained`], for a parser with typed errors: a panic becomes [`Error::Format`] with the
+/// file's name.
 ///
 /// # Errors
 /// What the parser reports, or [`Error::Format`].
@@ -79,8 +86,8 @@ pub async fn contained_async<T>(path: &Path, work: impl Future<Output = Result<T
     .await
 }
 
-/// Opens a file for reading if it is a regular one, and says how long it is. Devices, pipes and folders are refused before they are opened, as
-/// opening a pipe waits for a writer.
+/// Opens a file for reading if it is a regular one, and says how long it is. Devices, pipes and
+/// folders are refused before they are opened, as opening a pipe waits for a writer.
 ///
 /// # Errors
 /// [`Error::Io`] naming the file if it cannot be opened, [`Error::Format`] if it is not regular.
@@ -122,7 +129,8 @@ pub fn read_text(path: &Path) -> Result<String> {
     Ok(text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text))
 }
 
-/// Reads a stream to its end, if that comes within `limit` bytes: what unpacks, or grows while it is read, has no length to check before.
+/// Reads a stream to its end, if that comes within `limit` bytes: what unpacks, or grows while it
+/// is read, has no length to check before.
 ///
 /// # Errors
 /// The stream's error; within it, why the content is refused.

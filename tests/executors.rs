@@ -196,8 +196,8 @@ fn pollers() -> usize {
     tasks.flatten().map(name).filter(|name| name.trim() == "incept poll").count()
 }
 
-/// The thread that polls is there while a device is awaited in an executor, and goes with the device. This runs in a process of its own:
-/// other tests have such threads too.
+/// The thread that polls is there while a device is awaited in an executor, and goes with the
+/// device. This runs in a process of its own: other tests have such threads too.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_thread_ends_with_the_device() {

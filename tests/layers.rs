@@ -1,5 +1,5 @@
-//! The order of the library's layers: a module imports only what stands above it in the list, so that each can be read, tested and
-//! replaced with nothing in mind but those.
+//! The order of the library's layers: a module imports only what stands above it in the list, so
+//! that each can be read, tested and replaced with nothing in mind but those.
 
 #![allow(missing_docs, reason = "a test program has no readers of its API")]
 

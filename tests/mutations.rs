@@ -1,6 +1,8 @@
-//! Damaged files of every kind: reading one ends in an answer or an error, within 1 GiB and 20 s, and never in a panic.
+//! Damaged files of every kind: reading one ends in an answer or an error, within 1 GiB and 20 s,
+//! and never in a panic.
 //!
-//! `INCEPT_MUTANTS=100000 cargo test --test mutations -- --nocapture` is the long form; `INCEPT_MUTANTS_SEED` gives others.
+//! `INCEPT_MUTANTS=100000 cargo test --test mutations -- --nocapture` is the long form;
+//! `INCEPT_MUTANTS_SEED` gives others.
 
 #![allow(missing_docs, reason = "a test program has no readers of its API")]
 

@@ -1,5 +1,5 @@
-//! Safe code of others cannot end the process: kernels from outside are checked as they run, and what does not fit together is a typed
-//! error. What could crash runs in a process of its own.
+//! Safe code of others cannot end the process: kernels from outside are checked as they run, and
+//! what does not fit together is a typed error. What could crash runs in a process of its own.
 
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -20,7 +20,8 @@ use incept::tune::Trial;
 /// Tells a process which test it is to run.
 const CHILD: &str = "INCEPT_SAFETY_CHILD";
 
-/// Runs `body` in a process of its own, which must not crash. `test` is the name of the test that calls this.
+/// Runs `body` in a process of its own, which must not crash. `test` is the name of the test that
+/// calls this.
 fn alone(test: &str, body: impl FnOnce()) {
     if std::env::var(CHILD).is_ok_and(|child| child == test) {
         return body();
@@ -182,7 +183,8 @@ fn a_write_out_of_storage() {
     alone("a_write_out_of_storage", || far(|o, _| one(kernel(o, "write"))));
 }
 
-/// Kernels of the crate in other hands are checked as any others: what makes them safe are the operands that they were made for.
+/// Kernels of the crate in other hands are checked as any others: what makes them safe are the
+/// operands that they were made for.
 #[test]
 fn kernels_of_the_crate_in_other_hands() {
     alone("kernels_of_the_crate_in_other_hands", || {
@@ -484,7 +486,8 @@ fn attributes_out_of_all_bounds() {
     assert!(incept::ops::Slice { channel: usize::MAX, channels: 2 }.infer(&[&x]).is_err());
 }
 
-/// An author who vouches for a kernel has it as fast as the crate's own, and is believed for what was vouched for alone.
+/// An author who vouches for a kernel has it as fast as the crate's own, and is believed for what
+/// was vouched for alone.
 #[test]
 fn kernels_that_somebody_vouches_for() {
     let make: Make = |o, profile| {

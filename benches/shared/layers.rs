@@ -1,4 +1,5 @@
-//! The single convolutions that benchmarks are made of, one of each kind that GoogLeNet has. A module of each benchmark by its path.
+//! The single convolutions that benchmarks are made of, one of each kind that GoogLeNet has. A
+//! module of each benchmark by its path.
 
 use std::fmt;
 use std::sync::Arc;

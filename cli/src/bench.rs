@@ -29,16 +29,19 @@ const ROUND: f64 = 1.0;
 
 /// Measure how fast a network trains and classifies, on made-up images.
 ///
-/// GFLOPS count two operations for each multiply-add of convolutions and linear layers: those of the forward and the backward graph
-/// for a training step (about three times the forward pass), those of the inference graph for inference. What is left out
-/// (pooling, normalisation, the optimizer) is time and no arithmetic.
+/// GFLOPS count two operations for each multiply-add of convolutions and linear layers: those of
+/// the forward and the backward graph for a training step (about three times the forward pass),
+/// those of the inference graph for inference. What is left out (pooling, normalisation, the
+/// optimizer) is time and no arithmetic.
 ///
-/// A round is steps one after another; every number is the median of the rounds, with the least and the most. Each step brings
-/// its images to the device and its metrics back, as in training; inference has two batches on their way, as in evaluation.
+/// A round is steps one after another; every number is the median of the rounds, with the least and
+/// the most. Each step brings its images to the device and its metrics back, as in training;
+/// inference has two batches on their way, as in evaluation.
 ///
-/// With --json: train.images_per_s, train.gflops, infer.images_per_s, infer.gflops and infer.ms (a batch), each with median,
-/// min and max; seconds to start up; memory; and what a step asks of the driver. A barrier is a dispatch in front of which wgpu
-/// waits for earlier ones of the same run, because they bind the same buffer.
+/// With --json: train.images_per_s, train.gflops, infer.images_per_s, infer.gflops and infer.ms (a
+/// batch), each with median, min and max; seconds to start up; memory; and what a step asks of the
+/// driver. A barrier is a dispatch in front of which wgpu waits for earlier ones of the same run,
+/// because they bind the same buffer.
 #[derive(Args, Debug)]
 pub(crate) struct Bench {
     #[command(flatten)]
@@ -328,7 +331,8 @@ async fn train(trainer: &mut Trainer, images: &Batch, steps: u32) -> Result<f64>
     Ok(begin.elapsed().as_secs_f64())
 }
 
-/// Classifies `batches` batches, the next on its way before the one before is there, as evaluation does; returns the seconds.
+/// Classifies `batches` batches, the next on its way before the one before is there, as evaluation
+/// does; returns the seconds.
 async fn classify(classifier: &mut Classifier, images: &Batch, batches: u32) -> Result<f64> {
     let begin = Instant::now();
     for batch in 0..batches {

@@ -1,4 +1,5 @@
-//! Numbers of a run that its flags, its configuration or its checkpoint give: what is out of range is refused before anything is computed with it.
+//! Numbers of a run that its flags, its configuration or its checkpoint give: what is out of range
+//! is refused before anything is computed with it.
 
 use incept::data::Mix;
 use incept::model::GoogLeNet;

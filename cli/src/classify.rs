@@ -33,10 +33,12 @@ const EXAMPLES: &str = "Examples:
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Classify {
-    /// The checkpoint, if it is another than what comes with incept, and then images, folders with images, or `-` for one image on standard input.
+    /// The checkpoint, if it is another than what comes with incept, and then images, folders with
+    /// images, or `-` for one image on standard input.
     ///
-    /// A checkpoint is a .safetensors file, or a run's folder: its best one. Without one, the weights that come with incept are used, which
-    /// tell airplanes, automobiles, birds, cats, deer, dogs, frogs, horses, ships and trucks apart.
+    /// A checkpoint is a .safetensors file, or a run's folder: its best one. Without one, the
+    /// weights that come with incept are used, which tell airplanes, automobiles, birds, cats,
+    /// deer, dogs, frogs, horses, ships and trucks apart.
     #[arg(required = true, value_name = "CHECKPOINT|IMAGE")]
     inputs: Vec<PathBuf>,
     /// How many classes to print for each image.
@@ -45,10 +47,11 @@ pub(crate) struct Classify {
     /// Images of a batch [default: 16, with --early-exit 1].
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", value_parser = whole::<usize>(1))]
     batch: Option<usize>,
-    /// Stop at aux1 or aux2 when its softmax is as sure as this, from 0 to 1: the layers above are not run then.
+    /// Stop at aux1 or aux2 when its softmax is as sure as this, from 0 to 1: the layers above are
+    /// not run then.
     ///
-    /// `incept eval --early-exit` tells what a threshold costs and saves, and fits the temperatures that make probabilities comparable;
-    /// `auto` is the threshold that it chose.
+    /// `incept eval --early-exit` tells what a threshold costs and saves, and fits the temperatures
+    /// that make probabilities comparable; `auto` is the threshold that it chose.
     #[arg(long, value_name = "PROBABILITY|auto", value_parser = threshold)]
     early_exit: Option<Threshold>,
     #[command(flatten)]
@@ -297,7 +300,8 @@ fn outcome(failed: usize, of: usize) -> Outcome {
     Outcome::Failed
 }
 
-/// Prints the classes of one image, and with early exit which softmax answered at which share of the compute.
+/// Prints the classes of one image, and with early exit which softmax answered at which share of
+/// the compute.
 fn print(
     file: &Path,
     top: &[Prediction],

@@ -1,4 +1,5 @@
-//! How a run is configured: every option of `incept train` that shapes the run, from a recipe, a TOML file and flags.
+//! How a run is configured: every option of `incept train` that shapes the run, from a recipe, a
+//! TOML file and flags.
 
 use std::path::{Path, PathBuf};
 
@@ -13,11 +14,13 @@ use super::data::LoadArgs;
 use super::numbers::{Range, not_zero, real, whole};
 use super::options::{Augment, NetworkArgs, OptimizerArgs, PixelArgs, PrecisionName};
 
-/// All of it. What is not set anywhere has a default that `resolve` fills in; then it is the configuration that is saved with the run.
+/// All of it. What is not set anywhere has a default that `resolve` fills in; then it is the
+/// configuration that is saved with the run.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(crate) struct Config {
-    /// `digits`, or a folder with a data set. With `--resume` or `--config`, the one that is named there if none is here.
+    /// `digits`, or a folder with a data set. With `--resume` or `--config`, the one that is named
+    /// there if none is here.
     #[arg(required_unless_present_any = ["resume", "file"])]
     pub data: Option<String>,
     #[command(flatten)]
@@ -54,19 +57,22 @@ pub(crate) struct TrainingArgs {
     /// End after so many epochs in which held-out accuracy did not rise [default: 0, never].
     #[arg(long, value_name = "EPOCHS", value_parser = whole::<u64>(0))]
     pub patience: Option<u64>,
-    /// Weight of each class in the losses: numbers by class, or `balanced` for one over the class's share of the images. The mean over a batch is
-    /// taken by the weights of its labels, as torch's `CrossEntropyLoss(weight=...)` does [default: none].
+    /// Weight of each class in the losses: numbers by class, or `balanced` for one over the class's
+    /// share of the images. The mean over a batch is taken by the weights of its labels, as torch's
+    /// `CrossEntropyLoss(weight=...)` does [default: none].
     #[arg(long, value_name = "balanced|W,W,...|none")]
     pub class_weights: Option<String>,
-    /// With `--init FILE`: keep weights and statistics of all that lies below this block, and do not differentiate it;
-    /// `conv2`, `inception_3a` to `inception_5b`, or `heads` to train the classifiers alone [default: none].
+    /// With `--init FILE`: keep weights and statistics of all that lies below this block, and do
+    /// not differentiate it; `conv2`, `inception_3a` to `inception_5b`, or `heads` to train the
+    /// classifiers alone [default: none].
     #[arg(long, value_name = "BLOCK|none")]
     pub freeze_until: Option<String>,
     /// With `--init FILE`: draw the classifiers anew, for other classes.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pub reset_head: Option<bool>,
-    /// How activations and their gradients are stored: `f32`, `f16` in half the memory (training scales the loss to keep gradients in
-    /// its range), or `auto`: f16 on GPUs that gain by it, else f32. Parameters and arithmetic are f32 either way [default: auto].
+    /// How activations and their gradients are stored: `f32`, `f16` in half the memory (training
+    /// scales the loss to keep gradients in its range), or `auto`: f16 on GPUs that gain by it,
+    /// else f32. Parameters and arithmetic are f32 either way [default: auto].
     #[arg(long, value_name = "TYPE", help_heading = "Device")]
     pub precision: Option<PrecisionName>,
     /// Do not look at the held-out part after each epoch.
@@ -98,7 +104,8 @@ pub(crate) struct RunArgs {
     /// Write TensorBoard's event files below this folder: `tensorboard --logdir FOLDER` shows them.
     #[arg(long, value_name = "FOLDER")]
     pub tensorboard: Option<PathBuf>,
-    /// The newest checkpoint's file [default: last.safetensors in the run's folder, or the one that is resumed].
+    /// The newest checkpoint's file [default: last.safetensors in the run's folder, or the one that
+    /// is resumed].
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     #[serde(rename = "output", alias = "out")]
     pub out: Option<PathBuf>,
@@ -133,17 +140,19 @@ pub(crate) struct AugmentArgs {
     #[arg(long = "vflip", alias = "flip", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     #[serde(rename = "vflip", alias = "flip")]
     pub flip: Option<bool>,
-    /// Change brightness, contrast and saturation by up to this share, in random order, and the hue by a fifth of it; Howard and the paper: 0.5.
+    /// Change brightness, contrast and saturation by up to this share, in random order, and the hue
+    /// by a fifth of it; Howard and the paper: 0.5.
     #[arg(long, value_name = "SHARE", value_parser = real::<f64>(Range::Share))]
     pub photometric: Option<f64>,
     /// Resize each image by a method drawn at random.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     pub random_interpolation: Option<bool>,
-    /// Blend images of a batch and their labels, by shares from Beta(ALPHA, ALPHA); usual: 0.2 [default: 0, never].
+    /// Blend images of a batch and their labels, by shares from Beta(ALPHA, ALPHA); usual: 0.2
+    /// [default: 0, never].
     #[arg(long, value_name = "ALPHA", value_parser = real::<f64>(Range::NotNegative))]
     pub mixup: Option<f64>,
-    /// Paste rectangles of other images of the batch, with areas from Beta(ALPHA, ALPHA); usual: 1. With `--mixup` too, a coin decides for each batch
-    /// [default: 0, never].
+    /// Paste rectangles of other images of the batch, with areas from Beta(ALPHA, ALPHA); usual: 1.
+    /// With `--mixup` too, a coin decides for each batch [default: 0, never].
     #[arg(long, value_name = "ALPHA", value_parser = real::<f64>(Range::NotNegative))]
     pub cutmix: Option<f64>,
 }
@@ -220,7 +229,8 @@ impl Config {
         merged.try_into().map_err(|e| broken(&e))
     }
 
-    /// As TOML, for the run's folder. A run that is trained again has a folder and a checkpoint of its own, and maybe no terminal.
+    /// As TOML, for the run's folder. A run that is trained again has a folder and a checkpoint of
+    /// its own, and maybe no terminal.
     pub(crate) fn to_toml(&self) -> Result<String> {
         let again = Self { run: RunArgs { out: None, view: None, ..self.run.clone() }, ..self.clone() };
         let text = toml::to_string(&again).map_err(|e| Error::Config(e.to_string()))?;
@@ -325,7 +335,8 @@ pub(crate) fn class_weights(text: &str, counts: &[usize]) -> Result<Vec<f32>> {
     text.split(',').map(weight).collect()
 }
 
-/// serde of options that have a text form: written as text, read as text, number or a list of numbers.
+/// serde of options that have a text form: written as text, read as text, number or a list of
+/// numbers.
 pub(crate) mod as_text {
     use std::fmt::Display;
     use std::str::FromStr;

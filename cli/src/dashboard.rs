@@ -1,4 +1,5 @@
-//! The terminal that the dashboard has while training: taken over, listened to, and given back whatever happens.
+//! The terminal that the dashboard has while training: taken over, listened to, and given back
+//! whatever happens.
 
 use std::io::IsTerminal;
 use std::sync::Arc;

@@ -43,10 +43,12 @@ pub(crate) struct LoadArgs {
     /// Unreadable images that are passed over; one more ends the command [default: 10].
     #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(0))]
     pub max_bad: Option<usize>,
-    /// Largest image to read, in pixels [default: 134217728, which is 512 MiB of memory at 4 bytes each].
+    /// Largest image to read, in pixels [default: 134217728, which is 512 MiB of memory at 4 bytes
+    /// each].
     ///
-    /// Larger images are skipped and reported as unreadable, whatever their file's size. Images with more than 4 bytes per pixel may have
-    /// correspondingly fewer. Decoding takes up to three times the memory of the decoded image, on each worker.
+    /// Larger images are skipped and reported as unreadable, whatever their file's size. Images
+    /// with more than 4 bytes per pixel may have correspondingly fewer. Decoding takes up to three
+    /// times the memory of the decoded image, on each worker.
     #[arg(long, value_name = "COUNT")]
     pub max_pixels: Option<u64>,
 }
@@ -54,7 +56,8 @@ pub(crate) struct LoadArgs {
 /// For commands that read images and no data set.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ImageArgs {
-    /// Largest image to read, in pixels [default: 134217728, which is 512 MiB of memory at 4 bytes each].
+    /// Largest image to read, in pixels [default: 134217728, which is 512 MiB of memory at 4 bytes
+    /// each].
     #[arg(long, value_name = "COUNT")]
     max_pixels: Option<u64>,
 }
@@ -127,7 +130,8 @@ pub(crate) fn duplicate_note(data: &OpenedData, found: Option<usize>) -> Option<
     ))
 }
 
-/// The input size that suits a data set: that of its first readable image, but one of 32, 64 and 224.
+/// The input size that suits a data set: that of its first readable image, but one of 32, 64 and
+/// 224.
 pub(crate) fn suited_input(set: &Arc<dyn Dataset>) -> usize {
     let first = (0..set.len()).find_map(|i| set.image(i).ok());
     match first.map_or(0, |p| p.width.min(p.height)) {
@@ -140,7 +144,8 @@ pub(crate) fn suited_input(set: &Arc<dyn Dataset>) -> usize {
 /// Images that are looked at for their shapes before training.
 const SHAPES: usize = 64;
 
-/// Says before training what becomes of images that are not square, if there are any; `chosen` is whether --fit was given.
+/// Says before training what becomes of images that are not square, if there are any; `chosen` is
+/// whether --fit was given.
 pub(crate) fn note_shapes(set: &dyn Dataset, preprocessing: &Preprocessing, chosen: bool) {
     let (seen, oblong) = not_square(set, SHAPES);
     if oblong == 0 {

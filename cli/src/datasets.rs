@@ -38,7 +38,8 @@ enum Command {
     Fetch(Fetch),
 }
 
-/// What is in a data set: images of each class and part, sizes, colours, and files that cannot be read.
+/// What is in a data set: images of each class and part, sizes, colours, and files that cannot be
+/// read.
 #[derive(Args, Debug)]
 #[command(after_long_help = FORMATS)]
 struct Info {
@@ -46,14 +47,17 @@ struct Info {
     data: String,
     #[command(flatten)]
     part: PartArgs,
-    /// Images of each part that are decoded for sizes, colours and damage, evenly over the part; 0 for all.
+    /// Images of each part that are decoded for sizes, colours and damage, evenly over the part; 0
+    /// for all.
     #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = whole::<usize>(0))]
     sample: usize,
 }
 
-/// Write a data set as a folder of images with `train/` and `val/`, the same share of each class held out.
+/// Write a data set as a folder of images with `train/` and `val/`, the same share of each class
+/// held out.
 ///
-/// Images in files keep their format and name; others become PNG. The folder must not exist yet, and appears when all is written.
+/// Images in files keep their format and name; others become PNG. The folder must not exist yet,
+/// and appears when all is written.
 #[derive(Args, Debug)]
 #[command(after_long_help = FORMATS)]
 struct Split {
@@ -103,7 +107,8 @@ struct PartArgs {
         help_heading = "Data"
     )]
     val_split: f64,
-    /// Seed of that division. `incept train` always divides with 0, whatever its `--seed`: others give another division.
+    /// Seed of that division. `incept train` always divides with 0, whatever its `--seed`: others
+    /// give another division.
     #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data", value_parser = whole::<u64>(0))]
     seed: u64,
     #[command(flatten)]

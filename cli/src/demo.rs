@@ -27,10 +27,12 @@ use super::{Outcome, Result};
 /// Images on the sheet.
 const TILES: usize = 36;
 
-/// Train the paper's network on the embedded digits, classify some that it has not seen, and draw a sheet of it all.
+/// Train the paper's network on the embedded digits, classify some that it has not seen, and draw a
+/// sheet of it all.
 ///
-/// The network is a quarter as wide as the paper's and sees 32 x 32 pixels; its layers are the paper's otherwise: three softmaxes, the
-/// auxiliary ones with weight 0.3, local response normalisation, dropout. It is trained faster than the paper does.
+/// The network is a quarter as wide as the paper's and sees 32 x 32 pixels; its layers are the
+/// paper's otherwise: three softmaxes, the auxiliary ones with weight 0.3, local response
+/// normalisation, dropout. It is trained faster than the paper does.
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
     /// Epochs at most; training ends before if it is good enough.

@@ -1,5 +1,5 @@
-//! The drawing of `incept graph`: the trunk runs down, Inception blocks are four branches side by side, the auxiliary heads stand at the
-//! right, and the three losses meet at the bottom.
+//! The drawing of `incept graph`: the trunk runs down, Inception blocks are four branches side by
+//! side, the auxiliary heads stand at the right, and the three losses meet at the bottom.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -145,7 +145,8 @@ impl Drawing<'_> {
         let end = nodes.iter().position(concat).unwrap_or(nodes.len());
         let top = self.y;
         self.y += PADDING + 8.0;
-        // A branch starts where what it reads lies outside of the block; of two boxes the second stands in the lower row.
+        // A branch starts where what it reads lies outside of the block; of two boxes the second
+        // stands in the lower row.
         let mut branches: Vec<Vec<usize>> = Vec::new();
         for node in &nodes[..end] {
             let before = self.sources(*node);

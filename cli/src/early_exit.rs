@@ -1,5 +1,5 @@
-//! Early exit on the command line: what `eval --early-exit` finds and keeps in a file beside the checkpoint, and what
-//! `classify --early-exit` does with it.
+//! Early exit on the command line: what `eval --early-exit` finds and keeps in a file beside the
+//! checkpoint, and what `classify --early-exit` does with it.
 
 use std::path::{Path, PathBuf};
 
@@ -30,14 +30,16 @@ pub(crate) struct Calibrated {
     /// Images that the temperatures were fitted to.
     #[serde(alias = "pictures")]
     pub images: usize,
-    /// The threshold that saves most for at most half a point of accuracy, measured on them and with a standard error to spare.
+    /// The threshold that saves most for at most half a point of accuracy, measured on them and
+    /// with a standard error to spare.
     pub threshold: Option<f32>,
     /// The training state that it holds for.
     pub progress: Progress,
 }
 
 impl Calibrated {
-    /// Where it is kept: `mnist.early-exit.json` for `mnist.safetensors`, and for a run's folder beside its best checkpoint.
+    /// Where it is kept: `mnist.early-exit.json` for `mnist.safetensors`, and for a run's folder
+    /// beside its best checkpoint.
     pub(crate) fn path(checkpoint: &Path) -> PathBuf {
         let file = best_of(checkpoint).unwrap_or_else(|_| checkpoint.to_path_buf());
         file.with_extension("early-exit.json")

@@ -38,21 +38,24 @@ const EXAMPLES: &str = "Examples:
   incept eval photos.safetensors --crops 144               the paper's test: 144 crops of each image
   incept eval a.safetensors b.safetensors c.safetensors    each of them, and all three together";
 
-/// Measure how good checkpoints are on a data set: accuracy, confusions, calibration, the worst mistakes.
+/// Measure how good checkpoints are on a data set: accuracy, confusions, calibration, the worst
+/// mistakes.
 ///
-/// Several checkpoints are measured one by one and together, as an ensemble whose softmaxes are averaged. The parameters are the averaged
-/// ones if the run averaged them.
+/// Several checkpoints are measured one by one and together, as an ensemble whose softmaxes are
+/// averaged. The parameters are the averaged ones if the run averaged them.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, after_long_help = const_format())]
 pub(crate) struct Eval {
-    /// The checkpoints, and last a data set if it is another than they were trained on: `digits`, or a folder.
+    /// The checkpoints, and last a data set if it is another than they were trained on: `digits`,
+    /// or a folder.
     ///
-    /// A run's folder stands for its best checkpoint, `included` for the weights that come with incept. The first is a checkpoint whatever it is
-    /// called; of the others the folders of runs and those whose names end in .safetensors.
+    /// A run's folder stands for its best checkpoint, `included` for the weights that come with
+    /// incept. The first is a checkpoint whatever it is called; of the others the folders of runs
+    /// and those whose names end in .safetensors.
     #[arg(required = true, value_name = "CHECKPOINT|DATA")]
     inputs: Vec<PathBuf>,
-    /// Which part of it: `held-out`, the set that training validates on; `train`; or `test`, the test set, which training leaves alone if there is a
-    /// validation set.
+    /// Which part of it: `held-out`, the set that training validates on; `train`; or `test`, the
+    /// test set, which training leaves alone if there is a validation set.
     #[arg(long, value_name = "PART", default_value = "held-out", help_heading = "Data")]
     part: Part,
     /// At most so many images of it, chosen evenly over the classes [default: 0, all].
@@ -61,9 +64,10 @@ pub(crate) struct Eval {
     /// Images of a batch.
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
-    /// Crops of each image, whose softmaxes are averaged: `whole`, what `classify` looks at (the central square, or as --fit of the training has it); 1, the central 224 of its
-    /// 256 (of an input of 224; else in proportion); 10 as Krizhevsky had them; caffe10 as Caffe's classify.py has them; 144 as in
-    /// section 7 of the paper.
+    /// Crops of each image, whose softmaxes are averaged: `whole`, what `classify` looks at (the
+    /// central square, or as --fit of the training has it); 1, the central 224 of its 256 (of an
+    /// input of 224; else in proportion); 10 as Krizhevsky had them; caffe10 as Caffe's classify.py
+    /// has them; 144 as in section 7 of the paper.
     #[arg(long, value_name = "CROPS", default_value = "whole", conflicts_with = "early_exit")]
     crops: Crops,
     /// Draw the confusion matrix, .png or .svg.
@@ -78,11 +82,15 @@ pub(crate) struct Eval {
     /// How many of these images [default: 24].
     #[arg(long, value_name = "COUNT", help_heading = "Plots", value_parser = whole::<usize>(1), conflicts_with = "early_exit")]
     worst: Option<usize>,
-    /// Sweep the thresholds of early exit instead: which share of the images each softmax could answer, and what that costs and saves.
+    /// Sweep the thresholds of early exit instead: which share of the images each softmax could
+    /// answer, and what that costs and saves.
     ///
-    /// A fifth of the images is set aside to fit a temperature for each softmax, so that its probabilities mean what they say, and to
-    /// choose the threshold that saves the most computation for at most half a point of accuracy, even if that were a standard error more than measured; the others are measured. That threshold is really run,
-    /// against the whole network. Both are kept in a file beside the checkpoint, where `incept classify --early-exit` finds them.
+    /// A fifth of the images is set aside to fit a temperature for each softmax, so that its
+    /// probabilities mean what they say, and to choose the threshold that saves the most
+    /// computation for at most half a point of accuracy, even if that were a standard error more
+    /// than measured; the others are measured. That threshold is really run, against the whole
+    /// network. Both are kept in a file beside the checkpoint, where `incept classify --early-exit`
+    /// finds them.
     #[arg(long, help_heading = "Early exit")]
     early_exit: bool,
     /// The sweep's plots, .png or .svg [default: incept-early-exit.png and incept-early-exit.svg].

@@ -16,7 +16,8 @@ use super::{Outcome, Result};
 
 /// Write a checkpoint for others: as ONNX, or as safetensors for PyTorch.
 ///
-/// The parameters are the averaged ones if the run averaged them. The optimizer's state stays behind.
+/// The parameters are the averaged ones if the run averaged them. The optimizer's state stays
+/// behind.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Export {

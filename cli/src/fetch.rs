@@ -19,8 +19,9 @@ use super::{Outcome, Result};
 
 /// Download a well-known data set into a folder that `incept train` takes.
 ///
-/// Every file is checked against its published MD5 sum. What was loaded stays when the connection breaks or Ctrl-C is pressed: the same command goes on
-/// from there. Files that are there and right are not loaded again.
+/// Every file is checked against its published MD5 sum. What was loaded stays when the connection
+/// breaks or Ctrl-C is pressed: the same command goes on from there. Files that are there and right
+/// are not loaded again.
 #[derive(Args, Debug)]
 pub(crate) struct Fetch {
     /// Which.
@@ -236,7 +237,8 @@ impl Download<'_> {
     }
 }
 
-/// The MD5 sum of a file in hexadecimal digits: what these sets publish. It finds damage, not forgery.
+/// The MD5 sum of a file in hexadecimal digits: what these sets publish. It finds damage, not
+/// forgery.
 fn checksum(path: &Path) -> incept::Result<String> {
     let io = |e| Error::io(path, e);
     let (mut file, _) = open_regular(path)?;
@@ -252,7 +254,8 @@ fn checksum(path: &Path) -> incept::Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Unpacks the binary and text files of an archive into a folder, whatever folder they are in there.
+/// Unpacks the binary and text files of an archive into a folder, whatever folder they are in
+/// there.
 fn unpack(archive: &Path, folder: &Path) -> incept::Result<Vec<PathBuf>> {
     let damaged = |e: std::io::Error| Error::format(archive, format!("cannot be unpacked: {e}"));
     let (file, _) = open_regular(archive)?;
@@ -283,7 +286,8 @@ mod tests {
 
     use super::*;
 
-    /// A server of one file that breaks off in the middle of its first answer and goes on where it is asked to; and a count of its answers.
+    /// A server of one file that breaks off in the middle of its first answer and goes on where it
+    /// is asked to; and a count of its answers.
     fn serve(content: Vec<u8>) -> (String, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));

@@ -97,7 +97,8 @@ pub(crate) struct EpochRecord {
     pub validation_aux: Vec<HeadRecord>,
     /// Whether no epoch before was as good on the held-out images.
     pub best: bool,
-    /// Share of the time of training in which the device worked on steps; none where it cannot tell.
+    /// Share of the time of training in which the device worked on steps; none where it cannot
+    /// tell.
     pub device_busy: Option<f64>,
 }
 

@@ -1,4 +1,5 @@
-//! What the command calls the things that the library calls by their fields: texts of the library are told with the flags that change them.
+//! What the command calls the things that the library calls by their fields: texts of the library
+//! are told with the flags that change them.
 
 use std::borrow::Cow;
 

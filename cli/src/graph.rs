@@ -17,14 +17,16 @@ use super::record;
 use super::report::{Reporter, shown, thousands};
 use super::{Outcome, Result};
 
-/// Draw a network: every layer with its shape and parameters, the three softmaxes, and the weights of their losses. Needs no device.
+/// Draw a network: every layer with its shape and parameters, the three softmaxes, and the weights
+/// of their losses. Needs no device.
 ///
-/// Boxes are numbered like the layers of `incept summary`; a ReLU, batch norm or dropout shares the box of the layer before it. Dashed boxes
-/// are left out at inference.
+/// Boxes are numbered like the layers of `incept summary`; a ReLU, batch norm or dropout shares the
+/// box of the layer before it. Dashed boxes are left out at inference.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Graph {
-    /// Draw the network of this checkpoint, of the best one of a run's folder, or of the one that comes with incept (`included`).
+    /// Draw the network of this checkpoint, of the best one of a run's folder, or of the one that
+    /// comes with incept (`included`).
     #[arg(conflicts_with_all = ["variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight"])]
     checkpoint: Option<PathBuf>,
     /// Number of classes.

@@ -3,8 +3,8 @@
 use incept::train::StepMetrics;
 use incept::{Error, Result};
 
-/// Steps in a row without a finite loss after which training has diverged, and updates in a row that overflow at the smallest loss scale; with
-/// activations in f16 a batch may overflow.
+/// Steps in a row without a finite loss after which training has diverged, and updates in a row
+/// that overflow at the smallest loss scale; with activations in f16 a batch may overflow.
 const DIVERGED: u64 = 8;
 
 /// Whether training still learns.

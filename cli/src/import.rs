@@ -17,13 +17,15 @@ use super::{Outcome, Result};
 
 /// Make a checkpoint of other people's weights: torch, safetensors, Caffe or ONNX.
 ///
-/// Files of torch are read without executing anything in them: what lies beside the weights in a training checkpoint is skipped and named. Tensors that are missing, extra or of other extents are all listed by name.
-/// ImageNet's names are given to networks with 1000 classes.
+/// Files of torch are read without executing anything in them: what lies beside the weights in a
+/// training checkpoint is skipped and named. Tensors that are missing, extra or of other extents
+/// are all listed by name. ImageNet's names are given to networks with 1000 classes.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Import {
-    /// The file: .pth or .pt of torch (torch.save or torch.jit.save), .safetensors, .caffemodel or .onnx; its content tells which. Of several
-    /// files their index, as in model.safetensors.index.json.
+    /// The file: .pth or .pt of torch (torch.save or torch.jit.save), .safetensors, .caffemodel or
+    /// .onnx; its content tells which. Of several files their index, as in
+    /// model.safetensors.index.json.
     file: PathBuf,
     /// The checkpoint to write.
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
@@ -34,7 +36,8 @@ pub(crate) struct Import {
     /// Height and width of the input in pixels [default: what the file says, or 224].
     #[arg(long = "image-size", alias = "input", value_name = "PIXELS", value_parser = whole::<usize>(1))]
     input: Option<usize>,
-    /// How pixels were made for the network [default: what the file says, or as its publishers do: see Pixels below, in `--help`].
+    /// How pixels were made for the network [default: what the file says, or as its publishers do:
+    /// see Pixels below, in `--help`].
     #[arg(long, value_name = "KIND")]
     pixels: Option<Kind>,
     /// What is taken from red, green and blue (0 to 1), instead of what --pixels says.
@@ -43,7 +46,8 @@ pub(crate) struct Import {
     /// What red, green and blue are divided by then, instead of what --pixels says.
     #[arg(long, value_name = "R,G,B", value_parser = three)]
     std: Option<[f32; 3]>,
-    /// What stands before the tensors' names, where a file holds several networks, for example `model_ema.`.
+    /// What stands before the tensors' names, where a file holds several networks, for example
+    /// `model_ema.`.
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
 }
@@ -189,7 +193,8 @@ pub(super) fn read_classes(path: &std::path::Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Says what lies beside the tensors of a file and is skipped. Nothing is executed to find out what it is.
+/// Says what lies beside the tensors of a file and is skipped. Nothing is executed to find out what
+/// it is.
 pub(super) fn note_skipped(skipped: &[String]) {
     const SHOWN: usize = 8;
     if skipped.is_empty() {

@@ -16,14 +16,15 @@ use super::{Outcome, Result};
 
 /// List the tensors of a file with weights, and tell which network it holds. Needs no device.
 ///
-/// Reads what `incept import` reads, and checkpoints. A file that holds no GoogLeNet is listed all the same.
+/// Reads what `incept import` reads, and checkpoints. A file that holds no GoogLeNet is listed all
+/// the same.
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   incept inspect googlenet-1378be20.pth
   incept inspect photos.safetensors --json")]
 pub(crate) struct Inspect {
-    /// The file: a checkpoint, .pth, .safetensors, .caffemodel or .onnx; of a run's folder the best checkpoint; `included` is what
-    /// comes with incept.
+    /// The file: a checkpoint, .pth, .safetensors, .caffemodel or .onnx; of a run's folder the best
+    /// checkpoint; `included` is what comes with incept.
     file: PathBuf,
 }
 

@@ -1,4 +1,5 @@
-//! Ctrl-C and the signals that ask a program to end: work is saved first, and the exit code names the signal.
+//! Ctrl-C and the signals that ask a program to end: work is saved first, and the exit code names
+//! the signal.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -13,7 +14,8 @@ const INTERRUPT: i32 = 2;
 /// The signal that asked the program to end; 0 before one did.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
-/// The exit code of a program that ended in good order because it was asked to: as shells report one that the signal ended.
+/// The exit code of a program that ended in good order because it was asked to: as shells report
+/// one that the signal ended.
 pub(crate) fn code() -> u8 {
     let signal = match SIGNAL.load(Ordering::SeqCst) {
         0 => INTERRUPT,
@@ -57,7 +59,8 @@ fn listen(handle: impl Fn(i32) + Send + 'static) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || handle(INTERRUPT))
 }
 
-/// Whether whoever started this process has it ignore a signal; where there is no way to ask, nobody does.
+/// Whether whoever started this process has it ignore a signal; where there is no way to ask,
+/// nobody does.
 #[cfg(unix)]
 fn ignores(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -44,7 +44,8 @@ impl Judge {
         Ok(Self { heads, validation })
     }
 
-    /// The heads over the validation set; nothing once `stop` is set, as some of the images are no measure of the epoch.
+    /// The heads over the validation set; nothing once `stop` is set, as some of the images are no
+    /// measure of the epoch.
     pub(crate) fn judge(&mut self, gpu: &Gpu, stop: &AtomicBool) -> Judged {
         match self.measure(gpu, stop) {
             Ok(_) if stop.load(Ordering::SeqCst) => Judged::default(),

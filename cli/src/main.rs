@@ -80,10 +80,12 @@ impl Outcome {
 
 type Result<T = Outcome> = incept::Result<T>;
 
-/// Trains GoogLeNet with all three of its softmaxes on any GPU that has a driver, and classifies images with it.
+/// Trains GoogLeNet with all three of its softmaxes on any GPU that has a driver, and classifies
+/// images with it.
 ///
-/// GoogLeNet (Inception v1) has 22 layers. Two auxiliary softmaxes, on inception 4a and 4d, send their gradients straight into the
-/// lower half while training; their losses join the main one with weight 0.3, and inference leaves them out.
+/// GoogLeNet (Inception v1) has 22 layers. Two auxiliary softmaxes, on inception 4a and 4d, send
+/// their gradients straight into the lower half while training; their losses join the main one with
+/// weight 0.3, and inference leaves them out.
 #[derive(Debug, Parser)]
 #[command(name = "incept", version, about, long_about, after_long_help = EXAMPLES, arg_required_else_help = true)]
 #[command(propagate_version = true)]
@@ -182,7 +184,8 @@ fn main() -> ExitCode {
     quiet_wayland();
     let cli = parse();
     let level = if cli.common.verbose { "info" } else { "warn" };
-    // Drivers report what they lack as warnings of wgpu; a person at a terminal can do nothing about them.
+    // Drivers report what they lack as warnings of wgpu; a person at a terminal can do nothing
+    // about them.
     let filter = format!("error,incept={level}");
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter))
         .format_timestamp(None)
@@ -227,15 +230,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Gives libwayland a folder to look for a compositor in where the session has none, as over ssh and in containers.
+/// Gives libwayland a folder to look for a compositor in where the session has none, as over ssh
+/// and in containers.
 ///
-/// Mesa's Vulkan layer that puts the display's GPU first asks libwayland for a compositor whenever adapters are listed, and libwayland complains on
-/// standard error if `XDG_RUNTIME_DIR` is not set. A folder in which there cannot be any socket is answered in silence, and hides nothing else.
+/// Mesa's Vulkan layer that puts the display's GPU first asks libwayland for a compositor whenever
+/// adapters are listed, and libwayland complains on standard error if `XDG_RUNTIME_DIR` is not set.
+/// A folder in which there cannot be any socket is answered in silence, and hides nothing else.
 #[cfg(target_os = "linux")]
 fn quiet_wayland() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none_or(|folder| !folder.as_encoded_bytes().starts_with(b"/")) {
         #[allow(unsafe_code, reason = "the environment is the only thing that libwayland asks")]
-        // SAFETY: nothing ran before this, so there is no other thread that could read the environment meanwhile.
+        // SAFETY: nothing ran before this, so there is no other thread that could read the
+        // environment meanwhile.
         unsafe {
             std::env::set_var("XDG_RUNTIME_DIR", "/dev/null");
         }
@@ -249,7 +255,8 @@ fn quiet_wayland() {}
 mod tests {
     use super::*;
 
-    /// The flags of a command and of the commands below it that take a number: the words before them, and their names.
+    /// The flags of a command and of the commands below it that take a number: the words before
+    /// them, and their names.
     fn numeric(command: &clap::Command, before: &[String], found: &mut Vec<(Vec<String>, String)>) {
         const NUMBERS: [&str; 13] = [
             "COUNT",

@@ -1,4 +1,5 @@
-//! Damaged files that only the command reads: configurations, names of classes, and the runs' folders as `incept runs` lists them.
+//! Damaged files that only the command reads: configurations, names of classes, and the runs'
+//! folders as `incept runs` lists them.
 //!
 //! The library's are in `tests/mutations.rs`, which says how to run more.
 

@@ -1,4 +1,5 @@
-//! What numeric options may be: parsers that say what is wrong with a value, for flags and for files alike.
+//! What numeric options may be: parsers that say what is wrong with a value, for flags and for
+//! files alike.
 
 use std::str::FromStr;
 

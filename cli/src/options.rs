@@ -22,7 +22,8 @@ use super::tune::Tune;
 /// Images that mean and standard deviation are measured on, at most.
 const SAMPLE: usize = 1000;
 
-/// Factors on channel counts that leave any to multiply, and no layer with more than a network may have.
+/// Factors on channel counts that leave any to multiply, and no layer with more than a network may
+/// have.
 const MIN_WIDTH: f64 = 0.001;
 const MAX_WIDTH: f64 = 64.0;
 
@@ -42,7 +43,8 @@ pub(crate) struct Common {
 pub(crate) struct DeviceArgs {
     #[command(flatten)]
     pub backend: BackendArg,
-    /// The adapter: its number in `incept devices`, or a part of its name [default: the fastest real GPU].
+    /// The adapter: its number in `incept devices`, or a part of its name [default: the fastest
+    /// real GPU].
     #[arg(
         long = "device",
         alias = "adapter",
@@ -55,10 +57,11 @@ pub(crate) struct DeviceArgs {
     /// Stay within the limits that every WebGPU device has, as in a browser.
     #[arg(long, help_heading = "Device")]
     pub default_limits: bool,
-    /// Measure which kernels are fastest here, and keep that for the next start [default: fast for what trains, on a real GPU].
+    /// Measure which kernels are fastest here, and keep that for the next start [default: fast for
+    /// what trains, on a real GPU].
     ///
-    /// Without this option, what earlier starts found is used. The order in which sums are added up depends on the kernel: runs are
-    /// equal bit for bit as long as the kernels are.
+    /// Without this option, what earlier starts found is used. The order in which sums are added up
+    /// depends on the kernel: runs are equal bit for bit as long as the kernels are.
     #[arg(long, value_name = "EFFORT", help_heading = "Device")]
     pub tune: Option<Tune>,
 }
@@ -66,8 +69,8 @@ pub(crate) struct DeviceArgs {
 /// The graphics APIs that adapters may have.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct BackendArg {
-    /// Use only this graphics API: `vulkan`, `metal`, `dx12` or `gl`; or several, with commas between [default: the native ones, and gl where
-    /// they have no adapter].
+    /// Use only this graphics API: `vulkan`, `metal`, `dx12` or `gl`; or several, with commas
+    /// between [default: the native ones, and gl where they have no adapter].
     #[arg(long, value_name = "API", env = "WGPU_BACKEND", hide_env_values = true, help_heading = "Device")]
     backend: Option<Apis>,
 }
@@ -124,8 +127,9 @@ impl DeviceArgs {
 /// How activations are stored.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct PrecisionArgs {
-    /// How activations and their gradients are stored: `f32`, `f16` in half the memory (training scales the loss to keep gradients in
-    /// its range), or `auto`: f16 on GPUs that gain by it, else f32. Parameters and arithmetic are f32 either way.
+    /// How activations and their gradients are stored: `f32`, `f16` in half the memory (training
+    /// scales the loss to keep gradients in its range), or `auto`: f16 on GPUs that gain by it,
+    /// else f32. Parameters and arithmetic are f32 either way.
     #[arg(long, value_name = "TYPE", default_value = "auto", help_heading = "Device")]
     pub precision: PrecisionName,
 }
@@ -182,14 +186,17 @@ pub(crate) struct NetworkArgs {
     /// Factor on all channel counts [default: 1; explain 0.25; recipes may have another].
     #[arg(long, value_name = "FACTOR", value_parser = real::<f64>(Range::Positive))]
     pub width: Option<f64>,
-    /// Height and width of the input in pixels, from 32 up [default: train and explain 32, 64 or 224, for images whose shorter side is up to 40, up to 96 or more, but explain 64 for digits; else 224].
+    /// Height and width of the input in pixels, from 32 up [default: train and explain 32, 64 or
+    /// 224, for images whose shorter side is up to 40, up to 96 or more, but explain 64 for digits;
+    /// else 224].
     #[arg(long = "image-size", alias = "input", value_name = "PIXELS", value_parser = whole::<usize>(1))]
     #[serde(rename = "image-size", alias = "input")]
     pub input: Option<usize>,
     /// Weight of the two auxiliary losses; 0 leaves their branches out [default: 0.3].
     #[arg(long, value_name = "WEIGHT", value_parser = real::<f32>(Range::NotNegative))]
     pub aux_weight: Option<f32>,
-    /// Probability of dropping before the main classifier [default: 0.4 (paper), 0.2 (torchvision)].
+    /// Probability of dropping before the main classifier [default: 0.4 (paper), 0.2
+    /// (torchvision)].
     #[arg(long, value_name = "P", value_parser = real::<f32>(Range::BelowOne))]
     pub dropout: Option<f32>,
     /// Probability of dropping before the auxiliary classifiers [default: 0.7].
@@ -199,7 +206,9 @@ pub(crate) struct NetworkArgs {
     #[arg(long = "label-smoothing", alias = "smoothing", value_name = "SHARE", value_parser = real::<f32>(Range::BelowOne))]
     #[serde(rename = "label-smoothing", alias = "smoothing")]
     pub smoothing: Option<f32>,
-    /// How weights start: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`), `he`; for train also weights: a file, a run's folder (its best ones), or `included` for those that come with incept [default: xavier (paper), he (torchvision)].
+    /// How weights start: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`), `he`; for train
+    /// also weights: a file, a run's folder (its best ones), or `included` for those that come with
+    /// incept [default: xavier (paper), he (torchvision)].
     #[arg(long, visible_alias = "weights", value_name = "NAME|FILE")]
     #[serde(with = "as_text")]
     pub init: Option<Init>,
@@ -279,8 +288,9 @@ impl NetworkArgs {
         Ok(network)
     }
 
-    /// Refuses what changes nothing that a command shows of a network that it does not train: of dropout and, without `losses`, of the weight of
-    /// the auxiliary losses only whether there is any.
+    /// Refuses what changes nothing that a command shows of a network that it does not train: of
+    /// dropout and, without `losses`, of the weight of the auxiliary losses only whether there is
+    /// any.
     ///
     /// # Errors
     /// [`Error::Config`](incept::Error::Config) naming the option.
@@ -335,19 +345,22 @@ impl NetworkArgs {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct PixelArgs {
-    /// What is taken from each pixel, from 0 to 1: one number, or one each for red, green and blue [default: the mean of the training images, or as
-    /// the weights of --init have it].
+    /// What is taken from each pixel, from 0 to 1: one number, or one each for red, green and blue
+    /// [default: the mean of the training images, or as the weights of --init have it].
     #[arg(long, value_name = "MEAN|R,G,B")]
     #[serde(with = "as_text")]
     pub mean: Option<Rgb>,
-    /// What the difference is divided by: 1 leaves it as it is, 0.0039 gives Caffe's 0 to 255 [default: the standard deviation of the training images, or
-    /// as the weights of --init have it].
+    /// What the difference is divided by: 1 leaves it as it is, 0.0039 gives Caffe's 0 to 255
+    /// [default: the standard deviation of the training images, or as the weights of --init have
+    /// it].
     #[arg(long, value_name = "STD|R,G,B")]
     #[serde(with = "as_text")]
     pub std: Option<Rgb>,
-    /// How images that are not square become square; kept in the checkpoint [default: crop, or as the weights of --init have it].
+    /// How images that are not square become square; kept in the checkpoint [default: crop, or as
+    /// the weights of --init have it].
     ///
-    /// Images are resized bilinearly with antialiasing (a triangle filter, as Pillow's BILINEAR), unless `--random-interpolation` draws another.
+    /// Images are resized bilinearly with antialiasing (a triangle filter, as Pillow's BILINEAR),
+    /// unless `--random-interpolation` draws another.
     #[arg(long, value_name = "KIND")]
     pub fit: Option<FitName>,
 }
@@ -442,12 +455,14 @@ pub(crate) struct OptimizerArgs {
     #[arg(long = "lr", alias = "rate", value_name = "RATE", value_parser = real::<f64>(Range::NotNegative))]
     #[serde(rename = "lr", alias = "rate")]
     pub rate: Option<f64>,
-    /// How it changes: constant, polynomial[:POWER] (Caffe: 0.5), cosine, step[:EPOCHS:FACTOR] (the paper: 8:0.96), onecycle[:RISE] (torch: 0.3;
-    /// moves momentum too, from 0.95 to 0.85 and back) [default: polynomial:0.5].
+    /// How it changes: constant, polynomial[:POWER] (Caffe: 0.5), cosine, step[:EPOCHS:FACTOR] (the
+    /// paper: 8:0.96), onecycle[:RISE] (torch: 0.3; moves momentum too, from 0.95 to 0.85 and back)
+    /// [default: polynomial:0.5].
     #[arg(long, value_name = "NAME")]
     #[serde(with = "as_text")]
     pub schedule: Option<Schedule>,
-    /// Warm-up epochs, in which the learning rate rises from a hundredth to `--lr`; the schedule starts after them, over the remaining epochs [default: 0].
+    /// Warm-up epochs, in which the learning rate rises from a hundredth to `--lr`; the schedule
+    /// starts after them, over the remaining epochs [default: 0].
     #[arg(long = "warmup-epochs", alias = "warmup", value_name = "EPOCHS", value_parser = real::<f64>(Range::NotNegative))]
     #[serde(rename = "warmup-epochs", alias = "warmup")]
     pub warmup: Option<f64>,
@@ -457,7 +472,8 @@ pub(crate) struct OptimizerArgs {
     /// Weight decay of convolution and linear weights [default: 0.0002].
     #[arg(long, value_name = "FACTOR", value_parser = real::<f32>(Range::NotNegative))]
     pub weight_decay: Option<f32>,
-    /// Trust coefficient of lars: share of a tensor's norm that it moves it by at learning rate 1 [default: 0.001].
+    /// Trust coefficient of lars: share of a tensor's norm that it moves it by at learning rate 1
+    /// [default: 0.001].
     #[arg(long = "trust-coefficient", alias = "trust", value_name = "SHARE", value_parser = real::<f32>(Range::Positive))]
     #[serde(rename = "trust-coefficient", alias = "trust")]
     pub trust: Option<f32>,
@@ -465,16 +481,19 @@ pub(crate) struct OptimizerArgs {
     #[arg(long = "max-grad-norm", alias = "clip-norm", value_name = "NORM", value_parser = real::<f32>(Range::NotNegative))]
     #[serde(rename = "max-grad-norm", alias = "clip-norm")]
     pub clip_norm: Option<f32>,
-    /// Classify with averaged parameters and statistics: `polyak` (all alike, as the paper), or the decay of an exponential average [default: none].
+    /// Classify with averaged parameters and statistics: `polyak` (all alike, as the paper), or the
+    /// decay of an exponential average [default: none].
     #[arg(long, value_name = "polyak|DECAY|none")]
     #[serde(with = "as_text")]
     pub average: Option<Average>,
-    /// Batches whose gradients make one update, each weighing by its images; the last update of an epoch may have fewer [default: 1].
+    /// Batches whose gradients make one update, each weighing by its images; the last update of an
+    /// epoch may have fewer [default: 1].
     #[arg(long = "grad-accum", alias = "accumulate", value_name = "COUNT", value_parser = whole::<u32>(1))]
     #[serde(rename = "grad-accum", alias = "accumulate")]
     pub accumulate: Option<u32>,
-    /// Make most activations again in the backward pass instead of keeping them: about a fifth more arithmetic in a third of the memory, so
-    /// that larger batches fit a small GPU. The results are the same.
+    /// Make most activations again in the backward pass instead of keeping them: about a fifth more
+    /// arithmetic in a third of the memory, so that larger batches fit a small GPU. The results are
+    /// the same.
     #[arg(long = "grad-checkpointing", alias = "checkpointing", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     #[serde(rename = "grad-checkpointing", alias = "checkpointing")]
     pub checkpointing: Option<bool>,
@@ -544,7 +563,8 @@ impl OptimizerArgs {
         not_zero(self.accumulate.map(u64::from), "grad-accum")
     }
 
-    /// Checks that each of these flags does something, where `whole` is what recipe, file and flags come to.
+    /// Checks that each of these flags does something, where `whole` is what recipe, file and flags
+    /// come to.
     ///
     /// # Errors
     /// [`Error::Config`](incept::Error::Config) naming the flag and what it is for.
@@ -601,7 +621,8 @@ impl OptimizerArgs {
         }
     }
 
-    /// The optimizer, with a precision that is still to be set for the device; what was not set is set to its default.
+    /// The optimizer, with a precision that is still to be set for the device; what was not set is
+    /// set to its default.
     pub(crate) fn resolve(&mut self) -> Optimizer {
         let rule = match *self.optimizer.get_or_insert(RuleName::Sgd) {
             RuleName::Sgd => Rule::Sgd { nesterov: false },
@@ -615,7 +636,8 @@ impl OptimizerArgs {
             rule,
             momentum: if used { *self.momentum.get_or_insert(0.9) } else { 0.9 },
             weight_decay: *self.weight_decay.get_or_insert(2e-4),
-            // Without clipping the norm is worked out all the same: the log, the report and the dashboard show it.
+            // Without clipping the norm is worked out all the same: the log, the report and the
+            // dashboard show it.
             clip_norm: Some(self.clip_norm.filter(|norm| *norm != 0.0).unwrap_or(f32::INFINITY)),
             average: self.average.and_then(|average| average.0),
             accumulate: *self.accumulate.get_or_insert(1),

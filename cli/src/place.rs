@@ -1,4 +1,5 @@
-//! Where a run writes: found to be writable, locked and tidied before the device is opened; and what is left of a run that failed.
+//! Where a run writes: found to be writable, locked and tidied before the device is opened; and
+//! what is left of a run that failed.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +24,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Takes what a run will write to. `from` is the checkpoint that it goes on from, in `folder` if it has one.
+    /// Takes what a run will write to. `from` is the checkpoint that it goes on from, in `folder`
+    /// if it has one.
     pub(crate) fn take(
         options: &RunArgs,
         folder: Option<RunFolder>,
@@ -41,7 +43,8 @@ impl Place {
         if let Some(parent) = &options.tensorboard {
             check_folder(parent)?;
         }
-        // A run that goes on from its best checkpoint, or from one that is kept, leaves that as it is.
+        // A run that goes on from its best checkpoint, or from one that is kept, leaves that as it
+        // is.
         let outside = |file: &Path| folder.as_ref().is_none_or(|folder| !folder.holds(file));
         let from_outside = from.map(|(file, _)| file.to_path_buf()).filter(|file| outside(file));
         let out = options.out.clone().or(from_outside).or_else(|| Some(folder.as_ref()?.newest()));
@@ -56,7 +59,8 @@ impl Place {
             }
         }
         match from {
-            // What another process wrote between reading and locking would be overwritten with what follows an older state.
+            // What another process wrote between reading and locking would be overwritten with what
+            // follows an older state.
             Some((file, progress)) if Checkpoint::progress_of(file)? != *progress => {
                 Err(Error::format(file, "was written by another process just now: start again"))
             }
@@ -99,7 +103,8 @@ impl Place {
         Ok(())
     }
 
-    /// Why there is nothing to train in a run that goes on after `progress`, and what to do about it; none if there is.
+    /// Why there is nothing to train in a run that goes on after `progress`, and what to do about
+    /// it; none if there is.
     pub(crate) fn finished(
         &self,
         progress: &Progress,

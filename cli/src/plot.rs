@@ -1,5 +1,5 @@
-//! What all plots share: colours that colour-blind people tell apart, the embedded font, axes, lines with bands, legends, and files whose
-//! ending says what they are.
+//! What all plots share: colours that colour-blind people tell apart, the embedded font, axes,
+//! lines with bands, legends, and files whose ending says what they are.
 
 use std::ops::Range;
 use std::path::Path;
@@ -108,7 +108,8 @@ pub(crate) fn legible(text: &str) -> String {
     text.chars().map(|letter| if drawable(letter) { letter } else { '□' }).collect()
 }
 
-/// What a class is called in images: its name, or its number if the embedded font lacks a letter of it.
+/// What a class is called in images: its name, or its number if the embedded font lacks a letter of
+/// it.
 pub(crate) fn class_label(name: &str, class: usize) -> String {
     static SAID: Once = Once::new();
     if name.chars().all(drawable) {
@@ -127,7 +128,8 @@ pub(crate) fn check(path: &Path) -> Result<()> {
     kind(path).and_then(|_| check_file(path))
 }
 
-/// Refuses a file that cannot be written or is not called a PNG, before the work that makes its content.
+/// Refuses a file that cannot be written or is not called a PNG, before the work that makes its
+/// content.
 pub(crate) fn check_png(path: &Path) -> Result<()> {
     match kind(path) {
         Ok(Kind::Png) => check_file(path),

@@ -18,7 +18,8 @@ const ROWS: usize = 6;
 /// An image's side in the layout.
 const SIDE: u32 = 96;
 
-/// Draws the same images over several epochs: what augmentation does shows along a row. The first image of a row is not augmented.
+/// Draws the same images over several epochs: what augmentation does shows along a row. The first
+/// image of a row is not augmented.
 pub(super) fn write(path: &Path, plain: &Loader, training: &Loader, setup: &Setup) -> Result<()> {
     let preprocessing = &setup.preprocessing;
     let first = |loader: &Loader, epoch: usize| -> Result<Batch> {

@@ -25,13 +25,15 @@ use super::{Outcome, Result};
 
 /// Time every kernel of a training step against the device's own peaks.
 ///
-/// Each dispatch runs in a pass of its own between two timestamps (between two looks at the host's clock where the device has
-/// none), so the sum is more than a step takes in training. A probe measures the peaks first: multiply-adds in
-/// registers, and a copy through storage. GFLOPS are those of the kernel's algorithm; bytes are the tensors that it binds,
-/// each moved once, which is the least that the memory sees. A dispatch is bound by latency if it takes less than three times as
-/// long as an empty one, else by the peak that it comes nearer to.
+/// Each dispatch runs in a pass of its own between two timestamps (between two looks at the host's
+/// clock where the device has none), so the sum is more than a step takes in training. A probe
+/// measures the peaks first: multiply-adds in registers, and a copy through storage. GFLOPS are
+/// those of the kernel's algorithm; bytes are the tensors that it binds, each moved once, which is
+/// the least that the memory sees. A dispatch is bound by latency if it takes less than three times
+/// as long as an empty one, else by the peak that it comes nearer to.
 ///
-/// `--static` runs nothing: it counts what the chosen kernels move and compute, and flags what would starve a large GPU.
+/// `--static` runs nothing: it counts what the chosen kernels move and compute, and flags what
+/// would starve a large GPU.
 #[derive(Args, Debug)]
 pub(crate) struct Profile {
     #[command(flatten)]
@@ -54,7 +56,8 @@ pub(crate) struct Profile {
     /// The class of adapter that kernels are chosen for, with `--static`.
     #[arg(long, value_name = "CLASS", default_value = "discrete", requires = "static_")]
     class: Class,
-    /// With `--static`: count for a discrete GPU that has f16 matrices of 16 x 16, as NVIDIA's tensor cores.
+    /// With `--static`: count for a discrete GPU that has f16 matrices of 16 x 16, as NVIDIA's
+    /// tensor cores.
     #[arg(long, requires = "static_", conflicts_with = "class")]
     matrices: bool,
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! Images in plots: made from data set images and maps, laid over a drawing in PNG files and embedded in SVG ones.
+//! Images in plots: made from data set images and maps, laid over a drawing in PNG files and
+//! embedded in SVG ones.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -92,7 +93,8 @@ impl Heat {
         })
     }
 
-    /// The map over an image that has turned grey: what the map says most about shows most of its colour.
+    /// The map over an image that has turned grey: what the map says most about shows most of its
+    /// colour.
     pub(crate) fn over(&self, image: &RgbImage, values: &[f32], width: usize) -> RgbImage {
         let height = values.len() / width.max(1);
         RgbImage::from_fn(image.width(), image.height(), |x, y| {

@@ -50,7 +50,8 @@ pub(crate) struct Save<'a> {
     pub out: &'a Path,
 }
 
-/// The last epoch of a run that has done `steps` steps, if it ended with them and the held-out images were not looked at.
+/// The last epoch of a run that has done `steps` steps, if it ended with them and the held-out
+/// images were not looked at.
 pub(crate) fn unjudged(folder: &RunFolder, steps: u64) -> Result<Option<EpochRecord>> {
     let log = readable(folder)?;
     let last = log.into_iter().rev().find_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None });
@@ -73,7 +74,8 @@ pub(crate) fn best_in(log: &[Record]) -> Option<(f64, u64, u64)> {
     })
 }
 
-/// The epochs without a better accuracy with which a run ended that has done `epochs` epochs, if they are as many as `patience`.
+/// The epochs without a better accuracy with which a run ended that has done `epochs` epochs, if
+/// they are as many as `patience`.
 pub(crate) fn waited(
     folder: &RunFolder,
     epochs: u64,
@@ -129,7 +131,8 @@ impl Recorder {
         }
         let steps_of = |file: &Path| Checkpoint::progress_of(file).ok().map(|progress| progress.step);
         let mut there = steps_of(&folder.best());
-        // A run that rewinds keeps the weights of its best epoch where that epoch's checkpoint was kept.
+        // A run that rewinds keeps the weights of its best epoch where that epoch's checkpoint was
+        // kept.
         if let Some((_, epoch, step)) = best.filter(|(_, _, step)| there != Some(*step)) {
             let kept = folder.kept(epoch + 1);
             if steps_of(&kept) == Some(step) {
@@ -276,8 +279,8 @@ impl Recorder {
         Ok(())
     }
 
-    /// Saves what is to be saved and then writes down what that is: the log promises no file that is not there. What is cut off in between,
-    /// [`RunFolder::mend`] completes.
+    /// Saves what is to be saved and then writes down what that is: the log promises no file that
+    /// is not there. What is cut off in between, [`RunFolder::mend`] completes.
     fn commit(&mut self, record: &Record, save: Option<Save<'_>>, best: bool) -> Result<()> {
         let Some(save) = save else { return self.log.write_through(record) };
         self.folder.begin_save(record)?;
@@ -292,8 +295,8 @@ impl Recorder {
         self.save(save, false)?.map_or(Ok(()), Err)
     }
 
-    /// Writes a checkpoint to where the policy wants it. What could not be written elsewhere is in the folder all the same: the error is returned
-    /// as a value then.
+    /// Writes a checkpoint to where the policy wants it. What could not be written elsewhere is in
+    /// the folder all the same: the error is returned as a value then.
     fn save(&self, Save { checkpoint, out }: &Save<'_>, best: bool) -> Result<Option<Error>> {
         let last = self.folder.last();
         let mut elsewhere = None;
@@ -340,8 +343,8 @@ impl Recorder {
     }
 }
 
-/// The folder of the run that a checkpoint is of: the one that a person named, the one that it lies in, or one of `runs` that says that its
-/// newest checkpoint is this file.
+/// The folder of the run that a checkpoint is of: the one that a person named, the one that it lies
+/// in, or one of `runs` that says that its newest checkpoint is this file.
 pub(crate) fn folder_of(named: &Path, checkpoint: &Path, runs: &Path) -> Option<RunFolder> {
     let inside = || RunFolder::open(checkpoint.parent()?).ok();
     let elsewhere = || {
@@ -373,7 +376,8 @@ pub(crate) fn checkpoint_of(path: &Path) -> Result<PathBuf> {
     Err(Error::format(path, advice))
 }
 
-/// The checkpoint that a person wants to use by a path: a file; or of a run's folder the best one, the newest if none was measured.
+/// The checkpoint that a person wants to use by a path: a file; or of a run's folder the best one,
+/// the newest if none was measured.
 pub(crate) fn best_of(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());
@@ -385,7 +389,8 @@ pub(crate) fn best_of(path: &Path) -> Result<PathBuf> {
 /// What stands for the weights that come with the program, where a checkpoint is asked for.
 pub(crate) const INCLUDED: &str = "included";
 
-/// Whether a path means the weights that come with the program: unless something there is called so.
+/// Whether a path means the weights that come with the program: unless something there is called
+/// so.
 pub(crate) fn is_included(path: &Path) -> bool {
     path == Path::new(INCLUDED) && !path.exists()
 }
@@ -417,7 +422,8 @@ pub(crate) fn last_good(run: &RunFolder) -> Option<PathBuf> {
     run.checkpoints().into_iter().find(is_good)
 }
 
-/// Whether a path is a checkpoint and nothing else that a command may be given: by its name, a run's folder, or what comes with the program.
+/// Whether a path is a checkpoint and nothing else that a command may be given: by its name, a
+/// run's folder, or what comes with the program.
 pub(crate) fn is_checkpoint(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "safetensors") || RunFolder::open(path).is_ok() || is_included(path)
 }

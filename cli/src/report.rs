@@ -81,7 +81,8 @@ pub(crate) fn redraws() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// JSON in which terminals find nothing to obey: serde escapes the control characters of ASCII, and no others. They stand in strings only.
+/// JSON in which terminals find nothing to obey: serde escapes the control characters of ASCII, and
+/// no others. They stand in strings only.
 fn escaped(json: String) -> String {
     if !json.contains(is_hostile) {
         return json;
@@ -90,7 +91,8 @@ fn escaped(json: String) -> String {
     json.chars().map(escape).collect()
 }
 
-/// Lines that wait until the dashboard leaves the terminal, and whether each is a result; none where they need not wait.
+/// Lines that wait until the dashboard leaves the terminal, and whether each is a result; none
+/// where they need not wait.
 static WAITING: Mutex<Option<Vec<(bool, String)>>> = Mutex::new(None);
 
 /// Lets lines wait from now on: something else has the terminal.
@@ -117,7 +119,8 @@ fn waits(result: bool, text: &str) -> bool {
     waiting.as_mut().map(|lines| lines.push((result, text.to_string()))).is_some()
 }
 
-/// A text for people: flags in the place of the library's names for them, and nothing that a terminal would obey.
+/// A text for people: flags in the place of the library's names for them, and nothing that a
+/// terminal would obey.
 fn told(text: &str) -> String {
     printable_lines(&flags(text)).into_owned()
 }

@@ -153,7 +153,8 @@ impl<'a> Session<'a> {
         self.trainer.progress().epoch < self.setup.run.epochs && !interrupted && !patience_over
     }
 
-    /// Validates the run's last epoch where that was interrupted, and saves the weights if they are the best.
+    /// Validates the run's last epoch where that was interrupted, and saves the weights if they are
+    /// the best.
     fn judge_late(&mut self) -> Result<()> {
         let (Some(judge), Some(recorder)) = (&mut self.judge, self.recorder.as_deref_mut()) else {
             return Ok(());
@@ -177,7 +178,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// One epoch, or the rest of it, and what comes after: validation, checkpoint, log, what is printed. Whether training goes on.
+    /// One epoch, or the rest of it, and what comes after: validation, checkpoint, log, what is
+    /// printed. Whether training goes on.
     fn epoch(&mut self) -> Result<ControlFlow<()>> {
         let epoch = self.trainer.progress().epoch;
         let trained = self.train(epoch)?;
@@ -188,7 +190,8 @@ impl<'a> Session<'a> {
         };
         self.history.interrupted = stopped || self.stop.load(Ordering::SeqCst);
         let steps = trained.steps;
-        // Images that cannot be read and logs that cannot be written are no reason to lose the epoch.
+        // Images that cannot be read and logs that cannot be written are no reason to lose the
+        // epoch.
         let (mut record, failed) = self.record(trained, judged);
         let enough = self.policy.enough.zip(record.validation_accuracy).is_some_and(|(e, a)| a >= e);
         let waited = record
@@ -299,7 +302,8 @@ impl<'a> Session<'a> {
         (record, failed.or(judged.failed))
     }
 
-    /// Saves the checkpoint, if one is due, and then the log's record. Weights that are not finite are not saved: the last checkpoint stays.
+    /// Saves the checkpoint, if one is due, and then the log's record. Weights that are not finite
+    /// are not saved: the last checkpoint stays.
     fn save(&mut self, record: &mut EpochRecord, steps: usize, out: Option<&Path>) -> Result<()> {
         let checkpoint = out.map(|_| finite(self.setup, self.trainer)).transpose();
         let step = self.trainer.progress().step;
@@ -340,7 +344,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The epochs up to this one without a better accuracy, if they are as many as the run's patience.
+    /// The epochs up to this one without a better accuracy, if they are as many as the run's
+    /// patience.
     fn waited(&self, epoch: u64) -> Option<u64> {
         let best = self.recorder.as_ref()?.best();
         self.patience(best.map_or(0, |(_, at)| epoch - at.min(epoch)))

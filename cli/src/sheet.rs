@@ -1,4 +1,5 @@
-//! The image that `incept demo` draws: the curves of training above, images with what the network says below.
+//! The image that `incept demo` draws: the curves of training above, images with what the network
+//! says below.
 
 use std::path::Path;
 
@@ -13,7 +14,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::fit::History;
 use super::plot::{BLUE, Drawn, FAMILY, GREEN, GRID, INK, SOFT, VERMILION, use_font};
 
-/// Pixels of the file for each one of the layout: sharp on fine screens, and glyphs are placed to half a pixel.
+/// Pixels of the file for each one of the layout: sharp on fine screens, and glyphs are placed to
+/// half a pixel.
 const FINE: i32 = 2;
 const WIDTH: u32 = 1280 * FINE as u32;
 const MARGIN: i32 = 40 * FINE;

@@ -51,7 +51,8 @@ impl Summary {
         let network = self.network.network(self.classes, 224)?;
         let built = network.build(self.batch)?;
         let totals = summary(&built);
-        // Memory as on any device: tensors that exceed the default limits are allowed here, to say what they would take.
+        // Memory as on any device: tensors that exceed the default limits are allowed here, to say
+        // what they would take.
         let profile = Profile {
             binding: u64::from(u32::MAX),
             buffer: u64::MAX,

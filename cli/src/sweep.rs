@@ -1,4 +1,5 @@
-//! `incept eval --early-exit`: temperatures, a sweep of thresholds, and the time that the best of them saves.
+//! `incept eval --early-exit`: temperatures, a sweep of thresholds, and the time that the best of
+//! them saves.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use super::early_exit::{Calibrated, HeadCalibration};
 use super::plot::{self, Area, Axes, BLUE, Drawn, Figure, INK, SOFT, Unit, VERMILION, heading, legend, line};
 use super::report::{Rate, Reporter, note, shown};
 
-/// Share of the held-out images that temperatures are fitted to and the threshold is chosen on; the others are what is measured.
+/// Share of the held-out images that temperatures are fitted to and the threshold is chosen on; the
+/// others are what is measured.
 const CALIBRATION: f64 = 0.2;
 /// Accuracy that the recommended threshold may cost, with a standard error to spare.
 const ALLOWED_LOSS: f64 = 0.005;
@@ -298,8 +300,9 @@ impl Subject<'_> {
     }
 }
 
-/// The threshold that computes least of those that cost at most [`ALLOWED_LOSS`]. A standard error is added to the cost that these few images
-/// show: else the threshold would be taken that looks cheap by chance.
+/// The threshold that computes least of those that cost at most [`ALLOWED_LOSS`]. A standard error
+/// is added to the cost that these few images show: else the threshold would be taken that looks
+/// cheap by chance.
 fn choose(points: &[SweepPoint]) -> Option<f32> {
     points
         .iter()

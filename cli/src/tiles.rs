@@ -37,7 +37,8 @@ const HEADING: u32 = 78;
 /// The title and its line need so much.
 const LEAST_WIDTH: u32 = 560;
 
-/// The text as the embedded font can draw it, with an ellipsis in the middle for what is wider than `width` pixels of the layout: names often begin alike, and numbers come last.
+/// The text as the embedded font can draw it, with an ellipsis in the middle for what is wider than
+/// `width` pixels of the layout: names often begin alike, and numbers come last.
 pub(crate) fn fitted(text: &str, width: u32, size: i32) -> String {
     let text = legible(text);
     let fits = |text: &String| text_width(text, size) <= width;

@@ -24,13 +24,15 @@ use super::record::{Recorder, checkpoint_of, folder_of, machine, now, require_fi
 use super::report::{Reporter, bytes, command_line, is_unread, note, shown, thousands};
 use super::{Outcome, Result, plot, preview, record};
 
-/// Train a network on a data set; the run gets a folder with its configuration, log and checkpoints.
+/// Train a network on a data set; the run gets a folder with its configuration, log and
+/// checkpoints.
 ///
-/// Every epoch ends with a look at the images that are held out and with a checkpoint. Ctrl-C saves too, and `--resume` goes on where a
-/// checkpoint was made: bit for bit as if nothing had happened.
+/// Every epoch ends with a look at the images that are held out and with a checkpoint. Ctrl-C saves
+/// too, and `--resume` goes on where a checkpoint was made: bit for bit as if nothing had happened.
 ///
-/// Options come from a recipe, then a TOML file, then flags, each over the one before; the configuration that comes out is saved with the run as
-/// config.toml, which `--config` takes. `incept runs` lists what was trained.
+/// Options come from a recipe, then a TOML file, then flags, each over the one before; the
+/// configuration that comes out is saved with the run as config.toml, which `--config` takes.
+/// `incept runs` lists what was trained.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Train {
@@ -39,15 +41,20 @@ pub(crate) struct Train {
     /// Start from this configuration.
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     recipe: Option<Recipe>,
-    /// Read options from this TOML file: `data = "photos"`, then the sections [network], [training] (with limit, held-out and precision), [optimizer], [augment], [pixels] (mean, std, fit),
-    /// [load] (workers, max-bad, max-pixels) and [run] with the names of the flags. A run's config.toml shows them all.
+    /// Read options from this TOML file: `data = "photos"`, then the sections [network], [training]
+    /// (with limit, held-out and precision), [optimizer], [augment], [pixels] (mean, std, fit),
+    /// [load] (workers, max-bad, max-pixels) and [run] with the names of the flags. A run's
+    /// config.toml shows them all.
     #[arg(long = "config", id = "file", value_name = "FILE", help_heading = "Configuration")]
     file: Option<PathBuf>,
-    /// Go on from this checkpoint, or the newest one of a run's folder, with its network and configuration. What may be given anew: the data set's place, --epochs, --patience,
-    /// --no-validation, --grad-checkpointing, --workers, --max-bad, --max-pixels, --save-every, --keep, --tensorboard, --output, --runs-dir and --view.
+    /// Go on from this checkpoint, or the newest one of a run's folder, with its network and
+    /// configuration. What may be given anew: the data set's place, --epochs, --patience,
+    /// --no-validation, --grad-checkpointing, --workers, --max-bad, --max-pixels, --save-every,
+    /// --keep, --tensorboard, --output, --runs-dir and --view.
     #[arg(long, value_name = "FILE|RUN", help_heading = "Run", conflicts_with_all = FIXED_BY_RUN)]
     resume: Option<PathBuf>,
-    /// Draw training images as the network will see them, several epochs side by side, .png or .svg, and do not train.
+    /// Draw training images as the network will see them, several epochs side by side, .png or
+    /// .svg, and do not train.
     #[arg(long, value_name = "FILE", help_heading = "Augmentation", conflicts_with_all = TRAINED_ONLY)]
     preview_augment: Option<PathBuf>,
     #[command(flatten)]
@@ -399,7 +406,8 @@ impl Train {
         Ok(Start { setup, resumed: None, weights, from })
     }
 
-    /// What the run writes to, for this process alone; of a run that goes on, with all that a crash left undone.
+    /// What the run writes to, for this process alone; of a run that goes on, with all that a crash
+    /// left undone.
     fn place(&self, start: &Start) -> Result<Place> {
         let options = &start.setup.run.config.run;
         let Some((file, checkpoint)) = start.from.as_deref().zip(start.resumed.as_ref()) else {

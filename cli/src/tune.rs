@@ -30,9 +30,11 @@ pub(crate) enum Tune {
 /// What is tuned for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Worth {
-    /// Training wins the time back, so it measures without being asked, and says so to programs that read along.
+    /// Training wins the time back, so it measures without being asked, and says so to programs
+    /// that read along.
     Training,
-    /// Classifying is often over sooner than measuring would be: it measures only when asked, and prints nothing but results.
+    /// Classifying is often over sooner than measuring would be: it measures only when asked, and
+    /// prints nothing but results.
     Classifying,
 }
 

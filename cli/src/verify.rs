@@ -11,11 +11,13 @@ use super::{Outcome, Result};
 
 /// Compare this device with golden results in float64.
 ///
-/// A folder holds sets: op_NAME.safetensors with cases of one operation, and whole networks as NAME_init, NAME_io, NAME_grads and NAME_stepN
-/// .safetensors. Width, classes, batch and input size are read from the tensors. Errors are relative to the golden value, or to a floor where that is near
-/// zero. A result beyond its limit is compared with what the CPU reference makes of parameters that differ in their last bit: if it is one of
-/// those, a decision of a ReLU or max pool was a near tie, which is reported and no fault. The exit code is 1 if anything is outside its limit, or a
-/// set cannot be checked; the other sets are checked all the same.
+/// A folder holds sets: op_NAME.safetensors with cases of one operation, and whole networks as
+/// NAME_init, NAME_io, NAME_grads and NAME_stepN .safetensors. Width, classes, batch and input size
+/// are read from the tensors. Errors are relative to the golden value, or to a floor where that is
+/// near zero. A result beyond its limit is compared with what the CPU reference makes of parameters
+/// that differ in their last bit: if it is one of those, a decision of a ReLU or max pool was a
+/// near tie, which is reported and no fault. The exit code is 1 if anything is outside its limit,
+/// or a set cannot be checked; the other sets are checked all the same.
 #[derive(Args, Debug)]
 pub(crate) struct Verify {
     /// The folder with the golden sets.
@@ -79,7 +81,8 @@ impl Verify {
     }
 }
 
-/// One line for each check that is not the golden value, and for each set that could not be checked; then how many there were.
+/// One line for each check that is not the golden value, and for each set that could not be
+/// checked; then how many there were.
 fn list(report: &Report, reporter: &Reporter) -> Result<()> {
     let beyond = report.checks.iter().filter(|c| c.error > c.limit);
     for c in beyond {

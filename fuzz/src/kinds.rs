@@ -1,4 +1,5 @@
-//! What reads files from outside, by kind, and files to begin with: for `tests/mutations.rs` and for the fuzz targets.
+//! What reads files from outside, by kind, and files to begin with: for `tests/mutations.rs` and
+//! for the fuzz targets.
 
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ use super::mutate::{Outcome, repository};
 pub struct Kind {
     /// What it is called in reports, and the fuzz target's name.
     pub name: &'static str,
-    /// Reads a file with this content. The folder is for files that have to be somewhere; nothing else is in it.
+    /// Reads a file with this content. The folder is for files that have to be somewhere; nothing
+    /// else is in it.
     pub read: fn(&Path, &[u8]) -> Outcome,
     /// Whole files to begin with.
     pub seeds: fn() -> Vec<Vec<u8>>,
@@ -288,7 +290,8 @@ fn checkpoints() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// A configuration's values that are text with a meaning. Its structure is the command's: `cli/src/mutations.rs`.
+/// A configuration's values that are text with a meaning. Its structure is the command's:
+/// `cli/src/mutations.rs`.
 fn toml(bytes: &[u8]) -> Outcome {
     let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
     let table: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;

@@ -6,14 +6,16 @@
 //! cargo run --bin onnx FILE...               reads files once more, with any compiler
 //! ```
 //!
-//! `tests/mutations.rs` reads mutants of the same files by the same functions in every run of the tests.
+//! `tests/mutations.rs` reads mutants of the same files by the same functions in every run of the
+//! tests.
 
 pub mod kinds;
 pub mod mutate;
 
 use std::path::Path;
 
-/// Reads one file as a kind reads it. What it comes to is of no interest here: only that it comes back.
+/// Reads one file as a kind reads it. What it comes to is of no interest here: only that it comes
+/// back.
 pub fn read(name: &str, bytes: &[u8]) {
     thread_local! {
         static SCRATCH: tempfile::TempDir = tempfile::tempdir().expect("a temporary folder");
@@ -36,7 +38,8 @@ pub fn replay(name: &str) {
     }
 }
 
-/// The entry of a fuzz target: libfuzzer's in a build by cargo-fuzz, elsewhere a program that reads the files it is given.
+/// The entry of a fuzz target: libfuzzer's in a build by cargo-fuzz, elsewhere a program that reads
+/// the files it is given.
 #[macro_export]
 macro_rules! target {
     ($name:literal) => {

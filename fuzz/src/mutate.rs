@@ -1,6 +1,8 @@
-//! Changes files as damage and malice do: single bits, numbers at their limits, pieces missing, repeated or exchanged. The same seed makes the same mutants.
+//! Changes files as damage and malice do: single bits, numbers at their limits, pieces missing,
+//! repeated or exchanged. The same seed makes the same mutants.
 //!
-//! Checksums that would keep a parser from ever seeing the change are made to fit again in half of the mutants.
+//! Checksums that would keep a parser from ever seeing the change are made to fit again in half of
+//! the mutants.
 
 use std::io::{Cursor, Read, Write};
 use std::path::Path;
@@ -132,7 +134,8 @@ impl Mutator {
         }
     }
 
-    /// A place in a file of `length` bytes: mostly in its header, often at its end, where archives have their lists.
+    /// A place in a file of `length` bytes: mostly in its header, often at its end, where archives
+    /// have their lists.
     fn place(&mut self, length: usize) -> usize {
         let share: f64 = self.random.random();
         let at = match self.below(8) {

@@ -1,6 +1,8 @@
-//! Runs mutants one after another and watches them: none may end the program, take more than 1 GiB, or longer than 20 s.
+//! Runs mutants one after another and watches them: none may end the program, take more than 1 GiB,
+//! or longer than 20 s.
 //!
-//! A mutant that does is kept in the build's folder for temporary files, under `mutants`, to be looked at and made a fixture.
+//! A mutant that does is kept in the build's folder for temporary files, under `mutants`, to be
+//! looked at and made a fixture.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
@@ -17,7 +19,8 @@ pub const MEMORY: usize = 1 << 30;
 /// Time that it may take.
 pub const TIME: Duration = Duration::from_secs(20);
 
-/// Counts what is allocated, and refuses what goes beyond the limit as a system without memory would.
+/// Counts what is allocated, and refuses what goes beyond the limit as a system without memory
+/// would.
 #[derive(Debug)]
 pub struct Counting;
 
@@ -45,7 +48,8 @@ impl Counting {
 }
 
 #[allow(unsafe_code, reason = "memory can be counted only where it is allocated")]
-// SAFETY: every call is the system allocator's, with the same arguments; counting changes nothing about the memory.
+// SAFETY: every call is the system allocator's, with the same arguments; counting changes nothing
+// about the memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if Self::grow(layout.size()) { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }
@@ -70,7 +74,8 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// When the mutant that is read now was begun, in milliseconds since the first one; none at `u64::MAX`.
+/// When the mutant that is read now was begun, in milliseconds since the first one; none at
+/// `u64::MAX`.
 static BEGUN: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// Ends the program when a mutant takes too long: its thread cannot be stopped.
@@ -173,7 +178,8 @@ fn watched(figures: &mut Figures, read: impl FnOnce() -> Outcome) -> Result<(), 
     Ok(())
 }
 
-/// How many mutants of each kind: of 12 kinds, `INCEPT_MUTANTS` in all, or so many that it takes seconds.
+/// How many mutants of each kind: of 12 kinds, `INCEPT_MUTANTS` in all, or so many that it takes
+/// seconds.
 pub fn count(usual: usize) -> usize {
     let total: Option<usize> = std::env::var("INCEPT_MUTANTS").ok().and_then(|text| text.parse().ok());
     total.map_or(usual, |total| total.div_ceil(KINDS))

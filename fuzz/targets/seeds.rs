@@ -1,4 +1,5 @@
-//! Writes a corpus to begin with: `cargo run --bin seeds` makes `corpus/KIND/` for every fuzz target, from the repository's fixtures.
+//! Writes a corpus to begin with: `cargo run --bin seeds` makes `corpus/KIND/` for every fuzz
+//! target, from the repository's fixtures.
 
 use std::path::Path;
 

@@ -1,10 +1,12 @@
-//! A model card: what somebody who has an exported network and not this program must know to use it, in words and as a program.
+//! A model card: what somebody who has an exported network and not this program must know to use
+//! it, in words and as a program.
 
 use super::{Checkpoint, OnnxOptions};
 use crate::data::{Fit, Preprocessing};
 use crate::untrusted::printable;
 
-/// From an image to the network's input, step by step: what to do, and the name of it in the metadata of a model.
+/// From an image to the network's input, step by step: what to do, and the name of it in the
+/// metadata of a model.
 fn steps(p: &Preprocessing) -> [(&'static str, String); 6] {
     let size = p.input;
     let side = p.resized_side();
@@ -108,8 +110,9 @@ fn cell(name: &str) -> String {
 }
 
 impl Checkpoint {
-    /// A model card in Markdown for the ONNX model that [`Checkpoint::to_onnx`] makes, which is called `file`: what the model takes and gives, how an image becomes
-    /// its input, its classes, and a program that does so.
+    /// A model card in Markdown for the ONNX model that [`Checkpoint::to_onnx`] makes, which is
+    /// called `file`: what the model takes and gives, how an image becomes its input, its classes,
+    /// and a program that does so.
     pub fn onnx_card(&self, options: OnnxOptions, file: &str) -> String {
         let metadata = &self.metadata;
         let (network, p) = (&metadata.network, &metadata.preprocessing);

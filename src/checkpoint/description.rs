@@ -6,7 +6,8 @@ use super::Metadata;
 use crate::error::{Error, Result};
 use crate::formats::{MAX_HEADER, nested};
 
-/// Lists and objects in the description: blocks of the network, and what the run was configured with.
+/// Lists and objects in the description: blocks of the network, and what the run was configured
+/// with.
 const MAX_DESCRIBED: usize = 1 << 14;
 
 /// The description of a checkpoint from its JSON.

@@ -17,18 +17,21 @@ pub struct OnnxOptions {
 }
 
 impl Checkpoint {
-    /// The names of the outputs that [`Checkpoint::to_onnx`] gives the model: `logits`, and with auxiliary heads `aux1_logits` and `aux2_logits`.
+    /// The names of the outputs that [`Checkpoint::to_onnx`] gives the model: `logits`, and with
+    /// auxiliary heads `aux1_logits` and `aux2_logits`.
     pub fn onnx_outputs(&self, options: OnnxOptions) -> Vec<&'static str> {
         let heads = if options.aux && self.metadata.network.has_aux() { 3 } else { 1 };
         ["logits", "aux1_logits", "aux2_logits"][..heads].to_vec()
     }
 
-    /// The network in evaluation mode as an ONNX model: input `data`, batch x 3 x input x input with an open batch; with the averaged parameters if there
-    /// are any. The metadata is in the model under `incept`, so it can be imported as it was; its description and
-    /// further entries say in words how an image becomes the input. The same checkpoint makes the same bytes.
+    /// The network in evaluation mode as an ONNX model: input `data`, batch x 3 x input x input
+    /// with an open batch; with the averaged parameters if there are any. The metadata is in the
+    /// model under `incept`, so it can be imported as it was; its description and further entries
+    /// say in words how an image becomes the input. The same checkpoint makes the same bytes.
     ///
     /// # Errors
-    /// [`Error::Config`] for heads that the network does not have, [`Error::Tensor`] naming a weight that is missing or misshapen.
+    /// [`Error::Config`] for heads that the network does not have, [`Error::Tensor`] naming a
+    /// weight that is missing or misshapen.
     pub fn to_onnx(&self, options: OnnxOptions) -> Result<Vec<u8>> {
         let network = &self.metadata.network;
         if options.aux && !network.has_aux() {
@@ -61,7 +64,8 @@ impl Checkpoint {
         write_onnx(&pruned.graph, &outputs, &state, &options)
     }
 
-    /// The network alone, with its averaged parameters if there are any: without what only further training needs, and without the command that made it.
+    /// The network alone, with its averaged parameters if there are any: without what only further
+    /// training needs, and without the command that made it.
     #[must_use]
     pub fn without_training(&self) -> Self {
         let state = self.state.clone().averaged();

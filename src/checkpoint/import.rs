@@ -1,4 +1,5 @@
-//! From a file of others to a checkpoint: the network that is recognised in it, and how images become what it was trained on.
+//! From a file of others to a checkpoint: the network that is recognised in it, and how images
+//! become what it was trained on.
 
 use std::path::Path;
 
@@ -26,19 +27,23 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// Red, green and blue with ImageNet's mean and standard deviation: what torchvision's `googlenet` takes with `transform_input=False`.
+    /// Red, green and blue with ImageNet's mean and standard deviation: what torchvision's
+    /// `googlenet` takes with `transform_input=False`.
     pub const IMAGENET: Self = Self { bgr: false, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
 
-    /// From -1 to 1: what torchvision's `googlenet` makes of its input with `transform_input=True`, as its ImageNet weights need it. The
-    /// normalisation with ImageNet's numbers is undone there: ((p - m) / s) (s / 0.5) + (m - 0.5) / 0.5 = (p - 0.5) / 0.5.
+    /// From -1 to 1: what torchvision's `googlenet` makes of its input with `transform_input=True`,
+    /// as its ImageNet weights need it. The normalisation with ImageNet's numbers is undone there:
+    /// ((p - m) / s) (s / 0.5) + (m - 0.5) / 0.5 = (p - 0.5) / 0.5.
     pub const TRANSFORM_INPUT: Self = Self { bgr: false, mean: [0.5; 3], std: [0.5; 3] };
 
-    /// Blue, green and red from 0 to 255 without their means 104, 117 and 123, as Caffe's `bvlc_googlenet` has it.
+    /// Blue, green and red from 0 to 255 without their means 104, 117 and 123, as Caffe's
+    /// `bvlc_googlenet` has it.
     pub const CAFFE: Self =
         Self { bgr: true, mean: [123.0 / 255.0, 117.0 / 255.0, 104.0 / 255.0], std: [1.0 / 255.0; 3] };
 
-    /// These pixels of images as the publishers of such weights measured them: 224 pixels from the middle of 256, where Caffe squashes images to 256 x 256.
-    /// Small images of other classes were not resized to be cut.
+    /// These pixels of images as the publishers of such weights measured them: 224 pixels from the
+    /// middle of 256, where Caffe squashes images to 256 x 256. Small images of other classes were
+    /// not resized to be cut.
     pub(super) fn preprocessing(self, network: &GoogLeNet) -> Preprocessing {
         let Self { mean, std, .. } = self;
         let plain = Preprocessing { mean, std, ..Preprocessing::new(network.input) };
@@ -49,7 +54,8 @@ impl Pixels {
         Preprocessing { fit, crop_pct: IMAGENET_CROP, ..plain }
     }
 
-    /// What the network gets from images after the planes, as preprocessing of red, green and blue; and for each plane which of them it is.
+    /// What the network gets from images after the planes, as preprocessing of red, green and blue;
+    /// and for each plane which of them it is.
     fn with(self, planes: &[Plane; 3], network: &GoogLeNet) -> (Preprocessing, [usize; 3]) {
         let mut preprocessing = self.preprocessing(network);
         let colours = planes.map(|plane| if self.bgr { 2 - plane.channel } else { plane.channel });
@@ -76,11 +82,12 @@ pub struct ImportOptions {
 }
 
 impl Checkpoint {
-    /// The network in a file of others, as a checkpoint to classify with and to train from; what was left out knowingly.
+    /// The network in a file of others, as a checkpoint to classify with and to train from; what
+    /// was left out knowingly.
     ///
     /// # Errors
-    /// [`Error::Weights`] with the names of all tensors that are missing, extra or misshapen; [`Error::Format`] if it is no GoogLeNet;
-    /// [`Error::Config`] for options that do not fit it.
+    /// [`Error::Weights`] with the names of all tensors that are missing, extra or misshapen;
+    /// [`Error::Format`] if it is no GoogLeNet; [`Error::Config`] for options that do not fit it.
     pub fn import(path: &Path, file: &Foreign, options: &ImportOptions) -> Result<(Self, Vec<String>)> {
         let own = Metadata::of(path, file)?;
         if own.is_some() && file.format == Format::Safetensors {
@@ -152,7 +159,8 @@ impl Checkpoint {
 }
 
 impl Pixels {
-    /// What the file says it was trained with, or what the publishers of weights in this format did.
+    /// What the file says it was trained with, or what the publishers of weights in this format
+    /// did.
     ///
     /// # Errors
     /// [`Error::Format`] if the file's description is damaged.
@@ -173,7 +181,8 @@ impl Pixels {
         })
     }
 
-    /// What networks were trained with whose tensors have PyTorch's names and nothing is known beside.
+    /// What networks were trained with whose tensors have PyTorch's names and nothing is known
+    /// beside.
     pub(super) fn of_tensors(variant: Variant) -> Self {
         match variant {
             Variant::Paper => Self::IMAGENET,
@@ -182,7 +191,8 @@ impl Pixels {
     }
 }
 
-/// Puts the input channels of a first convolution in the order of `colours`: plane j moves to colour number `colours[j]`.
+/// Puts the input channels of a first convolution in the order of `colours`: plane j moves to
+/// colour number `colours[j]`.
 fn reorder(weight: &mut [f32], window: usize, colours: [usize; 3]) {
     for filter in weight.chunks_exact_mut(3 * window.max(1)) {
         let planes: Vec<f32> = filter.to_vec();

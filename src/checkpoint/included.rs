@@ -5,8 +5,8 @@ use std::path::Path;
 use super::Checkpoint;
 use crate::error::Result;
 
-/// A safetensors file as [`Checkpoint::to_half_bytes`] makes it: GoogLeNet with batch norm at a quarter of its width, trained on CIFAR-10 with all three of
-/// its softmaxes.
+/// A safetensors file as [`Checkpoint::to_half_bytes`] makes it: GoogLeNet with batch norm at a
+/// quarter of its width, trained on CIFAR-10 with all three of its softmaxes.
 pub const INCLUDED: &[u8] = include_bytes!("../../assets/cifar10/googlenet.safetensors");
 
 impl Checkpoint {

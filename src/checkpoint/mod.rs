@@ -1,8 +1,10 @@
-//! Checkpoints: a safetensors file that others can read, with everything that a run can be continued from.
+//! Checkpoints: a safetensors file that others can read, with everything that a run can be
+//! continued from.
 //!
-//! Parameters and running statistics have their plain names (Caffe's layers for the paper's variant, torchvision's names for the
-//! other). Optimizer vectors are called `optimizer.0.NAME` and so on, averages `average.NAME`, what mixed precision keeps
-//! `loss_scale/NAME`. The metadata has the configuration as JSON under `incept`.
+//! Parameters and running statistics have their plain names (Caffe's layers for the paper's
+//! variant, torchvision's names for the other). Optimizer vectors are called `optimizer.0.NAME` and
+//! so on, averages `average.NAME`, what mixed precision keeps `loss_scale/NAME`. The metadata has
+//! the configuration as JSON under `incept`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
@@ -85,11 +87,12 @@ impl Checkpoint {
         self.serialized(false)
     }
 
-    /// The file's content with parameters as f16: half the size, for weights that are only used. Running statistics stay f32, as variances can be
-    /// smaller than f16 resolves.
+    /// The file's content with parameters as f16: half the size, for weights that are only used.
+    /// Running statistics stay f32, as variances can be smaller than f16 resolves.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if a parameter is out of f16's range, or a tensor's extents and elements differ.
+    /// [`Error::Tensor`] if a parameter is out of f16's range, or a tensor's extents and elements
+    /// differ.
     pub fn to_half_bytes(&self) -> Result<Vec<u8>> {
         self.serialized(true)
     }
@@ -148,7 +151,8 @@ impl Checkpoint {
         write_atomically(path, &self.to_bytes()?)
     }
 
-    /// How far the training of a checkpoint is, from the beginning of its file: its tensors are not read.
+    /// How far the training of a checkpoint is, from the beginning of its file: its tensors are not
+    /// read.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file.
@@ -175,12 +179,13 @@ impl Checkpoint {
             .ok_or_else(|| Error::format(path, "does not say how far its training is"))
     }
 
-    /// Reads a file that [`Checkpoint::save`] wrote, or any safetensors file with the weights of a GoogLeNet: what it does not
-    /// say is then the variant's default, with classes called by their numbers, or as ImageNet's where there are
-    /// 1000.
+    /// Reads a file that [`Checkpoint::save`] wrote, or any safetensors file with the weights of a
+    /// GoogLeNet: what it does not say is then the variant's default, with classes called by their
+    /// numbers, or as ImageNet's where there are 1000.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Format`] naming the file, and the field or tensor that does not fit the others.
+    /// [`Error::Io`] or [`Error::Format`] naming the file, and the field or tensor that does not
+    /// fit the others.
     pub fn load(path: &Path) -> Result<Self> {
         Self::from_bytes(path, &read_file(path, MAX_FILE_BYTES)?)
     }
@@ -228,7 +233,8 @@ impl Checkpoint {
 }
 
 impl Metadata {
-    /// What incept said about the network in a file that it wrote: a checkpoint, or an export as ONNX. None in files of others.
+    /// What incept said about the network in a file that it wrote: a checkpoint, or an export as
+    /// ONNX. None in files of others.
     ///
     /// # Errors
     /// [`Error::Format`] naming the field that cannot be read.
@@ -242,7 +248,8 @@ impl Metadata {
         let shapes =
             state.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.dims.clone())).collect();
         let network = GoogLeNet::from_tensors(&shapes)?;
-        // What `incept import` takes the pixels to be too, for tensors of these names in a safetensors file.
+        // What `incept import` takes the pixels to be too, for tensors of these names in a
+        // safetensors file.
         let preprocessing = Pixels::of_tensors(network.variant).preprocessing(&network);
         Ok(Self {
             version: String::new(),

@@ -1,4 +1,5 @@
-//! Whether a checkpoint's description and tensors fit each other, so that nothing later has to believe a file.
+//! Whether a checkpoint's description and tensors fit each other, so that nothing later has to
+//! believe a file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -116,7 +117,8 @@ fn check_tensors(network: &GoogLeNet, state: &TrainingState) -> Result<(), Strin
     Ok(())
 }
 
-/// Compares the counts of the description with the tensors one by one, so that an error can say which is wrong.
+/// Compares the counts of the description with the tensors one by one, so that an error can say
+/// which is wrong.
 fn check_channels(network: &GoogLeNet, state: &TrainingState) -> Result<(), String> {
     let shapes = state.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.dims.clone())).collect();
     // What is missing is named where all tensors are compared.

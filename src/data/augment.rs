@@ -1,4 +1,5 @@
-//! Augmentation: what is done to a training image is a pure function of seed, epoch and the image's number.
+//! Augmentation: what is done to a training image is a pure function of seed, epoch and the image's
+//! number.
 
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,8 @@ use super::photometric::{Colours, Photometric};
 use super::resample::Region;
 use super::split::{Purpose, generator};
 
-/// Crops of a random share of the image's area with a random aspect ratio (the paper's section 6: 8% to 100%, 3/4 to 4/3).
+/// Crops of a random share of the image's area with a random aspect ratio (the paper's section 6:
+/// 8% to 100%, 3/4 to 4/3).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AreaCrop {
     /// Smallest share of the area.
@@ -35,7 +37,8 @@ pub struct Augmentation {
     pub flip: bool,
     /// Changes of colours.
     pub photometric: Option<Photometric>,
-    /// Whether images are resized by a method drawn for each (the paper's section 6): nearest, bilinear, Catmull-Rom's cubic or Lanczos.
+    /// Whether images are resized by a method drawn for each (the paper's section 6): nearest,
+    /// bilinear, Catmull-Rom's cubic or Lanczos.
     pub random_interpolation: bool,
 }
 
@@ -63,13 +66,15 @@ impl Augmentation {
         Self { shift: 0.125, mirror: true, ..Self::default() }
     }
 
-    /// The paper's crops of 8% to 100% of the area, and mirroring: what torchvision trains with too.
+    /// The paper's crops of 8% to 100% of the area, and mirroring: what torchvision trains with
+    /// too.
     pub fn crops() -> Self {
         let area = AreaCrop { min_area: 0.08, max_area: 1.0, max_aspect: 4.0 / 3.0 };
         Self { area: Some(area), mirror: true, ..Self::default() }
     }
 
-    /// All that the paper's section 6 names: its crops, mirroring, Howard's photometric distortions, random interpolation.
+    /// All that the paper's section 6 names: its crops, mirroring, Howard's photometric
+    /// distortions, random interpolation.
     pub fn paper() -> Self {
         Self { photometric: Some(Photometric::of(0.5)), random_interpolation: true, ..Self::crops() }
     }
@@ -91,7 +96,8 @@ impl Augmentation {
 }
 
 impl Drawn {
-    /// The part of the image that is looked at instead of `whole`; crops by area are cut from `from`.
+    /// The part of the image that is looked at instead of `whole`; crops by area are cut from
+    /// `from`.
     pub(super) fn region(
         &self,
         image: &Image,

@@ -1,4 +1,5 @@
-//! Several crops of each image, as networks are tested with: more images to classify and a better answer.
+//! Several crops of each image, as networks are tested with: more images to classify and a better
+//! answer.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,8 +11,8 @@ use super::resample::{letterboxed, part, resized, shorter_side};
 use super::{Dataset, Fit, Image, Preprocessing};
 use crate::error::Result;
 
-/// Which crops of an image are classified; their softmaxes are averaged. Sizes are in proportion to the network's input: 256 means
-/// 256 / 224 of it.
+/// Which crops of an image are classified; their softmaxes are averaged. Sizes are in proportion to
+/// the network's input: 256 means 256 / 224 of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CropTest {
@@ -20,12 +21,15 @@ pub enum CropTest {
     Whole,
     /// One: of the central square, resized to 256, the centre.
     One,
-    /// Ten: of the central square, resized to 256, the four corners and the centre, and their mirror images (Krizhevsky et al. 2012).
+    /// Ten: of the central square, resized to 256, the four corners and the centre, and their
+    /// mirror images (Krizhevsky et al. 2012).
     Ten,
     /// Ten of the whole image squashed to 256 x 256, as Caffe's `classify.py` has them.
     CaffeTen,
-    /// 144, section 7 of "Going Deeper with Convolutions": the shorter side resized to 256, 288, 320 and 352; of each the left, centre and right square (in
-    /// portraits the top, centre and bottom one); of each the four corners, the centre, and the whole square resized; and their mirror images.
+    /// 144, section 7 of "Going Deeper with Convolutions": the shorter side resized to 256, 288,
+    /// 320 and 352; of each the left, centre and right square (in portraits the top, centre and
+    /// bottom one); of each the four corners, the centre, and the whole square resized; and their
+    /// mirror images.
     Paper,
 }
 
@@ -43,8 +47,8 @@ impl CropTest {
         }
     }
 
-    /// The data set with every image replaced by its crops, one after another, each of the network's size: for batches whose rows
-    /// `views` at a time belong together.
+    /// The data set with every image replaced by its crops, one after another, each of the
+    /// network's size: for batches whose rows `views` at a time belong together.
     pub fn of(self, set: Arc<dyn Dataset>, preprocessing: &Preprocessing) -> Arc<dyn Dataset> {
         if self == Self::Whole { set } else { Arc::new(CropSet::new(set, self, preprocessing)) }
     }
@@ -101,7 +105,8 @@ pub struct CropSet {
     set: Arc<dyn Dataset>,
     test: CropTest,
     preprocessing: Preprocessing,
-    /// The squares of the images that were cut last: all crops of an image are asked for about the same time.
+    /// The squares of the images that were cut last: all crops of an image are asked for about the
+    /// same time.
     recent: Mutex<VecDeque<(usize, Arc<Vec<Image>>)>>,
 }
 
@@ -230,7 +235,8 @@ mod tests {
     #[test]
     fn caffe_squashes() {
         let crops = crops(CropTest::CaffeTen, &image(512, 256));
-        // The whole width is in the left and right crops: the first and the last column are near the image's own.
+        // The whole width is in the left and right crops: the first and the last column are near
+        // the image's own.
         let right = &crops[2].pixels[3 * 223];
         assert!(crops[0].pixels[0] < 2 && *right > 250, "{right}");
     }
@@ -240,7 +246,8 @@ mod tests {
         let landscape = crops(CropTest::Paper, &image(400, 256));
         assert_eq!(landscape.len(), 144);
         assert!(landscape.iter().all(|c| (c.width, c.height, c.pixels.len()) == (224, 224, 224 * 224 * 3)));
-        // At the first scale nothing is resized: squares begin at columns 0, 72 and 144, their crops at 0 or 32 more.
+        // At the first scale nothing is resized: squares begin at columns 0, 72 and 144, their
+        // crops at 0 or 32 more.
         let first: Vec<(u8, u8)> = landscape.iter().step_by(2).take(18).map(corner).collect();
         for (square, left) in [0, 72, 144].into_iter().enumerate() {
             let at = |dx: u8, dy: u8| ((left + dx) / 2, dy / 2);

@@ -6,7 +6,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::Dataset;
 use crate::untrusted::MAX_SAMPLE_BYTES;
 
-/// Images of both sets together beyond which duplicates are not looked for: nobody waits for the answer.
+/// Images of both sets together beyond which duplicates are not looked for: nobody waits for the
+/// answer.
 pub const MAX_COMPARED_IMAGES: usize = 200_000;
 
 /// Bytes that tell most images of the same size apart.

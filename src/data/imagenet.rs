@@ -2,7 +2,8 @@
 
 const NAMES: &str = include_str!("../../assets/imagenet/classes.txt");
 
-/// The names of the 1,000 classes of ILSVRC 2012 in the order of their numbers, which is also Caffe's and torchvision's.
+/// The names of the 1,000 classes of ILSVRC 2012 in the order of their numbers, which is also
+/// Caffe's and torchvision's.
 pub fn imagenet_classes() -> Vec<String> {
     NAMES.lines().map(String::from).collect()
 }

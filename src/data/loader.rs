@@ -1,4 +1,5 @@
-//! Batches, made by worker threads ahead of their use. What is in a batch depends on seed, epoch and its number alone.
+//! Batches, made by worker threads ahead of their use. What is in a batch depends on seed, epoch
+//! and its number alone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,8 @@ use crate::untrusted::contained;
 /// Images as a network takes them, with their labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// batch x 3 x input x input; rows that are missing hold zeros, or in training other images of the epoch.
+    /// batch x 3 x input x input; rows that are missing hold zeros, or in training other images of
+    /// the epoch.
     pub images: Vec<f32>,
     /// One a row; [`Batch::MISSING`] in rows that are missing.
     pub labels: Vec<u32>,
@@ -24,10 +26,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The label of a row that does not count: the last of an epoch, or an image that could not be read.
+    /// The label of a row that does not count: the last of an epoch, or an image that could not be
+    /// read.
     pub const MISSING: u32 = u32::MAX;
 
-    /// A batch of `size` rows from preprocessed images, at most as many, all with label 0: what a classifier takes.
+    /// A batch of `size` rows from preprocessed images, at most as many, all with label 0: what a
+    /// classifier takes.
     pub fn of(size: usize, images: &[Vec<f32>]) -> Self {
         let row = images.first().map_or(0, Vec::len);
         let mut rows = vec![0.0; size * row];
@@ -132,7 +136,8 @@ impl Loader {
     /// A loader of `set`.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] if the batch has no rows or there are too many workers, [`Error::Config`] if the data set has no images.
+    /// [`Error::OutOfRange`] if the batch has no rows or there are too many workers,
+    /// [`Error::Config`] if the data set has no images.
     pub fn new(set: Arc<dyn Dataset>, options: LoaderOptions) -> Result<Self> {
         if options.batch == 0 {
             return Err(Error::out_of_range("LoaderOptions::batch", "above zero", 0));
@@ -212,9 +217,10 @@ impl Shared {
         Ok(batch)
     }
 
-    /// Puts other images of the epoch into the rows that are missing, which stay so for the loss: batch norm takes its mean and variance
-    /// over all rows, and copies of the few images that are left would have too small a variance. Returns how many rows have one: all,
-    /// unless the epoch has no more images than the batch.
+    /// Puts other images of the epoch into the rows that are missing, which stay so for the loss:
+    /// batch norm takes its mean and variance over all rows, and copies of the few images that are
+    /// left would have too small a variance. Returns how many rows have one: all, unless the epoch
+    /// has no more images than the batch.
     fn fill<'a>(
         &self,
         batch: &mut Batch,
@@ -284,7 +290,8 @@ impl Batches {
     fn new(shared: Arc<Shared>, order: Vec<usize>, epoch: u64, first: usize, end: usize) -> Self {
         let order = Arc::new(order);
         let count = shared.options.workers.min(end.saturating_sub(first));
-        // Worker w makes the batches first + w, first + w + count and so on: the reader goes round, and order needs no sorting.
+        // Worker w makes the batches first + w, first + w + count and so on: the reader goes round,
+        // and order needs no sorting.
         let start = |worker: usize| {
             let (sender, receiver) = crossbeam_channel::bounded(shared.options.prefetch.max(1));
             let (shared, order) = (Arc::clone(&shared), Arc::clone(&order));

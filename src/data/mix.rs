@@ -1,5 +1,6 @@
-//! Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019): images of a batch are mixed with each other, and so are their labels. What
-//! is drawn is a pure function of seed, epoch and the batch's number.
+//! Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019): images of a batch are mixed with each
+//! other, and so are their labels. What is drawn is a pure function of seed, epoch and the batch's
+//! number.
 
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -10,7 +11,8 @@ use super::Batch;
 use super::split::{Purpose, generator};
 use crate::error::{Error, Result};
 
-/// How the images of a batch are mixed. With both above zero, a coin for each batch decides between them.
+/// How the images of a batch are mixed. With both above zero, a coin for each batch decides between
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Mix {
     /// Blend images by shares drawn from Beta(alpha, alpha); 0 never.
@@ -42,8 +44,9 @@ impl Mix {
         Ok(())
     }
 
-    /// Mixes the rows of a batch of square images with three channels; rows that are missing stay so. Rows of `fillers`, which have images and
-    /// do not count, are mixed among themselves: batch norm sees images of one kind, and no loss sees theirs.
+    /// Mixes the rows of a batch of square images with three channels; rows that are missing stay
+    /// so. Rows of `fillers`, which have images and do not count, are mixed among themselves: batch
+    /// norm sees images of one kind, and no loss sees theirs.
     pub(super) fn apply(&self, batch: &mut Batch, fillers: &[usize], seed: u64, epoch: u64, number: u64) {
         let mut random = generator(Purpose::Mix, seed, epoch, number);
         let blend = match (self.mixup > 0.0, self.cutmix > 0.0) {
@@ -78,7 +81,8 @@ impl Mix {
     }
 }
 
-/// Pastes a rectangle that covers 1 - `share` of the image, less what lies outside; returns the share that is left.
+/// Pastes a rectangle that covers 1 - `share` of the image, less what lies outside; returns the
+/// share that is left.
 fn paste(random: &mut ChaCha8Rng, mine: &mut [f32], other: &[f32], side: usize, share: f64) -> f32 {
     let extent = (1.0 - share).sqrt() * side as f64;
     let mut range = || {
@@ -104,7 +108,8 @@ fn beta(random: &mut ChaCha8Rng, alpha: f64) -> f64 {
     1.0 / (1.0 + (b - a).exp())
 }
 
-/// The logarithm of a draw from Gamma(alpha, 1): Marsaglia and Tsang's method for alpha + 1, brought down by a power of a uniform draw.
+/// The logarithm of a draw from Gamma(alpha, 1): Marsaglia and Tsang's method for alpha + 1,
+/// brought down by a power of a uniform draw.
 fn log_gamma_draw(random: &mut ChaCha8Rng, alpha: f64) -> f64 {
     let d = alpha + 1.0 - 1.0 / 3.0;
     let c = 1.0 / (9.0 * d).sqrt();

@@ -73,7 +73,8 @@ pub trait Dataset: Send + Sync + Debug {
     /// The names of the classes, by number.
     fn classes(&self) -> &[String];
 
-    /// The class of an image, below the number of classes. This, and what follows, may panic for an index that is not below [`Dataset::len`].
+    /// The class of an image, below the number of classes. This, and what follows, may panic for an
+    /// index that is not below [`Dataset::len`].
     fn label(&self, index: usize) -> u32;
 
     /// An image.
@@ -90,7 +91,8 @@ pub trait Dataset: Send + Sync + Debug {
         None
     }
 
-    /// The first `limit` bytes of an image as it is stored, or all if there are fewer: what tells whether two are the same.
+    /// The first `limit` bytes of an image as it is stored, or all if there are fewer: what tells
+    /// whether two are the same.
     fn stored(&self, _index: usize, _limit: u64) -> Option<Vec<u8>> {
         None
     }

@@ -1,5 +1,6 @@
-//! Photometric distortions: brightness, contrast and saturation by random factors in random order, and a turn of the hue (Howard 2013, "Some
-//! Improvements on Deep Convolutional Neural Network Based Image Classification", which the paper's section 6 trains with).
+//! Photometric distortions: brightness, contrast and saturation by random factors in random order,
+//! and a turn of the hue (Howard 2013, "Some Improvements on Deep Convolutional Neural Network
+//! Based Image Classification", which the paper's section 6 trains with).
 
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -36,7 +37,8 @@ enum Change {
 const GREY: [f32; 3] = [0.299, 0.587, 0.114];
 
 impl Photometric {
-    /// Howard's factors between one and three halves for `amount` 0.5, and a fifth of it for the hue.
+    /// Howard's factors between one and three halves for `amount` 0.5, and a fifth of it for the
+    /// hue.
     pub fn of(amount: f64) -> Self {
         Self { brightness: amount, contrast: amount, saturation: amount, hue: amount / 5.0 }
     }

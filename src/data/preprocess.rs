@@ -32,8 +32,9 @@ pub struct Preprocessing {
     pub std: [f32; 3],
     /// How an image is made square.
     pub fit: Fit,
-    /// Share of the square's side that is looked at, around its centre: 0.875 resizes to 256 pixels and cuts 224 from them, as networks for
-    /// ImageNet are measured; 1 looks at all of it. (timm has it by the same name.)
+    /// Share of the square's side that is looked at, around its centre: 0.875 resizes to 256 pixels
+    /// and cuts 224 from them, as networks for ImageNet are measured; 1 looks at all of it. (timm
+    /// has it by the same name.)
     #[serde(default = "all_of_it", skip_serializing_if = "is_all_of_it")]
     pub crop_pct: f64,
 }
@@ -94,8 +95,8 @@ impl Preprocessing {
         (self.input as f64 / self.crop_share()).round() as usize
     }
 
-    /// The mean and standard deviation of a data set's images, from at most `sample` of them, spread evenly. Images that
-    /// cannot be read are left out here; the loader counts them.
+    /// The mean and standard deviation of a data set's images, from at most `sample` of them,
+    /// spread evenly. Images that cannot be read are left out here; the loader counts them.
     pub fn measure(self, set: &dyn Dataset, sample: usize) -> Self {
         let count = set.len().min(sample.max(1));
         let moments = |i: usize| -> Option<Moments> {
@@ -126,7 +127,8 @@ impl Preprocessing {
         Self { mean: mean.map(|m| m as f32), std: [0, 1, 2].map(spread), ..self }
     }
 
-    /// The image as 3 x input x input values, without augmentation. Grey images are repeated in all three.
+    /// The image as 3 x input x input values, without augmentation. Grey images are repeated in all
+    /// three.
     pub fn apply(&self, image: &Image) -> Vec<f32> {
         match self.centre(image) {
             Some(square) => {
@@ -137,7 +139,8 @@ impl Preprocessing {
         }
     }
 
-    /// The central pixels of the resized image, where only these are looked at: torchvision's `Resize` and `CenterCrop`.
+    /// The central pixels of the resized image, where only these are looked at: torchvision's
+    /// `Resize` and `CenterCrop`.
     fn centre(&self, image: &Image) -> Option<Image> {
         let (n, side) = (self.input, self.resized_side());
         if side == n {
@@ -153,7 +156,8 @@ impl Preprocessing {
         Some(part(&larger, (first(larger.width), first(larger.height)), (n, n)))
     }
 
-    /// The numbers that a network takes as an image again, 3 x input x input of them; rounded, and cut off where they are out of range.
+    /// The numbers that a network takes as an image again, 3 x input x input of them; rounded, and
+    /// cut off where they are out of range.
     pub fn undo(&self, values: &[f32]) -> Image {
         let n = self.input;
         let pixel = |i: usize| {
@@ -162,7 +166,8 @@ impl Preprocessing {
         Image { width: n, height: n, channels: 3, pixels: (0..n * n).flat_map(pixel).collect() }
     }
 
-    /// The part of the image that is looked at without augmentation. With padding, it reaches beyond the image.
+    /// The part of the image that is looked at without augmentation. With padding, it reaches
+    /// beyond the image.
     pub(super) fn whole(&self, image: &Image) -> Region {
         let (width, height) = (image.width as f64, image.height as f64);
         let (left, top, wide, high) = match self.fit {
@@ -179,7 +184,8 @@ impl Preprocessing {
         (left + (wide - w) / 2.0, top + (high - h) / 2.0, w, h)
     }
 
-    /// A region of the image as the network takes it. What lies outside the image repeats its border, or is the mean colour with padding.
+    /// A region of the image as the network takes it. What lies outside the image repeats its
+    /// border, or is the mean colour with padding.
     pub(super) fn render(&self, image: &Image, region: Region, drawn: &Drawn) -> Vec<f32> {
         let filter = match drawn.interpolation {
             Some(0) => FilterType::Nearest,
@@ -229,7 +235,8 @@ impl Preprocessing {
     }
 }
 
-/// How many images of a sample of up to `sample`, spread evenly over the data set, could be read, and how many of these are not square.
+/// How many images of a sample of up to `sample`, spread evenly over the data set, could be read,
+/// and how many of these are not square.
 pub fn not_square(set: &dyn Dataset, sample: usize) -> (usize, usize) {
     let count = set.len().min(sample);
     let square = |i: usize| {
@@ -240,14 +247,16 @@ pub fn not_square(set: &dyn Dataset, sample: usize) -> (usize, usize) {
     (shapes.len(), shapes.iter().filter(|square| !**square).count())
 }
 
-/// An image of a data set, refused where it is none that can be worked on: data sets of other programs may hold anything.
+/// An image of a data set, refused where it is none that can be worked on: data sets of other
+/// programs may hold anything.
 pub(super) fn whole_image(set: &dyn Dataset, index: usize) -> Result<Image> {
     let image = set.image(index)?;
     image.check().map_err(|reason| Error::format(set.name(index), reason))?;
     Ok(image)
 }
 
-/// What a function makes of 0, 1, ... `count` - 1, on all cores: photographs take their time to be decoded.
+/// What a function makes of 0, 1, ... `count` - 1, on all cores: photographs take their time to be
+/// decoded.
 #[cfg(not(target_arch = "wasm32"))]
 fn each<T: Send>(count: usize, make: impl Fn(usize) -> T + Send + Sync) -> Vec<T> {
     use rayon::iter::{IntoParallelIterator, ParallelIterator};

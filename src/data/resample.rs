@@ -8,8 +8,9 @@ use super::Image;
 /// A rectangle of an image in pixels, which may reach beyond it: (left, top, width, height).
 pub(super) type Region = (f64, f64, f64, f64);
 
-/// Columns times new rows above which an image that is wider than high is resized on its side. Resizing goes through rows of f32 that are as wide
-/// as the image, 16 bytes a pixel: of a line of a hundred million pixels they would be hundreds of gigabytes.
+/// Columns times new rows above which an image that is wider than high is resized on its side.
+/// Resizing goes through rows of f32 that are as wide as the image, 16 bytes a pixel: of a line of
+/// a hundred million pixels they would be hundreds of gigabytes.
 const MOST_BETWEEN: usize = 1 << 24;
 
 /// Pixels of width x height resized to other extents.
@@ -76,7 +77,8 @@ pub(super) fn cut(
     resize(&pixels, image.channels, (w, h), (size, size), filter)
 }
 
-/// What is seen of an image in a square of `size` pixels that shows a region: where its pixels begin, how many there are, and they.
+/// What is seen of an image in a square of `size` pixels that shows a region: where its pixels
+/// begin, how many there are, and they.
 pub(super) struct Shown {
     pub left: usize,
     pub top: usize,
@@ -85,7 +87,8 @@ pub(super) struct Shown {
     pub pixels: Vec<u8>,
 }
 
-/// A region in a square of `size` x `size`, without what lies outside the image: that is left to padding.
+/// A region in a square of `size` x `size`, without what lies outside the image: that is left to
+/// padding.
 pub(super) fn within(image: &Image, region: Region, size: usize, filter: FilterType) -> Shown {
     let (left, top, width, height) = region;
     let across = overlap(left, width, image.width, size);
@@ -101,7 +104,8 @@ pub(super) fn within(image: &Image, region: Region, size: usize, filter: FilterT
 /// A start and a length.
 type Stretch = (usize, usize);
 
-/// Along one axis: the stretch of the square that shows the image, and the stretch of the image that it shows. `None` if they do not meet.
+/// Along one axis: the stretch of the square that shows the image, and the stretch of the image
+/// that it shows. `None` if they do not meet.
 fn overlap(start: f64, length: f64, extent: usize, size: usize) -> Option<(Stretch, Stretch)> {
     let (from, to) = (start.max(0.0), (start + length).min(extent as f64));
     if from >= to || length <= 0.0 {
@@ -135,7 +139,8 @@ pub(super) fn resized(image: &Image, width: usize, height: usize) -> Image {
     Image { width, height, channels: image.channels, pixels }
 }
 
-/// The image with its shorter side resized to `side`. Of one so long that this would be many times its own pixels, only the central square is kept.
+/// The image with its shorter side resized to `side`. Of one so long that this would be many times
+/// its own pixels, only the central square is kept.
 pub(super) fn shorter_side(image: &Image, side: usize, longer: impl Fn(usize, usize) -> usize) -> Image {
     let (width, height) = (image.width, image.height);
     let shorter = width.min(height).max(1);

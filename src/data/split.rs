@@ -35,8 +35,9 @@ pub fn permutation(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
     order
 }
 
-/// Divides a data set into (rest, part) such that `share` of each class, rounded, is in the part; of a class with two images or more
-/// there is at least one in each. Both keep the data set's order.
+/// Divides a data set into (rest, part) such that `share` of each class, rounded, is in the part;
+/// of a class with two images or more there is at least one in each. Both keep the data set's
+/// order.
 pub fn stratified(set: &dyn Dataset, share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let (mut rest, mut part) = (Vec::new(), Vec::new());
     for mut members in shuffled(set, seed) {
@@ -62,8 +63,8 @@ fn shuffled(set: &dyn Dataset, seed: u64) -> Vec<Vec<usize>> {
     classes
 }
 
-/// `count` images of a larger data set, in its order: of each class its share, as nearly as whole images go, and at least one if there are as many
-/// images as classes.
+/// `count` images of a larger data set, in its order: of each class its share, as nearly as whole
+/// images go, and at least one if there are as many images as classes.
 pub(super) fn evenly(set: &dyn Dataset, count: usize, seed: u64) -> Vec<usize> {
     let classes = shuffled(set, seed);
     let share = |members: &Vec<usize>| members.len() as f64 * count as f64 / set.len().max(1) as f64;
@@ -71,7 +72,8 @@ pub(super) fn evenly(set: &dyn Dataset, count: usize, seed: u64) -> Vec<usize> {
     let least = usize::from(count >= filled);
     let mut taken: Vec<usize> =
         classes.iter().map(|members| (share(members) as usize).max(least).min(members.len())).collect();
-    // What rounding left over or took too much goes to whom it brings nearest to its share, an image at a time.
+    // What rounding left over or took too much goes to whom it brings nearest to its share, an
+    // image at a time.
     let lacking = |class: usize, taken: &[usize]| share(&classes[class]) - taken[class] as f64;
     while taken.iter().sum::<usize>() != count {
         let short = taken.iter().sum::<usize>() < count;

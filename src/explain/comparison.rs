@@ -1,4 +1,5 @@
-//! The same network trained with and without its auxiliary heads: accuracy on held-out images over the epochs, over several seeds.
+//! The same network trained with and without its auxiliary heads: accuracy on held-out images over
+//! the epochs, over several seeds.
 
 use std::ops::ControlFlow;
 
@@ -30,9 +31,11 @@ pub struct Recipe {
 pub struct CurvePoint {
     /// Epochs of training.
     pub epoch: u64,
-    /// Accuracy of each softmax on the held-out images, from 0 to 1, in the order of [`Curve::heads`].
+    /// Accuracy of each softmax on the held-out images, from 0 to 1, in the order of
+    /// [`Curve::heads`].
     pub accuracies: Vec<f64>,
-    /// Mean loss of each softmax over the epoch's training, in the same order; empty before the first.
+    /// Mean loss of each softmax over the epoch's training, in the same order; empty before the
+    /// first.
     pub losses: Vec<f64>,
 }
 
@@ -98,8 +101,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// The accuracy of a head over the networks with (or without) auxiliary heads, before training and after each epoch that all of
-    /// them have seen.
+    /// The accuracy of a head over the networks with (or without) auxiliary heads, before training
+    /// and after each epoch that all of them have seen.
     pub fn spread(&self, with_aux: bool, head: &str) -> Vec<Spread> {
         let curves = if with_aux { &self.with } else { &self.without };
         let epochs = curves.iter().map(|c| c.points.len()).min().unwrap_or(0);
@@ -107,7 +110,8 @@ impl Comparison {
         (0..epochs).filter_map(at).collect()
     }
 
-    /// The main heads of the networks with and without auxiliary heads, seed by seed, after the last epoch.
+    /// The main heads of the networks with and without auxiliary heads, seed by seed, after the
+    /// last epoch.
     pub fn pairs(&self) -> Pairs {
         let mut pairs = Pairs::default();
         for (with, without) in self.with.iter().zip(&self.without) {
@@ -121,7 +125,8 @@ impl Comparison {
     }
 }
 
-/// Networks from the same seed, one with auxiliary heads and one without, and how often which of them is better.
+/// Networks from the same seed, one with auxiliary heads and one without, and how often which of
+/// them is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pairs {
     /// Pairs of which the one with heads is better.
@@ -145,11 +150,13 @@ impl Pairs {
     }
 }
 
-/// Trains one network from its seed, and looks at all its softmaxes before the first and after each epoch. `observe` is told of the epoch and
-/// each step, and may end it all; `looked` of each look at the held-out images.
+/// Trains one network from its seed, and looks at all its softmaxes before the first and after each
+/// epoch. `observe` is told of the epoch and each step, and may end it all; `looked` of each look
+/// at the held-out images.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) for values out of range, and what loaders and device report.
+/// [`Error::Config`](crate::Error::Config) for values out of range, and what loaders and device
+/// report.
 #[expect(
     clippy::too_many_arguments,
     reason = "each is a thing of its own, and a struct of them would be made in one place only"

@@ -1,7 +1,9 @@
-//! Gradient flow: what each of the losses sends to each layer, by itself, and what arrives of their weighted sum.
+//! Gradient flow: what each of the losses sends to each layer, by itself, and what arrives of their
+//! weighted sum.
 //!
-//! The same forward pass is differentiated from the main loss, from each auxiliary loss and from their weighted sum: as many plans over one
-//! set of parameters, with the same dropout. Differentiation is linear, so the weighted gradients of the parts add up to that of the sum.
+//! The same forward pass is differentiated from the main loss, from each auxiliary loss and from
+//! their weighted sum: as many plans over one set of parameters, with the same dropout.
+//! Differentiation is linear, so the weighted gradients of the parts add up to that of the sum.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,8 +40,9 @@ pub struct LossShare {
     pub norm: f64,
     /// Norm with the weight.
     pub weighted: f64,
-    /// Part of the summed gradient that comes from this loss: the projection of its weighted gradient on the sum, by the sum's own length.
-    /// The shares of all losses add up to 1; one is negative where a loss pulls against the others.
+    /// Part of the summed gradient that comes from this loss: the projection of its weighted
+    /// gradient on the sum, by the sum's own length. The shares of all losses add up to 1; one is
+    /// negative where a loss pulls against the others.
     pub share: f64,
 }
 
@@ -50,7 +53,8 @@ pub struct LayerFlow {
     pub layer: String,
     /// The part of the network; see [`part_of`].
     pub part: &'static str,
-    /// Layers with weights on the longest way from the images to it, itself included: 22 at the main classifier.
+    /// Layers with weights on the longest way from the images to it, itself included: 22 at the
+    /// main classifier.
     pub depth: usize,
     /// Its trained parameters.
     pub parameters: usize,
@@ -92,12 +96,13 @@ pub struct GradientFlow {
 type Read = Vec<Vec<f32>>;
 
 impl GradientFlow {
-    /// Measures a batch as a training step sees it, dropout included, with the parameters of `weights`, or those that training starts with
-    /// from `seed`.
+    /// Measures a batch as a training step sees it, dropout included, with the parameters of
+    /// `weights`, or those that training starts with from `seed`.
     ///
     /// # Errors
-    /// [`Error::Config`] or [`Error::Layer`] for a network that cannot be built, [`Error::Tensor`] naming a weight that is missing or
-    /// misshapen or if the batch has the wrong size, and what the device reports.
+    /// [`Error::Config`] or [`Error::Layer`] for a network that cannot be built, [`Error::Tensor`]
+    /// naming a weight that is missing or misshapen or if the batch has the wrong size, and what
+    /// the device reports.
     pub async fn measure(
         gpu: &Gpu,
         network: &GoogLeNet,
@@ -105,7 +110,8 @@ impl GradientFlow {
         seed: u64,
         batch: &Batch,
     ) -> Result<Self> {
-        // The batch is of plain images: a network that was trained on mixed ones would take second labels too.
+        // The batch is of plain images: a network that was trained on mixed ones would take second
+        // labels too.
         let net = GoogLeNet { mixed_labels: false, ..network.clone() }.build(batch.labels.len())?;
         let mut regions: Option<Arc<Regions>> = None;
         let mut read = Vec::new();
@@ -292,7 +298,8 @@ impl Source {
     }
 }
 
-/// Layers with weights on the longest way from the images to each parameter's layer, that layer included.
+/// Layers with weights on the longest way from the images to each parameter's layer, that layer
+/// included.
 fn depths(graph: &Graph) -> HashMap<&str, usize> {
     let mut of_tensor: HashMap<TensorId, usize> = HashMap::new();
     let mut of_parameter = HashMap::new();

@@ -1,4 +1,5 @@
-//! Why three softmaxes: what each loss sends to each layer, what the auxiliary heads change in training, and what they already know.
+//! Why three softmaxes: what each loss sends to each layer, what the auxiliary heads change in
+//! training, and what they already know.
 
 mod comparison;
 mod gradient_flow;

@@ -15,20 +15,24 @@ pub struct SweepPoint {
     pub threshold: f32,
     /// Share of the images that each head answers, in the order in which they come.
     pub shares: Vec<f64>,
-    /// Share of the images that each head answers right, of those that it answers; none where it answers none.
+    /// Share of the images that each head answers right, of those that it answers; none where it
+    /// answers none.
     pub accuracies: Vec<Option<f64>>,
     /// Share of the images that are classified correctly.
     pub accuracy: f64,
-    /// Share that the last head classifies correctly and early exit does not, less the share of which the contrary is true.
+    /// Share that the last head classifies correctly and early exit does not, less the share of
+    /// which the contrary is true.
     pub lost: f64,
-    /// Standard error of `lost` over images like these, had one more been lost: that none was lost of a few is no proof that none will be.
+    /// Standard error of `lost` over images like these, had one more been lost: that none was lost
+    /// of a few is no proof that none will be.
     pub lost_error: f64,
-    /// Multiply-adds of the average image, by those of the main softmax alone: above 1 where the heads cost more than they save.
+    /// Multiply-adds of the average image, by those of the main softmax alone: above 1 where the
+    /// heads cost more than they save.
     pub compute: f64,
 }
 
-/// What early exit does at each threshold. `macs` are the multiply-adds of an image that each head answers, `full` those of a network that
-/// has only its main softmax.
+/// What early exit does at each threshold. `macs` are the multiply-adds of an image that each head
+/// answers, `full` those of a network that has only its main softmax.
 pub fn sweep(
     heads: &HeadLogits,
     temperatures: &[f32],
@@ -52,7 +56,8 @@ pub fn sweep(
     let point = |threshold: f32| {
         let (mut answered, mut right, mut compute) =
             (vec![0usize; said.len()], vec![0usize; said.len()], 0.0);
-        // Images of which only the last head is right, and of which only the head before it is that is taken.
+        // Images of which only the last head is right, and of which only the head before it is that
+        // is taken.
         let (mut worse, mut better) = (0usize, 0usize);
         for (image, label) in heads.labels.iter().enumerate() {
             let sure = |head: &usize| said[*head][image].1 >= threshold;
@@ -100,7 +105,8 @@ mod tests {
         assert!((points[0].accuracy - 2.0 / 3.0).abs() < 1e-12);
         assert!((points[0].compute - (0.3 + 0.3 + 1.2) / 3.0).abs() < 1e-12);
         assert_eq!((points[1].accuracy, points[1].shares[1], points[1].accuracies[0]), (1.0, 1.0, None));
-        // One of three is lost, and another might have been: 1/3 with a variance of 2/3 - 1/9 an image. Nothing is lost at the last threshold.
+        // One of three is lost, and another might have been: 1/3 with a variance of 2/3 - 1/9 an
+        // image. Nothing is lost at the last threshold.
         assert!(
             (points[0].lost - 1.0 / 3.0).abs() < 1e-12
                 && (points[0].lost_error - (5.0f64 / 27.0).sqrt()).abs() < 1e-12

@@ -1,4 +1,5 @@
-//! Caffe's `.caffemodel`: the few fields of `caffe.proto` that hold weights, in its newer form (`layer`) and in the one before (`layers`).
+//! Caffe's `.caffemodel`: the few fields of `caffe.proto` that hold weights, in its newer form
+//! (`layer`) and in the one before (`layers`).
 
 use prost::Message;
 
@@ -67,7 +68,8 @@ struct Net {
     layer: Vec<Layer>,
 }
 
-/// What each message takes, for [`wire::check`]. A field that is added to a struct above belongs here too.
+/// What each message takes, for [`wire::check`]. A field that is added to a struct above belongs
+/// here too.
 static NET: wire::Shape = wire::Shape {
     bytes: size_of::<Net>(),
     fields: &[(1, Field::Text), (2, Field::Message(&LAYER_V1)), (100, Field::Message(&LAYER))],

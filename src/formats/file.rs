@@ -12,7 +12,8 @@ use crate::untrusted::{MAX_FILE_BYTES, contained, read_file};
 /// The metadata of a safetensors file.
 pub(crate) type Strings = BTreeMap<String, String>;
 
-/// The tensors and the metadata of a safetensors file; all floating-point types become f32, integers too.
+/// The tensors and the metadata of a safetensors file; all floating-point types become f32,
+/// integers too.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::Format`] naming the file, and the tensor if its type is unknown.

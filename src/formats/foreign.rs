@@ -48,7 +48,8 @@ impl Format {
             return Some(Self::Safetensors);
         }
         match bytes.first()? {
-            // The first field of an ONNX model is the version of its format; of a caffemodel, its name or its first layer.
+            // The first field of an ONNX model is the version of its format; of a caffemodel, its
+            // name or its first layer.
             0x08 => Some(Self::Onnx),
             0x0a | 0x12 => Some(Self::Caffe),
             0xa2 if bytes.get(1) == Some(&0x06) => Some(Self::Caffe),
@@ -99,7 +100,8 @@ pub struct Foreign {
     pub content: Content,
     /// What it says about itself: the metadata of safetensors and ONNX.
     pub metadata: BTreeMap<String, String>,
-    /// What lies beside the tensors and is skipped, by name and class: objects in a checkpoint of torch.
+    /// What lies beside the tensors and is skipped, by name and class: objects in a checkpoint of
+    /// torch.
     pub skipped: Vec<String>,
 }
 
@@ -112,7 +114,8 @@ impl Foreign {
         Self::from_bytes(path, &read_file(path, MAX_FILE_BYTES)?)
     }
 
-    /// As [`Foreign::read`], from the content of a file; `path` is for messages and for the files beside it that an ONNX model may name.
+    /// As [`Foreign::read`], from the content of a file; `path` is for messages and for the files
+    /// beside it that an ONNX model may name.
     ///
     /// # Errors
     /// As [`Foreign::read`].
@@ -152,7 +155,8 @@ impl Foreign {
         })
     }
 
-    /// All tensors with their names, in the order of the file where it has one. Blobs of Caffe's layers are called by the layer and a number.
+    /// All tensors with their names, in the order of the file where it has one. Blobs of Caffe's
+    /// layers are called by the layer and a number.
     pub fn tensors(&self) -> Vec<(String, &FileTensor)> {
         match &self.content {
             Content::Tensors(tensors) => tensors.iter().map(|(name, t)| (name.clone(), t)).collect(),

@@ -3,7 +3,8 @@
 /// Bytes that the header may have. A million classes by name fit.
 pub(crate) const MAX_HEADER: usize = 16 << 20;
 
-/// Lists and objects in the header, three for each tensor: a short one takes a hundred times its length when it is parsed.
+/// Lists and objects in the header, three for each tensor: a short one takes a hundred times its
+/// length when it is parsed.
 const MAX_NESTED: usize = 1 << 18;
 
 /// Checks that a header can be parsed in little memory. What is malformed is left to the parser.

@@ -1,5 +1,5 @@
-//! Weights as bytes: safetensors, torch, Caffe, ONNX, read as tensors or as a graph, and written. What the tensors are for is
-//! not known here.
+//! Weights as bytes: safetensors, torch, Caffe, ONNX, read as tensors or as a graph, and written.
+//! What the tensors are for is not known here.
 
 mod caffe;
 mod element;

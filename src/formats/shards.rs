@@ -1,4 +1,5 @@
-//! Weights in several files with an index that says which tensor is in which, as Hugging Face's libraries save large models.
+//! Weights in several files with an index that says which tensor is in which, as Hugging Face's
+//! libraries save large models.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
@@ -22,7 +23,8 @@ impl Index {
         json.then(|| serde_json::from_slice(bytes).ok()).flatten()
     }
 
-    /// The tensors of all shards, which are beside the index at `path`; what lies in them and is skipped.
+    /// The tensors of all shards, which are beside the index at `path`; what lies in them and is
+    /// skipped.
     ///
     /// # Errors
     /// [`Error::Format`] naming the shard or the tensor that is missing.
@@ -70,7 +72,8 @@ impl Index {
     }
 }
 
-/// What to say of a file that is one of several and does not hold a network by itself, by its name: `model-00001-of-00002.safetensors`.
+/// What to say of a file that is one of several and does not hold a network by itself, by its name:
+/// `model-00001-of-00002.safetensors`.
 pub(crate) fn part_of(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let (before, count) = name.rsplit_once("-of-")?;

@@ -1,7 +1,9 @@
-//! How much memory a protocol buffer would take, worked out from its wire format before anything is decoded. A message of two bytes may become a
-//! struct of hundreds, so a file of some megabytes could ask for gigabytes.
+//! How much memory a protocol buffer would take, worked out from its wire format before anything is
+//! decoded. A message of two bytes may become a struct of hundreds, so a file of some megabytes
+//! could ask for gigabytes.
 
-/// Bytes that any file may take, whatever its length: what a graph of some ten thousand nodes needs.
+/// Bytes that any file may take, whatever its length: what a graph of some ten thousand nodes
+/// needs.
 const FREE: usize = 256 << 20;
 
 /// Bytes that a file may take for each of its own: a whole number of one byte becomes one of eight.
@@ -29,7 +31,8 @@ pub(super) enum Field {
     Numbers(usize),
 }
 
-/// Checks that a message of this shape can be decoded in memory that is in proportion to its length. What is malformed is left to the decoder.
+/// Checks that a message of this shape can be decoded in memory that is in proportion to its
+/// length. What is malformed is left to the decoder.
 ///
 /// # Errors
 /// Why it is refused.
@@ -86,7 +89,8 @@ impl Scan {
     }
 }
 
-/// Numbers in a packed field: those of a fixed size take at least four bytes each, and end with any byte; others end with bytes below 128.
+/// Numbers in a packed field: those of a fixed size take at least four bytes each, and end with any
+/// byte; others end with bytes below 128.
 fn numbers(packed: &[u8], each: usize) -> usize {
     packed.iter().filter(|byte| **byte < 0x80).count().max(packed.len() / each.max(1))
 }

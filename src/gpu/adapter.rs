@@ -50,7 +50,8 @@ pub struct AdapterSummary {
     pub timestamps: bool,
     /// Whether invocations can pass values without workgroup memory.
     pub subgroups: bool,
-    /// Rows and columns of the cooperative matrices that convolutions use if they pass their test when the device is opened.
+    /// Rows and columns of the cooperative matrices that convolutions use if they pass their test
+    /// when the device is opened.
     pub matrices: Option<usize>,
 }
 
@@ -64,8 +65,8 @@ impl fmt::Display for AdapterSummary {
     }
 }
 
-/// The adapters of these backends, or of the native ones (OpenGL's only where there is no other), numbered as
-/// [`AdapterOptions::adapter`] takes them.
+/// The adapters of these backends, or of the native ones (OpenGL's only where there is no other),
+/// numbered as [`AdapterOptions::adapter`] takes them.
 pub async fn list_adapters(backends: Option<wgpu::Backends>) -> Vec<AdapterSummary> {
     adapters(backends).await.iter().enumerate().map(|(i, a)| summarise(i, a)).collect()
 }
@@ -115,7 +116,8 @@ fn advice(backends: Option<wgpu::Backends>, here: wgpu::Backends) -> String {
     format!("{driver}{others}")
 }
 
-/// The adapters of these backends, or of the native ones; of OpenGL only where there is nothing else.
+/// The adapters of these backends, or of the native ones; of OpenGL only where there is nothing
+/// else.
 async fn adapters(backends: Option<wgpu::Backends>) -> Vec<wgpu::Adapter> {
     let Some(backends) = backends else {
         let native = adapters_of(wgpu::Backends::PRIMARY).await;
@@ -142,7 +144,8 @@ fn class_of(info: &wgpu::AdapterInfo) -> AdapterClass {
     match info.device_type {
         wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu => AdapterClass::Discrete,
         wgpu::DeviceType::Cpu => AdapterClass::Software,
-        // OpenGL and browsers do not tell what the device is; software rasterisers give themselves away by name.
+        // OpenGL and browsers do not tell what the device is; software rasterisers give themselves
+        // away by name.
         _ if ["llvmpipe", "swiftshader", "softpipe", "basic render"]
             .iter()
             .any(|name| info.name.to_lowercase().contains(name)) =>
@@ -214,7 +217,8 @@ fn select(summaries: &[AdapterSummary], wanted: Option<&str>, advice: &str) -> R
         .ok_or_else(|| Error::NoAdapter(format!("none matches `{wanted}`; found:{}", names())))
 }
 
-/// Opens the device of an adapter, and says which cooperative matrices it claims to have, if those are wanted: they are not proven yet.
+/// Opens the device of an adapter, and says which cooperative matrices it claims to have, if those
+/// are wanted: they are not proven yet.
 pub(crate) async fn open(
     options: &AdapterOptions,
     with_matrices: bool,
@@ -310,7 +314,8 @@ fn matrices_of(adapter: &wgpu::Adapter, class: AdapterClass) -> Option<Cooperati
     matrices::pick(&adapter.cooperative_matrix_properties(), subgroup)
 }
 
-/// Opens a device with the features that every adapter is asked for where it has them, and `extra` ones.
+/// Opens a device with the features that every adapter is asked for where it has them, and `extra`
+/// ones.
 async fn request(
     adapter: &wgpu::Adapter,
     limits: &wgpu::Limits,
@@ -318,8 +323,9 @@ async fn request(
 ) -> Result<(wgpu::Device, wgpu::Queue), wgpu::RequestDeviceError> {
     let optional = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
     let experimental_features = if extra.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-        // SAFETY: experimental features may have bugs that lead to undefined behaviour in the driver. The one that is asked for runs the
-        // crate's own kernels only, and those not before convolutions in all three directions gave the CPU twin's results.
+        // SAFETY: experimental features may have bugs that lead to undefined behaviour in the
+        // driver. The one that is asked for runs the crate's own kernels only, and those not before
+        // convolutions in all three directions gave the CPU twin's results.
         #[allow(unsafe_code, reason = "cooperative matrices are behind wgpu's switch for experiments")]
         unsafe {
             wgpu::ExperimentalFeatures::enabled()
@@ -338,7 +344,8 @@ async fn request(
     adapter.request_device(&descriptor).await
 }
 
-/// WebGPU's default limits for compute, raised to what the adapter has for the ones that the engine can use more of.
+/// WebGPU's default limits for compute, raised to what the adapter has for the ones that the engine
+/// can use more of.
 fn negotiate(available: &wgpu::Limits, defaults: bool) -> wgpu::Limits {
     let base = wgpu::Limits::downlevel_defaults();
     let mut limits = wgpu::Limits { ..base }.using_resolution(available.clone());

@@ -2,7 +2,8 @@
 
 use crate::kernel::Cooperative;
 
-/// The matrices to use of those that an adapter has: of equal extents, with sums in f32, for activations stored as f16 first.
+/// The matrices to use of those that an adapter has: of equal extents, with sums in f32, for
+/// activations stored as f16 first.
 pub(super) fn pick(list: &[wgpu::CooperativeMatrixProperties], subgroup: u32) -> Option<Cooperative> {
     let has = |size: u32, element: wgpu::CooperativeScalarType| {
         list.iter().any(|p| {

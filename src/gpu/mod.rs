@@ -1,10 +1,13 @@
-//! The device: choosing an adapter, opening it, compiling pipelines, running plans. Everything here is `async` and free of files, so that it runs
-//! in a browser tab, where it has no threads and nothing that blocks, as it does in a terminal, where pipelines compile on all cores.
+//! The device: choosing an adapter, opening it, compiling pipelines, running plans. Everything here
+//! is `async` and free of files, so that it runs in a browser tab, where it has no threads and
+//! nothing that blocks, as it does in a terminal, where pipelines compile on all cores.
 //!
-//! Futures of the crate run in any executor (tokio, smol, pollster), and outside of a browser they are [`Send`], so that an executor
-//! with several threads takes them. The device has to be polled for them: the page's event loop does that in a browser, elsewhere a
-//! thread of each [`Gpu`], which is started when an executor first waits for the device, sleeps while nobody does, and ends with the last clone of
-//! the [`Gpu`]. A program without an executor has [`Gpu::block_on`], which polls on the calling thread and needs no other.
+//! Futures of the crate run in any executor (tokio, smol, pollster), and outside of a browser they
+//! are [`Send`], so that an executor with several threads takes them. The device has to be polled
+//! for them: the page's event loop does that in a browser, elsewhere a thread of each [`Gpu`],
+//! which is started when an executor first waits for the device, sleeps while nobody does, and ends
+//! with the last clone of the [`Gpu`]. A program without an executor has [`Gpu::block_on`], which
+//! polls on the calling thread and needs no other.
 
 mod adapter;
 pub(crate) mod element;
@@ -193,8 +196,8 @@ impl Gpu {
         Arc::clone(&self.shared.choices.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Adds choices that trainers and classifiers made from now on prefer to the defaults; they win over earlier ones.
-    /// [`tune`](crate::tune::tune) does this with what it finds.
+    /// Adds choices that trainers and classifiers made from now on prefer to the defaults; they win
+    /// over earlier ones. [`tune`](crate::tune::tune) does this with what it finds.
     pub fn add_choices(&self, choices: Choices) {
         let mut shared = self.shared.choices.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut shared).extend(choices);
@@ -259,7 +262,8 @@ impl Gpu {
         }
     }
 
-    /// The first error that the driver reported on its own since the last check, if there is one; that the device is lost comes first, and stays.
+    /// The first error that the driver reported on its own since the last check, if there is one;
+    /// that the device is lost comes first, and stays.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::DeviceLost`], or [`Error::Driver`] with the driver's words.
@@ -319,8 +323,9 @@ impl Gpu {
         Ok(data)
     }
 
-    /// Waits for what a submission signals, or what was submitted last, and sees to it that somebody polls the device meanwhile:
-    /// [`Gpu::block_on`], which then waits for that submission alone, or the thread that is there for all others.
+    /// Waits for what a submission signals, or what was submitted last, and sees to it that
+    /// somebody polls the device meanwhile: [`Gpu::block_on`], which then waits for that submission
+    /// alone, or the thread that is there for all others.
     async fn arrival(
         &self,
         signal: &Signal,
@@ -366,11 +371,13 @@ impl Gpu {
         self.check(&context).err().unwrap_or(Error::Driver { context, source: reason.into() })
     }
 
-    /// Runs a future of this device to its end on this thread, which polls the device meanwhile: the only place where the engine blocks.
-    /// The future may wait for this device alone. Any executor runs it as well, a little slower: see [the module](self).
+    /// Runs a future of this device to its end on this thread, which polls the device meanwhile:
+    /// the only place where the engine blocks. The future may wait for this device alone. Any
+    /// executor runs it as well, a little slower: see [the module](self).
     ///
     /// # Errors
-    /// Whatever the future returns, [`Error::DeviceLost`] if the device is lost meanwhile, or [`Error::Driver`] if it stops answering.
+    /// Whatever the future returns, [`Error::DeviceLost`] if the device is lost meanwhile, or
+    /// [`Error::Driver`] if it stops answering.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let mut future = std::pin::pin!(future);
@@ -396,7 +403,8 @@ impl Gpu {
     }
 }
 
-/// The waker of [`Gpu::block_on`]: it wakes nobody, and tells futures that the thread they are polled on polls the device itself.
+/// The waker of [`Gpu::block_on`]: it wakes nobody, and tells futures that the thread they are
+/// polled on polls the device itself.
 #[cfg(not(target_arch = "wasm32"))]
 static BLOCKING: LazyLock<Waker> = LazyLock::new(|| Waker::from(Arc::new(Blocking)));
 

@@ -43,18 +43,20 @@ impl Gpu {
     /// The pipeline of a kernel with checks of bounds, compiled if this is the first with its text.
     ///
     /// # Errors
-    /// [`Error::Kernel`] with the kernel's label and the compiler's words, or with the limit of the device that the kernel exceeds.
+    /// [`Error::Kernel`] with the kernel's label and the compiler's words, or with the limit of the
+    /// device that the kernel exceeds.
     pub async fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
         self.pipeline_with(kernel, Checks::All).await
     }
 
-    /// As [`Gpu::pipeline`], with these checks. Without any only for kernels of an implementation that
-    /// [is proven](crate::kernel::Implementation::is_proven) on what is bound to it.
+    /// As [`Gpu::pipeline`], with these checks. Without any only for kernels of an implementation
+    /// that [is proven](crate::kernel::Implementation::is_proven) on what is bound to it.
     pub(crate) async fn pipeline_with(&self, kernel: &Kernel, checks: Checks) -> Result<Arc<Pipeline>> {
         self.pipeline_of(kernel, pipeline_text(kernel, self.profile().bake), checks).await
     }
 
-    /// Compiles what is missing of these kernels on all cores: drivers of real GPUs take a tenth of a second for each.
+    /// Compiles what is missing of these kernels on all cores: drivers of real GPUs take a tenth of
+    /// a second for each.
     ///
     /// # Errors
     /// As [`Gpu::pipeline`], for one of them.
@@ -110,9 +112,11 @@ impl Gpu {
             wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(text.into()) };
         let module = match checks {
             Checks::All => self.device().create_shader_module(descriptor),
-            // SAFETY: without runtime checks, an index out of bounds or an endless loop would be undefined behaviour. Kernels come here only as
-            // parts of proven implementations: the crate's own, which take their extents from the shapes that sized the buffers and are tested
-            // against the CPU reference with canaries around every tensor, and those whose authors vouch for them.
+            // SAFETY: without runtime checks, an index out of bounds or an endless loop would be
+            // undefined behaviour. Kernels come here only as parts of proven implementations: the
+            // crate's own, which take their extents from the shapes that sized the buffers and are
+            // tested against the CPU reference with canaries around every tensor, and those whose
+            // authors vouch for them.
             #[allow(
                 unsafe_code,
                 reason = "bounds branches in inner loops cost a large part of a kernel's speed"
@@ -167,7 +171,8 @@ impl Gpu {
         Pipeline { pipeline, layout, has_geometry }
     }
 
-    /// Binds buffers to a kernel: one (buffer, offset, bytes) for each of its bindings, and the step's uniform.
+    /// Binds buffers to a kernel: one (buffer, offset, bytes) for each of its bindings, and the
+    /// step's uniform.
     pub(crate) fn bind(
         &self,
         kernel: &Kernel,

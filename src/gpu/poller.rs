@@ -1,6 +1,8 @@
-//! Polls a device for futures that an executor awaits. In a browser the page's event loop does that; elsewhere nothing happens unless a
-//! thread polls. [`Gpu::block_on`](super::Gpu::block_on) is such a thread for its own future; for all others there is one thread a device,
-//! started with the first future that waits for it. It sleeps while nothing is awaited, and ends with the last handle of the device.
+//! Polls a device for futures that an executor awaits. In a browser the page's event loop does
+//! that; elsewhere nothing happens unless a thread polls. [`Gpu::block_on`](super::Gpu::block_on)
+//! is such a thread for its own future; for all others there is one thread a device, started with
+//! the first future that waits for it. It sleeps while nothing is awaited, and ends with the last
+//! handle of the device.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -41,7 +43,8 @@ impl Mailbox {
 }
 
 impl Poller {
-    /// Has the device polled until `submission` has run, or what was submitted last, and `signal` is sent.
+    /// Has the device polled until `submission` has run, or what was submitted last, and `signal`
+    /// is sent.
     ///
     /// # Errors
     /// The system's words, if it has no thread for that.
@@ -65,7 +68,8 @@ impl Poller {
 }
 
 impl Drop for Poller {
-    // The thread is not waited for: it may be the one that drops the last handle, with a task that it has woken.
+    // The thread is not waited for: it may be the one that drops the last handle, with a task that
+    // it has woken.
     fn drop(&mut self) {
         self.0.lock().ended = true;
         self.0.changed.notify_one();
@@ -100,8 +104,9 @@ pub(super) fn wait(
 /// # Errors
 /// The driver's words, if it does not answer.
 pub(super) fn answered(device: &wgpu::Device, how: wgpu::PollType) -> Result<(), String> {
-    // wgpu 30 panics where it finds the device lost while it waits, after it has called the callback that notes so. Nothing of
-    // ours is left half done by that: what is awaited never comes.
+    // wgpu 30 panics where it finds the device lost while it waits, after it has called the
+    // callback that notes so. Nothing of ours is left half done by that: what is awaited never
+    // comes.
     let polled = std::panic::catch_unwind(AssertUnwindSafe(|| device.poll(how)));
     match polled {
         Ok(polled) => polled.map(drop).map_err(|e| e.to_string()),

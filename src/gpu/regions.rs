@@ -1,5 +1,5 @@
-//! The memory that outlives a step: parameters, gradients, optimizer vectors, running statistics. Sessions with the same layout
-//! can share it, as training and evaluation do.
+//! The memory that outlives a step: parameters, gradients, optimizer vectors, running statistics.
+//! Sessions with the same layout can share it, as training and evaluation do.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,8 +42,9 @@ impl Regions {
         Ok(regions)
     }
 
-    /// The same memory, with `region` in the place of the parameters, and averaged running statistics, if there are any, in that of the others:
-    /// averages are classified with where they are.
+    /// The same memory, with `region` in the place of the parameters, and averaged running
+    /// statistics, if there are any, in that of the others: averages are classified with where they
+    /// are.
     ///
     /// # Errors
     /// [`Error::Tensor`] if there is no such region.
@@ -90,7 +91,8 @@ impl Regions {
     /// Writes one tensor of a region.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the region has no such tensor or its size differs, [`Error::Config`] if it is memory of another device.
+    /// [`Error::Tensor`] if the region has no such tensor or its size differs, [`Error::Config`] if
+    /// it is memory of another device.
     pub fn set(&self, gpu: &Gpu, region: Region, name: &str, values: &[f32]) -> Result<()> {
         let entry = self.layout.entries(region).iter().find(|e| e.name == name);
         let entry = entry.ok_or_else(|| Error::tensor(name, "is not a tensor of this network"))?;
@@ -100,8 +102,9 @@ impl Regions {
     /// Reads all tensors of a region, in order.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the layout is not the one that the memory was made for, [`Error::Config`] if it is
-    /// memory of another device, [`Error::Driver`] if the buffer cannot be read.
+    /// [`Error::Tensor`] if the layout is not the one that the memory was made for,
+    /// [`Error::Config`] if it is memory of another device, [`Error::Driver`] if the buffer cannot
+    /// be read.
     pub async fn get(&self, gpu: &Gpu, region: Region) -> Result<Vec<(&Entry, Vec<f32>)>> {
         gpu.require_own(&self.gpu)?;
         let buffer = self.buffer(region)?;

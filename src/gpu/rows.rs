@@ -5,11 +5,13 @@ use crate::error::{Error, Result};
 use crate::graph::TensorId;
 
 impl Gpu {
-    /// Copies rows (the first dimension) of a tensor that `from` keeps into rows of an input of `to`: pairs of (row there, row here). It runs
-    /// after what `from` has submitted and before what `to` submits next. Both are tensors of their plans.
+    /// Copies rows (the first dimension) of a tensor that `from` keeps into rows of an input of
+    /// `to`: pairs of (row there, row here). It runs after what `from` has submitted and before
+    /// what `to` submits next. Both are tensors of their plans.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if rows differ in shape or storage or do not exist, [`Error::Config`] if a session is on another device, and what the device reports.
+    /// [`Error::Tensor`] if rows differ in shape or storage or do not exist, [`Error::Config`] if a
+    /// session is on another device, and what the device reports.
     pub async fn copy_rows(
         &self,
         from: (&Session, TensorId),

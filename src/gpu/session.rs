@@ -1,5 +1,6 @@
-//! A plan on a device: buffers, pipelines and bind groups made once, then one submission a run, or several where one would take so long that
-//! drivers take the device for hung. Scalars come back through a ring of staging buffers without stalling the device.
+//! A plan on a device: buffers, pipelines and bind groups made once, then one submission a run, or
+//! several where one would take so long that drivers take the device for hung. Scalars come back
+//! through a ring of staging buffers without stalling the device.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -125,7 +126,8 @@ fn fitting(dispatches: &[&Dispatch], most: u64) -> usize {
     fit.count().max(1).min(dispatches.len())
 }
 
-/// What has to be checked while a node runs. Its tensors and scratch buffers must have the room that kernels count on.
+/// What has to be checked while a node runs. Its tensors and scratch buffers must have the room
+/// that kernels count on.
 fn checks(gpu: &Gpu, plan: &Plan, node: &PlannedNode) -> Result<Checks> {
     let Some((_, graph_node)) = plan.graph.nodes().nth(node.node.index()) else {
         return Err(Error::tensor(format!("node {}", node.node.index()), "is not in the planned graph"));
@@ -154,12 +156,14 @@ fn checks(gpu: &Gpu, plan: &Plan, node: &PlannedNode) -> Result<Checks> {
 }
 
 impl Session {
-    /// Allocates the plan's buffers and compiles its kernels. With `regions`, it shares the memory of another session whose plan
-    /// has the same layout. `progress` is told of each node that is ready: (done, of how many).
+    /// Allocates the plan's buffers and compiles its kernels. With `regions`, it shares the memory
+    /// of another session whose plan has the same layout. `progress` is told of each node that is
+    /// ready: (done, of how many).
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if the device has too little memory, [`Error::Kernel`] if the driver refuses a kernel, [`Error::Tensor`] if a
-    /// tensor of the plan has no place, or less than it needs, [`Error::Config`] if the memory is of another layout or another device.
+    /// [`Error::OutOfMemory`] if the device has too little memory, [`Error::Kernel`] if the driver
+    /// refuses a kernel, [`Error::Tensor`] if a tensor of the plan has no place, or less than it
+    /// needs, [`Error::Config`] if the memory is of another layout or another device.
     pub async fn new(
         gpu: &Gpu,
         plan: Arc<Plan>,
@@ -257,7 +261,8 @@ impl Session {
         Ok(())
     }
 
-    /// Cuts runs into submissions of at most so many multiply-adds, in place of what suits the adapter's class. A dispatch is never cut.
+    /// Cuts runs into submissions of at most so many multiply-adds, in place of what suits the
+    /// adapter's class. A dispatch is never cut.
     pub fn limit_submissions(&mut self, multiply_adds: u64) {
         self.most_work = multiply_adds;
     }
@@ -292,7 +297,8 @@ impl Session {
         self.dispatches.len()
     }
 
-    /// Writes an input for the next run, rounded to f16 where the tensor is stored so. `tensor` is one of [`Plan::graph`].
+    /// Writes an input for the next run, rounded to f16 where the tensor is stored so. `tensor` is
+    /// one of [`Plan::graph`].
     ///
     /// # Errors
     /// [`Error::Tensor`] if the size differs.
@@ -315,7 +321,8 @@ impl Session {
             let reason = format!("is {} and cannot take {count} values", tensor.spec);
             return Err(Error::tensor(&tensor.name, reason));
         }
-        // Writes are of whole words; what is behind an odd number of f16 belongs to no other tensor.
+        // Writes are of whole words; what is behind an odd number of f16 belongs to no other
+        // tensor.
         let (whole, rest) = bytes.split_at(bytes.len() / 4 * 4);
         let (queue, buffer) = (self.gpu.queue(), self.buffer(place)?);
         queue.write_buffer(buffer, place.offset, whole);
@@ -327,8 +334,8 @@ impl Session {
         Ok(())
     }
 
-    /// Runs the whole plan, and sends its scalars on their way to the host. Returns at once; the number of
-    /// the run is that of its [`Metrics`].
+    /// Runs the whole plan, and sends its scalars on their way to the host. Returns at once; the
+    /// number of the run is that of its [`Metrics`].
     ///
     /// # Errors
     /// Whatever the driver has reported since the last call.
@@ -337,8 +344,8 @@ impl Session {
         Ok(self.runs - 1)
     }
 
-    /// Runs the nodes of [`Plan::graph`] with these numbers: segments that follow each other do what the whole does. With `send`,
-    /// they count as a run and send the scalars.
+    /// Runs the nodes of [`Plan::graph`] with these numbers: segments that follow each other do
+    /// what the whole does. With `send`, they count as a run and send the scalars.
     ///
     /// # Errors
     /// Whatever the driver has reported since the last call.
@@ -388,7 +395,8 @@ impl Session {
         self.gpu.check("a run")
     }
 
-    /// The dispatches of a submission. Of a run that is watched, its `ends` say whether it is the first and whether it is the last one.
+    /// The dispatches of a submission. Of a run that is watched, its `ends` say whether it is the
+    /// first and whether it is the last one.
     fn record(&self, dispatches: &[&Dispatch], ends: Option<(bool, bool)>) -> wgpu::CommandEncoder {
         let mut encoder =
             self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -409,7 +417,8 @@ impl Session {
     /// The scalars that have arrived, oldest first, without waiting.
     ///
     /// # Errors
-    /// [`Error::Driver`] if reading failed, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
+    /// [`Error::Driver`] if reading failed, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that
+    /// was the cause.
     pub fn arrived(&mut self) -> Result<Vec<Metrics>> {
         #[cfg(not(target_arch = "wasm32"))]
         self.gpu.poll()?;
@@ -444,11 +453,13 @@ impl Session {
         Ok(Metrics { run: first.run, values })
     }
 
-    /// Waits until at most `limit` runs are on their way, and returns the scalars that arrived, oldest first: with a small limit
-    /// above zero the device always has work and the host does not run ahead of it.
+    /// Waits until at most `limit` runs are on their way, and returns the scalars that arrived,
+    /// oldest first: with a small limit above zero the device always has work and the host does not
+    /// run ahead of it.
     ///
     /// # Errors
-    /// [`Error::Driver`] if reading failed, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
+    /// [`Error::Driver`] if reading failed, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that
+    /// was the cause.
     pub async fn settle(&mut self, limit: usize) -> Result<Vec<Metrics>> {
         let mut arrived = self.arrived()?;
         while self.pending.len() > limit {
@@ -468,8 +479,8 @@ impl Session {
         self.gpu.finished().await
     }
 
-    /// Runs the whole plan once with a pass for each dispatch, and says when each ran, in their order. It does what a run does,
-    /// and sends no scalars.
+    /// Runs the whole plan once with a pass for each dispatch, and says when each ran, in their
+    /// order. It does what a run does, and sends no scalars.
     ///
     /// # Errors
     /// What the device reports.
@@ -483,8 +494,8 @@ impl Session {
         Ok(self.dispatches.iter().zip(intervals).map(time).collect())
     }
 
-    /// From now on, adds up how long the device works on runs that send scalars: two timestamps a run that come back with them.
-    /// Returns whether the device has timestamps.
+    /// From now on, adds up how long the device works on runs that send scalars: two timestamps a
+    /// run that come back with them. Returns whether the device has timestamps.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if the device has too little memory.
@@ -505,21 +516,25 @@ impl Session {
         Ok(true)
     }
 
-    /// Seconds that the device worked on the runs whose scalars have arrived since [`Session::watch`].
+    /// Seconds that the device worked on the runs whose scalars have arrived since
+    /// [`Session::watch`].
     pub fn busy_seconds(&self) -> Option<f64> {
         self.watch.as_ref().map(|watch| watch.seconds)
     }
 
-    /// Reads a tensor of [`Plan::graph`] that the plan keeps, dense and as f32; waits for all runs before.
+    /// Reads a tensor of [`Plan::graph`] that the plan keeps, dense and as f32; waits for all runs
+    /// before.
     ///
     /// # Errors
-    /// [`Error::Driver`] if it cannot be read, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
+    /// [`Error::Driver`] if it cannot be read, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if
+    /// that was the cause.
     pub async fn read(&self, tensor: TensorId) -> Result<Vec<f32>> {
         let reading = self.send(tensor).await?;
         self.receive(reading).await
     }
 
-    /// Sends a tensor of [`Plan::graph`] that the plan keeps on its way to the host, as it is after all runs before; more runs can follow meanwhile.
+    /// Sends a tensor of [`Plan::graph`] that the plan keeps on its way to the host, as it is after
+    /// all runs before; more runs can follow meanwhile.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if there is no room for it.
@@ -532,7 +547,8 @@ impl Session {
     /// Waits for what was sent, dense and as f32, and for no run after it.
     ///
     /// # Errors
-    /// [`Error::Config`] if it was sent by a session on another device, [`Error::Driver`] if it cannot be read, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
+    /// [`Error::Config`] if it was sent by a session on another device, [`Error::Driver`] if it
+    /// cannot be read, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
     pub async fn receive(&self, reading: Reading) -> Result<Vec<f32>> {
         let Reading { gpu, spec, view, download } = reading;
         self.gpu.require_own(&gpu)?;

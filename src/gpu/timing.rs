@@ -17,7 +17,8 @@ const EMPTY_PASSES: usize = 5;
 pub enum Clock {
     /// Timestamps that the device writes around each pass.
     Device,
-    /// The host's clock around the submission of each pass and its end, less what an empty pass takes.
+    /// The host's clock around the submission of each pass and its end, less what an empty pass
+    /// takes.
     Host,
 }
 
@@ -59,7 +60,8 @@ impl Gpu {
                 }
                 let period = f64::from(self.queue().get_timestamp_period()) * 1e-9;
                 let origin = ticks.first().copied().unwrap_or(0);
-                // Drivers may hand out ticks that go back: such a pass took no time that could be seen.
+                // Drivers may hand out ticks that go back: such a pass took no time that could be
+                // seen.
                 let since = |from: u64, to: u64| to.saturating_sub(from) as f64 * period;
                 let interval = |pair: &[u64]| Interval {
                     start: since(origin, pair[0]),

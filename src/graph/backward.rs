@@ -1,4 +1,5 @@
-//! Autodiff: walks the graph backwards from a scalar and lets every operation add the nodes of its gradient.
+//! Autodiff: walks the graph backwards from a scalar and lets every operation add the nodes of its
+//! gradient.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,14 +9,16 @@ use crate::error::{Error, Result};
 use crate::graph::{Add, Fill};
 use crate::tensor::Element;
 
-/// What [`Graph::differentiate`] found: the gradient of the loss with respect to tensors of the graph.
+/// What [`Graph::differentiate`] found: the gradient of the loss with respect to tensors of the
+/// graph.
 #[derive(Clone, Debug, Default)]
 pub struct Gradients {
     of: HashMap<TensorId, TensorId>,
 }
 
 impl Gradients {
-    /// The gradient with respect to `tensor`, if the loss depends on it and a parameter lies below it.
+    /// The gradient with respect to `tensor`, if the loss depends on it and a parameter lies below
+    /// it.
     pub fn of(&self, tensor: TensorId) -> Option<TensorId> {
         self.of.get(&tensor).copied()
     }
@@ -66,7 +69,8 @@ impl Backward<'_> {
         self.graph.tensor_ref(tensor).spec.element
     }
 
-    /// Adds a node that is no contribution by itself, and returns its outputs. `suffix` tells it from its layer's other nodes.
+    /// Adds a node that is no contribution by itself, and returns its outputs. `suffix` tells it
+    /// from its layer's other nodes.
     ///
     /// # Errors
     /// [`Error::Layer`] if the operation refuses its inputs.
@@ -80,7 +84,8 @@ impl Backward<'_> {
         self.graph.node(name, Arc::new(op), inputs)
     }
 
-    /// Adds the result of `op` to the gradient with respect to an input. Nothing happens if nobody needs that gradient.
+    /// Adds the result of `op` to the gradient with respect to an input. Nothing happens if nobody
+    /// needs that gradient.
     ///
     /// # Errors
     /// [`Error::Layer`] if the operation refuses its inputs.
@@ -147,9 +152,10 @@ impl Backward<'_> {
 }
 
 impl Graph {
-    /// Adds the backward graph of the scalar `loss`, and gives each trained parameter's gradient its place in the gradient
-    /// region: zeros for parameters that the loss does not depend on; those of frozen parameters are never written. To start from several losses, or a part of them, give a
-    /// weighted sum of them.
+    /// Adds the backward graph of the scalar `loss`, and gives each trained parameter's gradient
+    /// its place in the gradient region: zeros for parameters that the loss does not depend on;
+    /// those of frozen parameters are never written. To start from several losses, or a part of
+    /// them, give a weighted sum of them.
     ///
     /// # Errors
     /// [`Error::Tensor`] if `loss` is not a scalar, and shape errors of the nodes that are added.
@@ -157,8 +163,8 @@ impl Graph {
         self.differentiate_scaled(loss, None)
     }
 
-    /// As [`Graph::differentiate`], with the loss scaled by the scalar `scale` in place of the step's loss scale: all gradients come
-    /// out multiplied by it.
+    /// As [`Graph::differentiate`], with the loss scaled by the scalar `scale` in place of the
+    /// step's loss scale: all gradients come out multiplied by it.
     ///
     /// # Errors
     /// As [`Graph::differentiate`]; [`Error::Tensor`] if `scale` is not like the loss.
@@ -195,11 +201,13 @@ impl Graph {
         Ok(gradients)
     }
 
-    /// Adds the nodes of the gradient of the scalar `score` with respect to one tensor and to nothing else: what lies below that tensor need
-    /// not be differentiable, and parameters get no gradients.
+    /// Adds the nodes of the gradient of the scalar `score` with respect to one tensor and to
+    /// nothing else: what lies below that tensor need not be differentiable, and parameters get no
+    /// gradients.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if `score` is not a scalar or does not depend on the tensor, and shape errors of the nodes that are added.
+    /// [`Error::Tensor`] if `score` is not a scalar or does not depend on the tensor, and shape
+    /// errors of the nodes that are added.
     pub fn gradient_of(&mut self, score: TensorId, with_respect_to: TensorId) -> Result<TensorId> {
         let needed = self.depends_on(|id, _| id == with_respect_to);
         let found = self.walk_back(score, None, &needed)?.of(with_respect_to);

@@ -1,5 +1,5 @@
-//! A pass that joins the gradients of ReLUs with what they mask: most are no nodes of their own then, and the tensor is not read and
-//! written once more.
+//! A pass that joins the gradients of ReLUs with what they mask: most are no nodes of their own
+//! then, and the tensor is not read and written once more.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,8 +24,9 @@ struct Masks<'a> {
 }
 
 impl Graph {
-    /// Joins the gradients of ReLUs with the nodes whose results they mask, where an operation knows how ([`Operation::masked`]). The
-    /// gradient of a concatenation is masked as a whole, where each of its windows would be. Tensors in `keep` stay.
+    /// Joins the gradients of ReLUs with the nodes whose results they mask, where an operation
+    /// knows how ([`Operation::masked`]). The gradient of a concatenation is masked as a whole,
+    /// where each of its windows would be. Tensors in `keep` stay.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
@@ -70,7 +71,8 @@ impl Masks<'_> {
         }
     }
 
-    /// The activation that masks a tensor, and the node that does it, if that is all that is done with the tensor.
+    /// The activation that masks a tensor, and the node that does it, if that is all that is done
+    /// with the tensor.
     fn mask(&self, tensor: TensorId) -> Option<(usize, TensorId)> {
         let index = self.reader(tensor)?;
         let node = &self.graph.nodes[index];
@@ -91,7 +93,8 @@ impl Masks<'_> {
         Some(Joined { op, activation, masks })
     }
 
-    /// For the gradient of a concatenation: the concatenation, and the masks of its windows, if they are all that is done with it.
+    /// For the gradient of a concatenation: the concatenation, and the masks of its windows, if
+    /// they are all that is done with it.
     fn windows(&self, whole: TensorId) -> Option<(TensorId, Vec<(usize, TensorId)>)> {
         if self.kept.contains(&whole) {
             return None;

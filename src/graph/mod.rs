@@ -1,5 +1,6 @@
-//! The graph: tensors and the operations that make them, in the order in which they run. Shapes are inferred and checked when
-//! a node is added; autodiff, pruning and fusion turn one graph into another.
+//! The graph: tensors and the operations that make them, in the order in which they run. Shapes are
+//! inferred and checked when a node is added; autodiff, pruning and fusion turn one graph into
+//! another.
 
 mod backward;
 mod masks;
@@ -56,7 +57,8 @@ pub enum Initializer {
     Constant(f32),
     /// Uniform in ±sqrt(3 / `fan`): Caffe's `xavier` filler.
     Xavier {
-        /// Inputs of one output (Caffe's default), or the mean of these and the outputs of one input (Glorot and Bengio 2010).
+        /// Inputs of one output (Caffe's default), or the mean of these and the outputs of one
+        /// input (Glorot and Bengio 2010).
         fan: f64,
     },
     /// Normal with variance 2 / `fan_in`: He et al. 2015.
@@ -69,8 +71,8 @@ pub enum Initializer {
 /// What the optimizer and the initialisation need to know of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ParameterInfo {
-    /// Factor on the learning rate (Caffe's `lr_mult`). A parameter with zero is frozen: it gets no gradient, and nothing is differentiated
-    /// that only frozen parameters lie below.
+    /// Factor on the learning rate (Caffe's `lr_mult`). A parameter with zero is frozen: it gets no
+    /// gradient, and nothing is differentiated that only frozen parameters lie below.
     pub rate: f32,
     /// Factor on the weight decay (Caffe's `decay_mult`).
     pub decay: f32,
@@ -100,7 +102,8 @@ pub enum Role {
     Flat(Region),
     /// Made by a node.
     Value,
-    /// Made by a node, and lies in the gradient region where this parameter lies among the parameters.
+    /// Made by a node, and lies in the gradient region where this parameter lies among the
+    /// parameters.
     Gradient(TensorId),
 }
 
@@ -130,7 +133,8 @@ pub struct Node {
     pub outputs: Vec<TensorId>,
 }
 
-/// Tensors and nodes in single-assignment form: each tensor is made by at most one node, before any node reads it.
+/// Tensors and nodes in single-assignment form: each tensor is made by at most one node, before any
+/// node reads it.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     tensors: Vec<Tensor>,
@@ -167,7 +171,8 @@ impl Graph {
     /// Adds a node and returns all its outputs.
     ///
     /// # Errors
-    /// [`Error::Layer`] with the layer's name and the shapes, if the operation cannot work on these inputs.
+    /// [`Error::Layer`] with the layer's name and the shapes, if the operation cannot work on these
+    /// inputs.
     pub fn node(
         &mut self,
         name: impl Into<String>,
@@ -288,7 +293,8 @@ impl Graph {
     }
 }
 
-/// Refuses a tensor whose size would overflow what is computed from it, and one without elements, for which there is no kernel.
+/// Refuses a tensor whose size would overflow what is computed from it, and one without elements,
+/// for which there is no kernel.
 fn countable(spec: &Spec) -> Result<(), String> {
     if spec.shape.volume() == 0 {
         return Err(format!("a tensor of {} has no elements", spec.shape));

@@ -1,5 +1,5 @@
-//! What every operation can say about itself: shapes, gradient, storage, kernels. The engine knows operations only through
-//! this trait; it never matches on their names.
+//! What every operation can say about itself: shapes, gradient, storage, kernels. The engine knows
+//! operations only through this trait; it never matches on their names.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -13,7 +13,8 @@ use crate::tensor::Spec;
 /// A statement that two tensors of a node share storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alias {
-    /// The kernel rewrites `input` in place and the result is `output`: both have the same shape. Kernels bind the output only.
+    /// The kernel rewrites `input` in place and the result is `output`: both have the same shape.
+    /// Kernels bind the output only.
     InPlace {
         /// Position among the node's outputs.
         output: usize,
@@ -29,7 +30,8 @@ pub enum Alias {
         /// First channel of the window.
         channel: usize,
     },
-    /// `input` is a window of the channels of `output`, starting at `channel`: its producer writes there, nothing runs.
+    /// `input` is a window of the channels of `output`, starting at `channel`: its producer writes
+    /// there, nothing runs.
     Gather {
         /// Position among the node's outputs.
         output: usize,
@@ -47,11 +49,13 @@ pub enum Inference {
     Same,
     /// It disappears: its first output is its first input (dropout).
     Identity,
-    /// Another operation with the same inputs and the first of the outputs takes its place (batch norm, max pool).
+    /// Another operation with the same inputs and the first of the outputs takes its place (batch
+    /// norm, max pool).
     Replace(Arc<dyn Operation>),
 }
 
-/// One operation of the graph, forward or backward. Values of this type hold attributes (stride, padding) and no tensors.
+/// One operation of the graph, forward or backward. Values of this type hold attributes (stride,
+/// padding) and no tensors.
 pub trait Operation: Any + Debug + Send + Sync {
     /// The name by which shader, kernel, twin and test are found, for example `conv`.
     fn name(&self) -> &'static str;
@@ -62,8 +66,9 @@ pub trait Operation: Any + Debug + Send + Sync {
     /// The reason, with the shapes, if the operation cannot work on these inputs.
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String>;
 
-    /// Adds to the graph what the gradient of this node needs. Operations without a gradient (optimizers, the backward
-    /// operations themselves) keep the default, which contributes nothing.
+    /// Adds to the graph what the gradient of this node needs. Operations without a gradient
+    /// (optimizers, the backward operations themselves) keep the default, which contributes
+    /// nothing.
     ///
     /// # Errors
     /// Shape errors of the nodes that it adds.
@@ -71,7 +76,8 @@ pub trait Operation: Any + Debug + Send + Sync {
         Ok(())
     }
 
-    /// Which of its tensors share storage. The planner sees to it that they do, with a copy where it must.
+    /// Which of its tensors share storage. The planner sees to it that they do, with a copy where
+    /// it must.
     fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
         Vec::new()
     }
@@ -81,7 +87,8 @@ pub trait Operation: Any + Debug + Send + Sync {
         None
     }
 
-    /// As [`Operation::fuse`], where the result has no gradient: for inference. Inputs of `next` after its first follow those of this one.
+    /// As [`Operation::fuse`], where the result has no gradient: for inference. Inputs of `next`
+    /// after its first follow those of this one.
     fn fold(&self, _next: &dyn Operation) -> Option<Arc<dyn Operation>> {
         None
     }
@@ -91,13 +98,15 @@ pub trait Operation: Any + Debug + Send + Sync {
         Inference::Same
     }
 
-    /// The variant that takes one more input of its output's shape and adds its result to it in place.
+    /// The variant that takes one more input of its output's shape and adds its result to it in
+    /// place.
     fn accumulating(&self) -> Option<Arc<dyn Operation>> {
         None
     }
 
-    /// The variant that leaves zeros where an activation of its output's shape is not above zero: the gradient of the ReLU that the activation
-    /// came out of, taken along. The activation is the input `own`, or, with none, one more input, the last.
+    /// The variant that leaves zeros where an activation of its output's shape is not above zero:
+    /// the gradient of the ReLU that the activation came out of, taken along. The activation is the
+    /// input `own`, or, with none, one more input, the last.
     fn masked(&self, _own: Option<usize>) -> Option<Arc<dyn Operation>> {
         None
     }
@@ -107,7 +116,8 @@ pub trait Operation: Any + Debug + Send + Sync {
         false
     }
 
-    /// The ways to run it on a device with this profile, the best default first. An empty list means that nothing needs to run.
+    /// The ways to run it on a device with this profile, the best default first. An empty list
+    /// means that nothing needs to run.
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation>;
 
     /// Multiply-adds of one run.

@@ -55,7 +55,8 @@ impl Rewritten {
         }
     }
 
-    /// Copies a node, with another operation; `outputs` are the old tensors that its outputs stand for.
+    /// Copies a node, with another operation; `outputs` are the old tensors that its outputs stand
+    /// for.
     pub(super) fn copy(
         &mut self,
         old: &Graph,
@@ -90,7 +91,8 @@ impl Rewritten {
 }
 
 impl Graph {
-    /// Only what these tensors need: nodes, parameters and inputs that none of them depends on are gone.
+    /// Only what these tensors need: nodes, parameters and inputs that none of them depends on are
+    /// gone.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
@@ -109,7 +111,8 @@ impl Graph {
             }
         }
         let mut result = Rewritten::new();
-        // Leaves keep their order, so that regions are laid out alike whatever order the nodes use them in.
+        // Leaves keep their order, so that regions are laid out alike whatever order the nodes use
+        // them in.
         for (id, tensor) in self.tensors() {
             if tensor.producer.is_none() && wanted.contains(&id) {
                 result.leaf(self, id);
@@ -123,8 +126,9 @@ impl Graph {
         Ok(result)
     }
 
-    /// The part of the graph between `inputs` and `outputs`: what [`Graph::prune`] keeps, but each of `inputs` is an input that the host or
-    /// another part of the graph writes, and what lies before them is gone.
+    /// The part of the graph between `inputs` and `outputs`: what [`Graph::prune`] keeps, but each
+    /// of `inputs` is an input that the host or another part of the graph writes, and what lies
+    /// before them is gone.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
@@ -137,7 +141,8 @@ impl Graph {
         open.prune_until(outputs, inputs)
     }
 
-    /// The graph as it is evaluated and not trained: dropout is gone, batch norm uses its running statistics.
+    /// The graph as it is evaluated and not trained: dropout is gone, batch norm uses its running
+    /// statistics.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
@@ -161,8 +166,9 @@ impl Graph {
         Ok(result)
     }
 
-    /// The graph with its f32 inputs stored as `element`, and all that nodes make of them likewise: activations, and in a graph that is
-    /// differentiated later their gradients. Parameters, statistics and losses stay f32.
+    /// The graph with its f32 inputs stored as `element`, and all that nodes make of them likewise:
+    /// activations, and in a graph that is differentiated later their gradients. Parameters,
+    /// statistics and losses stay f32.
     ///
     /// # Errors
     /// [`Error::Layer`](crate::Error::Layer) if an operation cannot work on such tensors.
@@ -182,7 +188,8 @@ impl Graph {
         Ok(result)
     }
 
-    /// Joins nodes with the one node that reads them where an operation knows how ([`Operation::fuse`]). Tensors in `keep` stay.
+    /// Joins nodes with the one node that reads them where an operation knows how
+    /// ([`Operation::fuse`]). Tensors in `keep` stay.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
@@ -190,7 +197,8 @@ impl Graph {
         self.join(keep, Operation::fuse)
     }
 
-    /// As [`Graph::fuse`], for a graph that is not differentiated: batch norm goes into the convolution before it too ([`Operation::fold`]).
+    /// As [`Graph::fuse`], for a graph that is not differentiated: batch norm goes into the
+    /// convolution before it too ([`Operation::fold`]).
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.

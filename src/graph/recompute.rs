@@ -1,5 +1,5 @@
-//! A pass that trades time for memory: values of the forward pass that only the backward pass reads later are made again there
-//! (Chen et al., "Training deep nets with sublinear memory cost", 2016).
+//! A pass that trades time for memory: values of the forward pass that only the backward pass reads
+//! later are made again there (Chen et al., "Training deep nets with sublinear memory cost", 2016).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,10 +18,11 @@ struct Recompute<'a> {
 }
 
 impl Graph {
-    /// Cuts the first `forward` nodes, which must not depend on the others, into segments of about equal bytes, where few values are read
-    /// across the cut. Of each segment but the last the backward pass keeps what later segments read, and makes the rest again when it
-    /// gets there. Tensors in `keep`, and nodes that change statistics, stay as they are. The results are the same: dropout's
-    /// masks do not depend on when they are drawn.
+    /// Cuts the first `forward` nodes, which must not depend on the others, into segments of about
+    /// equal bytes, where few values are read across the cut. Of each segment but the last the
+    /// backward pass keeps what later segments read, and makes the rest again when it gets there.
+    /// Tensors in `keep`, and nodes that change statistics, stay as they are. The results are the
+    /// same: dropout's masks do not depend on when they are drawn.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
@@ -108,7 +109,8 @@ impl Graph {
 }
 
 impl Recompute<'_> {
-    /// What the backward pass reads for a tensor: itself if it was kept, else what is made again, once, with all that it needs.
+    /// What the backward pass reads for a tensor: itself if it was kept, else what is made again,
+    /// once, with all that it needs.
     fn at_hand(&mut self, tensor: TensorId) -> Result<TensorId> {
         let graph = self.graph;
         let dropped = graph.tensor_ref(tensor).producer.filter(|_| self.dropped.contains(&tensor));

@@ -1,5 +1,6 @@
-//! Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", 2017): one number that a softmax's logits are divided by, so
-//! that its probabilities mean what they say. It changes no prediction.
+//! Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", 2017): one number
+//! that a softmax's logits are divided by, so that its probabilities mean what they say. It changes
+//! no prediction.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,13 +20,15 @@ pub struct Calibration {
 /// Temperatures beyond these say only that there were too few images.
 const RANGE: (f64, f64) = (0.05, 20.0);
 
-/// The temperature with the least mean negative log-likelihood of the labels. Without images it is 1.
+/// The temperature with the least mean negative log-likelihood of the labels. Without images it is
+/// 1.
 pub fn calibrate(logits: &[Vec<f32>], labels: &[u32]) -> Calibration {
     let before = nll(logits, labels, 1.0);
     if logits.is_empty() {
         return Calibration { temperature: 1.0, before, after: before };
     }
-    // The likelihood is concave in 1 / T, so it has one peak in log T, which golden sections close in on.
+    // The likelihood is concave in 1 / T, so it has one peak in log T, which golden sections close
+    // in on.
     let ratio = (5f64.sqrt() - 1.0) / 2.0;
     let (mut low, mut high) = (RANGE.0.ln(), RANGE.1.ln());
     while high - low > 1e-4 {
@@ -53,7 +56,8 @@ fn nll(logits: &[Vec<f32>], labels: &[u32], temperature: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Images whose label is drawn from the softmax of their logits, without chance: label 0 for the share that its probability says.
+    /// Images whose label is drawn from the softmax of their logits, without chance: label 0 for
+    /// the share that its probability says.
     fn honest(factor: f32) -> (Vec<Vec<f32>>, Vec<u32>) {
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         for step in 0..20 {

@@ -53,7 +53,8 @@ impl Evaluation {
     /// Takes up one image.
     pub fn add(&mut self, probabilities: &[f32], label: usize) {
         let of_label = probabilities.get(label).copied().unwrap_or(0.0);
-        // As on the device, the first of equals is the prediction, and what is no number is never right.
+        // As on the device, the first of equals is the prediction, and what is no number is never
+        // right.
         let behind = |(class, p): &(usize, &f32)| **p < of_label || (**p == of_label && *class >= label);
         let rank = probabilities.len() - probabilities.iter().enumerate().filter(behind).count();
         let likely = if of_label.is_nan() { of_label } else { of_label.max(f32::MIN_POSITIVE) };
@@ -78,7 +79,8 @@ pub struct Classifier {
     pushed: VecDeque<(Reading, Vec<bool>)>,
 }
 
-/// The evaluation graph of a network, pruned to the logits of its main head, with a softmax behind them.
+/// The evaluation graph of a network, pruned to the logits of its main head, with a softmax behind
+/// them.
 #[derive(Debug)]
 pub struct InferenceGraph {
     /// The nodes.
@@ -95,7 +97,8 @@ impl InferenceGraph {
     /// Builds it for batches of `batch` images with activations stored as `element`.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`], [`Error::Config`] or [`Error::Layer`] for a network that cannot be built.
+    /// [`Error::OutOfRange`], [`Error::Config`] or [`Error::Layer`] for a network that cannot be
+    /// built.
     pub fn new(network: &GoogLeNet, batch: usize, element: Element) -> Result<Self> {
         let net = network.build(batch)?.stored_as(element)?;
         let lost = || Error::tensor("logits", "were lost by a pass");
@@ -112,11 +115,12 @@ impl InferenceGraph {
         Ok(Self { graph, input, logits, probabilities })
     }
 
-    /// Plans it as a classifier on this device does, on memory of its own or with the layout of another plan.
+    /// Plans it as a classifier on this device does, on memory of its own or with the layout of
+    /// another plan.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device cannot store activations so,
-    /// [`Error::Tensor`] if the layout lacks a parameter.
+    /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device
+    /// cannot store activations so, [`Error::Tensor`] if the layout lacks a parameter.
     pub fn plan(&self, gpu: &Gpu, layout: Option<Arc<Layout>>) -> Result<Plan> {
         gpu.require_all(&self.graph)?;
         let options = PlanOptions {
@@ -131,12 +135,13 @@ impl InferenceGraph {
 }
 
 impl Classifier {
-    /// A classifier with these weights, on memory of its own, with activations stored as `element`. Aux heads among the weights are left
-    /// out; they need not be there. Averages are not looked at: [`TrainingState::averaged`] puts them in the place of the weights.
+    /// A classifier with these weights, on memory of its own, with activations stored as `element`.
+    /// Aux heads among the weights are left out; they need not be there. Averages are not looked
+    /// at: [`TrainingState::averaged`] puts them in the place of the weights.
     ///
     /// # Errors
-    /// [`Error::Tensor`] naming a weight that is missing or misshapen, [`Error::NoF16`] if the device cannot store activations so, and
-    /// what the device reports.
+    /// [`Error::Tensor`] naming a weight that is missing or misshapen, [`Error::NoF16`] if the
+    /// device cannot store activations so, and what the device reports.
     pub async fn new(
         gpu: &Gpu,
         network: &GoogLeNet,
@@ -149,7 +154,8 @@ impl Classifier {
         Ok(classifier)
     }
 
-    /// A classifier with the parameters that training from this seed begins with: for measurements, which need no weights.
+    /// A classifier with the parameters that training from this seed begins with: for measurements,
+    /// which need no weights.
     ///
     /// # Errors
     /// As [`Classifier::new`].
@@ -211,7 +217,8 @@ impl Classifier {
         self.session.read(self.logits).await
     }
 
-    /// The probabilities of each class for each image of a batch, its missing rows left out. What was pushed and not pulled is forgotten.
+    /// The probabilities of each class for each image of a batch, its missing rows left out. What
+    /// was pushed and not pulled is forgotten.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
@@ -221,8 +228,8 @@ impl Classifier {
         Ok(self.pull().await?.unwrap_or_default())
     }
 
-    /// Sends a batch on its way through the network. With the next one pushed before this one is pulled, the device does not wait for
-    /// the host.
+    /// Sends a batch on its way through the network. With the next one pushed before this one is
+    /// pulled, the device does not wait for the host.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
@@ -235,7 +242,8 @@ impl Classifier {
         Ok(())
     }
 
-    /// The probabilities of the oldest batch that was pushed and not pulled, as [`Classifier::probabilities`]; none if there is none.
+    /// The probabilities of the oldest batch that was pushed and not pulled, as
+    /// [`Classifier::probabilities`]; none if there is none.
     ///
     /// # Errors
     /// What the device reports.
@@ -261,10 +269,13 @@ impl Classifier {
         self.session.profile(&Step::default(), clock).await
     }
 
-    /// The classes of preprocessed images ([`Preprocessing::apply`](crate::data::Preprocessing::apply)), most probable first, for each image.
+    /// The classes of preprocessed images
+    /// ([`Preprocessing::apply`](crate::data::Preprocessing::apply)), most probable first, for each
+    /// image.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if an image has the wrong size or gives no numbers, and what the device reports.
+    /// [`Error::Tensor`] if an image has the wrong size or gives no numbers, and what the device
+    /// reports.
     pub async fn classify(&mut self, images: &[Vec<f32>]) -> Result<Vec<Vec<Prediction>>> {
         let mut results = Vec::with_capacity(images.len());
         for chunk in images.chunks(self.batch) {

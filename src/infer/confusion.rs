@@ -8,7 +8,8 @@ use serde::{Serialize, Serializer};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confusion {
     classes: usize,
-    /// By label and prediction, where there are any: most of many thousand classes are never taken for each other.
+    /// By label and prediction, where there are any: most of many thousand classes are never taken
+    /// for each other.
     counts: BTreeMap<(usize, usize), u64>,
 }
 
@@ -25,11 +26,13 @@ pub struct ClassMetrics {
     pub precision: Option<f64>,
     /// Share of the images with this label that are predicted so; none if there are none.
     pub recall: Option<f64>,
-    /// The harmonic mean of precision and recall, 2 correct / (support + predicted); none if the class occurs in neither.
+    /// The harmonic mean of precision and recall, 2 correct / (support + predicted); none if the
+    /// class occurs in neither.
     pub f1: Option<f64>,
 }
 
-/// Means over the classes that have images, each class counting alike. What a class has none of counts as zero.
+/// Means over the classes that have images, each class counting alike. What a class has none of
+/// counts as zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct MeanMetrics {
     /// Mean precision.
@@ -104,7 +107,8 @@ impl Confusion {
         MeanMetrics { precision: mean(|m| m.precision), recall: mean(|m| m.recall), f1: mean(|m| m.f1) }
     }
 
-    /// The pairs of label and prediction that are confused most often, with their counts; at most `most` of them.
+    /// The pairs of label and prediction that are confused most often, with their counts; at most
+    /// `most` of them.
     pub fn most_confused(&self, most: usize) -> Vec<(usize, usize, u64)> {
         let cells = self.counts.iter().map(|((label, prediction), count)| (*label, *prediction, *count));
         let mut wrong: Vec<_> = cells.filter(|(label, prediction, _)| label != prediction).collect();
@@ -125,7 +129,8 @@ impl Serialize for Confusion {
 mod tests {
     use super::*;
 
-    /// Label 0: 3 right, 1 taken for 1. Label 1: 2 right, 2 taken for 0. No image of class 2, and 1 of label 0 taken for it.
+    /// Label 0: 3 right, 1 taken for 1. Label 1: 2 right, 2 taken for 0. No image of class 2, and 1
+    /// of label 0 taken for it.
     fn example() -> Confusion {
         let mut confusion = Confusion::new(3);
         let images = [(0, 0), (0, 0), (0, 0), (0, 1), (0, 2), (1, 1), (1, 1), (1, 0), (1, 0)];

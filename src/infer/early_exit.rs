@@ -1,9 +1,10 @@
-//! Early exit: a network in stages that end at its softmaxes. An image whose softmax is sure goes no further (Teerapittayanon et al.,
-//! "BranchyNet", 2016); GoogLeNet has the branches already.
+//! Early exit: a network in stages that end at its softmaxes. An image whose softmax is sure goes
+//! no further (Teerapittayanon et al., "BranchyNet", 2016); GoogLeNet has the branches already.
 //!
-//! Each stage is a plan of its own over the same parameters: up to aux1, on from inception 4a to aux2, on from 4d to the main softmax. The
-//! activation of an image that goes on is copied on the device into the next free row of the next stage's batch, and that stage runs when
-//! its batch is full: what later stages run is in proportion to the images that reach them.
+//! Each stage is a plan of its own over the same parameters: up to aux1, on from inception 4a to
+//! aux2, on from 4d to the main softmax. The activation of an image that goes on is copied on the
+//! device into the next free row of the next stage's batch, and that stage runs when its batch is
+//! full: what later stages run is in proportion to the images that reach them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,9 +27,11 @@ use crate::train::upload_weights;
 /// When a softmax is sure enough.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exit {
-    /// The probability of its most probable class at which an image goes no further; above 1, every image goes all the way.
+    /// The probability of its most probable class at which an image goes no further; above 1, every
+    /// image goes all the way.
     pub threshold: f32,
-    /// What the logits of each softmax are divided by first, in the order in which they come: aux1, aux2, main. 1 where there are fewer.
+    /// What the logits of each softmax are divided by first, in the order in which they come: aux1,
+    /// aux2, main. 1 where there are fewer.
     pub temperatures: Vec<f32>,
 }
 
@@ -78,7 +81,8 @@ pub struct EarlyExit {
     batch: usize,
     classes: usize,
     images: u64,
-    /// Logits of all stages that are on their way, with the labels of their batch, the oldest first.
+    /// Logits of all stages that are on their way, with the labels of their batch, the oldest
+    /// first.
     sent: VecDeque<(Vec<Reading>, Vec<u32>)>,
 }
 
@@ -110,12 +114,14 @@ struct StageGraph {
 type Row = (usize, u64);
 
 impl EarlyExit {
-    /// A classifier with these weights, on memory of its own, for batches of `batch` images with activations stored as `element`. A network
-    /// without auxiliary softmaxes has a single stage. Averages are not looked at: [`TrainingState::averaged`] puts them in the place of the weights.
+    /// A classifier with these weights, on memory of its own, for batches of `batch` images with
+    /// activations stored as `element`. A network without auxiliary softmaxes has a single stage.
+    /// Averages are not looked at: [`TrainingState::averaged`] puts them in the place of the
+    /// weights.
     ///
     /// # Errors
-    /// [`Error::Tensor`] naming a weight that is missing or misshapen, [`Error::NoF16`] if the device cannot store activations so, and
-    /// what the device reports.
+    /// [`Error::Tensor`] naming a weight that is missing or misshapen, [`Error::NoF16`] if the
+    /// device cannot store activations so, and what the device reports.
     pub async fn new(
         gpu: &Gpu,
         network: &GoogLeNet,
@@ -211,8 +217,9 @@ impl EarlyExit {
         self.stages.iter().map(|s| s.runs * s.session.dispatch_count() as u64).sum()
     }
 
-    /// Classifies the images of a batch; its missing rows are left out. Returns what is answered so far, in no order: some of these
-    /// images, and earlier ones that went on, may still wait for the batch of a later stage to fill up.
+    /// Classifies the images of a batch; its missing rows are left out. Returns what is answered so
+    /// far, in no order: some of these images, and earlier ones that went on, may still wait for
+    /// the batch of a later stage to fill up.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
@@ -248,7 +255,8 @@ impl EarlyExit {
     /// Runs a stage, and every later one whose batch fills up.
     async fn advance(&mut self, stage: usize, exit: &Exit, answers: &mut Vec<Answer>) -> Result<()> {
         let unsure = self.run(stage, exit, answers).await?;
-        // Rows that have still to be copied on; the deepest stage first, for no stage may run again while rows of it wait.
+        // Rows that have still to be copied on; the deepest stage first, for no stage may run again
+        // while rows of it wait.
         let mut moves = vec![(stage, unsure)];
         while let Some((stage, rows)) = moves.pop() {
             let next = stage + 1;
@@ -279,7 +287,8 @@ impl EarlyExit {
         Ok(())
     }
 
-    /// Runs a stage on what is in its input. Images that it is sure of are answered, the others returned.
+    /// Runs a stage on what is in its input. Images that it is sure of are answered, the others
+    /// returned.
     async fn run(&mut self, stage: usize, exit: &Exit, answers: &mut Vec<Answer>) -> Result<Vec<Row>> {
         let logits = self.submit(stage).await?;
         let last = stage + 1 == self.stages.len();
@@ -310,19 +319,21 @@ impl EarlyExit {
         Ok(values.chunks(classes).map(<[f32]>::to_vec).collect())
     }
 
-    /// The logits of every softmax for a batch, none left out: what thresholds and temperatures are chosen by. No image may wait; what
-    /// [`EarlyExit::push_all`] has sent and nobody pulled is forgotten.
+    /// The logits of every softmax for a batch, none left out: what thresholds and temperatures are
+    /// chosen by. No image may wait; what [`EarlyExit::push_all`] has sent and nobody pulled is
+    /// forgotten.
     ///
     /// # Errors
-    /// [`Error::Config`] if images wait, [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    /// [`Error::Config`] if images wait, [`Error::Tensor`] if the batch has the wrong size, and
+    /// what the device reports.
     pub async fn all_heads(&mut self, batch: &Batch) -> Result<HeadLogits> {
         self.sent.clear();
         self.push_all(batch).await?;
         Ok(self.pull_all().await?.unwrap_or_default())
     }
 
-    /// Sends a batch through all stages, whatever each softmax says. With the next one pushed before this one is pulled, the device does not
-    /// wait for the host.
+    /// Sends a batch through all stages, whatever each softmax says. With the next one pushed
+    /// before this one is pulled, the device does not wait for the host.
     ///
     /// # Errors
     /// As [`EarlyExit::all_heads`].
@@ -347,7 +358,8 @@ impl EarlyExit {
         self.gpu.check("classifying")
     }
 
-    /// The logits of the oldest batch that was pushed and not pulled, its missing rows left out; none if there is none.
+    /// The logits of the oldest batch that was pushed and not pulled, its missing rows left out;
+    /// none if there is none.
     ///
     /// # Errors
     /// What the device reports.
@@ -370,7 +382,8 @@ impl EarlyExit {
         self.sent.clear();
     }
 
-    /// Seconds that a run of each stage takes, read-back included: the least of `runs` runs after a first that does not count.
+    /// Seconds that a run of each stage takes, read-back included: the least of `runs` runs after a
+    /// first that does not count.
     ///
     /// # Errors
     /// What the device reports.
@@ -392,7 +405,8 @@ impl EarlyExit {
     }
 }
 
-/// The network cut at the activations that its heads branch off from, and the layout of all its parameters.
+/// The network cut at the activations that its heads branch off from, and the layout of all its
+/// parameters.
 fn stages(network: &GoogLeNet, batch: usize, element: Element) -> Result<(Vec<StageGraph>, Layout)> {
     let net = network.build(batch)?.stored_as(element)?;
     let evaluation = net.graph.evaluation()?;

@@ -1,4 +1,5 @@
-//! One or several classifiers over one or several crops of each image: softmaxes are averaged (Szegedy et al. 2014, section 7).
+//! One or several classifiers over one or several crops of each image: softmaxes are averaged
+//! (Szegedy et al. 2014, section 7).
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -7,8 +8,8 @@ use crate::data::{Batch, Loader};
 use crate::error::Result;
 use crate::infer::{Classifier, numbers};
 
-/// A classifier with the images as it takes them. The loaders of all members give the same images in the same order and batches of the same
-/// size.
+/// A classifier with the images as it takes them. The loaders of all members give the same images
+/// in the same order and batches of the same size.
 #[derive(Debug)]
 pub struct Member {
     /// The network.
@@ -48,9 +49,9 @@ struct Pending {
     sums: Vec<(usize, Vec<f32>)>,
 }
 
-/// Classifies every image with every member. `views` rows that follow each other are crops of one image
-/// ([`CropTest::views`](crate::data::CropTest::views)). `observe` sees the images in their order and may end it early; those that
-/// cannot be read are left out.
+/// Classifies every image with every member. `views` rows that follow each other are crops of one
+/// image ([`CropTest::views`](crate::data::CropTest::views)). `observe` sees the images in their
+/// order and may end it early; those that cannot be read are left out.
 ///
 /// # Errors
 /// What the loaders and the device report.

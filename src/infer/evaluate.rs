@@ -8,7 +8,8 @@ use crate::data::{Batch, Loader};
 use crate::error::Result;
 use crate::train::IN_FLIGHT;
 
-/// Classifies every image that the loader gives. `observe` is told how many images are done and may end the evaluation early.
+/// Classifies every image that the loader gives. `observe` is told how many images are done and may
+/// end the evaluation early.
 ///
 /// # Errors
 /// What the loader and the device report.
@@ -42,8 +43,8 @@ pub async fn evaluate(
     Ok(evaluation)
 }
 
-/// What every softmax is worth over a loader's images, in the order in which they come: the main one is the last. `observe` is called after
-/// each batch and can end the evaluation.
+/// What every softmax is worth over a loader's images, in the order in which they come: the main
+/// one is the last. `observe` is called after each batch and can end the evaluation.
 ///
 /// # Errors
 /// What the loader and the device report.

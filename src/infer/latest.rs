@@ -5,8 +5,8 @@ use crate::error::Result;
 use crate::train::Trainer;
 
 impl Trainer {
-    /// A classifier that can stop at each softmax, reading this trainer's parameters where they are: it always sees the latest, the averaged
-    /// ones if it averages.
+    /// A classifier that can stop at each softmax, reading this trainer's parameters where they
+    /// are: it always sees the latest, the averaged ones if it averages.
     ///
     /// # Errors
     /// As [`EarlyExit::new`].
@@ -14,8 +14,8 @@ impl Trainer {
         EarlyExit::sharing(self.gpu(), self.network(), batch, self.element(), self.inference_regions()?).await
     }
 
-    /// A classifier that reads this trainer's parameters where they are, averaged ones if it averages: it always sees the latest, and
-    /// says what a checkpoint will say.
+    /// A classifier that reads this trainer's parameters where they are, averaged ones if it
+    /// averages: it always sees the latest, and says what a checkpoint will say.
     ///
     /// # Errors
     /// As [`Classifier::new`].

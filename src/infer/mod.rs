@@ -1,5 +1,6 @@
-//! A trained network at work: classifying, early exit, and what a classifier is worth: confusion matrix, precision and recall by
-//! class, calibration, worst mistakes; over crops of an image and over several checkpoints.
+//! A trained network at work: classifying, early exit, and what a classifier is worth: confusion
+//! matrix, precision and recall by class, calibration, worst mistakes; over crops of an image and
+//! over several checkpoints.
 
 mod assessment;
 mod calibration;

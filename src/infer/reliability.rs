@@ -1,5 +1,5 @@
-//! Whether probabilities mean what they say: of images classified with 80%, four in five should be right (Guo et al., "On Calibration of
-//! Modern Neural Networks", 2017).
+//! Whether probabilities mean what they say: of images classified with 80%, four in five should be
+//! right (Guo et al., "On Calibration of Modern Neural Networks", 2017).
 
 use serde::Serialize;
 
@@ -70,7 +70,8 @@ impl Reliability {
         self.bins.iter().map(|(_, confidences, _)| confidences).sum::<f64>() / self.count().max(1) as f64
     }
 
-    /// Expected calibration error: the mean over all images of how far their bin's accuracy is from its confidence.
+    /// Expected calibration error: the mean over all images of how far their bin's accuracy is from
+    /// its confidence.
     pub fn ece(&self) -> f64 {
         let gaps = self.bins.iter().map(|(_, confidences, right)| (*right as f64 - confidences).abs());
         gaps.sum::<f64>() / self.count().max(1) as f64

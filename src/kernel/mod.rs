@@ -1,5 +1,6 @@
-//! A kernel is a value: WGSL with constants, geometry, the tensors that it binds and a workgroup count. An operation offers a
-//! list of implementations, each made of kernels; choosing among them is a policy apart from both (see [`choose`] and [`Choices`]).
+//! A kernel is a value: WGSL with constants, geometry, the tensors that it binds and a workgroup
+//! count. An operation offers a list of implementations, each made of kernels; choosing among them
+//! is a policy apart from both (see [`choose`] and [`Choices`]).
 
 mod profile;
 mod proof;
@@ -17,11 +18,12 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::tensor::{Element, MAX_TENSOR_BYTES, Spec};
 
-/// Each tensor of a region starts at a multiple of this many elements: 256 bytes, which every device can bind.
+/// Each tensor of a region starts at a multiple of this many elements: 256 bytes, which every
+/// device can bind.
 pub const BLOCK: usize = 64;
 
-/// The values that change from step to step; every kernel can read them as `step`. With a node's number and an element's
-/// position they determine every random draw.
+/// The values that change from step to step; every kernel can read them as `step`. With a node's
+/// number and an element's position they determine every random draw.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// Low half of the run's seed.
@@ -30,7 +32,8 @@ pub struct Step {
     pub seed_high: u32,
     /// Number of the micro-batch, from 0: what dropout's masks depend on.
     pub step: u32,
-    /// Number of optimizer updates done before this step, from 0: Adam's bias correction and averaging use it.
+    /// Number of optimizer updates done before this step, from 0: Adam's bias correction and
+    /// averaging use it.
     pub update: u32,
     /// Learning rate of this step.
     pub rate: f32,
@@ -44,15 +47,17 @@ pub struct Step {
     pub window: Window,
 }
 
-/// What becomes of the gradients of a micro-batch whose update comes after several: sum = (sum + gradients / divisor) completion, with a
-/// sum of zero at the start.
+/// What becomes of the gradients of a micro-batch whose update comes after several: sum = (sum +
+/// gradients / divisor) completion, with a sum of zero at the start.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Window {
     /// Whether the sum starts with this micro-batch.
     pub starts: bool,
-    /// What the gradients are divided by: the images of all micro-batches that the window may have, over those of this one.
+    /// What the gradients are divided by: the images of all micro-batches that the window may have,
+    /// over those of this one.
     pub divisor: f32,
-    /// What the sum is multiplied by then: 1, but where a window ends with fewer images than it may have.
+    /// What the sum is multiplied by then: 1, but where a window ends with fewer images than it may
+    /// have.
     pub completion: f32,
 }
 
@@ -79,7 +84,8 @@ impl Step {
             self.momentum.to_bits(),
             self.decay.to_bits(),
             self.loss_scale.to_bits(),
-            // WGSL's logarithm is not exact enough near 1. Finite for 0 too: the exponential of this is 0 as well.
+            // WGSL's logarithm is not exact enough near 1. Finite for 0 too: the exponential of
+            // this is 0 as well.
             (f64::from(self.momentum).ln().max(-1e30) as f32).to_bits(),
             divisor.to_bits(),
             completion.to_bits(),
@@ -138,7 +144,8 @@ impl Operand {
         self.batch_stride == self.spec.shape.item()
     }
 
-    /// Bytes from the start of its binding to the end of its last element; nothing if they cannot be counted.
+    /// Bytes from the start of its binding to the end of its last element; nothing if they cannot
+    /// be counted.
     pub(crate) fn extent(&self) -> Option<u64> {
         let before = self.dims().first().copied().unwrap_or(1).saturating_sub(1);
         let elements = before.checked_mul(self.batch_stride)?.checked_add(self.offset)?;
@@ -146,7 +153,8 @@ impl Operand {
         u64::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_TENSOR_BYTES)
     }
 
-    /// Whether loads and stores of `width` elements that are aligned within an item are aligned in memory.
+    /// Whether loads and stores of `width` elements that are aligned within an item are aligned in
+    /// memory.
     pub fn is_aligned(&self, width: usize) -> bool {
         self.offset.is_multiple_of(width) && self.batch_stride.is_multiple_of(width)
     }
@@ -218,8 +226,8 @@ pub struct Binding {
     pub slot: Slot,
     /// The type of the array's elements in WGSL, for example `f32` or `vec4<f16>`.
     pub element: &'static str,
-    /// Bytes of the tensor's binding that are bound, or all of them: how flat operations go through buffers larger than a
-    /// binding may be.
+    /// Bytes of the tensor's binding that are bound, or all of them: how flat operations go through
+    /// buffers larger than a binding may be.
     pub range: Option<Range<u64>>,
 }
 
@@ -298,7 +306,8 @@ impl Kernel {
         self.bind_as(name, slot, "f32")
     }
 
-    /// Binds a tensor as an array of `element` called `name`; where the tensor is stored as f16, f16 takes the place of f32 in it.
+    /// Binds a tensor as an array of `element` called `name`; where the tensor is stored as f16,
+    /// f16 takes the place of f32 in it.
     #[must_use]
     pub fn bind_as(mut self, name: &'static str, slot: Slot, element: &'static str) -> Self {
         let element = self.stored(slot, element);
@@ -344,7 +353,8 @@ impl Kernel {
         self
     }
 
-    /// Sets the workgroup counts. With more than [`MOST_GROUPS`] in a dimension the kernel fits no device.
+    /// Sets the workgroup counts. With more than [`MOST_GROUPS`] in a dimension the kernel fits no
+    /// device.
     #[must_use]
     pub fn groups(mut self, x: usize, y: usize, z: usize) -> Self {
         let count = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX);
@@ -370,7 +380,8 @@ impl Kernel {
     /// [`Error::Kernel`] if they are not all there, or none.
     pub(crate) fn bound(&self, binding: &Binding, bytes: u64) -> Result<Range<u64>> {
         let range = binding.range.clone().unwrap_or(0..bytes);
-        // Bindings are of whole words; what is behind an odd number of f16 belongs to no other tensor.
+        // Bindings are of whole words; what is behind an odd number of f16 belongs to no other
+        // tensor.
         let whole = range.start..range.end.next_multiple_of(4);
         if range.start < range.end && range.end <= bytes {
             return Ok(whole);
@@ -386,7 +397,8 @@ impl Kernel {
         Error::Kernel { kernel: self.label.clone(), reason, source: None }
     }
 
-    /// What is wrong with it on any device, or on one that takes so many storage bindings in one kernel.
+    /// What is wrong with it on any device, or on one that takes so many storage bindings in one
+    /// kernel.
     pub(crate) fn fault(&self, most_bindings: u32, bake: bool) -> Option<String> {
         let (count, constants) = (self.bindings.len(), self.constants.iter());
         let baked = self.geometry.iter().filter(|_| bake);
@@ -404,16 +416,17 @@ impl Kernel {
             .then(|| format!("it binds {count} tensors, and this device takes {most_bindings} in one kernel"))
     }
 
-    /// Sets the workgroup counts for at least `invocations` invocations in one line. More than [`MOST_GROUPS`] workgroups are folded
-    /// into two dimensions: the shader gets its place from `linear_index`, and must check it against the total.
+    /// Sets the workgroup counts for at least `invocations` invocations in one line. More than
+    /// [`MOST_GROUPS`] workgroups are folded into two dimensions: the shader gets its place from
+    /// `linear_index`, and must check it against the total.
     #[must_use]
     pub fn linear(self, invocations: usize) -> Self {
         let size = usize::try_from(self.invocations()).unwrap_or(usize::MAX).max(1);
         self.linear_groups(invocations.div_ceil(size))
     }
 
-    /// Sets the workgroup counts for at least `groups` workgroups in one line; the shader gets its workgroup's number from
-    /// `linear_group`, and must check it against the total.
+    /// Sets the workgroup counts for at least `groups` workgroups in one line; the shader gets its
+    /// workgroup's number from `linear_group`, and must check it against the total.
     #[must_use]
     pub fn linear_groups(self, groups: usize) -> Self {
         let rows = groups.div_ceil(MOST_GROUPS as usize).max(1);
@@ -424,9 +437,10 @@ impl Kernel {
 /// Workgroups that every WebGPU device takes in one dimension of a dispatch.
 pub const MOST_GROUPS: u32 = 65_535;
 
-/// One way to run an operation: kernels that run one after another, with scratch memory between them. They are checked for accesses out
-/// of bounds as they run, unless this comes from [`offers`](crate::ops::offers) with one of the crate's own operations or its author
-/// vouches for it with [`Implementation::unchecked`].
+/// One way to run an operation: kernels that run one after another, with scratch memory between
+/// them. They are checked for accesses out of bounds as they run, unless this comes from
+/// [`offers`](crate::ops::offers) with one of the crate's own operations or its author vouches for
+/// it with [`Implementation::unchecked`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Implementation {
     /// A short name, unique in the operation's list.
@@ -444,7 +458,8 @@ pub struct Implementation {
 }
 
 impl Implementation {
-    /// An implementation of these kernels that suits every adapter and needs no scratch and no workgroup memory.
+    /// An implementation of these kernels that suits every adapter and needs no scratch and no
+    /// workgroup memory.
     pub fn new(name: &'static str, kernels: Vec<Kernel>) -> Self {
         Self {
             name,
@@ -492,7 +507,8 @@ impl Implementation {
     }
 }
 
-/// The default policy: the first implementation that fits the device and suits its class, else the first that fits.
+/// The default policy: the first implementation that fits the device and suits its class, else the
+/// first that fits.
 pub fn choose<'a>(implementations: &'a [Implementation], profile: &Profile) -> Option<&'a Implementation> {
     let fitting = || implementations.iter().filter(|i| i.fits(profile));
     fitting().find(|i| i.suits.contains(&profile.class)).or_else(|| fitting().next())

@@ -22,8 +22,9 @@ impl AdapterClass {
     /// None: for what is only taken where it was measured to be fastest.
     pub const NONE: &'static [Self] = &[];
 
-    /// Multiply-adds of a submission at most. Windows resets a GPU that works on one for two seconds, and other systems and browsers have such
-    /// a limit too: this is half a second to one of slow GPUs of the class, and milliseconds of fast ones. What a CPU does nobody resets.
+    /// Multiply-adds of a submission at most. Windows resets a GPU that works on one for two
+    /// seconds, and other systems and browsers have such a limit too: this is half a second to one
+    /// of slow GPUs of the class, and milliseconds of fast ones. What a CPU does nobody resets.
     pub fn work_of_a_submission(self) -> u64 {
         match self {
             Self::Discrete => 1 << 37,
@@ -33,7 +34,8 @@ impl AdapterClass {
     }
 }
 
-/// Cooperative matrices of a device (tensor cores, simdgroup matrices): square ones that a subgroup multiplies together, with sums in f32.
+/// Cooperative matrices of a device (tensor cores, simdgroup matrices): square ones that a subgroup
+/// multiplies together, with sums in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cooperative {
     /// Rows and columns: 8 or 16.
@@ -44,7 +46,8 @@ pub struct Cooperative {
     pub f16: bool,
     /// Whether factors can be f32.
     pub f32: bool,
-    /// Whether plain loops stand for the matrices, to test what is around them: no device is opened so.
+    /// Whether plain loops stand for the matrices, to test what is around them: no device is opened
+    /// so.
     pub emulated: bool,
 }
 
@@ -71,26 +74,31 @@ pub struct Profile {
     pub f16: bool,
     /// Cooperative matrices that have passed their test.
     pub cooperative: Option<Cooperative>,
-    /// Invocations of a subgroup, where shaders may use subgroup operations and every subgroup has the same size.
+    /// Invocations of a subgroup, where shaders may use subgroup operations and every subgroup has
+    /// the same size.
     pub subgroup: Option<u32>,
 }
 
-/// Workgroups of 128 or more invocations that keep a large discrete GPU busy: two for each of 132 compute units.
+/// Workgroups of 128 or more invocations that keep a large discrete GPU busy: two for each of 132
+/// compute units.
 pub const BUSY_GROUPS: usize = 264;
 
 impl Profile {
-    /// Whether activations are better stored as f16 where the caller has no opinion: on GPUs whose matrices multiply f16, which is what
-    /// training gains most by. Others would save memory, which is a reason to ask for it, and software adapters only lose.
+    /// Whether activations are better stored as f16 where the caller has no opinion: on GPUs whose
+    /// matrices multiply f16, which is what training gains most by. Others would save memory, which
+    /// is a reason to ask for it, and software adapters only lose.
     pub fn prefers_f16(&self) -> bool {
         self.f16 && self.class != AdapterClass::Software && self.cooperative.is_some_and(|c| c.f16)
     }
 
-    /// Workgroups that keep the device busy: those of a large GPU for a discrete one; an integrated one has a tenth of the compute units.
+    /// Workgroups that keep the device busy: those of a large GPU for a discrete one; an integrated
+    /// one has a tenth of the compute units.
     pub fn busy_workgroups(&self) -> usize {
         if self.class == AdapterClass::Discrete { BUSY_GROUPS } else { 32 }
     }
 
-    /// What a discrete GPU with f16 matrices of 16 x 16 has beside that, as NVIDIA's tensor cores do through Vulkan: for counts without one.
+    /// What a discrete GPU with f16 matrices of 16 x 16 has beside that, as NVIDIA's tensor cores
+    /// do through Vulkan: for counts without one.
     pub fn with_matrices() -> Self {
         let matrices = Cooperative { size: 16, subgroup: 32, f16: true, f32: false, emulated: false };
         Self {

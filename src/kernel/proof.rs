@@ -1,12 +1,12 @@
-//! Which implementations run without checks of bounds. All others are compiled with them: an index out of range then reads or writes
-//! something in range, and nothing outside of its binding.
+//! Which implementations run without checks of bounds. All others are compiled with them: an index
+//! out of range then reads or writes something in range, and nothing outside of its binding.
 
 use std::sync::Arc;
 
 use super::{Cooperative, Implementation, Kernel, Operand, Operands, Profile};
 
-/// What an implementation was when somebody vouched for it. Its fields are public, and so are those of its kernels: what has been
-/// changed since is no longer vouched for.
+/// What an implementation was when somebody vouched for it. Its fields are public, and so are those
+/// of its kernels: what has been changed since is no longer vouched for.
 #[derive(Debug, PartialEq)]
 pub(super) struct Proof {
     inputs: Vec<Operand>,
@@ -20,17 +20,19 @@ pub(super) struct Proof {
 }
 
 impl Implementation {
-    /// Lets the kernels run without checks of bounds on exactly these operands, on devices with subgroups and matrices as
-    /// `profile` says. In inner loops, such checks take a large part of a kernel's speed. The promise is lost as soon as a kernel or the
-    /// scratch memory is changed.
+    /// Lets the kernels run without checks of bounds on exactly these operands, on devices with
+    /// subgroups and matrices as `profile` says. In inner loops, such checks take a large part of a
+    /// kernel's speed. The promise is lost as soon as a kernel or the scratch memory is changed.
     ///
-    /// The operations of this crate need not be promised anything about: [`offers`](crate::ops::offers) knows them.
+    /// The operations of this crate need not be promised anything about:
+    /// [`offers`](crate::ops::offers) knows them.
     ///
     /// # Safety
-    /// Whatever the tensors hold, no kernel may read or write outside of its bindings (where a binding has a range, outside of that)
-    /// or of its arrays in workgroup and private memory, and no loop may run forever. A binding has at least the bytes that its
-    /// operand covers from the start of the tensor's storage on: those before `offset`, and `batch_stride` elements for each item of
-    /// the batch but the last.
+    /// Whatever the tensors hold, no kernel may read or write outside of its bindings (where a
+    /// binding has a range, outside of that) or of its arrays in workgroup and private memory, and
+    /// no loop may run forever. A binding has at least the bytes that its operand covers from the
+    /// start of the tensor's storage on: those before `offset`, and `batch_stride` elements for
+    /// each item of the batch but the last.
     #[must_use]
     #[expect(
         unsafe_code,
@@ -53,7 +55,8 @@ impl Implementation {
         self
     }
 
-    /// Whether somebody has vouched for exactly this on exactly these operands, for a device with this profile.
+    /// Whether somebody has vouched for exactly this on exactly these operands, for a device with
+    /// this profile.
     pub(crate) fn is_proven(&self, inputs: &[Operand], outputs: &[Operand], profile: &Profile) -> bool {
         self.proof.as_ref().is_some_and(|proof| {
             proof.inputs == inputs

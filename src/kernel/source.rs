@@ -1,12 +1,15 @@
 //! Makes the WGSL of a pipeline from an operation's file.
 //!
-//! A file is a common part followed by sections, each begun by a line `//# NAME`; the text of a kernel is the common part and
-//! the section of its entry point, which defines `fn NAME`. Lines between `#if CONSTANT` (or `#if !CONSTANT`) and `#else` or `#endif` are
-//! kept or dropped by a boolean constant of the kernel; lines between `#repeat NAME COUNT` and `#end` are written COUNT times. In front of that stand what the kernel says about itself: constants,
-//! `p` (its geometry), its bindings and `step` (see [`Step`](super::Step)), and `linear_index` and `linear_group`.
+//! A file is a common part followed by sections, each begun by a line `//# NAME`; the text of a
+//! kernel is the common part and the section of its entry point, which defines `fn NAME`. Lines
+//! between `#if CONSTANT` (or `#if !CONSTANT`) and `#else` or `#endif` are kept or dropped by a
+//! boolean constant of the kernel; lines between `#repeat NAME COUNT` and `#end` are written COUNT
+//! times. In front of that stand what the kernel says about itself: constants, `p` (its geometry),
+//! its bindings and `step` (see [`Step`](super::Step)), and `linear_index` and `linear_group`.
 //!
-//! A binding called `x` is an array of `x_element`, which is f32, or f16 where the tensor is stored so. Arithmetic is in f32 either
-//! way: a file loads with `f32(x[i])` and stores with `x[i] = x_element(value)`, or `vec4<f32>(x[i])` for vectors.
+//! A binding called `x` is an array of `x_element`, which is f32, or f16 where the tensor is stored
+//! so. Arithmetic is in f32 either way: a file loads with `f32(x[i])` and stores with `x[i] =
+//! x_element(value)`, or `vec4<f32>(x[i])` for vectors.
 
 use std::fmt::Write;
 
@@ -28,8 +31,8 @@ fn linear_index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
 }
 ";
 
-/// The WGSL of a kernel's pipeline. Kernels with equal text and entry point share a pipeline. With `bake`, the geometry is
-/// part of the text.
+/// The WGSL of a kernel's pipeline. Kernels with equal text and entry point share a pipeline. With
+/// `bake`, the geometry is part of the text.
 pub fn pipeline_text(kernel: &Kernel, bake: bool) -> String {
     let mut text = String::new();
     if kernel.bindings.iter().any(|b| b.element.contains("f16")) {
@@ -101,12 +104,14 @@ fn literal(value: Scalar) -> String {
     }
 }
 
-/// A literal that gives back exactly this f32. WGSL has none for what is not finite: [`Kernel::fault`] refuses such.
+/// A literal that gives back exactly this f32. WGSL has none for what is not finite:
+/// [`Kernel::fault`] refuses such.
 fn float(v: f32) -> String {
     format!("{v:e}f")
 }
 
-/// The common part and the section of the kernel's entry point, with conditions and repetitions resolved.
+/// The common part and the section of the kernel's entry point, with conditions and repetitions
+/// resolved.
 fn select(kernel: &Kernel) -> String {
     let mut wanted = true;
     let mut conditions: Vec<bool> = Vec::new();
@@ -135,9 +140,10 @@ fn select(kernel: &Kernel) -> String {
     text
 }
 
-/// Writes lines with the blocks between `#repeat NAME COUNT` and `#end` written COUNT times, `{NAME}` replaced by the number of
-/// the repetition. COUNT is a constant of the kernel. Drivers unroll such loops or not as they like, and keep arrays that
-/// are indexed in loops out of registers; this leaves them no choice.
+/// Writes lines with the blocks between `#repeat NAME COUNT` and `#end` written COUNT times,
+/// `{NAME}` replaced by the number of the repetition. COUNT is a constant of the kernel. Drivers
+/// unroll such loops or not as they like, and keep arrays that are indexed in loops out of
+/// registers; this leaves them no choice.
 fn repeat<'a>(kernel: &Kernel, lines: &[&'a str], numbers: &mut Vec<(&'a str, u32)>, text: &mut String) {
     let mut index = 0;
     while let Some(line) = lines.get(index) {

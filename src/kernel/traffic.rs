@@ -1,12 +1,14 @@
-//! What a kernel computes and moves, counted from its scheme of tiles and not from a run: which a profile without a device is made of.
+//! What a kernel computes and moves, counted from its scheme of tiles and not from a run: which a
+//! profile without a device is made of.
 
 use serde::Serialize;
 
 /// The counts of one dispatch.
 ///
-/// Storage traffic is what the workgroups ask for, whatever caches make of it: an element that ten workgroups load counts ten
-/// times; one that the invocations of one workgroup share counts once. Elements outside of the results (the part of a tile that
-/// hangs over an edge) and taps in the padding are not told apart from the rest, except that a tile's overhang moves nothing.
+/// Storage traffic is what the workgroups ask for, whatever caches make of it: an element that ten
+/// workgroups load counts ten times; one that the invocations of one workgroup share counts once.
+/// Elements outside of the results (the part of a tile that hangs over an edge) and taps in the
+/// padding are not told apart from the rest, except that a tile's overhang moves nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Traffic {
     /// Floating-point operations of the algorithm, two for a multiply-add.
@@ -15,11 +17,13 @@ pub struct Traffic {
     pub loaded: u64,
     /// Bytes of storage that are stored.
     pub stored: u64,
-    /// Bytes of storage that are loaded for another operation that is taken along, as the activation whose mask a gradient applies: moved, but
-    /// no part of the intensity of what the kernel is for.
+    /// Bytes of storage that are loaded for another operation that is taken along, as the
+    /// activation whose mask a gradient applies: moved, but no part of the intensity of what the
+    /// kernel is for.
     pub joined: u64,
-    /// Bytes of storage that the largest tiles would move, 128 by 128 results cut to the product's rows and columns: the algorithm's own
-    /// bound where a product has few of either. 0 for what is no product.
+    /// Bytes of storage that the largest tiles would move, 128 by 128 results cut to the product's
+    /// rows and columns: the algorithm's own bound where a product has few of either. 0 for what is
+    /// no product.
     pub attainable: u64,
     /// Bytes of workgroup memory that are stored and loaded.
     pub shared: u64,
@@ -36,7 +40,8 @@ impl Traffic {
     }
 }
 
-/// A product of an m x k and a k x n operand that is cut into tiles, one a workgroup: what GEMM, implicit or not, does.
+/// A product of an m x k and a k x n operand that is cut into tiles, one a workgroup: what GEMM,
+/// implicit or not, does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TiledProduct {
     /// m, n and k: rows and columns of the result, terms of each sum.
@@ -49,7 +54,8 @@ pub struct TiledProduct {
     pub parts: usize,
     /// Bytes of an element of the left operand, the right one and the result.
     pub element: [usize; 3],
-    /// Whether tiles go through workgroup memory, as f32; else every invocation loads from storage what it multiplies.
+    /// Whether tiles go through workgroup memory, as f32; else every invocation loads from storage
+    /// what it multiplies.
     pub shared: bool,
 }
 
@@ -68,7 +74,8 @@ impl TiledProduct {
         let (left_elements, right_elements) = (k * m * columns, k * n * rows);
         let largest = left * k * m * n.div_ceil(LARGEST) + right * k * n * m.div_ceil(LARGEST);
         let parts = self.parts.max(1) as u64;
-        // Whole tiles go through workgroup memory, overhang and all: stored once, then loaded by each invocation.
+        // Whole tiles go through workgroup memory, overhang and all: stored once, then loaded by
+        // each invocation.
         let tiled = rows * columns * k;
         let shared = tiled * (tile_m + tile_n)
             + tiled * tile_m * tile_n * (register_m + register_n) / (register_m * register_n);

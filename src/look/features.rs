@@ -34,7 +34,8 @@ pub struct Features {
     extents: [usize; 3],
 }
 
-/// The layers that have maps, in the order of the network: convolutions, which are seen after their ReLU, poolings, and the outputs of Inception blocks.
+/// The layers that have maps, in the order of the network: convolutions, which are seen after their
+/// ReLU, poolings, and the outputs of Inception blocks.
 ///
 /// # Errors
 /// [`Error::OutOfRange`] or [`Error::Config`] for a network that cannot be built.
@@ -55,11 +56,12 @@ fn maps(graph: &Graph) -> impl Iterator<Item = (&str, TensorId)> {
 }
 
 impl Features {
-    /// The network with these weights on a device, up to the layer of this name, for one image at a time.
+    /// The network with these weights on a device, up to the layer of this name, for one image at a
+    /// time.
     ///
     /// # Errors
-    /// [`Error::Unknown`] naming layers if there is none of this name, [`Error::Tensor`] naming a weight that is missing or misshapen, and
-    /// what the device reports.
+    /// [`Error::Unknown`] naming layers if there is none of this name, [`Error::Tensor`] naming a
+    /// weight that is missing or misshapen, and what the device reports.
     pub async fn new(gpu: &Gpu, network: &GoogLeNet, layer: &str, weights: &TrainingState) -> Result<Self> {
         let net = network.build(1)?;
         let evaluation = net.graph.evaluation()?;

@@ -1,11 +1,13 @@
-//! The filters of the first convolution: the only ones that can be seen as images, since they work on colours.
+//! The filters of the first convolution: the only ones that can be seen as images, since they work
+//! on colours.
 
 use crate::data::Image;
 use crate::error::{Error, Result};
 use crate::model::GoogLeNet;
 use crate::optim::TrainingState;
 
-/// The filters of the first convolution as images; grey is zero, and the largest weight of each filter is at the end of the scale.
+/// The filters of the first convolution as images; grey is zero, and the largest weight of each
+/// filter is at the end of the scale.
 ///
 /// # Errors
 /// [`Error::Tensor`] if the weights have no such layer.

@@ -1,9 +1,11 @@
-//! Grad-CAM (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017), for each of the three
-//! softmaxes: where in the image is what speaks for a class.
+//! Grad-CAM (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+//! Localization", 2017), for each of the three softmaxes: where in the image is what speaks for a
+//! class.
 //!
-//! The gradient of a class's logit with respect to the last block of Inception below the softmax (5b for main, 4a for aux1, 4d for aux2), averaged
-//! over the positions, is the weight of each channel of that block; the map is the weighted sum of the channels, and what speaks against
-//! the class is cut off.
+//! The gradient of a class's logit with respect to the last block of Inception below the softmax
+//! (5b for main, 4a for aux1, 4d for aux2), averaged over the positions, is the weight of each
+//! channel of that block; the map is the weighted sum of the channels, and what speaks against the
+//! class is cut off.
 
 use std::sync::Arc;
 
@@ -96,11 +98,13 @@ impl GradCam {
         self.heads.iter().map(|h| h.name).collect()
     }
 
-    /// The map of each softmax for a class of a preprocessed image ([`Preprocessing::apply`](crate::data::Preprocessing::apply)); by
-    /// default that which is most probable to the main softmax.
+    /// The map of each softmax for a class of a preprocessed image
+    /// ([`Preprocessing::apply`](crate::data::Preprocessing::apply)); by default that which is most
+    /// probable to the main softmax.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the image has the wrong size, [`Error::OutOfRange`] if there is no such class, and what the device reports.
+    /// [`Error::Tensor`] if the image has the wrong size, [`Error::OutOfRange`] if there is no such
+    /// class, and what the device reports.
     pub async fn maps(&mut self, image: &[f32], class: Option<usize>) -> Result<Vec<ActivationMap>> {
         if let Some(class) = class.filter(|c| *c >= self.classes) {
             let allowed = format!("below {}, the network's classes", self.classes);

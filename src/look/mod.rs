@@ -1,4 +1,5 @@
-//! What a network looks at: class activation maps of each softmax, occlusion maps, the activations of any layer, the filters of the first.
+//! What a network looks at: class activation maps of each softmax, occlusion maps, the activations
+//! of any layer, the filters of the first.
 
 mod features;
 mod filters;

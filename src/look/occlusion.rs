@@ -1,5 +1,6 @@
-//! Occlusion maps (Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014): a grey square is moved over the image,
-//! and where the class becomes less probable under it is what the network looks at. Slower than Grad-CAM, and takes no gradient on trust.
+//! Occlusion maps (Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks",
+//! 2014): a grey square is moved over the image, and where the class becomes less probable under it
+//! is what the network looks at. Slower than Grad-CAM, and takes no gradient on trust.
 
 use std::ops::ControlFlow;
 
@@ -41,7 +42,8 @@ impl Occlusion {
         input.div_ceil(self.stride.max(1))
     }
 
-    /// The image, 3 x input x input, with the square around one place set to zero, which is the mean colour.
+    /// The image, 3 x input x input, with the square around one place set to zero, which is the
+    /// mean colour.
     fn cover(self, image: &[f32], input: usize, place: usize) -> Vec<f32> {
         let side = self.places(input);
         let range = |place: usize| {
@@ -59,12 +61,14 @@ impl Occlusion {
         covered
     }
 
-    /// The map for a class of a preprocessed image of `input` pixels; by default for the most probable one. Places are classified in batches;
-    /// `observe` is told how many are done and may end it.
+    /// The map for a class of a preprocessed image of `input` pixels; by default for the most
+    /// probable one. Places are classified in batches; `observe` is told how many are done and may
+    /// end it.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a square without extent or a class that there is not, [`Error::Interrupted`] if `observe` ended it,
-    /// [`Error::Tensor`] if the image has the wrong size, and what the device reports.
+    /// [`Error::OutOfRange`] for a square without extent or a class that there is not,
+    /// [`Error::Interrupted`] if `observe` ended it, [`Error::Tensor`] if the image has the wrong
+    /// size, and what the device reports.
     pub async fn map(
         self,
         classifier: &mut Classifier,

@@ -1,10 +1,11 @@
 //! From the tables to a graph.
 //!
 //! # Small inputs
-//! The network is made for 224 x 224 pixels. For inputs below 64 the first convolution has stride 1 instead of 2, so that the
-//! last blocks still see more than one pixel. The paper's auxiliary heads pool 5x5 with stride 3, which gives 4x4 from the
-//! 14x14 of 224; where it would not give exactly 4x4, an adaptive average pooling to 4x4 takes its place, so the weights fit any
-//! input size. The main head averages over all pixels that are left.
+//! The network is made for 224 x 224 pixels. For inputs below 64 the first convolution has stride 1
+//! instead of 2, so that the last blocks still see more than one pixel. The paper's auxiliary heads
+//! pool 5x5 with stride 3, which gives 4x4 from the 14x14 of 224; where it would not give exactly
+//! 4x4, an adaptive average pooling to 4x4 takes its place, so the weights fit any input size. The
+//! main head averages over all pixels that are left.
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Initializer, Operation, ParameterInfo, Role, TensorId};
@@ -28,7 +29,8 @@ pub struct Network {
     pub input: TensorId,
     /// The labels, u32, batch.
     pub labels: TensorId,
-    /// Second labels, u32, batch, and the share of the first ones, batch, where images have two labels each.
+    /// Second labels, u32, batch, and the share of the first ones, batch, where images have two
+    /// labels each.
     pub mixed: Option<[TensorId; 2]>,
     /// The softmaxes, the main one first.
     pub heads: Vec<Head>,
@@ -51,12 +53,14 @@ pub struct Head {
     pub correct: TensorId,
     /// Weight of its loss in the sum.
     pub weight: f32,
-    /// The activation that it branches off from, batch x channels x height x width: the output of inception 4a, 4d or 5b.
+    /// The activation that it branches off from, batch x channels x height x width: the output of
+    /// inception 4a, 4d or 5b.
     pub tap: TensorId,
 }
 
 impl Network {
-    /// The network with its images and activations stored as `element`; parameters, statistics and losses stay f32.
+    /// The network with its images and activations stored as `element`; parameters, statistics and
+    /// losses stay f32.
     ///
     /// # Errors
     /// [`Error::Layer`] if an operation cannot work on such tensors.
@@ -119,7 +123,8 @@ impl GoogLeNet {
     /// The graph of the forward pass with all losses, for batches of `batch` images.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] or [`Error::Config`] for values that no network has, [`Error::Layer`] for shapes that do not fit.
+    /// [`Error::OutOfRange`] or [`Error::Config`] for values that no network has, [`Error::Layer`]
+    /// for shapes that do not fit.
     pub fn build(&self, batch: usize) -> Result<Network> {
         self.validate()?;
         Self::check_batch(batch)?;

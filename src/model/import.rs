@@ -1,4 +1,5 @@
-//! From other people's tensors to a network with its weights: which GoogLeNet it is, and whether everything is there.
+//! From other people's tensors to a network with its weights: which GoogLeNet it is, and whether
+//! everything is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -12,7 +13,8 @@ use crate::graph::Role;
 use crate::tensor::HostTensor;
 use crate::tensor::Shape;
 
-/// What a network does with its input before the first convolution: this channel of the input, multiplied and shifted.
+/// What a network does with its input before the first convolution: this channel of the input,
+/// multiplied and shifted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plane {
     /// The channel.
@@ -45,7 +47,8 @@ pub struct Recognised {
     pub planes: [Plane; 3],
     /// The first convolution's stride: 2, but in networks of this crate for small images.
     pub stride: i64,
-    /// Tensors that were left out knowingly: counters of batches, and what lies beside the network in the file.
+    /// Tensors that were left out knowingly: counters of batches, and what lies beside the network
+    /// in the file.
     pub ignored: Vec<String>,
 }
 
@@ -55,10 +58,12 @@ impl GoogLeNet {
         conv_weight(self.variant, stem_layers(self.variant)[0])
     }
 
-    /// The network in a file of any format, with its weights. `prefix` says which of several it is, by what stands before the names of its tensors.
+    /// The network in a file of any format, with its weights. `prefix` says which of several it is,
+    /// by what stands before the names of its tensors.
     ///
     /// # Errors
-    /// [`Error::Weights`] with the names of all tensors that are missing, extra or misshapen; [`Error::Format`] if it is no GoogLeNet at all.
+    /// [`Error::Weights`] with the names of all tensors that are missing, extra or misshapen;
+    /// [`Error::Format`] if it is no GoogLeNet at all.
     pub fn recognise(path: &Path, file: &Foreign, prefix: Option<&str>) -> Result<Recognised> {
         match &file.content {
             Content::Tensors(tensors) => {
@@ -92,7 +97,8 @@ impl GoogLeNet {
 }
 
 impl Recognised {
-    /// The network for images of `input` pixels, with its first convolution's stride as it is in the file.
+    /// The network for images of `input` pixels, with its first convolution's stride as it is in
+    /// the file.
     ///
     /// # Errors
     /// [`Error::Format`] for a stride that no network of ours has at that size.
@@ -167,7 +173,8 @@ fn by_name(path: &Path, tensors: Tensors<'_>, prefix: Option<&str>) -> Result<Re
     Ok(Recognised { network, parameters, state, planes: Plane::UNCHANGED, stride: 2, ignored })
 }
 
-/// Extents without ones before and behind them: Caffe's old blobs have four, whatever they hold, and a classifier may be a convolution of one pixel.
+/// Extents without ones before and behind them: Caffe's old blobs have four, whatever they hold,
+/// and a classifier may be a convolution of one pixel.
 fn significant(dims: &[usize]) -> &[usize] {
     let one = |dim: &&usize| **dim == 1;
     let leading = dims.iter().take_while(one).count();
@@ -176,8 +183,9 @@ fn significant(dims: &[usize]) -> &[usize] {
     rest.get(..rest.len() - trailing).unwrap_or_default()
 }
 
-/// The first extent that counts of a weight that is published with `rank` extents: the weight may have more, which are ones before it (Caffe's old blobs) or
-/// behind it (a classifier as a convolution of one pixel).
+/// The first extent that counts of a weight that is published with `rank` extents: the weight may
+/// have more, which are ones before it (Caffe's old blobs) or behind it (a classifier as a
+/// convolution of one pixel).
 fn first_extent(found: &[usize], rank: usize) -> Option<&usize> {
     let more = found.len().checked_sub(rank.max(1))?;
     if found.iter().take(more).all(|dim| *dim == 1) { found.get(more) } else { found.first() }
@@ -190,7 +198,8 @@ fn closest(path: &Path, tensors: &Tensors<'_>, prefix: Option<&str>) -> Result<(
     for variant in [Variant::Paper, Variant::Torchvision] {
         let names: BTreeSet<String> =
             expected(&GoogLeNet::of(variant))?.into_iter().map(|(name, ..)| name).collect();
-        // Any of the names can be the one that is missing, so each has a vote on what stands before it.
+        // Any of the names can be the one that is missing, so each has a vote on what stands before
+        // it.
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for name in tensors.keys() {
             let starts = std::iter::once(0).chain(name.match_indices('.').map(|(dot, _)| dot + 1));
@@ -237,7 +246,8 @@ fn closest(path: &Path, tensors: &Tensors<'_>, prefix: Option<&str>) -> Result<(
     }
 }
 
-/// The network whose layers have as many outputs as those of these tensors. Where a weight is missing, its layer's vectors tell, or the published network.
+/// The network whose layers have as many outputs as those of these tensors. Where a weight is
+/// missing, its layer's vectors tell, or the published network.
 fn resembling(variant: Variant, tensors: &Tensors<'_>) -> Result<GoogLeNet> {
     let published: BTreeMap<String, Shape> =
         expected(&GoogLeNet::of(variant))?.into_iter().map(|(name, shape, _)| (name, shape)).collect();

@@ -1,5 +1,6 @@
-//! How large a network may be. Sizes come from people and from files, and everything that is computed from them must neither overflow nor take memory
-//! before anybody has noticed that they are wrong.
+//! How large a network may be. Sizes come from people and from files, and everything that is
+//! computed from them must neither overflow nor take memory before anybody has noticed that they
+//! are wrong.
 
 use super::{Channels, GoogLeNet};
 use crate::error::{Error, Result};

@@ -1,4 +1,5 @@
-//! GoogLeNet: the only place that knows it. A table of blocks and a list of what lies around them make the graph.
+//! GoogLeNet: the only place that knows it. A table of blocks and a list of what lies around them
+//! make the graph.
 
 mod build;
 mod import;
@@ -28,7 +29,8 @@ use table::{aux_layers, classifier_layer};
 /// The input in pixels below which the first convolution's stride is 1, unless it is kept.
 const STEM_CHANGES_BELOW: usize = 64;
 
-/// What [`GoogLeNet::freeze_until`] may name: the second part of the stem, the blocks, and what lies on top of all.
+/// What [`GoogLeNet::freeze_until`] may name: the second part of the stem, the blocks, and what
+/// lies on top of all.
 const FREEZABLE: &[&str] = &[
     "conv2",
     "inception_3a",
@@ -47,7 +49,8 @@ const FREEZABLE: &[&str] = &[
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Variant {
-    /// The paper's, as Caffe's `bvlc_googlenet` has it: biases, local response normalisation, no batch norm.
+    /// The paper's, as Caffe's `bvlc_googlenet` has it: biases, local response normalisation, no
+    /// batch norm.
     #[default]
     Paper,
     /// torchvision's `googlenet`: batch norm, 3x3 where the paper has 5x5, last max pool 2x2.
@@ -85,14 +88,15 @@ pub enum Initialization {
     /// Caffe's: uniform in ±sqrt(3 / inputs), biases 0.2 (0 in classifiers).
     #[default]
     Xavier,
-    /// Glorot and Bengio's own: uniform in ±sqrt(6 / (inputs + outputs)), biases as Caffe's. PyTorch's `xavier_uniform_`, Caffe's `xavier` with
-    /// `variance_norm: AVERAGE`.
+    /// Glorot and Bengio's own: uniform in ±sqrt(6 / (inputs + outputs)), biases as Caffe's.
+    /// PyTorch's `xavier_uniform_`, Caffe's `xavier` with `variance_norm: AVERAGE`.
     Glorot,
     /// Normal with variance 2 / inputs (He et al. 2015), biases 0.
     He,
 }
 
-/// The configuration of a network. Made by [`GoogLeNet::paper`] or [`GoogLeNet::torchvision`] and changed by the methods that take `self`.
+/// The configuration of a network. Made by [`GoogLeNet::paper`] or [`GoogLeNet::torchvision`] and
+/// changed by the methods that take `self`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GoogLeNet {
     /// Which GoogLeNet.
@@ -115,10 +119,12 @@ pub struct GoogLeNet {
     pub initialization: Initialization,
     /// Factor on the learning rate of biases; Caffe's solver has 2.
     pub bias_rate: f32,
-    /// The first layer or block that is trained ([`GoogLeNet::freezable`]); those below it keep their weights and statistics.
+    /// The first layer or block that is trained ([`GoogLeNet::freezable`]); those below it keep
+    /// their weights and statistics.
     #[serde(default)]
     pub freeze_until: Option<String>,
-    /// Weight of each class in the losses ([`SoftmaxCrossEntropy`](crate::ops::SoftmaxCrossEntropy) says how).
+    /// Weight of each class in the losses ([`SoftmaxCrossEntropy`](crate::ops::SoftmaxCrossEntropy)
+    /// says how).
     #[serde(default)]
     pub class_weights: Option<Vec<f32>>,
     /// Whether images have two labels each, as mixup and cutmix make them.
@@ -153,7 +159,8 @@ impl GoogLeNet {
         Self::new(Variant::Paper, 0.4)
     }
 
-    /// torchvision's network: 1000 classes, 224 x 224, aux weight 0.3, dropout 0.2 and 0.7, He's initialisation.
+    /// torchvision's network: 1000 classes, 224 x 224, aux weight 0.3, dropout 0.2 and 0.7, He's
+    /// initialisation.
     pub fn torchvision() -> Self {
         Self { initialization: Initialization::He, ..Self::new(Variant::Torchvision, 0.2) }
     }
@@ -205,8 +212,8 @@ impl GoogLeNet {
     /// Checks the values.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] naming the field, [`Error::Unknown`] for a layer that there is not, [`Error::Config`] for class weights that are
-    /// not of these classes.
+    /// [`Error::OutOfRange`] naming the field, [`Error::Unknown`] for a layer that there is not,
+    /// [`Error::Config`] for class weights that are not of these classes.
     pub fn validate(&self) -> Result<()> {
         self.check_sizes()?;
         for (value, field) in [
@@ -245,12 +252,14 @@ impl GoogLeNet {
         Ok(())
     }
 
-    /// The layers and blocks that training may begin with, from the input up; with `heads` only what lies on top of the blocks is trained.
+    /// The layers and blocks that training may begin with, from the input up; with `heads` only
+    /// what lies on top of the blocks is trained.
     pub fn freezable() -> &'static [&'static str] {
         FREEZABLE
     }
 
-    /// The parameters of the classifiers, whose shapes depend on the classes: what is drawn anew for other classes.
+    /// The parameters of the classifiers, whose shapes depend on the classes: what is drawn anew
+    /// for other classes.
     pub fn head_parameters(&self) -> Vec<String> {
         let layers = [1, 2].map(|index| aux_layers(self.variant, index)[2].clone());
         let layers = std::iter::once(classifier_layer(self.variant).to_string()).chain(layers);

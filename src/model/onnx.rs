@@ -1,7 +1,8 @@
 //! Finding GoogLeNet in an ONNX graph: by its structure, whatever its tensors are called.
 //!
-//! Exporters name tensors as they like and often fold batch norm into the convolutions before it. A folded one comes back as a batch norm that changes
-//! nothing but adds the convolution's bias, so the network computes the same; to train it further, its statistics adapt.
+//! Exporters name tensors as they like and often fold batch norm into the convolutions before it. A
+//! folded one comes back as a batch norm that changes nothing but adds the convolution's bias, so
+//! the network computes the same; to train it further, its statistics adapt.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -118,7 +119,8 @@ impl Matcher<'_> {
     /// The steps before the next layer: a ReLU, and what else there is.
     fn expect_steps(found: &[Step], expected: &[Step], name: &str) -> Result<(), String> {
         let alike = |(a, b): (&Step, &Step)| match (a, b) {
-            // 2x2 windows cover an even size whichever way it is rounded; windows of stride 1 have no rest.
+            // 2x2 windows cover an even size whichever way it is rounded; windows of stride 1 have
+            // no rest.
             (Step::MaxPool(size, stride, _), Step::MaxPool(size2, stride2, _))
                 if *stride == 1 || *size == 2 =>
             {

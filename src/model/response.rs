@@ -1,5 +1,6 @@
-//! Local response normalisation that an exporter wrote as several operators, as PyTorch's `local_response_norm` becomes in ONNX: x / (k + alpha mean(x^2))^beta,
-//! where the mean of squares over neighbouring channels is a pooling of five-dimensional values.
+//! Local response normalisation that an exporter wrote as several operators, as PyTorch's
+//! `local_response_norm` becomes in ONNX: x / (k + alpha mean(x^2))^beta, where the mean of squares
+//! over neighbouring channels is a pooling of five-dimensional values.
 
 use super::trace::{Source, Step, Trace};
 use crate::formats::OnnxNode;
@@ -12,7 +13,8 @@ pub(super) struct Squares {
     steps: Vec<Step>,
     /// Channels of the window, once they are averaged.
     window: Option<i64>,
-    /// Zeros around the channels, where the file says how many; those that it computes must fit, as the result has as many channels as the value.
+    /// Zeros around the channels, where the file says how many; those that it computes must fit, as
+    /// the result has as many channels as the value.
     padding: Option<[i64; 2]>,
     factor: f32,
     bias: f32,
@@ -43,7 +45,8 @@ impl Squares {
         Self { source, steps, window: None, padding: None, factor: 1.0, bias: 0.0, power: 1.0 }
     }
 
-    /// What a node makes of it, if that can be a part of a normalisation. `constant` has the elements of the node's inputs that the file holds.
+    /// What a node makes of it, if that can be a part of a normalisation. `constant` has the
+    /// elements of the node's inputs that the file holds.
     pub fn then<'a>(
         mut self,
         node: &OnnxNode,
@@ -120,7 +123,8 @@ impl Squares {
     }
 }
 
-/// Zeros before and behind the channels of a five-dimensional value, or of the four dimensions in which each row is an image of its own, if there are none elsewhere.
+/// Zeros before and behind the channels of a five-dimensional value, or of the four dimensions in
+/// which each row is an image of its own, if there are none elsewhere.
 fn around_channels(pads: &[i64]) -> Option<[i64; 2]> {
     let (before, behind) = pads.split_at(pads.len() / 2);
     let alone = |side: &[i64]| side.iter().enumerate().all(|(axis, pad)| axis == 2 || *pad == 0);

@@ -131,8 +131,9 @@ pub(super) fn conv_weight(variant: Variant, layer: &str) -> String {
     }
 }
 
-/// The part of the network that a layer or parameter of this name belongs to: `conv1`, `conv2`, a block of [`BLOCKS`], `aux1`, `aux2`,
-/// or `classifier` for what follows the last block. Pools and norms between blocks belong to the part that they follow.
+/// The part of the network that a layer or parameter of this name belongs to: `conv1`, `conv2`, a
+/// block of [`BLOCKS`], `aux1`, `aux2`, or `classifier` for what follows the last block. Pools and
+/// norms between blocks belong to the part that they follow.
 pub fn part_of(name: &str) -> &'static str {
     let inception = name.strip_prefix("inception").map(|rest| rest.trim_start_matches('_'));
     if let Some(rest) = inception {
@@ -157,8 +158,9 @@ pub fn part_of(name: &str) -> &'static str {
 }
 
 impl GoogLeNet {
-    /// The network that tensors of these names and extents are the weights of, with the defaults of its variant for what shapes
-    /// do not tell. Without auxiliary heads among them, its aux weight is 0.
+    /// The network that tensors of these names and extents are the weights of, with the defaults of
+    /// its variant for what shapes do not tell. Without auxiliary heads among them, its aux weight
+    /// is 0.
     ///
     /// # Errors
     /// [`Error::Tensor`] naming a layer whose weight is missing.
@@ -173,7 +175,8 @@ impl GoogLeNet {
         })
     }
 
-    /// The network whose layers have as many outputs as `outputs` says, by the names of their weights.
+    /// The network whose layers have as many outputs as `outputs` says, by the names of their
+    /// weights.
     pub(super) fn of_counts<E>(
         variant: Variant,
         has_aux: bool,

@@ -1,5 +1,6 @@
-//! What an ONNX graph computes, as layers with weights and the way from each to the next. Nothing about GoogLeNet is in here but that its layers are
-//! convolutions and products, and that branches are joined.
+//! What an ONNX graph computes, as layers with weights and the way from each to the next. Nothing
+//! about GoogLeNet is in here but that its layers are convolutions and products, and that branches
+//! are joined.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -54,8 +55,8 @@ pub(super) struct Norm<'a> {
     pub variance: &'a [f32],
 }
 
-/// A tensor of the file, perhaps to be read with its rows as columns. Nothing is copied before it is known to be a weight: a graph can name one as often
-/// as it likes.
+/// A tensor of the file, perhaps to be read with its rows as columns. Nothing is copied before it
+/// is known to be a weight: a graph can name one as often as it likes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Constant<'a> {
     tensor: &'a HostTensor,
@@ -125,7 +126,8 @@ pub(super) struct Layers<'a> {
     pub joins: Vec<Vec<Rc<Trace>>>,
 }
 
-/// A value that was followed, or why it was not. A graph can name one as often as it likes, so both are shared.
+/// A value that was followed, or why it was not. A graph can name one as often as it likes, so both
+/// are shared.
 type Value = Result<Rc<Trace>, Rc<str>>;
 
 type Constants<'a> = HashMap<&'a str, Constant<'a>>;
@@ -152,7 +154,8 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
             constants.extend(node.outputs.first().map(|output| (output.as_str(), constant)));
             continue;
         }
-        // Shapes, axes and the share of dropout say nothing of where the values are from; they may be computed in ways that are not followed.
+        // Shapes, axes and the share of dropout say nothing of where the values are from; they may
+        // be computed in ways that are not followed.
         let read = match node.operator.as_str() {
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Dropout" | "Pad" | "CastLike"
             | "ReduceMean" => 1,
@@ -190,7 +193,8 @@ fn constant<'a>(node: &OnnxNode, constants: &Constants<'a>) -> Option<Constant<'
     }
 }
 
-/// More channels or steps than this between layers are no network; following them without end would take memory without end.
+/// More channels or steps than this between layers are no network; following them without end would
+/// take memory without end.
 const LIMIT: usize = 64;
 
 /// Nodes of a graph: exporters that take every operation apart need some thousands.
@@ -362,7 +366,8 @@ fn value<'a>(
 /// What is wrong with a normalisation that is not the paper's.
 const OTHER_NUMBERS: &str = "has not the numbers of GoogLeNet: 5, 0.0001, 0.75, 1";
 
-/// A step of a local response normalisation that is written as several operators, if the node is one: squares, what is made of them, and the normalised value.
+/// A step of a local response normalisation that is written as several operators, if the node is
+/// one: squares, what is made of them, and the normalised value.
 ///
 /// # Errors
 /// That squares come to nothing that is known, or to a normalisation with other numbers.
@@ -410,7 +415,8 @@ fn response(
     Ok(Some(value))
 }
 
-/// Whether a pooling's size rounds up: it says so, or has padding behind its input and none before it.
+/// Whether a pooling's size rounds up: it says so, or has padding behind its input and none before
+/// it.
 fn rounds_up(node: &OnnxNode) -> bool {
     let behind = matches!(node.ints("pads"), [0, 0, bottom, right] if *bottom > 0 && *right > 0);
     node.int("ceil_mode", 0) == 1 || behind || node.text("auto_pad") == "SAME_UPPER"

@@ -7,8 +7,9 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/adamw.wgsl");
 
-/// Inputs: parameters, gradients, mean of gradients, mean of their squares (flat regions [n]), multipliers [n / 64 x 2] and maybe a guard as
-/// for [`Sgd`](super::Sgd); outputs: parameters and both means, in place. The decay of the mean of gradients (beta1) is the step's momentum.
+/// Inputs: parameters, gradients, mean of gradients, mean of their squares (flat regions [n]),
+/// multipliers [n / 64 x 2] and maybe a guard as for [`Sgd`](super::Sgd); outputs: parameters and
+/// both means, in place. The decay of the mean of gradients (beta1) is the step's momentum.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     /// Decay of the mean of squares.
@@ -53,7 +54,8 @@ impl Operation for AdamW {
     }
 }
 
-/// The natural logarithm, finite for 0 too: WGSL has no literal of infinity, and the exponential of this is 0 as well.
+/// The natural logarithm, finite for 0 too: WGSL has no literal of infinity, and the exponential of
+/// this is 0 as well.
 fn log(beta: f32) -> f32 {
     f64::from(beta).ln().max(-1e30) as f32
 }

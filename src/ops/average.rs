@@ -7,11 +7,12 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/average.wgsl");
 
-/// Inputs: average, parameters (flat regions [n]), and maybe the guard of a [`LossScale`](super::LossScale); output: the average, in place.
+/// Inputs: average, parameters (flat regions [n]), and maybe the guard of a
+/// [`LossScale`](super::LossScale); output: the average, in place.
 #[derive(Clone, Debug)]
 pub struct Average {
-    /// Nothing for the uniform mean of all iterates; else the decay of an exponential mean, which starts as (1 + t) / (10 + t) so
-    /// that the first iterates do not last.
+    /// Nothing for the uniform mean of all iterates; else the decay of an exponential mean, which
+    /// starts as (1 + t) / (10 + t) so that the first iterates do not last.
     pub decay: Option<f32>,
 }
 

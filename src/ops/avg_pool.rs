@@ -11,7 +11,8 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/avg_pool.wgsl");
 
-/// The mean of square windows over the elements of the input in them. Input: x [batch, channels, height, width]; output: y.
+/// The mean of square windows over the elements of the input in them. Input: x [batch, channels,
+/// height, width]; output: y.
 #[derive(Clone, Debug)]
 pub struct AvgPool {
     /// Height and width of the window.
@@ -24,16 +25,17 @@ pub struct AvgPool {
     pub ceil: bool,
 }
 
-/// The mean of windows that divide the input into `output` parts: window o covers the rows from floor(o H / O) up to ceil((o + 1) H / O), as
-/// torch's `AdaptiveAvgPool2d`. Input: x [batch, channels, height, width]; output: [batch, channels, output height, output width].
+/// The mean of windows that divide the input into `output` parts: window o covers the rows from
+/// floor(o H / O) up to ceil((o + 1) H / O), as torch's `AdaptiveAvgPool2d`. Input: x [batch,
+/// channels, height, width]; output: [batch, channels, output height, output width].
 #[derive(Clone, Debug)]
 pub struct AdaptiveAvgPool {
     /// Height and width of the output.
     pub output: [usize; 2],
 }
 
-/// The gradient of either. Inputs: dy, and with `accumulate` a gradient that it is added to in place, and with `masked` the
-/// activation whose ReLU's gradient is taken along; output: dx.
+/// The gradient of either. Inputs: dy, and with `accumulate` a gradient that it is added to in
+/// place, and with `masked` the activation whose ReLU's gradient is taken along; output: dx.
 #[derive(Clone, Debug)]
 pub struct AvgPoolGrad {
     /// The pooling with windows of a fixed size, or nothing for adaptive windows.
@@ -97,8 +99,8 @@ impl Operation for AdaptiveAvgPool {
         contribute(context, None)
     }
 
-    /// ONNX has no adaptive pooling. Where the windows are all alike it is a usual one; else it is two products, with a matrix of shares for the
-    /// columns and one for the rows.
+    /// ONNX has no adaptive pooling. Where the windows are all alike it is a usual one; else it is
+    /// two products, with a matrix of shares for the columns and one for the rows.
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         forward(operands, None)
     }

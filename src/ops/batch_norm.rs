@@ -10,14 +10,16 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/batch_norm.wgsl");
 
-/// y = (x - mean) / sqrt(variance + epsilon) weight + bias for each channel. Inputs: x [batch, channels, height, width] and, of one value a
-/// channel, weight, bias, running mean, running variance. In training, outputs y, the batch's mean, the inverse of its standard
-/// deviation, and the running statistics in place; in evaluation y alone, from the running statistics.
+/// y = (x - mean) / sqrt(variance + epsilon) weight + bias for each channel. Inputs: x [batch,
+/// channels, height, width] and, of one value a channel, weight, bias, running mean, running
+/// variance. In training, outputs y, the batch's mean, the inverse of its standard deviation, and
+/// the running statistics in place; in evaluation y alone, from the running statistics.
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
     /// Keeps the quotient finite.
     pub epsilon: f32,
-    /// Share of the batch in the running statistics: running = (1 - momentum) running + momentum batch, with the unbiased variance.
+    /// Share of the batch in the running statistics: running = (1 - momentum) running + momentum
+    /// batch, with the unbiased variance.
     pub momentum: f32,
     /// Whether max(y, 0) is applied to the result.
     pub relu: bool,
@@ -25,8 +27,9 @@ pub struct BatchNorm {
     pub training: bool,
 }
 
-/// The gradient. Inputs: x, y, dy, weight and, in training, the batch's mean and inverse standard deviation, in evaluation the running mean
-/// and variance, which do not depend on x; outputs: dx in place on dy, dweight, dbias.
+/// The gradient. Inputs: x, y, dy, weight and, in training, the batch's mean and inverse standard
+/// deviation, in evaluation the running mean and variance, which do not depend on x; outputs: dx in
+/// place on dy, dweight, dbias.
 #[derive(Clone, Debug)]
 pub struct BatchNormGrad {
     /// As in [`BatchNorm`]; used in evaluation.
@@ -58,8 +61,9 @@ struct Maker<'a> {
     d: &'a Operand,
 }
 
-/// Values of a plane from which on it is shared by a workgroup on software drivers, whose invocations would otherwise read from planes that are
-/// apart by what their caches take for the same place.
+/// Values of a plane from which on it is shared by a workgroup on software drivers, whose
+/// invocations would otherwise read from planes that are apart by what their caches take for the
+/// same place.
 const LONG: usize = 32;
 /// Invocations that share a plane on a GPU.
 const SHARERS: u32 = 64;
@@ -117,7 +121,8 @@ impl Maker<'_> {
         kernel.linear(self.planes() * self.plane())
     }
 
-    /// `apply` for software drivers, which pay for what is worked out anew for each value: a loop over a plane.
+    /// `apply` for software drivers, which pay for what is worked out anew for each value: a loop
+    /// over a plane.
     fn looped(&self, apply: &Kernel) -> Kernel {
         let along = self.plane() >= LONG;
         let kernel = apply.clone().workgroup(LANES, 1, 1).constant("LOOP", true).constant("ALONG", along);
@@ -125,8 +130,8 @@ impl Maker<'_> {
         if along { kernel.linear_groups(self.planes()) } else { kernel.linear(self.planes()) }
     }
 
-    /// The same kernels twice: a workgroup for each plane and then each channel, and an invocation for each. `first` goes over planes, `second`
-    /// over channels.
+    /// The same kernels twice: a workgroup for each plane and then each channel, and an invocation
+    /// for each. `first` goes over planes, `second` over channels.
     fn families(&self, first: &Kernel, second: &Kernel, apply: &Kernel) -> Vec<Implementation> {
         let [_, channels, _] = self.x.spec.shape.ncs();
         let planes = self.planes();

@@ -10,8 +10,9 @@ const SOURCE: &str = include_str!("../../shaders/clip_norm.wgsl");
 /// Invocations that add up squares.
 const SUMMERS: usize = 4096;
 
-/// Scales gradients down such that their L2 norm is at most `max_norm`. Inputs: gradients (flat region [n]), and maybe the guard of a
-/// [`LossScale`](super::LossScale); outputs: gradients in place, and the norm before clipping [1], both without the loss scale in the norm.
+/// Scales gradients down such that their L2 norm is at most `max_norm`. Inputs: gradients (flat
+/// region [n]), and maybe the guard of a [`LossScale`](super::LossScale); outputs: gradients in
+/// place, and the norm before clipping [1], both without the loss scale in the norm.
 #[derive(Clone, Debug)]
 pub struct ClipNorm {
     /// The largest norm. Infinity clips nothing and leaves the norm, to be looked at.

@@ -1,5 +1,5 @@
-//! Concatenation of channels and its reverse. Neither runs anything: producers write into windows of the result, and
-//! readers read windows of what is cut; the planner sees to both.
+//! Concatenation of channels and its reverse. Neither runs anything: producers write into windows
+//! of the result, and readers read windows of what is cut; the planner sees to both.
 
 use super::expect;
 use crate::error::Result;
@@ -7,11 +7,13 @@ use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Operands, Profile};
 use crate::tensor::Spec;
 
-/// The inputs one after another along the channels. Inputs: different tensors, [batch, channels, height, width] that differ in channels alone.
+/// The inputs one after another along the channels. Inputs: different tensors, [batch, channels,
+/// height, width] that differ in channels alone.
 #[derive(Clone, Debug)]
 pub struct Concat;
 
-/// A window of the channels. Input: [batch, channels, height, width]; output: [batch, `channels`, height, width].
+/// A window of the channels. Input: [batch, channels, height, width]; output: [batch, `channels`,
+/// height, width].
 #[derive(Clone, Debug)]
 pub struct Slice {
     /// The first channel.

@@ -18,9 +18,10 @@ use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Operands, Profile};
 use crate::tensor::Spec;
 
-/// y = x * w + b. Inputs: x [batch, channels, height, width], weight [outputs, channels, kernel height, kernel width], and if there is a bias
-/// b [outputs]; with `norm` then the weight, bias, running mean and running variance [outputs] of a batch norm that the result goes
-/// through. Output: [batch, outputs, (height + 2 padding - kernel) / stride + 1, likewise].
+/// y = x * w + b. Inputs: x [batch, channels, height, width], weight [outputs, channels, kernel
+/// height, kernel width], and if there is a bias b [outputs]; with `norm` then the weight, bias,
+/// running mean and running variance [outputs] of a batch norm that the result goes through.
+/// Output: [batch, outputs, (height + 2 padding - kernel) / stride + 1, likewise].
 #[derive(Clone, Debug)]
 pub struct Conv {
     /// Step between windows, vertical and horizontal.
@@ -33,8 +34,9 @@ pub struct Conv {
     pub norm: Option<f32>,
 }
 
-/// The gradient of a convolution with respect to its input. Inputs: dy, weight, with `accumulate` a gradient that it is added to in
-/// place, and with `masked` the activation whose ReLU's gradient is taken along; output: dx [batch, channels, height, width].
+/// The gradient of a convolution with respect to its input. Inputs: dy, weight, with `accumulate` a
+/// gradient that it is added to in place, and with `masked` the activation whose ReLU's gradient is
+/// taken along; output: dx [batch, channels, height, width].
 #[derive(Clone, Debug)]
 pub struct ConvInputGrad {
     /// Step between windows.
@@ -60,7 +62,8 @@ pub struct ConvWeightGrad {
     pub kernel: [usize; 2],
 }
 
-/// The gradient of a convolution with respect to its bias: the sum over batch and pixels. Input: dy; output: db [outputs].
+/// The gradient of a convolution with respect to its bias: the sum over batch and pixels. Input:
+/// dy; output: db [outputs].
 #[derive(Clone, Debug)]
 pub struct ConvBiasGrad;
 

@@ -1,4 +1,5 @@
-//! Dropout (Srivastava et al. 2014), scaled while training so that nothing remains to do in evaluation.
+//! Dropout (Srivastava et al. 2014), scaled while training so that nothing remains to do in
+//! evaluation.
 
 use super::expect;
 use crate::error::Result;
@@ -8,8 +9,9 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/dropout.wgsl");
 
-/// Drops each element with a probability and scales the rest by 1 / (1 - probability). Input: any activation; output: the same
-/// shape. The gradient is the same function of the output's gradient. In evaluation it disappears.
+/// Drops each element with a probability and scales the rest by 1 / (1 - probability). Input: any
+/// activation; output: the same shape. The gradient is the same function of the output's gradient.
+/// In evaluation it disappears.
 #[derive(Clone, Debug)]
 pub struct Dropout {
     /// Probability of dropping, from 0 to below 1.

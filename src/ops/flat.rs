@@ -30,7 +30,8 @@ pub(super) fn multipliers_fit(region: &Spec, multipliers: &Spec) -> Result<(), S
     }
 }
 
-/// The inputs of an operation that has `count` of its own, and whether the guard of a [`LossScale`](super::LossScale) follows them.
+/// The inputs of an operation that has `count` of its own, and whether the guard of a
+/// [`LossScale`](super::LossScale) follows them.
 pub(super) fn guarded<'a, 'b>(
     inputs: &'b [&'a Spec],
     count: usize,
@@ -54,7 +55,8 @@ pub(super) struct Part {
     elements: Range<usize>,
 }
 
-/// The parts of `length` elements that a device can bind, each beginning where multipliers can be bound too.
+/// The parts of `length` elements that a device can bind, each beginning where multipliers can be
+/// bound too.
 pub(super) fn parts(length: usize, profile: &Profile) -> Vec<Part> {
     let bytes = usize::try_from(profile.binding).unwrap_or(usize::MAX);
     let alignment = usize::try_from(profile.alignment).unwrap_or(256);

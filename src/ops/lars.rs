@@ -1,4 +1,5 @@
-//! Layer-wise adaptive rate scaling (You, Gitman and Ginsburg 2017, "Large Batch Training of Convolutional Networks").
+//! Layer-wise adaptive rate scaling (You, Gitman and Ginsburg 2017, "Large Batch Training of
+//! Convolutional Networks").
 
 use super::flat::{bind_guard, guarded, multipliers_fit, parts, same_length};
 use super::parameters;
@@ -9,13 +10,16 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/lars.wgsl");
 
-/// v = momentum v + rate ratio (g + decay w); w = w - v, where the ratio of each tensor is trust |w| / (|g| + decay |w|). The learning rate is inside
-/// the momentum, as in the paper's algorithm 1 and unlike [`Sgd`](super::Sgd) as torch and Caffe have it. Tensors that are not decayed (biases, batch
-/// norm), and those with a norm of zero, have a ratio of 1.
+/// v = momentum v + rate ratio (g + decay w); w = w - v, where the ratio of each tensor is trust
+/// |w| / (|g| + decay |w|). The learning rate is inside the momentum, as in the paper's algorithm 1
+/// and unlike [`Sgd`](super::Sgd) as torch and Caffe have it. Tensors that are not decayed (biases,
+/// batch norm), and those with a norm of zero, have a ratio of 1.
 ///
-/// Inputs: parameters, gradients, momentum (flat regions [n]), multipliers [n / 64 x 2] as for [`Sgd`](super::Sgd), segments [tensors x 2]: the first
-/// block of 64 elements of each tensor and how many it has, as numbers below 2^24, and maybe the guard of a [`LossScale`](super::LossScale).
-/// Outputs: parameters and momentum, in place. Rate, momentum and decay come with the step.
+/// Inputs: parameters, gradients, momentum (flat regions [n]), multipliers [n / 64 x 2] as for
+/// [`Sgd`](super::Sgd), segments [tensors x 2]: the first block of 64 elements of each tensor and
+/// how many it has, as numbers below 2^24, and maybe the guard of a
+/// [`LossScale`](super::LossScale). Outputs: parameters and momentum, in place. Rate, momentum and
+/// decay come with the step.
 #[derive(Clone, Debug)]
 pub struct Lars {
     /// The share of a tensor's norm that an update at rate 1 moves it by; 0.001 in the paper.

@@ -12,7 +12,8 @@ use crate::tensor::{Shape, Spec};
 
 const SOURCE: &str = include_str!("../../shaders/linear.wgsl");
 
-/// y = x w^T + b. Inputs: x [batch, ...] with the rest flattened to features, weight [outputs, features], b [outputs]; output: [batch, outputs].
+/// y = x w^T + b. Inputs: x [batch, ...] with the rest flattened to features, weight [outputs,
+/// features], b [outputs]; output: [batch, outputs].
 #[derive(Clone, Debug)]
 pub struct Linear {
     /// Whether max(y, 0) is applied to the result.
@@ -270,8 +271,9 @@ impl Product {
         TiledProduct { extents, tile, register, parts, element: self.element, shared }.traffic()
     }
 
-    /// Terms of a part if the sum is cut so that a GPU is kept busy: a batch has few rows, so whole sums are few workgroups, and their tiles
-    /// are so small that a compute unit needs some eight of them.
+    /// Terms of a part if the sum is cut so that a GPU is kept busy: a batch has few rows, so whole
+    /// sums are few workgroups, and their tiles are so small that a compute unit needs some eight
+    /// of them.
     fn part(&self, profile: &Profile) -> usize {
         let groups = self.columns.div_ceil(TILE) * self.rows.div_ceil(TILE);
         let parts = (4 * profile.busy_workgroups()).div_ceil(groups);
@@ -306,8 +308,9 @@ impl Product {
                 .traffic(self.traffic([TILE, TILE], [4, 2], parts, true))
                 .groups(self.columns.div_ceil(TILE), self.rows.div_ceil(TILE), parts)
         };
-        // Few rows leave registers for more columns. The terms of a sum over the batch are a constant (TERMS): lavapipe compiles a kernel anew in
-        // every step if a loop that is short enough to be written out has its length from a uniform.
+        // Few rows leave registers for more columns. The terms of a sum over the batch are a
+        // constant (TERMS): lavapipe compiles a kernel anew in every step if a loop that is short
+        // enough to be written out has its length from a uniform.
         let each_m = self.rows.min(LANES);
         let each_n = (32 / each_m).min(8);
         let register = |broadcast: bool| {

@@ -1,4 +1,5 @@
-//! Local response normalisation across channels (Krizhevsky et al. 2012; Caffe's LRN layer) and its gradient.
+//! Local response normalisation across channels (Krizhevsky et al. 2012; Caffe's LRN layer) and its
+//! gradient.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ const SOURCE: &str = include_str!("../../shaders/lrn.wgsl");
 /// Channels of a window, at most: kernels have each of them written out.
 const LARGEST: usize = 255;
 
-/// y = x (k + alpha / size * sum of x^2 over `size` channels around)^-beta. Input: x [batch, channels, height, width]; output: the same shape.
+/// y = x (k + alpha / size * sum of x^2 over `size` channels around)^-beta. Input: x [batch,
+/// channels, height, width]; output: the same shape.
 #[derive(Clone, Debug)]
 pub struct Lrn {
     /// Channels of the window; odd.
@@ -26,7 +28,8 @@ pub struct Lrn {
     pub k: f32,
 }
 
-/// The gradient. Inputs: x, dy; output: dx. The sums are made again, which costs less than to keep them in memory.
+/// The gradient. Inputs: x, dy; output: dx. The sums are made again, which costs less than to keep
+/// them in memory.
 #[derive(Clone, Debug)]
 pub struct LrnGrad {
     /// The normalisation.

@@ -13,11 +13,13 @@ const SOURCE: &str = include_str!("../../shaders/max_pool.wgsl");
 /// So many windows in a line are written out for GPUs.
 const UNROLLED: usize = 6;
 
-/// Extent of windows and of the step between them, at most: kernels have each element of a window written out.
+/// Extent of windows and of the step between them, at most: kernels have each element of a window
+/// written out.
 const LARGEST: usize = 64;
 
-/// The maximum of square windows. Input: x [batch, channels, height, width]; outputs: y, and with `indices` the place of each
-/// maximum within its input plane (row * width + column) as u32. Ties go to the first in row-major order; padding never wins; a NaN wins.
+/// The maximum of square windows. Input: x [batch, channels, height, width]; outputs: y, and with
+/// `indices` the place of each maximum within its input plane (row * width + column) as u32. Ties
+/// go to the first in row-major order; padding never wins; a NaN wins.
 #[derive(Clone, Debug)]
 pub struct MaxPool {
     /// Height and width of the window.
@@ -26,14 +28,16 @@ pub struct MaxPool {
     pub stride: usize,
     /// Rows and columns around the input that belong to windows but hold nothing.
     pub padding: usize,
-    /// Whether sizes round up, as Caffe does; a window that would begin beyond the input and its left padding is left out.
+    /// Whether sizes round up, as Caffe does; a window that would begin beyond the input and its
+    /// left padding is left out.
     pub ceil: bool,
     /// Whether the places are an output: the gradient needs them.
     pub indices: bool,
 }
 
-/// The gradient of max pooling. Inputs: dy, indices, and with `accumulate` a gradient that it is added to in place, and with `masked` the
-/// activation whose ReLU's gradient is taken along; output: dx.
+/// The gradient of max pooling. Inputs: dy, indices, and with `accumulate` a gradient that it is
+/// added to in place, and with `masked` the activation whose ReLU's gradient is taken along;
+/// output: dx.
 #[derive(Clone, Debug)]
 pub struct MaxPoolGrad {
     /// The pooling.

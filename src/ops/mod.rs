@@ -1,5 +1,6 @@
-//! The operations, forward and backward side by side: one file an operation, with its attributes, shapes, gradient and
-//! kernels. The WGSL is in `shaders/`, the CPU twin in `reference`, both under the same name.
+//! The operations, forward and backward side by side: one file an operation, with its attributes,
+//! shapes, gradient and kernels. The WGSL is in `shaders/`, the CPU twin in `reference`, both under
+//! the same name.
 
 mod accumulate;
 mod adamw;
@@ -49,8 +50,9 @@ use crate::graph::{Add, Copy, Fill, Operation};
 use crate::kernel::{Implementation, Operand, Operands, Profile};
 use crate::tensor::{Element, Spec};
 
-/// The ways to run an operation on these operands on a device with this profile, as [`Operation::kernels`] says; those of the crate's own
-/// operations run without checks of bounds. An operation from outside that hands on what this makes of one of the crate's own hands on
+/// The ways to run an operation on these operands on a device with this profile, as
+/// [`Operation::kernels`] says; those of the crate's own operations run without checks of bounds.
+/// An operation from outside that hands on what this makes of one of the crate's own hands on
 /// kernels that are as fast. One of the crate's own offers nothing for operands that it refuses.
 pub fn offers(op: &dyn Operation, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
     if !is_own(op) {
@@ -77,7 +79,8 @@ fn is_own(op: &dyn Operation) -> bool {
     own.contains(&(op as &dyn Any).type_id())
 }
 
-/// Whether an operation makes outputs like these of inputs like these, all of which lie as kernels expect it.
+/// Whether an operation makes outputs like these of inputs like these, all of which lie as kernels
+/// expect it.
 fn takes(op: &dyn Operation, operands: &Operands<'_>) -> bool {
     let apart =
         |o: &Operand| o.batch_stride >= o.spec.shape.item() || o.dims().first().is_none_or(|n| *n < 2);
@@ -87,12 +90,12 @@ fn takes(op: &dyn Operation, operands: &Operands<'_>) -> bool {
         && op.infer(&inputs).is_ok_and(|specs| specs.iter().eq(operands.outputs.iter().map(|o| &o.spec)))
 }
 
-/// Extent of a window, of its padding and of the step between windows, at most: so that places of the largest tensors fit in 32 bits with
-/// a sign, padding included.
+/// Extent of a window, of its padding and of the step between windows, at most: so that places of
+/// the largest tensors fit in 32 bits with a sign, padding included.
 pub(crate) const MOST_EXTENT: usize = 1 << 24;
 
-/// The result of a gradient whose inputs after the first `own` are, with `accumulate`, what it is added to in place, and, with `masked`, an
-/// activation: all as the result.
+/// The result of a gradient whose inputs after the first `own` are, with `accumulate`, what it is
+/// added to in place, and, with `masked`, an activation: all as the result.
 pub(crate) fn gradient(
     inputs: &[&Spec],
     own: usize,
@@ -115,7 +118,8 @@ pub(crate) fn activation(x: &Spec) -> Result<(), String> {
     if x.element == Element::U32 { Err(format!("expected floating-point numbers, got {x}")) } else { Ok(()) }
 }
 
-/// Refuses parameters, statistics and losses that are not in f32: activations may be stored as f16, these never.
+/// Refuses parameters, statistics and losses that are not in f32: activations may be stored as f16,
+/// these never.
 pub(crate) fn parameters(specs: &[&Spec]) -> Result<(), String> {
     match specs.iter().find(|s| s.element != Element::F32) {
         Some(other) => Err(format!("expected f32, got {other}")),

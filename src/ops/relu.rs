@@ -13,7 +13,8 @@ const SOURCE: &str = include_str!("../../shaders/relu.wgsl");
 #[derive(Clone, Debug)]
 pub struct Relu;
 
-/// The gradient of ReLU: dx = dy where y > 0, else 0, in place on dy. Inputs: y and dy of equal shape; output: dx.
+/// The gradient of ReLU: dx = dy where y > 0, else 0, in place on dy. Inputs: y and dy of equal
+/// shape; output: dx.
 #[derive(Clone, Debug)]
 pub struct ReluGrad;
 
@@ -46,7 +47,8 @@ impl Mask {
         self.bytes as u64
     }
 
-    /// Tells a kernel of the mask: the constant `MASK`, and the array `mask` of `element` with `mask_offset` and `mask_stride` in `p`.
+    /// Tells a kernel of the mask: the constant `MASK`, and the array `mask` of `element` with
+    /// `mask_offset` and `mask_stride` in `p`.
     pub(crate) fn bind(mask: Option<Self>, kernel: Kernel, element: &'static str) -> Kernel {
         let kernel = kernel.constant("MASK", mask.is_some());
         let Some(Self { input, offset, batch_stride, .. }) = mask else { return kernel };
@@ -124,7 +126,8 @@ fn extent(x: &Operand) -> [(&'static str, usize); 4] {
     [("count", x.volume()), ("item", x.spec.shape.item()), ("offset", x.offset), ("stride", x.batch_stride)]
 }
 
-/// Whether an operation is a ReLU: what convolutions, linear layers and batch norms apply to their own results.
+/// Whether an operation is a ReLU: what convolutions, linear layers and batch norms apply to their
+/// own results.
 pub(super) fn is_relu(op: &dyn Operation) -> bool {
     let any: &dyn Any = op;
     any.is::<Relu>()

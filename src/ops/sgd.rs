@@ -7,10 +7,11 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/sgd.wgsl");
 
-/// v = momentum v + g + decay w; w = w - rate v, or w - rate (g + decay w + momentum v) with Nesterov's look ahead. Inputs: parameters, gradients,
-/// momentum (flat regions [n]), and multipliers [n / 64 x 2]: factors on rate and decay for each 64 elements, and maybe the guard of a
-/// [`LossScale`](super::LossScale); outputs: parameters and momentum, in place. Rate, momentum and decay come with the step, and so does the loss
-/// scale where there is no guard.
+/// v = momentum v + g + decay w; w = w - rate v, or w - rate (g + decay w + momentum v) with
+/// Nesterov's look ahead. Inputs: parameters, gradients, momentum (flat regions [n]), and
+/// multipliers [n / 64 x 2]: factors on rate and decay for each 64 elements, and maybe the guard of
+/// a [`LossScale`](super::LossScale); outputs: parameters and momentum, in place. Rate, momentum
+/// and decay come with the step, and so does the loss scale where there is no guard.
 #[derive(Clone, Debug)]
 pub struct Sgd {
     /// Whether to look ahead (Nesterov), as torch's `nesterov=True`.

@@ -1,4 +1,5 @@
-//! Softmax with cross-entropy (Caffe's SoftmaxWithLoss) and its gradient; softmax alone for inference.
+//! Softmax with cross-entropy (Caffe's SoftmaxWithLoss) and its gradient; softmax alone for
+//! inference.
 
 use super::{activation, expect, parameters};
 use crate::error::Result;
@@ -8,25 +9,29 @@ use crate::tensor::{Element, Spec};
 
 const SOURCE: &str = include_str!("../../shaders/softmax_cross_entropy.wgsl");
 
-/// The mean over the batch of -sum over c of target[c] log softmax(logits)[c]. Inputs: logits [batch, classes], labels u32 [batch]; a
-/// label that is no class marks a row that does not count. Outputs, in f32: loss [1], probabilities [batch, classes], and the number of rows whose largest logit, the first of
-/// equals, is the label's [1]. Only the loss can be differentiated.
+/// The mean over the batch of -sum over c of target[c] log softmax(logits)[c]. Inputs: logits
+/// [batch, classes], labels u32 [batch]; a label that is no class marks a row that does not count.
+/// Outputs, in f32: loss [1], probabilities [batch, classes], and the number of rows whose largest
+/// logit, the first of equals, is the label's [1]. Only the loss can be differentiated.
 ///
-/// Two more inputs give each row a second label, as mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019) need it: second labels u32
-/// [batch], and the shares of the first ones [batch], from 0 to 1. The target is the mean of both labels by their shares, and a right row counts
-/// by the share of the label that it got right. A second label must be a class where the first is one.
+/// Two more inputs give each row a second label, as mixup (Zhang et al. 2018) and cutmix (Yun et
+/// al. 2019) need it: second labels u32 [batch], and the shares of the first ones [batch], from 0
+/// to 1. The target is the mean of both labels by their shares, and a right row counts by the share
+/// of the label that it got right. A second label must be a class where the first is one.
 ///
-/// A last input gives each class a weight [classes], as torch's `CrossEntropyLoss(weight=...)` does: the term of class c in the sum
-/// is multiplied by weight c, smoothed shares included, and the mean over the batch is divided by the sum of the weights of the labels, each by its share, in
-/// place of the number of rows.
+/// A last input gives each class a weight [classes], as torch's `CrossEntropyLoss(weight=...)`
+/// does: the term of class c in the sum is multiplied by weight c, smoothed shares included, and
+/// the mean over the batch is divided by the sum of the weights of the labels, each by its share,
+/// in place of the number of rows.
 #[derive(Clone, Debug)]
 pub struct SoftmaxCrossEntropy {
     /// Share of the target that is spread evenly over the classes (Szegedy et al. 2016, section 7).
     pub smoothing: f32,
 }
 
-/// The gradient. Inputs: probabilities, labels, the gradient of the loss [1], and second labels, shares and class weights as far as
-/// the forward pass has them; output: the gradient of the logits.
+/// The gradient. Inputs: probabilities, labels, the gradient of the loss [1], and second labels,
+/// shares and class weights as far as the forward pass has them; output: the gradient of the
+/// logits.
 #[derive(Clone, Debug)]
 pub struct SoftmaxCrossEntropyGrad {
     /// As in the forward pass.

@@ -1,4 +1,5 @@
-//! What moves parameters: update rules, learning rate schedules, mixed precision; and the training state that they change.
+//! What moves parameters: update rules, learning rate schedules, mixed precision; and the training
+//! state that they change.
 
 mod optimizer;
 mod precision;

@@ -17,13 +17,14 @@ use crate::tensor::Spec;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "rule")]
 pub enum Rule {
-    /// SGD with momentum: v = momentum v + g, w = w - rate v; with `nesterov` w = w - rate (g + momentum v).
+    /// SGD with momentum: v = momentum v + g, w = w - rate v; with `nesterov` w = w - rate (g +
+    /// momentum v).
     Sgd {
         /// Look ahead (Nesterov).
         nesterov: bool,
     },
-    /// SGD with momentum on gradients scaled to each tensor's norm, with the learning rate inside the momentum: v = momentum v + rate g, w = w - v
-    /// (You et al. 2017): for large batches.
+    /// SGD with momentum on gradients scaled to each tensor's norm, with the learning rate inside
+    /// the momentum: v = momentum v + rate g, w = w - v (You et al. 2017): for large batches.
     Lars {
         /// Share of a tensor's norm that an update at rate 1 moves it by.
         trust: f32,
@@ -49,13 +50,15 @@ pub struct Optimizer {
     pub momentum: f32,
     /// Weight decay; acts on convolution and linear weights.
     pub weight_decay: f32,
-    /// Largest global norm of the gradients; larger ones are scaled down to it. With infinity the norm is measured and nothing is scaled; with none it is not measured.
+    /// Largest global norm of the gradients; larger ones are scaled down to it. With infinity the
+    /// norm is measured and nothing is scaled; with none it is not measured.
     pub clip_norm: Option<f32>,
     /// Averaging of the parameters, and of batch norm's running statistics.
     pub average: Option<Averaging>,
     /// Batches whose gradients make one update.
     pub accumulate: u32,
-    /// Whether the backward pass makes most activations again instead of keeping them: about a fifth more arithmetic in a third of the memory.
+    /// Whether the backward pass makes most activations again instead of keeping them: about a
+    /// fifth more arithmetic in a third of the memory.
     #[serde(default)]
     pub checkpointing: bool,
     /// How activations and their gradients are stored, and with f16 how the loss is scaled.
@@ -119,7 +122,8 @@ impl Default for Optimizer {
 pub(crate) struct Update {
     /// The norm of the gradients, if they are clipped.
     pub norm: Option<TensorId>,
-    /// The scale of the gradients and the number of updates that were skipped, if the loss is scaled.
+    /// The scale of the gradients and the number of updates that were skipped, if the loss is
+    /// scaled.
     pub scaling: Option<[TensorId; 2]>,
     /// The last tensor made on every micro-batch; everything after it runs once for each update.
     pub accumulated: Option<TensorId>,
@@ -152,8 +156,8 @@ impl Optimizer {
         (self.accumulate > 1).then(|| Region::Slots(self.rule_slots() + u8::from(self.average.is_some())))
     }
 
-    /// The slots that a checkpoint keeps as optimizer vectors: the rule's own, and the sum of gradients, as a run may be left between
-    /// two updates.
+    /// The slots that a checkpoint keeps as optimizer vectors: the rule's own, and the sum of
+    /// gradients, as a run may be left between two updates.
     pub(crate) fn kept_slots(&self) -> impl Iterator<Item = Region> + use<> {
         (0..self.rule_slots()).map(Region::Slots).chain(self.sum_slot())
     }
@@ -257,8 +261,9 @@ impl Optimizer {
                 Averaging::Exponential(decay) => Some(decay),
             };
             graph.add("optimizer/average", Average { decay }, &guarded(&[average, updated]))?;
-            // What the averaged parameters make of an image has other statistics than what the latest ones make of it. Those of a step whose
-            // gradients overflow are as good as any, so there is no guard.
+            // What the averaged parameters make of an image has other statistics than what the
+            // latest ones make of it. Those of a step whose gradients overflow are as good as any,
+            // so there is no guard.
             if layout.state.iter().any(|entry| !entry.name.starts_with(LOSS_SCALE)) {
                 let [average, state] = [Region::AveragedState, Region::State]
                     .map(|region| stretch(graph, region, layout.state_length()));

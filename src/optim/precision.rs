@@ -1,4 +1,5 @@
-//! Mixed precision: activations and their gradients stored as f16, everything else f32, and the loss scaled so that gradients fit.
+//! Mixed precision: activations and their gradients stored as f16, everything else f32, and the
+//! loss scaled so that gradients fit.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +10,8 @@ use crate::tensor::{Element, Spec};
 
 /// How activations and their gradients are stored in training.
 ///
-/// Parameters, their gradients, optimizer vectors, statistics and losses are f32 either way, and so is all arithmetic.
+/// Parameters, their gradients, optimizer vectors, statistics and losses are f32 either way, and so
+/// is all arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -35,8 +37,8 @@ impl Precision {
     }
 }
 
-/// How the loss is scaled. The scale is halved after an update whose gradients overflowed, which is left out, and doubled after so many
-/// updates without an overflow.
+/// How the loss is scaled. The scale is halved after an update whose gradients overflowed, which is
+/// left out, and doubled after so many updates without an overflow.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LossScaling {
     /// The first scale.

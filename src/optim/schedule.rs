@@ -8,29 +8,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// How the learning rate changes. All but one-cycle are functions of the epochs done, as a fraction, before an update: the first update has
-/// the full rate, and the one that would follow the last has what the schedule ends with, as torch's and Caffe's schedules have it.
+/// How the learning rate changes. All but one-cycle are functions of the epochs done, as a
+/// fraction, before an update: the first update has the full rate, and the one that would follow
+/// the last has what the schedule ends with, as torch's and Caffe's schedules have it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Schedule {
     /// The same rate throughout.
     Constant,
-    /// Multiplied by `factor` every `epochs` epochs, as torch's `StepLR`; the paper's section 6 has 0.96 every 8.
+    /// Multiplied by `factor` every `epochs` epochs, as torch's `StepLR`; the paper's section 6 has
+    /// 0.96 every 8.
     Step {
         /// Epochs between changes.
         epochs: f64,
         /// What the rate is multiplied by.
         factor: f64,
     },
-    /// (1 - done)^power, as torch's `PolynomialLR` and Caffe's `poly`; Caffe's `quick_solver` has power 0.5.
+    /// (1 - done)^power, as torch's `PolynomialLR` and Caffe's `poly`; Caffe's `quick_solver` has
+    /// power 0.5.
     Polynomial {
         /// The exponent.
         power: f64,
     },
     /// Half a cosine down to zero, as torch's `CosineAnnealingLR`.
     Cosine,
-    /// One cycle (Smith and Topin 2018), update by update as torch's `OneCycleLR`: from a 25th of the rate up to it along half a cosine, then down to a
-    /// ten-thousandth of where it began; momentum (of AdamW beta1) goes from 0.95 to 0.85 and back.
+    /// One cycle (Smith and Topin 2018), update by update as torch's `OneCycleLR`: from a 25th of
+    /// the rate up to it along half a cosine, then down to a ten-thousandth of where it began;
+    /// momentum (of AdamW beta1) goes from 0.95 to 0.85 and back.
     OneCycle {
         /// Share of the updates in which the rate rises.
         rise: f64,
@@ -88,13 +92,15 @@ impl From<f32> for Pace {
 }
 
 impl Schedule {
-    /// Share of the full learning rate that the first update of a warm-up has, as torchvision's reference training.
+    /// Share of the full learning rate that the first update of a warm-up has, as torchvision's
+    /// reference training.
     const WARMUP_START: f64 = 0.01;
     /// Momentum of one-cycle where the rate is highest, and where it is lowest; torch's.
     const CYCLED_MOMENTUM: [f64; 2] = [0.85, 0.95];
 
-    /// How update `at` of a training of `epochs` epochs moves parameters. The first `warmup` epochs rise linearly from a hundredth of `base`, which
-    /// the first update after them has; the schedule starts with that one, over the epochs that remain.
+    /// How update `at` of a training of `epochs` epochs moves parameters. The first `warmup` epochs
+    /// rise linearly from a hundredth of `base`, which the first update after them has; the
+    /// schedule starts with that one, over the epochs that remain.
     pub fn pace(&self, base: f64, warmup: f64, at: Moment, epochs: u64) -> Pace {
         let updates = at.updates.max(1);
         let rising = if warmup > 0.0 { ((warmup * updates as f64).round() as u64).max(1) } else { 0 };
@@ -121,7 +127,8 @@ impl Schedule {
         Pace::from(base * factor)
     }
 
-    /// One cycle after `done` of `total` updates. The highest rate is that of update `rise` `total` - 1, counted from 0, which may lie between two.
+    /// One cycle after `done` of `total` updates. The highest rate is that of update `rise` `total`
+    /// - 1, counted from 0, which may lie between two.
     fn cycle(base: f64, rise: f64, done: u64, total: u64) -> Pace {
         let last = total.max(1) as f64 - 1.0;
         let (peak, at) = (rise * total.max(1) as f64 - 1.0, (done as f64).min(last));
@@ -140,7 +147,8 @@ impl Schedule {
     }
 }
 
-/// The name with its numbers: `constant`, `polynomial:0.5`, `cosine`, `step:8:0.96`, `onecycle:0.3`.
+/// The name with its numbers: `constant`, `polynomial:0.5`, `cosine`, `step:8:0.96`,
+/// `onecycle:0.3`.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -153,7 +161,8 @@ impl fmt::Display for Schedule {
     }
 }
 
-/// Reads what [`Schedule`] writes; numbers that are left out are the paper's (step), Caffe's (polynomial) and torch's (onecycle).
+/// Reads what [`Schedule`] writes; numbers that are left out are the paper's (step), Caffe's
+/// (polynomial) and torch's (onecycle).
 impl FromStr for Schedule {
     type Err = Error;
 
@@ -199,7 +208,8 @@ mod tests {
         Moment { epoch: done / updates, update: done % updates, updates }
     }
 
-    /// What torch's schedulers do in twelve updates of three epochs; made by tests/fixtures/scripts/schedules_torch.py.
+    /// What torch's schedulers do in twelve updates of three epochs; made by
+    /// tests/fixtures/scripts/schedules_torch.py.
     #[test]
     fn learning_rates_and_momenta_are_torchs() {
         let mut compared = 0;
@@ -239,7 +249,8 @@ mod tests {
         }
     }
 
-    /// What stays bit for bit where nothing asks for a warm-up: the rate is a function of the epochs done.
+    /// What stays bit for bit where nothing asks for a warm-up: the rate is a function of the
+    /// epochs done.
     #[test]
     fn schedules_take_their_documented_values() {
         let near = |a: f64, b: f64| (a - b).abs() < 1e-12;

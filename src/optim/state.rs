@@ -27,7 +27,8 @@ pub struct Progress {
     pub waiting_weight: f32,
 }
 
-/// All that changes in training: together with the configuration, what a run can be continued from on any device.
+/// All that changes in training: together with the configuration, what a run can be continued from
+/// on any device.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrainingState {
     /// Trained parameters by name.
@@ -36,14 +37,16 @@ pub struct TrainingState {
     pub state: BTreeMap<String, HostTensor>,
     /// The optimizer's vectors, by parameter.
     pub slots: Vec<BTreeMap<String, HostTensor>>,
-    /// Averaged parameters, by parameter, and with them the averaged running statistics, where there are any.
+    /// Averaged parameters, by parameter, and with them the averaged running statistics, where
+    /// there are any.
     pub average: Option<BTreeMap<String, HostTensor>>,
     /// How far training is.
     pub progress: Progress,
 }
 
 impl TrainingState {
-    /// The name of a tensor that has NaN or infinite values, if one does: parameters, running statistics, optimizer vectors and averages.
+    /// The name of a tensor that has NaN or infinite values, if one does: parameters, running
+    /// statistics, optimizer vectors and averages.
     #[must_use]
     pub fn non_finite(&self) -> Option<String> {
         // Exponents that are all ones, many at a time.
@@ -60,7 +63,8 @@ impl TrainingState {
             .or_else(|| find(self.average.as_ref()?).map(|name| format!("average.{name}")))
     }
 
-    /// The state whose parameters and running statistics are the averaged ones, where training averaged them: what to classify with.
+    /// The state whose parameters and running statistics are the averaged ones, where training
+    /// averaged them: what to classify with.
     #[must_use]
     pub fn averaged(mut self) -> Self {
         for (name, tensor) in self.average.take().into_iter().flatten() {

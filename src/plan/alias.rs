@@ -1,4 +1,5 @@
-//! Decides which tensors share storage, and puts copies where sharing would destroy a value that is still needed.
+//! Decides which tensors share storage, and puts copies where sharing would destroy a value that is
+//! still needed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use crate::graph::{Alias, Graph, Node, Role, TensorId};
 use crate::kernel::Operand;
 use crate::tensor::Spec;
 
-/// Where a tensor lies in the storage of its root: a window that is dense within an item of the batch.
+/// Where a tensor lies in the storage of its root: a window that is dense within an item of the
+/// batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// The tensor that owns the storage.

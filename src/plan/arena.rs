@@ -1,4 +1,5 @@
-//! Packs blocks of memory that live for a part of the time into as little space as a greedy search finds.
+//! Packs blocks of memory that live for a part of the time into as little space as a greedy search
+//! finds.
 
 /// A block of memory that is needed from one moment to another, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +21,13 @@ pub struct Placement {
     pub offset: u64,
 }
 
-/// Gives each block a place such that blocks that live at the same time do not overlap. Offsets are multiples of `alignment`; a
-/// chunk grows to at most `limit` bytes, then another is begun. Returns the places and the chunks' sizes.
+/// Gives each block a place such that blocks that live at the same time do not overlap. Offsets are
+/// multiples of `alignment`; a chunk grows to at most `limit` bytes, then another is begun. Returns
+/// the places and the chunks' sizes.
 ///
-/// Greedy by size, largest first, each at the lowest gap that holds it: within a few percent of the peak of live bytes on
-/// networks (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020, section 5).
+/// Greedy by size, largest first, each at the lowest gap that holds it: within a few percent of the
+/// peak of live bytes on networks (Pisarchyk and Lee, "Efficient memory management for deep neural
+/// net inference", 2020, section 5).
 pub fn pack(blocks: &[Block], alignment: u64, limit: u64) -> (Vec<Placement>, Vec<u64>) {
     let mut order: Vec<usize> = (0..blocks.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(blocks[i].bytes), blocks[i].first));

@@ -23,12 +23,13 @@ pub enum Effort {
 pub struct Choice {
     /// The name of the implementation.
     pub implementation: String,
-    /// The fingerprint of the kernels that it was chosen among. The choice holds for these alone: any others have been neither
-    /// checked nor measured.
+    /// The fingerprint of the kernels that it was chosen among. The choice holds for these alone:
+    /// any others have been neither checked nor measured.
     pub kernels: String,
     /// How thoroughly it was measured.
     pub effort: Effort,
-    /// Microseconds of each implementation that was measured. None where the time did not suffice: the default was left then.
+    /// Microseconds of each implementation that was measured. None where the time did not suffice:
+    /// the default was left then.
     pub microseconds: BTreeMap<String, f64>,
 }
 
@@ -38,8 +39,9 @@ pub struct Choice {
 pub struct Choices(BTreeMap<String, Choice>);
 
 impl Choices {
-    /// What a choice depends on, as a line to read: the operation with its attributes, and of each operand the shape and what
-    /// kernels may ask about its place. Nodes with the same key are offered the same kernels.
+    /// What a choice depends on, as a line to read: the operation with its attributes, and of each
+    /// operand the shape and what kernels may ask about its place. Nodes with the same key are
+    /// offered the same kernels.
     pub fn key(op: &dyn Operation, operands: &Operands<'_>) -> String {
         let mut key = format!("{} {op:?}", op.name());
         for (separator, list) in [(" (", operands.inputs), (") -> (", operands.outputs)] {
@@ -84,8 +86,9 @@ impl Choices {
         self.0.is_empty()
     }
 
-    /// The implementation that was chosen for an operation. None if nothing was chosen, or was chosen among other kernels, or is
-    /// not in the list, or does not fit the device: then the default policy holds.
+    /// The implementation that was chosen for an operation. None if nothing was chosen, or was
+    /// chosen among other kernels, or is not in the list, or does not fit the device: then the
+    /// default policy holds.
     pub fn pick<'a>(
         &self,
         op: &dyn Operation,
@@ -108,7 +111,8 @@ fn placing(operand: &Operand) -> String {
     if !operand.is_dense() {
         text.push_str(" window");
     }
-    // Vectors of up to eight f16 are loaded at once. How items follow each other in a dense tensor is in its shape.
+    // Vectors of up to eight f16 are loaded at once. How items follow each other in a dense tensor
+    // is in its shape.
     let aligned = |width: usize| {
         if operand.is_dense() { operand.offset.is_multiple_of(width) } else { operand.is_aligned(width) }
     };
@@ -119,8 +123,8 @@ fn placing(operand: &Operand) -> String {
     text
 }
 
-/// A number that changes with anything that the implementations which fit a device run, apart from offsets and strides, which
-/// differ between nodes of one key.
+/// A number that changes with anything that the implementations which fit a device run, apart from
+/// offsets and strides, which differ between nodes of one key.
 pub fn fingerprint(list: &[Implementation], profile: &Profile) -> String {
     let mut hash = Fingerprint::default();
     for implementation in list.iter().filter(|i| i.fits(profile)) {
@@ -148,7 +152,8 @@ pub fn fingerprint(list: &[Implementation], profile: &Profile) -> String {
     format!("{:016x}", hash.0)
 }
 
-/// FNV-1a over words of eight bytes: the same on every platform and in every version of the compiler, as a file needs it.
+/// FNV-1a over words of eight bytes: the same on every platform and in every version of the
+/// compiler, as a file needs it.
 struct Fingerprint(u64);
 
 impl Default for Fingerprint {

@@ -1,4 +1,5 @@
-//! What a plan computes and moves, counted without running it: each node with its dispatches, and what would starve a large GPU.
+//! What a plan computes and moves, counted without running it: each node with its dispatches, and
+//! what would starve a large GPU.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +9,8 @@ use super::{Plan, PlannedNode, Store};
 use crate::graph::{Alias, Node};
 use crate::kernel::{BUSY_GROUPS, Kernel, Slot, Traffic};
 
-/// FLOP per byte of storage traffic from which caches and memory keep up with the arithmetic of a large GPU.
+/// FLOP per byte of storage traffic from which caches and memory keep up with the arithmetic of a
+/// large GPU.
 pub const ENOUGH_INTENSITY: f64 = 16.0;
 
 /// One dispatch of a plan.
@@ -38,7 +40,8 @@ pub struct NodeCost {
     pub operation: &'static str,
     /// The implementation that was chosen.
     pub implementation: &'static str,
-    /// Floating-point operations that the result needs, two for a multiply-add, whatever the algorithm does.
+    /// Floating-point operations that the result needs, two for a multiply-add, whatever the
+    /// algorithm does.
     pub flops: u64,
     /// Share of the FLOPs of the whole plan.
     pub share: f64,
@@ -54,14 +57,15 @@ impl NodeCost {
         self.dispatches.iter().map(|d| d.traffic.storage()).sum()
     }
 
-    /// FLOP per byte of storage traffic; what is loaded for operations that are taken along is left out.
+    /// FLOP per byte of storage traffic; what is loaded for operations that are taken along is left
+    /// out.
     pub fn intensity(&self) -> f64 {
         let joined: u64 = self.dispatches.iter().map(|d| d.traffic.joined).sum();
         self.flops as f64 / (self.storage() - joined).max(1) as f64
     }
 
-    /// The most FLOP per byte that its algorithm has: every tensor and scratch buffer moved once by each dispatch that binds it, and
-    /// products moving what tiles of 128 x 128 move.
+    /// The most FLOP per byte that its algorithm has: every tensor and scratch buffer moved once by
+    /// each dispatch that binds it, and products moving what tiles of 128 x 128 move.
     pub fn intensity_bound(&self) -> f64 {
         let least: u64 = self.dispatches.iter().map(|d| d.least_bytes.max(d.traffic.attainable)).sum();
         // What is loaded for operations that are taken along is in the first and not in the second.
@@ -73,7 +77,8 @@ impl NodeCost {
         self.dispatches.iter().max_by_key(|d| (d.traffic.flops, d.traffic.storage()))
     }
 
-    /// What would starve a large GPU, in words. Nodes of less than a hundredth of the FLOPs have nothing to gain.
+    /// What would starve a large GPU, in words. Nodes of less than a hundredth of the FLOPs have
+    /// nothing to gain.
     pub fn flags(&self) -> Vec<String> {
         let mut flags = Vec::new();
         let Some(main) = self.main().filter(|_| self.share >= 0.01) else { return flags };
@@ -95,7 +100,8 @@ impl NodeCost {
 }
 
 impl Plan {
-    /// The cost of each node that runs, in order; their dispatches are those of a [`Session`](crate::gpu::Session) in its order.
+    /// The cost of each node that runs, in order; their dispatches are those of a
+    /// [`Session`](crate::gpu::Session) in its order.
     pub fn costs(&self) -> Vec<NodeCost> {
         let total = self.graph.macs().saturating_mul(2);
         let cost = |planned: &PlannedNode| {
@@ -142,7 +148,8 @@ impl Plan {
         kernels.iter().enumerate().map(cost).collect()
     }
 
-    /// The traffic of a kernel that moves each of its tensors once. `written` has the scratch buffers that are filled already.
+    /// The traffic of a kernel that moves each of its tensors once. `written` has the scratch
+    /// buffers that are filled already.
     fn moved_once(
         &self,
         planned: &PlannedNode,
@@ -180,8 +187,9 @@ impl Plan {
         traffic
     }
 
-    /// Barriers of a run: dispatches that bind a buffer which an earlier one of the same pass has bound. Every storage binding
-    /// can be written, so wgpu puts one barrier, for all such buffers together, in front of each of them.
+    /// Barriers of a run: dispatches that bind a buffer which an earlier one of the same pass has
+    /// bound. Every storage binding can be written, so wgpu puts one barrier, for all such buffers
+    /// together, in front of each of them.
     pub fn barriers(&self) -> usize {
         let mut seen: BTreeSet<Store> = BTreeSet::new();
         let mut barriers = 0;

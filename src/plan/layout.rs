@@ -1,4 +1,5 @@
-//! The layout of what outlives a step: parameters, gradients and optimizer vectors lie alike, each in one contiguous region.
+//! The layout of what outlives a step: parameters, gradients and optimizer vectors lie alike, each
+//! in one contiguous region.
 
 use std::collections::HashMap;
 
@@ -21,7 +22,8 @@ pub struct Entry {
     pub start: f32,
 }
 
-/// The tensors of the parameter and state regions with their places. Plans that share a layout share the memory.
+/// The tensors of the parameter and state regions with their places. Plans that share a layout
+/// share the memory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Layout {
     /// Trained parameters; gradients and optimizer vectors have the same offsets.
@@ -70,13 +72,15 @@ impl Layout {
         length(&self.state)
     }
 
-    /// Rate and decay multiplier of each block of the parameter region: what optimizers take as `multipliers`.
+    /// Rate and decay multiplier of each block of the parameter region: what optimizers take as
+    /// `multipliers`.
     pub fn multipliers(&self) -> Vec<f32> {
         let pair = |e: &Entry| e.info.map_or([1.0, 1.0], |info| [info.rate, info.decay]);
         self.parameters.iter().flat_map(|e| pair(e).repeat(e.shape.volume().div_ceil(BLOCK))).collect()
     }
 
-    /// The first block of each parameter and how many blocks it has, as [`Lars`](crate::ops::Lars) takes them.
+    /// The first block of each parameter and how many blocks it has, as [`Lars`](crate::ops::Lars)
+    /// takes them.
     pub fn segments(&self) -> Vec<f32> {
         let pair = |e: &Entry| [e.offset / BLOCK, e.shape.volume().div_ceil(BLOCK)].map(|n| n as f32);
         self.parameters.iter().flat_map(pair).collect()

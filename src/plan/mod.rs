@@ -1,4 +1,5 @@
-//! From a graph to memory and dispatches: which tensors share storage, where each lies, which kernels run.
+//! From a graph to memory and dispatches: which tensors share storage, where each lies, which
+//! kernels run.
 
 mod alias;
 mod arena;
@@ -89,7 +90,8 @@ pub struct PlanOptions<'a> {
     pub outputs: &'a [TensorId],
     /// Scalars that come back to the host after each run, in this order.
     pub metrics: &'a [TensorId],
-    /// The layout to use, which must have all parameters and state of the graph: to share the memory of another plan.
+    /// The layout to use, which must have all parameters and state of the graph: to share the
+    /// memory of another plan.
     pub layout: Option<Arc<Layout>>,
     /// Implementations to prefer to the defaults, where they were measured.
     pub choices: Option<&'a Choices>,
@@ -118,8 +120,9 @@ impl Plan {
     /// Plans a graph for a device.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] with what would fit, if a tensor exceeds a binding of the device; [`Error::Tensor`] if the layout does
-    /// not have a parameter; [`Error::Layer`] if no implementation fits the device.
+    /// [`Error::TooLarge`] with what would fit, if a tensor exceeds a binding of the device;
+    /// [`Error::Tensor`] if the layout does not have a parameter; [`Error::Layer`] if no
+    /// implementation fits the device.
     pub fn new(graph: &Graph, options: &PlanOptions<'_>) -> Result<Self> {
         let kept: Vec<TensorId> = options.outputs.iter().chain(options.metrics).copied().collect();
         let resolved = alias::resolve(graph, &kept)?;
@@ -199,8 +202,8 @@ impl Plan {
     }
 }
 
-/// The most bytes of values that live at one time when this graph runs and `outputs` stay readable: what a plan's arena needs at least, its
-/// kernels' scratch apart.
+/// The most bytes of values that live at one time when this graph runs and `outputs` stay readable:
+/// what a plan's arena needs at least, its kernels' scratch apart.
 ///
 /// # Errors
 /// [`Error::Tensor`] for a graph that cannot be planned.
@@ -357,11 +360,13 @@ impl Builder<'_> {
         Err(Error::TooLarge { tensor: tensor.name.clone(), needed: bytes, limit, advice })
     }
 
-    /// The largest batch whose tensors fit a binding of `limit` bytes, if a smaller batch is what helps: if the tensor at fault is of a batch.
+    /// The largest batch whose tensors fit a binding of `limit` bytes, if a smaller batch is what
+    /// helps: if the tensor at fault is of a batch.
     fn largest_batch(&self, id: TensorId, bytes: u64, limit: u64) -> Option<u64> {
         let shape = &self.graph.tensor_ref(id).spec.shape;
         let batch = shape.dims().first().copied().filter(|batch| *batch > 1 && shape.rank() > 1)?;
-        // Where the batch of the network's images is another, this value is made from weights: a gradient of one, for example.
+        // Where the batch of the network's images is another, this value is made from weights: a
+        // gradient of one, for example.
         let images = self.graph.tensors().find(|(_, t)| t.role == Role::Input)?.1;
         if images.spec.dims().first() != Some(&batch) {
             return None;

@@ -16,7 +16,8 @@ fn covered(pool: Option<&AvgPool>, o: usize, size: usize, count: usize) -> Range
     }
 }
 
-/// Calls `visit` with (position in x, position in y, 1 / elements in the window) for every element of every window.
+/// Calls `visit` with (position in x, position in y, 1 / elements in the window) for every element
+/// of every window.
 fn for_each<T: Real>(
     pool: Option<&AvgPool>,
     x: &[usize],

@@ -5,7 +5,8 @@ use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
 
-/// Calls `visit` with (position in x, position in w, position in y) for every multiply-add of a convolution.
+/// Calls `visit` with (position in x, position in w, position in y) for every multiply-add of a
+/// convolution.
 fn for_each_term(
     x: &[usize],
     w: &[usize],

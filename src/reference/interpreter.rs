@@ -32,11 +32,12 @@ impl<'a, T: Real> Interpreter<'a, T> {
         self.values.get(&tensor)
     }
 
-    /// Runs every node in order. Tensors keep their values: an operation that works in place on a device makes a new value
-    /// here, and optimizers on flat regions are for the caller to run.
+    /// Runs every node in order. Tensors keep their values: an operation that works in place on a
+    /// device makes a new value here, and optimizers on flat regions are for the caller to run.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if an input has no value, [`Error::Layer`] if an operation refuses its inputs.
+    /// [`Error::Tensor`] if an input has no value, [`Error::Layer`] if an operation refuses its
+    /// inputs.
     pub fn run(&mut self, step: &Step) -> Result<()> {
         for (_, node) in self.graph.nodes() {
             let mut inputs = Vec::with_capacity(node.inputs.len());

@@ -26,8 +26,8 @@ impl<T: Real> Reference<T> for LossScale {
     }
 }
 
-/// What optimizers do with the guard, if they have one: nothing if the gradients overflowed, else the scale of the gradients and the number
-/// of updates that were skipped before.
+/// What optimizers do with the guard, if they have one: nothing if the gradients overflowed, else
+/// the scale of the gradients and the number of updates that were skipped before.
 pub(super) fn guarded<T: Real>(guard: Option<&&Array<T>>, step: &Step) -> Option<(T, T)> {
     match guard.map(|g| &g.data[..]) {
         None => Some((T::of(f64::from(step.loss_scale)), T::zero())),

@@ -1,5 +1,5 @@
-//! The CPU twin of every operation, forward and backward: plain loops over f32 or f64, the thing to step through in a debugger
-//! and the truth that kernels are tested against.
+//! The CPU twin of every operation, forward and backward: plain loops over f32 or f64, the thing to
+//! step through in a debugger and the truth that kernels are tested against.
 
 mod accumulate;
 mod adamw;
@@ -166,12 +166,14 @@ impl<T: Real> Array<T> {
 
 /// A plain implementation of an operation in the precision of `T`.
 pub trait Reference<T: Real> {
-    /// Computes the outputs. They arrive with the right shapes, filled with zeros; an output that is its input rewritten in
-    /// place ([`crate::graph::Alias::InPlace`]) arrives as a copy of that input.
+    /// Computes the outputs. They arrive with the right shapes, filled with zeros; an output that
+    /// is its input rewritten in place ([`crate::graph::Alias::InPlace`]) arrives as a copy of that
+    /// input.
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], step: &Step);
 
-    /// The element at `index` of the first output, whose extents are `dims`, straight from the definition: for operations with one
-    /// output whose whole twin takes long on large shapes. A few elements are a check there.
+    /// The element at `index` of the first output, whose extents are `dims`, straight from the
+    /// definition: for operations with one output whose whole twin takes long on large shapes. A
+    /// few elements are a check there.
     fn element(&self, _inputs: &[&Array<f32>], _dims: &[usize], _index: usize) -> Option<T> {
         None
     }
@@ -188,8 +190,8 @@ pub struct Outside {
 /// The operations from outside that have a CPU reference.
 static OUTSIDE: RwLock<BTreeMap<TypeId, Outside>> = RwLock::new(BTreeMap::new());
 
-/// Adds an operation of another crate to the table of CPU references: from then on it is checked before it is tuned, and runs in
-/// the [`Interpreter`]. Calling it again changes nothing.
+/// Adds an operation of another crate to the table of CPU references: from then on it is checked
+/// before it is tuned, and runs in the [`Interpreter`]. Calling it again changes nothing.
 pub fn register<O: Operation + Reference<f32> + Reference<f64>>() {
     let outside = Outside {
         single: |op| op.downcast_ref::<O>().map(|op| op as &dyn Reference<f32>),
@@ -198,7 +200,8 @@ pub fn register<O: Operation + Reference<f32> + Reference<f64>>() {
     OUTSIDE.write().unwrap_or_else(PoisonError::into_inner).insert(TypeId::of::<O>(), outside);
 }
 
-/// The CPU reference of an operation in the precision of `T`; none for one from outside that was not told to [`register`].
+/// The CPU reference of an operation in the precision of `T`; none for one from outside that was
+/// not told to [`register`].
 pub fn of<T: Real>(op: &dyn Operation) -> Option<&dyn Reference<T>> {
     let any: &dyn Any = op;
     macro_rules! table {
@@ -254,7 +257,8 @@ pub fn of<T: Real>(op: &dyn Operation) -> Option<&dyn Reference<T>> {
 /// Runs one operation on the CPU. Outputs that are stored as f16 come out rounded to it.
 ///
 /// # Errors
-/// The reason, if the operation cannot work on these inputs, or has no reference: [`register`] adds one.
+/// The reason, if the operation cannot work on these inputs, or has no reference: [`register`] adds
+/// one.
 pub fn run_operation<T: Real>(
     op: &dyn Operation,
     specs: &[&Spec],

@@ -11,7 +11,8 @@ fn log_softmax<T: Real>(row: &[T]) -> Vec<T> {
     row.iter().map(|x| *x - largest - sum.ln()).collect()
 }
 
-/// The labels with what may come with them: second labels and the shares of the first, class weights.
+/// The labels with what may come with them: second labels and the shares of the first, class
+/// weights.
 struct Targets<'a, T> {
     labels: &'a Array<T>,
     mixed: Option<(&'a Array<T>, &'a Array<T>)>,

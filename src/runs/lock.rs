@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// A lock file that this process holds; it is removed when this is dropped. The system gives the lock up when the process ends in whatever
-/// way, so that a file which a killed process left locks nothing.
+/// A lock file that this process holds; it is removed when this is dropped. The system gives the
+/// lock up when the process ends in whatever way, so that a file which a killed process left locks
+/// nothing.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
@@ -22,7 +23,8 @@ pub struct Lock {
 pub struct Owner {
     /// Its number.
     pub process: u32,
-    /// When the process started, in the system's clock ticks after its own start; none where the system does not tell. Numbers of processes are used again.
+    /// When the process started, in the system's clock ticks after its own start; none where the
+    /// system does not tell. Numbers of processes are used again.
     pub ticks: Option<u64>,
     /// When it took the lock, in seconds since 1970 (UTC).
     pub since: u64,
@@ -80,7 +82,8 @@ impl Lock {
                     }
                 }
             }
-            // Its owner may have removed the file after it was opened here: then the lock is one of a file that nobody else finds.
+            // Its owner may have removed the file after it was opened here: then the lock is one of
+            // a file that nobody else finds.
             if !is_same(&file, path) {
                 continue;
             }

@@ -21,7 +21,8 @@ pub enum Record {
     Step(StepRecord),
     /// An epoch that was trained to its end.
     Epoch(EpochRecord),
-    /// The beginning of an epoch that was left before its end: a run that goes on behind these steps adds it to the rest.
+    /// The beginning of an epoch that was left before its end: a run that goes on behind these
+    /// steps adds it to the rest.
     Part(PartRecord),
     /// The run ended; a resumed run goes on behind it.
     End {
@@ -62,7 +63,8 @@ impl Record {
 pub enum StopReason {
     /// All epochs are done.
     Done,
-    /// Accuracy on the validation set did not rise any more for as many epochs as the run had patience for.
+    /// Accuracy on the validation set did not rise any more for as many epochs as the run had
+    /// patience for.
     Patience,
     /// It was asked to stop.
     Interrupted,
@@ -161,7 +163,8 @@ pub struct EpochRecord {
     /// Seconds that it took, the look at the held-out images included.
     #[serde(deserialize_with = "number")]
     pub seconds: f64,
-    /// Share of the time of training in which the device worked on steps; none where it cannot tell.
+    /// Share of the time of training in which the device worked on steps; none where it cannot
+    /// tell.
     pub device_busy: Option<f64>,
     /// Bytes that training takes on the device.
     pub memory_bytes: u64,
@@ -189,7 +192,8 @@ pub struct PartRecord {
 }
 
 impl PartRecord {
-    /// The epoch so far: the rest is added step by step, so that the sum is that of an epoch which was not left.
+    /// The epoch so far: the rest is added step by step, so that the sum is that of an epoch which
+    /// was not left.
     #[must_use]
     pub fn summary(&self) -> EpochSummary {
         let name = |name: &str| ["aux1", "aux2"].into_iter().find(|aux| *aux == name).unwrap_or("main");
@@ -236,8 +240,8 @@ impl From<&Evaluation> for ValidationRecord {
 /// Bytes that a log may have: more than the longest trainings make.
 const MAX_LOG_BYTES: u64 = 1 << 30;
 
-/// Reads a log. A last line that a crash cut off is left out, and so is an epoch that is written again further down: the held-out images
-/// were looked at when the run went on.
+/// Reads a log. A last line that a crash cut off is left out, and so is an epoch that is written
+/// again further down: the held-out images were looked at when the run went on.
 ///
 /// # Errors
 /// [`Error::Io`] naming the file, [`Error::Format`] naming the line that is no record.
@@ -249,7 +253,8 @@ pub fn read_log(path: &Path) -> Result<Vec<Record>> {
     }
 }
 
-/// As [`read_log`], without the lines that are no records: what is wrong with each of them is the second value.
+/// As [`read_log`], without the lines that are no records: what is wrong with each of them is the
+/// second value.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::Format`] naming a file that cannot be read at all.
@@ -289,8 +294,8 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Opens the log of a run that has done `steps` steps: what an earlier start logged beyond them is taken out, as those steps
-    /// will be done again.
+    /// Opens the log of a run that has done `steps` steps: what an earlier start logged beyond them
+    /// is taken out, as those steps will be done again.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file.

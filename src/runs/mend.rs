@@ -1,8 +1,11 @@
-//! What a run that was cut off while it saved needs before it goes on: its log and its checkpoints say the same again.
+//! What a run that was cut off while it saved needs before it goes on: its log and its checkpoints
+//! say the same again.
 //!
-//! An epoch is saved in an order in which no file promises what is not there: a note of the record to come ([`RunFolder::begin_save`]), the newest
-//! checkpoint, the best one if it is the best, the log's record, and the note is removed. Whatever a crash leaves of this, [`RunFolder::mend`]
-//! completes it from the checkpoint that the run goes on from, so that the log is that of a run which was not cut off.
+//! An epoch is saved in an order in which no file promises what is not there: a note of the record
+//! to come ([`RunFolder::begin_save`]), the newest checkpoint, the best one if it is the best, the
+//! log's record, and the note is removed. Whatever a crash leaves of this, [`RunFolder::mend`]
+//! completes it from the checkpoint that the run goes on from, so that the log is that of a run
+//! which was not cut off.
 
 use std::path::{Path, PathBuf};
 
@@ -47,14 +50,16 @@ impl RunFolder {
         serde_json::from_slice(&read_file(&self.pending_path(), MAX_TEXT_BYTES).ok()?).ok()
     }
 
-    /// Completes what was cut off when this run ended, for going on from the checkpoint `file` with its `progress`. Returns what was mended, for people.
+    /// Completes what was cut off when this run ended, for going on from the checkpoint `file` with
+    /// its `progress`. Returns what was mended, for people.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
     pub fn mend(&self, file: &Path, progress: &Progress) -> Result<Vec<String>> {
         let mut notes = Vec::new();
         let (mut records, mut changed) = self.readable_records(&mut notes)?;
-        // A run that goes back leaves what was after this checkpoint to the one that truncates the log.
+        // A run that goes back leaves what was after this checkpoint to the one that truncates the
+        // log.
         let goes_back = records.iter().any(|record| record.steps() > progress.step);
         let pending = self.pending();
         let missing = pending.as_ref().filter(|r| !goes_back && r.steps() == progress.step);
@@ -75,7 +80,8 @@ impl RunFolder {
         Ok(notes)
     }
 
-    /// The records of the log, without lines that cannot be read: the whole of such a log is kept under another name.
+    /// The records of the log, without lines that cannot be read: the whole of such a log is kept
+    /// under another name.
     fn readable_records(&self, notes: &mut Vec<String>) -> Result<(Vec<Record>, bool)> {
         let path = self.log_path();
         if !path.exists() {

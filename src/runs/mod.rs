@@ -13,8 +13,9 @@
 //!   pending.json       while an epoch is saved: the log's next record
 //! ```
 //!
-//! Numbers grow by one; two runs that start at the same time get different folders. The log is appended to line by line: a last line without an
-//! end was cut off by a crash, and readers leave it out.
+//! Numbers grow by one; two runs that start at the same time get different folders. The log is
+//! appended to line by line: a last line without an end was cut off by a crash, and readers leave
+//! it out.
 
 mod lock;
 mod log;
@@ -104,7 +105,8 @@ const CONFIG: &str = "config.toml";
 const LOG: &str = "log.jsonl";
 
 impl RunFolder {
-    /// Makes the folder of a new run under `parent`, with the next free number. Of `name`, letters, digits, dots and dashes are kept.
+    /// Makes the folder of a new run under `parent`, with the next free number. Of `name`, letters,
+    /// digits, dots and dashes are kept.
     ///
     /// # Errors
     /// [`Error::Io`] naming the folder.
@@ -116,7 +118,8 @@ impl RunFolder {
         loop {
             let path = parent.join(format!("{number:04}-{name}"));
             match std::fs::create_dir(&path) {
-                // Another run may have taken the number under another name meanwhile: then both have it, and folders still differ.
+                // Another run may have taken the number under another name meanwhile: then both
+                // have it, and folders still differ.
                 Ok(()) => return Ok(Self { path }),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
                 Err(e) => return Err(Error::io(path, e)),
@@ -146,7 +149,8 @@ impl RunFolder {
         Ok(runs)
     }
 
-    /// Finds a run by its folder, its folder's name under `parent`, its number, or its name if only one has it.
+    /// Finds a run by its folder, its folder's name under `parent`, its number, or its name if only
+    /// one has it.
     ///
     /// # Errors
     /// [`Error::Unknown`] if there is none, [`Error::Config`] if there are several.
@@ -245,7 +249,8 @@ impl RunFolder {
         self.path.join(format!("epoch-{epochs:04}.safetensors"))
     }
 
-    /// The newest checkpoint's file, wherever it is: in the folder also where it should be elsewhere and could not be written there.
+    /// The newest checkpoint's file, wherever it is: in the folder also where it should be
+    /// elsewhere and could not be written there.
     pub fn newest(&self) -> PathBuf {
         let (here, named) = (self.last(), self.manifest().ok().and_then(|m| m.checkpoint));
         let steps = |file: &Path| Checkpoint::progress_of(file).ok().map(|progress| progress.step);
@@ -277,8 +282,10 @@ impl RunFolder {
         parent.is_some() && parent == self.path.canonicalize().ok()
     }
 
-    /// Renames checkpoints that are of later than so many epochs, to `left-epoch-0007.safetensors` and, if `best` is, `left-best.safetensors`: a run that goes on
-    /// from an earlier checkpoint has another future, and neither takes theirs for its own nor deletes them. Returns the new names.
+    /// Renames checkpoints that are of later than so many epochs, to `left-epoch-0007.safetensors`
+    /// and, if `best` is, `left-best.safetensors`: a run that goes on from an earlier checkpoint
+    /// has another future, and neither takes theirs for its own nor deletes them. Returns the new
+    /// names.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.

@@ -1,5 +1,5 @@
-//! TensorBoard's event files: records of protobuf messages, each framed by its length and checksums (TensorFlow's `record_writer.h` and
-//! `event.proto`; only the fields for scalars).
+//! TensorBoard's event files: records of protobuf messages, each framed by its length and checksums
+//! (TensorFlow's `record_writer.h` and `event.proto`; only the fields for scalars).
 
 use std::fs::File;
 use std::io::Write;
@@ -53,8 +53,8 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts an event file in `folder`, which TensorBoard is given, or one above it. `wall_time` is in seconds since 1970; a
-    /// file of the same second gets the next number.
+    /// Starts an event file in `folder`, which TensorBoard is given, or one above it. `wall_time`
+    /// is in seconds since 1970; a file of the same second gets the next number.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.

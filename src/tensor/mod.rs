@@ -6,7 +6,8 @@ pub use host::HostTensor;
 
 use std::fmt;
 
-/// The extents of a tensor, outermost first. Activations are NCHW, convolution weights OIHW, linear weights (out, in).
+/// The extents of a tensor, outermost first. Activations are NCHW, convolution weights OIHW, linear
+/// weights (out, in).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Shape(Vec<usize>);
 
@@ -16,7 +17,8 @@ impl Shape {
         &self.0
     }
 
-    /// Number of elements; `usize::MAX` if they are more than can be counted, which no graph accepts.
+    /// Number of elements; `usize::MAX` if they are more than can be counted, which no graph
+    /// accepts.
     pub fn volume(&self) -> usize {
         product(&self.0)
     }
@@ -42,7 +44,8 @@ impl Shape {
             .map_err(|_| format!("expected batch x channels x height x width, got {self}"))
     }
 
-    /// Batch, channels and the product of the rest: how per-channel operations see a tensor of rank two or more.
+    /// Batch, channels and the product of the rest: how per-channel operations see a tensor of rank
+    /// two or more.
     pub fn ncs(&self) -> [usize; 3] {
         let dim = |i: usize| self.0.get(i).copied().unwrap_or(1);
         [dim(0), dim(1), product(self.0.get(2..).unwrap_or_default())]
@@ -89,7 +92,8 @@ impl fmt::Display for Shape {
 
 /// How a tensor's elements are stored. Arithmetic is always in f32.
 ///
-/// Activations and their gradients may be f16; parameters, their gradients, statistics and losses are always f32.
+/// Activations and their gradients may be f16; parameters, their gradients, statistics and losses
+/// are always f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Element {
@@ -167,7 +171,8 @@ impl fmt::Display for Spec {
     }
 }
 
-/// Bytes that a tensor may have: more than any device holds, and so few that sums over a graph stay far below 2^64.
+/// Bytes that a tensor may have: more than any device holds, and so few that sums over a graph stay
+/// far below 2^64.
 pub(crate) const MAX_TENSOR_BYTES: u64 = 1 << 44;
 
 #[cfg(test)]

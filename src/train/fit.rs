@@ -9,7 +9,8 @@ use crate::data::{Batch, Loader};
 use crate::error::Result;
 use crate::optim::{Moment, Pace};
 
-/// Steps and batches that may be on their way to the device: enough that it never waits for the host, which makes the next and takes up the ones before.
+/// Steps and batches that may be on their way to the device: enough that it never waits for the
+/// host, which makes the next and takes up the ones before.
 pub(crate) const IN_FLIGHT: usize = 2;
 
 /// One softmax over one epoch of training, measured while the parameters changed.
@@ -56,9 +57,10 @@ impl EpochSummary {
     }
 }
 
-/// Trains on the rest of the epoch that the trainer is in. `pace` gives the learning rate of each update; the last one of the epoch may have
-/// fewer steps than [`Trainer::accumulate`]. `observe` sees each step when its metrics are back and may end the epoch early; the trainer's
-/// position then says where it resumes.
+/// Trains on the rest of the epoch that the trainer is in. `pace` gives the learning rate of each
+/// update; the last one of the epoch may have fewer steps than [`Trainer::accumulate`]. `observe`
+/// sees each step when its metrics are back and may end the epoch early; the trainer's position
+/// then says where it resumes.
 ///
 /// # Errors
 /// What the loader and the device report.
@@ -71,8 +73,8 @@ pub async fn train_epoch<P: Into<Pace>>(
     train_epoch_from(trainer, loader, EpochSummary::default(), pace, observe).await
 }
 
-/// As [`train_epoch`], for an epoch whose beginning was measured before: the summary is that of the whole, bit for bit as if the epoch had not
-/// been left.
+/// As [`train_epoch`], for an epoch whose beginning was measured before: the summary is that of the
+/// whole, bit for bit as if the epoch had not been left.
 ///
 /// # Errors
 /// As [`train_epoch`].

@@ -22,8 +22,9 @@ pub struct TrainingGraph {
     pub labels: TensorId,
     /// Second labels and the share of the first ones, where images are mixed.
     pub mixed: Option<[TensorId; 2]>,
-    /// The total loss, then the loss of each head, then its correct count, then the gradients' norm if they are clipped, then the
-    /// loss scale and the number of skipped updates if the loss is scaled.
+    /// The total loss, then the loss of each head, then its correct count, then the gradients' norm
+    /// if they are clipped, then the loss scale and the number of skipped updates if the loss is
+    /// scaled.
     pub metrics: Vec<TensorId>,
     /// The logits of each head.
     pub logits: Vec<TensorId>,
@@ -36,7 +37,8 @@ impl TrainingGraph {
     /// Builds forward, backward and update for batches of `batch` images.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] or [`Error::Config`] for values that nothing can be trained with, [`Error::Layer`] for shapes that do not fit.
+    /// [`Error::OutOfRange`] or [`Error::Config`] for values that nothing can be trained with,
+    /// [`Error::Layer`] for shapes that do not fit.
     pub fn new(network: &GoogLeNet, optimizer: &Optimizer, batch: usize) -> Result<Self> {
         optimizer.validate()?;
         let net = network.build(batch)?.stored_as(optimizer.precision.element())?;
@@ -85,7 +87,8 @@ impl TrainingGraph {
     /// Plans it as a trainer on this device does.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device cannot store activations so.
+    /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device
+    /// cannot store activations so.
     pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
         gpu.require_all(&self.graph)?;
         let options = PlanOptions {

@@ -1,4 +1,5 @@
-//! Training: a network, its backward graph and an optimizer as one plan; the state that can leave the device and come back.
+//! Training: a network, its backward graph and an optimizer as one plan; the state that can leave
+//! the device and come back.
 
 mod fit;
 mod graph;
@@ -46,7 +47,8 @@ pub struct StepMetrics {
     pub loss: f32,
     /// Each softmax, the main one first.
     pub heads: Vec<HeadMetrics>,
-    /// The global norm of the gradients, if [`Optimizer::clip_norm`] is set and this step ends with an update: not finite where that was skipped.
+    /// The global norm of the gradients, if [`Optimizer::clip_norm`] is set and this step ends with
+    /// an update: not finite where that was skipped.
     pub gradient_norm: Option<f32>,
     /// The loss scale, if the loss is scaled and this step ends with an update.
     pub scaling: Option<ScalingMetrics>,
@@ -99,12 +101,13 @@ struct Sent {
 }
 
 impl Trainer {
-    /// Plans the training step, compiles its kernels and draws the initial parameters from `seed`. `progress` is told of each
-    /// node whose kernels are ready: (done, of how many).
+    /// Plans the training step, compiles its kernels and draws the initial parameters from `seed`.
+    /// `progress` is told of each node whose kernels are ready: (done, of how many).
     ///
     /// # Errors
-    /// [`Error::OutOfRange`], [`Error::Config`] or [`Error::Layer`] for a network that cannot be built, [`Error::NoF16`] if the precision is not the device's,
-    /// [`Error::TooLarge`] if the batch does not fit, and what the device reports.
+    /// [`Error::OutOfRange`], [`Error::Config`] or [`Error::Layer`] for a network that cannot be
+    /// built, [`Error::NoF16`] if the precision is not the device's, [`Error::TooLarge`] if the
+    /// batch does not fit, and what the device reports.
     pub async fn new(
         gpu: &Gpu,
         network: &GoogLeNet,
@@ -182,7 +185,8 @@ impl Trainer {
         &self.session
     }
 
-    /// From now on, adds up how long the device works on steps. Returns whether the device can tell.
+    /// From now on, adds up how long the device works on steps. Returns whether the device can
+    /// tell.
     ///
     /// # Errors
     /// What the device reports.
@@ -195,7 +199,8 @@ impl Trainer {
         self.session.busy_seconds()
     }
 
-    /// Times each dispatch of one training step by itself; the step counts as one, and has no metrics.
+    /// Times each dispatch of one training step by itself; the step counts as one, and has no
+    /// metrics.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
@@ -223,8 +228,9 @@ impl Trainer {
         self.session.limit_submissions(multiply_adds);
     }
 
-    /// Sends one training step to the device and returns at once; what it measures comes from [`Trainer::metrics`]. With
-    /// [`Optimizer::accumulate`], parameters are updated after that many steps, of which each counts by its images.
+    /// Sends one training step to the device and returns at once; what it measures comes from
+    /// [`Trainer::metrics`]. With [`Optimizer::accumulate`], parameters are updated after that many
+    /// steps, of which each counts by its images.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
@@ -232,7 +238,8 @@ impl Trainer {
         self.send(batch, pace.into(), self.progress.waiting.saturating_add(1) >= self.optimizer.accumulate)
     }
 
-    /// As [`Trainer::step`], and updates the parameters from all gradients that wait for an update, however few: the last step of an epoch.
+    /// As [`Trainer::step`], and updates the parameters from all gradients that wait for an update,
+    /// however few: the last step of an epoch.
     ///
     /// # Errors
     /// As [`Trainer::step`].
@@ -268,19 +275,21 @@ impl Trainer {
         }
     }
 
-    /// What becomes of the gradients of this micro-batch: each is the mean over its images, and so shall their sum be.
+    /// What becomes of the gradients of this micro-batch: each is the mean over its images, and so
+    /// shall their sum be.
     fn window(&self, batch: &Batch, ends: bool) -> Window {
         let own = weight(batch, &self.network);
         let all = self.progress.waiting_weight + own;
-        // The weight of a window of full micro-batches: what is divided by it is exact where all are.
+        // The weight of a window of full micro-batches: what is divided by it is exact where all
+        // are.
         let full = self.optimizer.accumulate as f32 * self.batch as f32;
         let over = |weight: f32| if weight > 0.0 { full / weight } else { 1.0 };
         let completion = if ends { over(all) } else { 1.0 };
         Window { starts: self.progress.waiting == 0, divisor: over(own), completion }
     }
 
-    /// Gives the device the images and labels of the next step. Where the network takes mixed labels, a batch without second ones has only
-    /// its own.
+    /// Gives the device the images and labels of the next step. Where the network takes mixed
+    /// labels, a batch without second ones has only its own.
     fn write(&self, batch: &Batch) -> Result<()> {
         self.session.write(self.input, &batch.images)?;
         self.session.write_labels(self.labels, &batch.labels)?;
@@ -318,7 +327,8 @@ impl Trainer {
         }
     }
 
-    /// What steps have measured since the last call, oldest first; waits until at most `in_flight` are not back.
+    /// What steps have measured since the last call, oldest first; waits until at most `in_flight`
+    /// are not back.
     ///
     /// # Errors
     /// What the device reports.
@@ -401,8 +411,8 @@ impl Trainer {
         })
     }
 
-    /// Continues from a state. Optimizer vectors that the state does not have start at zero, averages at what they would be averages of, and the
-    /// loss scale at its first value.
+    /// Continues from a state. Optimizer vectors that the state does not have start at zero,
+    /// averages at what they would be averages of, and the loss scale at its first value.
     ///
     /// # Errors
     /// [`Error::Tensor`] naming what is missing or has another shape.
@@ -422,7 +432,8 @@ impl Trainer {
             upload(&self.gpu, &regions, region, slot)?;
         }
         if let Some(region) = self.optimizer.average_slot() {
-            // Averages that the state does not have start from the latest: earlier versions had none of the statistics.
+            // Averages that the state does not have start from the latest: earlier versions had
+            // none of the statistics.
             let average = state.average.as_ref().unwrap_or(&state.parameters);
             upload(&self.gpu, &regions, region, average)?;
             if self.averages_statistics() {
@@ -434,8 +445,9 @@ impl Trainer {
         Ok(())
     }
 
-    /// Starts from the weights of another run: parameters and running statistics, but for the parameters called in `anew`, which keep their
-    /// first values. Progress and the optimizer's vectors stay at their beginning, and averages start from the new parameters.
+    /// Starts from the weights of another run: parameters and running statistics, but for the
+    /// parameters called in `anew`, which keep their first values. Progress and the optimizer's
+    /// vectors stay at their beginning, and averages start from the new parameters.
     ///
     /// # Errors
     /// [`Error::Tensor`] naming what is missing or has another shape.
@@ -470,7 +482,8 @@ impl Trainer {
     }
 }
 
-/// What the loss of a batch is a mean over: its images, or with class weights the weights of their labels.
+/// What the loss of a batch is a mean over: its images, or with class weights the weights of their
+/// labels.
 fn weight(batch: &Batch, network: &GoogLeNet) -> f32 {
     let classes = network.classes;
     let of = |label: u32| {

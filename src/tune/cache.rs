@@ -14,8 +14,9 @@ use crate::untrusted::{MAX_TEXT_BYTES, read_file};
 /// The variable that names the folder of caches.
 const FOLDER: &str = "INCEPT_CACHE_DIR";
 
-/// The file of one adapter with one driver and what was opened of it, for this version of the engine. Anything else that lies in its place is ignored, and
-/// overwritten when something is saved.
+/// The file of one adapter with one driver and what was opened of it, for this version of the
+/// engine. Anything else that lies in its place is ignored, and overwritten when something is
+/// saved.
 #[derive(Clone, Debug)]
 pub struct TuneCache {
     path: PathBuf,
@@ -32,7 +33,8 @@ struct Identity {
     opened: String,
 }
 
-/// What kernels may use of a device: within WebGPU's default limits, or without matrices, others are the fastest.
+/// What kernels may use of a device: within WebGPU's default limits, or without matrices, others
+/// are the fastest.
 fn opened(profile: &Profile) -> String {
     let matrices = profile.cooperative.map_or_else(String::new, |m| {
         let (half, single) = (if m.f16 { ".f16" } else { "" }, if m.f32 { ".f32" } else { "" });
@@ -49,7 +51,8 @@ struct Content {
 }
 
 impl TuneCache {
-    /// The cache of a device in the folder that `INCEPT_CACHE_DIR` names, or in the one where this system keeps caches.
+    /// The cache of a device in the folder that `INCEPT_CACHE_DIR` names, or in the one where this
+    /// system keeps caches.
     ///
     /// # Errors
     /// [`Error::Io`] if the system has no such folder.
@@ -85,8 +88,8 @@ impl TuneCache {
         &self.path
     }
 
-    /// The choices in the file; none if there is no file, or if it is damaged or of another adapter, driver or version, which is
-    /// logged.
+    /// The choices in the file; none if there is no file, or if it is damaged or of another
+    /// adapter, driver or version, which is logged.
     pub fn load(&self) -> Choices {
         let ignored = |reason: String| {
             log::warn!("{}: {reason}; it is ignored, and overwritten after tuning", self.path.display());

@@ -1,15 +1,19 @@
-//! Whether a kernel computes what its operation is defined to be, on shapes for which a whole CPU twin may take minutes.
+//! Whether a kernel computes what its operation is defined to be, on shapes for which a whole CPU
+//! twin may take minutes.
 //!
 //! Up to [`TWIN`] multiply-adds, the whole output is compared with the CPU twin in f64. Above that:
 //!
-//! * elements of the output computed in f64 straight from the definition ([`Reference::element`](crate::reference::Reference)) must
-//!   agree: every corner of the output, where tiles hang over, and many places drawn at random;
-//! * the whole output must agree with that of the first implementation that passed, so a single wrong element is found
-//!   unless two implementations are wrong in the same way, in the same place, and nowhere that was sampled.
+//! * elements of the output computed in f64 straight from the definition
+//!   ([`Reference::element`](crate::reference::Reference)) must agree: every corner of the output,
+//!   where tiles hang over, and many places drawn at random;
+//! * the whole output must agree with that of the first implementation that passed, so a single
+//!   wrong element is found unless two implementations are wrong in the same way, in the same
+//!   place, and nowhere that was sampled.
 //!
-//! The inputs are noise of both signs, so that wrong terms do not cancel and a missing ReLU shows; around them and in scratch
-//! memory lie NaNs, so that what was read out of bounds cannot stay small; and [`Stage`](crate::tune::Trial) tells of anything written
-//! out of bounds. An operation that is large and cannot be sampled is not tuned at all.
+//! The inputs are noise of both signs, so that wrong terms do not cancel and a missing ReLU shows;
+//! around them and in scratch memory lie NaNs, so that what was read out of bounds cannot stay
+//! small; and [`Stage`](crate::tune::Trial) tells of anything written out of bounds. An operation
+//! that is large and cannot be sampled is not tuned at all.
 
 use crate::graph::Operation;
 use crate::kernel::Step;
@@ -25,15 +29,17 @@ const TWIN_ALONE: u64 = 1 << 26;
 /// Multiply-adds that sampled elements may take all together.
 const SAMPLING: u64 = 1 << 23;
 
-/// Relative L2 error of a whole output, and the largest error of one element in units of the output's root mean square. Sums
-/// of some hundred thousand products in f32, in any order, stay an order of magnitude below.
+/// Relative L2 error of a whole output, and the largest error of one element in units of the
+/// output's root mean square. Sums of some hundred thousand products in f32, in any order, stay an
+/// order of magnitude below.
 const LIMITS: (f64, f64) = (1e-4, 1e-3);
 
 /// The same where something is stored as f16.
 const LIMITS_F16: (f64, f64) = (2e-3, 2e-2);
 
-/// Numbers that look random, the same for the same seed: between -1 and 1, but those of vectors between 0.5 and 1.5, because they may be
-/// variances; labels and indices are zero, which is always valid.
+/// Numbers that look random, the same for the same seed: between -1 and 1, but those of vectors
+/// between 0.5 and 1.5, because they may be variances; labels and indices are zero, which is always
+/// valid.
 pub(super) fn noise(spec: &Spec, seed: u64) -> Array<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let (low, span) = if spec.shape.rank() < 2 { (0.5, 1.0) } else { (-1.0, 2.0) };
@@ -69,7 +75,8 @@ enum Truth {
 }
 
 impl Expected {
-    /// Computes what can be computed in reasonable time; nothing if that is too little to tell right from wrong.
+    /// Computes what can be computed in reasonable time; nothing if that is too little to tell
+    /// right from wrong.
     pub(super) fn new(
         op: &dyn Operation,
         specs: &[&Spec],
@@ -219,7 +226,8 @@ mod tests {
         assert!(compare(&want[1..], &want, LIMITS, false).is_err());
     }
 
-    /// Above the twin's size, a sampled element is enough to refuse, and so is any element of which two implementations disagree.
+    /// Above the twin's size, a sampled element is enough to refuse, and so is any element of which
+    /// two implementations disagree.
     #[test]
     fn large_outputs_are_sampled_and_compared_with_each_other() {
         let (x, w) = (Spec::f32([4, 64, 32, 32]), Spec::f32([64, 64, 3, 3]));

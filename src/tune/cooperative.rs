@@ -1,5 +1,6 @@
-//! Whether cooperative matrices do what they should on a device: asked for when it is opened, tested by small convolutions in all three
-//! directions, and left alone if a result differs from the CPU twin's.
+//! Whether cooperative matrices do what they should on a device: asked for when it is opened,
+//! tested by small convolutions in all three directions, and left alone if a result differs from
+//! the CPU twin's.
 
 use super::Trial;
 use crate::error::{Error, Result};
@@ -10,7 +11,8 @@ use crate::ops::{Conv, ConvInputGrad, ConvWeightGrad, offers};
 use crate::reference::{Array, relative_error, run_operation};
 use crate::tensor::{Element, Spec};
 
-/// Sums of products of f16 in f32, rounded to f16 at the end; a sum that is begun wrongly or counted twice is off by far more.
+/// Sums of products of f16 in f32, rounded to f16 at the end; a sum that is begun wrongly or
+/// counted twice is off by far more.
 const LIMIT: f64 = 2e-3;
 
 /// A convolution to test matrices with.
@@ -30,8 +32,9 @@ fn numbers(dims: &[usize], seed: u32) -> Array<f32> {
     Array::new(dims, (0..count).map(value).collect())
 }
 
-/// Convolutions in all three directions, with several tiles in each dimension, edges that no tile fits, and a weight gradient in several parts: 3x3 on a
-/// plane that is loaded element by element, and 1x1 on one that is loaded in vectors.
+/// Convolutions in all three directions, with several tiles in each dimension, edges that no tile
+/// fits, and a weight gradient in several parts: 3x3 on a plane that is loaded element by element,
+/// and 1x1 on one that is loaded in vectors.
 fn cases(element: Element) -> Vec<Case> {
     let three = directions(element, 3, [19, 18]);
     three.into_iter().chain(directions(element, 1, [20, 16])).collect()
@@ -86,7 +89,8 @@ pub(super) async fn self_test(gpu: &Gpu, candidate: &Cooperative) -> Result<()> 
                 operation: case.op.name(),
                 reason,
             })?;
-            // Every tile is a default for some layer, and a driver may compile one wrongly and another not.
+            // Every tile is a default for some layer, and a driver may compile one wrongly and
+            // another not.
             for implementation in fitting {
                 let made = trial.run(gpu, implementation, &inputs, &Step::default()).await?;
                 compare(case.op.name(), implementation.name, &made.arrays, &wanted)?;

@@ -13,8 +13,9 @@
 //! # }
 //! ```
 //!
-//! [`TuneCache`] keeps what was found for the next start. What an implementation computes is checked before it is timed; see
-//! `check.rs` for how. This module is async and has no thread and no file; of clocks it has only `web-time`'s.
+//! [`TuneCache`] keeps what was found for the next start. What an implementation computes is
+//! checked before it is timed; see `check.rs` for how. This module is async and has no thread and
+//! no file; of clocks it has only `web-time`'s.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod cache;
@@ -48,7 +49,8 @@ use check::{Expected, noise};
 pub struct TuneOptions {
     /// How thoroughly.
     pub effort: Effort,
-    /// After this time, what has not been measured keeps its default. The implementation that is running then is waited for.
+    /// After this time, what has not been measured keeps its default. The implementation that is
+    /// running then is waited for.
     pub budget: Option<Duration>,
 }
 
@@ -99,7 +101,8 @@ pub struct Tuning {
     pub measured: usize,
     /// Those that were measured and for which another implementation than the default is faster.
     pub changed: usize,
-    /// Those that kept their default because the time was used up, or because nothing could check or run them.
+    /// Those that kept their default because the time was used up, or because nothing could check
+    /// or run them.
     pub left: usize,
     /// What failed its check.
     pub rejected: Vec<Rejected>,
@@ -109,11 +112,13 @@ pub struct Tuning {
     pub after_ms: f64,
 }
 
-/// An implementation other than the default is chosen only if it takes at most this share of the default's time: less is noise,
-/// and a choice that changes from run to run changes the last digits of results.
+/// An implementation other than the default is chosen only if it takes at most this share of the
+/// default's time: less is noise, and a choice that changes from run to run changes the last digits
+/// of results.
 const WORTHWHILE: f64 = 0.97;
 
-/// How many times as long as the one before an implementation may take. Few defaults are so much better than the others.
+/// How many times as long as the one before an implementation may take. Few defaults are so much
+/// better than the others.
 const PATIENCE: u32 = 4;
 
 /// One operation on one set of shapes.
@@ -132,12 +137,13 @@ struct Job<'a> {
     work: u64,
 }
 
-/// Measures what the nodes of a plan can run on this device, and adds the fastest of what is right to the device's choices. What the
-/// device has a choice for already is left out. `progress` may end it; what was measured by then counts.
+/// Measures what the nodes of a plan can run on this device, and adds the fastest of what is right
+/// to the device's choices. What the device has a choice for already is left out. `progress` may
+/// end it; what was measured by then counts.
 ///
 /// # Errors
-/// [`Error::DeviceLost`], and [`Error::OutOfMemory`] if there is not even memory for a timer. An implementation that fails is logged and
-/// not chosen.
+/// [`Error::DeviceLost`], and [`Error::OutOfMemory`] if there is not even memory for a timer. An
+/// implementation that fails is logged and not chosen.
 pub async fn tune(
     gpu: &Gpu,
     plan: &Plan,
@@ -184,7 +190,8 @@ impl Tuning {
     /// Decides for a job, given what was found out about it.
     fn take(&mut self, job: &Job<'_>, found: &Found, effort: Effort) {
         let times = &found.times;
-        // A default that is wrong, or was short of memory this time, is nothing to keep: it is asked again another time.
+        // A default that is wrong, or was short of memory this time, is nothing to keep: it is
+        // asked again another time.
         if found.unsettled || times.is_empty() && found.refused {
             self.left += 1;
             return;
@@ -255,7 +262,8 @@ fn jobs<'a>(gpu: &Gpu, plan: &'a Plan, effort: Effort, known: &mut usize) -> Vec
         let Some(default) = choose(&list, profile).map(|i| i.name) else { continue };
         let kernels = fingerprint(&list, profile);
         let mut candidates: Vec<Implementation> = list.into_iter().filter(|i| i.fits(profile)).collect();
-        // Indices that another node makes mean something: random ones would be no test and no measure.
+        // Indices that another node makes mean something: random ones would be no test and no
+        // measure.
         let drawn = |t: &TensorId| {
             let tensor = plan.graph.tensor_ref(*t);
             tensor.spec.element != Element::U32 || tensor.producer.is_none()
@@ -342,7 +350,8 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         let mut quickest = None;
         let mut longest = Duration::ZERO;
         for candidate in &job.candidates {
-            // What runs on a device cannot be stopped: what would likely outlast the time is not started.
+            // What runs on a device cannot be stopped: what would likely outlast the time is not
+            // started.
             let short = self.deadline.is_some_and(|at| Instant::now() + PATIENCE * longest > at);
             // Unless the ones before it are wrong: then the network needs this one.
             let needed = found.refused && found.times.is_empty();
@@ -396,7 +405,8 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         time
     }
 
-    /// The median time of one run. One that takes several times as long as another at first is not measured again.
+    /// The median time of one run. One that takes several times as long as another at first is not
+    /// measured again.
     async fn time(&self, prepared: &Prepared, quickest: &mut Option<Duration>) -> Result<Duration> {
         let (enough, count, hopeless) = match self.effort {
             Effort::Fast => (Duration::from_millis(2), 3, 2),

@@ -6,10 +6,12 @@ use crate::gpu::{AdapterOptions, Gpu, open_unproven};
 use crate::kernel::Cooperative;
 
 impl Gpu {
-    /// Opens the adapter that the options name, or the fastest one. On devices with cooperative matrices this waits for the test of those.
+    /// Opens the adapter that the options name, or the fastest one. On devices with cooperative
+    /// matrices this waits for the test of those.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] with the list of what there is, [`Error::Device`] if the driver refuses.
+    /// [`Error::NoAdapter`] with the list of what there is, [`Error::Device`] if the driver
+    /// refuses.
     pub async fn open(options: &AdapterOptions) -> Result<Self> {
         let (gpu, matrices) = open_unproven(options, true).await?;
         match proven(&gpu, matrices).await {
@@ -24,7 +26,8 @@ impl Gpu {
     /// As [`Gpu::open`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open_blocking(options: &AdapterOptions) -> Result<Self> {
-        // Opening waits for no work of the device; the tests of its matrices do, and somebody has to poll it.
+        // Opening waits for no work of the device; the tests of its matrices do, and somebody has
+        // to poll it.
         let (gpu, matrices) = pollster::block_on(open_unproven(options, true))?;
         match gpu.block_on(proven(&gpu, matrices)) {
             Ok(proven) => Ok(gpu.with_matrices(proven)),
@@ -33,11 +36,12 @@ impl Gpu {
     }
 }
 
-/// The matrices, if convolutions on them give the CPU twin's results. The tests wait for the device, so on a desktop something has to
-/// poll it meanwhile, as [`Gpu::block_on`] does.
+/// The matrices, if convolutions on them give the CPU twin's results. The tests wait for the
+/// device, so on a desktop something has to poll it meanwhile, as [`Gpu::block_on`] does.
 ///
 /// # Errors
-/// [`Error::DeviceLost`] if the device did not outlive the test: it is to be opened again, without matrices.
+/// [`Error::DeviceLost`] if the device did not outlive the test: it is to be opened again, without
+/// matrices.
 async fn proven(gpu: &Gpu, matrices: Option<Cooperative>) -> Result<Option<Cooperative>> {
     let Some(matrices) = matrices else { return Ok(None) };
     let tested = cooperative::self_test(gpu, &matrices).await;

@@ -1,5 +1,5 @@
-//! Runs one implementation of one operation by itself, on given numbers: how a kernel is checked against its CPU twin, in tests
-//! and before a kernel may be chosen by measurement.
+//! Runs one implementation of one operation by itself, on given numbers: how a kernel is checked
+//! against its CPU twin, in tests and before a kernel may be chosen by measurement.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,8 +15,9 @@ use crate::ops::offers;
 use crate::reference::Array;
 use crate::tensor::{Element, Spec};
 
-/// What lies around and between the items of tensors, and in scratch memory before a run: a NaN, and two as f16, so that a kernel which lets
-/// any of it into a result cannot hide it. Kernels must leave what is outside of their outputs as it is.
+/// What lies around and between the items of tensors, and in scratch memory before a run: a NaN,
+/// and two as f16, so that a kernel which lets any of it into a result cannot hide it. Kernels must
+/// leave what is outside of their outputs as it is.
 const CANARY: u32 = 0x7fc5_7ea5;
 
 /// Bytes of canaries before and after each binding. A multiple of every alignment of bindings.
@@ -43,8 +44,8 @@ pub struct TrialOutput {
 }
 
 impl<'a> Trial<'a> {
-    /// Prepares an operation. With `pad` above zero, activations (tensors of rank four) lie as windows in larger tensors, with that many
-    /// elements before and after each item of the batch.
+    /// Prepares an operation. With `pad` above zero, activations (tensors of rank four) lie as
+    /// windows in larger tensors, with that many elements before and after each item of the batch.
     ///
     /// # Errors
     /// [`Error::Layer`] if the operation cannot work on these inputs.
@@ -57,7 +58,8 @@ impl<'a> Trial<'a> {
         })?;
         let operand = |spec: &Spec| {
             let mut operand = Operand::dense(spec.clone());
-            // Parameters are never windows, and neither is what only one channel slice of a concat could be.
+            // Parameters are never windows, and neither is what only one channel slice of a concat
+            // could be.
             if pad > 0 && spec.shape.rank() == 4 && spec.element != Element::U32 {
                 operand.offset = pad;
                 operand.batch_stride += 2 * pad;
@@ -86,7 +88,8 @@ impl<'a> Trial<'a> {
         Self { op, inputs, outputs, aliases, candidate: None }
     }
 
-    /// Lays the input number `index` densely again: for parameters of rank four, which are never windows.
+    /// Lays the input number `index` densely again: for parameters of rank four, which are never
+    /// windows.
     #[must_use]
     pub fn dense_input(mut self, index: usize) -> Self {
         self.inputs[index] = Operand::dense(self.inputs[index].spec.clone());
@@ -110,7 +113,8 @@ impl<'a> Trial<'a> {
         &self.outputs
     }
 
-    /// The implementations that the operation offers for these operands on this device and that fit it.
+    /// The implementations that the operation offers for these operands on this device and that fit
+    /// it.
     pub fn implementations(&self, gpu: &Gpu) -> Vec<Implementation> {
         let operands = Operands { layer: "trial", inputs: &self.inputs, outputs: &self.outputs };
         let mut list = offers(self.op, &operands, gpu.profile());
@@ -126,7 +130,8 @@ impl<'a> Trial<'a> {
         Checks::of(implementation, &self.inputs, &self.outputs, &profile)
     }
 
-    /// Refuses inputs of other shapes, and operands whose items lie on top of each other or cannot be counted.
+    /// Refuses inputs of other shapes, and operands whose items lie on top of each other or cannot
+    /// be counted.
     fn check(&self, inputs: &[&Array<f32>]) -> Result<()> {
         let at_fault = |reason| Err(Error::tensor("trial", reason));
         if inputs.len() != self.inputs.len() {
@@ -153,8 +158,9 @@ impl<'a> Trial<'a> {
     /// Runs one implementation on these inputs.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the inputs do not have the shapes of the trial or an operand does not lie in memory as kernels expect it,
-    /// [`Error::Kernel`] if the driver refuses a kernel, [`Error::Driver`] if it fails.
+    /// [`Error::Tensor`] if the inputs do not have the shapes of the trial or an operand does not
+    /// lie in memory as kernels expect it, [`Error::Kernel`] if the driver refuses a kernel,
+    /// [`Error::Driver`] if it fails.
     pub async fn run(
         &self,
         gpu: &Gpu,
@@ -173,8 +179,8 @@ impl<'a> Trial<'a> {
 pub(crate) struct Pool(Vec<wgpu::Buffer>);
 
 impl Pool {
-    /// A buffer of at least `bytes`, with any content. If none fits, those that are not in use go first: memory is for one
-    /// trial at a time.
+    /// A buffer of at least `bytes`, with any content. If none fits, those that are not in use go
+    /// first: memory is for one trial at a time.
     async fn take(&mut self, gpu: &Gpu, bytes: u64) -> Result<wgpu::Buffer> {
         let fits = |b: &&wgpu::Buffer| b.size() >= bytes && b.size() / 2 <= bytes;
         let best = self.0.iter().filter(fits).min_by_key(|b| b.size()).cloned();
@@ -223,8 +229,8 @@ impl Guarded {
         self.bytes + 2 * GUARD
     }
 
-    /// What a kernel binds: these bytes, or everything with the guard behind it. Many drivers drop accesses behind a binding, and then a
-    /// kernel's mistake would show only on those that do not.
+    /// What a kernel binds: these bytes, or everything with the guard behind it. Many drivers drop
+    /// accesses behind a binding, and then a kernel's mistake would show only on those that do not.
     fn binding(&self, gpu: &Gpu, range: Option<Range<u64>>) -> wgpu::BufferBinding<'_> {
         let all = (self.bytes + GUARD).min(gpu.profile().binding).max(self.bytes);
         let range = range.unwrap_or(0..all);
@@ -283,8 +289,9 @@ impl<'a> Stage<'a> {
     /// Sends the inputs to the device.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if they do not have the shapes of the trial or an operand does not lie in memory as kernels expect it,
-    /// [`Error::OutOfMemory`] or [`Error::TooLarge`] if there is no room for them.
+    /// [`Error::Tensor`] if they do not have the shapes of the trial or an operand does not lie in
+    /// memory as kernels expect it, [`Error::OutOfMemory`] or [`Error::TooLarge`] if there is no
+    /// room for them.
     pub(crate) async fn new(
         gpu: &Gpu,
         pool: &mut Pool,

@@ -23,8 +23,9 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The outputs, from each implementation that the engine has, with its name. On a device, activations are tried dense, and as windows of larger
-    /// tensors that allow vector loads and that do not.
+    /// The outputs, from each implementation that the engine has, with its name. On a device,
+    /// activations are tried dense, and as windows of larger tensors that allow vector loads and
+    /// that do not.
     pub async fn run(&self, gpu: &Gpu, engine: Engine) -> Result<Vec<(String, Vec<Array<f32>>)>> {
         match engine {
             Engine::Twin32 => Ok(vec![(String::new(), self.twin::<f32>()?)]),
@@ -61,7 +62,8 @@ impl Call<'_> {
         }
     }
 
-    /// The norms that the outputs of a linear operation would have if nothing in it cancelled: those on the magnitudes of the inputs.
+    /// The norms that the outputs of a linear operation would have if nothing in it cancelled:
+    /// those on the magnitudes of the inputs.
     pub fn sizes(&self) -> Result<Vec<f64>> {
         let magnitudes: Vec<Array<f64>> = self
             .inputs

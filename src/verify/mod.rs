@@ -1,8 +1,10 @@
-//! Golden sets: results of another implementation in float64, compared with the device and with the CPU twins.
+//! Golden sets: results of another implementation in float64, compared with the device and with the
+//! CPU twins.
 //!
-//! A folder has sets of two kinds, told apart by file names. `op_NAME.safetensors` holds cases of one operation. A whole network
-//! has four files: `NAME_init` (parameters before training), `NAME_io` (a batch, logits and losses), `NAME_grads` and `NAME_stepN` (parameters
-//! after N steps of SGD). Width, classes, batch and input size are read from the tensors' shapes.
+//! A folder has sets of two kinds, told apart by file names. `op_NAME.safetensors` holds cases of
+//! one operation. A whole network has four files: `NAME_init` (parameters before training),
+//! `NAME_io` (a batch, logits and losses), `NAME_grads` and `NAME_stepN` (parameters after N steps
+//! of SGD). Width, classes, batch and input size are read from the tensors' shapes.
 
 mod engine;
 mod networks;
@@ -36,7 +38,8 @@ pub struct Check {
     pub error: f64,
     /// The largest error allowed.
     pub limit: f64,
-    /// Where `error` is beyond the limit, the error against the nearest of the results that other decisions in near ties give.
+    /// Where `error` is beyond the limit, the error against the nearest of the results that other
+    /// decisions in near ties give.
     pub witness: Option<f64>,
 }
 
@@ -78,7 +81,8 @@ impl Report {
         self.failures.is_empty() && !self.checks.is_empty() && self.checks.iter().all(Check::passed)
     }
 
-    /// For each set, engine and quantity, the check that is nearest to its limit or furthest beyond it.
+    /// For each set, engine and quantity, the check that is nearest to its limit or furthest beyond
+    /// it.
     pub fn worst(&self) -> Vec<&Check> {
         let mut worst: Vec<&Check> = Vec::new();
         // A fault is worse than a near tie, however far that is from the golden value.
@@ -163,11 +167,12 @@ pub fn sets(folder: &Path) -> Result<Vec<String>> {
     Ok(names.into_iter().collect())
 }
 
-/// Runs every golden set of a folder on these engines. `observe` is told before and after each set. A set that cannot be read does not end the
-/// others: it is in [`Report::failures`].
+/// Runs every golden set of a folder on these engines. `observe` is told before and after each set.
+/// A set that cannot be read does not end the others: it is in [`Report::failures`].
 ///
 /// # Errors
-/// As [`sets`], and [`Error::DeviceLost`]. Values outside their limits are no error here: see [`Report::passed`].
+/// As [`sets`], and [`Error::DeviceLost`]. Values outside their limits are no error here: see
+/// [`Report::passed`].
 pub async fn run(
     gpu: &Gpu,
     folder: &Path,
@@ -227,7 +232,8 @@ impl Found {
     }
 }
 
-/// L2 error of `got` relative to `want`, or to `floor` if the norm of `want` is smaller; infinite for other lengths and for what is not finite.
+/// L2 error of `got` relative to `want`, or to `floor` if the norm of `want` is smaller; infinite
+/// for other lengths and for what is not finite.
 fn error_beyond(got: &[f32], want: &[f32], floor: f64) -> f64 {
     let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let error = squares(&mut got.iter().zip(want).map(|(a, b)| f64::from(*a) - f64::from(*b)));

@@ -1,5 +1,6 @@
-//! How large the results of batch norm would be if nothing in them cancelled: what errors are relative to where a result is near zero. A constant
-//! upstream gradient, for example, has an input gradient of zero, which f32 misses by the rounding of what is subtracted.
+//! How large the results of batch norm would be if nothing in them cancelled: what errors are
+//! relative to where a result is near zero. A constant upstream gradient, for example, has an input
+//! gradient of zero, which f32 misses by the rounding of what is subtracted.
 
 use super::operations::Case;
 use crate::error::{Error, Result};

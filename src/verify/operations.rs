@@ -1,5 +1,5 @@
-//! Golden sets of single operations. What a case is called says its hyperparameters: `k3s2_ceil_7x10` has kernel 3 and stride 2 and rounds
-//! sizes up.
+//! Golden sets of single operations. What a case is called says its hyperparameters:
+//! `k3s2_ceil_7x10` has kernel 3 and stride 2 and rounds sizes up.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -25,7 +25,8 @@ use crate::tensor::{Element, Spec};
 const LIMIT: f64 = 2e-6;
 /// The same where powers, exponentials or differences of nearly equal sums are in it.
 const WIDE: f64 = 1e-5;
-/// A result is near zero below this share of what it would be if nothing cancelled: errors are relative to that then.
+/// A result is near zero below this share of what it would be if nothing cancelled: errors are
+/// relative to that then.
 const SMALL: f64 = 0.1;
 
 /// Runs the cases of a file on an engine.
@@ -106,8 +107,9 @@ impl Runner<'_> {
         self.found.push(Found { quantity, subject, error, limit, witness: None });
     }
 
-    /// Compares the outputs of a call with golden ones and returns the first implementation's. `sizes` are the norms that the outputs would
-    /// have if nothing cancelled; without them, those of the operation on the magnitudes of its inputs, which is right for linear ones.
+    /// Compares the outputs of a call with golden ones and returns the first implementation's.
+    /// `sizes` are the norms that the outputs would have if nothing cancelled; without them, those
+    /// of the operation on the magnitudes of its inputs, which is right for linear ones.
     async fn check(
         &mut self,
         case: Case<'_>,
@@ -213,7 +215,8 @@ async fn lrn(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let (x, dy) = (case.get("input")?, case.get("grad_output")?);
     let (alpha, k) = if case.name == "googlenet" { (1e-4, 1.0) } else { (1.0, 2.0) };
     let lrn = Lrn { size: 5, alpha, beta: 0.75, k };
-    // Nothing cancels in the output; a gradient is the upstream one, over at least k to the power of beta, less what neighbours take from it.
+    // Nothing cancels in the output; a gradient is the upstream one, over at least k to the power
+    // of beta, less what neighbours take from it.
     runner.check(case, call(&lrn, &[&x]), &[("output", case.get("output")?)], WIDE, Some(&[0.0])).await?;
     let wanted = [("grad_input", case.get("grad_input")?)];
     let size = norm(&dy) * f64::from(k.powf(-lrn.beta));
@@ -264,7 +267,8 @@ async fn softmax_cross_entropy(runner: &mut Runner<'_>, case: Case<'_>) -> Resul
     let op = SoftmaxCrossEntropy { smoothing };
     let specs = vec![Spec::f32(x.dims.as_slice()), label_spec];
     let forward = Call { specs: specs.clone(), ..call(&op, &[&x, &labels]) };
-    // A loss is the difference of two numbers as large as the logits; its gradient is that of probabilities, over the number of rows.
+    // A loss is the difference of two numbers as large as the logits; its gradient is that of
+    // probabilities, over the number of rows.
     let largest = x.data.iter().fold(1.0, |m: f64, v| m.max(f64::from(v.abs())));
     let wanted = [("output", case.get("output")?)];
     let outputs = runner.check(case, forward, &wanted, WIDE, Some(&[largest])).await?;

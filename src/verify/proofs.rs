@@ -55,7 +55,8 @@ fn operations_do_not_vouch_for_themselves() {
     assert!(!Relu.kernels(&both, &profile)[0].is_proven(&operands, &operands, &profile));
 }
 
-/// An operation that is missing in the list of the crate's own would be slower for it, and nobody would know.
+/// An operation that is missing in the list of the crate's own would be slower for it, and nobody
+/// would know.
 #[test]
 fn nothing_of_the_crate_is_checked() -> Result<()> {
     let profile = Profile::webgpu(AdapterClass::Discrete);

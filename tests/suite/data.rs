@@ -230,7 +230,8 @@ fn images_that_cannot_be_read_are_named_counted_and_passed_over() {
     assert!(matches!(error, Error::TooManyBad { bad: 3, max: 2, .. }), "{error}");
 }
 
-/// Two classes of readable images, with bombs, images without extent and one that panics its decoder among them: how many of these.
+/// Two classes of readable images, with bombs, images without extent and one that panics its
+/// decoder among them: how many of these.
 fn folder_of_hostile_images() -> (tempfile::TempDir, usize) {
     let folder = folder_of_images();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -348,12 +349,14 @@ fn batches_do_not_depend_on_workers() {
     assert_eq!(seen.len(), 1797, "an epoch has every image once");
     assert_eq!(whole[17].count, 97);
     assert_eq!(whole[17].labels[97..], [Batch::MISSING; 3]);
-    // Batch norm takes its statistics over all rows: those without a label are other images of the epoch, as they are in it.
+    // Batch norm takes its statistics over all rows: those without a label are other images of the
+    // epoch, as they are in it.
     let row = 3 * 32 * 32;
     assert_eq!(whole[17].images[97 * row..], whole[0].images[..3 * row]);
 }
 
-/// Rows that have no image of their own have others of the epoch, never copies while there are others: copies have too small a variance.
+/// Rows that have no image of their own have others of the epoch, never copies while there are
+/// others: copies have too small a variance.
 #[test]
 fn missing_rows_are_filled_with_other_images() {
     let folder = folder_of_images();

@@ -1,4 +1,5 @@
-//! The graph, its passes and its plans: gradients against finite differences, pruning, storage, determinism.
+//! The graph, its passes and its plans: gradients against finite differences, pruning, storage,
+//! determinism.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +34,8 @@ fn batch(size: usize, seed: u64) -> Batch {
     }
 }
 
-/// Values for everything that a network takes, in f64. Running statistics start as they do on a device.
+/// Values for everything that a network takes, in f64. Running statistics start as they do on a
+/// device.
 fn values(net: &Network, seed: u64) -> BTreeMap<TensorId, Array<f64>> {
     let mut values = BTreeMap::new();
     for (i, (id, tensor)) in net.graph.tensors().enumerate() {
@@ -65,8 +67,8 @@ fn interpret<'a>(graph: &'a Graph, values: &BTreeMap<TensorId, Array<f64>>) -> I
     interpreter
 }
 
-/// Moves all parameters along a random direction: (loss(+h) - loss(-h)) / 2h must be gradient times direction. A kink on the way makes one
-/// direction wrong by chance, so most of several must agree.
+/// Moves all parameters along a random direction: (loss(+h) - loss(-h)) / 2h must be gradient times
+/// direction. A kink on the way makes one direction wrong by chance, so most of several must agree.
 fn finite_differences(variant: Variant) {
     let net = small(variant).build(3).expect("the network can be built");
     let mut graph = net.graph.clone();
@@ -317,7 +319,8 @@ fn is_aux(name: &str) -> bool {
     ["loss1/", "loss2/", "aux1.", "aux2."].iter().any(|head| name.starts_with(head))
 }
 
-/// Batches that follow each other closely come back in their order, each as it would alone; what was pushed is forgotten when asked anew.
+/// Batches that follow each other closely come back in their order, each as it would alone; what
+/// was pushed is forgotten when asked anew.
 #[test]
 fn pushed_batches_come_back_in_their_order() {
     let (gpu, network) = (gpu(), small(Variant::Paper));
@@ -364,7 +367,8 @@ fn inference_has_neither_dropout_nor_auxiliary_layers() {
     assert!(names().all(|n| n != "batch_norm" && n != "relu"), "batch norm is a part of its convolution");
 }
 
-/// Activations that are made again give the same losses and gradients, in less memory, and statistics change once.
+/// Activations that are made again give the same losses and gradients, in less memory, and
+/// statistics change once.
 #[test]
 fn recomputed_activations_change_no_gradient() {
     for variant in [Variant::Paper, Variant::Torchvision] {
@@ -416,7 +420,8 @@ fn checkpointing_trains_alike_in_less_memory() {
     assert!(2 * bytes(&network, &less) < bytes(&network, &whole));
 }
 
-/// Masks that are taken along change no gradient, and few are left: those in front of linear layers, which do not take them.
+/// Masks that are taken along change no gradient, and few are left: those in front of linear
+/// layers, which do not take them.
 #[test]
 fn joined_masks_change_no_gradient() {
     let net = small(Variant::Paper).build(2).expect("the network can be built");
@@ -451,8 +456,8 @@ fn joined_masks_change_no_gradient() {
     assert_eq!(gradients(&joined.graph, &moved(&joined, &at)), expected);
 }
 
-/// Hand-made graphs with what is hard for a planner: a value that is rewritten in place and read again, windows of windows, a tensor in two
-/// concats.
+/// Hand-made graphs with what is hard for a planner: a value that is rewritten in place and read
+/// again, windows of windows, a tensor in two concats.
 #[test]
 fn plans_keep_values_that_are_still_needed() {
     let gpu = gpu();
@@ -585,7 +590,8 @@ fn planned_memory_is_close_to_the_bound() {
     assert!(memory.planned_bytes * 2 < memory.naive_bytes, "{memory:?}");
 }
 
-/// Runs that differ in nothing are equal bit for bit, and so is one that was taken off the device and put on another session.
+/// Runs that differ in nothing are equal bit for bit, and so is one that was taken off the device
+/// and put on another session.
 #[test]
 fn training_is_deterministic_and_resumes_exactly() {
     let gpu = gpu();
@@ -615,7 +621,8 @@ fn training_is_deterministic_and_resumes_exactly() {
     }
 }
 
-/// Parameters and running statistics have the same averages, and what classifies with them in training says what their checkpoint will say.
+/// Parameters and running statistics have the same averages, and what classifies with them in
+/// training says what their checkpoint will say.
 #[test]
 fn running_statistics_are_averaged_with_the_parameters() {
     let gpu = gpu();
@@ -657,7 +664,8 @@ fn running_statistics_are_averaged_with_the_parameters() {
     assert_eq!(here, there);
 }
 
-/// Two batches of two whose gradients are accumulated make the update of one batch of four, also if the run was left between them.
+/// Two batches of two whose gradients are accumulated make the update of one batch of four, also if
+/// the run was left between them.
 #[test]
 fn accumulated_batches_are_one_large_batch() {
     let gpu = gpu();
@@ -683,7 +691,8 @@ fn accumulated_batches_are_one_large_batch() {
         if part == 0 {
             let state = gpu.block_on(trainer.state()).expect("the state can be read");
             assert_eq!(state.parameters, before.parameters, "an update came too early");
-            // Left between two updates and taken up by another trainer: the sum so far goes with it.
+            // Left between two updates and taken up by another trainer: the sum so far goes with
+            // it.
             trainer =
                 gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 2, 10, |_, _| ())).expect("can train");
             trainer.restore(&state).expect("a state of the same network");
@@ -711,8 +720,9 @@ fn rows(all: &Batch, range: std::ops::Range<usize>, size: usize) -> Batch {
     Batch { images, labels, count: range.len(), indices: range.collect(), mixed }
 }
 
-/// Batches of 16, 16 and 3 images make the update of one batch of 35, where the last one ends the epoch; with class weights and mixed labels too,
-/// whose losses are means over the weights. The next window starts from nothing, and a run that is left within a window resumes bit for bit.
+/// Batches of 16, 16 and 3 images make the update of one batch of 35, where the last one ends the
+/// epoch; with class weights and mixed labels too, whose losses are means over the weights. The
+/// next window starts from nothing, and a run that is left within a window resumes bit for bit.
 #[test]
 fn an_incomplete_window_updates_with_each_image_weighing_the_same() {
     let gpu = gpu();

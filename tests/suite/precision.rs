@@ -114,7 +114,8 @@ fn the_forward_pass_is_the_twins() {
     }
 }
 
-/// The gradients on the device are the twin's, which rounds likewise, and both have the loss scale in them.
+/// The gradients on the device are the twin's, which rounds likewise, and both have the loss scale
+/// in them.
 #[test]
 fn gradients_are_scaled_and_the_twins() {
     let Some(gpu) = gpu_with_f16() else { return };
@@ -155,7 +156,8 @@ fn gradients_are_scaled_and_the_twins() {
         relative_error(&all(of), &all(&|name| of_twin[name].clone()))
     };
     let device = |name: &str| made[name].clone();
-    // Roundings that fall the other way decide a few ReLUs and maxima otherwise; so does rounding at all, more often.
+    // Roundings that fall the other way decide a few ReLUs and maxima otherwise; so does rounding
+    // at all, more often.
     let (to_twin, to_exact) = (error_of(&device, &rounded), error_of(&device, &exact));
     let noise = error_of(&|name| rounded[name].clone(), &exact);
     assert!(
@@ -165,7 +167,8 @@ fn gradients_are_scaled_and_the_twins() {
     assert!(to_exact < 2.0 * noise, "{to_exact:.1e} from f64, where rounding alone makes {noise:.1e}");
 }
 
-/// An update whose gradients overflow changes nothing but the scale, which is halved; it grows again after the interval.
+/// An update whose gradients overflow changes nothing but the scale, which is halved; it grows
+/// again after the interval.
 #[test]
 fn overflows_are_skipped_and_the_scale_finds_its_size() {
     let Some(gpu) = gpu_with_f16() else { return };
@@ -208,7 +211,8 @@ fn overflows_are_skipped_and_the_scale_finds_its_size() {
     assert!(before.parameters.values().flat_map(|t| &t.data).all(|v| v.is_finite()));
 }
 
-/// A run that was taken off the device, through a file, goes on bit for bit, its loss scale included.
+/// A run that was taken off the device, through a file, goes on bit for bit, its loss scale
+/// included.
 #[test]
 fn training_resumes_exactly() {
     let Some(gpu) = gpu_with_f16() else { return };

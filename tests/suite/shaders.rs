@@ -1,4 +1,5 @@
-//! Every kernel that a plan may choose, on each class of adapter, is valid WGSL and translates to what drivers take.
+//! Every kernel that a plan may choose, on each class of adapter, is valid WGSL and translates to
+//! what drivers take.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -19,7 +20,8 @@ use naga::back::{glsl, hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use rayon::prelude::*;
 
-/// Profiles of every class, with and without geometry compiled in, with WebGPU's limits and with larger ones.
+/// Profiles of every class, with and without geometry compiled in, with WebGPU's limits and with
+/// larger ones.
 fn profiles() -> Vec<Profile> {
     let mut list = Vec::new();
     for class in AdapterClass::ALL {
@@ -47,7 +49,8 @@ fn profiles() -> Vec<Profile> {
     list
 }
 
-/// Graphs that between them have every operation of the engine, with activations stored as `element`.
+/// Graphs that between them have every operation of the engine, with activations stored as
+/// `element`.
 fn graphs(element: Element) -> Vec<Graph> {
     let precision = if element == Element::F16 { Precision::f16() } else { Precision::F32 };
     let paper = GoogLeNet::paper().width(0.25).classes(10);
@@ -233,7 +236,8 @@ fn every_pipeline_is_valid_and_translates() {
     });
 }
 
-/// A device may allow more invocations in a workgroup than in one of its dimensions: tiles on matrices with subgroups of 64 have 512 in a row.
+/// A device may allow more invocations in a workgroup than in one of its dimensions: tiles on
+/// matrices with subgroups of 64 have 512 in a row.
 #[test]
 fn workgroups_keep_to_the_limit_of_each_dimension() {
     let matrices = Cooperative { size: 16, subgroup: 64, f16: true, f32: false, emulated: false };

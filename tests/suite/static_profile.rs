@@ -1,4 +1,5 @@
-//! What kernels ask of a large GPU, known without one: counts of the plan, and the SPIR-V that drivers are given.
+//! What kernels ask of a large GPU, known without one: counts of the plan, and the SPIR-V that
+//! drivers are given.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -42,7 +43,8 @@ fn discrete_training() -> [(Variant, Plan); 2] {
     })
 }
 
-/// The convolutions that do over a hundredth of the FLOPs of a training step at 224 on a discrete GPU.
+/// The convolutions that do over a hundredth of the FLOPs of a training step at 224 on a discrete
+/// GPU.
 fn heavy_convolutions() -> Vec<NodeCost> {
     let costs = discrete_training().into_iter().flat_map(|(_, plan)| plan.costs());
     let heavy: Vec<NodeCost> = costs.filter(|c| c.operation.starts_with("conv") && c.share > 0.01).collect();
@@ -83,8 +85,9 @@ fn heavy_convolutions_launch_enough_workgroups() {
     assert!(failures.is_empty(), "{}", listed(&failures));
 }
 
-/// In planes of NCHW neighbours along a row are neighbours in memory, and a window of 3x3 begins anywhere: its pixels are loaded one by one.
-/// Everything else comes in fours: weights, gradients of the result, and the source of a 1x1 product.
+/// In planes of NCHW neighbours along a row are neighbours in memory, and a window of 3x3 begins
+/// anywhere: its pixels are loaded one by one. Everything else comes in fours: weights, gradients
+/// of the result, and the source of a 1x1 product.
 #[test]
 fn heavy_convolutions_load_vectors_where_channels_allow() {
     let (mut failures, mut checked) = (Vec::new(), BTreeMap::<String, usize>::new());
@@ -100,7 +103,8 @@ fn heavy_convolutions_load_vectors_where_channels_allow() {
             let dims = |i: usize| plan.graph.tensor_ref(node.inputs[i]).spec.dims().to_vec();
             let in_fours = |dims: &[usize]| dims[2..].iter().product::<usize>().is_multiple_of(4);
             let (first, second) = (dims(0), dims(1));
-            // What must come in fours: the weights, laid out in a panel; of weight gradients dy; and the source of 1x1.
+            // What must come in fours: the weights, laid out in a panel; of weight gradients dy;
+            // and the source of 1x1.
             let mut wanted = match cost.operation {
                 "conv_weight_grad" => {
                     if in_fours(&second) {
@@ -150,7 +154,8 @@ fn matrices_starve_no_large_gpu() {
     assert!(failures.is_empty(), "{}", listed(&failures));
 }
 
-/// What a device would refuse: a batch that fits 2 GiB bindings in f16 has more tiles than a dimension of a grid.
+/// What a device would refuse: a batch that fits 2 GiB bindings in f16 has more tiles than a
+/// dimension of a grid.
 #[test]
 fn large_batches_fit_the_grid() {
     let optimizer = Optimizer { precision: Precision::f16(), ..Optimizer::default() };
@@ -171,8 +176,8 @@ fn large_batches_fit_the_grid() {
     }
 }
 
-/// The counts of an implementation are about the whole of its work: none does less arithmetic than its algorithm can, and none
-/// moves less than its tensors, but for biases and what only pads them.
+/// The counts of an implementation are about the whole of its work: none does less arithmetic than
+/// its algorithm can, and none moves less than its tensors, but for biases and what only pads them.
 #[test]
 fn counts_are_possible() {
     for class in AdapterClass::ALL {
@@ -205,7 +210,8 @@ fn every_dispatch_has_a_cost() {
     assert!((shares - 1.0).abs() < 1e-9, "{shares}");
 }
 
-/// For each operation with several implementations: what each class of adapter chooses in GoogLeNet.
+/// For each operation with several implementations: what each class of adapter chooses in
+/// GoogLeNet.
 fn choices() -> BTreeMap<&'static str, [BTreeSet<&'static str>; 3]> {
     let graphs = [
         training(),
@@ -259,7 +265,8 @@ fn the_table_of_defaults_is_true() {
     assert_eq!(written, expected, "the table should have:\n{}", expected.join("\n"));
 }
 
-/// A SPIR-V module cut into functions, blocks and instructions: as much as it takes to find loops and what is in them.
+/// A SPIR-V module cut into functions, blocks and instructions: as much as it takes to find loops
+/// and what is in them.
 #[derive(Debug, Default)]
 struct Module {
     functions: HashMap<u32, Function>,
@@ -367,12 +374,14 @@ impl Module {
         findings
     }
 
-    /// Goes through a function. `known` has the numbers that are constant in this call; `outer` is the loop that it is called in.
+    /// Goes through a function. `known` has the numbers that are constant in this call; `outer` is
+    /// the loop that it is called in.
     fn walk(&self, id: u32, mut known: BTreeSet<u32>, outer: Option<usize>, findings: &mut Findings) {
         let function = &self.functions[&id];
         let labels: HashMap<u32, usize> =
             function.blocks.iter().enumerate().map(|(i, b)| (b.label, i)).collect();
-        // Naga writes the blocks of a loop between its header and its merge block: loops nest as brackets do.
+        // Naga writes the blocks of a loop between its header and its merge block: loops nest as
+        // brackets do.
         let mut open: Vec<(u32, usize)> = Vec::new();
         for block in &function.blocks {
             while open.last().is_some_and(|(merge, _)| *merge == block.label) {
@@ -472,7 +481,8 @@ struct Loop {
 }
 
 impl Findings {
-    /// The innermost loops that multiply and add: on matrices, where the kernel has some. Batch norm at the end of such a kernel does too.
+    /// The innermost loops that multiply and add: on matrices, where the kernel has some. Batch
+    /// norm at the end of such a kernel does too.
     fn multiply_adds(&self) -> impl Iterator<Item = &Loop> {
         let matrices = self.loops.iter().any(|l| l.matrices);
         let products = move |l: &&Loop| if matrices { l.matrices } else { l.multiplies && l.adds };
@@ -548,7 +558,8 @@ fn products(plan: &Plan, bake: bool) -> BTreeMap<String, Kernel> {
     kernels
 }
 
-/// Kernels for CPU drivers may ask where a window is in their only loop; those for GPUs do so while they fill tiles.
+/// Kernels for CPU drivers may ask where a window is in their only loop; those for GPUs do so while
+/// they fill tiles.
 #[test]
 fn inner_loops_carry_no_branches_and_do_not_divide_by_run_time_values() {
     let mut failures = Vec::new();
@@ -603,7 +614,8 @@ fn winograds_loops_carry_no_branches_and_do_not_divide() {
             let findings = spirv(kernel, true, BoundsCheckPolicy::Unchecked, false).inspect();
             assert!(findings.loops.iter().all(|l| l.divisions == 0), "{}: {findings:?}", kernel.label);
             assert!(findings.multiply_adds().count() > 0, "{}: {findings:?}", kernel.label);
-            // With four terms a step some invocations have nothing to load, and must be told from the rest.
+            // With four terms a step some invocations have nothing to load, and must be told from
+            // the rest.
             let branches = findings.multiply_adds().any(|l| l.branches > 0);
             assert!(implementation.name == "winograd_small" || !branches, "{}: {findings:?}", kernel.label);
         }
@@ -624,7 +636,8 @@ fn conv(class: AdapterClass) -> Kernel {
     kernels.iter().find(|k| k.traffic.is_some()).expect("one does the arithmetic").clone()
 }
 
-/// The walker sees what it looks for where it is: in a kernel that is compiled with the checks that the engine turns off.
+/// The walker sees what it looks for where it is: in a kernel that is compiled with the checks that
+/// the engine turns off.
 #[test]
 fn checks_would_be_seen() {
     let kernel = conv(AdapterClass::Discrete);

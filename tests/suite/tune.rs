@@ -1,4 +1,5 @@
-//! Tuning: what is wrong is never chosen, what is chosen is run, and what is kept is kept apart. Nothing here asks how long anything takes.
+//! Tuning: what is wrong is never chosen, what is chosen is run, and what is kept is kept apart.
+//! Nothing here asks how long anything takes.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -262,7 +263,8 @@ fn a_step_with_other_kernels_is_the_same_step() {
     assert!(error < 1e-6, "the parameters differ by {error:.1e}");
 }
 
-/// Every kernel of a whole network passes its check on this device, and the second start measures nothing.
+/// Every kernel of a whole network passes its check on this device, and the second start measures
+/// nothing.
 #[test]
 fn a_network_is_tuned_once() {
     let gpu = open();
@@ -308,7 +310,8 @@ fn a_cache_keeps_what_it_is_given() {
     let mut both = choices("one");
     both.extend(choices("two"));
     assert_eq!(cache.load(), both);
-    // Another adapter, another driver, and the same with other limits or with matrices have files of their own.
+    // Another adapter, another driver, and the same with other limits or with matrices have files
+    // of their own.
     let nearby = cache.path().parent().expect("a folder");
     let (summary, profile) = (gpu().summary(), gpu().profile());
     let mut others: Vec<TuneCache> = (0..3)

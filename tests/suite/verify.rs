@@ -72,7 +72,8 @@ fn results_near_zero_are_compared_with_an_absolute_floor() {
     assert!(faults(&report).iter().all(|f| f.contains("loss3/classifier.bias")), "{:#?}", faults(&report));
 }
 
-/// An activation that is zero but for rounding: whether its ReLU lets the gradient through is decided by the order of sums.
+/// An activation that is zero but for rounding: whether its ReLU lets the gradient through is
+/// decided by the order of sums.
 #[test]
 fn near_ties_are_told_from_faults() {
     let gpu = gpu();

@@ -1,4 +1,5 @@
-//! Golden sets of small networks, made by the CPU reference in f64: for properties that no set of another implementation here has.
+//! Golden sets of small networks, made by the CPU reference in f64: for properties that no set of
+//! another implementation here has.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -63,7 +64,8 @@ impl Golden {
         golden
     }
 
-    /// Changes the bias of a channel such that one activation before a ReLU is zero but for what the bias cannot say.
+    /// Changes the bias of a channel such that one activation before a ReLU is zero but for what
+    /// the bias cannot say.
     pub fn tie(&mut self, layer: &str, channel: usize) {
         let node = self.graph.nodes().find(|(_, n)| n.name == layer && n.op.name() == "conv");
         let output = node.expect("a convolution").1.outputs[0];

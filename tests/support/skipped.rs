@@ -1,8 +1,10 @@
-//! Tests that cannot run on every machine: they say so and are counted, and fail where they are required.
+//! Tests that cannot run on every machine: they say so and are counted, and fail where they are
+//! required.
 
 use std::path::Path;
 
-/// Says that the test that calls this does not run here, because `what` is missing, and leaves a file that `.ci/run` counts.
+/// Says that the test that calls this does not run here, because `what` is missing, and leaves a
+/// file that `.ci/run` counts.
 ///
 /// # Panics
 /// If `INCEPT_REQUIRE`, names with commas between, has `what` or `all` in it.

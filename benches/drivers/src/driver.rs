@@ -43,7 +43,8 @@ fn text(words: &[std::ffi::c_char]) -> String {
 impl Driver {
     /// Opens the device of this number.
     pub fn open(number: usize) -> Result<Self> {
-        // SAFETY: the loader's library is the system's own, and all handles below are of the objects that they are used with.
+        // SAFETY: the loader's library is the system's own, and all handles below are of the
+        // objects that they are used with.
         unsafe {
             let entry = ash::Entry::load().map_err(|e| format!("there is no Vulkan loader: {e}"))?;
             let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_2);
@@ -101,7 +102,8 @@ impl Driver {
     pub fn statistics(&self, kernel: &Kernel, bake: bool) -> Result<Vec<Statistic>> {
         let code = spirv(kernel, bake)?;
         let entry = CString::new(kernel.entry)?;
-        // SAFETY: the code is valid for the layout: it has storage buffers only, in the first set, fewer than the layout has.
+        // SAFETY: the code is valid for the layout: it has storage buffers only, in the first set,
+        // fewer than the layout has.
         unsafe {
             let info = vk::ShaderModuleCreateInfo::default().code(&code);
             let module = self.device.create_shader_module(&info, None)?;

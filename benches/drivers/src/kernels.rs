@@ -5,7 +5,8 @@ use incept::kernel::{Kernel, Operand, Operands, Profile, choose};
 use crate::Result;
 use crate::layers::{Direction, Layer};
 
-/// The main kernel of the default implementation, or with `all` of every one, with the implementation's name.
+/// The main kernel of the default implementation, or with `all` of every one, with the
+/// implementation's name.
 pub fn of(
     layer: &Layer,
     direction: Direction,

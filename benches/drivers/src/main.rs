@@ -1,5 +1,6 @@
-//! What a Vulkan driver makes of the convolution kernels: registers, spills, instructions, by `VK_KHR_pipeline_executable_properties`. Nothing runs, so that
-//! a driver that compiles for hardware which is not there will do.
+//! What a Vulkan driver makes of the convolution kernels: registers, spills, instructions, by
+//! `VK_KHR_pipeline_executable_properties`. Nothing runs, so that a driver that compiles for
+//! hardware which is not there will do.
 
 mod driver;
 mod kernels;
@@ -22,7 +23,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Compiles the convolution kernels with a Vulkan driver and prints what it says about them.
 ///
-/// Mesa's driver for AMD GPUs compiles without one: RADV_FORCE_FAMILY=navi21 and VK_ICD_FILENAMES with its file (radeon_icd.x86_64.json).
+/// Mesa's driver for AMD GPUs compiles without one: RADV_FORCE_FAMILY=navi21 and VK_ICD_FILENAMES
+/// with its file (radeon_icd.x86_64.json).
 #[derive(Parser)]
 struct Options {
     /// The device: its place in the list that the loader gives

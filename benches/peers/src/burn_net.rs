@@ -1,4 +1,5 @@
-//! burn's side: the paper's network as a user of burn writes it, with the tables and the first weights of incept.
+//! burn's side: the paper's network as a user of burn writes it, with the tables and the first
+//! weights of incept.
 
 use burn::module::{Module, Param, ParamGroup};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -181,7 +182,8 @@ impl Builder<'_> {
 
     fn net(&self, network: &GoogLeNet) -> Result<Net> {
         let stride = if network.input < 64 { 1 } else { 2 };
-        // Where the blocks 4a to 4e see 14 x 14 pixels, pooling 5x5 with stride 3 gives 4 x 4; elsewhere incept pools to 4 x 4.
+        // Where the blocks 4a to 4e see 14 x 14 pixels, pooling 5x5 with stride 3 gives 4 x 4;
+        // elsewhere incept pools to 4 x 4.
         let mut pixels = (network.input + 6 - 7) / stride + 1;
         for _ in 0..3 {
             pixels = (pixels - 3).div_ceil(2) + 1;

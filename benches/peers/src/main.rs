@@ -1,4 +1,5 @@
-//! incept beside other trainers that run on any GPU: the same network, the same numbers, the same adapter, one process, in turns.
+//! incept beside other trainers that run on any GPU: the same network, the same numbers, the same
+//! adapter, one process, in turns.
 
 mod adapter;
 mod burn_net;
@@ -225,7 +226,8 @@ fn inference(devices: &Devices, network: &GoogLeNet, batch: usize) -> Result<Vec
     Ok(vec![Box::new(ours), Box::new(burn)])
 }
 
-/// Trains three steps without dropout on both sides: the losses must stay the same, so forward, backward and update are.
+/// Trains three steps without dropout on both sides: the losses must stay the same, so forward,
+/// backward and update are.
 fn check_training(devices: &Devices, network: &GoogLeNet, batch: usize, precision: Stored) -> Result<()> {
     let plain = network.clone().dropout(0.0, 0.0);
     let mut ours = ours::Training::new(&devices.gpu, &plain, batch, precision.precision())?;
@@ -307,14 +309,16 @@ fn singles(
         other.run(1)?;
         match work::agree(&what("meganeura"), &expected, &other.result()?, 1e-3) {
             Ok(()) => contenders.push(Box::new(other)),
-            // Drivers are known on which some of its kernels write nothing; the others are still worth a row.
+            // Drivers are known on which some of its kernels write nothing; the others are still
+            // worth a row.
             Err(error) => eprintln!("left out: {error}"),
         }
     }
     Ok(contenders)
 }
 
-/// How often one submission should do the operation, so that it takes some milliseconds and sending it does not count.
+/// How often one submission should do the operation, so that it takes some milliseconds and sending
+/// it does not count.
 fn repeats(devices: &Devices, layer: &Layer, direction: Direction, batch: usize) -> Result<u32> {
     let mut once = ours::Single::new(&devices.gpu, layer, direction, batch, 1)?;
     once.run(2)?;

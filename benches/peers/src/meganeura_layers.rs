@@ -17,7 +17,8 @@ pub struct Single {
 }
 
 impl Single {
-    /// The operation `repeats` times in one submission, on the adapter that the driver knows by `id`.
+    /// The operation `repeats` times in one submission, on the adapter that the driver knows by
+    /// `id`.
     pub fn new(id: u32, layer: &Layer, direction: Direction, batch: usize, repeats: u32) -> Result<Self> {
         let shapes = layer.shapes(batch);
         let [x, weight, dy] = shapes.map(|s| s.iter().product::<usize>());

@@ -1,5 +1,5 @@
-//! Fair timing: warm up first, then blocks of each contender in turn, A B A B, and ratios within a round. What disturbs the
-//! machine for longer than a round disturbs both sides of a ratio.
+//! Fair timing: warm up first, then blocks of each contender in turn, A B A B, and ratios within a
+//! round. What disturbs the machine for longer than a round disturbs both sides of a ratio.
 
 use std::time::{Duration, Instant};
 
@@ -59,9 +59,11 @@ pub struct Timing {
     pub name: &'static str,
     /// Milliseconds of one iteration, over the rounds.
     pub ms: Spread,
-    /// This contender's time divided by the first one's in the same round, over the rounds: above 1, the first is faster.
+    /// This contender's time divided by the first one's in the same round, over the rounds: above
+    /// 1, the first is faster.
     pub ratio: Spread,
-    /// Seconds from the first iteration until times were steady: compiling and tuning kernels is in here.
+    /// Seconds from the first iteration until times were steady: compiling and tuning kernels is in
+    /// here.
     pub warm_up_s: f64,
 }
 
@@ -102,8 +104,9 @@ fn timed(contender: &mut dyn Contender, times: u32) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64().max(1e-9))
 }
 
-/// Single iterations until three in a row are alike, which they are not while kernels are compiled and tuned; on a busy machine
-/// they never are, so patience ends. Returns the time that took and the time of one iteration.
+/// Single iterations until three in a row are alike, which they are not while kernels are compiled
+/// and tuned; on a busy machine they never are, so patience ends. Returns the time that took and
+/// the time of one iteration.
 fn warm_up(contender: &mut dyn Contender, schedule: Schedule) -> Result<(f64, f64)> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let start = Instant::now();
@@ -126,7 +129,8 @@ fn warm_up(contender: &mut dyn Contender, schedule: Schedule) -> Result<(f64, f6
     if last[2] > block {
         return Ok((warm_up_s, last[2]));
     }
-    // Iterations of a block overlap, single ones wait for the device: the length of a block comes from a block.
+    // Iterations of a block overlap, single ones wait for the device: the length of a block comes
+    // from a block.
     let times = (block / 4.0 / last[2]).ceil().clamp(1.0, 1e4) as u32;
     Ok((warm_up_s, timed(contender, times)? / f64::from(times)))
 }

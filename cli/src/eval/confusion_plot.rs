@@ -64,7 +64,8 @@ const COUNTED_I: i32 = COUNTED as i32;
 /// Counts on light cells: not the ink of labels, which pages in dark mode turn light.
 const CELL_INK: RGBColor = RGBColor(INK.0, INK.1, INK.2 + 1);
 
-/// The colour of a share of a row. The root makes few mistakes show beside many right answers; zero is white.
+/// The colour of a share of a row. The root makes few mistakes show beside many right answers; zero
+/// is white.
 fn shade(share: f64) -> RGBColor {
     let strength = if share > 0.0 { 0.08 + 0.92 * share.sqrt() } else { 0.0 };
     let channel = |to: u8| (255.0 + (f64::from(to) * 0.86 - 255.0) * strength).round() as u8;

@@ -39,7 +39,8 @@ impl<'a> Contestant<'a> {
     }
 }
 
-/// A part of the data set that is named, or of what the first checkpoint was trained on; all checkpoints must have its classes.
+/// A part of the data set that is named, or of what the first checkpoint was trained on; all
+/// checkpoints must have its classes.
 pub(crate) fn validation(
     contestants: &[Contestant<'_>],
     data: Option<String>,

@@ -24,21 +24,26 @@ use super::report::{Reporter, note, shown, thousands};
 use super::{Outcome, Result};
 use crate::numbers::{Range, real, whole};
 
-/// Show why there are three softmaxes: what each loss sends to each layer, and what the auxiliary ones change in training.
+/// Show why there are three softmaxes: what each loss sends to each layer, and what the auxiliary
+/// ones change in training.
 ///
-/// Without `--train`, one batch goes forwards and backwards: from the main loss, from aux1, from aux2 and from their weighted sum, with the
-/// same dropout. The table has the norm of the gradient that arrives at each layer from each of them, and which share of the summed gradient
-/// is whose; the plot shows it over the depth. Nothing is trained: these are the weights that training would start with (`--seed`), or those
-/// of a checkpoint.
+/// Without `--train`, one batch goes forwards and backwards: from the main loss, from aux1, from
+/// aux2 and from their weighted sum, with the same dropout. The table has the norm of the gradient
+/// that arrives at each layer from each of them, and which share of the summed gradient is whose;
+/// the plot shows it over the depth. Nothing is trained: these are the weights that training would
+/// start with (`--seed`), or those of a checkpoint.
 ///
-/// With `--train`, the same network is trained with and without its auxiliary softmaxes, from each seed, and the accuracy on
-/// held-out images is compared: curves with their spread, the three softmaxes by themselves, and a verdict in numbers.
+/// With `--train`, the same network is trained with and without its auxiliary softmaxes, from each
+/// seed, and the accuracy on held-out images is compared: curves with their spread, the three
+/// softmaxes by themselves, and a verdict in numbers.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Explain {
-    /// `digits`, or a folder with a data set [default: digits, or what the checkpoint was trained on].
+    /// `digits`, or a folder with a data set [default: digits, or what the checkpoint was trained
+    /// on].
     data: Option<String>,
-    /// Look at the network of this checkpoint, a run's folder (its best one) or `included`, in place of one that training starts with.
+    /// Look at the network of this checkpoint, a run's folder (its best one) or `included`, in
+    /// place of one that training starts with.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["train", "variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight", "mean", "std"])]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
@@ -49,7 +54,8 @@ pub(crate) struct Explain {
     /// What weights, order and dropout are drawn from; with --train, of the first pair of networks.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]
     seed: u64,
-    /// The plot's files, .png or .svg [default: incept-explain.png and .svg, with --train incept-explain-train.png and .svg].
+    /// The plot's files, .png or .svg [default: incept-explain.png and .svg, with --train
+    /// incept-explain-train.png and .svg].
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: Vec<PathBuf>,
     /// Train with and without the auxiliary softmaxes, and compare.
@@ -58,7 +64,8 @@ pub(crate) struct Explain {
     /// Epochs of each network.
     #[arg(long, value_name = "COUNT", default_value_t = 5, help_heading = "Comparison", requires = "train", value_parser = whole::<u64>(1))]
     epochs: u64,
-    /// Networks of each kind; their spread says what chance does. One is a look, three or more are a measurement.
+    /// Networks of each kind; their spread says what chance does. One is a look, three or more are
+    /// a measurement.
     #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = "Comparison", requires = "train", value_parser = whole::<u64>(1))]
     seeds: u64,
     /// Learning rate, the same all the time.
@@ -102,7 +109,8 @@ Examples:
   incept explain --train                               three pairs of networks, with and without
   incept explain --train --seeds 10 --epochs 15        ten pairs, for longer: with ranges";
 
-/// Width and size where no option says them: what a software driver can do in minutes, deep enough to show it.
+/// Width and size where no option says them: what a software driver can do in minutes, deep enough
+/// to show it.
 const WIDTH: f64 = 0.25;
 const INPUT: usize = 64;
 const BATCH: usize = 128;
@@ -304,7 +312,8 @@ fn findings(flow: &GradientFlow) -> Vec<String> {
     }
     if let Some(first) = flow.parts.first().filter(|_| flow.losses.len() > 1) {
         let main = of(first, "main").map_or(0.0, |l| l.share);
-        // Gradients of two losses may point against each other: then a share is below zero and the other above one.
+        // Gradients of two losses may point against each other: then a share is below zero and the
+        // other above one.
         let main = 100.0 * main.clamp(0.0, 1.0);
         lines.push(format!(
             "{:.0}% of the gradient that arrives at {} comes from the auxiliary softmaxes, {main:.0}% from the main one",

@@ -19,8 +19,8 @@ use crate::{Outcome, Result};
 
 /// Draw the channels of a layer for an image, the strongest first.
 ///
-/// Each channel is scaled by itself: yellow is where it answers most. Layers are called as `incept summary` calls them; a convolution is seen
-/// after its ReLU.
+/// Each channel is scaled by itself: yellow is where it answers most. Layers are called as `incept
+/// summary` calls them; a convolution is seen after its ReLU.
 #[derive(Args, Debug)]
 pub(super) struct FeaturesArgs {
     /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.

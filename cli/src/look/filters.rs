@@ -13,10 +13,12 @@ use crate::report::{Reporter, shown};
 use crate::tiles::{Tile, Tiles};
 use crate::{Outcome, Result};
 
-/// Draw the filters of the first convolution: the patterns of colour and light that the network looks for first.
+/// Draw the filters of the first convolution: the patterns of colour and light that the network
+/// looks for first.
 ///
-/// Grey is zero; each filter is scaled by itself. In a network that is trained well they are smooth edges, gratings and spots of colour;
-/// noise means that it saw too few images or too much of one. Needs no GPU.
+/// Grey is zero; each filter is scaled by itself. In a network that is trained well they are smooth
+/// edges, gratings and spots of colour; noise means that it saw too few images or too much of one.
+/// Needs no GPU.
 #[derive(Args, Debug)]
 pub(super) struct FiltersArgs {
     /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.

@@ -18,8 +18,9 @@ use crate::tiles::{Tile, Tiles};
 
 /// Draw where each softmax sees a class: Grad-CAM of main, aux1 and aux2 over each image.
 ///
-/// The map of a softmax is made of the last block of Inception below it, 5b, 4a or 4d: the channels that the class's logit grows with.
-/// Yellow is what speaks for the class most, dark blue what does not. The auxiliary maps are finer, and their softmaxes know less.
+/// The map of a softmax is made of the last block of Inception below it, 5b, 4a or 4d: the channels
+/// that the class's logit grows with. Yellow is what speaks for the class most, dark blue what does
+/// not. The auxiliary maps are finer, and their softmaxes know less.
 #[derive(Args, Debug)]
 pub(super) struct Gradcam {
     /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.

@@ -95,8 +95,8 @@ impl Subject {
         })
     }
 
-    /// Reads the images that arguments name. Those that cannot be read are reported and skipped, and the command fails in the end as `classify`
-    /// does.
+    /// Reads the images that arguments name. Those that cannot be read are reported and skipped,
+    /// and the command fails in the end as `classify` does.
     fn see(&self, arguments: &[PathBuf], loading: &ImageArgs) -> Result<(Vec<Seen>, Outcome)> {
         loading.set_limit()?;
         let files = images(arguments)?;

@@ -19,8 +19,8 @@ use crate::raster::Heat;
 use crate::report::{Rate, Reporter, shown};
 use crate::tiles::{Tile, Tiles};
 
-/// Draw which parts of an image a class depends on: a square of the mean colour is moved over each image, and the map shows how much less probable the
-/// class becomes.
+/// Draw which parts of an image a class depends on: a square of the mean colour is moved over each
+/// image, and the map shows how much less probable the class becomes.
 #[derive(Args, Debug)]
 pub(super) struct OcclusionArgs {
     /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
@@ -108,7 +108,8 @@ impl OcclusionArgs {
         for (one, map) in seen.iter().zip(&maps) {
             let OcclusionMap { class, probability, side, drops } = map;
             let most = drops.iter().copied().fold(0.0, f32::max);
-            // Ten points are the whole scale at least: less is noise, and should not look like evidence.
+            // Ten points are the whole scale at least: less is noise, and should not look like
+            // evidence.
             let lost: Vec<f32> = drops.iter().map(|d| d.max(0.0) / most.max(0.1)).collect();
             let caption = vec![(format!("{} {:.0}%", subject.label(*class), 100.0 * probability), INK)];
             tiles.push(Tile { image: one.square.clone(), caption: vec![(name(&one.file), INK)] });

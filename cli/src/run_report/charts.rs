@@ -48,7 +48,8 @@ type Of = fn(&HeadRecord) -> f64;
 /// Epochs that a chart may have: the log of a damaged run may name others.
 const MOST_EPOCHS: f64 = 1e9;
 
-/// Whether a point of a log can be drawn: losses of a training that diverged are NaN, infinite, or beyond all scales.
+/// Whether a point of a log can be drawn: losses of a training that diverged are NaN, infinite, or
+/// beyond all scales.
 fn is_drawable((epoch, value): &(f64, f64)) -> bool {
     (0.0..=MOST_EPOCHS).contains(epoch) && value.abs() < 1e30
 }
@@ -72,7 +73,8 @@ pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
     let validation =
         curves.epochs.iter().filter_map(|e| Some((done(e), e.validation.as_ref()?.accuracy))).collect();
     accuracies.push(plain("main, held out", INK, validation));
-    // What the intermediate features tell: in training, most of what the auxiliary softmaxes see is dropped.
+    // What the intermediate features tell: in training, most of what the auxiliary softmaxes see is
+    // dropped.
     let aux: Vec<Series> = HEADS[1..]
         .iter()
         .map(|head| {

@@ -35,7 +35,8 @@ const MISTAKES: usize = 30;
 /// Pixels of an image on the page.
 const IMAGE: u32 = 176;
 
-/// Write one HTML page about a run that needs nothing beside itself: curves, confusion matrix, samples, configuration.
+/// Write one HTML page about a run that needs nothing beside itself: curves, confusion matrix,
+/// samples, configuration.
 ///
 /// The run's best checkpoint is measured on its held-out images first, or the one that is named.
 #[derive(Args, Debug)]
@@ -52,7 +53,8 @@ pub(crate) struct RunReport {
     /// The page [default: report.html in the run's folder, or the checkpoint's name with .html].
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Where the folders of runs are: one of them may have the log of a checkpoint that lies elsewhere.
+    /// Where the folders of runs are: one of them may have the log of a checkpoint that lies
+    /// elsewhere.
     #[arg(long, value_name = "FOLDER", default_value = "runs", env = "INCEPT_RUNS_DIR")]
     runs_dir: PathBuf,
     /// Images of a batch.

@@ -30,7 +30,8 @@ pub(super) struct Curves {
 }
 
 impl Source {
-    /// Reads what `run` names. A checkpoint of a run in `runs`, or in a run's folder, has that run's log.
+    /// Reads what `run` names. A checkpoint of a run in `runs`, or in a run's folder, has that
+    /// run's log.
     pub(super) fn open(run: &Path, runs: &Path) -> Result<Self> {
         let checkpoint = best_of(run)?;
         if run.is_dir() {

@@ -220,7 +220,8 @@ fn a_resumed_run_is_the_run_that_was_not_interrupted() {
     assert!(code == 2 && errors.contains("--width"), "{errors}");
 }
 
-/// Ctrl-C in the middle of an epoch: a checkpoint, exit code 130, and the run goes on as if nothing had happened.
+/// Ctrl-C in the middle of an epoch: a checkpoint, exit code 130, and the run goes on as if nothing
+/// had happened.
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_and_exits_130() {

@@ -1,4 +1,5 @@
-//! The dashboard of `incept train` in a real terminal: what is on it, what its keys do, and that the terminal is given back.
+//! The dashboard of `incept train` in a real terminal: what is on it, what its keys do, and that
+//! the terminal is given back.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -177,7 +178,8 @@ fn dumb_terminals_get_plain_lines() {
     let text = String::from_utf8_lossy(&bytes);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("epoch 1/1"), "{text}");
-    // A line ends with a carriage return and a line feed here; nothing goes back, and nothing is an escape sequence.
+    // A line ends with a carriage return and a line feed here; nothing goes back, and nothing is an
+    // escape sequence.
     assert!(!text.contains('\u{1b}') && !text.replace("\r\n", "").contains('\r'), "{text:?}");
     let mut terminal = train_with(folder.path(), "1", &["--view", "dashboard"], &[("TERM", "dumb")]);
     let (code, bytes) = terminal.bytes();
@@ -192,7 +194,8 @@ fn no_color_is_honoured() {
     let (code, bytes) = terminal.bytes();
     let text = String::from_utf8_lossy(&bytes);
     assert_eq!(code, 0, "{text}");
-    // Sequences that set a colour of letters or ground: 38 and 48 with a palette or red, green and blue.
+    // Sequences that set a colour of letters or ground: 38 and 48 with a palette or red, green and
+    // blue.
     assert!(text.contains('\u{1b}') && !text.contains("38;2;") && !text.contains("48;2;"), "{text:?}");
     assert!(!text.contains("38;5;") && !text.contains("48;5;"), "{text:?}");
 }

@@ -20,7 +20,8 @@ fn network() -> GoogLeNet {
     GoogLeNet::paper().width(0.0625).classes(10).input(32).dropout(0.0, 0.0)
 }
 
-/// Batches of `batch` from the first `count` digits: the last has missing rows if they do not come out even.
+/// Batches of `batch` from the first `count` digits: the last has missing rows if they do not come
+/// out even.
 fn batches(batch: usize, count: usize, input: usize) -> Vec<Batch> {
     let data = open("digits", &OpenOptions::default()).expect("digits");
     let preprocessing = Preprocessing::new(input).measure(data.train.as_ref(), 200);
@@ -97,7 +98,8 @@ fn later_stages_run_only_for_images_that_are_not_sure() {
         softmax(&all.logits[head][image], 1.0).iter().copied().fold(0.0, f32::max)
     };
 
-    // Everything stops at aux1: nothing of the other stages is dispatched, in as many submissions as batches.
+    // Everything stops at aux1: nothing of the other stages is dispatched, in as many submissions
+    // as batches.
     let (runs, dispatches, before) = (staged.runs(), staged.dispatches(), gpu.counters());
     let exit = Exit { threshold: 0.0, temperatures: Vec::new() };
     let first = answers(&gpu, &mut staged, &batches, &exit);
@@ -110,7 +112,8 @@ fn later_stages_run_only_for_images_that_are_not_sure() {
     let asked = gpu.counters().since(&before);
     assert_eq!((asked.submissions, asked.dispatches), (10, early));
 
-    // A threshold in the middle: each image is answered once, by the first head that is sure, and stages fill up their batches.
+    // A threshold in the middle: each image is answered once, by the first head that is sure, and
+    // stages fill up their batches.
     let mut by_sureness: Vec<f32> = (0..18).map(|p| sure(0, p)).collect();
     by_sureness.sort_by(f32::total_cmp);
     let threshold = f32::midpoint(by_sureness[8], by_sureness[9]);

@@ -103,7 +103,8 @@ fn members_are_reported_and_averaged() {
     for (member, alone) in members.iter().zip(&alone) {
         assert_eq!((&member["accuracy"], &member["loss"]), (&alone["accuracy"], &alone["loss"]));
     }
-    // The mean of probabilities is at least as good as the mean of their logarithms (Jensen): the ensemble's loss is below the mean of losses.
+    // The mean of probabilities is at least as good as the mean of their logarithms (Jensen): the
+    // ensemble's loss is below the mean of losses.
     let losses: f64 = alone.iter().map(|r| number(&r["loss"])).sum();
     assert!(number(&both["loss"]) < losses / 2.0, "{both}");
     // One checkpoint twice is that checkpoint.

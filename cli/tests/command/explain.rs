@@ -1,4 +1,5 @@
-//! `incept explain` and `incept graph`: gradients of each loss against those of a training step, images, and what the commands say.
+//! `incept explain` and `incept graph`: gradients of each loss against those of a training step,
+//! images, and what the commands say.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use serde_json::Value;
 use crate::gpu;
 use crate::program::{drawing, fails, json, stdout, text};
 
-/// The files of a plot: the PNG of this size with more than its background on it, the SVG of half of it with these words.
+/// The files of a plot: the PNG of this size with more than its background on it, the SVG of half
+/// of it with these words.
 fn check_plot(png: &Path, size: (u32, u32), svg: &Path, words: &[&str]) {
     let image = image::open(png).expect("an image").to_rgb8();
     assert_eq!(image.dimensions(), size);
@@ -77,7 +79,8 @@ fn gradients_of_the_losses_add_up_to_those_of_a_step() {
             continue;
         }
         alive += 1;
-        // Shares add up to the whole only if the weighted gradients add up to the gradient of the sum.
+        // Shares add up to the whole only if the weighted gradients add up to the gradient of the
+        // sum.
         let shares: f64 = layer.losses.iter().map(|l| l.share).sum();
         assert!((shares - 1.0).abs() < 1e-3, "{layer:?}: {shares}");
     }

@@ -29,7 +29,8 @@ fn mistakes_are_explained() {
     assert!(code == 2 && errors.contains("Usage"), "{errors}");
 }
 
-/// Flags that would change nothing where they are given, and what is said: before a device is opened.
+/// Flags that would change nothing where they are given, and what is said: before a device is
+/// opened.
 #[test]
 fn flags_without_effect_are_refused() {
     let folder = temporary();

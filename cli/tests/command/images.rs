@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::program::{fails_with, fixtures, run, stdout, temporary, text};
 
-/// A folder of two classes of landscapes, and in one of them files that claim huge images, have none, or panic their decoder.
+/// A folder of two classes of landscapes, and in one of them files that claim huge images, have
+/// none, or panic their decoder.
 fn hostile_folder() -> tempfile::TempDir {
     let folder = temporary();
     for class in ["a", "b"] {

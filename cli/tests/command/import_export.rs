@@ -1,5 +1,5 @@
-//! Other people's weights, in and out: `incept import`, `incept export` and `incept inspect`. The fixtures were made by the libraries themselves, with
-//! the programs in `tests/fixtures/scripts`.
+//! Other people's weights, in and out: `incept import`, `incept export` and `incept inspect`. The
+//! fixtures were made by the libraries themselves, with the programs in `tests/fixtures/scripts`.
 
 mod exports;
 mod formats;
@@ -86,8 +86,8 @@ fn files_of_torch_give_torchs_logits() {
     }
 }
 
-/// The published network at full size: `python tests/fixtures/scripts/torch_weights.py --full FOLDER`, then
-/// `INCEPT_FULL=FOLDER cargo test --test command full_size -- --ignored --nocapture`.
+/// The published network at full size: `python tests/fixtures/scripts/torch_weights.py --full
+/// FOLDER`, then `INCEPT_FULL=FOLDER cargo test --test command full_size -- --ignored --nocapture`.
 #[test]
 #[ignore = "its files of 27 MB each are made by tests/fixtures/scripts/torch_weights.py"]
 fn full_size_weights_of_torch() {
@@ -107,7 +107,8 @@ fn full_size_weights_of_torch() {
     }
 }
 
-/// What training programs save: a dictionary with more than weights, names with `module.` before them, f16, no auxiliary heads.
+/// What training programs save: a dictionary with more than weights, names with `module.` before
+/// them, f16, no auxiliary heads.
 #[test]
 fn a_training_checkpoint_of_torch_imports() {
     let golden = goldens("torchvision_io.safetensors");
@@ -129,7 +130,8 @@ fn classes_file() -> (&'static tempfile::TempDir, PathBuf) {
     (folder, folder.path().join("names.txt"))
 }
 
-/// Networks for ImageNet are measured at 224 pixels of 256; a small network of other classes looks at all of the square.
+/// Networks for ImageNet are measured at 224 pixels of 256; a small network of other classes looks
+/// at all of the square.
 #[test]
 fn imported_weights_look_at_the_part_of_an_image_that_they_were_measured_with() {
     let torch = import("torchvision.pth", &[]).metadata.preprocessing;
@@ -146,7 +148,8 @@ fn imported_weights_look_at_the_part_of_an_image_that_they_were_measured_with() 
     assert_eq!(taken.crop_pct, if taken.input >= 224 { 0.875 } else { 1.0 });
 }
 
-/// torchvision's ImageNet weights change their input first. A graph says so, a state dict does not; both become preprocessing.
+/// torchvision's ImageNet weights change their input first. A graph says so, a state dict does not;
+/// both become preprocessing.
 #[test]
 fn transform_input_becomes_preprocessing() {
     let golden = goldens("torchvision_io.safetensors");
@@ -156,7 +159,8 @@ fn transform_input_becomes_preprocessing() {
     for checkpoint in [&from_graph, &from_state] {
         let preprocessing = &checkpoint.metadata.preprocessing;
         assert!(halves(preprocessing), "{preprocessing:?}");
-        // What torch was given is an image with ImageNet's mean and deviation; ours is made of the same image.
+        // What torch was given is an image with ImageNet's mean and deviation; ours is made of the
+        // same image.
         let normal = Pixels::IMAGENET;
         let mut input = golden["input"].clone();
         let plane = input.dims[2] * input.dims[3];
@@ -173,7 +177,8 @@ fn transform_input_becomes_preprocessing() {
     assert_eq!(given.metadata.preprocessing.std, [1.0, 1.0, 0.5]);
 }
 
-/// torch's exporters: batch norm folded or kept, names kept or not, with and without auxiliary heads.
+/// torch's exporters: batch norm folded or kept, names kept or not, with and without auxiliary
+/// heads.
 #[test]
 fn graphs_of_torchs_exporters_give_torchs_logits() {
     let golden = goldens("torchvision_io.safetensors");
@@ -186,7 +191,8 @@ fn graphs_of_torchs_exporters_give_torchs_logits() {
     assert_close(&logits(&dynamo, &golden["input"]), &golden["logits"].data);
 }
 
-/// What an import writes can be built: at few pixels the auxiliary heads' windows of 5 do not fit any more, and at fewer nothing does.
+/// What an import writes can be built: at few pixels the auxiliary heads' windows of 5 do not fit
+/// any more, and at fewer nothing does.
 #[test]
 fn small_inputs_keep_what_fits() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -200,7 +206,8 @@ fn small_inputs_keep_what_fits() {
     }
 }
 
-/// Pixels that are only half said are for the rest as the file says, not as the publishers of its format do.
+/// Pixels that are only half said are for the rest as the file says, not as the publishers of its
+/// format do.
 #[test]
 fn what_is_not_said_of_pixels_is_as_the_file_says() {
     let own = import("exported_paper.onnx", &[]);
@@ -352,7 +359,8 @@ fn imported_networks_classify() {
     assert!(shown.contains("seven") && shown.contains("one"), "{shown}");
 }
 
-/// A checkpoint of the torchvision fixture or the Caffe fixture at another size, as the exported fixtures were made.
+/// A checkpoint of the torchvision fixture or the Caffe fixture at another size, as the exported
+/// fixtures were made.
 fn checkpoint_of(name: &str, input: usize) -> Checkpoint {
     let path = fixture(name);
     let file = Foreign::read(&path).expect("a fixture");
@@ -367,7 +375,8 @@ const EXPORTED: [(&str, &str, usize, OnnxOptions); 3] = [
     ("exported_paper.onnx", "new.caffemodel", 224, OnnxOptions { aux: true, fold_batch_norm: false }),
 ];
 
-/// The images that `tests/fixtures/scripts/run_onnx.py` gives to onnxruntime: whole numbers, so they are the same everywhere.
+/// The images that `tests/fixtures/scripts/run_onnx.py` gives to onnxruntime: whole numbers, so
+/// they are the same everywhere.
 fn pattern(batch: usize, size: usize, scale: f32) -> HostTensor {
     let value = |i: usize| ((i * 7919 + i / 64 * 31) % 256) as f32 / 128.0 - 1.0;
     let data = (0..batch * 3 * size * size).map(|i| scale * value(i)).collect();
@@ -408,7 +417,8 @@ fn staged(checkpoint: &Checkpoint, input: &HostTensor) -> Vec<Vec<f32>> {
     heads.into_iter().map(|rows| rows.concat()).collect()
 }
 
-/// The models that onnxruntime was run on are those that this version writes, and its logits are ours.
+/// The models that onnxruntime was run on are those that this version writes, and its logits are
+/// ours.
 #[test]
 fn exported_models_give_our_logits_in_onnxruntime() {
     let golden = goldens("exported_io.safetensors");
@@ -433,7 +443,8 @@ fn exported_models_give_our_logits_in_onnxruntime() {
         let images = pattern(2, input, scale);
         let names = checkpoint.onnx_outputs(options);
         assert_close(&logits(&checkpoint, &images), &golden[&format!("{file}/logits")].data);
-        // At 224 pixels the twins take too long; the device has all three heads where there are three.
+        // At 224 pixels the twins take too long; the device has all three heads where there are
+        // three.
         let all = if input < 224 { all_logits(&checkpoint, &images) } else { staged(&checkpoint, &images) };
         assert_eq!(names.len(), if options.aux { all.len() } else { 1 });
         for (name, values) in names.iter().zip(all) {
@@ -502,7 +513,8 @@ fn what_is_exported_can_be_imported() {
 fn safetensors_for_pytorch_have_its_tensors() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (net, out) = (folder.path().join("net.safetensors"), folder.path().join("out.safetensors"));
-    // A checkpoint as training leaves it: with averages, which are what is exported, and the optimizer's vectors, which are not.
+    // A checkpoint as training leaves it: with averages, which are what is exported, and the
+    // optimizer's vectors, which are not.
     let mut checkpoint = checkpoint_of("torchvision.pth", 64);
     let average = checkpoint.state.parameters.clone();
     checkpoint.state.slots = vec![average.clone()];
@@ -594,7 +606,8 @@ proptest! {
         prop_assert!(read_damaged(FILES[which], &whole[..length]).is_err());
         let mut flipped = whole;
         for (place, bit) in flips {
-            // Most flips into the first bytes, where the structure is, and some into the last, where an archive has its list.
+            // Most flips into the first bytes, where the structure is, and some into the last,
+            // where an archive has its list.
             let place = if bit == 7 { 1.0 - place.powi(4) } else { place.powi(4) };
             let at = ((flipped.len() - 1) as f64 * place) as usize;
             flipped[at] ^= 1 << bit;
@@ -765,7 +778,8 @@ fn external_data_is_read_from_regular_files_in_the_models_folder_alone() {
         let error = read(location, offset).expect_err(location).to_string();
         assert!(error.contains(reason) && error.contains("`w`"), "{location}: {error}");
     }
-    // A model that is itself reached by a link, as downloads keep them: its data may lie where it does.
+    // A model that is itself reached by a link, as downloads keep them: its data may lie where it
+    // does.
     let hub = elsewhere.path().join("model.onnx");
     symlink(here("model.onnx"), &hub).expect("a link");
     std::fs::write(here("model.onnx"), model_with_data("data", "0")).expect("can be written");
@@ -773,7 +787,8 @@ fn external_data_is_read_from_regular_files_in_the_models_folder_alone() {
     assert_eq!(Foreign::read(&hub).expect("beside the real model").tensors()[0].1.tensor.data, eight(0));
 }
 
-/// What a person names is read only if it is a regular file: a pipe would be waited for without end.
+/// What a person names is read only if it is a regular file: a pipe would be waited for without
+/// end.
 #[cfg(unix)]
 #[test]
 fn commands_read_no_pipes_devices_and_folders() {

@@ -152,7 +152,8 @@ fn the_static_profile_needs_no_device() {
     assert!(text.contains("workgroups") && text.contains("FLOP/B"), "{text}");
 }
 
-/// Timing changes nothing: by either clock, a profiled step leaves the parameters that a usual one does.
+/// Timing changes nothing: by either clock, a profiled step leaves the parameters that a usual one
+/// does.
 #[test]
 fn a_profiled_step_trains_as_any_other() {
     let gpu = gpu::open();

@@ -50,7 +50,8 @@ pub fn fails(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A Python that has these modules: the one that `INCEPT_PYTHON` names, which must have them, or the usual one, if it has.
+/// A Python that has these modules: the one that `INCEPT_PYTHON` names, which must have them, or
+/// the usual one, if it has.
 pub fn python_with(modules: &str) -> Option<String> {
     let named = std::env::var("INCEPT_PYTHON").ok();
     let python = named.clone().unwrap_or_else(|| "python3".into());

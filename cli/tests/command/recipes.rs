@@ -145,7 +145,8 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     assert_eq!(tensors(&half.last()), tensors(&file));
 }
 
-/// A run that goes on from an earlier checkpoint has another future: the one that it leaves is neither taken for its own nor deleted.
+/// A run that goes on from an earlier checkpoint has another future: the one that it leaves is
+/// neither taken for its own nor deleted.
 #[test]
 fn a_run_that_goes_back_leaves_the_other_future_alone() {
     let folder = temporary();
@@ -172,7 +173,8 @@ fn a_run_that_goes_back_leaves_the_other_future_alone() {
     assert!(output.status.success() && said.contains("left-best.safetensors"), "{said}");
     let left = |name: &str| tensors(&run.path().join(name));
     assert!(left("left-best.safetensors") == best && left("left-epoch-0003.safetensors") == third);
-    // The same epoch again: what is kept now is its own, and the best is that of the epochs before it.
+    // The same epoch again: what is kept now is its own, and the best is that of the epochs before
+    // it.
     assert!(tensors(&run.kept(3)) == third && tensors(&run.last()) == third);
     assert!(tensors(&run.best()) == first, "the best epoch's weights were kept and are not the best");
     assert!(run.kept(2).is_file() && !run.kept(1).is_file() && !run.kept(4).is_file());
@@ -200,7 +202,8 @@ fn images(folder: &Path, classes: usize, damaged: bool) {
     }
 }
 
-/// Held-out images that cannot be read end a run, and its epoch is not lost: it goes on without another step once they are away.
+/// Held-out images that cannot be read end a run, and its epoch is not lost: it goes on without
+/// another step once they are away.
 #[test]
 fn an_epoch_that_cannot_be_judged_is_saved() {
     let folder = temporary();
@@ -218,7 +221,8 @@ fn an_epoch_that_cannot_be_judged_is_saved() {
     assert!(tensors(&run.last()) == trained && tensors(&run.best()) == trained);
 }
 
-/// One image more than whole batches have: its batch has a variance of its own to show batch norm, and learns as well as without it.
+/// One image more than whole batches have: its batch has a variance of its own to show batch norm,
+/// and learns as well as without it.
 #[test]
 fn one_image_in_the_last_batch_does_not_spoil_batch_norm() {
     let folder = temporary();
@@ -270,7 +274,8 @@ fn copy_but(from: &Path, to: &Path, name: &str) {
     }
 }
 
-/// Less than --max-bad allows, and all that there is: no checkpoint says that it was trained, and no accuracy that it was measured.
+/// Less than --max-bad allows, and all that there is: no checkpoint says that it was trained, and
+/// no accuracy that it was measured.
 #[test]
 fn training_or_validating_on_nothing_is_an_error() {
     let folder = temporary();
@@ -305,7 +310,8 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
 
-/// A run that resumes within a cycle of rate and momentum ends as if it had not stopped; the last window of each epoch updates.
+/// A run that resumes within a cycle of rate and momentum ends as if it had not stopped; the last
+/// window of each epoch updates.
 #[test]
 fn cycles_and_windows_resume_bit_for_bit() {
     let folder = temporary();
@@ -321,7 +327,8 @@ fn cycles_and_windows_resume_bit_for_bit() {
     assert_eq!(tensors(&run.last()), whole);
 }
 
-/// A data set smaller than a batch is one batch of its images: copies would give batch norm another variance.
+/// A data set smaller than a batch is one batch of its images: copies would give batch norm another
+/// variance.
 #[test]
 fn a_batch_is_no_larger_than_the_data_set() {
     let folder = temporary();
@@ -430,7 +437,8 @@ fn a_run_that_diverges_says_so() {
     assert!(errors.contains("no checkpoint yet") && errors.contains("config.toml"), "{errors}");
 }
 
-/// Every preset trains, with the rule and the schedule that it names, and every rule and schedule does.
+/// Every preset trains, with the rule and the schedule that it names, and every rule and schedule
+/// does.
 #[test]
 fn recipes_rules_and_schedules_train() {
     let rates = |arguments: &[&str]| -> Vec<f64> {
@@ -457,7 +465,8 @@ fn recipes_rules_and_schedules_train() {
     assert!((halved[9] / halved[0] - 0.5).abs() < 1e-3, "{halved:?}");
     let cycle = rates(&["--optimizer", "lars", "--schedule", "onecycle:0.4", "--class-weights", "balanced"]);
     let highest = (0..10).max_by(|a, b| cycle[*a].total_cmp(&cycle[*b])).expect("ten steps");
-    // As torch's, at the end of the last of the four updates that rise, and at the lowest rate in the last.
+    // As torch's, at the end of the last of the four updates that rise, and at the lowest rate in
+    // the last.
     assert!(highest == 3 && (cycle[9] / (0.01 / 25.0 / 1e4) - 1.0).abs() < 1e-5, "{cycle:?}");
     let more = ["--average", "polyak", "--label-smoothing", "0.1", "--grad-accum", "2"];
     let wave = rates(
@@ -562,11 +571,13 @@ fn frozen_layers_are_not_differentiated() {
     };
     let counts = [None, Some("conv2"), Some("inception_4a"), Some("heads")].map(count);
     assert!(counts.is_sorted_by(|a, b| a > b), "{counts:?}");
-    // Two of nine blocks and the stem are below 4a; with `heads` hardly more than the forward pass is left.
+    // Two of nine blocks and the stem are below 4a; with `heads` hardly more than the forward pass
+    // is left.
     assert!(counts[2] * 10 < counts[0] * 9 && counts[3] * 2 < counts[0], "{counts:?}");
 }
 
-/// What is in a mixed batch is a pure function of seed, epoch and number; labels and shares are those of the pixels.
+/// What is in a mixed batch is a pure function of seed, epoch and number; labels and shares are
+/// those of the pixels.
 #[test]
 fn mixed_batches_can_be_made_again() {
     let data = open("digits", &OpenOptions { limit: Some(30), ..OpenOptions::default() }).expect("digits");
@@ -590,7 +601,8 @@ fn mixed_batches_can_be_made_again() {
                 assert_eq!(*second == u32::MAX, *first == u32::MAX, "a missing row stays missing");
             }
             if mix.cutmix == 0.0 {
-                // Each image is the blend with one other of the batch that the share says, and some are blended.
+                // Each image is the blend with one other of the batch that the share says, and some
+                // are blended.
                 let row = |i: usize| &plain.images[i * 3072..(i + 1) * 3072];
                 let mut blended = 0;
                 for (i, share) in mixed.share.iter().enumerate().take(batch.count) {
@@ -684,7 +696,8 @@ fn augmented_images_are_previewed() {
     assert!(RunFolder::list(folder.path()).expect("a folder").is_empty(), "nothing is trained");
 }
 
-/// TensorBoard's own reader finds every scalar; where the package is not installed, the golden file in the library's tests is the check.
+/// TensorBoard's own reader finds every scalar; where the package is not installed, the golden file
+/// in the library's tests is the check.
 #[test]
 fn tensorboard_reads_what_is_written() {
     let folder = temporary();

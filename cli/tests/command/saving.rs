@@ -1,4 +1,5 @@
-//! What a run saves, whatever ends it: kills, full disks, NaN, places that cannot be written, two processes at once.
+//! What a run saves, whatever ends it: kills, full disks, NaN, places that cannot be written, two
+//! processes at once.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -160,7 +161,8 @@ fn a_spoiled_checkpoint_is_refused_and_the_last_good_one_named() {
     }
 }
 
-/// A crash between the newest checkpoint and the best one, as older versions left it: the log names an epoch whose weights are not there.
+/// A crash between the newest checkpoint and the best one, as older versions left it: the log names
+/// an epoch whose weights are not there.
 #[test]
 fn a_stale_best_is_mended_on_resume() {
     let folder = temporary();
@@ -315,7 +317,8 @@ fn a_run_that_early_stopping_ended_trains_nothing_more() {
     assert_eq!(listed(runs)[0]["epochs"], 4);
 }
 
-/// Commands whose output comes after long work find out that it cannot be written before they open a device.
+/// Commands whose output comes after long work find out that it cannot be written before they open
+/// a device.
 #[test]
 fn unwritable_outputs_are_found_before_the_device_is_opened() {
     let folder = temporary();
@@ -369,7 +372,8 @@ fn unwritable_outputs_are_found_before_the_device_is_opened() {
     assert!(bytes(&file).is_empty());
 }
 
-/// A place that can be written at first and not later: the epoch is in the run's folder, and the run goes on from there.
+/// A place that can be written at first and not later: the epoch is in the run's folder, and the
+/// run goes on from there.
 #[cfg(unix)]
 #[test]
 fn a_checkpoint_that_cannot_be_written_elsewhere_is_saved_in_the_run_folder() {
@@ -406,7 +410,8 @@ fn special_files_as_outputs_keep_the_checkpoint_in_the_run_folder() {
     assert_eq!(Checkpoint::progress_of(&run.newest()).expect("a checkpoint").epoch, 1);
 }
 
-/// A run whose log or manifest is damaged is listed with what can be read of it, and so are the others.
+/// A run whose log or manifest is damaged is listed with what can be read of it, and so are the
+/// others.
 #[test]
 fn damaged_runs_hide_no_others() {
     let folder = temporary();
@@ -618,7 +623,8 @@ mod kills {
         lines.lines().filter(begins).filter(of_main).count() as u64
     }
 
-    /// Does something to the main thread at its n-th call of these, for each of the moments, and sees that the run can still be completed.
+    /// Does something to the main thread at its n-th call of these, for each of the moments, and
+    /// sees that the run can still be completed.
     fn at_each(names: &str, what: &str, moments: &[u64], killed: bool) {
         // A disk that is full stays so.
         let from = if killed { "" } else { "+" };

@@ -1,4 +1,5 @@
-//! `incept look` and `incept report` as a person or a program runs them, and Grad-CAM against class activation maps.
+//! `incept look` and `incept report` as a person or a program runs them, and Grad-CAM against class
+//! activation maps.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -63,8 +64,8 @@ fn look(path: &Path) -> ((u32, u32), usize) {
     (image.dimensions(), colours.len())
 }
 
-/// Behind a mean over positions and one linear layer, Grad-CAM is the class activation map of Zhou et al. (2016): the channels weighted
-/// with the classifier's row, by the number of positions.
+/// Behind a mean over positions and one linear layer, Grad-CAM is the class activation map of Zhou
+/// et al. (2016): the channels weighted with the classifier's row, by the number of positions.
 #[test]
 fn grad_cam_of_the_main_softmax_is_its_class_activation_map() {
     let gpu = gpu::open();
@@ -94,7 +95,8 @@ fn grad_cam_of_the_main_softmax_is_its_class_activation_map() {
         assert_eq!((maps[0].height, maps[0].width), (features.height, features.width));
         // The auxiliary softmaxes look at finer blocks.
         assert!(maps[1].width > maps[0].width && maps[2].width == maps[1].width);
-        // Without a class, all heads are asked about the one that is most probable to the main softmax.
+        // Without a class, all heads are asked about the one that is most probable to the main
+        // softmax.
         let maps = gpu.block_on(gradcam.maps(&image, None)).expect("maps");
         assert!(maps.iter().all(|m| m.class == maps[0].top.0), "{maps:?}");
         assert!(gpu.block_on(gradcam.maps(&image, Some(3))).is_err());
@@ -227,7 +229,8 @@ fn a_report_is_one_file() {
         assert!(html.contains(part), "{part}");
     }
     assert!(html.matches("<svg").count() >= 6 && html.matches("data:image/png;base64,").count() >= 30);
-    // Curves are there, and not axes alone: each softmax's in losses and accuracies, one in the others.
+    // Curves are there, and not axes alone: each softmax's in losses and accuracies, one in the
+    // others.
     let chart = |title: &str| {
         html.split("<svg").find(|svg| svg.contains(title)).unwrap_or_else(|| panic!("no {title}"))
     };

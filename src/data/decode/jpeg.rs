@@ -1,4 +1,5 @@
-//! What must be known of a JPEG before it is decoded: the decoder fills what is missing with grey, and draws some samplings wrong.
+//! What must be known of a JPEG before it is decoded: the decoder fills what is missing with grey,
+//! and draws some samplings wrong.
 
 /// Why a JPEG is not decoded, if it is not.
 pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
@@ -53,7 +54,8 @@ fn frame(bytes: &[u8]) -> Option<Frame> {
         at += bytes.get(at..)?.iter().position(|b| *b != 0xff)?;
         let marker = *bytes.get(at)?;
         match marker {
-            // Huffman tables, arithmetic conditions and a reserved marker share the range of frames.
+            // Huffman tables, arithmetic conditions and a reserved marker share the range of
+            // frames.
             0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => {
                 let &[_, _, _, h1, h0, w1, w0, count] = bytes.get(at + 1..)?.first_chunk()?;
                 let components = bytes.get(at + 9..)?.chunks_exact(3).take(usize::from(count));
@@ -71,11 +73,13 @@ fn frame(bytes: &[u8]) -> Option<Frame> {
     }
 }
 
-/// Whether a JPEG has an end behind its scans. Decoders fill what is missing with grey. What follows the end is of no interest: phones put films there.
+/// Whether a JPEG has an end behind its scans. Decoders fill what is missing with grey. What
+/// follows the end is of no interest: phones put films there.
 fn is_whole(bytes: &[u8]) -> bool {
     let mut at = 2;
     loop {
-        // Within a scan 0xff is followed by a zero or a restart marker; between segments it may be repeated.
+        // Within a scan 0xff is followed by a zero or a restart marker; between segments it may be
+        // repeated.
         let marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xd0..=0xd7 | 0xff);
         let Some(next) = bytes.get(at..).and_then(|rest| rest.windows(2).position(marker)) else {
             return false;

@@ -1,4 +1,5 @@
-//! Which files are images: by the endings of their names, and by their first bytes where names do not say.
+//! Which files are images: by the endings of their names, and by their first bytes where names do
+//! not say.
 
 use std::io::Read;
 use std::path::Path;
@@ -45,7 +46,8 @@ const READABLE: [(&str, ImageFormat); 23] = [
     ("pam", ImageFormat::Pnm),
 ];
 
-/// Endings of formats that are not decoded: what cameras, phones, scanners and painting programs write.
+/// Endings of formats that are not decoded: what cameras, phones, scanners and painting programs
+/// write.
 const UNREADABLE: [&str; 59] = [
     "heic", "heif", "hif", "avif", "jxl", "jp2", "j2k", "jpf", "jpx", "jpm", "j2c", "jpc", "jxr", "wdp",
     "hdp", "jls", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "dng", "orf", "raf", "rw2", "pef",
@@ -60,12 +62,14 @@ pub(super) fn format_of_ending(path: &Path) -> Option<ImageFormat> {
     READABLE.iter().find(|(known, _)| *known == ending).map(|(_, format)| *format)
 }
 
-/// Whether a file's name ends as that of an image that can be read, in any case: `cat.JPEG`, `cat.jpe`.
+/// Whether a file's name ends as that of an image that can be read, in any case: `cat.JPEG`,
+/// `cat.jpe`.
 pub fn is_image(path: &Path) -> bool {
     format_of_ending(path).is_some()
 }
 
-/// What a name says about a file; `None` where it says nothing: no ending, or a number, as in `n01440764_10026` and `photo.jpg.1`.
+/// What a name says about a file; `None` where it says nothing: no ending, or a number, as in
+/// `n01440764_10026` and `photo.jpg.1`.
 pub(in crate::data) fn kind_of_name(path: &Path) -> Option<ImageKind> {
     if is_image(path) {
         return Some(ImageKind::Readable);
@@ -77,8 +81,8 @@ pub(in crate::data) fn kind_of_name(path: &Path) -> Option<ImageKind> {
     (!ending.bytes().all(|b| b.is_ascii_digit())).then_some(ImageKind::Other)
 }
 
-/// What a file is: by the ending of its name, or by its first bytes where it has none that says anything. A file that cannot be opened and has
-/// no such ending is [`ImageKind::Other`].
+/// What a file is: by the ending of its name, or by its first bytes where it has none that says
+/// anything. A file that cannot be opened and has no such ending is [`ImageKind::Other`].
 pub fn image_kind(path: &Path) -> ImageKind {
     kind_of_name(path).unwrap_or_else(|| {
         let mut head = Vec::new();
@@ -90,7 +94,8 @@ pub fn image_kind(path: &Path) -> ImageKind {
 /// Bytes that [`sniff`] wants to see.
 pub(in crate::data) const HEAD: u64 = 32;
 
-/// What a file is by its first bytes, 32 of them if there are as many. TGA has no signature, so it is recognized by its ending alone.
+/// What a file is by its first bytes, 32 of them if there are as many. TGA has no signature, so it
+/// is recognized by its ending alone.
 pub fn sniff(head: &[u8]) -> ImageKind {
     let unreadable = |name: &str| ImageKind::Unreadable(name.into());
     match head {

@@ -1,5 +1,6 @@
-//! From the bytes of an image file to its pixels. Whatever the bytes are, the answer is an image or a reason, in bounded memory: sizes are
-//! checked before anything is allocated for them, and decoders run where their panics are errors.
+//! From the bytes of an image file to its pixels. Whatever the bytes are, the answer is an image or
+//! a reason, in bounded memory: sizes are checked before anything is allocated for them, and
+//! decoders run where their panics are errors.
 
 mod jpeg;
 mod kind;
@@ -21,13 +22,15 @@ use super::resample::Region;
 use crate::error::{Error, Result};
 use crate::untrusted::{MAX_SAMPLE_BYTES, contained, read_file};
 
-/// Pixels that an image may have unless [`set_max_pixels`] says otherwise: 512 MiB at four bytes each.
+/// Pixels that an image may have unless [`set_max_pixels`] says otherwise: 512 MiB at four bytes
+/// each.
 pub const DEFAULT_MAX_PIXELS: u64 = 1 << 27;
 
 static MAX_PIXELS: AtomicU64 = AtomicU64::new(DEFAULT_MAX_PIXELS);
 
-/// Sets for the whole process how many pixels an image may have. Larger ones are refused before memory is allocated for them, and so are those
-/// whose pixels need more than four bytes each (16 bits per channel, floats) if they need more memory than that many pixels of four bytes.
+/// Sets for the whole process how many pixels an image may have. Larger ones are refused before
+/// memory is allocated for them, and so are those whose pixels need more than four bytes each (16
+/// bits per channel, floats) if they need more memory than that many pixels of four bytes.
 pub fn set_max_pixels(count: u64) {
     MAX_PIXELS.store(count, Ordering::Relaxed);
 }
@@ -55,8 +58,8 @@ impl Image {
         Self::decode_as(&bytes, Some(path)).map_err(|reason| Error::format(path, reason))
     }
 
-    /// Decodes what the `image` crate reads. Grey images stay grey, everything else becomes RGB; transparency shows white. Of an animation it
-    /// is the first frame.
+    /// Decodes what the `image` crate reads. Grey images stay grey, everything else becomes RGB;
+    /// transparency shows white. Of an animation it is the first frame.
     ///
     /// # Errors
     /// The decoder's words.
@@ -64,8 +67,8 @@ impl Image {
         Self::decode_as(bytes, None)
     }
 
-    /// As [`Image::decode`]. A format that has no signature, as TGA, is known by the file's name. The image stands as its camera was held,
-    /// where the file says so (EXIF).
+    /// As [`Image::decode`]. A format that has no signature, as TGA, is known by the file's name.
+    /// The image stands as its camera was held, where the file says so (EXIF).
     ///
     /// # Errors
     /// The decoder's words, or that the image has no pixels or too many ([`set_max_pixels`]).
@@ -79,7 +82,8 @@ impl Image {
         Self::of(image.clone(), Alpha::Straight)
     }
 
-    /// Takes up an image of the `image` crate in place: no more than one copy is made, and that only where samples have more than 8 bits.
+    /// Takes up an image of the `image` crate in place: no more than one copy is made, and that
+    /// only where samples have more than 8 bits.
     fn of(image: DynamicImage, alpha: Alpha) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
         let grey = |pixels| Self { width, height, channels: 1, pixels };
@@ -99,7 +103,8 @@ impl Image {
         (0.0, 0.0, self.width as f64, self.height as f64)
     }
 
-    /// Why this is no image that can be worked on, if it is none: no extents, or another number of pixels than these give.
+    /// Why this is no image that can be worked on, if it is none: no extents, or another number of
+    /// pixels than these give.
     ///
     /// # Errors
     /// The reason.

@@ -1,4 +1,5 @@
-//! Images of many kinds against Pillow, whose pixels lie beside them; and files that would take memory, time or the program.
+//! Images of many kinds against Pillow, whose pixels lie beside them; and files that would take
+//! memory, time or the program.
 
 use std::path::PathBuf;
 
@@ -103,7 +104,8 @@ fn the_limit_counts_pixels_and_the_bytes_that_they_take() {
     assert!(Limit { max_pixels: u64::MAX }.check((u32::MAX, u32::MAX), u64::MAX).is_ok());
 }
 
-/// A TIFF of RGB in tiles of 16 x 16, each plane by itself, as few programs write them: tiff 0.11.3 panics on it.
+/// A TIFF of RGB in tiles of 16 x 16, each plane by itself, as few programs write them: tiff 0.11.3
+/// panics on it.
 #[test]
 fn a_decoder_that_panics_is_an_error_with_the_files_name() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images/tiff_planar_tiles.tif");

@@ -1,4 +1,5 @@
-//! What the TIFF decoder does not look at: the order of bits, and whether colours are multiplied with alpha already.
+//! What the TIFF decoder does not look at: the order of bits, and whether colours are multiplied
+//! with alpha already.
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -15,7 +16,8 @@ const LOW_FIRST: u16 = 2;
 /// JPEG has a bit order of its own, whatever the tag says.
 const JPEG: u16 = 7;
 
-/// The file as the decoder takes it, with the bits of its pixels in the usual order, and what its alpha is.
+/// The file as the decoder takes it, with the bits of its pixels in the usual order, and what its
+/// alpha is.
 pub(super) fn prepared(bytes: Cow<'_, [u8]>) -> Result<(Cow<'_, [u8]>, Alpha), String> {
     let mut decoder = Decoder::new(Cursor::new(bytes.as_ref())).map_err(|e| e.to_string())?;
     let mut numbers = |tag: Tag| -> Result<Vec<u64>, String> {
@@ -36,7 +38,8 @@ pub(super) fn prepared(bytes: Cow<'_, [u8]>) -> Result<(Cow<'_, [u8]>, Alpha), S
     Ok((Cow::Owned(reversed(bytes.into_owned(), chunks)), alpha))
 }
 
-/// The bytes with the bits of these stretches (offset and length) reversed, each byte once however stretches overlap.
+/// The bytes with the bits of these stretches (offset and length) reversed, each byte once however
+/// stretches overlap.
 fn reversed(mut bytes: Vec<u8>, mut chunks: Vec<(u64, u64)>) -> Vec<u8> {
     chunks.sort_unstable();
     let end = bytes.len();

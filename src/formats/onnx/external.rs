@@ -1,5 +1,5 @@
-//! Elements that an ONNX model keeps in other files. A model may come from anywhere, so only regular files in its own folder are read, and of them only
-//! what is asked for.
+//! Elements that an ONNX model keeps in other files. A model may come from anywhere, so only
+//! regular files in its own folder are read, and of them only what is asked for.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -64,7 +64,8 @@ impl<'a> External<'a> {
         if bytes.len() as u64 == length { Ok(bytes) } else { Err(beyond()) }
     }
 
-    /// The real file of this name in the model's folder, or in the real one if the model's name is a link.
+    /// The real file of this name in the model's folder, or in the real one if the model's name is
+    /// a link.
     fn resolve(&self, location: &str) -> Result<PathBuf, String> {
         let outside = || format!("is in `{location}`, which is not in the model's folder");
         let inner = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);

@@ -100,7 +100,8 @@ impl OnnxNode {
     }
 }
 
-/// Reads the content of the model at `path`. Elements that are in other files are taken from its folder, and from nowhere else.
+/// Reads the content of the model at `path`. Elements that are in other files are taken from its
+/// folder, and from nowhere else.
 ///
 /// # Errors
 /// What is wrong, with the tensor's name where there is one.
@@ -153,8 +154,9 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<OnnxGraph, String> {
     })
 }
 
-/// An `If` whose branches only differ in whether they take away an extent of one, as the node that its value comes from: that is how PyTorch exports `squeeze` of a
-/// value whose extents it does not know. None for any other node.
+/// An `If` whose branches only differ in whether they take away an extent of one, as the node that
+/// its value comes from: that is how PyTorch exports `squeeze` of a value whose extents it does not
+/// know. None for any other node.
 fn branched(node: &proto::Node) -> Option<proto::Node> {
     if node.op_type != "If" {
         return None;

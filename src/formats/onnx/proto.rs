@@ -1,4 +1,5 @@
-//! The messages of `onnx.proto` that a network without control flow needs, with its field numbers. Fields that are not here are passed over when reading.
+//! The messages of `onnx.proto` that a network without control flow needs, with its field numbers.
+//! Fields that are not here are passed over when reading.
 
 use prost::{Enumeration, Message};
 
@@ -186,7 +187,8 @@ pub(super) enum Extent {
 /// `TensorProto.DataType` of f32.
 pub(super) const FLOAT: i32 = 1;
 
-/// What each message takes, for [`wire::check`]: the struct, and what is made of it. A field that is added to a struct above belongs here too.
+/// What each message takes, for [`wire::check`]: the struct, and what is made of it. A field that
+/// is added to a struct above belongs here too.
 pub(super) static MODEL: wire::Shape = wire::Shape {
     bytes: size_of::<Model>(),
     fields: &[

@@ -101,11 +101,12 @@ pub(super) fn ints(values: impl IntoIterator<Item = usize>) -> OnnxAttribute {
     OnnxAttribute::Ints(values.into_iter().map(|v| i64::try_from(v).unwrap_or(i64::MAX)).collect())
 }
 
-/// The graph as the bytes of an ONNX model, with `outputs` under these names. The first extent of its inputs, the batch, stays open. The same
-/// graph and weights make the same bytes.
+/// The graph as the bytes of an ONNX model, with `outputs` under these names. The first extent of
+/// its inputs, the batch, stays open. The same graph and weights make the same bytes.
 ///
 /// # Errors
-/// [`Error::Layer`] for an operation that has no counterpart, [`Error::Tensor`] for a weight that is missing or misshapen.
+/// [`Error::Layer`] for an operation that has no counterpart, [`Error::Tensor`] for a weight that
+/// is missing or misshapen.
 pub fn write(
     graph: &Graph,
     outputs: &[(TensorId, &str)],
@@ -177,8 +178,9 @@ pub fn write(
     Ok(model.encode_to_vec())
 }
 
-/// Batch norms behind convolutions without a bias become a factor on the weight and a bias: w' = w s, b' = b - mean s, with s = weight / sqrt(variance
-/// + epsilon). The sums are f64, so that folding rounds once.
+/// Batch norms behind convolutions without a bias become a factor on the weight and a bias: w' = w
+/// s, b' = b - mean s, with s = weight / sqrt(variance + epsilon). The sums are f64, so that
+/// folding rounds once.
 fn fold(nodes: Vec<OnnxNode>, tensors: &mut BTreeMap<String, HostTensor>) -> Vec<OnnxNode> {
     let mut readers: BTreeMap<String, usize> = BTreeMap::new();
     for input in nodes.iter().flat_map(|node| &node.inputs) {

@@ -1,4 +1,5 @@
-//! The stack machine that a pickle is a program for, without the instructions' effects on the world.
+//! The stack machine that a pickle is a program for, without the instructions' effects on the
+//! world.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,7 +21,8 @@ pub(super) struct Machine<'a> {
     /// Where on the stack the marks are.
     marks: Vec<usize>,
     memo: HashMap<u32, Handle>,
-    /// Entries that dictionaries may still be made with: a call can name those of another as often as it likes.
+    /// Entries that dictionaries may still be made with: a call can name those of another as often
+    /// as it likes.
     entries_left: usize,
 }
 
@@ -135,7 +137,8 @@ impl<'a> Machine<'a> {
     fn call(&mut self, function: Handle, arguments: Handle) -> Result<(), String> {
         let callable = matches!(
             self.pickle.get(function),
-            // A method of an object is called by what another call would have returned; torch describes classes of modules from outside.
+            // A method of an object is called by what another call would have returned; torch
+            // describes classes of modules from outside.
             Object::Global { .. } | Object::Call { .. } | Object::Persistent(_)
         );
         if !callable {
@@ -155,15 +158,16 @@ impl<'a> Machine<'a> {
         self.push(made)
     }
 
-    /// Whether a call makes a dictionary: one of the known kinds, or in old protocols one of a class that is a dictionary.
+    /// Whether a call makes a dictionary: one of the known kinds, or in old protocols one of a
+    /// class that is a dictionary.
     fn makes_dictionary(&self, name: &str, arguments: Handle) -> bool {
         let base = || self.pickle.global(*self.pickle.items(arguments)?.get(1)?);
         let of_base = || base().is_some_and(|base| DICTIONARIES.contains(&base.as_str()));
         DICTIONARIES.contains(&name) || (RECONSTRUCTORS.contains(&name) && of_base())
     }
 
-    /// The entries that a dictionary is made with: Python 2 writes an `OrderedDict` as a call with a list of pairs, Python 3 as one without
-    /// anything whose entries are set later.
+    /// The entries that a dictionary is made with: Python 2 writes an `OrderedDict` as a call with
+    /// a list of pairs, Python 3 as one without anything whose entries are set later.
     fn pairs(&self, arguments: Handle) -> Vec<(Handle, Handle)> {
         let items = |handle: Handle| self.pickle.items(handle).unwrap_or_default();
         let pair = |handle: &Handle| match items(*handle) {
@@ -203,7 +207,8 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Attributes of an object. Those of a dictionary (torch keeps versions of modules there) say nothing about weights.
+    /// Attributes of an object. Those of a dictionary (torch keeps versions of modules there) say
+    /// nothing about weights.
     fn set_state(&mut self) -> Result<(), String> {
         let attributes = self.pop()?;
         if let Object::Call { state, .. } = self.topmost()? {
@@ -229,7 +234,8 @@ impl<'a> Machine<'a> {
         self.line()?.trim().parse().map_err(|_| "a place in its memo is no number".into())
     }
 
-    /// A whole number of any length, little-endian in two's complement. What does not fit 64 bits only has to differ from what does.
+    /// A whole number of any length, little-endian in two's complement. What does not fit 64 bits
+    /// only has to differ from what does.
     fn long(&mut self, length: usize) -> Result<(), String> {
         let bytes = self.take(length)?;
         let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);

@@ -1,9 +1,11 @@
-//! A pickle interpreter that executes nothing: containers, strings and numbers, and calls that are never made.
+//! A pickle interpreter that executes nothing: containers, strings and numbers, and calls that are
+//! never made.
 //!
-//! A pickle is a program for a stack machine that may import and call anything. Here a global is only a name; calling one makes an
-//! [`Object::Call`] of it and its arguments, in which a reader finds the few that describe tensors. All others are opaque: they are kept by their names
-//! so that a reader can say what it skips. Objects lie in a list and refer to each other by their places in it, so no pickle can make more of them than it
-//! has bytes.
+//! A pickle is a program for a stack machine that may import and call anything. Here a global is
+//! only a name; calling one makes an [`Object::Call`] of it and its arguments, in which a reader
+//! finds the few that describe tensors. All others are opaque: they are kept by their names so that
+//! a reader can say what it skips. Objects lie in a list and refer to each other by their places in
+//! it, so no pickle can make more of them than it has bytes.
 
 mod machine;
 
@@ -44,7 +46,8 @@ pub(crate) enum Object {
     Persistent(Handle),
 }
 
-/// What makes a dictionary when it is called. That of Python 2 and its successor, and relatives that training scripts keep beside the weights.
+/// What makes a dictionary when it is called. That of Python 2 and its successor, and relatives
+/// that training scripts keep beside the weights.
 const DICTIONARIES: [&str; 5] = [
     "collections.OrderedDict",
     "collections.defaultdict",
@@ -123,7 +126,8 @@ impl Pickle {
         (module.len() + name.len() <= MAX_GLOBAL).then(|| format!("{module}.{name}"))
     }
 
-    /// The class of an object that is not understood, or the function that would have made it, for people.
+    /// The class of an object that is not understood, or the function that would have made it, for
+    /// people.
     pub fn kind(&self, handle: Handle) -> String {
         let unknown = || "an object".to_string();
         let name = match self.get(handle) {
@@ -138,7 +142,8 @@ impl Pickle {
                         Some(name).filter(|name| !name.is_empty())
                     }
                 }
-                // ('module', class, file, source): a class with its text, as torch before 1.6 has it.
+                // ('module', class, file, source): a class with its text, as torch before 1.6 has
+                // it.
                 Object::Persistent(description) => {
                     self.items(*description).and_then(|parts| self.global(*parts.get(1)?))
                 }
@@ -183,7 +188,8 @@ mod tests {
         assert_eq!(pickle.kind(pickle.root), "os.system");
     }
 
-    /// pickle.dumps({'a': [1, 2.5, True, None, {3}, P()]}, protocol) as Python 3.11 writes it, with class P of module m.
+    /// pickle.dumps({'a': [1, 2.5, True, None, {3}, P()]}, protocol) as Python 3.11 writes it, with
+    /// class P of module m.
     #[test]
     fn all_protocols_are_read() {
         let zero = b"(dp0\nVa\np1\n(lp2\nI1\naF2.5\naI01\naNac__builtin__\nset\np3\n((lp4\nI3\natp5\nRp6\naccopy_reg\n_reconstructor\np7\n\
@@ -206,7 +212,8 @@ mod tests {
         }
     }
 
-    /// Calls that name the same thousand entries again and again would take the square of the file's size.
+    /// Calls that name the same thousand entries again and again would take the square of the
+    /// file's size.
     #[test]
     fn dictionaries_do_not_multiply() {
         let pairs = b"(NNta".repeat(1000);

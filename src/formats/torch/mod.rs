@@ -1,4 +1,5 @@
-//! Files of `torch.save` and `torch.jit.save`: the zip archive that torch writes since 1.6, and the file of pickles before that. Nothing in them is executed.
+//! Files of `torch.save` and `torch.jit.save`: the zip archive that torch writes since 1.6, and the
+//! file of pickles before that. Nothing in them is executed.
 
 mod view;
 mod walk;
@@ -12,8 +13,8 @@ use crate::untrusted::printable;
 use view::{build, storages_of};
 use walk::{Found, nothing_found, walk};
 
-/// The first pickle of a file before torch 1.6, 0x1950a86a20f9469cfc6c: in binary, as protocols from 2 on have it behind their number and perhaps the length of
-/// a frame, and in digits.
+/// The first pickle of a file before torch 1.6, 0x1950a86a20f9469cfc6c: in binary, as protocols
+/// from 2 on have it behind their number and perhaps the length of a frame, and in digits.
 const LEGACY_MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 const LEGACY_MAGIC_1: &[u8] = b"L119547037146038801333356L\n.";
 
@@ -35,13 +36,15 @@ pub(super) struct Contents {
     pub script: bool,
 }
 
-/// The tensors of an archive that torch 1.6 or later wrote, by name; names within dictionaries are joined by dots.
+/// The tensors of an archive that torch 1.6 or later wrote, by name; names within dictionaries are
+/// joined by dots.
 ///
 /// # Errors
 /// What is wrong, with the tensor's name where there is one, and what to save instead.
 pub(super) fn read_zip(bytes: &[u8]) -> Result<Contents, String> {
     let damaged = |e: zip::result::ZipError| {
-        // torch.export's archives have entries that not every reader of archives takes; their names are in the list at the end.
+        // torch.export's archives have entries that not every reader of archives takes; their names
+        // are in the list at the end.
         let list = bytes.get(bytes.len().saturating_sub(1 << 16)..).unwrap_or(bytes);
         let exported = list.windows(EXPORTED.len()).any(|name| name == EXPORTED.as_bytes());
         if exported { export_advice() } else { format!("is no whole archive of torch: {e}") }
@@ -105,7 +108,8 @@ fn not_saved(names: &[String]) -> String {
     "is an archive without `data.pkl`: torch.save did not write it".into()
 }
 
-/// The tensors of a file that torch before 1.6 wrote: four pickles, the list of storages, and their contents.
+/// The tensors of a file that torch before 1.6 wrote: four pickles, the list of storages, and their
+/// contents.
 ///
 /// # Errors
 /// As [`read_zip`].

@@ -92,7 +92,8 @@ pub(super) fn tensor(
             | "torch._utils._rebuild_device_tensor_from_cpu_tensor" => {
                 handle = *list.first().ok_or_else(malformed)?;
             }
-            // (function, class, its arguments, attributes): tensors of other classes and with attributes.
+            // (function, class, its arguments, attributes): tensors of other classes and with
+            // attributes.
             "torch._tensor._rebuild_from_type_v2" | "torch._tensor._rebuild_from_type" => {
                 let [inner, _class, inner_arguments, ..] = list else { return Err(malformed()) };
                 let list = pickle.items(*inner_arguments).unwrap_or_default();
@@ -111,11 +112,13 @@ pub(super) fn tensor(
     Err(malformed())
 }
 
-/// The tensor with these arguments of `_rebuild_tensor`; the class of its storage if that has no numbers of ours. Nothing if that is not what they are.
+/// The tensor with these arguments of `_rebuild_tensor`; the class of its storage if that has no
+/// numbers of ours. Nothing if that is not what they are.
 fn view(pickle: &Pickle, name: &str, arguments: &[Handle]) -> Option<Result<View, String>> {
     let [storage, offset, dims, strides, ..] = arguments else { return None };
     let Object::Persistent(storage) = pickle.get(*storage) else { return None };
-    // ('storage', class, key, device, elements), and in the old format whether it is a part of another.
+    // ('storage', class, key, device, elements), and in the old format whether it is a part of
+    // another.
     let [_, class, key, _device, count, rest @ ..] = pickle.items(*storage)? else { return None };
     let class = pickle.global(*class)?;
     let Some(element) = storage_element(&class) else { return Some(Err(class)) };
@@ -159,7 +162,8 @@ pub(super) fn build<'a>(
     budget: usize,
     storage: impl Fn(&str) -> Option<&'a [u8]>,
 ) -> Result<BTreeMap<String, FileTensor>, String> {
-    // Honest tensors have at least a byte in the file for each element; others would repeat bytes without end.
+    // Honest tensors have at least a byte in the file for each element; others would repeat bytes
+    // without end.
     let mut left = budget;
     let mut tensors = BTreeMap::new();
     for view in views {

@@ -1,5 +1,5 @@
-//! Finding tensors in the objects of a pickle: by the keys of dictionaries, the places of lists and the attributes of modules. What else is there is skipped
-//! and reported.
+//! Finding tensors in the objects of a pickle: by the keys of dictionaries, the places of lists and
+//! the attributes of modules. What else is there is skipped and reported.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -144,7 +144,8 @@ impl Walk<'_> {
         }
     }
 
-    /// An object of any class: its attributes may hold tensors. Those of modules are named as their state dict would name them.
+    /// An object of any class: its attributes may hold tensors. Those of modules are named as their
+    /// state dict would name them.
     fn attributes(
         &mut self,
         name: String,
@@ -164,7 +165,8 @@ impl Walk<'_> {
             return Ok(());
         }
         let kind = pickle.kind(handle);
-        // What TorchScript compiled has its parameters and modules as attributes, and calls for lists of numbers.
+        // What TorchScript compiled has its parameters and modules as attributes, and calls for
+        // lists of numbers.
         if !kind.starts_with("__torch__.") && !kind.starts_with("torch.jit._pickle.") {
             self.skip(&name, &kind);
         }
@@ -174,7 +176,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Whether a value is a number, a text or nothing: the epoch, for example, which is not worth a word.
+    /// Whether a value is a number, a text or nothing: the epoch, for example, which is not worth a
+    /// word.
     fn is_plain(&self, handle: Handle) -> bool {
         matches!(
             self.pickle.get(handle),
@@ -188,7 +191,8 @@ impl Walk<'_> {
         }
     }
 
-    /// The name of what `key` stands for in a container. Names are put together from keys: those of an honest file take less than it does.
+    /// The name of what `key` stands for in a container. Names are put together from keys: those of
+    /// an honest file take less than it does.
     fn join(&mut self, prefix: &str, key: &str) -> Result<String, String> {
         self.names += prefix.len() + 1 + key.len();
         if prefix.len() + key.len() > MAX_NAME || self.names > self.pickle.length + MOST_NAMES {

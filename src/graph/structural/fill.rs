@@ -1,4 +1,5 @@
-//! A constant tensor: the seed of the backward pass, and the gradient of parameters that a loss does not depend on.
+//! A constant tensor: the seed of the backward pass, and the gradient of parameters that a loss
+//! does not depend on.
 
 use crate::Result;
 use crate::graph::{Operation, expect};

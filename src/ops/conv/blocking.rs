@@ -9,9 +9,11 @@ pub(super) struct Blocking {
     pub n: usize,
     pub depth: usize,
     pub invocations: usize,
-    /// Multiply-adds a second that the shape can reach, as a share of what the best of its family can.
+    /// Multiply-adds a second that the shape can reach, as a share of what the best of its family
+    /// can.
     pub speed: f64,
-    /// Multiply-adds that the best of its family does in the time in which a byte of memory is moved.
+    /// Multiply-adds that the best of its family does in the time in which a byte of memory is
+    /// moved.
     pub byte: f64,
 }
 
@@ -28,8 +30,9 @@ impl Blocking {
         [m.div_ceil(self.m), n.div_ceil(self.n)]
     }
 
-    /// The parts that are estimated to be fastest, of those with enough workgroups. Parts are at least 16 steps of 8 terms long: a shorter one would
-    /// spend its time on filling and storing tiles.
+    /// The parts that are estimated to be fastest, of those with enough workgroups. Parts are at
+    /// least 16 steps of 8 terms long: a shorter one would spend its time on filling and storing
+    /// tiles.
     pub(super) fn split(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> Split {
         let steps = terms.div_ceil(self.depth);
         let groups: usize = self.groups(m, n).iter().product();
@@ -57,7 +60,8 @@ impl Blocking {
         let each = (groups * parts).div_ceil(units).max(resident / 2);
         let terms = (steps.div_ceil(parts) * self.depth) as f64 + ENDS;
         let work = terms * (each * self.m * self.n) as f64 / self.speed;
-        // A word of a part is written and read, and a dispatch takes microseconds, as long as a unit moves 100 KiB.
+        // A word of a part is written and read, and a dispatch takes microseconds, as long as a
+        // unit moves 100 KiB.
         let second_pass = if parts == 1 { 0.0 } else { (m * n * parts * 8 / units) as f64 + 1e5 };
         work + second_pass * self.byte
     }
@@ -65,13 +69,15 @@ impl Blocking {
     /// Whether memory is no bound: 16 FLOP for a byte of f32, parts included.
     fn is_lean(&self, [m, n, terms]: [usize; 3], parts: usize) -> bool {
         let [rows, columns] = self.groups(m, n);
-        // Parts are written and read again; the result is stored, and may have a mask and what it is added to.
+        // Parts are written and read again; the result is stored, and may have a mask and what it
+        // is added to.
         let again = if parts == 1 { 3 } else { 2 * parts + 3 };
         let words = terms * (m * columns + n * rows) + m * n * again;
         2 * m * n * terms >= 16 * 4 * words
     }
 
-    /// An estimate of the time with the best number of parts; what memory is a bound of is held to take half as long again.
+    /// An estimate of the time with the best number of parts; what memory is a bound of is held to
+    /// take half as long again.
     pub(super) fn cost(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> f64 {
         let Split { parts, .. } = self.split(m, n, terms, profile);
         let time = self.time(m, n, terms.div_ceil(self.depth), parts, profile);

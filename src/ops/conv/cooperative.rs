@@ -1,5 +1,5 @@
-//! Convolution on cooperative matrices: tiles of three shapes for all directions, where the device has such matrices for the type that
-//! activations are stored as.
+//! Convolution on cooperative matrices: tiles of three shapes for all directions, where the device
+//! has such matrices for the type that activations are stored as.
 
 use super::Extents;
 use super::blocking::{Blocking, Split};

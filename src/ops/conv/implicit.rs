@@ -1,4 +1,5 @@
-//! A product as implicit GEMM on GPUs, for families that differ in how they multiply its tiles; see `conv_implicit.wgsl`.
+//! A product as implicit GEMM on GPUs, for families that differ in how they multiply its tiles; see
+//! `conv_implicit.wgsl`.
 
 use super::blocking::{Blocking, Split};
 use super::kernels::{bytes, size};
@@ -15,7 +16,8 @@ const SQUARE: usize = 32;
 pub(super) trait Tile {
     /// The shader, which begins with `conv_implicit.wgsl`, and the entry point of a product.
     const PRODUCT: [&'static str; 2];
-    /// Whether neighbouring columns of its results are neighbouring pixels, however those were loaded.
+    /// Whether neighbouring columns of its results are neighbouring pixels, however those were
+    /// loaded.
     const IN_ORDER: bool;
 
     fn blocking(&self) -> Blocking;
@@ -23,7 +25,8 @@ pub(super) trait Tile {
     /// What weights are laid out as.
     fn weights(&self) -> Element;
 
-    /// Whether the sum runs over taps outside and so many channels inside. Few channels would mostly be padding if each tap had whole steps of them.
+    /// Whether the sum runs over taps outside and so many channels inside. Few channels would
+    /// mostly be padding if each tap had whole steps of them.
     fn tap_outer(&self, channels: usize) -> bool;
 
     /// Tells a kernel of the tile.
@@ -50,7 +53,8 @@ pub(super) fn accessed(vector: bool) -> &'static str {
     if vector { "vec4<f32>" } else { "f32" }
 }
 
-/// The product with this tile: weights laid out, tiles multiplied, and a second pass if the sum is cut.
+/// The product with this tile: weights laid out, tiles multiplied, and a second pass if the sum is
+/// cut.
 pub(super) fn product<T: Tile>(
     tile: &T,
     operands: &Operands<'_>,
@@ -90,7 +94,8 @@ pub(super) fn product<T: Tile>(
         .geometries([("steps", terms / depth), ("chunk", chunk)])
         .bind_as("source", Slot::Input(0), accessed(vector))
         .bind_as("panel", Slot::Scratch(0), if half { "vec4<f16>" } else { "vec4<f32>" });
-    // More tiles than a dimension of the grid has room for go on in the third; sums of so many are never cut.
+    // More tiles than a dimension of the grid has room for go on in the third; sums of so many are
+    // never cut.
     let folds = if parts == 1 { columns.div_ceil(MOST_GROUPS as usize) } else { 1 };
     let in_a_row = columns.div_ceil(folds);
     let kernel = tile.apply(kernel).constant("FOLD", folds > 1).geometry("in_a_row", in_a_row).groups(
@@ -115,7 +120,8 @@ pub(super) fn product<T: Tile>(
     tile.finish(vec![pack, first, second], tile.words()).scratch(panel).scratch(parts * m * pixels)
 }
 
-/// The kernel that lays the weight out as [tile of `tile_m` rows][term][row in the tile] in scratch 0, for a product of `terms` terms.
+/// The kernel that lays the weight out as [tile of `tile_m` rows][term][row in the tile] in scratch
+/// 0, for a product of `terms` terms.
 fn pack(
     operands: &Operands<'_>,
     product: &Product<'_>,
@@ -139,7 +145,8 @@ fn pack(
     view.pack(pack, product.transposed)
 }
 
-/// The kernel that adds up the `parts` of a product in scratch 1 and does with the sums what is to be done.
+/// The kernel that adds up the `parts` of a product in scratch 1 and does with the sums what is to
+/// be done.
 fn finish_product(operands: &Operands<'_>, product: &Product<'_>, view: &View, parts: usize) -> Kernel {
     let (result, e) = (product.result, &view.extents);
     let plane = e.out[0] * e.out[1];

@@ -1,5 +1,5 @@
-//! The kernels of convolution: what the families share, and the family with register tiles that runs everywhere. `tiled` is for GPUs, `lanes` for
-//! drivers that run on a CPU and have subgroups.
+//! The kernels of convolution: what the families share, and the family with register tiles that
+//! runs everywhere. `tiled` is for GPUs, `lanes` for drivers that run on a CPU and have subgroups.
 
 use super::product::{Epilogue, Product};
 use super::{Conv, ConvInputGrad, Extents, cooperative, implicit::accessed, lanes, tiled, winograd};
@@ -18,8 +18,9 @@ pub(super) fn bytes(operand: &Operand) -> usize {
     operand.spec.element.size()
 }
 
-/// What a kernel moves for a product that it cuts into tiles: `tile` of a workgroup, `register` of an invocation. Elements of the operands and
-/// the result have so many bytes. With `shared`, tiles go through workgroup memory.
+/// What a kernel moves for a product that it cuts into tiles: `tile` of a workgroup, `register` of
+/// an invocation. Elements of the operands and the result have so many bytes. With `shared`, tiles
+/// go through workgroup memory.
 pub(super) fn traffic(
     extents: [usize; 3],
     tile: [usize; 2],
@@ -137,7 +138,8 @@ pub(super) fn input_gradient(
     list
 }
 
-/// The families for GPUs, the one that should be faster first: matrices have no use for three channels, whose windows are read element by element.
+/// The families for GPUs, the one that should be faster first: matrices have no use for three
+/// channels, whose windows are read element by element.
 fn for_gpus(operands: &Operands<'_>, product: &Product<'_>, profile: &Profile) -> Vec<Implementation> {
     let tiled = tiled::product(operands, product, profile);
     let cooperative = cooperative::product(operands, product, profile);
@@ -148,7 +150,8 @@ fn for_gpus(operands: &Operands<'_>, product: &Product<'_>, profile: &Profile) -
     first
 }
 
-/// Into how many parts of how many pixels the sum over pixels is cut: enough for `wanted` workgroups in all, none shorter than `shortest`.
+/// Into how many parts of how many pixels the sum over pixels is cut: enough for `wanted`
+/// workgroups in all, none shorter than `shortest`.
 pub(super) fn split(pixels: usize, groups: usize, wanted: usize, shortest: usize) -> (usize, usize) {
     let parts = wanted.div_ceil(groups.max(1)).min(pixels / shortest).clamp(1, 256);
     let chunk = pixels.div_ceil(parts);
@@ -187,8 +190,8 @@ pub(super) fn weight_gradient(
     list
 }
 
-/// Adds the second pass to an implementation whose first kernel leaves `parts` partial sums of `count` elements in scratch 0; a sum that
-/// is not cut needs none.
+/// Adds the second pass to an implementation whose first kernel leaves `parts` partial sums of
+/// `count` elements in scratch 0; a sum that is not cut needs none.
 pub(super) fn finish_parts(
     operands: &Operands<'_>,
     source: &'static str,

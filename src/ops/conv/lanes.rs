@@ -15,7 +15,8 @@ const LANES: usize = 8;
 const FOUR: usize = 4;
 /// Columns of the source that four pixels need, at most: they are written out.
 const MOST_COLUMNS: usize = 64;
-/// Steps whose weights a workgroup lays out: a workgroup of one each takes longer to start than to run.
+/// Steps whose weights a workgroup lays out: a workgroup of one each takes longer to start than to
+/// run.
 const PACKED: usize = 16;
 
 /// How the sum of a product is walked.
@@ -28,8 +29,9 @@ struct Steps {
 }
 
 impl Steps {
-    /// The tile that takes the least time by what was measured on lavapipe, in nanoseconds for one vector of lanes: a load of four
-    /// takes 40, a broadcast 0.7, a multiply-add 0.65; `source` is the time to load one tap of four pixels.
+    /// The tile that takes the least time by what was measured on lavapipe, in nanoseconds for one
+    /// vector of lanes: a load of four takes 40, a broadcast 0.7, a multiply-add 0.65; `source` is
+    /// the time to load one tap of four pixels.
     fn new(rows: usize, kernel_w: usize, source: f64) -> Self {
         let of = |tile_m: usize| {
             let channels = if kernel_w == 1 { 4 } else { 1 };
@@ -160,7 +162,8 @@ pub(super) fn weight_gradient(
         (lane_groups, lane_groups, columns.div_ceil(lane_groups * LANES))
     };
     let groups = [across, e.outputs.div_ceil(tile_m)];
-    // A CPU has few cores: a handful of parts is enough, and each must be worth its pass over the sums.
+    // A CPU has few cores: a handful of parts is enough, and each must be worth its pass over the
+    // sums.
     let shortest = 256_usize.div_ceil(out[1]);
     let (parts, chunk) = split(lines, groups[0] * groups[1], 32, shortest);
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };

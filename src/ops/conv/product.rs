@@ -1,4 +1,5 @@
-//! Forward and input gradient as what they are to all families: one product of the weight and windows of an activation.
+//! Forward and input gradient as what they are to all families: one product of the weight and
+//! windows of an activation.
 
 use super::kernels::{bytes, size};
 use super::{Conv, ConvInputGrad, Extents};
@@ -29,8 +30,8 @@ impl Epilogue {
         !matches!(self, Self::Gradient { mask: Some(mask), .. } if !mask.is_aligned())
     }
 
-    /// Tells a kernel that stores the result of it: constants `BIAS`, `NORM` and `RELU`, or `ACCUMULATE` and `MASK`, and the arrays that they
-    /// need; the mask is loaded as `element`.
+    /// Tells a kernel that stores the result of it: constants `BIAS`, `NORM` and `RELU`, or
+    /// `ACCUMULATE` and `MASK`, and the arrays that they need; the mask is loaded as `element`.
     pub(super) fn apply(self, kernel: Kernel, element: &'static str) -> Kernel {
         match self {
             Self::Forward { bias, norm, relu } => {
@@ -61,7 +62,8 @@ impl Epilogue {
     }
 }
 
-/// A product of the weight and windows of an activation: forward, or (transposed) the input gradient.
+/// A product of the weight and windows of an activation: forward, or (transposed) the input
+/// gradient.
 #[derive(Debug)]
 pub(super) struct Product<'a> {
     pub extents: &'a Extents,
@@ -79,10 +81,11 @@ pub(super) struct Product<'a> {
 pub(super) struct View {
     /// Of that convolution, which has stride 1 where it is an input gradient.
     pub extents: Extents,
-    /// An input gradient has a channel for each phase, that is, place of a pixel between two windows: strides of the gradient's
-    /// convolution. Else 1.
+    /// An input gradient has a channel for each phase, that is, place of a pixel between two
+    /// windows: strides of the gradient's convolution. Else 1.
     pub phases: [usize; 2],
-    /// The row and column of the weight that meet the first of the kernel here, for phase 0: the weight is turned round.
+    /// The row and column of the weight that meet the first of the kernel here, for phase 0: the
+    /// weight is turned round.
     first: [usize; 2],
     /// Height and width of the weight.
     weight: [usize; 2],
@@ -91,10 +94,11 @@ pub(super) struct View {
 }
 
 impl Product<'_> {
-    /// The convolution that this is of its source. The input gradient is one of dy with the weight turned round. With strides, an input
-    /// pixel meets every stride-th row and column of the kernel, and which ones depends on its place between windows, its phase. So
-    /// each phase is a convolution with a part of the kernel; all see the same window of dy, and here they are one with a channel
-    /// for each channel and phase, whose results are dealt out to the pixels.
+    /// The convolution that this is of its source. The input gradient is one of dy with the weight
+    /// turned round. With strides, an input pixel meets every stride-th row and column of the
+    /// kernel, and which ones depends on its place between windows, its phase. So each phase is a
+    /// convolution with a part of the kernel; all see the same window of dy, and here they are one
+    /// with a channel for each channel and phase, whose results are dealt out to the pixels.
     pub(super) fn source_view(&self) -> Option<View> {
         let e = *self.extents;
         if !self.transposed {
@@ -102,7 +106,8 @@ impl Product<'_> {
         }
         let mut view = View { extents: e, phases: e.stride, first: [0; 2], weight: e.kernel, result: e.size };
         for i in 0..2 {
-            // Input pixel s j + phase is met by dy's pixel j + d through the kernel's tap phase + pad - s d.
+            // Input pixel s j + phase is met by dy's pixel j + d through the kernel's tap phase +
+            // pad - s d.
             let before = (e.kernel[i] - 1).checked_sub(e.padding[i])? / e.stride[i];
             let after = e.padding[i].div_ceil(e.stride[i]);
             view.first[i] = e.padding[i] + e.stride[i] * before;

@@ -1,5 +1,5 @@
-//! The family for GPUs: tiles in workgroup memory, register blocking, sums cut into parts where there are too few tiles to fill
-//! the device; see `conv_tiled.wgsl`.
+//! The family for GPUs: tiles in workgroup memory, register blocking, sums cut into parts where
+//! there are too few tiles to fill the device; see `conv_tiled.wgsl`.
 
 use super::Extents;
 use super::blocking::{Blocking, Split};
@@ -16,7 +16,8 @@ const SOURCE: &str = concat!(
 /// `sum_parts` is that of the other families.
 const SHARED: &str = include_str!("../../../shaders/conv.wgsl");
 
-/// A shape of tiles: `m` x `n` results of a workgroup, `depth` terms of the sum at a time, `each_m` x `each_n` results an invocation.
+/// A shape of tiles: `m` x `n` results of a workgroup, `depth` terms of the sum at a time, `each_m`
+/// x `each_n` results an invocation.
 #[derive(Clone, Copy, Debug)]
 struct Registers {
     name: &'static str,
@@ -25,8 +26,9 @@ struct Registers {
     depth: usize,
     each_m: usize,
     each_n: usize,
-    /// Multiply-adds a second that the shape can reach, as a share of what the best can: larger tiles load less of storage for each, and
-    /// 8 x 8 results an invocation less of workgroup memory.
+    /// Multiply-adds a second that the shape can reach, as a share of what the best can: larger
+    /// tiles load less of storage for each, and 8 x 8 results an invocation less of workgroup
+    /// memory.
     speed: f64,
 }
 
@@ -43,8 +45,9 @@ const TILES: [Registers; 5] = [
     tile("tiled_32x64", 32, 64, 4, 0.55),
 ];
 
-/// What tuning tries too. With 8 x 16 results an invocation reads three quarters as many words of workgroup memory for a multiply-add, which is a
-/// bound of GPUs with 128 multiply-adds a clock in a compute unit; but it takes some 230 registers, and not every GPU has them. With 16 terms a
+/// What tuning tries too. With 8 x 16 results an invocation reads three quarters as many words of
+/// workgroup memory for a multiply-add, which is a bound of GPUs with 128 multiply-adds a clock in
+/// a compute unit; but it takes some 230 registers, and not every GPU has them. With 16 terms a
 /// step there are half as many barriers, and twice as much is on its way from memory.
 const TUNED: [Registers; 5] = [
     tile("tiled_128x256", 128, 256, 16, 1.0),
@@ -109,7 +112,8 @@ impl Tile for Registers {
     }
 }
 
-/// The tiles for m x n results of so many terms, the one that should be fastest first, and those that only measuring chooses last.
+/// The tiles for m x n results of so many terms, the one that should be fastest first, and those
+/// that only measuring chooses last.
 fn tiles(extents: [usize; 3], profile: &Profile) -> Vec<Registers> {
     let mut order = TILES.to_vec();
     sort(&mut order, extents, profile);

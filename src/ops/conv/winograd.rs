@@ -1,5 +1,6 @@
-//! 3x3 convolutions by Winograd's algorithm on GPUs, in all three directions; see `conv_winograd.wgsl`. No default: where it wins, measuring finds
-//! it ([`tune`](crate::tune)), which checks its error first.
+//! 3x3 convolutions by Winograd's algorithm on GPUs, in all three directions; see
+//! `conv_winograd.wgsl`. No default: where it wins, measuring finds it ([`tune`](crate::tune)),
+//! which checks its error first.
 
 use super::Extents;
 use super::kernels::{bytes, finish_parts, kernel, size, split};
@@ -21,7 +22,8 @@ const PLACES: usize = 16;
 /// Invocations of a workgroup.
 const INVOCATIONS: usize = 256;
 
-/// Names with the terms of a step: the more there are, the rarer are barriers, and the more workgroup memory they take (16 KiB for four).
+/// Names with the terms of a step: the more there are, the rarer are barriers, and the more
+/// workgroup memory they take (16 KiB for four).
 const DEPTHS: [(&str, usize); 2] = [("winograd", 8), ("winograd_small", 4)];
 
 /// Forward and input gradient; nothing if this is no 3x3 convolution with stride 1.
@@ -93,8 +95,8 @@ fn repeated(kernel: Kernel, depth: usize) -> Kernel {
     kernel.constant("IDLE", depth * BLOCK < INVOCATIONS)
 }
 
-/// Bytes of workgroup memory that so many workgroups move for so many terms: a step stores both operands once, and of each place sixteen invocations load
-/// eight rows and eight columns.
+/// Bytes of workgroup memory that so many workgroups move for so many terms: a step stores both
+/// operands once, and of each place sixteen invocations load eight rows and eight columns.
 fn shared(workgroups: usize, terms: usize) -> u64 {
     (4 * PLACES * terms * workgroups * (2 * BLOCK + 16 * 16)) as u64
 }
@@ -119,7 +121,8 @@ pub(super) fn weight_gradient(
     let (rows, columns) = (e.outputs.div_ceil(BLOCK), e.channels.div_ceil(BLOCK));
     let (parts, chunk) = split(patches, rows * columns, profile.busy_workgroups(), 64);
     let count = e.outputs * e.depth();
-    // Each column of tiles loads dy whole, and each row of tiles four pixels of x around every pixel.
+    // Each column of tiles loads dy whole, and each row of tiles four pixels of x around every
+    // pixel.
     let loaded = bytes(dy) * dy.volume() * columns + bytes(x) * PLACES * patches * e.channels * rows;
     let stored = 4 * count * parts;
     let with_depth = |(name, depth): &(&'static str, usize)| {

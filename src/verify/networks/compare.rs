@@ -1,8 +1,9 @@
 //! How far results may be from golden ones.
 //!
-//! Errors are relative to the golden value, and limits are for values of a usual size. What is near zero has lost its leading digits to
-//! cancellation, in a loss the probability that is nearly one, in a gradient the terms of opposite sign: there the error is relative to a floor, which
-//! follows from what the value was computed from.
+//! Errors are relative to the golden value, and limits are for values of a usual size. What is near
+//! zero has lost its leading digits to cancellation, in a loss the probability that is nearly one,
+//! in a gradient the terms of opposite sign: there the error is relative to a floor, which follows
+//! from what the value was computed from.
 
 use std::collections::BTreeMap;
 
@@ -20,15 +21,19 @@ const AFTER: f64 = 5e-5;
 const AFTER_LAST: f64 = 3e-6;
 const EVALUATION: f64 = 1e-4;
 
-/// Logits are differences of logarithms of probabilities: a tenth is little, whatever the others are.
+/// Logits are differences of logarithms of probabilities: a tenth is little, whatever the others
+/// are.
 const SMALL_LOGIT: f64 = 0.1;
 /// A tensor's gradient is near zero below this share of its neighbours' elements.
 const SMALL_GRADIENT: f64 = 1e-2;
-/// The most that an element's floor is for that nearness: activations in front of the heads are of the order of ten.
+/// The most that an element's floor is for that nearness: activations in front of the heads are of
+/// the order of ten.
 const LARGEST_FLOOR: f64 = 0.1;
-/// Probabilities are near their labels below this distance: f32 keeps it to 1e-7, a part in 1e5 of it.
+/// Probabilities are near their labels below this distance: f32 keeps it to 1e-7, a part in 1e5 of
+/// it.
 const SMALL_DISTANCE: f64 = 1e-2;
-/// A parameter is small below this share of its gradient: then it is what the updates have made of it, with the gradient's error.
+/// A parameter is small below this share of its gradient: then it is what the updates have made of
+/// it, with the gradient's error.
 const SMALL_PARAMETER: f64 = 0.02;
 
 /// One value to compare, and how.
@@ -135,7 +140,8 @@ impl<'a> Floors<'a> {
         }
     }
 
-    /// A loss is the difference of two numbers as large as the logits: four units in the last place of the largest are within [`LOSS`] of this.
+    /// A loss is the difference of two numbers as large as the logits: four units in the last place
+    /// of the largest are within [`LOSS`] of this.
     fn loss(&self) -> f64 {
         self.logit / 4.0
     }
@@ -159,7 +165,8 @@ impl<'a> Floors<'a> {
         if distance < f64::from(f32::EPSILON) { floor.max(SMALL_GRADIENT * count) } else { floor }
     }
 
-    /// A tensor after the updates: a parameter that was near zero is as exact as its gradient, a mean as the deviation around it.
+    /// A tensor after the updates: a parameter that was near zero is as exact as its gradient, a
+    /// mean as the deviation around it.
     fn after(&self, name: &str, limit: f64) -> f64 {
         if let Some(gradient) = self.golden.gradients.get(name) {
             let own = norm(&gradient.data);
@@ -176,7 +183,8 @@ impl<'a> Floors<'a> {
     }
 }
 
-/// Root of the mean square of the distances between probabilities and labels: 0 where all are sure and right, up to the root of 2.
+/// Root of the mean square of the distances between probabilities and labels: 0 where all are sure
+/// and right, up to the root of 2.
 fn distance(logits: &HostTensor, labels: &[u32]) -> f64 {
     let classes = logits.data.len() / labels.len().max(1);
     let rows = logits.data.chunks_exact(classes.max(1)).zip(labels);

@@ -1,4 +1,5 @@
-//! Golden sets of whole networks: logits, losses and gradients of one step, parameters after some, logits in evaluation mode.
+//! Golden sets of whole networks: logits, losses and gradients of one step, parameters after some,
+//! logits in evaluation mode.
 
 mod compare;
 mod reference;
@@ -78,7 +79,8 @@ fn read(folder: &Path, set: &str) -> Result<Golden> {
     if height != width {
         return Err(Error::tensor("input", format!("must be square, not {height}x{width}")));
     }
-    // The goldens come from the network as the paper has it: no dropout, no adaptation to small inputs.
+    // The goldens come from the network as the paper has it: no dropout, no adaptation to small
+    // inputs.
     let network = GoogLeNet::from_tensors(&shapes)?.input(height).dropout(0.0, 0.0);
     let network = GoogLeNet { keep_stem: true, ..network };
     let labels = tensor(&io, "labels")?;

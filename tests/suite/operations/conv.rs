@@ -65,8 +65,9 @@ fn directions(
     check(&op, &[spec(&x), spec(&dy)], &[&x, &dy], 1e-5, &[], &[0]);
 }
 
-/// A convolution that a batch norm was folded into: with a bias of its own, and with a sum that is cut and none.
-/// Tiles of pixels go on in the third dimension of the grid where one has no room for them.
+/// A convolution that a batch norm was folded into: with a bias of its own, and with a sum that is
+/// cut and none. Tiles of pixels go on in the third dimension of the grid where one has no room for
+/// them.
 #[test]
 fn more_tiles_than_a_dimension_of_the_grid() {
     let (x, w, b) = (noise(&[1, 1, 2049, 2056], 1), noise(&[1, 1, 1, 1], 2), noise(&[1], 3));
@@ -87,7 +88,8 @@ fn more_tiles_than_a_dimension_of_the_grid() {
     }
 }
 
-/// Items that are added up in parts, the last a smaller one, with planes of whole vectors and without.
+/// Items that are added up in parts, the last a smaller one, with planes of whole vectors and
+/// without.
 #[test]
 fn bias_of_many_items() {
     for (items, outputs, side) in [(40, 100, 4), (37, 70, 5), (3, 300, 6)] {
@@ -135,7 +137,8 @@ fn long_sums() {
     directions([9, 300, 5], [4, 4], [1, 1, 0]);
 }
 
-/// Rows that are whole vectors, where kernels load four words at a time, for each kernel of the networks.
+/// Rows that are whole vectors, where kernels load four words at a time, for each kernel of the
+/// networks.
 #[test]
 fn whole_vectors() {
     directions([2, 12, 40], [8, 8], [1, 1, 0]);
@@ -146,7 +149,8 @@ fn whole_vectors() {
     directions([5, 132, 70], [8, 8], [1, 1, 0]);
 }
 
-/// The kernels for cooperative matrices, with loops in place of those: each way to load, sums that are cut, strides, and all epilogues.
+/// The kernels for cooperative matrices, with loops in place of those: each way to load, sums that
+/// are cut, strides, and all epilogues.
 #[test]
 fn emulated_matrices() {
     let cases = [

@@ -1,4 +1,5 @@
-//! Every operation on activations that are stored as f16: loads and stores round, arithmetic is as in f32.
+//! Every operation on activations that are stored as f16: loads and stores round, arithmetic is as
+//! in f32.
 
 use std::slice::from_ref;
 
@@ -145,7 +146,8 @@ fn losses_are_f32_and_gradients_of_logits_are_not() {
     check(&op, &specs, &[&made, &labels, &dloss], HALF, &[], &[]);
 }
 
-/// The loss scale depends on it: what is too large for f16 must not be stored as the largest finite one.
+/// The loss scale depends on it: what is too large for f16 must not be stored as the largest finite
+/// one.
 #[test]
 fn what_is_too_large_is_stored_as_infinity() {
     let (x, s) = half(&Array::new(&[1, 1, 1, 3], vec![60_000.0, -60_000.0, 1.0]));

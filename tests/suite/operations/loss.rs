@@ -32,8 +32,8 @@ proptest! {
     }
 }
 
-/// Second labels and class weights, each alone and both: against the twin, and the twin against what torch's
-/// `CrossEntropyLoss(weight=..., label_smoothing=0.1)` gives for the same numbers.
+/// Second labels and class weights, each alone and both: against the twin, and the twin against
+/// what torch's `CrossEntropyLoss(weight=..., label_smoothing=0.1)` gives for the same numbers.
 #[test]
 fn mixed_labels_and_class_weights() {
     let (rows, classes) = (9, 5);
@@ -107,7 +107,8 @@ fn dropout_masks_are_the_twins_and_differ_by_step_and_layer() {
     }
     for (a, b) in [(0, 1), (0, 2), (1, 2)] {
         let same = masks[a].iter().zip(&masks[b]).filter(|(a, b)| a == b).count() as f64 / 7000.0;
-        // Independent masks agree where both keep or both drop: 0.6^2 + 0.4^2 = 0.52, here within five deviations.
+        // Independent masks agree where both keep or both drop: 0.6^2 + 0.4^2 = 0.52, here within
+        // five deviations.
         assert!((same - 0.52).abs() < 0.03, "{same}");
     }
     let kept = masks[0].iter().filter(|x| **x > 0.0).count() as f64 / 7000.0;

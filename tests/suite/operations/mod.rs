@@ -1,4 +1,5 @@
-//! Each operation by itself: every implementation on the device against the f64 twin. Goldens of operations are in `tests/suite/verify.rs`.
+//! Each operation by itself: every implementation on the device against the f64 twin. Goldens of
+//! operations are in `tests/suite/verify.rs`.
 
 mod conv;
 mod elementwise;

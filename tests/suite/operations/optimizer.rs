@@ -53,7 +53,8 @@ fn adamw_is_right_from_the_first_update_on() {
     }
 }
 
-/// Three tensors: one of 30 blocks that is decayed, a bias of one, and one of 6 whose weights are all zero.
+/// Three tensors: one of 30 blocks that is decayed, a bias of one, and one of 6 whose weights are
+/// all zero.
 #[test]
 fn lars_scales_by_the_norms_of_tensors() {
     let [mut w, g, m] = [1, 2, 3].map(|seed| noise(&[64 * 37], seed));
@@ -76,13 +77,15 @@ fn lars_scales_by_the_norms_of_tensors() {
     let plain = Step { rate: 1.0, momentum: 0.0, decay: 0.0, loss_scale: 1.0, ..step };
     let out = run_operation(&op, &inputs.map(spec).each_ref(), &inputs, &plain).expect("shapes fit");
     let norm = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt();
-    // At rate 1 without decay the update has a hundredth of the weights' norm; the others move by their gradients.
+    // At rate 1 without decay the update has a hundredth of the weights' norm; the others move by
+    // their gradients.
     let part = 0..64 * 30;
     assert!((norm(&out[1].data[part.clone()]) / norm(&w.data[part]) - 0.01).abs() < 1e-5);
     assert_eq!(out[1].data[64 * 30..], g.data[64 * 30..]);
 }
 
-/// Algorithm 1 of You et al. with numbers: v = momentum v + rate ratio (g + decay w), w = w - v. A rate that falls leaves what momentum has.
+/// Algorithm 1 of You et al. with numbers: v = momentum v + rate ratio (g + decay w), w = w - v. A
+/// rate that falls leaves what momentum has.
 #[test]
 fn the_rate_of_lars_is_inside_its_momentum() {
     let array = |value: f32| Array::new(&[64], vec![value; 64]);
@@ -106,7 +109,8 @@ fn the_rate_of_lars_is_inside_its_momentum() {
     }
 }
 
-/// What torch makes of twelve updates with `OneCycleLR`, which cycles momentum, of `AdamW` beta1; made by tests/fixtures/scripts/schedules_torch.py.
+/// What torch makes of twelve updates with `OneCycleLR`, which cycles momentum, of `AdamW` beta1;
+/// made by tests/fixtures/scripts/schedules_torch.py.
 #[test]
 fn one_cycle_trains_as_torchs() {
     let multipliers = Array::new(&[2], vec![1.0, 1.0]);
@@ -217,7 +221,8 @@ fn loss_scales_move_with_overflows() {
     }
 }
 
-/// With a guard, updates take their scale from it and are counted without those that were skipped, or leave everything as it is.
+/// With a guard, updates take their scale from it and are counted without those that were skipped,
+/// or leave everything as it is.
 #[test]
 fn guarded_updates() {
     let mut regions = regions(4);

@@ -10,8 +10,8 @@ use incept::tune::Trial;
 use crate::support;
 pub use crate::support::shared as gpu;
 
-/// Relative error of a result that was stored as f16 against the twin's, which rounds likewise: only sums that end near the middle
-/// between two f16 come out as the other one.
+/// Relative error of a result that was stored as f16 against the twin's, which rounds likewise:
+/// only sums that end near the middle between two f16 come out as the other one.
 pub const HALF: f64 = 2e-4;
 
 /// An array of numbers between -1 and 1 that look random, different for each seed.
@@ -29,9 +29,10 @@ pub fn half(array: &Array<f32>) -> (Array<f32>, Spec) {
     (array.clone().stored_as(Element::F16), Spec::f16(array.dims.as_slice()))
 }
 
-/// Runs every implementation that the operation offers on this device, with activations dense and as windows of larger tensors, and compares each output with
-/// the f64 twin: relative L2 error at most `limit`, u32 outputs equal, nothing outside the outputs touched.
-/// `parameters` are inputs, `gradients` outputs that are never windows although they have four dimensions.
+/// Runs every implementation that the operation offers on this device, with activations dense and
+/// as windows of larger tensors, and compares each output with the f64 twin: relative L2 error at
+/// most `limit`, u32 outputs equal, nothing outside the outputs touched. `parameters` are inputs,
+/// `gradients` outputs that are never windows although they have four dimensions.
 pub fn check(
     op: &dyn Operation,
     specs: &[Spec],
@@ -43,14 +44,16 @@ pub fn check(
     check_step(op, specs, inputs, limit, parameters, gradients, &Step::default());
 }
 
-/// As [`check`], for the kernels on cooperative matrices with loops in place of the matrices: the tile with this number, of those that fit.
+/// As [`check`], for the kernels on cooperative matrices with loops in place of the matrices: the
+/// tile with this number, of those that fit.
 pub fn check_emulated(op: &dyn Operation, specs: &[Spec], inputs: &[&Array<f32>], tile: usize) {
     let matrices = Cooperative { size: 8, subgroup: 32, f16: false, f32: true, emulated: true };
     let profile = Profile { cooperative: Some(matrices), ..gpu().profile().clone() };
     check_one(op, specs, inputs, &profile, "cooperative", tile);
 }
 
-/// As [`check`], for one of the implementations that this profile allows: of those whose names begin so, the one with this number.
+/// As [`check`], for one of the implementations that this profile allows: of those whose names
+/// begin so, the one with this number.
 pub fn check_one(
     op: &dyn Operation,
     specs: &[Spec],
@@ -95,8 +98,9 @@ pub fn check_step(
     let spec_refs: Vec<&Spec> = specs.iter().collect();
     let expected = run_operation(op, &spec_refs, &wide, step).expect("the twin refuses the shapes");
     let outputs = op.infer(&spec_refs).expect("the shapes are refused");
-    // A padding that is a multiple of four keeps vector loads possible, the other does not. Each implementation runs with one of them
-    // and the next with another: a driver that compiles slowly would take minutes for all.
+    // A padding that is a multiple of four keeps vector loads possible, the other does not. Each
+    // implementation runs with one of them and the next with another: a driver that compiles slowly
+    // would take minutes for all.
     for (turn, pad) in [0, 4, 3].into_iter().enumerate() {
         let mut trial = Trial::new(op, specs, pad).expect("the shapes are refused");
         for index in parameters {

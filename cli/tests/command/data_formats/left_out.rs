@@ -168,7 +168,8 @@ fn cifar_10_has_names_without_a_file_of_names() {
     assert_eq!(data.train.classes()[0], "a", "a byte order mark is no part of a name");
 }
 
-/// A file of CIFAR-10 for Python as Python 2 pickled it: a dictionary of labels and an array of images, each of one colour.
+/// A file of CIFAR-10 for Python as Python 2 pickled it: a dictionary of labels and an array of
+/// images, each of one colour.
 fn python_batch(labels: &[u8], values: &[u8]) -> Vec<u8> {
     let mut bytes = b"\x80\x02}(U\x06labels](".to_vec();
     labels.iter().for_each(|label| bytes.extend([b'K', *label]));

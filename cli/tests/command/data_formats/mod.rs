@@ -241,7 +241,8 @@ fn csv_labels_may_have_zeros_in_front() {
     assert_eq!((data.train.label(0), data.train.label(1), data.validation.label(0)), (0, 1, 1));
 }
 
-/// Columns of images and class numbers, with rows that have none, of a class column whose names are numbers.
+/// Columns of images and class numbers, with rows that have none, of a class column whose names are
+/// numbers.
 fn write_parquet(path: &Path, labels: &[Option<i64>], names: &str) {
     use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
     use parquet::file::metadata::KeyValue;
@@ -374,7 +375,8 @@ fn preview_draws_every_class() {
     assert!(fails(&["data", "preview", "digits", "--output", "sheet.svg"]).contains(".png"));
 }
 
-/// A server of one file in memory that breaks off after `most` bytes of an answer, and counts its answers.
+/// A server of one file in memory that breaks off after `most` bytes of an answer, and counts its
+/// answers.
 fn serve(content: Vec<u8>, most: usize) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));

@@ -1,5 +1,5 @@
-//! Formats of others beyond plain state dicts: checkpoints of torch with more in them than weights, TorchScript, NVCaffe, shards, and graphs that write one
-//! operation as several.
+//! Formats of others beyond plain state dicts: checkpoints of torch with more in them than weights,
+//! TorchScript, NVCaffe, shards, and graphs that write one operation as several.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -20,7 +20,8 @@ fn tensors_of(file: &Foreign) -> &BTreeMap<String, FileTensor> {
     tensors
 }
 
-/// Everything that `torch_objects.py` puts beside a model, by pickle protocol and format of torch: nothing of it is made, all of it is named.
+/// Everything that `torch_objects.py` puts beside a model, by pickle protocol and format of torch:
+/// nothing of it is made, all of it is named.
 #[test]
 fn ordinary_objects_beside_the_weights_are_skipped_and_named() {
     const NAMED: [(&str, &str); 46] = [
@@ -205,7 +206,8 @@ fn varint(mut value: u64) -> Vec<u8> {
     bytes
 }
 
-/// new.caffemodel with the blobs as NVCaffe writes them: `type_` is its number for their elements, none for the halves of its first versions.
+/// new.caffemodel with the blobs as NVCaffe writes them: `type_` is its number for their elements,
+/// none for the halves of its first versions.
 fn nvcaffe(type_: Option<u64>, element: fn(f32) -> Vec<u8>) -> Vec<u8> {
     let Content::Layers(layers) = Foreign::read(&fixture("new.caffemodel")).expect("a fixture").content
     else {
@@ -270,7 +272,8 @@ fn nvcaffes_raw_blobs_are_the_same_weights() {
     assert!(error.contains("conv1/7x7_s2") && error.contains("type 3"), "{error}");
 }
 
-/// The network of the paper as PyTorch's exporters have it, where LRN is nine operators; onnxruntime made the logits.
+/// The network of the paper as PyTorch's exporters have it, where LRN is nine operators;
+/// onnxruntime made the logits.
 #[test]
 fn the_papers_network_from_pytorchs_exporters_gives_onnxruntimes_logits() {
     let mut weights = goldens("paper_weights.safetensors");
@@ -281,7 +284,8 @@ fn the_papers_network_from_pytorchs_exporters_gives_onnxruntimes_logits() {
         let network = &checkpoint.metadata.network;
         assert_eq!((network.variant, network.input, network.classes), (Variant::Paper, 64, 7), "{name}");
         assert_eq!(checkpoint.state.parameters, weights, "{name}");
-        // PyTorch's networks take red first; Caffe's order would have exchanged the first weight's channels.
+        // PyTorch's networks take red first; Caffe's order would have exchanged the first weight's
+        // channels.
         if name == "script" {
             assert_close(&all_logits(&checkpoint, &images)[0], &expected.data);
             assert_close(&logits(&checkpoint, &images), &expected.data);
