@@ -376,7 +376,7 @@ fn memory_of_another_session() {
         let mut graph = Graph::new();
         let parameter = graph.parameter("w", [length], info);
         let flat = |graph: &mut Graph, name: &str, region| {
-            graph.tensor(name, Spec::f32([length]), Role::Flat(region))
+            graph.add_tensor(name, Spec::f32([length]), Role::Flat(region))
         };
         let slots = incept::graph::Region::Slots(0);
         let regions = [incept::graph::Region::Parameters, incept::graph::Region::Gradients, slots];

@@ -5,6 +5,7 @@ use super::{Checkpoint, KEY, Metadata};
 use crate::error::{Error, Result};
 use crate::formats::{ExportOptions, write_onnx};
 use crate::graph::TensorId;
+use crate::model::Output;
 use crate::optim::{Progress, TrainingState};
 
 /// What an ONNX model of a checkpoint has.
@@ -41,16 +42,12 @@ impl Checkpoint {
         }
         let Self { state, metadata } = self.without_training();
         let net = network.build(1)?;
-        let lost = || Error::tensor("logits", "were lost by a pass");
         let names = self.onnx_outputs(options);
-        let heads = net.heads.iter().take(names.len()).map(|head| head.logits);
-        let evaluation = net.graph.evaluation()?;
-        let heads: Vec<TensorId> =
-            heads.map(|t| evaluation.get(t).ok_or_else(lost)).collect::<Result<_>>()?;
-        let pruned = evaluation.graph.prune(&heads)?;
-        let heads: Vec<TensorId> =
-            heads.iter().map(|t| pruned.get(*t).ok_or_else(lost)).collect::<Result<_>>()?;
-        let outputs: Vec<(TensorId, &str)> = heads.into_iter().zip(names).collect();
+        let heads: Vec<Output> =
+            net.heads.iter().take(names.len()).map(|head| Output::Logits(head.name)).collect();
+        let graph = net.graph.evaluation()?.prune(&heads)?;
+        let outputs = heads.iter().zip(names).map(|(head, name)| Ok((graph.output(head)?, name)));
+        let outputs: Vec<(TensorId, &str)> = outputs.collect::<Result<_>>()?;
         let description = format!(
             "GoogLeNet ({}), {} classes. From an image to `data`: {}.",
             network.variant,
@@ -61,7 +58,7 @@ impl Checkpoint {
         let words = for_programs(self);
         let metadata = words.into_iter().chain([(KEY.to_string(), json)]).collect();
         let options = ExportOptions { description, metadata, fold_batch_norm: options.fold_batch_norm };
-        write_onnx(&pruned.graph, &outputs, &state, &options)
+        write_onnx(&graph, &outputs, &state, &options)
     }
 
     /// The network alone, with its averaged parameters if there are any: without what only further

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Regions, Session};
 use crate::graph::{Graph, Region, Role, TensorId};
 use crate::kernel::Step;
-use crate::model::{GoogLeNet, Network, part_of};
+use crate::model::{GoogLeNet, Network, Output, part_of};
 use crate::optim::TrainingState;
 use crate::plan::{Layout, Plan, PlanOptions};
 use crate::train::{initialize, upload};
@@ -116,7 +116,7 @@ impl GradientFlow {
         let mut regions: Option<Arc<Regions>> = None;
         let mut read = Vec::new();
         let mut values = Vec::new();
-        let sources = net.heads.iter().map(|h| h.loss).chain([net.loss]);
+        let sources = net.heads.iter().map(|h| Output::HeadLoss(h.name)).chain([Output::Loss]);
         for loss in sources {
             let mut source = Source::new(gpu, &net, loss, regions.clone()).await?;
             if regions.is_none() {
@@ -263,13 +263,13 @@ struct Source {
 }
 
 impl Source {
-    async fn new(gpu: &Gpu, net: &Network, loss: TensorId, regions: Option<Arc<Regions>>) -> Result<Self> {
-        let fused = net.graph.fuse(&[net.input, net.labels, loss])?;
-        let lost = || Error::tensor("loss", "was lost by fusion");
-        let at = |t: TensorId| fused.get(t).ok_or_else(lost);
-        let (input, labels, loss) = (at(net.input)?, at(net.labels)?, at(loss)?);
-        let mut graph = fused.graph.clone();
+    async fn new(gpu: &Gpu, net: &Network, loss: Output, regions: Option<Arc<Regions>>) -> Result<Self> {
+        let mut graph = net.graph.clone();
+        graph.keep_outputs(&[loss])?;
+        graph = graph.fuse()?;
+        let loss = graph.output(loss)?;
         graph.differentiate(loss)?;
+        let (input, labels) = (graph.find(Network::INPUT)?, graph.find(Network::LABELS)?);
         let layout = regions.as_ref().map(|r| Arc::clone(&r.layout));
         let options = PlanOptions {
             profile: gpu.profile(),
@@ -305,7 +305,7 @@ fn depths(graph: &Graph) -> HashMap<&str, usize> {
     let mut of_parameter = HashMap::new();
     for (_, node) in graph.nodes() {
         let below = node.inputs.iter().filter_map(|t| of_tensor.get(t)).max().copied().unwrap_or(0);
-        let parameters = node.inputs.iter().map(|t| graph.tensor_ref(*t));
+        let parameters = node.inputs.iter().map(|t| graph.tensor(*t));
         let parameters: Vec<_> = parameters.filter(|t| matches!(t.role, Role::Parameter(_))).collect();
         // Biases and batch norm belong to the convolution before them.
         let own = usize::from(parameters.iter().any(|t| t.spec.dims().len() > 1));

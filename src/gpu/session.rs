@@ -107,8 +107,8 @@ const MOVE: u64 = 8;
 
 /// The work of each kernel of a node, as if they shared it evenly.
 fn work(plan: &Plan, node: &PlannedNode) -> u64 {
-    let spec = |id: &TensorId| &plan.graph.tensor_ref(*id).spec;
-    let graph_node = plan.graph.node_ref(node.node);
+    let spec = |id: &TensorId| &plan.graph.tensor(*id).spec;
+    let graph_node = plan.graph.node(node.node);
     let inputs: Vec<&Spec> = graph_node.inputs.iter().map(spec).collect();
     let outputs: Vec<&Spec> = graph_node.outputs.iter().map(spec).collect();
     let values: usize = inputs.iter().chain(&outputs).map(|spec| spec.shape.volume()).sum();
@@ -229,7 +229,7 @@ impl Session {
             let pipeline = self.gpu.pipeline_with(kernel, checks).await?;
             let mut bindings = Vec::with_capacity(kernel.bindings.len());
             for binding in &kernel.bindings {
-                let graph_node = plan.graph.node_ref(node.node);
+                let graph_node = plan.graph.node(node.node);
                 let tensor = |list: &[TensorId], i: usize| list.get(i).map(|t| plan.place(*t).0);
                 let place = match binding.slot {
                     Slot::Input(i) => tensor(&graph_node.inputs, i),

@@ -61,12 +61,12 @@ impl Backward<'_> {
 
     /// The extents of a tensor.
     pub fn dims(&self, tensor: TensorId) -> Vec<usize> {
-        self.graph.tensor_ref(tensor).spec.dims().to_vec()
+        self.graph.tensor(tensor).spec.dims().to_vec()
     }
 
     /// How a tensor is stored: its gradient is stored alike.
     pub fn element(&self, tensor: TensorId) -> Element {
-        self.graph.tensor_ref(tensor).spec.element
+        self.graph.tensor(tensor).spec.element
     }
 
     /// Adds a node that is no contribution by itself, and returns its outputs. `suffix` tells it
@@ -81,7 +81,7 @@ impl Backward<'_> {
         inputs: &[TensorId],
     ) -> Result<Vec<TensorId>> {
         let name = format!("{}/{suffix}", self.graph.nodes[self.node.0].name);
-        self.graph.node(name, Arc::new(op), inputs)
+        self.graph.add_node(name, Arc::new(op), inputs)
     }
 
     /// Adds the result of `op` to the gradient with respect to an input. Nothing happens if nobody
@@ -102,14 +102,14 @@ impl Backward<'_> {
         let name = format!("{}/grad{input}", self.graph.nodes[self.node.0].name);
         let op: Arc<dyn Operation> = Arc::new(op);
         let Some(before) = self.gradients.of(target) else {
-            let made = self.graph.node(name, op, inputs)?[0];
+            let made = self.graph.add_node(name, op, inputs)?[0];
             return self.accept(target, made);
         };
         let sum = if let Some(accumulating) = op.accumulating() {
             let inputs: Vec<TensorId> = inputs.iter().copied().chain([before]).collect();
-            self.graph.node(name, accumulating, &inputs)?[0]
+            self.graph.add_node(name, accumulating, &inputs)?[0]
         } else {
-            let made = self.graph.node(&name, op, inputs)?[0];
+            let made = self.graph.add_node(&name, op, inputs)?[0];
             self.graph.add(format!("{name}/sum"), Add, &[before, made])?
         };
         self.accept(target, sum)
@@ -141,9 +141,9 @@ impl Backward<'_> {
     }
 
     fn accept(&mut self, target: TensorId, gradient: TensorId) -> Result<()> {
-        let (of, is) = (&self.graph.tensor_ref(target).spec, &self.graph.tensor_ref(gradient).spec);
+        let (of, is) = (&self.graph.tensor(target).spec, &self.graph.tensor(gradient).spec);
         if of != is {
-            let name = &self.graph.tensor_ref(target).name;
+            let name = &self.graph.tensor(target).name;
             return Err(self.refuse(&format!("the gradient of `{name}` ({of}) came out as {is}")));
         }
         self.gradients.of.insert(target, gradient);
@@ -169,9 +169,7 @@ impl Graph {
     /// # Errors
     /// As [`Graph::differentiate`]; [`Error::Tensor`] if `scale` is not like the loss.
     pub fn differentiate_scaled(&mut self, loss: TensorId, scale: Option<TensorId>) -> Result<Gradients> {
-        if let Some(scale) =
-            scale.map(|t| self.tensor_ref(t)).filter(|t| t.spec != self.tensor_ref(loss).spec)
-        {
+        if let Some(scale) = scale.map(|t| self.tensor(t)).filter(|t| t.spec != self.tensor(loss).spec) {
             return Err(Error::tensor(
                 &scale.name,
                 format!("is {}; a loss scale must be like the loss", scale.spec),
@@ -184,13 +182,13 @@ impl Graph {
         for parameter in trained {
             let gradient = match gradients.of(parameter) {
                 // A gradient that another tensor has too is no place of its own.
-                Some(gradient) if matches!(self.tensor_ref(gradient).role, Role::Value) => gradient,
+                Some(gradient) if matches!(self.tensor(gradient).role, Role::Value) => gradient,
                 Some(gradient) => {
-                    let name = format!("{}/grad", self.tensor_ref(parameter).name);
+                    let name = format!("{}/grad", self.tensor(parameter).name);
                     self.add(name, crate::graph::Copy, &[gradient])?
                 }
                 None => {
-                    let tensor = self.tensor_ref(parameter);
+                    let tensor = self.tensor(parameter);
                     let (name, shape) = (format!("{}/grad", tensor.name), tensor.spec.shape.clone());
                     self.add(name, Fill::zeros(shape), &[])?
                 }
@@ -212,20 +210,20 @@ impl Graph {
         let needed = self.depends_on(|id, _| id == with_respect_to);
         let found = self.walk_back(score, None, &needed)?.of(with_respect_to);
         found.ok_or_else(|| {
-            let reason = format!("does not reach `{}`", self.tensor_ref(score).name);
-            Error::tensor(&self.tensor_ref(with_respect_to).name, reason)
+            let reason = format!("does not reach `{}`", self.tensor(score).name);
+            Error::tensor(&self.tensor(with_respect_to).name, reason)
         })
     }
 
     /// Walks back from a scalar through all nodes that lead to a needed tensor.
     fn walk_back(&mut self, loss: TensorId, scale: Option<TensorId>, needed: &[bool]) -> Result<Gradients> {
-        if self.tensor_ref(loss).spec.shape.volume() != 1 {
-            let tensor = self.tensor_ref(loss);
+        if self.tensor(loss).spec.shape.volume() != 1 {
+            let tensor = self.tensor(loss);
             return Err(Error::tensor(&tensor.name, format!("is {}; a loss must be a scalar", tensor.spec)));
         }
         let forward = self.nodes.len();
         let mut gradients = Gradients::default();
-        let dims = self.tensor_ref(loss).spec.shape.clone();
+        let dims = self.tensor(loss).spec.shape.clone();
         let seed = match scale {
             Some(scale) => scale,
             None => self.add("loss/grad", Fill::loss_scale(dims), &[])?,

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::passes::Rewritten;
+use super::passes::Rewriter;
 use super::{Alias, Graph, Node, Operation, TensorId};
 use crate::error::Result;
 
@@ -26,39 +26,34 @@ struct Masks<'a> {
 impl Graph {
     /// Joins the gradients of ReLUs with the nodes whose results they mask, where an operation
     /// knows how ([`Operation::masked`]). The gradient of a concatenation is masked as a whole,
-    /// where each of its windows would be. Tensors in `keep` stay.
+    /// where each of its windows would be. Outputs stay.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
-    pub fn join_masks(&self, keep: &[TensorId]) -> Result<Rewritten> {
+    pub fn join_masks(&self) -> Result<Self> {
         let mut readers: HashMap<TensorId, Vec<usize>> = HashMap::new();
         for (id, node) in self.nodes() {
             for input in &node.inputs {
                 readers.entry(*input).or_default().push(id.index());
             }
         }
-        let masks = Masks { graph: self, readers, kept: keep.iter().copied().collect() };
+        let masks = Masks { graph: self, readers, kept: self.output_tensors() };
         let joined: HashMap<usize, Joined> =
             self.nodes().filter_map(|(id, node)| Some((id.index(), masks.joined(node)?))).collect();
         let gone: HashMap<usize, TensorId> = joined.values().flat_map(|j| j.masks.iter().copied()).collect();
-        let mut result = Rewritten::new();
-        for (id, tensor) in self.tensors() {
-            if tensor.producer.is_none() {
-                result.leaf(self, id);
-            }
-        }
+        let mut result = Rewriter::new(self);
         for (id, node) in self.nodes() {
             if let Some(stands) = gone.get(&id.index()) {
                 result.stand_for(node.outputs[0], *stands);
             } else if let Some(Joined { op, activation, .. }) = joined.get(&id.index()) {
                 let inputs = node.inputs.iter().copied().chain(*activation).collect();
                 let node = Node { inputs, ..node.clone() };
-                result.copy(self, &node, Arc::clone(op), &node.outputs)?;
+                result.copy(&node, Arc::clone(op), &node.outputs)?;
             } else {
-                result.copy(self, node, Arc::clone(&node.op), &node.outputs)?;
+                result.copy(node, Arc::clone(&node.op), &node.outputs)?;
             }
         }
-        Ok(result)
+        result.finish()
     }
 }
 
@@ -114,11 +109,11 @@ impl Masks<'_> {
             if *concatenation.get_or_insert(gathers) != gathers {
                 return None;
             }
-            channels += self.graph.tensor_ref(window).spec.shape.ncs()[1];
+            channels += self.graph.tensor(window).spec.shape.ncs()[1];
             masks.push((mask, window));
         }
         let concatenation = concatenation?;
-        let (whole, of) = (&self.graph.tensor_ref(whole).spec, &self.graph.tensor_ref(concatenation).spec);
+        let (whole, of) = (&self.graph.tensor(whole).spec, &self.graph.tensor(concatenation).spec);
         (whole == of && channels == whole.shape.ncs()[1]).then_some((concatenation, masks))
     }
 

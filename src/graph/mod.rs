@@ -12,9 +12,10 @@ mod structural;
 pub use backward::{Backward, Gradients};
 pub(crate) use operation::expect;
 pub use operation::{Alias, Inference, Operation};
-pub use passes::Rewritten;
 pub use structural::{Add, Copy, Fill};
 
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Display;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -134,11 +135,13 @@ pub struct Node {
 }
 
 /// Tensors and nodes in single-assignment form: each tensor is made by at most one node, before any
-/// node reads it.
+/// node reads it. Outputs are tensors that are read when the graph has run, each under a name:
+/// passes renumber tensors, and keep the outputs with their names.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     tensors: Vec<Tensor>,
     nodes: Vec<Node>,
+    outputs: BTreeMap<String, TensorId>,
 }
 
 impl Graph {
@@ -148,14 +151,14 @@ impl Graph {
     }
 
     /// Adds a tensor that no node makes.
-    pub fn tensor(&mut self, name: impl Into<String>, spec: Spec, role: Role) -> TensorId {
+    pub fn add_tensor(&mut self, name: impl Into<String>, spec: Spec, role: Role) -> TensorId {
         self.tensors.push(Tensor { name: name.into(), spec, role, producer: None });
         TensorId(self.tensors.len() - 1)
     }
 
     /// Adds an input that the host writes before each run.
     pub fn input(&mut self, name: impl Into<String>, spec: Spec) -> TensorId {
-        self.tensor(name, spec, Role::Input)
+        self.add_tensor(name, spec, Role::Input)
     }
 
     /// Adds a trained parameter.
@@ -165,7 +168,7 @@ impl Graph {
         shape: impl Into<Shape>,
         info: ParameterInfo,
     ) -> TensorId {
-        self.tensor(name, Spec::f32(shape), Role::Parameter(info))
+        self.add_tensor(name, Spec::f32(shape), Role::Parameter(info))
     }
 
     /// Adds a node and returns all its outputs.
@@ -173,7 +176,7 @@ impl Graph {
     /// # Errors
     /// [`Error::Layer`] with the layer's name and the shapes, if the operation cannot work on these
     /// inputs.
-    pub fn node(
+    pub fn add_node(
         &mut self,
         name: impl Into<String>,
         op: Arc<dyn Operation>,
@@ -205,7 +208,7 @@ impl Graph {
     /// Adds a node and returns its first output.
     ///
     /// # Errors
-    /// As [`Graph::node`].
+    /// As [`Graph::add_node`].
     pub fn add(
         &mut self,
         name: impl Into<String>,
@@ -214,7 +217,7 @@ impl Graph {
     ) -> Result<TensorId> {
         let name = name.into();
         let operation = op.name();
-        let outputs = self.node(name.clone(), Arc::new(op), inputs)?;
+        let outputs = self.add_node(name.clone(), Arc::new(op), inputs)?;
         let none = || Error::Layer { layer: name, operation, reason: "makes no tensor".into() };
         outputs.first().copied().ok_or_else(none)
     }
@@ -224,18 +227,53 @@ impl Graph {
         self.tensors[id.0].role = role;
     }
 
+    /// Makes a tensor of this graph an output, in the place of any other output of this name.
+    pub fn set_output(&mut self, name: impl Display, tensor: TensorId) {
+        self.outputs.insert(name.to_string(), tensor);
+    }
+
+    /// The output of this name.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if there is none.
+    pub fn output(&self, name: impl Display) -> Result<TensorId> {
+        let name = name.to_string();
+        let found = self.outputs.get(&name).copied();
+        found.ok_or_else(|| Error::tensor(name, "is no output of the graph"))
+    }
+
+    /// All outputs, in the order of their names.
+    pub fn outputs(&self) -> impl Iterator<Item = (&str, TensorId)> {
+        self.outputs.iter().map(|(name, id)| (name.as_str(), *id))
+    }
+
+    /// Leaves only these outputs, so that passes need not keep the others; no node goes.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if one of them is no output.
+    pub fn keep_outputs(&mut self, names: &[impl Display]) -> Result<()> {
+        let named = |name| Ok((ToString::to_string(name), self.output(name)?));
+        self.outputs = names.iter().map(named).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// The tensors that are outputs.
+    fn output_tensors(&self) -> HashSet<TensorId> {
+        self.outputs.values().copied().collect()
+    }
+
     /// The tensor with this number, if the graph has so many.
     pub fn get(&self, id: TensorId) -> Option<&Tensor> {
         self.tensors.get(id.0)
     }
 
     /// The tensor with this number, which must be of this graph.
-    pub fn tensor_ref(&self, id: TensorId) -> &Tensor {
+    pub fn tensor(&self, id: TensorId) -> &Tensor {
         &self.tensors[id.0]
     }
 
     /// The node with this number, which must be of this graph.
-    pub fn node_ref(&self, id: NodeId) -> &Node {
+    pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]
     }
 
@@ -278,12 +316,12 @@ impl Graph {
 
     /// The specs of a node's inputs.
     pub fn input_specs(&self, node: &Node) -> Vec<&Spec> {
-        node.inputs.iter().map(|&t| &self.tensor_ref(t).spec).collect()
+        node.inputs.iter().map(|&t| &self.tensor(t).spec).collect()
     }
 
     /// The specs of a node's outputs.
     pub fn output_specs(&self, node: &Node) -> Vec<&Spec> {
-        node.outputs.iter().map(|&t| &self.tensor_ref(t).spec).collect()
+        node.outputs.iter().map(|&t| &self.tensor(t).spec).collect()
     }
 
     /// Multiply-adds of one run of the whole graph.

@@ -1,55 +1,51 @@
-//! Passes: each makes a new graph and tells where the tensors went.
+//! Passes: each makes a new graph, in which the outputs have the names that they had.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
 use std::sync::Arc;
 
 use super::{Graph, Inference, Node, Operation, Role, TensorId};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::Element;
 
-/// A graph made from another, and what became of the other's tensors.
-#[derive(Clone, Debug)]
-pub struct Rewritten {
-    /// The new graph.
+/// A graph that is being made from another, and what became of the other's tensors.
+pub(super) struct Rewriter<'a> {
+    old: &'a Graph,
+    /// The new graph so far.
     pub graph: Graph,
     map: HashMap<TensorId, TensorId>,
 }
 
-impl Rewritten {
-    /// Where a tensor of the old graph is in the new one, if it still exists.
-    pub fn get(&self, old: TensorId) -> Option<TensorId> {
-        self.map.get(&old).copied()
+impl<'a> Rewriter<'a> {
+    /// With nothing of the old graph yet.
+    fn empty(old: &'a Graph) -> Self {
+        Self { old, graph: Graph::new(), map: HashMap::new() }
     }
 
-    /// Where tensors that a pass was told to keep are.
-    pub fn all(&self, old: &[TensorId]) -> Vec<TensorId> {
-        old.iter().filter_map(|t| self.get(*t)).collect()
-    }
-
-    /// This pass and one of its graph as one.
-    #[must_use]
-    pub fn then(&self, next: Self) -> Self {
-        let map = self.map.iter().filter_map(|(old, between)| Some((*old, next.get(*between)?))).collect();
-        Self { graph: next.graph, map }
-    }
-
-    pub(super) fn new() -> Self {
-        Self { graph: Graph::new(), map: HashMap::new() }
+    /// With all that no node makes, in its order.
+    pub fn new(old: &'a Graph) -> Self {
+        let mut new = Self::empty(old);
+        for (id, tensor) in old.tensors() {
+            if tensor.producer.is_none() {
+                new.leaf(id);
+            }
+        }
+        new
     }
 
     /// The new number of an input of a node: what no node makes is copied on first use.
-    pub(super) fn leaf(&mut self, old: &Graph, id: TensorId) -> TensorId {
+    pub fn leaf(&mut self, id: TensorId) -> TensorId {
         if let Some(new) = self.map.get(&id) {
             return *new;
         }
-        let tensor = old.tensor_ref(id);
-        let new = self.graph.tensor(tensor.name.clone(), tensor.spec.clone(), tensor.role.clone());
+        let tensor = self.old.tensor(id);
+        let new = self.graph.add_tensor(tensor.name.clone(), tensor.spec.clone(), tensor.role.clone());
         self.map.insert(id, new);
         new
     }
 
     /// Says that what stands for one old tensor stands for another too.
-    pub(super) fn stand_for(&mut self, old: TensorId, other: TensorId) {
+    pub fn stand_for(&mut self, old: TensorId, other: TensorId) {
         if let Some(new) = self.map.get(&other) {
             self.map.insert(old, *new);
         }
@@ -57,30 +53,23 @@ impl Rewritten {
 
     /// Copies a node, with another operation; `outputs` are the old tensors that its outputs stand
     /// for.
-    pub(super) fn copy(
-        &mut self,
-        old: &Graph,
-        node: &Node,
-        op: Arc<dyn Operation>,
-        outputs: &[TensorId],
-    ) -> Result<()> {
-        let inputs: Vec<TensorId> = node.inputs.iter().map(|t| self.leaf(old, *t)).collect();
-        self.place(old, node, op, &inputs, outputs)
+    pub fn copy(&mut self, node: &Node, op: Arc<dyn Operation>, outputs: &[TensorId]) -> Result<()> {
+        let inputs: Vec<TensorId> = node.inputs.iter().map(|t| self.leaf(*t)).collect();
+        self.place(node, op, &inputs, outputs)
     }
 
-    /// As [`Rewritten::copy`], with inputs of the new graph.
-    pub(super) fn place(
+    /// As [`Rewriter::copy`], with inputs of the new graph.
+    pub fn place(
         &mut self,
-        old: &Graph,
         node: &Node,
         op: Arc<dyn Operation>,
         inputs: &[TensorId],
         outputs: &[TensorId],
     ) -> Result<()> {
-        let made = self.graph.node(node.name.clone(), op, inputs)?;
+        let made = self.graph.add_node(node.name.clone(), op, inputs)?;
         for (old_id, new_id) in outputs.iter().zip(&made) {
-            let role = match &old.tensor_ref(*old_id).role {
-                Role::Gradient(parameter) => Role::Gradient(self.leaf(old, *parameter)),
+            let role = match &self.old.tensor(*old_id).role {
+                Role::Gradient(parameter) => Role::Gradient(self.leaf(*parameter)),
                 role => role.clone(),
             };
             self.graph.set_role(*new_id, role);
@@ -88,42 +77,29 @@ impl Rewritten {
         }
         Ok(())
     }
+
+    /// The new graph, with the outputs of the old one.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if nothing stands for one of them.
+    pub fn finish(mut self) -> Result<Graph> {
+        for (name, id) in self.old.outputs() {
+            let lost = || Error::tensor(name, "is an output, and has no place in the graph of a pass");
+            let new = *self.map.get(&id).ok_or_else(lost)?;
+            self.graph.set_output(name, new);
+        }
+        Ok(self.graph)
+    }
 }
 
 impl Graph {
-    /// Only what these tensors need: nodes, parameters and inputs that none of them depends on are
-    /// gone.
+    /// Only what the outputs of these names need, and no other outputs: nodes, parameters and
+    /// inputs that none of them depends on are gone.
     ///
     /// # Errors
-    /// None for a graph whose nodes were accepted before.
-    pub fn prune(&self, outputs: &[TensorId]) -> Result<Rewritten> {
-        self.prune_until(outputs, &[])
-    }
-
-    /// As [`Graph::prune`], without the nodes that make `given`.
-    fn prune_until(&self, outputs: &[TensorId], given: &[TensorId]) -> Result<Rewritten> {
-        let mut wanted: HashSet<TensorId> = outputs.iter().copied().collect();
-        let mut kept = vec![false; self.nodes.len()];
-        for (id, node) in self.nodes().rev() {
-            if node.outputs.iter().any(|t| wanted.contains(t) && !given.contains(t)) {
-                kept[id.0] = true;
-                wanted.extend(&node.inputs);
-            }
-        }
-        let mut result = Rewritten::new();
-        // Leaves keep their order, so that regions are laid out alike whatever order the nodes use
-        // them in.
-        for (id, tensor) in self.tensors() {
-            if tensor.producer.is_none() && wanted.contains(&id) {
-                result.leaf(self, id);
-            }
-        }
-        for (id, node) in self.nodes() {
-            if kept[id.0] {
-                result.copy(self, node, Arc::clone(&node.op), &node.outputs)?;
-            }
-        }
-        Ok(result)
+    /// [`Error::Tensor`] if one of them is no output of the graph.
+    pub fn prune(&self, outputs: &[impl Display]) -> Result<Self> {
+        self.cut(&[], outputs)
     }
 
     /// The part of the graph between `inputs` and `outputs`: what [`Graph::prune`] keeps, but each
@@ -131,39 +107,53 @@ impl Graph {
     /// before them is gone.
     ///
     /// # Errors
-    /// None for a graph whose nodes were accepted before.
-    pub fn cut(&self, inputs: &[TensorId], outputs: &[TensorId]) -> Result<Rewritten> {
+    /// As [`Graph::prune`].
+    pub fn cut(&self, inputs: &[TensorId], outputs: &[impl Display]) -> Result<Self> {
         let mut open = self.clone();
+        open.keep_outputs(outputs)?;
         for id in inputs {
             open.tensors[id.0].role = Role::Input;
             open.tensors[id.0].producer = None;
         }
-        open.prune_until(outputs, inputs)
+        let mut wanted = open.output_tensors();
+        let mut kept = vec![false; open.nodes.len()];
+        for (id, node) in open.nodes().rev() {
+            if node.outputs.iter().any(|t| wanted.contains(t) && !inputs.contains(t)) {
+                kept[id.0] = true;
+                wanted.extend(&node.inputs);
+            }
+        }
+        let mut result = Rewriter::empty(&open);
+        // Leaves keep their order, so that regions are laid out alike whatever order the nodes use
+        // them in.
+        for (id, tensor) in open.tensors() {
+            if tensor.producer.is_none() && wanted.contains(&id) {
+                result.leaf(id);
+            }
+        }
+        for (id, node) in open.nodes() {
+            if kept[id.0] {
+                result.copy(node, Arc::clone(&node.op), &node.outputs)?;
+            }
+        }
+        result.finish()
     }
 
     /// The graph as it is evaluated and not trained: dropout is gone, batch norm uses its running
     /// statistics.
     ///
     /// # Errors
-    /// None for a graph whose nodes were accepted before.
-    pub fn evaluation(&self) -> Result<Rewritten> {
-        let mut result = Rewritten::new();
-        for (id, tensor) in self.tensors() {
-            if tensor.producer.is_none() {
-                result.leaf(self, id);
-            }
-        }
+    /// [`Error::Tensor`] if an output is one that an operation makes in training only.
+    pub fn evaluation(&self) -> Result<Self> {
+        let mut result = Rewriter::new(self);
         for (_, node) in self.nodes() {
             match node.op.for_inference() {
-                Inference::Same => result.copy(self, node, Arc::clone(&node.op), &node.outputs)?,
-                Inference::Replace(op) => result.copy(self, node, op, &node.outputs)?,
-                Inference::Identity => {
-                    let input = result.leaf(self, node.inputs[0]);
-                    result.map.insert(node.outputs[0], input);
-                }
+                Inference::Same => result.copy(node, Arc::clone(&node.op), &node.outputs)?,
+                Inference::Replace(op) => result.copy(node, op, &node.outputs)?,
+                Inference::Identity => result.stand_for(node.outputs[0], node.inputs[0]),
             }
         }
-        Ok(result)
+        result.finish()
     }
 
     /// The graph with its f32 inputs stored as `element`, and all that nodes make of them likewise:
@@ -172,29 +162,26 @@ impl Graph {
     ///
     /// # Errors
     /// [`Error::Layer`](crate::Error::Layer) if an operation cannot work on such tensors.
-    pub fn stored_as(&self, element: Element) -> Result<Rewritten> {
-        let mut result = Rewritten::new();
-        for (id, tensor) in self.tensors() {
-            if tensor.producer.is_none() {
-                let new = result.leaf(self, id);
-                if tensor.role == Role::Input && tensor.spec.element == Element::F32 {
-                    result.graph.tensors[new.0].spec.element = element;
-                }
+    pub fn stored_as(&self, element: Element) -> Result<Self> {
+        let mut result = Rewriter::new(self);
+        for tensor in &mut result.graph.tensors {
+            if tensor.role == Role::Input && tensor.spec.element == Element::F32 {
+                tensor.spec.element = element;
             }
         }
         for (_, node) in self.nodes() {
-            result.copy(self, node, Arc::clone(&node.op), &node.outputs)?;
+            result.copy(node, Arc::clone(&node.op), &node.outputs)?;
         }
-        Ok(result)
+        result.finish()
     }
 
     /// Joins nodes with the one node that reads them where an operation knows how
-    /// ([`Operation::fuse`]). Tensors in `keep` stay.
+    /// ([`Operation::fuse`]). Outputs stay.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
-    pub fn fuse(&self, keep: &[TensorId]) -> Result<Rewritten> {
-        self.join(keep, Operation::fuse)
+    pub fn fuse(&self) -> Result<Self> {
+        self.join(Operation::fuse)
     }
 
     /// As [`Graph::fuse`], for a graph that is not differentiated: batch norm goes into the
@@ -202,28 +189,23 @@ impl Graph {
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
-    pub fn fold(&self, keep: &[TensorId]) -> Result<Rewritten> {
-        self.join(keep, |op, next| op.fuse(next).or_else(|| op.fold(next)))
+    pub fn fold(&self) -> Result<Self> {
+        self.join(|op, next| op.fuse(next).or_else(|| op.fold(next)))
     }
 
     fn join(
         &self,
-        keep: &[TensorId],
         both: impl Fn(&dyn Operation, &dyn Operation) -> Option<Arc<dyn Operation>>,
-    ) -> Result<Rewritten> {
+    ) -> Result<Self> {
+        let kept = self.output_tensors();
         let mut readers = vec![0usize; self.tensors.len()];
-        for tensor in self.nodes.iter().flat_map(|n| &n.inputs).chain(keep) {
+        for tensor in self.nodes.iter().flat_map(|n| &n.inputs) {
             readers[tensor.0] += 1;
         }
         let reader: HashMap<TensorId, usize> =
             self.nodes.iter().enumerate().flat_map(|(i, n)| n.inputs.iter().map(move |t| (*t, i))).collect();
         let mut joined = HashSet::new();
-        let mut result = Rewritten::new();
-        for (id, tensor) in self.tensors() {
-            if tensor.producer.is_none() {
-                result.leaf(self, id);
-            }
-        }
+        let mut result = Rewriter::new(self);
         for (index, node) in self.nodes.iter().enumerate() {
             if joined.contains(&index) {
                 continue;
@@ -231,12 +213,12 @@ impl Graph {
             let mut op = Arc::clone(&node.op);
             let mut outputs = node.outputs.clone();
             let mut inputs = node.inputs.clone();
-            while readers[outputs[0].0] == 1 && !keep.contains(&outputs[0]) {
+            while readers[outputs[0].0] == 1 && !kept.contains(&outputs[0]) {
                 let Some(&next) = reader.get(&outputs[0]) else { break };
                 let next_node = &self.nodes[next];
                 // What else it reads must be there already: parameters and statistics are.
                 let [first, others @ ..] = &next_node.inputs[..] else { break };
-                let there = others.iter().all(|t| self.tensor_ref(*t).producer.is_none());
+                let there = others.iter().all(|t| self.tensor(*t).producer.is_none());
                 if *first != outputs[0] || !there || next_node.outputs.len() != 1 {
                     break;
                 }
@@ -247,8 +229,8 @@ impl Graph {
                 joined.insert(next);
             }
             let node = Node { inputs, ..node.clone() };
-            result.copy(self, &node, op, &outputs)?;
+            result.copy(&node, op, &outputs)?;
         }
-        Ok(result)
+        result.finish()
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::passes::Rewritten;
+use super::passes::Rewriter;
 use super::{Alias, Graph, Role, TensorId};
 use crate::error::Result;
 
@@ -14,47 +14,41 @@ struct Recompute<'a> {
     dropped: HashSet<TensorId>,
     /// What stands for a dropped value once it was made again.
     again: HashMap<TensorId, TensorId>,
-    result: Rewritten,
+    result: Rewriter<'a>,
 }
 
 impl Graph {
     /// Cuts the first `forward` nodes, which must not depend on the others, into segments of about
     /// equal bytes, where few values are read across the cut. Of each segment but the last the
     /// backward pass keeps what later segments read, and makes the rest again when it gets there.
-    /// Tensors in `keep`, and nodes that change statistics, stay as they are. The results are the
+    /// Outputs, and nodes that change statistics, stay as they are. The results are the
     /// same: dropout's masks do not depend on when they are drawn.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
-    pub fn recompute(&self, forward: usize, segments: usize, keep: &[TensorId]) -> Result<Rewritten> {
-        let mut result = Rewritten::new();
-        for (id, tensor) in self.tensors() {
-            if tensor.producer.is_none() {
-                result.leaf(self, id);
-            }
-        }
-        let dropped = self.dropped(forward, segments, keep);
-        let mut pass = Recompute { graph: self, dropped, again: HashMap::new(), result };
+    pub fn recompute(&self, forward: usize, segments: usize) -> Result<Self> {
+        let dropped = self.dropped(forward, segments);
+        let mut pass = Recompute { graph: self, dropped, again: HashMap::new(), result: Rewriter::new(self) };
         for (id, node) in self.nodes() {
             if id.index() < forward {
-                pass.result.copy(self, node, Arc::clone(&node.op), &node.outputs)?;
+                pass.result.copy(node, Arc::clone(&node.op), &node.outputs)?;
             } else {
                 let inputs = node.inputs.iter().map(|t| pass.at_hand(*t)).collect::<Result<Vec<_>>>()?;
-                pass.result.place(self, node, Arc::clone(&node.op), &inputs, &node.outputs)?;
+                pass.result.place(node, Arc::clone(&node.op), &inputs, &node.outputs)?;
             }
         }
-        Ok(pass.result)
+        pass.result.finish()
     }
 
     /// The values of the forward pass that are not kept.
-    fn dropped(&self, forward: usize, segments: usize, keep: &[TensorId]) -> HashSet<TensorId> {
+    fn dropped(&self, forward: usize, segments: usize) -> HashSet<TensorId> {
         let cuts = self.cuts(forward, segments);
         let segment = |node: usize| cuts.partition_point(|cut| *cut <= node);
         let mut dropped = HashSet::new();
         for (id, node) in self.nodes().take(forward) {
             let rewrites_state = node.op.aliases(&self.input_specs(node)).iter().any(|alias| {
                 matches!(*alias, Alias::InPlace { input, .. }
-                    if !matches!(self.tensor_ref(node.inputs[input]).role, Role::Value))
+                    if !matches!(self.tensor(node.inputs[input]).role, Role::Value))
             });
             if segment(id.index()) < cuts.len() && !rewrites_state {
                 dropped.extend(&node.outputs);
@@ -62,14 +56,14 @@ impl Graph {
         }
         for (id, node) in self.nodes().take(forward) {
             for input in &node.inputs {
-                let producer = self.tensor_ref(*input).producer;
+                let producer = self.tensor(*input).producer;
                 if producer.is_some_and(|p| segment(p.index()) != segment(id.index())) {
                     dropped.remove(input);
                 }
             }
         }
-        for tensor in keep {
-            dropped.remove(tensor);
+        for (_, tensor) in self.outputs() {
+            dropped.remove(&tensor);
         }
         dropped
     }
@@ -82,7 +76,7 @@ impl Graph {
                 last_read[input.0] = id.index();
             }
         }
-        let bytes = |t: &TensorId| self.tensor_ref(*t).spec.bytes() as u64;
+        let bytes = |t: &TensorId| self.tensor(*t).spec.bytes() as u64;
         let made: Vec<u64> =
             self.nodes().take(forward).map(|(_, n)| n.outputs.iter().map(bytes).sum()).collect();
         // What is read across a cut in front of each node.
@@ -113,14 +107,15 @@ impl Recompute<'_> {
     /// once, with all that it needs.
     fn at_hand(&mut self, tensor: TensorId) -> Result<TensorId> {
         let graph = self.graph;
-        let dropped = graph.tensor_ref(tensor).producer.filter(|_| self.dropped.contains(&tensor));
-        let Some(producer) = dropped else { return Ok(self.result.leaf(graph, tensor)) };
+        let dropped = graph.tensor(tensor).producer.filter(|_| self.dropped.contains(&tensor));
+        let Some(producer) = dropped else { return Ok(self.result.leaf(tensor)) };
         if let Some(again) = self.again.get(&tensor) {
             return Ok(*again);
         }
-        let node = graph.node_ref(producer);
+        let node = graph.node(producer);
         let inputs = node.inputs.iter().map(|t| self.at_hand(*t)).collect::<Result<Vec<_>>>()?;
-        let made = self.result.graph.node(format!("{}/again", node.name), Arc::clone(&node.op), &inputs)?;
+        let made =
+            self.result.graph.add_node(format!("{}/again", node.name), Arc::clone(&node.op), &inputs)?;
         self.again.extend(node.outputs.iter().copied().zip(made));
         Ok(self.again[&tensor])
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Clock, DispatchTime, Gpu, Reading, Regions, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
-use crate::model::GoogLeNet;
+use crate::model::{GoogLeNet, Network, Output};
 use crate::ops::Softmax;
 use crate::optim::TrainingState;
 use crate::plan::{Layout, Plan, PlanOptions};
@@ -100,17 +100,10 @@ impl InferenceGraph {
     /// [`Error::OutOfRange`], [`Error::Config`] or [`Error::Layer`] for a network that cannot be
     /// built.
     pub fn new(network: &GoogLeNet, batch: usize, element: Element) -> Result<Self> {
-        let net = network.build(batch)?.stored_as(element)?;
-        let lost = || Error::tensor("logits", "were lost by a pass");
-        let main = net.heads.first().map(|h| h.logits).ok_or_else(lost)?;
-        let evaluation = net.graph.evaluation()?;
-        let (input, main) =
-            (evaluation.get(net.input).ok_or_else(lost)?, evaluation.get(main).ok_or_else(lost)?);
-        let pruned = evaluation.graph.prune(&[main])?;
-        let (input, main) = (pruned.get(input).ok_or_else(lost)?, pruned.get(main).ok_or_else(lost)?);
-        let fused = pruned.graph.fold(&[input, main])?;
-        let (input, logits) = (fused.get(input).ok_or_else(lost)?, fused.get(main).ok_or_else(lost)?);
-        let mut graph = fused.graph;
+        let net = network.build(batch)?.stored_as(element)?.evaluation()?;
+        let logits = Output::Logits(net.main()?.name);
+        let mut graph = net.graph.prune(&[logits])?.fold()?;
+        let (input, logits) = (graph.find(Network::INPUT)?, graph.output(logits)?);
         let probabilities = graph.add("softmax", Softmax, &[logits])?;
         Ok(Self { graph, input, logits, probabilities })
     }

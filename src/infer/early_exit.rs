@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Reading, Regions, Session};
 use crate::graph::{Graph, TensorId};
 use crate::kernel::Step;
-use crate::model::GoogLeNet;
+use crate::model::{GoogLeNet, Output};
 use crate::optim::TrainingState;
 use crate::plan::{Layout, Plan, PlanOptions};
 use crate::tensor::Element;
@@ -408,35 +408,26 @@ impl EarlyExit {
 /// The network cut at the activations that its heads branch off from, and the layout of all its
 /// parameters.
 fn stages(network: &GoogLeNet, batch: usize, element: Element) -> Result<(Vec<StageGraph>, Layout)> {
-    let net = network.build(batch)?.stored_as(element)?;
-    let evaluation = net.graph.evaluation()?;
-    let lost = || Error::tensor("stage", "was lost by a pass");
-    let at = |t: TensorId| evaluation.get(t).ok_or_else(lost);
+    let net = network.build(batch)?.stored_as(element)?.evaluation()?;
     // The main softmax is the first of the network and the last to come.
-    let heads = net.heads.iter().skip(1).chain(net.heads.first());
-    let heads: Vec<_> = heads.collect();
-    let mut input = at(net.input)?;
-    let mut stages = Vec::with_capacity(heads.len());
-    for (i, head) in heads.iter().enumerate() {
-        let logits = at(head.logits)?;
-        let activation = if i + 1 < heads.len() { Some(at(head.tap)?) } else { None };
-        let outputs: Vec<TensorId> = [logits].into_iter().chain(activation).collect();
-        let cut = evaluation.graph.cut(&[input], &outputs)?;
-        let keep: Vec<TensorId> = cut.all(&outputs).into_iter().chain(cut.get(input)).collect();
-        let fused = cut.graph.fuse(&keep)?;
-        let through = |t: TensorId| cut.get(t).and_then(|t| fused.get(t)).ok_or_else(lost);
+    let mut heads = net.heads.iter().skip(1).chain(net.heads.first()).peekable();
+    let mut input = net.input;
+    let mut stages = Vec::with_capacity(net.heads.len());
+    while let Some(head) = heads.next() {
+        let logits = Output::Logits(head.name);
+        let activation = heads.peek().map(|_| Output::Tap(head.name));
+        let outputs: Vec<Output> = [logits].into_iter().chain(activation).collect();
+        let graph = net.graph.cut(&[input], &outputs)?.fuse()?;
         stages.push(StageGraph {
             head: head.name,
-            input: through(input)?,
-            logits: through(logits)?,
-            activation: activation.map(through).transpose()?,
-            graph: fused.graph,
+            input: graph.find(&net.graph.tensor(input).name)?,
+            logits: graph.output(logits)?,
+            activation: activation.map(|output| graph.output(output)).transpose()?,
+            graph,
         });
-        if let Some(activation) = activation {
-            input = activation;
-        }
+        input = head.tap;
     }
-    Ok((stages, Layout::of(&evaluation.graph)))
+    Ok((stages, Layout::of(&net.graph)))
 }
 
 /// The softmax of logits that are divided by a temperature first.

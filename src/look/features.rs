@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
-use crate::model::{BLOCKS, GoogLeNet, part_of};
+use crate::model::{BLOCKS, GoogLeNet, Network, part_of};
 use crate::optim::TrainingState;
 use crate::plan::{Plan, PlanOptions};
 use crate::train::upload;
@@ -41,13 +41,13 @@ pub struct Features {
 /// [`Error::OutOfRange`] or [`Error::Config`] for a network that cannot be built.
 pub fn layers_with_maps(network: &GoogLeNet) -> Result<Vec<String>> {
     let evaluation = network.build(1)?.graph.evaluation()?;
-    let names = maps(&evaluation.graph).map(|(name, _)| name.to_string());
+    let names = maps(&evaluation).map(|(name, _)| name.to_string());
     Ok(names.collect())
 }
 
 /// The tensors that are maps, each by its layer's name.
 fn maps(graph: &Graph) -> impl Iterator<Item = (&str, TensorId)> {
-    let spatial = |t: &TensorId| graph.tensor_ref(*t).spec.dims().len() == 4;
+    let spatial = |t: &TensorId| graph.tensor(*t).spec.dims().len() == 4;
     let made =
         graph.nodes().filter_map(move |(_, n)| n.outputs.first().copied().filter(spatial).map(|t| (n, t)));
     // A convolution and its batch norm are seen after the ReLU, under the layer's own name.
@@ -63,13 +63,12 @@ impl Features {
     /// [`Error::Unknown`] naming layers if there is none of this name, [`Error::Tensor`] naming a
     /// weight that is missing or misshapen, and what the device reports.
     pub async fn new(gpu: &Gpu, network: &GoogLeNet, layer: &str, weights: &TrainingState) -> Result<Self> {
-        let net = network.build(1)?;
-        let evaluation = net.graph.evaluation()?;
-        let output = maps(&evaluation.graph).find(|(name, _)| *name == layer).map(|(_, t)| t);
+        let mut evaluation = network.build(1)?.graph.evaluation()?;
+        let output = maps(&evaluation).find(|(name, _)| *name == layer).map(|(_, t)| t);
         let output = output.ok_or_else(|| {
             // Names of no part of the network are answered with the last layer of each.
             let known = BLOCKS.iter().any(|(block, _)| *block == part_of(layer));
-            let mut names: Vec<&str> = maps(&evaluation.graph).map(|(name, _)| name).collect();
+            let mut names: Vec<&str> = maps(&evaluation).map(|(name, _)| name).collect();
             if known {
                 names.retain(|name| part_of(name) == part_of(layer));
             } else {
@@ -80,17 +79,11 @@ impl Features {
             let known = format!("there are feature maps of {}, among others", names.join(", "));
             Error::Unknown { what: "layer", name: layer.into(), known }
         })?;
-        let lost = || Error::tensor(layer, "was lost by a pass");
-        let pruned = evaluation.graph.prune(&[output])?;
-        let through = |t: TensorId| pruned.get(t).ok_or_else(lost);
-        let (input, output) = (through(evaluation.get(net.input).ok_or_else(lost)?)?, through(output)?);
-        let [_, extents @ ..] = pruned
-            .graph
-            .tensor_ref(output)
-            .spec
-            .shape
-            .nchw()
-            .map_err(|reason| Error::tensor(layer, reason))?;
+        evaluation.set_output(layer, output);
+        let graph = evaluation.prune(&[layer])?;
+        let (input, output) = (graph.find(Network::INPUT)?, graph.output(layer)?);
+        let [_, extents @ ..] =
+            graph.tensor(output).spec.shape.nchw().map_err(|reason| Error::tensor(layer, reason))?;
         let options = PlanOptions {
             profile: gpu.profile(),
             outputs: &[output],
@@ -98,7 +91,7 @@ impl Features {
             layout: None,
             choices: Some(&gpu.choices()),
         };
-        let plan = Plan::new(&pruned.graph, &options)?;
+        let plan = Plan::new(&graph, &options)?;
         let (input, output) = (plan.tensor(input)?, plan.tensor(output)?);
         let session = Session::new(gpu, Arc::new(plan), None, |_, _| ()).await?;
         upload(gpu, session.regions(), Region::Parameters, &weights.parameters)?;

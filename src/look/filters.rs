@@ -15,7 +15,7 @@ pub fn filters(network: &GoogLeNet, weights: &TrainingState) -> Result<Vec<Image
     let net = network.build(1)?;
     let missing = || Error::tensor("data", "no layer reads it");
     let (_, first) = net.graph.nodes().find(|(_, n)| n.inputs.contains(&net.input)).ok_or_else(missing)?;
-    let name = &net.graph.tensor_ref(*first.inputs.get(1).ok_or_else(missing)?).name;
+    let name = &net.graph.tensor(*first.inputs.get(1).ok_or_else(missing)?).name;
     let tensor = weights.parameters.get(name);
     let tensor = tensor.ok_or_else(|| Error::tensor(name, "is missing from the weights"))?;
     let [count, 3, height, width] = tensor.dims[..] else {

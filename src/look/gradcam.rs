@@ -7,6 +7,7 @@
 //! channel of that block; the map is the weighted sum of the channels, and what speaks against the
 //! class is cut off.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -14,12 +15,17 @@ use crate::gpu::{Gpu, Regions, Session};
 use crate::graph::{Graph, Region, Role, TensorId};
 use crate::infer::softmax;
 use crate::kernel::Step;
-use crate::model::{GoogLeNet, Head};
+use crate::model::{GoogLeNet, Head, Network, Output};
 use crate::ops::Linear;
 use crate::optim::TrainingState;
 use crate::plan::{Layout, Plan, PlanOptions};
 use crate::tensor::Spec;
 use crate::train::upload;
+
+/// What the input that selects a class is called in the graph.
+const TARGET: &str = "target";
+/// The output with the gradient of that class's logit.
+const GRADIENT: &str = "gradient";
 
 /// What speaks for a class, by position.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,18 +74,12 @@ impl GradCam {
     /// # Errors
     /// [`Error::Tensor`] naming a weight that is missing or misshapen, and what the device reports.
     pub async fn new(gpu: &Gpu, network: &GoogLeNet, weights: &TrainingState) -> Result<Self> {
-        let net = network.build(1)?;
-        let evaluation = net.graph.evaluation()?;
-        let lost = || Error::tensor("logits", "were lost by a pass");
-        let at = |t: TensorId| evaluation.get(t).ok_or_else(lost);
-        let layout = Arc::new(Layout::of(&evaluation.graph));
-        let input = at(net.input)?;
+        let net = network.build(1)?.evaluation()?;
+        let layout = Arc::new(Layout::of(&net.graph));
         let mut regions: Option<Arc<Regions>> = None;
         let mut heads = Vec::with_capacity(net.heads.len());
         for head in &net.heads {
-            let head = Head { logits: at(head.logits)?, tap: at(head.tap)?, ..head.clone() };
-            let one =
-                Differentiated::new(gpu, &evaluation.graph, input, &head, &layout, regions.clone()).await?;
+            let one = Differentiated::new(gpu, &net.graph, head, &layout, regions.clone()).await?;
             if regions.is_none() {
                 let made = one.session.regions();
                 upload(gpu, made, Region::Parameters, &weights.parameters)?;
@@ -134,23 +134,24 @@ impl Differentiated {
     async fn new(
         gpu: &Gpu,
         evaluation: &Graph,
-        input: TensorId,
         head: &Head,
         layout: &Arc<Layout>,
         regions: Option<Arc<Regions>>,
     ) -> Result<Self> {
         let mut graph = evaluation.clone();
-        let classes = graph.tensor_ref(head.logits).spec.shape.item();
+        let classes = graph.tensor(head.logits).spec.shape.item();
         // A scalar to start from: the logits times a row that is 1 at the class and 0 elsewhere.
-        let target = graph.input("target", Spec::f32([1, classes]));
-        let zero = graph.tensor("target/bias", Spec::f32([1]), Role::Constant(Arc::new(vec![0.0])));
+        let target = graph.input(TARGET, Spec::f32([1, classes]));
+        let zero = graph.add_tensor("target/bias", Spec::f32([1]), Role::Constant(Arc::new(vec![0.0])));
         let score = graph.add("score", Linear { relu: false }, &[head.logits, target, zero])?;
         let gradient = graph.gradient_of(score, head.tap)?;
-        let tap = graph.tensor_ref(head.tap);
+        let tap = graph.tensor(head.tap);
         let [_, extents @ ..] = tap.spec.shape.nchw().map_err(|reason| Error::tensor(&tap.name, reason))?;
-        let pruned = graph.prune(&[head.logits, head.tap, gradient])?;
-        let at = |t: TensorId| pruned.get(t).ok_or_else(|| Error::tensor("score", "was lost by a pass"));
-        let outputs = [at(head.logits)?, at(head.tap)?, at(gradient)?];
+        graph.set_output(GRADIENT, gradient);
+        let names: [&dyn Display; 3] = [&Output::Logits(head.name), &Output::Tap(head.name), &GRADIENT];
+        let graph = graph.prune(&names)?;
+        let [logits, activation, gradient] = names.map(|name| graph.output(name));
+        let outputs = [logits?, activation?, gradient?];
         let options = PlanOptions {
             profile: gpu.profile(),
             outputs: &outputs,
@@ -158,11 +159,12 @@ impl Differentiated {
             layout: Some(Arc::clone(layout)),
             choices: Some(&gpu.choices()),
         };
-        let plan = Plan::new(&pruned.graph, &options)?;
+        let plan = Plan::new(&graph, &options)?;
         let [logits, activation, gradient] = outputs;
         let (logits, activation, gradient) =
             (plan.tensor(logits)?, plan.tensor(activation)?, plan.tensor(gradient)?);
-        let (input, target) = (plan.tensor(at(input)?)?, plan.tensor(at(target)?)?);
+        let input = plan.tensor(graph.find(Network::INPUT)?)?;
+        let target = plan.tensor(graph.find(TARGET)?)?;
         let session = Session::new(gpu, Arc::new(plan), regions, |_, _| ()).await?;
         Ok(Self { name: head.name, session, input, target, logits, activation, gradient, extents })
     }

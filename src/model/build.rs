@@ -7,6 +7,8 @@
 //! 4x4, an adaptive average pooling to 4x4 takes its place, so the weights fit any input size. The
 //! main head averages over all pixels that are left.
 
+use std::fmt::{self, Display, Formatter};
+
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Initializer, Operation, ParameterInfo, Role, TensorId};
 use crate::ops::{
@@ -58,37 +60,102 @@ pub struct Head {
     pub tap: TensorId,
 }
 
+/// An output of the graph of a network: passes keep it, and [`Graph::output`] finds it by this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The weighted sum of the losses.
+    Loss,
+    /// The logits of the head of this name.
+    Logits(&'static str),
+    /// Its probabilities.
+    Probabilities(&'static str),
+    /// Its loss.
+    HeadLoss(&'static str),
+    /// Images whose largest logit is their label.
+    Correct(&'static str),
+    /// The activation that it branches off from.
+    Tap(&'static str),
+}
+
+impl Display for Output {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let (head, tensor) = match self {
+            Self::Loss => return f.write_str("loss"),
+            Self::Logits(head) => (head, "logits"),
+            Self::Probabilities(head) => (head, "probabilities"),
+            Self::HeadLoss(head) => (head, "loss"),
+            Self::Correct(head) => (head, "correct"),
+            Self::Tap(head) => (head, "tap"),
+        };
+        write!(f, "{head}/{tensor}")
+    }
+}
+
+impl Head {
+    /// The head of this name in a graph with all of its outputs.
+    fn find(graph: &Graph, name: &'static str, weight: f32) -> Result<Self> {
+        Ok(Self {
+            name,
+            logits: graph.output(Output::Logits(name))?,
+            probabilities: graph.output(Output::Probabilities(name))?,
+            loss: graph.output(Output::HeadLoss(name))?,
+            correct: graph.output(Output::Correct(name))?,
+            weight,
+            tap: graph.output(Output::Tap(name))?,
+        })
+    }
+}
+
 impl Network {
+    /// What the images are called in the graph; passes keep the names of inputs.
+    pub const INPUT: &'static str = "data";
+    /// What the labels are called.
+    pub const LABELS: &'static str = "label";
+    /// What second labels and the share of the first ones are called.
+    pub const MIXED: [&'static str; 2] = ["label/second", "label/share"];
+
+    /// A network whose heads, with their weights, have all their outputs in the graph.
+    fn of(graph: Graph, heads: impl IntoIterator<Item = (&'static str, f32)>) -> Result<Self> {
+        let [second, share] = Self::MIXED.map(|name| graph.find(name));
+        let heads = heads.into_iter().map(|(name, weight)| Head::find(&graph, name, weight));
+        Ok(Self {
+            input: graph.find(Self::INPUT)?,
+            labels: graph.find(Self::LABELS)?,
+            mixed: second.ok().zip(share.ok()).map(<[TensorId; 2]>::from),
+            heads: heads.collect::<Result<_>>()?,
+            loss: graph.output(Output::Loss)?,
+            graph,
+        })
+    }
+
+    /// This network with a graph that a pass made of its own.
+    fn on(&self, graph: Graph) -> Result<Self> {
+        Self::of(graph, self.heads.iter().map(|head| (head.name, head.weight)))
+    }
+
     /// The network with its images and activations stored as `element`; parameters, statistics and
     /// losses stay f32.
     ///
     /// # Errors
     /// [`Error::Layer`] if an operation cannot work on such tensors.
-    pub fn stored_as(self, element: Element) -> Result<Self> {
-        let stored = self.graph.stored_as(element)?;
-        let lost = || Error::tensor("network", "was lost when its storage was set");
-        let at = |t: TensorId| stored.get(t).ok_or_else(lost);
-        let head = |h: &Head| {
-            Ok(Head {
-                logits: at(h.logits)?,
-                probabilities: at(h.probabilities)?,
-                loss: at(h.loss)?,
-                correct: at(h.correct)?,
-                tap: at(h.tap)?,
-                ..*h
-            })
-        };
-        Ok(Self {
-            input: at(self.input)?,
-            labels: at(self.labels)?,
-            mixed: match self.mixed {
-                Some([second, share]) => Some([at(second)?, at(share)?]),
-                None => None,
-            },
-            heads: self.heads.iter().map(head).collect::<Result<_>>()?,
-            loss: at(self.loss)?,
-            graph: stored.graph,
-        })
+    pub fn stored_as(&self, element: Element) -> Result<Self> {
+        self.on(self.graph.stored_as(element)?)
+    }
+
+    /// The network as it is evaluated and not trained; see [`Graph::evaluation`].
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if an output is lost.
+    pub fn evaluation(&self) -> Result<Self> {
+        self.on(self.graph.evaluation()?)
+    }
+
+    /// The main head.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if there is none.
+    pub fn main(&self) -> Result<&Head> {
+        self.heads.first().ok_or_else(|| Error::internal("the network has no main head"))
     }
 }
 
@@ -130,9 +197,9 @@ impl GoogLeNet {
         Self::check_batch(batch)?;
         let frozen = self.freeze_until.is_some();
         let mut builder = Builder { net: self, graph: Graph::new(), frozen, targets: Vec::new() };
-        let input = builder.graph.input("data", Spec::f32([batch, 3, self.input, self.input]));
-        let labels = builder.graph.input("label", Spec::u32([batch]));
-        let mixed = builder.targets(labels);
+        let input = builder.graph.input(Network::INPUT, Spec::f32([batch, 3, self.input, self.input]));
+        let labels = builder.graph.input(Network::LABELS, Spec::u32([batch]));
+        builder.targets(labels);
         let mut x = builder.stem(input)?;
         let mut heads = Vec::new();
         for ((name, _), block) in BLOCKS.iter().zip(&self.channels.blocks) {
@@ -154,11 +221,13 @@ impl GoogLeNet {
         }
         builder.reach("heads");
         heads.insert(0, builder.main_head(x)?);
-        let weights = heads.iter().map(|h| h.weight).collect();
-        let losses: Vec<TensorId> = heads.iter().map(|h| h.loss).collect();
+        let weights = heads.iter().map(|(_, weight)| *weight).collect();
+        let losses = heads.iter().map(|(head, _)| builder.graph.output(Output::HeadLoss(head)));
+        let losses: Vec<TensorId> = losses.collect::<Result<_>>()?;
         let loss = builder.graph.add("loss", WeightedSum { weights }, &losses)?;
+        builder.graph.set_output(Output::Loss, loss);
         self.check_parameters(&builder.graph)?;
-        Ok(Network { graph: builder.graph, input, labels, mixed, heads, loss })
+        Network::of(builder.graph, heads)
     }
 }
 
@@ -174,20 +243,19 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds what losses read beside the logits; returns the inputs that mixed images need.
-    fn targets(&mut self, labels: TensorId) -> Option<[TensorId; 2]> {
-        let labels_spec = self.graph.tensor_ref(labels).spec.clone();
+    /// Adds what losses read beside the logits: labels, and of mixed images the second ones.
+    fn targets(&mut self, labels: TensorId) {
+        let labels_spec = self.graph.tensor(labels).spec.clone();
         self.targets = vec![labels];
-        let mixed = self.net.mixed_labels.then(|| {
+        if self.net.mixed_labels {
             let share = Spec::f32(labels_spec.shape.clone());
-            [self.graph.input("label/second", labels_spec), self.graph.input("label/share", share)]
-        });
-        self.targets.extend(mixed.iter().flatten());
+            let mixed = Network::MIXED.into_iter().zip([labels_spec, share]);
+            self.targets.extend(mixed.map(|(name, spec)| self.graph.input(name, spec)));
+        }
         if let Some(weights) = &self.net.class_weights {
             let role = Role::Constant(std::sync::Arc::new(weights.clone()));
-            self.targets.push(self.graph.tensor("label/class_weights", Spec::f32([weights.len()]), role));
+            self.targets.push(self.graph.add_tensor("label/class_weights", Spec::f32([weights.len()]), role));
         }
-        mixed
     }
 
     /// Factors on rate and decay, where they are not zero because the layer is frozen.
@@ -223,7 +291,7 @@ impl Builder<'_> {
 
     /// A convolution with its ReLU, and with batch norm between in torchvision's variant.
     fn conv(&mut self, layer: &str, channels: usize, window: Window, x: TensorId) -> Result<TensorId> {
-        let inner = self.graph.tensor_ref(x).spec.dims()[1];
+        let inner = self.graph.tensor(x).spec.dims()[1];
         let name = conv_weight(self.net.variant, layer);
         let weight = self.weight(name, &[channels, inner, window.kernel, window.kernel]);
         let op = Conv::new(window.stride, window.padding);
@@ -235,7 +303,7 @@ impl Builder<'_> {
             let scale = self.vector(format!("{layer}.bn.weight"), channels, 1.0, 1.0);
             let shift = self.vector(format!("{layer}.bn.bias"), channels, 0.0, 1.0);
             let mut state = |name: &str, start| {
-                self.graph.tensor(format!("{layer}.bn.{name}"), Spec::f32([channels]), Role::State(start))
+                self.graph.add_tensor(format!("{layer}.bn.{name}"), Spec::f32([channels]), Role::State(start))
             };
             let (mean, variance) = (state("running_mean", 0.0), state("running_var", 1.0));
             let op = BatchNorm { epsilon: EPSILON, momentum: MOMENTUM, relu: false, training: !self.frozen };
@@ -245,7 +313,7 @@ impl Builder<'_> {
     }
 
     fn linear(&mut self, layer: &str, outputs: usize, hidden: bool, x: TensorId) -> Result<TensorId> {
-        let features = self.graph.tensor_ref(x).spec.shape.item();
+        let features = self.graph.tensor(x).spec.shape.item();
         let weight = self.weight(format!("{layer}.weight"), &[outputs, features]);
         let bias = self.bias(layer, outputs, hidden);
         self.graph.add(layer, Linear { relu: false }, &[x, weight, bias])
@@ -293,13 +361,13 @@ impl Builder<'_> {
         self.graph.add(format!("inception_{name}/output"), Concat, &[branch1, branch2, branch3, branch4])
     }
 
-    fn aux_head(&mut self, index: usize, x: TensorId) -> Result<Head> {
+    fn aux_head(&mut self, index: usize, x: TensorId) -> Result<(&'static str, f32)> {
         let tap = x;
         let [conv, hidden, classifier] = aux_layers(self.net.variant, index);
         let [conv_channels, hidden_units] = self.net.channels.aux;
         let fixed = AvgPool { kernel: 5, stride: 3, padding: 0, ceil: false };
         let pools_to_four =
-            fixed.infer(&[&self.graph.tensor_ref(x).spec]).is_ok_and(|out| out[0].dims()[2..] == [4, 4]);
+            fixed.infer(&[&self.graph.tensor(x).spec]).is_ok_and(|out| out[0].dims()[2..] == [4, 4]);
         let pool = format!("loss{index}/ave_pool");
         let x = if self.paper() && pools_to_four {
             self.graph.add(pool, fixed, &[x])?
@@ -312,25 +380,36 @@ impl Builder<'_> {
         let x = self.dropout(&format!("loss{index}/drop_fc"), self.net.aux_dropout, x)?;
         let logits = self.linear(&classifier, self.net.classes, false, x)?;
         let name = if index == 1 { "aux1" } else { "aux2" };
-        let weight = self.net.aux_weight;
-        Ok(Head { tap, ..self.head(name, &format!("loss{index}"), logits, weight)? })
+        self.head(name, &format!("loss{index}"), tap, logits)?;
+        Ok((name, self.net.aux_weight))
     }
 
-    fn main_head(&mut self, x: TensorId) -> Result<Head> {
+    fn main_head(&mut self, x: TensorId) -> Result<(&'static str, f32)> {
         let tap = x;
         let x = self.graph.add("pool5/7x7_s1", AdaptiveAvgPool { output: [1, 1] }, &[x])?;
         let x = self.dropout("pool5/drop_7x7_s1", self.net.dropout, x)?;
         let logits = self.linear(classifier_layer(self.net.variant), self.net.classes, false, x)?;
-        Ok(Head { tap, ..self.head("main", "loss3", logits, 1.0)? })
+        self.head("main", "loss3", tap, logits)?;
+        Ok(("main", 1.0))
     }
 
-    fn head(&mut self, name: &'static str, layer: &str, logits: TensorId, weight: f32) -> Result<Head> {
+    /// Adds the loss of a head and makes its tensors outputs.
+    fn head(&mut self, name: &'static str, layer: &str, tap: TensorId, logits: TensorId) -> Result<()> {
         let op = SoftmaxCrossEntropy { smoothing: self.net.smoothing };
         let inputs = [&[logits][..], &self.targets].concat();
-        let outputs = self.graph.node(format!("{layer}/loss"), std::sync::Arc::new(op), &inputs)?;
+        let outputs = self.graph.add_node(format!("{layer}/loss"), std::sync::Arc::new(op), &inputs)?;
         let [loss, probabilities, correct] = outputs[..] else {
             return Err(Error::internal("softmax cross-entropy does not have three outputs"));
         };
-        Ok(Head { name, logits, probabilities, loss, correct, weight, tap: logits })
+        for (output, tensor) in [
+            (Output::Tap(name), tap),
+            (Output::Logits(name), logits),
+            (Output::Probabilities(name), probabilities),
+            (Output::HeadLoss(name), loss),
+            (Output::Correct(name), correct),
+        ] {
+            self.graph.set_output(output, tensor);
+        }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ mod table;
 mod topology;
 mod trace;
 
-pub use build::{Head, Network};
+pub use build::{Head, Network, Output};
 pub use import::{Plane, Recognised};
 pub use summary::{LayerSummary, Summary, summary};
 pub use table::{BLOCKS, Block, Channels, part_of};

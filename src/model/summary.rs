@@ -45,16 +45,16 @@ pub fn summary(network: &Network) -> Summary {
     if let Some(main) = network.heads.first() {
         needed[main.logits.0] = true;
     }
-    let batch = graph.tensor_ref(network.input).spec.dims().first().copied().unwrap_or(1).max(1) as u64;
+    let batch = graph.tensor(network.input).spec.dims().first().copied().unwrap_or(1).max(1) as u64;
     let mut layers = Vec::new();
     for (_, node) in graph.nodes().rev() {
         let kept = node.outputs.iter().any(|t| needed[t.0]);
         if kept {
             node.inputs.iter().for_each(|t| needed[t.0] = true);
         }
-        let parameters = node.inputs.iter().map(|t| graph.tensor_ref(*t));
+        let parameters = node.inputs.iter().map(|t| graph.tensor(*t));
         let parameters = parameters.filter(|t| matches!(t.role, Role::Parameter(_)));
-        let output: &Shape = &graph.tensor_ref(node.outputs[0]).spec.shape;
+        let output: &Shape = &graph.tensor(node.outputs[0]).spec.shape;
         layers.push(LayerSummary {
             name: node.name.clone(),
             operation: node.op.name(),

@@ -54,7 +54,7 @@ impl Topology {
     pub fn of(network: &Network) -> Self {
         let graph = &network.graph;
         let layers = summary(network).layers;
-        let input = graph.tensor_ref(network.input);
+        let input = graph.tensor(network.input);
         let mut nodes = vec![TopologyNode {
             numbers: Vec::new(),
             name: input.name.clone(),

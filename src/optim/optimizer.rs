@@ -211,14 +211,14 @@ impl Optimizer {
     ) -> Result<Update> {
         let length = layout.parameter_length();
         let stretch = |graph: &mut Graph, region: Region, length: usize| {
-            graph.tensor(format!("region/{region:?}"), Spec::f32([length]), Role::Flat(region))
+            graph.add_tensor(format!("region/{region:?}"), Spec::f32([length]), Role::Flat(region))
         };
         let flat = |graph: &mut Graph, region: Region| stretch(graph, region, length);
         let parameters = flat(graph, Region::Parameters);
         let mut gradients = flat(graph, Region::Gradients);
         let constant = |graph: &mut Graph, name: &str, values: Vec<f32>| {
             let spec = Spec::f32([values.len()]);
-            graph.tensor(format!("optimizer/{name}"), spec, Role::Constant(Arc::new(values)))
+            graph.add_tensor(format!("optimizer/{name}"), spec, Role::Constant(Arc::new(values)))
         };
         let multipliers = constant(graph, "multipliers", layout.multipliers());
         let mut update = Update { norm: None, scaling: None, accumulated: None };
@@ -232,7 +232,7 @@ impl Optimizer {
         let guarded = |inputs: &[TensorId]| [inputs, guard.as_ref().map_or(&[], Guard::input)].concat();
         if let Some(max_norm) = self.clip_norm {
             let inputs = guarded(&[gradients]);
-            let clipped = graph.node("optimizer/clip_norm", Arc::new(ClipNorm { max_norm }), &inputs)?;
+            let clipped = graph.add_node("optimizer/clip_norm", Arc::new(ClipNorm { max_norm }), &inputs)?;
             gradients = clipped[0];
             update.norm = Some(clipped[1]);
         }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, Rewritten, Role, TensorId};
+use crate::graph::{Graph, Role, TensorId};
 use crate::ops::LossScale;
 use crate::tensor::{Element, Spec};
 
@@ -81,26 +81,31 @@ pub(crate) struct ScaleState {
 }
 
 impl ScaleState {
+    /// Adds them to a graph.
     pub fn new(graph: &mut Graph, scaling: &LossScaling) -> Self {
-        let mut state = |name: &str, start| {
-            graph.tensor(format!("{LOSS_SCALE}{name}"), Spec::f32([1]), Role::State(start))
-        };
+        let mut state =
+            |name: &str, start| graph.add_tensor(Self::name(name), Spec::f32([1]), Role::State(start));
         let (scale, good, skipped) =
             (state("scale", scaling.start), state("good", 0.0), state("skipped", 0.0));
         Self { interval: scaling.interval, scale, good, skipped }
     }
 
-    /// The same scalars in a graph that a pass made.
-    pub fn moved(&self, pass: &Rewritten) -> Result<Self> {
-        let at = |t: TensorId| pass.get(t).ok_or_else(|| Error::tensor(LOSS_SCALE, "was lost by a pass"));
-        Ok(Self { scale: at(self.scale)?, good: at(self.good)?, skipped: at(self.skipped)?, ..*self })
+    /// Those that a graph has.
+    pub fn find(graph: &Graph, scaling: &LossScaling) -> Result<Self> {
+        let state = |name: &str| graph.find(&Self::name(name));
+        let (scale, good, skipped) = (state("scale")?, state("good")?, state("skipped")?);
+        Ok(Self { interval: scaling.interval, scale, good, skipped })
+    }
+
+    fn name(of: &str) -> String {
+        format!("{LOSS_SCALE}{of}")
     }
 
     /// Adds the node that checks the gradients of an update.
     pub fn append(&self, graph: &mut Graph, gradients: TensorId) -> Result<Guard> {
         let op = LossScale { interval: self.interval };
         let inputs = [gradients, self.scale, self.good, self.skipped];
-        match graph.node("optimizer/loss_scale", std::sync::Arc::new(op), &inputs)?[..] {
+        match graph.add_node("optimizer/loss_scale", std::sync::Arc::new(op), &inputs)?[..] {
             [_, _, _, guard, scale, skipped] => Ok(Guard { guard, metrics: [scale, skipped] }),
             _ => Err(Error::internal("the loss scale does not have six outputs")),
         }

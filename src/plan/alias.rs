@@ -66,7 +66,8 @@ pub(super) fn resolve(graph: &Graph, outputs: &[TensorId]) -> Result<Resolved> {
     };
     for (id, tensor) in graph.tensors() {
         if tensor.producer.is_none() {
-            let new = resolver.graph.tensor(tensor.name.clone(), tensor.spec.clone(), tensor.role.clone());
+            let new =
+                resolver.graph.add_tensor(tensor.name.clone(), tensor.spec.clone(), tensor.role.clone());
             resolver.adopt(new, resolver.last_read[id.0]);
             resolver.map.insert(id, new);
         }
@@ -76,7 +77,7 @@ pub(super) fn resolve(graph: &Graph, outputs: &[TensorId]) -> Result<Resolved> {
     }
     let Resolver { graph, views, map, .. } = resolver;
     for (id, tensor) in graph.tensors() {
-        let (view, root) = (views[id.0], graph.tensor_ref(views[id.0].root));
+        let (view, root) = (views[id.0], graph.tensor(views[id.0].root));
         let operand =
             Operand { spec: tensor.spec.clone(), offset: view.offset, batch_stride: view.batch_stride };
         let inside = operand.extent().is_some_and(|bytes| bytes <= root.spec.bytes() as u64);
@@ -98,7 +99,7 @@ pub(super) fn resolve(graph: &Graph, outputs: &[TensorId]) -> Result<Resolved> {
 impl Resolver<'_> {
     /// Takes up a new tensor as its own root.
     fn adopt(&mut self, id: TensorId, read_until: Option<usize>) {
-        let batch_stride = self.graph.tensor_ref(id).spec.shape.item();
+        let batch_stride = self.graph.tensor(id).spec.shape.item();
         self.views.push(View { root: id, offset: 0, batch_stride });
         self.read_until.push(read_until);
     }
@@ -121,7 +122,7 @@ impl Resolver<'_> {
         for alias in &aliases {
             let (position, shareable) = match *alias {
                 Alias::InPlace { output, input } => {
-                    let becomes = &self.old.tensor_ref(node.outputs[output]).role;
+                    let becomes = &self.old.tensor(node.outputs[output]).role;
                     (input, self.can_rewrite(index, &inputs, input, becomes))
                 }
                 Alias::Gather { input, .. } => {
@@ -138,10 +139,10 @@ impl Resolver<'_> {
                 gathered.push(self.root(inputs[position]));
             }
         }
-        let outputs = self.graph.node(node.name.clone(), Arc::clone(&node.op), &inputs)?;
+        let outputs = self.graph.add_node(node.name.clone(), Arc::clone(&node.op), &inputs)?;
         for (old, new) in node.outputs.iter().zip(&outputs) {
             self.adopt(*new, self.last_read[old.0]);
-            let role = match &self.old.tensor_ref(*old).role {
+            let role = match &self.old.tensor(*old).role {
                 Role::Gradient(parameter) => Role::Gradient(self.map[parameter]),
                 role => role.clone(),
             };
@@ -172,21 +173,21 @@ impl Resolver<'_> {
 
     /// Elements of one channel of one item.
     fn plane(&self, id: TensorId) -> usize {
-        self.graph.tensor_ref(id).spec.shape.ncs()[2]
+        self.graph.tensor(id).spec.shape.ncs()[2]
     }
 
     /// Whether the tensor is made by nodes and is all there is in its storage.
     fn is_whole_value(&self, id: TensorId) -> bool {
-        let root = self.graph.tensor_ref(self.root(id));
+        let root = self.graph.tensor(self.root(id));
         matches!(root.role, Role::Value)
             && root.producer.is_some()
-            && root.spec.shape.volume() == self.graph.tensor_ref(id).spec.shape.volume()
+            && root.spec.shape.volume() == self.graph.tensor(id).spec.shape.volume()
     }
 
     /// The elements of an item of the root that a tensor covers.
     fn window(&self, id: TensorId) -> std::ops::Range<usize> {
         let offset = self.views[id.0].offset;
-        offset..offset.saturating_add(self.graph.tensor_ref(id).spec.shape.item())
+        offset..offset.saturating_add(self.graph.tensor(id).spec.shape.item())
     }
 
     fn overlap(&self, a: TensorId, b: TensorId) -> bool {
@@ -197,7 +198,7 @@ impl Resolver<'_> {
     /// Whether the old node `index` may rewrite its input number `position` in place.
     fn can_rewrite(&self, index: usize, inputs: &[TensorId], position: usize, becomes: &Role) -> bool {
         let input = inputs[position];
-        match self.graph.tensor_ref(self.root(input)).role {
+        match self.graph.tensor(self.root(input)).role {
             // Optimizers and batch norm update these for good; that is what they are for.
             Role::State(_) | Role::Flat(_) => return true,
             Role::Input | Role::Constant(_) | Role::Parameter(_) => return false,
@@ -214,7 +215,7 @@ impl Resolver<'_> {
     }
 
     fn rewrite(&mut self, output: TensorId, input: TensorId) {
-        if matches!(self.graph.tensor_ref(output).role, Role::Gradient(_)) {
+        if matches!(self.graph.tensor(output).role, Role::Gradient(_)) {
             self.move_into(self.root(input), output, 0);
         } else {
             self.views[output.0] = self.views[input.0];

@@ -105,7 +105,7 @@ impl Plan {
     pub fn costs(&self) -> Vec<NodeCost> {
         let total = self.graph.macs().saturating_mul(2);
         let cost = |planned: &PlannedNode| {
-            let node = self.graph.node_ref(planned.node);
+            let node = self.graph.node(planned.node);
             let (inputs, outputs) = (self.graph.input_specs(node), self.graph.output_specs(node));
             let flops = node.op.macs(&inputs, &outputs).saturating_mul(2);
             let in_fours = |dims: &[usize]| dims.len() < 4 || dims[1].is_multiple_of(4);
@@ -159,7 +159,7 @@ impl Plan {
         written: &mut BTreeSet<usize>,
     ) -> Traffic {
         let mut traffic = Traffic { register: [1, 1], parts: 1, ..Traffic::default() };
-        let bytes = |tensor: crate::graph::TensorId| self.graph.tensor_ref(tensor).spec.bytes() as u64;
+        let bytes = |tensor: crate::graph::TensorId| self.graph.tensor(tensor).spec.bytes() as u64;
         for binding in &kernel.bindings {
             let part = binding.range.as_ref().map(|r| r.end - r.start);
             match binding.slot {
@@ -194,7 +194,7 @@ impl Plan {
         let mut seen: BTreeSet<Store> = BTreeSet::new();
         let mut barriers = 0;
         for planned in &self.nodes {
-            let node = self.graph.node_ref(planned.node);
+            let node = self.graph.node(planned.node);
             for kernel in &planned.implementation.kernels {
                 let stores: Vec<Store> = kernel
                     .bindings

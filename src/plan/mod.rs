@@ -210,9 +210,9 @@ impl Plan {
 pub fn value_bytes(graph: &Graph, outputs: &[TensorId]) -> Result<u64> {
     let resolved = alias::resolve(graph, outputs)?;
     let kept: Vec<TensorId> = outputs.iter().map(|t| resolved.map[t]).collect();
-    let is_value = |root: TensorId| resolved.graph.tensor_ref(root).role == Role::Value;
+    let is_value = |root: TensorId| resolved.graph.tensor(root).role == Role::Value;
     let block = |(root, (first, last)): (TensorId, (usize, usize))| Block {
-        bytes: resolved.graph.tensor_ref(root).spec.bytes() as u64,
+        bytes: resolved.graph.tensor(root).spec.bytes() as u64,
         first,
         last,
     };
@@ -248,7 +248,7 @@ fn lifetimes(
 
 fn operand(graph: &Graph, views: &[View], id: TensorId) -> Operand {
     let View { offset, batch_stride, .. } = views[id.0];
-    Operand { spec: graph.tensor_ref(id).spec.clone(), offset, batch_stride }
+    Operand { spec: graph.tensor(id).spec.clone(), offset, batch_stride }
 }
 
 /// Bytes between the scalars of the metrics buffer: each is a binding of its own.
@@ -295,7 +295,7 @@ impl Builder<'_> {
                 Role::Parameter(_) => in_region(Region::Parameters, &tensor.name, &tensor.spec.shape)?,
                 Role::State(_) => in_region(Region::State, &tensor.name, &tensor.spec.shape)?,
                 Role::Gradient(parameter) => {
-                    in_region(Region::Gradients, &self.graph.tensor_ref(*parameter).name, &tensor.spec.shape)?
+                    in_region(Region::Gradients, &self.graph.tensor(*parameter).name, &tensor.spec.shape)?
                 }
                 Role::Flat(region) => {
                     Place { store: Store::Region(*region), offset: 0, bytes: tensor.spec.bytes() as u64 }
@@ -316,7 +316,7 @@ impl Builder<'_> {
             self.places.insert(id, place);
         }
         for metric in metrics {
-            let tensor = self.graph.tensor_ref(*metric);
+            let tensor = self.graph.tensor(*metric);
             if self.views[metric.0].root != *metric
                 || tensor.spec.bytes() != 4
                 || self.places.contains_key(metric)
@@ -344,7 +344,7 @@ impl Builder<'_> {
         if bytes <= limit || in_parts {
             return Ok(());
         }
-        let tensor = self.graph.tensor_ref(id);
+        let tensor = self.graph.tensor(id);
         let advice = match tensor.role {
             Role::Input | Role::Value => self.largest_batch(id, bytes, limit),
             // A weight is as large whatever the batch.
@@ -363,7 +363,7 @@ impl Builder<'_> {
     /// The largest batch whose tensors fit a binding of `limit` bytes, if a smaller batch is what
     /// helps: if the tensor at fault is of a batch.
     fn largest_batch(&self, id: TensorId, bytes: u64, limit: u64) -> Option<u64> {
-        let shape = &self.graph.tensor_ref(id).spec.shape;
+        let shape = &self.graph.tensor(id).spec.shape;
         let batch = shape.dims().first().copied().filter(|batch| *batch > 1 && shape.rank() > 1)?;
         // Where the batch of the network's images is another, this value is made from weights: a
         // gradient of one, for example.
@@ -414,7 +414,7 @@ impl Builder<'_> {
     ) -> Result<(Vec<PlannedNode>, Memory)> {
         let mut blocks = Vec::new();
         for (root, &(first, last)) in lifetimes {
-            let bytes = self.graph.tensor_ref(*root).spec.bytes() as u64;
+            let bytes = self.graph.tensor(*root).spec.bytes() as u64;
             self.check(*root, bytes, false)?;
             blocks.push(Block { bytes, first, last });
         }

@@ -23,7 +23,7 @@ impl<'a, T: Real> Interpreter<'a, T> {
 
     /// Gives a tensor that no node makes its value, rounded to what the tensor is stored as.
     pub fn set(&mut self, tensor: TensorId, value: Array<T>) {
-        let element = self.graph.tensor_ref(tensor).spec.element;
+        let element = self.graph.tensor(tensor).spec.element;
         self.values.insert(tensor, value.stored_as(element));
     }
 
@@ -42,7 +42,7 @@ impl<'a, T: Real> Interpreter<'a, T> {
         for (_, node) in self.graph.nodes() {
             let mut inputs = Vec::with_capacity(node.inputs.len());
             for id in &node.inputs {
-                let name = &self.graph.tensor_ref(*id).name;
+                let name = &self.graph.tensor(*id).name;
                 inputs
                     .push(self.values.get(id).ok_or_else(|| Error::tensor(name, "has no value on the CPU"))?);
             }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::graph::{Graph, Rewritten, TensorId};
-use crate::model::GoogLeNet;
+use crate::graph::{Graph, TensorId};
+use crate::model::{GoogLeNet, Network, Output};
 use crate::optim::{Optimizer, Precision, ScaleState};
 use crate::plan::{Layout, Plan, PlanOptions, value_bytes};
 
@@ -42,44 +42,40 @@ impl TrainingGraph {
     pub fn new(network: &GoogLeNet, optimizer: &Optimizer, batch: usize) -> Result<Self> {
         optimizer.validate()?;
         let net = network.build(batch)?.stored_as(optimizer.precision.element())?;
-        let mut keep = vec![net.input, net.labels, net.loss];
-        keep.extend(net.mixed.iter().flatten());
-        keep.extend(net.heads.iter().flat_map(|h| [h.logits, h.loss, h.correct]));
-        let mut fused = net.graph.fuse(&keep)?;
-        let scale = match &optimizer.precision {
+        let heads: Vec<&'static str> = net.heads.iter().map(|head| head.name).collect();
+        let mut graph = net.graph;
+        let of_head = |head| [Output::Logits(head), Output::HeadLoss(head), Output::Correct(head)];
+        let read: Vec<Output> =
+            [Output::Loss].into_iter().chain(heads.iter().copied().flat_map(of_head)).collect();
+        graph.keep_outputs(&read)?;
+        graph = graph.fuse()?;
+        let scaling = match &optimizer.precision {
             Precision::F32 => None,
-            Precision::F16(scaling) => Some(ScaleState::new(&mut fused.graph, scaling)),
+            Precision::F16(scaling) => Some(scaling),
         };
-        let lost = |t: TensorId| Error::tensor(&net.graph.tensor_ref(t).name, "was lost by fusion");
-        let loss = fused.get(net.loss).ok_or_else(|| lost(net.loss))?;
-        let forward = fused.graph.len();
-        fused.graph.differentiate_scaled(loss, scale.map(|s| s.scale))?;
-        let mut joined = fused.graph.join_masks(&fused.all(&keep))?;
-        let kept: Vec<TensorId> = keep.iter().filter_map(|t| joined.get(fused.get(*t)?)).collect();
+        let scale = scaling.map(|scaling| ScaleState::new(&mut graph, scaling).scale);
+        let forward = graph.len();
+        let loss = graph.output(Output::Loss)?;
+        graph.differentiate_scaled(loss, scale)?;
+        graph = graph.join_masks()?;
         if optimizer.checkpointing {
-            joined = joined.then(smallest(&joined.graph, forward, &kept)?);
+            graph = smallest(&graph, forward)?;
         }
-        let at = |t: TensorId| fused.get(t).and_then(|t| joined.get(t)).ok_or_else(|| lost(t));
-        let (input, labels, loss) = (at(net.input)?, at(net.labels)?, at(net.loss)?);
+        let (input, labels) = (graph.find(Network::INPUT)?, graph.find(Network::LABELS)?);
         let mixed = match net.mixed {
-            Some([second, share]) => Some([at(second)?, at(share)?]),
+            Some(_) => Some([graph.find(Network::MIXED[0])?, graph.find(Network::MIXED[1])?]),
             None => None,
         };
-        let mut metrics = vec![loss];
-        for head in &net.heads {
-            metrics.push(at(head.loss)?);
-        }
-        for head in &net.heads {
-            metrics.push(at(head.correct)?);
-        }
-        let logits = net.heads.iter().map(|h| at(h.logits)).collect::<Result<_>>()?;
-        let scale = scale.map(|scale| scale.moved(&joined)).transpose()?;
-        let mut graph = joined.graph;
+        let of_heads =
+            |output: fn(&'static str) -> Output| heads.iter().map(move |head| graph.output(output(head)));
+        let metrics = [graph.output(Output::Loss)].into_iter().chain(of_heads(Output::HeadLoss));
+        let mut metrics: Vec<TensorId> = metrics.chain(of_heads(Output::Correct)).collect::<Result<_>>()?;
+        let logits = of_heads(Output::Logits).collect::<Result<_>>()?;
+        let scale = scaling.map(|scaling| ScaleState::find(&graph, scaling)).transpose()?;
         let layout = Arc::new(Layout::of(&graph));
         let update = optimizer.append(&mut graph, &layout, scale)?;
         metrics.extend(update.norm);
         metrics.extend(update.scaling.iter().flatten());
-        let heads = net.heads.iter().map(|h| h.name).collect();
         let accumulated = update.accumulated;
         Ok(Self { graph, layout, input, labels, mixed, metrics, logits, heads, accumulated })
     }
@@ -103,13 +99,13 @@ impl TrainingGraph {
 }
 
 /// The graph recomputed in as many segments as take the least memory; as it is if that is least.
-fn smallest(graph: &Graph, forward: usize, keep: &[TensorId]) -> Result<Rewritten> {
+fn smallest(graph: &Graph, forward: usize) -> Result<Graph> {
     /// More would make most of the network's values values across cuts.
     const MOST: usize = 16;
     let candidates = (1..=MOST).map(|segments| {
-        let candidate = graph.recompute(forward, segments, keep)?;
-        let outputs = candidate.all(keep);
-        Ok((value_bytes(&candidate.graph, &outputs)?, candidate))
+        let candidate = graph.recompute(forward, segments)?;
+        let outputs: Vec<TensorId> = candidate.outputs().map(|(_, tensor)| tensor).collect();
+        Ok((value_bytes(&candidate, &outputs)?, candidate))
     });
     let candidates = candidates.collect::<Result<Vec<_>>>()?;
     let best = candidates.into_iter().min_by_key(|(bytes, _)| *bytes);

@@ -120,7 +120,7 @@ impl Trainer {
         let plan = Arc::new(training.plan(gpu)?);
         let update_from = match training.accumulated {
             Some(sum) => {
-                let producer = plan.graph.tensor_ref(plan.tensor(sum)?).producer;
+                let producer = plan.graph.tensor(plan.tensor(sum)?).producer;
                 producer.map_or(usize::MAX, |node| node.index() + 1)
             }
             None => usize::MAX,

@@ -243,13 +243,13 @@ fn jobs<'a>(gpu: &Gpu, plan: &'a Plan, effort: Effort, known: &mut usize) -> Vec
     let mut jobs: BTreeMap<String, Job<'a>> = BTreeMap::new();
     let mut done = BTreeSet::new();
     for planned in &plan.nodes {
-        let node = plan.graph.node_ref(planned.node);
+        let node = plan.graph.node(planned.node);
         let inputs: Vec<Operand> = node.inputs.iter().map(|t| plan.operand(*t)).collect();
         let outputs: Vec<Operand> = node.outputs.iter().map(|t| plan.operand(*t)).collect();
         let operands = Operands { layer: &node.name, inputs: &inputs, outputs: &outputs };
         let key = Choices::key(node.op.as_ref(), &operands);
         let specs = |list: &'a [TensorId]| -> Vec<&'a Spec> {
-            list.iter().map(|t| &plan.graph.tensor_ref(*t).spec).collect()
+            list.iter().map(|t| &plan.graph.tensor(*t).spec).collect()
         };
         let volume: usize = inputs.iter().chain(&outputs).map(Operand::volume).sum();
         let work = node.op.macs(&specs(&node.inputs), &specs(&node.outputs)) + volume as u64;
@@ -265,7 +265,7 @@ fn jobs<'a>(gpu: &Gpu, plan: &'a Plan, effort: Effort, known: &mut usize) -> Vec
         // Indices that another node makes mean something: random ones would be no test and no
         // measure.
         let drawn = |t: &TensorId| {
-            let tensor = plan.graph.tensor_ref(*t);
+            let tensor = plan.graph.tensor(*t);
             tensor.spec.element != Element::U32 || tensor.producer.is_none()
         };
         if candidates.len() < 2 || !node.inputs.iter().all(drawn) {

@@ -88,7 +88,7 @@ fn nothing_of_the_crate_is_checked() -> Result<()> {
                 PlanOptions { profile: &profile, outputs: &[], metrics: &[], layout: None, choices: None };
             let plan = Plan::new(&graph, &options)?;
             for planned in &plan.nodes {
-                let node = plan.graph.node_ref(planned.node);
+                let node = plan.graph.node(planned.node);
                 let list = |list: &[TensorId]| list.iter().map(|t| plan.operand(*t)).collect::<Vec<_>>();
                 let (inputs, outputs) = (list(&node.inputs), list(&node.outputs));
                 assert!(planned.implementation.is_proven(&inputs, &outputs, &profile), "{:?}", node.op);

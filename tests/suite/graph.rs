@@ -10,7 +10,7 @@ use incept::graph::Add;
 use incept::graph::{Graph, Region, Role, TensorId};
 use incept::infer::{Classifier, InferenceGraph};
 use incept::kernel::{AdapterClass, Profile, Step};
-use incept::model::{GoogLeNet, Network, Variant};
+use incept::model::{GoogLeNet, Network, Output, Variant};
 use incept::ops::{Concat, Conv, MaxPool, Relu, Slice, SoftmaxCrossEntropy, WeightedSum};
 use incept::optim::TrainingState;
 use incept::optim::{Averaging, Optimizer, Rule};
@@ -56,6 +56,16 @@ fn values(net: &Network, seed: u64) -> BTreeMap<TensorId, Array<f64>> {
         values.insert(id, Array::<f32>::new(tensor.spec.dims(), data).cast());
     }
     values
+}
+
+/// The values of a graph's inputs and parameters for a graph that a pass made of it.
+fn moved(
+    graph: &Graph,
+    values: &BTreeMap<TensorId, Array<f64>>,
+    pass: &Graph,
+) -> BTreeMap<TensorId, Array<f64>> {
+    let new = |id: TensorId| pass.find(&graph.tensor(id).name).expect("what no node makes stays");
+    values.iter().map(|(id, value)| (new(*id), value.clone())).collect()
 }
 
 fn interpret<'a>(graph: &'a Graph, values: &BTreeMap<TensorId, Array<f64>>) -> Interpreter<'a, f64> {
@@ -124,7 +134,7 @@ fn gradients_of(
     let mut gradients = BTreeMap::new();
     for (id, tensor) in graph.tensors() {
         if let Role::Gradient(parameter) = tensor.role {
-            let name = graph.tensor_ref(parameter).name.clone();
+            let name = graph.tensor(parameter).name.clone();
             gradients.insert(name, interpreter.get(id).expect("was computed").data.clone());
         }
     }
@@ -261,20 +271,16 @@ fn pruned_inference_gives_the_unpruned_logits_bit_for_bit() {
 
         // The whole network in evaluation mode, all three heads.
         let net = network.build(4).expect("the network can be built");
-        let whole = net.graph.evaluation().expect("every operation has an evaluation mode");
-        let keep: Vec<TensorId> =
-            std::iter::once(net.input).chain(net.heads.iter().map(|h| h.logits)).collect();
-        let kept = whole.all(&keep);
-        let fused = whole.graph.fold(&kept).expect("can be fused");
-        let kept = fused.all(&kept);
-        let options = PlanOptions {
-            profile: gpu.profile(),
-            outputs: &kept[1..],
-            metrics: &[],
-            layout: None,
-            choices: None,
-        };
-        let plan = std::sync::Arc::new(Plan::new(&fused.graph, &options).expect("can be planned"));
+        let mut whole = net.graph.evaluation().expect("every operation has an evaluation mode");
+        let heads: Vec<_> = net.heads.iter().map(|h| Output::Logits(h.name)).collect();
+        whole.keep_outputs(&heads).expect("are outputs");
+        let fused = whole.fold().expect("can be fused");
+        let kept: Vec<TensorId> = heads.iter().map(|h| fused.output(h).expect("was kept")).collect();
+        let at = |name: &str| fused.find(name).expect("is an input");
+        let (input, labels) = (at(Network::INPUT), at(Network::LABELS));
+        let options =
+            PlanOptions { profile: gpu.profile(), outputs: &kept, metrics: &[], layout: None, choices: None };
+        let plan = std::sync::Arc::new(Plan::new(&fused, &options).expect("can be planned"));
         let mut session = gpu
             .block_on(Session::new(&gpu, std::sync::Arc::clone(&plan), None, |_, _| ()))
             .expect("a session");
@@ -284,15 +290,11 @@ fn pruned_inference_gives_the_unpruned_logits_bit_for_bit() {
                 regions.set(&gpu, region, name, &tensor.data).expect("is a tensor of the network");
             }
         }
-        session.write(plan.tensor(kept[0]).expect("planned"), &data.images).expect("the input fits");
-        if let Some(labels) = whole.get(net.labels).and_then(|l| fused.get(l)) {
-            session
-                .write_labels(plan.tensor(labels).expect("planned"), &data.labels)
-                .expect("the labels fit");
-        }
+        session.write(plan.tensor(input).expect("planned"), &data.images).expect("the input fits");
+        session.write_labels(plan.tensor(labels).expect("planned"), &data.labels).expect("the labels fit");
         session.submit(&Step::default()).expect("a run");
         let expected =
-            gpu.block_on(session.read(plan.tensor(kept[1]).expect("planned"))).expect("logits can be read");
+            gpu.block_on(session.read(plan.tensor(kept[0]).expect("planned"))).expect("logits can be read");
 
         // A checkpoint with the auxiliary heads, and one without.
         let mut bare = state.clone();
@@ -374,27 +376,27 @@ fn recomputed_activations_change_no_gradient() {
     for variant in [Variant::Paper, Variant::Torchvision] {
         let net = small(variant).dropout(0.4, 0.7).build(2).expect("the network can be built");
         let mut graph = net.graph.clone();
+        graph.keep_outputs(&[Output::Loss]).expect("is an output");
         let forward = graph.len();
         graph.differentiate(net.loss).expect("every operation has a gradient");
-        let keep = [net.input, net.labels, net.loss];
         let at = values(&net, 3);
         let before = interpret(&graph, &at);
-        let bytes = value_bytes(&graph, &keep[2..]).expect("can be planned");
+        let bytes = value_bytes(&graph, &[net.loss]).expect("can be planned");
         for segments in [1, 2, 5] {
-            let pass = graph.recompute(forward, segments, &keep).expect("can be recomputed");
-            let moved = at.iter().map(|(id, v)| (pass.get(*id).expect("leaves stay"), v.clone())).collect();
-            let after = interpret(&pass.graph, &moved);
+            let pass = graph.recompute(forward, segments).expect("can be recomputed");
+            let after = interpret(&pass, &moved(&graph, &at, &pass));
             for (id, tensor) in graph.tensors() {
-                let new = pass.get(id).expect("no tensor is lost");
+                let new = pass.find(&tensor.name).expect("no tensor is lost");
                 if matches!(tensor.role, Role::Gradient(_)) || id == net.loss {
                     assert_eq!(before.get(id), after.get(new), "{}", tensor.name);
                 }
             }
-            let again = pass.graph.nodes().filter(|(_, n)| n.name.ends_with("/again")).count();
+            let loss = pass.output(Output::Loss).expect("outputs stay");
+            let again = pass.nodes().filter(|(_, n)| n.name.ends_with("/again")).count();
             assert_eq!(again == 0, segments == 1, "{again} nodes run again in {segments} segments");
             let norms = |graph: &Graph| graph.nodes().filter(|(_, n)| n.op.name() == "batch_norm").count();
-            assert_eq!(norms(&graph), norms(&pass.graph));
-            let less = value_bytes(&pass.graph, &pass.all(&keep[2..])).expect("can be planned");
+            assert_eq!(norms(&graph), norms(&pass));
+            let less = value_bytes(&pass, &[loss]).expect("can be planned");
             assert!(segments == 1 || less < bytes, "{variant}: {less} bytes and {bytes} without");
         }
     }
@@ -425,35 +427,95 @@ fn checkpointing_trains_alike_in_less_memory() {
 #[test]
 fn joined_masks_change_no_gradient() {
     let net = small(Variant::Paper).build(2).expect("the network can be built");
-    let keep = [net.input, net.labels, net.loss];
-    let mut fused = net.graph.fuse(&keep).expect("can be fused");
-    let loss = fused.get(net.loss).expect("was kept");
-    fused.graph.differentiate(loss).expect("every operation has a gradient");
-    let joined = fused.graph.join_masks(&fused.all(&keep)).expect("can be joined");
+    let mut graph = net.graph.clone();
+    graph.keep_outputs(&[Output::Loss]).expect("is an output");
+    let mut fused = graph.fuse().expect("can be fused");
+    let loss = fused.output(Output::Loss).expect("was kept");
+    fused.differentiate(loss).expect("every operation has a gradient");
+    let joined = fused.join_masks().expect("can be joined");
     let masks =
         |graph: &Graph| graph.nodes().filter(|(_, n)| n.op.is_mask()).map(|(_, n)| n.name.clone()).collect();
-    let (before, after): (Vec<String>, Vec<String>) = (masks(&fused.graph), masks(&joined.graph));
+    let (before, after): (Vec<String>, Vec<String>) = (masks(&fused), masks(&joined));
     assert_eq!(before.len(), 61, "57 convolutions and 2 of the heads, with 2 hidden layers");
     let heads = ["loss2/fc", "loss2/conv", "loss1/fc", "loss1/conv"];
     assert_eq!(after, heads.map(|layer| format!("{layer}/relu_grad")));
     let at = values(&net, 3);
-    let moved = |pass: &incept::graph::Rewritten, at: &BTreeMap<TensorId, Array<f64>>| {
-        at.iter().filter_map(|(id, v)| Some((pass.get(*id)?, v.clone()))).collect::<BTreeMap<_, _>>()
-    };
-    let at = moved(&fused, &at);
     let gradients = |graph: &Graph, at: &BTreeMap<TensorId, Array<f64>>| {
         let interpreter = interpret(graph, at);
         let gradients = graph.tensors().filter_map(|(id, t)| match t.role {
-            Role::Gradient(of) => {
-                Some((graph.tensor_ref(of).name.clone(), interpreter.get(id)?.data.clone()))
-            }
+            Role::Gradient(of) => Some((graph.tensor(of).name.clone(), interpreter.get(id)?.data.clone())),
             _ => None,
         });
         gradients.collect::<BTreeMap<_, _>>()
     };
-    let expected = gradients(&fused.graph, &at);
+    let expected = gradients(&fused, &moved(&graph, &at, &fused));
     assert!(expected.len() > 100);
-    assert_eq!(gradients(&joined.graph, &moved(&joined, &at)), expected);
+    assert_eq!(gradients(&joined, &moved(&graph, &at, &joined)), expected);
+}
+
+/// Passes renumber tensors: each output is found by its name in what every one of them makes, with
+/// the value that it had.
+#[test]
+fn named_outputs_survive_every_pass() {
+    for variant in [Variant::Paper, Variant::Torchvision] {
+        let net = small(variant).dropout(0.0, 0.0).build(2).expect("the network can be built");
+        let at = values(&net, 3);
+        let outputs = |graph: &Graph| {
+            let interpreter = interpret(graph, &moved(&net.graph, &at, graph));
+            let value = |id| interpreter.get(id).expect("was computed").data.clone();
+            graph.outputs().map(|(name, id)| (name.to_string(), value(id))).collect::<BTreeMap<_, _>>()
+        };
+        let expected = outputs(&net.graph);
+        assert_eq!(expected.len(), 16, "the loss, and five of each head");
+        let fused = net.graph.fuse().expect("can be fused");
+        assert!(fused.len() < net.graph.len());
+        assert_eq!(outputs(&fused), expected);
+        let mut graph = fused.clone();
+        graph.differentiate(fused.output(Output::Loss).expect("stays")).expect("has gradients");
+        let joined = graph.join_masks().expect("can be joined");
+        assert!(joined.len() < graph.len());
+        assert_eq!(outputs(&joined), expected);
+        let again = joined.recompute(fused.len(), 5).expect("can be recomputed");
+        assert!(again.len() > joined.len());
+        assert_eq!(outputs(&again), expected);
+
+        // What is pruned has no outputs but those that were asked for.
+        let logits = Output::Logits("main");
+        let pruned = net.graph.prune(&[logits]).expect("can be pruned");
+        let evaluation = net.graph.evaluation().expect("can be evaluated");
+        let names = |graph: &Graph| graph.outputs().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(&pruned), ["main/logits"]);
+        let [before, after] = [&net.graph, &pruned].map(|g| g.output(logits).expect("stays"));
+        assert_eq!(net.graph.tensor(before).name, pruned.tensor(after).name);
+        let stored = net.graph.stored_as(Element::F16).expect("can be stored so");
+        for graph in [&evaluation, &evaluation.fold().expect("can be folded"), &stored] {
+            assert!(names(graph).iter().eq(expected.keys()));
+        }
+        assert_eq!(stored.tensor(stored.output(logits).expect("stays")).spec.element, Element::F16);
+        let tap = net.graph.output(Output::Tap("aux1")).expect("is an output");
+        let cut = net.graph.cut(&[tap], &[Output::Tap("aux2")]).expect("can be cut");
+        let input = cut.find(&net.graph.tensor(tap).name).expect("is an input now");
+        assert_eq!((cut.tensor(input).role.clone(), names(&cut)), (Role::Input, vec!["aux2/tap".into()]));
+    }
+}
+
+/// An output that a pass has no place for is an error that names it, as is one that there is not.
+#[test]
+fn lost_outputs_are_errors() {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Spec::f32([1, 2, 8, 8]));
+    let pooled = graph.add_node("pool", std::sync::Arc::new(MaxPool::new(2, 2, 0)), &[x]).expect("fits");
+    graph.set_output("pooled", pooled[0]);
+    let of = |error: Error| match error {
+        Error::Tensor { tensor, .. } => tensor,
+        other => panic!("{other}"),
+    };
+    assert_eq!(of(graph.output("indices").expect_err("there is none")), "indices");
+    assert_eq!(of(graph.prune(&["indices"]).expect_err("there is none")), "indices");
+    assert!(graph.evaluation().is_ok());
+    graph.set_output("indices", pooled[1]);
+    assert_eq!(graph.output("indices").expect("was set"), pooled[1]);
+    assert_eq!(of(graph.evaluation().expect_err("only gradients need them")), "indices");
 }
 
 /// Hand-made graphs with what is hard for a planner: a value that is rewritten in place and read
@@ -500,7 +562,7 @@ fn plans_keep_values_that_are_still_needed() {
             let got =
                 gpu.block_on(session.read(plan.tensor(*output).expect("planned"))).expect("can be read");
             let want = twin.get(*output).expect("was computed").cast::<f32>().data;
-            let name = &graph.tensor_ref(*output).name;
+            let name = &graph.tensor(*output).name;
             assert!(relative_error(&got, &want) < 1e-6, "{name} with {} outputs kept", kept.len());
         }
     }
@@ -533,8 +595,7 @@ fn a_plan_can_run_in_segments() {
     session.submit(&Step::default()).expect("a run");
     assert_ne!(whole, gpu.block_on(session.read(logits)).expect("can be read"));
     session.write(input, &batch(2, 1).images).expect("fits");
-    let tapped =
-        plan.graph.tensor_ref(plan.tensor(middle).expect("planned")).producer.expect("a node makes it");
+    let tapped = plan.graph.tensor(plan.tensor(middle).expect("planned")).producer.expect("a node makes it");
     session.submit_nodes(&Step::default(), 0..tapped.index() + 1, false).expect("the first segment");
     let values = gpu.block_on(session.read(plan.tensor(middle).expect("planned"))).expect("can be read");
     assert!(values.iter().any(|v| *v != 0.0));
@@ -794,8 +855,8 @@ fn the_loss_is_the_weighted_sum_of_its_parts() {
     let logits = graph.input("logits", Spec::f32([2, 3]));
     let labels = graph.input("labels", Spec::u32([2]));
     let op = || std::sync::Arc::new(SoftmaxCrossEntropy { smoothing: 0.0 });
-    let a = graph.node("a", op(), &[logits, labels]).expect("fits")[0];
-    let b = graph.node("b", op(), &[logits, labels]).expect("fits")[0];
+    let a = graph.add_node("a", op(), &[logits, labels]).expect("fits")[0];
+    let b = graph.add_node("b", op(), &[logits, labels]).expect("fits")[0];
     let total = graph.add("total", WeightedSum { weights: vec![1.0, 0.3] }, &[a, b]).expect("fits");
     let mut interpreter = Interpreter::<f64>::new(&graph);
     interpreter.set(logits, Array::<f32>::new(&[2, 3], noise(6, 1)).cast());

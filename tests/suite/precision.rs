@@ -67,7 +67,7 @@ fn steps(gpu: &Gpu, trainer: &mut Trainer, range: std::ops::Range<u64>) -> Vec<S
 fn activations_are_f16_and_the_rest_is_f32() {
     let network = small(Variant::Torchvision);
     let training = TrainingGraph::new(&network, &f16(1024.0, 100), 4).expect("can be built");
-    let element = |t: TensorId| training.graph.tensor_ref(t).spec.element;
+    let element = |t: TensorId| training.graph.tensor(t).spec.element;
     assert_eq!(element(training.input), Element::F16);
     assert!(training.metrics.iter().all(|t| element(*t) == Element::F32));
     for (_, tensor) in training.graph.tensors() {

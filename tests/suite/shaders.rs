@@ -97,7 +97,7 @@ fn kernels_of(graph: &Graph, profile: &Profile) -> Vec<Kernel> {
     for (_, node) in plan.graph.nodes() {
         let operand = |id: &incept::graph::TensorId| {
             let (_, view) = plan.place(*id);
-            let spec = plan.graph.tensor_ref(*id).spec.clone();
+            let spec = plan.graph.tensor(*id).spec.clone();
             Operand { spec, offset: view.offset, batch_stride: view.batch_stride }
         };
         let inputs: Vec<Operand> = node.inputs.iter().map(operand).collect();

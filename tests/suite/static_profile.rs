@@ -93,14 +93,14 @@ fn heavy_convolutions_load_vectors_where_channels_allow() {
     let (mut failures, mut checked) = (Vec::new(), BTreeMap::<String, usize>::new());
     for (network, plan) in discrete_training() {
         for (planned, cost) in plan.nodes.iter().zip(plan.costs()) {
-            let node = plan.graph.node_ref(planned.node);
+            let node = plan.graph.node(planned.node);
             let Some(main) = cost.main().filter(|_| cost.operation.starts_with("conv") && cost.share > 0.01)
             else {
                 continue;
             };
             let kernel = planned.implementation.kernels.iter().find(|k| k.entry == main.kernel);
             let kernel = kernel.expect("it is one of its kernels");
-            let dims = |i: usize| plan.graph.tensor_ref(node.inputs[i]).spec.dims().to_vec();
+            let dims = |i: usize| plan.graph.tensor(node.inputs[i]).spec.dims().to_vec();
             let in_fours = |dims: &[usize]| dims[2..].iter().product::<usize>().is_multiple_of(4);
             let (first, second) = (dims(0), dims(1));
             // What must come in fours: the weights, laid out in a panel; of weight gradients dy;
@@ -166,12 +166,7 @@ fn large_batches_fit_the_grid() {
             let kernels = &planned.implementation.kernels;
             let groups: Vec<[u32; 3]> = kernels.iter().map(|k| k.groups).collect();
             let fit = groups.iter().flatten().all(|n| *n <= MOST_GROUPS);
-            assert!(
-                fit,
-                "{} ({}): {groups:?}",
-                graph.node_ref(planned.node).name,
-                planned.implementation.name
-            );
+            assert!(fit, "{} ({}): {groups:?}", graph.node(planned.node).name, planned.implementation.name);
         }
     }
 }
@@ -230,10 +225,10 @@ fn choices() -> BTreeMap<&'static str, [BTreeSet<&'static str>; 3]> {
         for (column, profile) in [(0, discrete), (1, integrated), (2, software), (2, subgroups)] {
             let plan = plan_for(graph, &profile);
             for planned in &plan.nodes {
-                let node = plan.graph.node_ref(planned.node);
+                let node = plan.graph.node(planned.node);
                 let operand = |id: &incept::graph::TensorId| {
                     let (_, view) = plan.place(*id);
-                    let spec = plan.graph.tensor_ref(*id).spec.clone();
+                    let spec = plan.graph.tensor(*id).spec.clone();
                     Operand { spec, offset: view.offset, batch_stride: view.batch_stride }
                 };
                 let inputs: Vec<Operand> = node.inputs.iter().map(operand).collect();
@@ -547,7 +542,7 @@ fn gpu_plans() -> Vec<(String, Profile, Plan)> {
 fn products(plan: &Plan, bake: bool) -> BTreeMap<String, Kernel> {
     let mut kernels = BTreeMap::new();
     for planned in &plan.nodes {
-        let name = plan.graph.node_ref(planned.node).op.name();
+        let name = plan.graph.node(planned.node).op.name();
         if name.starts_with("conv") || name.starts_with("linear") {
             for kernel in &planned.implementation.kernels {
                 kernels.insert(pipeline_text(kernel, bake), kernel.clone());

@@ -180,7 +180,7 @@ fn a_default_that_is_wrong_gives_way() {
 fn force(gpu: &Gpu, plan: &Plan, name: impl Fn(&[Implementation]) -> &'static str) -> Choices {
     let mut choices = Choices::default();
     for planned in &plan.nodes {
-        let node = plan.graph.node_ref(planned.node);
+        let node = plan.graph.node(planned.node);
         let operands = |list: &[TensorId]| list.iter().map(|t| plan.operand(*t)).collect::<Vec<_>>();
         let (inputs, outputs) = (operands(&node.inputs), operands(&node.outputs));
         let operands = Operands { layer: &node.name, inputs: &inputs, outputs: &outputs };

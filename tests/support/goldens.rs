@@ -99,7 +99,7 @@ impl Golden {
         let mut after = Tensors::new();
         for (id, tensor) in self.graph.tensors() {
             let Role::Gradient(parameter) = tensor.role else { continue };
-            let name = &self.graph.tensor_ref(parameter).name;
+            let name = &self.graph.tensor(parameter).name;
             let (gradient, parameter) = (get(id), &self.parameters[name]);
             let decay = if parameter.dims.len() > 1 { DECAY } else { 0.0 };
             let moved = parameter.data.iter().zip(&gradient.data);

@@ -108,7 +108,7 @@ impl Single {
         let inputs = [("first", first), ("second", second)].map(|(name, spec)| graph.input(name, spec));
         let mut output = inputs[0];
         for i in 0..repeats.max(1) {
-            output = graph.node(format!("{direction}/{i}"), Arc::clone(&op), &inputs)?[0];
+            output = graph.add_node(format!("{direction}/{i}"), Arc::clone(&op), &inputs)?[0];
         }
         let (session, inputs, output) = prepare(gpu, &graph, &inputs, output)?;
         for (tensor, values) in inputs.iter().zip(layer.values(direction, batch)) {

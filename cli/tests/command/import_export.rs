@@ -14,7 +14,7 @@ use incept::formats::{Content, Foreign, read_tensors};
 use incept::graph::Role;
 use incept::infer::{Classifier, EarlyExit};
 use incept::kernel::Step;
-use incept::model::{GoogLeNet, Variant};
+use incept::model::{GoogLeNet, Output, Variant};
 use incept::reference::{Array, Interpreter};
 use incept::tensor::{Element, HostTensor};
 use proptest::prelude::*;
@@ -386,11 +386,11 @@ fn pattern(batch: usize, size: usize, scale: f32) -> HostTensor {
 /// The logits of every head, by the CPU twins.
 fn all_logits(checkpoint: &Checkpoint, input: &HostTensor) -> Vec<Vec<f32>> {
     let net = checkpoint.metadata.network.build(input.dims[0]).expect("can be built");
+    let heads: Vec<_> = net.heads.iter().map(|head| Output::Logits(head.name)).collect();
     let evaluation = net.graph.evaluation().expect("can be evaluated");
-    let heads: Vec<_> = net.heads.iter().filter_map(|head| evaluation.get(head.logits)).collect();
-    let pruned = evaluation.graph.prune(&heads).expect("can be pruned");
-    let mut interpreter = Interpreter::<f64>::new(&pruned.graph);
-    for (id, tensor) in pruned.graph.tensors() {
+    let pruned = evaluation.prune(&heads).expect("can be pruned");
+    let mut interpreter = Interpreter::<f64>::new(&pruned);
+    for (id, tensor) in pruned.tensors() {
         let state = &checkpoint.state;
         let values = match tensor.role {
             Role::Input => input,
@@ -401,8 +401,8 @@ fn all_logits(checkpoint: &Checkpoint, input: &HostTensor) -> Vec<Vec<f32>> {
         interpreter.set(id, Array::<f32>::new(&values.dims, values.data.clone()).cast());
     }
     interpreter.run(&Step::default()).expect("runs");
-    let value = |t| interpreter.get(t).expect("was computed").data.iter().map(|v| *v as f32).collect();
-    pruned.all(&heads).into_iter().map(value).collect()
+    let logits = heads.iter().map(|head| interpreter.get(pruned.output(head).expect("was kept")));
+    logits.map(|value| value.expect("was computed").data.iter().map(|v| *v as f32).collect()).collect()
 }
 
 /// The logits of every head on the device, the main one first.

@@ -115,7 +115,7 @@ pub fn write(
 ) -> Result<Vec<u8>> {
     let name = |id: TensorId| match outputs.iter().find(|(output, _)| *output == id) {
         Some((_, name)) => (*name).to_string(),
-        None => graph.tensor_ref(id).name.clone(),
+        None => graph.tensor(id).name.clone(),
     };
     let mut nodes = Vec::new();
     let mut tensors = BTreeMap::new();
@@ -159,7 +159,7 @@ pub fn write(
     if options.fold_batch_norm {
         nodes = fold(nodes, &mut tensors);
     }
-    let output = |(id, name): &(TensorId, &str)| value_info(name, graph.tensor_ref(*id).spec.dims());
+    let output = |(id, name): &(TensorId, &str)| value_info(name, graph.tensor(*id).spec.dims());
     let model = proto::Model {
         ir_version: IR_VERSION,
         opset_import: vec![proto::OperatorSet { domain: String::new(), version: OPSET }],

@@ -6,7 +6,7 @@ use super::{Golden, Outcome, RATE};
 use crate::error::{Error, Result};
 use crate::graph::{Alias, Graph, Role, TensorId};
 use crate::kernel::Step;
-use crate::model::Network;
+use crate::model::{Network, Output};
 use crate::ops::Sgd;
 use crate::optim::Optimizer;
 use crate::plan::Layout;
@@ -29,14 +29,14 @@ pub(super) fn on_reference<T: Real>(golden: &Golden) -> Result<Outcome> {
         let mut interpreter = interpreter(&graph, &net, golden, &values)?;
         interpreter.run(&Step::default())?;
         let get = |id: TensorId| {
-            let name = || graph.tensor_ref(id).name.clone();
+            let name = || graph.tensor(id).name.clone();
             interpreter.get(id).ok_or_else(|| Error::tensor(name(), "has no value on the CPU"))
         };
         outcome.totals.push(get(net.loss)?.data[0].to_f64() as f32);
         let mut gradients = BTreeMap::new();
         for (id, tensor) in graph.tensors() {
             if let Role::Gradient(parameter) = tensor.role {
-                gradients.insert(graph.tensor_ref(parameter).name.clone(), get(id)?.clone());
+                gradients.insert(graph.tensor(parameter).name.clone(), get(id)?.clone());
             }
         }
         if step == 0 {
@@ -53,17 +53,15 @@ pub(super) fn on_reference<T: Real>(golden: &Golden) -> Result<Outcome> {
         update(&layout, &mut values, &gradients, &mut momentum)?;
     }
     outcome.after = values.iter().map(|(name, a)| (name.clone(), a.cast::<f32>().data)).collect();
-    let evaluation = net.graph.evaluation()?;
-    let lost = || Error::tensor("logits", "were lost by a pass");
-    let at = |id: TensorId| evaluation.get(id).ok_or_else(lost);
-    let main = net.heads.first().map(|h| h.logits).ok_or_else(lost)?;
-    let pruned = evaluation.graph.prune(&[at(main)?])?;
-    let (input, main) = (pruned.get(at(net.input)?), pruned.get(at(main)?).ok_or_else(lost)?);
-    let mut interpreter = Interpreter::new(&pruned.graph);
-    give(&mut interpreter, &pruned.graph, &values)?;
-    interpreter.set(input.ok_or_else(lost)?, images(&net, golden));
+    let main = Output::Logits(net.main()?.name);
+    let pruned = net.graph.evaluation()?.prune(&[main])?;
+    let mut interpreter = Interpreter::new(&pruned);
+    give(&mut interpreter, &pruned, &values)?;
+    interpreter.set(pruned.find(Network::INPUT)?, images(&net, golden));
     interpreter.run(&Step::default())?;
-    outcome.evaluation = interpreter.get(main).ok_or_else(lost)?.cast::<f32>().data;
+    let logits = interpreter.get(pruned.output(main)?);
+    let logits = logits.ok_or_else(|| Error::tensor(main.to_string(), "has no value on the CPU"))?;
+    outcome.evaluation = logits.cast::<f32>().data;
     Ok(outcome)
 }
 
@@ -72,7 +70,7 @@ fn array<T: Real>(tensor: &HostTensor) -> Array<T> {
 }
 
 fn images<T: Real>(net: &Network, golden: &Golden) -> Array<T> {
-    let dims = net.graph.tensor_ref(net.input).spec.dims().to_vec();
+    let dims = net.graph.tensor(net.input).spec.dims().to_vec();
     Array::<f32> { dims, data: golden.batch.images.clone() }.cast()
 }
 
@@ -112,7 +110,7 @@ fn running_statistics<T: Real>(graph: &Graph, interpreter: &Interpreter<'_, T>) 
     for (_, node) in graph.nodes() {
         for alias in node.op.aliases(&graph.input_specs(node)) {
             let Alias::InPlace { output, input } = alias else { continue };
-            let tensor = graph.tensor_ref(node.inputs[input]);
+            let tensor = graph.tensor(node.inputs[input]);
             if let (Role::State(_), Some(value)) = (&tensor.role, interpreter.get(node.outputs[output])) {
                 values.insert(tensor.name.clone(), value.clone());
             }
