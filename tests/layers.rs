@@ -32,6 +32,17 @@ const LAYERS: &[&str] = &[
     "verify",
 ];
 
+/// The files of convolution; those of a row do not know each other.
+const CONVOLUTION: &[&[&str]] = &[
+    &["geometry"],
+    &["shared"],
+    &["blocking", "product"],
+    &["implicit"],
+    &["bias", "cooperative", "direct", "lanes", "tiled", "winograd"],
+    &["offers"],
+    &["operation"],
+];
+
 /// Names at the crate's root that are no modules.
 const ROOT: &[&str] = &["Error", "Result", "wgpu"];
 
@@ -51,15 +62,15 @@ fn code(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// The first names of all paths that begin with `crate::`, with those of groups.
-fn imports(code: &str) -> Vec<String> {
+/// The first names of all paths that begin with `root`, with those of groups.
+fn imports(code: &str, root: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
+    for (at, _) in code.match_indices(root) {
         // `$crate` of macros and names that end so are other words.
         if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
             continue;
         }
-        let rest = &code[at + "crate::".len()..];
+        let rest = &code[at + root.len()..];
         let Some(group) = rest.strip_prefix('{') else {
             found.push(word(rest));
             continue;
@@ -96,7 +107,19 @@ fn violations(module: &str, text: &str) -> Vec<String> {
             && !ROOT.contains(&name.as_str())
             && (own.is_none() || place(name) >= own || place(name).is_none())
     };
-    imports(&code(text)).into_iter().filter(wrong).collect()
+    imports(&code(text), "crate::").into_iter().filter(wrong).collect()
+}
+
+/// What a file of convolution imports from its own row, from one below, or around the folder.
+fn convolution_violations(file: &str, text: &str) -> Vec<String> {
+    let row = |name: &str| CONVOLUTION.iter().position(|row| row.contains(&name));
+    let own = row(file);
+    let wrong = |name: &String| own.is_none() || row(name).is_none_or(|row| Some(row) >= own);
+    let code = code(text);
+    let around = imports(&code, "conv::").into_iter().map(|name| format!("conv::{name}"));
+    // The glob of a module's own tests.
+    let beside = imports(&code, "super::").into_iter().filter(|name| !name.is_empty());
+    beside.filter(wrong).chain(around).collect()
 }
 
 #[test]
@@ -120,6 +143,40 @@ fn modules_import_only_what_stands_above_them() {
         );
     }
     assert!(wrong.is_empty(), "from below or from nowhere:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn convolutions_files_import_only_what_stands_above_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/conv");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for file in &files {
+        let name = file.file_stem().expect("a name").to_string_lossy();
+        if name == "mod" {
+            continue;
+        }
+        let text = std::fs::read_to_string(file).expect("UTF-8");
+        wrong.extend(
+            convolution_violations(&name, &text).iter().map(|import| format!("{name} imports {import}")),
+        );
+        seen += 1;
+    }
+    assert_eq!(seen, CONVOLUTION.concat().len(), "files that are not listed, or lists without a file");
+    assert!(wrong.is_empty(), "from below or from nowhere:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn an_import_among_families_is_found() {
+    let wrong = convolution_violations;
+    assert_eq!(wrong("tiled", "use super::lanes::product;"), ["lanes"]);
+    assert_eq!(wrong("geometry", "use super::{shared::kernel, operation::Conv};"), ["shared", "operation"]);
+    assert_eq!(wrong("implicit", "super::offers::product(a)"), ["offers"]);
+    assert_eq!(wrong("product", "use super::Conv;"), ["Conv"]);
+    assert_eq!(wrong("product", "use crate::ops::conv::Conv;"), ["conv::Conv"]);
+    assert_eq!(wrong("stray", "use super::geometry::Extents;"), ["geometry"]);
+    let fine = "use super::{geometry::{Extents, size}, shared::kernel}; mod tests { use super::*; }";
+    assert!(wrong("tiled", fine).is_empty());
 }
 
 #[test]

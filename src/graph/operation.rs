@@ -126,6 +126,19 @@ pub trait Operation: Any + Debug + Send + Sync {
     }
 }
 
+impl dyn Operation {
+    /// This as an operation of the type `T`, if it is one: how an operation knows others that it
+    /// can do in one kernel with itself.
+    pub fn downcast_ref<T: Operation>(&self) -> Option<&T> {
+        (self as &dyn Any).downcast_ref()
+    }
+
+    /// Whether this is an operation of the type `T`.
+    pub fn is<T: Operation>(&self) -> bool {
+        (self as &dyn Any).is::<T>()
+    }
+}
+
 /// The inputs as an array of the number that the operation takes.
 pub(crate) fn expect<'a, const N: usize>(inputs: &[&'a Spec]) -> Result<[&'a Spec; N], String> {
     inputs.try_into().map_err(|_| format!("expected {N} inputs, got {}", inputs.len()))

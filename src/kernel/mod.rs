@@ -453,6 +453,8 @@ pub struct Implementation {
     pub suits: &'static [AdapterClass],
     /// Workgroup memory that it needs, in bytes.
     pub workgroup_memory: u32,
+    /// Whether it multiplies on cooperative matrices, or emulates them with loops.
+    pub matrices: bool,
     /// That it may run without checks of bounds, and on what.
     proof: Option<Arc<proof::Proof>>,
 }
@@ -467,6 +469,7 @@ impl Implementation {
             scratch: Vec::new(),
             suits: AdapterClass::ALL,
             workgroup_memory: 0,
+            matrices: false,
             proof: None,
         }
     }
@@ -489,6 +492,13 @@ impl Implementation {
     #[must_use]
     pub fn workgroup_memory(mut self, bytes: usize) -> Self {
         self.workgroup_memory = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self
+    }
+
+    /// Says that it multiplies on cooperative matrices, or emulates them.
+    #[must_use]
+    pub fn on_matrices(mut self) -> Self {
+        self.matrices = true;
         self
     }
 

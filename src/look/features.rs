@@ -7,6 +7,7 @@ use crate::gpu::{Gpu, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
 use crate::model::{BLOCKS, GoogLeNet, Network, part_of};
+use crate::ops::{BatchNorm, Conv};
 use crate::optim::TrainingState;
 use crate::plan::{Plan, PlanOptions};
 use crate::train::upload;
@@ -51,7 +52,7 @@ fn maps(graph: &Graph) -> impl Iterator<Item = (&str, TensorId)> {
     let made =
         graph.nodes().filter_map(move |(_, n)| n.outputs.first().copied().filter(spatial).map(|t| (n, t)));
     // A convolution and its batch norm are seen after the ReLU, under the layer's own name.
-    made.filter(|(n, _)| !matches!(n.op.name(), "conv" | "batch_norm"))
+    made.filter(|(n, _)| !n.op.is::<Conv>() && !n.op.is::<BatchNorm>())
         .map(|(n, t)| (n.name.strip_suffix("/relu").unwrap_or(&n.name), t))
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Network;
-use crate::graph::Role;
+use crate::graph::{Inference, Role};
 use crate::tensor::Shape;
 
 /// One layer.
@@ -61,7 +61,7 @@ pub fn summary(network: &Network) -> Summary {
             output: output.dims().to_vec(),
             parameters: parameters.map(|t| t.spec.shape.volume()).sum(),
             macs: node.op.macs(&graph.input_specs(node), &graph.output_specs(node)),
-            training_only: !kept || node.op.name() == "dropout",
+            training_only: !kept || matches!(node.op.for_inference(), Inference::Identity),
         });
     }
     layers.reverse();

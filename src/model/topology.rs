@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{Network, part_of, summary};
-use crate::graph::TensorId;
+use crate::graph::{Operation, TensorId};
+use crate::ops::{BatchNorm, Dropout, Relu};
 
 /// One box: a layer, together with the ReLU, batch norm or dropout behind it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,8 +47,10 @@ pub struct Topology {
     pub edges: Vec<TopologyEdge>,
 }
 
-/// Operations that share the box of the layer that they follow.
-const JOINED: [&str; 3] = ["relu", "batch_norm", "dropout"];
+/// Whether an operation shares the box of the layer that it follows.
+fn joins(op: &dyn Operation) -> bool {
+    op.is::<Relu>() || op.is::<BatchNorm>() || op.is::<Dropout>()
+}
 
 impl Topology {
     /// The boxes and arrows of a network.
@@ -74,7 +77,7 @@ impl Topology {
             let before = sources.first().map(|t| (made_by[t], readers(*t)));
             let at = match before {
                 // A box that others read too ends there.
-                Some((at, 1)) if JOINED.contains(&layer.operation) && sources.len() == 1 => {
+                Some((at, 1)) if joins(node.op.as_ref()) && sources.len() == 1 => {
                     nodes[at].numbers.push(number);
                     nodes[at].operations.push(layer.operation);
                     nodes[at].parameters += layer.parameters;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{activation, expect, is_relu, parameters};
+use super::{Relu, activation, expect, parameters};
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Inference, Operation};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
@@ -192,7 +192,7 @@ impl Operation for BatchNorm {
 
     fn fuse(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
         let fused = || -> Arc<dyn Operation> { Arc::new(Self { relu: true, ..self.clone() }) };
-        (is_relu(next) && !self.relu).then(fused)
+        (next.is::<Relu>() && !self.relu).then(fused)
     }
 
     fn for_inference(&self) -> Inference {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{ReluGrad, activation, expect, is_relu, parameters};
+use super::{Relu, ReluGrad, activation, expect, parameters};
 use crate::error::Result;
 use crate::graph::{Backward, Operation};
 use crate::kernel::{
@@ -70,7 +70,7 @@ impl Operation for Linear {
 
     fn fuse(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
         let fused = || -> Arc<dyn Operation> { Arc::new(Self { relu: true }) };
-        (is_relu(next) && !self.relu).then(fused)
+        (next.is::<Relu>() && !self.relu).then(fused)
     }
 
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {

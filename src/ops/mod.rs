@@ -37,7 +37,6 @@ pub use loss_scale::LossScale;
 pub use lrn::{Lrn, LrnGrad};
 pub use max_pool::{MaxPool, MaxPoolGrad};
 pub(crate) use relu::Mask;
-use relu::is_relu;
 pub use relu::{Relu, ReluGrad};
 pub use sgd::Sgd;
 pub use softmax_cross_entropy::{Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad};

@@ -1,7 +1,5 @@
 //! ReLU: y = max(x, 0).
 
-use std::any::Any;
-
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Kernel, Operand, Operands, Profile, Slot};
@@ -124,11 +122,4 @@ impl Operation for ReluGrad {
 
 fn extent(x: &Operand) -> [(&'static str, usize); 4] {
     [("count", x.volume()), ("item", x.spec.shape.item()), ("offset", x.offset), ("stride", x.batch_stride)]
-}
-
-/// Whether an operation is a ReLU: what convolutions, linear layers and batch norms apply to their
-/// own results.
-pub(super) fn is_relu(op: &dyn Operation) -> bool {
-    let any: &dyn Any = op;
-    any.is::<Relu>()
 }

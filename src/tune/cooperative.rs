@@ -75,7 +75,7 @@ pub(super) async fn self_test(gpu: &Gpu, candidate: &Cooperative) -> Result<()> 
             let trial = Trial::new(case.op.as_ref(), &case.specs, 0)?.on(*candidate);
             let operands = Operands { layer: "self-test", inputs: trial.inputs(), outputs: trial.outputs() };
             let list = offers(case.op.as_ref(), &operands, &profile);
-            let fits = |i: &&Implementation| i.name.starts_with("cooperative") && i.fits(&profile);
+            let fits = |i: &&Implementation| i.matrices && i.fits(&profile);
             let mut fitting = list.iter().filter(fits).peekable();
             if fitting.peek().is_none() {
                 let reason = "has no kernel on matrices that fits this device".to_string();

@@ -1,7 +1,5 @@
 //! What the operations of inference are in ONNX's operators: a table by operation.
 
-use std::any::Any;
-
 use super::{OnnxAttribute, OnnxExport, int, ints};
 use crate::graph::Operation;
 use crate::ops::{AdaptiveAvgPool, AvgPool, BatchNorm, Concat, Conv, Linear, Lrn, MaxPool, Relu};
@@ -20,10 +18,9 @@ trait ToOnnx {
 /// # Errors
 /// The reason, if ONNX has no counterpart.
 pub(super) fn export(op: &dyn Operation, export: &mut OnnxExport<'_>) -> Result<(), String> {
-    let any: &dyn Any = op;
     macro_rules! table {
         ($($operation:ty),*) => {
-            $(if let Some(op) = any.downcast_ref::<$operation>() {
+            $(if let Some(op) = op.downcast_ref::<$operation>() {
                 return op.onnx(export);
             })*
         };

@@ -1,11 +1,11 @@
 //! Convolution on cooperative matrices: tiles of three shapes for all directions, where the device
 //! has such matrices for the type that activations are stored as.
 
-use super::Extents;
 use super::blocking::{Blocking, Split};
-use super::implicit::{self, Tile, accessed, sort};
-use super::kernels::{bytes, finish_parts, kernel, size, traffic};
+use super::geometry::{Extents, bytes, size};
+use super::implicit::{self, Tile, sort};
 use super::product::Product;
+use super::shared::{accessed, finish_parts, kernel, traffic};
 use crate::kernel::{
     AdapterClass, Cooperative, Implementation, Kernel, Operand, Operands, Profile, Slot, Traffic,
 };
@@ -15,8 +15,6 @@ const SOURCE: &str = concat!(
     include_str!("../../../shaders/conv_implicit.wgsl"),
     include_str!("../../../shaders/conv_cooperative.wgsl")
 );
-/// `sum_parts` is that of the other families.
-const SHARED: &str = include_str!("../../../shaders/conv.wgsl");
 
 /// Columns of all tiles.
 const COLUMNS: usize = 128;
@@ -129,7 +127,7 @@ impl Tile for Matrices {
     fn finish(&self, kernels: Vec<Kernel>, words: usize) -> Implementation {
         let memory = 2 * words * self.element.size() + 4 * self.subgroups * self.size.pow(2);
         let suits = if self.emulated { AdapterClass::NONE } else { AdapterClass::GPU };
-        Implementation::new(self.name, kernels).suits(suits).workgroup_memory(memory)
+        Implementation::new(self.name, kernels).suits(suits).workgroup_memory(memory).on_matrices()
     }
 }
 
@@ -192,7 +190,7 @@ fn weight_gradient_with(
         .traffic(tile.traffic([m, columns, pixels], [bytes(dy), bytes(x), 4], parts));
     let kernel = tile.apply(kernel).groups(rows, across, parts);
     let words = (tile.blocking.depth + 8) * (tile.blocking.m + tile.blocking.n);
-    finish_parts(operands, SHARED, tile.finish(vec![kernel], words), parts, m * columns)
+    finish_parts(operands, tile.finish(vec![kernel], words), parts, m * columns)
 }
 
 #[cfg(test)]

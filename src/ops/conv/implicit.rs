@@ -2,8 +2,9 @@
 //! `conv_implicit.wgsl`.
 
 use super::blocking::{Blocking, Split};
-use super::kernels::{bytes, size};
+use super::geometry::{bytes, size};
 use super::product::{Product, View};
+use super::shared::accessed;
 use crate::kernel::{Implementation, Kernel, MOST_GROUPS, Operands, Profile, Slot, Traffic};
 use crate::tensor::Element;
 
@@ -46,11 +47,6 @@ pub(super) trait Tile {
 pub(super) fn sort(tiles: &mut [impl Tile], [m, n, terms]: [usize; 3], profile: &Profile) {
     // Numbers above zero are ordered as their bits are.
     tiles.sort_by_cached_key(|tile| tile.blocking().cost(m, n, terms, profile).to_bits());
-}
-
-/// The type of a binding that is accessed in fours, or one by one.
-pub(super) fn accessed(vector: bool) -> &'static str {
-    if vector { "vec4<f32>" } else { "f32" }
 }
 
 /// The product with this tile: weights laid out, tiles multiplied, and a second pass if the sum is

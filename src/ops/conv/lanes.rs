@@ -1,13 +1,11 @@
 //! The family for drivers that run a subgroup as one vector of a CPU; see `conv_lanes.wgsl`.
 
-use super::Extents;
-use super::kernels::{bytes, finish_parts, kernel, size, split, traffic};
+use super::geometry::{Extents, bytes, size};
 use super::product::Product;
+use super::shared::{finish_parts, kernel, split, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
 
 const SOURCE: &str = include_str!("../../../shaders/conv_lanes.wgsl");
-/// `sum_parts` is that of the other families.
-const SHARED: &str = include_str!("../../../shaders/conv.wgsl");
 
 /// Lanes of a subgroup, and invocations of a workgroup.
 const LANES: usize = 8;
@@ -190,5 +188,5 @@ pub(super) fn weight_gradient(
             .traffic(moved)
             .groups(groups[0], groups[1], parts);
     let implementation = Implementation::new("lanes", vec![kernel]).suits(AdapterClass::SOFTWARE);
-    Some(finish_parts(operands, SHARED, implementation, parts, e.outputs * columns))
+    Some(finish_parts(operands, implementation, parts, e.outputs * columns))
 }

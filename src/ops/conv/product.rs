@@ -1,8 +1,7 @@
 //! Forward and input gradient as what they are to all families: one product of the weight and
 //! windows of an activation.
 
-use super::kernels::{bytes, size};
-use super::{Conv, ConvInputGrad, Extents};
+use super::geometry::{Extents, bytes, size};
 use crate::kernel::{Kernel, Operand, Operands, Slot, Traffic};
 use crate::ops::Mask;
 
@@ -16,13 +15,16 @@ pub(super) enum Epilogue {
 }
 
 impl Epilogue {
-    pub(super) fn forward(operands: &Operands<'_>, conv: &Conv) -> Self {
-        let others = if conv.norm.is_some() { 6 } else { 2 };
-        Self::Forward { bias: operands.inputs.len() > others, norm: conv.norm, relu: conv.relu }
+    /// That of a forward convolution: after input and weight its operands have maybe a bias, and
+    /// four vectors of the batch norm that there may be.
+    pub(super) fn forward(operands: &Operands<'_>, norm: Option<f32>, relu: bool) -> Self {
+        let others = if norm.is_some() { 6 } else { 2 };
+        Self::Forward { bias: operands.inputs.len() > others, norm, relu }
     }
 
-    pub(super) fn gradient(operands: &Operands<'_>, op: &ConvInputGrad) -> Self {
-        Self::Gradient { accumulate: op.accumulate, mask: Mask::of(operands, op.masked) }
+    /// That of an input gradient, whose mask is its last operand.
+    pub(super) fn gradient(operands: &Operands<'_>, accumulate: bool, masked: bool) -> Self {
+        Self::Gradient { accumulate, mask: Mask::of(operands, masked) }
     }
 
     /// Whether all that it loads of the result's shape can be loaded as vectors of four.

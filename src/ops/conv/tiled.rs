@@ -1,11 +1,11 @@
 //! The family for GPUs: tiles in workgroup memory, register blocking, sums cut into parts where
 //! there are too few tiles to fill the device; see `conv_tiled.wgsl`.
 
-use super::Extents;
 use super::blocking::{Blocking, Split};
-use super::implicit::{self, Tile, accessed, sort};
-use super::kernels::{bytes, finish_parts, kernel, size, traffic};
+use super::geometry::{Extents, bytes, size};
+use super::implicit::{self, Tile, sort};
 use super::product::Product;
+use super::shared::{accessed, finish_parts, kernel, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
 use crate::tensor::Element;
 
@@ -13,8 +13,6 @@ const SOURCE: &str = concat!(
     include_str!("../../../shaders/conv_implicit.wgsl"),
     include_str!("../../../shaders/conv_tiled.wgsl")
 );
-/// `sum_parts` is that of the other families.
-const SHARED: &str = include_str!("../../../shaders/conv.wgsl");
 
 /// A shape of tiles: `m` x `n` results of a workgroup, `depth` terms of the sum at a time, `each_m`
 /// x `each_n` results an invocation.
@@ -170,5 +168,5 @@ fn weight_gradient_with(
     let kernel = tile.apply(kernel).groups(rows, across, parts);
     // Rows of the tiles have one vector more than they need.
     let words = tile.depth * (tile.m + tile.n + 8);
-    finish_parts(operands, SHARED, tile.finish(vec![kernel], words), parts, m * columns)
+    finish_parts(operands, tile.finish(vec![kernel], words), parts, m * columns)
 }

@@ -2,18 +2,15 @@
 //! `conv_winograd.wgsl`. No default: where it wins, measuring finds it ([`tune`](crate::tune)),
 //! which checks its error first.
 
-use super::Extents;
-use super::kernels::{bytes, finish_parts, kernel, size, split};
+use super::geometry::{Extents, bytes, size};
 use super::product::{Product, View};
+use super::shared::{finish_parts, kernel, split};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
 
 const SOURCE: &str = concat!(
     include_str!("../../../shaders/conv_implicit.wgsl"),
     include_str!("../../../shaders/conv_winograd.wgsl")
 );
-
-/// `sum_parts` is that of the other families.
-const SHARED: &str = include_str!("../../../shaders/conv.wgsl");
 
 /// Rows and columns of the products of a workgroup.
 const BLOCK: usize = 32;
@@ -149,7 +146,7 @@ pub(super) fn weight_gradient(
             .groups(rows, columns, parts)
             .traffic(traffic);
         let first = implementation(name, vec![repeated(kernel, *depth)], *depth);
-        finish_parts(operands, SHARED, first, parts, count)
+        finish_parts(operands, first, parts, count)
     };
     DEPTHS.iter().map(with_depth).collect()
 }

@@ -1,21 +1,14 @@
-//! Convolution (cross-correlation, as Caffe and PyTorch have it) and its three gradients.
+//! The operations: attributes, shapes and gradients.
 
-mod blocking;
-mod cooperative;
-mod implicit;
-mod kernels;
-mod lanes;
-mod product;
-mod tiled;
-mod winograd;
-
-use std::any::Any;
 use std::sync::Arc;
 
-use super::{BatchNorm, MOST_EXTENT, ReluGrad, activation, gradient, is_relu, parameters};
+use super::geometry::{Extents, out_sizes};
+use super::product::{Epilogue, Product};
+use super::{bias, offers};
 use crate::error::Result;
 use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Operands, Profile};
+use crate::ops::{BatchNorm, Relu, ReluGrad, activation, expect, gradient, parameters};
 use crate::tensor::Spec;
 
 /// y = x * w + b. Inputs: x [batch, channels, height, width], weight [outputs, channels, kernel
@@ -72,50 +65,6 @@ impl Conv {
     pub fn new(stride: usize, padding: usize) -> Self {
         Self { stride: [stride; 2], padding: [padding; 2], relu: false, norm: None }
     }
-}
-
-/// The extents of one convolution.
-#[derive(Clone, Copy, Debug)]
-struct Extents {
-    batch: usize,
-    channels: usize,
-    size: [usize; 2],
-    outputs: usize,
-    out: [usize; 2],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 2],
-}
-
-impl Extents {
-    /// Multiply-adds of one direction.
-    fn macs(&self) -> u64 {
-        let pixels = self.batch * self.out[0] * self.out[1];
-        (pixels as u64).saturating_mul((self.outputs * self.depth()) as u64)
-    }
-
-    /// Terms of the sum for one output.
-    fn depth(&self) -> usize {
-        self.channels * self.kernel[0] * self.kernel[1]
-    }
-}
-
-/// Extent of the output, if the kernel fits.
-fn out_size(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usize> {
-    if kernel == 0 || stride == 0 || [kernel, stride, padding].iter().any(|extent| *extent > MOST_EXTENT) {
-        return None;
-    }
-    Some(size.checked_add(2 * padding)?.checked_sub(kernel)? / stride + 1)
-}
-
-fn out_sizes(
-    size: [usize; 2],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 2],
-) -> Option<[usize; 2]> {
-    let out = |i: usize| out_size(size[i], kernel[i], stride[i], padding[i]);
-    Some([out(0)?, out(1)?])
 }
 
 impl Conv {
@@ -188,11 +137,11 @@ impl Operation for Conv {
 
     fn fuse(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
         let fused = || -> Arc<dyn Operation> { Arc::new(Self { relu: true, ..self.clone() }) };
-        (is_relu(next) && !self.relu).then(fused)
+        (next.is::<Relu>() && !self.relu).then(fused)
     }
 
     fn fold(&self, next: &dyn Operation) -> Option<Arc<dyn Operation>> {
-        let norm = (next as &dyn Any).downcast_ref::<BatchNorm>()?;
+        let norm = next.downcast_ref::<BatchNorm>()?;
         let first = !self.relu && self.norm.is_none() && !norm.training;
         first.then(|| -> Arc<dyn Operation> {
             Arc::new(Self { relu: norm.relu, norm: Some(norm.epsilon), ..self.clone() })
@@ -203,7 +152,10 @@ impl Operation for Conv {
         let (x, weight) = (&operands.inputs[0], &operands.inputs[1]);
         // Shapes were checked when the node was added.
         let Ok(extents) = self.extents(&x.spec, &weight.spec) else { return Vec::new() };
-        kernels::forward(operands, &extents, self, profile)
+        let (source, result) = (x, &operands.outputs[0]);
+        let epilogue = Epilogue::forward(operands, self.norm, self.relu);
+        let product = Product { extents: &extents, source, result, transposed: false, epilogue };
+        offers::product(operands, &product, profile)
     }
 
     fn macs(&self, inputs: &[&Spec], _outputs: &[&Spec]) -> u64 {
@@ -259,7 +211,10 @@ impl Operation for ConvInputGrad {
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
         let (dy, weight) = (&operands.inputs[0], &operands.inputs[1]);
         let Ok(extents) = self.extents(&dy.spec, &weight.spec) else { return Vec::new() };
-        kernels::input_gradient(operands, &extents, self, profile)
+        let (source, result) = (dy, &operands.outputs[0]);
+        let epilogue = Epilogue::gradient(operands, self.accumulate, self.masked);
+        let product = Product { extents: &extents, source, result, transposed: true, epilogue };
+        offers::product(operands, &product, profile)
     }
 
     fn macs(&self, inputs: &[&Spec], _outputs: &[&Spec]) -> u64 {
@@ -290,7 +245,7 @@ impl Operation for ConvWeightGrad {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let [x, dy] = super::expect(inputs)?;
+        let [x, dy] = expect(inputs)?;
         let e = self.extents(x, dy)?;
         Ok(vec![Spec::f32([e.outputs, e.channels, e.kernel[0], e.kernel[1]])])
     }
@@ -298,7 +253,7 @@ impl Operation for ConvWeightGrad {
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
         let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
         let Ok(extents) = self.extents(&x.spec, &dy.spec) else { return Vec::new() };
-        kernels::weight_gradient(operands, &extents, profile)
+        offers::weight_gradient(operands, &extents, profile)
     }
 
     fn macs(&self, inputs: &[&Spec], _outputs: &[&Spec]) -> u64 {
@@ -312,12 +267,12 @@ impl Operation for ConvBiasGrad {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
-        let [dy] = super::expect(inputs)?;
+        let [dy] = expect(inputs)?;
         let [_, outputs, ..] = dy.shape.nchw()?;
         Ok(vec![Spec::f32([outputs])])
     }
 
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
-        kernels::bias_gradient(operands, profile)
+        bias::gradient(operands, profile)
     }
 }
