@@ -12,19 +12,15 @@ fn correction(log_beta: f32, t: f32) -> f32 {
 //# adamw
 @compute @workgroup_size(WORKGROUP_X)
 fn adamw(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
+#include "guard.wgsl"
+#include "gradient_scale.wgsl"
 #if GUARDED
-    // The gradients overflowed: this update is left out.
-    if guard[0] == 0.0 { return; }
-    let scale = guard[1];
     let t = f32(step.update + 1u) - guard[2];
 #else
-    let scale = step.loss_scale;
     let t = f32(step.update + 1u);
 #endif
     let multiplier = multipliers[i / 16u];

@@ -4,15 +4,12 @@
 //# average
 @compute @workgroup_size(WORKGROUP_X)
 fn average(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
+#include "guard.wgsl"
 #if GUARDED
-    // The gradients overflowed: this update is left out.
-    if guard[0] == 0.0 { return; }
     let t = f32(step.update) - guard[2];
 #else
     let t = f32(step.update);

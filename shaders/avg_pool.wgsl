@@ -17,9 +17,7 @@ fn window(o: u32, size: u32, out_size: u32) -> vec2<u32> {
 //# avg_pool
 @compute @workgroup_size(WORKGROUP_X)
 fn avg_pool(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
@@ -53,9 +51,7 @@ fn covering(i: u32, size: u32, out_size: u32) -> vec2<u32> {
 
 @compute @workgroup_size(WORKGROUP_X)
 fn avg_pool_grad(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
@@ -79,11 +75,5 @@ fn avg_pool_grad(
     }
     let inner = (c * HEIGHT + y) * WIDTH + x;
     let place = p.x_offset + n * p.x_stride + inner;
-#if ACCUMULATE
-    sum += f32(dx_data[place]);
-#endif
-#if MASK
-    sum = select(0.0, sum, f32(mask[p.mask_offset + n * p.mask_stride + inner]) > 0.0);
-#endif
-    dx_data[place] = dx_data_element(sum);
+#include "store_gradient.wgsl" sum = sum; place = place; inner = inner
 }

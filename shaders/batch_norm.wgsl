@@ -33,10 +33,7 @@ fn add_up(local: u32, share: f32) -> f32 {
     // The one before must have been read by all.
     workgroupBarrier();
     shares[local] = share;
-    for (var half = SHARERS / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local < half { shares[local] += shares[local + half]; }
-    }
+#include "tree.wgsl" size = SHARERS; join = +=
     workgroupBarrier();
     return shares[0];
 }
@@ -47,9 +44,7 @@ fn add_up(local: u32, share: f32) -> f32 {
 //# planes
 @compute @workgroup_size(WORKGROUP_X)
 fn planes(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
 #if ALONE
     let i = linear_index(group, groups, local);
@@ -90,9 +85,7 @@ fn planes(
 //# statistics
 @compute @workgroup_size(WORKGROUP_X)
 fn statistics(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     var mean = 0.0;
     var squares = 0.0;
@@ -155,9 +148,7 @@ fn share_of(group: vec3<u32>, groups: vec3<u32>, local: u32) -> Share {
 //# apply
 @compute @workgroup_size(WORKGROUP_X)
 fn apply(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let share = share_of(group, groups, local);
     if share.plane >= p.items * p.channels { return; }
@@ -209,9 +200,7 @@ fn upstream(d_first: u32, y_first: u32, k: u32) -> Value {
 //# grad_planes
 @compute @workgroup_size(WORKGROUP_X)
 fn grad_planes(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
 #if ALONE
     let i = linear_index(group, groups, local);
@@ -252,9 +241,7 @@ fn grad_planes(
 //# grad_parameters
 @compute @workgroup_size(WORKGROUP_X)
 fn grad_parameters(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     var sum = 0.0;
     var product = 0.0;
@@ -285,9 +272,7 @@ fn grad_parameters(
 //# grad_apply
 @compute @workgroup_size(WORKGROUP_X)
 fn grad_apply(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let share = share_of(group, groups, local);
     if share.plane >= p.items * p.channels { return; }

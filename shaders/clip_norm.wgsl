@@ -19,15 +19,8 @@ fn total(@builtin(local_invocation_index) local: u32) {
     var sum = 0.0;
     for (var i = local; i < p.sums; i += WORKGROUP) { sum += partial[i]; }
     shares[local] = sum;
-    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local < half { shares[local] += shares[local + half]; }
-    }
-#if GUARDED
-    let scale = guard[1];
-#else
-    let scale = step.loss_scale;
-#endif
+#include "tree.wgsl" size = WORKGROUP; join = +=
+#include "gradient_scale.wgsl"
     if local == 0u { norm[0] = sqrt(shares[0]) / scale; }
 }
 
@@ -36,9 +29,7 @@ fn total(@builtin(local_invocation_index) local: u32) {
 //# scale
 @compute @workgroup_size(WORKGROUP_X)
 fn scale(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }

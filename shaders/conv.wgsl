@@ -101,15 +101,7 @@ fn gradient_place(q: u32) -> u32 {
 //# forward_register
 fn store(o: u32, q: u32, place: u32, sum: f32) {
     var value = sum;
-#if BIAS
-    value += bias[o];
-#endif
-#if NORM
-    value = (value - mean[o]) * (inverseSqrt(variance[o] + p.epsilon) * scale[o]) + shift[o];
-#endif
-#if RELU
-    value = select(value, 0.0, value <= 0.0);
-#endif
+#include "epilogue.wgsl" value = value; row = o; zero = 0.0
     y_data[place + o * p.out_height * p.out_width] = y_data_element(value);
 }
 
@@ -143,24 +135,12 @@ fn forward_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
 #repeat j EACH_N
     let pixel{j} = input_pixel(min(first_q + {j}u * WORKGROUP, pixels - 1u));
 #end
-#repeat i EACH_M
-#repeat j EACH_N
-    var sum{i}_{j} = 0.0;
-#end
-#end
+#include "register_sums.wgsl"
     for (var c = 0u; c < p.channels; c++) {
         for (var kh = 0u; kh < KERNEL_H; kh++) {
             for (var kw = 0u; kw < KERNEL_W; kw++) {
                 let k = c * TAPS + kh * KERNEL_W + kw;
-#repeat j EACH_N
-                let b{j} = tap(pixel{j}, c, kh, kw);
-#end
-#repeat i EACH_M
-                let a{i} = weight[row{i} + k];
-#repeat j EACH_N
-                sum{i}_{j} += a{i} * b{j};
-#end
-#end
+#include "register_step.wgsl" left = weight[row{i} + k]; right = tap(pixel{j}, c, kh, kw)
             }
         }
     }
@@ -189,24 +169,12 @@ fn input_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(loc
 #repeat j EACH_N
     let pixel{j} = gradient_pixel(min(first_q + {j}u * WORKGROUP, pixels - 1u));
 #end
-#repeat i EACH_M
-#repeat j EACH_N
-    var sum{i}_{j} = 0.0;
-#end
-#end
+#include "register_sums.wgsl"
     for (var o = 0u; o < p.outputs; o++) {
         for (var kh = 0u; kh < KERNEL_H; kh++) {
             for (var kw = 0u; kw < KERNEL_W; kw++) {
                 let k = o * p.channels * TAPS + kh * KERNEL_W + kw;
-#repeat j EACH_N
-                let b{j} = tap(pixel{j}, o, kh, kw);
-#end
-#repeat i EACH_M
-                let a{i} = weight[row{i} + k];
-#repeat j EACH_N
-                sum{i}_{j} += a{i} * b{j};
-#end
-#end
+#include "register_step.wgsl" left = weight[row{i} + k]; right = tap(pixel{j}, o, kh, kw)
             }
         }
     }
@@ -243,23 +211,11 @@ fn weight_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
     let kh{j} = r{j} % TAPS / KERNEL_W;
     let kw{j} = r{j} % TAPS % KERNEL_W;
 #end
-#repeat i EACH_M
-#repeat j EACH_N
-    var sum{i}_{j} = 0.0;
-#end
-#end
+#include "register_sums.wgsl"
     for (var q = first_q; q < last_q; q++) {
         let pixel = input_pixel(q);
         let place = output_place(q);
-#repeat j EACH_N
-        let b{j} = tap(pixel, c{j}, kh{j}, kw{j});
-#end
-#repeat i EACH_M
-        let a{i} = f32(dy_data[place + row{i}]);
-#repeat j EACH_N
-        sum{i}_{j} += a{i} * b{j};
-#end
-#end
+#include "register_step.wgsl" left = f32(dy_data[place + row{i}]); right = tap(pixel, c{j}, kh{j}, kw{j})
     }
 #repeat i EACH_M
 #repeat j EACH_N
@@ -274,9 +230,7 @@ fn weight_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
 //# sum_parts
 @compute @workgroup_size(WORKGROUP_X)
 fn sum_parts(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
@@ -290,9 +244,7 @@ fn sum_parts(
 //# bias_planes
 @compute @workgroup_size(WORKGROUP_X)
 fn bias_planes(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.items * p.outputs { return; }
@@ -309,10 +261,7 @@ var<workgroup> shares: array<f32, WORKGROUP>;
 
 fn add_up(local: u32, share: f32) -> f32 {
     shares[local] = share;
-    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local < half { shares[local] += shares[local + half]; }
-    }
+#include "tree.wgsl" size = WORKGROUP; join = +=
     return shares[0];
 }
 
@@ -322,9 +271,7 @@ fn add_up(local: u32, share: f32) -> f32 {
 //# bias_parts_tiled
 @compute @workgroup_size(WORKGROUP_X)
 fn bias_parts_tiled(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_group(group, groups);
     let part = i / p.outputs;
@@ -351,9 +298,7 @@ fn bias_parts_tiled(
 //# sum_items
 @compute @workgroup_size(WORKGROUP_X)
 fn sum_items(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let o = linear_index(group, groups, local);
     if o >= p.outputs { return; }
@@ -366,9 +311,7 @@ fn sum_items(
 //# sum_items_tiled
 @compute @workgroup_size(WORKGROUP_X)
 fn sum_items_tiled(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let o = min(linear_group(group, groups), p.outputs - 1u);
     var sum = 0.0;

@@ -15,8 +15,10 @@
 // none, to test all the rest.
 //
 // Constants: the above; HALF (whether factors are f16, not f32), SIXTEEN (whether SIZE is 16, not
-// 8), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads for a pair of tiles), FOUR = 4; the
-// others as in conv_tiled.wgsl.
+// 8), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads for a pair of tiles); the others as
+// in conv_tiled.wgsl.
+
+#include "conv_implicit.wgsl"
 
 //# product_cooperative weight_gradient_cooperative
 // Tiles have the type that activations are stored as: there is nothing to gain in more, and nothing
@@ -112,7 +114,7 @@ fn load_left(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) ->
 fn store_left(i: u32, local: u32, tile: u32, value: vec4<Number>) {
     let at = local + i * WORKGROUP;
     let place = tile + at / (TILE_M / 4u) * LEFT_ROW + at % (TILE_M / 4u) * 4u;
-#repeat e FOUR
+#repeat e 4
     left_tile[place + {e}u] = value[{e}u];
 #end
 }
@@ -127,11 +129,11 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
     var value = vec4<Number>();
 #if TAP_OUTER
     let at = cursor.tap.at + select(0u, min(cursor.c + k * 4u, p.depth - 4u) * plane, cursor.tap.inside);
-#repeat e FOUR
+#repeat e 4
     value[{e}u] = select(Number(0.0), Number(source[at + {e}u * plane]), cursor.tap.inside);
 #end
 #else
-#repeat e FOUR
+#repeat e 4
     {
         let term = step * DEPTH + k * 4u + {e}u;
         let channel = min(term / TAPS, p.depth - 1u);
@@ -148,7 +150,7 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
 fn store_right(i: u32, local: u32, tile: u32, value: vec4<Number>) {
     let column = local % COLUMNS;
     let k = local / COLUMNS + i * (WORKGROUP / COLUMNS);
-#repeat e FOUR
+#repeat e 4
 #if VECTOR
     right_tile[tile + k * RIGHT_ROW + column * 4u + {e}u] = value[{e}u];
 #else
@@ -246,7 +248,7 @@ fn load_left(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) ->
     return select(vec4<Number>(), value, cursor.four_counts);
 #else
     var value = vec4<Number>();
-#repeat e FOUR
+#repeat e 4
     value[{e}u] = select(Number(0.0), Number(dy_data[cursor.dy_at + min(o + {e}u, p.outputs - 1u) * plane]), cursor.counts);
 #end
     return value;
@@ -255,7 +257,7 @@ fn load_left(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) ->
 
 fn store_left(i: u32, local: u32, tile: u32, value: vec4<Number>) {
     let m = load_line(i, local, VECTOR);
-#repeat e FOUR
+#repeat e 4
 #if VECTOR
     left_tile[tile + m * LEFT_ROW + local % (DEPTH / 4u) * 4u + {e}u] = value[{e}u];
 #else
@@ -280,11 +282,11 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
     let x = cursor.side + i32(t % KERNEL_W);
     let inside = u32(y) < p.height && u32(x) < p.width;
     let at = cursor.x_at + c * plane + select(0u, u32(y) * p.width + u32(x), inside);
-#repeat e FOUR
+#repeat e 4
     value[{e}u] = select(Number(0.0), Number(x_data[at + {e}u * plane]), inside);
 #end
 #else
-#repeat e FOUR
+#repeat e 4
     {
         let column = min(r + {e}u, columns - 1u);
         let c = column / TAPS;
@@ -303,7 +305,7 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
 
 fn store_right(i: u32, local: u32, tile: u32, value: vec4<Number>) {
     let n = load_line(i, local, VECTOR_X);
-#repeat e FOUR
+#repeat e 4
 #if VECTOR_X
     right_tile[tile + n * RIGHT_ROW + local % (DEPTH / 4u) * 4u + {e}u] = value[{e}u];
 #else
@@ -468,11 +470,7 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
 //# product_cooperative
 @compute @workgroup_size(WORKGROUP_X)
 fn product_cooperative(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-#if !EMULATED
-    @builtin(subgroup_id) subgroup: u32,
-#endif
+#include "subgroup_invocation.wgsl"
 ) {
 #if EMULATED
     let subgroup = local / LANES;
@@ -483,11 +481,7 @@ fn product_cooperative(
 //# weight_gradient_cooperative
 @compute @workgroup_size(WORKGROUP_X)
 fn weight_gradient_cooperative(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-#if !EMULATED
-    @builtin(subgroup_id) subgroup: u32,
-#endif
+#include "subgroup_invocation.wgsl"
 ) {
 #if EMULATED
     let subgroup = local / LANES;

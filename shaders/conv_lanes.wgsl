@@ -21,9 +21,7 @@
 //# pack_lanes
 @compute @workgroup_size(WORKGROUP_X)
 fn pack_lanes(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let f = group.x * WORKGROUP + local;
     let k = f / TILE_M;
@@ -34,14 +32,7 @@ fn pack_lanes(
         let c = step / KERNEL_H * STEP_C + k / KERNEL_W;
         let kh = step % KERNEL_H;
 #if TRANSPOSED
-#if DEAL
-        let channels = p.rows / (PHASES_H * PHASES_W);
-        let phase = row / channels;
-#else
-        let channels = p.rows;
-        let phase = 0u;
-#endif
-        // Taps that do not meet the phase come out negative, and so as large unsigned numbers.
+#include "phase.wgsl"
         let tap_y = FIRST_H + phase / PHASES_W - kh * PHASES_H;
         let tap_x = FIRST_W + phase % PHASES_W - kw * PHASES_W;
         let inside = k < STEP_C * KERNEL_W && c < p.depth && row < p.rows && tap_y < WEIGHT_H && tap_x < WEIGHT_W;
@@ -140,12 +131,7 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #end
 #endif
 #repeat k KERNEL_W
-                four[{s}u * KERNEL_W + {k}u] = vec4<f32>(
-                    seen[{k}u],
-                    seen[{k}u + STRIDE_W],
-                    seen[{k}u + 2u * STRIDE_W],
-                    seen[{k}u + 3u * STRIDE_W],
-                );
+#include "four_pixels.wgsl" line = {s}
 #end
             }
 #end
@@ -170,15 +156,7 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
         let o = group.y * TILE_M + {m}u;
         if o < p.rows {
             var value = sum{m};
-#if BIAS
-            value += bias[o];
-#endif
-#if NORM
-            value = (value - mean[o]) * (inverseSqrt(variance[o] + p.epsilon) * scale[o]) + shift[o];
-#endif
-#if RELU
-            value = select(value, vec4<f32>(0.0), value <= vec4<f32>(0.0));
-#endif
+#include "epilogue.wgsl" value = value; row = o; zero = vec4<f32>(0.0)
 #if VECTOR
             let inner = (o * p.out_height + y) * p.out_width + x;
             let at = result_item + inner;
@@ -329,18 +307,13 @@ fn weight_gradient_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #end
 #endif
 #repeat k KERNEL_W
-            four[{g}u * KERNEL_W + {k}u] = vec4<f32>(
-                seen[{k}u],
-                seen[{k}u + STRIDE_W],
-                seen[{k}u + 2u * STRIDE_W],
-                seen[{k}u + 3u * STRIDE_W],
-            );
+#include "four_pixels.wgsl" line = {g}
 #if PAD
             four[{g}u * KERNEL_W + {k}u] = select(vec4<f32>(0.0), four[{g}u * KERNEL_W + {k}u], inside{g});
 #endif
 #end
 #else
-#repeat j FOUR
+#repeat j 4
             {
                 let column = i32((x + {j}u) * STRIDE_W) + right{g};
                 let value = load(row{g} + u32(clamp(column, 0, i32(p.width) - 1)));
@@ -352,11 +325,11 @@ fn weight_gradient_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
             // All terms of a sum one after another: there are more sums than registers.
 #repeat m TILE_M
             {
-#repeat j FOUR
+#repeat j 4
                 let a{j} = subgroupBroadcast(dy[{m}u / WORKGROUP][{j}u], {m}u % WORKGROUP);
 #end
 #repeat b BLOCKS
-#repeat j FOUR
+#repeat j 4
                 sum[{m}u * BLOCKS + {b}u] += a{j} * four[{b}u][{j}u];
 #end
 #end

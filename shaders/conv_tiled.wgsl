@@ -15,9 +15,11 @@
 //
 // Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N,
 // VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads for a
-// pair of tiles), FOUR = 4; TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU,
-// ACCUMULATE, MASK; TRANSPOSED, DEAL, PHASES_H, PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as
-// in conv_lanes.wgsl.
+// pair of tiles); TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU, ACCUMULATE, MASK;
+// TRANSPOSED, DEAL, PHASES_H, PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as in
+// conv_lanes.wgsl.
+
+#include "conv_implicit.wgsl"
 
 //# product_tiled weight_gradient_tiled
 const DOWN = TILE_M / EACH_M;
@@ -65,14 +67,14 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
     // another channel.
     let load_v = local % RIGHT_ROW;
     let load_k = local / RIGHT_ROW;
-#repeat e FOUR
+#repeat e 4
     let window{e} = window_of(pixel_of(first_n, load_v, {e}u));
 #end
 #if TAP_OUTER
     let steps_of_tap = p.steps / TAPS;
     var t = first_step / steps_of_tap;
     var c = (first_step - t * steps_of_tap) * DEPTH;
-#repeat e FOUR
+#repeat e 4
     var tap{e} = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
 #end
 #endif
@@ -83,13 +85,7 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
 #repeat i RIGHT_LOADS
     var right{i} = vec4<f32>(0.0);
 #end
-#repeat h VECTORS_M
-#repeat r FOUR
-#repeat j VECTORS_N
-    var sum{h}_{r}_{j} = vec4<f32>(0.0);
-#end
-#end
-#end
+#include "tile_sums.wgsl"
     var left_at = 0u;
     var right_at = 0u;
     for (var step = first_step; step <= last_step; step++) {
@@ -109,7 +105,7 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
 #if VECTOR
                 right{i} = vec4<f32>(source[(tap0.at + channel) / 4u]);
 #else
-#repeat e FOUR
+#repeat e 4
                 right{i}[{e}u] = select(0.0, f32(source[tap{e}.at + channel]), tap{e}.inside);
 #end
 #endif
@@ -117,7 +113,7 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
                 let term = step * DEPTH + k;
                 let channel = min(term / TAPS, p.depth - 1u);
                 let t = term % TAPS;
-#repeat e FOUR
+#repeat e 4
                 {
                     let tap = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
                     right{i}[{e}u] = select(0.0, f32(source[tap.at + channel * plane]), tap.inside);
@@ -131,36 +127,14 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
             if c >= p.depth {
                 c = 0u;
                 t += 1u;
-#repeat e FOUR
+#repeat e 4
                 tap{e} = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
 #end
             }
 #endif
         }
         if step > first_step {
-            // Drivers leave a loop of this size as it is, and then each term waits for what it
-            // reads; of four, three do not.
-            for (var k = 0u; k < DEPTH; k += FOUR) {
-                let left_k = left_at + k * (TILE_M / 4u) + down;
-                let right_k = right_at + k * RIGHT_ROW + across;
-#repeat u FOUR
-                {
-#repeat h VECTORS_M
-                    let a{h} = left_tile[left_k + {u}u * (TILE_M / 4u) + {h}u * DOWN];
-#end
-#repeat j VECTORS_N
-                    let b{j} = right_tile[right_k + {u}u * RIGHT_ROW + {j}u * ACROSS];
-#end
-#repeat h VECTORS_M
-#repeat r FOUR
-#repeat j VECTORS_N
-                    sum{h}_{r}_{j} += a{h}[{r}u] * b{j};
-#end
-#end
-#end
-                }
-#end
-            }
+#include "tile_step.wgsl" left_row = (TILE_M / 4u)
         }
         left_at = LEFT_SIZE - left_at;
         right_at = RIGHT_SIZE - right_at;
@@ -186,7 +160,7 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
         let pixel = first_n + ({j}u * ACROSS + across) * 4u;
         if pixel < pixels {
 #repeat h VECTORS_M
-#repeat r FOUR
+#repeat r 4
             {
                 let row = group.x * TILE_M + ({h}u * DOWN + down) * 4u + {r}u;
                 if row < p.rows { finish(sum{h}_{r}_{j}, row, pixel, plane_out); }
@@ -198,12 +172,12 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
 #end
 #else
 #repeat j VECTORS_N
-#repeat e FOUR
+#repeat e 4
     {
         let pixel = pixel_of(first_n, {j}u * ACROSS + across, {e}u);
         if pixel < pixels {
 #repeat h VECTORS_M
-#repeat r FOUR
+#repeat r 4
             {
                 let row = group.x * TILE_M + ({h}u * DOWN + down) * 4u + {r}u;
                 if row < p.rows { put(sum{h}_{r}_{j}[{e}u], first_row + row, pixel); }
@@ -268,13 +242,13 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
     let block_k = local % (DEPTH / 4u) * 4u;
     let block_v = local / (DEPTH / 4u) % (TILE_M / 4u);
     let loads_block = local < LEFT_BLOCKS;
-#repeat e FOUR
+#repeat e 4
     let row{e} = min(first_m + block_v * 4u + {e}u, p.outputs - 1u) * plane;
     var block{e} = vec4<f32>(0.0);
 #end
 #else
 #repeat i LEFT_LOADS
-#repeat e FOUR
+#repeat e 4
     let row{i}_{e} = min(first_m + (load_v + {i}u * (WORKGROUP / DEPTH)) * 4u + {e}u, p.outputs - 1u) * plane;
 #end
     var left{i} = vec4<f32>(0.0);
@@ -285,19 +259,13 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
     let column{i} = column_of(first_n + (load_v + {i}u * (WORKGROUP / DEPTH)) * 4u);
     let tap{i} = u32(column{i}.kh) * p.width + u32(column{i}.kw);
 #else
-#repeat e FOUR
+#repeat e 4
     let column{i}_{e} = column_of(first_n + (load_v + {i}u * (WORKGROUP / DEPTH)) * 4u + {e}u);
 #end
 #endif
     var right{i} = vec4<f32>(0.0);
 #end
-#repeat h VECTORS_M
-#repeat r FOUR
-#repeat j VECTORS_N
-    var sum{h}_{r}_{j} = vec4<f32>(0.0);
-#end
-#end
-#end
+#include "tile_sums.wgsl"
     var left_at = 0u;
     var right_at = 0u;
     for (var start = first_q; start < last_q + DEPTH; start += DEPTH) {
@@ -323,13 +291,13 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
                 let block_q = min(start + block_k, last_q - 4u);
                 let block_n = block_q / plane;
                 let block_at = p.y_offset + block_n * p.y_stride + block_q - block_n * plane;
-#repeat e FOUR
+#repeat e 4
                 block{e} = select(vec4<f32>(0.0), vec4<f32>(dy_data[(block_at + row{e}) / 4u]), block_counts);
 #end
             }
 #else
 #repeat i LEFT_LOADS
-#repeat e FOUR
+#repeat e 4
             left{i}[{e}u] = select(0.0, f32(dy_data[dy_at + row{i}_{e}]), counts);
 #end
 #end
@@ -341,12 +309,12 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #if PAD
                 let inside = u32(top + column{i}.kh) < p.height && u32(side + column{i}.kw) < p.width;
                 let at = x_at + column{i}.at + select(0u, corner + tap{i}, inside);
-#repeat e FOUR
+#repeat e 4
                 right{i}[{e}u] = select(0.0, f32(x_data[at + {e}u * p.height * p.width]), inside);
 #end
 #else
                 let at = x_at + column{i}.at + corner + tap{i};
-#repeat e FOUR
+#repeat e 4
                 right{i}[{e}u] = f32(x_data[at + {e}u * p.height * p.width]);
 #end
 #endif
@@ -354,7 +322,7 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #end
 #else
 #repeat i RIGHT_LOADS
-#repeat e FOUR
+#repeat e 4
             {
                 let tap_y = top + column{i}_{e}.kh;
                 let tap_x = side + column{i}_{e}.kw;
@@ -371,36 +339,14 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #endif
         }
         if start > first_q {
-            // Drivers leave a loop of this size as it is, and then each term waits for what it
-            // reads; of four, three do not.
-            for (var k = 0u; k < DEPTH; k += FOUR) {
-                let left_k = left_at + k * LEFT_ROW + down;
-                let right_k = right_at + k * RIGHT_ROW + across;
-#repeat u FOUR
-                {
-#repeat h VECTORS_M
-                    let a{h} = left_tile[left_k + {u}u * LEFT_ROW + {h}u * DOWN];
-#end
-#repeat j VECTORS_N
-                    let b{j} = right_tile[right_k + {u}u * RIGHT_ROW + {j}u * ACROSS];
-#end
-#repeat h VECTORS_M
-#repeat r FOUR
-#repeat j VECTORS_N
-                    sum{h}_{r}_{j} += a{h}[{r}u] * b{j};
-#end
-#end
-#end
-                }
-#end
-            }
+#include "tile_step.wgsl" left_row = LEFT_ROW
         }
         left_at = LEFT_SIZE - left_at;
         right_at = RIGHT_SIZE - right_at;
         if start < last_q {
 #if VECTOR
             if loads_block {
-#repeat e FOUR
+#repeat e 4
                 left_tile[left_at + (block_k + {e}u) * LEFT_ROW + block_v] =
                     vec4<f32>(block0[{e}u], block1[{e}u], block2[{e}u], block3[{e}u]);
 #end
@@ -417,13 +363,13 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
         workgroupBarrier();
     }
 #repeat j VECTORS_N
-#repeat e FOUR
+#repeat e 4
     {
         let r = first_n + ({j}u * ACROSS + across) * 4u + {e}u;
         if r < columns {
             let column = group.z * p.outputs * columns + result_column(r);
 #repeat h VECTORS_M
-#repeat r FOUR
+#repeat r 4
             {
                 let o = first_m + ({h}u * DOWN + down) * 4u + {r}u;
                 if o < p.outputs { partial[column + o * columns] = sum{h}_{r}_{j}[{e}u]; }

@@ -12,9 +12,11 @@
 // p: batch, rows, depth (channels of the source), height, width (of the source), out_height,
 // out_width, pad_h, pad_w, source_offset, source_stride, result_offset, result_stride, down
 // (patches in a column), across (patches in a row), steps (of DEPTH channels). Constants: DEPTH (4
-// or 8), QUADS (DEPTH / 4), LEFT_LOADS (vectors of weights that an invocation loads a step), TWO,
-// THREE, FOUR and EIGHT (numbers to repeat), PARTIAL (the depth is no multiple of DEPTH),
-// TRANSPOSED; IDLE (some invocations load nothing); those of `finish` in conv_implicit.wgsl.
+// or 8), QUADS (DEPTH / 4), LEFT_LOADS (vectors of weights that an invocation loads a step),
+// PARTIAL (the depth is no multiple of DEPTH), TRANSPOSED; IDLE (some invocations load nothing);
+// those of `finish` in conv_implicit.wgsl.
+
+#include "conv_implicit.wgsl"
 
 //# pack_winograd product_winograd weight_gradient_winograd
 const BLOCK = 32u;
@@ -38,9 +40,7 @@ fn spread(a: f32, b: f32, c: f32) -> vec4<f32> {
 
 @compute @workgroup_size(WORKGROUP_X)
 fn pack_winograd(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     let tiles = (p.rows + BLOCK - 1u) / BLOCK;
@@ -54,13 +54,13 @@ fn pack_winograd(
         let first = spread(tap(row, c, 0u), tap(row, c, 3u), tap(row, c, 6u));
         let second = spread(tap(row, c, 1u), tap(row, c, 4u), tap(row, c, 7u));
         let third = spread(tap(row, c, 2u), tap(row, c, 5u), tap(row, c, 8u));
-#repeat y FOUR
+#repeat y 4
         values[{y}u] = spread(first[{y}u], second[{y}u], third[{y}u]);
 #end
     }
     let base = (tile * p.quads + c / 4u) * 16u;
-#repeat y FOUR
-#repeat x FOUR
+#repeat y 4
+#repeat x 4
     panel[((base + {y}u * 4u + {x}u) * BLOCK + lane) * 4u + c % 4u] = values[{y}u][{x}u];
 #end
 #end
@@ -102,7 +102,7 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
     let sign = select(-1.0, 1.0, line == 1u);
     let first_inside = u32(y_first) < p.height;
     let second_inside = u32(y_second) < p.height;
-#repeat x FOUR
+#repeat x 4
     let x{x} = u32(left + {x}i);
     let first_inside{x} = first_inside & (x{x} < p.width);
     let second_inside{x} = second_inside & (x{x} < p.width);
@@ -113,9 +113,9 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
     let loads = local < QUADS * 4u * BLOCK;
 #endif
     let patch_to = STAGE + (quad * 16u + line * 4u) * BLOCK + number;
-#repeat f FOUR
-#repeat h TWO
-#repeat t EIGHT
+#repeat f 4
+#repeat h 2
+#repeat t 8
     var sum{f}_{h}_{t} = 0.0;
 #end
 #end
@@ -131,7 +131,7 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
         {
 #endif
             let c = step * DEPTH + quad * 4u;
-#repeat e FOUR
+#repeat e 4
 #if PARTIAL
             // Channels past the last have weights of zero.
             let channel{e} = min(c + {e}u, p.depth - 1u) * plane;
@@ -139,17 +139,9 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
             let channel{e} = (c + {e}u) * plane;
 #endif
 #end
-#repeat x FOUR
-            let first{x} = select(vec4<f32>(), vec4(
-#repeat e FOUR
-                f32(source[first_at{x} + channel{e}]),
-#end
-            ), first_inside{x});
-            let second{x} = select(vec4<f32>(), vec4(
-#repeat e FOUR
-                f32(source[second_at{x} + channel{e}]),
-#end
-            ), second_inside{x});
+#repeat x 4
+#include "four_planes.wgsl" name = first{x}; array = source; at = first_at{x}; plane = channel; inside = first_inside{x}
+#include "four_planes.wgsl" name = second{x}; array = source; at = second_at{x}; plane = channel; inside = second_inside{x}
             let column{x} = first{x} + sign * second{x};
 #end
             stage[patch_to] = column0 - column2;
@@ -164,16 +156,16 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
         for (var k = 0u; k < QUADS; k++) {
             let a_at = (k * 16u + place) * BLOCK + down;
             let b_at = STAGE + (k * 16u + place) * BLOCK + across;
-#repeat f FOUR
-#repeat h TWO
+#repeat f 4
+#repeat h 2
             let a{f}_{h} = stage[a_at + {f}u * 8u + {h}u * 4u];
 #end
 #end
-#repeat t EIGHT
+#repeat t 8
             {
                 let b = stage[b_at + {t}u * 4u];
-#repeat f FOUR
-#repeat h TWO
+#repeat f 4
+#repeat h 2
                 sum{f}_{h}_{t} += a{f}_{h}.x * b.x;
                 sum{f}_{h}_{t} += a{f}_{h}.y * b.y;
                 sum{f}_{h}_{t} += a{f}_{h}.z * b.z;
@@ -195,8 +187,8 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
     let flip_y = select(1.0, -1.0, dy == 1u);
     let begin = ((dy * 4u + dx) * 8u + row_of_eight) * 8u + vector % 4u * 2u + vector / 4u;
     let plane_out = p.out_height * p.out_width;
-#repeat f FOUR
-#repeat h TWO
+#repeat f 4
+#repeat h 2
     {
         // Vectors of patches that are 4 apart.
         let to = ((place * 8u + {h}u * 4u + down) * 4u + across) * 2u;
@@ -206,12 +198,12 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
 #end
     workgroupBarrier();
     {
-#repeat y THREE
+#repeat y 3
         let line{y} = stage[begin + {y}u * 256u] + flip_x * (stage[begin + {y}u * 256u + 64u] + stage[begin + {y}u * 256u + 128u]);
 #end
         let values = line0 + flip_y * (line1 + line2);
         let row = group.x * BLOCK + {f}u * 8u + row_of_eight;
-#repeat e FOUR
+#repeat e 4
         {
             let number = first_patch + (vector / 4u * 4u + {e}u) * 4u + vector % 4u;
             let to = patch_of(number);
@@ -269,14 +261,14 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
     let x_sign = select(-1.0, 1.0, line == 1u);
     let dy_first = select(1.0, 0.0, line == 3u);
     let dy_second = select(select(-1.0, 1.0, line == 1u), 0.0, line == 0u);
-#repeat e FOUR
+#repeat e 4
     let output{e} = min(output + {e}u, p.outputs - 1u) * plane_out;
     let channel{e} = min(channel + {e}u, p.channels - 1u) * plane;
 #end
-#repeat h TWO
-#repeat q TWO
-#repeat r TWO
-#repeat j TWO
+#repeat h 2
+#repeat q 2
+#repeat r 2
+#repeat j 2
     var sum{h}_{q}_{r}_{j} = vec4<f32>(0.0);
 #end
 #end
@@ -295,21 +287,13 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
             let x = (min(number, last - 1u) - row * p.across) * 2u;
             let there = number < last;
             let y_base = p.y_offset + n * p.y_stride;
-#repeat b TWO
+#repeat b 2
             let upper{b} = there & (x + {b}u < p.out_width);
             let lower{b} = upper{b} & (y + 1u < p.out_height);
             let upper_at{b} = y_base + select(0u, y * p.out_width + x + {b}u, upper{b});
             let lower_at{b} = y_base + select(0u, (y + 1u) * p.out_width + x + {b}u, lower{b});
-            let upper_dy{b} = select(vec4<f32>(), vec4(
-#repeat e FOUR
-                f32(dy_data[upper_at{b} + output{e}]),
-#end
-            ), upper{b});
-            let lower_dy{b} = select(vec4<f32>(), vec4(
-#repeat e FOUR
-                f32(dy_data[lower_at{b} + output{e}]),
-#end
-            ), lower{b});
+#include "four_planes.wgsl" name = upper_dy{b}; array = dy_data; at = upper_at{b}; plane = output; inside = upper{b}
+#include "four_planes.wgsl" name = lower_dy{b}; array = dy_data; at = lower_at{b}; plane = output; inside = lower{b}
             let dy{b} = dy_first * upper_dy{b} + dy_second * lower_dy{b};
 #end
             stage[to] = dy0;
@@ -322,22 +306,14 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
             let y_second = y + x_second - p.pad_h;
             let first_inside = there & (y_first < p.height);
             let second_inside = there & (y_second < p.height);
-#repeat b FOUR
+#repeat b 4
             let x{b} = x + {b}u - p.pad_w;
             let first_inside{b} = first_inside & (x{b} < p.width);
             let second_inside{b} = second_inside & (x{b} < p.width);
             let first_at{b} = x_base + select(0u, y_first * p.width + x{b}, first_inside{b});
             let second_at{b} = x_base + select(0u, y_second * p.width + x{b}, second_inside{b});
-            let first{b} = select(vec4<f32>(), vec4(
-#repeat e FOUR
-                f32(x_data[first_at{b} + channel{e}]),
-#end
-            ), first_inside{b});
-            let second{b} = select(vec4<f32>(), vec4(
-#repeat e FOUR
-                f32(x_data[second_at{b} + channel{e}]),
-#end
-            ), second_inside{b});
+#include "four_planes.wgsl" name = first{b}; array = x_data; at = first_at{b}; plane = channel; inside = first_inside{b}
+#include "four_planes.wgsl" name = second{b}; array = x_data; at = second_at{b}; plane = channel; inside = second_inside{b}
             let column{b} = first{b} + x_sign * second{b};
 #end
             stage[STAGE + to] = column0 - column2;
@@ -349,14 +325,14 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
 #repeat k DEPTH
         {
             let at = ({k}u * 16u + place) * 8u;
-#repeat h TWO
+#repeat h 2
             let a{h} = stage[at + (({h}u * 4u + down) ^ {k}u)];
             let b{h} = stage[STAGE + at + (({h}u * 4u + across) ^ {k}u)];
 #end
-#repeat h TWO
-#repeat q TWO
-#repeat r TWO
-#repeat j TWO
+#repeat h 2
+#repeat q 2
+#repeat r 2
+#repeat j 2
             sum{h}_{q}_{r}_{j} += a{h}[{q}u * 2u + {r}u] * b{j};
 #end
 #end
@@ -371,30 +347,30 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
     let column = local % 32u;
     let c = group.y * BLOCK + column;
     let read_at = row_of_eight * 8u + column / 4u;
-#repeat h TWO
-#repeat q TWO
-#repeat r TWO
-#repeat j TWO
+#repeat h 2
+#repeat q 2
+#repeat r 2
+#repeat j 2
     stage[(place * 8u + down * 2u + {r}u) * 8u + {j}u * 4u + across] = sum{h}_{q}_{r}_{j};
 #end
 #end
     workgroupBarrier();
     {
-#repeat y FOUR
+#repeat y 4
         let line{y} = gather(
-#repeat x FOUR
+#repeat x 4
             stage[read_at + ({y}u * 4u + {x}u) * 64u][column % 4u],
 #end
         );
 #end
-#repeat x THREE
+#repeat x 3
         let taps{x} = gather(line0[{x}u], line1[{x}u], line2[{x}u], line3[{x}u]);
 #end
         let o = group.x * BLOCK + ({h}u * 4u + row_of_eight / 2u) * 4u + {q}u * 2u + row_of_eight % 2u;
         if o < p.outputs && c < p.channels {
             let out = ((group.z * p.outputs + o) * p.channels + c) * 9u;
-#repeat y THREE
-#repeat x THREE
+#repeat y 3
+#repeat x 3
             partial[out + {y}u * 3u + {x}u] = taps{x}[{y}u];
 #end
 #end

@@ -8,9 +8,7 @@
 //# squares
 @compute @workgroup_size(WORKGROUP_X)
 fn squares(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let block = linear_index(group, groups, local);
     if block >= p.count { return; }
@@ -31,9 +29,7 @@ var<workgroup> shares: array<vec2<f32>, WORKGROUP>;
 
 @compute @workgroup_size(WORKGROUP_X)
 fn ratios(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     // Workgroups beyond the last tensor do it again, so that all reach the barriers.
     let tensor = min(linear_group(group, groups), p.tensors - 1u);
@@ -46,16 +42,9 @@ fn ratios(
         sum += vec2(partial[2u * block], partial[2u * block + 1u]);
     }
     shares[local] = sum;
-    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local < half { shares[local] += shares[local + half]; }
-    }
+#include "tree.wgsl" size = WORKGROUP; join = +=
     workgroupBarrier();
-#if GUARDED
-    let scale = guard[1];
-#else
-    let scale = step.loss_scale;
-#endif
+#include "gradient_scale.wgsl"
     let weight = sqrt(shares[0].x);
     let gradient = sqrt(shares[0].y) / scale;
     let decay = step.decay * multipliers[2u * first + 1u];
@@ -70,19 +59,12 @@ fn ratios(
 //# lars
 @compute @workgroup_size(WORKGROUP_X)
 fn lars(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
-#if GUARDED
-    // The gradients overflowed: this update is left out.
-    if guard[0] == 0.0 { return; }
-    let scale = guard[1];
-#else
-    let scale = step.loss_scale;
-#endif
+#include "guard.wgsl"
+#include "gradient_scale.wgsl"
     // A block of 64 elements is 16 vectors.
     let block = p.first + i / 16u;
     let rate = step.rate * multipliers[2u * block];

@@ -55,11 +55,7 @@ fn tile(group: vec3<u32>, local: u32) {
     let first_n = group.x * TILE_N;
     let row = local / COLUMNS;
     let column = local % COLUMNS;
-#repeat i EACH_M
-#repeat j EACH_N
-    var sum{i}_{j} = 0.0;
-#end
-#end
+#include "register_sums.wgsl"
     // A part is a multiple of DEPTH terms.
 #if SPLIT
     let first_k = group.z * p.part;
@@ -139,11 +135,7 @@ fn tile(group: vec3<u32>, local: u32) {
 #repeat j EACH_N
     let n{j} = min(first_n + {j}u * WORKGROUP, p.columns - 1u);
 #end
-#repeat i EACH_M
-#repeat j EACH_N
-    var sum{i}_{j} = 0.0;
-#end
-#end
+#include "register_sums.wgsl"
 #if LEFT_ALONG_K
     let terms = p.depth;
 #else
@@ -160,15 +152,7 @@ fn tile(group: vec3<u32>, local: u32) {
 #repeat l LANES
         {
             let k = min(start + {l}u, terms - 1u);
-#repeat j EACH_N
-            let b{j} = right(k, n{j});
-#end
-#repeat i EACH_M
-            let a{i} = subgroupBroadcast(lane{i}, {l}u);
-#repeat j EACH_N
-            sum{i}_{j} += a{i} * b{j};
-#end
-#end
+#include "register_step.wgsl" left = subgroupBroadcast(lane{i}, {l}u); right = right(k, n{j})
         }
 #end
     }
@@ -177,28 +161,12 @@ fn tile(group: vec3<u32>, local: u32) {
     let m = min(first_m + local, p.rows - 1u);
     for (var k = 0u; k < terms; k++) {
         let lane = left(m, k);
-#repeat j EACH_N
-        let b{j} = right(k, n{j});
-#end
-#repeat i EACH_M
-        let a{i} = subgroupBroadcast(lane, {i}u);
-#repeat j EACH_N
-        sum{i}_{j} += a{i} * b{j};
-#end
-#end
+#include "register_step.wgsl" left = subgroupBroadcast(lane, {i}u); right = right(k, n{j})
     }
 #endif
 #else
     for (var k = 0u; k < terms; k++) {
-#repeat j EACH_N
-        let b{j} = right(k, n{j});
-#end
-#repeat i EACH_M
-        let a{i} = left(m{i}, k);
-#repeat j EACH_N
-        sum{i}_{j} += a{i} * b{j};
-#end
-#end
+#include "register_step.wgsl" left = left(m{i}, k); right = right(k, n{j})
     }
 #endif
 #repeat i EACH_M
@@ -259,9 +227,7 @@ fn finish(i: u32) {
 //# forward_finish
 @compute @workgroup_size(WORKGROUP_X)
 fn forward_finish(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     finish(linear_index(group, groups, local));
 }
@@ -269,9 +235,7 @@ fn forward_finish(
 //# input_gradient_finish
 @compute @workgroup_size(WORKGROUP_X)
 fn input_gradient_finish(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     finish(linear_index(group, groups, local));
 }

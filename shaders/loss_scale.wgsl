@@ -10,10 +10,7 @@ var<workgroup> shares: array<u32, WORKGROUP>;
 
 fn any_of(local: u32, found: u32) -> bool {
     shares[local] = found;
-    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local < half { shares[local] |= shares[local + half]; }
-    }
+#include "tree.wgsl" size = WORKGROUP; join = |=
     return shares[0] != 0u;
 }
 

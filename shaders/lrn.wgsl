@@ -42,9 +42,7 @@ fn value(first: u32, c: u32) -> f32 {
 //# lrn
 @compute @workgroup_size(WORKGROUP_X)
 fn lrn(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
@@ -74,9 +72,7 @@ fn lrn(
 //# lrn_grad
 @compute @workgroup_size(WORKGROUP_X)
 fn lrn_grad(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }

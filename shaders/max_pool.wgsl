@@ -4,8 +4,8 @@
 // the maxima: KERNEL, STRIDE, EACH (neighbours of an invocation), SPAN (columns that they see),
 // SHARED and NEXT (columns of a window that the one before sees, and those that it does not),
 // VECTOR, INDICES; of the gradient: REACH and SPAN (windows in a line that can contain an element,
-// and one of four), FOUR = 4, VECTOR, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the
-// activation `mask` is not above zero).
+// and one of four), VECTOR, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation
+// `mask` is not above zero).
 
 // What EACH windows that are neighbours in a row see: KERNEL rows and SPAN columns, as places in
 // the plane and as values. Places outside of the input are moved to the nearest inside, which the
@@ -64,9 +64,7 @@ fn store(seen: ptr<function, Seen>, plane: u32, n: u32, c: u32, oy: u32, ox: u32
 //# max_pool
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let of_row = (p.out_width + EACH - 1u) / EACH;
     let i = linear_index(group, groups, local);
@@ -96,9 +94,7 @@ fn max_pool(
 //# max_pool_rows
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_rows(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let row = linear_index(group, groups, local);
     let plane = row / p.out_height;
@@ -138,9 +134,7 @@ fn max_pool_rows(
 //# max_pool_grad
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_grad(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
@@ -168,13 +162,7 @@ fn max_pool_grad(
     }
     let inner = c * p.height * p.width + me;
     let place = p.x_offset + n * p.x_stride + inner;
-#if ACCUMULATE
-    sum += f32(dx_data[place]);
-#endif
-#if MASK
-    sum = select(0.0, sum, f32(mask[p.mask_offset + n * p.mask_stride + inner]) > 0.0);
-#endif
-    dx_data[place] = dx_data_element(sum);
+#include "store_gradient.wgsl" sum = sum; place = place; inner = inner
 }
 
 // The same for four neighbours in a row at once, with the REACH x SPAN windows that can contain one
@@ -183,9 +171,7 @@ fn max_pool_grad(
 //# max_pool_grad_quads
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_grad_quads(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let quads = (p.width + 3u) / 4u;
     let i = linear_index(group, groups, local);
@@ -233,16 +219,10 @@ fn max_pool_grad_quads(
 #endif
     dx_data[place / 4u] = dx_data_element(sum);
 #else
-#repeat e FOUR
+#repeat e 4
     if x + {e}u < p.width {
         var total = sum[{e}u];
-#if ACCUMULATE
-        total += f32(dx_data[place + {e}u]);
-#endif
-#if MASK
-        total = select(0.0, total, f32(mask[p.mask_offset + n * p.mask_stride + inner + {e}u]) > 0.0);
-#endif
-        dx_data[place + {e}u] = dx_data_element(total);
+#include "store_gradient.wgsl" sum = total; place = place + {e}u; inner = inner + {e}u
     }
 #end
 #endif
@@ -254,9 +234,7 @@ fn max_pool_grad_quads(
 //# max_pool_grad_planes
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_grad_planes(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.planes { return; }

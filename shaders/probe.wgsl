@@ -6,9 +6,7 @@
 //# multiply_add
 @compute @workgroup_size(WORKGROUP_X)
 fn multiply_add(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     // From memory, so that no compiler knows them.
@@ -38,9 +36,7 @@ fn multiply_add(
 //# transfer
 @compute @workgroup_size(WORKGROUP_X)
 fn transfer(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let first = linear_group(group, groups) * WORKGROUP * EACH + local;
     if first >= p.count { return; }

@@ -5,9 +5,7 @@
 //# relu
 @compute @workgroup_size(WORKGROUP_X)
 fn relu(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
@@ -20,9 +18,7 @@ fn relu(
 //# relu_grad
 @compute @workgroup_size(WORKGROUP_X)
 fn relu_grad(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }

@@ -4,19 +4,12 @@
 //# sgd
 @compute @workgroup_size(WORKGROUP_X)
 fn sgd(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
-#if GUARDED
-    // The gradients overflowed: this update is left out.
-    if guard[0] == 0.0 { return; }
-    let scale = guard[1];
-#else
-    let scale = step.loss_scale;
-#endif
+#include "guard.wgsl"
+#include "gradient_scale.wgsl"
     // A block of 64 elements is 16 vectors.
     let multiplier = multipliers[i / 16u];
     let w = parameters[i];

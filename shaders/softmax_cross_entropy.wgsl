@@ -31,9 +31,7 @@ fn gather(local: u32, share: f32, maximum: bool) -> f32 {
 // first of equals.
 @compute @workgroup_size(WORKGROUP_X)
 fn rows(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
 #if ALONE
     let n = linear_index(group, groups, local);
@@ -159,9 +157,7 @@ fn label_weight(n: u32) -> f32 {
 
 @compute @workgroup_size(WORKGROUP_X)
 fn softmax_cross_entropy_grad(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.rows * p.classes { return; }

@@ -52,7 +52,7 @@ impl Gpu {
     /// As [`Gpu::pipeline`], with these checks. Without any only for kernels of an implementation
     /// that [is proven](crate::kernel::Implementation::is_proven) on what is bound to it.
     pub(crate) async fn pipeline_with(&self, kernel: &Kernel, checks: Checks) -> Result<Arc<Pipeline>> {
-        self.pipeline_of(kernel, pipeline_text(kernel, self.profile().bake), checks).await
+        self.pipeline_of(kernel, pipeline_text(kernel, self.profile().bake)?, checks).await
     }
 
     /// Compiles what is missing of these kernels on all cores: drivers of real GPUs take a tenth of
@@ -67,8 +67,8 @@ impl Gpu {
     ) -> Result<()> {
         use rayon::iter::{IntoParallelIterator, ParallelIterator};
         let bake = self.profile().bake;
-        let distinct: BTreeMap<_, _> =
-            kernels.map(|(k, checks)| ((pipeline_text(k, bake), k.entry, checks), k)).collect();
+        let distinct = kernels.map(|(k, checks)| Ok(((pipeline_text(k, bake)?, k.entry, checks), k)));
+        let distinct = distinct.collect::<Result<BTreeMap<_, _>>>()?;
         // Compiling waits for no work of the device, and error scopes are those of a thread.
         distinct.into_par_iter().try_for_each(|((text, _, checks), kernel)| {
             pollster::block_on(self.pipeline_of(kernel, text, checks)).map(drop)

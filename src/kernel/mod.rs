@@ -2,6 +2,7 @@
 //! count. An operation offers a list of implementations, each made of kernels; choosing among them
 //! is a policy apart from both (see [`choose`] and [`Choices`]).
 
+mod include;
 mod profile;
 mod proof;
 mod source;
@@ -367,6 +368,15 @@ impl Kernel {
     pub fn traffic(mut self, traffic: Traffic) -> Self {
         self.traffic = Some(traffic);
         self
+    }
+
+    /// Its file with all that it includes.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if it includes what there is not, or itself.
+    pub(crate) fn whole_source(&self) -> Result<String> {
+        let refused = |reason| Error::Kernel { kernel: self.label.clone(), reason, source: None };
+        include::included(self.source).map_err(refused)
     }
 
     /// Invocations of a workgroup.

@@ -4,8 +4,10 @@
 //! kernel is the common part and the section of its entry point, which defines `fn NAME`. Lines
 //! between `#if CONSTANT` (or `#if !CONSTANT`) and `#else` or `#endif` are kept or dropped by a
 //! boolean constant of the kernel; lines between `#repeat NAME COUNT` and `#end` are written COUNT
-//! times. In front of that stand what the kernel says about itself: constants, `p` (its geometry),
-//! its bindings and `step` (see [`Step`](super::Step)), and `linear_index` and `linear_group`.
+//! times, which is a number or a constant of the kernel. A line `#include "FILE"` stands for a file
+//! of `shaders/include` (see `include.rs`). In front of that stand what the kernel says about
+//! itself: constants, `p` (its geometry), its bindings and `step` (see [`Step`](super::Step)), and
+//! `linear_index` and `linear_group`.
 //!
 //! A binding called `x` is an array of `x_element`, which is f32, or f16 where the tensor is stored
 //! so. Arithmetic is in f32 either way: a file loads with `f32(x[i])` and stores with `x[i] =
@@ -14,6 +16,7 @@
 use std::fmt::Write;
 
 use super::{Kernel, Scalar};
+use crate::error::{Error, Result};
 
 const PREAMBLE: &str = "
 struct Step {
@@ -33,7 +36,12 @@ fn linear_index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
 
 /// The WGSL of a kernel's pipeline. Kernels with equal text and entry point share a pipeline. With
 /// `bake`, the geometry is part of the text.
-pub fn pipeline_text(kernel: &Kernel, bake: bool) -> String {
+///
+/// # Errors
+/// [`Error::Kernel`] if the file includes what there is not, or itself, or repeats lines by a count
+/// that is neither a number nor a constant of the kernel.
+pub fn pipeline_text(kernel: &Kernel, bake: bool) -> Result<String> {
+    let selected = select(kernel)?;
     let mut text = String::new();
     if kernel.bindings.iter().any(|b| b.element.contains("f16")) {
         text.push_str("enable f16;\n");
@@ -79,8 +87,8 @@ pub fn pipeline_text(kernel: &Kernel, bake: bool) -> String {
             let _ = writeln!(text, "@group(0) @binding({count}) var<uniform> p: Geometry;");
         }
     }
-    text.push_str(&select(kernel));
-    text
+    text.push_str(&selected);
+    Ok(text)
 }
 
 /// The geometry as the bytes of its uniform.
@@ -112,11 +120,12 @@ fn float(v: f32) -> String {
 
 /// The common part and the section of the kernel's entry point, with conditions and repetitions
 /// resolved.
-fn select(kernel: &Kernel) -> String {
+fn select(kernel: &Kernel) -> Result<String> {
+    let source = kernel.whole_source()?;
     let mut wanted = true;
     let mut conditions: Vec<bool> = Vec::new();
     let mut lines = Vec::new();
-    for line in kernel.source.lines() {
+    for line in source.lines() {
         let trimmed = line.trim();
         if let Some(section) = trimmed.strip_prefix("//#") {
             wanted = section.split_whitespace().any(|name| name == kernel.entry);
@@ -136,15 +145,19 @@ fn select(kernel: &Kernel) -> String {
         }
     }
     let mut text = String::new();
-    repeat(kernel, &lines, &mut Vec::new(), &mut text);
-    text
+    repeat(kernel, &lines, &mut Vec::new(), &mut text)?;
+    Ok(text)
 }
 
 /// Writes lines with the blocks between `#repeat NAME COUNT` and `#end` written COUNT times,
-/// `{NAME}` replaced by the number of the repetition. COUNT is a constant of the kernel. Drivers
-/// unroll such loops or not as they like, and keep arrays that are indexed in loops out of
-/// registers; this leaves them no choice.
-fn repeat<'a>(kernel: &Kernel, lines: &[&'a str], numbers: &mut Vec<(&'a str, u32)>, text: &mut String) {
+/// `{NAME}` replaced by the number of the repetition. Drivers unroll such loops or not as they like,
+/// and keep arrays that are indexed in loops out of registers; this leaves them no choice.
+fn repeat<'a>(
+    kernel: &Kernel,
+    lines: &[&'a str],
+    numbers: &mut Vec<(&'a str, u32)>,
+    text: &mut String,
+) -> Result<()> {
     let mut index = 0;
     while let Some(line) = lines.get(index) {
         index += 1;
@@ -167,17 +180,25 @@ fn repeat<'a>(kernel: &Kernel, lines: &[&'a str], numbers: &mut Vec<(&'a str, u3
                 break;
             }
         }
-        let (name, count) = header.split_once(' ').unwrap_or((header, "0"));
-        let count = kernel.constants.iter().find_map(|(constant, value)| match value {
-            Scalar::U32(value) if *constant == count.trim() => Some(*value),
-            _ => None,
-        });
-        for number in 0..count.unwrap_or(0) {
+        let (name, count) = header.split_once(' ').unwrap_or((header, ""));
+        let constant = || {
+            kernel.constants.iter().find_map(|(constant, value)| match value {
+                Scalar::U32(value) if *constant == count.trim() => Some(*value),
+                _ => None,
+            })
+        };
+        let count = count.trim().parse().ok().or_else(constant);
+        let count = count.ok_or_else(|| {
+            let reason = format!("`{}` has no such number", line.trim());
+            Error::Kernel { kernel: kernel.label.clone(), reason, source: None }
+        })?;
+        for number in 0..count {
             numbers.push((name, number));
-            repeat(kernel, &lines[start..end], numbers, text);
+            repeat(kernel, &lines[start..end], numbers, text)?;
             numbers.pop();
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -192,10 +213,10 @@ mod tests {
     #[test]
     fn a_section_and_its_conditions_are_selected() {
         let kernel = Kernel::new(&NOTHING, FILE, "a").constant("FAST", true);
-        assert_eq!(select(&kernel), "common\nin a\nfast\n");
+        assert_eq!(select(&kernel).ok().as_deref(), Some("common\nin a\nfast\n"));
         let kernel = Kernel::new(&NOTHING, FILE, "a").constant("FAST", false);
-        assert_eq!(select(&kernel), "common\nin a\nslow\n");
-        assert_eq!(select(&Kernel::new(&NOTHING, FILE, "c")), "common\nin b\n");
+        assert_eq!(select(&kernel).ok().as_deref(), Some("common\nin a\nslow\n"));
+        assert_eq!(select(&Kernel::new(&NOTHING, FILE, "c")).ok().as_deref(), Some("common\nin b\n"));
     }
 
     #[test]
@@ -207,7 +228,7 @@ mod tests {
             .bind_as("y", Slot::Input(0), "vec4<f32>")
             .bind("z", Slot::Input(1))
             .bind_as("words", Slot::Scratch(0), "u32");
-        let text = pipeline_text(&kernel, true);
+        let text = pipeline_text(&kernel, true).expect("a text");
         assert!(text.starts_with("enable f16;"), "{text}");
         for (name, element) in [("x", "f16"), ("y", "vec4<f16>"), ("z", "f32"), ("words", "u32")] {
             assert!(text.contains(&format!("alias {name}_element = {element};")), "{text}");
@@ -217,13 +238,30 @@ mod tests {
 
     #[test]
     fn repetitions_are_written_out() {
-        let file = "#repeat i N\na{i}\n#repeat j M\nb{i}{j}\n#end\n#end\nc\n";
-        let kernel = Kernel::new(&NOTHING, file, "a").constant("N", 2u32).constant("M", 2u32);
-        assert_eq!(select(&kernel), "a0\nb00\nb01\na1\nb10\nb11\nc\n");
+        let file = "#repeat i N\na{i}\n#repeat j 2\nb{i}{j}\n#end\n#end\nc\n";
+        let kernel = Kernel::new(&NOTHING, file, "a").constant("N", 2u32);
+        assert_eq!(select(&kernel).ok().as_deref(), Some("a0\nb00\nb01\na1\nb10\nb11\nc\n"));
         // A block that nothing ends goes on to the end.
         for (file, written) in [("#repeat i N\na{i}", "a0\na1\n"), ("#repeat i N", "")] {
             let text = select(&Kernel::new(&NOTHING, file, "a").constant("N", 2u32));
-            assert_eq!(text, written);
+            assert_eq!(text.ok().as_deref(), Some(written));
         }
+    }
+
+    /// A count that a kernel does not have would drop the lines without a word.
+    #[test]
+    fn what_cannot_be_written_out_is_an_error() {
+        for (file, about) in [
+            ("#repeat i M\na{i}\n#end\n", "`#repeat i M`"),
+            ("#repeat i\na{i}\n#end\n", "`#repeat i`"),
+            ("#repeat i FLAG\n#end\n", "`#repeat i FLAG`"),
+            ("#include \"nowhere.wgsl\"\n", "nowhere.wgsl"),
+        ] {
+            let kernel = Kernel::new(&NOTHING, file, "a").constant("N", 2u32).constant("FLAG", true);
+            let error = pipeline_text(&kernel, true).expect_err("has no text").to_string();
+            assert!(error.contains(about) && error.contains("layer a"), "{error}");
+        }
+        let dropped = "#if FLAG\n#repeat i M\n#end\n#endif\n//# b\n#repeat i M\n#end\n";
+        assert_eq!(select(&Kernel::new(&NOTHING, dropped, "a")).ok().as_deref(), Some(""));
     }
 }

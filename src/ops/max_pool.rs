@@ -201,7 +201,6 @@ impl Operation for MaxPoolGrad {
                 .constant("ACCUMULATE", self.accumulate)
                 .constant("REACH", u32::try_from(reach).unwrap_or(u32::MAX))
                 .constant("SPAN", u32::try_from(span).unwrap_or(u32::MAX))
-                .constant("FOUR", 4u32)
                 .constant("VECTOR", vector)
                 .geometries([
                     ("count", dx.volume()),

@@ -132,7 +132,8 @@ pub fn fingerprint(list: &[Implementation], profile: &Profile) -> String {
         implementation.scratch.iter().for_each(|bytes| hash.word(*bytes));
         for kernel in &implementation.kernels {
             hash.text(kernel.entry);
-            hash.text(kernel.source);
+            // Of a file that cannot be read there is no kernel either, and so no choice.
+            hash.text(&kernel.whole_source().unwrap_or_default());
             for (name, value) in &kernel.constants {
                 hash.text(name);
                 hash.word(match value {

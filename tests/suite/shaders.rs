@@ -2,6 +2,7 @@
 //! what drivers take.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use incept::gpu::probe_kernels;
@@ -155,7 +156,8 @@ fn make_pipelines() -> BTreeMap<String, Kernel> {
         let graphs = plain.iter().chain(if profile.f16 { &mixed[..] } else { &[] });
         let kernels = graphs.flat_map(|g| kernels_of(g, &profile)).chain(other_kernels(&profile));
         for kernel in kernels {
-            texts.insert(pipeline_text(&kernel, profile.bake) + kernel.entry, kernel);
+            let text = pipeline_text(&kernel, profile.bake).expect("a text");
+            texts.insert(text + kernel.entry, kernel);
         }
     }
     texts
@@ -250,14 +252,67 @@ fn workgroups_keep_to_the_limit_of_each_dimension() {
     assert_eq!((widest(&wide), widest(&narrow)), (Some(512), Some(256)));
 }
 
+/// The WGSL files and those that they include: path and text.
+fn files() -> Vec<(PathBuf, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let of = |folder: &PathBuf| std::fs::read_dir(folder).expect("the shaders are there");
+    let files = [folder.join("include"), folder];
+    let paths = files.iter().flat_map(of).map(|file| file.expect("the folder can be read").path());
+    let mut paths: Vec<PathBuf> = paths.filter(|path| path.is_file()).collect();
+    paths.sort();
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).expect("a shader can be read");
+        (path, text)
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// What several kernels do stands once, in a file that they include.
+#[test]
+fn no_eight_lines_stand_twice() {
+    const MOST: usize = 7;
+    let mut seen: BTreeMap<Vec<String>, String> = BTreeMap::new();
+    let mut twice = Vec::new();
+    for (path, text) in files() {
+        let code = |line: &str| line.split("//").next().unwrap_or_default().trim().to_string();
+        let lines: Vec<(usize, String)> = text.lines().map(code).enumerate().collect();
+        let lines: Vec<(usize, String)> = lines.into_iter().filter(|(_, line)| !line.is_empty()).collect();
+        for run in lines.windows(MOST + 1) {
+            let place = format!("{}:{}", path.display(), run[0].0 + 1);
+            let run: Vec<String> = run.iter().map(|(_, line)| line.clone()).collect();
+            if let Some(before) = seen.insert(run, place.clone()) {
+                twice.push(format!("{before} and {place}"));
+            }
+        }
+    }
+    assert!(seen.len() > 1000, "only {} runs of lines", seen.len());
+    assert!(twice.is_empty(), "the same {} lines:\n{}", MOST + 1, twice.join("\n"));
+}
+
+/// A condition on a constant that no kernel has would drop lines without a word, and a constant
+/// that no file names is dead.
+#[test]
+fn files_and_kernels_name_the_same_constants() {
+    let text: String = files().into_iter().map(|(_, text)| text).collect();
+    let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let code: Vec<&str> = code.collect();
+    let mut given: BTreeSet<&str> = pipelines().values().flat_map(|k| &k.constants).map(|c| c.0).collect();
+    let conditions = code.iter().filter_map(|line| line.trim().strip_prefix("#if "));
+    let asked: BTreeSet<&str> = conditions.map(|name| name.trim_start_matches('!').trim()).collect();
+    let unknown: Vec<_> = asked.difference(&given).collect();
+    assert!(asked.len() > 20 && unknown.is_empty(), "no kernel has {unknown:?}");
+    let words = code.iter().flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));
+    words.for_each(|word| {
+        given.remove(word);
+    });
+    assert!(given.is_empty(), "no file has {given:?}");
+}
+
 #[test]
 fn every_entry_point_of_every_file_is_used() {
     let used: BTreeSet<(&str, &str)> = pipelines().values().map(|k| (k.source, k.entry)).collect();
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
     let mut unused = Vec::new();
-    for file in std::fs::read_dir(folder).expect("the shaders are there") {
-        let path = file.expect("the folder can be read").path();
-        let text = std::fs::read_to_string(&path).expect("a shader can be read");
+    for (path, text) in files() {
         let mut entries = 0;
         for part in text.split("@compute").skip(1) {
             let name = part.split("fn ").nth(1).and_then(|rest| rest.split('(').next()).unwrap_or_default();
@@ -266,7 +321,8 @@ fn every_entry_point_of_every_file_is_used() {
             }
             entries += 1;
         }
-        assert!(entries > 0, "{} has no entry point", path.display());
+        let included = path.parent().is_some_and(|folder| folder.ends_with("include"));
+        assert!(entries > 0 || included, "{} has no entry point", path.display());
     }
     assert!(unused.is_empty(), "no kernel runs {unused:?}");
 }

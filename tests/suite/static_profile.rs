@@ -487,7 +487,7 @@ impl Findings {
 
 /// The SPIR-V that the engine's options make, or one with another policy for bounds and loops.
 fn spirv(kernel: &Kernel, bake: bool, policy: BoundsCheckPolicy, bounded: bool) -> Module {
-    let text = pipeline_text(kernel, bake);
+    let text = pipeline_text(kernel, bake).expect("a text");
     let module = naga::front::wgsl::parse_str(&text)
         .unwrap_or_else(|e| panic!("{}: {}", kernel.label, e.emit_to_string(&text)));
     let mut capabilities = Capabilities::default();
@@ -545,7 +545,7 @@ fn products(plan: &Plan, bake: bool) -> BTreeMap<String, Kernel> {
         let name = plan.graph.node(planned.node).op.name();
         if name.starts_with("conv") || name.starts_with("linear") {
             for kernel in &planned.implementation.kernels {
-                kernels.insert(pipeline_text(kernel, bake), kernel.clone());
+                kernels.insert(pipeline_text(kernel, bake).expect("a text"), kernel.clone());
             }
         }
     }

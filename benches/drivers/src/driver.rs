@@ -146,7 +146,7 @@ fn statistic(told: &vk::PipelineExecutableStatisticKHR<'_>) -> Statistic {
 
 /// The SPIR-V that the engine gives to drivers: no checks of bounds, loops and divisions.
 fn spirv(kernel: &Kernel, bake: bool) -> Result<Vec<u32>> {
-    let wgsl = pipeline_text(kernel, bake);
+    let wgsl = pipeline_text(kernel, bake)?;
     let module = naga::front::wgsl::parse_str(&wgsl).map_err(|e| e.emit_to_string(&wgsl))?;
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::default());
     let info = validator.validate(&module).map_err(|e| e.emit_to_string(&wgsl))?;

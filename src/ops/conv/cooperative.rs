@@ -11,10 +11,7 @@ use crate::kernel::{
 };
 use crate::tensor::Element;
 
-const SOURCE: &str = concat!(
-    include_str!("../../../shaders/conv_implicit.wgsl"),
-    include_str!("../../../shaders/conv_cooperative.wgsl")
-);
+const SOURCE: &str = include_str!("../../../shaders/conv_cooperative.wgsl");
 
 /// Columns of all tiles.
 const COLUMNS: usize = 128;
@@ -108,7 +105,6 @@ impl Tile for Matrices {
             .constant("EACH_N", size(self.each[1]))
             .constant("LEFT_LOADS", size(m * depth / 4 / invocations))
             .constant("RIGHT_LOADS", size(n * depth / 4 / invocations))
-            .constant("FOUR", 4u32)
             .constant("EMULATED", self.emulated)
             .workgroup(size(invocations), 1, 1);
         if self.emulated { kernel } else { kernel.cooperative() }

@@ -8,14 +8,14 @@ use super::shared::accessed;
 use crate::kernel::{Implementation, Kernel, MOST_GROUPS, Operands, Profile, Slot, Traffic};
 use crate::tensor::Element;
 
-const SOURCE: &str = include_str!("../../../shaders/conv_implicit.wgsl");
+const SOURCE: &str = include_str!("../../../shaders/include/conv_implicit.wgsl");
 
 /// Rows and columns of the squares in which weights are laid out.
 const SQUARE: usize = 32;
 
 /// How a family multiplies the tiles of a product.
 pub(super) trait Tile {
-    /// The shader, which begins with `conv_implicit.wgsl`, and the entry point of a product.
+    /// The shader, which includes `conv_implicit.wgsl`, and the entry point of a product.
     const PRODUCT: [&'static str; 2];
     /// Whether neighbouring columns of its results are neighbouring pixels, however those were
     /// loaded.

@@ -177,7 +177,6 @@ pub(super) fn weight_gradient(
             .constant("BLOCKS", size(blocks))
             .constant("COLUMNS", size(3 * e.stride[1] + e.kernel[1]))
             .constant("SIDE", size(e.padding[1]))
-            .constant("FOUR", size(FOUR))
             .constant("VECTOR", vector)
             .constant("VECTOR_X", vector_x)
             .geometry("chunk", chunk)

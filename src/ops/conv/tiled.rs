@@ -9,10 +9,7 @@ use super::shared::{accessed, finish_parts, kernel, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
 use crate::tensor::Element;
 
-const SOURCE: &str = concat!(
-    include_str!("../../../shaders/conv_implicit.wgsl"),
-    include_str!("../../../shaders/conv_tiled.wgsl")
-);
+const SOURCE: &str = include_str!("../../../shaders/conv_tiled.wgsl");
 
 /// A shape of tiles: `m` x `n` results of a workgroup, `depth` terms of the sum at a time, `each_m`
 /// x `each_n` results an invocation.
@@ -91,7 +88,6 @@ impl Tile for Registers {
             .constant("VECTORS_N", size(self.each_n / 4))
             .constant("LEFT_LOADS", size(self.depth * self.m / 4 / invocations))
             .constant("RIGHT_LOADS", size(self.depth * self.n / 4 / invocations))
-            .constant("FOUR", 4u32)
             .workgroup(size(invocations), 1, 1)
     }
 

@@ -7,10 +7,7 @@ use super::product::{Product, View};
 use super::shared::{finish_parts, kernel, split};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
 
-const SOURCE: &str = concat!(
-    include_str!("../../../shaders/conv_implicit.wgsl"),
-    include_str!("../../../shaders/conv_winograd.wgsl")
-);
+const SOURCE: &str = include_str!("../../../shaders/conv_winograd.wgsl");
 
 /// Rows and columns of the products of a workgroup.
 const BLOCK: usize = 32;
@@ -47,14 +44,13 @@ fn with_depth(
     let channels = steps * depth;
     let pack = Kernel::new(operands, SOURCE, "pack_winograd")
         .constant("TRANSPOSED", product.transposed)
-        .constant("FOUR", 4u32)
         .geometries([("rows", e.outputs), ("depth", e.channels), ("quads", channels / 4)])
         .bind("weight", Slot::Input(1))
         .bind("panel", Slot::Scratch(0))
         .linear(tiles * BLOCK * channels);
     let kernel = view.describe(Kernel::new(operands, SOURCE, "product_winograd"), product);
     let kernel = view
-        .deal(repeated(kernel, depth))
+        .deal(stepped(kernel, depth))
         .constant("QUADS", size(depth / 4))
         .constant("LEFT_LOADS", size(depth / 4 * PLACES * BLOCK / INVOCATIONS))
         .constant("PARTIAL", !e.channels.is_multiple_of(depth))
@@ -85,11 +81,9 @@ fn with_depth(
     implementation(name, vec![pack, kernel], depth).scratch(tiles * BLOCK * channels * PLACES)
 }
 
-/// Tells a kernel how many terms a step has, and of the numbers to repeat.
-fn repeated(kernel: Kernel, depth: usize) -> Kernel {
-    let numbers = [("DEPTH", depth), ("TWO", 2), ("THREE", 3), ("FOUR", 4), ("EIGHT", 8)];
-    let kernel = numbers.into_iter().fold(kernel, |kernel, (name, n)| kernel.constant(name, size(n)));
-    kernel.constant("IDLE", depth * BLOCK < INVOCATIONS)
+/// Tells a kernel how many terms a step has.
+fn stepped(kernel: Kernel, depth: usize) -> Kernel {
+    kernel.constant("DEPTH", size(depth)).constant("IDLE", depth * BLOCK < INVOCATIONS)
 }
 
 /// Bytes of workgroup memory that so many workgroups move for so many terms: a step stores both
@@ -145,7 +139,7 @@ pub(super) fn weight_gradient(
             .workgroup(size(INVOCATIONS), 1, 1)
             .groups(rows, columns, parts)
             .traffic(traffic);
-        let first = implementation(name, vec![repeated(kernel, *depth)], *depth);
+        let first = implementation(name, vec![stepped(kernel, *depth)], *depth);
         finish_parts(operands, first, parts, count)
     };
     DEPTHS.iter().map(with_depth).collect()

@@ -1,6 +1,6 @@
-// What the families for GPUs share, in front of conv_tiled.wgsl, conv_cooperative.wgsl and
-// conv_winograd.wgsl: the layout of weights, where a window's tap is, what becomes of a product,
-// and the second pass of one that was cut.
+// What conv_tiled.wgsl, conv_cooperative.wgsl and conv_winograd.wgsl, the families for GPUs, share:
+// the layout of weights, where a window's tap is, what becomes of a product, and the second pass of
+// one that was cut.
 
 // The weights as [tile of rows][term][row in the tile], padded with zeros; terms are (tap, channel)
 // with channels padded to DEPTH, or (channel, tap). p: rows, depth (channels that are summed over),
@@ -21,14 +21,7 @@ fn packed(row: u32, term: u32) -> f32 {
     let t = term - c * TAPS;
 #endif
 #if TRANSPOSED
-#if DEAL
-    let channels = p.rows / (PHASES_H * PHASES_W);
-    let phase = row / channels;
-#else
-    let channels = p.rows;
-    let phase = 0u;
-#endif
-    // Taps that do not meet the phase come out negative, and so as large unsigned numbers.
+#include "phase.wgsl"
     let tap_y = FIRST_H + phase / PHASES_W - t / KERNEL_W * PHASES_H;
     let tap_x = FIRST_W + phase % PHASES_W - t % KERNEL_W * PHASES_W;
     let inside = row < p.rows && c < p.depth && tap_y < WEIGHT_H && tap_x < WEIGHT_W;
@@ -89,15 +82,7 @@ fn finish(value: Value, row: u32, pixel: u32, plane: u32) {
 #endif
     let at = (p.result_offset + n * p.result_stride + inner) / WIDE;
     var total = value;
-#if BIAS
-    total += bias[row];
-#endif
-#if NORM
-    total = (total - mean[row]) * (inverseSqrt(variance[row] + p.epsilon) * scale[row]) + shift[row];
-#endif
-#if RELU
-    total = select(total, Value(0.0), total <= Value(0.0));
-#endif
+#include "epilogue.wgsl" value = total; row = row; zero = Value(0.0)
 #if ACCUMULATE
     total += Value(result[at]);
 #endif
@@ -170,9 +155,7 @@ fn put(value: f32, row: u32, pixel: u32) {
 //# finish_product
 @compute @workgroup_size(WORKGROUP_X)
 fn finish_product(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+#include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
     let count = p.rows * p.pixels;

@@ -1,0 +1,11 @@
+#parameters value row zero
+// What is done to a result of this row before it is stored: bias, batch norm in evaluation, ReLU.
+#if BIAS
+    {value} += bias[{row}];
+#endif
+#if NORM
+    {value} = ({value} - mean[{row}]) * (inverseSqrt(variance[{row}] + p.epsilon) * scale[{row}]) + shift[{row}];
+#endif
+#if RELU
+    {value} = select({value}, {zero}, {value} <= {zero});
+#endif
