@@ -45,6 +45,8 @@ pub mod gpu;
 pub mod graph;
 pub mod infer;
 pub mod kernel;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod learner;
 pub mod look;
 pub mod model;
 pub mod ops;

@@ -29,6 +29,7 @@ const LAYERS: &[&str] = &[
     "explain",
     "look",
     "runs",
+    "learner",
     "verify",
 ];
 

@@ -9,8 +9,8 @@ use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Block, Chart, Dataset, Gauge, GraphType, LegendPosition, Paragraph};
 
-use super::fit::EpochRecord;
 use super::report::bytes;
+use incept::runs::EpochReport;
 
 /// Okabe and Ito's blue, vermilion and green, as on all plots; lighter where a terminal is dark.
 const HEADS: [Color; 3] =
@@ -127,7 +127,7 @@ impl Board {
     }
 
     /// An epoch that is done.
-    pub(crate) fn epoch(&mut self, record: &EpochRecord) {
+    pub(crate) fn epoch(&mut self, record: &EpochReport) {
         let at = (record.summary.epoch + 1) as f64;
         self.validation.extend(record.validation_accuracy.map(|a| (at, 100.0 * a)));
     }

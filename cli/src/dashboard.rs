@@ -15,8 +15,8 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 use serde::{Deserialize, Serialize};
 
 use super::board::Board;
-use super::fit::EpochRecord;
 use super::report::{Reporter, hold, redraws, release};
+use incept::runs::EpochReport;
 
 /// How often the page is drawn anew at most, and the keyboard looked at.
 const EVERY: Duration = Duration::from_millis(100);
@@ -101,7 +101,7 @@ impl Dashboard {
         if self.drawn.is_some_and(|at| at.elapsed() < EVERY) { Ok(()) } else { self.draw() }
     }
 
-    pub(crate) fn epoch(&mut self, record: &EpochRecord) -> Result<()> {
+    pub(crate) fn epoch(&mut self, record: &EpochReport) -> Result<()> {
         self.board.epoch(record);
         self.draw()
     }

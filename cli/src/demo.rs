@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use incept::Error;
 use incept::data::{Dataset, OpenOptions};
+use incept::learner::History;
 use incept::model::{GoogLeNet, Initialization};
 use incept::optim::{Optimizer, Schedule};
 use incept::output::check_file;
@@ -14,13 +15,14 @@ use serde::Serialize;
 
 use super::config::Config;
 use super::dashboard::View;
-use super::data::{LoadArgs, describe};
-use super::fit::{History, Policy, Run, Setup};
+use super::data::{LoadArgs, describe, report_bad};
+use super::fit::{Run, Setup};
 use super::interrupt::interruptible;
 use super::numbers::{Range, real, whole};
 use super::options::{DeviceArgs, PixelArgs};
 use super::plot::check_png;
 use super::report::{Rate, Reporter, duration, shown};
+use super::screen::Screen;
 use super::sheet::{Sheet, Tile};
 use super::{Outcome, Result};
 
@@ -103,20 +105,18 @@ impl Demo {
         let setup = Setup { run, network, preprocessing, data, load };
         let stop = interruptible()?;
         let gpu = device.open()?;
-        let mut trainer = setup.trainer(&gpu, device, &stop, reporter)?;
-        let policy = Policy {
-            out: Some(&self.checkpoint),
-            save_every: u64::MAX,
-            validate: true,
-            enough: Some(self.enough / 100.0),
-            view: View::Bar,
-        };
-        let history = setup.fit(&mut trainer, &policy, None, &stop, reporter)?;
+        let trainer = setup.trainer(&gpu, device, &stop, reporter)?;
+        let mut learner = setup.learner(trainer, true, Some(self.enough / 100.0), u64::MAX)?;
+        learner.save_to(&self.checkpoint);
+        learner.stop_by(Arc::clone(&stop));
+        let mut screen = Screen::new(&setup, View::Bar, stop, reporter);
+        let history = learner.fit_blocking(&mut screen)?;
+        report_bad(learner.train_loader());
         if history.interrupted {
             return Ok(Outcome::Interrupted);
         }
         let last = history.epochs.last().and_then(|e| e.validation_accuracy).unwrap_or(0.0);
-        self.draw(&setup, &trainer, &history, last).map_err(|error| Error::Ended {
+        self.draw(&setup, learner.trainer(), &history, last).map_err(|error| Error::Ended {
             source: Box::new(error),
             advice: format!("the trained network is saved: {}", shown(&self.checkpoint)),
         })?;

@@ -1,27 +1,21 @@
 //! What a training is made of: `train` and `demo` share it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use incept::checkpoint::{Checkpoint, Metadata};
-use incept::data::{Augmentation, Mix, OpenedData, Preprocessing};
+use incept::data::{Augmentation, Loader, Mix, OpenedData, Preprocessing};
 use incept::gpu::Gpu;
-use incept::infer::Evaluation;
+use incept::learner::{Learner, LearnerOptions};
 use incept::model::GoogLeNet;
-use incept::optim::{Moment, Optimizer, Pace, Schedule};
-use incept::runs::{HeadRecord, StopReason};
-use incept::train::{EpochSummary, StepMetrics, Trainer, TrainingGraph};
+use incept::optim::{Optimizer, Schedule};
+use incept::train::{Trainer, TrainingGraph};
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
-use super::dashboard::View;
 use super::data::LoadArgs;
 use super::options::DeviceArgs;
-use super::record::Recorder;
 use super::report::{Reporter, command_line};
-use super::session::Session;
 use super::tune::Worth;
 
 /// What a run was configured with; checkpoints keep it.
@@ -49,13 +43,6 @@ pub(crate) struct Run {
     pub config: Config,
 }
 
-impl Run {
-    /// How an update moves parameters.
-    pub(crate) fn pace(&self, at: Moment) -> Pace {
-        self.schedule.pace(self.rate, self.warmup, at, self.epochs)
-    }
-}
-
 /// All that training needs beside the device.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -64,63 +51,6 @@ pub(crate) struct Setup {
     pub preprocessing: Preprocessing,
     pub data: OpenedData,
     pub load: LoadArgs,
-}
-
-/// When training saves and when it ends.
-#[derive(Debug, Default)]
-pub(crate) struct Policy<'a> {
-    /// The checkpoint's file.
-    pub out: Option<&'a Path>,
-    /// Epochs between checkpoints.
-    pub save_every: u64,
-    /// Whether each epoch ends with a look at the held-out part.
-    pub validate: bool,
-    /// Held-out accuracy at which training may end.
-    pub enough: Option<f64>,
-    /// What is shown meanwhile.
-    pub view: View,
-}
-
-/// One epoch.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct EpochRecord {
-    #[serde(flatten)]
-    pub summary: EpochSummary,
-    /// Learning rate at its end.
-    pub rate: f64,
-    pub seconds: f64,
-    pub images_per_s: f64,
-    pub validation: Option<Evaluation>,
-    pub validation_accuracy: Option<f64>,
-    /// The auxiliary softmaxes on the held-out images.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub validation_aux: Vec<HeadRecord>,
-    /// Whether no epoch before was as good on the held-out images.
-    pub best: bool,
-    /// Share of the time of training in which the device worked on steps; none where it cannot
-    /// tell.
-    pub device_busy: Option<f64>,
-}
-
-/// What training has seen.
-#[derive(Debug, Default)]
-pub(crate) struct History {
-    pub steps: Vec<StepMetrics>,
-    pub epochs: Vec<EpochRecord>,
-    pub interrupted: bool,
-    /// Whether training ended because held-out accuracy did not rise any more.
-    pub patience_over: bool,
-}
-
-impl History {
-    /// Why training ended.
-    pub(crate) fn reason(&self) -> StopReason {
-        match (self.interrupted, self.patience_over) {
-            (true, _) => StopReason::Interrupted,
-            (_, true) => StopReason::Patience,
-            _ => StopReason::Done,
-        }
-    }
 }
 
 impl Setup {
@@ -144,31 +74,39 @@ impl Setup {
         gpu.block_on(Trainer::new(gpu, &self.network, optimizer, *batch, *seed, prepared))
     }
 
-    /// Trains until all epochs are done, Ctrl-C is pressed, or accuracy is enough.
-    pub(crate) fn fit(
+    /// What trains, validates and saves: with the run's data and options, in the trainer's state.
+    pub(crate) fn learner(
         &self,
-        trainer: &mut Trainer,
-        policy: &Policy<'_>,
-        recorder: Option<&mut Recorder>,
-        stop: &Arc<AtomicBool>,
-        reporter: &Reporter,
-    ) -> Result<History> {
-        Session::new(self, trainer, policy, recorder, stop, reporter)?.run()
-    }
-
-    /// Everything that a run is continued from and an image classified with.
-    pub(crate) fn checkpoint(&self, trainer: &Trainer) -> Result<Checkpoint> {
-        let state = trainer.gpu().block_on(trainer.state())?;
+        trainer: Trainer,
+        validate: bool,
+        target_accuracy: Option<f64>,
+        save_every: u64,
+    ) -> Result<Learner> {
+        let Run { batch, seed, augmentation, mix, .. } = &self.run;
+        let training = self.load.options(*batch, &self.preprocessing);
+        let training = training.training(*seed, *augmentation).mixing(*mix);
+        let loader = Loader::new(Arc::clone(&self.data.train), training)?;
+        if validate && self.data.validation.is_empty() {
+            let reason = "has no images to validate on: add some, or train with --no-validation";
+            return Err(Error::format(&self.run.data, reason));
+        }
+        let gpu = trainer.gpu().clone();
+        let mut options = LearnerOptions::default();
+        options.epochs = self.run.epochs;
+        options.learning_rate = self.run.rate;
+        options.schedule = self.run.schedule;
+        options.warmup_epochs = self.run.warmup;
+        options.patience = self.run.patience;
+        options.target_accuracy = target_accuracy;
+        options.save_every = save_every;
+        let mut learner = Learner::new(trainer, loader, options);
         let run = serde_json::to_value(&self.run).map_err(|e| Error::Config(e.to_string()))?;
-        let metadata = Metadata {
-            version: env!("CARGO_PKG_VERSION").into(),
-            network: self.network.clone(),
-            classes: self.data.train.classes().to_vec(),
-            preprocessing: self.preprocessing.clone(),
-            progress: state.progress.clone(),
-            run,
-            command_line: command_line(),
-        };
-        Ok(Checkpoint { state, metadata })
+        learner.describe(run, command_line());
+        if validate {
+            let validation = self.load.options(*batch, &self.preprocessing);
+            let validation = Loader::new(Arc::clone(&self.data.validation), validation)?;
+            gpu.block_on(learner.validate_on(validation))?;
+        }
+        Ok(learner)
     }
 }

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use incept::checkpoint::Checkpoint;
 use incept::optim::Progress;
 use incept::output::{check_file, check_folder, is_special, remove_leftovers};
-use incept::runs::{Lock, LogWriter, Record, RunFolder, StopReason};
+use incept::runs::{Lock, LogWriter, Record, RunFolder, StopReason, best_in};
 use incept::{Error, Result};
 
 use super::config::RunArgs;
-use super::record::{best_in, readable, unjudged, waited};
 use super::report::{note, shown};
 
 /// Where a run writes, for this process alone.
@@ -75,7 +74,7 @@ impl Place {
 
     /// The best validation accuracy of the run that goes on, and its epoch.
     pub(crate) fn best(&self) -> Result<Option<(f64, u64)>> {
-        let log = self.folder.as_ref().map(readable).transpose()?.unwrap_or_default();
+        let log = self.folder.as_ref().map(RunFolder::readable_log).transpose()?.unwrap_or_default();
         Ok(best_in(&log).map(|(accuracy, epoch, _)| (accuracy, epoch)))
     }
 
@@ -113,7 +112,7 @@ impl Place {
         validate: bool,
     ) -> Result<Option<(StopReason, String)>> {
         let late = match self.folder.as_ref().filter(|_| validate) {
-            Some(folder) => unjudged(folder, progress.step)?.is_some(),
+            Some(folder) => folder.unvalidated(progress.step)?.is_some(),
             None => false,
         };
         if late {
@@ -126,7 +125,7 @@ impl Place {
         let Some(folder) = self.folder.as_ref().filter(|_| validate && progress.batch == 0) else {
             return Ok(None);
         };
-        Ok(waited(folder, progress.epoch, patience)?.map(|(since, accuracy, at)| {
+        Ok(folder.waited(progress.epoch, patience)?.map(|(since, accuracy, at)| {
             let text = format!(
                 "early stopping ended this run: validation accuracy has not improved for {since} epochs (best {:.2}% at epoch {}); a larger --patience goes on, and --patience 0 turns it off",
                 100.0 * accuracy,
@@ -139,7 +138,7 @@ impl Place {
     /// Writes down that a run is over, if a crash came between its last epoch and that.
     pub(crate) fn close(&self, progress: &Progress, reason: StopReason) -> Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
-        let log = readable(folder)?;
+        let log = folder.readable_log()?;
         match log.last() {
             Some(Record::Epoch(last)) if last.step == progress.step => {
                 let end = Record::End { reason, epochs: progress.epoch, seconds: 0.0, message: None };

@@ -11,8 +11,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::fit::History;
 use super::plot::{BLUE, Drawn, FAMILY, GREEN, GRID, INK, SOFT, VERMILION, use_font};
+use incept::learner::History;
 
 /// Pixels of the file for each one of the layout: sharp on fine screens, and glyphs are placed to
 /// half a pixel.

@@ -7,21 +7,24 @@ use clap::Args;
 use incept::Error;
 use incept::checkpoint::Checkpoint;
 use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing};
+use incept::learner::Learner;
 use incept::model::GoogLeNet;
 use incept::output::is_special;
-use incept::runs::{Manifest, RunFolder, StopReason};
+use incept::runs::{Manifest, Recorder, RecorderOptions, RunFolder, StopReason};
 use incept::train::Trainer;
 use serde::Serialize;
 
 use super::config::{Config, Recipe, class_weights};
 use super::dashboard::ViewName;
-use super::data::{describe, note_shapes, suited_input};
-use super::fit::{Policy, Run, Setup};
+use super::data::{describe, note_shapes, report_bad, suited_input};
+use super::fit::{Run, Setup};
+use super::flags::flags;
 use super::interrupt::interruptible;
 use super::options::{DeviceArgs, Init, PrecisionArgs, PrecisionName};
 use super::place::{Place, ended};
-use super::record::{Recorder, checkpoint_of, folder_of, machine, now, require_finite};
-use super::report::{Reporter, bytes, command_line, is_unread, note, shown, thousands};
+use super::record::{checkpoint_of, folder_of, require_finite};
+use super::report::{Reporter, bytes, is_unread, note, shown, thousands};
+use super::screen::Screen;
 use super::{Outcome, Result, plot, preview, record};
 
 /// Train a network on a data set; the run gets a folder with its configuration, log and
@@ -213,15 +216,14 @@ impl Train {
             thousands(parameters(&trainer) as u64),
             bytes(trainer.session().plan().memory.total_bytes())
         ));
-        let (mut recorder, out) = self.recorder(&start, &trainer, &mut place)?;
-        note(&format!("run: {}", shown(recorder.folder().path())));
-        let policy = Policy {
-            out: Some(&out),
-            save_every: setup.run.config.run.save_every.unwrap_or(1),
-            validate,
-            enough: None,
-            view,
-        };
+        let save_every = setup.run.config.run.save_every.unwrap_or(1);
+        let mut learner = setup.learner(trainer, validate, None, save_every)?;
+        let (recorder, out) = self.recorder(&start, &learner, &mut place)?;
+        let folder = recorder.folder().clone();
+        note(&format!("run: {}", shown(folder.path())));
+        learner.record(recorder);
+        learner.save_to(&out);
+        learner.stop_by(Arc::clone(&stop));
         let plain;
         let reporter = if view_name == ViewName::Plain {
             plain = reporter.plain();
@@ -229,24 +231,30 @@ impl Train {
         } else {
             reporter
         };
-        let history = setup.fit(&mut trainer, &policy, Some(&mut recorder), &stop, reporter);
+        let history = {
+            let mut screen = Screen::new(setup, view, stop, reporter);
+            learner.fit_blocking(&mut screen)
+        };
+        let epochs = learner.trainer().progress().epoch;
         let history = history.map_err(|error| {
             if is_unread(&error) || matches!(error, Error::Interrupted) {
                 return error;
             }
-            recorder.fail(&error, trainer.progress().epoch);
-            let _ = reporter
-                .tell_event(&Event::Failed { reason: error.to_string(), epochs: trainer.progress().epoch });
-            ended(error, recorder.folder(), &setup.run.data)
+            if let Some(recorder) = learner.recorder_mut() {
+                recorder.fail(flags(&error.to_string()).into_owned(), epochs);
+            }
+            let _ = reporter.tell_event(&Event::Failed { reason: error.to_string(), epochs });
+            ended(error, &folder, &setup.run.data)
         })?;
-        let best = recorder.best().map(|(accuracy, epoch)| (accuracy, epoch, recorder.folder().best()));
+        report_bad(learner.train_loader());
+        let best = learner.best().map(|(accuracy, epoch)| (accuracy, epoch, folder.best()));
         if let Some((accuracy, epoch, file)) = &best {
             let (percent, epochs) = (100.0 * accuracy, epoch + 1);
             reporter.line(&format!("best: held out {percent:.2}% after epoch {epochs}, {}", shown(file)))?;
         }
         reporter.event(&Event::End {
             reason: history.reason(),
-            epochs: trainer.progress().epoch,
+            epochs,
             best_accuracy: best.as_ref().map(|best| best.0),
             best_epoch: best.as_ref().map(|best| best.1),
             best: best.as_ref().map(|best| best.2.as_path()),
@@ -519,7 +527,7 @@ impl Train {
     }
 
     /// The run's folder with what is known now, and where the newest checkpoint goes.
-    fn recorder(&self, start: &Start, trainer: &Trainer, place: &mut Place) -> Result<(Recorder, PathBuf)> {
+    fn recorder(&self, start: &Start, learner: &Learner, place: &mut Place) -> Result<(Recorder, PathBuf)> {
         let Start { setup, from, .. } = start;
         let run = &setup.run;
         let name = run.config.run.name.clone().unwrap_or_else(|| {
@@ -528,40 +536,36 @@ impl Train {
                 .map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned())
         });
         let (folder, out) = place.settle(&run.config.run, &name)?;
-        let gpu = trainer.gpu().summary();
-        let memory_bytes = trainer.session().plan().memory.total_bytes();
+        let manifest = learner.manifest();
+        let memory_bytes = manifest.memory_bytes;
         let manifest = Manifest {
-            version: env!("CARGO_PKG_VERSION").into(),
             name,
-            started: now() as u64,
             recipe: self.recipe.map(|r| r.name().into()),
             data: run.data.clone(),
             data_description: setup.data.name.clone(),
-            classes: setup.data.train.classes().to_vec(),
-            train: setup.data.train.len(),
             validation: setup.data.validation.len(),
-            network: setup.network.clone(),
-            parameters: parameters(trainer),
-            precision: format!("{:?}", run.optimizer.precision.element()).to_lowercase(),
-            machine: machine(gpu),
-            memory_bytes,
             // A device or a pipe keeps nothing: the folder has the checkpoint too then.
             checkpoint: (out != folder.last() && !is_special(&out))
                 .then(|| std::path::absolute(&out).unwrap_or_else(|_| out.clone())),
             from: from.clone(),
-            command_line: command_line(),
+            ..manifest
         };
         let manifest = match folder.manifest() {
-            // What was known at the start of a run that goes on stays.
+            // What was known at the start of a run that resumes stays.
             Ok(old) => Manifest { checkpoint: manifest.checkpoint, ..old },
             Err(_) => manifest,
         };
         folder.describe(&manifest, &run.config.to_toml()?)?;
-        let steps_per_epoch = setup.data.train.len().div_ceil(run.batch.max(1));
-        let keep = run.config.run.keep.unwrap_or(0);
-        let tensorboard = run.config.run.tensorboard.as_deref();
-        let progress = trainer.progress();
-        Ok((Recorder::open(folder, progress, steps_per_epoch, memory_bytes, keep, tensorboard)?, out))
+        let mut options = RecorderOptions::default();
+        options.steps_per_epoch = learner.train_loader().batches_per_epoch();
+        options.memory_bytes = memory_bytes;
+        options.keep = run.config.run.keep.unwrap_or(0);
+        options.tensorboard.clone_from(&run.config.run.tensorboard);
+        let recorder = Recorder::open(folder, learner.trainer().progress(), &options)?;
+        for file in recorder.moved_aside() {
+            note(&format!("note: moved aside a checkpoint from a later epoch: {}", shown(file)));
+        }
+        Ok((recorder, out))
     }
 
     fn preview(setup: &Setup, path: &Path, reporter: &Reporter) -> Result {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::parts::Part;
 use super::read::{first_of, names_in, read};
-use super::{Found, InMemory, cifar_python};
+use super::{Found, Uniform, cifar_python};
 use crate::error::{Error, Result};
 use crate::untrusted::read_text;
 
@@ -153,7 +153,7 @@ impl Version {
         }
     }
 
-    fn part(&self, files: &[PathBuf], classes: &[String]) -> Result<InMemory> {
+    fn part(&self, files: &[PathBuf], classes: &[String]) -> Result<Uniform> {
         let mut set = empty(files, classes);
         for path in files {
             match self.content {
@@ -171,7 +171,7 @@ impl Version {
     }
 }
 
-fn add_records(set: &mut InMemory, path: &Path, label_bytes: usize) -> Result<()> {
+fn add_records(set: &mut Uniform, path: &Path, label_bytes: usize) -> Result<()> {
     let bytes = read(path)?;
     let record = label_bytes + 3 * PLANE;
     if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
@@ -185,14 +185,14 @@ fn add_records(set: &mut InMemory, path: &Path, label_bytes: usize) -> Result<()
     Ok(())
 }
 
-fn empty(files: &[PathBuf], classes: &[String]) -> InMemory {
+fn empty(files: &[PathBuf], classes: &[String]) -> Uniform {
     let source = files.first().map(|p| p.display().to_string()).unwrap_or_default();
     let (pixels, labels) = (Vec::new(), Vec::new());
-    InMemory { source, classes: classes.to_vec(), width: SIZE, height: SIZE, channels: 3, pixels, labels }
+    Uniform { source, classes: classes.to_vec(), width: SIZE, height: SIZE, channels: 3, pixels, labels }
 }
 
 /// Adds an image that is stored as a red, a green and a blue plane.
-fn push(set: &mut InMemory, path: &Path, number: usize, label: i64, planes: &[u8]) -> Result<()> {
+fn push(set: &mut Uniform, path: &Path, number: usize, label: i64, planes: &[u8]) -> Result<()> {
     let class = u8::try_from(label).ok().filter(|class| usize::from(*class) < set.classes.len());
     let Some(class) = class else {
         let reason = format!("image {number} has label {label} of {} classes", set.classes.len());

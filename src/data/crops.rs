@@ -180,7 +180,7 @@ fn mirrored(image: &Image) -> Image {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::InMemory;
+    use crate::data::Uniform;
 
     /// An image whose red is the column and green the row, each divided by 2.
     fn image(width: usize, height: usize) -> Image {
@@ -271,7 +271,7 @@ mod tests {
     fn a_set_of_crops_keeps_labels_and_names() {
         let pixels = image(40, 40).pixels.repeat(2);
         let classes = vec!["a".to_string(), "b".to_string()];
-        let set = InMemory {
+        let set = Uniform {
             source: "set".into(),
             classes,
             width: 40,

@@ -1,6 +1,6 @@
 //! The embedded data set: UCI's handwritten digits (see `assets/digits/README.md`).
 
-use super::{Dataset, Image, InMemory};
+use super::{Dataset, Image, Uniform};
 use crate::error::{Error, Result};
 
 const PACKED: &[u8] = include_bytes!("../../assets/digits/digits.bin.gz");
@@ -11,7 +11,7 @@ const LEVELS: u8 = 16;
 
 /// 1,797 handwritten digits of 8 x 8 pixels.
 #[derive(Clone, Debug)]
-pub struct Digits(InMemory);
+pub struct Digits(Uniform);
 
 /// Unpacks the embedded digits: white on black, ten classes.
 ///
@@ -22,7 +22,7 @@ pub fn digits() -> Result<Digits> {
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(PACKED), &mut bytes)
         .map_err(|e| Error::damaged("digits", format!("the embedded copy is damaged: {e}"), e))?;
     let rows = bytes.chunks_exact(SIZE * SIZE + 1);
-    let mut set = InMemory {
+    let mut set = Uniform {
         source: "digits".into(),
         classes: (0..10).map(|d| d.to_string()).collect(),
         width: SIZE,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::parts::Part;
 use super::read::{MAX_UNPACKED_BYTES, failed, first_of, names_in, stream};
 use super::walk::{entries, file_name};
-use super::{Found, InMemory};
+use super::{Found, Uniform};
 use crate::error::{Error, Result};
 use crate::untrusted::{MAX_FILE_BYTES, read_text};
 
@@ -90,7 +90,7 @@ impl Family {
         self.file(part, "images-idx3-ubyte")
     }
 
-    fn part(&self, part: Part) -> Result<Option<InMemory>> {
+    fn part(&self, part: Part) -> Result<Option<Uniform>> {
         let Some(images) = self.images(part) else { return Ok(None) };
         let labels = self.file(part, "labels-idx1-ubyte");
         let labels = labels.ok_or_else(|| Error::format(&images, "has no file of labels beside it"))?;
@@ -103,7 +103,7 @@ impl Family {
     }
 
     /// Names EMNIST's classes by the characters that they are.
-    fn name_classes(&self, set: &mut InMemory, emnist: &str, labels: &Path) -> Result<()> {
+    fn name_classes(&self, set: &mut Uniform, emnist: &str, labels: &Path) -> Result<()> {
         // The letters count from 1.
         let first = usize::from(emnist == "letters");
         let mapping = self.folder.join(format!("{}mapping.txt", self.prefix));
@@ -144,7 +144,7 @@ fn characters(emnist: &str) -> Vec<String> {
 }
 
 /// Turns images that were stored by columns the right way.
-fn upright(set: &mut InMemory) {
+fn upright(set: &mut Uniform) {
     let (width, height) = (set.width, set.height);
     let mut turned = Vec::with_capacity(set.pixels.len());
     for image in set.pixels.chunks_exact((width * height).max(1)) {
@@ -154,7 +154,7 @@ fn upright(set: &mut InMemory) {
     (set.width, set.height) = (height, width);
 }
 
-fn read(images: &Path, labels: &Path) -> Result<InMemory> {
+fn read(images: &Path, labels: &Path) -> Result<Uniform> {
     let (extents, pixels) = elements::<3>(images)?;
     let (counts, classes) = elements::<1>(labels)?;
     let [count, height, width] = extents;
@@ -163,7 +163,7 @@ fn read(images: &Path, labels: &Path) -> Result<InMemory> {
         return Err(Error::format(labels, reason));
     }
     let most = classes.iter().copied().max().unwrap_or(0);
-    Ok(InMemory {
+    Ok(Uniform {
         source: images.display().to_string(),
         classes: (0..=most.max(9)).map(|c| c.to_string()).collect(),
         width,

@@ -152,6 +152,16 @@ impl Loader {
         Ok(Self { shared: Arc::new(Shared { set, options, bad: Mutex::default() }) })
     }
 
+    /// The images that batches are made of.
+    pub fn dataset(&self) -> &Arc<dyn Dataset> {
+        &self.shared.set
+    }
+
+    /// How batches are made.
+    pub fn options(&self) -> &LoaderOptions {
+        &self.shared.options
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
         self.shared.set.len()

@@ -17,6 +17,7 @@ mod layout;
 mod loader;
 #[cfg(feature = "formats")]
 mod manifest;
+mod memory;
 mod mix;
 mod open;
 #[cfg(feature = "formats")]
@@ -42,6 +43,7 @@ pub use duplicates::MAX_COMPARED_IMAGES;
 pub use folder::Folder;
 pub use imagenet::imagenet_classes;
 pub use loader::{Batch, Loader, LoaderOptions};
+pub use memory::InMemory;
 pub use mix::{Mix, MixedLabels};
 pub use open::{OpenOptions, OpenedData, OpenedPart, at_most, open, open_part};
 #[cfg(feature = "formats")]
@@ -100,7 +102,7 @@ pub trait Dataset: Send + Sync + Debug {
 
 /// Images of one size in memory.
 #[derive(Clone, Debug)]
-pub(crate) struct InMemory {
+pub(crate) struct Uniform {
     pub source: String,
     pub classes: Vec<String>,
     pub width: usize,
@@ -111,7 +113,7 @@ pub(crate) struct InMemory {
     pub labels: Vec<u8>,
 }
 
-impl Dataset for InMemory {
+impl Dataset for Uniform {
     fn len(&self) -> usize {
         self.labels.len()
     }

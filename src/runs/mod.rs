@@ -20,6 +20,7 @@
 mod lock;
 mod log;
 mod mend;
+mod recorder;
 mod tensorboard;
 
 pub use lock::{Lock, Owner};
@@ -27,6 +28,8 @@ pub use log::{
     EpochRecord, HeadRecord, LogWriter, PartRecord, Record, StepRecord, StopReason, ValidationRecord,
     read_log, read_log_leniently,
 };
+pub(crate) use recorder::Save;
+pub use recorder::{EpochReport, Recorder, RecorderOptions, best_in, now};
 pub use tensorboard::EventWriter;
 
 use std::path::{Path, PathBuf};

@@ -180,6 +180,11 @@ impl Trainer {
         self.batch
     }
 
+    /// The names of the heads: `main` first.
+    pub fn heads(&self) -> &[&'static str] {
+        &self.heads
+    }
+
     /// The session that runs the steps.
     pub fn session(&self) -> &Session {
         &self.session

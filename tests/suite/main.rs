@@ -5,6 +5,7 @@
 
 mod data;
 mod graph;
+mod learner;
 mod operations;
 mod precision;
 mod shaders;

@@ -1,7 +1,7 @@
 //! Whether a training still learns: what ends one that does not.
 
-use incept::train::StepMetrics;
-use incept::{Error, Result};
+use crate::error::{Error, Result};
+use crate::train::StepMetrics;
 
 /// Steps in a row without a finite loss after which training has diverged, and updates in a row
 /// that overflow at the smallest loss scale; with activations in f16 a batch may overflow.
@@ -9,9 +9,9 @@ const DIVERGED: u64 = 8;
 
 /// Whether training still learns.
 #[derive(Debug, Default)]
-pub(crate) struct Health {
+pub(super) struct Health {
     /// Steps in a row without a finite loss.
-    no_number: u64,
+    non_finite: u64,
     /// Updates in a row that overflowed at the smallest loss scale.
     overflows: u64,
     /// Updates that have overflowed so far.
@@ -22,8 +22,8 @@ pub(crate) struct Health {
 
 impl Health {
     /// Takes a step into account; an error once training does not learn any more.
-    pub(crate) fn step(&mut self, step: &StepMetrics) -> Result<()> {
-        self.no_number = if step.loss.is_finite() { 0 } else { self.no_number + 1 };
+    pub(super) fn step(&mut self, step: &StepMetrics) -> Result<()> {
+        self.non_finite = if step.loss.is_finite() { 0 } else { self.non_finite + 1 };
         // Batches that are only added up have no norm, and no update.
         if let Some(scaling) = step.scaling.filter(|_| step.gradient_norm.is_some()) {
             let overflowed = scaling.skipped > self.skipped && scaling.is_smallest();
@@ -32,7 +32,7 @@ impl Health {
         }
         self.half |= step.scaling.is_some();
         let first = step.step + 1 - DIVERGED.min(step.step + 1);
-        if self.no_number >= DIVERGED {
+        if self.non_finite >= DIVERGED {
             let end = if self.half {
                 Error::DivergedInF16 { step: first }
             } else {
@@ -46,9 +46,8 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
-    use incept::train::ScalingMetrics;
+    use crate::train::ScalingMetrics;
 
-    use super::super::flags::flags;
     use super::*;
 
     /// The step at which training ends, and why.
@@ -58,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn training_that_does_not_learn_any_more_ends() {
+    fn diverged_training_ends() {
         let step = |step: u64, loss: f32, scaling: Option<(f32, u64)>| StepMetrics {
             step,
             count: 1,
@@ -80,6 +79,6 @@ mod tests {
         // Activations may have overflowed, which f32 has room for.
         let end = ended((0..100).map(|i| step(i, f32::INFINITY, Some((1024.0, 0)))));
         assert!(matches!(&end, Some((7, Error::DivergedInF16 { step: 0 }))), "{end:?}");
-        assert!(end.is_some_and(|(_, error)| flags(&error.to_string()).contains("--precision f32")));
+        assert!(end.is_some_and(|(_, error)| error.to_string().contains("Optimizer::precision")));
     }
 }

@@ -1,0 +1,284 @@
+//! A training from data, network and options, one by one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Learner, LearnerOptions};
+use crate::checkpoint::Checkpoint;
+use crate::data::{Augmentation, Dataset, Loader, LoaderOptions, Preprocessing, Subset, stratified};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::model::GoogLeNet;
+use crate::optim::{Optimizer, Schedule};
+use crate::runs::{Lock, Recorder, RecorderOptions, RunFolder};
+use crate::train::Trainer;
+
+/// Images that mean and standard deviation are measured on.
+const MEASURED_IMAGES: usize = 2000;
+
+/// Makes a [`Learner`]: only the data has no default.
+#[derive(Debug)]
+#[must_use = "it trains nothing before `build`"]
+pub struct LearnerBuilder {
+    network: GoogLeNet,
+    train: Option<Arc<dyn Dataset>>,
+    validation: Option<Arc<dyn Dataset>>,
+    val_split: f64,
+    preprocessing: Option<Preprocessing>,
+    augmentation: Option<Augmentation>,
+    optimizer: Optimizer,
+    options: LearnerOptions,
+    batch_size: usize,
+    seed: u64,
+    workers: Option<usize>,
+    checkpoint: Option<PathBuf>,
+    best_checkpoint: Option<PathBuf>,
+    runs: Option<(PathBuf, String)>,
+    resume: Option<Checkpoint>,
+    weights: Option<(Checkpoint, Vec<String>)>,
+}
+
+impl LearnerBuilder {
+    pub(super) fn new(network: GoogLeNet) -> Self {
+        Self {
+            network,
+            train: None,
+            validation: None,
+            val_split: 0.2,
+            preprocessing: None,
+            augmentation: None,
+            optimizer: Optimizer::default(),
+            options: LearnerOptions::default(),
+            batch_size: 32,
+            seed: 0,
+            workers: None,
+            checkpoint: None,
+            best_checkpoint: None,
+            runs: None,
+            resume: None,
+            weights: None,
+        }
+    }
+
+    /// The training images. Unless [`LearnerBuilder::validation`] names others, a share of each
+    /// class is taken from them to validate on.
+    pub fn data(mut self, train: Arc<dyn Dataset>) -> Self {
+        self.train = Some(train);
+        self
+    }
+
+    /// The validation images, with the classes of the training images.
+    pub fn validation(mut self, validation: Arc<dyn Dataset>) -> Self {
+        self.validation = Some(validation);
+        self
+    }
+
+    /// Share of the training images to validate on [default: 0.2]; 0 trains without validation.
+    pub fn val_split(mut self, share: f64) -> Self {
+        self.val_split = share;
+        self
+    }
+
+    /// How images become the network's input [default: the mean and standard deviation of the
+    /// training images].
+    pub fn preprocessing(mut self, preprocessing: Preprocessing) -> Self {
+        self.preprocessing = Some(preprocessing);
+        self
+    }
+
+    /// Random changes of training images [default: none].
+    pub fn augmentation(mut self, augmentation: Augmentation) -> Self {
+        self.augmentation = Some(augmentation);
+        self
+    }
+
+    /// The optimizer [default: SGD with momentum, as Caffe's `quick_solver`].
+    pub fn optimizer(mut self, optimizer: Optimizer) -> Self {
+        self.optimizer = optimizer;
+        self
+    }
+
+    /// Epochs of the whole run [default: 30].
+    pub fn epochs(mut self, epochs: u64) -> Self {
+        self.options.epochs = epochs;
+        self
+    }
+
+    /// Images per batch [default: 32].
+    pub fn batch_size(mut self, images: usize) -> Self {
+        self.batch_size = images;
+        self
+    }
+
+    /// Learning rate that the schedule starts from [default: 0.01].
+    pub fn learning_rate(mut self, rate: f64) -> Self {
+        self.options.learning_rate = rate;
+        self
+    }
+
+    /// How the learning rate changes [default: (1 - done)^0.5].
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.options.schedule = schedule;
+        self
+    }
+
+    /// Epochs over which the learning rate rises to its start [default: 0].
+    pub fn warmup_epochs(mut self, epochs: f64) -> Self {
+        self.options.warmup_epochs = epochs;
+        self
+    }
+
+    /// Ends training after so many epochs without a better validation accuracy [default: never].
+    pub fn patience(mut self, epochs: u64) -> Self {
+        self.options.patience = Some(epochs);
+        self
+    }
+
+    /// Ends training at this validation accuracy, from 0 to 1 [default: never].
+    pub fn target_accuracy(mut self, accuracy: f64) -> Self {
+        self.options.target_accuracy = Some(accuracy);
+        self
+    }
+
+    /// Seed of weights, order, augmentation and dropout [default: 0].
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Threads that decode images [default: one per core, up to 8].
+    pub fn workers(mut self, threads: usize) -> Self {
+        self.workers = Some(threads);
+        self
+    }
+
+    /// The newest checkpoint's file, saved every epoch [default: none].
+    pub fn checkpoint(mut self, file: impl Into<PathBuf>) -> Self {
+        self.checkpoint = Some(file.into());
+        self
+    }
+
+    /// The file of the checkpoint with the best validation accuracy [default: none].
+    pub fn best_checkpoint(mut self, file: impl Into<PathBuf>) -> Self {
+        self.best_checkpoint = Some(file.into());
+        self
+    }
+
+    /// Records the run in a new folder `parent/NNNN-name`, as `incept train` does: `incept runs`,
+    /// `incept report` and `incept train --resume` read it [default: no folder].
+    pub fn record_in(mut self, parent: impl Into<PathBuf>, name: impl Into<String>) -> Self {
+        self.runs = Some((parent.into(), name.into()));
+        self
+    }
+
+    /// Resumes from a checkpoint of the same network and optimizer: bit for bit the run that was
+    /// not interrupted.
+    pub fn resume(mut self, checkpoint: Checkpoint) -> Self {
+        self.resume = Some(checkpoint);
+        self
+    }
+
+    /// Starts from the weights of another run, except the parameters named in `reinitialized`,
+    /// which keep their random initialization.
+    pub fn weights(mut self, checkpoint: Checkpoint, reinitialized: Vec<String>) -> Self {
+        self.weights = Some((checkpoint, reinitialized));
+        self
+    }
+
+    /// [`LearnerBuilder::build`] on the calling thread.
+    ///
+    /// # Errors
+    /// As [`LearnerBuilder::build`].
+    pub fn build_blocking(self, gpu: &Gpu) -> Result<Learner> {
+        gpu.block_on(self.build(gpu))
+    }
+
+    /// Plans the training step for a device and compiles its kernels.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] naming an option, [`Error::Config`] if there is no data or its classes
+    /// are not the network's, and what planning, the device and the files report.
+    pub async fn build(self, gpu: &Gpu) -> Result<Learner> {
+        let (train, validation) = self.split()?;
+        let classes = train.classes().len();
+        if classes != self.network.classes {
+            return Err(Error::Config(format!(
+                "the data set has {classes} classes and the network {}",
+                self.network.classes
+            )));
+        }
+        let input = self.network.input;
+        let preprocessing = self
+            .preprocessing
+            .unwrap_or_else(|| Preprocessing::new(input).measure(train.as_ref(), MEASURED_IMAGES));
+        // A batch with copies would give batch norm too small a variance.
+        let batch = self.batch_size.min(train.len());
+        let mut loading = LoaderOptions::new(batch, preprocessing);
+        loading.workers = self.workers.unwrap_or(loading.workers);
+        let training = loading.clone().training(self.seed, self.augmentation);
+        let loader = Loader::new(train, training)?;
+        let mut trainer =
+            Trainer::new(gpu, &self.network, &self.optimizer, batch, self.seed, |_, _| ()).await?;
+        if let Some((checkpoint, reinitialized)) = &self.weights {
+            trainer.start_from(&checkpoint.state.clone().averaged(), reinitialized).await?;
+        }
+        if let Some(checkpoint) = &self.resume {
+            trainer.restore(&checkpoint.state)?;
+        }
+        let run = serde_json::json!({
+            "learner": self.options,
+            "optimizer": self.optimizer,
+            "batch_size": batch,
+            "seed": self.seed,
+            "augmentation": self.augmentation,
+        });
+        let mut learner = Learner::new(trainer, loader, self.options);
+        learner.describe(run, Vec::new());
+        if let Some(validation) = validation {
+            learner.validate_on(Loader::new(validation, loading)?).await?;
+        }
+        learner.checkpoint_file = self.checkpoint;
+        learner.best_file = self.best_checkpoint;
+        if let Some((parent, name)) = self.runs {
+            let folder = RunFolder::create(&parent, &name)?;
+            learner.locks.push(Lock::acquire(&folder.lock_path())?);
+            let mut manifest = learner.manifest();
+            manifest.name = name;
+            folder.describe(&manifest, "")?;
+            learner.checkpoint_file.get_or_insert_with(|| folder.last());
+            let options = RecorderOptions {
+                steps_per_epoch: learner.train.batches_per_epoch(),
+                memory_bytes: manifest.memory_bytes,
+                ..RecorderOptions::default()
+            };
+            learner.recorder = Some(Recorder::open(folder, learner.trainer.progress(), &options)?);
+        }
+        Ok(learner)
+    }
+
+    /// What to train and to validate on.
+    #[expect(clippy::type_complexity, reason = "a pair of data sets, of which one may be missing")]
+    fn split(&self) -> Result<(Arc<dyn Dataset>, Option<Arc<dyn Dataset>>)> {
+        let Some(set) = &self.train else {
+            return Err(Error::Config("a `LearnerBuilder` needs `LearnerBuilder::data`".into()));
+        };
+        if !(0.0..1.0).contains(&self.val_split) {
+            let allowed = "from 0 up to, but not, 1";
+            return Err(Error::out_of_range("LearnerBuilder::val_split", allowed, self.val_split));
+        }
+        if let Some(validation) = &self.validation {
+            if validation.classes() != set.classes() {
+                return Err(Error::Config(
+                    "the validation set has other classes than the training set".into(),
+                ));
+            }
+            return Ok((Arc::clone(set), Some(Arc::clone(validation))));
+        }
+        if self.val_split == 0.0 {
+            return Ok((Arc::clone(set), None));
+        }
+        let (rest, part) = stratified(set.as_ref(), self.val_split, 0);
+        let part: Arc<dyn Dataset> = Arc::new(Subset::new(Arc::clone(set), part));
+        Ok((Arc::new(Subset::new(Arc::clone(set), rest)), Some(part).filter(|part| !part.is_empty())))
+    }
+}

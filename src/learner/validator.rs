@@ -1,0 +1,78 @@
+//! Validation between epochs.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::data::Loader;
+use crate::error::{Error, Result};
+use crate::infer::{Classifier, EarlyExit, Evaluation, evaluate, evaluate_heads};
+use crate::runs::HeadRecord;
+use crate::train::Trainer;
+
+/// What a validation measured.
+#[derive(Debug, Default)]
+pub(super) struct Validated {
+    /// The main head; none if validation was interrupted or failed.
+    pub main: Option<Evaluation>,
+    /// The auxiliary heads.
+    pub aux: Vec<HeadRecord>,
+    /// Why there is nothing.
+    pub failed: Option<Error>,
+}
+
+/// The heads that are validated: all where there are several.
+#[derive(Debug)]
+enum Heads {
+    Main(Box<Classifier>),
+    All(Box<EarlyExit>),
+}
+
+/// Validates a trainer's network: it reads the trainer's parameters where they are.
+#[derive(Debug)]
+pub(super) struct Validator {
+    heads: Heads,
+    loader: Loader,
+}
+
+impl Validator {
+    pub(super) async fn new(trainer: &Trainer, loader: Loader) -> Result<Self> {
+        let batch = trainer.batch();
+        let heads = if trainer.heads().len() > 1 {
+            Heads::All(Box::new(trainer.early_exit(batch).await?))
+        } else {
+            Heads::Main(Box::new(trainer.classifier(batch).await?))
+        };
+        Ok(Self { heads, loader })
+    }
+
+    pub(super) fn loader(&self) -> &Loader {
+        &self.loader
+    }
+
+    /// The heads over the validation set; nothing once `stop` is set, as some of the images are no
+    /// measure of the epoch.
+    pub(super) async fn validate(&mut self, stop: &AtomicBool) -> Validated {
+        match self.measure(stop).await {
+            Ok(_) if stop.load(Ordering::SeqCst) => Validated::default(),
+            Ok((main, aux)) => Validated { main, aux, failed: None },
+            Err(error) => Validated { failed: Some(error), ..Validated::default() },
+        }
+    }
+
+    async fn measure(&mut self, stop: &AtomicBool) -> Result<(Option<Evaluation>, Vec<HeadRecord>)> {
+        let flow = || {
+            if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        match &mut self.heads {
+            Heads::Main(classifier) => {
+                let main = evaluate(classifier, &self.loader, |_, _| flow()).await?;
+                Ok((Some(main), Vec::new()))
+            }
+            Heads::All(staged) => {
+                let mut heads = evaluate_heads(staged, &self.loader, |_| flow()).await?;
+                let main = heads.pop().map(|(_, evaluation)| evaluation);
+                Ok((main, heads.iter().map(|(name, e)| HeadRecord::of_evaluation(name, e)).collect()))
+            }
+        }
+    }
+}

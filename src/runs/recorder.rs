@@ -1,0 +1,396 @@
+//! What a run leaves behind while it trains: its folder's log and checkpoints, and TensorBoard's
+//! event files.
+
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::{
+    EpochRecord, EventWriter, HeadRecord, LogWriter, Machine, PartRecord, Record, RunFolder, StepRecord,
+    StopReason, ValidationRecord, read_log_leniently,
+};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::gpu::AdapterSummary;
+use crate::infer::Evaluation;
+use crate::optim::Progress;
+use crate::output::is_special;
+use crate::train::{EpochSummary, StepMetrics};
+
+/// Step records of an epoch, about: enough for a curve.
+const STEPS_PER_EPOCH: usize = 200;
+
+/// One epoch of a training, as observers see it.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct EpochReport {
+    /// Losses and accuracies on the training set, measured while the parameters changed.
+    #[serde(flatten)]
+    pub summary: EpochSummary,
+    /// Learning rate at its end.
+    pub rate: f64,
+    /// Seconds of training, without validation.
+    pub seconds: f64,
+    /// Training images per second.
+    pub images_per_s: f64,
+    /// The main head on the validation set; none if there is no validation, or it was interrupted.
+    pub validation: Option<Evaluation>,
+    /// The main head's accuracy there, from 0 to 1.
+    pub validation_accuracy: Option<f64>,
+    /// The auxiliary heads on the validation set; empty if the network has none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub validation_aux: Vec<HeadRecord>,
+    /// Whether no epoch before had so high a validation accuracy.
+    pub best: bool,
+    /// Share of the time of training in which the device worked on steps; none where it cannot
+    /// tell.
+    pub device_busy: Option<f64>,
+}
+
+/// How a run is recorded.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct RecorderOptions {
+    /// Steps of an epoch, of which about 200 are logged.
+    pub steps_per_epoch: usize,
+    /// Bytes that training takes on the device, for the log.
+    pub memory_bytes: u64,
+    /// Checkpoints of epochs that are kept beside the newest and the best.
+    pub keep: usize,
+    /// The folder of TensorBoard's logs, if they are written.
+    pub tensorboard: Option<PathBuf>,
+}
+
+/// Writes down what happens in a run.
+#[derive(Debug)]
+pub struct Recorder {
+    folder: RunFolder,
+    log: LogWriter,
+    events: Option<EventWriter>,
+    started: Instant,
+    /// Steps between records.
+    every: u64,
+    memory_bytes: u64,
+    keep: usize,
+    /// The best validation accuracy and the epoch that had it.
+    best: Option<(f64, u64)>,
+    /// The last epoch, if its validation was interrupted.
+    unvalidated: Option<EpochRecord>,
+    /// The beginning of the epoch in which the run resumes.
+    part: Option<PartRecord>,
+    moved_aside: Vec<PathBuf>,
+}
+
+/// What is saved with a record of the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Save<'a> {
+    pub checkpoint: &'a Checkpoint,
+    /// The newest checkpoint's file.
+    pub out: &'a Path,
+}
+
+/// Seconds since 1970 (UTC).
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+impl Machine {
+    /// This computer with this device.
+    pub fn of(adapter: &AdapterSummary) -> Self {
+        Self {
+            adapter: adapter.name.clone(),
+            backend: adapter.backend.clone(),
+            driver: adapter.driver.clone(),
+            system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        }
+    }
+}
+
+impl RunFolder {
+    /// What can be read of the run's log; nothing if it has none yet.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] naming a log that cannot be read at all.
+    pub fn readable_log(&self) -> Result<Vec<Record>> {
+        let path = self.log_path();
+        if path.exists() { Ok(read_log_leniently(&path)?.0) } else { Ok(Vec::new()) }
+    }
+
+    /// The last epoch of a run that has done `steps` steps, if it ended with them and was not
+    /// validated.
+    ///
+    /// # Errors
+    /// As [`RunFolder::readable_log`].
+    pub fn unvalidated(&self, steps: u64) -> Result<Option<EpochRecord>> {
+        let log = self.readable_log()?;
+        let last = log.into_iter().rev().find_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None });
+        Ok(last.filter(|epoch| epoch.step == steps && epoch.validation.is_none()))
+    }
+
+    /// Why early stopping ended a run that has done `epochs` epochs: the epochs since the best one,
+    /// its validation accuracy and its number. None if they are fewer than `patience`.
+    ///
+    /// # Errors
+    /// As [`RunFolder::readable_log`].
+    pub fn waited(&self, epochs: u64, patience: Option<u64>) -> Result<Option<(u64, f64, u64)>> {
+        let log = self.readable_log()?;
+        let last = log.iter().rev().find_map(Record::epoch);
+        let validated = last.is_some_and(|last| last.epoch + 1 == epochs && last.validation.is_some());
+        let best = best_in(&log).filter(|_| validated);
+        Ok(best.zip(patience).and_then(|((accuracy, at, _), patience)| {
+            let since = epochs.saturating_sub(at + 1);
+            (since >= patience).then_some((since, accuracy, at))
+        }))
+    }
+}
+
+/// The best epoch of a log: its validation accuracy, its number, and the steps done after it.
+pub fn best_in(log: &[Record]) -> Option<(f64, u64, u64)> {
+    log.iter().rev().find_map(|record| match record {
+        Record::Epoch(EpochRecord { epoch, step, validation: Some(validation), best: true, .. }) => {
+            Some((validation.accuracy, *epoch, *step))
+        }
+        _ => None,
+    })
+}
+
+impl Recorder {
+    /// Records a run in its folder, from where `progress` says: a run that rewinds to an earlier
+    /// checkpoint keeps the log up to it, and later checkpoints are moved aside.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Format`] naming a file of the folder.
+    pub fn open(folder: RunFolder, progress: &Progress, options: &RecorderOptions) -> Result<Self> {
+        let steps = progress.step;
+        let before = best_in(&folder.readable_log()?);
+        // A note of a save that this run rewinds behind.
+        folder.end_save();
+        let log = LogWriter::open(&folder.log_path(), steps)?;
+        let records = folder.log()?;
+        let part =
+            records.iter().rev().find_map(|r| if let Record::Part(p) = r { Some(p.clone()) } else { None });
+        let best = best_in(&records);
+        let moved_aside = folder.set_aside(progress.epoch, before != best)?;
+        let steps_of = |file: &Path| Checkpoint::progress_of(file).ok().map(|progress| progress.step);
+        let mut there = steps_of(&folder.best());
+        // A run that rewinds keeps the weights of its best epoch where that epoch's checkpoint was kept.
+        if let Some((_, epoch, step)) = best.filter(|(_, _, step)| there != Some(*step)) {
+            let kept = folder.kept(epoch + 1);
+            if steps_of(&kept) == Some(step) {
+                Checkpoint::load(&kept)?.save(&folder.best())?;
+                there = Some(step);
+            }
+        }
+        // Where the weights of what was best are gone, the next epoch is the best one.
+        let best =
+            best.filter(|(_, _, step)| there == Some(*step)).map(|(accuracy, epoch, _)| (accuracy, epoch));
+        let events = match &options.tensorboard {
+            Some(parent) => Some(EventWriter::create(&parent.join(folder.title()), now())?),
+            None => None,
+        };
+        let unvalidated = folder.unvalidated(steps)?;
+        Ok(Self {
+            folder,
+            log,
+            events,
+            started: Instant::now(),
+            every: options.steps_per_epoch.div_ceil(STEPS_PER_EPOCH).max(1) as u64,
+            memory_bytes: options.memory_bytes,
+            keep: options.keep,
+            best,
+            unvalidated,
+            part,
+            moved_aside,
+        })
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &RunFolder {
+        &self.folder
+    }
+
+    /// Checkpoints of later epochs that were moved aside when the run rewound.
+    pub fn moved_aside(&self) -> &[PathBuf] {
+        &self.moved_aside
+    }
+
+    /// The best validation accuracy so far, from 0 to 1, and the number of its epoch.
+    pub fn best(&self) -> Option<(f64, u64)> {
+        self.best
+    }
+
+    /// Logs a step whose metrics are back, after `epoch` epochs.
+    pub(crate) fn step(&mut self, step: &StepMetrics, epoch: f64, images_per_s: f64) -> Result<()> {
+        if !step.step.is_multiple_of(self.every) {
+            return Ok(());
+        }
+        let norm = step.gradient_norm.map(f64::from).filter(|n| n.is_finite());
+        let record = StepRecord {
+            step: step.step,
+            epoch,
+            rate: f64::from(step.rate),
+            loss: f64::from(step.loss),
+            heads: step.heads.iter().map(|h| HeadRecord::of_step(h, step.count)).collect(),
+            gradient_norm: norm,
+            loss_scale: step.scaling.map(|s| f64::from(s.scale)),
+            images_per_s,
+            seconds: self.started.elapsed().as_secs_f64(),
+        };
+        let mut scalars = vec![
+            ("loss/total".to_string(), record.loss),
+            ("learning_rate".to_string(), record.rate),
+            ("images_per_s".to_string(), images_per_s),
+        ];
+        for head in &record.heads {
+            scalars.push((format!("loss/{}", head.name), head.loss));
+            scalars.push((format!("accuracy/{}", head.name), head.accuracy));
+        }
+        scalars.extend(norm.map(|n| ("gradient_norm".to_string(), n)));
+        self.scalars(record.step, &scalars)?;
+        self.log.write(&Record::Step(record))
+    }
+
+    /// Logs an epoch that is done after `step` steps, and saves what goes with it.
+    pub(crate) fn epoch(&mut self, epoch: &EpochReport, step: u64, save: Option<Save<'_>>) -> Result<()> {
+        let record = EpochRecord {
+            epoch: epoch.summary.epoch,
+            step,
+            rate: epoch.rate,
+            loss: epoch.summary.loss,
+            heads: epoch.summary.heads.iter().map(HeadRecord::of_epoch).collect(),
+            validation: epoch.validation.as_ref().map(ValidationRecord::from),
+            validation_aux: epoch.validation_aux.clone(),
+            best: epoch.best,
+            images_per_s: epoch.images_per_s,
+            seconds: epoch.seconds,
+            device_busy: epoch.device_busy,
+            memory_bytes: self.memory_bytes,
+            time: now() as u64,
+        };
+        self.note(record, save)
+    }
+
+    /// What an epoch had measured when the run was left in it, if it was.
+    pub(crate) fn take_part(&mut self, epoch: u64) -> Option<PartRecord> {
+        self.part.take().filter(|part| part.epoch == epoch)
+    }
+
+    /// Logs an epoch that is left before its end, after `step` steps, and saves what goes with it.
+    pub(crate) fn leave(&mut self, epoch: &EpochReport, step: u64, save: Option<Save<'_>>) -> Result<()> {
+        let record = Record::Part(PartRecord {
+            epoch: epoch.summary.epoch,
+            step,
+            count: epoch.summary.count,
+            loss: epoch.summary.loss,
+            heads: epoch.summary.heads.iter().map(HeadRecord::of_epoch).collect(),
+            seconds: epoch.seconds,
+        });
+        self.commit(&record, save, false)
+    }
+
+    /// The number of the last epoch, if its validation was interrupted.
+    pub(crate) fn unvalidated(&self) -> Option<u64> {
+        self.unvalidated.as_ref().map(|epoch| epoch.epoch)
+    }
+
+    /// Adds the validation of that epoch to the log, and saves what goes with it.
+    pub(crate) fn validate(
+        &mut self,
+        main: &Evaluation,
+        aux: Vec<HeadRecord>,
+        best: bool,
+        save: Option<Save<'_>>,
+    ) -> Result<()> {
+        let Some(epoch) = self.unvalidated.take() else { return Ok(()) };
+        self.note(EpochRecord { validation: Some(main.into()), validation_aux: aux, best, ..epoch }, save)
+    }
+
+    /// Saves and logs an epoch.
+    fn note(&mut self, epoch: EpochRecord, save: Option<Save<'_>>) -> Result<()> {
+        let best = epoch.best;
+        let record = Record::Epoch(epoch);
+        self.commit(&record, save, best)?;
+        let Record::Epoch(epoch) = record else { return Ok(()) };
+        if let Some(validation) = &epoch.validation {
+            if best {
+                self.best = Some((validation.accuracy, epoch.epoch));
+            }
+            let mut scalars = vec![
+                ("validation/accuracy".to_string(), validation.accuracy),
+                ("validation/loss".to_string(), validation.loss),
+            ];
+            for head in &epoch.validation_aux {
+                scalars.push((format!("validation/accuracy_{}", head.name), head.accuracy));
+                scalars.push((format!("validation/loss_{}", head.name), head.loss));
+            }
+            self.scalars(epoch.step, &scalars)?;
+        }
+        Ok(())
+    }
+
+    /// Saves what is to be saved and then logs it: the log promises no file that is not there. What
+    /// is cut off in between, [`RunFolder::mend`] completes.
+    fn commit(&mut self, record: &Record, save: Option<Save<'_>>, best: bool) -> Result<()> {
+        let Some(save) = save else { return self.log.write_through(record) };
+        self.folder.begin_save(record)?;
+        let elsewhere = self.save(&save, best)?;
+        self.log.write_through(record)?;
+        self.folder.end_save();
+        elsewhere.map_or(Ok(()), Err)
+    }
+
+    /// Saves a checkpoint of which the log has a record already.
+    pub(crate) fn save_only(&self, save: &Save<'_>) -> Result<()> {
+        self.save(save, false)?.map_or(Ok(()), Err)
+    }
+
+    /// Writes a checkpoint to where the run's newest one goes. What could not be written elsewhere
+    /// is in the folder all the same: the error is returned as a value then.
+    fn save(&self, Save { checkpoint, out }: &Save<'_>, best: bool) -> Result<Option<Error>> {
+        let last = self.folder.last();
+        let mut elsewhere = None;
+        if *out == last {
+            checkpoint.save(out)?;
+        } else {
+            elsewhere = checkpoint.save(out).err();
+            if elsewhere.is_some() || is_special(out) {
+                checkpoint.save(&last)?;
+            } else if last.is_file() && self.folder.manifest().is_ok_and(|m| m.checkpoint.is_some()) {
+                // A copy that an earlier start saved here for want of the other place.
+                std::fs::remove_file(&last).map_err(|e| Error::io(&last, e))?;
+            }
+        }
+        if best {
+            checkpoint.save(&self.folder.best())?;
+        }
+        let progress = &checkpoint.metadata.progress;
+        if self.keep > 0 && progress.batch == 0 {
+            checkpoint.save(&self.folder.kept(progress.epoch))?;
+            self.folder.prune(self.keep)?;
+        }
+        Ok(elsewhere)
+    }
+
+    /// Logs that the run ends here.
+    pub(crate) fn end(&mut self, reason: StopReason, epochs: u64) -> Result<()> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.log.write(&Record::End { reason, epochs, seconds, message: None })
+    }
+
+    /// Logs that the run ends after `epochs` epochs because something failed: the log says what, if
+    /// it can still be written.
+    pub fn fail(&mut self, message: String, epochs: u64) {
+        let (reason, message) = (StopReason::Failed, Some(message));
+        let seconds = self.started.elapsed().as_secs_f64();
+        let _ = self.log.write(&Record::End { reason, epochs, seconds, message });
+    }
+
+    fn scalars(&mut self, step: u64, values: &[(String, f64)]) -> Result<()> {
+        match &mut self.events {
+            Some(events) => events.scalars(now(), step, values),
+            None => Ok(()),
+        }
+    }
+}

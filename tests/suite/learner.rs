@@ -1,0 +1,150 @@
+//! Trainings from memory: validation, the best epoch, early stopping, resuming, run folders.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use incept::checkpoint::Checkpoint;
+use incept::data::{Image, InMemory};
+use incept::gpu::Gpu;
+use incept::learner::{History, Learner, LearnerBuilder, Observer, StepProgress};
+use incept::model::GoogLeNet;
+use incept::runs::{Record, RunFolder, StopReason};
+use incept::train::StepMetrics;
+use incept::{Error, Result};
+
+use crate::support::open;
+
+/// Stripes in two directions, which a network tells apart within an epoch or two.
+fn stripes(count: usize) -> InMemory {
+    let mut set = InMemory::new(["horizontal", "vertical"]);
+    for i in 0..count {
+        let stripe = |p: usize| [p / 32, p % 32][i % 2] / (3 + i % 5) % 2 * 200;
+        let pixels = (0..32 * 32).map(|p| (stripe(p) + (p * 31 + i * 17) % 50) as u8).collect();
+        set.push(Image { width: 32, height: 32, channels: 1, pixels }, (i % 2) as u32).expect("an image");
+    }
+    set
+}
+
+fn builder() -> LearnerBuilder {
+    let network = GoogLeNet::paper().width(0.0625).input(32).classes(2);
+    Learner::builder(network).data(Arc::new(stripes(60))).batch_size(8).learning_rate(0.02).seed(3).workers(1)
+}
+
+fn fit(gpu: &Gpu, builder: LearnerBuilder) -> (History, Learner) {
+    let mut learner = builder.build_blocking(gpu).expect("can be built");
+    let history = learner.fit_blocking(&mut ()).expect("trains");
+    (history, learner)
+}
+
+fn load(file: &Path) -> Checkpoint {
+    Checkpoint::load(file).expect("a checkpoint")
+}
+
+/// Sets a flag after so many steps.
+struct StopAfter(usize, Arc<AtomicBool>);
+
+impl Observer for StopAfter {
+    fn step(&mut self, _: &StepMetrics, _: &StepProgress) -> Result<()> {
+        self.0 = self.0.saturating_sub(1);
+        if self.0 == 0 {
+            self.1.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn the_best_epoch_is_saved_and_patience_ends_training() {
+    let (gpu, folder) = (open(), tempfile::tempdir().expect("a temporary folder"));
+    let file = folder.path().join("best.safetensors");
+    let (history, learner) = fit(&gpu, builder().epochs(30).patience(2).best_checkpoint(&file));
+    let (accuracy, epoch) = history.best().expect("was validated");
+    assert_eq!(learner.best(), Some((accuracy, epoch)));
+    assert!(accuracy > 0.8, "{accuracy}");
+    assert!(history.stopped_early && history.reason() == StopReason::Patience);
+    assert_eq!(history.epochs.len() as u64, epoch + 3, "two epochs without a better one");
+    let best = load(&file);
+    assert_eq!(best.metadata.progress.epoch, epoch + 1);
+    assert_eq!(best.metadata.classes, ["horizontal", "vertical"]);
+    assert_eq!(history.epochs.iter().filter(|e| e.best).last().map(|e| e.summary.epoch), Some(epoch));
+    assert_eq!(history.epochs[0].validation_aux.len(), 2, "all heads are validated");
+}
+
+#[test]
+fn a_stopped_run_resumes_bit_for_bit() {
+    let (gpu, folder) = (open(), tempfile::tempdir().expect("a temporary folder"));
+    let file = folder.path().join("last.safetensors");
+    let (whole, learner) = fit(&gpu, builder().epochs(3));
+    let want = gpu.block_on(learner.checkpoint()).expect("a checkpoint");
+    let mut first = builder().epochs(3).checkpoint(&file).build_blocking(&gpu).expect("can be built");
+    // In the middle of the second epoch.
+    let stop = first.stop_flag();
+    let part = first.fit_blocking(&mut StopAfter(8, stop)).expect("trains");
+    assert!(part.interrupted && part.reason() == StopReason::Interrupted);
+    let left = load(&file);
+    assert!(left.metadata.progress.batch > 0, "{:?}", left.metadata.progress);
+    let (rest, learner) = fit(&gpu, builder().epochs(3).resume(left));
+    let got = gpu.block_on(learner.checkpoint()).expect("a checkpoint");
+    assert!(got.state == want.state, "the resumed run has other weights");
+    let last = |history: &History| history.epochs.last().and_then(|e| e.validation_accuracy);
+    assert_eq!(last(&rest), last(&whole));
+}
+
+#[test]
+fn an_observers_error_ends_training_with_a_checkpoint() {
+    struct Fails;
+    impl Observer for Fails {
+        fn step(&mut self, step: &StepMetrics, _: &StepProgress) -> Result<()> {
+            if step.step < 2 { Ok(()) } else { Err(Error::Config("the observer has had enough".into())) }
+        }
+    }
+    let (gpu, folder) = (open(), tempfile::tempdir().expect("a temporary folder"));
+    let file = folder.path().join("last.safetensors");
+    let mut learner = builder().epochs(2).checkpoint(&file).build_blocking(&gpu).expect("can be built");
+    let error = learner.fit_blocking(&mut Fails).expect_err("the observer fails").to_string();
+    assert!(error.contains("had enough"), "{error}");
+    assert!(load(&file).metadata.progress.step >= 3, "what was trained is saved");
+}
+
+#[test]
+fn a_run_in_a_folder_has_log_and_checkpoints() {
+    let (gpu, folder) = (open(), tempfile::tempdir().expect("a temporary folder"));
+    let (history, learner) = fit(&gpu, builder().epochs(2).record_in(folder.path(), "stripes"));
+    let run = RunFolder::open(&folder.path().join("0001-stripes")).expect("a run's folder");
+    let manifest = run.manifest().expect("a manifest");
+    assert_eq!((manifest.train, manifest.validation), (48, 12));
+    let log = run.log().expect("a log");
+    assert_eq!(log.iter().filter_map(Record::epoch).count(), 2);
+    assert!(matches!(log.last(), Some(Record::End { reason: StopReason::Done, epochs: 2, .. })), "{log:?}");
+    assert_eq!(load(&run.last()).metadata.progress.epoch, 2);
+    let (_, epoch) = history.best().expect("was validated");
+    assert_eq!(load(&run.best()).metadata.progress.epoch, epoch + 1);
+    assert_eq!(learner.recorder().and_then(incept::runs::Recorder::best), history.best());
+}
+
+#[test]
+fn a_target_ends_training_and_no_validation_needs_no_images() {
+    let gpu = open();
+    let (history, _) = fit(&gpu, builder().epochs(30).target_accuracy(0.6));
+    assert!(history.epochs.len() < 30 && history.reason() == StopReason::Done);
+    let (history, learner) = fit(&gpu, builder().epochs(1).val_split(0.0));
+    assert!(history.best().is_none() && learner.validation_loader().is_none());
+    assert_eq!(learner.train_loader().len(), 60);
+}
+
+#[test]
+fn contradicting_options_are_refused() {
+    let gpu = open();
+    let network = || GoogLeNet::paper().width(0.0625).input(32);
+    let refused = |builder: LearnerBuilder| builder.build_blocking(&gpu).expect_err("refused").to_string();
+    assert!(refused(Learner::builder(network())).contains("LearnerBuilder::data"));
+    let three = Learner::builder(network().classes(3)).data(Arc::new(stripes(4)));
+    assert!(refused(three).contains("2 classes"));
+    for share in [-0.1, 1.0, f64::NAN] {
+        assert!(refused(builder().val_split(share)).contains("val_split"));
+    }
+    let mut other = InMemory::new(["a", "b"]);
+    other.push(Image { width: 1, height: 1, channels: 1, pixels: vec![0] }, 0).expect("an image");
+    assert!(refused(builder().validation(Arc::new(other))).contains("other classes"));
+}
