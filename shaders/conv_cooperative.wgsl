@@ -329,11 +329,12 @@ fn keep(group: vec3<u32>, m: u32, n: u32, at: u32) {
 const LANES = WORKGROUP / SUBGROUPS;
 const SHARE = ELEMENTS / LANES;
 
-fn multiply_add(sum: ptr<function, array<f32, SHARE>>, a: u32, b: u32, lane: u32) {
+// `size` is SIZE, unknown to the compiler: unrolled, a tile's loops take a CPU driver minutes to compile.
+fn multiply_add(sum: ptr<function, array<f32, SHARE>>, a: u32, b: u32, lane: u32, size: u32) {
     for (var e = 0u; e < SHARE; e++) {
         let m = (lane + e * LANES) / SIZE;
         let n = (lane + e * LANES) % SIZE;
-        for (var k = 0u; k < SIZE; k++) {
+        for (var k = 0u; k < size; k++) {
             (*sum)[e] += f32(left_tile[a + k * LEFT_K + m * LEFT_M]) * f32(right_tile[b + k * RIGHT_K + n * RIGHT_N]);
         }
     }
@@ -358,6 +359,7 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
     let mine = me * ELEMENTS;
 #if EMULATED
     let lane = local % LANES;
+    let size = SIZE + (group.x >> 31u);
 #repeat i EACH_M
 #repeat j EACH_N
     var sum{i}_{j}: array<f32, SHARE>;
@@ -409,6 +411,7 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
                 left_at + k * LEFT_K + (row + {i}u * SIZE) * LEFT_M,
                 right_at + k * RIGHT_K + (column + {j}u * SIZE) * RIGHT_N,
                 lane,
+                size,
             );
 #end
 #end

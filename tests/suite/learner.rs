@@ -13,7 +13,7 @@ use incept::runs::{Record, RunFolder, StopReason};
 use incept::train::StepMetrics;
 use incept::{Error, Result};
 
-use crate::support::open;
+use crate::support::shared;
 
 /// Stripes in two directions, which a network tells apart within an epoch or two.
 fn stripes(count: usize) -> InMemory {
@@ -56,9 +56,9 @@ impl Observer for StopAfter {
 
 #[test]
 fn the_best_epoch_is_saved_and_patience_ends_training() {
-    let (gpu, folder) = (open(), tempfile::tempdir().expect("a temporary folder"));
+    let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("best.safetensors");
-    let (history, learner) = fit(&gpu, builder().epochs(30).patience(2).best_checkpoint(&file));
+    let (history, learner) = fit(gpu, builder().epochs(30).patience(2).best_checkpoint(&file));
     let (accuracy, epoch) = history.best().expect("was validated");
     assert_eq!(learner.best(), Some((accuracy, epoch)));
     assert!(accuracy > 0.8, "{accuracy}");
@@ -67,24 +67,24 @@ fn the_best_epoch_is_saved_and_patience_ends_training() {
     let best = load(&file);
     assert_eq!(best.metadata.progress.epoch, epoch + 1);
     assert_eq!(best.metadata.classes, ["horizontal", "vertical"]);
-    assert_eq!(history.epochs.iter().filter(|e| e.best).last().map(|e| e.summary.epoch), Some(epoch));
+    assert_eq!(history.epochs.iter().rfind(|e| e.best).map(|e| e.summary.epoch), Some(epoch));
     assert_eq!(history.epochs[0].validation_aux.len(), 2, "all heads are validated");
 }
 
 #[test]
 fn a_stopped_run_resumes_bit_for_bit() {
-    let (gpu, folder) = (open(), tempfile::tempdir().expect("a temporary folder"));
+    let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("last.safetensors");
-    let (whole, learner) = fit(&gpu, builder().epochs(3));
+    let (whole, learner) = fit(gpu, builder().epochs(3));
     let want = gpu.block_on(learner.checkpoint()).expect("a checkpoint");
-    let mut first = builder().epochs(3).checkpoint(&file).build_blocking(&gpu).expect("can be built");
+    let mut first = builder().epochs(3).checkpoint(&file).build_blocking(gpu).expect("can be built");
     // In the middle of the second epoch.
     let stop = first.stop_flag();
     let part = first.fit_blocking(&mut StopAfter(8, stop)).expect("trains");
     assert!(part.interrupted && part.reason() == StopReason::Interrupted);
     let left = load(&file);
     assert!(left.metadata.progress.batch > 0, "{:?}", left.metadata.progress);
-    let (rest, learner) = fit(&gpu, builder().epochs(3).resume(left));
+    let (rest, learner) = fit(gpu, builder().epochs(3).resume(left));
     let got = gpu.block_on(learner.checkpoint()).expect("a checkpoint");
     assert!(got.state == want.state, "the resumed run has other weights");
     let last = |history: &History| history.epochs.last().and_then(|e| e.validation_accuracy);
@@ -99,9 +99,9 @@ fn an_observers_error_ends_training_with_a_checkpoint() {
             if step.step < 2 { Ok(()) } else { Err(Error::Config("the observer has had enough".into())) }
         }
     }
-    let (gpu, folder) = (open(), tempfile::tempdir().expect("a temporary folder"));
+    let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("last.safetensors");
-    let mut learner = builder().epochs(2).checkpoint(&file).build_blocking(&gpu).expect("can be built");
+    let mut learner = builder().epochs(2).checkpoint(&file).build_blocking(gpu).expect("can be built");
     let error = learner.fit_blocking(&mut Fails).expect_err("the observer fails").to_string();
     assert!(error.contains("had enough"), "{error}");
     assert!(load(&file).metadata.progress.step >= 3, "what was trained is saved");
@@ -109,8 +109,8 @@ fn an_observers_error_ends_training_with_a_checkpoint() {
 
 #[test]
 fn a_run_in_a_folder_has_log_and_checkpoints() {
-    let (gpu, folder) = (open(), tempfile::tempdir().expect("a temporary folder"));
-    let (history, learner) = fit(&gpu, builder().epochs(2).record_in(folder.path(), "stripes"));
+    let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
+    let (history, learner) = fit(gpu, builder().epochs(2).record_in(folder.path(), "stripes"));
     let run = RunFolder::open(&folder.path().join("0001-stripes")).expect("a run's folder");
     let manifest = run.manifest().expect("a manifest");
     assert_eq!((manifest.train, manifest.validation), (48, 12));
@@ -125,19 +125,19 @@ fn a_run_in_a_folder_has_log_and_checkpoints() {
 
 #[test]
 fn a_target_ends_training_and_no_validation_needs_no_images() {
-    let gpu = open();
-    let (history, _) = fit(&gpu, builder().epochs(30).target_accuracy(0.6));
+    let gpu = shared();
+    let (history, _) = fit(gpu, builder().epochs(30).target_accuracy(0.6));
     assert!(history.epochs.len() < 30 && history.reason() == StopReason::Done);
-    let (history, learner) = fit(&gpu, builder().epochs(1).val_split(0.0));
+    let (history, learner) = fit(gpu, builder().epochs(1).val_split(0.0));
     assert!(history.best().is_none() && learner.validation_loader().is_none());
     assert_eq!(learner.train_loader().len(), 60);
 }
 
 #[test]
 fn contradicting_options_are_refused() {
-    let gpu = open();
+    let gpu = shared();
     let network = || GoogLeNet::paper().width(0.0625).input(32);
-    let refused = |builder: LearnerBuilder| builder.build_blocking(&gpu).expect_err("refused").to_string();
+    let refused = |builder: LearnerBuilder| builder.build_blocking(gpu).expect_err("refused").to_string();
     assert!(refused(Learner::builder(network())).contains("LearnerBuilder::data"));
     let three = Learner::builder(network().classes(3)).data(Arc::new(stripes(4)));
     assert!(refused(three).contains("2 classes"));
