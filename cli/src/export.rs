@@ -64,7 +64,7 @@ struct ExportResult {
     checkpoint: String,
     out: String,
     bytes: usize,
-    outputs: Vec<&'static str>,
+    outputs: Vec<String>,
     /// The model card.
     #[serde(skip_serializing_if = "Option::is_none")]
     card: Option<String>,
@@ -101,9 +101,9 @@ impl Export {
             }
             "onnx" => {
                 let options = OnnxOptions { aux: self.aux, fold_batch_norm: self.fold };
-                outputs = checkpoint.onnx_outputs(options);
+                outputs = checkpoint.onnx_outputs(options)?;
                 let file = self.out.file_name().unwrap_or_default().to_string_lossy();
-                card = Some((self.card(), checkpoint.onnx_card(options, &file)));
+                card = Some((self.card(), checkpoint.onnx_card(options, &file)?));
                 checkpoint.to_onnx(options)?
             }
             "safetensors" if self.aux || self.fold => {

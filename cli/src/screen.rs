@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use incept::gpu::AdapterSummary;
 use incept::infer::Evaluation;
-use incept::learner::{Learner, Observer, StepProgress};
+use incept::learner::{Observer, Started, StepProgress};
 use incept::model::GoogLeNet;
 use incept::runs::EpochReport;
 use incept::train::StepMetrics;
@@ -64,23 +64,21 @@ impl<'a> Screen<'a> {
 }
 
 impl Observer for Screen<'_> {
-    fn started(&mut self, learner: &Learner) -> Result<()> {
+    fn started(&mut self, start: &Started<'_>) -> Result<()> {
         let Setup { run, network, data, .. } = self.setup;
-        let (summary, memory) =
-            (learner.trainer().gpu().summary(), learner.trainer().session().plan().memory);
         self.reporter.tell_event(&Event::Start {
-            device: summary,
+            device: start.device,
             network,
             classes: data.train.classes(),
             run,
-            memory,
-            folder: learner.recorder().map(|recorder| recorder.folder().path()),
+            memory: start.memory,
+            folder: start.folder,
             train: data.train.len(),
             validation: data.validation.len(),
         })?;
         if self.view == View::Dashboard {
             let title = format!("{} on {}", network.variant, data.name);
-            self.board = Some(Board::new(&title, &summary.name, memory.total_bytes(), run.epochs));
+            self.board = Some(Board::new(&title, &start.device.name, start.memory.total_bytes(), run.epochs));
         }
         self.overall = Rate::new();
         Ok(())

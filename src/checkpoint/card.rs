@@ -1,8 +1,10 @@
 //! A model card: what somebody who has an exported network and not this program must know to use
 //! it, in words and as a program.
 
-use super::{Checkpoint, OnnxOptions};
+use super::{ModelCheckpoint, OnnxOptions};
 use crate::data::{Fit, Preprocessing};
+use crate::error::Result;
+use crate::model::Model;
 use crate::untrusted::printable;
 
 /// From an image to the network's input, step by step: what to do, and the name of it in the
@@ -42,7 +44,7 @@ pub(super) fn in_words(p: &Preprocessing) -> String {
 }
 
 /// The steps and the names of the classes for programs, by key.
-pub(super) fn for_programs(checkpoint: &Checkpoint) -> Vec<(String, String)> {
+pub(super) fn for_programs<M: Model>(checkpoint: &ModelCheckpoint<M>) -> Vec<(String, String)> {
     let metadata = &checkpoint.metadata;
     let p = &metadata.preprocessing;
     let three = |values: &[f32; 3]| serde_json::json!(values).to_string();
@@ -109,14 +111,17 @@ fn cell(name: &str) -> String {
     printable(name).replace('\\', "\\\\").replace('|', "\\|").replace('`', "\\`").replace('<', "&lt;")
 }
 
-impl Checkpoint {
+impl<M: Model> ModelCheckpoint<M> {
     /// A model card in Markdown for the ONNX model that [`Checkpoint::to_onnx`] makes, which is
     /// called `file`: what the model takes and gives, how an image becomes its input, its classes,
     /// and a program that does so.
-    pub fn onnx_card(&self, options: OnnxOptions, file: &str) -> String {
+    ///
+    /// # Errors
+    /// What [`Model::build`] reports.
+    pub fn onnx_card(&self, options: OnnxOptions, file: &str) -> Result<String> {
         let metadata = &self.metadata;
         let (network, p) = (&metadata.network, &metadata.preprocessing);
-        let outputs = self.onnx_outputs(options).join("`, `");
+        let outputs = self.onnx_outputs(options)?.join("`, `");
         let steps: String = steps(p).iter().map(|(name, what)| format!("| {name} | {what} |\n")).collect();
         let classes: String = metadata
             .classes
@@ -124,10 +129,10 @@ impl Checkpoint {
             .enumerate()
             .map(|(i, name)| format!("| {i} | {} |\n", cell(name)))
             .collect();
-        format!(
+        Ok(format!(
             "# {title}
 
-GoogLeNet ({variant}), {count} classes, exported by {program_name} {version}. ONNX, operators of version 17.
+{network}, {count} classes, exported by {program_name} {version}. ONNX, operators of version 17.
 
 ## Input
 
@@ -154,12 +159,12 @@ With onnxruntime, Pillow and numpy; the same class as `{program_name} classify`:
 | --- | --- |
 {classes}",
             title = cell(file),
-            variant = network.variant,
-            count = network.classes,
+            network = network.title(),
+            count = network.class_count(),
             program_name = env!("CARGO_PKG_NAME"),
             version = env!("CARGO_PKG_VERSION"),
             size = p.input,
             program = program(p, file),
-        )
+        ))
     }
 }

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use super::Metadata;
+use super::ModelMetadata;
 use crate::error::{Error, Result};
 use crate::formats::{MAX_HEADER, nested};
+use crate::model::Model;
 
 /// Lists and objects in the description: blocks of the network, and what the run was configured
 /// with.
@@ -14,7 +15,7 @@ const MAX_DESCRIBED: usize = 1 << 14;
 ///
 /// # Errors
 /// [`Error::Format`] with the field at fault.
-pub(super) fn describe(path: &Path, json: &str) -> Result<Metadata> {
+pub(super) fn describe<M: Model>(path: &Path, json: &str) -> Result<ModelMetadata<M>> {
     let text = |reason: &str| format!("its description cannot be read: {reason}");
     let fail = |reason: &str| Error::format(path, text(reason));
     let damaged = |reason: &str, e: serde_json::Error| Error::damaged(path, text(reason), e);
@@ -22,7 +23,7 @@ pub(super) fn describe(path: &Path, json: &str) -> Result<Metadata> {
         return Err(fail("it is longer than any that incept writes"));
     }
     let mut parser = serde_json::Deserializer::from_str(json);
-    let metadata: Metadata = serde_path_to_error::deserialize(&mut parser).map_err(|e| {
+    let metadata: ModelMetadata<M> = serde_path_to_error::deserialize(&mut parser).map_err(|e| {
         let field = e.path().to_string();
         let source = e.into_inner();
         damaged(&if field == "." { source.to_string() } else { format!("`{field}`: {source}") }, source)

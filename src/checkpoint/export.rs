@@ -1,11 +1,11 @@
 //! From a checkpoint to files for others.
 
 use super::card::{for_programs, in_words};
-use super::{Checkpoint, KEY, Metadata};
+use super::{KEY, ModelCheckpoint, ModelMetadata};
 use crate::error::{Error, Result};
 use crate::formats::{ExportOptions, write_onnx};
 use crate::graph::TensorId;
-use crate::model::Output;
+use crate::model::{Model, Network, Output};
 use crate::optim::{Progress, TrainingState};
 
 /// What an ONNX model of a checkpoint has.
@@ -17,12 +17,14 @@ pub struct OnnxOptions {
     pub fold_batch_norm: bool,
 }
 
-impl Checkpoint {
-    /// The names of the outputs that [`Checkpoint::to_onnx`] gives the model: `logits`, and with
-    /// auxiliary heads `aux1_logits` and `aux2_logits`.
-    pub fn onnx_outputs(&self, options: OnnxOptions) -> Vec<&'static str> {
-        let heads = if options.aux && self.metadata.network.has_aux() { 3 } else { 1 };
-        ["logits", "aux1_logits", "aux2_logits"][..heads].to_vec()
+impl<M: Model> ModelCheckpoint<M> {
+    /// The names of the outputs that [`ModelCheckpoint::to_onnx`] gives the model: `logits`, and
+    /// with auxiliary heads those of the heads, as `aux1_logits`.
+    ///
+    /// # Errors
+    /// What [`Model::build`] reports.
+    pub fn onnx_outputs(&self, options: OnnxOptions) -> Result<Vec<String>> {
+        Ok(onnx_heads(&self.metadata.network.build(1)?, options).into_iter().map(|(_, name)| name).collect())
     }
 
     /// The network in evaluation mode as an ONNX model: input `data`, batch x 3 x input x input
@@ -34,24 +36,23 @@ impl Checkpoint {
     /// [`Error::Config`] for heads that the network does not have, [`Error::Tensor`] naming a
     /// weight that is missing or misshapen.
     pub fn to_onnx(&self, options: OnnxOptions) -> Result<Vec<u8>> {
-        let network = &self.metadata.network;
-        if options.aux && !network.has_aux() {
+        let net = self.metadata.network.build(1)?;
+        if options.aux && net.heads.len() == 1 {
             return Err(Error::Config(
-                "this network has no auxiliary softmaxes: export it without `OnnxOptions::aux`".into(),
+                "this network has no auxiliary heads: export it without `OnnxOptions::aux`".into(),
             ));
         }
         let Self { state, metadata } = self.without_training();
-        let net = network.build(1)?;
-        let names = self.onnx_outputs(options);
-        let heads: Vec<Output> =
-            net.heads.iter().take(names.len()).map(|head| Output::Logits(head.name)).collect();
-        let graph = net.graph.evaluation()?.prune(&heads)?;
-        let outputs = heads.iter().zip(names).map(|(head, name)| Ok((graph.output(head)?, name)));
+        let heads = onnx_heads(&net, options);
+        let kept: Vec<Output> = heads.iter().map(|(head, _)| Output::Logits(head)).collect();
+        let graph = net.graph.evaluation()?.prune(&kept)?;
+        let outputs =
+            heads.iter().map(|(head, name)| Ok((graph.output(Output::Logits(head))?, name.as_str())));
         let outputs: Vec<(TensorId, &str)> = outputs.collect::<Result<_>>()?;
         let description = format!(
-            "GoogLeNet ({}), {} classes. From an image to `data`: {}.",
-            network.variant,
-            network.classes,
+            "{}, {} classes. From an image to `data`: {}.",
+            metadata.network.title(),
+            metadata.network.class_count(),
             in_words(&metadata.preprocessing)
         );
         let json = serde_json::to_string(&metadata).map_err(Error::unwritable)?;
@@ -77,6 +78,15 @@ impl Checkpoint {
         };
         // Commands name folders of whoever trained it.
         let (run, command_line) = (serde_json::Value::Null, Vec::new());
-        Self { state, metadata: Metadata { progress, run, command_line, ..self.metadata.clone() } }
+        Self { state, metadata: ModelMetadata { progress, run, command_line, ..self.metadata.clone() } }
     }
+}
+
+/// The heads that are exported, and the names of their outputs.
+fn onnx_heads(network: &Network, options: OnnxOptions) -> Vec<(&'static str, String)> {
+    let count = if options.aux { network.heads.len() } else { 1 };
+    let name = |head: &'static str| {
+        if head == Network::MAIN { "logits".into() } else { format!("{head}_logits") }
+    };
+    network.heads.iter().take(count).map(|head| (head.name, name(head.name))).collect()
 }

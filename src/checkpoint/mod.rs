@@ -21,8 +21,9 @@ mod import;
 mod included;
 mod validate;
 
+pub use crate::model::Pixels;
 pub use export::OnnxOptions;
-pub use import::{ImportOptions, Pixels};
+pub use import::ImportOptions;
 pub use included::INCLUDED;
 
 use description::describe;
@@ -30,7 +31,7 @@ use description::describe;
 use crate::data::{Preprocessing, imagenet_classes};
 use crate::error::{Error, Result};
 use crate::formats::{Foreign, Format, MAX_HEADER, decode};
-use crate::model::{GoogLeNet, Variant};
+use crate::model::{GoogLeNet, Model};
 use crate::optim::{LOSS_SCALE, Progress, TrainingState};
 use crate::output::write_atomically;
 use crate::tensor::HostTensor;
@@ -38,11 +39,11 @@ use crate::untrusted::{MAX_FILE_BYTES, MAX_TEXT_BYTES, open_regular, read_file, 
 
 /// What a checkpoint says beside its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Metadata {
+pub struct ModelMetadata<M> {
     /// The version of the engine that wrote it.
     pub version: String,
     /// The network.
-    pub network: GoogLeNet,
+    pub network: M,
     /// The names of the classes.
     pub classes: Vec<String>,
     /// How images become numbers.
@@ -55,14 +56,20 @@ pub struct Metadata {
     pub command_line: Vec<String>,
 }
 
+/// What a checkpoint of a GoogLeNet says beside its tensors.
+pub type Metadata = ModelMetadata<GoogLeNet>;
+
 /// A trained network with everything that its use and its further training need.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Checkpoint {
+pub struct ModelCheckpoint<M> {
     /// The weights and the optimizer's state.
     pub state: TrainingState,
     /// The rest.
-    pub metadata: Metadata,
+    pub metadata: ModelMetadata<M>,
 }
+
+/// A trained GoogLeNet; that of another network is a [`ModelCheckpoint`].
+pub type Checkpoint = ModelCheckpoint<GoogLeNet>;
 
 /// Under what files hold the metadata.
 pub(super) const KEY: &str = "incept";
@@ -78,7 +85,7 @@ fn in_half(name: &str, values: &[f32]) -> Result<Vec<half::f16>> {
     }
 }
 
-impl Checkpoint {
+impl<M: Model> ModelCheckpoint<M> {
     /// The file's content.
     ///
     /// # Errors
@@ -108,11 +115,8 @@ impl Checkpoint {
         tensors.extend(average.map(|(name, tensor)| (format!("average.{name}"), tensor)));
         // torchvision counts batches in each batch norm; here they are the run's steps.
         let steps = i64::try_from(self.state.progress.step).unwrap_or(i64::MAX).to_le_bytes();
-        let counters = self.state.state.keys().filter_map(|name| name.strip_suffix("running_mean"));
-        let counters: Vec<String> = match self.metadata.network.variant {
-            Variant::Torchvision => counters.map(|layer| format!("{layer}num_batches_tracked")).collect(),
-            Variant::Paper => Vec::new(),
-        };
+        let statistics: Vec<&str> = self.state.state.keys().map(String::as_str).collect();
+        let counters = self.metadata.network.step_counters(&statistics);
         let invalid = |name: &str, e: safetensors::SafeTensorError| Error::tensor(name, e.to_string());
         let rounded: Vec<Option<Vec<half::f16>>> = tensors
             .iter()
@@ -220,7 +224,7 @@ impl Checkpoint {
         }
         let metadata = match strings.get(KEY) {
             Some(json) => describe(path, json)?,
-            None => Metadata::guess(&state).map_err(|e| {
+            None => ModelMetadata::guess(&state).map_err(|e| {
                 let reason =
                     format!("is no checkpoint of incept, and {e}; `incept import` reads weights of others");
                 Error::format(path, reason)
@@ -232,7 +236,7 @@ impl Checkpoint {
     }
 }
 
-impl Metadata {
+impl<M: Model> ModelMetadata<M> {
     /// What incept said about the network in a file that it wrote: a checkpoint, or an export as
     /// ONNX. None in files of others.
     ///
@@ -247,13 +251,10 @@ impl Metadata {
     fn guess(state: &TrainingState) -> Result<Self> {
         let shapes =
             state.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.dims.clone())).collect();
-        let network = GoogLeNet::from_tensors(&shapes)?;
-        // What `incept import` takes the pixels to be too, for tensors of these names in a
-        // safetensors file.
-        let preprocessing = Pixels::of_tensors(network.variant).preprocessing(&network);
+        let (network, preprocessing) = M::recognize(&shapes)?;
         Ok(Self {
             version: String::new(),
-            classes: default_classes(network.classes),
+            classes: default_classes(network.class_count()),
             network,
             preprocessing,
             progress: Progress::default(),

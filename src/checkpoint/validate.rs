@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::Metadata;
+use super::ModelMetadata;
 use crate::data::Preprocessing;
 use crate::error::{Error, Result};
 use crate::graph::Role;
-use crate::model::GoogLeNet;
+use crate::model::Model;
 use crate::optim::LOSS_SCALE;
 use crate::optim::TrainingState;
 use crate::tensor::HostTensor;
@@ -24,21 +24,21 @@ type Shapes = BTreeMap<String, Shape>;
 ///
 /// # Errors
 /// [`Error::Format`] naming the field or the tensor.
-pub(super) fn check(path: &Path, metadata: &Metadata, state: &TrainingState) -> Result<()> {
+pub(super) fn check<M: Model>(path: &Path, metadata: &ModelMetadata<M>, state: &TrainingState) -> Result<()> {
     let fail = |reason: String| Error::format(path, reason);
     check_metadata(metadata).map_err(fail)?;
     check_tensors(&metadata.network, state).map_err(fail)
 }
 
 /// Checks what needs no tensors: the description's values by themselves and with each other.
-fn check_metadata(metadata: &Metadata) -> Result<(), String> {
-    let Metadata { network, classes, preprocessing, progress, .. } = metadata;
+fn check_metadata<M: Model>(metadata: &ModelMetadata<M>) -> Result<(), String> {
+    let ModelMetadata { network, classes, preprocessing, progress, .. } = metadata;
     network.validate().map_err(|error| field(&error))?;
-    if classes.len() != network.classes {
-        let (names, count) = (classes.len(), network.classes);
+    if classes.len() != network.class_count() {
+        let (names, count) = (classes.len(), network.class_count());
         return Err(format!("`classes` has {names} names, and `network.classes` is {count}"));
     }
-    check_preprocessing(preprocessing, network.input)?;
+    check_preprocessing(preprocessing, network.input_size())?;
     let counters = [
         ("step", progress.step),
         ("update", progress.update),
@@ -87,8 +87,11 @@ fn check_preprocessing(preprocessing: &Preprocessing, input: usize) -> Result<()
 }
 
 /// Checks the tensors against the network that the description names.
-fn check_tensors(network: &GoogLeNet, state: &TrainingState) -> Result<(), String> {
-    check_channels(network, state)?;
+fn check_tensors(network: &impl Model, state: &TrainingState) -> Result<(), String> {
+    let extents = state.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.dims.clone())).collect();
+    if let Some(reason) = network.contradiction(&extents) {
+        return Err(reason);
+    }
     let built = network.build(1).map_err(|error| field(&error))?;
     let (mut parameters, mut statistics) = (Shapes::new(), Shapes::new());
     for (_, tensor) in built.graph.tensors() {
@@ -115,29 +118,6 @@ fn check_tensors(network: &GoogLeNet, state: &TrainingState) -> Result<(), Strin
         fit("average.", average, &parameters.into_iter().chain(averaged).collect())?;
     }
     Ok(())
-}
-
-/// Compares the counts of the description with the tensors one by one, so that an error can say
-/// which is wrong.
-fn check_channels(network: &GoogLeNet, state: &TrainingState) -> Result<(), String> {
-    let shapes = state.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.dims.clone())).collect();
-    // What is missing is named where all tensors are compared.
-    let Ok(found) = GoogLeNet::from_tensors(&shapes) else { return Ok(()) };
-    if found.variant != network.variant {
-        let (says, has) = (network.variant, found.variant);
-        return Err(format!("`network.variant` is {says}, and the tensors are those of {has}"));
-    }
-    let mut counts = vec![("classes".to_string(), network.classes, found.classes)];
-    let both = network.channels.named().into_iter().zip(found.channels.named());
-    let heads = network.has_aux() && found.has_aux();
-    counts.extend(
-        both.filter(|((name, _), _)| heads || !name.starts_with("channels.aux"))
-            .map(|((name, says), (_, has))| (name, says, has)),
-    );
-    match counts.into_iter().find(|(_, says, has)| says != has) {
-        Some((name, says, has)) => Err(format!("`network.{name}` is {says}, and the tensors have {has}")),
-        None => Ok(()),
-    }
 }
 
 /// Checks that a list has the tensors that are expected, and no others.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Clock, DispatchTime, Gpu, Reading, Regions, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
-use crate::model::{GoogLeNet, Network, Output};
+use crate::model::{Model, Network, Output};
 use crate::ops::Softmax;
 use crate::optim::TrainingState;
 use crate::plan::{Layout, Plan, PlanOptions};
@@ -99,7 +99,7 @@ impl InferenceGraph {
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::Config`] or [`Error::Layer`] for a network that cannot be
     /// built.
-    pub fn new(network: &GoogLeNet, batch: usize, element: Element) -> Result<Self> {
+    pub fn new(network: &impl Model, batch: usize, element: Element) -> Result<Self> {
         let net = network.build(batch)?.stored_as(element)?.evaluation()?;
         let logits = Output::Logits(net.main()?.name);
         let mut graph = net.graph.prune(&[logits])?.fold()?;
@@ -137,7 +137,7 @@ impl Classifier {
     /// device cannot store activations so, and what the device reports.
     pub async fn new(
         gpu: &Gpu,
-        network: &GoogLeNet,
+        network: &impl Model,
         batch: usize,
         element: Element,
         weights: &TrainingState,
@@ -154,7 +154,7 @@ impl Classifier {
     /// As [`Classifier::new`].
     pub async fn untrained(
         gpu: &Gpu,
-        network: &GoogLeNet,
+        network: &impl Model,
         batch: usize,
         element: Element,
         seed: u64,
@@ -167,7 +167,7 @@ impl Classifier {
     /// A classifier that reads the parameters of other sessions where they are.
     pub(super) async fn sharing(
         gpu: &Gpu,
-        network: &GoogLeNet,
+        network: &impl Model,
         batch: usize,
         element: Element,
         regions: Arc<Regions>,
@@ -177,7 +177,7 @@ impl Classifier {
 
     async fn build(
         gpu: &Gpu,
-        network: &GoogLeNet,
+        network: &impl Model,
         batch: usize,
         element: Element,
         regions: Option<Arc<Regions>>,
@@ -188,7 +188,7 @@ impl Classifier {
         let input = plan.tensor(inference.input)?;
         let (logits, probabilities) = (plan.tensor(inference.logits)?, plan.tensor(inference.probabilities)?);
         let session = Session::new(gpu, Arc::new(plan), regions, |_, _| ()).await?;
-        let (gpu, classes, pushed) = (gpu.clone(), network.classes, VecDeque::new());
+        let (gpu, classes, pushed) = (gpu.clone(), network.class_count(), VecDeque::new());
         Ok(Self { gpu, session, input, logits, probabilities, batch, classes, pushed })
     }
 

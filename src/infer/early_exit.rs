@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Reading, Regions, Session};
 use crate::graph::{Graph, TensorId};
 use crate::kernel::Step;
-use crate::model::{GoogLeNet, Output};
+use crate::model::{Model, Output};
 use crate::optim::TrainingState;
 use crate::plan::{Layout, Plan, PlanOptions};
 use crate::tensor::Element;
@@ -124,7 +124,7 @@ impl EarlyExit {
     /// device cannot store activations so, and what the device reports.
     pub async fn new(
         gpu: &Gpu,
-        network: &GoogLeNet,
+        network: &impl Model,
         batch: usize,
         element: Element,
         weights: &TrainingState,
@@ -137,7 +137,7 @@ impl EarlyExit {
     /// A classifier that reads the parameters of other sessions where they are.
     pub(super) async fn sharing(
         gpu: &Gpu,
-        network: &GoogLeNet,
+        network: &impl Model,
         batch: usize,
         element: Element,
         regions: Arc<Regions>,
@@ -147,7 +147,7 @@ impl EarlyExit {
 
     async fn build(
         gpu: &Gpu,
-        network: &GoogLeNet,
+        network: &impl Model,
         batch: usize,
         element: Element,
         mut regions: Option<Arc<Regions>>,
@@ -177,7 +177,7 @@ impl EarlyExit {
             gpu: gpu.clone(),
             stages,
             batch,
-            classes: network.classes,
+            classes: network.class_count(),
             images: 0,
             sent: VecDeque::new(),
         })
@@ -407,7 +407,7 @@ impl EarlyExit {
 
 /// The network cut at the activations that its heads branch off from, and the layout of all its
 /// parameters.
-fn stages(network: &GoogLeNet, batch: usize, element: Element) -> Result<(Vec<StageGraph>, Layout)> {
+fn stages(network: &impl Model, batch: usize, element: Element) -> Result<(Vec<StageGraph>, Layout)> {
     let net = network.build(batch)?.stored_as(element)?.evaluation()?;
     // The main softmax is the first of the network and the last to come.
     let mut heads = net.heads.iter().skip(1).chain(net.heads.first()).peekable();

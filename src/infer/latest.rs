@@ -2,9 +2,10 @@
 
 use super::{Classifier, EarlyExit};
 use crate::error::Result;
+use crate::model::Model;
 use crate::train::Trainer;
 
-impl Trainer {
+impl<M: Model> Trainer<M> {
     /// A classifier that can stop at each softmax, reading this trainer's parameters where they
     /// are: it always sees the latest, the averaged ones if it averages.
     ///

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Learner, LearnerOptions};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::ModelCheckpoint;
 use crate::data::{Augmentation, Dataset, Loader, LoaderOptions, Preprocessing, Subset, stratified};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::model::GoogLeNet;
+use crate::model::{GoogLeNet, Model};
 use crate::optim::{Optimizer, Schedule};
 use crate::runs::{Lock, Recorder, RecorderOptions, RunFolder};
 use crate::train::Trainer;
@@ -19,8 +19,8 @@ const MEASURED_IMAGES: usize = 2000;
 /// Makes a [`Learner`]: only the data has no default.
 #[derive(Debug)]
 #[must_use = "it trains nothing before `build`"]
-pub struct LearnerBuilder {
-    network: GoogLeNet,
+pub struct LearnerBuilder<M = GoogLeNet> {
+    network: M,
     train: Option<Arc<dyn Dataset>>,
     validation: Option<Arc<dyn Dataset>>,
     val_split: f64,
@@ -34,12 +34,12 @@ pub struct LearnerBuilder {
     checkpoint: Option<PathBuf>,
     best_checkpoint: Option<PathBuf>,
     runs: Option<(PathBuf, String)>,
-    resume: Option<Checkpoint>,
-    weights: Option<(Checkpoint, Vec<String>)>,
+    resume: Option<ModelCheckpoint<M>>,
+    weights: Option<(ModelCheckpoint<M>, Vec<String>)>,
 }
 
-impl LearnerBuilder {
-    pub(super) fn new(network: GoogLeNet) -> Self {
+impl<M: Model> LearnerBuilder<M> {
+    pub(super) fn new(network: M) -> Self {
         Self {
             network,
             train: None,
@@ -173,14 +173,14 @@ impl LearnerBuilder {
 
     /// Resumes from a checkpoint of the same network and optimizer: bit for bit the run that was
     /// not interrupted.
-    pub fn resume(mut self, checkpoint: Checkpoint) -> Self {
+    pub fn resume(mut self, checkpoint: ModelCheckpoint<M>) -> Self {
         self.resume = Some(checkpoint);
         self
     }
 
     /// Starts from the weights of another run, except the parameters named in `reinitialized`,
     /// which keep their random initialization.
-    pub fn weights(mut self, checkpoint: Checkpoint, reinitialized: Vec<String>) -> Self {
+    pub fn weights(mut self, checkpoint: ModelCheckpoint<M>, reinitialized: Vec<String>) -> Self {
         self.weights = Some((checkpoint, reinitialized));
         self
     }
@@ -189,7 +189,7 @@ impl LearnerBuilder {
     ///
     /// # Errors
     /// As [`LearnerBuilder::build`].
-    pub fn build_blocking(self, gpu: &Gpu) -> Result<Learner> {
+    pub fn build_blocking(self, gpu: &Gpu) -> Result<Learner<M>> {
         gpu.block_on(self.build(gpu))
     }
 
@@ -198,16 +198,16 @@ impl LearnerBuilder {
     /// # Errors
     /// [`Error::OutOfRange`] naming an option, [`Error::Config`] if there is no data or its classes
     /// are not the network's, and what planning, the device and the files report.
-    pub async fn build(self, gpu: &Gpu) -> Result<Learner> {
+    pub async fn build(self, gpu: &Gpu) -> Result<Learner<M>> {
         let (train, validation) = self.split()?;
         let classes = train.classes().len();
-        if classes != self.network.classes {
+        if classes != self.network.class_count() {
             return Err(Error::Config(format!(
                 "the data set has {classes} classes and the network {}",
-                self.network.classes
+                self.network.class_count()
             )));
         }
-        let input = self.network.input;
+        let input = self.network.input_size();
         let preprocessing = self
             .preprocessing
             .unwrap_or_else(|| Preprocessing::new(input).measure(train.as_ref(), MEASURED_IMAGES));

@@ -18,14 +18,15 @@ use std::time::Instant;
 use serde::Serialize;
 
 pub use builder::LearnerBuilder;
-pub use observer::{Observer, StepProgress};
+pub use observer::{Observer, Started, StepProgress};
 
-use crate::checkpoint::{Checkpoint, Metadata};
+use crate::checkpoint::{ModelCheckpoint, ModelMetadata};
 use crate::data::Loader;
 use crate::error::{Error, Result};
 use crate::infer::Evaluation;
+use crate::model::{GoogLeNet, Model};
 use crate::optim::{Moment, Pace, Schedule};
-use crate::runs::{EpochReport, Lock, Machine, Manifest, Recorder, Save, StopReason, now};
+use crate::runs::{EpochReport, Lock, Machine, ModelManifest, Recorder, Save, StopReason, now};
 use crate::train::{EpochSummary, StepMetrics, Trainer, train_epoch_from};
 use health::Health;
 use validator::{Validated, Validator};
@@ -104,8 +105,8 @@ impl History {
 
 /// Trains a network epoch by epoch.
 #[derive(Debug)]
-pub struct Learner {
-    trainer: Trainer,
+pub struct Learner<M = GoogLeNet> {
+    trainer: Trainer<M>,
     train: Loader,
     options: LearnerOptions,
     validator: Option<Validator>,
@@ -147,14 +148,14 @@ impl Trained {
     }
 }
 
-impl Learner {
+impl<M: Model> Learner<M> {
     /// A learner whose options are set one by one and that prepares the trainer itself.
-    pub fn builder(network: crate::model::GoogLeNet) -> LearnerBuilder {
+    pub fn builder(network: M) -> LearnerBuilder<M> {
         LearnerBuilder::new(network)
     }
 
     /// Trains with a trainer that is prepared already, in the state in which it is.
-    pub fn new(trainer: Trainer, train: Loader, options: LearnerOptions) -> Self {
+    pub fn new(trainer: Trainer<M>, train: Loader, options: LearnerOptions) -> Self {
         Self {
             trainer,
             train,
@@ -216,12 +217,12 @@ impl Learner {
     }
 
     /// The trainer.
-    pub fn trainer(&self) -> &Trainer {
+    pub fn trainer(&self) -> &Trainer<M> {
         &self.trainer
     }
 
     /// The trainer, to restore a state or to start from other weights.
-    pub fn trainer_mut(&mut self) -> &mut Trainer {
+    pub fn trainer_mut(&mut self) -> &mut Trainer<M> {
         &mut self.trainer
     }
 
@@ -252,11 +253,11 @@ impl Learner {
 
     /// What a run's folder says of this training; the name, the data set's description and where
     /// it came from are the caller's to fill in.
-    pub fn manifest(&self) -> Manifest {
+    pub fn manifest(&self) -> ModelManifest<M> {
         let session = self.trainer.session();
         let memory_bytes = session.plan().memory.total_bytes();
         let element = self.trainer.element();
-        Manifest {
+        ModelManifest {
             version: env!("CARGO_PKG_VERSION").into(),
             name: "run".into(),
             started: now() as u64,
@@ -281,9 +282,9 @@ impl Learner {
     ///
     /// # Errors
     /// What the device reports.
-    pub async fn checkpoint(&self) -> Result<Checkpoint> {
+    pub async fn checkpoint(&self) -> Result<ModelCheckpoint<M>> {
         let state = self.trainer.state().await?;
-        let metadata = Metadata {
+        let metadata = ModelMetadata {
             version: env!("CARGO_PKG_VERSION").into(),
             network: self.trainer.network().clone(),
             classes: self.train.dataset().classes().to_vec(),
@@ -292,7 +293,7 @@ impl Learner {
             run: self.run.clone(),
             command_line: self.command_line.clone(),
         };
-        Ok(Checkpoint { state, metadata })
+        Ok(ModelCheckpoint { state, metadata })
     }
 
     /// [`Learner::fit`] on the calling thread.
@@ -311,7 +312,15 @@ impl Learner {
     /// [`Error::Diverged`] and its kin if the loss or the weights are not finite any more; what the
     /// loader, the device, the files and the observer report. What was saved stays.
     pub async fn fit(&mut self, observer: &mut dyn Observer) -> Result<History> {
-        observer.started(self)?;
+        observer.started(&Started {
+            device: self.trainer.gpu().summary(),
+            memory: self.trainer.session().plan().memory,
+            folder: self.recorder.as_ref().map(|recorder| recorder.folder().path()),
+            train: self.train.len(),
+            validation: self.validation_loader().map_or(0, Loader::len),
+            epoch: self.trainer.progress().epoch,
+            epochs: self.options.epochs,
+        })?;
         self.trainer.watch().await?;
         self.validate_late(observer).await?;
         while self.is_unfinished() && self.epoch(observer).await?.is_continue() {}
@@ -505,7 +514,7 @@ impl Learner {
     }
 
     /// The trainer's checkpoint, if its weights are finite.
-    async fn finite(&self) -> Result<Checkpoint> {
+    async fn finite(&self) -> Result<ModelCheckpoint<M>> {
         let checkpoint = self.checkpoint().await?;
         match checkpoint.state.non_finite() {
             Some(tensor) => Err(Error::Spoiled { tensor, epochs: checkpoint.metadata.progress.epoch }),

@@ -2,11 +2,32 @@
 
 use std::path::Path;
 
-use super::Learner;
 use crate::error::{Error, Result};
+use crate::gpu::AdapterSummary;
 use crate::infer::Evaluation;
+use crate::plan::Memory;
 use crate::runs::EpochReport;
 use crate::train::StepMetrics;
+
+/// A training that begins or resumes.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Started<'a> {
+    /// The device.
+    pub device: &'a AdapterSummary,
+    /// What training takes there.
+    pub memory: Memory,
+    /// The run's folder, if it has one.
+    pub folder: Option<&'a Path>,
+    /// Training images.
+    pub train: usize,
+    /// Validation images.
+    pub validation: usize,
+    /// The epoch that comes next, from 0.
+    pub epoch: u64,
+    /// Epochs of the whole run.
+    pub epochs: u64,
+}
 
 /// Where a training is after a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,14 +51,14 @@ impl StepProgress {
 }
 
 /// Follows a training. Every method does nothing unless it is overridden; an error ends training
-/// as soon as what was trained is saved. To end it without one, set [`Learner::stop_flag`].
+/// as soon as what was trained is saved. To end it without one, set [`Learner::stop_flag`](super::Learner::stop_flag).
 pub trait Observer {
     /// Training begins, or resumes.
     ///
     /// # Errors
     /// Whatever ends training, here and below.
-    fn started(&mut self, learner: &Learner) -> Result<()> {
-        let _ = learner;
+    fn started(&mut self, run: &Started<'_>) -> Result<()> {
+        let _ = run;
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::data::Loader;
 use crate::error::{Error, Result};
 use crate::infer::{Classifier, EarlyExit, Evaluation, evaluate, evaluate_heads};
+use crate::model::Model;
 use crate::runs::HeadRecord;
 use crate::train::Trainer;
 
@@ -35,7 +36,7 @@ pub(super) struct Validator {
 }
 
 impl Validator {
-    pub(super) async fn new(trainer: &Trainer, loader: Loader) -> Result<Self> {
+    pub(super) async fn new<M: Model>(trainer: &Trainer<M>, loader: Loader) -> Result<Self> {
         let batch = trainer.batch();
         let heads = if trainer.heads().len() > 1 {
             Heads::All(Box::new(trainer.early_exit(batch).await?))

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
-use crate::model::{BLOCKS, GoogLeNet, Network, part_of};
+use crate::model::{BLOCKS, Model, Network, part_of};
 use crate::ops::{BatchNorm, Conv};
 use crate::optim::TrainingState;
 use crate::plan::{Plan, PlanOptions};
@@ -40,7 +40,7 @@ pub struct Features {
 ///
 /// # Errors
 /// [`Error::OutOfRange`] or [`Error::Config`] for a network that cannot be built.
-pub fn layers_with_maps(network: &GoogLeNet) -> Result<Vec<String>> {
+pub fn layers_with_maps(network: &impl Model) -> Result<Vec<String>> {
     let evaluation = network.build(1)?.graph.evaluation()?;
     let names = maps(&evaluation).map(|(name, _)| name.to_string());
     Ok(names.collect())
@@ -63,7 +63,7 @@ impl Features {
     /// # Errors
     /// [`Error::Unknown`] naming layers if there is none of this name, [`Error::Tensor`] naming a
     /// weight that is missing or misshapen, and what the device reports.
-    pub async fn new(gpu: &Gpu, network: &GoogLeNet, layer: &str, weights: &TrainingState) -> Result<Self> {
+    pub async fn new(gpu: &Gpu, network: &impl Model, layer: &str, weights: &TrainingState) -> Result<Self> {
         let mut evaluation = network.build(1)?.graph.evaluation()?;
         let output = maps(&evaluation).find(|(name, _)| *name == layer).map(|(_, t)| t);
         let output = output.ok_or_else(|| {
@@ -119,6 +119,7 @@ impl Features {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::GoogLeNet;
 
     #[test]
     fn layers_go_by_their_own_names() {

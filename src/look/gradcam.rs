@@ -15,7 +15,7 @@ use crate::gpu::{Gpu, Regions, Session};
 use crate::graph::{Graph, Region, Role, TensorId};
 use crate::infer::softmax;
 use crate::kernel::Step;
-use crate::model::{GoogLeNet, Head, Network, Output};
+use crate::model::{Head, Model, Network, Output};
 use crate::ops::Linear;
 use crate::optim::TrainingState;
 use crate::plan::{Layout, Plan, PlanOptions};
@@ -73,7 +73,7 @@ impl GradCam {
     ///
     /// # Errors
     /// [`Error::Tensor`] naming a weight that is missing or misshapen, and what the device reports.
-    pub async fn new(gpu: &Gpu, network: &GoogLeNet, weights: &TrainingState) -> Result<Self> {
+    pub async fn new(gpu: &Gpu, network: &impl Model, weights: &TrainingState) -> Result<Self> {
         let net = network.build(1)?.evaluation()?;
         let layout = Arc::new(Layout::of(&net.graph));
         let mut regions: Option<Arc<Regions>> = None;
@@ -90,7 +90,7 @@ impl GradCam {
             }
             heads.push(one);
         }
-        Ok(Self { gpu: gpu.clone(), heads, classes: network.classes })
+        Ok(Self { gpu: gpu.clone(), heads, classes: network.class_count() })
     }
 
     /// The softmaxes, the main one first.

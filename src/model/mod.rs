@@ -2,27 +2,34 @@
 //! make the graph.
 
 mod build;
+mod builder;
 mod import;
 mod init;
 mod limits;
+mod network;
 mod onnx;
+mod pixels;
 mod response;
 mod summary;
 mod table;
 mod topology;
 mod trace;
 
-pub use build::{Head, Network, Output};
+pub use builder::NetworkBuilder;
 pub use import::{Plane, Recognised};
+pub use network::{Head, Model, Network, Output};
+pub use pixels::Pixels;
 pub use summary::{LayerSummary, Summary, summary};
 pub use table::{BLOCKS, Block, Channels, part_of};
 pub use topology::{Topology, TopologyEdge, TopologyNode};
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::Preprocessing;
 use crate::error::{Error, Result};
 use table::{aux_layers, classifier_layer};
 
@@ -274,5 +281,67 @@ impl GoogLeNet {
     /// Whether the auxiliary heads exist.
     pub fn has_aux(&self) -> bool {
         self.aux_weight > 0.0
+    }
+}
+
+impl Model for GoogLeNet {
+    fn build(&self, batch: usize) -> Result<Network> {
+        Self::build(self, batch)
+    }
+
+    fn class_count(&self) -> usize {
+        self.classes
+    }
+
+    fn input_size(&self) -> usize {
+        self.input
+    }
+
+    fn title(&self) -> String {
+        format!("GoogLeNet ({})", self.variant)
+    }
+
+    fn class_weights(&self) -> Option<&[f32]> {
+        self.class_weights.as_deref()
+    }
+
+    fn validate(&self) -> Result<()> {
+        Self::validate(self)
+    }
+
+    fn recognize(parameters: &BTreeMap<String, Vec<usize>>) -> Result<(Self, Preprocessing)> {
+        let network = Self::from_tensors(parameters)?;
+        // What `incept import` takes the pixels to be too, for tensors of these names in a
+        // safetensors file.
+        let preprocessing = Pixels::of_tensors(network.variant).preprocessing(&network);
+        Ok((network, preprocessing))
+    }
+
+    fn contradiction(&self, parameters: &BTreeMap<String, Vec<usize>>) -> Option<String> {
+        // What is missing is named where all tensors are compared.
+        let found = Self::from_tensors(parameters).ok()?;
+        if found.variant != self.variant {
+            let (says, has) = (self.variant, found.variant);
+            return Some(format!("`network.variant` is {says}, and the tensors are those of {has}"));
+        }
+        let mut counts = vec![("classes".to_string(), self.classes, found.classes)];
+        let both = self.channels.named().into_iter().zip(found.channels.named());
+        let heads = self.has_aux() && found.has_aux();
+        counts.extend(
+            both.filter(|((name, _), _)| heads || !name.starts_with("channels.aux"))
+                .map(|((name, says), (_, has))| (name, says, has)),
+        );
+        let (name, says, has) = counts.into_iter().find(|(_, says, has)| says != has)?;
+        Some(format!("`network.{name}` is {says}, and the tensors have {has}"))
+    }
+
+    fn step_counters(&self, statistics: &[&str]) -> Vec<String> {
+        match self.variant {
+            Variant::Torchvision => {
+                let layers = statistics.iter().filter_map(|name| name.strip_suffix("running_mean"));
+                layers.map(|layer| format!("{layer}num_batches_tracked")).collect()
+            }
+            Variant::Paper => Vec::new(),
+        }
     }
 }

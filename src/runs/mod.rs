@@ -34,6 +34,7 @@ pub use tensorboard::EventWriter;
 
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
@@ -44,7 +45,7 @@ use crate::untrusted::{MAX_TEXT_BYTES, read_file, read_text};
 
 /// What is known of a run when it starts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
+pub struct ModelManifest<M> {
     /// The version of the engine.
     pub version: String,
     /// The run's name, without its number.
@@ -65,7 +66,7 @@ pub struct Manifest {
     #[serde(alias = "held_out")]
     pub validation: usize,
     /// The network.
-    pub network: GoogLeNet,
+    pub network: M,
     /// Trained parameters, the auxiliary heads' included.
     pub parameters: usize,
     /// How activations are stored: `f32` or `f16`.
@@ -81,6 +82,9 @@ pub struct Manifest {
     /// The command.
     pub command_line: Vec<String>,
 }
+
+/// What is known of a run of GoogLeNet when it starts.
+pub type Manifest = ModelManifest<GoogLeNet>;
 
 /// Where a run ran.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -195,20 +199,33 @@ impl RunFolder {
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
-    pub fn describe(&self, manifest: &Manifest, config: &str) -> Result<()> {
+    pub fn describe<M: Serialize>(&self, manifest: &ModelManifest<M>, config: &str) -> Result<()> {
         let json = serde_json::to_vec_pretty(manifest).map_err(Error::unwritable)?;
         write_atomically(&self.path.join(CONFIG), config.as_bytes())?;
         write_atomically(&self.path.join(MANIFEST), &json)
     }
 
-    /// What was known at the start.
+    /// What was known at the start of a run of GoogLeNet.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file.
     pub fn manifest(&self) -> Result<Manifest> {
+        self.manifest_of()
+    }
+
+    /// What was known at the start of a run of any network.
+    ///
+    /// # Errors
+    /// As [`RunFolder::manifest`].
+    pub fn manifest_of<M: DeserializeOwned>(&self) -> Result<ModelManifest<M>> {
         let path = self.path.join(MANIFEST);
         let bytes = read_file(&path, MAX_TEXT_BYTES)?;
         serde_json::from_slice(&bytes).map_err(|e| Error::damaged(&path, e.to_string(), e))
+    }
+
+    /// Whether the run's newest checkpoint is outside its folder.
+    fn saves_elsewhere(&self) -> bool {
+        self.manifest_of::<serde_json::Value>().is_ok_and(|manifest| manifest.checkpoint.is_some())
     }
 
     /// The configuration's file.

@@ -10,13 +10,15 @@ use super::{
     EpochRecord, EventWriter, HeadRecord, LogWriter, Machine, PartRecord, Record, RunFolder, StepRecord,
     StopReason, ValidationRecord, read_log_leniently,
 };
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, ModelCheckpoint};
 use crate::error::{Error, Result};
 use crate::gpu::AdapterSummary;
 use crate::infer::Evaluation;
+use crate::model::Model;
 use crate::optim::Progress;
-use crate::output::is_special;
+use crate::output::{is_special, write_atomically};
 use crate::train::{EpochSummary, StepMetrics};
+use crate::untrusted::{MAX_FILE_BYTES, read_file};
 
 /// Step records of an epoch, about: enough for a curve.
 const STEPS_PER_EPOCH: usize = 200;
@@ -83,9 +85,8 @@ pub struct Recorder {
 }
 
 /// What is saved with a record of the log.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Save<'a> {
-    pub checkpoint: &'a Checkpoint,
+pub(crate) struct Save<'a, M> {
+    pub checkpoint: &'a ModelCheckpoint<M>,
     /// The newest checkpoint's file.
     pub out: &'a Path,
 }
@@ -179,7 +180,7 @@ impl Recorder {
         if let Some((_, epoch, step)) = best.filter(|(_, _, step)| there != Some(*step)) {
             let kept = folder.kept(epoch + 1);
             if steps_of(&kept) == Some(step) {
-                Checkpoint::load(&kept)?.save(&folder.best())?;
+                write_atomically(&folder.best(), &read_file(&kept, MAX_FILE_BYTES)?)?;
                 there = Some(step);
             }
         }
@@ -253,7 +254,12 @@ impl Recorder {
     }
 
     /// Logs an epoch that is done after `step` steps, and saves what goes with it.
-    pub(crate) fn epoch(&mut self, epoch: &EpochReport, step: u64, save: Option<Save<'_>>) -> Result<()> {
+    pub(crate) fn epoch<M: Model>(
+        &mut self,
+        epoch: &EpochReport,
+        step: u64,
+        save: Option<Save<'_, M>>,
+    ) -> Result<()> {
         let record = EpochRecord {
             epoch: epoch.summary.epoch,
             step,
@@ -278,7 +284,12 @@ impl Recorder {
     }
 
     /// Logs an epoch that is left before its end, after `step` steps, and saves what goes with it.
-    pub(crate) fn leave(&mut self, epoch: &EpochReport, step: u64, save: Option<Save<'_>>) -> Result<()> {
+    pub(crate) fn leave<M: Model>(
+        &mut self,
+        epoch: &EpochReport,
+        step: u64,
+        save: Option<Save<'_, M>>,
+    ) -> Result<()> {
         let record = Record::Part(PartRecord {
             epoch: epoch.summary.epoch,
             step,
@@ -296,19 +307,19 @@ impl Recorder {
     }
 
     /// Adds the validation of that epoch to the log, and saves what goes with it.
-    pub(crate) fn validate(
+    pub(crate) fn validate<M: Model>(
         &mut self,
         main: &Evaluation,
         aux: Vec<HeadRecord>,
         best: bool,
-        save: Option<Save<'_>>,
+        save: Option<Save<'_, M>>,
     ) -> Result<()> {
         let Some(epoch) = self.unvalidated.take() else { return Ok(()) };
         self.note(EpochRecord { validation: Some(main.into()), validation_aux: aux, best, ..epoch }, save)
     }
 
     /// Saves and logs an epoch.
-    fn note(&mut self, epoch: EpochRecord, save: Option<Save<'_>>) -> Result<()> {
+    fn note<M: Model>(&mut self, epoch: EpochRecord, save: Option<Save<'_, M>>) -> Result<()> {
         let best = epoch.best;
         let record = Record::Epoch(epoch);
         self.commit(&record, save, best)?;
@@ -332,7 +343,7 @@ impl Recorder {
 
     /// Saves what is to be saved and then logs it: the log promises no file that is not there. What
     /// is cut off in between, [`RunFolder::mend`] completes.
-    fn commit(&mut self, record: &Record, save: Option<Save<'_>>, best: bool) -> Result<()> {
+    fn commit<M: Model>(&mut self, record: &Record, save: Option<Save<'_, M>>, best: bool) -> Result<()> {
         let Some(save) = save else { return self.log.write_through(record) };
         self.folder.begin_save(record)?;
         let elsewhere = self.save(&save, best)?;
@@ -342,13 +353,13 @@ impl Recorder {
     }
 
     /// Saves a checkpoint of which the log has a record already.
-    pub(crate) fn save_only(&self, save: &Save<'_>) -> Result<()> {
+    pub(crate) fn save_only<M: Model>(&self, save: &Save<'_, M>) -> Result<()> {
         self.save(save, false)?.map_or(Ok(()), Err)
     }
 
     /// Writes a checkpoint to where the run's newest one goes. What could not be written elsewhere
     /// is in the folder all the same: the error is returned as a value then.
-    fn save(&self, Save { checkpoint, out }: &Save<'_>, best: bool) -> Result<Option<Error>> {
+    fn save<M: Model>(&self, Save { checkpoint, out }: &Save<'_, M>, best: bool) -> Result<Option<Error>> {
         let last = self.folder.last();
         let mut elsewhere = None;
         if *out == last {
@@ -357,7 +368,7 @@ impl Recorder {
             elsewhere = checkpoint.save(out).err();
             if elsewhere.is_some() || is_special(out) {
                 checkpoint.save(&last)?;
-            } else if last.is_file() && self.folder.manifest().is_ok_and(|m| m.checkpoint.is_some()) {
+            } else if last.is_file() && self.folder.saves_elsewhere() {
                 // A copy that an earlier start saved here for want of the other place.
                 std::fs::remove_file(&last).map_err(|e| Error::io(&last, e))?;
             }

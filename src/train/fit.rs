@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{HeadMetrics, StepMetrics, Trainer};
 use crate::data::{Batch, Loader};
 use crate::error::Result;
+use crate::model::Model;
 use crate::optim::{Moment, Pace};
 
 /// Steps and batches that may be on their way to the device: enough that it never waits for the
@@ -64,8 +65,8 @@ impl EpochSummary {
 ///
 /// # Errors
 /// What the loader and the device report.
-pub async fn train_epoch<P: Into<Pace>>(
-    trainer: &mut Trainer,
+pub async fn train_epoch<M: Model, P: Into<Pace>>(
+    trainer: &mut Trainer<M>,
     loader: &Loader,
     pace: impl Fn(Moment) -> P,
     observe: impl FnMut(&StepMetrics) -> ControlFlow<()>,
@@ -78,8 +79,8 @@ pub async fn train_epoch<P: Into<Pace>>(
 ///
 /// # Errors
 /// As [`train_epoch`].
-pub async fn train_epoch_from<P: Into<Pace>>(
-    trainer: &mut Trainer,
+pub async fn train_epoch_from<M: Model, P: Into<Pace>>(
+    trainer: &mut Trainer<M>,
     loader: &Loader,
     begun: EpochSummary,
     pace: impl Fn(Moment) -> P,
@@ -124,7 +125,7 @@ pub async fn train_epoch_from<P: Into<Pace>>(
     Ok(summary)
 }
 
-impl Trainer {
+impl<M: Model> Trainer<M> {
     /// The first update of an epoch of these batches.
     pub fn moment(&self, epoch: u64, loader: &Loader) -> Moment {
         let batches = loader.batches_per_epoch() as u64;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, TensorId};
-use crate::model::{GoogLeNet, Network, Output};
+use crate::model::{Model, Network, Output};
 use crate::optim::{Optimizer, Precision, ScaleState};
 use crate::plan::{Layout, Plan, PlanOptions, value_bytes};
 
@@ -39,7 +39,7 @@ impl TrainingGraph {
     /// # Errors
     /// [`Error::OutOfRange`] or [`Error::Config`] for values that nothing can be trained with,
     /// [`Error::Layer`] for shapes that do not fit.
-    pub fn new(network: &GoogLeNet, optimizer: &Optimizer, batch: usize) -> Result<Self> {
+    pub fn new(network: &impl Model, optimizer: &Optimizer, batch: usize) -> Result<Self> {
         optimizer.validate()?;
         let net = network.build(batch)?.stored_as(optimizer.precision.element())?;
         let heads: Vec<&'static str> = net.heads.iter().map(|head| head.name).collect();
@@ -66,8 +66,9 @@ impl TrainingGraph {
             Some(_) => Some([graph.find(Network::MIXED[0])?, graph.find(Network::MIXED[1])?]),
             None => None,
         };
+        let named = &graph;
         let of_heads =
-            |output: fn(&'static str) -> Output| heads.iter().map(move |head| graph.output(output(head)));
+            |output: fn(&'static str) -> Output| heads.iter().map(move |head| named.output(output(head)));
         let metrics = [graph.output(Output::Loss)].into_iter().chain(of_heads(Output::HeadLoss));
         let mut metrics: Vec<TensorId> = metrics.chain(of_heads(Output::Correct)).collect::<Result<_>>()?;
         let logits = of_heads(Output::Logits).collect::<Result<_>>()?;

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
 use crate::graph::{Region, TensorId};
 use crate::kernel::{Step, Window};
-use crate::model::GoogLeNet;
+use crate::model::{GoogLeNet, Model};
 use crate::ops::LossScale;
 use crate::optim::{LOSS_SCALE, Optimizer, Pace, Precision, Progress, TrainingState};
 use crate::tensor::{Element, HostTensor};
@@ -72,9 +72,9 @@ impl ScalingMetrics {
 
 /// A network in training on a device.
 #[derive(Debug)]
-pub struct Trainer {
+pub struct Trainer<M = GoogLeNet> {
     gpu: Gpu,
-    network: GoogLeNet,
+    network: M,
     optimizer: Optimizer,
     batch: usize,
     session: Session,
@@ -100,7 +100,7 @@ struct Sent {
     updates: bool,
 }
 
-impl Trainer {
+impl<M: Model> Trainer<M> {
     /// Plans the training step, compiles its kernels and draws the initial parameters from `seed`.
     /// `progress` is told of each node whose kernels are ready: (done, of how many).
     ///
@@ -110,7 +110,7 @@ impl Trainer {
     /// batch does not fit, and what the device reports.
     pub async fn new(
         gpu: &Gpu,
-        network: &GoogLeNet,
+        network: &M,
         optimizer: &Optimizer,
         batch: usize,
         seed: u64,
@@ -171,7 +171,7 @@ impl Trainer {
     }
 
     /// The network's configuration.
-    pub fn network(&self) -> &GoogLeNet {
+    pub fn network(&self) -> &M {
         &self.network
     }
 
@@ -489,11 +489,10 @@ impl Trainer {
 
 /// What the loss of a batch is a mean over: its images, or with class weights the weights of their
 /// labels.
-fn weight(batch: &Batch, network: &GoogLeNet) -> f32 {
-    let classes = network.classes;
-    let of = |label: u32| {
-        network.class_weights.as_ref().map_or(1.0, |w| w.get(label as usize).copied().unwrap_or(0.0))
-    };
+fn weight(batch: &Batch, network: &impl Model) -> f32 {
+    let classes = network.class_count();
+    let of =
+        |label: u32| network.class_weights().map_or(1.0, |w| w.get(label as usize).copied().unwrap_or(0.0));
     let rows = batch.labels.iter().enumerate().filter(|(_, label)| (**label as usize) < classes);
     let weights = rows.map(|(i, &label)| match &batch.mixed {
         Some(mixed) => mixed.share[i] * of(label) + (1.0 - mixed.share[i]) * of(mixed.second[i]),

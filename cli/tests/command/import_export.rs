@@ -441,7 +441,7 @@ fn exported_models_give_our_logits_in_onnxruntime() {
         }
         let scale = if source.ends_with("caffemodel") { 100.0 } else { 1.0 };
         let images = pattern(2, input, scale);
-        let names = checkpoint.onnx_outputs(options);
+        let names = checkpoint.onnx_outputs(options).expect("names");
         assert_close(&logits(&checkpoint, &images), &golden[&format!("{file}/logits")].data);
         // At 224 pixels the twins take too long; the device has all three heads where there are
         // three.

@@ -1,7 +1,7 @@
 //! What the operations of inference are in ONNX's operators: a table by operation.
 
 use super::{OnnxAttribute, OnnxExport, int, ints};
-use crate::graph::Operation;
+use crate::graph::{Add, Operation};
 use crate::ops::{AdaptiveAvgPool, AvgPool, BatchNorm, Concat, Conv, Linear, Lrn, MaxPool, Relu};
 
 /// An operation that ONNX has a counterpart of.
@@ -25,8 +25,15 @@ pub(super) fn export(op: &dyn Operation, export: &mut OnnxExport<'_>) -> Result<
             })*
         };
     }
-    table!(AvgPool, AdaptiveAvgPool, BatchNorm, Concat, Conv, Linear, Lrn, MaxPool, Relu);
+    table!(Add, AvgPool, AdaptiveAvgPool, BatchNorm, Concat, Conv, Linear, Lrn, MaxPool, Relu);
     Err("has no counterpart in ONNX".into())
+}
+
+impl ToOnnx for Add {
+    fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
+        export.node("Add", export.inputs(), &[]);
+        Ok(())
+    }
 }
 
 impl ToOnnx for AvgPool {

@@ -46,7 +46,7 @@ fn an_exported_model_says_how_an_image_becomes_its_input() {
     assert!(help.contains("largest square in the middle") && help.contains(".onnx.md"), "{help}");
     // Without a crop there is none in the program either.
     checkpoint.metadata.preprocessing.fit = incept::data::Fit::Squash;
-    let squashed = checkpoint.onnx_card(OnnxOptions::default(), "net.onnx");
+    let squashed = checkpoint.onnx_card(OnnxOptions::default(), "net.onnx").expect("a card");
     assert!(squashed.contains("squashed") && !program_of(&squashed).contains("crop"), "{squashed}");
 }
 
