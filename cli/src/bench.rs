@@ -21,45 +21,44 @@ use super::report::{Reporter, bytes, thousands};
 use super::tune::Worth;
 use super::{Outcome, Result};
 
-/// Steps on their way to the device at a time, as in training.
+/// Steps in flight at a time, as in training.
 const IN_FLIGHT: usize = 2;
 
-/// Seconds that a round takes where no option says how many steps it has.
+/// Target duration of a round in seconds, without `--steps`.
 const ROUND: f64 = 1.0;
 
-/// Measure how fast a network trains and classifies, on made-up images.
+/// Benchmark training and inference on synthetic images.
 ///
-/// GFLOPS count two operations for each multiply-add of convolutions and linear layers: those of
-/// the forward and the backward graph for a training step (about three times the forward pass),
-/// those of the inference graph for inference. What is left out (pooling, normalisation, the
-/// optimizer) is time and no arithmetic.
+/// GFLOPS count two operations per multiply-add of convolutions and linear layers: forward and
+/// backward pass of a training step (about three times the forward pass), or the inference graph.
+/// Pooling, normalization and the optimizer take time but are not counted.
 ///
-/// A round is steps one after another; every number is the median of the rounds, with the least and
-/// the most. Each step brings its images to the device and its metrics back, as in training;
-/// inference has two batches on their way, as in evaluation.
+/// A round is a number of consecutive steps; every result is the median over the rounds, with
+/// minimum and maximum. Each step uploads its images and reads back its metrics, as in training;
+/// inference keeps two batches in flight, as in evaluation.
 ///
-/// With --json: train.images_per_s, train.gflops, infer.images_per_s, infer.gflops and infer.ms (a
-/// batch), each with median, min and max; seconds to start up; memory; and what a step asks of the
-/// driver. A barrier is a dispatch in front of which wgpu waits for earlier ones of the same run,
+/// With --json: train.images_per_s, train.gflops, infer.images_per_s, infer.gflops and infer.ms
+/// (per batch), each with median, min and max; start-up times in seconds; memory; and driver calls
+/// per step. A barrier is a dispatch that wgpu orders after earlier ones of the same submission,
 /// because they bind the same buffer.
 #[derive(Args, Debug)]
 pub(crate) struct Bench {
     #[command(flatten)]
     work: WorkArgs,
-    /// Rounds.
+    /// Number of rounds.
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = whole::<u32>(1))]
     rounds: u32,
-    /// Steps of a round [default: as many as take a second].
+    /// Steps per round [default: as many as take one second].
     #[arg(long, value_name = "COUNT", value_parser = whole::<u32>(1))]
     steps: Option<u32>,
-    /// Steps before the first round.
+    /// Warm-up steps before the first round.
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = whole::<u32>(1))]
     warm_up: u32,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
-/// The network and the batch to measure.
+/// The network and batch to benchmark.
 #[derive(Args, Debug)]
 pub(crate) struct WorkArgs {
     #[command(flatten)]
@@ -67,15 +66,15 @@ pub(crate) struct WorkArgs {
     /// Number of classes.
     #[arg(long, value_name = "COUNT", default_value_t = 1000, help_heading = "Network", value_parser = whole::<usize>(2))]
     classes: usize,
-    /// Images of a batch.
+    /// Batch size.
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     pub batch: usize,
     #[command(flatten)]
     pub precision: PrecisionArgs,
-    /// Make most activations again in the backward pass, as `incept train --grad-checkpointing`.
+    /// Recompute activations in the backward pass to save memory.
     #[arg(long = "grad-checkpointing", alias = "checkpointing")]
     pub checkpointing: bool,
-    /// What weights and images are drawn from.
+    /// Random seed of weights and images.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]
     pub seed: u64,
 }
@@ -86,23 +85,23 @@ impl WorkArgs {
         self.network.network(self.classes, 224)
     }
 
-    /// The optimizer of the step, with activations stored as the device or an option has it.
+    /// The optimizer of the training step, with activations in `precision`.
     pub(crate) fn optimizer(&self, precision: Precision) -> Optimizer {
         Optimizer { precision, checkpointing: self.checkpointing, ..Optimizer::default() }
     }
 
-    /// A batch of noise.
+    /// A batch of uniform noise in [-1, 1) with labels 0, 1, 2, ...
     pub(crate) fn images(&self, network: &GoogLeNet) -> Batch {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         let images = 0..self.batch * 3 * network.input * network.input;
         let images = images.map(|_| 2.0 * random.random::<f32>() - 1.0).collect();
-        // A class number is below the number of classes, which fits.
+        // Fits: class indices are below the number of classes.
         let labels = (0..self.batch).map(|i| (i % network.classes) as u32).collect();
         Batch { images, labels, count: self.batch, indices: (0..self.batch).collect(), mixed: None }
     }
 }
 
-/// A number in several rounds.
+/// A result over several rounds.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Spread {
     median: f64,
@@ -111,7 +110,7 @@ struct Spread {
 }
 
 impl Spread {
-    /// Of values in any order, at least one.
+    /// The spread of at least one value.
     fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -125,7 +124,7 @@ impl Spread {
         Self { median, min: at(0), max: at(sorted.len().wrapping_sub(1)) }
     }
 
-    /// What `of` makes of the seconds of each round.
+    /// The spread of `of` applied to the seconds of each round.
     fn map(seconds: &[f64], of: impl Fn(f64) -> f64) -> Self {
         Self::of(&seconds.iter().map(|s| of(*s)).collect::<Vec<_>>())
     }
@@ -137,7 +136,7 @@ struct TrainResult {
     gflops: Spread,
     ms: Spread,
     steps: u32,
-    /// Share of the time in which the device worked on steps; none where it cannot tell.
+    /// Fraction of the time in which the device was busy; none without timestamps.
     device_busy: Option<f64>,
 }
 
@@ -149,7 +148,7 @@ struct InferResult {
     batches: u32,
 }
 
-/// Seconds until a first step is done.
+/// Times from the start of the command to the end of the first step.
 #[derive(Serialize)]
 struct StartUp {
     device_s: f64,
@@ -157,7 +156,7 @@ struct StartUp {
     first_step_s: f64,
 }
 
-/// What one training step asks of the driver.
+/// Driver calls of one training step, on average.
 #[derive(Serialize)]
 struct StepCounts {
     submissions: f64,
@@ -181,7 +180,7 @@ struct BenchResult<'a> {
     train: TrainResult,
     infer: InferResult,
     step: StepCounts,
-    /// What was made until the first step was done.
+    /// Driver objects created by the end of the first step.
     start: Counters,
 }
 
@@ -202,7 +201,7 @@ impl Bench {
         device.tune(&gpu, reporter, Worth::Classifying, None, || {
             InferenceGraph::new(&network, batch, optimizer.precision.element())?.plan(&gpu, None)
         })?;
-        // What tuning made is no part of a start.
+        // Tuning does not count as start-up.
         let before = gpu.counters();
         let begin = Instant::now();
         let mut trainer = self.trainer(&gpu, &network, &optimizer, reporter)?;
@@ -290,13 +289,14 @@ impl Bench {
         gpu.block_on(Trainer::new(gpu, network, optimizer, self.work.batch, self.work.seed, prepared))
     }
 
-    /// Steps of a round, after one that took so many seconds.
+    /// Steps per round, given the seconds of one step.
     fn steps_of(&self, seconds: f64) -> u32 {
-        // Clamped to what a u32 holds.
+        // Clamped, so the cast to u32 is exact.
         self.steps.unwrap_or((ROUND / seconds.max(1e-6)).round().clamp(1.0, 1000.0) as u32)
     }
 
-    /// The seconds of each round of inference, its batches, and the multiply-adds of a batch.
+    /// Benchmarks inference: the seconds of each round, batches per round, and multiply-adds per
+    /// batch.
     fn infer(
         &self,
         gpu: &Gpu,
@@ -318,9 +318,9 @@ impl Bench {
     }
 }
 
-/// Trains `steps` steps and waits for all; returns the seconds.
+/// Runs `steps` training steps to completion; returns the seconds.
 async fn train(trainer: &mut Trainer, images: &Batch, steps: u32) -> Result<f64> {
-    // Labels mean nothing here: a small rate keeps the numbers finite.
+    // Labels are arbitrary: a small learning rate keeps the loss finite.
     const RATE: f32 = 1e-4;
     let begin = Instant::now();
     for _ in 0..steps {
@@ -331,8 +331,7 @@ async fn train(trainer: &mut Trainer, images: &Batch, steps: u32) -> Result<f64>
     Ok(begin.elapsed().as_secs_f64())
 }
 
-/// Classifies `batches` batches, the next on its way before the one before is there, as evaluation
-/// does; returns the seconds.
+/// Classifies `batches` batches with two in flight, as evaluation does; returns the seconds.
 async fn classify(classifier: &mut Classifier, images: &Batch, batches: u32) -> Result<f64> {
     let begin = Instant::now();
     for batch in 0..batches {
@@ -359,12 +358,12 @@ impl BenchResult<'_> {
         ))?;
         let StartUp { device_s, kernels_s, first_step_s } = self.start_up;
         reporter.line(&format!(
-            "start-up   {device_s:.2} s to open the device, {kernels_s:.2} s to make the kernels, {first_step_s:.2} s for the first step"
+            "start-up   {device_s:.2} s to open the device, {kernels_s:.2} s to compile the kernels, {first_step_s:.2} s for the first step"
         ))?;
         let m = self.memory;
         let over = 100.0 * (m.planned_bytes as f64 / m.bound_bytes.max(1) as f64 - 1.0);
         reporter.line(&format!(
-            "memory     values {} planned, {} at least ({over:.1}% over); {} in all",
+            "memory     activations {} (lower bound {}, {over:.1}% above it); total {}",
             bytes(m.planned_bytes),
             bytes(m.bound_bytes),
             bytes(m.total_bytes())
@@ -385,16 +384,16 @@ impl BenchResult<'_> {
         };
         let t = &self.train;
         let busy = t.device_busy.map_or(String::new(), |b| format!("; device busy {:.1}%", 100.0 * b));
-        reporter.line(&format!("training   {} a step{busy}", rates(&t.images_per_s, &t.gflops, &t.ms)))?;
+        reporter.line(&format!("training   {} per step{busy}", rates(&t.images_per_s, &t.gflops, &t.ms)))?;
         let i = &self.infer;
-        reporter.line(&format!("inference  {} a batch", rates(&i.images_per_s, &i.gflops, &i.ms)))?;
+        reporter.line(&format!("inference  {} per batch", rates(&i.images_per_s, &i.gflops, &i.ms)))?;
         let s = &self.step;
         reporter.line(&format!(
-            "a step     {} submissions, {} dispatches, {} barriers, {} read-backs, {} bind groups, {} pipelines",
+            "per step   {} submissions, {} dispatches, {} barriers, {} read-backs, {} bind groups, {} pipelines",
             s.submissions, s.dispatches, s.barriers, s.read_backs, s.bind_groups, s.pipelines
         ))?;
         reporter.line(&format!(
-            "before     {} pipelines and {} bind groups made by the end of the first step",
+            "set-up     {} pipelines and {} bind groups created by the end of the first step",
             thousands(self.start.pipelines),
             thousands(self.start.bind_groups)
         ))
@@ -406,7 +405,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle() {
+    fn median_of_odd_and_even_counts() {
         let odd = Spread::of(&[3.0, 1.0, 2.0]);
         assert_eq!((odd.median, odd.min, odd.max), (2.0, 1.0, 3.0));
         assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 3.0]).median, 2.5);

@@ -1,4 +1,4 @@
-//! What the dashboard shows: how training goes, drawn as a page of the terminal.
+//! The contents of the dashboard: training curves and metrics, drawn on the whole terminal.
 
 use incept::train::StepMetrics;
 use incept::untrusted::printable;
@@ -12,26 +12,28 @@ use ratatui::widgets::{Axis, Block, Chart, Dataset, Gauge, GraphType, LegendPosi
 use super::report::bytes;
 use incept::runs::EpochReport;
 
-/// Okabe and Ito's blue, vermilion and green, as on all plots; lighter where a terminal is dark.
+/// Okabe and Ito's blue, vermilion and green, as in all plots; blue is lighter, for dark terminals.
 const HEADS: [Color; 3] =
     [Color::Rgb(0x56, 0xb4, 0xe9), Color::Rgb(0xd5, 0x5e, 0x00), Color::Rgb(0x00, 0x9e, 0x73)];
 /// Okabe and Ito's yellow.
 const VALIDATION: Color = Color::Rgb(0xf0, 0xe4, 0x42);
 const SOFT: Style = Style::new().add_modifier(Modifier::DIM);
 
-/// Points of a curve; when there are twice as many, neighbours are joined.
+/// Resolution of a curve: at twice as many points, pairs of neighbors are averaged.
 const POINTS: usize = 400;
 
-/// How much of a running mean of accuracies the newest batch is.
-const MEMORY: f64 = 0.05;
+/// Weight of the newest batch in the running mean of accuracies.
+const MOMENTUM: f64 = 0.05;
 
-/// One curve: (epochs done, value).
+/// A curve over epochs.
 #[derive(Clone, Debug, Default)]
 struct Curve {
+    /// (epoch, value), with fractions of epochs.
     points: Vec<(f64, f64)>,
-    /// Values that make one point.
+    /// Number of values averaged into one point.
     each: usize,
-    waiting: Vec<(f64, f64)>,
+    /// Values of the next point.
+    pending: Vec<(f64, f64)>,
 }
 
 impl Curve {
@@ -39,10 +41,10 @@ impl Curve {
         if !y.is_finite() {
             return;
         }
-        self.waiting.push((x, y));
-        if self.waiting.len() >= self.each.max(1) {
-            self.points.push(mean(&self.waiting));
-            self.waiting.clear();
+        self.pending.push((x, y));
+        if self.pending.len() >= self.each.max(1) {
+            self.points.push(mean(&self.pending));
+            self.pending.clear();
         }
         if self.points.len() >= 2 * POINTS {
             self.points = self.points.chunks(2).map(mean).collect();
@@ -56,20 +58,20 @@ fn mean(points: &[(f64, f64)]) -> (f64, f64) {
     (points.iter().map(|p| p.0).sum::<f64>() / n, points.iter().map(|p| p.1).sum::<f64>() / n)
 }
 
-/// A curve to draw: its name, points and colour.
+/// A curve to draw: its name, points and color.
 type Drawn<'a> = (&'a str, &'a [(f64, f64)], Color);
 
-/// One softmax.
+/// The curves of one head.
 #[derive(Clone, Debug)]
 struct Head {
     name: &'static str,
     losses: Curve,
     accuracies: Curve,
-    /// Running mean of the share that is right: that of one batch is hardly more than a coin.
+    /// Running mean of the training accuracy in percent: single batches are too noisy.
     accuracy: Option<f64>,
 }
 
-/// The state of the page.
+/// The state of the dashboard.
 #[derive(Clone, Debug)]
 pub(crate) struct Board {
     title: String,
@@ -83,7 +85,7 @@ pub(crate) struct Board {
     gradient_norm: Option<f32>,
     images_per_s: f64,
     left: String,
-    /// Whether it was asked to stop.
+    /// Whether the user has asked to stop.
     pub stopping: bool,
 }
 
@@ -105,7 +107,7 @@ impl Board {
         }
     }
 
-    /// A step, after `at` epochs.
+    /// Adds a step; `at` is the number of epochs done, with fractions.
     pub(crate) fn step(&mut self, step: &StepMetrics, at: f64, images_per_s: f64, left: &str) {
         if self.heads.is_empty() {
             let head =
@@ -116,23 +118,23 @@ impl Board {
             head.losses.push(at, f64::from(measured.loss));
             let share = 100.0 * f64::from(measured.correct) / step.count.max(1) as f64;
             let before = head.accuracy.unwrap_or(share);
-            let mean = before + MEMORY * (share - before);
+            let mean = before + MOMENTUM * (share - before);
             head.accuracy = Some(mean);
             head.accuracies.push(at, mean);
         }
         (self.at, self.rate) = (at, step.rate);
-        // Batches that are only added up have none.
+        // Accumulated batches without an update have none.
         self.gradient_norm = step.gradient_norm.or(self.gradient_norm);
         (self.images_per_s, self.left) = (images_per_s, left.into());
     }
 
-    /// An epoch that is done.
+    /// Adds a completed epoch.
     pub(crate) fn epoch(&mut self, record: &EpochReport) {
         let at = (record.summary.epoch + 1) as f64;
         self.validation.extend(record.validation_accuracy.map(|a| (at, 100.0 * a)));
     }
 
-    /// Draws the page.
+    /// Draws everything.
     pub(crate) fn draw(&self, frame: &mut Frame<'_>) {
         let rows = [Constraint::Length(1), Constraint::Min(8), Constraint::Length(4), Constraint::Length(1)];
         let [top, middle, numbers, bottom] = Layout::vertical(rows).areas(frame.area());
@@ -146,9 +148,9 @@ impl Board {
         self.accuracies(frame, right);
         self.numbers(frame, numbers);
         let help = if self.stopping {
-            " stopping after this step, then saving; q again to leave at once"
+            " saving a checkpoint and stopping; press q again to quit immediately"
         } else {
-            " q or Ctrl-C stops and saves"
+            " q or Ctrl-C: save and stop"
         };
         frame.render_widget(Line::styled(help, SOFT), bottom);
     }
@@ -156,20 +158,19 @@ impl Board {
     fn losses(&self, frame: &mut Frame<'_>, area: Rect) {
         let values = || self.heads.iter().flat_map(|h| &h.losses.points).map(|p| p.1);
         let high = values().fold(0.1, f64::max) * 1.05;
-        let curves = self.heads.iter().zip(HEADS).map(|(h, colour)| (h.name, &h.losses.points[..], colour));
-        self.chart(frame, area, " losses ", high, curves.collect());
+        let curves = self.heads.iter().zip(HEADS).map(|(h, color)| (h.name, &h.losses.points[..], color));
+        self.chart(frame, area, " loss ", high, curves.collect());
     }
 
     fn accuracies(&self, frame: &mut Frame<'_>, area: Rect) {
-        let curves =
-            self.heads.iter().zip(HEADS).map(|(h, colour)| (h.name, &h.accuracies.points[..], colour));
+        let curves = self.heads.iter().zip(HEADS).map(|(h, color)| (h.name, &h.accuracies.points[..], color));
         let mut curves: Vec<_> = curves.collect();
-        curves.push(("held out", &self.validation[..], VALIDATION));
+        curves.push(("validation", &self.validation[..], VALIDATION));
         self.chart(frame, area, " accuracy % ", 100.0, curves);
     }
 
     fn chart(&self, frame: &mut Frame<'_>, area: Rect, title: &str, high: f64, curves: Vec<Drawn<'_>>) {
-        // Losses fall and accuracies rise: the legend is where they are not.
+        // Losses fall and accuracies rise: place the legend in the other corner.
         let legend = if high == 100.0 { LegendPosition::TopLeft } else { LegendPosition::TopRight };
         let end = self.at.max(0.01);
         let number = |v: f64| if v >= 10.0 { format!("{v:.0}") } else { format!("{v:.2}") };
@@ -177,8 +178,8 @@ impl Board {
             let labels = [0.0, high / 2.0, high].map(|v| Span::styled(number(v), SOFT));
             Axis::default().bounds([0.0, high]).labels(labels).style(SOFT)
         };
-        let data = curves.into_iter().map(|(name, points, colour)| {
-            let set = Dataset::default().name(name.to_string()).data(points).style(Style::new().fg(colour));
+        let data = curves.into_iter().map(|(name, points, color)| {
+            let set = Dataset::default().name(name.to_string()).data(points).style(Style::new().fg(color));
             set.marker(Marker::Braille).graph_type(GraphType::Line)
         });
         let chart = Chart::new(data.collect())
@@ -197,7 +198,7 @@ impl Board {
         let [line, bar] = Layout::vertical([Constraint::Length(1), Constraint::Length(1)]).areas(inner);
         let norm = self.gradient_norm.map_or(String::new(), |n| format!("  gradient norm {n:.2}"));
         let text = format!(
-            "{:.0} images/s  rate {:.2e}{norm}  {} on {}",
+            "{:.0} images/s  learning rate {:.2e}{norm}  {} on {}",
             self.images_per_s,
             self.rate,
             bytes(self.memory),
@@ -205,7 +206,7 @@ impl Board {
         );
         frame.render_widget(Paragraph::new(text), line);
         let done = (self.at / self.epochs.max(1) as f64).clamp(0.0, 1.0);
-        let label = format!("epoch {:.2} of {}  {} left", self.at, self.epochs, self.left);
+        let label = format!("epoch {:.2}/{}  {} left", self.at, self.epochs, self.left);
         frame.render_widget(Gauge::default().ratio(done).label(label).gauge_style(HEADS[0]), bar);
     }
 }
@@ -243,14 +244,14 @@ mod tests {
     }
 
     #[test]
-    fn the_page_shows_three_heads_and_what_matters() {
+    fn dashboard_shows_curves_of_all_heads() {
         let mut terminal = Terminal::new(TestBackend::new(100, 24)).expect("a terminal");
         terminal.draw(|frame| board().draw(frame)).expect("is drawn");
         insta::assert_snapshot!(terminal.backend());
     }
 
     #[test]
-    fn long_runs_keep_few_points_and_tiny_terminals_are_no_error() {
+    fn long_runs_are_thinned_and_tiny_terminals_are_drawn() {
         let mut curve = Curve::default();
         (0..100_000).for_each(|i| curve.push(f64::from(i), 1.0));
         assert!(curve.points.len() < 2 * POINTS && curve.points.len() >= POINTS, "{}", curve.points.len());

@@ -23,35 +23,35 @@ use super::tune::Worth;
 use super::{Outcome, Result};
 
 const EXAMPLES: &str = "Examples:
-  incept classify photo.jpg                       with the weights that come with incept: CIFAR-10's ten classes
+  incept classify photo.jpg                       with the included weights (CIFAR-10's ten classes)
   incept classify runs/0003-photos holiday/       with the best checkpoint of a run
   incept classify mnist.safetensors - < seven.png --json";
 
-/// Tell what is on images: the most probable classes of each.
+/// Classify images: print the most probable classes of each.
 ///
-/// Images that cannot be read are named, and the exit code is 1 then.
+/// Unreadable images are skipped and reported, and the exit code is 1 then.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Classify {
-    /// The checkpoint, if it is another than what comes with incept, and then images, folders with
-    /// images, or `-` for one image on standard input.
+    /// A checkpoint [default: the weights that come with incept], then images, folders of images,
+    /// or `-` for one image from standard input.
     ///
-    /// A checkpoint is a .safetensors file, or a run's folder: its best one. Without one, the
-    /// weights that come with incept are used, which tell airplanes, automobiles, birds, cats,
-    /// deer, dogs, frogs, horses, ships and trucks apart.
+    /// A checkpoint is a .safetensors file, or a run's folder (its best checkpoint). The included
+    /// weights have the classes airplane, automobile, bird, cat, deer, dog, frog, horse, ship and
+    /// truck.
     #[arg(required = true, value_name = "CHECKPOINT|IMAGE")]
     inputs: Vec<PathBuf>,
-    /// How many classes to print for each image.
+    /// Number of classes to print per image.
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = whole::<usize>(1))]
     top: usize,
-    /// Images of a batch [default: 16, with --early-exit 1].
+    /// Batch size [default: 16, with --early-exit 1].
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", value_parser = whole::<usize>(1))]
     batch: Option<usize>,
-    /// Stop at aux1 or aux2 when its softmax is as sure as this, from 0 to 1: the layers above are
-    /// not run then.
+    /// Early exit: stop at aux1 or aux2 if its confidence is at least this threshold, in (0, 1].
     ///
-    /// `incept eval --early-exit` tells what a threshold costs and saves, and fits the temperatures
-    /// that make probabilities comparable; `auto` is the threshold that it chose.
+    /// The remaining layers are not run for that image. `incept eval --early-exit` measures
+    /// accuracy and compute of thresholds, calibrates the heads by temperature scaling, and chooses
+    /// the threshold that `auto` uses.
     #[arg(long, value_name = "PROBABILITY|auto", value_parser = threshold)]
     early_exit: Option<Threshold>,
     #[command(flatten)]
@@ -67,10 +67,10 @@ struct Line<'a> {
     file: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     predictions: Option<Vec<Named<'a>>>,
-    /// The softmax that answered, with early exit.
+    /// The head that classified the image, with early exit.
     #[serde(skip_serializing_if = "Option::is_none")]
     head: Option<&'static str>,
-    /// The multiply-adds that it took, by those of the main softmax alone.
+    /// Its multiply-adds as a fraction of those of the main head alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     compute: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,7 +83,7 @@ struct Named<'a> {
     probability: f32,
 }
 
-/// An image from a file, or from standard input for `-`.
+/// Reads an image from a file, or from standard input for `-`.
 pub(super) fn read(path: &Path) -> Result<Image> {
     if path != Path::new("-") {
         return Image::read(path);
@@ -94,30 +94,30 @@ pub(super) fn read(path: &Path) -> Result<Image> {
 }
 
 impl Classify {
-    /// The checkpoint and the images.
+    /// Splits the arguments into checkpoint and images.
     fn inputs(&self) -> Result<(&Path, &[PathBuf])> {
         let late = self.inputs.iter().skip(1).find(|path| record::is_checkpoint(path));
         if let Some(late) = late {
-            return Err(Error::Config(format!("name the checkpoint {} before the images", shown(late))));
+            return Err(Error::Config(format!("the checkpoint {} must come before the images", shown(late))));
         }
         if let Some(first) = self.inputs.first()
             && !record::is_checkpoint(first)
             && first != Path::new("-")
             && !first.exists()
         {
-            return Err(Error::Config(format!("there is no checkpoint and no image {}", shown(first))));
+            return Err(Error::Config(format!("no checkpoint or image found at {}", shown(first))));
         }
         let (checkpoint, images) = match self.inputs.split_first() {
             Some((first, rest)) if record::is_checkpoint(first) => (first.as_path(), rest),
             _ => {
                 note(
-                    "classes: CIFAR-10's, by the weights that come with incept; name a checkpoint first for others",
+                    "note: using the included weights with CIFAR-10's classes; pass a checkpoint first for other weights",
                 );
                 (Path::new(record::INCLUDED), self.inputs.as_slice())
             }
         };
         if images.is_empty() {
-            return Err(Error::Config(format!("name images to classify with {}", shown(checkpoint))));
+            return Err(Error::Config(format!("no images to classify with {}", shown(checkpoint))));
         }
         Ok((checkpoint, images))
     }
@@ -127,7 +127,7 @@ impl Classify {
         self.images.set_limit()?;
         let (checkpoint, arguments) = self.inputs()?;
         let Checkpoint { state, metadata } = record::load(checkpoint)?;
-        say_preprocessing(&metadata.preprocessing);
+        note_preprocessing(&metadata.preprocessing);
         let files = images(arguments)?;
         let default = if self.early_exit.is_some() { 1 } else { 16 };
         let batch = self.batch.unwrap_or(default).clamp(1, files.len().max(1));
@@ -135,7 +135,7 @@ impl Classify {
             let read = readable(chunk, &metadata.preprocessing, reporter)?;
             Ok::<_, Error>((chunk.len() - read.0.len(), read))
         });
-        // A file that cannot be read is refused before a device is opened for it.
+        // Read first: if no image is readable, no device needs to be opened.
         let first = if self.early_exit.is_some() { None } else { chunks.next() };
         let first = first.transpose()?;
         if let Some((failed, _)) = first.as_ref().filter(|(failed, _)| *failed == files.len()) {
@@ -168,7 +168,7 @@ impl Classify {
         Ok(outcome(failed, files.len()))
     }
 
-    /// Classifies with early exit, and says what it saved.
+    /// Classifies with early exit, and prints the savings.
     fn staged(
         &self,
         mut with: Staged,
@@ -208,7 +208,7 @@ impl Classify {
         tell(rest, &mut waiting)?;
         let count = answered.iter().sum::<usize>();
         if count > 0 {
-            // Every stage takes the same time whatever is on the images.
+            // The time of a stage does not depend on the images.
             let runs = staged.runs();
             let took: f64 = runs.iter().zip(&seconds).map(|(runs, s)| *runs as f64 * s).sum();
             let saved = Saved {
@@ -223,7 +223,7 @@ impl Classify {
             let answered: Vec<String> =
                 saved.answered.iter().map(|(head, n)| format!("{head} {n}")).collect();
             reporter.line(&format!(
-                "\nanswered by {}: {:.0}% of the multiply-adds of the whole network, {:.1} ms an image on the device",
+                "\nexits: {}; {:.0}% of the multiply-adds of the whole network, {:.1} ms per image on the device",
                 answered.join(", "),
                 100.0 * saved.compute,
                 1e3 * took / count as f64
@@ -239,11 +239,11 @@ struct Staged {
     gpu: Gpu,
     staged: EarlyExit,
     exit: Exit,
-    /// Multiply-adds of the main softmax alone.
+    /// Multiply-adds of the main head alone.
     full: u64,
 }
 
-/// What early exit saved.
+/// The savings of early exit.
 #[derive(Serialize)]
 struct Saved<'a> {
     event: &'static str,
@@ -252,21 +252,20 @@ struct Saved<'a> {
     compute: f64,
     stage_seconds: &'a [f64],
     runs: &'a [u64],
-    /// What the stages that were run took.
+    /// Total device time of all stages that were run.
     seconds: f64,
 }
 
-/// Says what is looked at of images where that is less, or another shape, than most people expect.
-pub(super) fn say_preprocessing(preprocessing: &Preprocessing) {
+/// Prints how images are resized, unless it is the usual central square crop.
+fn note_preprocessing(preprocessing: &Preprocessing) {
     if preprocessing.crop_pct < 1.0 {
-        let as_measured = "as networks for ImageNet are measured";
-        note(&format!("images: {}, {as_measured}", preprocessing.described()));
+        note(&format!("images: {}, the usual ImageNet evaluation", preprocessing.described()));
     } else if preprocessing.fit != Fit::Crop {
         note(&format!("images: {}", preprocessing.described()));
     }
 }
 
-/// The images of a list that can be read; the others are named.
+/// Reads and preprocesses images; unreadable ones are skipped and reported.
 fn readable<'a>(
     files: &'a [PathBuf],
     preprocessing: &Preprocessing,
@@ -277,7 +276,7 @@ fn readable<'a>(
         match read(file) {
             Ok(image) => readable.push((file, preprocessing.apply(&image))),
             Err(error) => {
-                note(&format!("passed over: {error}"));
+                note(&format!("skipped: {error}"));
                 let error = Some(error.to_string());
                 reporter.event(&Line {
                     file: shown(file),
@@ -300,8 +299,7 @@ fn outcome(failed: usize, of: usize) -> Outcome {
     Outcome::Failed
 }
 
-/// Prints the classes of one image, and with early exit which softmax answered at which share of
-/// the compute.
+/// Prints the classes of one image; with early exit also the head and its fraction of the compute.
 fn print(
     file: &Path,
     top: &[Prediction],
@@ -312,7 +310,7 @@ fn print(
     let name = |p: &Prediction| classes.get(p.class).map_or("?", String::as_str);
     let width = top.iter().map(|p| name(p).chars().count()).max().unwrap_or(0);
     let by = exit.map_or(String::new(), |(head, compute)| {
-        format!("  (answered by {head}, {:.0}% of the multiply-adds)", 100.0 * compute)
+        format!("  (exit at {head}, {:.0}% of the multiply-adds)", 100.0 * compute)
     });
     reporter.line(&format!("{}{by}", shown(file)))?;
     for p in top {

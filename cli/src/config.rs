@@ -1,5 +1,4 @@
-//! How a run is configured: every option of `incept train` that shapes the run, from a recipe, a
-//! TOML file and flags.
+//! Configuration of a run: the options of `incept train` from a recipe, a TOML file and flags.
 
 use std::path::{Path, PathBuf};
 
@@ -14,13 +13,11 @@ use super::data::LoadArgs;
 use super::numbers::{Range, not_zero, real, whole};
 use super::options::{Augment, NetworkArgs, OptimizerArgs, PixelArgs, PrecisionName};
 
-/// All of it. What is not set anywhere has a default that `resolve` fills in; then it is the
-/// configuration that is saved with the run.
+/// All options of a run. `resolve` fills in the defaults; the result is saved with the run.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(crate) struct Config {
-    /// `digits`, or a folder with a data set. With `--resume` or `--config`, the one that is named
-    /// there if none is here.
+    /// Data set: `digits`, or the path of one. Optional with `--resume` or `--config`.
     #[arg(required_unless_present_any = ["resume", "file"])]
     pub data: Option<String>,
     #[command(flatten)]
@@ -39,137 +36,146 @@ pub(crate) struct Config {
     pub run: RunArgs,
 }
 
-/// How long, on what, how much at a time.
+/// Options of the training loop.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Training")]
 pub(crate) struct TrainingArgs {
-    /// Epochs [default: 30, or as the run that is resumed].
+    /// Number of epochs [default: 30, or that of the resumed run].
     #[arg(long, value_name = "COUNT", value_parser = whole::<u64>(1))]
     pub epochs: Option<u64>,
-    /// Images of a batch [default: 32].
+    /// Batch size [default: 32].
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", value_parser = whole::<usize>(1))]
     #[serde(rename = "batch-size", alias = "batch")]
     pub batch: Option<usize>,
-    /// What weights, order, augmentation and dropout are drawn from [default: 1].
+    /// Random seed of initialization, shuffling, augmentation and dropout [default: 1].
     #[arg(long, value_name = "NUMBER", value_parser = whole::<u64>(0))]
     pub seed: Option<u64>,
-    /// End after so many epochs in which held-out accuracy did not rise [default: 0, never].
+    /// Early stopping: epochs without an improvement in validation accuracy; 0 disables it
+    /// [default: 0].
     #[arg(long, value_name = "EPOCHS", value_parser = whole::<u64>(0))]
     pub patience: Option<u64>,
-    /// Weight of each class in the losses: numbers by class, or `balanced` for one over the class's
-    /// share of the images. The mean over a batch is taken by the weights of its labels, as torch's
-    /// `CrossEntropyLoss(weight=...)` does [default: none].
+    /// Class weights of the losses: one number per class, or `balanced` (inverse class frequency)
+    /// [default: none].
+    ///
+    /// A batch's loss is the weighted mean over its images, as in torch's
+    /// `CrossEntropyLoss(weight=...)`.
     #[arg(long, value_name = "balanced|W,W,...|none")]
     pub class_weights: Option<String>,
-    /// With `--init FILE`: keep weights and statistics of all that lies below this block, and do
-    /// not differentiate it; `conv2`, `inception_3a` to `inception_5b`, or `heads` to train the
-    /// classifiers alone [default: none].
+    /// With pretrained weights: freeze the layers below this block: `conv2`, `inception_3a` to
+    /// `inception_5b`, or `heads` (train only the classifiers) [default: none].
+    ///
+    /// Frozen layers keep their parameters and running statistics, and the backward pass skips
+    /// them.
     #[arg(long, value_name = "BLOCK|none")]
     pub freeze_until: Option<String>,
-    /// With `--init FILE`: draw the classifiers anew, for other classes.
+    /// With pretrained weights: reinitialize the classifiers, for other classes.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pub reset_head: Option<bool>,
-    /// How activations and their gradients are stored: `f32`, `f16` in half the memory (training
-    /// scales the loss to keep gradients in its range), or `auto`: f16 on GPUs that gain by it,
-    /// else f32. Parameters and arithmetic are f32 either way [default: auto].
+    /// Precision of activations and their gradients: `f32`, `f16` (half the memory, with loss
+    /// scaling), or `auto` (f16 on GPUs where it is faster, else f32). Parameters and arithmetic
+    /// are always f32 [default: auto].
     #[arg(long, value_name = "TYPE", help_heading = "Device")]
     pub precision: Option<PrecisionName>,
-    /// Do not look at the held-out part after each epoch.
+    /// Skip validation.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     pub no_validation: Option<bool>,
-    /// Train on at most so many images, chosen evenly over the classes [default: 0, all].
+    /// Train on up to this many images, chosen evenly over the classes; 0 uses all [default: 0].
     #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     pub limit: Option<usize>,
-    /// Share of the images that is held out where the data set has no test part [default: 0.2].
+    /// Fraction of the images to validate on if the data set has no validation or test set
+    /// [default: 0.2].
     #[arg(long = "val-split", alias = "held-out", value_name = "SHARE", help_heading = "Data")]
     #[serde(rename = "val-split", alias = "held-out")]
     pub val_split: Option<f64>,
 }
 
-/// What the run leaves behind.
+/// Outputs of a run.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Run")]
 pub(crate) struct RunArgs {
-    /// What the run is called [default: the data set's name].
+    /// Name of the run [default: the data set's name].
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Epochs between checkpoints [default: 1].
     #[arg(long, value_name = "EPOCHS", value_parser = whole::<u64>(1))]
     pub save_every: Option<u64>,
-    /// Checkpoints that are kept in the run's folder beside the last and the best [default: 0].
+    /// Number of past epochs' checkpoints to keep in the run's folder, besides the last and the
+    /// best [default: 0].
     #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(0))]
     pub keep: Option<usize>,
-    /// Write TensorBoard's event files below this folder: `tensorboard --logdir FOLDER` shows them.
+    /// Write TensorBoard event files to this folder, for `tensorboard --logdir FOLDER`.
     #[arg(long, value_name = "FOLDER")]
     pub tensorboard: Option<PathBuf>,
-    /// The newest checkpoint's file [default: last.safetensors in the run's folder, or the one that
-    /// is resumed].
+    /// File for the latest checkpoint [default: last.safetensors in the run's folder, or the
+    /// resumed file].
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     #[serde(rename = "output", alias = "out")]
     pub out: Option<PathBuf>,
-    /// Where the folders of runs are [default: runs].
+    /// Folder of all runs [default: runs].
     #[arg(long, value_name = "FOLDER", env = "INCEPT_RUNS_DIR")]
     pub runs_dir: Option<PathBuf>,
-    /// What is shown while training; in the dashboard, q stops and saves [default: auto].
+    /// Progress display; q in the dashboard saves and stops [default: auto].
     #[arg(long, value_name = "KIND", help_heading = "Output")]
     pub view: Option<ViewName>,
 }
 
 impl RunArgs {
-    /// Where the folders of runs are.
+    /// The folder of all runs.
     pub(crate) fn runs_dir(&self) -> &Path {
         self.runs_dir.as_deref().unwrap_or_else(|| Path::new("runs"))
     }
 }
 
-/// What is done to training images.
+/// Augmentation of training images.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Augmentation")]
 pub(crate) struct AugmentArgs {
-    /// What is done to training images; the options below change parts of it [default: auto].
+    /// Augmentation preset; the options below override parts of it [default: auto].
     #[arg(long, value_name = "KIND")]
     pub augment: Option<Augment>,
-    /// Mirror half of the images.
+    /// Random horizontal flip, p = 0.5.
     #[arg(long = "hflip", alias = "mirror", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     #[serde(rename = "hflip", alias = "mirror")]
     pub mirror: Option<bool>,
-    /// Turn half of the images upside down.
+    /// Random vertical flip, p = 0.5.
     #[arg(long = "vflip", alias = "flip", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     #[serde(rename = "vflip", alias = "flip")]
     pub flip: Option<bool>,
-    /// Change brightness, contrast and saturation by up to this share, in random order, and the hue
-    /// by a fifth of it; Howard and the paper: 0.5.
-    #[arg(long, value_name = "SHARE", value_parser = real::<f64>(Range::Share))]
+    /// Jitter brightness, contrast and saturation by up to this fraction, in random order, and hue
+    /// by a fifth of it; the paper, after Howard: 0.5.
+    #[arg(long, value_name = "SHARE", value_parser = real::<f64>(Range::Unit))]
     pub photometric: Option<f64>,
-    /// Resize each image by a method drawn at random.
+    /// Resize each image with a random filter.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     pub random_interpolation: Option<bool>,
-    /// Blend images of a batch and their labels, by shares from Beta(ALPHA, ALPHA); usual: 0.2
-    /// [default: 0, never].
+    /// Mixup: blend images and labels of a batch, with weights from Beta(ALPHA, ALPHA); typical:
+    /// 0.2; 0 disables it [default: 0].
     #[arg(long, value_name = "ALPHA", value_parser = real::<f64>(Range::NotNegative))]
     pub mixup: Option<f64>,
-    /// Paste rectangles of other images of the batch, with areas from Beta(ALPHA, ALPHA); usual: 1.
-    /// With `--mixup` too, a coin decides for each batch [default: 0, never].
+    /// CutMix: paste rectangles from other images of the batch, with areas from Beta(ALPHA, ALPHA);
+    /// typical: 1; 0 disables it [default: 0].
+    ///
+    /// With `--mixup` too, each batch uses one of the two at random.
     #[arg(long, value_name = "ALPHA", value_parser = real::<f64>(Range::NotNegative))]
     pub cutmix: Option<f64>,
 }
 
-/// Bytes of a configuration: parsed, it takes many times as much.
+/// Maximum size of a configuration in bytes; parsing takes many times as much memory.
 const MAX_CONFIG: usize = 1 << 20;
 
-/// Configurations to start from.
+/// Built-in configurations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Recipe {
-    /// The paper's section 6.
+    /// Section 6 of the paper.
     Paper,
     /// Caffe's `quick_solver`.
     Caffe,
     /// torchvision's network and reference training.
     Torchvision,
-    /// CIFAR-10, and other small images.
+    /// CIFAR-10 and other small images.
     Small,
 }
 
@@ -198,12 +204,12 @@ impl Config {
     fn read(path: &Path) -> Result<Self> {
         let text = read_text(path)?;
         if text.len() > MAX_CONFIG {
-            let reason = format!("has {} bytes, and a configuration at most {MAX_CONFIG}", text.len());
+            let reason = format!("has {} bytes; a configuration may have up to {MAX_CONFIG}", text.len());
             return Err(Error::format(path, reason));
         }
         let config: Self =
             toml::from_str(&text).map_err(|e| Error::format(path, e.to_string().trim_end().to_string()))?;
-        // Nobody gave a flag: the file's fields have the same names.
+        // The value came from the file: name its key, which is the flag without dashes.
         let named = |error: Error| Error::format(path, error.to_string().replace("--", ""));
         config.training.check_numbers().map_err(named)?;
         config.optimizer.validate().map_err(named)?;
@@ -211,7 +217,7 @@ impl Config {
         Ok(config)
     }
 
-    /// The recipe, changed by the file, changed by these flags.
+    /// Merges recipe, file and these flags; later layers override earlier ones.
     pub(crate) fn layered(&self, recipe: Option<Recipe>, file: Option<&Path>) -> Result<Self> {
         let broken = |e: &dyn std::fmt::Display| Error::Config(format!("the configuration: {e}"));
         let mut layers = Vec::new();
@@ -229,12 +235,12 @@ impl Config {
         merged.try_into().map_err(|e| broken(&e))
     }
 
-    /// As TOML, for the run's folder. A run that is trained again has a folder and a checkpoint of
-    /// its own, and maybe no terminal.
+    /// As TOML, for the run's folder. Output path and view are left out: a run that repeats this
+    /// one has its own folder and maybe no terminal.
     pub(crate) fn to_toml(&self) -> Result<String> {
         let again = Self { run: RunArgs { out: None, view: None, ..self.run.clone() }, ..self.clone() };
         let text = toml::to_string(&again).map_err(|e| Error::Config(e.to_string()))?;
-        Ok(format!("# incept train --config {{this file}} trains the same again.\n{text}"))
+        Ok(format!("# incept train --config {{this file}} repeats this run.\n{text}"))
     }
 }
 
@@ -250,27 +256,26 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 }
 
 impl TrainingArgs {
-    /// Checks that the values go together.
+    /// Checks the values, and that they do not contradict each other.
     ///
     /// # Errors
     /// [`Error::Config`] naming the option.
     pub(crate) fn validate(&self) -> Result<()> {
         if self.no_validation == Some(true) && self.patience.is_some() {
-            let reason =
-                "--patience waits for held-out accuracy to rise, and with --no-validation there is none";
+            let reason = "--patience needs validation accuracy, and --no-validation turns validation off";
             return Err(Error::Config(reason.into()));
         }
         self.check_numbers()
     }
 
-    /// Checks each value by itself: what a file has may be fitted to each other by flags.
+    /// Checks each value by itself; flags may still resolve contradictions within a file.
     ///
     /// # Errors
     /// [`Error::Config`] naming the option.
     fn check_numbers(&self) -> Result<()> {
         not_zero(self.epochs, "epochs")?;
         not_zero(self.batch.map(|batch| batch as u64), "batch-size")?;
-        Range::Part.check(self.val_split, "val-split")
+        Range::OpenUnit.check(self.val_split, "val-split")
     }
 }
 
@@ -285,7 +290,8 @@ impl RunArgs {
 }
 
 impl AugmentArgs {
-    /// What is done to each image, and to each batch; what was not set is set to what holds.
+    /// Augmentation of each image and mixing of each batch; options that were not given are set to
+    /// their defaults.
     pub(crate) fn resolve(&mut self, suits: Augmentation) -> Result<(Option<Augmentation>, Option<Mix>)> {
         let kind = *self.augment.get_or_insert(Augment::Auto);
         let mut augmentation = kind.augmentation(suits);
@@ -308,8 +314,9 @@ impl AugmentArgs {
 }
 
 impl TrainingArgs {
-    /// What a flag took back from a recipe or a file (`none`, or 0) is as if nobody had set it.
-    pub(crate) fn take_back(&mut self) {
+    /// Unsets options that are turned off with `none` or 0, as a flag does with those of a recipe
+    /// or file.
+    pub(crate) fn unset_disabled(&mut self) {
         self.patience = self.patience.filter(|epochs| *epochs > 0);
         self.limit = self.limit.filter(|images| *images > 0);
         self.class_weights = self.class_weights.take().filter(|text| text != "none");
@@ -317,25 +324,25 @@ impl TrainingArgs {
     }
 }
 
-/// The weights of the classes as `--class-weights` names them.
+/// Parses `--class-weights`; `counts` are the images of each class.
 pub(crate) fn class_weights(text: &str, counts: &[usize]) -> Result<Vec<f32>> {
     if text == "balanced" {
         let total: usize = counts.iter().sum();
-        // A class without images has no weight that a loss could use.
+        // A class without images never occurs in the loss.
         let weight = |n: &usize| if *n == 0 { 0.0 } else { total as f32 / (counts.len() * n) as f32 };
         return Ok(counts.iter().map(weight).collect());
     }
     let weight = |part: &str| {
         part.trim().parse().map_err(|_| {
             Error::Config(format!(
-                "--class-weights: `{part}` is no number; give `balanced`, or W,W,... by class"
+                "--class-weights: `{part}` is not a number; use `balanced`, or W,W,... with one number per class"
             ))
         })
     };
     text.split(',').map(weight).collect()
 }
 
-/// serde of options that have a text form: written as text, read as text, number or a list of
+/// serde for options with a text form: written as text; read from text, a number or a list of
 /// numbers.
 pub(crate) mod as_text {
     use std::fmt::Display;
@@ -381,7 +388,7 @@ mod tests {
     use crate::options::Average;
 
     #[test]
-    fn recipes_are_valid_and_flags_win_over_files_over_recipes() {
+    fn flags_override_files_override_recipes() {
         for recipe in Recipe::value_variants() {
             let config = Config::default().layered(Some(*recipe), None).expect("a recipe");
             assert!(config.optimizer.rate.is_some() && config.training.epochs.is_some(), "{recipe:?}");
@@ -409,9 +416,9 @@ mod tests {
         );
     }
 
-    /// What the presets promise in `--help` and the papers say.
+    /// Recipes have the values of the paper, Caffe and torchvision that `--help` promises.
     #[test]
-    fn presets_are_what_they_are_called_after() {
+    fn recipes_match_their_sources() {
         let preset = |recipe| {
             let config = Config::default().layered(Some(recipe), None).expect("a recipe");
             let optimizer = &config.optimizer;
@@ -475,9 +482,8 @@ mod tests {
         );
     }
 
-    /// What flags say reaches the optimizer.
     #[test]
-    fn rules_are_those_that_are_named() {
+    fn optimizer_names_select_their_rules() {
         let rule = |name: &str| {
             let text = format!("[optimizer]\noptimizer = \"{name}\"\n");
             let mut config: Config = toml::from_str(&text).expect("a rule");
@@ -489,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_take_back_what_a_recipe_or_a_file_set() {
+    fn flags_unset_options_of_recipes_and_files() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("mine.toml");
         let text = "[training]\npatience = 3\nlimit = 10\nclass-weights = \"balanced\"\nfreeze-until = \"heads\"\nno-validation = true
@@ -508,7 +514,7 @@ mod tests {
             ..TrainingArgs::default()
         };
         let mut config = flags.layered(Some(Recipe::Small), Some(&file)).expect("layers");
-        config.training.take_back();
+        config.training.unset_disabled();
         let optimizer = config.optimizer.resolve();
         assert_eq!((optimizer.clip_norm, optimizer.average), (Some(f32::INFINITY), None));
         let training = &config.training;
@@ -519,7 +525,7 @@ mod tests {
             (config.run.view, config.run.runs_dir.clone()),
             (Some(ViewName::Plain), Some("mine".into()))
         );
-        // A run that is trained again leaves this one's checkpoint alone.
+        // A run that repeats this one must not overwrite its checkpoint.
         let again: Config = toml::from_str(&config.to_toml().expect("TOML")).expect("the same");
         assert_eq!((again.run.out.clone(), config.run.out.clone()), (None, Some("net.safetensors".into())));
         assert_eq!(again.run.view, None);
@@ -527,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn class_weights_are_balanced_or_given() {
+    fn class_weights_are_parsed() {
         assert_eq!(class_weights("balanced", &[10, 30]).expect("weights"), [2.0, 2.0 / 3.0]);
         assert_eq!(class_weights("1, 0.5", &[1, 1]).expect("weights"), [1.0, 0.5]);
         assert!(class_weights("1,x", &[1, 1]).is_err());

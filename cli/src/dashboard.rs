@@ -1,5 +1,4 @@
-//! The terminal that the dashboard has while training: taken over, listened to, and given back
-//! whatever happens.
+//! The dashboard's terminal: raw mode, keyboard and restoring the terminal in every case.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -18,40 +17,40 @@ use super::board::Board;
 use super::report::{Reporter, hold, redraws, release};
 use incept::runs::EpochReport;
 
-/// How often the page is drawn anew at most, and the keyboard looked at.
+/// Minimum interval between redraws, and between polls of the keyboard.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// What is shown while training, as a person says it.
+/// The values of `--view`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ViewName {
-    /// The dashboard in a terminal, else plain lines.
+    /// Dashboard in a terminal, else plain lines.
     #[default]
     Auto,
-    /// Curves and figures on a page of the terminal.
+    /// Full-screen curves and metrics.
     Dashboard,
-    /// One line that is redrawn.
+    /// Progress bar.
     Bar,
-    /// A line now and then.
+    /// A line every 15 seconds.
     Plain,
 }
 
-/// What is shown while training.
+/// The progress display of a training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum View {
     Dashboard,
-    /// Whatever the reporter has: a bar in a terminal, lines elsewhere.
+    /// The reporter's own: a bar in a terminal, plain lines elsewhere.
     #[default]
     Bar,
 }
 
 impl ViewName {
-    /// What that is here.
+    /// The view for this terminal.
     pub(crate) fn view(self, reporter: &Reporter) -> Result<View> {
         let terminal = std::io::stdout().is_terminal() && std::io::stderr().is_terminal() && redraws();
         match self {
             Self::Dashboard if !terminal || reporter.is_json() => Err(Error::Config(
-                "--view dashboard needs a terminal that can be redrawn (TERM is not `dumb`), and no --json"
+                "--view dashboard needs a terminal that supports redrawing (TERM is not `dumb`), and no --json"
                     .into(),
             )),
             Self::Auto if terminal && !reporter.is_json() => Ok(View::Dashboard),
@@ -61,10 +60,10 @@ impl ViewName {
     }
 }
 
-/// Whether the terminal is taken over now.
+/// Whether the dashboard has the terminal.
 static OPEN: AtomicBool = AtomicBool::new(false);
 
-/// Gives the terminal back, if it is taken over.
+/// Restores the terminal, if the dashboard has it.
 pub(crate) fn restore() {
     if OPEN.swap(false, Ordering::SeqCst) {
         ratatui::restore();
@@ -72,7 +71,7 @@ pub(crate) fn restore() {
     }
 }
 
-/// The dashboard on the terminal; dropping it gives the terminal back.
+/// The dashboard on the terminal; dropping it restores the terminal.
 #[derive(Debug)]
 pub(crate) struct Dashboard {
     terminal: DefaultTerminal,
@@ -84,7 +83,7 @@ pub(crate) struct Dashboard {
 }
 
 impl Dashboard {
-    /// Takes the terminal over. The keys q and Ctrl-C set `stop`; once more they end the program.
+    /// Takes the terminal. The keys q and Ctrl-C set `stop`; pressed again, they quit the program.
     pub(crate) fn open(board: Board, stop: Arc<AtomicBool>) -> Result<Self> {
         let terminal = ratatui::try_init().map_err(|e| Error::io("the terminal", e))?;
         OPEN.store(true, Ordering::SeqCst);
@@ -119,18 +118,18 @@ impl Drop for Dashboard {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::SeqCst);
         if let Some(keys) = self.keys.take() {
-            // It ends by itself; that it panicked would be nothing to do about here.
+            // A panic of the keyboard thread is no reason to fail here.
             let _ = keys.join();
         }
         restore();
     }
 }
 
-/// Looks at the keyboard until `closed`: in raw mode Ctrl-C is a key and no signal.
+/// Polls the keyboard until `closed`: in raw mode Ctrl-C is a key, not a signal.
 fn listen(stop: Arc<AtomicBool>, closed: Arc<AtomicBool>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         while !closed.load(Ordering::SeqCst) {
-            // A terminal that went away has no keys: training goes on.
+            // If the terminal is gone, training continues without keys.
             match event::poll(EVERY) {
                 Ok(true) => {}
                 Ok(false) => continue,

@@ -14,7 +14,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Serialize;
 
-use super::data::{FORMATS, ImageArgs, duplicate_note, say};
+use super::data::{FORMATS, ImageArgs, duplicate_note, note_all};
 use super::fetch::Fetch;
 use super::interrupt::interruptible;
 use super::numbers::whole;
@@ -23,7 +23,7 @@ use super::report::{Rate, Reporter, shown, thousands};
 use super::tiles::shortened;
 use super::{Outcome, Result};
 
-/// Look at data sets, divide them, and get well-known ones.
+/// Inspect, split, preview and download data sets.
 #[derive(Args, Debug)]
 pub(crate) struct Data {
     #[command(subcommand)]
@@ -38,45 +38,44 @@ enum Command {
     Fetch(Fetch),
 }
 
-/// What is in a data set: images of each class and part, sizes, colours, and files that cannot be
-/// read.
+/// Show statistics of a data set: images per class and split, sizes, mean and standard deviation,
+/// unreadable files.
 #[derive(Args, Debug)]
 #[command(after_long_help = FORMATS)]
 struct Info {
-    /// `digits`, or a file or folder with a data set.
+    /// Data set: `digits`, or the path of one.
     data: String,
     #[command(flatten)]
-    part: PartArgs,
-    /// Images of each part that are decoded for sizes, colours and damage, evenly over the part; 0
-    /// for all.
+    split: SplitArgs,
+    /// Number of images per split to decode for sizes, colors and damage, evenly spaced; 0 decodes
+    /// all.
     #[arg(long, value_name = "COUNT", default_value_t = 1000, value_parser = whole::<usize>(0))]
     sample: usize,
 }
 
-/// Write a data set as a folder of images with `train/` and `val/`, the same share of each class
-/// held out.
+/// Write a data set as a folder of images with a stratified split into `train/` and `val/`.
 ///
-/// Images in files keep their format and name; others become PNG. The folder must not exist yet,
-/// and appears when all is written.
+/// Image files keep their format and name; other images are written as PNG. The folder must not
+/// exist yet, and appears when everything has been written.
 #[derive(Args, Debug)]
 #[command(after_long_help = FORMATS)]
 struct Split {
-    /// `digits`, or a file or folder with a data set.
+    /// Data set: `digits`, or the path of one.
     data: String,
-    /// The new folder.
+    /// Folder to create.
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FOLDER")]
     out: PathBuf,
     #[command(flatten)]
-    part: PartArgs,
+    split: SplitArgs,
 }
 
-/// Draw a sheet with some images of each class.
+/// Draw a contact sheet with images of each class.
 #[derive(Args, Debug)]
 #[command(after_long_help = FORMATS)]
 struct Preview {
-    /// `digits`, or a file or folder with a data set.
+    /// Data set: `digits`, or the path of one.
     data: String,
-    /// The sheet, a PNG.
+    /// File of the sheet, .png.
     #[arg(
         short = 'o',
         long = "output",
@@ -85,20 +84,20 @@ struct Preview {
         default_value = "incept-data.png"
     )]
     out: PathBuf,
-    /// Images of each class.
+    /// Number of images per class.
     #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=24))]
     columns: u16,
-    /// Classes at most.
+    /// Maximum number of classes.
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
     rows: u16,
     #[command(flatten)]
-    part: PartArgs,
+    split: SplitArgs,
 }
 
-/// How a data set without a fixed test part is divided.
+/// How a data set without a fixed validation or test set is split.
 #[derive(Args, Debug)]
-struct PartArgs {
-    /// Share that is held out where the data set has no test part of its own.
+struct SplitArgs {
+    /// Fraction of the images to validate on if the data set has no validation or test set.
     #[arg(
         long = "val-split",
         alias = "held-out",
@@ -107,15 +106,14 @@ struct PartArgs {
         help_heading = "Data"
     )]
     val_split: f64,
-    /// Seed of that division. `incept train` always divides with 0, whatever its `--seed`: others
-    /// give another division.
+    /// Random seed of the split; `incept train` always splits with 0, whatever its `--seed`.
     #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data", value_parser = whole::<u64>(0))]
     seed: u64,
     #[command(flatten)]
     images: ImageArgs,
 }
 
-impl PartArgs {
+impl SplitArgs {
     fn open(&self, what: &str) -> incept::Result<OpenedData> {
         self.images.set_limit()?;
         open(what, &OpenOptions { val_split: self.val_split, seed: self.seed, ..OpenOptions::default() })
@@ -133,18 +131,18 @@ impl Data {
     }
 }
 
-/// What was found in one part.
+/// Statistics of one split.
 #[derive(Debug, Default, Serialize)]
-struct PartInfo {
+struct SplitInfo {
     count: usize,
-    /// Images of each class, by number.
+    /// Number of images per class index.
     classes: Vec<usize>,
     decoded: usize,
     grey: usize,
-    /// Least, median and most pixels in a row, and rows.
+    /// Minimum, median and maximum in pixels.
     width: [usize; 3],
     height: [usize; 3],
-    /// Mean and standard deviation of red, green and blue, from 0 to 1.
+    /// Per channel, in [0, 1].
     mean: [f64; 3],
     std: [f64; 3],
     unreadable: Vec<String>,
@@ -155,18 +153,18 @@ struct InfoResult<'a> {
     data: &'a str,
     name: &'a str,
     classes: &'a [String],
-    train: PartInfo,
-    validation: PartInfo,
-    /// Images of the test set, where it is not the part that is held out.
+    train: SplitInfo,
+    validation: SplitInfo,
+    /// Number of images in the test set, if it is not the validation set.
     #[serde(skip_serializing_if = "Option::is_none")]
     test: Option<usize>,
-    /// Images that both parts have, where finding out is quick.
+    /// Number of images in both training and validation set; none if not checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     duplicates: Option<usize>,
     notes: Vec<String>,
 }
 
-impl PartInfo {
+impl SplitInfo {
     fn of(
         set: &dyn Dataset,
         sample: usize,
@@ -226,13 +224,13 @@ impl PartInfo {
     fn print(&self, title: &str, reporter: &Reporter) -> incept::Result<()> {
         let Self { width: w, height: h, mean, std, .. } = self;
         reporter.line(&format!("{title}: {} images", thousands(self.count as u64)))?;
-        let colours = match (self.grey, self.decoded - self.grey) {
-            (_, 0) => "grey".to_string(),
-            (0, _) => "coloured".to_string(),
-            (grey, coloured) => format!("{coloured} coloured, {grey} grey"),
+        let colors = match (self.grey, self.decoded - self.grey) {
+            (_, 0) => "grayscale".to_string(),
+            (0, _) => "color".to_string(),
+            (grey, color) => format!("{color} color, {grey} grayscale"),
         };
         reporter.line(&format!(
-            "  {} decoded: width {} to {} (median {}), height {} to {} (median {}); {colours}",
+            "  {} decoded: width {} to {} (median {}), height {} to {} (median {}); {colors}",
             thousands(self.decoded as u64),
             w[0],
             w[2],
@@ -247,7 +245,7 @@ impl PartInfo {
             reporter.line(&format!("  unreadable: {reason}"))?;
         }
         if self.unreadable.len() > 10 {
-            reporter.line(&format!("  and {} more that are unreadable", self.unreadable.len() - 10))?;
+            reporter.line(&format!("  unreadable: {} more", self.unreadable.len() - 10))?;
         }
         Ok(())
     }
@@ -256,20 +254,20 @@ impl PartInfo {
 impl Info {
     fn run(&self, reporter: &Reporter) -> Result {
         let stop = interruptible()?;
-        let data = self.part.open(&self.data)?;
-        let part = |set: &dyn Dataset, label| PartInfo::of(set, self.sample, &stop, label, reporter);
-        let train = part(data.train.as_ref(), "training part")?;
-        let validation = part(data.validation.as_ref(), "held-out part")?;
+        let data = self.split.open(&self.data)?;
+        let info = |set: &dyn Dataset, label| SplitInfo::of(set, self.sample, &stop, label, reporter);
+        let train = info(data.train.as_ref(), "training set")?;
+        let validation = info(data.validation.as_ref(), "validation set")?;
         let classes = data.train.classes();
         reporter.line(&format!("{}, {} classes", data.name, classes.len()))?;
-        train.print("training part", reporter)?;
-        validation.print("held-out part", reporter)?;
+        train.print("training set", reporter)?;
+        validation.print("validation set", reporter)?;
         let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).clamp(5, 40);
-        reporter.line(&format!("{:width$}  {:>8}  {:>8}", "class", "training", "held out"))?;
+        reporter.line(&format!("{:width$}  {:>8}  {:>10}", "class", "training", "validation"))?;
         for (i, name) in classes.iter().enumerate() {
             let counts =
                 [&train, &validation].map(|p| thousands(p.classes.get(i).copied().unwrap_or(0) as u64));
-            reporter.line(&format!("{:width$}  {:>8}  {:>8}", printable(name), counts[0], counts[1]))?;
+            reporter.line(&format!("{:width$}  {:>8}  {:>10}", printable(name), counts[0], counts[1]))?;
         }
         let mut notes = data.notes.clone();
         let duplicates = data.duplicates();
@@ -277,8 +275,7 @@ impl Info {
         let test =
             data.test.as_ref().filter(|test| !Arc::ptr_eq(test, &data.validation)).map(|test| test.len());
         if let Some(count) = test {
-            notes
-                .push(format!("{count} images are the test set: `incept eval --part test` measures on them"));
+            notes.push(format!("test set: {count} images; `incept eval --part test` evaluates on it"));
         }
         notes.iter().try_for_each(|note| reporter.line(&format!("note: {}", printable(note))))?;
         let damaged = train.unreadable.len() + validation.unreadable.len();
@@ -302,23 +299,23 @@ struct SplitResult<'a> {
     classes: &'a [String],
     train: usize,
     validation: usize,
-    passed_over: Vec<String>,
+    skipped: Vec<String>,
 }
 
 impl Split {
     fn run(&self, reporter: &Reporter) -> Result {
         let stop = interruptible()?;
         if self.out.symlink_metadata().is_ok() {
-            return Err(Error::format(&self.out, "exists already; name a new folder with --output"));
+            return Err(Error::format(&self.out, "already exists; give a new folder with --output"));
         }
         let parent = self.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         check_folder(parent)?;
-        let data = self.part.open(&self.data)?;
-        say(&data.notes);
+        let data = self.split.open(&self.data)?;
+        note_all(&data.notes);
         std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
         let making = tempfile::Builder::new().prefix(".incept-split").tempdir_in(parent);
         let making = making.map_err(|e| Error::io(parent, e))?;
-        let mut passed_over = Vec::new();
+        let mut skipped = Vec::new();
         let mut write = |set: &Arc<dyn Dataset>, part: &str| -> incept::Result<usize> {
             let mut bar = reporter.bar(part, set.len() as u64);
             let mut rate = Rate::new();
@@ -337,7 +334,7 @@ impl Split {
                 match write_image(set.as_ref(), index, &folder) {
                     Ok(()) => written += 1,
                     Err(error @ Error::Io { .. }) => return Err(error),
-                    Err(error) => passed_over.push(error.to_string()),
+                    Err(error) => skipped.push(error.to_string()),
                 }
             }
             Ok(written)
@@ -345,22 +342,22 @@ impl Split {
         let train = write(&data.train, "train")?;
         let validation = write(&data.validation, "val")?;
         std::fs::rename(making.path(), &self.out).map_err(|e| Error::io(&self.out, e))?;
-        for reason in &passed_over {
-            reporter.line(&format!("passed over: {reason}"))?;
+        for reason in &skipped {
+            reporter.line(&format!("skipped: {reason}"))?;
         }
         reporter.line(&format!(
-            "wrote {}: {} images to train on, {} held out",
+            "wrote {}: {} training and {} validation images",
             shown(&self.out),
             thousands(train as u64),
             thousands(validation as u64)
         ))?;
         let classes = data.train.classes();
-        reporter.event(&SplitResult { folder: &self.out, classes, train, validation, passed_over })?;
+        reporter.event(&SplitResult { folder: &self.out, classes, train, validation, skipped })?;
         Ok(Outcome::Done)
     }
 }
 
-/// A class as a folder is called: without what file systems treat in a way of their own.
+/// The name of a class as the name of a folder: without characters that file systems reserve.
 fn folder_name(class: &str) -> String {
     let name: String =
         class.chars().map(|c| if c.is_control() || r#"/\:*?"<>|"#.contains(c) { '_' } else { c }).collect();
@@ -370,12 +367,12 @@ fn folder_name(class: &str) -> String {
     }
 }
 
-/// Copies an image that is a file; writes others as PNG.
+/// Copies an image file; writes other images as PNG.
 fn write_image(set: &dyn Dataset, index: usize, folder: &Path) -> incept::Result<()> {
     let source = PathBuf::from(set.name(index));
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     if let Some(name) = source.file_name().filter(|_| source.is_file()) {
-        // Images of the same name come from different folders.
+        // Files from different folders may have the same name.
         let mut target = folder.join(name);
         if target.exists() {
             target = folder.join(format!("{index}-{}", name.to_string_lossy()));
@@ -400,22 +397,22 @@ fn to_image(image: &Image) -> Option<image::DynamicImage> {
     }
 }
 
-/// The sheet: a row a class.
-struct Contact {
+/// The contact sheet: one row per class.
+struct ContactSheet {
     title: String,
     subtitle: String,
     columns: u32,
     rows: Vec<(String, Vec<image::DynamicImage>)>,
 }
 
-/// Pixels of an image, of the gap between two, and of a row's name.
+/// Sizes in pixels of the layout.
 const TILE: u32 = 72;
 const GAP: u32 = 6;
 const NAME: u32 = 170;
 const TOP: u32 = 84;
 const MARGIN: u32 = 28;
 
-impl Figure for Contact {
+impl Figure for ContactSheet {
     fn size(&self) -> (u32, u32) {
         let width = 2 * MARGIN + NAME + self.columns * (TILE + GAP);
         (width.max(560), TOP + self.rows.len() as u32 * (TILE + GAP) + MARGIN)
@@ -433,7 +430,7 @@ impl Figure for Contact {
             root.draw(&Text::new(shortened(name, 22), at, style))?;
             for (column, image) in images.iter().enumerate() {
                 let side = unit.px(TILE as i32).unsigned_abs();
-                // Small images are enlarged without smoothing, so that their pixels are seen.
+                // Small images are enlarged without smoothing, to show their pixels.
                 let filter = if image.width().max(image.height()) <= 48 {
                     image::imageops::FilterType::Nearest
                 } else {
@@ -469,7 +466,7 @@ struct PreviewResult<'a> {
 impl Preview {
     fn run(&self, reporter: &Reporter) -> Result {
         plot::check_png(&self.out)?;
-        let data = self.part.open(&self.data)?;
+        let data = self.split.open(&self.data)?;
         let set = data.train.as_ref();
         let (columns, most) = (usize::from(self.columns), usize::from(self.rows));
         let mut of_class: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
@@ -480,7 +477,7 @@ impl Preview {
         let mut rows = Vec::new();
         for (class, members) in of_class.iter().take(most) {
             let mut images = Vec::new();
-            // Evenly over the class: neighbours in a data set are often alike.
+            // Evenly spaced: neighbors in a data set are often similar.
             let step = (members.len() / columns).max(1);
             for index in members.iter().step_by(step) {
                 if images.len() == columns {
@@ -496,18 +493,18 @@ impl Preview {
         }
         let images = rows.iter().map(|(_, images)| images.len()).sum();
         let subtitle = format!(
-            "{} classes, {} images to train on, {} held out",
+            "{} classes, {} training and {} validation images",
             set.classes().len(),
             thousands(set.len() as u64),
             thousands(data.validation.len() as u64)
         );
         let classes = rows.len();
         let title = data.name.clone();
-        plot::save(&Contact { title, subtitle, columns: u32::from(self.columns), rows }, &self.out)?;
+        plot::save(&ContactSheet { title, subtitle, columns: u32::from(self.columns), rows }, &self.out)?;
         unreadable.iter().try_for_each(|reason| reporter.line(&format!("unreadable: {reason}")))?;
-        let left_out = of_class.len() - classes;
-        let more = if left_out > 0 {
-            format!(", {classes} of {} classes; --rows {} shows all", of_class.len(), of_class.len())
+        let omitted = of_class.len() - classes;
+        let more = if omitted > 0 {
+            format!(", {classes} of {} classes (--rows {} for all)", of_class.len(), of_class.len())
         } else {
             String::new()
         };
@@ -522,7 +519,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_become_names_of_folders() {
+    fn class_names_become_valid_folder_names() {
         assert_eq!(folder_name("tabby, tabby cat"), "tabby, tabby cat");
         assert_eq!(folder_name("a/b\\c:d"), "a_b_c_d");
         assert_eq!(folder_name("../x"), "_x");

@@ -21,32 +21,31 @@ use super::interrupt::interruptible;
 use super::numbers::{Range, real, whole};
 use super::options::{DeviceArgs, PixelArgs};
 use super::plot::check_png;
-use super::report::{Rate, Reporter, duration, shown};
+use super::report::{Rate, Reporter, duration, plural, shown};
 use super::screen::Screen;
 use super::sheet::{Sheet, Tile};
 use super::{Outcome, Result};
 
-/// Images on the sheet.
+/// Number of images on the sheet.
 const TILES: usize = 36;
 
-/// Train the paper's network on the embedded digits, classify some that it has not seen, and draw a
-/// sheet of it all.
+/// Train on the embedded digits, classify validation images, and draw a sheet with the results.
 ///
-/// The network is a quarter as wide as the paper's and sees 32 x 32 pixels; its layers are the
-/// paper's otherwise: three softmaxes, the auxiliary ones with weight 0.3, local response
-/// normalisation, dropout. It is trained faster than the paper does.
+/// The network is the paper's at width 0.25 and 32 x 32 pixels, with main and auxiliary heads
+/// (weight 0.3), local response normalization and dropout. The training schedule is much shorter
+/// than the paper's.
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
-    /// Epochs at most; training ends before if it is good enough.
+    /// Maximum number of epochs.
     #[arg(long, value_name = "COUNT", default_value_t = 24, value_parser = whole::<u64>(1))]
     epochs: u64,
-    /// Held-out accuracy at which training ends, in percent.
-    #[arg(long, value_name = "PERCENT", default_value_t = 97.0, value_parser = real::<f64>(Range::Percent))]
-    enough: f64,
-    /// What weights, order, augmentation and dropout are drawn from.
+    /// Target validation accuracy in percent: training stops when it is reached.
+    #[arg(long = "target-accuracy", alias = "enough", value_name = "PERCENT", default_value_t = 97.0, value_parser = real::<f64>(Range::Percent))]
+    target: f64,
+    /// Random seed of initialization, shuffling and dropout.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]
     seed: u64,
-    /// The sheet's file, a PNG.
+    /// File of the sheet, .png.
     #[arg(
         short = 'o',
         long = "output",
@@ -55,7 +54,7 @@ pub(crate) struct Demo {
         default_value = "incept-demo.png"
     )]
     out: PathBuf,
-    /// The checkpoint's file.
+    /// File of the checkpoint.
     #[arg(long, value_name = "FILE", default_value = "incept-demo.safetensors")]
     checkpoint: PathBuf,
     #[command(flatten)]
@@ -106,7 +105,7 @@ impl Demo {
         let stop = interruptible()?;
         let gpu = device.open()?;
         let trainer = setup.trainer(&gpu, device, &stop, reporter)?;
-        let mut learner = setup.learner(trainer, true, Some(self.enough / 100.0), u64::MAX)?;
+        let mut learner = setup.learner(trainer, true, Some(self.target / 100.0), u64::MAX)?;
         learner.save_to(&self.checkpoint);
         learner.stop_by(Arc::clone(&stop));
         let mut screen = Screen::new(&setup, View::Bar, stop, reporter);
@@ -121,7 +120,7 @@ impl Demo {
             advice: format!("the trained network is saved: {}", shown(&self.checkpoint)),
         })?;
         reporter.line(&format!(
-            "{:.1}% of {} images that it has not seen are right, after {}; see {}",
+            "validation accuracy {:.1}% on {} images after {}; see {}",
             100.0 * last,
             setup.data.validation.len(),
             duration(total.elapsed()),
@@ -139,7 +138,7 @@ impl Demo {
         Ok(Outcome::Done)
     }
 
-    /// Classifies held-out images, taken evenly from all, and draws the sheet.
+    /// Classifies evenly spaced validation images and draws the sheet.
     fn draw(&self, setup: &Setup, trainer: &Trainer, history: &History, accuracy: f64) -> Result<()> {
         let gpu = trainer.gpu();
         let validation: &Arc<dyn Dataset> = &setup.data.validation;
@@ -159,12 +158,12 @@ impl Demo {
         });
         let images_per_s = history.epochs.iter().map(|e| e.images_per_s).fold(0.0, f64::max);
         Sheet {
-            title: "GoogLeNet with its three softmaxes learns handwritten digits".into(),
+            title: "GoogLeNet with auxiliary heads, trained on handwritten digits".into(),
             subtitle: format!(
-                "The paper's network, width 1/4, {0}x{0} pixels, {1} images, {2} epochs on {3} at {images_per_s:.0} images/s: {4:.1}% of {5} held-out images are right",
+                "The paper's network, width 1/4, {0}x{0} pixels; {1} images, {2} on {3} at {images_per_s:.0} images/s; validation accuracy {4:.1}% on {5} images",
                 setup.network.input,
                 setup.data.train.len(),
-                history.epochs.len(),
+                plural(history.epochs.len() as u64, "epoch"),
                 short(&gpu.summary().name),
                 100.0 * accuracy,
                 validation.len()
@@ -178,7 +177,7 @@ impl Demo {
     }
 }
 
-/// An adapter's name without what is in brackets.
+/// An adapter's name without the part in parentheses.
 fn short(name: &str) -> &str {
     name.split(" (").next().unwrap_or(name)
 }

@@ -7,7 +7,7 @@ use super::options::BackendArg;
 use super::report::{Reporter, bytes, note};
 use super::{Outcome, Result};
 
-/// List the adapters that the engine can use, with their limits.
+/// List the available adapters with their limits and features.
 ///
 /// The exit code is 1 if there are none.
 #[derive(Args, Debug)]
@@ -24,7 +24,7 @@ impl Devices {
             reporter.line(&format!("{}: {}", a.index, a.name))?;
             reporter.line(&format!("   {class}, {}, {}", a.backend, a.driver))?;
             reporter.line(&format!(
-                "   bindings {} of buffers {}, workgroups of {} with {} KiB, {} storage buffers",
+                "   max binding {}, max buffer {}, workgroups up to {} threads with {} KiB, {} storage buffers",
                 bytes(a.max_binding_bytes),
                 bytes(a.max_buffer_bytes),
                 a.max_invocations,
@@ -42,7 +42,7 @@ impl Devices {
         }
         reporter.event(&adapters)?;
         if adapters.is_empty() {
-            note(&format!("no adapter: {}", adapter_advice(self.backend.apis())));
+            note(&format!("no adapter found: {}", adapter_advice(self.backend.apis())));
             return Ok(Outcome::Failed);
         }
         Ok(Outcome::Done)

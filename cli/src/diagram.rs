@@ -1,5 +1,6 @@
-//! The drawing of `incept graph`: the trunk runs down, Inception blocks are four branches side by
-//! side, the auxiliary heads stand at the right, and the three losses meet at the bottom.
+//! The drawing of `incept graph`, from top to bottom: the trunk with the four branches of each
+//! Inception block side by side, the auxiliary heads at the right, and the total loss at the
+//! bottom.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,10 +15,10 @@ const COLUMN: f64 = BOX.0 + 14.0;
 const ROW: f64 = BOX.1 + 24.0;
 const MARGIN: f64 = 36.0;
 const TOP: f64 = 122.0;
-/// Inside of a block's panel.
+/// Padding inside a block's panel.
 const PADDING: f64 = 16.0;
 const BRANCHES: f64 = 4.0;
-/// The middle of the trunk, and of the auxiliary heads beside it.
+/// The horizontal centers of the trunk and of the auxiliary heads.
 const TRUNK: f64 = MARGIN + PADDING + 0.5 * (BRANCHES * COLUMN - 14.0);
 const SIDE: f64 = MARGIN + 2.0 * PADDING + BRANCHES * COLUMN + 0.5 * BOX.0 + 30.0;
 const WIDTH: f64 = SIDE + 0.5 * BOX.0 + 64.0;
@@ -26,19 +27,19 @@ const INK: &str = "#22262b";
 const SOFT: &str = "#5b626a";
 const LINE: &str = "#8a9199";
 
-/// The middle of a box's upper edge.
+/// The center of a box's upper edge.
 type At = (f64, f64);
 
 struct Drawing<'a> {
     topology: &'a Topology,
     places: BTreeMap<usize, At>,
-    /// Label, top and bottom of each block's panel.
+    /// Name, top and bottom of each block's panel.
     panels: Vec<(&'static str, f64, f64)>,
-    /// The next free row of the trunk.
+    /// Top of the next row of the trunk.
     y: f64,
 }
 
-/// The colour of a softmax: Okabe and Ito's, as in every plot.
+/// The color of a head: Okabe and Ito's, as in every plot.
 fn head_color(part: &str) -> &'static str {
     match part {
         "aux1" => "#d55e00",
@@ -55,7 +56,7 @@ fn is_sum(node: &TopologyNode) -> bool {
     node.operations.first() == Some(&"weighted_sum")
 }
 
-/// The colour of a box.
+/// The fill color of a box.
 pub(super) fn fill(node: &TopologyNode) -> &'static str {
     match node.operations.first().copied().unwrap_or_default() {
         "conv" => "#d9eaf5",
@@ -106,13 +107,13 @@ impl Drawing<'_> {
         self.topology.edges.iter().filter(|e| e.to == node).map(|e| e.from).collect()
     }
 
-    /// The next row of the trunk.
+    /// Places a box in the next row of the trunk.
     fn on_trunk(&mut self, node: usize) {
         self.places.insert(node, (TRUNK, self.y));
         self.y += ROW;
     }
 
-    /// Gives every box its place.
+    /// Places every box.
     fn place(&mut self) {
         for part in ["data", "conv1", "conv2"] {
             self.nodes(part).into_iter().for_each(|node| self.on_trunk(node));
@@ -138,15 +139,14 @@ impl Drawing<'_> {
         sum.into_iter().for_each(|node| self.on_trunk(node));
     }
 
-    /// Places a block, and what follows it; returns where its output box is.
+    /// Places a block and the pool after it; returns the top of the block's output box.
     fn block(&mut self, block: &'static str) -> f64 {
         let nodes = self.nodes(block);
         let concat = |node: &usize| self.topology.nodes[*node].operations.first() == Some(&"concat");
         let end = nodes.iter().position(concat).unwrap_or(nodes.len());
         let top = self.y;
         self.y += PADDING + 8.0;
-        // A branch starts where what it reads lies outside of the block; of two boxes the second
-        // stands in the lower row.
+        // A branch starts at a box whose input is outside of the block.
         let mut branches: Vec<Vec<usize>> = Vec::new();
         for node in &nodes[..end] {
             let before = self.sources(*node);
@@ -185,14 +185,14 @@ impl Drawing<'_> {
         words(out, (MARGIN, 44.0), 24.0, INK, "font-weight=\"bold\"", &title);
         let mut counts = format!("{} parameters at inference", thousands(kept as u64));
         if all > kept {
-            let _ = write!(counts, ", {} while training", thousands(all as u64));
+            let _ = write!(counts, ", {} in training", thousands(all as u64));
         }
         words(out, (MARGIN, 70.0), 13.0, SOFT, "", &counts);
         let loss = match network.aux_weight {
             weight if network.has_aux() => format!("loss = main + {weight} aux1 + {weight} aux2"),
             _ => "loss = main".to_string(),
         };
-        let note = format!("{loss};  dashed: left out at inference;  shapes are channels x height x width");
+        let note = format!("{loss};  dashed: training only;  shapes: channels x height x width");
         words(out, (MARGIN, 90.0), 13.0, SOFT, "", &note);
     }
 
@@ -214,7 +214,8 @@ impl Drawing<'_> {
         }
     }
 
-    /// An arrow: down, across and down again; losses of the auxiliary heads go down at the right.
+    /// Draws an arrow: down, across and down again; losses of the auxiliary heads run down at the
+    /// right.
     fn edge(&self, out: &mut String, from: usize, to: usize, weight: Option<f32>) {
         let (Some(&(x1, top1)), Some(&(x2, y2))) = (self.places.get(&from), self.places.get(&to)) else {
             return;
@@ -226,7 +227,7 @@ impl Drawing<'_> {
             (color, thick) = (head_color(node.part), 2.4);
         }
         let points = if let (Some(_), true) = (weight, x1 > TRUNK) {
-            // Each its own lane, so that they can be followed.
+            // Separate lanes, so that the lines do not overlap.
             let lane = SIDE + 0.5 * BOX.0 + if node.part == "aux1" { 34.0 } else { 18.0 };
             let middle = y2 + if node.part == "aux1" { 0.76 } else { 0.28 } * BOX.1;
             let start = top1 + 0.5 * BOX.1;
@@ -238,7 +239,7 @@ impl Drawing<'_> {
         } else if (x1 - x2).abs() < 0.5 {
             vec![(x1, y1), (x2, y2)]
         } else {
-            // What spreads does so above the boxes, what gathers below them.
+            // Lines fan out above the boxes and join below them.
             let gap = if node.operations == ["concat"] { PADDING + 12.0 } else { 12.0 };
             let across = if x1 == TRUNK { y1 + gap } else { y2 - 12.0 };
             vec![(x1, y1), (x1, across), (x2, across), (x2, y2)]
@@ -280,14 +281,14 @@ fn rounded(points: &[At]) -> String {
     path
 }
 
-/// The name of a box, without the block's or head's where that is plain to see.
+/// The title of a box, without the name of the block or head that it is in.
 fn short(node: &TopologyNode) -> String {
     if is_loss(node) {
         let head = if node.part == "classifier" { "main" } else { node.part };
-        return format!("softmax {head}");
+        return format!("{head} loss");
     }
     if is_sum(node) {
-        return "sum of the losses".into();
+        return "total loss".into();
     }
     let inside = node.part.starts_with("aux") || node.name.starts_with("inception");
     let name =
@@ -327,7 +328,7 @@ fn draw_box(out: &mut String, node: &TopologyNode, (x, y): At) {
     }
 }
 
-/// An operation's name as it is short enough for a box.
+/// An operation's name, abbreviated to fit a box.
 fn operation(name: &str) -> &str {
     match name {
         "softmax_cross_entropy" => "cross-entropy",

@@ -1,5 +1,5 @@
-//! Early exit on the command line: what `eval --early-exit` finds and keeps in a file beside the
-//! checkpoint, and what `classify --early-exit` does with it.
+//! Early exit: the calibration file that `eval --early-exit` saves next to a checkpoint, and that
+//! `classify --early-exit` uses.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::record::best_of;
 use super::report::{note, shown};
 
-/// A softmax's temperature.
+/// The temperature of a head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct HeadCalibration {
     pub head: String,
@@ -22,24 +22,24 @@ pub(crate) struct HeadCalibration {
     pub calibration: Calibration,
 }
 
-/// The file beside a checkpoint.
+/// The calibration file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Calibrated {
-    /// The softmaxes in the order in which they come.
+    /// The heads, from the lowest to the main one.
     pub heads: Vec<HeadCalibration>,
-    /// Images that the temperatures were fitted to.
+    /// Number of images that the temperatures were fitted to.
     #[serde(alias = "pictures")]
     pub images: usize,
-    /// The threshold that saves most for at most half a point of accuracy, measured on them and
-    /// with a standard error to spare.
+    /// The threshold with the least compute whose loss of accuracy on these images, plus a standard
+    /// error, is up to half a percentage point; none if there is none.
     pub threshold: Option<f32>,
-    /// The training state that it holds for.
+    /// The training state that it is valid for.
     pub progress: Progress,
 }
 
 impl Calibrated {
-    /// Where it is kept: `mnist.early-exit.json` for `mnist.safetensors`, and for a run's folder
-    /// beside its best checkpoint.
+    /// Its path: `mnist.early-exit.json` for `mnist.safetensors`; for a run's folder, that of its
+    /// best checkpoint.
     pub(crate) fn path(checkpoint: &Path) -> PathBuf {
         let file = best_of(checkpoint).unwrap_or_else(|_| checkpoint.to_path_buf());
         file.with_extension("early-exit.json")
@@ -56,7 +56,7 @@ impl Calibrated {
         Ok(path)
     }
 
-    /// Reads what is kept for a checkpoint in this state of training, if there is something.
+    /// Reads the file of a checkpoint; none if there is none for this training state.
     fn load(checkpoint: &Path, progress: &Progress) -> Result<Option<Self>> {
         let path = Self::path(checkpoint);
         let text = match read_text(&path) {
@@ -67,11 +67,11 @@ impl Calibrated {
             Err(error) => return Err(error),
         };
         let found: Self = serde_json::from_str(&text).map_err(|e| {
-            Error::format(&path, format!("is no result of `incept eval --early-exit`: {e}; run that again"))
+            Error::format(&path, format!("is not a result of `incept eval --early-exit`: {e}; run it again"))
         })?;
         if found.progress != *progress {
             note(&format!(
-                "note: {} is of another state of this training and is not used: run `incept eval --early-exit` again",
+                "note: {} is from another training state and is ignored; run `incept eval --early-exit` again",
                 shown(&path)
             ));
             return Ok(None);
@@ -80,7 +80,7 @@ impl Calibrated {
         Ok(Some(found))
     }
 
-    /// Whether its numbers can be used.
+    /// Checks its numbers.
     fn check(&self) -> std::result::Result<(), String> {
         let unusable = |t: &f32| !t.is_finite() || *t <= 0.0;
         if let Some(temperature) = self.temperatures().iter().find(|t| unusable(t)) {
@@ -95,54 +95,54 @@ impl Calibrated {
     }
 }
 
-/// Where a person wants to stop.
+/// The value of `classify --early-exit`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Threshold {
-    /// Where `eval --early-exit` found it best.
-    Found,
+    /// The threshold that `eval --early-exit` chose.
+    Auto,
     At(f32),
 }
 
-/// The exit of `classify --early-exit`: its threshold, at the temperatures that are kept.
+/// The exit criterion of `classify --early-exit`: threshold and calibrated temperatures.
 pub(crate) fn exit(checkpoint: &Path, progress: &Progress, threshold: Threshold) -> Result<Exit> {
     let found = Calibrated::load(checkpoint, progress)?;
     let threshold = match (threshold, &found) {
         (Threshold::At(threshold), _) => threshold,
-        (Threshold::Found, Some(Calibrated { threshold: Some(threshold), .. })) => *threshold,
-        (Threshold::Found, Some(_)) => {
-            let reason = "has no threshold that is sure to save anything for at most half a point of accuracy (fewer than 1,000 held-out images cannot tell): give one, as in --early-exit 0.9";
+        (Threshold::Auto, Some(Calibrated { threshold: Some(threshold), .. })) => *threshold,
+        (Threshold::Auto, Some(_)) => {
+            let reason = "has no threshold that saves compute for up to half a percentage point of accuracy (choosing one takes 1,000 or more validation images): give one, as in --early-exit 0.9";
             return Err(Error::format(Calibrated::path(checkpoint), reason));
         }
-        (Threshold::Found, None) => {
-            let reason = "has no threshold of its own yet: run `incept eval --early-exit` on it, or give one, as in --early-exit 0.9";
+        (Threshold::Auto, None) => {
+            let reason = "has no threshold yet: run `incept eval --early-exit` on it, or give one, as in --early-exit 0.9";
             return Err(Error::format(checkpoint, reason));
         }
     };
     if found.is_none() {
         note(
-            "note: probabilities are not calibrated: `incept eval --early-exit` fits temperatures and tells what a threshold costs",
+            "note: probabilities are not calibrated; `incept eval --early-exit` fits temperatures and measures thresholds",
         );
     }
     Ok(Exit { threshold, temperatures: found.map(|f| f.temperatures()).unwrap_or_default() })
 }
 
-/// A threshold as an option takes it.
+/// Parses a threshold.
 pub(crate) fn threshold(text: &str) -> std::result::Result<Threshold, String> {
     match text.parse::<f32>() {
-        _ if text == "auto" => Ok(Threshold::Found),
+        _ if text == "auto" => Ok(Threshold::Auto),
         Ok(value) if value > 0.0 && value <= 1.0 => Ok(Threshold::At(value)),
-        _ => Err("a threshold is a probability above 0 and at most 1, or `auto`".into()),
+        _ => Err("must be a probability in (0, 1], or `auto`".into()),
     }
 }
 
-/// Refuses networks that have a single softmax.
+/// Rejects networks without auxiliary heads.
 pub(crate) fn require_heads(checkpoint: &Path, has_aux: bool) -> Result<()> {
     if has_aux {
         return Ok(());
     }
     Err(Error::format(
         checkpoint,
-        "has no auxiliary softmaxes to stop at: early exit needs a network that was trained with --aux-weight above 0",
+        "has no auxiliary heads to exit at: early exit needs a network that was trained with --aux-weight above 0",
     ))
 }
 
@@ -153,12 +153,12 @@ mod tests {
     #[test]
     fn thresholds_are_probabilities() {
         assert_eq!(threshold("0.9"), Ok(Threshold::At(0.9)));
-        assert_eq!(threshold("auto"), Ok(Threshold::Found));
+        assert_eq!(threshold("auto"), Ok(Threshold::Auto));
         assert!(threshold("0").is_err() && threshold("1.5").is_err() && threshold("sure").is_err());
     }
 
     #[test]
-    fn it_is_kept_beside_the_checkpoint() {
+    fn calibration_is_saved_next_to_the_checkpoint() {
         assert_eq!(Calibrated::path(Path::new("a/mnist.safetensors")), Path::new("a/mnist.early-exit.json"));
     }
 }

@@ -16,7 +16,7 @@ use incept::output::check_file;
 use serde::Serialize;
 
 pub(crate) use confusion_plot::ConfusionFigure;
-pub(crate) use measure::{Contestant, Job, Measured, validation};
+pub(crate) use measure::{Candidate, Job, Measured, open_split};
 pub(crate) use reliability_plot::ReliabilityFigure;
 
 use super::data::{FORMATS, LoadArgs};
@@ -33,67 +33,59 @@ use super::tune::Worth;
 use super::{Outcome, Result};
 
 const EXAMPLES: &str = "Examples:
-  incept eval runs/0003-photos                             accuracy, and precision, recall and F1 of each class
+  incept eval runs/0003-photos                             accuracy; precision, recall and F1 per class
   incept eval photos.safetensors other-photos --confusion confusion.png --reliability reliability.svg --mistakes worst.png
-  incept eval photos.safetensors --crops 144               the paper's test: 144 crops of each image
-  incept eval a.safetensors b.safetensors c.safetensors    each of them, and all three together";
+  incept eval photos.safetensors --crops 144               the paper's evaluation: 144 crops per image
+  incept eval a.safetensors b.safetensors c.safetensors    each checkpoint, and the ensemble of all three";
 
-/// Measure how good checkpoints are on a data set: accuracy, confusions, calibration, the worst
-/// mistakes.
+/// Evaluate checkpoints on a data set: accuracy, confusion matrix, calibration, worst mistakes.
 ///
-/// Several checkpoints are measured one by one and together, as an ensemble whose softmaxes are
-/// averaged. The parameters are the averaged ones if the run averaged them.
+/// Several checkpoints are evaluated separately and as an ensemble that averages their
+/// probabilities. Averaged parameters are used if the run has them.
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES, after_long_help = const_format())]
+#[command(after_help = EXAMPLES, after_long_help = long_examples())]
 pub(crate) struct Eval {
-    /// The checkpoints, and last a data set if it is another than they were trained on: `digits`,
-    /// or a folder.
+    /// Checkpoints, then optionally a data set [default: the one they were trained on].
     ///
-    /// A run's folder stands for its best checkpoint, `included` for the weights that come with
-    /// incept. The first is a checkpoint whatever it is called; of the others the folders of runs
-    /// and those whose names end in .safetensors.
+    /// A checkpoint is a .safetensors file, a run's folder (its best checkpoint) or `included` (the
+    /// weights that come with incept). The first argument is always a checkpoint.
     #[arg(required = true, value_name = "CHECKPOINT|DATA")]
     inputs: Vec<PathBuf>,
-    /// Which part of it: `held-out`, the set that training validates on; `train`; or `test`, the
-    /// test set, which training leaves alone if there is a validation set.
-    #[arg(long, value_name = "PART", default_value = "held-out", help_heading = "Data")]
+    /// Part of the data set to evaluate.
+    #[arg(long, value_name = "PART", default_value = "validation", help_heading = "Data")]
     part: Part,
-    /// At most so many images of it, chosen evenly over the classes [default: 0, all].
+    /// Evaluate up to this many images, chosen evenly over the classes; 0 uses all [default: 0].
     #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     limit: Option<usize>,
-    /// Images of a batch.
+    /// Batch size.
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
-    /// Crops of each image, whose softmaxes are averaged: `whole`, what `classify` looks at (the
-    /// central square, or as --fit of the training has it); 1, the central 224 of its 256 (of an
-    /// input of 224; else in proportion); 10 as Krizhevsky had them; caffe10 as Caffe's classify.py
-    /// has them; 144 as in section 7 of the paper.
+    /// Test-time crops per image, whose probabilities are averaged.
     #[arg(long, value_name = "CROPS", default_value = "whole", conflicts_with = "early_exit")]
     crops: Crops,
-    /// Draw the confusion matrix, .png or .svg.
+    /// Plot the confusion matrix (.png or .svg).
     #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
     confusion: Option<PathBuf>,
-    /// Draw the reliability diagram, accuracy over confidence, .png or .svg.
+    /// Plot the reliability diagram, accuracy over confidence (.png or .svg).
     #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
     reliability: Option<PathBuf>,
-    /// Draw the wrongly classified images that the network was surest of, .png or .svg.
+    /// Plot the misclassified images with the highest confidence (.png or .svg).
     #[arg(long, value_name = "FILE", help_heading = "Plots", conflicts_with = "early_exit")]
     mistakes: Option<PathBuf>,
-    /// How many of these images [default: 24].
+    /// Number of misclassified images to plot [default: 24].
     #[arg(long, value_name = "COUNT", help_heading = "Plots", value_parser = whole::<usize>(1), conflicts_with = "early_exit")]
     worst: Option<usize>,
-    /// Sweep the thresholds of early exit instead: which share of the images each softmax could
-    /// answer, and what that costs and saves.
+    /// Sweep early-exit thresholds instead: exit rates of the heads, accuracy and compute.
     ///
-    /// A fifth of the images is set aside to fit a temperature for each softmax, so that its
-    /// probabilities mean what they say, and to choose the threshold that saves the most
-    /// computation for at most half a point of accuracy, even if that were a standard error more
-    /// than measured; the others are measured. That threshold is really run, against the whole
-    /// network. Both are kept in a file beside the checkpoint, where `incept classify --early-exit`
-    /// finds them.
+    /// A fifth of the images is the calibration set: it fits a temperature per head (temperature
+    /// scaling) and chooses the threshold with the least compute whose loss of accuracy, plus a
+    /// standard error, is up to half a percentage point. The other images are evaluated; the chosen
+    /// threshold is also run and timed against the whole network. Temperatures and threshold are
+    /// saved next to the checkpoint for `incept classify --early-exit`.
     #[arg(long, help_heading = "Early exit")]
     early_exit: bool,
-    /// The sweep's plots, .png or .svg [default: incept-early-exit.png and incept-early-exit.svg].
+    /// Files of the sweep's plot, .png or .svg [default: incept-early-exit.png and
+    /// incept-early-exit.svg].
     #[arg(long, value_name = "FILE", help_heading = "Early exit", requires = "early_exit")]
     plot: Vec<PathBuf>,
     #[command(flatten)]
@@ -104,27 +96,35 @@ pub(crate) struct Eval {
     device: DeviceArgs,
 }
 
-fn const_format() -> String {
+fn long_examples() -> String {
     format!("{EXAMPLES}\n\n{FORMATS}")
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
-    #[value(alias = "val", alias = "validation")]
+    /// The set that training validates on.
+    #[value(alias = "val", alias = "held-out")]
     Validation,
+    /// The training set.
     Train,
+    /// The test set, which training does not use if there is a validation set.
     Test,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Crops {
+    /// The image as `classify` uses it: the central square, or as --fit was in training.
     Whole,
+    /// Central crop: 224 of 256 pixels for an input of 224, else in proportion.
     #[value(name = "1")]
     One,
+    /// Four corners and center with flips, as in AlexNet (Krizhevsky et al.).
     #[value(name = "10")]
     Ten,
+    /// The same ten crops of the image squashed to a square, as Caffe's classify.py takes them.
     #[value(name = "caffe10")]
     CaffeTen,
+    /// 144 crops, as in section 7 of the paper.
     #[value(name = "144")]
     Paper,
 }
@@ -187,7 +187,7 @@ struct EvalResult<'a> {
     crops: usize,
     mean: MeanMetrics,
     classes: Vec<ClassResult<'a>>,
-    /// A row for each label, a column for each prediction.
+    /// Rows: true class, columns: predicted class.
     confusion: &'a incept::infer::Confusion,
     calibration: Calibration,
     mistakes: Vec<MistakeResult<'a>>,
@@ -196,7 +196,7 @@ struct EvalResult<'a> {
 }
 
 impl Eval {
-    /// The sweep's files.
+    /// Files of the sweep's plot.
     fn plots(&self) -> Vec<PathBuf> {
         if !self.plot.is_empty() {
             return self.plot.clone();
@@ -204,14 +204,14 @@ impl Eval {
         ["incept-early-exit.png", "incept-early-exit.svg"].map(PathBuf::from).to_vec()
     }
 
-    /// The checkpoints, and the data set if it is named.
+    /// Splits the arguments into checkpoints and data set.
     fn inputs(&self) -> Result<(Vec<&Path>, Option<String>)> {
         let (mut checkpoints, mut data) = (Vec::new(), None);
         for (i, path) in self.inputs.iter().enumerate() {
             if i == 0 || is_checkpoint(path) {
                 checkpoints.push(path.as_path());
             } else if let Some(first) = data.replace(shown(path)) {
-                let reason = format!("{first} and {} are two data sets: name one", shown(path));
+                let reason = format!("{first} and {} are two data sets: give one", shown(path));
                 return Err(Error::Config(reason));
             }
         }
@@ -234,9 +234,9 @@ impl Eval {
             ));
         }
         let (checkpoints, data) = self.inputs()?;
-        let contestants: Vec<Contestant> =
-            checkpoints.iter().map(|path| Contestant::load(path)).collect::<Result<_>>()?;
-        let (what, set) = validation(&contestants, data, self.part)?;
+        let candidates: Vec<Candidate> =
+            checkpoints.iter().map(|path| Candidate::load(path)).collect::<Result<_>>()?;
+        let (what, set) = open_split(&candidates, data, self.part)?;
         let set = if let Some(limit) = self.limit.filter(|limit| *limit > 0) {
             at_most(set, limit, 0)
         } else {
@@ -244,12 +244,12 @@ impl Eval {
         };
         let gpu = device.open()?;
         let element = self.precision.element(&gpu);
-        let first = &contestants[0];
+        let first = &candidates[0];
         device.tune(&gpu, reporter, Worth::Classifying, None, || {
             InferenceGraph::new(&first.metadata.network, self.batch, element)?.plan(&gpu, None)
         })?;
         if self.early_exit {
-            if contestants.len() > 1 {
+            if candidates.len() > 1 {
                 return Err(Error::Config("--early-exit takes one checkpoint".into()));
             }
             super::early_exit::require_heads(first.path, first.metadata.network.has_aux())?;
@@ -277,31 +277,31 @@ impl Eval {
             load: &self.load,
             worst: self.worst.unwrap_or(24),
         };
-        let measured = job.measure(&contestants, reporter, |_| ())?;
+        let measured = job.measure(&candidates, reporter, |_| ())?;
         let classes = &first.metadata.classes;
-        tables::print(&measured, &contestants, classes, reporter)?;
+        tables::print(&measured, &candidates, classes, reporter)?;
         self.draw(&measured, classes, &job, &what)?;
-        reporter.event(&result(&measured, &contestants, &job))?;
+        reporter.event(&result(&measured, &candidates, &job))?;
         Ok(Outcome::Done)
     }
 
-    /// The plots that were asked for.
+    /// Draws the requested plots.
     fn draw(&self, measured: &Measured, classes: &[String], job: &Job<'_>, data: &str) -> Result<()> {
-        let Assessment { evaluation, confusion, reliability, .. } = &measured.together;
+        let Assessment { evaluation, confusion, reliability, .. } = &measured.ensemble;
         let accuracy = 100.0 * evaluation.accuracy();
-        // A path may be long, and figures come behind it.
+        // A long path would push the figures out of the plot.
         let what = shortened(data, 24);
         if let Some(path) = &self.confusion {
-            let title = "What is taken for what".to_string();
+            let title = "Confusion matrix".to_string();
             let subtitle = format!(
-                "{} images of {what}, {accuracy:.2}% right; colours are shares of a row",
+                "{} images of {what}, accuracy {accuracy:.2}%; colors are normalized per row",
                 evaluation.count
             );
             save(&ConfusionFigure { confusion, classes, title, subtitle }, path)?;
         }
         if let Some(path) = &self.reliability {
             let subtitle = format!(
-                "{} images of {what}: confidence {:.1}%, accuracy {accuracy:.1}%, calibration error {:.2}%",
+                "{} images of {what}: mean confidence {:.1}%, accuracy {accuracy:.1}%, ECE {:.2}%",
                 evaluation.count,
                 100.0 * reliability.confidence(),
                 100.0 * reliability.ece()
@@ -309,15 +309,15 @@ impl Eval {
             save(&ReliabilityFigure { reliability, subtitle }, path)?;
         }
         if let Some(path) = &self.mistakes {
-            save(&mistakes(&measured.together, classes, job.set.as_ref(), data)?, path)?;
+            save(&mistakes(&measured.ensemble, classes, job.set.as_ref(), data)?, path)?;
         }
         Ok(())
     }
 }
 
-/// Everything for programs.
-fn result<'a>(measured: &'a Measured, contestants: &[Contestant<'a>], job: &Job<'_>) -> EvalResult<'a> {
-    let Assessment { evaluation, confusion, reliability, .. } = &measured.together;
+/// The result as JSON.
+fn result<'a>(measured: &'a Measured, candidates: &[Candidate<'a>], job: &Job<'_>) -> EvalResult<'a> {
+    let Assessment { evaluation, confusion, reliability, .. } = &measured.ensemble;
     let class = |(class, m): (&'a String, incept::infer::ClassMetrics)| ClassResult {
         class,
         count: m.support,
@@ -327,14 +327,14 @@ fn result<'a>(measured: &'a Measured, contestants: &[Contestant<'a>], job: &Job<
         recall: m.recall,
         f1: m.f1,
     };
-    let member = |(contestant, one): (&Contestant<'a>, &'a Assessment)| MemberResult {
-        checkpoint: contestant.path,
+    let member = |(candidate, one): (&Candidate<'a>, &'a Assessment)| MemberResult {
+        checkpoint: candidate.path,
         evaluation: &one.evaluation,
         accuracy: one.evaluation.accuracy(),
         accuracy5: one.evaluation.accuracy5(),
         ece: one.reliability.ece(),
     };
-    let mistakes = measured.together.mistakes().iter();
+    let mistakes = measured.ensemble.mistakes().iter();
     EvalResult {
         evaluation,
         accuracy: evaluation.accuracy(),
@@ -353,12 +353,12 @@ fn result<'a>(measured: &'a Measured, contestants: &[Contestant<'a>], job: &Job<
         mistakes: mistakes
             .map(|mistake| MistakeResult { name: job.set.name(mistake.image), mistake })
             .collect(),
-        members: contestants.iter().zip(&measured.members).map(member).collect(),
+        members: candidates.iter().zip(&measured.members).map(member).collect(),
         unreadable: measured.unreadable,
     }
 }
 
-/// The images that the network is wrong about and surest of.
+/// A plot of the misclassified images with the highest confidence.
 pub(crate) fn mistakes(
     assessment: &Assessment,
     classes: &[String],
@@ -369,28 +369,26 @@ pub(crate) fn mistakes(
     let shown = assessment.mistakes();
     let name = |class: usize| classes.get(class).map_or("?".into(), |name| class_label(name, class));
     let tile = |m: &Mistake| {
-        let said = format!("{} {:.0}%", name(m.prediction), 100.0 * m.probability);
-        let is = format!("is {}", name(m.label));
+        let predicted = format!("{} {:.0}%", name(m.prediction), 100.0 * m.probability);
+        let label = format!("true: {}", name(m.label));
         let image = thumbnail(&set.image(m.image)?, 232);
         let file = set.name(m.image);
         let file = file.rsplit(['/', '\\']).next().unwrap_or_default().to_string();
-        Ok(Tile { image, caption: vec![(said, VERMILION), (is, INK), (file, SOFT)] })
+        Ok(Tile { image, caption: vec![(predicted, VERMILION), (label, INK), (file, SOFT)] })
     };
     let mut tiles: Vec<Tile> = shown.iter().map(tile).collect::<Result<_>>()?;
     let title = match shown.len() {
         0 => "No mistakes".to_string(),
-        count => format!("The {count} mistakes that the network is surest of"),
+        1 => "The mistake with the highest confidence".to_string(),
+        count => format!("The {count} mistakes with the highest confidence"),
     };
     if tiles.is_empty() {
-        let caption = vec![("every image is right".to_string(), SOFT)];
+        let caption = vec![("all images are classified correctly".to_string(), SOFT)];
         tiles.push(Tile { image: image::RgbImage::from_pixel(8, 8, image::Rgb([255; 3])), caption });
     }
     Ok(Tiles {
         title,
-        subtitle: format!(
-            "{wrong} of {} images of {data} are classified wrongly",
-            assessment.evaluation.count
-        ),
+        subtitle: format!("{wrong} of {} images of {data} are misclassified", assessment.evaluation.count),
         columns: 8,
         heads: Vec::new(),
         tile: 124,

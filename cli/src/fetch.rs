@@ -17,40 +17,39 @@ use super::interrupt::interruptible;
 use super::report::{Rate, Reporter, note, shown};
 use super::{Outcome, Result};
 
-/// Download a well-known data set into a folder that `incept train` takes.
+/// Download a well-known data set to a folder for `incept train`.
 ///
-/// Every file is checked against its published MD5 sum. What was loaded stays when the connection
-/// breaks or Ctrl-C is pressed: the same command goes on from there. Files that are there and right
-/// are not loaded again.
+/// Every file is checked against its published MD5 sum. Interrupted downloads resume when the same
+/// command is run again, and complete files are not downloaded again.
 #[derive(Args, Debug)]
 pub(crate) struct Fetch {
-    /// Which.
+    /// Data set.
     set: Set,
-    /// The folder [default: the set's name].
+    /// Folder to write to [default: the data set's name].
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// Load from here instead of the set's own site: an address that the files' names are added to.
+    /// Base URL of a mirror to download from; file names are appended to it.
     #[arg(long, value_name = "URL")]
     from: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Set {
-    /// 70,000 handwritten digits, 28 x 28, grey; 11 MB.
+    /// 70,000 handwritten digits, 28 x 28, grayscale; 11 MB.
     Mnist,
-    /// 60,000 small photographs of ten classes, 32 x 32; 170 MB.
+    /// 60,000 photographs of ten classes, 32 x 32, color; 170 MB.
     Cifar10,
-    /// 70,000 pieces of clothing, 28 x 28, grey; 30 MB.
+    /// 70,000 articles of clothing, 28 x 28, grayscale; 30 MB.
     FashionMnist,
 }
 
-/// How long a server may be silent.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of each network operation.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Bytes that a file of these sets may have, packed or unpacked: the largest has 162 MiB.
+/// Maximum size of a file in bytes, packed or unpacked; the largest of these data sets has 162 MiB.
 const MAX_UNPACKED_BYTES: u64 = 512 << 20;
 
-/// A file with its MD5 sum in hexadecimal digits.
+/// A file's name and its MD5 sum in hexadecimal.
 type Listed = (&'static str, &'static str);
 
 const MNIST: [Listed; 4] = [
@@ -106,12 +105,12 @@ impl Fetch {
         let folder = self.out.clone().unwrap_or_else(|| self.set.name().into());
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         let site = self.from.as_deref().unwrap_or(self.set.site()).trim_end_matches('/');
-        let mut files = match load(self.set.files(), site, &folder, &stop, reporter) {
+        let mut files = match download(self.set.files(), site, &folder, &stop, reporter) {
             Err(Error::Interrupted) => {
-                note("interrupted; the same command goes on from here");
+                note("interrupted; run the same command again to resume");
                 return Ok(Outcome::Interrupted);
             }
-            loaded => loaded?,
+            downloaded => downloaded?,
         };
         if self.set == Set::Cifar10 {
             files = unpack(&files[0], &folder)?;
@@ -122,8 +121,8 @@ impl Fetch {
     }
 }
 
-/// Loads the files that are not there, or not right, and tells where all of them are.
-fn load(
+/// Downloads the files that are missing or damaged; returns the paths of all files.
+fn download(
     files: &[Listed],
     site: &str,
     folder: &Path,
@@ -133,7 +132,7 @@ fn load(
     let one = |(name, sum): &Listed| {
         let path = folder.join(name);
         if path.is_file() && checksum(&path)? == *sum {
-            note(&format!("{}: is there", shown(&path)));
+            note(&format!("{}: already complete", shown(&path)));
         } else {
             Download { url: format!("{site}/{name}"), path: &path, sum }.run(stop, reporter)?;
         }
@@ -150,11 +149,11 @@ struct Download<'a> {
 
 impl Download<'_> {
     fn failed(&self, reason: impl std::fmt::Display) -> Error {
-        let advice = "check the connection and run the command again, give another place with --from, or put the file there by hand";
-        Error::format(self.path, format!("cannot be loaded from {}: {reason}; {advice}", self.url))
+        let advice = "check the connection and run the command again, use a mirror with --from, or place the file there by hand";
+        Error::format(self.path, format!("cannot be downloaded from {}: {reason}; {advice}", self.url))
     }
 
-    /// Loads the file, going on where an earlier attempt ended, and checks it.
+    /// Downloads the file, resuming an earlier attempt, and checks it.
     fn run(&self, stop: &AtomicBool, reporter: &Reporter) -> incept::Result<()> {
         let mut part = self.path.as_os_str().to_owned();
         part.push(".part");
@@ -167,9 +166,9 @@ impl Download<'_> {
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(&part).map_err(io)?;
         let there = file.metadata().map_err(io)?.len();
         let agent = ureq::Agent::config_builder()
-            .timeout_resolve(Some(PATIENCE))
-            .timeout_connect(Some(PATIENCE))
-            .timeout_per_read(Some(PATIENCE))
+            .timeout_resolve(Some(TIMEOUT))
+            .timeout_connect(Some(TIMEOUT))
+            .timeout_per_read(Some(TIMEOUT))
             .http_status_as_error(false)
             .build()
             .new_agent();
@@ -178,12 +177,12 @@ impl Download<'_> {
         let response = request.call().map_err(|e| self.failed(e))?;
         let start = match response.status().as_u16() {
             206 => there,
-            // The whole file, whatever was asked for.
+            // The server ignored the range and sends the whole file.
             200 => {
                 file.set_len(0).map_err(io)?;
                 0
             }
-            // Nothing is left to load.
+            // Range not satisfiable: the file is complete.
             416 => {
                 drop(file);
                 return self.finish(&part);
@@ -194,7 +193,7 @@ impl Download<'_> {
         let total = length.and_then(|v| v.parse::<u64>().ok()).map(|rest| start + rest);
         let mut body = response.into_body().into_reader();
         let name = self.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        // Progress is counted in KiB.
+        // In KiB.
         let mut bar = reporter.bar(&name, total.unwrap_or(0) >> 10);
         let (mut done, mut rate) = (start, Rate::new());
         let mut buffer = vec![0; 64 << 10];
@@ -225,19 +224,19 @@ impl Download<'_> {
         self.finish(&part)
     }
 
-    /// Checks what was loaded and gives it its name.
+    /// Checks the downloaded file and renames it.
     fn finish(&self, part: &Path) -> incept::Result<()> {
         let found = checksum(part)?;
         if found != self.sum {
             std::fs::remove_file(part).map_err(|e| Error::io(part, e))?;
-            let reason = format!("what came has the MD5 sum {found} and not {}", self.sum);
+            let reason = format!("its MD5 sum is {found}, expected {}", self.sum);
             return Err(self.failed(reason));
         }
         std::fs::rename(part, self.path).map_err(|e| Error::io(self.path, e))
     }
 }
 
-/// The MD5 sum of a file in hexadecimal digits: what these sets publish. It finds damage, not
+/// The MD5 sum of a file in hexadecimal, as these data sets publish it: it detects damage, not
 /// forgery.
 fn checksum(path: &Path) -> incept::Result<String> {
     let io = |e| Error::io(path, e);
@@ -254,8 +253,7 @@ fn checksum(path: &Path) -> incept::Result<String> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Unpacks the binary and text files of an archive into a folder, whatever folder they are in
-/// there.
+/// Unpacks the .bin and .txt files of an archive into a folder, without the archive's subfolders.
 fn unpack(archive: &Path, folder: &Path) -> incept::Result<Vec<PathBuf>> {
     let damaged = |e: std::io::Error| Error::format(archive, format!("cannot be unpacked: {e}"));
     let (file, _) = open_regular(archive)?;
@@ -332,14 +330,14 @@ mod tests {
     }
 
     #[test]
-    fn files_come_in_pieces_and_are_not_loaded_twice() {
+    fn interrupted_downloads_resume_and_complete_files_are_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let content = archive();
         let sum: String = Md5::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
         let (site, answers) = serve(content.clone());
         let listed: [Listed; 1] = [("two.tar.gz", Box::leak(sum.into_boxed_str()))];
         let (stop, reporter) = (AtomicBool::new(false), Reporter::new(true));
-        let fetch = || load(&listed, &site, folder.path(), &stop, &reporter);
+        let fetch = || download(&listed, &site, folder.path(), &stop, &reporter);
         let error = fetch().expect_err("half of it came").to_string();
         assert!(error.contains("run the command again"), "{error}");
         let part = folder.path().join("two.tar.gz.part");

@@ -1,9 +1,9 @@
-//! What the command calls the things that the library calls by their fields: texts of the library
-//! are told with the flags that change them.
+//! Flags for the library's field names: errors of the library name fields, and the command prints
+//! the flags that set them.
 
 use std::borrow::Cow;
 
-/// Fields and methods as errors of the library name them, and the flags that set them.
+/// Fields and methods in the library's errors, and the flags that set them.
 const FLAGS: &[(&str, &str)] = &[
     ("ActivationMap::class", "--class"),
     ("GoogLeNet::aux_dropout", "--aux-dropout"),
@@ -41,16 +41,16 @@ const FLAGS: &[(&str, &str)] = &[
     ("data::set_max_pixels", "--max-pixels"),
 ];
 
-/// A text with the command's flags in the place of the library's fields.
+/// Replaces the library's fields in a text with the command's flags.
 pub(crate) fn flags(text: &str) -> Cow<'_, str> {
-    let mut told = Cow::Borrowed(text);
+    let mut replaced = Cow::Borrowed(text);
     for (field, flag) in FLAGS {
         let field = format!("`{field}`");
-        if told.contains(&field) {
-            told = Cow::Owned(told.replace(&field, flag));
+        if replaced.contains(&field) {
+            replaced = Cow::Owned(replaced.replace(&field, flag));
         }
     }
-    told
+    replaced
 }
 
 #[cfg(test)]
@@ -62,10 +62,10 @@ mod tests {
 
     #[test]
     fn errors_of_the_library_name_flags() {
-        let told = |error: &Error| flags(&error.to_string()).into_owned();
+        let printed = |error: &Error| flags(&error.to_string()).into_owned();
         let range = Error::out_of_range("GoogLeNet::input", "at least 32", 16);
-        assert_eq!(told(&range), "--image-size must be at least 32, not 16");
-        let memory = told(&Error::OutOfMemory { context: "a run".into() });
+        assert_eq!(printed(&range), "--image-size must be at least 32, not 16");
+        let memory = printed(&Error::OutOfMemory { context: "a run".into() });
         assert!(
             memory.contains("a smaller --batch-size, --image-size or --width") && !memory.contains("::"),
             "{memory}"
@@ -79,17 +79,16 @@ mod tests {
             Error::DeviceLost("it fell off".into()),
             Error::TooManyBad { bad: 3, max: 2, source: Box::new(Error::Interrupted) },
         ] {
-            let told = told(&error);
-            assert!(told.contains("--") && !told.contains("::"), "{told}");
+            let text = printed(&error);
+            assert!(text.contains("--") && !text.contains("::"), "{text}");
         }
-        // Names of others stay as they are.
+        // Without backquotes it is not one of the library's fields.
         let layer = "layer `input`: GoogLeNet::input";
         assert_eq!(flags(layer), layer);
     }
 
-    /// Every flag of the table is one of some command.
     #[test]
-    fn flags_are_there() {
+    fn flags_of_the_table_exist() {
         fn has(command: &clap::Command, flag: &str) -> bool {
             command.get_opts().chain(command.get_arguments()).any(|arg| arg.get_long() == Some(flag))
                 || command.get_subcommands().any(|command| has(command, flag))

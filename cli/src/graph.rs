@@ -17,16 +17,14 @@ use super::record;
 use super::report::{Reporter, shown, thousands};
 use super::{Outcome, Result};
 
-/// Draw a network: every layer with its shape and parameters, the three softmaxes, and the weights
-/// of their losses. Needs no device.
+/// Draw a network's graph with shapes, parameters and losses, as SVG or Graphviz. Needs no device.
 ///
-/// Boxes are numbered like the layers of `incept summary`; a ReLU, batch norm or dropout shares the
-/// box of the layer before it. Dashed boxes are left out at inference.
+/// Boxes have the layer numbers of `incept summary`; a ReLU, batch norm or dropout shares the box
+/// of the layer before it. Dashed boxes are used in training only.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Graph {
-    /// Draw the network of this checkpoint, of the best one of a run's folder, or of the one that
-    /// comes with incept (`included`).
+    /// Draw the network of this checkpoint, a run's folder (its best checkpoint), or `included`.
     #[arg(conflicts_with_all = ["variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight"])]
     checkpoint: Option<PathBuf>,
     /// Number of classes.
@@ -41,23 +39,25 @@ pub(crate) struct Graph {
     classes: usize,
     #[command(flatten)]
     network: NetworkArgs,
-    /// A drawing, or text for Graphviz [default: what the file's name ends in, else svg].
+    /// Format [default: by the file's extension, else svg].
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
-    /// The file, .svg, .dot or .gv; or `-` for standard output [default: standard output].
+    /// File to write: .svg, .dot or .gv, or `-` for standard output [default: standard output].
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "Examples:
-  incept graph --output googlenet.svg                             the paper's network
-  incept graph --variant torchvision --width 0.5 > half.svg    another
-  incept graph --format dot | dot -Tpdf > googlenet.pdf        laid out by Graphviz
-  incept graph photos.safetensors --output photos.svg             what a checkpoint holds";
+  incept graph --output googlenet.svg                          the paper's network
+  incept graph --variant torchvision --width 0.5 > half.svg    torchvision's network at half width
+  incept graph --format dot | dot -Tpdf > googlenet.pdf        layout by Graphviz
+  incept graph photos.safetensors --output photos.svg          the network of a checkpoint";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
+    /// A drawing.
     Svg,
+    /// Text for Graphviz.
     Dot,
 }
 
@@ -101,7 +101,7 @@ impl Graph {
         Ok(Outcome::Done)
     }
 
-    /// What is written, by the option and by the file's name.
+    /// The format, by the option and the file's extension.
     fn format(&self, out: Option<&Path>) -> incept::Result<Format> {
         let Some(out) = out else { return Ok(self.format.unwrap_or(Format::Svg)) };
         let ending = out.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
@@ -112,14 +112,14 @@ impl Graph {
         };
         match self.format {
             Some(format) if format != named => {
-                Err(Error::format(out, "has the ending of another format than --format says"))
+                Err(Error::format(out, "has an extension that contradicts --format"))
             }
             _ => Ok(named),
         }
     }
 }
 
-/// A box's numbers: 7-8 for layers 7 and 8.
+/// A box's layer numbers: 7-8 for layers 7 and 8.
 pub(super) fn numbers(node: &TopologyNode) -> String {
     match node.numbers.as_slice() {
         [] => String::new(),
@@ -128,13 +128,13 @@ pub(super) fn numbers(node: &TopologyNode) -> String {
     }
 }
 
-/// The extents of a box's output without the batch: 192 x 28 x 28.
+/// A box's output shape without the batch: 192 x 28 x 28.
 pub(super) fn shape(node: &TopologyNode) -> String {
     let dims: Vec<String> = node.output.iter().skip(1).map(ToString::to_string).collect();
     dims.join(" x ")
 }
 
-/// What a box says below its name.
+/// The text of a box below its name: output shape and parameters.
 pub(super) fn details(node: &TopologyNode) -> String {
     let mut parts = Vec::new();
     if node.output.len() > 1 {
@@ -175,8 +175,9 @@ fn dot(network: &GoogLeNet, topology: &Topology) -> String {
                 "  subgraph \"cluster_{part}\" {{\n    label=\"{part}\"; color=\"#c4cad0\";\n"
             ));
         }
-        // A pool between two blocks is counted with the one before, and drawn behind its box.
-        let (inside, behind): (Vec<_>, Vec<_>) = (topology.nodes.iter().enumerate())
+        // A pool between two blocks belongs to the block before it, and is drawn outside of its
+        // panel.
+        let (inside, outside): (Vec<_>, Vec<_>) = (topology.nodes.iter().enumerate())
             .filter(|(_, node)| node.part == part)
             .partition(|(_, node)| !block || part.starts_with("aux") || node.name.starts_with("inception"));
         let boxes = |nodes: &[(usize, &TopologyNode)]| {
@@ -186,7 +187,7 @@ fn dot(network: &GoogLeNet, topology: &Topology) -> String {
         if block {
             text.push_str("  }\n");
         }
-        text.push_str(&boxes(&behind));
+        text.push_str(&boxes(&outside));
     }
     for edge in &topology.edges {
         let label = edge.weight.map_or(String::new(), |w| format!(" [label=\"x {w}\"]"));

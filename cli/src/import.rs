@@ -15,55 +15,53 @@ use super::numbers::whole;
 use super::report::{Reporter, command_line, note, shown, thousands};
 use super::{Outcome, Result};
 
-/// Make a checkpoint of other people's weights: torch, safetensors, Caffe or ONNX.
+/// Import pretrained weights from PyTorch, safetensors, Caffe or ONNX as a checkpoint.
 ///
-/// Files of torch are read without executing anything in them: what lies beside the weights in a
-/// training checkpoint is skipped and named. Tensors that are missing, extra or of other extents
-/// are all listed by name. ImageNet's names are given to networks with 1000 classes.
+/// PyTorch files are read without executing code in them; anything other than tensors is skipped
+/// and reported. Missing, unexpected and mismatched tensors are listed by name. Networks with 1000
+/// classes get ImageNet's class names.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Import {
-    /// The file: .pth or .pt of torch (torch.save or torch.jit.save), .safetensors, .caffemodel or
-    /// .onnx; its content tells which. Of several files their index, as in
-    /// model.safetensors.index.json.
+    /// File to import: .pth or .pt (torch.save or torch.jit.save), .safetensors, .caffemodel or
+    /// .onnx; for sharded safetensors the index file, model.safetensors.index.json.
     file: PathBuf,
-    /// The checkpoint to write.
+    /// Checkpoint to write.
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: PathBuf,
-    /// A text file with the names of the classes, a line each.
+    /// Text file with class names, one per line.
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// Height and width of the input in pixels [default: what the file says, or 224].
+    /// Input height and width in pixels [default: that of the file, or 224].
     #[arg(long = "image-size", alias = "input", value_name = "PIXELS", value_parser = whole::<usize>(1))]
     input: Option<usize>,
-    /// How pixels were made for the network [default: what the file says, or as its publishers do:
-    /// see Pixels below, in `--help`].
+    /// Pixel normalization of the network [default: that of the file, or the usual one of its
+    /// source; see below in `--help`].
     #[arg(long, value_name = "KIND")]
     pixels: Option<Kind>,
-    /// What is taken from red, green and blue (0 to 1), instead of what --pixels says.
+    /// Per-channel mean to subtract, in [0, 1]; overrides --pixels.
     #[arg(long, value_name = "R,G,B", value_parser = three)]
     mean: Option<[f32; 3]>,
-    /// What red, green and blue are divided by then, instead of what --pixels says.
+    /// Per-channel standard deviation to divide by; overrides --pixels.
     #[arg(long, value_name = "R,G,B", value_parser = three)]
     std: Option<[f32; 3]>,
-    /// What stands before the tensors' names, where a file holds several networks, for example
-    /// `model_ema.`.
+    /// Prefix of the tensors' names, for files with several networks, for example `model_ema.`.
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
 }
 
-const EXAMPLES: &str = "Pixels:
-  transform-input   from -1 to 1: torchvision with transform_input=True, as its ImageNet weights need it
+const EXAMPLES: &str = "Pixel normalization (--pixels):
+  transform-input   [-1, 1]: torchvision with transform_input=True, for its ImageNet weights
                     [default for state dicts with torchvision's names]
   imagenet          ImageNet's mean and standard deviation: torchvision with transform_input=False
-                    [default for ONNX of torchvision's network, which says itself whether it transforms its input, for ONNX of
-                    the paper's network by PyTorch, and for state dicts with Caffe's names]
-  caffe             blue, green, red from 0 to 255 without 104, 117, 123 [default for Caffe, and for other ONNX of its network]
-Images: classify and eval look at what the published weights were measured with, for an input of 224: torch's at the central 224 of an image whose
-shorter side is 256, Caffe's at the central 224 of an image squashed to 256 x 256. Checkpoints of other inputs below 224 with other classes than
-ImageNet's look at the whole central square. `train --init FILE --fit crop|squash|pad` changes it.
+                    [default for ONNX of torchvision's network (which may transform its input in the graph), for ONNX of
+                    the paper's network from PyTorch, and for state dicts with Caffe's names]
+  caffe             BGR in [0, 255] minus 104, 117, 123 [default for Caffe, and for other ONNX of its network]
+Checkpoints always take RGB: mean and scale are saved as preprocessing, and the channel order is folded into the first convolution.
 
-Whichever pixels it is, the checkpoint takes red, green and blue: means and scales go to its preprocessing, and the order of channels to the first convolution.
+Crops: classify and eval use the evaluation crop of the published weights. For an input of 224, PyTorch's: the central 224 of an image resized to 256
+at its shorter side; Caffe's: the central 224 of an image squashed to 256 x 256. Checkpoints with inputs below 224 and other classes than ImageNet's
+use the whole central square. `train --init FILE --fit crop|squash|pad` changes it.
 
 Examples:
   incept import googlenet-1378be20.pth --output imagenet.safetensors
@@ -78,7 +76,7 @@ enum Kind {
     Caffe,
 }
 
-/// Three numbers with commas between.
+/// Parses three comma-separated numbers.
 fn three(text: &str) -> std::result::Result<[f32; 3], String> {
     let numbers: Option<Vec<f32>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
     let numbers: Option<[f32; 3]> = numbers.and_then(|list| list.try_into().ok());
@@ -115,35 +113,34 @@ impl Import {
         let network = &checkpoint.metadata.network;
         let parameters = checkpoint.state.parameters.values().map(|tensor| tensor.data.len()).sum();
         reporter.line(&format!(
-            "{}: {} with {} classes, {} parameters, {} softmax{}, from {}",
+            "{}: {} with {} classes, {} parameters, {}, from {}",
             shown(&self.out),
             network.variant,
             network.classes,
             thousands(parameters as u64),
-            if network.has_aux() { 3 } else { 1 },
-            if network.has_aux() { "es" } else { "" },
+            if network.has_aux() { "main and auxiliary heads" } else { "main head only" },
             file.format.name()
         ))?;
         let preprocessing = &checkpoint.metadata.preprocessing;
         reporter.line(&format!(
-            "pixels: {} x {}, mean {:?}, std {:?} of red, green and blue from 0 to 1",
+            "pixels: {} x {}, mean {:?}, std {:?} (RGB in [0, 1])",
             preprocessing.input, preprocessing.input, preprocessing.mean, preprocessing.std
         ))?;
         reporter.line(&format!("images: {}", preprocessing.described()))?;
         let guessed = options.pixels.is_none() && !file.metadata.contains_key("incept");
         if guessed && matches!(file.content, Content::Tensors(_)) {
             note(
-                "note: a state dict does not say how pixels were made; this is as its publishers have it (--pixels for another way)",
+                "note: state dicts do not record the pixel normalization; using that of the published weights (--pixels changes it)",
             );
         }
         if guessed && network.variant == Variant::Torchvision && network.classes == 1000 && network.has_aux()
         {
             note(
-                "note: if these are torchvision's ImageNet weights, their auxiliary softmaxes were never trained: aux1 and aux2 mean nothing until they are",
+                "note: the auxiliary heads of torchvision's ImageNet weights were never trained: train aux1 and aux2 before using them",
             );
         }
         if !ignored.is_empty() {
-            note(&format!("left out: {}", summarised(&ignored)));
+            note(&format!("not imported: {}", summarized(&ignored)));
         }
         reporter.event(&ImportResult {
             file: shown(&self.file),
@@ -158,7 +155,7 @@ impl Import {
         Ok(Outcome::Done)
     }
 
-    /// What the options say about pixels, if they say anything.
+    /// The pixel normalization given by options, if any.
     fn pixels(&self, file: &Foreign) -> Result<Option<Pixels>> {
         let kind = self.pixels.map(|kind| match kind {
             Kind::TransformInput => Pixels::TRANSFORM_INPUT,
@@ -188,13 +185,12 @@ pub(super) fn read_classes(path: &std::path::Path) -> Result<Vec<String>> {
     let names: Vec<String> =
         text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
     if names.is_empty() {
-        return Err(Error::format(path, "has no names: one a line is expected"));
+        return Err(Error::format(path, "has no class names; expected one per line"));
     }
     Ok(names)
 }
 
-/// Says what lies beside the tensors of a file and is skipped. Nothing is executed to find out what
-/// it is.
+/// Prints what a file contains besides tensors; it was skipped without executing any of it.
 pub(super) fn note_skipped(skipped: &[String]) {
     const SHOWN: usize = 8;
     if skipped.is_empty() {
@@ -205,21 +201,21 @@ pub(super) fn note_skipped(skipped: &[String]) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    note(&format!("note: skipped beside the weights: {shown}{more}"));
+    note(&format!("note: skipped (not tensors): {shown}{more}"));
 }
 
-/// Names for people: counters of batches by their number, the rest one by one.
-fn summarised(names: &[String]) -> String {
+/// Formats names of tensors: `num_batches_tracked` counters by their number, others by name.
+fn summarized(names: &[String]) -> String {
     let (counters, others): (Vec<_>, Vec<_>) =
         names.iter().partition(|name| name.ends_with("num_batches_tracked"));
     let mut parts = Vec::new();
     if !counters.is_empty() {
-        parts.push(format!("{} counters of batches (num_batches_tracked)", counters.len()));
+        parts.push(format!("{} num_batches_tracked counters", counters.len()));
     }
     match others.len() {
         0 => {}
         1..=8 => parts.extend(others.into_iter().cloned()),
-        count => parts.push(format!("{count} tensors beside the network ({} and so on)", others[0])),
+        count => parts.push(format!("{count} tensors that are not part of the network ({}, ...)", others[0])),
     }
     parts.join(", ")
 }

@@ -11,20 +11,20 @@ use serde::Serialize;
 
 use super::import::note_skipped;
 use super::record::{best_of, is_included};
-use super::report::{Reporter, bytes, thousands};
+use super::report::{Reporter, bytes, plural, thousands};
 use super::{Outcome, Result};
 
-/// List the tensors of a file with weights, and tell which network it holds. Needs no device.
+/// List the tensors of a weights file and identify its network. Needs no device.
 ///
-/// Reads what `incept import` reads, and checkpoints. A file that holds no GoogLeNet is listed all
-/// the same.
+/// Reads checkpoints and every format of `incept import`; the file does not have to contain a
+/// GoogLeNet.
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
   incept inspect googlenet-1378be20.pth
   incept inspect photos.safetensors --json")]
 pub(crate) struct Inspect {
-    /// The file: a checkpoint, .pth, .safetensors, .caffemodel or .onnx; of a run's folder the best
-    /// checkpoint; `included` is what comes with incept.
+    /// File: a checkpoint, a run's folder (its best checkpoint), .pth, .safetensors, .caffemodel,
+    /// .onnx, or `included`.
     file: PathBuf,
 }
 
@@ -43,11 +43,11 @@ struct InspectResult {
     format: Format,
     tensors: Vec<TensorLine>,
     elements: usize,
-    /// What lies beside the tensors and is skipped.
+    /// Contents that are not tensors.
     skipped: Vec<String>,
-    /// The network, if it is one.
+    /// The network, if it is a GoogLeNet.
     network: Option<GoogLeNet>,
-    /// Why it is none.
+    /// Why it was not recognized.
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,7 +64,7 @@ impl TensorLine {
         Self { name, shape, element, mean, std: variance.sqrt() }
     }
 
-    fn extents(&self) -> String {
+    fn dims(&self) -> String {
         if self.shape.is_empty() {
             return "scalar".into();
         }
@@ -78,7 +78,7 @@ impl Inspect {
         let content = if is_included(&path) { INCLUDED.to_vec() } else { read_file(&path, MAX_FILE_BYTES)? };
         let file = Foreign::from_bytes(&path, &content)?;
         note_skipped(&file.skipped);
-        // What says that it is a checkpoint must be one.
+        // A file that is marked as a checkpoint must be a valid one.
         let own = match (file.format, file.metadata.contains_key("incept")) {
             (Format::Safetensors, true) => Some(Checkpoint::from_bytes(&path, &content)?.metadata),
             (_, true) => Metadata::of(&path, &file)?,
@@ -87,7 +87,7 @@ impl Inspect {
         let tensors: Vec<TensorLine> =
             file.tensors().into_iter().map(|(name, tensor)| TensorLine::of(name, tensor)).collect();
         let (network, problem) = match (&own, &file.content) {
-            // A checkpoint has more tensors than a network: the optimizer's.
+            // Checkpoints also have the optimizer's tensors, which do not belong to a network.
             (Some(own), Content::Tensors(_)) => (Some(own.network.clone()), None),
             _ => match GoogLeNet::recognise(&path, &file, None) {
                 Ok(found) => (Some(found.network), None),
@@ -96,14 +96,14 @@ impl Inspect {
         };
         let elements = file.tensors().iter().map(|(_, tensor)| tensor.tensor.data.len()).sum();
         let name = tensors.iter().map(|line| line.name.chars().count()).max().unwrap_or(0);
-        let shape = tensors.iter().map(|line| line.extents().len()).max().unwrap_or(0);
+        let shape = tensors.iter().map(|line| line.dims().len()).max().unwrap_or(0);
         reporter.line(&format!(
             "{:<name$}  {:>shape$}  {:<4}  {:>12}  {:>12}",
             "tensor", "shape", "type", "mean", "std"
         ))?;
         for line in &tensors {
             let TensorLine { element, mean, std, .. } = line;
-            let shown = line.extents();
+            let shown = line.dims();
             reporter.line(&format!(
                 "{:<name$}  {shown:>shape$}  {element:<4}  {mean:>12.5}  {std:>12.5}",
                 printable(&line.name)
@@ -118,7 +118,7 @@ impl Inspect {
         ))?;
         if let Content::Graph(graph) = &file.content {
             reporter.line(&format!(
-                "graph: {} nodes, operators of version {}, written by {}; outputs {}",
+                "graph: {} nodes, opset {}, producer {}; outputs {}",
                 graph.nodes.len(),
                 graph.opset,
                 if graph.producer.is_empty() { "?" } else { &graph.producer },
@@ -157,7 +157,7 @@ fn network_line(network: &GoogLeNet) -> String {
         network.classes,
         network.input,
         network.input,
-        if network.has_aux() { "with both auxiliary softmaxes" } else { "main softmax only" }
+        if network.has_aux() { "main and auxiliary heads" } else { "main head only" }
     )
 }
 
@@ -166,7 +166,12 @@ fn checkpoint_lines(own: &Metadata) -> Vec<String> {
     let more = if own.classes.len() > shown { ", …" } else { "" };
     let p = &own.preprocessing;
     let mut lines = vec![
-        format!("incept {}: {} steps, {} epochs", own.version, own.progress.step, own.progress.epoch),
+        format!(
+            "incept {}: {}, {}",
+            own.version,
+            plural(own.progress.step, "step"),
+            plural(own.progress.epoch, "epoch")
+        ),
         format!("pixels: {} x {}, mean {:?}, std {:?}", p.input, p.input, p.mean, p.std),
         format!("images: {}", p.described()),
         format!("classes: {}{more}", printable(&own.classes[..shown].join(", "))),

@@ -1,5 +1,5 @@
-//! Ctrl-C and the signals that ask a program to end: work is saved first, and the exit code names
-//! the signal.
+//! Ctrl-C and termination signals: work is saved first, and the exit code is 128 + the signal's
+//! number.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -8,14 +8,14 @@ use incept::{Error, Result};
 
 use super::report::note;
 
-/// As Ctrl-C sends it.
+/// SIGINT, which Ctrl-C sends.
 const INTERRUPT: i32 = 2;
 
-/// The signal that asked the program to end; 0 before one did.
+/// The signal that was received; 0 if none.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
-/// The exit code of a program that ended in good order because it was asked to: as shells report
-/// one that the signal ended.
+/// The exit code after an orderly stop: the one that shells report for a process that the signal
+/// killed.
 pub(crate) fn code() -> u8 {
     let signal = match SIGNAL.load(Ordering::SeqCst) {
         0 => INTERRUPT,
@@ -24,7 +24,7 @@ pub(crate) fn code() -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
-/// A flag that Ctrl-C, SIGTERM and SIGHUP set; sent again, they end the program at once.
+/// A flag that Ctrl-C, SIGTERM and SIGHUP set; a second signal quits the program immediately.
 pub(crate) fn interruptible() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let set = Arc::clone(&flag);
@@ -34,7 +34,7 @@ pub(crate) fn interruptible() -> Result<Arc<AtomicBool>> {
             super::dashboard::restore();
             std::process::exit(i32::from(code()));
         }
-        note("stopping as soon as all is in order; Ctrl-C again ends at once");
+        note("saving a checkpoint and stopping; press Ctrl-C again to quit immediately");
     })
     .map_err(|e| Error::Config(format!("cannot listen for Ctrl-C: {e}")))?;
     Ok(flag)
@@ -45,7 +45,7 @@ pub(crate) fn interruptible() -> Result<Arc<AtomicBool>> {
 fn listen(handle: impl Fn(i32) + Send + 'static) -> std::io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = vec![SIGINT, SIGTERM];
-    // Under nohup the terminal may go away.
+    // nohup ignores SIGHUP: the program must survive the terminal.
     if !ignores(SIGHUP) {
         signals.push(SIGHUP);
     }
@@ -59,8 +59,7 @@ fn listen(handle: impl Fn(i32) + Send + 'static) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || handle(INTERRUPT))
 }
 
-/// Whether whoever started this process has it ignore a signal; where there is no way to ask,
-/// nobody does.
+/// Whether the parent process made this one ignore a signal; false where it cannot be determined.
 #[cfg(unix)]
 fn ignores(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The `incept` command: what a person types, and everything that is printed.
+//! The `incept` command: its arguments, and everything that it prints.
 
 mod bench;
 mod board;
@@ -55,14 +55,14 @@ use incept::Error;
 
 use report::{Reporter, complain, is_unread, note};
 
-/// What a command that did what it was asked for says about it.
+/// How a command that ran to its end ended; maps to the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// All is well.
+    /// Success: exit code 0.
     Done,
-    /// It ran to its end and what it found is not as it should be.
+    /// It finished, but some input or check failed: exit code 1.
     Failed,
-    /// Ctrl-C or a signal ended it in good order.
+    /// Stopped by a signal after saving: 128 + the signal's number.
     Interrupted,
 }
 
@@ -78,12 +78,12 @@ impl Outcome {
 
 type Result<T = Outcome> = incept::Result<T>;
 
-/// Trains GoogLeNet with all three of its softmaxes on any GPU that has a driver, and classifies
+/// Train GoogLeNet with its two auxiliary classifiers on any GPU that has a driver, and classify
 /// images with it.
 ///
-/// GoogLeNet (Inception v1) has 22 layers. Two auxiliary softmaxes, on inception 4a and 4d, send
-/// their gradients straight into the lower half while training; their losses join the main one with
-/// weight 0.3, and inference leaves them out.
+/// GoogLeNet (Inception v1) has 22 layers and three classifier heads. The auxiliary heads aux1 and
+/// aux2, on inception 4a and 4d, send gradients directly into the lower layers during training.
+/// Their losses are added to the main loss with weight 0.3; inference does not run them.
 #[derive(Debug, Parser)]
 #[command(name = "incept", version, about, long_about, after_long_help = EXAMPLES, arg_required_else_help = true)]
 #[command(propagate_version = true)]
@@ -95,11 +95,11 @@ struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
-  incept demo                                            train on the embedded digits, then show what was learned
-  incept train photos --width 0.5 --output photos.safetensors    a folder with one sub-folder a class
-  incept classify photos.safetensors cat.jpg holiday/    the most probable classes of images
-  incept summary --variant paper                         layers, parameters, multiply-adds, memory
-  incept explain                                         why there are three softmaxes";
+  incept demo                                                   train on the embedded digits and draw the results
+  incept train photos --width 0.5 --output photos.safetensors   train on a folder with one subfolder per class
+  incept classify photos.safetensors cat.jpg holiday/           top-5 classes of each image
+  incept summary --variant paper                                layers, parameters, multiply-adds, memory
+  incept explain                                                what the auxiliary heads contribute in training";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -125,22 +125,23 @@ enum Command {
     Runs(runs::Runs),
 }
 
-/// The command, whose flags take negative numbers for values.
+/// The command with negative numbers allowed as values of flags.
 fn with_negative(command: clap::Command) -> clap::Command {
     let valued = |arg: &clap::Arg| arg.get_long().is_some() && arg.get_action().takes_values();
     let command = command.mut_args(|arg| if valued(&arg) { arg.allow_negative_numbers(true) } else { arg });
     command.mut_subcommands(with_negative)
 }
 
-/// The arguments, where `--seed -1` is a seed that is refused and no flag `-1`.
+/// Parses the arguments so that `--seed -1` fails as an invalid seed, and not as an unknown flag
+/// `-1`.
 fn parse() -> Cli {
     let matches =
-        with_negative(Cli::command()).try_get_matches().unwrap_or_else(|error| answered(error).exit());
+        with_negative(Cli::command()).try_get_matches().unwrap_or_else(|error| with_suggestion(error).exit());
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// What other programs call a flag, and what it is here.
-const ELSEWHERE: &[(&str, &str)] = &[
+/// Flags of other programs, and the flags that do the same here.
+const FOREIGN_FLAGS: &[(&str, &str)] = &[
     ("--amp", "--precision f16"),
     ("--bs", "--batch-size"),
     ("--ckpt", "--resume"),
@@ -163,14 +164,14 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("--wd", "--weight-decay"),
 ];
 
-/// An error with the right flag, where the wrong one is another program's.
-fn answered(mut error: clap::Error) -> clap::Error {
+/// Adds the right flag as a suggestion to the error about another program's flag.
+fn with_suggestion(mut error: clap::Error) -> clap::Error {
     let wrong = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(wrong)) => wrong.split('=').next().unwrap_or_default().to_string(),
         _ => return error,
     };
     if error.kind() == ErrorKind::UnknownArgument
-        && let Some((_, right)) = ELSEWHERE.iter().find(|(name, _)| *name == wrong)
+        && let Some((_, right)) = FOREIGN_FLAGS.iter().find(|(name, _)| *name == wrong)
     {
         error.insert(ContextKind::SuggestedArg, ContextValue::String((*right).into()));
     }
@@ -182,13 +183,12 @@ fn main() -> ExitCode {
     quiet_wayland();
     let cli = parse();
     let level = if cli.common.verbose { "info" } else { "warn" };
-    // Drivers report what they lack as warnings of wgpu; a person at a terminal can do nothing
-    // about them.
+    // wgpu warns about features that a driver lacks; users cannot act on that.
     let filter = format!("error,incept={level}");
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter))
         .format_timestamp(None)
         .format_target(false)
-        .target(env_logger::Target::Pipe(Box::new(report::Held)))
+        .target(env_logger::Target::Pipe(Box::new(report::LogOutput)))
         .init();
     let reporter = Reporter::new(cli.common.json);
     let result = match &cli.command {
@@ -215,7 +215,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(outcome) => outcome.code(),
-        // Nothing is left to say.
+        // The reader of a pipe, such as `head`, has exited: not a failure.
         Err(error) if is_unread(&error) => ExitCode::SUCCESS,
         Err(Error::Interrupted) => {
             note("interrupted");
@@ -228,18 +228,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// Gives libwayland a folder to look for a compositor in where the session has none, as over ssh
-/// and in containers.
+/// Sets `XDG_RUNTIME_DIR` where the session has none, as over ssh and in containers.
 ///
-/// Mesa's Vulkan layer that puts the display's GPU first asks libwayland for a compositor whenever
-/// adapters are listed, and libwayland complains on standard error if `XDG_RUNTIME_DIR` is not set.
-/// A folder in which there cannot be any socket is answered in silence, and hides nothing else.
+/// Mesa's device-select Vulkan layer connects to a Wayland compositor whenever adapters are listed,
+/// and libwayland prints an error if `XDG_RUNTIME_DIR` is not set. With a path that cannot contain
+/// a socket it fails silently.
 #[cfg(target_os = "linux")]
 fn quiet_wayland() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none_or(|folder| !folder.as_encoded_bytes().starts_with(b"/")) {
-        #[allow(unsafe_code, reason = "the environment is the only thing that libwayland asks")]
-        // SAFETY: nothing ran before this, so there is no other thread that could read the
-        // environment meanwhile.
+        #[allow(unsafe_code, reason = "libwayland reads this setting from the environment only")]
+        // SAFETY: this is the first call in main, so no other thread can read the environment.
         unsafe {
             std::env::set_var("XDG_RUNTIME_DIR", "/dev/null");
         }
@@ -253,8 +251,7 @@ fn quiet_wayland() {}
 mod tests {
     use super::*;
 
-    /// The flags of a command and of the commands below it that take a number: the words before
-    /// them, and their names.
+    /// The numeric flags of a command and its subcommands: the command words and the flag.
     fn numeric(command: &clap::Command, before: &[String], found: &mut Vec<(Vec<String>, String)>) {
         const NUMBERS: [&str; 13] = [
             "COUNT",
@@ -284,17 +281,17 @@ mod tests {
     }
 
     #[test]
-    fn other_programs_names_of_flags_are_answered_with_the_right_one() {
-        for (wrong, right) in ELSEWHERE {
+    fn flags_of_other_programs_suggest_the_right_flag() {
+        for (wrong, right) in FOREIGN_FLAGS {
             let arguments = ["incept", "train", "digits", &format!("{wrong}=1")];
-            let error = Cli::command().try_get_matches_from(arguments).expect_err("is no flag");
-            let said = answered(error).to_string();
+            let error = Cli::command().try_get_matches_from(arguments).expect_err("an unknown flag");
+            let said = with_suggestion(error).to_string();
             assert!(said.contains(&format!("'{right}'")), "{said}");
         }
     }
 
     #[test]
-    fn flags_of_earlier_versions_are_taken_and_hidden() {
+    fn old_flag_names_work_and_are_hidden() {
         let old = [
             ["--batch", "--batch-size"],
             ["--held-out", "--val-split"],
@@ -320,15 +317,15 @@ mod tests {
         }
     }
 
-    /// No flag takes text, NaN or a negative number for a number, and each says what it takes.
+    /// Numeric flags reject text, NaN, infinities and negative numbers, and name the valid range.
     #[test]
-    fn every_numeric_flag_says_what_its_value_may_be() {
+    fn numeric_flags_reject_invalid_values() {
         let command = with_negative(Cli::command());
         let mut flags = Vec::new();
         numeric(&command, &["incept".to_string()], &mut flags);
         assert!(flags.len() > 60, "{flags:?}");
         for (words, flag) in &flags {
-            // Its share is checked together with the data set.
+            // Range-checked later, together with the data set.
             let late = flag == "--val-split";
             for value in ["nan", "-1", "inf", "x", "1e999"] {
                 if late && value != "x" {

@@ -1,7 +1,7 @@
-//! Damaged files that only the command reads: configurations, names of classes, and the runs'
-//! folders as `incept runs` lists them.
+//! Mutated files that only the command reads: configurations, class names, and runs' folders as
+//! `incept runs` lists them.
 //!
-//! The library's are in `tests/mutations.rs`, which says how to run more.
+//! `tests/mutations.rs` has those of the library, and describes how to run more.
 
 use std::path::Path;
 
@@ -25,13 +25,13 @@ use mutate::Outcome;
 #[global_allocator]
 static MEMORY: trial::Counting = trial::Counting;
 
-/// Mutants of a kind where nobody asks for more.
-const USUAL: usize = 2000;
+/// Default number of mutants per kind.
+const DEFAULT: usize = 2000;
 
 fn survive(name: &str, seeds: &[Vec<u8>], read: impl Fn(&Path, &[u8]) -> Outcome) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     assert!(seeds.iter().any(|seed| read(folder.path(), seed).is_ok()), "no seed is read");
-    let figures = trial::run(name, seeds, trial::count(USUAL), read);
+    let figures = trial::run(name, seeds, trial::count(DEFAULT), read);
     println!("{name}: {figures:?}");
     assert!(figures.failures.is_empty(), "{:#?}", figures.failures);
 }
@@ -43,7 +43,7 @@ fn written(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
 }
 
 #[test]
-fn configurations_survive_damage() {
+fn damaged_configurations_are_errors() {
     let recipes = ["paper", "caffe", "torchvision", "small"].map(|name| {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/recipes").join(name);
         std::fs::read(file.with_extension("toml")).expect("a recipe")
@@ -61,7 +61,7 @@ fn configurations_survive_damage() {
 }
 
 #[test]
-fn names_of_classes_survive_damage() {
+fn damaged_class_names_are_errors() {
     let seeds = ["cat\ndog\n\u{732b}\n", "\u{feff}cat\r\ndog\r\n"].map(|text| text.as_bytes().to_vec());
     survive("classes", &seeds, |folder, bytes| {
         read_classes(&written(folder, "x.txt", bytes)).map(drop).map_err(|e| e.to_string())
@@ -69,7 +69,7 @@ fn names_of_classes_survive_damage() {
 }
 
 #[test]
-fn runs_survive_damage() {
+fn damaged_runs_are_listed() {
     let mut seeds = kinds::logs();
     seeds.push(b"[training]\nepochs = 3\nseed = 1\n[run]\nname = \"x\"\n".to_vec());
     survive("runs", &seeds, |folder, bytes| {

@@ -1,39 +1,38 @@
-//! What numeric options may be: parsers that say what is wrong with a value, for flags and for
-//! files alike.
+//! Ranges of numeric options: value parsers for flags, and checks for values from files.
 
 use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
 
-/// A parser for clap.
+/// The result of a value parser.
 type Parsed<T> = Result<T, String>;
 
-/// A whole number from `least` up.
+/// A parser of integers of at least `least`.
 pub(crate) fn whole<T>(least: u64) -> impl TypedValueParser<Value = T>
 where
     T: TryFrom<u64> + Clone + Send + Sync + 'static,
 {
     move |text: &str| -> Parsed<T> {
         let value = text.parse().ok().filter(|value: &u64| *value >= least);
-        let value = value.ok_or_else(|| format!("must be a whole number from {least} up"))?;
+        let value = value.ok_or_else(|| format!("must be an integer, at least {least}"))?;
         T::try_from(value).map_err(|_| "is too large".to_string())
     }
 }
 
-/// The numbers that an option takes; NaN and infinity are never among them.
+/// The valid range of an option; NaN and infinity are never valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Range {
-    /// Above 0.
+    /// (0, inf)
     Positive,
-    /// From 0 up.
+    /// [0, inf)
     NotNegative,
-    /// From 0 to below 1.
+    /// [0, 1)
     BelowOne,
-    /// From 0 to 1.
-    Share,
-    /// Between 0 and 1.
-    Part,
-    /// Above 0, up to 100.
+    /// [0, 1]
+    Unit,
+    /// (0, 1)
+    OpenUnit,
+    /// (0, 100]
     Percent,
 }
 
@@ -44,25 +43,25 @@ impl Range {
                 Self::Positive => value > 0.0,
                 Self::NotNegative => value >= 0.0,
                 Self::BelowOne => (0.0..1.0).contains(&value),
-                Self::Share => (0.0..=1.0).contains(&value),
-                Self::Part => value > 0.0 && value < 1.0,
+                Self::Unit => (0.0..=1.0).contains(&value),
+                Self::OpenUnit => value > 0.0 && value < 1.0,
                 Self::Percent => value > 0.0 && value <= 100.0,
             }
     }
 
-    /// What is wrong with a value that is not in it.
+    /// The reason for rejecting a value outside of it.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Positive => "must be a number above 0",
-            Self::NotNegative => "must be a number from 0 up",
-            Self::BelowOne => "must be a number from 0 to below 1",
-            Self::Share => "must be a number from 0 to 1",
-            Self::Part => "must be a number between 0 and 1",
-            Self::Percent => "must be a number above 0, up to 100",
+            Self::NotNegative => "must be a number, at least 0",
+            Self::BelowOne => "must be a number in [0, 1)",
+            Self::Unit => "must be a number in [0, 1]",
+            Self::OpenUnit => "must be a number in (0, 1)",
+            Self::Percent => "must be a number in (0, 100]",
         }
     }
 
-    /// Checks a value that a file may have set.
+    /// Checks a value that may come from a file.
     ///
     /// # Errors
     /// [`Error::Config`](incept::Error::Config) naming the option.
@@ -77,7 +76,7 @@ impl Range {
     }
 }
 
-/// A number of `range`.
+/// A parser of numbers in `range`.
 pub(crate) fn real<T>(range: Range) -> impl TypedValueParser<Value = T>
 where
     T: FromStr + Into<f64> + Copy + Send + Sync + 'static,
@@ -88,13 +87,13 @@ where
     }
 }
 
-/// Checks a count that a file may have set.
+/// Checks a count that may come from a file.
 ///
 /// # Errors
 /// [`Error::Config`](incept::Error::Config) naming the option.
 pub(crate) fn not_zero(value: Option<u64>, option: &str) -> incept::Result<()> {
     match value {
-        Some(0) => Err(incept::Error::Config(format!("--{option} must be a whole number from 1 up, not 0"))),
+        Some(0) => Err(incept::Error::Config(format!("--{option} must be an integer, at least 1, not 0"))),
         _ => Ok(()),
     }
 }

@@ -1,23 +1,25 @@
-//! Keys of JSON that were renamed: for one version, each has its value under its earlier name too.
+//! Renamed keys of JSON output: for one version, the earlier name has the same value.
 
 use serde_json::{Map, Value};
 
-/// Names of today and the ones before.
+/// Current and earlier names.
 const RENAMED: &[(&str, &str)] = &[
     ("calibration_images", "calibration_pictures"),
     ("image", "picture"),
     ("images", "pictures"),
+    ("p_value", "chance"),
+    ("skipped", "passed_over"),
     ("validation", "held_out"),
     ("validation_accuracy", "held_out_accuracy"),
     ("validation_aux", "held_out_aux"),
 ];
 
-/// A line of JSON with the earlier names beside those of today.
+/// Adds the earlier names to a line of JSON.
 pub(crate) fn with_old_keys(text: String) -> String {
-    let concerned = RENAMED.iter().any(|(name, _)| text.contains(&format!("\"{name}\":")));
+    let has_renamed = RENAMED.iter().any(|(name, _)| text.contains(&format!("\"{name}\":")));
     match serde_json::from_str::<Value>(&text) {
-        // Numbers were printed in as few digits as tell them apart, and are again.
-        Ok(mut value) if concerned => {
+        // Numbers keep their digits: both sides use the shortest form that round-trips.
+        Ok(mut value) if has_renamed => {
             add(&mut value);
             value.to_string()
         }
@@ -49,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readers_of_earlier_names_find_the_same_values() {
+    fn old_keys_have_the_values_of_new_ones() {
         let text = r#"{"event":"epoch","loss":0.1,"validation":{"images":[{"image":"a.jpg"}]}}"#;
         let value: Value = serde_json::from_str(&with_old_keys(text.into())).expect("JSON");
         assert_eq!(value["validation"], value["held_out"]);

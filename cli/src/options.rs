@@ -19,32 +19,31 @@ use super::numbers::{Range, not_zero, real, whole};
 use super::report::note;
 use super::tune::Tune;
 
-/// Images that mean and standard deviation are measured on, at most.
+/// Maximum number of images sampled to measure mean and standard deviation.
 const SAMPLE: usize = 1000;
 
-/// Factors on channel counts that leave any to multiply, and no layer with more than a network may
+/// Range of `--width`: below it layers would have no channels, above it more than a network may
 /// have.
 const MIN_WIDTH: f64 = 0.001;
 const MAX_WIDTH: f64 = 64.0;
 
-/// For every command.
+/// Options of every command.
 #[derive(Args, Debug)]
 pub(crate) struct Common {
-    /// Print results as JSON: one object, or one a line for each event.
+    /// Print results as JSON: one object, or one object per line for each event.
     #[arg(long, global = true, help_heading = "Output")]
     pub json: bool,
-    /// Say more about what is going on.
+    /// Print more details.
     #[arg(short, long, global = true, help_heading = "Output")]
     pub verbose: bool,
 }
 
-/// For commands that open a device.
+/// Options of commands that open a device.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DeviceArgs {
     #[command(flatten)]
     pub backend: BackendArg,
-    /// The adapter: its number in `incept devices`, or a part of its name [default: the fastest
-    /// real GPU].
+    /// Adapter: its index in `incept devices`, or part of its name [default: the fastest GPU].
     #[arg(
         long = "device",
         alias = "adapter",
@@ -54,35 +53,35 @@ pub(crate) struct DeviceArgs {
         help_heading = "Device"
     )]
     pub adapter: Option<String>,
-    /// Stay within the limits that every WebGPU device has, as in a browser.
+    /// Use only WebGPU's default limits, as in a browser.
     #[arg(long, help_heading = "Device")]
     pub default_limits: bool,
-    /// Measure which kernels are fastest here, and keep that for the next start [default: fast for
-    /// what trains, on a real GPU].
+    /// Autotune kernels and cache the result for later runs [default: fast for training on a GPU,
+    /// else off].
     ///
-    /// Without this option, what earlier starts found is used. The order in which sums are added up
-    /// depends on the kernel: runs are equal bit for bit as long as the kernels are.
+    /// Without autotuning, the cached choices of earlier runs are used. Summation order depends on
+    /// the kernel: runs are bit-identical only with the same kernels.
     #[arg(long, value_name = "EFFORT", help_heading = "Device")]
     pub tune: Option<Tune>,
 }
 
-/// The graphics APIs that adapters may have.
+/// The graphics APIs to look for adapters with.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct BackendArg {
-    /// Use only this graphics API: `vulkan`, `metal`, `dx12` or `gl`; or several, with commas
-    /// between [default: the native ones, and gl where they have no adapter].
+    /// Graphics API: `vulkan`, `metal`, `dx12` or `gl`, or several separated by commas [default:
+    /// the native ones, or gl if they have no adapter].
     #[arg(long, value_name = "API", env = "WGPU_BACKEND", hide_env_values = true, help_heading = "Device")]
     backend: Option<Apis>,
 }
 
 impl BackendArg {
-    /// The APIs, if some are named.
+    /// The APIs, or none if the option was not given.
     pub(crate) fn apis(self) -> Option<wgpu::Backends> {
         self.backend.map(|apis| apis.0).filter(|apis| !apis.is_empty())
     }
 }
 
-/// Graphics APIs by the names that programs with wgpu know; none for an empty environment variable.
+/// Graphics APIs by the names that wgpu programs use; empty for an empty environment variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Apis(wgpu::Backends);
 
@@ -97,7 +96,7 @@ impl FromStr for Apis {
                 "metal" | "mtl" => wgpu::Backends::METAL,
                 "dx12" | "d3d12" => wgpu::Backends::DX12,
                 "gl" | "gles" | "opengl" => wgpu::Backends::GL,
-                _ => return Err(format!("`{name}` is none of vulkan, metal, dx12 and gl")),
+                _ => return Err(format!("`{name}` is not one of vulkan, metal, dx12, gl")),
             };
         }
         Ok(Self(apis))
@@ -105,7 +104,7 @@ impl FromStr for Apis {
 }
 
 impl DeviceArgs {
-    /// Opens the device and says which it is.
+    /// Opens the device and prints its name.
     pub(crate) fn open(&self) -> incept::Result<Gpu> {
         let gpu = Gpu::open_blocking(&AdapterOptions {
             backends: self.backend.apis(),
@@ -115,21 +114,19 @@ impl DeviceArgs {
         let summary = gpu.summary();
         note(&format!("device: {summary}"));
         if summary.class == AdapterClass::Software {
-            note(
-                "note: this is a software adapter, which runs on the CPU: expect a real GPU to be far faster",
-            );
+            note("note: this is a software adapter that runs on the CPU; a real GPU is much faster");
         }
-        self.recall(&gpu);
+        self.load_cache(&gpu);
         Ok(gpu)
     }
 }
 
-/// How activations are stored.
+/// Precision of activations.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct PrecisionArgs {
-    /// How activations and their gradients are stored: `f32`, `f16` in half the memory (training
-    /// scales the loss to keep gradients in its range), or `auto`: f16 on GPUs that gain by it,
-    /// else f32. Parameters and arithmetic are f32 either way.
+    /// Precision of activations and their gradients: `f32`, `f16` (half the memory; training uses
+    /// loss scaling), or `auto` (f16 on GPUs where it is faster, else f32). Parameters and
+    /// arithmetic are always f32.
     #[arg(long, value_name = "TYPE", default_value = "auto", help_heading = "Device")]
     pub precision: PrecisionName,
 }
@@ -143,14 +140,12 @@ pub(crate) enum PrecisionName {
 }
 
 impl PrecisionArgs {
-    /// How activations are stored on this device; says so where the device decided.
+    /// The element type of activations on this device; prints a note if `auto` chose f16.
     pub(crate) fn element(self, gpu: &Gpu) -> Element {
         match self.precision {
             PrecisionName::F16 => Element::F16,
             PrecisionName::Auto if gpu.profile().prefers_f16() => {
-                note(
-                    "precision: activations are stored as f16 on this GPU (--precision f32 to keep them in f32)",
-                );
+                note("precision: activations are stored as f16 on this GPU (--precision f32 turns this off)");
                 Element::F16
             }
             PrecisionName::F32 | PrecisionName::Auto => Element::F32,
@@ -175,44 +170,47 @@ impl PrecisionArgs {
     }
 }
 
-/// The network. Without an option, the variant's own value holds.
+/// The network; options that are not given have the variant's defaults.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkArgs {
-    /// `paper` as Caffe has it, or `torchvision` with batch norm [default: paper].
+    /// Architecture: `paper` (Caffe's bvlc_googlenet) or `torchvision` (with batch norm) [default:
+    /// paper].
     #[arg(long, value_name = "NAME")]
     pub variant: Option<Variant>,
-    /// Factor on all channel counts [default: 1; explain 0.25; recipes may have another].
+    /// Width multiplier: factor on all channel counts [default: 1; explain: 0.25; recipes may
+    /// differ].
     #[arg(long, value_name = "FACTOR", value_parser = real::<f64>(Range::Positive))]
     pub width: Option<f64>,
-    /// Height and width of the input in pixels, from 32 up [default: train and explain 32, 64 or
-    /// 224, for images whose shorter side is up to 40, up to 96 or more, but explain 64 for digits;
-    /// else 224].
+    /// Input height and width in pixels, at least 32 [default: 224; train and explain: 32, 64 or
+    /// 224, depending on the images].
+    ///
+    /// `train` and `explain` choose 32 if the shorter side of the images is up to 40, 64 if it is
+    /// up to 96, else 224; `explain` uses 64 for digits.
     #[arg(long = "image-size", alias = "input", value_name = "PIXELS", value_parser = whole::<usize>(1))]
     #[serde(rename = "image-size", alias = "input")]
     pub input: Option<usize>,
-    /// Weight of the two auxiliary losses; 0 leaves their branches out [default: 0.3].
+    /// Weight of the two auxiliary losses; 0 removes the auxiliary heads [default: 0.3].
     #[arg(long, value_name = "WEIGHT", value_parser = real::<f32>(Range::NotNegative))]
     pub aux_weight: Option<f32>,
-    /// Probability of dropping before the main classifier [default: 0.4 (paper), 0.2
-    /// (torchvision)].
+    /// Dropout probability before the main classifier [default: 0.4 (paper), 0.2 (torchvision)].
     #[arg(long, value_name = "P", value_parser = real::<f32>(Range::BelowOne))]
     pub dropout: Option<f32>,
-    /// Probability of dropping before the auxiliary classifiers [default: 0.7].
+    /// Dropout probability in the auxiliary heads [default: 0.7].
     #[arg(long, value_name = "P", value_parser = real::<f32>(Range::BelowOne))]
     pub aux_dropout: Option<f32>,
     /// Label smoothing [default: 0].
     #[arg(long = "label-smoothing", alias = "smoothing", value_name = "SHARE", value_parser = real::<f32>(Range::BelowOne))]
     #[serde(rename = "label-smoothing", alias = "smoothing")]
     pub smoothing: Option<f32>,
-    /// How weights start: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`), `he`; for train
-    /// also weights: a file, a run's folder (its best ones), or `included` for those that come with
-    /// incept [default: xavier (paper), he (torchvision)].
+    /// Weight initialization: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`) or `he`; for
+    /// train also pretrained weights: a file, a run's folder (its best checkpoint), or `included`
+    /// (the weights that come with incept) [default: xavier (paper), he (torchvision)].
     #[arg(long, visible_alias = "weights", value_name = "NAME|FILE")]
     #[serde(with = "as_text")]
     pub init: Option<Init>,
-    /// Factor on the learning rate of biases; Caffe has 2 [default: 1].
+    /// Learning rate multiplier for biases; Caffe: 2 [default: 1].
     #[arg(long, value_name = "FACTOR", value_parser = real::<f32>(Range::NotNegative))]
     pub bias_rate: Option<f32>,
 }
@@ -222,7 +220,7 @@ pub(crate) enum Init {
     Xavier,
     Glorot,
     He,
-    /// A checkpoint, whose network is the one to build on.
+    /// Pretrained weights; their network is the one to train.
     Weights(PathBuf),
 }
 
@@ -251,10 +249,10 @@ impl FromStr for Init {
 }
 
 impl NetworkArgs {
-    /// The network for this many classes; `input` is its size where no option says it.
+    /// The network for this many classes; `input` is the default of `--image-size`.
     pub(crate) fn network(&self, classes: usize, input: usize) -> incept::Result<GoogLeNet> {
         if let Some(Init::Weights(path)) = &self.init {
-            let reason = format!("--init {}: only `incept train` starts from weights", path.display());
+            let reason = format!("--init {}: only `incept train` takes pretrained weights", path.display());
             return Err(incept::Error::Config(reason));
         }
         let width = self.width.unwrap_or(1.0);
@@ -266,7 +264,7 @@ impl NetworkArgs {
         self.changed(base.classes(classes))
     }
 
-    /// The network with what these options say about it, but for its variant and width.
+    /// `base` with these options applied, except variant and width.
     pub(crate) fn changed(&self, base: GoogLeNet) -> incept::Result<GoogLeNet> {
         let initialization = match &self.init {
             Some(Init::Xavier) => Initialization::Xavier,
@@ -288,15 +286,15 @@ impl NetworkArgs {
         Ok(network)
     }
 
-    /// Refuses what changes nothing that a command shows of a network that it does not train: of
-    /// dropout and, without `losses`, of the weight of the auxiliary losses only whether there is
-    /// any.
+    /// Rejects options without an effect in a command that shows a network and does not train it:
+    /// training options; and values other than 0 of dropout and, without `losses`, of the weight of
+    /// the auxiliary losses.
     ///
     /// # Errors
     /// [`Error::Config`](incept::Error::Config) naming the option.
     pub(crate) fn refuse_unseen(&self, losses: bool) -> incept::Result<()> {
-        let training = "it is for training";
-        let there = "only 0, which leaves the layer out, shows here";
+        let training = "it only affects training";
+        let there = "only 0, which removes the layer, has an effect here";
         let shows = |value: Option<f32>| value.is_some_and(|value| value != 0.0);
         let unseen = [
             (self.init.is_some(), "init", training),
@@ -307,23 +305,21 @@ impl NetworkArgs {
             (
                 self.aux_dropout.is_some() && self.aux_weight == Some(0.0),
                 "aux-dropout",
-                "--aux-weight 0 leaves the auxiliary heads out",
+                "--aux-weight 0 removes the auxiliary heads",
             ),
             (
                 shows(self.aux_weight) && !losses,
                 "aux-weight",
-                "only 0, which leaves the auxiliary heads out, shows here",
+                "only 0, which removes the auxiliary heads, has an effect here",
             ),
         ];
         match unseen.into_iter().find(|(given, ..)| *given) {
-            Some((_, option, why)) => {
-                Err(incept::Error::Config(format!("--{option} would change nothing: {why}")))
-            }
+            Some((_, option, why)) => Err(incept::Error::Config(format!("--{option} has no effect: {why}"))),
             None => Ok(()),
         }
     }
 
-    /// Sets what was not set to what the network has.
+    /// Fills in options that were not given with the network's values.
     pub(crate) fn fill(&mut self, network: &GoogLeNet) {
         self.variant.get_or_insert(network.variant);
         self.input.get_or_insert(network.input);
@@ -340,40 +336,40 @@ impl NetworkArgs {
     }
 }
 
-/// What is taken from the pixels, and what they are divided by then.
+/// Normalization and resizing of images.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct PixelArgs {
-    /// What is taken from each pixel, from 0 to 1: one number, or one each for red, green and blue
-    /// [default: the mean of the training images, or as the weights of --init have it].
+    /// Per-channel mean to subtract, in [0, 1]: one number, or R,G,B [default: that of the training
+    /// images, or of the pretrained weights].
     #[arg(long, value_name = "MEAN|R,G,B")]
     #[serde(with = "as_text")]
     pub mean: Option<Rgb>,
-    /// What the difference is divided by: 1 leaves it as it is, 0.0039 gives Caffe's 0 to 255
-    /// [default: the standard deviation of the training images, or as the weights of --init have
-    /// it].
+    /// Per-channel standard deviation to divide by: one number, or R,G,B; 1 keeps the range [0, 1],
+    /// 0.0039 gives Caffe's [0, 255] [default: that of the training images, or of the pretrained
+    /// weights].
     #[arg(long, value_name = "STD|R,G,B")]
     #[serde(with = "as_text")]
     pub std: Option<Rgb>,
-    /// How images that are not square become square; kept in the checkpoint [default: crop, or as
-    /// the weights of --init have it].
+    /// How to make images square; saved in the checkpoint [default: crop, or that of the pretrained
+    /// weights].
     ///
     /// Images are resized bilinearly with antialiasing (a triangle filter, as Pillow's BILINEAR),
-    /// unless `--random-interpolation` draws another.
+    /// unless `--random-interpolation` picks another filter.
     #[arg(long, value_name = "KIND")]
     pub fit: Option<FitName>,
 }
 
-/// How images that are not square become square.
+/// How images are made square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum FitName {
-    /// The central square; the rest is not seen.
+    /// Central square crop.
     Crop,
-    /// All of the image, with its proportions changed.
+    /// Resize to a square, ignoring the aspect ratio.
     Squash,
-    /// All of the image with its proportions, between bars of the mean color (letterbox).
+    /// Letterbox: keep the aspect ratio and pad with the mean color.
     Pad,
 }
 
@@ -395,7 +391,7 @@ impl FitName {
     }
 }
 
-/// A number for each colour.
+/// One value per channel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rgb([f32; 3]);
 
@@ -415,20 +411,20 @@ impl FromStr for Rgb {
         match numbers.as_deref() {
             Some(&[grey]) => Ok(Self([grey; 3])),
             Some(&[r, g, b]) => Ok(Self([r, g, b])),
-            _ => Err("one number, or three as in 0.485,0.456,0.406".into()),
+            _ => Err("expected one number, or three as in 0.485,0.456,0.406".into()),
         }
     }
 }
 
 impl PixelArgs {
-    /// The preprocessing with what these options say of it, which is set to what holds.
+    /// `base` with these options applied; options that were not given are set to its values.
     pub(crate) fn resolve(&mut self, base: &Preprocessing) -> incept::Result<Preprocessing> {
         let mean = self.mean.get_or_insert(Rgb(base.mean)).0;
         let std = self.std.get_or_insert(Rgb(base.std)).0;
         if std.iter().any(|s| *s <= 0.0) {
-            return Err(incept::Error::Config(format!("--std must be above zero, not {}", Rgb(std))));
+            return Err(incept::Error::Config(format!("--std must be above 0, not {}", Rgb(std))));
         }
-        // Who says how images are made square wants all of that square.
+        // With an explicit --fit the network sees the whole square, not a central crop of it.
         let crop_pct = if self.fit.is_some() { 1.0 } else { base.crop_pct };
         let fit = self.fit.unwrap_or(FitName::of(base.fit)).fit();
         if crop_pct == 1.0 {
@@ -437,63 +433,65 @@ impl PixelArgs {
         Ok(Preprocessing { mean, std, fit, crop_pct, ..base.clone() })
     }
 
-    /// The preprocessing of a network that begins with this data.
+    /// The preprocessing for a new network: mean and standard deviation are measured on `set`.
     pub(crate) fn measured(&mut self, input: usize, set: &dyn Dataset) -> incept::Result<Preprocessing> {
         self.resolve(&Preprocessing::new(input).measure(set, SAMPLE))
     }
 }
 
-/// How parameters are updated.
+/// Optimizer and learning rate schedule.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 #[command(next_help_heading = "Optimizer")]
 pub(crate) struct OptimizerArgs {
-    /// The rule: SGD with momentum, Nesterov's, AdamW, or LARS for large batches [default: sgd].
+    /// Optimizer: SGD with momentum, Nesterov momentum, AdamW, or LARS for large batches [default:
+    /// sgd].
     #[arg(long, value_name = "NAME")]
     pub optimizer: Option<RuleName>,
-    /// Learning rate, the highest one of the schedule [default: 0.01].
+    /// Peak learning rate [default: 0.01].
     #[arg(long = "lr", alias = "rate", value_name = "RATE", value_parser = real::<f64>(Range::NotNegative))]
     #[serde(rename = "lr", alias = "rate")]
     pub rate: Option<f64>,
-    /// How it changes: constant, polynomial[:POWER] (Caffe: 0.5), cosine, step[:EPOCHS:FACTOR] (the
-    /// paper: 8:0.96), onecycle[:RISE] (torch: 0.3; moves momentum too, from 0.95 to 0.85 and back)
-    /// [default: polynomial:0.5].
+    /// Learning rate schedule: constant, polynomial[:POWER] (Caffe: 0.5), cosine,
+    /// step[:EPOCHS:GAMMA] (the paper: 8:0.96), onecycle[:PCT_START] (torch: 0.3; also cycles
+    /// momentum between 0.95 and 0.85) [default: polynomial:0.5].
     #[arg(long, value_name = "NAME")]
     #[serde(with = "as_text")]
     pub schedule: Option<Schedule>,
-    /// Warm-up epochs, in which the learning rate rises from a hundredth to `--lr`; the schedule
-    /// starts after them, over the remaining epochs [default: 0].
+    /// Warm-up epochs, in which the learning rate rises from 1% to 100% of `--lr`; the schedule
+    /// covers the remaining epochs [default: 0].
     #[arg(long = "warmup-epochs", alias = "warmup", value_name = "EPOCHS", value_parser = real::<f64>(Range::NotNegative))]
     #[serde(rename = "warmup-epochs", alias = "warmup")]
     pub warmup: Option<f64>,
-    /// Momentum of sgd, nesterov and lars; the schedule onecycle has its own [default: 0.9].
+    /// Momentum of sgd, nesterov and lars; the onecycle schedule sets its own [default: 0.9].
     #[arg(long, value_name = "SHARE", value_parser = real::<f32>(Range::BelowOne))]
     pub momentum: Option<f32>,
-    /// Weight decay of convolution and linear weights [default: 0.0002].
+    /// Weight decay, on convolution and linear weights [default: 0.0002].
     #[arg(long, value_name = "FACTOR", value_parser = real::<f32>(Range::NotNegative))]
     pub weight_decay: Option<f32>,
-    /// Trust coefficient of lars: share of a tensor's norm that it moves it by at learning rate 1
-    /// [default: 0.001].
+    /// LARS trust coefficient [default: 0.001].
     #[arg(long = "trust-coefficient", alias = "trust", value_name = "SHARE", value_parser = real::<f32>(Range::Positive))]
     #[serde(rename = "trust-coefficient", alias = "trust")]
     pub trust: Option<f32>,
-    /// Scale gradients down to this global norm [default: 0, never].
+    /// Clip gradients to this global norm; 0 disables clipping [default: 0].
     #[arg(long = "max-grad-norm", alias = "clip-norm", value_name = "NORM", value_parser = real::<f32>(Range::NotNegative))]
     #[serde(rename = "max-grad-norm", alias = "clip-norm")]
     pub clip_norm: Option<f32>,
-    /// Classify with averaged parameters and statistics: `polyak` (all alike, as the paper), or the
-    /// decay of an exponential average [default: none].
+    /// Evaluate with averaged parameters and running statistics: `polyak` (uniform average, as in
+    /// the paper), or the decay of an exponential moving average [default: none].
     #[arg(long, value_name = "polyak|DECAY|none")]
     #[serde(with = "as_text")]
     pub average: Option<Average>,
-    /// Batches whose gradients make one update, each weighing by its images; the last update of an
-    /// epoch may have fewer [default: 1].
+    /// Gradient accumulation steps [default: 1].
+    ///
+    /// Each batch is weighted by its number of images. The last update of an epoch may accumulate
+    /// fewer batches.
     #[arg(long = "grad-accum", alias = "accumulate", value_name = "COUNT", value_parser = whole::<u32>(1))]
     #[serde(rename = "grad-accum", alias = "accumulate")]
     pub accumulate: Option<u32>,
-    /// Make most activations again in the backward pass instead of keeping them: about a fifth more
-    /// arithmetic in a third of the memory, so that larger batches fit a small GPU. The results are
-    /// the same.
+    /// Recompute activations in the backward pass to save memory.
+    ///
+    /// Needs a third of the memory for about 20% more arithmetic. Results are identical.
     #[arg(long = "grad-checkpointing", alias = "checkpointing", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
     #[serde(rename = "grad-checkpointing", alias = "checkpointing")]
     pub checkpointing: Option<bool>,
@@ -508,7 +506,7 @@ pub(crate) enum RuleName {
     Lars,
 }
 
-/// The average that classifies, if there is any.
+/// Parameter averaging; none if turned off.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Average(pub Option<Averaging>);
 
@@ -529,16 +527,16 @@ impl FromStr for Average {
     }
 }
 
-/// An option of the optimizer that changes nothing beside some others.
+/// An optimizer option that has no effect with some values of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Idle {
+enum Ineffective {
     Trust,
     Momentum,
     Warmup,
 }
 
-impl Idle {
-    /// The flag's name, and that of its key in a configuration.
+impl Ineffective {
+    /// The flag's name, which is also its key in a configuration.
     fn flag(self) -> &'static str {
         match self {
             Self::Trust => "trust-coefficient",
@@ -549,7 +547,7 @@ impl Idle {
 }
 
 impl OptimizerArgs {
-    /// Checks what the engine does not: rate and warm-up belong to the run.
+    /// Checks what the library does not: learning rate and warm-up are options of the run.
     ///
     /// # Errors
     /// [`Error::Config`](incept::Error::Config) naming the option.
@@ -563,66 +561,66 @@ impl OptimizerArgs {
         not_zero(self.accumulate.map(u64::from), "grad-accum")
     }
 
-    /// Checks that each of these flags does something, where `whole` is what recipe, file and flags
-    /// come to.
+    /// Checks that each of these flags has an effect, where `merged` combines recipe, file and
+    /// flags.
     ///
     /// # Errors
-    /// [`Error::Config`](incept::Error::Config) naming the flag and what it is for.
-    pub(crate) fn refuse_idle(&self, whole: &Self) -> incept::Result<()> {
-        let is_given = |option: Idle| match option {
-            Idle::Trust => self.trust.is_some(),
-            Idle::Momentum => self.momentum.is_some(),
-            Idle::Warmup => self.warmup.is_some_and(|epochs| epochs > 0.0),
+    /// [`Error::Config`](incept::Error::Config) naming the flag and why it has no effect.
+    pub(crate) fn refuse_ineffective(&self, merged: &Self) -> incept::Result<()> {
+        let is_given = |option: Ineffective| match option {
+            Ineffective::Trust => self.trust.is_some(),
+            Ineffective::Momentum => self.momentum.is_some(),
+            Ineffective::Warmup => self.warmup.is_some_and(|epochs| epochs > 0.0),
         };
-        match whole.idle().into_iter().find(|(option, _)| is_given(*option)) {
+        match merged.ineffective().into_iter().find(|(option, _)| is_given(*option)) {
             Some((option, why)) => {
-                Err(incept::Error::Config(format!("--{} would change nothing: {why}", option.flag())))
+                Err(incept::Error::Config(format!("--{} has no effect: {why}", option.flag())))
             }
             None => Ok(()),
         }
     }
 
-    /// The options that change nothing beside the others, and why.
-    fn idle(&self) -> Vec<(Idle, &'static str)> {
+    /// The options that have no effect given the others, and why.
+    fn ineffective(&self) -> Vec<(Ineffective, &'static str)> {
         let rule = self.optimizer.unwrap_or(RuleName::Sgd);
         let cycled = matches!(self.schedule, Some(Schedule::OneCycle { .. }));
         let mut list = Vec::new();
         if rule != RuleName::Lars {
-            list.push((Idle::Trust, "it is for --optimizer lars"));
+            list.push((Ineffective::Trust, "it applies only to --optimizer lars"));
         }
         if rule == RuleName::Adamw {
             list.push((
-                Idle::Momentum,
-                "it is for --optimizer sgd, nesterov and lars; adamw has betas of 0.9 and 0.999",
+                Ineffective::Momentum,
+                "it applies to --optimizer sgd, nesterov and lars; adamw uses betas of 0.9 and 0.999",
             ));
         } else if cycled {
-            list.push((Idle::Momentum, "the schedule onecycle moves momentum from 0.95 to 0.85 and back"));
+            list.push((Ineffective::Momentum, "the onecycle schedule cycles momentum between 0.95 and 0.85"));
         }
         if cycled {
             list.push((
-                Idle::Warmup,
-                "the schedule onecycle has a rise of its own: onecycle:SHARE sets its length",
+                Ineffective::Warmup,
+                "the onecycle schedule has its own warm-up; onecycle:PCT_START sets its share of the run",
             ));
         }
         list
     }
 
-    /// Drops what a recipe or a file set and the other options leave without effect, and says so.
-    pub(crate) fn drop_idle(&mut self) {
-        for (option, why) in self.idle() {
+    /// Unsets options of a recipe or file that have no effect given the others, with a note.
+    pub(crate) fn drop_ineffective(&mut self) {
+        for (option, why) in self.ineffective() {
             let dropped = match option {
-                Idle::Trust => self.trust.take().is_some(),
-                Idle::Momentum => self.momentum.take().is_some(),
-                Idle::Warmup => self.warmup.take().is_some_and(|warmup| warmup > 0.0),
+                Ineffective::Trust => self.trust.take().is_some(),
+                Ineffective::Momentum => self.momentum.take().is_some(),
+                Ineffective::Warmup => self.warmup.take().is_some_and(|warmup| warmup > 0.0),
             };
             if dropped {
-                note(&format!("note: {} of the configuration changes nothing: {why}", option.flag()));
+                note(&format!("note: {} in the configuration has no effect: {why}", option.flag()));
             }
         }
     }
 
-    /// The optimizer, with a precision that is still to be set for the device; what was not set is
-    /// set to its default.
+    /// The optimizer, in f32 until the device's precision is known; options that were not given are
+    /// set to their defaults.
     pub(crate) fn resolve(&mut self) -> Optimizer {
         let rule = match *self.optimizer.get_or_insert(RuleName::Sgd) {
             RuleName::Sgd => Rule::Sgd { nesterov: false },
@@ -630,14 +628,13 @@ impl OptimizerArgs {
             RuleName::Adamw => Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
             RuleName::Lars => Rule::Lars { trust: *self.trust.get_or_insert(0.001) },
         };
-        // What a rule or a schedule has no use for stays unset.
-        let used = !self.idle().iter().any(|(option, _)| *option == Idle::Momentum);
+        // Options without an effect stay unset.
+        let used = !self.ineffective().iter().any(|(option, _)| *option == Ineffective::Momentum);
         Optimizer {
             rule,
             momentum: if used { *self.momentum.get_or_insert(0.9) } else { 0.9 },
             weight_decay: *self.weight_decay.get_or_insert(2e-4),
-            // Without clipping the norm is worked out all the same: the log, the report and the
-            // dashboard show it.
+            // Without clipping the norm is still computed: log, report and dashboard show it.
             clip_norm: Some(self.clip_norm.filter(|norm| *norm != 0.0).unwrap_or(f32::INFINITY)),
             average: self.average.and_then(|average| average.0),
             accumulate: *self.accumulate.get_or_insert(1),
@@ -647,21 +644,22 @@ impl OptimizerArgs {
     }
 }
 
-/// What is done to training images.
+/// Augmentation presets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Augment {
-    /// What suits the kind of images.
+    /// Chosen by the data set.
     Auto,
-    /// Nothing.
+    /// No augmentation.
     None,
-    /// Small shifts and changes of size: for digits.
+    /// Small random shifts and rescaling, for digits.
     Shifts,
-    /// Shifts of an eighth, and mirroring.
+    /// Random shifts of up to an eighth, and horizontal flips.
     Standard,
-    /// Crops of 8% to 100% of the area with aspect ratios from 3/4 to 4/3, and mirroring.
+    /// Random resized crops (8% to 100% of the area, aspect ratio 3/4 to 4/3), and horizontal
+    /// flips.
     Crops,
-    /// Such crops, photometric distortions and random interpolation.
+    /// `crops` with photometric distortions and random interpolation.
     Paper,
 }
 

@@ -1,5 +1,5 @@
-//! Where a run writes: found to be writable, locked and tidied before the device is opened; and
-//! what is left of a run that failed.
+//! The files that a run writes: checked, locked and tidied before the device is opened; and the
+//! error message of a run that failed.
 
 use std::path::{Path, PathBuf};
 
@@ -10,22 +10,22 @@ use incept::runs::{Lock, LogWriter, Record, RunFolder, StopReason, best_in};
 use incept::{Error, Result};
 
 use super::config::RunArgs;
-use super::report::{note, shown};
+use super::report::{note, plural, shown};
 
-/// Where a run writes, for this process alone.
+/// The files that a run writes, locked for this process.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// The folder of the run that goes on; a new run has none yet.
+    /// The folder of a resumed run; a new run has none yet.
     folder: Option<RunFolder>,
-    /// The newest checkpoint's file, if not in the folder.
+    /// File of the latest checkpoint; none for a new run without `--output`.
     out: Option<PathBuf>,
     locks: Vec<Lock>,
 }
 
 impl Place {
-    /// Takes what a run will write to. `from` is the checkpoint that it goes on from, in `folder`
-    /// if it has one.
-    pub(crate) fn take(
+    /// Checks and locks what a run will write. `from` is the checkpoint that it resumes from, in
+    /// `folder` if it has one.
+    pub(crate) fn lock(
         options: &RunArgs,
         folder: Option<RunFolder>,
         from: Option<(&Path, &Progress)>,
@@ -42,8 +42,7 @@ impl Place {
         if let Some(parent) = &options.tensorboard {
             check_folder(parent)?;
         }
-        // A run that goes on from its best checkpoint, or from one that is kept, leaves that as it
-        // is.
+        // A run that resumes from its best checkpoint, or from a kept one, does not overwrite it.
         let outside = |file: &Path| folder.as_ref().is_none_or(|folder| !folder.holds(file));
         let from_outside = from.map(|(file, _)| file.to_path_buf()).filter(|file| outside(file));
         let out = options.out.clone().or(from_outside).or_else(|| Some(folder.as_ref()?.newest()));
@@ -52,34 +51,34 @@ impl Place {
             if !is_special(out) {
                 let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty());
                 parent.map_or(Ok(()), std::fs::create_dir_all).map_err(|e| Error::io(out, e))?;
-                // Two names of one file are one lock.
+                // Canonical, so that two paths of one file have the same lock.
                 let file = out.canonicalize().unwrap_or_else(|_| out.to_path_buf());
-                locks.push(Lock::acquire(&beside(&file))?);
+                locks.push(Lock::acquire(&lock_of(&file))?);
             }
         }
         match from {
-            // What another process wrote between reading and locking would be overwritten with what
-            // follows an older state.
+            // Another process may have saved a newer state between reading and locking, which this
+            // run would overwrite with an older one.
             Some((file, progress)) if Checkpoint::progress_of(file)? != *progress => {
-                Err(Error::format(file, "was written by another process just now: start again"))
+                Err(Error::format(file, "was just written by another process; run the command again"))
             }
             _ => Ok(Self { folder, out, locks }),
         }
     }
 
-    /// The folder of the run that goes on.
+    /// The folder of a resumed run.
     pub(crate) fn folder(&self) -> Option<&RunFolder> {
         self.folder.as_ref()
     }
 
-    /// The best validation accuracy of the run that goes on, and its epoch.
+    /// The best validation accuracy of a resumed run, and its epoch.
     pub(crate) fn best(&self) -> Result<Option<(f64, u64)>> {
         let log = self.folder.as_ref().map(RunFolder::readable_log).transpose()?.unwrap_or_default();
         Ok(best_in(&log).map(|(accuracy, epoch, _)| (accuracy, epoch)))
     }
 
-    /// The run's folder, which is made if the run is a new one, and the newest checkpoint's file.
-    pub(crate) fn settle(&mut self, options: &RunArgs, name: &str) -> Result<(RunFolder, PathBuf)> {
+    /// The run's folder, created for a new run, and the file of the latest checkpoint.
+    pub(crate) fn create(&mut self, options: &RunArgs, name: &str) -> Result<(RunFolder, PathBuf)> {
         let folder = match &self.folder {
             Some(folder) => folder.clone(),
             None => {
@@ -92,7 +91,7 @@ impl Place {
         Ok((folder, out))
     }
 
-    /// Makes log and checkpoints of a run that goes on agree, and says what was done.
+    /// Makes log and checkpoints of a resumed run consistent after a crash, with notes.
     pub(crate) fn mend(&self, file: &Path, progress: &Progress) -> Result<()> {
         for text in
             self.folder.iter().map(|folder| folder.mend(file, progress)).collect::<Result<Vec<_>>>()?.concat()
@@ -102,8 +101,7 @@ impl Place {
         Ok(())
     }
 
-    /// Why there is nothing to train in a run that goes on after `progress`, and what to do about
-    /// it; none if there is.
+    /// Why a run resumed at `progress` has nothing left to train, with advice; none if it has.
     pub(crate) fn finished(
         &self,
         progress: &Progress,
@@ -111,15 +109,15 @@ impl Place {
         patience: Option<u64>,
         validate: bool,
     ) -> Result<Option<(StopReason, String)>> {
-        let late = match self.folder.as_ref().filter(|_| validate) {
+        let unvalidated = match self.folder.as_ref().filter(|_| validate) {
             Some(folder) => folder.unvalidated(progress.step)?.is_some(),
             None => false,
         };
-        if late {
+        if unvalidated {
             return Ok(None);
         }
         if progress.epoch >= epochs {
-            let text = "all epochs of this run are done already: give more with --epochs";
+            let text = "all epochs of this run are done; set a larger --epochs to continue";
             return Ok(Some((StopReason::Done, text.into())));
         }
         let Some(folder) = self.folder.as_ref().filter(|_| validate && progress.batch == 0) else {
@@ -127,7 +125,8 @@ impl Place {
         };
         Ok(folder.waited(progress.epoch, patience)?.map(|(since, accuracy, at)| {
             let text = format!(
-                "early stopping ended this run: validation accuracy has not improved for {since} epochs (best {:.2}% at epoch {}); a larger --patience goes on, and --patience 0 turns it off",
+                "early stopping: validation accuracy has not improved for {} (best {:.1}% at epoch {}); set a larger --patience to continue, or 0 to disable it",
+                plural(since, "epoch"),
                 100.0 * accuracy,
                 at + 1
             );
@@ -135,7 +134,7 @@ impl Place {
         }))
     }
 
-    /// Writes down that a run is over, if a crash came between its last epoch and that.
+    /// Logs the end of a run, if a crash prevented it after the last epoch.
     pub(crate) fn close(&self, progress: &Progress, reason: StopReason) -> Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
         let log = folder.readable_log()?;
@@ -149,13 +148,13 @@ impl Place {
     }
 }
 
-/// The lock of a checkpoint that is in no run's folder.
-fn beside(out: &Path) -> PathBuf {
+/// The lock file of a checkpoint outside of a run's folder.
+fn lock_of(out: &Path) -> PathBuf {
     let name = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     out.with_file_name(format!(".{name}.lock"))
 }
 
-/// The error of a run that failed, with what is left of it and how to go on.
+/// The error of a failed run, with its last checkpoint and how to continue.
 pub(crate) fn ended(error: Error, folder: &RunFolder, data: &str) -> Error {
     let newest = folder.newest();
     let diverged = matches!(
@@ -173,13 +172,13 @@ pub(crate) fn ended(error: Error, folder: &RunFolder, data: &str) -> Error {
                     shown(&newest)
                 )
             } else {
-                let space = if is_full(&error) { "free some space, then go on" } else { "go on" };
-                format!("{space} with: incept train --resume {}", shown(folder.path()))
+                let resume = if is_full(&error) { "free some disk space, then resume" } else { "resume" };
+                format!("{resume} with: incept train --resume {}", shown(folder.path()))
             };
-            format!("the last checkpoint is whole: {}, after {}; {how}", shown(&newest), position(&progress))
+            format!("the last checkpoint is intact: {}, after {}; {how}", shown(&newest), position(&progress))
         }
         Err(_) => format!(
-            "no checkpoint was saved yet; start again with: incept train --config {}",
+            "no checkpoint was saved; start again with: incept train --config {}",
             shown(&folder.config_path())
         ),
     };
@@ -187,14 +186,15 @@ pub(crate) fn ended(error: Error, folder: &RunFolder, data: &str) -> Error {
 }
 
 fn position(progress: &Progress) -> String {
-    let epochs = if progress.epoch == 1 { "epoch" } else { "epochs" };
+    let epochs = plural(progress.epoch, "epoch");
     match progress.batch {
-        0 => format!("{} {epochs}", progress.epoch),
-        batch => format!("{} {epochs} and {batch} batches", progress.epoch),
+        0 => epochs,
+        1 => format!("{epochs} and 1 batch"),
+        batch => format!("{epochs} and {batch} batches"),
     }
 }
 
-/// Whether a disk is full.
+/// Whether an error means that a disk or quota is full.
 fn is_full(error: &Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, StorageFull};
     matches!(error, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))

@@ -1,5 +1,5 @@
-//! What all plots share: colours that colour-blind people tell apart, the embedded font, axes,
-//! lines with bands, legends, and files whose ending says what they are.
+//! Shared parts of all plots: a color-blind safe palette, the embedded font, axes, lines, bands,
+//! legends, and saving as PNG or SVG by the file's extension.
 
 use std::ops::Range;
 use std::path::Path;
@@ -26,12 +26,12 @@ pub(crate) const FAMILY: &str = "sans-serif";
 pub(crate) const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
 pub(crate) const SOFT: RGBColor = RGBColor(0x6b, 0x72, 0x7a);
 pub(crate) const GRID: RGBColor = RGBColor(0xe4, 0xe7, 0xea);
-/// Okabe and Ito's colours: told apart by colour-blind people too.
+/// Okabe and Ito's color-blind safe palette.
 pub(crate) const BLUE: RGBColor = RGBColor(0x00, 0x72, 0xb2);
 pub(crate) const VERMILION: RGBColor = RGBColor(0xd5, 0x5e, 0x00);
 pub(crate) const GREEN: RGBColor = RGBColor(0x00, 0x9e, 0x73);
 
-/// The colour of a softmax in all plots.
+/// The color of a head in all plots.
 pub(crate) fn head_color(name: &str) -> RGBColor {
     match name {
         "aux1" => VERMILION,
@@ -40,14 +40,14 @@ pub(crate) fn head_color(name: &str) -> RGBColor {
     }
 }
 
-/// Pixels of a PNG for each one of the layout: sharp on fine screens.
-const FINE: i32 = 2;
+/// Pixels of a PNG per pixel of the layout, for high-density screens.
+const SCALE: i32 = 2;
 
 pub(crate) type Drawn<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 pub(crate) type Area<DB> = DrawingArea<DB, Shift>;
 pub(crate) type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-/// Turns sizes of the layout into pixels of the file.
+/// Converts sizes of the layout to pixels of the file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unit(i32);
 
@@ -76,59 +76,58 @@ pub(crate) trait Figure {
     where
         DB::ErrorType: 'static;
 
-    /// Images that lie on top of what is drawn.
+    /// Images to place on top of the drawing.
     fn images(&self) -> Vec<Placed<'_>> {
         Vec::new()
     }
 }
 
-/// Makes the embedded font the one that plots are drawn with.
+/// Registers the embedded font.
 pub(crate) fn use_font() -> Drawn {
     static REGISTERED: LazyLock<bool> =
         LazyLock::new(|| register_font(FAMILY, FontStyle::Normal, FONT).is_ok());
     if *REGISTERED { Ok(()) } else { Err("the embedded font is damaged".into()) }
 }
 
-/// Whether the embedded font has this letter.
+/// Whether the embedded font has a glyph for this letter.
 fn drawable(letter: char) -> bool {
     static EMBEDDED: LazyLock<Option<FontRef<'static>>> =
         LazyLock::new(|| FontRef::try_from_slice(FONT).ok());
     EMBEDDED.as_ref().is_some_and(|font| font.glyph_id(letter).0 != 0)
 }
 
-/// Width of a text in the embedded font, in pixels of the layout where letters are `size` high.
+/// Width of a text in the embedded font of this size, in pixels of the layout.
 pub(crate) fn text_width(text: &str, size: i32) -> u32 {
     let measured = use_font().ok().and_then(|()| (FAMILY, size).into_font().box_size(text).ok());
-    // Without a font nothing is drawn; a letter is about so wide on the average.
+    // Without a font nothing is drawn; this is about the mean width of a letter.
     measured.map_or((0.55 * f64::from(size) * text.chars().count() as f64) as u32, |(width, _)| width)
 }
 
-/// The text with a box for each letter that the embedded font lacks.
+/// The text with a box in place of each letter that the embedded font lacks.
 pub(crate) fn legible(text: &str) -> String {
     text.chars().map(|letter| if drawable(letter) { letter } else { '□' }).collect()
 }
 
-/// What a class is called in images: its name, or its number if the embedded font lacks a letter of
-/// it.
+/// The label of a class in plots: its name, or `class N` if the embedded font lacks a letter.
 pub(crate) fn class_label(name: &str, class: usize) -> String {
-    static SAID: Once = Once::new();
+    static NOTED: Once = Once::new();
     if name.chars().all(drawable) {
         return name.to_string();
     }
-    SAID.call_once(|| {
+    NOTED.call_once(|| {
         note(&format!(
-            "note: the images' font lacks letters of `{name}`: classes like it are drawn by number, this one as `class {class}`"
+            "note: the font of plots lacks letters of `{name}`: such classes are labeled by number, this one as `class {class}`"
         ));
     });
     format!("class {class}")
 }
 
-/// Refuses a file that [`save`] could not write, before the work that makes its content.
+/// Checks that [`save`] can write a file, before doing the work for its content.
 pub(crate) fn check(path: &Path) -> Result<()> {
     kind(path).and_then(|_| check_file(path))
 }
 
-/// Refuses a file that cannot be written or is not called a PNG, before the work that makes its
+/// Checks that a file is writable and has the extension .png, before doing the work for its
 /// content.
 pub(crate) fn check_png(path: &Path) -> Result<()> {
     match kind(path) {
@@ -150,7 +149,7 @@ fn kind(path: &Path) -> Result<Kind> {
     }
 }
 
-/// Draws a figure and writes it as PNG or SVG, as the file's ending says.
+/// Draws a figure and writes it as PNG or SVG, by the file's extension.
 pub(crate) fn save(figure: &impl Figure, path: &Path) -> Result<()> {
     let bytes = match kind(path)? {
         Kind::Png => png(figure),
@@ -162,18 +161,18 @@ pub(crate) fn save(figure: &impl Figure, path: &Path) -> Result<()> {
 fn png(figure: &impl Figure) -> Drawn<Vec<u8>> {
     use_font()?;
     let (width, height) = figure.size();
-    let (width, height) = (width * FINE.unsigned_abs(), height * FINE.unsigned_abs());
+    let (width, height) = (width * SCALE.unsigned_abs(), height * SCALE.unsigned_abs());
     let mut pixels = vec![0; 3 * (width * height) as usize];
     {
         let root = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
         root.fill(&WHITE)?;
-        figure.draw(&root, Unit(FINE))?;
+        figure.draw(&root, Unit(SCALE))?;
         root.present()?;
     }
     let mut image = RgbImage::from_raw(width, height, pixels).ok_or("the image has the wrong size")?;
-    figure.images().iter().for_each(|placed| placed.overlay(&mut image, FINE.unsigned_abs()));
+    figure.images().iter().for_each(|placed| placed.overlay(&mut image, SCALE.unsigned_abs()));
     let mut png = Vec::new();
-    // Flat colours are smallest unfiltered.
+    // Flat colors compress best without a filter.
     let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Best, FilterType::NoFilter);
     image.write_with_encoder(encoder)?;
     Ok(png)
@@ -195,11 +194,11 @@ pub(crate) fn svg(figure: &impl Figure) -> Drawn<String> {
         let elements: Vec<String> = images.iter().map(Placed::element).collect::<Drawn<_>>()?;
         text.insert_str(end, &elements.join("\n"));
     }
-    // XML has no control characters, and terminals may be shown the file.
+    // Control characters are invalid in XML and unsafe in terminals.
     Ok(printable_lines(&text).into_owned())
 }
 
-/// The title of a figure with a line below it.
+/// Draws the title and subtitle of a figure.
 pub(crate) fn heading<DB: DrawingBackend>(root: &Area<DB>, unit: Unit, title: &str, subtitle: &str) -> Drawn
 where
     DB::ErrorType: 'static,
@@ -210,7 +209,7 @@ where
     Ok(())
 }
 
-/// A label of an axis from a value on it.
+/// Formats a value on an axis.
 pub(crate) type Label<'a> = &'a dyn Fn(&f64) -> String;
 
 /// A pair of linear axes with a grid.
@@ -220,18 +219,18 @@ pub(crate) struct Axes<'a> {
     pub y: Range<f64>,
     pub x_name: &'a str,
     pub y_name: &'a str,
-    /// Labels on each axis, about.
+    /// Approximate number of labels on the x and y axis.
     pub ticks: (usize, usize),
     pub x_label: Label<'a>,
     pub y_label: Label<'a>,
 }
 
-/// A share as percent.
+/// Formats a fraction as percent.
 pub(crate) fn percent(value: &f64) -> String {
     format!("{:.0}%", 100.0 * value)
 }
 
-/// A number as its decimal logarithm gives it.
+/// Formats a number given its decimal logarithm; empty unless it is a power of ten.
 pub(crate) fn power_of_ten(value: &f64) -> String {
     if (value - value.round()).abs() > 1e-6 {
         return String::new();
@@ -243,13 +242,13 @@ pub(crate) fn power_of_ten(value: &f64) -> String {
         0 => "1".into(),
         1 => "10".into(),
         2 => "100".into(),
-        // The embedded font has no raised digits.
+        // The embedded font has no superscript digits.
         exponent => format!("1e{exponent}"),
     }
 }
 
 impl Axes<'_> {
-    /// Draws them.
+    /// Draws the axes.
     pub(crate) fn on<'a, DB: DrawingBackend>(&self, area: &'a Area<DB>, unit: Unit) -> Drawn<Chart<'a, DB>>
     where
         DB::ErrorType: 'static,
@@ -284,7 +283,7 @@ impl Axes<'_> {
     }
 }
 
-/// A line with dots, with its name in the legend if it has one.
+/// Draws a line with dots; a non-empty name is added to the legend.
 pub(crate) fn line<DB: DrawingBackend>(
     chart: &mut Chart<'_, DB>,
     unit: Unit,
@@ -307,7 +306,7 @@ where
     Ok(())
 }
 
-/// The stretch between two lines: points of (x, least, most).
+/// Fills the band between two lines; points are (x, minimum, maximum).
 pub(crate) fn band<DB: DrawingBackend>(
     chart: &mut Chart<'_, DB>,
     points: &[(f64, f64, f64)],
@@ -325,7 +324,7 @@ where
     Ok(())
 }
 
-/// An upright dashed line with a word at its upper end.
+/// Draws a vertical dashed line with a label at its upper end.
 pub(crate) fn marker<DB: DrawingBackend>(
     chart: &mut Chart<'_, DB>,
     unit: Unit,
@@ -347,7 +346,7 @@ where
     Ok(())
 }
 
-/// Where the legend stands.
+/// Draws the legend.
 pub(crate) fn legend<'a, DB: DrawingBackend + 'a>(
     chart: &mut Chart<'a, DB>,
     unit: Unit,
@@ -372,20 +371,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_of_logarithmic_axes() {
+    fn logarithmic_labels_are_powers_of_ten() {
         let labels = [-12.0, -5.0, -1.0, 0.0, 3.0, 0.5].map(|v| power_of_ten(&v));
         assert_eq!(labels, ["1e-12", "1e-5", "0.1", "1", "1e3", ""]);
     }
 
     #[test]
-    fn only_known_endings_are_written() {
+    fn unknown_extensions_are_errors() {
         assert!(check(Path::new("a.PNG")).is_ok() && check(Path::new("b/a.svg")).is_ok());
         assert!(check(Path::new("a.jpg")).is_err() && check(Path::new("a")).is_err());
         assert!(check_png(Path::new("a.PNG")).is_ok() && check_png(Path::new("a.svg")).is_err());
     }
 
     #[test]
-    fn names_that_cannot_be_drawn_become_numbers() {
+    fn names_outside_the_font_become_numbers() {
         for name in ["frog", "Żółw", "ağaç", "γάτα", "кошка", "Chó mèo", "’n “a” – b…"]
         {
             assert_eq!(class_label(name, 1), name);

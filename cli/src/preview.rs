@@ -1,4 +1,4 @@
-//! `incept train --preview-augment`: a sheet of training images as the network will see them.
+//! `incept train --preview-augment`: a sheet of augmented training images.
 
 use std::path::Path;
 
@@ -11,19 +11,18 @@ use super::plot::{self, INK, SOFT, class_label};
 use super::raster::raster;
 use super::tiles::{Tile, Tiles};
 
-/// Images in a row, each but the first in another epoch.
+/// Images per row: one without augmentation, then one per epoch.
 const COLUMNS: usize = 8;
-/// Rows, each another image.
+/// Number of rows, each of one image.
 const ROWS: usize = 6;
-/// An image's side in the layout.
+/// Size of an image in the layout.
 const SIDE: u32 = 96;
 
-/// Draws the same images over several epochs: what augmentation does shows along a row. The first
-/// image of a row is not augmented.
+/// Draws the same images in several epochs; the first column is without augmentation.
 pub(super) fn write(path: &Path, plain: &Loader, training: &Loader, setup: &Setup) -> Result<()> {
     let preprocessing = &setup.preprocessing;
     let first = |loader: &Loader, epoch: usize| -> Result<Batch> {
-        let none = || Err(Error::Config("there are no images".into()));
+        let none = || Err(Error::Config("the training set is empty".into()));
         loader.epoch(epoch as u64, 0).next().unwrap_or_else(none)
     };
     let columns = (0..COLUMNS)
@@ -45,10 +44,10 @@ pub(super) fn write(path: &Path, plain: &Loader, training: &Loader, setup: &Setu
     };
     let epochs = (1..COLUMNS).map(|epoch| (format!("epoch {epoch}"), SOFT));
     let sheet = Tiles {
-        title: format!("What training sees of {}", setup.data.name),
+        title: format!("Augmented training images of {}", setup.data.name),
         subtitle: described(&setup.run.config.augment),
         columns: COLUMNS,
-        heads: std::iter::once(("the image".into(), INK)).chain(epochs).collect(),
+        heads: std::iter::once(("original".into(), INK)).chain(epochs).collect(),
         tile: SIDE,
         tiles: (0..rows)
             .flat_map(|row| (0..COLUMNS).map(move |column| (row, column)))
@@ -58,15 +57,15 @@ pub(super) fn write(path: &Path, plain: &Loader, training: &Loader, setup: &Setu
     plot::save(&sheet, path)
 }
 
-/// What is done to the images, in the words of the options.
+/// The augmentation options that are on.
 fn described(augment: &AugmentArgs) -> String {
     let kind = augment.augment.map(|kind| format!("augment {kind:?}").to_lowercase());
     let switch = |name: &str, on: Option<bool>| on.filter(|on| *on).map(|_| name.to_string());
     let amount = |name: &str, value: Option<f64>| value.filter(|v| *v > 0.0).map(|v| format!("{name} {v}"));
     let parts = [
         kind,
-        switch("mirror", augment.mirror),
-        switch("flip", augment.flip),
+        switch("hflip", augment.mirror),
+        switch("vflip", augment.flip),
         amount("photometric", augment.photometric),
         switch("random interpolation", augment.random_interpolation),
         amount("mixup", augment.mixup),

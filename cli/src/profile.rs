@@ -23,41 +23,41 @@ use super::report::{Reporter, note};
 use super::tune::Worth;
 use super::{Outcome, Result};
 
-/// Time every kernel of a training step against the device's own peaks.
+/// Profile every kernel of a training step against the device's measured peaks.
 ///
-/// Each dispatch runs in a pass of its own between two timestamps (between two looks at the host's
-/// clock where the device has none), so the sum is more than a step takes in training. A probe
-/// measures the peaks first: multiply-adds in registers, and a copy through storage. GFLOPS are
-/// those of the kernel's algorithm; bytes are the tensors that it binds, each moved once, which is
-/// the least that the memory sees. A dispatch is bound by latency if it takes less than three times
-/// as long as an empty one, else by the peak that it comes nearer to.
+/// Each dispatch runs in its own pass between two timestamps (or host clock readings, where the
+/// device has no timestamps), so their sum is longer than a step in training. The peaks are
+/// measured first: multiply-adds in registers, and a copy through memory. GFLOPS are those of the
+/// kernel's algorithm; bytes count each bound tensor once, a lower bound of the memory traffic. A
+/// dispatch is latency-bound if it takes less than three times as long as an empty one, else bound
+/// by the peak that it is closer to.
 ///
-/// `--static` runs nothing: it counts what the chosen kernels move and compute, and flags what
-/// would starve a large GPU.
+/// `--static` runs nothing: it counts the FLOPs and bytes of the selected kernels, and flags
+/// kernels that cannot keep a large GPU busy.
 #[derive(Args, Debug)]
 pub(crate) struct Profile {
     #[command(flatten)]
     work: WorkArgs,
-    /// Profile inference and not a training step.
+    /// Profile inference instead of a training step.
     #[arg(long, conflicts_with = "checkpointing")]
     infer: bool,
-    /// Steps that are timed; each dispatch counts with its median.
+    /// Number of timed steps; results are the median per dispatch.
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = whole::<u32>(1), conflicts_with = "static_")]
     rounds: u32,
-    /// The order of the table.
+    /// Order of the table.
     #[arg(long, value_name = "ORDER", default_value = "order", conflicts_with = "static_")]
     sort: Sort,
-    /// Write the last timed step as a trace that ui.perfetto.dev opens.
+    /// Write the last timed step as a trace for ui.perfetto.dev.
     #[arg(long, value_name = "FILE", conflicts_with = "static_")]
     trace: Option<PathBuf>,
-    /// Count and do not run; needs no device.
+    /// Count FLOPs and bytes without running; needs no device.
     #[arg(long = "static")]
     static_: bool,
-    /// The class of adapter that kernels are chosen for, with `--static`.
+    /// With `--static`: adapter class to select kernels for.
     #[arg(long, value_name = "CLASS", default_value = "discrete", requires = "static_")]
     class: Class,
-    /// With `--static`: count for a discrete GPU that has f16 matrices of 16 x 16, as NVIDIA's
-    /// tensor cores.
+    /// With `--static`: select kernels for a discrete GPU with 16 x 16 f16 cooperative matrices
+    /// (tensor cores).
     #[arg(long, requires = "static_", conflicts_with = "class")]
     matrices: bool,
     #[command(flatten)]
@@ -66,9 +66,9 @@ pub(crate) struct Profile {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Sort {
-    /// As they run.
+    /// Execution order.
     Order,
-    /// The slowest first.
+    /// Slowest first.
     Time,
 }
 
@@ -89,7 +89,7 @@ impl Class {
     }
 }
 
-/// A dispatch that ran.
+/// A timed dispatch.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
     layer: String,
@@ -101,13 +101,13 @@ struct Row {
     bytes: u64,
     gflops: f64,
     gbytes_per_s: f64,
-    /// Shares of the measured peaks, from 0.
+    /// Fractions of the measured peaks.
     compute_share: f64,
     bandwidth_share: f64,
     bound: Bound,
 }
 
-/// All dispatches of one operation.
+/// Totals of all dispatches of an operation.
 #[derive(Clone, Debug, Default, Serialize)]
 struct Total {
     operation: &'static str,
@@ -125,7 +125,7 @@ struct ProfileResult<'a> {
     batch: usize,
     pass: &'static str,
     roofline: Roofline,
-    /// Seconds of all dispatches.
+    /// Sum over all dispatches.
     seconds: f64,
     gflops: f64,
     kernels: &'a [Row],
@@ -184,7 +184,7 @@ impl Profile {
         if self.infer { "inference" } else { "training" }
     }
 
-    /// The costs of what runs, and its times in each round.
+    /// Costs of all nodes, and the times of all dispatches per round.
     fn measure(
         &self,
         gpu: &Gpu,
@@ -199,7 +199,7 @@ impl Profile {
             let bar = bar.get_or_insert_with(|| reporter.bar("preparing kernels", of as u64));
             bar.update(done as u64, String::new);
         };
-        // Its labels mean nothing: a small rate keeps the numbers finite.
+        // Labels are arbitrary: a small learning rate keeps the loss finite.
         let rate = 1e-4;
         let precision = self.work.precision.training(gpu);
         gpu.block_on(async {
@@ -228,7 +228,7 @@ impl Profile {
         let class = self.class.adapter();
         let device =
             if self.matrices { DeviceProfile::with_matrices() } else { DeviceProfile::webgpu(class) };
-        // Tensors that exceed the default limits are allowed here: devices of this class have more.
+        // No limits on tensor sizes: devices of this class exceed WebGPU's defaults.
         let profile = DeviceProfile { binding: u64::from(u32::MAX), buffer: u64::MAX, ..device };
         let plan = |graph, outputs: &[_], metrics: &[_]| {
             Plan::new(
@@ -257,7 +257,7 @@ impl Profile {
     }
 }
 
-/// A node's cost with what follows from it.
+/// A node's cost with derived figures.
 #[derive(Serialize)]
 struct Described<'a> {
     #[serde(flatten)]
@@ -294,7 +294,7 @@ fn rows(costs: &[NodeCost], seconds: &[f64], roofline: &Roofline) -> Vec<Row> {
     let dispatches = costs.iter().flat_map(|node| node.dispatches.iter().map(move |d| (node, d)));
     let row = |((node, dispatch), &seconds): ((&NodeCost, &incept::plan::DispatchCost), &f64)| {
         let (flops, bytes) = (dispatch.traffic.flops, dispatch.least_bytes);
-        // A clock may be too coarse to see a short dispatch.
+        // The clock may be too coarse for a short dispatch.
         let rate = |count: u64| count as f64 / seconds.max(1e-9);
         Row {
             layer: node.layer.clone(),
@@ -314,7 +314,7 @@ fn rows(costs: &[NodeCost], seconds: &[f64], roofline: &Roofline) -> Vec<Row> {
     dispatches.zip(seconds).map(row).collect()
 }
 
-/// By operation, the slowest first.
+/// Totals per operation, slowest first.
 fn totals(rows: &[Row]) -> Vec<Total> {
     let mut totals: BTreeMap<&str, Total> = BTreeMap::new();
     let sum: f64 = rows.iter().map(|r| r.seconds).sum();
@@ -332,7 +332,7 @@ fn totals(rows: &[Row]) -> Vec<Total> {
     totals
 }
 
-/// Chrome's trace format, which Perfetto reads: one slice a dispatch.
+/// Writes Chrome's trace format, which Perfetto reads, with one slice per dispatch.
 fn write_trace(path: &Path, device: &AdapterSummary, rows: &[Row], times: &[DispatchTime]) -> Result<()> {
     let micro = 1e6;
     let mut events = vec![
@@ -377,7 +377,7 @@ impl ProfileResult<'_> {
         let r = &self.roofline;
         let (gflops, bandwidth) = (1e-9 * r.flops, 1e-9 * r.bandwidth);
         reporter.line(&format!(
-            "peaks  {gflops:.1} GFLOPS  {bandwidth:.1} GB/s  {:.1} us for the shortest dispatch  ({} clock)\n",
+            "peaks  {gflops:.1} GFLOPS  {bandwidth:.1} GB/s  {:.1} us per empty dispatch  ({} clock)\n",
             1e6 * r.latency,
             if r.clock == Clock::Device { "device" } else { "host" }
         ))?;
@@ -434,14 +434,14 @@ fn print_costs(costs: &[NodeCost], reporter: &Reporter) -> incept::Result<()> {
     let kernel = costs.iter().flat_map(|c| &c.dispatches).map(|d| d.kernel.len()).max().unwrap_or(0);
     let chosen = costs.iter().map(|c| c.implementation.len()).max().unwrap_or(0);
     reporter.line(&format!(
-        "{:<layer$}  {:<kernel$}  {:<chosen$}  {:>10}  {:>7}  {:>6}  {:>5}  {:>4}  {:>9}  {:>9}  {:>8}  {:>9}",
+        "{:<layer$}  {:<kernel$}  {:<chosen$}  {:>10}  {:>7}  {:>6}  {:>7}  {:>4}  {:>9}  {:>9}  {:>8}  {:>9}",
         "layer",
         "kernel",
         "chosen",
         "workgroups",
         "threads",
         "tile",
-        "parts",
+        "split-K",
         "load",
         "MFLOP",
         "MB moved",
@@ -457,7 +457,7 @@ fn print_costs(costs: &[NodeCost], reporter: &Reporter) -> incept::Result<()> {
             let [rows, columns] = t.register;
             reporter.line(
                 format!(
-                    "{:<layer$}  {:<kernel$}  {:<chosen$}  {:>10}  {:>7}  {:>6}  {:>5}  {:>4}  {:>9.1}  {:>9.2}  {:>8}  {:>9}",
+                    "{:<layer$}  {:<kernel$}  {:<chosen$}  {:>10}  {:>7}  {:>6}  {:>7}  {:>4}  {:>9.1}  {:>9.2}  {:>8}  {:>9}",
                     cost.layer,
                     d.kernel,
                     cost.implementation,
@@ -477,11 +477,11 @@ fn print_costs(costs: &[NodeCost], reporter: &Reporter) -> incept::Result<()> {
         if cost.share >= 0.01 {
             let flags = cost.flags();
             reporter.line(&format!(
-                "    {:.1}% of the FLOPs, {:.1} FLOP per byte, in tiles of 128 x 128 {:.1}{}{}",
+                "    {:.1}% of the FLOPs, {:.1} FLOP/byte (with 128 x 128 tiles: {:.1}){}{}",
                 100.0 * cost.share,
                 cost.intensity(),
                 cost.intensity_bound(),
-                if flags.is_empty() { "" } else { "; STARVES A LARGE GPU: " },
+                if flags.is_empty() { "" } else { "; LOW UTILIZATION ON A LARGE GPU: " },
                 flags.join(", ")
             ))?;
         }
@@ -490,7 +490,7 @@ fn print_costs(costs: &[NodeCost], reporter: &Reporter) -> incept::Result<()> {
         costs.iter().fold((0, 0), |(flops, moved), c| (flops + c.flops, moved + c.storage()));
     let flagged = costs.iter().filter(|c| !c.flags().is_empty()).count();
     reporter.line(&format!(
-        "\n{} dispatches, {:.3} GFLOP, {:.1} MB moved in all, {flagged} nodes flagged",
+        "\n{} dispatches, {:.3} GFLOP, {:.1} MB moved in total, {flagged} nodes flagged",
         costs.iter().map(|c| c.dispatches.len()).sum::<usize>(),
         1e-9 * flops as f64,
         1e-6 * moved as f64

@@ -1,5 +1,5 @@
-//! Images in plots: made from data set images and maps, laid over a drawing in PNG files and
-//! embedded in SVG ones.
+//! Images in plots: converted from data set images and heat maps, drawn into PNG files and embedded
+//! in SVG files.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -10,7 +10,7 @@ use incept::data::Image;
 
 use super::plot::Drawn;
 
-/// An image at a place of the layout.
+/// An image with its position and size in the layout.
 #[derive(Clone, Debug)]
 pub(crate) struct Placed<'a> {
     pub image: &'a RgbImage,
@@ -21,19 +21,19 @@ pub(crate) struct Placed<'a> {
 }
 
 impl Placed<'_> {
-    /// Images that are enlarged much show their pixels; others are smoothed.
-    fn filter(&self, fine: u32) -> FilterType {
-        let enlarged = self.width * fine >= 2 * self.image.width();
+    /// Nearest-neighbor for images enlarged by 2 or more, so that their pixels are visible.
+    fn filter(&self, scale: u32) -> FilterType {
+        let enlarged = self.width * scale >= 2 * self.image.width();
         if enlarged { FilterType::Nearest } else { FilterType::Triangle }
     }
 
-    /// Puts it on an image with `fine` pixels for each one of the layout.
-    pub(crate) fn overlay(&self, on: &mut RgbImage, fine: u32) {
-        let scaled = resize(self.image, self.width * fine, self.height * fine, self.filter(fine));
-        replace(on, &scaled, i64::from(self.left * fine), i64::from(self.top * fine));
+    /// Draws it on an image with `scale` pixels per pixel of the layout.
+    pub(crate) fn overlay(&self, on: &mut RgbImage, scale: u32) {
+        let scaled = resize(self.image, self.width * scale, self.height * scale, self.filter(scale));
+        replace(on, &scaled, i64::from(self.left * scale), i64::from(self.top * scale));
     }
 
-    /// As an element of an SVG file.
+    /// The element of an SVG file.
     pub(crate) fn element(&self) -> Drawn<String> {
         let rendering = if self.filter(2) == FilterType::Nearest { "pixelated" } else { "auto" };
         let Self { left, top, width, height, .. } = self;
@@ -44,14 +44,14 @@ impl Placed<'_> {
     }
 }
 
-/// The image as PNG in a `data:` address.
+/// The image as a `data:` URL with a PNG.
 pub(crate) fn data_url(image: &RgbImage) -> Drawn<String> {
     let mut png = std::io::Cursor::new(Vec::new());
     image.write_to(&mut png, ImageFormat::Png)?;
     Ok(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png.into_inner())))
 }
 
-/// An image of a data set.
+/// Converts an image of a data set; grayscale is repeated in all channels.
 pub(crate) fn raster(image: &Image) -> RgbImage {
     let Image { width, height, channels, pixels } = image;
     RgbImage::from_fn(*width as u32, *height as u32, |x, y| {
@@ -60,7 +60,7 @@ pub(crate) fn raster(image: &Image) -> RgbImage {
     })
 }
 
-/// An image no larger than `size` pixels a side, for files that hold many.
+/// An image scaled down to up to `size` pixels at its longer side.
 pub(crate) fn thumbnail(image: &Image, size: u32) -> RgbImage {
     let image = raster(image);
     let longer = image.width().max(image.height());
@@ -71,7 +71,7 @@ pub(crate) fn thumbnail(image: &Image, size: u32) -> RgbImage {
     resize(&image, scale(image.width()), scale(image.height()), FilterType::Triangle)
 }
 
-/// Viridis: even in lightness, and told apart by colour-blind people.
+/// The viridis color map: perceptually uniform and color-blind safe.
 pub(crate) struct Heat(BasisGradient);
 
 impl Heat {
@@ -79,13 +79,13 @@ impl Heat {
         Self(preset::viridis())
     }
 
-    /// The colour of a value from 0 to 1.
+    /// The color of a value in [0, 1].
     pub(crate) fn color(&self, value: f32) -> [u8; 3] {
         let [red, green, blue, _] = self.0.at(value.clamp(0.0, 1.0)).to_rgba8();
         [red, green, blue]
     }
 
-    /// A map of `width` columns with values from 0 to 1 as an image.
+    /// A heat map of `width` columns with values in [0, 1] as an image.
     pub(crate) fn map(&self, values: &[f32], width: usize) -> RgbImage {
         let height = values.len() / width.max(1);
         RgbImage::from_fn(width as u32, height as u32, |x, y| {
@@ -93,8 +93,7 @@ impl Heat {
         })
     }
 
-    /// The map over an image that has turned grey: what the map says most about shows most of its
-    /// colour.
+    /// The heat map blended over the image in grayscale, more opaque at higher values.
     pub(crate) fn over(&self, image: &RgbImage, values: &[f32], width: usize) -> RgbImage {
         let height = values.len() / width.max(1);
         RgbImage::from_fn(image.width(), image.height(), |x, y| {
@@ -104,14 +103,13 @@ impl Heat {
             let value = bilinear(values, width, at(x, image.width(), width), at(y, image.height(), height));
             let [red, green, blue] = image.get_pixel(x, y).0.map(f32::from);
             let grey = 0.299 * red + 0.587 * green + 0.114 * blue;
-            // What says little shows the image, what says much the colour.
-            let share = 0.4 + 0.4 * value;
-            Rgb(self.color(value).map(|c| ((1.0 - share) * grey + share * f32::from(c)) as u8))
+            let opacity = 0.4 + 0.4 * value;
+            Rgb(self.color(value).map(|c| ((1.0 - opacity) * grey + opacity * f32::from(c)) as u8))
         })
     }
 }
 
-/// The value between the cells of a map.
+/// Bilinear interpolation in a map of `width` columns.
 fn bilinear(values: &[f32], width: usize, x: f32, y: f32) -> f32 {
     let height = values.len() / width.max(1);
     let (left, top) = (x.floor() as usize, y.floor() as usize);
@@ -121,7 +119,7 @@ fn bilinear(values: &[f32], width: usize, x: f32, y: f32) -> f32 {
     row(top) * (1.0 - fy) + row(bottom) * fy
 }
 
-/// Values moved and scaled to lie from 0 to 1; 0 everywhere if they are all alike.
+/// Values scaled to [0, 1]; all 0 if they are equal.
 pub(crate) fn normalized(values: &[f32]) -> Vec<f32> {
     let least = values.iter().copied().fold(f32::INFINITY, f32::min);
     let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -134,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn maps_are_scaled_and_smoothed() {
+    fn maps_are_normalized_and_interpolated() {
         assert_eq!(normalized(&[1.0, 3.0, 2.0]), [0.0, 1.0, 0.5]);
         assert_eq!(normalized(&[4.0, 4.0]), [0.0, 0.0]);
         assert_eq!(bilinear(&[0.0, 1.0, 2.0, 3.0], 2, 0.5, 0.5), 1.5);
@@ -142,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn heat_gets_lighter_all_the_way() {
+    fn color_map_increases_in_lightness() {
         let heat = Heat::new();
         let lightness = |v: f32| {
             heat.color(v).map(u32::from).iter().zip([299, 587, 114]).map(|(c, w)| c * w).sum::<u32>()
@@ -151,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn large_images_are_made_small() {
+    fn large_images_become_thumbnails() {
         let image = Image { width: 300, height: 100, channels: 1, pixels: vec![7; 30_000] };
         assert_eq!(thumbnail(&image, 60).dimensions(), (60, 20));
         assert_eq!(raster(&image).get_pixel(3, 3).0, [7, 7, 7]);

@@ -1,4 +1,4 @@
-//! Everything that is printed: results on standard output, progress and notes on standard error.
+//! Printing: results to standard output, progress and notes to standard error.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
@@ -13,10 +13,10 @@ use serde::Serialize;
 use super::flags::flags;
 use super::old_keys::with_old_keys;
 
-/// How often progress is printed where there is no terminal to redraw.
+/// Interval between progress lines where no terminal can redraw them.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
-/// Prints for people or for programs.
+/// Prints results as text or as JSON.
 #[derive(Debug)]
 pub(crate) struct Reporter {
     json: bool,
@@ -28,23 +28,23 @@ impl Reporter {
         Self { json, terminal: std::io::stderr().is_terminal() && redraws() }
     }
 
-    /// Whether results are for programs.
+    /// Whether results are printed as JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.json
     }
 
-    /// The same, without lines that are redrawn.
+    /// The same with plain lines in place of redrawn progress bars.
     #[must_use]
     pub(crate) fn plain(&self) -> Self {
         Self { json: self.json, terminal: false }
     }
 
-    /// A result for people.
+    /// Prints a line of text, unless results are JSON.
     pub(crate) fn line(&self, text: &str) -> Result<()> {
         if self.json { Ok(()) } else { print(text) }
     }
 
-    /// A result for programs: one line of JSON.
+    /// Prints a value as one line of JSON, if results are JSON.
     pub(crate) fn event(&self, value: &impl Serialize) -> Result<()> {
         if !self.json {
             return Ok(());
@@ -53,17 +53,17 @@ impl Reporter {
         print(&escaped(with_old_keys(text)))
     }
 
-    /// A line about work that goes on whether or not somebody reads it.
+    /// Like [`Reporter::line`], but a closed pipe is no error: training continues without a reader.
     pub(crate) fn tell(&self, text: &str) -> Result<()> {
         if_read(self.line(text))
     }
 
-    /// An event of work that goes on whether or not somebody reads it.
+    /// Like [`Reporter::event`], but a closed pipe is no error.
     pub(crate) fn tell_event(&self, value: &impl Serialize) -> Result<()> {
         if_read(self.event(value))
     }
 
-    /// Progress of `length` units.
+    /// A progress bar over `length` units.
     pub(crate) fn bar(&self, label: &str, length: u64) -> Bar {
         let bar = ProgressBar::new(length);
         let template = "{prefix} [{bar:28}] {pos}/{len} {wide_msg}";
@@ -76,13 +76,13 @@ impl Reporter {
     }
 }
 
-/// Whether the terminal can go back to draw a line again, by what it says it is.
+/// Whether the terminal supports redrawing, by `TERM`.
 pub(crate) fn redraws() -> bool {
     std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// JSON in which terminals find nothing to obey: serde escapes the control characters of ASCII, and
-/// no others. They stand in strings only.
+/// Escapes control characters beyond ASCII, which serde leaves in strings and terminals may
+/// interpret.
 fn escaped(json: String) -> String {
     if !json.contains(is_hostile) {
         return json;
@@ -91,20 +91,20 @@ fn escaped(json: String) -> String {
     json.chars().map(escape).collect()
 }
 
-/// Lines that wait until the dashboard leaves the terminal, and whether each is a result; none
-/// where they need not wait.
+/// Lines held back while the dashboard has the terminal, each with whether it goes to standard
+/// output; none while nothing is held.
 static WAITING: Mutex<Option<Vec<(bool, String)>>> = Mutex::new(None);
 
-/// Lets lines wait from now on: something else has the terminal.
+/// Holds lines from now on: the dashboard has the terminal.
 pub(crate) fn hold() {
     WAITING.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default();
 }
 
-/// Prints the lines that waited, and from now on every line at once.
+/// Prints the held lines, and stops holding.
 pub(crate) fn release() {
     let lines = WAITING.lock().unwrap_or_else(PoisonError::into_inner).take();
     for (result, line) in lines.into_iter().flatten() {
-        // Where nobody reads any more, there is nobody to tell.
+        // A closed stream is not worth reporting here.
         let _ = if result {
             writeln!(std::io::stdout(), "{line}")
         } else {
@@ -113,27 +113,27 @@ pub(crate) fn release() {
     }
 }
 
-/// Whether a line waits now.
-fn waits(result: bool, text: &str) -> bool {
+/// Holds a line if the dashboard has the terminal, and returns whether it did.
+fn held(result: bool, text: &str) -> bool {
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
     waiting.as_mut().map(|lines| lines.push((result, text.to_string()))).is_some()
 }
 
-/// A text for people: flags in the place of the library's names for them, and nothing that a
-/// terminal would obey.
-fn told(text: &str) -> String {
+/// Text for a terminal: with flags in place of the library's field names, and without control
+/// characters.
+fn sanitized(text: &str) -> String {
     printable_lines(&flags(text)).into_owned()
 }
 
-/// Where the log goes: standard error, or the lines that wait.
+/// The log's output: standard error, or the held lines.
 #[derive(Debug)]
-pub(crate) struct Held;
+pub(crate) struct LogOutput;
 
-impl Write for Held {
+impl Write for LogOutput {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        let text = told(&text);
-        if !waits(false, text.trim_end()) {
+        let text = sanitized(&text);
+        if !held(false, text.trim_end()) {
             std::io::stderr().write_all(text.as_bytes())?;
         }
         Ok(bytes.len())
@@ -144,20 +144,20 @@ impl Write for Held {
     }
 }
 
-/// Says something that is no result.
+/// Prints a note to standard error.
 pub(crate) fn note(text: &str) {
-    let text = told(text);
-    if !waits(false, &text) {
+    let text = sanitized(text);
+    if !held(false, &text) {
         complain(&text);
     }
 }
 
-/// Writes a line to standard error; where nobody reads that, there is nobody to tell.
+/// Writes a line to standard error; a closed stream is ignored.
 pub(crate) fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", told(text));
+    let _ = writeln!(std::io::stderr(), "{}", sanitized(text));
 }
 
-/// Whether an error only says that whoever read the output has gone away.
+/// Whether an error only means that the reader of the output closed the pipe.
 pub(crate) fn is_unread(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == ErrorKind::BrokenPipe)
 }
@@ -167,10 +167,10 @@ fn if_read(written: Result<()>) -> Result<()> {
 }
 
 fn print(text: &str) -> Result<()> {
-    // Names from files are in it: no terminal may obey them.
-    let text = told(text);
+    // It may contain names from files, with control characters.
+    let text = sanitized(text);
     let text = &*text;
-    if waits(true, text) {
+    if held(true, text) {
         return Ok(());
     }
     let mut out = std::io::stdout().lock();
@@ -178,7 +178,7 @@ fn print(text: &str) -> Result<()> {
     written.and_then(|()| out.flush()).map_err(|e| Error::io("standard output", e))
 }
 
-/// A line that is redrawn in a terminal; elsewhere a plain line now and then.
+/// A progress bar in a terminal; elsewhere a plain line every [`LINE_EVERY`].
 #[derive(Debug)]
 pub(crate) struct Bar {
     bar: ProgressBar,
@@ -189,13 +189,13 @@ pub(crate) struct Bar {
 }
 
 impl Bar {
-    /// Sets how many units there are, where that is known only after the start.
+    /// Sets the number of units, if it was not known at the start.
     pub(crate) fn set_length(&mut self, length: u64) {
         self.length = length;
         self.bar.set_length(length);
     }
 
-    /// Where the work is, and what there is to say about it.
+    /// Sets the position; `message` is only called if it is shown.
     pub(crate) fn update(&mut self, position: u64, message: impl FnOnce() -> String) {
         if !self.lines {
             self.bar.set_position(position);
@@ -213,7 +213,7 @@ impl Drop for Bar {
     }
 }
 
-/// Units a second, and the time that the rest takes at that rate.
+/// Throughput in units per second, and the remaining time at that rate.
 #[derive(Debug)]
 pub(crate) struct Rate {
     start: Instant,
@@ -237,7 +237,7 @@ impl Rate {
         self.done as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
     }
 
-    /// The time that `units` more take, for people.
+    /// The estimated time for `units` more, formatted.
     pub(crate) fn left(&self, units: usize) -> String {
         if self.done == 0 {
             return "?".into();
@@ -246,7 +246,7 @@ impl Rate {
     }
 }
 
-/// A duration for people: 42 s, 3:07 min, 2:05 h.
+/// Formats a duration: 42 s, 3:07 min, 2:05 h.
 pub(crate) fn duration(time: Duration) -> String {
     let seconds = time.as_secs_f64().round() as u64;
     match seconds {
@@ -256,21 +256,26 @@ pub(crate) fn duration(time: Duration) -> String {
     }
 }
 
-/// Seconds from a file for people: a dash for what is no duration.
+/// Formats seconds read from a file; `-` for values that are no valid duration.
 pub(crate) fn seconds(count: f64) -> String {
-    // Longer than any training, and what the log of a damaged run may say.
+    // Longer than any training; logs of damaged runs may have any number.
     const MOST: f64 = 1e9;
     if (0.0..=MOST).contains(&count) { duration(Duration::from_secs_f64(count)) } else { "-".into() }
 }
 
-/// Bytes for people.
+/// Formats a number of bytes in MiB or GiB.
 pub(crate) fn bytes(count: u64) -> String {
     const MIB: f64 = 1024.0 * 1024.0;
     let mib = count as f64 / MIB;
     if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
 }
 
-/// A whole number with its thousands apart.
+/// Formats a count and a noun that takes a plural s: 1 epoch, 2 epochs, 1,000 images.
+pub(crate) fn plural(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", thousands(count), if count == 1 { "" } else { "s" })
+}
+
+/// Formats a whole number with thousands separators.
 pub(crate) fn thousands(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -295,12 +300,12 @@ pub(crate) fn share_bar(share: f32, width: usize) -> String {
     text
 }
 
-/// The command as it was typed; what is no Unicode in it is replaced.
+/// The command line; invalid Unicode is replaced.
 pub(crate) fn command_line() -> Vec<String> {
     std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
 }
 
-/// A path for people.
+/// A path as text.
 pub(crate) fn shown(path: &Path) -> String {
     path.display().to_string()
 }
@@ -310,12 +315,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_template_of_bars_is_valid() {
+    fn progress_template_is_valid() {
         assert!(ProgressStyle::with_template("{prefix} [{bar:28}] {pos}/{len} {wide_msg}").is_ok());
     }
 
     #[test]
-    fn json_has_nothing_for_terminals_and_means_the_same() {
+    fn json_escapes_control_characters_and_keeps_its_value() {
         let name = "\u{1b}[2J\u{9b}2J\u{202e}cat\u{7f}";
         let json = escaped(serde_json::to_string(name).expect("JSON"));
         assert!(json.is_ascii(), "{json}");
@@ -323,9 +328,10 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_written_for_people() {
+    fn numbers_and_durations_are_formatted() {
         assert_eq!(thousands(6_998_552), "6,998,552");
         assert_eq!(thousands(999), "999");
+        assert_eq!([0, 1, 1000].map(|n| plural(n, "epoch")), ["0 epochs", "1 epoch", "1,000 epochs"]);
         assert_eq!(duration(Duration::from_secs(187)), "3:07 min");
         assert_eq!(
             [187.0, -1.0, f64::NAN, f64::INFINITY, 1e300].map(seconds),

@@ -12,34 +12,32 @@ use serde::Serialize;
 use super::report::{Reporter, note, seconds};
 use super::{Outcome, Result};
 
-/// List the runs that were trained, or compare two of them.
-///
-/// A run is named by its folder, its number or its name.
+/// List all runs, or compare two of them.
 #[derive(Args, Debug)]
 #[command(after_long_help = "Examples:
-  incept runs                 all runs below ./runs, with data, recipe, epochs and best accuracy
-  incept runs compare 3 5     what is different in configuration and results
-  incept runs --json          one object a run")]
+  incept runs                 all runs in ./runs, with data, recipe, epochs and best accuracy
+  incept runs compare 3 5     differences in configuration and results
+  incept runs --json          one object per run")]
 pub(crate) struct Runs {
     #[command(subcommand)]
     what: Option<What>,
-    /// Where the folders of runs are.
+    /// Folder of all runs.
     #[arg(long, value_name = "FOLDER", default_value = "runs", env = "INCEPT_RUNS_DIR", global = true)]
     runs_dir: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Show where two runs differ: in their options, and in what came out.
+    /// Compare the configurations and results of two runs.
     Compare {
-        /// A run.
+        /// First run: its folder, number or name.
         a: String,
-        /// Another.
+        /// Second run.
         b: String,
     },
 }
 
-/// A run in one line.
+/// A row of the list.
 #[derive(Debug, Serialize)]
 struct Summary {
     run: String,
@@ -50,11 +48,11 @@ struct Summary {
     epochs: u64,
     /// Why it ended; none while it is running or after a crash.
     ended: Option<StopReason>,
-    /// What failed, if something did.
+    /// The error of a failed run.
     message: Option<String>,
-    /// The process that trains it now.
+    /// Id of the process that is training it.
     process: Option<u32>,
-    /// Files or lines of its folder that cannot be read.
+    /// Unreadable files of its folder or lines of its log.
     damaged: Vec<String>,
     best_accuracy: Option<f64>,
     best_epoch: Option<u64>,
@@ -68,7 +66,7 @@ struct Summary {
 }
 
 impl Summary {
-    /// What can be read of a run.
+    /// Reads as much of a run as possible.
     fn of(run: &RunFolder) -> Self {
         let mut damaged = Vec::new();
         let manifest: Option<Manifest> = run.manifest().map_err(|e| damaged.push(e.to_string())).ok();
@@ -115,13 +113,13 @@ impl Summary {
         match (self.process, self.ended) {
             (Some(process), _) => format!("running (process {process})"),
             (None, Some(StopReason::Done)) => "done".into(),
-            (None, Some(StopReason::Patience)) => "patience".into(),
+            (None, Some(StopReason::Patience)) => "early stopping".into(),
             (None, Some(StopReason::Interrupted)) => "interrupted".into(),
             (None, Some(StopReason::Failed)) => {
                 let message = self.message.as_deref().unwrap_or_default();
                 format!("failed: {}", message.lines().next().unwrap_or_default())
             }
-            (None, None) => "open".into(),
+            (None, None) => "incomplete".into(),
         }
     }
 }
@@ -130,14 +128,14 @@ fn percent(share: Option<f64>) -> String {
     share.map_or("-".into(), |s| format!("{:.2}%", 100.0 * s))
 }
 
-/// A time for people, where they are.
+/// Formats a time in the local time zone.
 fn when(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
     let zoned = time.map(|t| t.to_zoned_datetime(jiff::tz::TimeZone::system()));
     zoned.map_or("-".into(), |z| z.strftime("%Y-%m-%d %H:%M").to_string())
 }
 
-/// One option or result of two runs.
+/// An option that differs between two runs.
 #[derive(Debug, Serialize)]
 struct Difference {
     what: String,
@@ -167,7 +165,7 @@ impl Runs {
         }
         let runs: Vec<Summary> = folders.iter().map(Summary::of).collect();
         for run in &runs {
-            // One line of a damaged log is like the next.
+            // Only the first one: a damaged log may have many.
             if let Some(first) = run.damaged.first() {
                 let more = match run.damaged.len() {
                     1 => String::new(),
@@ -176,8 +174,9 @@ impl Runs {
                 note(&format!("note: {} is damaged: {}{more}", printable(&run.run), printable(first)));
             }
         }
-        let header = ["run", "when", "data", "recipe", "epochs", "best", "last", "losses", "took", ""]
-            .map(String::from);
+        let header =
+            ["run", "started", "data", "recipe", "epochs", "best", "last", "losses", "time", "status"]
+                .map(String::from);
         let rows = runs.iter().map(row);
         if !runs.is_empty() {
             table(&std::iter::once(header).chain(rows).collect::<Vec<_>>(), reporter)?;
@@ -210,18 +209,18 @@ impl Runs {
             |what: &str, of: &dyn Fn(&Summary) -> String| rows.push([what.into(), of(&a), of(&b)]);
         result("epochs", &|r| r.epochs.to_string());
         result("best accuracy", &|r| percent(r.best_accuracy));
-        result("best after epoch", &|r| r.best_epoch.map_or("-".into(), |e| e.saturating_add(1).to_string()));
+        result("best epoch", &|r| r.best_epoch.map_or("-".into(), |e| e.saturating_add(1).to_string()));
         result("last accuracy", &|r| percent(r.final_accuracy));
         result("last losses", &Summary::losses);
         result("images/s", &|r| r.images_per_s.map_or("-".into(), |i| format!("{i:.0}")));
-        result("took", &|r| seconds(r.seconds));
-        result("ended", &Summary::state);
+        result("time", &|r| seconds(r.seconds));
+        result("status", &Summary::state);
         table(&rows, reporter)?;
         Ok(Outcome::Done)
     }
 }
 
-/// What the list shows of a run. Nothing in it is obeyed by a terminal.
+/// The row of a run, without control characters.
 fn row(r: &Summary) -> [String; 10] {
     let cells = [
         r.run.clone(),
@@ -238,13 +237,13 @@ fn row(r: &Summary) -> [String; 10] {
     cells.map(|cell| printable(&cell).into_owned())
 }
 
-/// The list's rows, for a test on damaged folders.
+/// The rows of the list, for a test on damaged folders.
 #[cfg(test)]
 pub(super) fn rows(folders: &[RunFolder]) -> Vec<[String; 10]> {
     folders.iter().map(|folder| row(&Summary::of(folder))).collect()
 }
 
-/// The options of a run by section and name.
+/// The options of a run, keyed by `section.name`.
 pub(super) fn options(run: &RunFolder) -> incept::Result<BTreeMap<String, String>> {
     let text = run.config()?;
     let table: toml::Table =
@@ -265,7 +264,7 @@ pub(super) fn options(run: &RunFolder) -> incept::Result<BTreeMap<String, String
     Ok(options)
 }
 
-/// Prints rows with their columns below each other.
+/// Prints rows with aligned columns.
 fn table<const N: usize>(rows: &[[String; N]], reporter: &Reporter) -> incept::Result<()> {
     let rows: Vec<[String; N]> =
         rows.iter().map(|row| row.each_ref().map(|cell| printable(cell).into_owned())).collect();

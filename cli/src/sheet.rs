@@ -1,5 +1,4 @@
-//! The image that `incept demo` draws: the curves of training above, images with what the network
-//! says below.
+//! The sheet of `incept demo`: training curves above, validation images with predictions below.
 
 use std::path::Path;
 
@@ -14,22 +13,21 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::plot::{BLUE, Drawn, FAMILY, GREEN, GRID, INK, SOFT, VERMILION, use_font};
 use incept::learner::History;
 
-/// Pixels of the file for each one of the layout: sharp on fine screens, and glyphs are placed to
-/// half a pixel.
-const FINE: i32 = 2;
-const WIDTH: u32 = 1280 * FINE as u32;
-const MARGIN: i32 = 40 * FINE;
-const CHARTS_TOP: i32 = 112 * FINE;
-const CHARTS_HEIGHT: i32 = 340 * FINE;
+/// Pixels of the file per pixel of the layout, for high-density screens.
+const SCALE: i32 = 2;
+const WIDTH: u32 = 1280 * SCALE as u32;
+const MARGIN: i32 = 40 * SCALE;
+const CHARTS_TOP: i32 = 112 * SCALE;
+const CHARTS_HEIGHT: i32 = 340 * SCALE;
 const COLUMNS: usize = 12;
-const TILE: i32 = 84 * FINE;
-const TILE_HEIGHT: i32 = 128 * FINE;
-const TILES_TOP: i32 = CHARTS_TOP + CHARTS_HEIGHT + 60 * FINE;
+const TILE: i32 = 84 * SCALE;
+const TILE_HEIGHT: i32 = 128 * SCALE;
+const TILES_TOP: i32 = CHARTS_TOP + CHARTS_HEIGHT + 60 * SCALE;
 
 const HEADS: [RGBColor; 3] = [BLUE, VERMILION, GREEN];
 const WRONG: RGBColor = VERMILION;
 
-/// An image with its label and what the network says.
+/// An image with its label and prediction.
 #[derive(Debug)]
 pub(crate) struct Tile {
     pub image: Image,
@@ -38,7 +36,7 @@ pub(crate) struct Tile {
     pub probability: f32,
 }
 
-/// What the sheet shows.
+/// The contents of the sheet.
 #[derive(Debug)]
 pub(crate) struct Sheet<'a> {
     pub title: String,
@@ -60,7 +58,7 @@ impl Sheet<'_> {
 
     fn height(&self) -> u32 {
         let rows = self.tiles.len().div_ceil(COLUMNS) as u32;
-        TILES_TOP as u32 + rows * TILE_HEIGHT as u32 + 16 * FINE as u32
+        TILES_TOP as u32 + rows * TILE_HEIGHT as u32 + 16 * SCALE as u32
     }
 
     fn png(&self) -> Drawn<Vec<u8>> {
@@ -72,16 +70,16 @@ impl Sheet<'_> {
             root.fill(&WHITE)?;
             root.draw(&Text::new(
                 self.title.clone(),
-                (MARGIN, 30 * FINE),
-                (FAMILY, 30 * FINE).into_font().color(&INK),
+                (MARGIN, 30 * SCALE),
+                (FAMILY, 30 * SCALE).into_font().color(&INK),
             ))?;
-            let subtitle = (FAMILY, 17 * FINE).into_font().color(&SOFT);
-            root.draw(&Text::new(self.subtitle.clone(), (MARGIN, 72 * FINE), subtitle))?;
+            let subtitle = (FAMILY, 17 * SCALE).into_font().color(&SOFT);
+            root.draw(&Text::new(self.subtitle.clone(), (MARGIN, 72 * SCALE), subtitle))?;
             self.charts(&root)?;
             let caption =
-                "Held-out images, what the main softmax says and how sure it is; mistakes are framed";
-            let style = (FAMILY, 17 * FINE).into_font().color(&INK);
-            root.draw(&Text::new(caption, (MARGIN, TILES_TOP - 34 * FINE), style))?;
+                "Validation images with the main head's prediction and confidence; mistakes are framed";
+            let style = (FAMILY, 17 * SCALE).into_font().color(&INK);
+            root.draw(&Text::new(caption, (MARGIN, TILES_TOP - 34 * SCALE), style))?;
             for (i, tile) in self.tiles.iter().enumerate() {
                 let pitch = (WIDTH as i32 - 2 * MARGIN) / COLUMNS as i32;
                 let left = MARGIN + (i % COLUMNS) as i32 * pitch + (pitch - TILE) / 2;
@@ -96,14 +94,14 @@ impl Sheet<'_> {
     }
 
     fn charts(&self, root: &Area<'_>) -> Drawn {
-        let both = root.margin(CHARTS_TOP, 0, MARGIN - 10 * FINE, MARGIN);
+        let both = root.margin(CHARTS_TOP, 0, MARGIN - 10 * SCALE, MARGIN);
         let (both, _) = both.split_vertically(CHARTS_HEIGHT);
-        let (left, right) = both.split_horizontally(700 * FINE);
+        let (left, right) = both.split_horizontally(700 * SCALE);
         self.losses(&left)?;
-        self.accuracies(&right.margin(0, 0, 20 * FINE, 0))
+        self.accuracies(&right.margin(0, 0, 20 * SCALE, 0))
     }
 
-    /// Each softmax's loss over the steps, faint, and its mean over the last quarter of an epoch.
+    /// Plots each head's loss per step, faintly, and its moving average over a quarter of an epoch.
     fn losses(&self, area: &Area<'_>) -> Drawn {
         let steps = &self.history.steps;
         let per_epoch = self.steps_per_epoch.max(1);
@@ -111,9 +109,9 @@ impl Sheet<'_> {
         let losses = || steps.iter().flat_map(|s| &s.heads).map(|h| f64::from(h.loss));
         let top = losses().fold(0.1, f64::max).min(4.0) * 1.05;
         let mut chart = ChartBuilder::on(area)
-            .caption("Loss of the three softmaxes", (FAMILY, 19 * FINE).into_font().color(&INK))
-            .x_label_area_size(44 * FINE)
-            .y_label_area_size(52 * FINE)
+            .caption("Training loss per head", (FAMILY, 19 * SCALE).into_font().color(&INK))
+            .x_label_area_size(44 * SCALE)
+            .y_label_area_size(52 * SCALE)
             .build_cartesian_2d(0.0..epochs.max(0.1), 0.0..top)?;
         mesh(&mut chart, "epoch", &|v| format!("{v:.1}"))?;
         let heads = steps.first().map_or(0, |s| s.heads.len());
@@ -131,22 +129,22 @@ impl Sheet<'_> {
             let smooth = (0..values.len()).map(|s| (x(s), mean(s).min(top)));
             let name = self.history.steps[0].heads[i].name;
             let label = if i == 0 { name.into() } else { format!("{name} (weight {})", self.aux_weight) };
-            let style = color.stroke_width(3 * FINE as u32);
+            let style = color.stroke_width(3 * SCALE as u32);
             chart.draw_series(LineSeries::new(smooth, style))?.label(label).legend(move |(x, y)| {
-                Rectangle::new([(x, y - 2 * FINE), (x + 18 * FINE, y + 2 * FINE)], color.filled())
+                Rectangle::new([(x, y - 2 * SCALE), (x + 18 * SCALE, y + 2 * SCALE)], color.filled())
             });
         }
         legend(&mut chart, SeriesLabelPosition::UpperRight)
     }
 
-    /// Accuracy of each softmax in training, and of the main one on the held-out part.
+    /// Plots each head's training accuracy, and the main head's validation accuracy.
     fn accuracies(&self, area: &Area<'_>) -> Drawn {
         let epochs = &self.history.epochs;
         let last = epochs.len().max(1) as f64;
         let mut chart = ChartBuilder::on(area)
-            .caption("Accuracy", (FAMILY, 19 * FINE).into_font().color(&INK))
-            .x_label_area_size(44 * FINE)
-            .y_label_area_size(56 * FINE)
+            .caption("Accuracy", (FAMILY, 19 * SCALE).into_font().color(&INK))
+            .x_label_area_size(44 * SCALE)
+            .y_label_area_size(56 * SCALE)
             .build_cartesian_2d(0.0..last, 0.0..1.0)?;
         mesh(&mut chart, "epoch", &|v| format!("{:.0}%", 100.0 * v))?;
         let heads = epochs.first().map_or(0, |e| e.summary.heads.len());
@@ -156,9 +154,9 @@ impl Sheet<'_> {
             let points =
                 points.filter_map(|(e, r)| r.summary.heads.get(i).map(|h| ((e + 1) as f64, h.accuracy)));
             let label = format!("{}, training", epochs[0].summary.heads[i].name);
-            let style = color.stroke_width(2 * FINE as u32);
+            let style = color.stroke_width(2 * SCALE as u32);
             chart.draw_series(LineSeries::new(points, style))?.label(label).legend(move |(x, y)| {
-                Rectangle::new([(x, y - FINE), (x + 18 * FINE, y + FINE)], color.filled())
+                Rectangle::new([(x, y - SCALE), (x + 18 * SCALE, y + SCALE)], color.filled())
             });
         }
         let validation: Vec<(f64, f64)> = epochs
@@ -166,12 +164,12 @@ impl Sheet<'_> {
             .enumerate()
             .filter_map(|(e, r)| r.validation_accuracy.map(|a| ((e + 1) as f64, a)))
             .collect();
-        chart.draw_series(LineSeries::new(validation.clone(), INK.stroke_width(3 * FINE as u32)))?;
-        let dots = validation.into_iter().map(|point| Circle::new(point, 4 * FINE, INK.filled()));
-        chart.draw_series(dots)?.label("main, held out").legend(|(x, y)| {
+        chart.draw_series(LineSeries::new(validation.clone(), INK.stroke_width(3 * SCALE as u32)))?;
+        let dots = validation.into_iter().map(|point| Circle::new(point, 4 * SCALE, INK.filled()));
+        chart.draw_series(dots)?.label("main, validation").legend(|(x, y)| {
             EmptyElement::at((x, y))
-                + Circle::new((9 * FINE, 0), 4 * FINE, INK.filled())
-                + Rectangle::new([(0, -FINE), (18 * FINE, FINE)], INK.filled())
+                + Circle::new((9 * SCALE, 0), 4 * SCALE, INK.filled())
+                + Rectangle::new([(0, -SCALE), (18 * SCALE, SCALE)], INK.filled())
         });
         legend(&mut chart, SeriesLabelPosition::LowerRight)
     }
@@ -187,7 +185,7 @@ fn mesh(chart: &mut Chart<'_, '_>, x: &str, y_label: &dyn Fn(&f64) -> String) ->
     chart
         .configure_mesh()
         .light_line_style(WHITE)
-        .set_all_tick_mark_size(4 * FINE)
+        .set_all_tick_mark_size(4 * SCALE)
         .bold_line_style(GRID)
         .axis_style(SOFT)
         .x_labels(8)
@@ -195,7 +193,7 @@ fn mesh(chart: &mut Chart<'_, '_>, x: &str, y_label: &dyn Fn(&f64) -> String) ->
         .x_desc(x)
         .x_label_formatter(&|v| format!("{v:.0}"))
         .y_label_formatter(y_label)
-        .label_style((FAMILY, 15 * FINE).into_font().color(&SOFT))
+        .label_style((FAMILY, 15 * SCALE).into_font().color(&SOFT))
         .draw()?;
     Ok(())
 }
@@ -204,16 +202,16 @@ fn legend<'a, 'b: 'a>(chart: &mut Chart<'a, 'b>, position: SeriesLabelPosition) 
     chart
         .configure_series_labels()
         .position(position)
-        .margin(12 * FINE)
-        .legend_area_size(26 * FINE)
+        .margin(12 * SCALE)
+        .legend_area_size(26 * SCALE)
         .background_style(WHITE.mix(0.85))
-        .label_font((FAMILY, 15 * FINE).into_font().color(&INK))
+        .label_font((FAMILY, 15 * SCALE).into_font().color(&INK))
         .draw()?;
     Ok(())
 }
 
 impl Tile {
-    /// The image, enlarged without smoothing so that its pixels are seen, with its caption below.
+    /// Draws the image, enlarged without smoothing to show its pixels, with its caption below.
     fn draw(&self, root: &Area<'_>, left: i32, top: i32) -> Drawn {
         let Image { width, height, channels, pixels } = &self.image;
         let wrong = self.label != self.prediction;
@@ -229,22 +227,22 @@ impl Tile {
             }
         }
         if wrong {
-            let frame = WRONG.stroke_width(4 * FINE as u32);
+            let frame = WRONG.stroke_width(4 * SCALE as u32);
             root.draw(&Rectangle::new(
-                [(left - 3 * FINE, top - 3 * FINE), (left + TILE + 3 * FINE, top + TILE + 3 * FINE)],
+                [(left - 3 * SCALE, top - 3 * SCALE), (left + TILE + 3 * SCALE, top + TILE + 3 * SCALE)],
                 frame,
             ))?;
         }
         let middle = Pos::new(HPos::Center, VPos::Top);
         let percent = format!("{:.0}%", 100.0 * self.probability);
         let text = if wrong {
-            format!("{} {percent}, is {}", self.prediction, self.label)
+            format!("{} {percent}, true: {}", self.prediction, self.label)
         } else {
             format!("{}  {percent}", self.prediction)
         };
         let color = if wrong { WRONG } else { INK };
-        let style = (FAMILY, 16 * FINE).into_font().color(&color).pos(middle);
-        root.draw(&Text::new(text, (left + TILE / 2, top + TILE + 9 * FINE), style))?;
+        let style = (FAMILY, 16 * SCALE).into_font().color(&color).pos(middle);
+        root.draw(&Text::new(text, (left + TILE / 2, top + TILE + 9 * SCALE), style))?;
         Ok(())
     }
 }

@@ -12,12 +12,12 @@ use serde::Serialize;
 use super::report::{Reporter, shown};
 use super::{Cli, Outcome, Result};
 
-/// Print what completes commands, options and values in a shell.
+/// Print a shell completion script.
 ///
-/// For example: `incept completions bash > ~/.local/share/bash-completion/completions/incept`
+/// Example: `incept completions bash > ~/.local/share/bash-completion/completions/incept`
 #[derive(Args, Debug)]
 pub(crate) struct Completions {
-    /// The shell.
+    /// Shell.
     shell: ShellName,
 }
 
@@ -53,12 +53,12 @@ impl Completions {
     }
 }
 
-/// Write manual pages: one for `incept`, one for each command.
+/// Write man pages for `incept` and each of its commands.
 ///
-/// For example: `incept man --output ~/.local/share/man/man1`, then `man incept-train`
+/// Example: `incept man --output ~/.local/share/man/man1`, then `man incept-train`
 #[derive(Args, Debug)]
 pub(crate) struct Man {
-    /// The folder.
+    /// Folder to write to.
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FOLDER", default_value = "man")]
     out: PathBuf,
 }
@@ -74,10 +74,10 @@ impl Man {
         check_folder(&self.out)?;
         let mut pages = Vec::new();
         let mut command = Cli::command();
-        // Also gives sub-commands the options that all have.
+        // Propagates global options to subcommands.
         command.build();
         self.write(&command, &mut pages)?;
-        reporter.line(&format!("wrote {} pages to {}", pages.len(), shown(&self.out)))?;
+        reporter.line(&format!("wrote {} man pages to {}", pages.len(), shown(&self.out)))?;
         reporter.event(&ManResult { folder: &self.out, pages })?;
         Ok(Outcome::Done)
     }

@@ -14,7 +14,7 @@ use super::options::{NetworkArgs, PrecisionArgs};
 use super::report::{Reporter, bytes, thousands};
 use super::{Outcome, Result};
 
-/// Print a network's layers, parameters, multiply-adds and memory. Needs no device.
+/// Print the layers, parameters, multiply-adds and memory of a network. Needs no device.
 #[derive(Args, Debug)]
 pub(crate) struct Summary {
     /// Number of classes.
@@ -22,12 +22,12 @@ pub(crate) struct Summary {
     classes: usize,
     #[command(flatten)]
     network: NetworkArgs,
-    /// Images of a batch, for shapes and memory.
+    /// Batch size, for shapes and memory.
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     #[command(flatten)]
     precision: PrecisionArgs,
-    /// Memory as with `incept train --grad-checkpointing`.
+    /// Memory with recomputed activations, as in `incept train --grad-checkpointing`.
     #[arg(long = "grad-checkpointing", alias = "checkpointing")]
     checkpointing: bool,
 }
@@ -51,8 +51,8 @@ impl Summary {
         let network = self.network.network(self.classes, 224)?;
         let built = network.build(self.batch)?;
         let totals = summary(&built);
-        // Memory as on any device: tensors that exceed the default limits are allowed here, to say
-        // what they would take.
+        // No limits on tensor sizes, to report the memory of networks that exceed WebGPU's
+        // defaults.
         let profile = Profile {
             binding: u64::from(u32::MAX),
             buffer: u64::MAX,
@@ -96,18 +96,18 @@ impl Summary {
             reporter.line(row.trim_end())?;
         }
         reporter.line(&format!(
-            "\nparameters       {:>13} at inference  {:>13} with the auxiliary softmaxes",
+            "\nparameters       {:>13} at inference  {:>13} with the auxiliary heads",
             thousands(totals.parameters_inference as u64),
             thousands(totals.parameters as u64)
         ))?;
         reporter.line(&format!(
-            "multiply-adds    {:>13} at inference  {:>13} in training, forward, for one image",
+            "multiply-adds    {:>13} at inference  {:>13} in training (forward pass), per image",
             thousands(totals.macs_inference),
             thousands(totals.macs)
         ))?;
         for (what, m) in [("training", training), ("inference", inference)] {
             reporter.line(&format!(
-                "memory, batch {}: {what} {}: values {} planned, {} naive, {} at least; weights and optimizer {}; input {}",
+                "memory, batch {}: {what} {}: activations {} (without reuse {}, lower bound {}); weights and optimizer {}; input {}",
                 self.batch,
                 bytes(m.total_bytes()),
                 bytes(m.planned_bytes),

@@ -1,5 +1,5 @@
-//! `incept eval --early-exit`: temperatures, a sweep of thresholds, and the time that the best of
-//! them saves.
+//! `incept eval --early-exit`: temperature scaling, a sweep over thresholds, and a timed run at the
+//! recommended one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use super::early_exit::{Calibrated, HeadCalibration};
 use super::plot::{self, Area, Axes, BLUE, Drawn, Figure, INK, SOFT, Unit, VERMILION, heading, legend, line};
 use super::report::{Rate, Reporter, note, shown};
 
-/// Share of the held-out images that temperatures are fitted to and the threshold is chosen on; the
-/// others are what is measured.
+/// Fraction of the images in the calibration set, which fits the temperatures and chooses the
+/// threshold; the others are evaluated.
 const CALIBRATION: f64 = 0.2;
-/// Accuracy that the recommended threshold may cost, with a standard error to spare.
+/// Maximum loss of accuracy, plus a standard error, at the recommended threshold.
 const ALLOWED_LOSS: f64 = 0.005;
 
-/// A checkpoint with what it is measured on.
+/// A checkpoint and the data to evaluate it on.
 pub(crate) struct Subject<'a> {
     pub gpu: &'a Gpu,
     pub checkpoint: &'a std::path::Path,
@@ -40,16 +40,16 @@ pub(crate) struct Subject<'a> {
     pub options: LoaderOptions,
 }
 
-/// Early exit as it really ran.
+/// The timed run with early exit.
 #[derive(Clone, Debug, Serialize)]
 struct Measured {
     threshold: f32,
     accuracy: f64,
-    /// Images that each head answered.
+    /// Number of images that exit at each head.
     answered: Vec<usize>,
     dispatches: u64,
     seconds: f64,
-    /// The same images through the main softmax alone.
+    /// The same images with the main head alone.
     full_accuracy: f64,
     full_dispatches: u64,
     full_seconds: f64,
@@ -74,45 +74,53 @@ struct SweepResult<'a> {
 
 impl Subject<'_> {
     pub(crate) fn sweep(&self, plots: &[PathBuf], reporter: &Reporter) -> Result<()> {
-        let (rest, part) = stratified(self.set.as_ref(), CALIBRATION, 0);
-        if rest.is_empty() || part.is_empty() {
-            return Err(Error::Config(format!("{} images are too few to calibrate with", self.set.len())));
+        let (evaluation, calibration) = stratified(self.set.as_ref(), CALIBRATION, 0);
+        if evaluation.is_empty() || calibration.is_empty() {
+            return Err(Error::Config(format!("{} images are too few for calibration", self.set.len())));
         }
         let subset = |indices| -> Arc<dyn Dataset> { Arc::new(Subset::new(Arc::clone(&self.set), indices)) };
-        let (rest, part) = (subset(rest), subset(part));
+        let (evaluation, calibration) = (subset(evaluation), subset(calibration));
         let batch = self.options.batch;
         let mut staged =
             self.gpu.block_on(EarlyExit::new(self.gpu, self.network, batch, self.element, self.state))?;
         let heads = staged.heads();
-        let held = self.heads(&mut staged, &part, "calibrating", reporter)?;
+        let calibrating = self.heads(&mut staged, &calibration, "calibration", reporter)?;
         let fit = |(head, logits): (&&str, &Vec<Vec<f32>>)| HeadCalibration {
             head: (*head).to_string(),
-            calibration: calibrate(logits, &held.labels),
+            calibration: calibrate(logits, &calibrating.labels),
         };
-        let calibration: Vec<HeadCalibration> = heads.iter().zip(&held.logits).map(fit).collect();
+        let calibration: Vec<HeadCalibration> = heads.iter().zip(&calibrating.logits).map(fit).collect();
         let temperatures: Vec<f32> = calibration.iter().map(|c| c.calibration.temperature).collect();
 
-        let all = self.heads(&mut staged, &rest, "all three softmaxes", reporter)?;
+        let all = self.heads(&mut staged, &evaluation, "all heads", reporter)?;
         let full = summary(&self.network.build(1)?).macs_inference;
         let macs = staged.macs();
         let points = sweep(&all, &temperatures, &macs, full, &THRESHOLDS);
-        // Chosen on the images that it is not scored on.
-        let chosen = choose(&sweep(&held, &temperatures, &macs, full, &THRESHOLDS));
+        // The calibration set chooses the threshold, so that the evaluation is unbiased.
+        let chosen = choose(&sweep(&calibrating, &temperatures, &macs, full, &THRESHOLDS));
         let accuracies: Vec<f64> = (0..heads.len()).map(|head| all.accuracy(head)).collect();
         let main = accuracies.last().copied().unwrap_or(0.0);
         let recommended = points.iter().find(|p| Some(p.threshold) == chosen);
-        Self::print(&calibration, held.labels.len(), &heads, &accuracies, &points, recommended, reporter)?;
+        Self::print(
+            &calibration,
+            calibrating.labels.len(),
+            &heads,
+            &accuracies,
+            &points,
+            recommended,
+            reporter,
+        )?;
 
         let measured = match recommended {
             Some(point) => {
                 let exit = Exit { threshold: point.threshold, temperatures };
-                Some(self.measure(&mut staged, &exit, &rest, reporter)?)
+                Some(self.measure(&mut staged, &exit, &evaluation, reporter)?)
             }
             None => None,
         };
-        let kept = Calibrated {
+        let saved = Calibrated {
             heads: calibration.clone(),
-            images: held.labels.len(),
+            images: calibrating.labels.len(),
             threshold: recommended.map(|p| p.threshold),
             progress: self.progress.clone(),
         }
@@ -121,25 +129,20 @@ impl Subject<'_> {
             points: &points,
             main,
             recommended,
-            subtitle: format!(
-                "{}, {} held-out images of {}",
-                shown(self.checkpoint),
-                all.labels.len(),
-                self.data
-            ),
+            subtitle: format!("{}, {} images of {}", shown(self.checkpoint), all.labels.len(), self.data),
         };
         plots.iter().try_for_each(|path| plot::save(&figure, path))?;
         let files: Vec<String> = plots.iter().map(|p| shown(p)).collect();
         reporter.line(&format!(
-            "plot: {}; temperatures for `incept classify`: {}",
+            "plot: {}; calibration for `incept classify --early-exit`: {}",
             files.join(", "),
-            shown(&kept)
+            shown(&saved)
         ))?;
         reporter.event(&SweepResult {
             event: "early_exit",
             heads: &heads,
             calibration: &calibration,
-            calibration_images: held.labels.len(),
+            calibration_images: calibrating.labels.len(),
             images: all.labels.len(),
             head_accuracies: &accuracies,
             macs: &macs,
@@ -147,7 +150,7 @@ impl Subject<'_> {
             points: &points,
             recommended,
             measured,
-            kept: &kept,
+            kept: &saved,
             plots,
         })
     }
@@ -156,7 +159,7 @@ impl Subject<'_> {
         Loader::new(Arc::clone(set), self.options.clone())
     }
 
-    /// The logits of all softmaxes for a set.
+    /// The logits of all heads for a set.
     fn heads(
         &self,
         staged: &mut EarlyExit,
@@ -179,7 +182,7 @@ impl Subject<'_> {
         Ok(all)
     }
 
-    /// Really runs early exit, and the main softmax alone, over the same images.
+    /// Runs and times early exit and the main head alone on the same images.
     fn measure(
         &self,
         staged: &mut EarlyExit,
@@ -191,15 +194,15 @@ impl Subject<'_> {
         let mut whole =
             self.gpu.block_on(Classifier::new(self.gpu, self.network, batch, self.element, self.state))?;
         let loader = self.loader(set)?;
-        let mut bar = reporter.bar("early exit and all the way", 2 * loader.len() as u64);
-        // Both have run before the clock does.
+        let mut bar = reporter.bar("early exit and whole network", 2 * loader.len() as u64);
+        // Warm-up of the whole network; early exit has run already.
         if let Some(first) = loader.epoch(0, 0).next() {
             self.gpu.block_on(whole.probabilities(&first?))?;
         }
         let (before, earlier) = (staged.dispatches(), staged.images());
         let (mut labels, mut answers): (Vec<u32>, Vec<Answer>) = (Vec::new(), Vec::new());
         let (mut seconds, mut full_seconds) = (0.0, 0.0);
-        let (mut right, mut batches) = (0usize, 0u64);
+        let (mut full_correct, mut batches) = (0usize, 0u64);
         for batch in loader.epoch(0, 0) {
             let batch = batch?;
             let real = || batch.labels.iter().copied().filter(|l| *l != incept::data::Batch::MISSING);
@@ -211,7 +214,8 @@ impl Subject<'_> {
             let rows = self.gpu.block_on(whole.probabilities(&batch))?;
             full_seconds += start.elapsed().as_secs_f64();
             batches += 1;
-            right += rows.iter().zip(real()).filter(|(row, l)| top(row, 1)[0].class == *l as usize).count();
+            full_correct +=
+                rows.iter().zip(real()).filter(|(row, l)| top(row, 1)[0].class == *l as usize).count();
             bar.update(2 * labels.len() as u64, String::new);
         }
         let start = Instant::now();
@@ -232,13 +236,13 @@ impl Subject<'_> {
             answered,
             dispatches: staged.dispatches() - before,
             seconds,
-            full_accuracy: right as f64 / count,
+            full_accuracy: full_correct as f64 / count,
             full_dispatches: batches * whole.session().dispatch_count() as u64,
             full_seconds,
         };
         let saved = 100.0 * (1.0 - seconds / full_seconds.max(1e-9));
         reporter.line(&format!(
-            "really run at {}: {:.2} ms an image instead of {:.2} ms ({:.0}% {}), {:.2}% right instead of {:.2}%, {} dispatches instead of {}",
+            "measured at {}: {:.2} ms per image instead of {:.2} ms ({:.0}% {}), accuracy {:.2}% instead of {:.2}%, {} dispatches instead of {}",
             exit.threshold,
             1e3 * seconds / count,
             1e3 * full_seconds / count,
@@ -263,13 +267,13 @@ impl Subject<'_> {
     ) -> Result<()> {
         for HeadCalibration { head, calibration: c } in calibration {
             reporter.line(&format!(
-                "{head:<5} temperature {:.3}: mean -log p {:.4} before, {:.4} after, on {images} held-out images that choose the threshold too",
+                "{head:<5} temperature {:.3}: NLL {:.4} before, {:.4} after, on the {images} images of the calibration set",
                 c.temperature, c.before, c.after
             ))?;
         }
-        let by_itself: Vec<String> =
+        let accuracies: Vec<String> =
             heads.iter().zip(accuracies).map(|(head, a)| format!("{head} {:.2}%", 100.0 * a)).collect();
-        reporter.line(&format!("on the others, each by itself: {}\n", by_itself.join("  ")))?;
+        reporter.line(&format!("accuracy of each head on the other images: {}\n", accuracies.join("  ")))?;
         let columns: String = heads.iter().map(|head| format!("  {head:>7}")).collect();
         reporter.line(&format!("threshold{columns}  accuracy  compute"))?;
         for point in points {
@@ -285,14 +289,14 @@ impl Subject<'_> {
         }
         match recommended {
             Some(p) => reporter.line(&format!(
-                "\n--early-exit {} saves {:.1}% of the multiply-adds for {:.2} points of accuracy",
+                "\n--early-exit {} saves {:.1}% of the multiply-adds for {:.2} percentage points of accuracy",
                 p.threshold,
                 100.0 * (1.0 - p.compute),
                 100.0 * p.lost.max(0.0)
             )),
             None => {
                 note(&format!(
-                    "no threshold is sure to save anything for at most half a point of accuracy, as far as {images} images can tell"
+                    "no threshold saves compute for up to half a percentage point of accuracy, plus the standard error on {images} images"
                 ));
                 Ok(())
             }
@@ -300,9 +304,9 @@ impl Subject<'_> {
     }
 }
 
-/// The threshold that computes least of those that cost at most [`ALLOWED_LOSS`]. A standard error
-/// is added to the cost that these few images show: else the threshold would be taken that looks
-/// cheap by chance.
+/// The threshold with the least compute whose loss of accuracy is up to [`ALLOWED_LOSS`]. The
+/// standard error is added to the loss, because on few images the smallest one would be chosen by
+/// chance.
 fn choose(points: &[SweepPoint]) -> Option<f32> {
     points
         .iter()
@@ -311,7 +315,7 @@ fn choose(points: &[SweepPoint]) -> Option<f32> {
         .map(|p| p.threshold)
 }
 
-/// The corner with the fewest of these points, whose coordinates are from 0 to 1: for the legend.
+/// The corner with the fewest points, which have coordinates in [0, 1]: the place for the legend.
 fn emptiest(points: &[(f64, f64)]) -> SeriesLabelPosition {
     let corners = [
         (SeriesLabelPosition::LowerRight, true, false),
@@ -327,7 +331,7 @@ fn emptiest(points: &[(f64, f64)]) -> SeriesLabelPosition {
     fewest.map_or(SeriesLabelPosition::LowerRight, |(corner, ..)| corner)
 }
 
-/// Accuracy against the compute of the average image.
+/// Plot of accuracy against mean compute per image.
 struct SweepFigure<'a> {
     points: &'a [SweepPoint],
     main: f64,
@@ -344,13 +348,12 @@ impl Figure for SweepFigure<'_> {
     where
         DB::ErrorType: 'static,
     {
-        heading(root, unit, "Early exit: accuracy against compute", &self.subtitle)?;
+        heading(root, unit, "Early exit: accuracy vs. compute", &self.subtitle)?;
         let area = root.margin(unit.px(76), unit.px(8), unit.px(20), unit.px(14));
         let accuracies = || self.points.iter().map(|p| p.accuracy).chain([self.main]);
         let least = accuracies().fold(1.0, f64::min);
         let most = accuracies().fold(0.0, f64::max);
-        // Room for the words above and below.
-        // Differences below a point are chance, and should not fill the figure.
+        // The axis spans at least 2 percentage points: smaller differences are noise.
         let gap = (most - least).max(0.02);
         let least_compute = self.points.iter().map(|p| p.compute).fold(1.0, f64::min);
         let widest = self.points.iter().map(|p| p.compute).fold(1.0, f64::max);
@@ -359,22 +362,22 @@ impl Figure for SweepFigure<'_> {
             title: "",
             x: (least_compute - 0.15 * span)..(widest + 0.06 * span),
             y: (least - 0.12 * gap)..(most + 0.12 * gap).min(1.0 + 0.02 * gap),
-            x_name: "multiply-adds of the average image, by those of the main softmax alone",
+            x_name: "mean multiply-adds per image, relative to the main head alone",
             y_name: "accuracy",
             ticks: (9, 7),
-            // As many digits as tell the labels apart.
+            // Enough digits to distinguish the labels.
             x_label: &|v| format!("{:.*}%", usize::from(span < 0.1), 100.0 * v),
             y_label: &|v| format!("{:.*}%", if gap < 0.02 { 2 } else { 1 }, 100.0 * v),
         };
         let mut chart = axes.on(&area, unit)?;
         let points: Vec<(f64, f64)> = self.points.iter().map(|p| (p.compute, p.accuracy)).collect();
-        line(&mut chart, unit, &points, BLUE, "early exit, a dot a threshold")?;
+        line(&mut chart, unit, &points, BLUE, "early exit, one dot per threshold")?;
         let square = |half: i32, style: ShapeStyle| {
             let corners = [(unit.px(-half), unit.px(-half)), (unit.px(half), unit.px(half))];
             EmptyElement::at((1.0, self.main)) + Rectangle::new(corners, style)
         };
         let drawn = chart.draw_series([square(5, INK.filled())])?;
-        drawn.label("the main softmax alone").legend(move |(x, y)| {
+        drawn.label("main head alone").legend(move |(x, y)| {
             Rectangle::new(
                 [(x + unit.px(5), y - unit.px(5)), (x + unit.px(15), y + unit.px(5))],
                 INK.filled(),
@@ -392,14 +395,14 @@ impl Figure for SweepFigure<'_> {
                 Circle::new((x + unit.px(10), y), unit.px(6), unit.stroke(VERMILION, 2))
             });
         }
-        // Thresholds that lie far enough apart to be written.
+        // Label thresholds that are far enough apart.
         let mut last = f64::NEG_INFINITY;
         for (p, next) in
             self.points.iter().zip(self.points.iter().skip(1)).filter(|(p, _)| p.threshold <= 1.0)
         {
             if p.compute - last > 0.07 * span {
                 last = p.compute;
-                // Right of the dot, on the side that the curve does not take.
+                // Right of the dot, away from the curve.
                 let down = if next.accuracy < p.accuracy { -18 } else { 6 };
                 let right = if self.recommended == Some(p) { 12 } else { 5 };
                 let place = (unit.px(right), unit.px(down));
@@ -423,7 +426,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_threshold_that_is_cheap_by_chance_is_not_chosen() {
+    fn chosen_threshold_allows_for_the_standard_error() {
         let point = |threshold, lost, lost_error, compute| SweepPoint {
             threshold,
             shares: Vec::new(),

@@ -1,4 +1,4 @@
-//! A figure of images in rows and columns, each with a caption below it.
+//! A figure with a grid of images and captions.
 
 use image::RgbImage;
 use plotters::prelude::*;
@@ -11,17 +11,17 @@ use super::raster::Placed;
 #[derive(Debug)]
 pub(crate) struct Tile {
     pub image: RgbImage,
-    /// Lines of text with their colours.
+    /// Lines of text with their colors.
     pub caption: Vec<(String, RGBColor)>,
 }
 
-/// What the figure shows.
+/// The contents of the figure.
 #[derive(Debug)]
 pub(crate) struct Tiles {
     pub title: String,
     pub subtitle: String,
     pub columns: usize,
-    /// What stands above the columns; nothing if empty.
+    /// Headings of the columns; may be empty.
     pub heads: Vec<(String, RGBColor)>,
     /// Width and height of a tile in the layout.
     pub tile: u32,
@@ -34,11 +34,11 @@ const TEXT: i32 = 12;
 const SMALL: i32 = 10;
 const LINE: u32 = 16;
 const HEADING: u32 = 78;
-/// The title and its line need so much.
-const LEAST_WIDTH: u32 = 560;
+/// Minimum width, for title and subtitle.
+const MIN_WIDTH: u32 = 560;
 
-/// The text as the embedded font can draw it, with an ellipsis in the middle for what is wider than
-/// `width` pixels of the layout: names often begin alike, and numbers come last.
+/// The text in letters of the embedded font, shortened to `width` pixels of the layout. The
+/// ellipsis is in the middle: names often have the same prefix, and end with a number.
 pub(crate) fn fitted(text: &str, width: u32, size: i32) -> String {
     let text = legible(text);
     let fits = |text: &String| text_width(text, size) <= width;
@@ -46,7 +46,7 @@ pub(crate) fn fitted(text: &str, width: u32, size: i32) -> String {
     most.map(|most| shortened(&text, most)).find(fits).unwrap_or_else(|| shortened(&text, 2))
 }
 
-/// At most so many letters of a text, from its beginning and its end.
+/// Shortens a text to up to `most` letters from its beginning and end.
 pub(crate) fn shortened(text: &str, most: usize) -> String {
     let count = text.chars().count();
     if count <= most {
@@ -71,14 +71,14 @@ impl Tiles {
         HEADING + if self.heads.is_empty() { 0 } else { LINE + 4 }
     }
 
-    /// Where a tile is in the layout: left and top.
+    /// The left and top of a tile in the layout.
     fn place(&self, index: usize) -> (u32, u32) {
         let (column, row) = ((index % self.columns()) as u32, (index / self.columns()) as u32);
         (MARGIN + column * (self.tile + GAP), self.top() + row * self.row_height())
     }
 
-    /// The extents of an image in its tile: its proportions stay.
-    fn extents(&self, image: &RgbImage) -> (u32, u32) {
+    /// The width and height of an image in its tile, with its aspect ratio.
+    fn fit(&self, image: &RgbImage) -> (u32, u32) {
         let longer = image.width().max(image.height()).max(1);
         ((image.width() * self.tile / longer).max(1), (image.height() * self.tile / longer).max(1))
     }
@@ -88,7 +88,7 @@ impl Figure for Tiles {
     fn size(&self) -> (u32, u32) {
         let rows = self.tiles.len().div_ceil(self.columns()) as u32;
         let width = 2 * MARGIN + self.columns() as u32 * (self.tile + GAP) - GAP;
-        (width.max(LEAST_WIDTH), self.top() + rows * self.row_height() + 4)
+        (width.max(MIN_WIDTH), self.top() + rows * self.row_height() + 4)
     }
 
     fn draw<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
@@ -99,7 +99,7 @@ impl Figure for Tiles {
         heading(root, unit, &fitted(&self.title, room, 22), &fitted(&self.subtitle, room, 14))?;
         let px = |layout: u32| unit.px(layout.cast_signed());
         let text = |text: &str, color: &RGBColor, left: u32, top: u32| {
-            // Long names are written smaller before they lose letters.
+            // Long text is first set smaller, then shortened.
             let room = self.tile + GAP;
             let size = if fitted(text, room, TEXT) == text { TEXT } else { SMALL };
             let style = unit.text(size, color).pos(Pos::new(HPos::Center, VPos::Top));
@@ -114,8 +114,8 @@ impl Figure for Tiles {
             for (line, (words, color)) in tile.caption.iter().enumerate() {
                 text(words, color, left, top + self.tile + 5 + line as u32 * LINE)?;
             }
-            // A thin line around the image, so that a white one has an edge.
-            let (width, height) = self.extents(&tile.image);
+            // A thin frame, so that white images have an edge.
+            let (width, height) = self.fit(&tile.image);
             let (x, y) = (left + (self.tile - width) / 2, top + (self.tile - height) / 2);
             let line = unit.px(1);
             let edge = [(px(x) - line, px(y) - line), (px(x + width) + line, px(y + height) + line)];
@@ -126,7 +126,7 @@ impl Figure for Tiles {
 
     fn images(&self) -> Vec<Placed<'_>> {
         let placed = self.tiles.iter().enumerate().map(|(i, tile)| {
-            let ((left, top), (width, height)) = (self.place(i), self.extents(&tile.image));
+            let ((left, top), (width, height)) = (self.place(i), self.fit(&tile.image));
             let (left, top) = (left + (self.tile - width) / 2, top + (self.tile - height) / 2);
             Placed { image: &tile.image, left, top, width, height }
         });
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_names_keep_their_ends() {
+    fn long_names_are_shortened_in_the_middle() {
         assert_eq!(fitted("cat", 100, 12), "cat");
         let short = fitted("standard schnauzer 77%", 72, 12);
         assert!(short.starts_with("stan") && short.ends_with(" 77%") && short.contains('…'), "{short}");
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn images_keep_their_proportions_and_lie_inside() {
+    fn images_keep_their_aspect_ratio_and_fit_the_figure() {
         let tile = |w, h| Tile { image: RgbImage::new(w, h), caption: vec![("x".into(), INK)] };
         let tiles = Tiles {
             title: "t".into(),

@@ -23,41 +23,43 @@ use super::interrupt::interruptible;
 use super::options::{DeviceArgs, Init, PrecisionArgs, PrecisionName};
 use super::place::{Place, ended};
 use super::record::{checkpoint_of, folder_of, require_finite};
-use super::report::{Reporter, bytes, is_unread, note, shown, thousands};
+use super::report::{Reporter, bytes, is_unread, note, plural, shown, thousands};
 use super::screen::Screen;
 use super::{Outcome, Result, plot, preview, record};
 
-/// Train a network on a data set; the run gets a folder with its configuration, log and
+/// Train a network on a data set; each run has a folder with its configuration, log and
 /// checkpoints.
 ///
-/// Every epoch ends with a look at the images that are held out and with a checkpoint. Ctrl-C saves
-/// too, and `--resume` goes on where a checkpoint was made: bit for bit as if nothing had happened.
+/// Every epoch ends with validation and a checkpoint. Ctrl-C saves a checkpoint too. `--resume`
+/// continues from a checkpoint, and the result is bit-identical to that of an uninterrupted run.
 ///
-/// Options come from a recipe, then a TOML file, then flags, each over the one before; the
-/// configuration that comes out is saved with the run as config.toml, which `--config` takes.
-/// `incept runs` lists what was trained.
+/// Options come from a recipe, then a TOML file, then flags; later ones override earlier ones. The
+/// resulting configuration is saved with the run as config.toml, which `--config` takes. `incept
+/// runs` lists all runs.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Train {
     #[command(flatten)]
     config: Config,
-    /// Start from this configuration.
+    /// Built-in configuration to start from.
     #[arg(long, value_name = "NAME", help_heading = "Configuration")]
     recipe: Option<Recipe>,
-    /// Read options from this TOML file: `data = "photos"`, then the sections [network], [training]
-    /// (with limit, held-out and precision), [optimizer], [augment], [pixels] (mean, std, fit),
-    /// [load] (workers, max-bad, max-pixels) and [run] with the names of the flags. A run's
-    /// config.toml shows them all.
+    /// Read options from a TOML file, such as a run's config.toml.
+    ///
+    /// It has `data = "photos"`, then sections with the names of the flags as keys: [network],
+    /// [training] (with limit, val-split and precision), [optimizer], [augment], [pixels] (mean,
+    /// std, fit), [load] (workers, max-bad, max-pixels) and [run].
     #[arg(long = "config", id = "file", value_name = "FILE", help_heading = "Configuration")]
     file: Option<PathBuf>,
-    /// Go on from this checkpoint, or the newest one of a run's folder, with its network and
-    /// configuration. What may be given anew: the data set's place, --epochs, --patience,
-    /// --no-validation, --grad-checkpointing, --workers, --max-bad, --max-pixels, --save-every,
-    /// --keep, --tensorboard, --output, --runs-dir and --view.
+    /// Resume from this checkpoint, or from the latest one of a run's folder.
+    ///
+    /// Network and configuration are those of the run. Only these may change: the path of the data
+    /// set, --epochs, --patience, --no-validation, --grad-checkpointing, --workers, --max-bad,
+    /// --max-pixels, --save-every, --keep, --tensorboard, --output, --runs-dir and --view.
     #[arg(long, value_name = "FILE|RUN", help_heading = "Run", conflicts_with_all = FIXED_BY_RUN)]
     resume: Option<PathBuf>,
-    /// Draw training images as the network will see them, several epochs side by side, .png or
-    /// .svg, and do not train.
+    /// Draw augmented training images of several epochs to this file (.png or .svg), and do not
+    /// train.
     #[arg(long, value_name = "FILE", help_heading = "Augmentation", conflicts_with_all = TRAINED_ONLY)]
     preview_augment: Option<PathBuf>,
     #[command(flatten)]
@@ -66,14 +68,14 @@ pub(crate) struct Train {
 
 const EXAMPLES: &str = "Examples:
   incept train cifar --recipe small                      a recipe for small images
-  incept train cifar --recipe small --epochs 20          the same, changed by a flag
-  incept train --config runs/0001-cifar/config.toml      a run trained again
-  incept train photos --init cifar.safetensors --reset-head --freeze-until inception_4a    the weights of another run for other classes
-  incept train --resume runs/0001-cifar --epochs 90      a run taken further
+  incept train cifar --recipe small --epochs 20          the same with a flag that overrides it
+  incept train --config runs/0001-cifar/config.toml      repeat a run
+  incept train photos --init cifar.safetensors --reset-head --freeze-until inception_4a    fine-tune for other classes
+  incept train --resume runs/0001-cifar --epochs 90      resume a run and train it longer
 
-Data sets: `digits`, a folder of images, MNIST's or CIFAR's files; `incept eval --help` lists the formats.";
+Data sets: `digits`, a folder of images, MNIST or CIFAR files, ...; `incept eval --help` lists all formats.";
 
-/// What a run that is resumed has decided already.
+/// Options that `--resume` does not allow: the run has fixed them.
 const FIXED_BY_RUN: [&str; 41] = [
     "variant",
     "width",
@@ -118,7 +120,7 @@ const FIXED_BY_RUN: [&str; 41] = [
     "name",
 ];
 
-/// What means nothing where nothing is trained.
+/// Options that have no effect without training.
 const TRAINED_ONLY: [&str; 18] = [
     "epochs",
     "patience",
@@ -140,36 +142,36 @@ const TRAINED_ONLY: [&str; 18] = [
     "tensorboard",
 ];
 
-/// The last event for programs that read along; those before are of the training itself.
+/// The last event of the JSON output; those before it come from the training itself.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 enum Event<'a> {
     End {
         reason: StopReason,
-        /// Epochs that are done.
+        /// Completed epochs.
         epochs: u64,
         best_accuracy: Option<f64>,
-        /// Number of the epoch with the best held-out accuracy, from 0.
+        /// Epoch with the best validation accuracy, from 0; none without validation.
         best_epoch: Option<u64>,
         best: Option<&'a Path>,
-        /// The newest checkpoint.
+        /// File of the latest checkpoint.
         last: Option<&'a Path>,
     },
     Failed {
         reason: String,
-        /// Epochs that are done.
+        /// Completed epochs.
         epochs: u64,
     },
 }
 
-/// What a run begins with.
+/// A configured run, before a device is opened.
 struct Start {
     setup: Setup,
-    /// The state that training goes on from.
+    /// The checkpoint to resume from.
     resumed: Option<Checkpoint>,
-    /// Weights of another run, and the parameters that are drawn anew all the same.
+    /// Pretrained weights, and the names of parameters that are reinitialized nevertheless.
     weights: Option<(Checkpoint, Vec<String>)>,
-    /// The file that either came from.
+    /// The file of either.
     from: Option<PathBuf>,
 }
 
@@ -201,18 +203,20 @@ impl Train {
         if let Some(checkpoint) = &start.resumed {
             trainer.restore(&checkpoint.state)?;
         }
-        if let Some((checkpoint, anew)) = &start.weights {
-            let begun = gpu.block_on(trainer.start_from(&checkpoint.state.clone().averaged(), anew));
-            begun.map_err(|e| {
+        if let Some((checkpoint, reinitialized)) = &start.weights {
+            let weights = checkpoint.state.clone().averaged();
+            gpu.block_on(trainer.start_from(&weights, reinitialized)).map_err(|e| {
                 let path = start.from.as_deref().map(shown).unwrap_or_default();
-                Error::Config(format!("--init {path}: {e} (no auxiliary heads there? try --aux-weight 0)"))
+                Error::Config(format!(
+                    "--init {path}: {e} (if it has no auxiliary heads, try --aux-weight 0)"
+                ))
             })?;
         }
         let setup = &start.setup;
         note(&format!(
-            "network: {} with {} softmaxes, {} parameters, {} on the device",
+            "network: {}, {}, {} parameters, {} on the device",
             setup.network.variant,
-            if setup.network.has_aux() { 3 } else { 1 },
+            if setup.network.has_aux() { "main and auxiliary heads" } else { "main head only" },
             thousands(parameters(&trainer) as u64),
             bytes(trainer.session().plan().memory.total_bytes())
         ));
@@ -250,7 +254,10 @@ impl Train {
         let best = learner.best().map(|(accuracy, epoch)| (accuracy, epoch, folder.best()));
         if let Some((accuracy, epoch, file)) = &best {
             let (percent, epochs) = (100.0 * accuracy, epoch + 1);
-            reporter.line(&format!("best: held out {percent:.2}% after epoch {epochs}, {}", shown(file)))?;
+            reporter.line(&format!(
+                "best: validation accuracy {percent:.2}% after epoch {epochs}, {}",
+                shown(file)
+            ))?;
         }
         reporter.event(&Event::End {
             reason: history.reason(),
@@ -265,15 +272,16 @@ impl Train {
 
     fn fresh(&self) -> Result<Start> {
         let mut config = self.config.layered(self.recipe, self.file.as_deref())?;
-        config.training.take_back();
+        config.training.unset_disabled();
         config.training.validate()?;
         config.load.set_limit()?;
         config.run.validate()?;
-        self.config.optimizer.refuse_idle(&config.optimizer)?;
-        config.optimizer.drop_idle();
+        self.config.optimizer.refuse_ineffective(&config.optimizer)?;
+        config.optimizer.drop_ineffective();
         let what = config.data.clone();
-        let what =
-            what.ok_or_else(|| Error::Config("name a data set, here or in the file as `data`".into()))?;
+        let what = what.ok_or_else(|| {
+            Error::Config("no data set: give one as an argument, or as `data` in the --config file".into())
+        })?;
         let training = &mut config.training;
         let seed = *training.seed.get_or_insert(1);
         let val_split = *training.val_split.get_or_insert(OpenOptions::default().val_split);
@@ -299,7 +307,7 @@ impl Train {
                 let theirs = metadata.classes.len();
                 if theirs != names.len() && !reset {
                     let reason = format!(
-                        "--init: the weights know {theirs} classes and the data set has {}: draw the classifiers anew with --reset-head",
+                        "--init: the weights have {theirs} classes and the data set has {}: reinitialize the classifiers with --reset-head",
                         names.len()
                     );
                     return Err(Error::Config(reason));
@@ -307,20 +315,20 @@ impl Train {
                 if !reset && metadata.classes != names {
                     let first = |classes: &[String]| classes.first().cloned().unwrap_or_default();
                     note(&format!(
-                        "note: the classes of the weights have other names ({}, ... and here {}, ...): their classifiers are kept; --reset-head draws them anew",
+                        "note: the pretrained weights have other class names ({}, ...) than the data set ({}, ...); the classifiers are kept (--reset-head reinitializes them)",
                         first(&metadata.classes),
                         first(names)
                     ));
                 }
-                // The network is the one that has the weights, whatever a recipe says.
+                // The network comes with the weights; a recipe's is ignored, a flag's refused.
                 config.network.width = self.config.network.width;
                 config.network.variant = self.config.network.variant.or(Some(metadata.network.variant));
                 if config.network.width.is_some() || config.network.variant != Some(metadata.network.variant)
                 {
-                    let reason = "--init FILE brings its own network: leave out --variant and --width";
+                    let reason = "--init FILE determines the network: remove --variant and --width";
                     return Err(Error::Config(reason.into()));
                 }
-                // Their weights of classes were for another training.
+                // Class weights of the earlier training do not apply to this one.
                 let theirs = GoogLeNet { class_weights: None, ..metadata.network.clone() };
                 config.network.changed(theirs.classes(names.len()))?
             }
@@ -339,7 +347,7 @@ impl Train {
         network.mixed_labels = mix.is_some();
         network.validate()?;
         if self.config.network.aux_dropout.is_some() && !network.has_aux() {
-            let reason = "--aux-dropout would change nothing: --aux-weight 0 leaves the auxiliary heads out";
+            let reason = "--aux-dropout has no effect: --aux-weight 0 removes the auxiliary heads";
             return Err(Error::Config(reason.into()));
         }
         config.network.fill(&network);
@@ -363,13 +371,14 @@ impl Train {
         let batch = training.batch.get_or_insert(32);
         GoogLeNet::check_batch(*batch)?;
         if *batch > data.train.len() {
-            // A batch with copies would give batch norm too small a variance.
-            note(&format!("note: batches are of {} images: there are no more to train on", data.train.len()));
+            // Filling the batch with copies would make the variance in batch norm too small.
+            note(&format!("note: batch size reduced to {}, the number of training images", data.train.len()));
             *batch = data.train.len();
         }
         let batch = *batch;
         if batch == 1 && mix.is_some() {
-            let reason = "--mixup and --cutmix would change nothing: they mix the images of a batch, and --batch-size is 1";
+            let reason =
+                "--mixup and --cutmix have no effect: they mix the images of a batch, and --batch-size is 1";
             return Err(Error::Config(reason.into()));
         }
         let warmup = *config.optimizer.warmup.get_or_insert(0.0);
@@ -398,36 +407,35 @@ impl Train {
             config,
         };
         run.check()?;
-        warn_of_warmup(&run);
+        note_long_warmup(&run);
         let steps = run.epochs.saturating_mul(data.train.len().div_ceil(run.batch.max(1)) as u64);
         if u64::from(optimizer.accumulate) > steps {
             let reason = format!(
-                "--grad-accum {} is more than the {steps} batches of the whole run: no update would have as many",
+                "--grad-accum {} is more than the {steps} batches of the whole run",
                 optimizer.accumulate
             );
             return Err(Error::Config(reason));
         }
-        let anew = if reset { network.head_parameters() } else { Vec::new() };
-        let weights = weights.map(|checkpoint| (checkpoint, anew));
+        let reinitialized = if reset { network.head_parameters() } else { Vec::new() };
+        let weights = weights.map(|checkpoint| (checkpoint, reinitialized));
         let load = run.config.load.clone();
         let setup = Setup { run, network, preprocessing, data, load };
         Ok(Start { setup, resumed: None, weights, from })
     }
 
-    /// What the run writes to, for this process alone; of a run that goes on, with all that a crash
-    /// left undone.
+    /// Locks what the run writes to; completes what a crash interrupted in a resumed run.
     fn place(&self, start: &Start) -> Result<Place> {
         let options = &start.setup.run.config.run;
         let Some((file, checkpoint)) = start.from.as_deref().zip(start.resumed.as_ref()) else {
-            return Place::take(options, None, None);
+            return Place::lock(options, None, None);
         };
         let progress = &checkpoint.metadata.progress;
-        let place = Place::take(options, self.resumed_folder(start), Some((file, progress)))?;
+        let place = Place::lock(options, self.resumed_folder(start), Some((file, progress)))?;
         place.mend(file, progress)?;
         Ok(place)
     }
 
-    /// Says so where a run that goes on has nothing left to train.
+    /// Reports a resumed run that has nothing left to train.
     fn nothing_left(
         start: &Start,
         place: &Place,
@@ -456,9 +464,7 @@ impl Train {
         require_finite(path, &checkpoint)?;
         let metadata = &checkpoint.metadata;
         let mut run: Run = serde_json::from_value(metadata.run.clone()).map_err(|e| {
-            Error::Config(format!(
-                "this checkpoint does not say how it was trained and cannot be resumed: {e}"
-            ))
+            Error::Config(format!("this checkpoint has no training configuration and cannot be resumed: {e}"))
         })?;
         if let Some(data) = &self.config.data {
             run.data.clone_from(data);
@@ -472,19 +478,20 @@ impl Train {
             run.config.training.patience = Some(patience).filter(|epochs| *epochs > 0);
             run.patience = run.config.training.patience;
         }
-        if let Some(blind) = self.config.training.no_validation {
-            run.config.training.no_validation = Some(blind);
+        if let Some(no_validation) = self.config.training.no_validation {
+            run.config.training.no_validation = Some(no_validation);
         }
         run.config.training.validate()?;
-        run.check()
-            .map_err(|error| Error::format(path, format!("was trained in no way that can be: {error}")))?;
-        warn_of_warmup(&run);
-        // JSON has no infinity: a norm that is only looked at comes back as none.
+        run.check().map_err(|error| {
+            Error::format(path, format!("has an invalid training configuration: {error}"))
+        })?;
+        note_long_warmup(&run);
+        // JSON has no infinity: an infinite norm, which only measures, is read back as none.
         run.optimizer.clip_norm.get_or_insert(f32::INFINITY);
-        if let Some(again) = self.config.optimizer.checkpointing {
-            // What is made again is the same: memory and time change, and nothing else.
-            run.optimizer.checkpointing = again;
-            run.config.optimizer.checkpointing = Some(again);
+        if let Some(checkpointing) = self.config.optimizer.checkpointing {
+            // Recomputed activations are bit-identical: only memory and time change.
+            run.optimizer.checkpointing = checkpointing;
+            run.config.optimizer.checkpointing = Some(checkpointing);
         }
         let (own, given) = (&mut run.config.load, &self.config.load);
         own.workers = given.workers.or(own.workers);
@@ -497,7 +504,7 @@ impl Train {
         own.tensorboard = given.tensorboard.clone().or_else(|| own.tensorboard.clone());
         own.out = given.out.clone();
         own.runs_dir = given.runs_dir.clone().or_else(|| own.runs_dir.clone());
-        // How it was looked at is not a part of the run: the terminal may be another one, or none.
+        // The view is not kept: a resumed run may have another terminal, or none.
         own.view = given.view;
         let options = OpenOptions {
             val_split: run.val_split,
@@ -519,14 +526,15 @@ impl Train {
         Ok(Start { setup, resumed: Some(checkpoint), weights: None, from: Some(path.to_path_buf()) })
     }
 
-    /// The folder of the run that goes on, if one does and has one.
+    /// The folder of the resumed run, if there is one.
     fn resumed_folder(&self, start: &Start) -> Option<RunFolder> {
         let (named, file) = (self.resume.as_deref()?, start.from.as_deref()?);
         start.resumed.as_ref()?;
         folder_of(named, file, start.setup.run.config.run.runs_dir())
     }
 
-    /// The run's folder with what is known now, and where the newest checkpoint goes.
+    /// Creates or opens the run's folder and writes its manifest; also returns the file of the
+    /// latest checkpoint.
     fn recorder(&self, start: &Start, learner: &Learner, place: &mut Place) -> Result<(Recorder, PathBuf)> {
         let Start { setup, from, .. } = start;
         let run = &setup.run;
@@ -535,7 +543,7 @@ impl Train {
                 .file_name()
                 .map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned())
         });
-        let (folder, out) = place.settle(&run.config.run, &name)?;
+        let (folder, out) = place.create(&run.config.run, &name)?;
         let manifest = learner.manifest();
         let memory_bytes = manifest.memory_bytes;
         let manifest = Manifest {
@@ -544,14 +552,14 @@ impl Train {
             data: run.data.clone(),
             data_description: setup.data.name.clone(),
             validation: setup.data.validation.len(),
-            // A device or a pipe keeps nothing: the folder has the checkpoint too then.
+            // For a device or a pipe as output, the checkpoint is saved in the folder too.
             checkpoint: (out != folder.last() && !is_special(&out))
                 .then(|| std::path::absolute(&out).unwrap_or_else(|_| out.clone())),
             from: from.clone(),
             ..manifest
         };
         let manifest = match folder.manifest() {
-            // What was known at the start of a run that resumes stays.
+            // A resumed run keeps its original manifest.
             Ok(old) => Manifest { checkpoint: manifest.checkpoint, ..old },
             Err(_) => manifest,
         };
@@ -573,21 +581,23 @@ impl Train {
         let options = setup.load.options(setup.run.batch, &setup.preprocessing);
         let plain = Loader::new(Arc::clone(set), options.clone())?;
         let training = options.training(setup.run.seed, setup.run.augmentation).mixing(setup.run.mix);
-        // In the data set's order, so that a row is one image.
+        // Without shuffling, so that each row shows one image.
         let training = Loader::new(Arc::clone(set), LoaderOptions { shuffle: false, ..training })?;
         preview::write(path, &plain, &training, setup)?;
-        reporter.line(&format!("saved {}: the first of a row is the image itself", shown(path)))?;
+        reporter.line(&format!("saved {}; the first column is without augmentation", shown(path)))?;
         reporter.event(&serde_json::json!({ "event": "preview", "sheet": path }))?;
         Ok(Outcome::Done)
     }
 }
 
-/// Says so where a warm-up, from a recipe or a file, leaves nothing of the run.
-fn warn_of_warmup(run: &Run) {
+/// Prints a note if a warm-up from a recipe or file is as long as the run.
+fn note_long_warmup(run: &Run) {
     if run.warmup > 0.0 && run.warmup >= run.epochs as f64 {
         note(&format!(
-            "note: the warm-up of {} epochs is as long as the run of {} or longer: the learning rate rises to its end and does not reach --lr {}",
-            run.warmup, run.epochs, run.rate
+            "note: the warm-up ({} epochs) is not shorter than the run ({}): the learning rate never reaches --lr {}",
+            run.warmup,
+            plural(run.epochs, "epoch"),
+            run.rate
         ));
     }
 }

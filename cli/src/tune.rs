@@ -1,4 +1,4 @@
-//! Tuning from the command line: what `--tune` asks for, with progress, before a network is made.
+//! Autotuning with `--tune`, before a network is created.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -14,27 +14,26 @@ use incept::tune::{Rejected, TuneCache, TuneOptions, TuneProgress, Tuning, tune}
 use serde::Serialize;
 
 use super::options::DeviceArgs;
-use super::report::{Reporter, duration, note, shown};
+use super::report::{Reporter, duration, note, plural, shown};
 
-/// What `--tune` takes.
+/// The values of `--tune`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tune {
-    /// The default kernels, whatever was measured before.
+    /// Use the default kernels, and ignore the cache.
     Off,
-    /// Measure what is not known yet, the costliest first, for twenty seconds at most.
+    /// Measure what is not in the cache, most expensive first, for up to 20 seconds.
     Fast,
-    /// Measure everything thoroughly.
+    /// Measure everything.
     Full,
 }
 
-/// What is tuned for.
+/// The purpose of tuning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Worth {
-    /// Training wins the time back, so it measures without being asked, and says so to programs
-    /// that read along.
+    /// Training is long enough for tuning to pay off: it tunes by default, with an event in the
+    /// JSON output.
     Training,
-    /// Classifying is often over sooner than measuring would be: it measures only when asked, and
-    /// prints nothing but results.
+    /// Classification is often shorter than tuning: it tunes only with `--tune`, without an event.
     Classifying,
 }
 
@@ -53,8 +52,8 @@ struct TuneEvent<'a> {
 }
 
 impl DeviceArgs {
-    /// Gives the device the choices that are kept for it.
-    pub(super) fn recall(&self, gpu: &Gpu) {
+    /// Loads the device's cached choices.
+    pub(super) fn load_cache(&self, gpu: &Gpu) {
         if self.tune == Some(Tune::Off) {
             return;
         }
@@ -70,7 +69,7 @@ impl DeviceArgs {
         }
     }
 
-    /// Measures what the plan of a network can run, and keeps what was found.
+    /// Measures the kernels that a network's plan can use, and caches the choices.
     pub(crate) fn tune(
         &self,
         gpu: &Gpu,
@@ -79,7 +78,7 @@ impl DeviceArgs {
         stop: Option<&AtomicBool>,
         plan: impl FnOnce() -> Result<Plan>,
     ) -> Result<()> {
-        // On software adapters measuring finds next to nothing that the defaults do not know.
+        // On software adapters tuning gains next to nothing over the defaults.
         let real = gpu.summary().class != AdapterClass::Software;
         let default = if real && worth == Worth::Training { Tune::Fast } else { Tune::Off };
         let options = match self.tune.unwrap_or(default) {
@@ -100,23 +99,24 @@ impl DeviceArgs {
         };
         let tuning = gpu.block_on(tune(gpu, &plan()?, &options, progress))?;
         drop(bar);
-        let cache = if tuning.choices.is_empty() { Ok(None) } else { keep(gpu, &tuning) };
-        // Training goes on without a file; the next start measures again.
+        let cache = if tuning.choices.is_empty() { Ok(None) } else { save(gpu, &tuning) };
+        // Training continues without a cache; the next start tunes again.
         let cache = cache.unwrap_or_else(|error| {
-            log::warn!("what tuning found is not kept: {error}");
+            log::warn!("cannot write the tuning cache: {error}");
             None
         });
         let Tuning { known, measured, changed, left, .. } = tuning;
         if measured + left > 0 {
-            let rest = if left > 0 { format!(", {left} left at their defaults") } else { String::new() };
+            let rest = if left > 0 { format!(", {left} not measured") } else { String::new() };
             note(&format!(
-                "tuning: {measured} shapes measured in {}, {changed} of them faster than by default ({:.1} ms for {:.1} ms){rest}",
+                "tuning: measured {} in {}, {changed} faster than the default ({:.1} ms instead of {:.1} ms){rest}",
+                plural(measured as u64, "shape"),
                 duration(start.elapsed()),
                 tuning.after_ms,
                 tuning.before_ms,
             ));
         } else {
-            note(&format!("tuning: all {known} shapes are known from an earlier start"));
+            note(&format!("tuning: all {known} shapes are in the cache"));
         }
         if worth == Worth::Training {
             reporter.event(&TuneEvent {
@@ -136,8 +136,8 @@ impl DeviceArgs {
     }
 }
 
-/// Writes what was found to the device's file.
-fn keep(gpu: &Gpu, tuning: &Tuning) -> Result<Option<PathBuf>> {
+/// Saves the choices to the device's cache.
+fn save(gpu: &Gpu, tuning: &Tuning) -> Result<Option<PathBuf>> {
     let cache = TuneCache::new(gpu)?;
     cache.save(&tuning.choices)?;
     Ok(Some(cache.path().to_path_buf()))

@@ -9,22 +9,24 @@ use super::options::DeviceArgs;
 use super::report::Reporter;
 use super::{Outcome, Result};
 
-/// Compare this device with golden results in float64.
+/// Compare this device's results with float64 golden values.
 ///
-/// A folder holds sets: op_NAME.safetensors with cases of one operation, and whole networks as
+/// The folder contains sets: op_NAME.safetensors with cases of one operation, and networks as
 /// NAME_init, NAME_io, NAME_grads and NAME_stepN .safetensors. Width, classes, batch and input size
 /// are read from the tensors. Errors are relative to the golden value, or to a floor where that is
-/// near zero. A result beyond its limit is compared with what the CPU reference makes of parameters
-/// that differ in their last bit: if it is one of those, a decision of a ReLU or max pool was a
-/// near tie, which is reported and no fault. The exit code is 1 if anything is outside its limit,
-/// or a set cannot be checked; the other sets are checked all the same.
+/// near zero.
+///
+/// A result outside of its limit is compared with CPU reference results for parameters that differ
+/// in their last bit. If it matches one of those, a ReLU or max pool had a near tie: this is
+/// reported, but passes. The exit code is 1 if a result is outside of its limit or a set cannot be
+/// checked; the other sets are still checked.
 #[derive(Args, Debug)]
 pub(crate) struct Verify {
-    /// The folder with the golden sets.
+    /// Folder with the golden sets.
     folder: PathBuf,
-    /// Check the CPU twins too, in f32 and in f64.
-    #[arg(long)]
-    twins: bool,
+    /// Check the CPU reference too, in f32 and f64.
+    #[arg(long = "reference", alias = "twins")]
+    reference: bool,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -33,13 +35,13 @@ impl Verify {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let device = &self.device;
         let gpu = device.open()?;
-        let engines = if self.twins { &Engine::ALL[..] } else { &[Engine::Device] };
+        let engines = if self.reference { &Engine::ALL[..] } else { &[Engine::Device] };
         let report = {
             let mut bar = reporter.bar("checking", 0);
             gpu.block_on(run(&gpu, &self.folder, engines, |progress| {
                 bar.set_length(progress.total as u64);
                 let shown = || {
-                    format!("{}, {}: {} checks so far", progress.set, progress.engine.name(), progress.checks)
+                    format!("{}, {}: {} checks done", progress.set, progress.engine.name(), progress.checks)
                 };
                 bar.update(progress.done as u64, shown);
             }))?
@@ -81,8 +83,8 @@ impl Verify {
     }
 }
 
-/// One line for each check that is not the golden value, and for each set that could not be
-/// checked; then how many there were.
+/// Prints a line per result outside of its limit and per set that could not be checked, then the
+/// totals.
 fn list(report: &Report, reporter: &Reporter) -> Result<()> {
     let beyond = report.checks.iter().filter(|c| c.error > c.limit);
     for c in beyond {
@@ -90,7 +92,7 @@ fn list(report: &Report, reporter: &Reporter) -> Result<()> {
         let what = if c.is_near_tie() { "near tie" } else { "outside" };
         let witness = match c.witness {
             Some(distance) if c.is_near_tie() => {
-                format!(", but {distance:.2e} from another side of a near tie")
+                format!(", but {distance:.2e} from the other side of a near tie")
             }
             Some(distance) => format!(", and {distance:.2e} from the nearest side of a near tie"),
             None => String::new(),
@@ -103,10 +105,11 @@ fn list(report: &Report, reporter: &Reporter) -> Result<()> {
         reporter.line(&format!("not checked: {set} {engine}: {reason}"))?;
     }
     let count = |wanted: fn(&Check) -> bool| report.checks.iter().filter(|c| wanted(c)).count();
-    let mut text = format!("{} checks, {} outside their limits", report.checks.len(), count(|c| !c.passed()));
+    let mut text =
+        format!("{} checks, {} outside of their limits", report.checks.len(), count(|c| !c.passed()));
     let ties = count(Check::is_near_tie);
     if ties > 0 {
-        text.push_str(&format!(", {ties} beyond them by a near tie"));
+        text.push_str(&format!(", {ties} near ties"));
     }
     if !report.failures.is_empty() {
         text.push_str(&format!(", {} sets not checked", report.failures.len()));

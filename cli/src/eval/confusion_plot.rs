@@ -1,4 +1,4 @@
-//! The confusion matrix as an image.
+//! The plot of a confusion matrix.
 
 use incept::infer::Confusion;
 use plotters::prelude::*;
@@ -14,15 +14,15 @@ pub(crate) struct ConfusionFigure<'a> {
     pub subtitle: String,
 }
 
-/// Classes up to which every row and column has its name.
+/// Maximum number of classes for which every row and column is labeled.
 const NAMED: usize = 120;
-/// Classes up to which counts are written into the cells.
+/// Maximum number of classes for which cells show their counts.
 const COUNTED: usize = 20;
-/// The longest name in letters.
+/// Maximum length of a label in letters.
 const NAME: usize = 22;
-/// Room for a title.
+/// Height of the title.
 const TITLE: i32 = 68;
-/// What the legend at the right takes.
+/// Width of the color scale at the right.
 const LEGEND: i32 = 96;
 
 /// Sizes of the layout.
@@ -30,7 +30,7 @@ struct Sizes {
     cell: i32,
     text: i32,
     top: i32,
-    /// Room for the names of rows at the left and of columns below.
+    /// Space for the labels of rows at the left and of columns below.
     names: i32,
     left: i32,
     side: i32,
@@ -51,7 +51,7 @@ impl ConfusionFigure<'_> {
         Sizes { cell, text, top, names, left: 28 + 18 + names, side: cell * count }
     }
 
-    /// The classes that are named: all, or one in so many.
+    /// The labeled classes: all, or every n-th.
     fn named(&self) -> impl Iterator<Item = (usize, String)> {
         let count = self.classes.len();
         let every = if count <= NAMED { 1 } else { count.div_ceil(20) };
@@ -61,11 +61,11 @@ impl ConfusionFigure<'_> {
 }
 
 const COUNTED_I: i32 = COUNTED as i32;
-/// Counts on light cells: not the ink of labels, which pages in dark mode turn light.
+/// Color of counts on light cells: differs from INK, which the report's dark mode replaces with a
+/// light color.
 const CELL_INK: RGBColor = RGBColor(INK.0, INK.1, INK.2 + 1);
 
-/// The colour of a share of a row. The root makes few mistakes show beside many right answers; zero
-/// is white.
+/// The color of a fraction of a row; 0 is white. The square root makes rare mistakes visible.
 fn shade(share: f64) -> RGBColor {
     let strength = if share > 0.0 { 0.08 + 0.92 * share.sqrt() } else { 0.0 };
     let channel = |to: u8| (255.0 + (f64::from(to) * 0.86 - 255.0) * strength).round() as u8;
@@ -139,7 +139,7 @@ impl ConfusionFigure<'_> {
             let middle = cell * i as i32 + cell / 2;
             let style = unit.text(text, &INK).pos(right);
             root.draw(&Text::new(name.clone(), at(left - 6, top + middle), style))?;
-            // Short names stand upright below their column.
+            // Long labels of columns are rotated.
             let upright = unit.text(text, &INK);
             if name.chars().count() as i32 * text * 2 / 3 <= cell {
                 let style = upright.pos(Pos::new(HPos::Center, VPos::Top));
@@ -151,9 +151,9 @@ impl ConfusionFigure<'_> {
         }
         let style = unit.text(13, &SOFT).pos(Pos::new(HPos::Center, VPos::Top));
         let below = at(left + side / 2, top + side + names + 6);
-        root.draw(&Text::new("what the network says", below, style.clone()))?;
+        root.draw(&Text::new("predicted class", below, style.clone()))?;
         let style = style.transform(FontTransform::Rotate270);
-        root.draw(&Text::new("what it is", at(24, top + side / 2), style))?;
+        root.draw(&Text::new("true class", at(24, top + side / 2), style))?;
         Ok(())
     }
 
@@ -166,7 +166,7 @@ impl ConfusionFigure<'_> {
         for i in 0..height {
             let share = 1.0 - f64::from(i) / f64::from(height - 1);
             let strip = [(unit.px(x), unit.px(top + i)), (unit.px(x + 14), unit.px(top + i + 1))];
-            // Even steps of shade: the root is undone.
+            // Inverts the square root, for a linear color scale.
             root.draw(&Rectangle::new(strip, shade(share * share).filled()))?;
         }
         let frame = [(unit.px(x), unit.px(top)), (unit.px(x + 14), unit.px(top + height))];

@@ -1,4 +1,4 @@
-//! Checkpoints over the images of a data set.
+//! Evaluation of checkpoints on a data set.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -18,39 +18,40 @@ use incept::untrusted::printable;
 
 use super::Part;
 use crate::Result;
-use crate::data::{LoadArgs, say};
+use crate::data::{LoadArgs, note_all};
 use crate::fit::Run;
 use crate::record;
-use crate::report::{Rate, Reporter, note, shown, thousands};
+use crate::report::{Rate, Reporter, note, plural, shown, thousands};
 
-/// A checkpoint that is measured.
+/// A checkpoint to evaluate.
 #[derive(Debug)]
-pub(crate) struct Contestant<'a> {
+pub(crate) struct Candidate<'a> {
     pub path: &'a Path,
     pub metadata: Metadata,
-    /// With averaged parameters if it has them.
+    /// With averaged parameters, if it has them.
     pub state: TrainingState,
 }
 
-impl<'a> Contestant<'a> {
+impl<'a> Candidate<'a> {
     pub(crate) fn load(path: &'a Path) -> Result<Self> {
         let Checkpoint { state, metadata } = record::load(path)?;
         Ok(Self { path, metadata, state: state.averaged() })
     }
 }
 
-/// A part of the data set that is named, or of what the first checkpoint was trained on; all
+/// Opens a split of `data`, or of the data set that the first checkpoint was trained on. All
 /// checkpoints must have its classes.
-pub(crate) fn validation(
-    contestants: &[Contestant<'_>],
+pub(crate) fn open_split(
+    candidates: &[Candidate<'_>],
     data: Option<String>,
     part: Part,
 ) -> Result<(String, Arc<dyn Dataset>)> {
-    let first = contestants.first().ok_or_else(|| Error::Config("name a checkpoint".into()))?;
-    // What held out means is the run's decision: its split must be made again alike.
+    let first = candidates.first().ok_or_else(|| Error::Config("no checkpoint given".into()))?;
+    // Reproduces the run's split: its options decide which images are in the validation set.
     let run: Option<Run> = serde_json::from_value(first.metadata.run.clone()).ok();
     let what = data.or_else(|| run.as_ref().map(|r| r.data.clone()));
-    let what = what.ok_or_else(|| Error::Config("name a data set: the checkpoint does not".into()))?;
+    let what =
+        what.ok_or_else(|| Error::Config("give a data set: the checkpoint does not name one".into()))?;
     let options = run.map_or_else(OpenOptions::default, |r| OpenOptions {
         val_split: r.val_split,
         limit: r.limit,
@@ -63,16 +64,16 @@ pub(crate) fn validation(
         Part::Test => data::Part::Test,
     };
     let OpenedPart { set, name, notes } = open_part(&what, &options, part)?;
-    // The checkpoint says which classes there are: a part of a data set may lack some.
+    // The checkpoint defines the classes: a split may not have images of all of them.
     let set = with_classes(set, &first.metadata.classes)?;
     let (images, classes) = (thousands(set.len() as u64), set.classes().len());
     note(&format!("data: {name}, {images} images of the {} set, {classes} classes", part.name()));
-    say(&notes);
-    for Contestant { path, metadata, .. } in &contestants[1..] {
+    note_all(&notes);
+    for Candidate { path, metadata, .. } in &candidates[1..] {
         let other: Option<Run> = serde_json::from_value(metadata.run.clone()).ok();
         if let Some(other) = other.filter(|other| other.val_split.to_bits() != options.val_split.to_bits()) {
             note(&format!(
-                "note: {} was trained with --val-split {} and {} with {}: where the data set has no test part, one has learned from images that are measured here",
+                "note: {} was trained with --val-split {} and {} with {}: one of them may have trained on images of this validation set",
                 shown(first.path),
                 options.val_split,
                 shown(path),
@@ -80,19 +81,19 @@ pub(crate) fn validation(
             ));
         }
     }
-    for Contestant { path, metadata, .. } in contestants {
+    for Candidate { path, metadata, .. } in candidates {
         if set.classes() != metadata.classes {
             let (here, there) = (set.classes().join(", "), metadata.classes.join(", "));
             let (here, there) = (printable(&here), printable(&there));
             let reason =
-                format!("{} knows the classes {here}, and {} knows {there}", shown(first.path), shown(path));
+                format!("{} has the classes {here}, and {} has {there}", shown(first.path), shown(path));
             return Err(Error::Config(reason));
         }
     }
     Ok((what, set))
 }
 
-/// What is measured, and how.
+/// An evaluation: data and options.
 pub(crate) struct Job<'a> {
     pub gpu: &'a Gpu,
     pub element: Element,
@@ -100,36 +101,36 @@ pub(crate) struct Job<'a> {
     pub crops: CropTest,
     pub batch: usize,
     pub load: &'a LoadArgs,
-    /// Mistakes that are kept.
+    /// Number of mistakes to keep.
     pub worst: usize,
 }
 
-/// What was found.
+/// The result of an evaluation.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    /// Each checkpoint by itself.
+    /// Each checkpoint.
     pub members: Vec<Assessment>,
-    /// All of them, their softmaxes averaged.
-    pub together: Assessment,
+    /// The ensemble: mean probabilities of all checkpoints.
+    pub ensemble: Assessment,
     pub classes: Vec<String>,
     pub images_per_s: f64,
     pub unreadable: usize,
 }
 
 impl Job<'_> {
-    /// Classifies every image with every checkpoint; `observe` sees what they say.
+    /// Classifies every image with every checkpoint; `observe` is called with the probabilities.
     pub(crate) fn measure(
         &self,
-        contestants: &[Contestant<'_>],
+        candidates: &[Candidate<'_>],
         reporter: &Reporter,
         mut observe: impl FnMut(&Scores),
     ) -> Result<Measured> {
         let Self { gpu, element, set, crops, batch, load, worst } = self;
         let views = crops.views();
-        let mut members = Vec::with_capacity(contestants.len());
-        for Contestant { metadata, state, .. } in contestants {
+        let mut members = Vec::with_capacity(candidates.len());
+        for Candidate { metadata, state, .. } in candidates {
             let options = load.options(*batch, &metadata.preprocessing);
-            // An image that cannot be read is missed in each of its crops.
+            // An unreadable image counts once for each of its crops.
             let options = LoaderOptions { max_bad: options.max_bad.saturating_mul(views), ..options };
             let loader = Loader::new(crops.of(Arc::clone(set), &metadata.preprocessing), options)?;
             let classifier =
@@ -137,8 +138,8 @@ impl Job<'_> {
             members.push(Member { classifier, loader });
         }
         let blank = || Assessment::new(set.classes().len(), *worst);
-        let (mut each, mut together): (Vec<Assessment>, _) =
-            (contestants.iter().map(|_| blank()).collect(), blank());
+        let (mut each, mut ensemble): (Vec<Assessment>, _) =
+            (candidates.iter().map(|_| blank()).collect(), blank());
         let mut rate = Rate::new();
         {
             let mut bar = reporter.bar("classifying", set.len() as u64);
@@ -147,7 +148,7 @@ impl Job<'_> {
                 for (assessment, row) in each.iter_mut().zip(&scores.members) {
                     assessment.add(scores.image, scores.label, row);
                 }
-                together.add(scores.image, scores.label, &scores.mean());
+                ensemble.add(scores.image, scores.label, &scores.mean());
                 observe(&scores);
                 done += 1;
                 rate.add(1);
@@ -160,12 +161,12 @@ impl Job<'_> {
         bad.sort();
         bad.dedup();
         if !bad.is_empty() {
-            note(&format!("{} unreadable images were passed over:", bad.len()));
+            note(&format!("skipped {}:", plural(bad.len() as u64, "unreadable image")));
             bad.iter().for_each(|(_, reason)| note(&format!("  {reason}")));
         }
         Ok(Measured {
             members: each,
-            together,
+            ensemble,
             classes: set.classes().to_vec(),
             images_per_s: rate.per_second(),
             unreadable: bad.len(),

@@ -10,7 +10,7 @@ pub(crate) struct ReliabilityFigure<'a> {
     pub subtitle: String,
 }
 
-/// Bins with fewer images say little, and are drawn pale.
+/// Bins with fewer images are noisy, and are drawn pale.
 const FEW: u64 = 10;
 /// Okabe and Ito's lighter pair.
 const SKY: RGBColor = RGBColor(0x56, 0xb4, 0xe9);
@@ -25,13 +25,13 @@ impl Figure for ReliabilityFigure<'_> {
     where
         DB::ErrorType: 'static,
     {
-        heading(root, unit, "Do probabilities mean what they say?", &self.subtitle)?;
+        heading(root, unit, "Reliability diagram", &self.subtitle)?;
         let below = root.margin(unit.px(80), unit.px(12), unit.px(18), unit.px(14));
         let (upper, lower) = below.split_vertically(unit.px(410));
         let bins = self.reliability.bins();
-        let there: Vec<&ReliabilityBin> = bins.iter().filter(|b| b.count > 0).collect();
-        accuracy(&upper, unit, &there)?;
-        self.images(&lower, unit, &there)
+        let filled: Vec<&ReliabilityBin> = bins.iter().filter(|b| b.count > 0).collect();
+        accuracy(&upper, unit, &filled)?;
+        self.images(&lower, unit, &filled)
     }
 }
 
@@ -58,16 +58,15 @@ where
     };
     let ink =
         |color: RGBColor, b: &ReliabilityBin| color.mix(if b.count < FEW { 0.35 } else { 1.0 }).filled();
-    let right = bins.iter().map(|b| Rectangle::new(bar(0.0, b.accuracy, b), ink(BLUE, b)));
-    chart.draw_series(right)?.label("accuracy").legend(key(BLUE));
-    let (modest, boastful): (Vec<&ReliabilityBin>, Vec<_>) =
-        bins.iter().partition(|b| b.accuracy > b.confidence);
+    let accuracy = bins.iter().map(|b| Rectangle::new(bar(0.0, b.accuracy, b), ink(BLUE, b)));
+    chart.draw_series(accuracy)?.label("accuracy").legend(key(BLUE));
+    let (under, over): (Vec<&ReliabilityBin>, Vec<_>) = bins.iter().partition(|b| b.accuracy > b.confidence);
     let gap = |b: &ReliabilityBin| bar(b.accuracy.min(b.confidence), b.accuracy.max(b.confidence), b);
-    let above = modest.iter().map(|b| Rectangle::new(gap(b), ink(SKY, b)));
-    chart.draw_series(above)?.label("more often right than sure").legend(key(SKY));
-    let below = boastful.iter().map(|b| Rectangle::new(gap(b), ink(ORANGE, b)));
-    chart.draw_series(below)?.label("less often right than sure").legend(key(ORANGE));
-    line(&mut chart, unit, &[(0.0, 0.0), (1.0, 1.0)], SOFT, "if they meant it")?;
+    let above = under.iter().map(|b| Rectangle::new(gap(b), ink(SKY, b)));
+    chart.draw_series(above)?.label("underconfident").legend(key(SKY));
+    let below = over.iter().map(|b| Rectangle::new(gap(b), ink(ORANGE, b)));
+    chart.draw_series(below)?.label("overconfident").legend(key(ORANGE));
+    line(&mut chart, unit, &[(0.0, 0.0), (1.0, 1.0)], SOFT, "perfect calibration")?;
     legend(&mut chart, unit, SeriesLabelPosition::UpperLeft)
 }
 
@@ -82,8 +81,8 @@ impl ReliabilityFigure<'_> {
             title: "",
             x: 0.0..1.0,
             y: 0.0..most * 1.08,
-            x_name: "confidence: the probability of the most probable class (pale: fewer than 10 images)",
-            y_name: "share of images",
+            x_name: "confidence: probability of the predicted class (pale: fewer than 10 images)",
+            y_name: "fraction of images",
             ticks: (6, 4),
             x_label: &percent,
             y_label: &percent,

@@ -1,45 +1,45 @@
-//! What `incept eval` prints for people.
+//! The text output of `incept eval`.
 
 use incept::infer::{Assessment, Confusion};
 use incept::untrusted::printable;
 
-use super::{Contestant, Measured};
+use super::{Candidate, Measured};
 use crate::Result;
 use crate::report::{Reporter, shown};
 
-/// Classes up to which the confusion matrix fits a terminal.
+/// Maximum number of classes for which the confusion matrix fits a terminal.
 const MATRIX: usize = 12;
-/// Pairs of classes that are named where it does not.
+/// Number of pairs of classes to list where it does not.
 const PAIRS: usize = 8;
 
-/// Everything, the most important last, where the eye is.
+/// Prints all results, the most important ones last.
 pub(super) fn print(
     measured: &Measured,
-    contestants: &[Contestant<'_>],
+    candidates: &[Candidate<'_>],
     classes: &[String],
     reporter: &Reporter,
 ) -> Result<()> {
     let classes: &[String] = &classes.iter().map(|name| printable(name).into_owned()).collect::<Vec<_>>();
-    let together = &measured.together;
-    by_class(together, classes, reporter)?;
-    confusions(&together.confusion, classes, reporter)?;
-    let reliability = &together.reliability;
+    let ensemble = &measured.ensemble;
+    by_class(ensemble, classes, reporter)?;
+    confusions(&ensemble.confusion, classes, reporter)?;
+    let reliability = &ensemble.reliability;
     reporter.line(&format!(
-        "\ncalibration: expected error {:.2}%, at worst {:.1}%; mean confidence {:.2}%",
+        "\ncalibration: ECE {:.2}%, MCE {:.1}%, mean confidence {:.2}%",
         100.0 * reliability.ece(),
         100.0 * reliability.mce(),
         100.0 * reliability.confidence()
     ))?;
     if measured.members.len() > 1 {
-        for (contestant, member) in contestants.iter().zip(&measured.members) {
-            reporter.line(&format!("{}  {}", line(member), shown(contestant.path)))?;
+        for (candidate, member) in candidates.iter().zip(&measured.members) {
+            reporter.line(&format!("{}  {}", line(member), shown(candidate.path)))?;
         }
     }
-    let of = if measured.members.len() > 1 { "together, " } else { "" };
+    let of = if measured.members.len() > 1 { "ensemble, " } else { "" };
     reporter.line(&format!(
         "{}  {of}{} images, {:.0} images/s",
-        line(together),
-        together.evaluation.count,
+        line(ensemble),
+        ensemble.evaluation.count,
         measured.images_per_s
     ))
 }
@@ -76,10 +76,10 @@ fn by_class(assessment: &Assessment, classes: &[String], reporter: &Reporter) ->
         .line(&format!("{:>width$}  {precision:>9}  {recall:>7}  {f1:>7}  {correct:>8}  {count:>8}", "mean"))
 }
 
-/// The matrix where it fits, else the pairs that are confused most.
+/// Prints the confusion matrix, or the most confused pairs of classes where it does not fit.
 fn confusions(confusion: &Confusion, classes: &[String], reporter: &Reporter) -> Result<()> {
     if classes.len() <= MATRIX {
-        reporter.line("\nrows are what images are, columns what the network says:")?;
+        reporter.line("\nconfusion matrix (rows: true class, columns: predicted class):")?;
         let short = |class: &String| class.chars().take(8).collect::<String>();
         let most = (0..classes.len()).flat_map(|l| confusion.row(l)).max().unwrap_or(0);
         let cell = classes.iter().map(|c| short(c).chars().count()).max().unwrap_or(1);
@@ -99,12 +99,11 @@ fn confusions(confusion: &Confusion, classes: &[String], reporter: &Reporter) ->
     }
     let pairs = confusion.most_confused(PAIRS);
     if !pairs.is_empty() {
-        reporter.line("\nconfused most often:")?;
+        reporter.line("\nmost confused classes (true class -> predicted class):")?;
     }
     for (label, prediction, count) in pairs {
         let total: u64 = confusion.row(label).iter().sum();
-        reporter
-            .line(&format!("  {} taken for {}: {count} of {total}", classes[label], classes[prediction]))?;
+        reporter.line(&format!("  {} -> {}: {count} of {total}", classes[label], classes[prediction]))?;
     }
     Ok(())
 }

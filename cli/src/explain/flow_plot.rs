@@ -1,4 +1,4 @@
-//! The gradients of the three losses over the depth of the network, in one image.
+//! The plot of the gradients of the three losses over the depth of the network.
 
 use std::ops::Range;
 
@@ -24,17 +24,17 @@ impl Figure for FlowFigure<'_> {
     where
         DB::ErrorType: 'static,
     {
-        heading(root, unit, "What each softmax sends down to each part of the network", &self.subtitle)?;
+        heading(root, unit, "Gradient of each loss per block of the network", &self.subtitle)?;
         let below = root.margin(unit.px(76), unit.px(8), unit.px(20), unit.px(14));
         let (upper, lower) = below.split_vertically(unit.px(330));
-        // The auxiliary heads' own layers are no part of the way down.
+        // The auxiliary heads' own layers are not part of the trunk.
         let trunk: Vec<&PartFlow> = self.flow.parts.iter().filter(|p| !p.part.starts_with("aux")).collect();
         self.norms(&upper, unit, &trunk)?;
         self.shares(&lower, unit, &trunk)
     }
 }
 
-/// Where the auxiliary softmaxes branch off: between the part that they read and the next.
+/// Marks where the auxiliary heads branch off: between the block that they read and the next.
 fn branches<DB: DrawingBackend>(
     chart: &mut Chart<'_, DB>,
     unit: Unit,
@@ -47,21 +47,21 @@ where
 {
     for (head, tap) in [("aux1", "4a"), ("aux2", "4d")] {
         if let Some(at) = trunk.iter().position(|p| p.part == tap) {
-            let word = if words { format!("{head} reads {tap}") } else { String::new() };
+            let word = if words { format!("{head} on {tap}") } else { String::new() };
             marker(chart, unit, at as f64 + 0.5, y, &word, head_color(head))?;
         }
     }
     Ok(())
 }
 
-/// The part at a place of the axis.
+/// The block at a position of the x axis, which is its index in `trunk`.
 fn part_at<'a>(trunk: &[&'a PartFlow], value: f64) -> Option<&'a PartFlow> {
-    let whole = (value - value.round()).abs() < 1e-6 && value > -0.5;
-    if whole { trunk.get(value.round() as usize).copied() } else { None }
+    let is_index = (value - value.round()).abs() < 1e-6 && value > -0.5;
+    if is_index { trunk.get(value.round() as usize).copied() } else { None }
 }
 
 impl FlowFigure<'_> {
-    /// Weighted norms, and that of the sum.
+    /// Plots the norms of the weighted gradients and of their sum, logarithmically.
     fn norms<DB: DrawingBackend>(&self, area: &Area<DB>, unit: Unit, trunk: &[&PartFlow]) -> Drawn
     where
         DB::ErrorType: 'static,
@@ -89,7 +89,7 @@ impl FlowFigure<'_> {
         let sum = trunk.iter().enumerate().map(|(i, p)| (i as f64, p.sum.log10()));
         let sum: Vec<(f64, f64)> = sum.filter(|(_, v)| v.is_finite()).collect();
         if self.flow.losses.len() > 1 {
-            line(&mut chart, unit, &sum, INK, "their sum")?;
+            line(&mut chart, unit, &sum, INK, "sum")?;
         }
         for (i, loss) in self.flow.losses.iter().enumerate() {
             let points = trunk.iter().enumerate().map(|(x, p)| (x as f64, p.losses[i].weighted.log10()));
@@ -104,7 +104,7 @@ impl FlowFigure<'_> {
         legend(&mut chart, unit, SeriesLabelPosition::LowerRight)
     }
 
-    /// Whose gradient it is that arrives: shares of the sum as stacked bars.
+    /// Plots each loss's share of the summed gradient as stacked bars.
     fn shares<DB: DrawingBackend>(&self, area: &Area<DB>, unit: Unit, trunk: &[&PartFlow]) -> Drawn
     where
         DB::ErrorType: 'static,
@@ -118,8 +118,8 @@ impl FlowFigure<'_> {
             title: "",
             x: -0.6..trunk.len() as f64 - 0.4,
             y: y.clone(),
-            x_name: "parts of the network with their depth: the layers with weights between the images and their end",
-            y_name: "share of the sum",
+            x_name: "block (depth: number of layers with weights up to its end)",
+            y_name: "share of the gradient",
             ticks: (trunk.len() + 2, 6),
             x_label: &|v| part_at(trunk, *v).map_or(String::new(), |p| format!("{} ({})", p.part, p.depth)),
             y_label: &percent,

@@ -20,55 +20,56 @@ use super::data::{LoadArgs, describe, suited_input};
 use super::options::{DeviceArgs, NetworkArgs, PixelArgs};
 use super::plot;
 use super::record;
-use super::report::{Reporter, note, shown, thousands};
+use super::report::{Reporter, note, plural, shown, thousands};
 use super::{Outcome, Result};
 use crate::numbers::{Range, real, whole};
 
-/// Show why there are three softmaxes: what each loss sends to each layer, and what the auxiliary
-/// ones change in training.
+/// Explain the auxiliary heads: gradients of each loss per layer, and training with and without
+/// them.
 ///
-/// Without `--train`, one batch goes forwards and backwards: from the main loss, from aux1, from
-/// aux2 and from their weighted sum, with the same dropout. The table has the norm of the gradient
-/// that arrives at each layer from each of them, and which share of the summed gradient is whose;
-/// the plot shows it over the depth. Nothing is trained: these are the weights that training would
-/// start with (`--seed`), or those of a checkpoint.
+/// Without `--train`, one batch is run forward and backward, with the same dropout, from the main
+/// loss, the aux1 loss, the aux2 loss and their weighted sum. The table lists the gradient norm of
+/// each loss per layer, and each loss's share of the summed gradient; the plot shows them over
+/// depth. Nothing is trained: the weights are the initial ones of `--seed`, or those of a
+/// checkpoint.
 ///
-/// With `--train`, the same network is trained with and without its auxiliary softmaxes, from each
-/// seed, and the accuracy on held-out images is compared: curves with their spread, the three
-/// softmaxes by themselves, and a verdict in numbers.
+/// With `--train`, the same network is trained with and without auxiliary heads from each seed. The
+/// output compares validation accuracy: curves with their range over the seeds, the accuracy of
+/// each head, and a sign test.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Explain {
-    /// `digits`, or a folder with a data set [default: digits, or what the checkpoint was trained
+    /// Data set: `digits`, or the path of one [default: digits, or what the checkpoint was trained
     /// on].
     data: Option<String>,
-    /// Look at the network of this checkpoint, a run's folder (its best one) or `included`, in
-    /// place of one that training starts with.
+    /// Use the network and weights of this checkpoint, a run's folder (its best checkpoint) or
+    /// `included`, instead of a freshly initialized network.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["train", "variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight", "mean", "std"])]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
     network: NetworkArgs,
-    /// Images of the batch [default: 128, with --train 32].
+    /// Batch size [default: 128, with --train 32].
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", value_parser = whole::<usize>(1))]
     batch: Option<usize>,
-    /// What weights, order and dropout are drawn from; with --train, of the first pair of networks.
+    /// Random seed of initialization, shuffling and dropout; with --train, of the first pair of
+    /// networks.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]
     seed: u64,
-    /// The plot's files, .png or .svg [default: incept-explain.png and .svg, with --train
+    /// Files of the plot, .png or .svg [default: incept-explain.png and .svg, with --train
     /// incept-explain-train.png and .svg].
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: Vec<PathBuf>,
-    /// Train with and without the auxiliary softmaxes, and compare.
+    /// Train networks with and without auxiliary heads, and compare them.
     #[arg(long, help_heading = "Comparison")]
     train: bool,
-    /// Epochs of each network.
+    /// Number of epochs per network.
     #[arg(long, value_name = "COUNT", default_value_t = 5, help_heading = "Comparison", requires = "train", value_parser = whole::<u64>(1))]
     epochs: u64,
-    /// Networks of each kind; their spread says what chance does. One is a look, three or more are
-    /// a measurement.
+    /// Number of seeds, each for one network with and one without auxiliary heads; use at least 3
+    /// to see the variation.
     #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = "Comparison", requires = "train", value_parser = whole::<u64>(1))]
     seeds: u64,
-    /// Learning rate, the same all the time.
+    /// Learning rate (constant).
     #[arg(
         long = "lr", alias = "rate",
         value_name = "RATE",
@@ -78,10 +79,10 @@ pub(crate) struct Explain {
         value_parser = real::<f64>(Range::NotNegative)
     )]
     rate: f64,
-    /// Train on at most so many images, chosen evenly over the classes [default: 0, all].
+    /// Train on up to this many images, chosen evenly over the classes; 0 uses all [default: 0].
     #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     limit: Option<usize>,
-    /// Share of the images that is held out where the data set has no test part.
+    /// Fraction of the images to validate on if the data set has no validation or test set.
     #[arg(
         long = "val-split",
         alias = "held-out",
@@ -99,23 +100,21 @@ pub(crate) struct Explain {
 }
 
 const EXAMPLES: &str = "\
-The defaults are a quarter of the paper's width and digits at 64 x 64 pixels, started as Caffe starts it, so that software drivers
-are done in minutes too.
+The defaults are width 0.25 and digits at 64 x 64 pixels, with Caffe's initialization, so that software drivers finish within minutes too.
 
 Examples:
-  incept explain                                       the gradients that training starts with
-  incept explain --checkpoint photos.safetensors       those of a trained network
-  incept explain --variant torchvision --output flow.svg  how much less the auxiliary softmaxes matter with batch norm
-  incept explain --train                               three pairs of networks, with and without
-  incept explain --train --seeds 10 --epochs 15        ten pairs, for longer: with ranges";
+  incept explain                                          gradients at initialization
+  incept explain --checkpoint photos.safetensors          gradients of a trained network
+  incept explain --variant torchvision --output flow.svg  with batch norm the auxiliary heads matter less
+  incept explain --train                                  train three pairs of networks
+  incept explain --train --seeds 10 --epochs 15           train ten pairs for 15 epochs";
 
-/// Width and size where no option says them: what a software driver can do in minutes, deep enough
-/// to show it.
+/// Defaults that a software driver trains within minutes, at full depth.
 const WIDTH: f64 = 0.25;
 const INPUT: usize = 64;
 const BATCH: usize = 128;
 
-/// A network with what it is measured on.
+/// A network and the batch to measure its gradients on.
 struct Subject {
     network: GoogLeNet,
     weights: Option<TrainingState>,
@@ -154,7 +153,7 @@ impl Explain {
             plot::save(&figure, path)?;
         }
         table(&flow, reporter)?;
-        for line in findings(&flow) {
+        for line in summary(&flow) {
             reporter.line(&line)?;
         }
         reporter.line(&format!("plot: {}", plots.iter().map(|p| shown(p)).collect::<Vec<_>>().join(", ")))?;
@@ -178,7 +177,7 @@ impl Explain {
         ["png", "svg"].map(|ending| PathBuf::from(format!("{stem}.{ending}"))).to_vec()
     }
 
-    /// The network of the options for a data set with this many classes.
+    /// A freshly initialized network for the data set, by the options.
     fn fresh(&self, data: &incept::data::OpenedData, digits: bool) -> Result<GoogLeNet> {
         let args = NetworkArgs {
             variant: self.network.variant,
@@ -195,7 +194,7 @@ impl Explain {
         OpenOptions { val_split: self.val_split, limit, ..OpenOptions::default() }
     }
 
-    /// The network to look at, and a batch for it.
+    /// The network to measure, and a batch for it.
     fn subject(&self) -> Result<Subject> {
         let checkpoint = self.checkpoint.as_deref().map(record::load).transpose()?;
         let trained_on =
@@ -206,12 +205,10 @@ impl Explain {
             (Some(Checkpoint { state, metadata }), Some(path)) => {
                 if opened.train.classes() != metadata.classes {
                     let (here, there) = (opened.train.classes().join(", "), metadata.classes.join(", "));
-                    let reason = format!("{data} has the classes {here}, and the checkpoint knows {there}");
+                    let reason = format!("{data} has the classes {here}, and the checkpoint has {there}");
                     return Err(Error::Config(reason));
                 }
-                let epochs = metadata.progress.epoch;
-                let plural = if epochs == 1 { "" } else { "s" };
-                let what = format!("{} after {epochs} epoch{plural}", shown(path));
+                let what = format!("{} after {}", shown(path), plural(metadata.progress.epoch, "epoch"));
                 (metadata.network, metadata.preprocessing, Some(state), what)
             }
             _ => {
@@ -219,23 +216,25 @@ impl Explain {
                 let preprocessing = self.pixels.clone().measured(network.input, opened.train.as_ref())?;
                 let width = self.network.width.unwrap_or(WIDTH);
                 let width = if width == 1.0 { String::new() } else { format!(" at width {width}") };
-                let what = format!("{} network{width} before training, seed {}", network.variant, self.seed);
+                let what =
+                    format!("{} network{width} at initialization, seed {}", network.variant, self.seed);
                 (network, preprocessing, None, what)
             }
         };
         if !network.has_aux() {
-            note("note: this network has no auxiliary softmaxes: all its gradients are the main one's");
+            note("note: this network has no auxiliary heads: all gradients are those of the main loss");
         }
         let size = self.batch.unwrap_or(BATCH).min(opened.train.len());
         let options = self.load.options(size, &preprocessing).training(self.seed, None);
         let loader = Loader::new(Arc::clone(&opened.train), options)?;
-        let batch = loader.epoch(0, 0).next().ok_or_else(|| Error::Config("there is no batch".into()))??;
+        let batch =
+            loader.epoch(0, 0).next().ok_or_else(|| Error::Config("the data set is empty".into()))??;
         let what = format!("{what}, {} pixels, {data}", network.input);
         Ok(Subject { network, weights, batch, what })
     }
 }
 
-/// What arrives at each layer.
+/// Prints gradient norms and shares per layer.
 fn table(flow: &GradientFlow, reporter: &Reporter) -> Result<()> {
     let name = flow.layers.iter().map(|l| l.layer.len()).max().unwrap_or(0);
     let mut head = format!("{:<name$}  depth  parameters", "layer");
@@ -250,7 +249,7 @@ fn table(flow: &GradientFlow, reporter: &Reporter) -> Result<()> {
         head.push_str(&format!("  {:>5}", loss.name));
     }
     reporter.line(
-        "Norm of the gradient from each loss, before its weight (in brackets) is counted; of their weighted sum; and each loss's share of the sum:\n",
+        "Gradient norm per loss, without its weight (in parentheses); norm of the weighted sum; and each loss's share of the sum:\n",
     )?;
     reporter.line(head.trim_end())?;
     reporter.line(unit.trim_end())?;
@@ -276,8 +275,8 @@ fn share(value: f64) -> String {
     if value == 0.0 { "-".into() } else { format!("{:.0}%", 100.0 * value) }
 }
 
-/// What the numbers say, in words.
-fn findings(flow: &GradientFlow) -> Vec<String> {
+/// Lines that summarize the table.
+fn summary(flow: &GradientFlow) -> Vec<String> {
     let mut lines = Vec::new();
     for loss in &flow.losses {
         lines.push(format!("{:<5} loss {:.3}, weight {}", loss.name, loss.loss, loss.weight));
@@ -286,7 +285,7 @@ fn findings(flow: &GradientFlow) -> Vec<String> {
         let at = flow.losses.iter().position(|l| l.name == name)?;
         part.losses.get(at).copied()
     };
-    // The parts where each auxiliary softmax is the nearest one above.
+    // The blocks for which each auxiliary head is the nearest one above.
     for (aux, parts, where_) in [
         ("aux1", ["conv1", "conv2", "3a", "3b", "4a"].as_slice(), "up to 4a"),
         ("aux2", ["4b", "4c", "4d"].as_slice(), "from 4b to 4d"),
@@ -304,7 +303,7 @@ fn findings(flow: &GradientFlow) -> Vec<String> {
             continue;
         };
         lines.push(format!(
-            "{where_}, {aux} sends {} to {} times the gradient of the main softmax, its weight of {} counted",
+            "{where_}, the weighted gradient of {aux} is {} to {} times that of the main loss (weight {})",
             times(least),
             times(most),
             flow.losses.iter().find(|l| l.name == aux).map_or(0.0, |l| l.weight),
@@ -312,11 +311,10 @@ fn findings(flow: &GradientFlow) -> Vec<String> {
     }
     if let Some(first) = flow.parts.first().filter(|_| flow.losses.len() > 1) {
         let main = of(first, "main").map_or(0.0, |l| l.share);
-        // Gradients of two losses may point against each other: then a share is below zero and the
-        // other above one.
+        // With opposing gradients one share is negative and the other above 1.
         let main = 100.0 * main.clamp(0.0, 1.0);
         lines.push(format!(
-            "{:.0}% of the gradient that arrives at {} comes from the auxiliary softmaxes, {main:.0}% from the main one",
+            "{:.0}% of the gradient at {} comes from the auxiliary losses, {main:.0}% from the main loss",
             100.0 - main,
             first.part,
         ));

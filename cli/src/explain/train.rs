@@ -1,4 +1,4 @@
-//! `incept explain --train`: networks with and without auxiliary softmaxes from the same seeds.
+//! `incept explain --train`: networks with and without auxiliary heads from the same seeds.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -18,13 +18,13 @@ use super::super::data::{describe, report_bad};
 use super::super::interrupt::interruptible;
 use super::super::options::DeviceArgs;
 use super::super::plot;
-use super::super::report::{Rate, Reporter, duration, note, shown};
+use super::super::report::{Rate, Reporter, duration, note, plural, shown};
 use super::super::tune::Worth;
 use super::super::{Outcome, Result};
 use super::Explain;
 use super::train_plot::CurvesFigure;
 
-/// Images of a batch, as in the paper's experiments with Caffe.
+/// Default batch size, as in Caffe's solver for GoogLeNet.
 const BATCH: usize = 32;
 
 #[derive(Serialize)]
@@ -38,7 +38,8 @@ enum Event<'a> {
         train: usize,
         validation: usize,
     },
-    Look {
+    #[serde(rename = "look")]
+    Validation {
         seed: u64,
         aux_weight: f32,
         #[serde(flatten)]
@@ -53,25 +54,25 @@ enum Event<'a> {
     },
 }
 
-/// What the comparison says of the last epoch, in accuracy of the main softmax.
+/// The comparison of the main head's validation accuracy after the last epoch.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Verdict {
     epochs: u64,
     seeds: u64,
     with: Spread,
     without: Spread,
-    /// Whether the ranges over the seeds have a value in common; with one seed they are no ranges.
+    /// Whether the ranges over the seeds overlap; none with a single seed.
     overlap: Option<bool>,
-    /// Pairs of the same seed.
+    /// Comparison of the pairs with the same seed.
     pairs: Pairs,
-    /// How often coins would fall as unevenly as the pairs did.
-    chance: f64,
+    /// Two-sided p-value of the sign test on the pairs.
+    p_value: f64,
 }
 
-/// What coins do more rarely than this is no chance.
-const RARE: f64 = 0.05;
+/// Significance level of the sign test.
+const SIGNIFICANCE: f64 = 0.05;
 
-/// The loaders that all networks of a comparison share in kind, and how far it is.
+/// What all networks of a comparison share, and its progress.
 struct Trial<'a> {
     gpu: &'a Gpu,
     recipe: Recipe,
@@ -93,7 +94,7 @@ impl Explain {
         let with = self.fresh(&data, name == "digits")?;
         if !with.has_aux() {
             return Err(Error::Config(
-                "--aux-weight must be above zero: 0 is what it is compared with".into(),
+                "--aux-weight must be above 0: the comparison is with networks that have 0".into(),
             ));
         }
         let without = with.clone().aux_weight(0.0);
@@ -119,7 +120,7 @@ impl Explain {
         let mut trial = Trial {
             gpu: &gpu,
             recipe,
-            // The order of the images is drawn anew from each seed.
+            // Replaced for each seed, which determines the order of the images.
             train: Loader::new(Arc::clone(&data.train), options.clone().training(self.seed, None))?,
             validation: Loader::new(Arc::clone(&data.validation), options.clone())?,
             stop: &stop,
@@ -134,7 +135,7 @@ impl Explain {
                 let done = comparison.with.len() + comparison.without.len();
                 let curve = trial.curve(network, seed, done as u64)?;
                 if curve.interrupted {
-                    note("interrupted: what was not trained to its end is not compared");
+                    note("interrupted: no comparison without all networks");
                     return Ok(Outcome::Interrupted);
                 }
                 if network.has_aux() { &mut comparison.with } else { &mut comparison.without }.push(curve);
@@ -142,13 +143,12 @@ impl Explain {
         }
         report_bad(&trial.train);
         let subtitle = format!(
-            "{} network, width {}, {} pixels, {}, {} {} each",
+            "{} network, width {}, {} pixels, {}, {}",
             with.variant,
             self.network.width.unwrap_or(super::WIDTH),
             with.input,
             name,
-            self.seeds,
-            if self.seeds == 1 { "network" } else { "networks" }
+            plural(self.seeds, "seed")
         );
         self.conclude(&comparison, &trial, subtitle, plots)
     }
@@ -164,8 +164,8 @@ impl Explain {
         let (Some(with), Some(without)) = (last(true), last(false)) else { return Ok(Outcome::Failed) };
         let overlap = (self.seeds > 1).then(|| with.overlaps(&without));
         let pairs = comparison.pairs();
-        let (epochs, seeds, chance) = (self.epochs, self.seeds, pairs.chance());
-        let verdict = Verdict { epochs, seeds, with, without, overlap, pairs, chance };
+        let (epochs, seeds, p_value) = (self.epochs, self.seeds, pairs.chance());
+        let verdict = Verdict { epochs, seeds, with, without, overlap, pairs, p_value };
         let reporter = trial.reporter;
         let figure = CurvesFigure { comparison, subtitle };
         for path in plots {
@@ -208,8 +208,8 @@ impl Trial<'_> {
         };
         let mut failed = None;
         let aux_weight = network.aux_weight;
-        let looked = |point: &CurvePoint| {
-            let told = self.reporter.tell_event(&Event::Look { seed, aux_weight, point });
+        let validated = |point: &CurvePoint| {
+            let told = self.reporter.tell_event(&Event::Validation { seed, aux_weight, point });
             failed = failed.take().or(told.err());
         };
         let run = train_curve(
@@ -220,23 +220,23 @@ impl Trial<'_> {
             &self.train,
             &self.validation,
             observe,
-            looked,
+            validated,
         );
         let curve = self.gpu.block_on(run)?;
         failed.map_or(Ok(curve), Err)
     }
 }
 
-/// Accuracy of each softmax after each epoch.
+/// Prints the validation accuracy of each head after each epoch.
 fn table(comparison: &Comparison, reporter: &Reporter) -> Result<()> {
     let columns = [
-        (true, "main", "with aux"),
-        (false, "main", "without"),
+        (true, "main", "main (with aux)"),
+        (false, "main", "main (without aux)"),
         (true, "aux1", "aux1"),
         (true, "aux2", "aux2"),
     ];
     let spreads = columns.map(|(with, head, _)| comparison.spread(with, head));
-    reporter.line("Accuracy on held-out images: the main softmax with and without auxiliary ones, and these by themselves\n")?;
+    reporter.line("Validation accuracy of the main head, trained with and without auxiliary heads, and of the auxiliary heads\n")?;
     let names: String = columns.iter().map(|(_, _, name)| format!("  {name:>22}")).collect();
     reporter.line(&format!("epoch{names}"))?;
     for epoch in 0..spreads[0].len() {
@@ -247,7 +247,7 @@ fn table(comparison: &Comparison, reporter: &Reporter) -> Result<()> {
     reporter.line("")
 }
 
-/// Mean and range in percent.
+/// Formats mean and range in percent.
 fn range(spread: &Spread) -> String {
     let Spread { mean, least, most } = spread;
     if least == most {
@@ -258,32 +258,32 @@ fn range(spread: &Spread) -> String {
 
 impl Verdict {
     fn words(&self) -> Vec<String> {
-        let Self { epochs, seeds, with, without, overlap, pairs, chance } = self;
-        let epochs = if *epochs == 1 { "1 epoch".to_string() } else { format!("{epochs} epochs") };
+        let Self { epochs, seeds, with, without, overlap, pairs, p_value } = self;
+        let epochs = plural(*epochs, "epoch");
         let mut lines = vec![format!(
-            "after {epochs}: {} with the auxiliary softmaxes, {} without, {:+.1} points",
+            "after {epochs}: {} with auxiliary heads, {} without, {:+.1} points",
             range(with),
             range(without),
             100.0 * (with.mean - without.mean)
         )];
         let kind = if with.mean > without.mean { "better" } else { "worse" };
         lines.push(match overlap {
-            None => "one network of each kind: a look, and no measurement; --seeds 3 shows what chance does".into(),
+            None => "a single seed does not show the variation between runs: use --seeds 3 or more".into(),
             Some(true) => format!("the ranges over {seeds} seeds overlap"),
             Some(false) => format!(
-                "the ranges over {seeds} seeds do not overlap: every network with auxiliary softmaxes is {kind} than every one without"
+                "the ranges over {seeds} seeds do not overlap: every network with auxiliary heads is {kind} than every one without"
             ),
         });
         if *seeds > 1 {
             let Pairs { better, worse } = pairs;
-            let settled = match (*chance < RARE, better > worse) {
-                (true, true) => "the auxiliary softmaxes help here",
-                (true, false) => "the auxiliary softmaxes harm here",
-                (false, _) => "that does not settle whether they help here",
+            let conclusion = match (*p_value < SIGNIFICANCE, better > worse) {
+                (true, true) => "the auxiliary heads improve accuracy here",
+                (true, false) => "the auxiliary heads reduce accuracy here",
+                (false, _) => "not significant",
             };
             lines.push(format!(
-                "from the same seed the network with auxiliary softmaxes is better {better} times and worse {worse} times, as unevenly as coins fall in {:.1}% of all cases: {settled}",
-                100.0 * chance
+                "of {} with the same seed, auxiliary heads are better in {better} and worse in {worse} (sign test, p = {p_value:.3}): {conclusion}",
+                plural(*seeds, "pair")
             ));
         }
         lines
@@ -295,20 +295,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn verdicts_say_what_ranges_do() {
+    fn verdicts_report_ranges_and_significance() {
         let spread = |least: f64, most: f64| Spread { mean: f64::midpoint(least, most), least, most };
         let words = |with: Spread, without: Spread, overlap: Option<bool>, better: u64, worse: u64| {
             let (pairs, seeds) = (Pairs { better, worse }, better + worse);
-            let chance = pairs.chance();
-            Verdict { epochs: 5, seeds, with, without, overlap, pairs, chance }.words().join("\n")
+            let p_value = pairs.chance();
+            Verdict { epochs: 5, seeds, with, without, overlap, pairs, p_value }.words().join("\n")
         };
         let apart = words(spread(0.47, 0.58), spread(0.15, 0.20), Some(false), 3, 0);
         assert!(apart.contains("47.0 to 58.0") && apart.contains("do not overlap"), "{apart}");
         assert!(apart.contains("+35.0 points") && apart.contains("better than every"), "{apart}");
-        assert!(apart.contains("25.0% of all cases") && apart.contains("does not settle"), "{apart}");
-        assert!(words(spread(0.1, 0.3), spread(0.4, 0.5), Some(false), 0, 6).contains("harm"));
+        assert!(apart.contains("p = 0.250") && apart.contains("not significant"), "{apart}");
+        assert!(words(spread(0.1, 0.3), spread(0.4, 0.5), Some(false), 0, 6).contains("reduce accuracy"));
         let nine = words(spread(0.2, 0.7), spread(0.1, 0.5), Some(true), 9, 1);
-        assert!(nine.contains("2.1% of all cases") && nine.contains("help here"), "{nine}");
-        assert!(words(spread(0.5, 0.5), spread(0.2, 0.2), None, 1, 0).contains("no measurement"));
+        assert!(nine.contains("p = 0.021") && nine.contains("improve accuracy"), "{nine}");
+        assert!(words(spread(0.5, 0.5), spread(0.2, 0.2), None, 1, 0).contains("single seed"));
     }
 }

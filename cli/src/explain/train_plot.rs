@@ -1,4 +1,4 @@
-//! Accuracy over the epochs, with and without auxiliary softmaxes, and of all three.
+//! The plot of validation accuracy over epochs: with and without auxiliary heads, and of each head.
 
 use incept::explain::{Comparison, Spread};
 use plotters::prelude::*;
@@ -26,7 +26,7 @@ impl Figure for CurvesFigure<'_> {
     where
         DB::ErrorType: 'static,
     {
-        heading(root, unit, "The same network with and without its auxiliary softmaxes", &self.subtitle)?;
+        heading(root, unit, "Training with and without auxiliary heads", &self.subtitle)?;
         let below = root.margin(unit.px(78), unit.px(10), unit.px(16), unit.px(10));
         let (left, right) = below.split_horizontally(unit.px(530));
         let series = |with, head: &str, color, name| Series {
@@ -38,13 +38,13 @@ impl Figure for CurvesFigure<'_> {
             series(true, "main", head_color("main"), "with aux1 and aux2"),
             series(false, "main", INK, "without"),
         ];
-        chart(&left, unit, "Main softmax, held-out images", &aux)?;
+        chart(&left, unit, "Validation accuracy of the main head", &aux)?;
         let heads = [
             series(true, "main", head_color("main"), "main"),
-            series(true, "aux2", head_color("aux2"), "aux2, reads 4d"),
-            series(true, "aux1", head_color("aux1"), "aux1, reads 4a"),
+            series(true, "aux2", head_color("aux2"), "aux2, on 4d"),
+            series(true, "aux1", head_color("aux1"), "aux1, on 4a"),
         ];
-        chart(&right, unit, "The three softmaxes of the network with aux", &heads)
+        chart(&right, unit, "Validation accuracy of each head", &heads)
     }
 }
 
@@ -68,9 +68,9 @@ where
         s.spreads.clone().into_iter().enumerate().map(|(e, s)| (e as f64, s)).collect::<Vec<_>>()
     };
     for one in series {
-        let stretch: Vec<(f64, f64, f64)> = at(one).into_iter().map(|(x, s)| (x, s.least, s.most)).collect();
-        if stretch.iter().any(|(_, least, most)| least < most) {
-            band(&mut chart, &stretch, one.color)?;
+        let ranges: Vec<(f64, f64, f64)> = at(one).into_iter().map(|(x, s)| (x, s.least, s.most)).collect();
+        if ranges.iter().any(|(_, least, most)| least < most) {
+            band(&mut chart, &ranges, one.color)?;
         }
     }
     for one in series {

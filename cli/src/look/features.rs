@@ -17,23 +17,23 @@ use crate::report::{Reporter, shown};
 use crate::tiles::{Tile, Tiles};
 use crate::{Outcome, Result};
 
-/// Draw the channels of a layer for an image, the strongest first.
+/// Plot the feature maps of a layer for an image, the channels with the highest activations first.
 ///
-/// Each channel is scaled by itself: yellow is where it answers most. Layers are called as `incept
-/// summary` calls them; a convolution is seen after its ReLU.
+/// Each channel is normalized separately: yellow is its maximum. Layer names are those of `incept
+/// summary`; convolutions are shown after their ReLU.
 #[derive(Args, Debug)]
 pub(super) struct FeaturesArgs {
-    /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
+    /// Checkpoint, a run's folder (its best checkpoint), or `included`.
     checkpoint: PathBuf,
-    /// The image.
+    /// Image.
     image: PathBuf,
-    /// The layer, for example `conv1/7x7_s2` or `inception_4a/output`.
+    /// Layer, for example `conv1/7x7_s2` or `inception_4a/output`.
     #[arg(long, value_name = "NAME", default_value = "inception_3a/output")]
     layer: String,
-    /// How many channels at most.
+    /// Maximum number of channels to plot.
     #[arg(long, value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     most: usize,
-    /// The figure, .png or .svg.
+    /// File of the plot, .png or .svg.
     #[arg(
         short = 'o',
         long = "output",
@@ -55,7 +55,7 @@ struct Event<'a> {
     channels: usize,
     height: usize,
     width: usize,
-    /// Channels that answer nowhere.
+    /// Number of channels that are zero everywhere.
     silent: usize,
     /// The largest activation of each channel.
     largest: Vec<f32>,
@@ -70,7 +70,7 @@ impl FeaturesArgs {
         let (seen, _) = subject.see(std::slice::from_ref(&self.image), &self.loading)?;
         if seen.len() > 1 {
             let what = shown(&self.image);
-            let reason = format!("{what} has {} images, and the layer is drawn for one: name it", seen.len());
+            let reason = format!("{what} has {} images: features are plotted for one image", seen.len());
             return Err(Error::Config(reason));
         }
         let gpu = device.open()?;
@@ -93,9 +93,9 @@ impl FeaturesArgs {
             let silent = largest.iter().filter(|l| **l <= 0.0).count();
             let shown_count = tiles.len() - 1;
             let tiles = Tiles {
-                title: format!("What {} answers to", self.layer),
+                title: format!("Feature maps of {}", self.layer),
                 subtitle: format!(
-                    "{shown_count} of {} channels of {} x {}, the strongest first; {silent} answer nowhere",
+                    "{shown_count} of {} channels of {} x {}, by maximum activation; {silent} zero everywhere",
                     maps.channels, maps.height, maps.width
                 ),
                 columns: 11,
@@ -106,7 +106,7 @@ impl FeaturesArgs {
             save(&tiles, &self.out)?;
             let image = shown(&one.file);
             reporter.line(&format!(
-                "{image}  {}: {} channels of {} x {}, {silent} answer nowhere; drew {}",
+                "{image}  {}: {} channels of {} x {}, {silent} zero everywhere; wrote {}",
                 self.layer,
                 maps.channels,
                 maps.height,

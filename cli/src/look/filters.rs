@@ -13,17 +13,16 @@ use crate::report::{Reporter, shown};
 use crate::tiles::{Tile, Tiles};
 use crate::{Outcome, Result};
 
-/// Draw the filters of the first convolution: the patterns of colour and light that the network
-/// looks for first.
+/// Plot the filters of the first convolution. Needs no device.
 ///
-/// Grey is zero; each filter is scaled by itself. In a network that is trained well they are smooth
-/// edges, gratings and spots of colour; noise means that it saw too few images or too much of one.
-/// Needs no GPU.
+/// Gray is zero; each filter is normalized separately. The filters of a well-trained network are
+/// smooth edges, gratings and color blobs; noisy filters are a sign of too little data or of
+/// overfitting.
 #[derive(Args, Debug)]
 pub(super) struct FiltersArgs {
-    /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
+    /// Checkpoint, a run's folder (its best checkpoint), or `included`.
     checkpoint: PathBuf,
-    /// The figure, .png or .svg.
+    /// File of the plot, .png or .svg.
     #[arg(
         short = 'o',
         long = "output",
@@ -50,15 +49,15 @@ impl FiltersArgs {
         let (height, width) = images.first().map_or((0, 0), |p| (p.height, p.width));
         let count = images.len();
         let tiles = Tiles {
-            title: "The filters of the first convolution".into(),
-            subtitle: format!("{count} filters of {height} x {width}; grey is zero"),
+            title: "Filters of the first convolution".into(),
+            subtitle: format!("{count} filters of {height} x {width}; gray is zero"),
             columns: 16,
             heads: Vec::new(),
             tile: 56,
             tiles: images.iter().map(|p| Tile { image: raster(p), caption: Vec::new() }).collect(),
         };
         save(&tiles, &self.out)?;
-        reporter.line(&format!("drew {count} filters of {height} x {width} as {}", shown(&self.out)))?;
+        reporter.line(&format!("{count} filters of {height} x {width}; wrote {}", shown(&self.out)))?;
         reporter.event(&Event { filters: count, height, width, plot: &self.out })?;
         Ok(Outcome::Done)
     }

@@ -16,25 +16,25 @@ use crate::raster::{Heat, normalized};
 use crate::report::{Reporter, shown};
 use crate::tiles::{Tile, Tiles};
 
-/// Draw where each softmax sees a class: Grad-CAM of main, aux1 and aux2 over each image.
+/// Plot Grad-CAM heat maps of the main and auxiliary heads for each image.
 ///
-/// The map of a softmax is made of the last block of Inception below it, 5b, 4a or 4d: the channels
-/// that the class's logit grows with. Yellow is what speaks for the class most, dark blue what does
-/// not. The auxiliary maps are finer, and their softmaxes know less.
+/// A head's heat map is computed from the last Inception block below it: 5b for main, 4a for aux1,
+/// 4d for aux2. Yellow is the strongest evidence for the class, dark blue none. The heat maps of
+/// the auxiliary heads have a higher resolution, but these heads are less accurate.
 #[derive(Args, Debug)]
 pub(super) struct Gradcam {
-    /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
+    /// Checkpoint, a run's folder (its best checkpoint), or `included`.
     checkpoint: PathBuf,
-    /// Images, or folders with images.
+    /// Images, or folders of images.
     #[arg(required = true)]
     images: Vec<PathBuf>,
-    /// The class to look for [default: the one that is most probable to the main softmax].
+    /// Class to explain [default: the main head's prediction].
     #[arg(long, value_name = "NAME")]
     class: Option<String>,
-    /// Only this softmax.
+    /// Plot only this head.
     #[arg(long, value_name = "NAME")]
     head: Option<HeadName>,
-    /// The figure, .png or .svg.
+    /// File of the plot, .png or .svg.
     #[arg(
         short = 'o',
         long = "output",
@@ -78,10 +78,10 @@ struct Event<'a> {
 struct HeadEvent<'a> {
     head: &'static str,
     probability: f32,
-    /// What this softmax says itself.
+    /// The class that this head predicts.
     top: &'a str,
     top_probability: f32,
-    /// The map, row by row.
+    /// The heat map, row by row.
     map: Vec<&'a [f32]>,
 }
 
@@ -97,7 +97,7 @@ impl Gradcam {
         let shows = |head: &str| self.head.is_none_or(|wanted| wanted.name() == head);
         let heads: Vec<&'static str> = gradcam.heads().into_iter().filter(|h| shows(h)).collect();
         if heads.is_empty() {
-            let reason = format!("{} was made without auxiliary softmaxes", shown(&self.checkpoint));
+            let reason = format!("{} has no auxiliary heads", shown(&self.checkpoint));
             return Err(Error::Config(reason));
         }
         let (heat, mut tiles) = (Heat::new(), Vec::new());
@@ -110,21 +110,21 @@ impl Gradcam {
             events.push((one, maps));
         }
         let tiles = Tiles {
-            title: "Where each softmax sees the class".into(),
-            subtitle: "Grad-CAM: yellow speaks for the class, dark blue does not".into(),
+            title: "Grad-CAM heat maps per head".into(),
+            subtitle: "yellow: strong evidence for the class, dark blue: none".into(),
             columns: heads.len() + 1,
             heads: std::iter::once(("image".to_string(), SOFT))
-                .chain(heads.iter().map(|head| (above(head), head_color(head))))
+                .chain(heads.iter().map(|head| (heading(head), head_color(head))))
                 .collect(),
             tile: 176,
             tiles,
         };
         save(&tiles, &self.out)?;
         for (one, maps) in &events {
-            let said: Vec<String> =
+            let probabilities: Vec<String> =
                 maps.iter().map(|m| format!("{} {:.1}%", m.head, 100.0 * m.probability)).collect();
             let class = subject.class(maps.first().map_or(0, |m| m.class));
-            reporter.line(&format!("{}  {class}: {}", shown(&one.file), said.join("  ")))?;
+            reporter.line(&format!("{}  {class}: {}", shown(&one.file), probabilities.join("  ")))?;
             let heads = maps.iter().map(|m| HeadEvent {
                 head: m.head,
                 probability: m.probability,
@@ -135,28 +135,29 @@ impl Gradcam {
             let image = shown(&one.file);
             reporter.event(&Event { image, class, heads: heads.collect(), plot: &self.out })?;
         }
-        reporter.line(&format!("drew {}", shown(&self.out)))?;
+        reporter.line(&format!("wrote {}", shown(&self.out)))?;
         Ok(outcome)
     }
 }
 
-fn above(head: &str) -> String {
+/// The heading of a head's column.
+fn heading(head: &str) -> String {
     let block = match head {
         "aux1" => "4a",
         "aux2" => "4d",
         _ => "5b",
     };
-    format!("{head}, sees {block}")
+    format!("{head}, on {block}")
 }
 
 fn tile(map: &ActivationMap, one: &Seen, subject: &Subject, heat: &Heat) -> Tile {
     let values = normalized(&map.values);
     let mut caption = vec![(format!("{} {:.0}%", subject.label(map.class), 100.0 * map.probability), INK)];
     if map.top.0 != map.class {
-        caption.push((format!("says {} {:.0}%", subject.label(map.top.0), 100.0 * map.top.1), SOFT));
+        caption.push((format!("predicts {} {:.0}%", subject.label(map.top.0), 100.0 * map.top.1), SOFT));
     }
     if map.values.iter().all(|v| *v <= 0.0) {
-        caption.push(("no place speaks for it".to_string(), SOFT));
+        caption.push(("no evidence anywhere".to_string(), SOFT));
     }
     Tile { image: heat.over(&one.square, &values, map.width), caption }
 }

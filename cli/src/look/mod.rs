@@ -22,12 +22,12 @@ use super::report::{Reporter, note, shown};
 use super::{Outcome, Result};
 
 const EXAMPLES: &str = "Examples:
-  incept look gradcam photos.safetensors cat.jpg dog.jpg    where each of the three softmaxes sees the class
-  incept look occlusion photos.safetensors cat.jpg          which parts the class depends on
+  incept look gradcam photos.safetensors cat.jpg dog.jpg       Grad-CAM heat maps of every head
+  incept look occlusion photos.safetensors cat.jpg             which parts of the image the class depends on
   incept look features photos.safetensors cat.jpg --layer inception_3b/output
-  incept look filters photos.safetensors --output filters.svg  the colours that the first layer looks for";
+  incept look filters photos.safetensors --output filters.svg  the first convolution's filters";
 
-/// See what a network looks at: maps of what speaks for a class, activations, filters.
+/// Visualize what a network has learned: Grad-CAM, occlusion maps, feature maps, filters.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, arg_required_else_help = true)]
 pub(crate) struct Look {
@@ -54,19 +54,19 @@ impl Look {
     }
 }
 
-/// Images that fit one figure.
+/// Maximum number of images per figure.
 const MOST: usize = 12;
 
-/// A network to look at, with averaged parameters if it has them.
+/// A network to visualize, with averaged parameters if it has them.
 struct Subject {
     metadata: Metadata,
     state: TrainingState,
 }
 
-/// An image as a person and as the network sees it.
+/// An image, before and after normalization.
 struct Seen {
     file: PathBuf,
-    /// The square that the network takes, before anything is taken off.
+    /// The resized square, before normalization.
     square: RgbImage,
     values: Vec<f32>,
 }
@@ -81,27 +81,27 @@ impl Subject {
         self.metadata.classes.get(class).map_or("?", String::as_str)
     }
 
-    /// What a class is called in the figure.
+    /// The label of a class in the figure.
     fn label(&self, class: usize) -> String {
         class_label(self.class(class), class)
     }
 
-    /// The number of the class that is called so.
+    /// The index of a class by name.
     fn number(&self, name: &str) -> Result<usize> {
         let found = self.metadata.classes.iter().position(|c| c == name);
         found.ok_or_else(|| {
             let classes = self.metadata.classes.join(", ");
-            Error::Config(format!("there is no class `{name}`; the classes are {classes}"))
+            Error::Config(format!("unknown class `{name}`; the classes are {classes}"))
         })
     }
 
-    /// Reads the images that arguments name. Those that cannot be read are reported and skipped,
-    /// and the command fails in the end as `classify` does.
+    /// Reads the images that arguments name. Unreadable ones are skipped and reported, and the exit
+    /// code is 1 then.
     fn see(&self, arguments: &[PathBuf], loading: &ImageArgs) -> Result<(Vec<Seen>, Outcome)> {
         loading.set_limit()?;
         let files = images(arguments)?;
         if files.len() > MOST {
-            let reason = format!("{} images are too many for one figure: at most {MOST}", files.len());
+            let reason = format!("{} images are too many for one figure: it has up to {MOST}", files.len());
             return Err(Error::Config(reason));
         }
         let see = |file: PathBuf| {
@@ -126,7 +126,7 @@ impl Subject {
     }
 }
 
-/// The name of a file without its folders.
+/// The file name without folders.
 fn name(file: &Path) -> String {
     file.file_name().map_or_else(|| shown(file), |n| n.to_string_lossy().into_owned())
 }

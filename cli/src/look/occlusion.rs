@@ -19,28 +19,30 @@ use crate::raster::Heat;
 use crate::report::{Rate, Reporter, shown};
 use crate::tiles::{Tile, Tiles};
 
-/// Draw which parts of an image a class depends on: a square of the mean colour is moved over each
-/// image, and the map shows how much less probable the class becomes.
+/// Plot occlusion maps: how much the probability of a class drops when a part of the image is
+/// covered.
+///
+/// A square of the mean color slides over the image, and the map shows the drop at each position.
 #[derive(Args, Debug)]
 pub(super) struct OcclusionArgs {
-    /// The checkpoint, a run's folder (its best one), or `included`: what comes with incept.
+    /// Checkpoint, a run's folder (its best checkpoint), or `included`.
     checkpoint: PathBuf,
-    /// Images, or folders with images.
+    /// Images, or folders of images.
     #[arg(required = true)]
     images: Vec<PathBuf>,
-    /// The class to look for [default: the most probable one].
+    /// Class to explain [default: the predicted one].
     #[arg(long, value_name = "NAME")]
     class: Option<String>,
-    /// Height and width of the square, in pixels of the network's input [default: an eighth of it].
+    /// Size of the square in pixels of the network's input [default: an eighth of the input].
     #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(1))]
     window: Option<usize>,
-    /// Pixels from one place to the next, at most [default: half a square].
+    /// Maximum distance between positions in pixels [default: half the square].
     #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(1))]
     stride: Option<usize>,
-    /// Places that are classified at once.
+    /// Batch size.
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
-    /// The figure, .png or .svg.
+    /// File of the plot, .png or .svg.
     #[arg(
         short = 'o',
         long = "output",
@@ -62,7 +64,7 @@ struct Event<'a> {
     probability: f32,
     window: usize,
     stride: usize,
-    /// How much probability is lost at each place, row by row.
+    /// Drop of the probability at each position, row by row.
     map: Vec<&'a [f32]>,
     plot: &'a Path,
 }
@@ -87,7 +89,7 @@ impl OcclusionArgs {
         let (heat, mut tiles, mut maps) = (Heat::new(), Vec::new(), Vec::new());
         let per_image = occlusion.places(network.input).pow(2);
         {
-            let mut bar = reporter.bar("covering places", (per_image * seen.len()) as u64);
+            let mut bar = reporter.bar("occlusion", (per_image * seen.len()) as u64);
             let (mut rate, mut before) = (Rate::new(), 0);
             for one in &seen {
                 let mut last = 0;
@@ -96,7 +98,7 @@ impl OcclusionArgs {
                     last = done;
                     let left = rate.left(per_image * seen.len() - before - done);
                     bar.update((before + done) as u64, || {
-                        format!("{:.0} places/s  {left} left", rate.per_second())
+                        format!("{:.0} positions/s  {left} left", rate.per_second())
                     });
                     ControlFlow::Continue(())
                 };
@@ -108,20 +110,19 @@ impl OcclusionArgs {
         for (one, map) in seen.iter().zip(&maps) {
             let OcclusionMap { class, probability, side, drops } = map;
             let most = drops.iter().copied().fold(0.0, f32::max);
-            // Ten points are the whole scale at least: less is noise, and should not look like
-            // evidence.
+            // The color scale spans at least 10 percentage points: smaller drops are noise.
             let lost: Vec<f32> = drops.iter().map(|d| d.max(0.0) / most.max(0.1)).collect();
             let caption = vec![(format!("{} {:.0}%", subject.label(*class), 100.0 * probability), INK)];
             tiles.push(Tile { image: one.square.clone(), caption: vec![(name(&one.file), INK)] });
             tiles.push(Tile { image: heat.over(&one.square, &lost, *side), caption });
-            let caption = vec![(format!("loses {:.1} points at most", 100.0 * most), SOFT)];
+            let caption = vec![(format!("drops by up to {:.1} points", 100.0 * most), SOFT)];
             tiles.push(Tile { image: heat.map(&lost, *side), caption });
         }
-        let heads = ["image", "over the image", "places"].map(|h| (h.to_string(), SOFT));
+        let heads = ["image", "overlay", "map"].map(|h| (h.to_string(), SOFT));
         let tiles = Tiles {
-            title: "What the class depends on".into(),
+            title: "Occlusion maps".into(),
             subtitle: format!(
-                "a square of {window} pixels, moved by {stride}: yellow costs most probability"
+                "a square of {window} pixels, stride {stride}; yellow: largest drop of the probability"
             ),
             columns: 3,
             heads: heads.to_vec(),
@@ -134,7 +135,7 @@ impl OcclusionArgs {
             let (probability, image) = (map.probability, shown(&one.file));
             let most = map.drops.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let (whole, lost) = (100.0 * probability, 100.0 * most);
-            reporter.line(&format!("{image}  {class} {whole:.1}%, loses {lost:.1} points at most"))?;
+            reporter.line(&format!("{image}  {class} {whole:.1}%, drops by up to {lost:.1} points"))?;
             let rows = map.drops.chunks(map.side.max(1)).collect();
             reporter.event(&Event {
                 image,
@@ -146,7 +147,7 @@ impl OcclusionArgs {
                 plot: &self.out,
             })?;
         }
-        reporter.line(&format!("drew {}", shown(&self.out)))?;
+        reporter.line(&format!("wrote {}", shown(&self.out)))?;
         Ok(outcome)
     }
 }

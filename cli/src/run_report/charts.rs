@@ -7,25 +7,25 @@ use incept::runs::{EpochRecord, HeadRecord, StepRecord};
 use super::source::Curves;
 use crate::plot::{Area, Axes, Drawn, Figure, INK, Unit, head_color, legend, line, percent, power_of_ten};
 
-/// What the values of a chart are.
+/// The y axis of a chart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scale {
-    /// From zero up.
+    /// Linear, from 0.
     Plain,
-    /// Shares from 0 to 1.
+    /// Fractions in [0, 1], as percent.
     Share,
     /// Decimal logarithms.
     Logarithmic,
 }
 
-/// Values over epochs.
+/// A series of values over epochs.
 #[derive(Clone, Debug)]
 pub(super) struct Series {
     pub name: String,
     pub color: RGBColor,
-    /// (epochs done, value).
+    /// (epoch, value).
     pub points: Vec<(f64, f64)>,
-    /// Values of single steps behind them.
+    /// Values of single steps, drawn faintly in the background.
     pub faint: Vec<(f64, f64)>,
 }
 
@@ -36,25 +36,24 @@ pub(super) struct Chart {
     pub scale: Scale,
     pub series: Vec<Series>,
     pub legend: SeriesLabelPosition,
-    /// Epochs of the run: where all its charts end.
+    /// Number of epochs of the run: the end of the x axis of all charts.
     pub epochs: f64,
 }
 
 const HEADS: [&str; 3] = ["main", "aux1", "aux2"];
 
-/// A value of a head.
+/// Selects a value of a head.
 type Of = fn(&HeadRecord) -> f64;
 
-/// Epochs that a chart may have: the log of a damaged run may name others.
-const MOST_EPOCHS: f64 = 1e9;
+/// Maximum number of epochs in a chart: damaged logs may have any number.
+const MAX_EPOCHS: f64 = 1e9;
 
-/// Whether a point of a log can be drawn: losses of a training that diverged are NaN, infinite, or
-/// beyond all scales.
+/// Whether a point can be drawn: losses of diverged training may be NaN, infinite or huge.
 fn is_drawable((epoch, value): &(f64, f64)) -> bool {
-    (0.0..=MOST_EPOCHS).contains(epoch) && value.abs() < 1e30
+    (0.0..=MAX_EPOCHS).contains(epoch) && value.abs() < 1e30
 }
 
-/// The charts that the log has values for.
+/// The charts for which the log has values.
 pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
     let of_heads = |heads: &[HeadRecord], head: &str, of: Of| heads.iter().find(|h| h.name == head).map(of);
     let done = |e: &EpochRecord| e.epoch.saturating_add(1) as f64;
@@ -72,15 +71,15 @@ pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
     let plain = |name: &str, color, points| Series { name: name.into(), color, points, faint: Vec::new() };
     let validation =
         curves.epochs.iter().filter_map(|e| Some((done(e), e.validation.as_ref()?.accuracy))).collect();
-    accuracies.push(plain("main, held out", INK, validation));
-    // What the intermediate features tell: in training, most of what the auxiliary softmaxes see is
-    // dropped.
+    accuracies.push(plain("main, validation", INK, validation));
+    // Validation accuracy replaces training accuracy for the auxiliary heads, which have much
+    // dropout in training.
     let aux: Vec<Series> = HEADS[1..]
         .iter()
         .map(|head| {
             let found = |e: &EpochRecord| Some((done(e), of_heads(&e.validation_aux, head, |h| h.accuracy)?));
             plain(
-                &format!("{head}, held out"),
+                &format!("{head}, validation"),
                 head_color(head),
                 curves.epochs.iter().filter_map(found).collect(),
             )
@@ -94,13 +93,13 @@ pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
     let steps = |of: fn(&StepRecord) -> Option<f64>| -> Vec<(f64, f64)> {
         curves.steps.iter().filter_map(|s| Some((s.epoch, of(s)?))).collect()
     };
-    // A run of a few images may have logged one step: no line.
+    // A run with few images may have logged a single step, which makes no line.
     let epochs = || curves.epochs.iter().map(|e| (done(e), e.rate)).collect();
     let rate = Some(steps(|s| Some(s.rate))).filter(|points| points.len() > 1).unwrap_or_else(epochs);
     let norms = steps(|s| s.gradient_norm);
     let norms = norms.into_iter().filter(|(_, v)| *v > 0.0).map(|(x, v)| (x, v.log10())).collect();
     let ends = curves.epochs.iter().map(done).chain(curves.steps.iter().map(|s| s.epoch));
-    let end = ends.filter(|end| *end <= MOST_EPOCHS).fold(0.0, f64::max);
+    let end = ends.filter(|end| *end <= MAX_EPOCHS).fold(0.0, f64::max);
     let chart = |title, scale, mut series: Vec<Series>, legend| {
         for one in &mut series {
             one.points.retain(is_drawable);
@@ -111,10 +110,10 @@ pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
     };
     let (above, below) = (SeriesLabelPosition::UpperRight, SeriesLabelPosition::LowerRight);
     let all = vec![
-        chart("Loss of the three softmaxes", Scale::Plain, losses.to_vec(), above.clone()),
+        chart("Loss per head", Scale::Plain, losses.to_vec(), above.clone()),
         chart("Accuracy", Scale::Share, accuracies, below),
         chart("Learning rate", Scale::Plain, vec![plain("", INK, rate)], above.clone()),
-        chart("Norm of the gradients", Scale::Logarithmic, vec![plain("", INK, norms)], above),
+        chart("Gradient norm", Scale::Logarithmic, vec![plain("", INK, norms)], above),
     ];
     all.into_iter().filter(|c| !c.series.is_empty()).collect()
 }
@@ -132,7 +131,7 @@ impl Figure for Chart {
         let last = self.epochs.max(1.0);
         let least = points().map(|p| p.1).fold(f64::INFINITY, f64::min);
         let most = points().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max);
-        // The first steps of a run may be far above all others: they leave the chart.
+        // Scaled to epochs: the first steps may be far above and are clamped.
         let y = match self.scale {
             Scale::Share => 0.0..1.0,
             Scale::Plain => 0.0..(most * 1.1).max(1e-12),
@@ -160,7 +159,7 @@ impl Figure for Chart {
             chart.draw_series(LineSeries::new(inside, unit.stroke(color.mix(0.22), 1)))?;
         }
         for Series { name, color, points, .. } in &self.series {
-            // Dots would hide a curve of many points.
+            // Many dots would hide the curve.
             if points.len() > 60 {
                 let drawn =
                     chart.draw_series(LineSeries::new(points.iter().copied(), unit.stroke(*color, 2)))?;
@@ -182,7 +181,7 @@ impl Figure for Chart {
     }
 }
 
-/// A number with at most three decimals.
+/// Formats a number with up to three decimals.
 fn short(value: f64) -> String {
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_string()
@@ -193,17 +192,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_short() {
+    fn labels_have_no_trailing_zeros() {
         assert_eq!([0.0, 0.5, 2.0, 0.125].map(short), ["0", "0.5", "2", "0.125"]);
     }
 
     #[test]
-    fn nothing_logged_is_nothing_drawn() {
+    fn empty_logs_have_no_charts() {
         assert!(charts(&Curves::default()).is_empty());
     }
 
     #[test]
-    fn values_of_damaged_logs_are_left_out_of_charts() {
+    fn invalid_values_of_damaged_logs_are_not_drawn() {
         let head = |loss| HeadRecord { name: "main".into(), loss, accuracy: 0.5 };
         let step = |epoch, loss, norm| StepRecord {
             step: 0,

@@ -18,7 +18,7 @@ use incept::{Error, model};
 use serde::Serialize;
 
 use super::data::LoadArgs;
-use super::eval::{ConfusionFigure, Contestant, Job, Measured, Part, ReliabilityFigure, validation};
+use super::eval::{Candidate, ConfusionFigure, Job, Measured, Part, ReliabilityFigure, open_split};
 use super::options::{DeviceArgs, PrecisionArgs};
 use super::plot::Drawn;
 use super::raster::thumbnail;
@@ -28,36 +28,35 @@ use super::{Outcome, Result};
 use crate::numbers::whole;
 use source::{Curves, Source};
 
-/// Images of the held-out part that the page shows.
+/// Number of sample images on the page.
 const SAMPLES: usize = 30;
-/// Mistakes that it shows.
+/// Number of mistakes on the page.
 const MISTAKES: usize = 30;
-/// Pixels of an image on the page.
+/// Maximum size of an image on the page in pixels.
 const IMAGE: u32 = 176;
 
-/// Write one HTML page about a run that needs nothing beside itself: curves, confusion matrix,
-/// samples, configuration.
+/// Write a self-contained HTML report of a run: curves, confusion matrix, samples, configuration.
 ///
-/// The run's best checkpoint is measured on its held-out images first, or the one that is named.
+/// The best checkpoint of the run, or the given one, is evaluated on the validation set first.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   incept report runs/0003-photos                           writes runs/0003-photos/report.html
-  incept report runs/0003-photos/epoch-0012.safetensors    the same about an earlier checkpoint
-  incept report photos.safetensors                         a checkpoint without its run: no curves")]
+  incept report runs/0003-photos/epoch-0012.safetensors    report of an earlier checkpoint
+  incept report photos.safetensors                         a checkpoint without a run: no curves")]
 pub(crate) struct RunReport {
-    /// The folder of a run, or a checkpoint.
+    /// Folder of a run, or a checkpoint.
     run: PathBuf,
-    /// Measure on this data set instead of that of the run.
+    /// Evaluate on this data set instead of the run's.
     #[arg(long, value_name = "DATA", help_heading = "Data")]
     data: Option<String>,
-    /// The page [default: report.html in the run's folder, or the checkpoint's name with .html].
+    /// File of the report [default: report.html in the run's folder, or the checkpoint's name with
+    /// .html].
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Where the folders of runs are: one of them may have the log of a checkpoint that lies
-    /// elsewhere.
+    /// Folder of all runs, to find the log of a checkpoint outside of it.
     #[arg(long, value_name = "FOLDER", default_value = "runs", env = "INCEPT_RUNS_DIR")]
     runs_dir: PathBuf,
-    /// Images of a batch.
+    /// Batch size.
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", default_value_t = 32, value_parser = whole::<usize>(1))]
     batch: usize,
     #[command(flatten)]
@@ -68,7 +67,7 @@ pub(crate) struct RunReport {
     device: DeviceArgs,
 }
 
-/// An image with what the network says about it.
+/// An image with its label and prediction.
 #[derive(Debug)]
 pub(super) struct Sample {
     pub image: RgbImage,
@@ -77,8 +76,8 @@ pub(super) struct Sample {
     pub probability: f32,
 }
 
-/// What the held-out images told.
-struct Tested {
+/// The evaluation on the validation set.
+struct Validated {
     data: String,
     device: Vec<(String, String)>,
     measured: Measured,
@@ -104,9 +103,9 @@ impl RunReport {
             if self.run.is_dir() { self.run.join("report.html") } else { self.run.with_extension("html") }
         });
         check_file(&out)?;
-        let contestant = Contestant::load(&source.checkpoint)?;
-        let tested = self.test(&contestant, device, reporter)?;
-        let html = contained(|| write_page(&source, &contestant, &tested).map_err(|e| e.to_string()))
+        let candidate = Candidate::load(&source.checkpoint)?;
+        let validated = self.validate(&candidate, device, reporter)?;
+        let html = contained(|| write_page(&source, &candidate, &validated).map_err(|e| e.to_string()))
             .map_err(|e| Error::format(&out, format!("cannot be drawn: {e}")))?;
         write_atomically(&out, html.as_bytes())?;
         reporter.line(&format!("wrote {} ({})", shown(&out), bytes(html.len() as u64)))?;
@@ -115,23 +114,28 @@ impl RunReport {
             bytes: html.len(),
             epochs: source.curves.epochs.len(),
             steps: source.curves.steps.len(),
-            accuracy: tested.measured.together.evaluation.accuracy(),
+            accuracy: validated.measured.ensemble.evaluation.accuracy(),
         })?;
         Ok(Outcome::Done)
     }
 
-    /// Measures the checkpoint on the held-out images.
-    fn test(&self, contestant: &Contestant<'_>, device: &DeviceArgs, reporter: &Reporter) -> Result<Tested> {
-        let one = std::slice::from_ref(contestant);
-        let (data, set) = validation(one, self.data.clone(), Part::Validation)?;
+    /// Evaluates the checkpoint on the validation set.
+    fn validate(
+        &self,
+        candidate: &Candidate<'_>,
+        device: &DeviceArgs,
+        reporter: &Reporter,
+    ) -> Result<Validated> {
+        let one = std::slice::from_ref(candidate);
+        let (data, set) = open_split(one, self.data.clone(), Part::Validation)?;
         let gpu = device.open()?;
         let element = self.precision.element(&gpu);
         device.tune(&gpu, reporter, Worth::Classifying, None, || {
-            InferenceGraph::new(&contestant.metadata.network, self.batch, element)?.plan(&gpu, None)
+            InferenceGraph::new(&candidate.metadata.network, self.batch, element)?.plan(&gpu, None)
         })?;
         let count = set.len().min(SAMPLES);
         let chosen: Vec<usize> = (0..count).map(|i| i * set.len() / count).collect();
-        let mut said: Vec<(usize, usize, usize, f32)> = Vec::with_capacity(count);
+        let mut predictions: Vec<(usize, usize, usize, f32)> = Vec::with_capacity(count);
         let job = Job {
             gpu: &gpu,
             element,
@@ -144,53 +148,57 @@ impl RunReport {
         let measured = job.measure(one, reporter, |scores: &Scores| {
             if chosen.binary_search(&scores.image).is_ok() {
                 let best = scores.members.first().and_then(|row| top(row, 1).first().copied());
-                said.extend(best.map(|b| (scores.image, scores.label, b.class, b.probability)));
+                predictions.extend(best.map(|b| (scores.image, scores.label, b.class, b.probability)));
             }
         })?;
         let sample = |(image, label, prediction, probability): (usize, usize, usize, f32)| {
             let image = thumbnail(&job.set.image(image)?, IMAGE);
             Ok(Sample { image, label, prediction, probability })
         };
-        let wrong = measured.together.mistakes().iter();
+        let wrong = measured.ensemble.mistakes().iter();
         let wrong = wrong.map(|m| (m.image, m.label, m.prediction, m.probability));
         let mistakes = wrong.map(sample).collect::<Result<Vec<_>>>()?;
-        let samples = said.into_iter().map(sample).collect::<Result<Vec<_>>>()?;
-        let device = vec![("measured for this page on".to_string(), gpu.summary().to_string())];
-        Ok(Tested { data, device, measured, samples, mistakes })
+        let samples = predictions.into_iter().map(sample).collect::<Result<Vec<_>>>()?;
+        let device = vec![("evaluated on".to_string(), gpu.summary().to_string())];
+        Ok(Validated { data, device, measured, samples, mistakes })
     }
 }
 
-fn write_page(source: &Source, contestant: &Contestant<'_>, tested: &Tested) -> Drawn<String> {
-    let Assessment { evaluation, confusion, reliability, .. } = &tested.measured.together;
-    let (metadata, classes) = (&contestant.metadata, &contestant.metadata.classes);
+fn write_page(source: &Source, candidate: &Candidate<'_>, validated: &Validated) -> Drawn<String> {
+    let Assessment { evaluation, confusion, reliability, .. } = &validated.measured.ensemble;
+    let (metadata, classes) = (&candidate.metadata, &candidate.metadata.classes);
     let mut sections = Vec::new();
     let charts = charts::charts(&source.curves);
     if !charts.is_empty() {
-        let about = "Faint lines are single steps, dots whole epochs. Training accuracy is measured with dropout and augmentation while the weights change.";
+        let about = "Faint lines: single steps; dots: epochs. Training accuracy is measured during training, with dropout and augmentation.";
         sections.push(page::section("Training", about, &page::plots(&charts)?));
     }
     let about = format!(
-        "{} images that training has not seen; colours are shares of a row.",
+        "{} images of the validation set; rows: true class, columns: predicted class; colors are normalized per row.",
         thousands(evaluation.count as u64)
     );
     let figure = ConfusionFigure { confusion, classes, title: String::new(), subtitle: String::new() };
-    sections.push(page::section("What is taken for what", &about, &page::plot(&figure)?));
-    sections.push(page::section("Classes", "", &page::by_class(confusion, classes)));
+    sections.push(page::section("Confusion matrix", &about, &page::plot(&figure)?));
+    sections.push(page::section("Metrics per class", "", &page::by_class(confusion, classes)));
     let subtitle = format!("expected calibration error {:.2}%", 100.0 * reliability.ece());
-    let about = "Where bars end below the line, the network is surer than it is right; above it, it is right more often than it thinks.";
+    let about = "Bars below the diagonal: overconfident; above it: underconfident.";
     let figure = ReliabilityFigure { reliability, subtitle };
     sections.push(page::section("Calibration", about, &page::plot(&figure)?));
-    let about = "Spread evenly over the held-out part, not chosen.";
-    sections.push(page::section("Samples", about, &page::images(&tested.samples, classes)?));
-    if !tested.mistakes.is_empty() {
-        let html = page::images(&tested.mistakes, classes)?;
-        sections.push(page::section("Worst mistakes", "Those that the network is surest of.", &html));
+    let about = "Evenly spaced in the validation set, not selected.";
+    sections.push(page::section("Samples", about, &page::images(&validated.samples, classes)?));
+    if !validated.mistakes.is_empty() {
+        let html = page::images(&validated.mistakes, classes)?;
+        sections.push(page::section(
+            "Worst mistakes",
+            "Misclassified images with the highest confidence.",
+            &html,
+        ));
     }
     if !source.command_line.is_empty() {
         sections.push(page::section("Command", "", &page::preformatted(&source.command_line.join(" "))));
     }
     sections.push(page::section("Configuration", "", &page::preformatted(&source.configuration)));
-    let machine: Vec<(String, String)> = source.machine.iter().chain(&tested.device).cloned().collect();
+    let machine: Vec<(String, String)> = source.machine.iter().chain(&validated.device).cloned().collect();
     sections.push(page::section("Machine", "", &page::pairs(&machine)));
     let parameters = model::summary(&metadata.network.build(1)?).parameters_inference;
     let subtitle = format!(
@@ -200,32 +208,33 @@ fn write_page(source: &Source, contestant: &Contestant<'_>, tested: &Tested) -> 
         metadata.network.input,
         classes.len(),
         thousands(parameters as u64),
-        tested.data,
+        validated.data,
         env!("CARGO_PKG_VERSION"),
     );
-    Ok(page::page(&source.title, &subtitle, &facts(source, tested), &sections))
+    Ok(page::page(&source.title, &subtitle, &facts(source, validated), &sections))
 }
 
-/// The figures at the top of the page.
-fn facts(source: &Source, tested: &Tested) -> Vec<(String, String)> {
-    let Assessment { evaluation, confusion, reliability, .. } = &tested.measured.together;
+/// The key figures at the top of the page.
+fn facts(source: &Source, validated: &Validated) -> Vec<(String, String)> {
+    let Assessment { evaluation, confusion, reliability, .. } = &validated.measured.ensemble;
     let percent = |share: f64| format!("{:.2}%", 100.0 * share);
     let mut facts = vec![
-        (percent(evaluation.accuracy()), "top-1, held out".to_string()),
-        (percent(evaluation.accuracy5()), "top-5, held out".to_string()),
-        (percent(confusion.mean().f1), "mean F1 of the classes".to_string()),
-        (percent(reliability.ece()), "calibration error".to_string()),
+        (percent(evaluation.accuracy()), "validation top-1 accuracy".to_string()),
+        (percent(evaluation.accuracy5()), "validation top-5 accuracy".to_string()),
+        (percent(confusion.mean().f1), "macro F1".to_string()),
+        (percent(reliability.ece()), "expected calibration error".to_string()),
     ];
     let Curves { epochs, .. } = &source.curves;
     if let Some(last) = epochs.last() {
         let took: f64 = epochs.iter().map(|e| e.seconds).filter(|s| s.is_finite()).sum();
-        facts.push((last.epoch.saturating_add(1).to_string(), "epochs".to_string()));
+        let count = last.epoch.saturating_add(1);
+        facts.push((count.to_string(), if count == 1 { "epoch" } else { "epochs" }.to_string()));
         facts.push((seconds(took), "training time".to_string()));
-        facts.push((format!("{:.0}", last.images_per_s), "images/s at the end".to_string()));
+        facts.push((format!("{:.0}", last.images_per_s), "images/s in the last epoch".to_string()));
     }
-    if tested.measured.unreadable > 0 {
-        note("some held-out images could not be read: the page leaves them out");
-        facts.push((tested.measured.unreadable.to_string(), "unreadable images".to_string()));
+    if validated.measured.unreadable > 0 {
+        note("note: unreadable validation images are not in the report");
+        facts.push((validated.measured.unreadable.to_string(), "unreadable images".to_string()));
     }
     facts
 }

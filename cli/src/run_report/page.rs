@@ -1,4 +1,4 @@
-//! The parts of the page as HTML.
+//! The HTML of the report.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use crate::raster::data_url;
 
 const STYLE: &str = include_str!("page.css");
 
-/// Text as it may stand in HTML.
+/// Escapes text for HTML.
 pub(super) fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for letter in printable_lines(text).chars() {
@@ -27,7 +27,7 @@ pub(super) fn escaped(text: &str) -> String {
     safe
 }
 
-/// The whole page: nothing in it is fetched from anywhere.
+/// The whole page, without external resources.
 pub(super) fn page(title: &str, subtitle: &str, facts: &[(String, String)], sections: &[String]) -> String {
     let fact = |(value, name): &(String, String)| {
         format!("<div class=\"fact\"><b>{}</b><span>{}</span></div>", escaped(value), escaped(name))
@@ -44,29 +44,29 @@ pub(super) fn page(title: &str, subtitle: &str, facts: &[(String, String)], sect
     )
 }
 
-/// A part of the page with its heading.
+/// A section with its heading.
 pub(super) fn section(title: &str, about: &str, content: &str) -> String {
     let about = if about.is_empty() { String::new() } else { format!("<p>{}</p>\n", escaped(about)) };
     format!("<section>\n<h2>{}</h2>\n{about}{content}\n</section>", escaped(title))
 }
 
-/// A plot as part of the page.
+/// An embedded plot.
 pub(super) fn plot(figure: &impl Figure) -> Drawn<String> {
     Ok(format!("<div class=\"card\">{}</div>", svg(figure)?))
 }
 
-/// Plots beside each other where there is room.
+/// Embedded plots in a grid.
 pub(super) fn plots(figures: &[impl Figure]) -> Drawn<String> {
     let cards: Vec<String> = figures.iter().map(plot).collect::<Drawn<_>>()?;
     Ok(format!("<div class=\"charts\">{}</div>", cards.concat()))
 }
 
-/// Text in lines as it is.
+/// Preformatted text.
 pub(super) fn preformatted(text: &str) -> String {
     format!("<div class=\"card\"><pre>{}</pre></div>", escaped(text))
 }
 
-/// Rows of a name and a value.
+/// A table of names and values.
 pub(super) fn pairs(rows: &[(String, String)]) -> String {
     let row = |(name, value): &(String, String)| {
         format!("<tr><td>{}</td><td>{}</td></tr>", escaped(name), escaped(value))
@@ -74,7 +74,7 @@ pub(super) fn pairs(rows: &[(String, String)]) -> String {
     format!("<div class=\"card\"><table>{}</table></div>", rows.iter().map(row).collect::<String>())
 }
 
-/// Images with what the network says about them.
+/// Images with predictions, and true classes of mistakes.
 pub(super) fn images(samples: &[Sample], classes: &[String]) -> Drawn<String> {
     let name = |class: usize| escaped(classes.get(class).map_or("?", String::as_str));
     let mut html = String::from("<div class=\"card images\">");
@@ -82,10 +82,11 @@ pub(super) fn images(samples: &[Sample], classes: &[String]) -> Drawn<String> {
         let wrong = sample.label != sample.prediction;
         let class = if wrong { " class=\"wrong\"" } else { "" };
         let large = if sample.image.width() > 64 { " class=\"large\"" } else { "" };
-        let is = if wrong { format!("<small>is {}</small>", name(sample.label)) } else { String::new() };
+        let truth =
+            if wrong { format!("<small>true: {}</small>", name(sample.label)) } else { String::new() };
         write!(
             html,
-            "<figure{class}><img{large} alt=\"{}\" src=\"{}\">{} {:.0}%{is}</figure>",
+            "<figure{class}><img{large} alt=\"{}\" src=\"{}\">{} {:.0}%{truth}</figure>",
             name(sample.label),
             data_url(&sample.image)?,
             name(sample.prediction),
@@ -96,7 +97,7 @@ pub(super) fn images(samples: &[Sample], classes: &[String]) -> Drawn<String> {
     Ok(html)
 }
 
-/// Precision, recall and F1 of each class.
+/// A table of precision, recall and F1 per class.
 pub(super) fn by_class(confusion: &Confusion, classes: &[String]) -> String {
     let percent = |share: Option<f64>| share.map_or("-".to_string(), |s| format!("{:.1}%", 100.0 * s));
     let mut html = String::from(
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_cannot_break_the_page() {
+    fn names_are_escaped() {
         assert_eq!(escaped("<b>&\"'x"), "&lt;b&gt;&amp;&quot;&#39;x");
         assert_eq!(escaped("\u{1b}]0;x\u{7}\u{202e}y\n"), "\u{fffd}]0;x\u{fffd}\u{fffd}y\n");
         let html = page("<t>", "", &[("1".into(), "<f>".into())], &[section("a", "", "")]);

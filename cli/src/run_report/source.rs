@@ -1,4 +1,4 @@
-//! What a report is made from: a run's folder, or a checkpoint.
+//! The source of a report: a run's folder, or a checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -8,21 +8,21 @@ use incept::{Error, Result};
 use crate::record::{best_of, folder_of, load};
 use crate::report::note;
 
-/// Everything that is known of a run.
+/// The data of a run.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// What it is called.
+    /// The run's name.
     pub title: String,
     pub checkpoint: PathBuf,
     pub curves: Curves,
-    /// The configuration as its file has it, or as the checkpoint keeps it.
+    /// The configuration from config.toml, or from the checkpoint.
     pub configuration: String,
-    /// What ran where, as pairs of a name and a value.
+    /// Device and system as (name, value).
     pub machine: Vec<(String, String)>,
     pub command_line: Vec<String>,
 }
 
-/// The log in order.
+/// The records of the log in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Curves {
     pub steps: Vec<StepRecord>,
@@ -30,8 +30,8 @@ pub(super) struct Curves {
 }
 
 impl Source {
-    /// Reads what `run` names. A checkpoint of a run in `runs`, or in a run's folder, has that
-    /// run's log.
+    /// Reads a run's folder or a checkpoint. The log of a checkpoint is that of its run, in the
+    /// same folder or in `runs`.
     pub(super) fn open(run: &Path, runs: &Path) -> Result<Self> {
         let checkpoint = best_of(run)?;
         if run.is_dir() {
@@ -44,8 +44,7 @@ impl Source {
     }
 
     fn of_folder(folder: &RunFolder, checkpoint: PathBuf) -> Result<Self> {
-        let left_out =
-            |error: &Error| note(&format!("note: the report leaves out what cannot be read: {error}"));
+        let left_out = |error: &Error| note(&format!("note: missing in the report: {error}"));
         let manifest = folder.manifest().inspect_err(left_out).ok();
         let path = folder.log_path();
         let log = if path.exists() { read_log_leniently(&path).inspect_err(left_out).ok() } else { None };
@@ -94,7 +93,7 @@ impl From<Vec<Record>> for Curves {
     }
 }
 
-/// What has a value to show.
+/// The non-empty values.
 fn pairs(machine: &Machine) -> Vec<(String, String)> {
     let Machine { adapter, backend, driver, system, threads } = machine;
     let threads = threads.to_string();

@@ -1,4 +1,4 @@
-//! Training, evaluating and classifying by command.
+//! Training, evaluation and classification with the command.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::program::{fails_with, fixtures, incept, json, quick, run, stdout, temporary, tensors, text};
 
 #[test]
-fn summary_counts_what_the_papers_count() {
+fn summary_matches_published_counts() {
     let paper = &json(&["summary", "--json", "--batch-size", "4"])[0];
     assert_eq!(paper["parameters_inference"], 6_998_552);
     assert_eq!(paper["parameters"], 13_378_280);
@@ -22,7 +22,7 @@ fn summary_counts_what_the_papers_count() {
         &json(&["summary", "--json", "--batch-size", "4", "--grad-checkpointing", "--precision", "f16"])[0];
     let bytes = |summary: &Value| summary["memory_training"]["planned_bytes"].as_u64().expect("bytes");
     assert!(3 * bytes(less) < bytes(paper), "{} and {}", bytes(less), bytes(paper));
-    // The whole network trains on a card of 2 GiB.
+    // The whole network can be trained on a GPU with 2 GiB.
     let large =
         &json(&["summary", "--json", "--batch-size", "128", "--grad-checkpointing", "--precision", "f32"])[0];
     let memory = &large["memory_training"];
@@ -37,14 +37,14 @@ fn summary_counts_what_the_papers_count() {
 
 #[test]
 fn the_layers_of_the_paper() {
-    // Memory depends on the kernels' scratch: it has tests of its own.
+    // Memory depends on the kernels' scratch buffers: other tests check it.
     let text = stdout(&["summary", "--batch-size", "1"]);
     let layers: Vec<&str> = text.lines().filter(|l| !l.starts_with("memory")).collect();
     insta::assert_snapshot!(layers.join("\n"));
 }
 
 #[test]
-fn verify_passes_on_the_goldens_and_fails_on_others() {
+fn verify_passes_on_golden_sets_and_fails_on_damaged_ones() {
     let result = &json(&["verify", text(&fixtures()), "--json"])[0];
     assert_eq!(result["passed"], true);
     assert!(result["checks"].as_array().is_some_and(|c| c.len() > 500));
@@ -60,7 +60,7 @@ fn verify_passes_on_the_goldens_and_fails_on_others() {
     let output = run(&["verify", text(folder.path())]);
     let table = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1));
-    // All are told: what is outside, what cannot be read, and what is right.
+    // All sets are reported: out of limit, unreadable, and passed.
     for what in ["outside: op_lrn", "not checked: op_conv", "op_avgpool", "1 sets not checked"] {
         assert!(table.contains(what), "no {what}: {table}");
     }
@@ -69,7 +69,7 @@ fn verify_passes_on_the_goldens_and_fails_on_others() {
 }
 
 #[test]
-fn train_eval_and_classify_go_together() {
+fn trained_checkpoints_are_evaluated_and_classify() {
     let folder = temporary();
     let out = folder.path().join("digits.safetensors");
     let out = text(&out);
@@ -133,7 +133,7 @@ fn train_eval_and_classify_go_together() {
     assert_eq!(by_pipe["predictions"], by_file["predictions"]);
     assert!(stdout(&["classify", out, text(&image)]).contains('%'));
 
-    // One that cannot be read: the others are classified, and the exit code tells.
+    // With an unreadable image the others are classified, and the exit code is 1.
     std::fs::write(folder.path().join("images/broken.png"), b"?").expect("can be written");
     let output = run(&["classify", out, text(folder.path())]);
     assert_eq!(output.status.code(), Some(1));
@@ -145,10 +145,10 @@ fn train_eval_and_classify_go_together() {
 const PHOTOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/data/cifar10");
 
 #[test]
-fn photos_are_classified_without_a_checkpoint() {
+fn included_weights_classify_photos() {
     let folder = temporary();
     let lines = |arguments: &[&str]| -> Vec<Value> {
-        // Nothing but the program: an empty folder, and no runs.
+        // An empty folder, without runs.
         let output = incept().current_dir(folder.path()).args(arguments).output().expect("can be started");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).expect("text");
@@ -162,8 +162,8 @@ fn photos_are_classified_without_a_checkpoint() {
         file.parent().is_some_and(|folder| folder.ends_with(class))
     });
     let right = right.count();
-    assert!(right >= 20, "{right} of 30 are right");
-    // The same weights by their name, and as a file.
+    assert!(right >= 20, "{right} of 30 are correct");
+    // The same weights by name, and from a file.
     let named = lines(&["classify", "included", PHOTOS, "--top", "1", "--json"]);
     assert_eq!(named, answers);
     let exported = &lines(&["export", "included", "--half", "--output", "cifar.safetensors", "--json"])[0];
@@ -172,10 +172,10 @@ fn photos_are_classified_without_a_checkpoint() {
     assert_eq!(lines(&["inspect", "included", "--json"])[0]["checkpoint"]["classes"][3], "cat");
     lines(&["report", "included", "--data", PHOTOS, "--json"]);
     assert!(folder.path().join("included.html").is_file());
-    // Early exit stops at the auxiliary softmaxes that come with them.
+    // The included weights have auxiliary heads for early exit.
     let early = lines(&["classify", "included", PHOTOS, "--early-exit", "0.5", "--json"]);
     assert!(early.iter().any(|line| line["head"] == "aux1"), "{early:?}");
-    // A name that is mistyped is not answered by other weights.
+    // A mistyped path is an error, and not classified with the included weights.
     let (_, errors) = fails_with(&["classify", "runs/0001-animls", PHOTOS]);
     assert!(errors.contains("runs/0001-animls"), "{errors}");
     let (_, errors) = fails_with(&["classify", PHOTOS, "cifar.safetensors"]);
@@ -187,7 +187,7 @@ fn photos_are_classified_without_a_checkpoint() {
 }
 
 #[test]
-fn other_classes_are_learned_from_the_included_weights() {
+fn included_weights_are_fine_tuned_for_other_classes() {
     let folder = temporary();
     let out = folder.path().join("digits.safetensors");
     let arguments =
@@ -206,7 +206,7 @@ fn other_classes_are_learned_from_the_included_weights() {
 }
 
 #[test]
-fn a_resumed_run_is_the_run_that_was_not_interrupted() {
+fn resumed_run_is_identical_to_uninterrupted_run() {
     let folder = temporary();
     let (whole, half) = (folder.path().join("whole.safetensors"), folder.path().join("half.safetensors"));
     stdout(&quick(text(&whole), &["--epochs", "2"]));
@@ -214,14 +214,14 @@ fn a_resumed_run_is_the_run_that_was_not_interrupted() {
     assert_ne!(tensors(&whole), tensors(&half));
     stdout(&["train", "--resume", text(&half), "--epochs", "2"]);
     assert_eq!(tensors(&whole), tensors(&half));
-    // There is nothing left to do, and saying so is no error.
+    // Nothing is left to train, which is not an error.
     stdout(&["train", "--resume", text(&half)]);
     let (code, errors) = fails_with(&["train", "--resume", text(&half), "--width", "0.5"]);
     assert!(code == 2 && errors.contains("--width"), "{errors}");
 }
 
-/// Ctrl-C in the middle of an epoch: a checkpoint, exit code 130, and the run goes on as if nothing
-/// had happened.
+/// Ctrl-C in the middle of an epoch saves a checkpoint and exits with 130; the resumed run is
+/// identical to an uninterrupted one.
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_and_exits_130() {
@@ -248,7 +248,7 @@ fn ctrl_c_saves_and_exits_130() {
     let of_whole = json(&quick(text(&whole), &["--epochs", "5", "--json"]));
     let of_rest = json(&["train", "--resume", text(&cut), "--epochs", "5", "--no-validation", "--json"]);
     assert_eq!(tensors(&whole), tensors(&cut));
-    // The epoch that was left is told of as a whole.
+    // The interrupted epoch is reported as a whole.
     let first = of_rest.iter().find(|e| e["event"] == "epoch").expect("it has epochs to do");
     let same = of_whole.iter().find(|e| e["event"] == "epoch" && e["epoch"] == first["epoch"]);
     let same = same.expect("both do it");
@@ -260,9 +260,9 @@ fn ctrl_c_saves_and_exits_130() {
     }
 }
 
-/// Whoever reads along may go away, and so may the terminal: training goes on to its end.
+/// Training continues when the reader of its output or the terminal is gone.
 #[test]
-fn training_goes_on_when_nobody_reads() {
+fn training_survives_closed_output() {
     let folder = temporary();
     let (whole, unread) = (folder.path().join("whole.safetensors"), folder.path().join("unread.safetensors"));
     stdout(&quick(text(&whole), &["--epochs", "3"]));
@@ -280,10 +280,10 @@ fn training_goes_on_when_nobody_reads() {
     }
 }
 
-/// Ctrl-C ends what has nothing to save, as a shell expects it.
+/// Ctrl-C also stops commands that have nothing to save, with the exit code that shells expect.
 #[cfg(unix)]
 #[test]
-fn ctrl_c_ends_a_look_at_data_with_130() {
+fn ctrl_c_stops_data_info_with_130() {
     let folder = temporary();
     let images = folder.path().join("images");
     for class in ["a", "b"] {
@@ -300,13 +300,14 @@ fn ctrl_c_ends_a_look_at_data_with_130() {
     assert!(killed.success());
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(130));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("stopping") && said.contains("interrupted") && !said.contains("error"), "{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let stopped = errors.contains("saving a checkpoint and stopping") && errors.contains("interrupted");
+    assert!(stopped && !errors.contains("error"), "{errors}");
 }
 
-/// One epoch is enough to see that the sheet is drawn.
+/// One epoch is enough to check the sheet.
 #[test]
-fn the_demo_draws_its_sheet() {
+fn demo_draws_its_sheet() {
     let folder = temporary();
     let (sheet, checkpoint) = (folder.path().join("sheet.png"), folder.path().join("demo.safetensors"));
     let arguments =
@@ -315,11 +316,11 @@ fn the_demo_draws_its_sheet() {
     assert_eq!(events.last().expect("events")["event"], "demo");
     let image = image::open(&sheet).expect("a PNG").to_rgb8();
     assert_eq!(image.dimensions(), (2560, 1824));
-    let colours: std::collections::BTreeSet<[u8; 3]> = image.pixels().map(|p| p.0).collect();
-    // The three heads' colours, and grey levels of digits and of text.
+    let colors: std::collections::BTreeSet<[u8; 3]> = image.pixels().map(|p| p.0).collect();
+    // The three heads' colors, and gray levels of digits and text.
     for head in [[0x00, 0x72, 0xb2], [0xd5, 0x5e, 0x00], [0x00, 0x9e, 0x73]] {
-        assert!(colours.contains(&head), "{head:?}");
+        assert!(colors.contains(&head), "{head:?}");
     }
-    assert!(colours.len() > 30, "{}", colours.len());
+    assert!(colors.len() > 30, "{}", colors.len());
     assert!(checkpoint.is_file());
 }

@@ -1,5 +1,5 @@
-//! The dashboard of `incept train` in a real terminal: what is on it, what its keys do, and that
-//! the terminal is given back.
+//! The dashboard of `incept train` in a pseudo-terminal: contents, keys, and restoring the
+//! terminal.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -11,7 +11,7 @@ use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system}
 
 const SIZE: PtySize = PtySize { rows: 30, cols: 100, pixel_width: 0, pixel_height: 0 };
 
-/// A command in a terminal, and what that shows.
+/// A command in a pseudo-terminal, with its screen.
 struct Terminal {
     master: Box<dyn MasterPty + Send>,
     keys: Box<dyn Write + Send>,
@@ -35,7 +35,7 @@ impl Terminal {
         let (send, output) = channel();
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // A terminal whose last program ended answers with an error.
+            // Reading fails once the program in the terminal has ended.
             while let Ok(count @ 1..) = reader.read(&mut bytes) {
                 if send.send(bytes[..count].to_vec()).is_err() {
                     break;
@@ -46,7 +46,7 @@ impl Terminal {
         Self { master: pair.master, keys, child, output, screen }
     }
 
-    /// Waits for the end, and tells its exit code and all bytes that the terminal got.
+    /// Waits for the end; returns the exit code and all output bytes.
     fn bytes(&mut self) -> (u32, Vec<u8>) {
         let status = self.child.wait().expect("it was started");
         let mut all = Vec::new();
@@ -56,7 +56,7 @@ impl Terminal {
         (status.exit_code(), all)
     }
 
-    /// Takes output in until the screen is as it should be, and tells what is on it then.
+    /// Reads output until the screen fulfills a condition; returns its contents.
     fn until(&mut self, what: &str, holds: impl Fn(&vt100::Screen) -> bool) -> String {
         let start = Instant::now();
         while !holds(self.screen.screen()) {
@@ -71,7 +71,7 @@ impl Terminal {
         self.screen.screen().contents()
     }
 
-    /// Waits for the end, and tells its exit code and what is left on the screen.
+    /// Waits for the end; returns the exit code and the final contents of the screen.
     fn end(&mut self) -> (u32, String) {
         let status = self.child.wait().expect("it was started");
         while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(500)) {
@@ -84,7 +84,7 @@ impl Terminal {
         self.keys.write_all(keys).and_then(|()| self.keys.flush()).expect("a keyboard");
     }
 
-    /// Whether lines are edited and keys echoed, as a shell wants them.
+    /// Whether the terminal is in canonical mode with echo, as for a shell.
     fn is_usual(&self) -> bool {
         let flags = self.master.get_termios().expect("its modes").local_flags;
         let flags = format!("{flags:?}");
@@ -93,7 +93,7 @@ impl Terminal {
 }
 
 impl Drop for Terminal {
-    /// A test that fails leaves nothing running.
+    /// Kills the program if a test fails.
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();
@@ -124,15 +124,15 @@ fn train_with(runs: &Path, epochs: &str, more: &[&str], variables: &[(&str, &str
 }
 
 #[test]
-fn it_shows_the_three_softmaxes_and_gives_the_terminal_back() {
+fn dashboard_shows_all_heads_and_restores_the_terminal() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut terminal = train(folder.path(), "2", &[]);
     let page = terminal.until("a page with a step on it", |s| {
         s.alternate_screen()
             && s.contents().contains("gradient norm")
-            && s.contents().contains("stops and saves")
+            && s.contents().contains("save and stop")
     });
-    for word in ["losses", "accuracy %", "main", "aux1", "aux2", "held out", "images/s", "of 2"] {
+    for word in ["loss", "accuracy %", "main", "aux1", "aux2", "validation", "images/s", "/2"] {
         assert!(page.contains(word), "no {word}:\n{page}");
     }
     assert!(terminal.screen.screen().hide_cursor());
@@ -140,7 +140,7 @@ fn it_shows_the_three_softmaxes_and_gives_the_terminal_back() {
     assert_eq!(code, 0, "{left}");
     let screen = terminal.screen.screen();
     assert!(!screen.alternate_screen() && !screen.hide_cursor() && terminal.is_usual());
-    // What was held back while the page was there is said afterwards.
+    // Lines held during the dashboard are printed afterwards.
     assert!(left.contains("epoch 2/2") && left.contains("saved"), "{left}");
 }
 
@@ -162,7 +162,7 @@ fn q_and_control_c_stop_and_save() {
 }
 
 #[test]
-fn plain_lines_are_asked_for() {
+fn view_plain_prints_lines() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut terminal = train(folder.path(), "1", &["--view", "plain"]);
     let (code, left) = terminal.end();
@@ -178,8 +178,7 @@ fn dumb_terminals_get_plain_lines() {
     let text = String::from_utf8_lossy(&bytes);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("epoch 1/1"), "{text}");
-    // A line ends with a carriage return and a line feed here; nothing goes back, and nothing is an
-    // escape sequence.
+    // The terminal ends lines with CR LF; there are no other carriage returns or escape sequences.
     assert!(!text.contains('\u{1b}') && !text.replace("\r\n", "").contains('\r'), "{text:?}");
     let mut terminal = train_with(folder.path(), "1", &["--view", "dashboard"], &[("TERM", "dumb")]);
     let (code, bytes) = terminal.bytes();
@@ -188,14 +187,13 @@ fn dumb_terminals_get_plain_lines() {
 }
 
 #[test]
-fn no_color_is_honoured() {
+fn no_color_is_respected() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut terminal = train_with(folder.path(), "1", &[], &[("NO_COLOR", "1")]);
     let (code, bytes) = terminal.bytes();
     let text = String::from_utf8_lossy(&bytes);
     assert_eq!(code, 0, "{text}");
-    // Sequences that set a colour of letters or ground: 38 and 48 with a palette or red, green and
-    // blue.
+    // Sequences that set foreground (38) or background (48) colors, from a palette or RGB.
     assert!(text.contains('\u{1b}') && !text.contains("38;2;") && !text.contains("48;2;"), "{text:?}");
     assert!(!text.contains("38;5;") && !text.contains("48;5;"), "{text:?}");
 }

@@ -1,4 +1,4 @@
-//! Which devices are found, chosen and tuned.
+//! Listing, selecting and tuning devices.
 
 use std::path::PathBuf;
 
@@ -17,9 +17,9 @@ fn devices_are_listed() {
     assert!(code == 1 && errors.contains("no such adapter"), "{errors}");
 }
 
-/// Mesa asks libwayland for a compositor, which complains where a session has none.
+/// Mesa connects to a Wayland compositor, and libwayland prints errors where there is none.
 #[test]
-fn nothing_is_said_about_a_session_without_a_compositor() {
+fn missing_wayland_session_prints_no_errors() {
     for folder in [None, Some("not/absolute")] {
         let mut command = incept();
         command.env_remove("XDG_RUNTIME_DIR").env_remove("WAYLAND_DISPLAY").arg("devices");
@@ -31,8 +31,8 @@ fn nothing_is_said_about_a_session_without_a_compositor() {
 }
 
 #[test]
-fn advice_is_about_the_backend_that_was_asked_for() {
-    // None of the systems that this is built for has both.
+fn advice_names_the_requested_backend() {
+    // No system has both.
     let other = if cfg!(target_os = "macos") { "dx12" } else { "metal" };
     for arguments in [&["devices", "--backend", other][..], &["verify", "tests/fixtures", "--backend", other]]
     {
@@ -43,7 +43,7 @@ fn advice_is_about_the_backend_that_was_asked_for() {
 }
 
 #[test]
-fn wgpus_environment_variables_are_honoured_and_flags_win() {
+fn flags_override_wgpu_environment_variables() {
     let names = |variables: &[(&str, &str)], arguments: &[&str]| -> (bool, String) {
         let output =
             incept().envs(variables.iter().copied()).args(arguments).output().expect("can be started");
@@ -69,7 +69,7 @@ fn wgpus_environment_variables_are_honoured_and_flags_win() {
 }
 
 #[test]
-fn what_tuning_finds_is_kept() {
+fn tuning_results_are_cached() {
     let folder = temporary();
     let (out, cache) = (folder.path().join("out.safetensors"), folder.path().join("cache"));
     let start = |effort: &[&str]| {
@@ -105,14 +105,14 @@ fn what_tuning_finds_is_kept() {
     let shapes = count(&event, "measured") + count(&event, "left");
     assert_eq!((&event["event"], &event["known"]), (&"tune".into(), &0.into()), "{event}");
     assert!(shapes > 50 && event["rejected"].as_array().is_some_and(Vec::is_empty), "{event}");
-    assert!(errors.contains("shapes measured"), "{errors}");
+    assert!(errors.contains("tuning: measured"), "{errors}");
     let [file] = &files()[..] else { panic!("{:?} is not one file", files()) };
     assert_eq!(event["cache"], text(file));
 
     let (event, errors) = start(&["--tune", "fast"]);
     assert_eq!((count(&event, "known"), count(&event, "measured")), (shapes, 0), "{event}");
-    let kept = format!("kernels: {shapes} choices from {}", file.display());
-    assert!(errors.contains(&kept) && errors.contains("known from an earlier start"), "{errors}");
+    let loaded = format!("kernels: {shapes} choices from {}", file.display());
+    assert!(errors.contains(&loaded) && errors.contains("shapes are in the cache"), "{errors}");
     let (_, errors) = start(&["--tune", "off"]);
     assert!(!errors.contains("choices from"), "{errors}");
 

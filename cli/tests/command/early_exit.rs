@@ -1,4 +1,4 @@
-//! Early exit: stages against the whole network, what is really run, and the commands.
+//! Early exit: stages compared with the whole network, dispatches, and the commands.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,13 +15,12 @@ use crate::gpu::open as gpu;
 use crate::program::{drawing, json, run, stdout, text};
 use crate::skipped::skipped;
 
-/// Without dropout, so that training and evaluation of the paper's variant are the same.
+/// Without dropout, so that training and evaluation of the paper variant agree.
 fn network() -> GoogLeNet {
     GoogLeNet::paper().width(0.0625).classes(10).input(32).dropout(0.0, 0.0)
 }
 
-/// Batches of `batch` from the first `count` digits: the last has missing rows if they do not come
-/// out even.
+/// Batches of `batch` from the first `count` digits; the last one may have missing rows.
 fn batches(batch: usize, count: usize, input: usize) -> Vec<Batch> {
     let data = open("digits", &OpenOptions::default()).expect("digits");
     let preprocessing = Preprocessing::new(input).measure(data.train.as_ref(), 200);
@@ -39,7 +38,7 @@ fn never() -> Exit {
     Exit { threshold: 2.0, temperatures: Vec::new() }
 }
 
-/// All answers, in the order of the images.
+/// All answers in the order of the images.
 fn answers(gpu: &Gpu, staged: &mut EarlyExit, batches: &[Batch], exit: &Exit) -> Vec<Answer> {
     let mut list = Vec::new();
     for batch in batches {
@@ -51,7 +50,7 @@ fn answers(gpu: &Gpu, staged: &mut EarlyExit, batches: &[Batch], exit: &Exit) ->
 }
 
 #[test]
-fn stages_say_what_the_whole_network_says() {
+fn stages_agree_with_the_whole_network() {
     let gpu = gpu();
     let batch = &batches(4, 4, 32)[0];
     for network in [network(), GoogLeNet::torchvision().width(0.0625).classes(10).input(32).dropout(0.0, 0.0)]
@@ -83,7 +82,7 @@ fn stages_say_what_the_whole_network_says() {
 }
 
 #[test]
-fn later_stages_run_only_for_images_that_are_not_sure() {
+fn later_stages_run_only_for_unconfident_images() {
     let gpu = gpu();
     let batches = batches(4, 18, 32);
     let trainer = trainer(&gpu, &network(), 4);
@@ -98,8 +97,7 @@ fn later_stages_run_only_for_images_that_are_not_sure() {
         softmax(&all.logits[head][image], 1.0).iter().copied().fold(0.0, f32::max)
     };
 
-    // Everything stops at aux1: nothing of the other stages is dispatched, in as many submissions
-    // as batches.
+    // Everything exits at aux1: no other stage is dispatched, with one submission per batch.
     let (runs, dispatches, before) = (staged.runs(), staged.dispatches(), gpu.counters());
     let exit = Exit { threshold: 0.0, temperatures: Vec::new() };
     let first = answers(&gpu, &mut staged, &batches, &exit);
@@ -108,12 +106,12 @@ fn later_stages_run_only_for_images_that_are_not_sure() {
     let early = staged.dispatches() - dispatches;
     let full = 5 * whole.session().dispatch_count() as u64;
     assert!(early * 10 < full * 6, "{early} dispatches of {full}");
-    // A run and a read-back each; the device was given no other dispatch.
+    // One run and one read-back each, and no other dispatch.
     let asked = gpu.counters().since(&before);
     assert_eq!((asked.submissions, asked.dispatches), (10, early));
 
-    // A threshold in the middle: each image is answered once, by the first head that is sure, and
-    // stages fill up their batches.
+    // A medium threshold: each image exits once, at the first confident head, and later stages run
+    // compacted batches.
     let mut by_sureness: Vec<f32> = (0..18).map(|p| sure(0, p)).collect();
     by_sureness.sort_by(f32::total_cmp);
     let threshold = f32::midpoint(by_sureness[8], by_sureness[9]);
@@ -137,12 +135,12 @@ fn later_stages_run_only_for_images_that_are_not_sure() {
 }
 
 #[test]
-fn rows_of_half_words_go_through_the_host() {
+fn odd_rows_of_f16_are_compacted_on_the_host() {
     let gpu = gpu();
     if !gpu.profile().f16 {
         return skipped("f16", &format!("{} has no f16", gpu.summary()));
     }
-    // 7 channels of 5 x 5 pixels after 4a and 4d: rows of an odd number of f16.
+    // 7 channels of 5 x 5 pixels after 4a and 4d: an odd number of f16 per row.
     let mut network = network().input(40);
     network.channels.blocks.iter_mut().for_each(|b| (b.conv1, b.conv3, b.conv5, b.project) = (2, 3, 1, 1));
     let trainer = trainer(&gpu, &network, 3);
@@ -162,7 +160,7 @@ fn rows_of_half_words_go_through_the_host() {
 }
 
 #[test]
-fn eval_sweeps_thresholds_and_classify_stops_early() {
+fn eval_chooses_the_threshold_that_classify_uses() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = |name: &str| folder.path().join(name);
     let (checkpoint, png, svg) = (file("digits.safetensors"), file("exit.png"), file("exit.svg"));
@@ -196,9 +194,9 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
         ];
         stdout(&[base.as_slice(), more].concat());
     };
-    // Fewer than 200 images to choose on cannot tell half a point.
+    // With fewer than 200 calibration images the standard error exceeds half a point.
     train(&checkpoint, &["--val-split", "0.6"]);
-    // The run's folder stands for its checkpoint, and what is found lies beside that.
+    // For a run's folder the calibration is saved next to its best checkpoint.
     let result = &json(&[
         "eval",
         text(&runs.join("0001-digits")),
@@ -216,7 +214,7 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
     assert_eq!(points[last]["accuracy"], result["head_accuracies"][2]);
     assert!(at(last, "compute") > 1.0, "the heads on the way are not free");
     assert!((1..points.len()).all(|i| at(i, "compute") >= at(i - 1, "compute")));
-    // Fitted on the images that are not measured with.
+    // The calibration set is disjoint from the evaluated images.
     let count = |what: &str| result[what].as_u64().expect("a number");
     assert_eq!(count("images") + count("calibration_images"), 1078);
     for head in result["calibration"].as_array().expect("heads") {
@@ -232,7 +230,7 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
     let drawn = image::open(&png).expect("an image").to_rgb8();
     assert_eq!(drawn.dimensions(), (1720, 1040));
     assert!(drawn.pixels().filter(|p| p.0 == [0x00, 0x72, 0xb2]).count() > 300, "a curve or a dot is drawn");
-    assert!(drawing(&svg, (860, 520)).contains("the main softmax alone"));
+    assert!(drawing(&svg, (860, 520)).contains("main head alone"));
     assert!(file("digits.early-exit.json").is_file());
 
     image::GrayImage::from_fn(20, 20, |x, y| image::Luma([if x + y > 20 { 255 } else { 0 }]))
@@ -248,8 +246,8 @@ fn eval_sweeps_thresholds_and_classify_stops_early() {
         lines[1]
     );
     let said = stdout(&["classify", text(&checkpoint), text(&image), "--early-exit", "0.01"]);
-    assert!(said.contains("answered by aux1") && said.contains("of the multiply-adds"), "{said}");
-    // At the threshold that `eval` chose.
+    assert!(said.contains("exit at aux1") && said.contains("of the multiply-adds"), "{said}");
+    // `auto` uses the threshold that `eval` chose.
     let chosen = json(&["classify", text(&checkpoint), text(&image), "--early-exit", "auto", "--json"]);
     assert_eq!(chosen[1]["threshold"], result["recommended"]["threshold"], "{}", chosen[1]);
     let output = run(&["classify", text(&checkpoint), text(&image), "--early-exit", "0.5"]);

@@ -1,4 +1,4 @@
-//! `incept eval` as a person or a program runs it: metrics, crops, ensembles and plots.
+//! `incept eval`: metrics, crops, ensembles and plots.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use crate::program::{self, drawing, fails, stdout, text};
 
-/// The last line of a command's output as JSON.
+/// The last line of a command's output, parsed as JSON.
 fn json(arguments: &[&str]) -> Value {
     program::json(arguments).pop().expect("a line")
 }
 
-/// Two small networks that were trained on digits for a moment, from different seeds.
+/// Two small networks, trained briefly on digits from different seeds.
 fn checkpoints() -> [&'static str; 2] {
     static MADE: OnceLock<[String; 2]> = OnceLock::new();
     let made = MADE.get_or_init(|| {
@@ -32,7 +32,7 @@ fn checkpoints() -> [&'static str; 2] {
                 "--batch-size",
                 "16",
             ];
-            // From twice the epochs and another seed, and measured on the same images.
+            // Other epochs and seed, but the same validation set.
             let rest = ["--epochs", seed, "--no-validation", "--tune", "off", "--output", text(&out)];
             stdout(&base.iter().chain(&rest).chain(&["--seed", seed]).copied().collect::<Vec<_>>());
             text(&out).to_string()
@@ -45,14 +45,14 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
 }
 
-/// The same number but for what its way through text costs.
+/// Equality up to rounding in the text format.
 fn near(value: &Value, expected: f64) -> bool {
     (number(value) - expected).abs() < 1e-12
 }
 
-/// What the JSON says of classes, calibration and mistakes follows from its own confusion matrix.
+/// Class metrics, calibration and mistakes in the JSON output agree with its confusion matrix.
 #[test]
-fn figures_agree_with_each_other() {
+fn metrics_agree_with_the_confusion_matrix() {
     let [checkpoint, _] = checkpoints();
     let result = json(&["eval", checkpoint, "--json", "--worst", "5"]);
     let rows = result["confusion"].as_array().expect("rows");
@@ -84,14 +84,14 @@ fn figures_agree_with_each_other() {
     let mistakes = result["mistakes"].as_array().expect("mistakes");
     let wrong = total - diagonal;
     assert_eq!(mistakes.len() as f64, wrong.min(5.0));
-    let sure: Vec<f64> = mistakes.iter().map(|m| number(&m["probability"])).collect();
-    assert!(sure.is_sorted_by(|a, b| a >= b), "{sure:?}");
+    let probabilities: Vec<f64> = mistakes.iter().map(|m| number(&m["probability"])).collect();
+    assert!(probabilities.is_sorted_by(|a, b| a >= b), "{probabilities:?}");
     assert!(mistakes.iter().all(|m| m["label"] != m["prediction"] && m["name"].as_str().is_some()));
-    // People get the same.
+    // The text output has the same values.
     let printed = stdout(&["eval", checkpoint]);
     let accuracy = format!("top-1 {:.2}%", 100.0 * diagonal / total);
     assert!(printed.contains(&accuracy) && printed.contains("calibration"), "{printed}");
-    assert!(printed.contains("precision") && printed.contains("rows are what images are"), "{printed}");
+    assert!(printed.contains("precision") && printed.contains("rows: true class"), "{printed}");
 }
 
 #[test]
@@ -103,11 +103,10 @@ fn members_are_reported_and_averaged() {
     for (member, alone) in members.iter().zip(&alone) {
         assert_eq!((&member["accuracy"], &member["loss"]), (&alone["accuracy"], &alone["loss"]));
     }
-    // The mean of probabilities is at least as good as the mean of their logarithms (Jensen): the
-    // ensemble's loss is below the mean of losses.
+    // By Jensen's inequality the ensemble's loss cannot exceed the mean of its members' losses.
     let losses: f64 = alone.iter().map(|r| number(&r["loss"])).sum();
     assert!(number(&both["loss"]) < losses / 2.0, "{both}");
-    // One checkpoint twice is that checkpoint.
+    // An ensemble of one checkpoint with itself is that checkpoint.
     let twice = json(&["eval", a, a, "--json"]);
     assert_eq!(twice["confusion"], alone[0]["confusion"]);
     assert!(stdout(&["eval", a, b]).contains("together"));
@@ -119,7 +118,7 @@ fn members_are_reported_and_averaged() {
 #[test]
 fn crops_are_averaged() {
     let [checkpoint, _] = checkpoints();
-    // Few images: 144 crops of each.
+    // Few images, as each has 144 crops.
     let folder = tempfile::tempdir().expect("a folder");
     for class in 0..10 {
         let of_class = folder.path().join(format!("data/{class}"));
@@ -143,20 +142,20 @@ fn crops_are_averaged() {
     }
     losses.sort_by(f64::total_cmp);
     losses.dedup();
-    assert_eq!(losses.len(), 5, "every test sees other crops");
+    assert_eq!(losses.len(), 5, "each kind of crops has another loss");
 
-    // An image that cannot be read is one image, however many crops it would have had.
+    // An unreadable image counts once, whatever the number of crops.
     std::fs::write(data.join("3/broken.png"), "?").expect("can be written");
     let result = json(&["eval", checkpoint, text(&data), "--part", "train", "--crops", "144", "--json"]);
     let held = json(&["eval", checkpoint, text(&data), "--crops", "10", "--json"]);
     assert_eq!(number(&result["unreadable"]) + number(&held["unreadable"]), 1.0);
 }
 
-/// Extents, and how many different colours an image has.
-fn look(path: &Path) -> ((u32, u32), usize) {
+/// The size of an image, and its number of distinct colors.
+fn stats(path: &Path) -> ((u32, u32), usize) {
     let image = image::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).to_rgb8();
-    let colours: std::collections::BTreeSet<[u8; 3]> = image.pixels().map(|p| p.0).collect();
-    (image.dimensions(), colours.len())
+    let colors: std::collections::BTreeSet<[u8; 3]> = image.pixels().map(|p| p.0).collect();
+    (image.dimensions(), colors.len())
 }
 
 #[test]
@@ -180,14 +179,14 @@ fn plots_are_drawn() {
             "9",
         ]);
     }
-    let (extents, colours) = look(&file("confusion.png"));
-    assert!(extents == (1240, 1182) && colours > 40, "{extents:?}, {colours}");
-    let (extents, colours) = look(&file("reliability.png"));
-    assert!(extents == (1360, 1380) && colours > 40, "{extents:?}, {colours}");
-    let (extents, colours) = look(&file("mistakes.png"));
-    assert!(extents == (2292, 924) && colours > 40, "{extents:?}, {colours}");
-    assert!(drawing(&file("confusion.svg"), (620, 591)).contains("what the network says"));
-    assert!(drawing(&file("reliability.svg"), (680, 690)).contains("if they meant it"));
+    let (size, colors) = stats(&file("confusion.png"));
+    assert!(size == (1240, 1182) && colors > 40, "{size:?}, {colors}");
+    let (size, colors) = stats(&file("reliability.png"));
+    assert!(size == (1360, 1380) && colors > 40, "{size:?}, {colors}");
+    let (size, colors) = stats(&file("mistakes.png"));
+    assert!(size == (2292, 924) && colors > 40, "{size:?}, {colors}");
+    assert!(drawing(&file("confusion.svg"), (620, 591)).contains("predicted class"));
+    assert!(drawing(&file("reliability.svg"), (680, 690)).contains("perfect calibration"));
     assert_eq!(drawing(&file("mistakes.svg"), (1146, 462)).matches("<image ").count(), 9);
     let errors = fails(&["eval", checkpoint, "--confusion", "confusion.gif"]);
     assert!(errors.contains(".png or .svg"), "{errors}");

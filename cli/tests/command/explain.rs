@@ -1,5 +1,5 @@
-//! `incept explain` and `incept graph`: gradients of each loss against those of a training step,
-//! images, and what the commands say.
+//! `incept explain` and `incept graph`: gradients of each loss compared with a training step, plots
+//! and output.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use serde_json::Value;
 use crate::gpu;
 use crate::program::{drawing, fails, json, stdout, text};
 
-/// The files of a plot: the PNG of this size with more than its background on it, the SVG of half
-/// of it with these words.
+/// Checks the files of a plot: the PNG has this size and is not blank, the SVG has half the size
+/// and contains these words.
 fn check_plot(png: &Path, size: (u32, u32), svg: &Path, words: &[&str]) {
     let image = image::open(png).expect("an image").to_rgb8();
     assert_eq!(image.dimensions(), size);
@@ -25,7 +25,7 @@ fn check_plot(png: &Path, size: (u32, u32), svg: &Path, words: &[&str]) {
     for color in [[0x00, 0x72, 0xb2], [0xd5, 0x5e, 0x00], [0x00, 0x9e, 0x73]] {
         assert!(image.pixels().any(|p| p.0 == color), "{}: no {color:?}", png.display());
     }
-    // A PNG has two pixels for each of the layout.
+    // A PNG has two pixels per pixel of the layout.
     let svg = drawing(svg, (size.0 / 2, size.1 / 2));
     words.iter().for_each(|word| assert!(svg.contains(word), "no `{word}` in the drawing"));
 }
@@ -42,13 +42,13 @@ fn digits(batch: usize) -> Batch {
 }
 
 #[test]
-fn gradients_of_the_losses_add_up_to_those_of_a_step() {
+fn weighted_gradients_sum_to_the_gradient_of_a_step() {
     let gpu = gpu::open();
     let (network, batch, seed) = (small(), digits(8), 3);
     let flow = gpu.block_on(GradientFlow::measure(&gpu, &network, None, seed, &batch)).expect("flows");
     assert_eq!(flow.losses.iter().map(|l| l.name).collect::<Vec<_>>(), ["main", "aux1", "aux2"]);
 
-    // A network that was trained on mixed images takes plain ones here.
+    // Gradients of a network trained with mixup are measured on plain images.
     let mixing = GoogLeNet { mixed_labels: true, ..network.clone() };
     let same = gpu.block_on(GradientFlow::measure(&gpu, &mixing, None, seed, &batch)).expect("flows");
     assert_eq!(
@@ -56,7 +56,7 @@ fn gradients_of_the_losses_add_up_to_those_of_a_step() {
         flow.losses.iter().map(|l| l.loss).collect::<Vec<_>>()
     );
 
-    // The gradient of the sum is that of a training step from the same seed, dropout and all.
+    // The gradient of the sum is that of a training step with the same seed, including dropout.
     let optimizer = Optimizer::default();
     let trainer = Trainer::new(&gpu, &network, &optimizer, 8, seed, |_, _| ());
     let mut trainer = gpu.block_on(trainer).expect("a trainer");
@@ -74,13 +74,12 @@ fn gradients_of_the_losses_add_up_to_those_of_a_step() {
         });
         let square: f64 = own.flat_map(|(_, values)| values).map(|v| f64::from(*v).powi(2)).sum();
         assert!((square.sqrt() - layer.sum).abs() <= 1e-5 * layer.sum, "{layer:?}: {}", square.sqrt());
-        // A layer of one or two channels may be dead.
+        // All ReLUs of a layer with one or two channels may be inactive.
         if layer.sum == 0.0 {
             continue;
         }
         alive += 1;
-        // Shares add up to the whole only if the weighted gradients add up to the gradient of the
-        // sum.
+        // Shares add up to 1 only if the weighted gradients add up to the gradient of the sum.
         let shares: f64 = layer.losses.iter().map(|l| l.share).sum();
         assert!((shares - 1.0).abs() < 1e-3, "{layer:?}: {shares}");
     }
@@ -88,7 +87,7 @@ fn gradients_of_the_losses_add_up_to_those_of_a_step() {
 }
 
 #[test]
-fn losses_reach_what_lies_below_their_softmax() {
+fn gradients_reach_only_layers_below_their_head() {
     let gpu = gpu::open();
     let flow = gpu.block_on(GradientFlow::measure(&gpu, &small(), None, 1, &digits(4))).expect("flows");
     let reached = |part: &str| {
@@ -115,7 +114,7 @@ fn losses_reach_what_lies_below_their_softmax() {
 }
 
 #[test]
-fn explain_draws_gradients_of_fresh_and_trained_networks() {
+fn explain_plots_gradients_of_new_and_trained_networks() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = |name: &str| folder.path().join(name);
     let (png, svg, checkpoint) = (file("flow.png"), file("flow.svg"), file("digits.safetensors"));
@@ -127,7 +126,7 @@ fn explain_draws_gradients_of_fresh_and_trained_networks() {
     assert_eq!(result["event"], "gradient_flow");
     assert_eq!(result["layers"].as_array().map(Vec::len), Some(64));
     assert!(result["layers"][0]["losses"][1]["weighted"].as_f64() > Some(0.0), "{}", result["layers"][0]);
-    check_plot(&png, (1920, 1280), &svg, &["aux1 reads 4a", "aux2 reads 4d", "share of the sum", "5b (21)"]);
+    check_plot(&png, (1920, 1280), &svg, &["aux1 on 4a", "aux2 on 4d", "share of the gradient", "5b (21)"]);
 
     stdout(&[
         "train",
@@ -150,10 +149,7 @@ fn explain_draws_gradients_of_fresh_and_trained_networks() {
     ]);
     let arguments = with(&["--checkpoint", text(&checkpoint)]);
     let said = stdout(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-    assert!(
-        said.contains("inception_4a/5x5_reduce") && said.contains("from the auxiliary softmaxes"),
-        "{said}"
-    );
+    assert!(said.contains("inception_4a/5x5_reduce") && said.contains("from the auxiliary losses"), "{said}");
     assert!(std::fs::read_to_string(&svg).expect("a drawing").contains("after 1 epoch,"));
 
     let errors = fails(&["explain", "--output", "flow.jpg"]);
@@ -163,7 +159,7 @@ fn explain_draws_gradients_of_fresh_and_trained_networks() {
 }
 
 #[test]
-fn explain_train_compares_over_seeds() {
+fn explain_train_compares_seeds() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (png, svg) = (folder.path().join("curves.png"), folder.path().join("curves.svg"));
     let events = json(&[
@@ -207,18 +203,19 @@ fn explain_train_compares_over_seeds() {
     assert_eq!(verdict["overlap"], Value::Bool(!apart));
     let pairs = |which: &str| verdict["pairs"][which].as_u64().expect("a number");
     assert!(pairs("better") + pairs("worse") <= 2, "{verdict}");
-    // Two pairs are what coins do half of the time, at best.
-    assert!(verdict["chance"].as_f64().is_some_and(|chance| (0.5..=1.0).contains(&chance)), "{verdict}");
-    // Before training the trunk and the main softmax are the same with and without.
+    // With two pairs the p-value of the sign test is at least 0.5.
+    assert!(verdict["p_value"].as_f64().is_some_and(|p| (0.5..=1.0).contains(&p)), "{verdict}");
+    assert_eq!(verdict["chance"], verdict["p_value"]);
+    // At initialization trunk and main head are the same with and without auxiliary heads.
     let first = |kind: &str| result[kind][0]["points"][0]["accuracies"][0].clone();
     assert_eq!(first("with"), first("without"));
-    check_plot(&png, (2120, 940), &svg, &["with aux1 and aux2", "without", "aux2, reads 4d"]);
+    check_plot(&png, (2120, 940), &svg, &["with aux1 and aux2", "without", "aux2, on 4d"]);
     let errors = fails(&["explain", "--train", "--aux-weight", "0"]);
     assert!(errors.contains("--aux-weight"), "{errors}");
 }
 
 #[test]
-fn the_graph_has_every_layer_of_the_summary() {
+fn graph_has_every_layer_of_the_summary() {
     for network in [GoogLeNet::paper(), GoogLeNet::torchvision(), GoogLeNet::paper().aux_weight(0.0)] {
         let built = network.build(1).expect("builds");
         let (topology, summary) = (Topology::of(&built), summary(&built));
@@ -230,7 +227,7 @@ fn the_graph_has_every_layer_of_the_summary() {
         assert_eq!(topology.nodes.iter().map(|n| n.parameters).sum::<usize>(), summary.parameters);
         let weights: Vec<f32> = topology.edges.iter().filter_map(|e| e.weight).collect();
         assert_eq!(weights, if network.has_aux() { vec![1.0, 0.3, 0.3] } else { vec![1.0] });
-        // Every box but the images is reached.
+        // Every box except the input has an incoming edge.
         let reached = |to: &usize| topology.edges.iter().any(|e| e.to == *to && e.from < *to);
         assert!((1..topology.nodes.len()).all(|i| reached(&i)));
     }
@@ -245,15 +242,9 @@ fn graph_writes_svg_and_dot() {
     let said = stdout(&["graph", "--aux-weight", "0.25", "--output", text(&out)]);
     assert!(said.contains("96 boxes"), "{said}");
     let svg = drawing(&out, (1078, 3610));
-    for words in [
-        "inception 5b",
-        "6,998,552",
-        "0.25 x aux1",
-        "0.25 x aux2",
-        "1 x main",
-        "softmax aux2",
-        "480 x 28 x 28",
-    ] {
+    for words in
+        ["inception 5b", "6,998,552", "0.25 x aux1", "0.25 x aux2", "1 x main", "aux2 loss", "480 x 28 x 28"]
+    {
         assert!(svg.contains(words), "no `{words}` in the drawing");
     }
     let opened = svg.matches("<rect").count();
@@ -266,7 +257,7 @@ fn graph_writes_svg_and_dot() {
     assert!(std::fs::read_to_string(&gv).expect("text").starts_with("digraph"));
     assert!(stdout(&["graph", "--format", "dot", "--output", "-"]).starts_with("digraph"));
     assert!(fails(&["graph", "--output", text(&other)]).contains(".svg, .dot or .gv"));
-    assert!(fails(&["graph", "--output", text(&gv), "--format", "svg"]).contains("another format"));
+    assert!(fails(&["graph", "--output", text(&gv), "--format", "svg"]).contains("contradicts --format"));
     let result = &json(&["graph", "--json"])[0];
     assert_eq!(result["nodes"].as_array().map(Vec::len), Some(96));
 }

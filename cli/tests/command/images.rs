@@ -1,4 +1,4 @@
-//! Images that claim too much, and images that are not square.
+//! Images with huge dimensions, and images that are not square.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::program::{fails_with, fixtures, run, stdout, temporary, text};
 
-/// A folder of two classes of landscapes, and in one of them files that claim huge images, have
-/// none, or panic their decoder.
+/// A folder with two classes of landscape images; one also has files with huge dimensions in their
+/// headers, files without an image, and files that make their decoder panic.
 fn hostile_folder() -> tempfile::TempDir {
     let folder = temporary();
     for class in ["a", "b"] {
@@ -31,7 +31,7 @@ fn hostile_folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn images_that_claim_too_much_are_skipped_by_every_command_that_reads_images() {
+fn every_command_skips_images_with_huge_dimensions() {
     let folder = hostile_folder();
     let data = text(folder.path());
     let file = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
@@ -56,7 +56,7 @@ fn images_that_claim_too_much_are_skipped_by_every_command_that_reads_images() {
     let cam = file("cam.png");
     let (code, errors) = fails_with(&["look", "gradcam", "included", &file("a"), "--output", &cam]);
     assert!(code == 1 && errors.contains("huge.jpg") && Path::new(&cam).exists(), "{errors}");
-    // The limit can be lowered, and raised.
+    // --max-pixels changes the limit.
     let (_, errors) = fails_with(&["classify", "included", &file("b/0.png"), "--max-pixels", "100"]);
     assert!(errors.contains("48 x 36 pixels, more than the 100 that --max-pixels allows"), "{errors}");
     assert!(
@@ -66,10 +66,10 @@ fn images_that_claim_too_much_are_skipped_by_every_command_that_reads_images() {
     );
 }
 
-/// Headers are believed by decoders: without a check before, each of these takes gigabytes.
+/// Decoders trust headers: without a check in advance, each of these images takes gigabytes.
 #[test]
 #[cfg(target_os = "linux")]
-fn huge_images_are_refused_in_little_memory() {
+fn huge_images_do_not_allocate_memory() {
     let folder = hostile_folder();
     let run = format!(
         "ulimit -v 1500000; exec '{}' data info '{}'",
@@ -84,7 +84,7 @@ fn huge_images_are_refused_in_little_memory() {
 }
 
 #[test]
-fn train_says_that_images_are_cut_and_the_checkpoint_keeps_how_they_are_made_square() {
+fn train_notes_non_square_images_and_saves_fit_in_the_checkpoint() {
     let folder = hostile_folder();
     let data = text(folder.path());
     let out = folder.path().join("net.safetensors");
@@ -97,20 +97,20 @@ fn train_says_that_images_are_cut_and_the_checkpoint_keeps_how_they_are_made_squ
         assert!(output.status.success(), "{errors}");
         errors
     };
-    let said = train(&[]);
+    let notes = train(&[]);
     let advice =
-        "sampled images are not square: the central square is used; --fit squash|pad keeps everything";
-    assert!(said.matches(advice).count() == 1, "{said}");
+        "sampled images are not square: the central square is used (--fit squash|pad keeps the whole image)";
+    assert!(notes.matches(advice).count() == 1, "{notes}");
     let fit = || Checkpoint::load(&out).expect("a checkpoint").metadata.preprocessing.fit;
     assert_eq!(fit(), Fit::Crop);
-    let said = train(&["--fit", "pad"]);
-    assert!(said.contains("letterboxed") && !said.contains(advice), "{said}");
+    let notes = train(&["--fit", "pad"]);
+    assert!(notes.contains("letterboxed") && !notes.contains(advice), "{notes}");
     assert_eq!(fit(), Fit::Pad);
     let image = folder.path().join("b/0.png");
     let output = run(&["classify", text(&out), text(&image)]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && errors.contains("letterboxed to 32 x 32"), "{errors}");
-    // Weights bring theirs, and a flag changes it.
+    // Pretrained weights come with their preprocessing, which a flag overrides.
     let more = folder.path().join("more.safetensors");
     let begin = ["train", data, "--init", text(&out), "--epochs", "1", "--batch-size", "4", "--tune", "off"];
     stdout(&[&begin[..], &["--output", text(&more)]].concat());

@@ -558,7 +558,7 @@ fn inspect_tells_what_a_file_is() {
     }
     let shown = stdout(&["inspect", text(&fixture("wrapped.pth"))]);
     assert!(
-        shown.contains("f16") && shown.contains("main softmax only") && shown.contains("7 classes"),
+        shown.contains("f16") && shown.contains("main head only") && shown.contains("7 classes"),
         "{shown}"
     );
     let shown = stdout(&["inspect", text(&fixture("script.onnx"))]);

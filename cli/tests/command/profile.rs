@@ -1,4 +1,4 @@
-//! `incept profile` and `incept bench` on a network that takes a second.
+//! `incept profile` and `incept bench` with a network that takes about a second.
 
 use std::process::Command;
 
@@ -41,7 +41,7 @@ fn bench_measures_training_and_inference() {
         let (min, median, max) = (at("min"), at("median"), at("max"));
         assert!(0.0 < min && min <= median && median <= max, "{path}: {min} {median} {max}");
     }
-    // Both say how long four images take.
+    // Two results for the time of four images.
     let per_second = 1e3 * 4.0 / number(&result, "/infer/ms/median");
     assert!((per_second / number(&result, "/infer/images_per_s/median") - 1.0).abs() < 1e-6);
     for path in ["start_up/device_s", "start_up/kernels_s", "start_up/first_step_s"] {
@@ -51,9 +51,10 @@ fn bench_measures_training_and_inference() {
     assert!(memory("planned_bytes") >= memory("bound_bytes") && memory("bound_bytes") > 0.0);
 }
 
-/// A step is one submission with one read-back, and makes nothing: that is done before the first.
+/// A step has one submission and one read-back, and creates no driver objects: those are created
+/// before the first step.
 #[test]
-fn a_step_asks_little_of_the_driver() {
+fn step_creates_no_driver_objects() {
     let result = json("bench", &["--rounds", "1", "--steps", "3", "--json"]);
     let step = |what: &str| number(&result, &format!("/step/{what}"));
     assert_eq!(step("submissions"), 1.0);
@@ -61,7 +62,7 @@ fn a_step_asks_little_of_the_driver() {
     assert_eq!(step("bind_groups"), 0.0);
     assert_eq!(step("pipelines"), 0.0);
     assert!(step("dispatches") > 100.0 && step("barriers") < step("dispatches"));
-    // A bind group for each dispatch, a pipeline for several.
+    // One bind group per dispatch; pipelines are shared.
     assert_eq!(number(&result, "/start/bind_groups"), step("dispatches"));
     let pipelines = number(&result, "/start/pipelines");
     assert!(pipelines > 0.0 && pipelines <= step("dispatches"));
@@ -70,13 +71,13 @@ fn a_step_asks_little_of_the_driver() {
 #[test]
 fn bench_prints_what_it_measured() {
     let text = stdout("bench", &["--rounds", "1", "--steps", "1"]);
-    for word in ["start-up", "memory", "training", "inference", "a step", "images/s", "0 bind groups"] {
+    for word in ["start-up", "memory", "training", "inference", "per step", "images/s", "0 bind groups"] {
         assert!(text.contains(word), "no `{word}` in {text}");
     }
 }
 
 #[test]
-fn bench_takes_the_precision_that_there_is() {
+fn bench_uses_a_supported_precision() {
     let mut incept = Command::new(env!("CARGO_BIN_EXE_incept"));
     let output = incept.args(["bench", "--precision", "f64"]).output().expect("the program can be started");
     assert_eq!(output.status.code(), Some(2));
@@ -130,13 +131,13 @@ fn profile_times_every_dispatch_and_writes_a_trace() {
 }
 
 #[test]
-fn inference_is_profiled_without_gradients() {
+fn inference_profile_has_no_gradients() {
     let text = stdout("profile", &["--rounds", "1", "--infer", "--sort", "time"]);
     assert!(text.contains("softmax") && text.contains("bound by") && !text.contains("grad"), "{text}");
 }
 
 #[test]
-fn the_static_profile_needs_no_device() {
+fn static_profile_needs_no_device() {
     let no_device = ["--static", "--json", "--device", "no such adapter"];
     let result = json("profile", &no_device);
     let nodes = result["nodes"].as_array().expect("a list");
@@ -146,16 +147,15 @@ fn the_static_profile_needs_no_device() {
     for key in ["workgroups", "invocations", "flops", "loaded", "stored", "least_bytes"] {
         assert!(main[key].as_u64().is_some_and(|v| v > 0), "{key} of {conv}");
     }
-    // A network as narrow as this gives a large GPU nothing to do, and is told so.
+    // Such a narrow network cannot keep a large GPU busy, and is flagged.
     assert!(nodes.iter().any(|n| n["flags"].as_array().is_some_and(|f| !f.is_empty())));
     let text = stdout("profile", &["--static", "--class", "software"]);
     assert!(text.contains("workgroups") && text.contains("FLOP/B"), "{text}");
 }
 
-/// Timing changes nothing: by either clock, a profiled step leaves the parameters that a usual one
-/// does.
+/// A profiled step updates parameters exactly like a usual step, with either clock.
 #[test]
-fn a_profiled_step_trains_as_any_other() {
+fn profiling_does_not_change_training() {
     let gpu = gpu::open();
     let network = GoogLeNet::paper().width(0.0625).classes(10).input(32);
     let images = (0..4 * 3 * 32 * 32).map(|i| (i % 101) as f32 / 50.0 - 1.0).collect();
@@ -184,9 +184,9 @@ fn a_profiled_step_trains_as_any_other() {
     assert_eq!(parameters(Some(gpu.clock())), usual);
 }
 
-/// Both measure kernels when they are asked to, and find afterwards what was measured.
+/// Both commands tune with --tune, and share the cache.
 #[test]
-fn they_tune_when_asked_to() {
+fn bench_and_profile_tune_and_share_the_cache() {
     let cache = tempfile::tempdir().expect("a folder");
     let said = |command: &str| {
         let mut incept = Command::new(env!("CARGO_BIN_EXE_incept"));
@@ -201,7 +201,7 @@ fn they_tune_when_asked_to() {
         errors
     };
     let first = said("profile");
-    assert!(first.contains("shapes measured in"), "{first}");
+    assert!(first.contains("tuning: measured"), "{first}");
     let files = std::fs::read_dir(cache.path()).expect("a folder").count();
     assert_eq!(files, 1, "a file for this device");
     let second = said("bench");

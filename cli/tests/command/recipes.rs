@@ -1,4 +1,4 @@
-//! Recipes, configuration files, runs and transfer learning, as a person or a program uses them.
+//! Recipes, configuration files, runs and transfer learning.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -43,7 +43,7 @@ fn temporary() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// A run that takes a second or two.
+/// Arguments of a run that takes a second or two.
 fn quick<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let base =
         ["train", "digits", "--width", "0.0625", "--image-size", "32", "--limit", "40", "--batch-size", "8"];
@@ -61,7 +61,7 @@ fn only_run(parent: &Path) -> RunFolder {
 }
 
 #[test]
-fn a_run_leaves_a_folder_that_trains_the_same_again() {
+fn saved_configuration_reproduces_the_run() {
     let folder = temporary();
     let runs = folder.path();
     let mixed =
@@ -86,18 +86,18 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
         Record::Epoch(e) => Some((e.validation.as_ref()?.accuracy, e.epoch + 1)),
         _ => None,
     });
-    // The first of the best epochs.
+    // Of equally good epochs the first.
     let (_, best) = accuracies.fold((-1.0, 0), |best, next| if next.0 > best.0 { next } else { best });
     assert_eq!(Checkpoint::load(&run.best()).expect("a checkpoint").metadata.progress.epoch, best);
 
-    // The configuration that was saved trains bit for bit the same, without any other option.
+    // The saved configuration reproduces the run bit for bit, without other options.
     let config = run.path().join("config.toml");
     stdout(&["train", "--config", text(&config), "--tune", "off", "--name", "again"], runs);
     let again = RunFolder::find(runs, "again").expect("a second run");
     assert_eq!(again.title(), "0002-again");
     assert_eq!(tensors(&run.last()), tensors(&again.last()));
 
-    // Half of it and the rest is the whole, in one folder with one log.
+    // An interrupted and resumed run is identical, with one folder and one log.
     stdout(&["train", "--config", text(&config), "--tune", "off", "--name", "half", "--epochs", "1"], runs);
     let half = RunFolder::find(runs, "3").expect("by its number");
     stdout(&["train", "--resume", text(half.path()), "--epochs", "2", "--tune", "off"], runs);
@@ -106,8 +106,8 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     assert_eq!((steps(&half), RunFolder::list(runs).expect("runs").len()), (10, 3));
     let measured = |record: &Record| !matches!(record, Record::Step(s) if s.gradient_norm.is_none());
     assert!(half.log().expect("a log").iter().all(measured), "norms are measured after a resume too");
-    judged_late(&half, runs);
-    // The same where the checkpoint is elsewhere, named by itself or by its run.
+    validated_on_resume(&half, runs);
+    // The same with the checkpoint outside of the folder, resumed by file or by run.
     let file = runs.join("elsewhere.safetensors");
     let begin = ["train", "--config", text(&config), "--tune", "off", "--name", "out", "--epochs", "1"];
     stdout(&[&begin[..], &["--output", text(&file)]].concat(), runs);
@@ -136,7 +136,7 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     assert_eq!(different, ["run.name"]);
     assert!(fails(&["runs", "compare", "1", "nothing"], runs).contains("nothing"));
 
-    // From its best checkpoint the run goes on in its newest one, and the best is left alone.
+    // Resuming from the best checkpoint writes to the latest one and does not change the best.
     std::fs::copy(half.last(), half.best()).expect("can be copied");
     let best = std::fs::read(half.best()).expect("a checkpoint");
     let more = ["--epochs", "3", "--no-validation", "--tune", "off"];
@@ -145,15 +145,15 @@ fn a_run_leaves_a_folder_that_trains_the_same_again() {
     assert_eq!(tensors(&half.last()), tensors(&file));
 }
 
-/// A run that goes on from an earlier checkpoint has another future: the one that it leaves is
-/// neither taken for its own nor deleted.
+/// A run that rewinds to an earlier checkpoint moves later checkpoints aside: it neither uses nor
+/// deletes them.
 #[test]
-fn a_run_that_goes_back_leaves_the_other_future_alone() {
+fn rewinding_moves_later_checkpoints_aside() {
     let folder = temporary();
     let runs = folder.path();
     stdout(&quick(&["--epochs", "4", "--keep", "9", "--schedule", "constant"]), runs);
     let run = only_run(runs);
-    // The last epoch is the best one, and the first comes next.
+    // The last epoch is the best; then the run rewinds to the first.
     let mut log = run.log().expect("a log");
     for record in &mut log {
         if let Record::Epoch(EpochRecord { epoch, validation: Some(validation), best, .. }) = record {
@@ -173,8 +173,8 @@ fn a_run_that_goes_back_leaves_the_other_future_alone() {
     assert!(output.status.success() && said.contains("left-best.safetensors"), "{said}");
     let left = |name: &str| tensors(&run.path().join(name));
     assert!(left("left-best.safetensors") == best && left("left-epoch-0003.safetensors") == third);
-    // The same epoch again: what is kept now is its own, and the best is that of the epochs before
-    // it.
+    // After the same epoch again, kept checkpoints are those of this run, and the best one is from
+    // an earlier epoch.
     assert!(tensors(&run.kept(3)) == third && tensors(&run.last()) == third);
     assert!(tensors(&run.best()) == first, "the best epoch's weights were kept and are not the best");
     assert!(run.kept(2).is_file() && !run.kept(1).is_file() && !run.kept(4).is_file());
@@ -182,7 +182,8 @@ fn a_run_that_goes_back_leaves_the_other_future_alone() {
     assert_eq!((&listed["best_epoch"], &listed["epochs"]), (&0.into(), &3.into()));
 }
 
-/// Images of so many classes as folders, one of them damaged in each class of the held-out part.
+/// Writes `classes` folders of images; with `damaged`, one validation image per class is
+/// unreadable.
 fn images(folder: &Path, classes: usize, damaged: bool) {
     for (part, count) in [("train", 4), ("val", 2)] {
         for class in 0..classes {
@@ -202,10 +203,9 @@ fn images(folder: &Path, classes: usize, damaged: bool) {
     }
 }
 
-/// Held-out images that cannot be read end a run, and its epoch is not lost: it goes on without
-/// another step once they are away.
+/// Unreadable validation images end a run, but its epoch is saved: the resumed run only validates.
 #[test]
-fn an_epoch_that_cannot_be_judged_is_saved() {
+fn epoch_is_saved_if_validation_fails() {
     let folder = temporary();
     let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
     images(&data, 2, true);
@@ -221,10 +221,9 @@ fn an_epoch_that_cannot_be_judged_is_saved() {
     assert!(tensors(&run.last()) == trained && tensors(&run.best()) == trained);
 }
 
-/// One image more than whole batches have: its batch has a variance of its own to show batch norm,
-/// and learns as well as without it.
+/// A last batch of a single image has another variance in batch norm; accuracy must not suffer.
 #[test]
-fn one_image_in_the_last_batch_does_not_spoil_batch_norm() {
+fn single_image_in_the_last_batch_does_not_harm_batch_norm() {
     let folder = temporary();
     let whole = repository().join("tests/fixtures/cases/bn49");
     let less = folder.path().join("bn48");
@@ -261,7 +260,7 @@ fn one_image_in_the_last_batch_does_not_spoil_batch_norm() {
     assert!((with - without).abs() <= 0.02 && with > 0.95, "{with} with it, {without} without");
 }
 
-/// Copies a folder but for the files of a name in the first class.
+/// Copies a folder, except files of this name in the first class.
 fn copy_but(from: &Path, to: &Path, name: &str) {
     std::fs::create_dir_all(to).expect("can be made");
     for entry in std::fs::read_dir(from).expect("a folder").map(|e| e.expect("an entry")) {
@@ -274,10 +273,10 @@ fn copy_but(from: &Path, to: &Path, name: &str) {
     }
 }
 
-/// Less than --max-bad allows, and all that there is: no checkpoint says that it was trained, and
-/// no accuracy that it was measured.
+/// If all images are unreadable, neither a checkpoint nor an accuracy may be written, even within
+/// --max-bad.
 #[test]
-fn training_or_validating_on_nothing_is_an_error() {
+fn no_readable_images_is_an_error() {
     let folder = temporary();
     let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
     images(&data, 2, false);
@@ -304,33 +303,33 @@ fn training_or_validating_on_nothing_is_an_error() {
     assert!(run.is_none_or(|run| !run.last().is_file() && !run.best().is_file()), "nothing is saved");
 }
 
-/// The files in the folders of a folder.
+/// All files below a folder.
 fn walk(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).expect("a folder").map(|e| e.expect("an entry").path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
 
-/// A run that resumes within a cycle of rate and momentum ends as if it had not stopped; the last
-/// window of each epoch updates.
+/// A run resumed within a onecycle schedule and with gradient accumulation is identical to an
+/// uninterrupted one.
 #[test]
-fn cycles_and_windows_resume_bit_for_bit() {
+fn onecycle_and_gradient_accumulation_resume_bit_for_bit() {
     let folder = temporary();
     let options =
         ["--epochs", "2", "--grad-accum", "3", "--schedule", "onecycle", "--keep", "2", "--lr", "0.002"];
     stdout(&quick(&[&options[..], &["--optimizer", "adamw"]].concat()), folder.path());
     let run = only_run(folder.path());
     let whole = tensors(&run.last());
-    // Five batches an epoch: windows of three and of two.
+    // Five batches per epoch: updates accumulate three and two.
     let progress = Checkpoint::load(&run.last()).expect("a checkpoint").metadata.progress;
     assert_eq!((progress.step, progress.update, progress.waiting), (10, 4, 0));
     stdout(&["train", "--resume", text(&run.kept(1)), "--tune", "off"], folder.path());
     assert_eq!(tensors(&run.last()), whole);
 }
 
-/// A data set smaller than a batch is one batch of its images: copies would give batch norm another
-/// variance.
+/// The batch size is reduced to that of a smaller data set: copies would change the variance in
+/// batch norm.
 #[test]
-fn a_batch_is_no_larger_than_the_data_set() {
+fn batch_size_is_limited_to_the_data_set() {
     let folder = temporary();
     let with = |batch: &'static str, more: &[&'static str]| {
         let begin =
@@ -344,9 +343,9 @@ fn a_batch_is_no_larger_than_the_data_set() {
     assert_eq!(tensors(&large), tensors(&same));
 }
 
-/// The weights of classes are of a training, not of a network: a start from its weights needs none.
+/// Class weights belong to a training and are not inherited with its weights.
 #[test]
-fn weights_of_a_weighted_training_start_another() {
+fn class_weights_are_not_inherited_with_init() {
     let folder = temporary();
     let (data, runs) = (folder.path().join("data"), folder.path().join("runs"));
     images(&data, 3, false);
@@ -361,7 +360,7 @@ fn weights_of_a_weighted_training_start_another() {
 }
 
 #[test]
-fn mistakes_in_files_are_named() {
+fn errors_in_configuration_files_name_the_line() {
     let folder = temporary();
     let file = folder.path().join("wrong.toml");
     std::fs::write(&file, "[optimizer]\nrte = 0.1\n").expect("can be written");
@@ -390,8 +389,8 @@ fn mistakes_in_files_are_named() {
     assert!(stdout(&["runs"], folder.path()).contains("no runs"));
 }
 
-/// A run whose last look at the held-out images was interrupted has it when it goes on.
-fn judged_late(run: &RunFolder, runs: &Path) {
+/// A run whose last validation was interrupted completes it when resumed.
+fn validated_on_resume(run: &RunFolder, runs: &Path) {
     let epochs = || -> Vec<EpochRecord> {
         let log = run.log().expect("a log");
         log.into_iter().filter_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None }).collect()
@@ -408,19 +407,19 @@ fn judged_late(run: &RunFolder, runs: &Path) {
     let said = stdout(&["train", "--resume", text(run.path()), "--tune", "off"], runs);
     assert!(said.contains("epoch 2/2  held out"), "{said}");
     assert_eq!(epochs(), before, "as if nothing had been interrupted");
-    // And once only.
+    // Only once.
     let said = stdout(&["train", "--resume", text(run.path()), "--tune", "off"], runs);
     assert!(!said.contains("held out"), "{said}");
 }
 
-/// NaN is not right, and such a run ends; it does not keep the others from being listed.
+/// A run with NaN losses stops with an error, counts NaN as incorrect, and is still listed.
 #[test]
-fn a_run_that_diverges_says_so() {
+fn diverged_run_fails_with_advice() {
     let folder = temporary();
     let errors = fails(&quick(&["--lr", "1000", "--epochs", "9"]), folder.path());
     assert!(errors.contains("diverged") && errors.contains("--lr"), "{errors}");
     let run = only_run(folder.path());
-    let log = run.log().expect("a log with what is no number");
+    let log = run.log().expect("a log with NaN");
     let epochs: Vec<_> =
         log.iter().filter_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None }).collect();
     assert!(epochs.iter().any(|e| e.loss.is_nan()), "{epochs:?}");
@@ -431,23 +430,22 @@ fn a_run_that_diverges_says_so() {
     let listed = json(&["runs", "--json"], folder.path());
     assert_eq!((&listed[0]["epochs"], &listed[0]["ended"]), (&epochs.len().into(), &"failed".into()));
     assert!(listed[0]["message"].as_str().is_some_and(|m| m.contains("diverged")), "{listed:?}");
-    // Nothing that is not finite was saved.
+    // No checkpoint with non-finite weights was saved.
     assert!(!run.last().exists() && !run.best().exists());
     let errors = fails(&["train", "--resume", text(run.path())], folder.path());
     assert!(errors.contains("no checkpoint yet") && errors.contains("config.toml"), "{errors}");
 }
 
-/// Every preset trains, with the rule and the schedule that it names, and every rule and schedule
-/// does.
+/// Every recipe, optimizer and schedule trains.
 #[test]
-fn recipes_rules_and_schedules_train() {
+fn recipes_optimizers_and_schedules_train() {
     let rates = |arguments: &[&str]| -> Vec<f64> {
         let folder = temporary();
         stdout(&quick(&[&["--epochs", "2"], arguments].concat()), folder.path());
         let log = only_run(folder.path()).log().expect("a log");
         let steps: Vec<_> =
             log.iter().filter_map(|r| if let Record::Step(s) = r { Some(s) } else { None }).collect();
-        // Batches that are only added up have no norm.
+        // Accumulated batches without an update have no gradient norm.
         let norms: Vec<f64> = steps.iter().filter_map(|s| s.gradient_norm).collect();
         assert_eq!(norms.len(), if arguments.contains(&"--grad-accum") { 6 } else { 10 }, "{arguments:?}");
         assert!(norms.iter().all(|n| *n > 0.0) && steps.iter().all(|s| s.loss.is_finite()), "{arguments:?}");
@@ -456,7 +454,7 @@ fn recipes_rules_and_schedules_train() {
     for recipe in ["paper", "torchvision", "small"] {
         assert_eq!(rates(&["--recipe", recipe]).len(), 10, "{recipe}");
     }
-    // Two epochs are all that the warm-up of the recipe takes: it rises throughout.
+    // The recipe's warm-up takes both epochs: the learning rate rises throughout.
     let rising = rates(&["--recipe", "small"]);
     assert!(rising.is_sorted() && rising[0] > 0.0 && rising[9] < 0.05, "{rising:?}");
     let warmed = rates(&["--warmup-epochs", "1", "--lr", "0.05", "--schedule", "cosine"]);
@@ -465,8 +463,7 @@ fn recipes_rules_and_schedules_train() {
     assert!((halved[9] / halved[0] - 0.5).abs() < 1e-3, "{halved:?}");
     let cycle = rates(&["--optimizer", "lars", "--schedule", "onecycle:0.4", "--class-weights", "balanced"]);
     let highest = (0..10).max_by(|a, b| cycle[*a].total_cmp(&cycle[*b])).expect("ten steps");
-    // As torch's, at the end of the last of the four updates that rise, and at the lowest rate in
-    // the last.
+    // As in torch: the peak after the four rising updates, and the minimum in the last update.
     assert!(highest == 3 && (cycle[9] / (0.01 / 25.0 / 1e4) - 1.0).abs() < 1e-5, "{cycle:?}");
     let more = ["--average", "polyak", "--label-smoothing", "0.1", "--grad-accum", "2"];
     let wave = rates(
@@ -476,9 +473,9 @@ fn recipes_rules_and_schedules_train() {
 }
 
 #[test]
-fn patience_ends_a_run_that_does_not_get_better() {
+fn early_stopping_ends_a_run_without_improvement() {
     let folder = temporary();
-    // At rate zero nothing changes: the first epoch is the best.
+    // At learning rate 0 nothing changes: the first epoch is the best.
     let arguments = ["--epochs", "9", "--lr", "0", "--patience", "2", "--json"];
     let events = json(&quick(&arguments), folder.path());
     assert_eq!(events.iter().filter(|e| e["event"] == "epoch").count(), 3);
@@ -494,7 +491,7 @@ fn patience_ends_a_run_that_does_not_get_better() {
 }
 
 #[test]
-fn transfer_learning_keeps_what_is_frozen() {
+fn fine_tuning_keeps_frozen_layers() {
     let folder = temporary();
     let runs = folder.path();
     let base = folder.path().join("base.safetensors");
@@ -558,9 +555,9 @@ fn transfer_learning_keeps_what_is_frozen() {
     assert!(stdout(&["eval", text(&tuned), "--json"], runs).contains("accuracy"));
 }
 
-/// Frozen layers have no backward pass: as many dispatches fewer as their nodes had.
+/// Frozen layers have no backward pass, and fewer dispatches.
 #[test]
-fn frozen_layers_are_not_differentiated() {
+fn frozen_layers_have_no_backward_pass() {
     let gpu = gpu::open();
     let count = |freeze: Option<&str>| {
         let network = GoogLeNet { freeze_until: freeze.map(String::from), ..GoogLeNet::torchvision() };
@@ -571,15 +568,15 @@ fn frozen_layers_are_not_differentiated() {
     };
     let counts = [None, Some("conv2"), Some("inception_4a"), Some("heads")].map(count);
     assert!(counts.is_sorted_by(|a, b| a > b), "{counts:?}");
-    // Two of nine blocks and the stem are below 4a; with `heads` hardly more than the forward pass
-    // is left.
+    // Two of nine blocks and the stem are below 4a; `heads` leaves little more than the forward
+    // pass.
     assert!(counts[2] * 10 < counts[0] * 9 && counts[3] * 2 < counts[0], "{counts:?}");
 }
 
-/// What is in a mixed batch is a pure function of seed, epoch and number; labels and shares are
-/// those of the pixels.
+/// Mixed batches are a pure function of seed, epoch and index; their labels and weights match the
+/// pixels.
 #[test]
-fn mixed_batches_can_be_made_again() {
+fn mixed_batches_are_reproducible() {
     let data = open("digits", &OpenOptions { limit: Some(30), ..OpenOptions::default() }).expect("digits");
     let preprocessing = Preprocessing::new(32).measure(data.train.as_ref(), 30);
     let batches = |mix: Option<Mix>, workers: usize, first: usize| {
@@ -601,8 +598,8 @@ fn mixed_batches_can_be_made_again() {
                 assert_eq!(*second == u32::MAX, *first == u32::MAX, "a missing row stays missing");
             }
             if mix.cutmix == 0.0 {
-                // Each image is the blend with one other of the batch that the share says, and some
-                // are blended.
+                // Each image is blended with one other image of the batch by its weight; some
+                // weights are below 1.
                 let row = |i: usize| &plain.images[i * 3072..(i + 1) * 3072];
                 let mut blended = 0;
                 for (i, share) in mixed.share.iter().enumerate().take(batch.count) {
@@ -618,7 +615,7 @@ fn mixed_batches_can_be_made_again() {
                 assert!(blended > 0 || batch.count < 2, "nothing was blended");
             }
             if mix.mixup == 0.0 {
-                // As many pixels as the share says are the image's own, or were the same in both.
+                // The weight is the fraction of the image's own pixels, up to pixels equal in both.
                 for (i, share) in mixed.share.iter().enumerate().take(batch.count) {
                     let row = i * 3072..(i + 1) * 3072;
                     let same = batch.images[row.clone()]
@@ -627,7 +624,7 @@ fn mixed_batches_can_be_made_again() {
                         .filter(|(a, b)| a == b)
                         .count();
                     assert!(same as f32 / 3072.0 >= share - 1e-6, "{same} {share}");
-                    // The others are those of one other image of the batch.
+                    // The other pixels come from one other image of the batch.
                     let row = |i: usize| &plain.images[i * 3072..(i + 1) * 3072];
                     let image = &batch.images[i * 3072..(i + 1) * 3072];
                     let is_pasted = |other: usize| {
@@ -643,7 +640,7 @@ fn mixed_batches_can_be_made_again() {
     }
 }
 
-/// A few steps with each rule and mixed labels make the loss of one batch smaller.
+/// A few steps on one batch with mixed labels reduce its loss.
 #[test]
 fn lars_trains() {
     let gpu = gpu::open();
@@ -670,7 +667,7 @@ fn lars_trains() {
 }
 
 #[test]
-fn augmented_images_are_previewed() {
+fn preview_shows_augmentations_of_several_epochs() {
     let folder = temporary();
     let sheet = folder.path().join("sheet.png");
     stdout(
@@ -678,17 +675,17 @@ fn augmented_images_are_previewed() {
         folder.path(),
     );
     let image = image::open(&sheet).expect("a PNG").to_rgb8();
-    // Eight columns of 96 and six rows with a caption, two pixels for each of the layout.
+    // Eight columns of 96 pixels and six rows with captions, at two pixels per layout pixel.
     assert_eq!(image.dimensions(), (2 * (2 * 28 + 8 * 110 - 14), 2 * (78 + 20 + 6 * (96 + 16 + 18) + 4)));
     let column = |n: u32| image::imageops::crop_imm(&image, 2 * (28 + n * 110), 196, 192, 192).to_image();
-    assert!(column(0) != column(1) && column(1) != column(2), "each epoch draws anew");
+    assert!(column(0) != column(1) && column(1) != column(2), "each epoch has other augmentations");
     let svg = folder.path().join("sheet.svg");
     let arguments =
         ["train", "digits", "--augment", "paper", "--mixup", "0.5", "--preview-augment", text(&svg)];
     stdout(&arguments, folder.path());
     let svg = drawing(&svg, (922, 882));
     for words in
-        ["the image", "epoch 7", "augment paper, mirror, photometric 0.5, random interpolation, mixup 0.5"]
+        ["original", "epoch 7", "augment paper, hflip, photometric 0.5, random interpolation, mixup 0.5"]
     {
         assert!(svg.contains(words), "{words}");
     }
@@ -696,10 +693,10 @@ fn augmented_images_are_previewed() {
     assert!(RunFolder::list(folder.path()).expect("a folder").is_empty(), "nothing is trained");
 }
 
-/// TensorBoard's own reader finds every scalar; where the package is not installed, the golden file
-/// in the library's tests is the check.
+/// TensorBoard's own reader finds every scalar. Without the package, the golden file in the
+/// library's tests is the only check.
 #[test]
-fn tensorboard_reads_what_is_written() {
+fn tensorboard_reads_event_files() {
     let folder = temporary();
     let events = folder.path().join("events");
     stdout(&quick(&["--epochs", "1", "--max-grad-norm", "5", "--tensorboard", text(&events)]), folder.path());
@@ -740,7 +737,7 @@ print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag 
     ] {
         assert!(!read[tag].is_empty(), "{tag}");
     }
-    // Every softmax on the held-out images.
+    // Every head has validation scalars.
     let epoch = log.iter().find_map(|r| if let Record::Epoch(e) = r { Some(e) } else { None });
     let aux = &epoch.expect("an epoch").validation_aux;
     assert_eq!(aux.iter().map(|h| h.name.as_str()).collect::<Vec<_>>(), ["aux1", "aux2"]);

@@ -1,5 +1,4 @@
-//! `incept look` and `incept report` as a person or a program runs them, and Grad-CAM against class
-//! activation maps.
+//! `incept look` and `incept report`, and Grad-CAM compared with class activation maps.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -14,7 +13,7 @@ use serde_json::Value;
 use crate::gpu;
 use crate::program::{drawing, fails, json, stdout, text};
 
-/// A network that was trained on digits for a moment, the folder of that run, and an image.
+/// A network that was trained briefly on digits, the folder of its run, and an image.
 struct Made {
     checkpoint: String,
     run: String,
@@ -57,17 +56,18 @@ fn made() -> &'static Made {
     })
 }
 
-/// Extents, and how many different colours an image has.
-fn look(path: &Path) -> ((u32, u32), usize) {
+/// The size of an image, and its number of distinct colors.
+fn stats(path: &Path) -> ((u32, u32), usize) {
     let image = image::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).to_rgb8();
-    let colours: std::collections::BTreeSet<[u8; 3]> = image.pixels().map(|p| p.0).collect();
-    (image.dimensions(), colours.len())
+    let colors: std::collections::BTreeSet<[u8; 3]> = image.pixels().map(|p| p.0).collect();
+    (image.dimensions(), colors.len())
 }
 
-/// Behind a mean over positions and one linear layer, Grad-CAM is the class activation map of Zhou
-/// et al. (2016): the channels weighted with the classifier's row, by the number of positions.
+/// Below global average pooling and one linear layer, Grad-CAM is the class activation map of Zhou
+/// et al. (2016): the channels weighted with the classifier's row, divided by the number of
+/// positions.
 #[test]
-fn grad_cam_of_the_main_softmax_is_its_class_activation_map() {
+fn grad_cam_of_the_main_head_is_its_class_activation_map() {
     let gpu = gpu::open();
     for (network, classifier) in
         [(GoogLeNet::paper(), "loss3/classifier.weight"), (GoogLeNet::torchvision(), "fc.weight")]
@@ -93,10 +93,9 @@ fn grad_cam_of_the_main_softmax_is_its_class_activation_map() {
             assert!((ours - theirs.max(0.0)).abs() < 1e-4 * scale, "{:?} {cam:?}", maps[0].values);
         }
         assert_eq!((maps[0].height, maps[0].width), (features.height, features.width));
-        // The auxiliary softmaxes look at finer blocks.
+        // The auxiliary heads are on blocks of higher resolution.
         assert!(maps[1].width > maps[0].width && maps[2].width == maps[1].width);
-        // Without a class, all heads are asked about the one that is most probable to the main
-        // softmax.
+        // Without a class, all heads explain the main head's prediction.
         let maps = gpu.block_on(gradcam.maps(&image, None)).expect("maps");
         assert!(maps.iter().all(|m| m.class == maps[0].top.0), "{maps:?}");
         assert!(gpu.block_on(gradcam.maps(&image, Some(3))).is_err());
@@ -104,7 +103,7 @@ fn grad_cam_of_the_main_softmax_is_its_class_activation_map() {
 }
 
 #[test]
-fn grad_cam_is_drawn_for_each_softmax() {
+fn grad_cam_plots_every_head() {
     let Made { checkpoint, image, .. } = made();
     let folder = tempfile::tempdir().expect("a folder");
     let [png, svg] = ["cam.png", "cam.svg"].map(|n| folder.path().join(n));
@@ -116,17 +115,17 @@ fn grad_cam_is_drawn_for_each_softmax() {
     let close =
         |a: &Value, b: &Value| (a.as_f64().expect("a number") - b.as_f64().expect("a number")).abs() < 1e-4;
     assert!(close(&heads[0]["probability"], &classified["probability"]), "{events:?} {classified}");
-    let (extents, colours) = look(&png);
-    assert!(extents == (2 * (56 + 4 * 190 - 14), 656) && colours > 200, "{extents:?}, {colours}");
+    let (size, colors) = stats(&png);
+    assert!(size == (2 * (56 + 4 * 190 - 14), 656) && colors > 200, "{size:?}, {colors}");
     stdout(&["look", "gradcam", checkpoint, image, "--head", "aux1", "--class", "3", "--output", text(&svg)]);
     let drawn = drawing(&svg, (560, 328));
-    assert!(drawn.matches("<image ").count() == 2 && drawn.contains("aux1, sees 4a"), "{drawn}");
-    assert!(fails(&["look", "gradcam", checkpoint, image, "--class", "cat"]).contains("no class `cat`"));
+    assert!(drawn.matches("<image ").count() == 2 && drawn.contains("aux1, on 4a"), "{drawn}");
+    assert!(fails(&["look", "gradcam", checkpoint, image, "--class", "cat"]).contains("unknown class `cat`"));
     assert!(fails(&["look", "gradcam", checkpoint, "missing.png"]).contains("missing.png"));
 }
 
 #[test]
-fn features_filters_and_occlusion_are_drawn() {
+fn features_filters_and_occlusion_are_plotted() {
     let Made { checkpoint, image, .. } = made();
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);
@@ -142,10 +141,10 @@ fn features_filters_and_occlusion_are_drawn() {
         text(&out),
         "--json",
     ])[0];
-    // 64 channels an eighth as wide; below 64 pixels the first layer has stride 1.
+    // An eighth of 64 channels; below 64 pixels the first layer has stride 1.
     assert_eq!((&features["channels"], &features["height"]), (&8.into(), &32.into()), "{features}");
-    let (extents, colours) = look(&out);
-    assert!(extents == (1848, 400) && colours > 100, "{extents:?}, {colours}");
+    let (size, colors) = stats(&out);
+    assert!(size == (1848, 400) && colors > 100, "{size:?}, {colors}");
     let svg = file("features.svg");
     let layer = ["--layer", "conv1/7x7_s2", "--output", text(&svg)];
     stdout(&[&["look", "features", checkpoint, image][..], &layer].concat());
@@ -159,8 +158,8 @@ fn features_filters_and_occlusion_are_drawn() {
     let out = file("filters.png");
     let filters = &json(&["look", "filters", checkpoint, "--output", text(&out), "--json"])[0];
     assert_eq!((&filters["filters"], &filters["width"]), (&8.into(), &7.into()));
-    let (extents, colours) = look(&out);
-    assert!(extents == (1204, 304) && colours > 100, "{extents:?}, {colours}");
+    let (size, colors) = stats(&out);
+    assert!(size == (1204, 304) && colors > 100, "{size:?}, {colors}");
     let svg = file("filters.svg");
     stdout(&["look", "filters", checkpoint, "--output", text(&svg)]);
     assert_eq!(drawing(&svg, (602, 152)).matches("data:image/png;base64,").count(), 8);
@@ -184,10 +183,7 @@ fn features_filters_and_occlusion_are_drawn() {
     assert_eq!(map.len(), 16);
     let whole = occlusion["probability"].as_f64().expect("a number");
     assert!(map.iter().all(|v| v.as_f64().is_some_and(|lost| lost <= whole + 1e-6)));
-    assert!(
-        map.iter().any(|v| v.as_f64() != map[0].as_f64()),
-        "covering the seven changes something: {map:?}"
-    );
+    assert!(map.iter().any(|v| v.as_f64() != map[0].as_f64()), "occlusion changes the probability: {map:?}");
     assert_eq!(drawing(&out, (612, 312)).matches("<image ").count(), 3);
     stdout(&[
         "look",
@@ -201,23 +197,23 @@ fn features_filters_and_occlusion_are_drawn() {
         "--output",
         text(&png),
     ]);
-    let (extents, colours) = look(&png);
-    assert!(extents == (1224, 624) && colours > 100, "{extents:?}, {colours}");
+    let (size, colors) = stats(&png);
+    assert!(size == (1224, 624) && colors > 100, "{size:?}, {colors}");
 }
 
 #[test]
-fn a_report_is_one_file() {
+fn report_is_self_contained() {
     let Made { checkpoint, run, .. } = made();
     let event = &json(&["report", run, "--json"])[0];
     let html = std::fs::read_to_string(Path::new(run).join("report.html")).expect("a page");
     assert_eq!((&event["bytes"], &event["epochs"]), (&html.len().into(), &2.into()));
     assert!(event["steps"].as_u64().is_some_and(|steps| steps >= 10), "{event}");
     for part in [
-        "Loss of the three softmaxes",
+        "Loss per head",
         "Accuracy",
         "Learning rate",
-        "Norm of the gradients",
-        "What is taken for what",
+        "Gradient norm",
+        "Confusion matrix",
         "Calibration",
         "Samples",
         "Configuration",
@@ -229,40 +225,35 @@ fn a_report_is_one_file() {
         assert!(html.contains(part), "{part}");
     }
     assert!(html.matches("<svg").count() >= 6 && html.matches("data:image/png;base64,").count() >= 30);
-    // Curves are there, and not axes alone: each softmax's in losses and accuracies, one in the
-    // others.
+    // The charts have curves: one per head for loss and accuracy, one in the others.
     let chart = |title: &str| {
         html.split("<svg").find(|svg| svg.contains(title)).unwrap_or_else(|| panic!("no {title}"))
     };
-    for (title, curves) in [
-        ("Loss of the three softmaxes", 3),
-        ("Accuracy", 3),
-        ("Learning rate", 1),
-        ("Norm of the gradients", 1),
-    ] {
+    for (title, curves) in [("Loss per head", 3), ("Accuracy", 3), ("Learning rate", 1), ("Gradient norm", 1)]
+    {
         assert!(chart(title).matches("<polyline").count() >= curves, "{title}");
     }
-    // Nothing is fetched: the only addresses are names of XML.
+    // No external resources: the only URLs are XML namespaces.
     let fetched = ["src=\"http", "href=\"http", "url(", "@import", "<script", "<link"];
     assert!(fetched.iter().all(|f| !html.contains(f)));
-    // The best checkpoint of the folder is what all commands take.
+    // All commands use the best checkpoint of a run's folder.
     let accuracy = |what: &str| json(&["eval", what, "--json"])[0]["accuracy"].as_f64().expect("a number");
     let best = accuracy(run);
     assert_eq!(best, accuracy(text(&Path::new(run).join("best.safetensors"))));
     assert!(html.contains(&format!("<b>{:.2}%</b>", 100.0 * best)));
 
-    // A checkpoint within a run has its curves; one that was taken elsewhere has none.
+    // A checkpoint in a run's folder has curves; a copy elsewhere has none.
     let folder = tempfile::tempdir().expect("a folder");
     let page = |what: &str| {
         let out = folder.path().join("page.html");
         stdout(&["report", what, "--output", text(&out)]);
         std::fs::read_to_string(out).expect("a page")
     };
-    assert!(page(checkpoint).contains("Loss of the three softmaxes"));
+    assert!(page(checkpoint).contains("Loss per head"));
     let alone = folder.path().join("alone.safetensors");
     std::fs::copy(checkpoint, &alone).expect("a copy");
     let html = page(text(&alone));
-    assert!(!html.contains("Loss of the three softmaxes") && html.contains("What is taken for what"));
+    assert!(!html.contains("Loss per head") && html.contains("Confusion matrix"));
     assert!(fails(&["report", text(folder.path())]).contains("run.json"));
     assert_eq!(Checkpoint::load(Path::new(checkpoint)).expect("a checkpoint").metadata.classes.len(), 10);
 }

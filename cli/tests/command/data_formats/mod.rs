@@ -357,7 +357,7 @@ fn split_writes_a_folder_that_can_be_opened() {
         images
     };
     assert_eq!(all(&data.validation), all(&source.validation));
-    assert!(fails(&["data", "split", "digits", "--output", text(&out)]).contains("exists already"));
+    assert!(fails(&["data", "split", "digits", "--output", text(&out)]).contains("already exists"));
     let left: Vec<_> = std::fs::read_dir(folder.path()).expect("can be listed").collect();
     assert_eq!(left.len(), 1, "nothing half-done is left");
 }

@@ -250,7 +250,7 @@ fn eval_measures_each_part_with_the_classes_of_the_checkpoint() {
             "--json",
         ])
     };
-    for (part, count) in [("train", 9), ("held-out", 3), ("test", 6)] {
+    for (part, count) in [("train", 9), ("validation", 3), ("test", 6)] {
         let result = eval(part);
         assert_eq!(result["count"].as_u64(), Some(count), "{part}: {result}");
         assert_eq!(result["classes"].as_array().map(Vec::len), Some(10), "{part}");
