@@ -284,8 +284,8 @@ mod tests {
 
     use super::*;
 
-    /// A server of one file that breaks off in the middle of its first answer and goes on where it
-    /// is asked to; and a count of its answers.
+    /// A server of one file that aborts its first response in the middle and supports ranges; and
+    /// its number of responses.
     fn serve(content: Vec<u8>) -> (String, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));

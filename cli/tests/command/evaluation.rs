@@ -42,7 +42,7 @@ fn checkpoints() -> [&'static str; 2] {
 }
 
 fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+    value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
 }
 
 /// Equality up to rounding in the text format.

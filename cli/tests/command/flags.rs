@@ -1,11 +1,11 @@
-//! Flags and values: what is refused and how it is explained, help, completions, manual pages.
+//! Flags and values: rejected ones with their errors, help, completions, man pages.
 
 use serde_json::Value;
 
 use crate::program::{fails_with, json, repository, stdout, temporary, text};
 
 #[test]
-fn mistakes_are_explained() {
+fn errors_name_the_mistake() {
     let (code, errors) = fails_with(&["train", "no such folder"]);
     assert!(code == 1 && errors.contains("no such folder"), "{errors}");
     let (code, errors) = fails_with(&["train", "digits", "--image-size", "16"]);
@@ -29,10 +29,9 @@ fn mistakes_are_explained() {
     assert!(code == 2 && errors.contains("Usage"), "{errors}");
 }
 
-/// Flags that would change nothing where they are given, and what is said: before a device is
-/// opened.
+/// Flags without an effect are errors, before a device is opened.
 #[test]
-fn flags_without_effect_are_refused() {
+fn flags_without_effect_are_rejected() {
     let folder = temporary();
     let onnx = folder.path().join("net.onnx");
     let sheet = folder.path().join("sheet.png");
@@ -96,7 +95,7 @@ fn flags_without_effect_are_refused() {
         assert!(words.iter().all(|word| errors.contains(word)), "{arguments:?}: {errors}");
         assert!(!errors.contains("device:"), "{arguments:?} opens a device first: {errors}");
     }
-    // What does something beside them is taken.
+    // The same flags are accepted where they have an effect.
     for shown in [
         &["summary", "--dropout", "0", "--aux-dropout", "0", "--batch-size", "1"][..],
         &["summary", "--aux-weight", "0", "--batch-size", "1"],
@@ -106,7 +105,7 @@ fn flags_without_effect_are_refused() {
     }
 }
 
-/// What a file sets is checked as what flags set.
+/// Values in configuration files are checked like those of flags.
 #[test]
 fn values_in_files_are_checked() {
     let folder = temporary();
@@ -114,7 +113,7 @@ fn values_in_files_are_checked() {
     let given = repository().join("tests/fixtures/cases/epochs0.toml");
     let (_, errors) = fails_with(&["train", "digits", "--config", text(&given)]);
     assert!(errors.contains("epochs") && !errors.contains("--grad-accum"), "{errors}");
-    // Keys of earlier versions are read as well.
+    // Including old names of keys.
     for (content, word) in [
         ("[training]\nbatch-size = 0", "batch-size"),
         ("[training]\nval-split = 1.5", "val-split"),
@@ -135,22 +134,22 @@ fn values_in_files_are_checked() {
 }
 
 #[test]
-fn every_command_is_explained() {
+fn every_option_has_help() {
     fn explained(command: &[&str]) -> usize {
         let help = stdout(&[command, &["--help"]].concat());
         assert!(help.contains("Usage:") && help.lines().next().is_some_and(|l| l.len() > 30), "{help}");
         let list = help.split("Commands:\n").nth(1).and_then(|rest| rest.split("\n\n").next());
-        // Names stand two columns in, what they do further right.
+        // Options are indented by two columns, their descriptions further.
         let names = list.unwrap_or_default().lines().filter(|line| !line.starts_with("   "));
         let names = names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
         1 + names.map(|name| explained(&[command, &[name]].concat())).sum::<usize>()
     }
-    // The program itself, twenty commands, and the parts of `data`, `look` and `runs`.
+    // The program itself, twenty commands, and the subcommands of `data`, `look` and `runs`.
     assert_eq!(explained(&[]), 1 + 20 + 4 + 4 + 1);
 }
 
 #[test]
-fn completions_know_commands_and_values() {
+fn completions_include_commands_and_values() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = stdout(&["completions", shell]);
         for word in ["classify", "aux-weight", "nesterov"] {
@@ -160,7 +159,7 @@ fn completions_know_commands_and_values() {
 }
 
 #[test]
-fn every_command_has_a_manual_page() {
+fn every_command_has_a_man_page() {
     let folder = temporary();
     let pages = &json(&["man", "--output", text(folder.path()), "--json"])[0]["pages"];
     let pages: Vec<&str> = pages.as_array().expect("a list").iter().filter_map(Value::as_str).collect();

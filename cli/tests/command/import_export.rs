@@ -1,5 +1,5 @@
-//! Other people's weights, in and out: `incept import`, `incept export` and `incept inspect`. The
-//! fixtures were made by the libraries themselves, with the programs in `tests/fixtures/scripts`.
+//! Pretrained weights: `incept import`, `incept export` and `incept inspect`. The fixtures were
+//! made with the original libraries, by the programs in `tests/fixtures/scripts`.
 
 mod exports;
 mod formats;
@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::gpu;
 use crate::program::{python_with, repository, run, stdout, text};
 
-/// How far logits may be from those of the library that made the weights.
+/// Maximum difference of logits from those of the original library.
 const CLOSE: f32 = 1e-4;
 
 fn json(arguments: &[&str]) -> Value {
@@ -42,7 +42,7 @@ fn fixture(name: &str) -> PathBuf {
     repository().join("tests/fixtures/weights").join(name)
 }
 
-/// Imports a fixture with the command; the checkpoint.
+/// Imports a fixture with the command; returns the checkpoint.
 fn import(name: &str, more: &[&str]) -> Checkpoint {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let out = folder.path().join("net.safetensors");
@@ -74,7 +74,7 @@ fn assert_close(found: &[f32], expected: &[f32]) {
 }
 
 #[test]
-fn files_of_torch_give_torchs_logits() {
+fn pytorch_files_give_pytorch_logits() {
     let golden = goldens("torchvision_io.safetensors");
     let first = import("torchvision.pth", &["--image-size", "64"]);
     assert_eq!(first.metadata.network.variant, Variant::Torchvision);
@@ -107,10 +107,10 @@ fn full_size_weights_of_torch() {
     }
 }
 
-/// What training programs save: a dictionary with more than weights, names with `module.` before
-/// them, f16, no auxiliary heads.
+/// A typical training checkpoint: a dictionary with more than weights, names with the prefix
+/// `module.`, f16, no auxiliary heads.
 #[test]
-fn a_training_checkpoint_of_torch_imports() {
+fn pytorch_training_checkpoint_is_imported() {
     let golden = goldens("torchvision_io.safetensors");
     let bare = import("wrapped.pth", &["--image-size", "64", "--classes", text(&classes_file().1)]);
     assert!(!bare.metadata.network.has_aux());
@@ -118,7 +118,7 @@ fn a_training_checkpoint_of_torch_imports() {
     assert_close(&logits(&bare, &golden["input"]), &golden["half"].data);
 }
 
-/// A file with seven names, and the folder that holds it.
+/// A file with seven class names, and its folder.
 fn classes_file() -> (&'static tempfile::TempDir, PathBuf) {
     static FOLDER: std::sync::OnceLock<tempfile::TempDir> = std::sync::OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -130,26 +130,26 @@ fn classes_file() -> (&'static tempfile::TempDir, PathBuf) {
     (folder, folder.path().join("names.txt"))
 }
 
-/// Networks for ImageNet are measured at 224 pixels of 256; a small network of other classes looks
-/// at all of the square.
+/// ImageNet networks are evaluated on 224 pixels of 256; a small network with other classes uses
+/// the whole square.
 #[test]
-fn imported_weights_look_at_the_part_of_an_image_that_they_were_measured_with() {
+fn imported_weights_use_their_evaluation_crop() {
     let torch = import("torchvision.pth", &[]).metadata.preprocessing;
     assert_eq!((torch.input, torch.fit, torch.crop_pct), (224, Fit::Crop, 0.875));
     assert!(torch.described().contains("shorter side resized to 256"), "{}", torch.described());
     let small = import("torchvision.pth", &["--image-size", "64"]).metadata.preprocessing;
     assert_eq!((small.fit, small.crop_pct), (Fit::Crop, 1.0));
-    // Caffe's images are squashed to 256 x 256 before they are cut.
+    // Caffe squashes images to 256 x 256 before cropping.
     let caffe = import("new.caffemodel", &["--image-size", "224"]).metadata.preprocessing;
     assert_eq!((caffe.fit, caffe.crop_pct), (Fit::Squash, 0.875));
-    // safetensors without a description are taken as they are, by the same rule.
+    // The same rule applies to safetensors without metadata.
     let path = fixture("torchvision.safetensors");
     let taken = Checkpoint::load(&path).expect("a GoogLeNet").metadata.preprocessing;
     assert_eq!(taken.crop_pct, if taken.input >= 224 { 0.875 } else { 1.0 });
 }
 
-/// torchvision's ImageNet weights change their input first. A graph says so, a state dict does not;
-/// both become preprocessing.
+/// torchvision's ImageNet weights need transform_input. An ONNX graph contains it, a state dict
+/// does not; in both cases it becomes preprocessing.
 #[test]
 fn transform_input_becomes_preprocessing() {
     let golden = goldens("torchvision_io.safetensors");
@@ -159,8 +159,8 @@ fn transform_input_becomes_preprocessing() {
     for checkpoint in [&from_graph, &from_state] {
         let preprocessing = &checkpoint.metadata.preprocessing;
         assert!(halves(preprocessing), "{preprocessing:?}");
-        // What torch was given is an image with ImageNet's mean and deviation; ours is made of the
-        // same image.
+        // PyTorch's input was normalized with ImageNet's mean and std; ours is made from the same
+        // image.
         let normal = Pixels::IMAGENET;
         let mut input = golden["input"].clone();
         let plane = input.dims[2] * input.dims[3];
@@ -177,10 +177,10 @@ fn transform_input_becomes_preprocessing() {
     assert_eq!(given.metadata.preprocessing.std, [1.0, 1.0, 0.5]);
 }
 
-/// torch's exporters: batch norm folded or kept, names kept or not, with and without auxiliary
+/// PyTorch's exporters: batch norm folded or not, names kept or not, with and without auxiliary
 /// heads.
 #[test]
-fn graphs_of_torchs_exporters_give_torchs_logits() {
+fn onnx_from_pytorch_gives_pytorch_logits() {
     let golden = goldens("torchvision_io.safetensors");
     let state = import("torchvision.pth", &["--image-size", "64"]).state;
     let kept = import("script_bn.onnx", &[]);
@@ -191,10 +191,10 @@ fn graphs_of_torchs_exporters_give_torchs_logits() {
     assert_close(&logits(&dynamo, &golden["input"]), &golden["logits"].data);
 }
 
-/// What an import writes can be built: at few pixels the auxiliary heads' windows of 5 do not fit
-/// any more, and at fewer nothing does.
+/// Imported networks can be built at the given input size: at small sizes the auxiliary heads' 5x5
+/// pooling no longer fits, and at smaller ones nothing does.
 #[test]
-fn small_inputs_keep_what_fits() {
+fn small_inputs_drop_auxiliary_heads_that_do_not_fit() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (file, out) = (fixture("new.caffemodel"), folder.path().join("net.safetensors"));
     let errors = fails(&["import", text(&file), "--image-size", "32", "--output", text(&out)]);
@@ -206,10 +206,10 @@ fn small_inputs_keep_what_fits() {
     }
 }
 
-/// Pixels that are only half said are for the rest as the file says, not as the publishers of its
-/// format do.
+/// With only --mean or --std, the other one comes from the file, not from the usual normalization
+/// of its format.
 #[test]
-fn what_is_not_said_of_pixels_is_as_the_file_says() {
+fn single_pixel_option_keeps_the_rest_of_the_file() {
     let own = import("exported_paper.onnx", &[]);
     let changed = import("exported_paper.onnx", &["--std", "0.5,0.5,0.5"]);
     let pixels = &changed.metadata.preprocessing;
@@ -217,9 +217,9 @@ fn what_is_not_said_of_pixels_is_as_the_file_says() {
     assert_eq!(changed.state.parameters, own.state.parameters, "no channels were exchanged");
 }
 
-/// Blue, green and red without their means; the checkpoint takes images as they are.
+/// Caffe's input is BGR minus means; the checkpoint takes RGB.
 #[test]
-fn files_of_caffe_give_caffes_logits() {
+fn caffe_files_give_caffe_logits() {
     let golden = goldens("caffe_io.safetensors");
     let pixels = &golden["pixels"];
     let plane = pixels.dims[2] * pixels.dims[3];
@@ -255,7 +255,7 @@ fn save(tensors: &BTreeMap<String, HostTensor>, path: &Path) {
 }
 
 #[test]
-fn all_tensors_that_do_not_fit_are_named_at_once() {
+fn all_mismatched_tensors_are_listed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("broken.safetensors");
     let mut tensors = goldens("torchvision.safetensors");
@@ -280,11 +280,11 @@ fn all_tensors_that_do_not_fit_are_named_at_once() {
         assert!(errors.contains(part), "{part}: {errors}");
     }
     assert!(errors.contains("1 misshapen") && !out.exists(), "{errors}");
-    // Something else altogether is not compared tensor by tensor.
+    // A file without a GoogLeNet is not compared tensor by tensor.
     let other = repository().join("tests/fixtures/op_lrn.safetensors");
     let errors = fails(&["import", text(&other), "--output", text(&out)]);
     assert!(errors.contains("no GoogLeNet") && !errors.contains("inception"), "{errors}");
-    // Nor is what no format is.
+    // Neither is a file in an unknown format.
     std::fs::write(&path, "name,label\n").expect("can be written");
     let errors = fails(&["import", text(&path), "--output", text(&out)]);
     assert!(errors.contains("none of safetensors"), "{errors}");
@@ -299,7 +299,7 @@ fn all_tensors_that_do_not_fit_are_named_at_once() {
     assert!(errors.contains("7 classes, and 1 are named"), "{errors}");
 }
 
-/// A pickle that runs a command when Python loads it, in both formats of torch.
+/// A pickle that runs a command when Python loads it, in both formats of PyTorch.
 #[test]
 fn pickles_execute_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -318,7 +318,7 @@ fn pickles_execute_nothing() {
     archive.finish().expect("can be finished");
     let legacy = folder.path().join("evil_legacy.pth");
     let start = std::fs::read(fixture("torchvision_legacy.pth")).expect("a fixture");
-    // After the magic number, 16 bytes, comes what can be anything.
+    // Any content can follow the 16 bytes of the magic number.
     std::fs::write(&legacy, [&start[..15], &pickle[..]].concat()).expect("can be written");
     for file in [&zipped, &legacy] {
         let errors = fails(&["inspect", text(file)]);
@@ -328,7 +328,7 @@ fn pickles_execute_nothing() {
 }
 
 #[test]
-fn a_thousand_classes_have_imagenets_names() {
+fn thousand_classes_get_imagenet_names() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("thousand.safetensors");
     let net = GoogLeNet::paper().width(0.04).classes(1000).build(1).expect("can be built");
@@ -344,7 +344,7 @@ fn a_thousand_classes_have_imagenets_names() {
     assert_eq!((classes[0].as_str(), classes[281].as_str()), ("tench", "tabby"));
 }
 
-/// An imported network classifies images like any other.
+/// An imported network classifies images.
 #[test]
 fn imported_networks_classify() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -359,8 +359,8 @@ fn imported_networks_classify() {
     assert!(shown.contains("seven") && shown.contains("one"), "{shown}");
 }
 
-/// A checkpoint of the torchvision fixture or the Caffe fixture at another size, as the exported
-/// fixtures were made.
+/// A checkpoint of the torchvision or Caffe fixture at another input size, as for the exported
+/// fixtures.
 fn checkpoint_of(name: &str, input: usize) -> Checkpoint {
     let path = fixture(name);
     let file = Foreign::read(&path).expect("a fixture");
@@ -368,22 +368,22 @@ fn checkpoint_of(name: &str, input: usize) -> Checkpoint {
     Checkpoint::import(&path, &file, &options).expect("is a GoogLeNet").0
 }
 
-/// (file, what it was made from, input, options): what onnxruntime was run on.
+/// (file, its source, input size, options) of the models that onnxruntime was run on.
 const EXPORTED: [(&str, &str, usize, OnnxOptions); 3] = [
     ("exported_torchvision.onnx", "torchvision.pth", 96, OnnxOptions { aux: true, fold_batch_norm: false }),
     ("exported_folded.onnx", "torchvision.pth", 64, OnnxOptions { aux: false, fold_batch_norm: true }),
     ("exported_paper.onnx", "new.caffemodel", 224, OnnxOptions { aux: true, fold_batch_norm: false }),
 ];
 
-/// The images that `tests/fixtures/scripts/run_onnx.py` gives to onnxruntime: whole numbers, so
-/// they are the same everywhere.
+/// The input of onnxruntime in `tests/fixtures/scripts/run_onnx.py`: integers, which are exact
+/// everywhere.
 fn pattern(batch: usize, size: usize, scale: f32) -> HostTensor {
     let value = |i: usize| ((i * 7919 + i / 64 * 31) % 256) as f32 / 128.0 - 1.0;
     let data = (0..batch * 3 * size * size).map(|i| scale * value(i)).collect();
     HostTensor { dims: vec![batch, 3, size, size], data }
 }
 
-/// The logits of every head, by the CPU twins.
+/// The logits of every head, from the CPU reference.
 fn all_logits(checkpoint: &Checkpoint, input: &HostTensor) -> Vec<Vec<f32>> {
     let net = checkpoint.metadata.network.build(input.dims[0]).expect("can be built");
     let heads: Vec<_> = net.heads.iter().map(|head| Output::Logits(head.name)).collect();
@@ -417,10 +417,9 @@ fn staged(checkpoint: &Checkpoint, input: &HostTensor) -> Vec<Vec<f32>> {
     heads.into_iter().map(|rows| rows.concat()).collect()
 }
 
-/// The models that onnxruntime was run on are those that this version writes, and its logits are
-/// ours.
+/// This version exports the models that onnxruntime was run on, and has its logits.
 #[test]
-fn exported_models_give_our_logits_in_onnxruntime() {
+fn exported_models_have_onnxruntime_logits() {
     let golden = goldens("exported_io.safetensors");
     for (file, source, input, options) in EXPORTED {
         let checkpoint = checkpoint_of(source, input);
@@ -435,7 +434,7 @@ fn exported_models_give_our_logits_in_onnxruntime() {
             (&then.nodes, &then.inputs, &then.outputs, then.opset)
         );
         assert_eq!(now.initializers.keys().collect::<Vec<_>>(), then.initializers.keys().collect::<Vec<_>>());
-        // Folding rounds; all else is bit for bit.
+        // Folding rounds; everything else is bit-identical.
         for (name, tensor) in &now.initializers {
             assert_eq!(tensor, &then.initializers[name], "{file}: {name}");
         }
@@ -443,8 +442,7 @@ fn exported_models_give_our_logits_in_onnxruntime() {
         let images = pattern(2, input, scale);
         let names = checkpoint.onnx_outputs(options).expect("names");
         assert_close(&logits(&checkpoint, &images), &golden[&format!("{file}/logits")].data);
-        // At 224 pixels the twins take too long; the device has all three heads where there are
-        // three.
+        // At 224 pixels the CPU reference takes too long; there only the device is compared.
         let all = if input < 224 { all_logits(&checkpoint, &images) } else { staged(&checkpoint, &images) };
         assert_eq!(names.len(), if options.aux { all.len() } else { 1 });
         for (name, values) in names.iter().zip(all) {
@@ -453,9 +451,9 @@ fn exported_models_give_our_logits_in_onnxruntime() {
     }
 }
 
-/// Where Python has onnxruntime, it is run on what is exported now.
+/// If Python has onnxruntime, it runs the models that are exported now.
 #[test]
-fn onnxruntime_agrees_where_it_is_installed() {
+fn installed_onnxruntime_agrees() {
     let Some(python) = python_with("onnxruntime, safetensors.numpy") else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
     for (file, source, input, options) in EXPORTED {
@@ -475,7 +473,7 @@ fn onnxruntime_agrees_where_it_is_installed() {
 }
 
 #[test]
-fn what_is_exported_can_be_imported() {
+fn exports_can_be_imported() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = |name: &str| folder.path().join(name);
     let (net, onnx, folded, back) =
@@ -490,10 +488,10 @@ fn what_is_exported_can_be_imported() {
     assert_eq!(first.state, second.state);
     let (a, b) = (&first.metadata, &second.metadata);
     assert_eq!((&a.network, &a.classes, &a.preprocessing), (&b.network, &b.classes, &b.preprocessing));
-    // The same checkpoint makes the same bytes.
+    // Exports are deterministic.
     stdout(&["export", text(&net), "--output", text(&folded), "--aux"]);
     assert_eq!(std::fs::read(&onnx).expect("is there"), std::fs::read(&folded).expect("is there"));
-    // Folded, the weights are others and the network is the same.
+    // Folding changes the weights, but not the network.
     stdout(&["export", text(&net), "--output", text(&folded), "--fold"]);
     stdout(&["import", text(&folded), "--output", text(&back)]);
     let third = Checkpoint::load(&back).expect("a checkpoint");
@@ -508,13 +506,13 @@ fn what_is_exported_can_be_imported() {
     assert!(errors.contains(".onnx or .safetensors"), "{errors}");
 }
 
-/// For PyTorch: its names, all of them, and nothing else.
+/// The safetensors export has exactly PyTorch's tensors.
 #[test]
-fn safetensors_for_pytorch_have_its_tensors() {
+fn safetensors_export_has_pytorch_tensors() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (net, out) = (folder.path().join("net.safetensors"), folder.path().join("out.safetensors"));
-    // A checkpoint as training leaves it: with averages, which are what is exported, and the
-    // optimizer's vectors, which are not.
+    // A training checkpoint has averaged parameters, which are exported, and optimizer vectors,
+    // which are not.
     let mut checkpoint = checkpoint_of("torchvision.pth", 64);
     let average = checkpoint.state.parameters.clone();
     checkpoint.state.slots = vec![average.clone()];
@@ -533,7 +531,7 @@ fn safetensors_for_pytorch_have_its_tensors() {
 }
 
 #[test]
-fn inspect_tells_what_a_file_is() {
+fn inspect_identifies_files() {
     for (file, format, variant, aux, some) in [
         ("torchvision.pth", "torch-zip", "torchvision", true, "inception4c.branch2.1.bn.running_var"),
         ("torchvision_legacy.pth", "torch-legacy", "torchvision", true, "aux2.fc1.weight"),
@@ -563,7 +561,7 @@ fn inspect_tells_what_a_file_is() {
     );
     let shown = stdout(&["inspect", text(&fixture("script.onnx"))]);
     assert!(shown.contains("pytorch") && shown.contains("outputs logits"), "{shown}");
-    // What is no GoogLeNet is listed all the same, and a checkpoint says what made it.
+    // Files without a GoogLeNet are listed too, and a checkpoint shows its command line.
     let other = repository().join("tests/fixtures/op_sgd.safetensors");
     let result = json(&["inspect", text(&other)]);
     assert!(
@@ -589,7 +587,7 @@ const FILES: [&str; 8] = [
     "script_bn.onnx",
 ];
 
-/// Reads a damaged file to the end; it may be whole by chance, and must not end the program.
+/// Reads a damaged file completely; it may still be valid, but must not panic.
 fn read_damaged(file: &str, bytes: &[u8]) -> incept::Result<()> {
     let path = Path::new(file);
     let read = Foreign::from_bytes(path, bytes)?;
@@ -606,8 +604,8 @@ proptest! {
         prop_assert!(read_damaged(FILES[which], &whole[..length]).is_err());
         let mut flipped = whole;
         for (place, bit) in flips {
-            // Most flips into the first bytes, where the structure is, and some into the last,
-            // where an archive has its list.
+            // Most flips are in the first bytes, which have the structure, and some in the last
+            // ones, which have an archive's directory.
             let place = if bit == 7 { 1.0 - place.powi(4) } else { place.powi(4) };
             let at = ((flipped.len() - 1) as f64 * place) as usize;
             flipped[at] ^= 1 << bit;
@@ -616,11 +614,11 @@ proptest! {
     }
 }
 
-/// Sizes that a file claims and does not have.
+/// Files with sizes in their headers that they do not have.
 #[test]
-fn files_that_claim_too_much_are_errors() {
+fn files_with_huge_sizes_in_headers_are_errors() {
     let whole = std::fs::read(fixture("torchvision_legacy.pth")).expect("a fixture");
-    // Every small number in the description becomes large in turn.
+    // Each small number in the header is replaced by a large one in turn.
     for at in 0..whole.len().min(6000) {
         if whole[at] == b'K' {
             let mut changed = whole[..at].to_vec();
@@ -631,7 +629,7 @@ fn files_that_claim_too_much_are_errors() {
     }
 }
 
-/// A field of a protocol buffer that holds bytes.
+/// A protocol buffer field with bytes.
 fn field(number: u64, content: &[u8]) -> Vec<u8> {
     let varint = |mut value: u64| {
         let mut bytes = Vec::new();
@@ -650,7 +648,7 @@ fn onnx(graph: &[u8]) -> Vec<u8> {
     [&[0x08, 7][..], &field(7, graph)].concat()
 }
 
-/// The error of a command on a file, in an address space of so many MiB.
+/// The error of a command on a file, with this limit on the address space in MiB.
 #[cfg(unix)]
 fn refused_within(mib: u64, arguments: &[&str]) -> String {
     let output = crate::program::limited(mib << 10, arguments);
@@ -660,10 +658,10 @@ fn refused_within(mib: u64, arguments: &[&str]) -> String {
     error
 }
 
-/// Two bytes of a file may become hundreds in memory, and one error thousands.
+/// Two bytes of a file may expand to hundreds in memory, and errors to thousands.
 #[cfg(unix)]
 #[test]
-fn small_files_do_not_take_large_memory() {
+fn small_files_do_not_allocate_large_memory() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let value = |name: &str| [field(1, name.as_bytes())].concat();
     let node = |operator: &str, inputs: &[String], outputs: &[String]| {
@@ -717,7 +715,7 @@ fn small_files_do_not_take_large_memory() {
     }
 }
 
-/// An ONNX model with one tensor of eight floats in another file.
+/// An ONNX model with a tensor of eight floats in an external file.
 fn model_with_data(location: &str, offset: &str) -> Vec<u8> {
     let entry =
         |key: &str, text: &str| field(13, &[field(1, key.as_bytes()), field(2, text.as_bytes())].concat());
@@ -733,7 +731,7 @@ fn model_with_data(location: &str, offset: &str) -> Vec<u8> {
 
 #[cfg(unix)]
 #[test]
-fn external_data_is_read_from_regular_files_in_the_models_folder_alone() {
+fn external_data_is_restricted_to_regular_files_in_the_model_folder() {
     use std::os::unix::fs::symlink;
     let (folder, elsewhere) =
         (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
@@ -748,7 +746,7 @@ fn external_data_is_read_from_regular_files_in_the_models_folder_alone() {
     std::fs::create_dir(here("folder")).expect("a folder");
     let made = Command::new("mkfifo").arg(here("pipe")).status().expect("mkfifo is there");
     assert!(made.success());
-    // As long as it likes on the disk, of which nothing is read but what is asked for.
+    // A sparse file of any size: only the tensor's range is read.
     let sparse = std::fs::File::create(here("sparse")).expect("can be written");
     sparse.set_len(1 << 40).expect("can be long");
     let read = |location: &str, offset: &str| {
@@ -778,8 +776,7 @@ fn external_data_is_read_from_regular_files_in_the_models_folder_alone() {
         let error = read(location, offset).expect_err(location).to_string();
         assert!(error.contains(reason) && error.contains("`w`"), "{location}: {error}");
     }
-    // A model that is itself reached by a link, as downloads keep them: its data may lie where it
-    // does.
+    // A model behind a symbolic link, as in download caches: its data is next to the link's target.
     let hub = elsewhere.path().join("model.onnx");
     symlink(here("model.onnx"), &hub).expect("a link");
     std::fs::write(here("model.onnx"), model_with_data("data", "0")).expect("can be written");
@@ -787,11 +784,10 @@ fn external_data_is_read_from_regular_files_in_the_models_folder_alone() {
     assert_eq!(Foreign::read(&hub).expect("beside the real model").tensors()[0].1.tensor.data, eight(0));
 }
 
-/// What a person names is read only if it is a regular file: a pipe would be waited for without
-/// end.
+/// Only regular files are read: reading a pipe could block forever.
 #[cfg(unix)]
 #[test]
-fn commands_read_no_pipes_devices_and_folders() {
+fn commands_reject_pipes_devices_and_folders() {
     let folder = tempfile::tempdir().expect("a folder");
     let pipe = folder.path().join("pipe.safetensors");
     assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there").success());

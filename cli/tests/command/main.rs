@@ -1,5 +1,4 @@
-//! What the command promises, as a person or another program runs it. All of it is one program,
-//! because each program of tests links the whole engine.
+//! Tests of the `incept` command. They are one test program, because each links the whole engine.
 
 mod command_line;
 #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! The `incept` command as a person or another program runs it: what the tests of commands share.
+//! Running the `incept` command: shared by its tests.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use serde_json::Value;
 
 use crate::skipped::skipped;
 
-/// The root of the repository, whose fixtures serve the tests of both packages.
+/// The root of the repository, with the fixtures of both packages.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is a folder of the repository")
 }
 
-/// The command at the root of the repository, without what earlier starts on this computer found,
-/// and with its runs in the build's folder for temporary files.
+/// The command in the root of the repository, without this computer's tuning cache, and with its
+/// runs in the build's temporary folder.
 pub fn incept() -> Command {
     let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
@@ -29,7 +29,7 @@ pub fn run(arguments: &[&str]) -> Output {
     incept().args(arguments).output().expect("the program can be started")
 }
 
-/// The output of a command that must succeed.
+/// The standard output of a command that must succeed.
 pub fn stdout(arguments: &[&str]) -> String {
     let output = run(arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -37,21 +37,21 @@ pub fn stdout(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// The lines of a command's output as JSON.
+/// The lines of a command's output, parsed as JSON.
 pub fn json(arguments: &[&str]) -> Vec<Value> {
     let text = stdout(arguments);
     text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("`{l}`: {e}"))).collect()
 }
 
-/// The errors of a command that must fail.
+/// The standard error of a command that must fail.
 pub fn fails(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert!(!output.status.success(), "incept {arguments:?} should fail");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A Python that has these modules: the one that `INCEPT_PYTHON` names, which must have them, or
-/// the usual one, if it has.
+/// A Python with these modules: that of `INCEPT_PYTHON`, which must have them, or the default one,
+/// if it has them.
 pub fn python_with(modules: &str) -> Option<String> {
     let named = std::env::var("INCEPT_PYTHON").ok();
     let python = named.clone().unwrap_or_else(|| "python3".into());
@@ -65,7 +65,7 @@ pub fn python_with(modules: &str) -> Option<String> {
     None
 }
 
-/// The text of a drawing, whole and of this width and height.
+/// The text of an SVG file, checked to be complete and of this width and height.
 pub fn drawing(path: &Path, (width, height): (u32, u32)) -> String {
     let svg = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{}: {svg}", path.display());
@@ -79,7 +79,7 @@ pub fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are text")
 }
 
-/// Runs a command that may take so many KiB of address space.
+/// Runs a command with this limit on its address space, in KiB.
 #[cfg(unix)]
 pub fn limited(kib: u64, arguments: &[&str]) -> Output {
     let program = incept();
@@ -91,7 +91,7 @@ pub fn limited(kib: u64, arguments: &[&str]) -> Output {
     shell.output().expect("the program can be started")
 }
 
-/// The exit code and the errors of a command that must fail.
+/// The exit code and the standard error of a command that must fail.
 pub fn fails_with(arguments: &[&str]) -> (i32, String) {
     let output = run(arguments);
     assert!(!output.status.success(), "incept {arguments:?} should fail");
@@ -106,11 +106,11 @@ pub fn temporary() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// A run that takes a second or two: 60 digits, a network 1/16 as wide.
+/// Arguments of a run that takes a second or two: 60 digits at width 1/16.
 pub fn quick<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let base =
         ["train", "digits", "--width", "0.0625", "--image-size", "32", "--limit", "60", "--batch-size", "8"];
-    // Runs are compared bit for bit: the kernels must be the same.
+    // Tests compare runs bit for bit, which requires the same kernels.
     let rest = ["--schedule", "constant", "--no-validation", "--tune", "off", "--output", out];
     base.into_iter().chain(rest).chain(more.iter().copied()).collect()
 }

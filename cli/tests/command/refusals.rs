@@ -1,11 +1,11 @@
-//! What no command takes: weights that contradict themselves, and sizes that no memory holds.
+//! Invalid checkpoints, and sizes that exceed any memory.
 
 use incept::checkpoint::Checkpoint;
 use serde_json::Value;
 
 use crate::program::{fails, text};
 
-/// The file of a checkpoint whose network has no filters in its first convolution.
+/// A checkpoint whose network has no filters in its first convolution.
 fn contradicting() -> Vec<u8> {
     let bytes = Checkpoint::included().and_then(|weights| weights.to_bytes()).expect("weights");
     let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
@@ -19,7 +19,7 @@ fn contradicting() -> Vec<u8> {
 }
 
 #[test]
-fn every_command_refuses_a_checkpoint_that_contradicts_itself() {
+fn every_command_rejects_inconsistent_checkpoints() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let bad = folder.path().join("bad.safetensors");
     std::fs::write(&bad, contradicting()).expect("can be written");
@@ -38,10 +38,10 @@ fn every_command_refuses_a_checkpoint_that_contradicts_itself() {
     }
 }
 
-/// Sizes that no memory holds are refused by the value, at once and without taking any.
+/// Impossible sizes are rejected immediately, without allocating memory.
 #[cfg(unix)]
 #[test]
-fn sizes_without_sense_are_refused_in_little_memory() {
+fn impossible_sizes_do_not_allocate_memory() {
     for (arguments, named) in [
         ("summary --classes 100000000", "100000000"),
         ("summary --classes 18446744073709551615", "18446744073709551615"),
@@ -70,7 +70,7 @@ fn sizes_without_sense_are_refused_in_little_memory() {
         assert!(matches!(output.status.code(), Some(1 | 2)), "{arguments}: {:?} {error}", output.status);
         assert!(error.contains(named) && !error.contains("panicked"), "{arguments}: {error}");
     }
-    // What is only large is counted, in as little memory.
+    // Large but possible sizes are summarized in the same memory.
     for arguments in [
         "summary --batch-size 1024",
         "summary --width 8 --batch-size 1",

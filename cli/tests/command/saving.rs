@@ -1,5 +1,5 @@
-//! What a run saves, whatever ends it: kills, full disks, NaN, places that cannot be written, two
-//! processes at once.
+//! Saving under all conditions: kills, full disks, NaN, unwritable outputs, two processes on one
+//! run.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -45,7 +45,7 @@ fn fails(runs: &Path, arguments: &[&str]) -> String {
     stderr(&output)
 }
 
-/// A run that takes a second or two: three batches per epoch.
+/// Arguments of a run that takes a second or two: three batches per epoch.
 fn quick<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let base =
         ["train", "digits", "--width", "0.0625", "--image-size", "32", "--limit", "24", "--batch-size", "8"];
@@ -72,7 +72,7 @@ fn write_log(run: &RunFolder, log: &[Record]) {
     std::fs::write(run.log_path(), lines.concat()).expect("can be written");
 }
 
-/// What a log says of steps and epochs, without the times.
+/// The steps and epochs of a log, without times.
 fn measured(run: &RunFolder) -> Vec<Value> {
     let log = run.log().expect("a log");
     let timeless = |record: Record| {
@@ -90,7 +90,7 @@ fn measured(run: &RunFolder) -> Vec<Value> {
     log.into_iter().filter_map(timeless).collect()
 }
 
-/// Changes a saved checkpoint.
+/// Modifies a saved checkpoint.
 fn edit(path: &Path, change: impl FnOnce(&mut Checkpoint)) {
     let mut checkpoint = Checkpoint::load(path).expect("a checkpoint");
     change(&mut checkpoint);
@@ -109,7 +109,7 @@ fn signal(child: &Child, name: &str) {
     assert!(sent.expect("kill").success());
 }
 
-/// A training that goes on for long, after its first epoch.
+/// A long training, after its first epoch.
 fn started(runs: &Path, more: &[&str]) -> (Child, impl Iterator<Item = String> + use<>) {
     let arguments = quick(&[&["--epochs", "10000", "--json"], more].concat());
     let child = command(runs, &arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
@@ -124,7 +124,7 @@ fn started(runs: &Path, more: &[&str]) -> (Child, impl Iterator<Item = String> +
 fn nan_does_not_replace_a_finite_checkpoint() {
     let folder = temporary();
     let runs = folder.path();
-    // Three batches per epoch: never eight steps in a row without a loss before an epoch ends.
+    // Three batches per epoch: the epoch ends before eight non-finite losses end the run.
     succeeds(runs, &quick(&["--epochs", "1"]));
     let run = only_run(runs);
     edit(&run.last(), |checkpoint| checkpoint.metadata.run["rate"] = 1e12.into());
@@ -138,7 +138,7 @@ fn nan_does_not_replace_a_finite_checkpoint() {
 }
 
 #[test]
-fn a_spoiled_checkpoint_is_refused_and_the_last_good_one_named() {
+fn non_finite_checkpoint_is_rejected_with_the_last_good_one() {
     let folder = temporary();
     let runs = folder.path();
     succeeds(runs, &quick(&["--epochs", "2", "--keep", "2"]));
@@ -161,10 +161,10 @@ fn a_spoiled_checkpoint_is_refused_and_the_last_good_one_named() {
     }
 }
 
-/// A crash between the newest checkpoint and the best one, as older versions left it: the log names
-/// an epoch whose weights are not there.
+/// A crash between saving the latest and the best checkpoint, as older versions left it: the log
+/// names a best epoch whose weights are missing.
 #[test]
-fn a_stale_best_is_mended_on_resume() {
+fn outdated_best_checkpoint_is_repaired_on_resume() {
     let folder = temporary();
     let runs = folder.path();
     succeeds(runs, &quick(&["--epochs", "3", "--keep", "3"]));
@@ -179,13 +179,13 @@ fn a_stale_best_is_mended_on_resume() {
         }
         log
     };
-    // The weights are those of the newest checkpoint.
+    // The missing weights are those of the latest checkpoint.
     write_log(&run, &with_best(&[0, 2]));
     std::fs::copy(run.kept(1), run.best()).expect("can be copied");
     let said = succeeds(runs, &["train", "--resume", text(run.path())]);
     assert!(said.contains("best checkpoint"), "{said}");
     assert_eq!(tensors(&run.best()), tensors(&run.kept(3)));
-    // They are lost: the log says what is there.
+    // Here they are lost: the log is corrected.
     write_log(&run, &with_best(&[0, 1]));
     std::fs::copy(run.kept(1), run.best()).expect("can be copied");
     let said = succeeds(runs, &["train", "--resume", text(run.path())]);
@@ -195,9 +195,9 @@ fn a_stale_best_is_mended_on_resume() {
     assert_eq!(tensors(&run.best()), tensors(&run.kept(1)));
 }
 
-/// A crash after the checkpoints and before the log's record.
+/// A crash after saving the checkpoints and before logging the epoch.
 #[test]
-fn a_record_that_the_log_lacks_is_completed() {
+fn missing_log_record_is_completed_on_resume() {
     let folder = temporary();
     let runs = folder.path();
     succeeds(runs, &quick(&["--epochs", "2"]));
@@ -213,7 +213,7 @@ fn a_record_that_the_log_lacks_is_completed() {
     let said = succeeds(runs, &["train", "--resume", text(run.path())]);
     assert!(said.contains("epoch 2") && measured(&run) == whole, "{said}");
     assert!(matches!(run.log().expect("a log").last(), Some(Record::End { epochs: 2, .. })));
-    // A note of what was never saved changes nothing.
+    // A note of a save that never happened has no effect.
     let Record::Epoch(epoch) = &last[0] else { panic!("{last:?}") };
     run.begin_save(&Record::Epoch(EpochRecord { step: 100, epoch: 9, ..epoch.clone() }))
         .expect("can be written");
@@ -222,7 +222,7 @@ fn a_record_that_the_log_lacks_is_completed() {
 }
 
 #[test]
-fn a_resumed_run_has_the_log_of_the_uninterrupted_one() {
+fn resumed_run_has_the_log_of_the_uninterrupted_run() {
     let folder = temporary();
     let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
     succeeds(&whole, &quick(&["--epochs", "3"]));
@@ -251,7 +251,7 @@ fn a_resumed_run_has_the_log_of_the_uninterrupted_one() {
 
 #[cfg(unix)]
 #[test]
-fn one_process_at_a_time_writes_a_run() {
+fn second_process_cannot_write_the_same_run() {
     let folder = temporary();
     let runs = folder.path();
     let out = runs.join("out.safetensors");
@@ -270,7 +270,7 @@ fn one_process_at_a_time_writes_a_run() {
     assert!(succeeds(runs, &["runs"]).contains("running"));
     child.kill().expect("can be killed");
     child.wait().expect("it ends");
-    // The lock of a killed process is none, and what it left is tidied up.
+    // The lock of a killed process is released, and its temporary files are removed.
     let left = [
         run.path().join(".last.safetensors.incept-aaaaaa.tmp"),
         runs.join(".out.safetensors.incept-bbbbbb.tmp"),
@@ -287,7 +287,7 @@ fn one_process_at_a_time_writes_a_run() {
 
 #[cfg(unix)]
 #[test]
-fn the_exit_code_names_the_signal() {
+fn exit_code_is_128_plus_the_signal() {
     for (name, code) in [("TERM", 143), ("HUP", 129)] {
         let folder = temporary();
         let (mut child, lines) = started(folder.path(), &["--no-validation"]);
@@ -300,10 +300,10 @@ fn the_exit_code_names_the_signal() {
 }
 
 #[test]
-fn a_run_that_early_stopping_ended_trains_nothing_more() {
+fn resuming_after_early_stopping_does_not_train() {
     let folder = temporary();
     let runs = folder.path();
-    // At rate zero nothing changes: the first epoch is the best.
+    // At learning rate 0 nothing changes: the first epoch is the best.
     succeeds(runs, &quick(&["--epochs", "9", "--lr", "0", "--patience", "2"]));
     let run = only_run(runs);
     let (last, log) = (bytes(&run.last()), bytes(&run.log_path()));
@@ -317,10 +317,9 @@ fn a_run_that_early_stopping_ended_trains_nothing_more() {
     assert_eq!(listed(runs)[0]["epochs"], 4);
 }
 
-/// Commands whose output comes after long work find out that it cannot be written before they open
-/// a device.
+/// Unwritable outputs are errors before the device is opened and the work is done.
 #[test]
-fn unwritable_outputs_are_found_before_the_device_is_opened() {
+fn unwritable_outputs_fail_before_the_device_is_opened() {
     let folder = temporary();
     let runs = folder.path().join("runs");
     let file = folder.path().join("file");
@@ -359,7 +358,7 @@ fn unwritable_outputs_are_found_before_the_device_is_opened() {
         vec!["data", "preview", "digits", "--output", &png],
     ];
     for mut arguments in commands {
-        // With this adapter, opening a device is an error that would come first.
+        // This adapter does not exist: opening a device first would be another error.
         let opens = ["train", "demo", "profile", "explain", "eval", "report", "look"].contains(&arguments[0]);
         if opens && !arguments.contains(&"filters") {
             arguments.extend(["--device", "no such adapter"]);
@@ -372,18 +371,18 @@ fn unwritable_outputs_are_found_before_the_device_is_opened() {
     assert!(bytes(&file).is_empty());
 }
 
-/// A place that can be written at first and not later: the epoch is in the run's folder, and the
-/// run goes on from there.
+/// If the output becomes unwritable, the epoch is saved in the run's folder, and the run resumes
+/// from there.
 #[cfg(unix)]
 #[test]
-fn a_checkpoint_that_cannot_be_written_elsewhere_is_saved_in_the_run_folder() {
+fn unwritable_output_saves_the_checkpoint_in_the_run_folder() {
     let folder = temporary();
     let runs = folder.path().join("runs");
     let place = folder.path().join("place");
     let out = place.join("out.safetensors");
     let (child, _lines) = started(&runs, &["--output", text(&out), "--no-validation"]);
     let run = only_run(&runs);
-    // Removed until the next save finds a file in its place.
+    // The folder is replaced with a file before the next save.
     std::fs::rename(&place, folder.path().join("moved")).expect("can be moved");
     while place.is_dir() || std::fs::write(&place, "").is_err() {
         let _ = std::fs::remove_dir_all(&place);
@@ -401,7 +400,7 @@ fn a_checkpoint_that_cannot_be_written_elsewhere_is_saved_in_the_run_folder() {
 }
 
 #[test]
-fn special_files_as_outputs_keep_the_checkpoint_in_the_run_folder() {
+fn special_file_as_output_saves_the_checkpoint_in_the_run_folder() {
     let folder = temporary();
     let runs = folder.path();
     succeeds(runs, &quick(&["--epochs", "1", "--output", "/dev/null"]));
@@ -410,10 +409,9 @@ fn special_files_as_outputs_keep_the_checkpoint_in_the_run_folder() {
     assert_eq!(Checkpoint::progress_of(&run.newest()).expect("a checkpoint").epoch, 1);
 }
 
-/// A run whose log or manifest is damaged is listed with what can be read of it, and so are the
-/// others.
+/// Damaged runs are listed with their readable parts, together with all others.
 #[test]
-fn damaged_runs_hide_no_others() {
+fn damaged_runs_are_listed_with_the_others() {
     let folder = temporary();
     let runs = folder.path();
     succeeds(runs, &quick(&["--epochs", "1"]));
@@ -450,13 +448,13 @@ fn damaged_runs_hide_no_others() {
         succeeds(runs, &["report", text(&folder)]);
         assert!(folder.join("report.html").is_file());
     }
-    // Such a run goes on all the same, and the log is kept as it was.
+    // Such a run can be resumed, and a copy of the damaged log is kept.
     succeeds(runs, &["train", "--resume", text(&runs.join("0006-copy")), "--epochs", "2", "--tune", "off"]);
     assert_eq!(bytes(&runs.join("0006-copy/log-damaged.jsonl")), logs[4]);
     assert_eq!(listed(runs)[5]["epochs"], 2);
 }
 
-/// Runs that are killed, or that find no space on the disk, at many moments.
+/// Runs that are killed, or run out of disk space, at many moments.
 #[cfg(target_os = "linux")]
 mod kills {
     use super::*;
@@ -464,7 +462,7 @@ mod kills {
 
     const EPOCHS: &str = "6";
 
-    /// The same moments in every start.
+    /// Reproducible random moments.
     struct Moments(u64);
 
     impl Moments {
@@ -474,7 +472,7 @@ mod kills {
         }
     }
 
-    /// Whether all moments are tried, and not only a few: `INCEPT_KILL_TEST=long`.
+    /// Whether to try all moments instead of a few: `INCEPT_KILL_TEST=long`.
     fn is_long() -> bool {
         std::env::var("INCEPT_KILL_TEST").is_ok_and(|form| form == "long")
     }
@@ -482,7 +480,7 @@ mod kills {
     fn strace(options: &[String], arguments: &[&str], runs: &Path) -> Command {
         let mut traced = Command::new("strace");
         traced.args(["-f", "-qq"]).args(options);
-        // Quicker, but signals are not injected then.
+        // Faster, but then strace cannot inject signals.
         if !options.iter().any(|option| option.contains("signal=")) {
             traced.arg("--seccomp-bpf");
         }
@@ -498,7 +496,7 @@ mod kills {
         traced
     }
 
-    /// Whether processes can be traced here.
+    /// Whether strace is installed and permitted.
     fn has_strace() -> bool {
         let found = Command::new("strace").args(["-qq", "-e", "trace=none", "true"]).output();
         let found = found.is_ok_and(|output| output.status.success());
@@ -508,7 +506,7 @@ mod kills {
         found
     }
 
-    /// The run that nothing disturbed, with the checkpoint of each epoch.
+    /// The undisturbed run, with the checkpoint of each epoch.
     struct Reference {
         run: RunFolder,
         measured: Vec<Value>,
@@ -523,9 +521,9 @@ mod kills {
             Self { measured: measured(&run), run, _folder: folder }
         }
 
-        /// Checkpoints are whole and of an epoch of this run, whatever happened.
+        /// Checks that all checkpoints are intact and equal to those of an epoch of this run.
         fn check(&self, runs: &Path, moment: &str) {
-            // A disk that is full from the start on has no folder of runs.
+            // With a disk that was full from the start there is no folder.
             for run in RunFolder::list(runs).unwrap_or_default() {
                 for file in run.checkpoints() {
                     let checkpoint = Checkpoint::load(&file).unwrap_or_else(|e| panic!("{moment}: {e}"));
@@ -538,7 +536,7 @@ mod kills {
             }
         }
 
-        /// The run is at its end, and all of it is as here.
+        /// Checks that a run has ended, and is identical to this one.
         fn is_same(&self, runs: &Path, moment: &str) {
             let run = only_run(runs);
             assert_eq!(measured(&run), self.measured, "{moment}");
@@ -552,7 +550,7 @@ mod kills {
         }
     }
 
-    /// The command that goes on with what is in a folder of runs, or begins.
+    /// The command that resumes the run in a folder, or starts it.
     fn next(runs: &Path) -> Vec<String> {
         let mut found = RunFolder::list(runs).unwrap_or_default();
         let going = found.pop().filter(|run| run.newest().is_file());
@@ -560,7 +558,7 @@ mod kills {
             let more = ["train", "--resume", text(run.path()), "--tune", "off"];
             return more.map(String::from).to_vec();
         }
-        // Nothing was saved yet.
+        // No checkpoint was saved.
         let _ = std::fs::remove_dir_all(runs);
         quick(&["--epochs", EPOCHS]).into_iter().map(String::from).collect()
     }
@@ -607,7 +605,7 @@ mod kills {
         reference.is_same(&place, "the last");
     }
 
-    /// How often the main thread of a whole run makes one of these calls.
+    /// The number of these system calls by the main thread of a complete run.
     fn calls(names: &str) -> u64 {
         let folder = temporary();
         let log = folder.path().join("calls");
@@ -617,16 +615,16 @@ mod kills {
         assert!(output.status.success(), "{}", stderr(&output));
         let lines = String::from_utf8_lossy(&bytes(&log)).into_owned();
         let main = lines.split_whitespace().next().unwrap_or_default().to_string();
-        // A call during which another thread makes one has two lines.
+        // A call that was interleaved with one of another thread has two lines.
         let begins = |line: &&str| !line.contains(" resumed>");
         let of_main = |line: &&str| line.split_whitespace().next() == Some(&main);
         lines.lines().filter(begins).filter(of_main).count() as u64
     }
 
-    /// Does something to the main thread at its n-th call of these, for each of the moments, and
-    /// sees that the run can still be completed.
+    /// Injects a fault at the n-th of these system calls of the main thread, for each n of
+    /// `moments`, and checks that the run can still be completed.
     fn at_each(names: &str, what: &str, moments: &[u64], killed: bool) {
-        // A disk that is full stays so.
+        // A full disk stays full.
         let from = if killed { "" } else { "+" };
         let reference = Reference::new();
         let folder = temporary();
@@ -651,7 +649,7 @@ mod kills {
         }
     }
 
-    /// So many of the calls from 1 to `last`, evenly.
+    /// Evenly spaced numbers from 1 to `last`.
     fn some(last: u64, count: u64) -> Vec<u64> {
         (0..count).map(|i| 1 + i * last.saturating_sub(1) / count.saturating_sub(1).max(1)).collect()
     }

@@ -1,8 +1,8 @@
-//! Text from files is shown and not obeyed.
+//! Control characters in text from files do not reach terminals.
 
 use crate::program::{incept, run, temporary, text};
 
-/// Names that clear a terminal, set its title, or turn the direction of text.
+/// Names that clear a terminal, set its title, or reverse the direction of text.
 const HOSTILE: &str = "\u{1b}[2J\u{1b}]0;x\u{7}\u{9b}31m\u{202e}cat";
 
 fn harmless(output: &std::process::Output, what: &str) {
@@ -15,7 +15,7 @@ fn harmless(output: &std::process::Output, what: &str) {
 
 #[cfg(unix)]
 #[test]
-fn names_from_files_are_not_obeyed_by_terminals() {
+fn control_characters_in_names_are_replaced() {
     let folder = temporary();
     let data = folder.path().join(format!("data{HOSTILE}"));
     for class in [HOSTILE, "dog\nerror: all is lost", "<b onload='x'>\"&"] {
@@ -68,7 +68,7 @@ fn names_from_files_are_not_obeyed_by_terminals() {
 }
 
 #[test]
-fn tensors_and_logs_are_not_obeyed_by_terminals() {
+fn control_characters_in_tensors_and_logs_are_replaced() {
     let folder = temporary();
     let file = folder.path().join("x.safetensors");
     let tensor =

@@ -1,4 +1,4 @@
-//! Damaged and hostile files are refused by name, in little memory and time.
+//! Damaged and hostile files are rejected by name, with little memory and time.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,7 +12,7 @@ fn refused(path: &Path) -> String {
 }
 
 #[test]
-fn idx_files_without_images_are_refused_by_name() {
+fn idx_files_without_images_are_rejected() {
     for case in ["zero_dim_idx", "idx_zero"] {
         let error = refused(&cases().join(case));
         assert!(error.contains("train-images-idx3-ubyte") && error.contains("above zero"), "{error}");
@@ -39,15 +39,15 @@ fn bomb(header: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn packed_files_unpack_to_no_more_than_they_announce() {
+fn packed_files_are_limited_to_their_announced_size() {
     let folder = temporary();
     write(&folder.path().join("train-labels-idx1-ubyte"), &idx(&[1], &[0]));
-    // The extents are small: nothing beyond them is unpacked.
+    // Small dimensions: nothing beyond them is unpacked.
     let images = folder.path().join("train-images-idx3-ubyte.gz");
     write(&images, &bomb(&idx(&[1, 2, 2], &[])));
     let error = refused(folder.path());
     assert!(error.contains("more bytes"), "{error}");
-    // The extents are as large as the content, and too large.
+    // Dimensions as large as the content, which is too large.
     write(&images, &bomb(&idx(&[1100, 1024, 1024], &[])));
     let error = refused(folder.path());
     assert!(error.contains("announces"), "{error}");
@@ -83,7 +83,7 @@ fn packed_files_may_have_several_members() {
 }
 
 #[test]
-fn columns_of_the_wrong_type_are_refused_by_name_and_type() {
+fn columns_of_the_wrong_type_are_rejected() {
     for (case, kind) in
         [("22_fixed_size_binary.parquet", "FIXED_LEN_BYTE_ARRAY"), ("30_image_int64.parquet", "INT64")]
     {
@@ -116,7 +116,7 @@ fn flipped_bytes_of_parquet_are_errors() {
 }
 
 #[test]
-fn tars_that_are_cut_off_or_lie_are_refused() {
+fn truncated_and_inconsistent_tars_are_rejected() {
     let folder = temporary();
     let path = folder.path().join("a.tar");
     let files: Vec<(String, Vec<u8>)> = (0..4u8)
@@ -124,11 +124,11 @@ fn tars_that_are_cut_off_or_lie_are_refused() {
         .collect();
     write_tar(&path, &files);
     let whole = std::fs::read(&path).expect("can be read");
-    // In the content of the last image.
+    // Truncated within the last image.
     let at = whole.len() - 1024 - 1024 - 100;
     write(&path, &whole[..at]);
     assert!(refused(&path).contains("a.tar"));
-    // A name of gigabytes is announced; the file is as long as that, and empty.
+    // The header announces a name of gigabytes; the file is sparse and that long.
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::GNULongName);
     header.set_size(3 << 30);
@@ -151,7 +151,7 @@ fn tars_that_are_cut_off_or_lie_are_refused() {
 
 #[cfg(unix)]
 #[test]
-fn pipes_are_refused_and_do_not_block() {
+fn pipes_are_rejected_without_blocking() {
     let folder = temporary();
     let pipe = |path: &Path| {
         std::fs::create_dir_all(path.parent().expect("has a folder")).expect("a folder");
@@ -170,7 +170,7 @@ fn pipes_are_refused_and_do_not_block() {
         pipe(&path);
         assert!(refused(&path).contains(name));
     }
-    // As an image it is unreadable, and skipped as others are.
+    // As an image it is skipped as unreadable.
     pipe(&folder.path().join("set/x/0.png"));
     for i in 1..4 {
         write(&folder.path().join(format!("set/x/{i}.png")), &png(i));

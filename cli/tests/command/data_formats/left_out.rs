@@ -1,4 +1,4 @@
-//! Nothing is left out in silence: what is not read is counted, and what can be read is.
+//! Everything readable is read, and everything skipped is counted and reported.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ fn images_in(tar: &Path) -> usize {
 }
 
 #[test]
-fn samples_whose_names_have_dots_are_all_read() {
+fn samples_with_dots_in_names_are_read() {
     let cases = cases();
     for (name, count) in [("40_cam.tar", 40), ("36_hardlink.tar", 8), ("26_tga.tar", 8)] {
         let set = WebDataset::open(&[cases.join(name)]).expect("can be opened");
@@ -35,16 +35,16 @@ fn a_second_image_under_a_key_is_a_sample_or_an_error() {
         let content = |i: usize, name: &str| if name.ends_with("png") { png(i as u8) } else { b"1".to_vec() };
         names.iter().enumerate().map(|(i, name)| (name.to_string(), content(i, name))).collect()
     };
-    // Frames of one camera, one after another.
+    // Frames of one camera.
     write_tar(&tar, &files(&["cam.0001.png", "cam.0001.cls", "cam.0002.png", "cam.0002.cls"]));
     assert_eq!(images_in(&tar), 2);
-    // A label for both.
+    // One label for both.
     write_tar(&tar, &files(&["cam.left.png", "cam.right.png", "cam.cls"]));
     assert_eq!(images_in(&tar), 2);
-    // The same key again, after others.
+    // The same key again after other keys.
     write_tar(&tar, &files(&["a.png", "a.cls", "b.png", "b.cls", "a.png", "a.cls"]));
     assert_eq!(images_in(&tar), 3);
-    // Sorted by endings.
+    // Sorted by extension.
     write_tar(&tar, &files(&["a.png", "b.png", "c.png", "a.cls", "b.cls", "c.cls"]));
     assert_eq!(images_in(&tar), 3);
     for names in [["a.png", "a.png", "a.cls"], ["a.png", "a.jpg", "a.cls"]] {
@@ -52,7 +52,7 @@ fn a_second_image_under_a_key_is_a_sample_or_an_error() {
         let error = WebDataset::open(std::slice::from_ref(&tar)).expect_err("two images").to_string();
         assert!(error.contains("two images") && error.contains("a.tar"), "{error}");
     }
-    // What is beside an image is said.
+    // Other files of an image are reported.
     write_tar(&tar, &files(&["a.png", "a.seg.png", "a.cls", "b.png", "b.cls"]));
     let data =
         open(text(&tar), &OpenOptions { val_split: 0.5, ..OpenOptions::default() }).expect("can be opened");
@@ -61,7 +61,7 @@ fn a_second_image_under_a_key_is_a_sample_or_an_error() {
 }
 
 #[test]
-fn endings_that_look_like_images_are_counted() {
+fn files_with_unsupported_extensions_are_counted() {
     let folder = temporary();
     for class in ["x", "y"] {
         for i in 0..4 {
@@ -79,14 +79,14 @@ fn endings_that_look_like_images_are_counted() {
     for part in ["3 images", "2 jp2", "1 heic", "1 images", "without images: z"] {
         assert!(said.contains(part), "{part} in {said}");
     }
-    // The program says each once.
+    // The command reports each once.
     let shown = stderr(&["data", "split", text(folder.path()), "--output", text(&folder.path().join("out"))]);
     assert_eq!(shown.matches("2 jp2").count(), 1, "{shown}");
 }
 
 #[cfg(unix)]
 #[test]
-fn links_are_followed_and_circles_of_links_end() {
+fn links_are_followed_and_cycles_end() {
     use std::os::unix::fs::symlink;
     let folder = temporary();
     let (root, elsewhere) = (folder.path().join("set"), folder.path().join("elsewhere"));
@@ -108,7 +108,7 @@ fn links_are_followed_and_circles_of_links_end() {
 }
 
 #[test]
-fn images_of_a_tar_that_are_not_read_are_counted() {
+fn skipped_images_of_a_tar_are_counted() {
     let folder = temporary();
     let tar = folder.path().join("set.tar");
     let mut files = Vec::new();
@@ -126,7 +126,7 @@ fn images_of_a_tar_that_are_not_read_are_counted() {
 }
 
 #[test]
-fn a_part_without_folders_of_classes_beside_classes_is_said_to_be_a_class() {
+fn folder_named_like_a_split_among_classes_is_reported_as_a_class() {
     let folder = temporary();
     for class in ["cat", "dog", "test"] {
         for i in 0..5 {
@@ -138,7 +138,7 @@ fn a_part_without_folders_of_classes_beside_classes_is_said_to_be_a_class() {
 }
 
 #[test]
-fn other_tables_beside_lists_are_no_lists() {
+fn other_tables_are_not_read_as_lists() {
     let folder = temporary();
     for i in 0..10 {
         write(&folder.path().join(format!("{i}.png")), &png(i));
@@ -151,7 +151,7 @@ fn other_tables_beside_lists_are_no_lists() {
 }
 
 #[test]
-fn cifar_10_has_names_without_a_file_of_names() {
+fn cifar_10_class_names_are_built_in() {
     let folder = temporary();
     for i in 1..=5 {
         write(&folder.path().join(format!("data_batch_{i}.bin")), &cifar_record(1, &[i; 3]));
@@ -160,7 +160,7 @@ fn cifar_10_has_names_without_a_file_of_names() {
     let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
     assert_eq!((data.train.len(), data.test.map(|test| test.len())), (5, Some(1)));
     assert_eq!(data.train.classes()[3], "cat");
-    // What the README names can be measured with the weights that come with the program.
+    // The included weights can be evaluated on it, as the README describes.
     let result = json(&["eval", "included", text(folder.path()), "--json", "--tune", "off"]);
     assert_eq!(result["count"].as_u64(), Some(1), "{result}");
     write(&folder.path().join("batches.meta.txt"), "\u{feff}a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n".as_bytes());
@@ -168,8 +168,8 @@ fn cifar_10_has_names_without_a_file_of_names() {
     assert_eq!(data.train.classes()[0], "a", "a byte order mark is no part of a name");
 }
 
-/// A file of CIFAR-10 for Python as Python 2 pickled it: a dictionary of labels and an array of
-/// images, each of one colour.
+/// A CIFAR-10 file of the Python version, as pickled by Python 2: a dictionary with labels and an
+/// array of single-color images.
 fn python_batch(labels: &[u8], values: &[u8]) -> Vec<u8> {
     let mut bytes = b"\x80\x02}(U\x06labels](".to_vec();
     labels.iter().for_each(|label| bytes.extend([b'K', *label]));
@@ -185,7 +185,7 @@ fn python_batch(labels: &[u8], values: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn cifar_for_python_is_read_without_running_it() {
+fn cifar_pickles_execute_nothing() {
     let folder = temporary();
     let place = folder.path().join("cifar-10-batches-py");
     for i in 1..=5 {
@@ -202,7 +202,7 @@ fn cifar_for_python_is_read_without_running_it() {
     let image = data.train.image(0).expect("an image");
     assert_eq!((image.width, image.height, image.channels, image.pixels[0]), (32, 32, 3, 201));
     assert_eq!(data.test.map(|test| test.label(0)), Some(9));
-    // What announces more images than it has, and what would run a program, are errors.
+    // Arrays shorter than their header, and pickles that would execute code, are errors.
     let cut = python_batch(&[3, 5], &[1]);
     write(&place.join("data_batch_2"), &cut);
     let error =
@@ -214,7 +214,7 @@ fn cifar_for_python_is_read_without_running_it() {
 }
 
 #[test]
-fn missing_files_of_cifar_and_mnist_are_said() {
+fn missing_cifar_and_mnist_files_are_reported() {
     let folder = temporary();
     for i in [1, 2, 4] {
         let records: Vec<u8> = (0..4).flat_map(|k| cifar_record(k % 2, &[10 * i + k; 3])).collect();
@@ -234,7 +234,7 @@ fn missing_files_of_cifar_and_mnist_are_said() {
 }
 
 #[test]
-fn emnist_stands_upright_and_has_the_names_of_its_characters() {
+fn emnist_is_transposed_and_named_by_characters() {
     let folder = temporary();
     let put = |set: &str, labels: &[u8]| {
         for part in ["train", "test"] {
@@ -259,14 +259,14 @@ fn emnist_stands_upright_and_has_the_names_of_its_characters() {
     assert_eq!((data.train.classes().len(), data.train.classes()[36].as_str()), (47, "a"));
 }
 
-/// The mapping of EMNIST's balanced set: labels and codes of ASCII.
+/// The mapping of EMNIST's balanced set: labels and ASCII codes.
 fn mapping() -> String {
     let characters = ('0'..='9').chain('A'..='Z').chain("abdefghnqrt".chars());
     characters.enumerate().map(|(i, c)| format!("{i} {}\n", c as u32)).collect()
 }
 
 #[test]
-fn images_in_both_parts_are_counted() {
+fn duplicates_between_sets_are_counted() {
     let folder = temporary();
     for (part, values) in [("train", [1, 2, 3, 4]), ("val", [3, 4, 5, 6])] {
         for (class, values) in [("x", &values[..2]), ("y", &values[2..])] {

@@ -19,12 +19,12 @@ fn fixtures() -> PathBuf {
     repository().join("tests/fixtures/data")
 }
 
-/// Files that went wrong once.
+/// Regression fixtures.
 fn cases() -> PathBuf {
     repository().join("tests/fixtures/cases")
 }
 
-/// An image of one colour.
+/// A single-color image.
 fn png(value: u8) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::RgbImage::from_pixel(4, 4, image::Rgb([value, 255 - value, 7]))
@@ -50,13 +50,13 @@ fn write_tar(path: &Path, files: &[(String, Vec<u8>)]) {
     tar.finish().expect("can be finished");
 }
 
-/// An image of one colour as CIFAR-10's files have it.
+/// A single-color image in CIFAR-10's binary format.
 fn cifar_record(label: u8, colour: &[u8; 3]) -> Vec<u8> {
     let planes = colour.iter().flat_map(|value| [*value; 1024]);
     std::iter::once(label).chain(planes).collect()
 }
 
-/// Idx files as MNIST has them: magic, extents, bytes.
+/// An idx file as in MNIST: magic number, dimensions, bytes.
 fn idx(dims: &[u32], values: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 0, 8, dims.len() as u8];
     dims.iter().for_each(|d| bytes.extend(d.to_be_bytes()));
@@ -64,7 +64,7 @@ fn idx(dims: &[u32], values: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What a command that succeeds says beside its result.
+/// The standard error of a command that succeeds.
 fn stderr(arguments: &[&str]) -> String {
     let output = run(arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -75,13 +75,13 @@ fn temporary() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// The one line of a command's output as JSON.
+/// The single line of a command's output, parsed as JSON.
 fn json(arguments: &[&str]) -> Value {
     let [value] = program::json(arguments).try_into().expect("one object");
     value
 }
 
-/// The colours of `make.py`: the channel that is not zero is the class.
+/// The colors of `make.py`: the index of the non-zero channel is the class.
 fn check_colours(set: &dyn Dataset, names: &[&str]) {
     assert_eq!(set.classes(), names);
     for index in 0..set.len() {
@@ -136,7 +136,7 @@ fn webdataset_tars() {
 }
 
 #[test]
-fn labels_of_webdataset_may_be_text_or_json() {
+fn webdataset_labels_may_be_text_or_json() {
     let folder = temporary();
     let path = folder.path().join("shard.tar");
     let mut png = std::io::Cursor::new(Vec::new());
@@ -168,7 +168,7 @@ fn labels_of_webdataset_may_be_text_or_json() {
     assert_eq!(data.train.classes(), ["cat", "dog"]);
     assert_eq!((data.train.len(), data.validation.len()), (2, 2));
     data.train.image(1).expect("can be decoded");
-    // `.cls` counts the names that it is given, a caption is no class, and a mask no image.
+    // `.cls` is an index into the names; captions are no classes, and masks no images.
     std::fs::write(folder.path().join("classes.txt"), "1\n10\n2\n").expect("can be written");
     let samples: [(&str, &str, &[u8]); 6] = [
         ("a", "cls", b"0"),
@@ -226,9 +226,9 @@ fn csv_manifests() {
     }
 }
 
-/// `07` and `08` are names as good as any.
+/// `07` and `08` are valid names.
 #[test]
-fn csv_labels_may_have_zeros_in_front() {
+fn csv_labels_may_have_leading_zeros() {
     let folder = temporary();
     for name in ["a.png", "b.png", "c.png"] {
         image::RgbImage::new(4, 4).save(folder.path().join(name)).expect("can be written");
@@ -241,8 +241,7 @@ fn csv_labels_may_have_zeros_in_front() {
     assert_eq!((data.train.label(0), data.train.label(1), data.validation.label(0)), (0, 1, 1));
 }
 
-/// Columns of images and class numbers, with rows that have none, of a class column whose names are
-/// numbers.
+/// A parquet file with rows without image or class; the names of its classes are numbers.
 fn write_parquet(path: &Path, labels: &[Option<i64>], names: &str) {
     use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
     use parquet::file::metadata::KeyValue;
@@ -275,7 +274,7 @@ fn write_parquet(path: &Path, labels: &[Option<i64>], names: &str) {
 }
 
 #[test]
-fn parquet_counts_classes_and_leaves_out_rows_that_lack_something() {
+fn parquet_skips_incomplete_rows() {
     let folder = temporary();
     let labels = [Some(0), Some(1), Some(1), None, Some(2), Some(-1), Some(1)];
     for part in ["train-00000", "train-00001"] {
@@ -290,7 +289,7 @@ fn parquet_counts_classes_and_leaves_out_rows_that_lack_something() {
     assert!(set.name(7).contains("train-00001") && set.name(7).ends_with("row 6"), "{}", set.name(7));
 }
 
-/// The program takes what the library opens, and says which part is which.
+/// The command reads every format of the library, and shows its sets.
 #[test]
 fn info_reads_every_format() {
     let folder = temporary();
@@ -313,7 +312,7 @@ fn info_reads_every_format() {
 }
 
 #[test]
-fn info_counts_and_finds_damage() {
+fn info_reports_statistics_and_damage() {
     let info = json(&["data", "info", "digits", "--json"]);
     assert_eq!(
         (info["train"]["count"].as_u64(), info["validation"]["count"].as_u64()),
@@ -375,8 +374,7 @@ fn preview_draws_every_class() {
     assert!(fails(&["data", "preview", "digits", "--output", "sheet.svg"]).contains(".png"));
 }
 
-/// A server of one file in memory that breaks off after `most` bytes of an answer, and counts its
-/// answers.
+/// A server of one file that aborts each response after `most` bytes, and counts its responses.
 fn serve(content: Vec<u8>, most: usize) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
@@ -409,7 +407,7 @@ fn serve(content: Vec<u8>, most: usize) -> (String, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn fetch_goes_on_where_it_ended_and_refuses_what_is_wrong() {
+fn fetch_resumes_and_rejects_wrong_checksums() {
     let folder = temporary();
     let out = folder.path().join("cifar");
     let (address, answers) = serve(vec![7; 300_000], 100_000);
@@ -420,7 +418,7 @@ fn fetch_goes_on_where_it_ended_and_refuses_what_is_wrong() {
         assert!(error.contains("run the command again") && error.contains(&address), "{error}");
         assert_eq!(std::fs::metadata(&part).expect("what came is kept").len(), loaded);
     }
-    // The last part comes, and the whole is not what was published.
+    // The last piece arrives, and the checksum is wrong.
     let error = fails(&fetch);
     assert!(error.contains("MD5"), "{error}");
     assert!(!part.exists() && !out.join("cifar-10-binary.tar.gz").exists());

@@ -14,13 +14,13 @@ fn refused(path: &Path) -> String {
     open(text(path), &OpenOptions::default()).expect_err("is refused").to_string()
 }
 
-/// Images of training, validation and test set.
+/// The number of images in training, validation and test set.
 fn counts(path: &Path) -> (usize, usize, usize) {
     let data = opened(path);
     (data.train.len(), data.validation.len(), data.test.map_or(0, |test| test.len()))
 }
 
-/// `count` images that differ, in a folder.
+/// Writes `count` different images to a folder.
 fn images(folder: &Path, count: u8) {
     for i in 0..count {
         write(&folder.join(format!("{i}.png")), &png(i));
@@ -28,7 +28,7 @@ fn images(folder: &Path, count: u8) {
 }
 
 #[test]
-fn images_in_folders_of_a_class_folder_are_its_images() {
+fn images_at_any_depth_belong_to_their_class() {
     let nested = cases().join("nested_classes");
     let set = incept::data::Folder::open(&nested).expect("three classes");
     assert_eq!((set.classes(), set.len()), (&["a", "b", "c"].map(String::from)[..], 20));
@@ -67,7 +67,7 @@ fn tiny_imagenet_is_read_with_its_annotations() {
 }
 
 #[test]
-fn split_words_name_folders_in_any_case() {
+fn folders_match_split_names_in_any_case() {
     for (train, validation, test) in [
         ("Train", "Valid", "Test"),
         ("training", "DEV", "testing"),
@@ -89,7 +89,7 @@ fn split_words_name_folders_in_any_case() {
 }
 
 #[test]
-fn a_test_set_is_validated_on_only_without_a_validation_set() {
+fn test_set_is_the_validation_set_only_without_one() {
     let folder = temporary();
     for part in ["train", "test"] {
         images(&folder.path().join(part).join("x"), 3);
@@ -97,19 +97,19 @@ fn a_test_set_is_validated_on_only_without_a_validation_set() {
     }
     assert_eq!(counts(folder.path()), (6, 6, 6));
     images(&folder.path().join("val/x"), 2);
-    // The validation set lacks a class, and that is no error.
+    // A validation set without images of a class is no error.
     let data = opened(folder.path());
     assert_eq!((data.validation.len(), data.validation.classes().len()), (2, 2));
 }
 
 #[test]
-fn classes_may_be_called_as_parts_are() {
+fn classes_may_have_names_of_splits() {
     let folder = temporary();
     for class in ["plane", "train", "test tube"] {
         images(&folder.path().join(class), 5);
     }
     assert_eq!(opened(folder.path()).train.classes(), ["plane", "test tube", "train"]);
-    // Images of a training folder without folders of classes are no class.
+    // A training folder of images without class folders is no class.
     let flat = temporary();
     images(&flat.path().join("train"), 3);
     images(&flat.path().join("val/x"), 3);
@@ -117,7 +117,7 @@ fn classes_may_be_called_as_parts_are() {
 }
 
 #[test]
-fn an_unlabelled_test_set_is_left_out_and_said() {
+fn unlabeled_test_set_is_skipped_and_reported() {
     let folder = temporary();
     images(&folder.path().join("train/x"), 5);
     images(&folder.path().join("train/y"), 5);
@@ -129,7 +129,7 @@ fn an_unlabelled_test_set_is_left_out_and_said() {
         "{:?}",
         data.notes
     );
-    // A validation set without labels is a mistake.
+    // A validation set without labels is an error.
     images(&folder.path().join("val"), 4);
     assert!(refused(folder.path()).contains("4 images"));
 }
@@ -148,7 +148,7 @@ fn shard(path: &Path, ending: &str, number: u8) {
 }
 
 #[test]
-fn split_words_name_shards_wherever_they_stand() {
+fn shards_match_split_names_anywhere_in_their_names() {
     for ending in ["tar", "parquet"] {
         let each = if ending == "tar" { 4 } else { 3 };
         for (train, validation, test) in [
@@ -167,7 +167,7 @@ fn split_words_name_shards_wherever_they_stand() {
             }
             assert_eq!(counts(folder.path()), (each, each, each), "{train}.{ending}");
         }
-        // Beside files that say that they are for training, others are not.
+        // With files marked as training set, unmarked files do not belong to it.
         let folder = temporary();
         for (name, number) in [("train_0", 1), ("train_1", 2), ("train_2", 3), ("extra", 4)] {
             shard(&folder.path().join(format!("{name}.{ending}")), ending, number);
@@ -179,7 +179,7 @@ fn split_words_name_shards_wherever_they_stand() {
 }
 
 #[test]
-fn lists_have_parts_by_column_and_by_file() {
+fn lists_have_splits_by_column_and_by_file() {
     let folder = temporary();
     images(folder.path(), 9);
     let list = folder.path().join("all.csv");
@@ -205,7 +205,7 @@ fn lists_have_parts_by_column_and_by_file() {
 }
 
 #[test]
-fn a_set_without_training_images_is_measured_as_a_whole() {
+fn data_set_without_training_set_is_evaluated_completely() {
     let folder = temporary();
     images(&folder.path().join("val/x"), 6);
     images(&folder.path().join("val/y"), 6);
@@ -217,7 +217,7 @@ fn a_set_without_training_images_is_measured_as_a_whole() {
 }
 
 #[test]
-fn eval_measures_each_part_with_the_classes_of_the_checkpoint() {
+fn eval_uses_the_classes_of_the_checkpoint_for_each_split() {
     let folder = temporary();
     let put = |part: &str, class: &str| {
         let images = fixtures().join("cifar10").join(class);

@@ -1,4 +1,4 @@
-//! What an exported model says about itself, to those who have it and not incept.
+//! Metadata and model cards of exported models.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,14 +9,14 @@ use incept::formats::Foreign;
 use super::{checkpoint_of, json};
 use crate::program::{python_with, repository, stdout, text};
 
-/// The first block of Python in a text of Markdown.
+/// The first Python code block of a Markdown text.
 fn program_of(card: &str) -> &str {
     let (_, after) = card.split_once("```python\n").expect("has a program");
     after.split_once("```").expect("the program ends").0
 }
 
 #[test]
-fn an_exported_model_says_how_an_image_becomes_its_input() {
+fn exported_model_documents_its_preprocessing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (net, onnx) = (folder.path().join("net.safetensors"), folder.path().join("net.onnx"));
     let mut checkpoint = checkpoint_of("torchvision.pth", 64);
@@ -41,16 +41,16 @@ fn an_exported_model_says_how_an_image_becomes_its_input() {
     }
     let classes: Vec<String> = serde_json::from_str(&metadata["classes"]).expect("a list");
     assert_eq!(classes, checkpoint.metadata.classes);
-    // Help says the same.
+    // `--help` has the same.
     let help = stdout(&["export", "--help"]);
     assert!(help.contains("largest square in the middle") && help.contains(".onnx.md"), "{help}");
-    // Without a crop there is none in the program either.
+    // Without a crop in preprocessing, the program has none.
     checkpoint.metadata.preprocessing.fit = incept::data::Fit::Squash;
     let squashed = checkpoint.onnx_card(OnnxOptions::default(), "net.onnx").expect("a card");
     assert!(squashed.contains("squashed") && !program_of(&squashed).contains("crop"), "{squashed}");
 }
 
-/// Images of several shapes: those of CIFAR-10 beside each other.
+/// Images of several aspect ratios, made of CIFAR-10 images in a row.
 fn images(folder: &Path) -> Vec<PathBuf> {
     let data = repository().join("tests/fixtures/data/cifar10");
     let mut files = Vec::new();
@@ -64,7 +64,7 @@ fn images(folder: &Path) -> Vec<PathBuf> {
     }
     files.sort();
     assert!(files.len() >= 30, "{files:?}");
-    // Wide and high ones, whose middle is what counts.
+    // Wide and tall ones, of which the center is used.
     for (i, file) in files.clone().iter().enumerate().step_by(3) {
         let small = image::open(file).expect("an image").to_rgb8();
         let mut large = image::RgbImage::from_pixel(90 + i as u32, 61, image::Rgb([40, 90, 200]));
@@ -80,9 +80,9 @@ fn images(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The program of the model card, run by Python as it stands, sees the classes that incept sees.
+/// The model card's Python program predicts the same classes as incept.
 #[test]
-fn the_program_of_the_model_card_sees_the_same_classes() {
+fn model_card_program_predicts_the_same_classes() {
     let Some(python) = python_with("onnxruntime, PIL, numpy") else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let files = images(folder.path());

@@ -1,5 +1,5 @@
-//! Formats of others beyond plain state dicts: checkpoints of torch with more in them than weights,
-//! TorchScript, NVCaffe, shards, and graphs that write one operation as several.
+//! Formats beyond plain state dicts: PyTorch checkpoints with other objects, TorchScript, NVCaffe,
+//! shards, and graphs that express one operation as several.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -20,10 +20,10 @@ fn tensors_of(file: &Foreign) -> &BTreeMap<String, FileTensor> {
     tensors
 }
 
-/// Everything that `torch_objects.py` puts beside a model, by pickle protocol and format of torch:
-/// nothing of it is made, all of it is named.
+/// The objects that `torch_objects.py` saves with a model, for each pickle protocol and format of
+/// PyTorch: none is constructed, all are reported.
 #[test]
-fn ordinary_objects_beside_the_weights_are_skipped_and_named() {
+fn objects_other_than_tensors_are_skipped_and_reported() {
     const NAMED: [(&str, &str); 46] = [
         ("np_scalar", "numpy._core.multiarray.scalar"),
         ("np_int", "numpy._core.multiarray.scalar"),
@@ -84,7 +84,7 @@ fn ordinary_objects_beside_the_weights_are_skipped_and_named() {
             for (object, class) in NAMED {
                 let found = file.skipped.iter().find(|line| line.starts_with(&format!("{object} (")));
                 let found = found.unwrap_or_else(|| panic!("{name}: {object} in {:?}", file.skipped));
-                // NumPy hands its content on in another way from protocol 5 on.
+                // From protocol 5 on NumPy pickles its data in another way.
                 let class = if protocol == 5 {
                     class.replace("multiarray._reconstruct", "numeric._frombuffer")
                 } else {
@@ -92,7 +92,7 @@ fn ordinary_objects_beside_the_weights_are_skipped_and_named() {
                 };
                 assert!(found.contains(&class), "{name}: {found}, not {class}");
             }
-            // What dictionaries hold is read, and numbers and texts are not worth a word.
+            // Dictionaries are read, and numbers and strings are not reported.
             for silent in ["epoch (", "config (", "ordered (", "counter (", "big (", "text (", "numbers ("] {
                 assert!(!file.skipped.iter().any(|line| line.starts_with(silent)), "{:?}", file.skipped);
             }
@@ -101,7 +101,7 @@ fn ordinary_objects_beside_the_weights_are_skipped_and_named() {
 }
 
 #[test]
-fn tensors_with_attributes_are_read_and_unreadable_ones_named() {
+fn tensors_with_attributes_are_read_and_unreadable_ones_reported() {
     let file = Foreign::read(&object_file("tensors.pth")).expect("can be read");
     let tensors = tensors_of(&file);
     assert_eq!(tensors["parameter"].tensor.data, [1.0, 1.0]);
@@ -139,7 +139,7 @@ fn whole_modules_and_torchscript_have_the_names_of_their_state_dict() {
 }
 
 #[test]
-fn archives_without_named_weights_say_what_to_run() {
+fn archives_without_named_weights_give_advice() {
     for (name, advice) in [
         ("frozen.pt", "torch.save(model.state_dict()"),
         ("exported.pt2", "torch.export.load(FILE).state_dict"),
@@ -175,7 +175,7 @@ fn training_checkpoint(path: &Path) {
 }
 
 #[test]
-fn training_checkpoints_import_with_a_note_of_what_was_skipped() {
+fn imported_training_checkpoints_report_skipped_objects() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (file, out) = (folder.path().join("training.pth"), folder.path().join("net.safetensors"));
     training_checkpoint(&file);
@@ -191,7 +191,7 @@ fn training_checkpoints_import_with_a_note_of_what_was_skipped() {
     assert_eq!(json(&["inspect", text(&file)])["skipped"][1], "done (set)");
 }
 
-/// A field of a protobuf message that holds bytes.
+/// A protobuf field with bytes.
 fn field(number: u64, content: &[u8]) -> Vec<u8> {
     [varint(number << 3 | 2), varint(content.len() as u64), content.to_vec()].concat()
 }
@@ -206,8 +206,8 @@ fn varint(mut value: u64) -> Vec<u8> {
     bytes
 }
 
-/// new.caffemodel with the blobs as NVCaffe writes them: `type_` is its number for their elements,
-/// none for the halves of its first versions.
+/// new.caffemodel with blobs as NVCaffe writes them: `type_` is its element type, none for the f16
+/// of its first versions.
 fn nvcaffe(type_: Option<u64>, element: fn(f32) -> Vec<u8>) -> Vec<u8> {
     let Content::Layers(layers) = Foreign::read(&fixture("new.caffemodel")).expect("a fixture").content
     else {
@@ -239,7 +239,7 @@ fn half(value: f32) -> half::f16 {
 }
 
 #[test]
-fn nvcaffes_raw_blobs_are_the_same_weights() {
+fn nvcaffe_blobs_give_the_same_weights() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("nv.caffemodel");
     let expected = Foreign::read(&fixture("new.caffemodel")).expect("a fixture");
@@ -272,10 +272,10 @@ fn nvcaffes_raw_blobs_are_the_same_weights() {
     assert!(error.contains("conv1/7x7_s2") && error.contains("type 3"), "{error}");
 }
 
-/// The network of the paper as PyTorch's exporters have it, where LRN is nine operators;
-/// onnxruntime made the logits.
+/// The paper's network from PyTorch's exporters, where LRN is nine operators; the logits are from
+/// onnxruntime.
 #[test]
-fn the_papers_network_from_pytorchs_exporters_gives_onnxruntimes_logits() {
+fn onnx_of_the_paper_network_gives_onnxruntime_logits() {
     let mut weights = goldens("paper_weights.safetensors");
     let expected = weights.remove("logits").expect("is there");
     let images = pattern(2, 64, 100.0);
@@ -284,8 +284,8 @@ fn the_papers_network_from_pytorchs_exporters_gives_onnxruntimes_logits() {
         let network = &checkpoint.metadata.network;
         assert_eq!((network.variant, network.input, network.classes), (Variant::Paper, 64, 7), "{name}");
         assert_eq!(checkpoint.state.parameters, weights, "{name}");
-        // PyTorch's networks take red first; Caffe's order would have exchanged the first weight's
-        // channels.
+        // PyTorch's networks take RGB; an import as BGR would have swapped the channels of the
+        // first weight.
         if name == "script" {
             assert_close(&all_logits(&checkpoint, &images)[0], &expected.data);
             assert_close(&logits(&checkpoint, &images), &expected.data);
@@ -293,9 +293,9 @@ fn the_papers_network_from_pytorchs_exporters_gives_onnxruntimes_logits() {
     }
 }
 
-/// One number of the normalisation is changed in the file: it is another network then.
+/// A changed constant of the normalization is another network.
 #[test]
-fn a_normalisation_with_other_numbers_is_refused() {
+fn normalization_with_other_constants_is_rejected() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("changed.onnx");
     let whole = std::fs::read(fixture("paper_script_9.onnx")).expect("a fixture");
@@ -311,7 +311,7 @@ fn a_normalisation_with_other_numbers_is_refused() {
     }
 }
 
-/// torchvision.safetensors in two parts, and the index that says so.
+/// torchvision.safetensors in two shards with an index.
 fn shards(folder: &Path) -> (PathBuf, Vec<PathBuf>) {
     let tensors = goldens("torchvision.safetensors");
     let files = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
@@ -332,7 +332,7 @@ fn shards(folder: &Path) -> (PathBuf, Vec<PathBuf>) {
 }
 
 #[test]
-fn shards_are_read_by_their_index_and_refused_alone() {
+fn shards_are_read_only_with_their_index() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (index, parts) = shards(folder.path());
     let out = folder.path().join("out").join("net.safetensors");
@@ -345,7 +345,7 @@ fn shards_are_read_by_their_index_and_refused_alone() {
             && errors.contains("`model.safetensors.index.json`, which is beside it"),
         "{errors}"
     );
-    // A tensor that the index has elsewhere, and a part that is not there.
+    // A tensor that the index has in another shard, and a missing shard.
     let mut second = read_tensors(&parts[1]).expect("a part").0;
     let missing = second.pop_first().expect("has tensors").0;
     save(&second, &parts[1]);
@@ -356,9 +356,9 @@ fn shards_are_read_by_their_index_and_refused_alone() {
     assert!(errors.contains("`model-00002-of-00002.safetensors` is missing"), "{errors}");
 }
 
-/// A classifier as a convolution of one pixel has as many classes as filters, not one.
+/// A classifier that is a 1x1 convolution has as many classes as filters, not one.
 #[test]
-fn a_classifier_of_one_pixel_has_as_many_classes_as_filters() {
+fn one_by_one_convolution_classifier_has_as_many_classes_as_filters() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (path, out) = (folder.path().join("conv.safetensors"), folder.path().join("net.safetensors"));
     let names = folder.path().join("names.txt");
