@@ -85,7 +85,7 @@ pub(crate) struct TrainingArgs {
     pub limit: Option<usize>,
     /// Fraction of the images to validate on if the data set has no validation or test set
     /// [default: 0.2].
-    #[arg(long = "val-split", alias = "held-out", value_name = "SHARE", help_heading = "Data")]
+    #[arg(long = "val-split", alias = "held-out", value_name = "FRACTION", help_heading = "Data")]
     #[serde(rename = "val-split", alias = "held-out")]
     pub val_split: Option<f64>,
 }
@@ -146,7 +146,7 @@ pub(crate) struct AugmentArgs {
     pub flip: Option<bool>,
     /// Jitter brightness, contrast and saturation by up to this fraction, in random order, and hue
     /// by a fifth of it; the paper, after Howard: 0.5.
-    #[arg(long, value_name = "SHARE", value_parser = real::<f64>(Range::Unit))]
+    #[arg(long, value_name = "FRACTION", value_parser = real::<f64>(Range::Unit))]
     pub photometric: Option<f64>,
     /// Resize each image with a random filter.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]

@@ -21,7 +21,7 @@ pub(crate) const FORMATS: &str = "Data sets:
   a folder            one subfolder per class, with images at any depth; png, jpeg, webp, gif, bmp, tiff, tga, pnm
   MNIST's idx files   a folder with train-images-idx3-ubyte etc., plain or gz; EMNIST too
   CIFAR-10, -100      a folder with data_batch_1.bin etc., or train.bin; also as Python pickles
-  a CSV or TSV file   with a header and columns for path (path, file, image), class (label, class) and optionally split (train, val, test)
+  a CSV or TSV file   columns path (or file, image), label (or class), and optionally split: train, val or test
   WebDataset          a .tar, or a folder of them: images with .cls, .txt or .json files of the same name
   parquet             a .parquet, or a folder of them, as Hugging Face stores images: image and label columns
 
@@ -29,8 +29,9 @@ Training, validation and test set are recognized by names of folders, files (als
   training            train, training
   validation          val, valid, validation, dev
   test                test, testing, eval, evaluation
-Names match in any case and between delimiters (- . _ space, digits): Train/, birds_val_01.tar, dev.parquet. Training validates on the validation
-set; without one, on the test set; without either, on a fraction of the training set (--val-split). `eval --part test` evaluates on the test set.";
+Names match in any case and between delimiters (- . _ space, digits): Train/, birds_val_01.tar, dev.parquet.
+
+Training validates on the validation set; without one, on the test set; without either, on a fraction of the training set (--val-split). `eval --part test` evaluates on the test set.";
 
 /// Options of loading a data set.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

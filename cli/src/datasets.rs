@@ -101,7 +101,7 @@ struct SplitArgs {
     #[arg(
         long = "val-split",
         alias = "held-out",
-        value_name = "SHARE",
+        value_name = "FRACTION",
         default_value_t = 0.2,
         help_heading = "Data"
     )]

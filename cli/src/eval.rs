@@ -51,7 +51,7 @@ pub(crate) struct Eval {
     /// weights that come with incept). The first argument is always a checkpoint.
     #[arg(required = true, value_name = "CHECKPOINT|DATA")]
     inputs: Vec<PathBuf>,
-    /// Part of the data set to evaluate.
+    /// Split of the data set to evaluate.
     #[arg(long, value_name = "PART", default_value = "validation", help_heading = "Data")]
     part: Part,
     /// Evaluate up to this many images, chosen evenly over the classes; 0 uses all [default: 0].

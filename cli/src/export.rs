@@ -44,13 +44,11 @@ Preprocessing of an image, as in `incept classify`:
   3. resize to input x input, bilinear with antialiasing (Pillow's BILINEAR)
   4. divide by 255, subtract mean and divide by std, per channel
   5. channel order RGB, layout CHW, float32
-Size, crop, mean, std and class names are in the model's doc_string and metadata_props (keys classes, input_size, mean, std, channel_order and preprocessing.*; `incept
-import` reads them back), and in a model card, FILE.onnx.md, with a tested Python example.
+Size, crop, mean, std and class names are in the model's doc_string and metadata_props (keys classes, input_size, mean, std, channel_order and preprocessing.*; `incept import` reads them back), and in a model card, FILE.onnx.md, with a tested Python example.
 
 safetensors: a torchvision variant has torchvision's parameter names, so that this loads it:
   torchvision.models.googlenet(num_classes=N, init_weights=False).load_state_dict(safetensors.torch.load_file(FILE))
-(Full width only; aux_logits=False without auxiliary heads; for inputs below 64 pixels conv1 has stride 1: set
-`net.conv1.conv.stride = (1, 1)`.) A paper variant has Caffe's layer names.
+(Full width only; aux_logits=False without auxiliary heads; for inputs below 64 pixels conv1 has stride 1: set `net.conv1.conv.stride = (1, 1)`.) A paper variant has Caffe's layer names.
 
 Examples:
   incept export photos.safetensors --output photos.onnx

@@ -17,7 +17,7 @@ use super::record;
 use super::report::{Reporter, shown, thousands};
 use super::{Outcome, Result};
 
-/// Draw a network's graph with shapes, parameters and losses, as SVG or Graphviz. Needs no device.
+/// Draw a network's graph with shapes, parameters and losses, as SVG or Graphviz (needs no device).
 ///
 /// Boxes have the layer numbers of `incept summary`; a ReLU, batch norm or dropout shares the box
 /// of the layer before it. Dashed boxes are used in training only.

@@ -54,14 +54,12 @@ const EXAMPLES: &str = "Pixel normalization (--pixels):
   transform-input   [-1, 1]: torchvision with transform_input=True, for its ImageNet weights
                     [default for state dicts with torchvision's names]
   imagenet          ImageNet's mean and standard deviation: torchvision with transform_input=False
-                    [default for ONNX of torchvision's network (which may transform its input in the graph), for ONNX of
-                    the paper's network from PyTorch, and for state dicts with Caffe's names]
+                    [default for ONNX of torchvision's network, for ONNX of the paper's
+                    network from PyTorch, and for state dicts with Caffe's names]
   caffe             BGR in [0, 255] minus 104, 117, 123 [default for Caffe, and for other ONNX of its network]
 Checkpoints always take RGB: mean and scale are saved as preprocessing, and the channel order is folded into the first convolution.
 
-Crops: classify and eval use the evaluation crop of the published weights. For an input of 224, PyTorch's: the central 224 of an image resized to 256
-at its shorter side; Caffe's: the central 224 of an image squashed to 256 x 256. Checkpoints with inputs below 224 and other classes than ImageNet's
-use the whole central square. `train --init FILE --fit crop|squash|pad` changes it.
+Crops: classify and eval use the evaluation crop of the published weights. For an input of 224, PyTorch's: the central 224 of an image resized to 256 at its shorter side; Caffe's: the central 224 of an image squashed to 256 x 256. Checkpoints with inputs below 224 and other classes than ImageNet's use the whole central square. `train --init FILE --fit crop|squash|pad` changes it.
 
 Examples:
   incept import googlenet-1378be20.pth --output imagenet.safetensors

@@ -14,7 +14,7 @@ use super::record::{best_of, is_included};
 use super::report::{Reporter, bytes, plural, thousands};
 use super::{Outcome, Result};
 
-/// List the tensors of a weights file and identify its network. Needs no device.
+/// List the tensors of a weights file and identify its network (needs no device).
 ///
 /// Reads checkpoints and every format of `incept import`; the file does not have to contain a
 /// GoogLeNet.

@@ -256,7 +256,7 @@ mod tests {
         const NUMBERS: [&str; 13] = [
             "COUNT",
             "NUMBER",
-            "SHARE",
+            "FRACTION",
             "RATE",
             "P",
             "FACTOR",
@@ -325,7 +325,7 @@ mod tests {
         numeric(&command, &["incept".to_string()], &mut flags);
         assert!(flags.len() > 60, "{flags:?}");
         for (words, flag) in &flags {
-            // Range-checked later, together with the data set.
+            // Its range is checked later, together with the data set.
             let late = flag == "--val-split";
             for value in ["nan", "-1", "inf", "x", "1e999"] {
                 if late && value != "x" {

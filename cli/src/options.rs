@@ -201,7 +201,7 @@ pub(crate) struct NetworkArgs {
     #[arg(long, value_name = "P", value_parser = real::<f32>(Range::BelowOne))]
     pub aux_dropout: Option<f32>,
     /// Label smoothing [default: 0].
-    #[arg(long = "label-smoothing", alias = "smoothing", value_name = "SHARE", value_parser = real::<f32>(Range::BelowOne))]
+    #[arg(long = "label-smoothing", alias = "smoothing", value_name = "FACTOR", value_parser = real::<f32>(Range::BelowOne))]
     #[serde(rename = "label-smoothing", alias = "smoothing")]
     pub smoothing: Option<f32>,
     /// Weight initialization: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`) or `he`; for
@@ -464,13 +464,13 @@ pub(crate) struct OptimizerArgs {
     #[serde(rename = "warmup-epochs", alias = "warmup")]
     pub warmup: Option<f64>,
     /// Momentum of sgd, nesterov and lars; the onecycle schedule sets its own [default: 0.9].
-    #[arg(long, value_name = "SHARE", value_parser = real::<f32>(Range::BelowOne))]
+    #[arg(long, value_name = "FACTOR", value_parser = real::<f32>(Range::BelowOne))]
     pub momentum: Option<f32>,
     /// Weight decay, on convolution and linear weights [default: 0.0002].
     #[arg(long, value_name = "FACTOR", value_parser = real::<f32>(Range::NotNegative))]
     pub weight_decay: Option<f32>,
     /// LARS trust coefficient [default: 0.001].
-    #[arg(long = "trust-coefficient", alias = "trust", value_name = "SHARE", value_parser = real::<f32>(Range::Positive))]
+    #[arg(long = "trust-coefficient", alias = "trust", value_name = "FACTOR", value_parser = real::<f32>(Range::Positive))]
     #[serde(rename = "trust-coefficient", alias = "trust")]
     pub trust: Option<f32>,
     /// Clip gradients to this global norm; 0 disables clipping [default: 0].

@@ -14,7 +14,7 @@ use super::options::{NetworkArgs, PrecisionArgs};
 use super::report::{Reporter, bytes, thousands};
 use super::{Outcome, Result};
 
-/// Print the layers, parameters, multiply-adds and memory of a network. Needs no device.
+/// Print the layers, parameters, multiply-adds and memory of a network (needs no device).
 #[derive(Args, Debug)]
 pub(crate) struct Summary {
     /// Number of classes.

@@ -86,7 +86,7 @@ pub(crate) struct Explain {
     #[arg(
         long = "val-split",
         alias = "held-out",
-        value_name = "SHARE",
+        value_name = "FRACTION",
         default_value_t = 0.25,
         help_heading = "Data"
     )]

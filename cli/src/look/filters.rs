@@ -13,7 +13,7 @@ use crate::report::{Reporter, shown};
 use crate::tiles::{Tile, Tiles};
 use crate::{Outcome, Result};
 
-/// Plot the filters of the first convolution. Needs no device.
+/// Plot the filters of the first convolution (needs no device).
 ///
 /// Gray is zero; each filter is normalized separately. The filters of a well-trained network are
 /// smooth edges, gratings and color blobs; noisy filters are a sign of too little data or of
