@@ -1,4 +1,4 @@
-//! How fast images are decoded: photographs as data sets have them, 500 x 375 pixels.
+//! Decoding speed for photographs of a typical size, 500 x 375 pixels.
 
 use std::hint::black_box;
 use std::io::Cursor;

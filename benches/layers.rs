@@ -1,7 +1,7 @@
 //! Single convolutions of GoogLeNet in three directions, with every implementation that fits the
-//! device. Times are the device's own where it has timestamps.
+//! device. Times are the device's timestamps where it has them.
 //!
-//! `INCEPT_BATCH` is the batch: 32 on GPUs and 1 on CPUs without it.
+//! `INCEPT_BATCH` is the batch size; the default is 32 on GPUs and 1 on CPUs.
 
 #[path = "shared/layers.rs"]
 mod shared;
@@ -63,7 +63,7 @@ fn session(gpu: &Gpu, op: Only, inputs: &[Spec]) -> Result<Session> {
     gpu.block_on(Session::new(gpu, plan, None, |_, _| ()))
 }
 
-/// The time of so many runs.
+/// The total time of the runs.
 fn time(gpu: &Gpu, session: &Session, runs: u64) -> Result<Duration> {
     let mut seconds = 0.0;
     for _ in 0..runs {
@@ -86,7 +86,7 @@ fn layers(criterion: &mut Criterion) {
             let mut group = criterion.benchmark_group(format!("{} {direction}", layer.name));
             let outputs = op.infer(&inputs.iter().collect::<Vec<_>>()).expect("shapes fit");
             let macs = op.macs(&inputs.iter().collect::<Vec<_>>(), &outputs.iter().collect::<Vec<_>>());
-            // Elements a second are FLOPs.
+            // Elements per second are FLOPS.
             group.throughput(Throughput::Elements(2 * macs));
             for implementation in implementations(&gpu, op.as_ref(), &inputs).expect("shapes fit") {
                 let only = Only { op: Arc::clone(&op), implementation };

@@ -1,6 +1,6 @@
-//! Whole training steps and inference batches of networks a quarter as wide, on 64 x 64 images.
+//! Whole training steps and inference batches of networks at width 0.25, on 64 x 64 images.
 //!
-//! `INCEPT_BATCH` is the batch: 32 without it.
+//! `INCEPT_BATCH` is the batch size; the default is 32.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use incept::train::Trainer;
 const INPUT: usize = 64;
 const CLASSES: usize = 100;
 
-/// Images that are no noise and no constant.
+/// Images that are neither noise nor constant.
 fn images(batch: usize) -> Batch {
     let values = (0..batch * 3 * INPUT * INPUT).map(|i| (i * 7919 % 509) as f32 / 254.0 - 1.0);
     let labels = (0..batch).map(|i| u32::try_from(i % CLASSES).unwrap_or(0)).collect();

@@ -1,6 +1,6 @@
-//! Writes an image folder of made-up photographs, as large as those of ImageNet, to measure how
-//! well decoding keeps up with a GPU: `cargo run --release --example noise_folder -- FOLDER COUNT`,
-//! then `incept train FOLDER`, whose epochs say for which share of the time the device was busy.
+//! Writes an image folder of synthetic photographs in the size of ImageNet's, to measure whether
+//! decoding keeps up with a GPU: `cargo run --release --example noise_folder -- FOLDER COUNT`, then
+//! `incept train FOLDER`, which prints the device utilization per epoch.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 const CLASSES: usize = 10;
 
-/// An image with shapes of all sizes, so that it compresses as photographs do.
+/// An image with shapes of all sizes, so that it compresses like a photograph.
 fn image(random: &mut ChaCha8Rng) -> RgbImage {
     let (width, height) = (random.random_range(375..=500u32), random.random_range(333..=375u32));
     let waves: Vec<[f32; 5]> = (0..12)
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let count: usize = count.parse()?;
     let mut random = ChaCha8Rng::seed_from_u64(1);
     for i in 0..count {
-        // Every sixteenth is held out.
+        // Every sixteenth image is in the validation set.
         let part = if i % 16 == 15 { "val" } else { "train" };
         let of_class = Path::new(folder).join(part).join(format!("class{}", i / 16 % CLASSES));
         std::fs::create_dir_all(&of_class)?;

@@ -1,14 +1,14 @@
-//! A server that says what is on uploaded images: several requests are decoded at once, and what
-//! has arrived goes through the network together.
+//! A server that classifies uploaded images: requests are decoded in parallel and classified in
+//! batches.
 //!
 //! ```text
 //! cargo run --release --example server -- [weights.safetensors]
 //! curl --data-binary @cat.jpg http://127.0.0.1:8080/classify
 //! ```
 //!
-//! Without weights it has those that come with the crate, for the ten classes of CIFAR-10. The
-//! answer is JSON, the most probable class first: `[{"class":"cat","probability":0.98}, ...]`. What
-//! is no image gets the status 422, and one of more than 8 MiB 413, each with a message.
+//! The default weights are those that come with the crate, for the ten classes of CIFAR-10. The
+//! response is JSON, the most probable class first: `[{"class":"cat","probability":0.98}, ...]`.
+//! Uploads that are not images get status 422, and those above 8 MiB 413, each with a message.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,27 +26,27 @@ use incept::tensor::Element;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-/// Bytes of an upload.
+/// Maximum size of an upload in bytes.
 const MAX_UPLOAD: usize = 8 << 20;
-/// Images that go through the network together.
+/// Maximum batch size.
 const BATCH: usize = 8;
-/// Classes of an answer.
+/// Number of classes in a response.
 const TOP: usize = 5;
 
-/// An image on its way into the network, and where its classes go.
+/// A decoded image, and the channel for its classes.
 struct Job {
     image: Vec<f32>,
     answer: oneshot::Sender<incept::Result<Vec<Prediction>>>,
 }
 
-/// What requests share.
+/// State shared by all requests.
 struct Model {
     preprocessing: Preprocessing,
     classes: Vec<String>,
     jobs: mpsc::Sender<Job>,
 }
 
-/// The answer to a request that gets none: a status and a message.
+/// The response to a failed request: status and message.
 type Refusal = (StatusCode, String);
 
 #[tokio::main]
@@ -66,7 +66,7 @@ async fn router(checkpoint: Checkpoint) -> incept::Result<Router> {
     let Checkpoint { state, metadata } = checkpoint;
     let gpu = Gpu::open(&AdapterOptions::default()).await?;
     let classifier = Classifier::new(&gpu, &metadata.network, BATCH, Element::F32, &state.averaged()).await?;
-    // As many may wait; more are refused, and can come again.
+    // Maximum number of waiting requests; further ones are rejected and may retry.
     let (jobs, waiting) = mpsc::channel(4 * BATCH);
     tokio::spawn(work(classifier, waiting));
     let model = Model { preprocessing: metadata.preprocessing, classes: metadata.classes, jobs };
@@ -74,13 +74,13 @@ async fn router(checkpoint: Checkpoint) -> incept::Result<Router> {
     Ok(router.with_state(Arc::new(model)))
 }
 
-/// Classifies what has arrived, up to a batch of it at a time, until nobody can ask any more.
+/// Classifies queued images in batches until the server stops.
 async fn work(mut classifier: Classifier, mut waiting: mpsc::Receiver<Job>) {
     let mut jobs = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut jobs, BATCH).await > 0 {
         let (images, answers): (Vec<_>, Vec<_>) = jobs.drain(..).map(|job| (job.image, job.answer)).unzip();
-        // Who hung up is not told. If the batch fails, each asks alone: an image whose numbers
-        // overflow spoils only its own answer.
+        // Closed connections are skipped. If a batch fails, its images are classified one by one,
+        // so that an image whose activations overflow fails alone.
         match classifier.classify(&images).await {
             Ok(all) => answers.into_iter().zip(all).for_each(|(answer, top)| drop(answer.send(Ok(top)))),
             Err(_) => {
@@ -93,18 +93,17 @@ async fn work(mut classifier: Classifier, mut waiting: mpsc::Receiver<Job>) {
     }
 }
 
-/// The classes of the image that is the body of a request.
+/// Classifies the image in the body of a request.
 async fn classify(State(model): State<Arc<Model>>, body: Bytes) -> Result<Json<Value>, Refusal> {
     let refuse = |status: StatusCode, message: &dyn ToString| (status, message.to_string());
     let shared = Arc::clone(&model);
-    // Decoding takes a core for some milliseconds, and tasks that only wait should not wait for
-    // that.
+    // Decoding takes milliseconds of CPU time, which would block other tasks.
     let decode = move || Image::decode(&body).map(|image| shared.preprocessing.apply(&image));
     let decoded = tokio::task::spawn_blocking(decode).await;
     let decoded = decoded.map_err(|e| refuse(StatusCode::INTERNAL_SERVER_ERROR, &e))?;
     let image = decoded.map_err(|reason| refuse(StatusCode::UNPROCESSABLE_ENTITY, &reason))?;
     let (answer, answered) = oneshot::channel();
-    let busy = |_| refuse(StatusCode::SERVICE_UNAVAILABLE, &"too many requests wait: try again");
+    let busy = |_| refuse(StatusCode::SERVICE_UNAVAILABLE, &"too many waiting requests: try again");
     model.jobs.try_send(Job { image, answer }).map_err(busy)?;
     let top = answered.await.map_err(|e| refuse(StatusCode::INTERNAL_SERVER_ERROR, &e))?;
     let top = top.map_err(|e| refuse(status_of(&e), &e))?;
@@ -112,7 +111,7 @@ async fn classify(State(model): State<Arc<Model>>, body: Bytes) -> Result<Json<V
     Ok(Json(top.iter().take(TOP).map(class).collect()))
 }
 
-/// Whose fault an error is: the upload's, or the server's.
+/// The status of an error: the client's or the server's fault.
 fn status_of(error: &incept::Error) -> StatusCode {
     match error {
         incept::Error::Tensor { .. } | incept::Error::Format { .. } => StatusCode::UNPROCESSABLE_ENTITY,
@@ -128,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// The status and the body of the answer to an upload.
+    /// Uploads a body; returns status and body of the response.
     fn upload(address: SocketAddr, body: &[u8]) -> std::io::Result<(u16, String)> {
         let mut stream = TcpStream::connect(address)?;
         let head = format!(
@@ -136,7 +135,7 @@ mod tests {
             body.len()
         );
         stream.write_all(head.as_bytes())?;
-        // A server that refuses a body does not read it to its end.
+        // A server that rejects a body may not read all of it.
         let _ = stream.write_all(body);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);

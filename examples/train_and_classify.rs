@@ -1,5 +1,5 @@
-//! Trains a small GoogLeNet with its three softmaxes on the embedded digits, then classifies one
-//! that it has not seen.
+//! Trains a small GoogLeNet with auxiliary heads on the embedded digits, then classifies a
+//! validation image.
 
 use std::ops::ControlFlow;
 

@@ -1,5 +1,5 @@
-//! The single convolutions that benchmarks are made of, one of each kind that GoogLeNet has. A
-//! module of each benchmark by its path.
+//! The single convolutions of all benchmarks, one of each kind in GoogLeNet. Benchmarks include
+//! this module by its path.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use serde::Serialize;
 /// A convolution with square images, kernels, strides and padding.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Layer {
-    /// What tables call it.
+    /// Its name in tables.
     pub name: &'static str,
     /// Channels of the input.
     pub channels: usize,
@@ -42,7 +42,7 @@ const fn layer(name: &'static str, channels: [usize; 2], size: usize, window: [u
     Layer { name, channels, outputs, size, kernel, stride, padding }
 }
 
-/// What is computed of a convolution.
+/// The three directions of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {

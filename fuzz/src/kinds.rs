@@ -1,5 +1,5 @@
-//! What reads files from outside, by kind, and files to begin with: for `tests/mutations.rs` and
-//! for the fuzz targets.
+//! Functions that read untrusted files, by kind, and seed files: for `tests/mutations.rs` and the
+//! fuzz targets.
 
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
@@ -17,16 +17,15 @@ use super::mutate::{Outcome, repository};
 /// A kind of files.
 #[derive(Clone, Copy)]
 pub struct Kind {
-    /// What it is called in reports, and the fuzz target's name.
+    /// Its name in reports, and the name of the fuzz target.
     pub name: &'static str,
-    /// Reads a file with this content. The folder is for files that have to be somewhere; nothing
-    /// else is in it.
+    /// Reads a file with this content. The folder is for files that must exist, and is empty.
     pub read: fn(&Path, &[u8]) -> Outcome,
-    /// Whole files to begin with.
+    /// Valid seed files.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// All kinds that the library reads. What only the command reads is in `cli/src/mutations.rs`.
+/// All kinds that the library reads. Those of the command are in `cli/src/mutations.rs`.
 pub const KINDS: [Kind; 12] = [
     Kind { name: "images", read: image, seeds: images },
     Kind { name: "idx", read: idx, seeds: idx_files },
@@ -50,7 +49,7 @@ pub const KINDS: [Kind; 12] = [
     Kind { name: "toml", read: |_, bytes| toml(bytes), seeds: configurations },
 ];
 
-/// Largest file that is a seed: mutants of larger ones take long and reach no more code.
+/// Maximum size of a seed: mutants of larger files are slow and reach no more code.
 const LARGEST: u64 = 256 << 10;
 
 /// The repository's files with these endings, in order of their paths.
@@ -84,7 +83,7 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-/// Decodes an image and makes a network's input of it.
+/// Decodes and preprocesses an image.
 fn image(_: &Path, bytes: &[u8]) -> Outcome {
     // TGA has no signature: the name decides.
     let image = Image::decode_as(bytes, Some(Path::new("x.tga")))?;
@@ -95,7 +94,7 @@ fn image(_: &Path, bytes: &[u8]) -> Outcome {
 fn images() -> Vec<Vec<u8>> {
     let mut seeds =
         fixtures(&["png", "jpg", "jpeg", "gif", "bmp", "tif", "tiff", "webp", "ppm", "pgm", "tga"]);
-    // One of the many of one kind is enough.
+    // One seed per kind is sufficient.
     let mut small = 0;
     seeds.retain(|seed| {
         let one_of_many = seed.starts_with(b"\x89PNG") && seed.len() > 1500;
@@ -111,7 +110,7 @@ fn images() -> Vec<Vec<u8>> {
         for image in [&image, &opaque, &image::DynamicImage::from(image.to_luma8()), &image.to_rgb16().into()]
         {
             let mut file = Cursor::new(Vec::new());
-            // Not every format has every kind of pixel.
+            // Not every format supports every pixel type.
             if image.write_to(&mut file, format).is_ok() {
                 seeds.push(file.into_inner());
             }
@@ -148,7 +147,7 @@ fn idx_of(dims: &[u32], bytes: &[u8]) -> Vec<u8> {
     header.flat_map(u32::to_be_bytes).chain(bytes.iter().copied()).collect()
 }
 
-/// One of the four files is the one to read; the others are whole.
+/// One of the four files is mutated; the others are valid.
 fn idx(folder: &Path, bytes: &[u8]) -> Outcome {
     let pixels: Vec<u8> = (0..4 * 5 * 6).map(|i| (i * 3) as u8).collect();
     let (images, labels) = (idx_of(&[4, 5, 6], &pixels), idx_of(&[4], &[0, 1, 2, 9]));
@@ -157,7 +156,7 @@ fn idx(folder: &Path, bytes: &[u8]) -> Outcome {
     let names = [("train-images-idx3-ubyte", &images), ("train-labels-idx1-ubyte", &labels)];
     for (i, (name, whole)) in names.into_iter().enumerate() {
         for suffix in ["", ".gz"] {
-            // What is left over from the file before must not be found first.
+            // Files of the previous mutant must not be found first.
             let _ = std::fs::remove_file(folder.join(format!("{name}{suffix}")));
         }
         let chosen = if packed { i == 0 } else { (i == 1) == is_labels };
@@ -178,7 +177,7 @@ fn idx_files() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// A batch, in the binary or in the python version, or the names of the classes.
+/// A batch of the binary or Python version, or the class names.
 fn cifar(folder: &Path, bytes: &[u8]) -> Outcome {
     const NAMES: [&str; 8] = [
         "data_batch_1.bin",
@@ -244,7 +243,7 @@ fn csv_files() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Reads weights of others and looks for the network in them.
+/// Reads pretrained weights and recognizes the network.
 fn weights(folder: &Path, bytes: &[u8]) -> Outcome {
     write(folder, "weights.bin", &[1; 64])?;
     let path = folder.join("x");
@@ -257,7 +256,7 @@ fn weights(folder: &Path, bytes: &[u8]) -> Outcome {
     used(&checkpoint)
 }
 
-/// What commands do with a checkpoint before they open a device.
+/// Reads a checkpoint like a command before it opens a device.
 fn used(checkpoint: &Checkpoint) -> Outcome {
     let metadata = &checkpoint.metadata;
     metadata.network.build(1).map_err(text)?;
@@ -280,7 +279,7 @@ fn checkpoint(folder: &Path, bytes: &[u8]) -> Outcome {
 
 fn checkpoints() -> Vec<Vec<u8>> {
     let mut seeds = fixtures(&["safetensors"]);
-    // A checkpoint of incept: the smallest of others, imported.
+    // A checkpoint of incept: the smallest of the imported fixtures.
     let path = Path::new("x.pth");
     for file in fixtures(&["pth", "caffemodel"]) {
         let read = Foreign::from_bytes(path, &file);
@@ -290,7 +289,7 @@ fn checkpoints() -> Vec<Vec<u8>> {
     seeds
 }
 
-/// A configuration's values that are text with a meaning. Its structure is the command's:
+/// The values of a configuration that are parsed from text. Its structure is tested in
 /// `cli/src/mutations.rs`.
 fn toml(bytes: &[u8]) -> Outcome {
     let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
@@ -321,20 +320,20 @@ fn configurations() -> Vec<Vec<u8>> {
     std::iter::once(own.into()).chain(values).collect()
 }
 
-/// A run's folder with this as its log, or as its description.
+/// A run's folder with this log or manifest.
 fn log(folder: &Path, bytes: &[u8]) -> Outcome {
     write(folder, "run.json", manifest().as_bytes())?;
     write(folder, "log.jsonl", bytes)?;
     let run = RunFolder::open(folder).map_err(text)?;
     let read = run.log().map(drop);
-    // A resumed run goes on in the log.
+    // A resumed run appends to the log.
     let resumed = LogWriter::open(&folder.join("log.jsonl"), 3).map(drop);
     write(folder, "run.json", bytes)?;
     let described = run.manifest().map(drop);
     read.and(resumed).or(described).map_err(text)
 }
 
-/// The description of a run.
+/// The manifest of a run.
 pub fn manifest() -> String {
     let network = GoogLeNet::paper().width(0.0625).classes(2).input(32);
     let manifest = json!({
@@ -347,7 +346,7 @@ pub fn manifest() -> String {
     manifest.to_string()
 }
 
-/// A log of two epochs, the description of a run.
+/// A log of two epochs, and the manifest of a run.
 pub fn logs() -> Vec<Vec<u8>> {
     let heads = json!([{ "name": "main", "loss": 1.5, "accuracy": 0.25 }, { "name": "aux1", "loss": 2.5, "accuracy": 0.5 }]);
     let validation = json!({ "count": 3, "accuracy": 0.5, "accuracy5": 1.0, "loss": 1.25 });
@@ -364,7 +363,7 @@ pub fn logs() -> Vec<Vec<u8>> {
     lines.push(json!({ "kind": "part", "epoch": 2, "step": 5, "count": 8, "loss": 1.5, "heads": heads, "seconds": 0.5 }));
     lines.push(json!({ "kind": "end", "reason": "interrupted", "epochs": 2, "seconds": 3.5 }));
     let log: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    // Mutants of one line are more often read to their end.
+    // Mutants of a single line are more often read completely.
     let line = format!("{}\n", lines[1]);
     vec![log.into_bytes(), line.into_bytes(), manifest().into_bytes()]
 }

@@ -1,4 +1,4 @@
-//! Fuzz targets for everything that incept reads from outside.
+//! Fuzz targets for all untrusted input of incept.
 //!
 //! ```text
 //! cargo run --bin seeds                      a corpus from the repository's fixtures
@@ -14,8 +14,7 @@ pub mod mutate;
 
 use std::path::Path;
 
-/// Reads one file as a kind reads it. What it comes to is of no interest here: only that it comes
-/// back.
+/// Reads one file of a kind. The result does not matter, only that it returns.
 pub fn read(name: &str, bytes: &[u8]) {
     thread_local! {
         static SCRATCH: tempfile::TempDir = tempfile::tempdir().expect("a temporary folder");
@@ -27,7 +26,7 @@ pub fn read(name: &str, bytes: &[u8]) {
     }
 }
 
-/// Reads the files that the command line names.
+/// Reads the files given on the command line.
 pub fn replay(name: &str) {
     for file in std::env::args_os().skip(1) {
         print!("{}: ", Path::new(&file).display());

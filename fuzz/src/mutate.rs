@@ -1,8 +1,8 @@
-//! Changes files as damage and malice do: single bits, numbers at their limits, pieces missing,
-//! repeated or exchanged. The same seed makes the same mutants.
+//! Mutates files like damage or an attacker would: flipped bits, numbers at their limits, pieces
+//! deleted, repeated or exchanged. Mutants are deterministic given the seed.
 //!
-//! Checksums that would keep a parser from ever seeing the change are made to fit again in half of
-//! the mutants.
+//! In half of the mutants checksums are recomputed, which would otherwise keep the mutation from
+//! the parser.
 
 use std::io::{Cursor, Read, Write};
 use std::path::Path;
@@ -10,13 +10,13 @@ use std::path::Path;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// What became of a file: an error is as good as an answer.
+/// The outcome of reading a file; errors are fine.
 pub type Outcome = Result<(), String>;
 
-/// Bytes that a mutant may be longer than its seed.
+/// Maximum growth of a mutant over its seed in bytes.
 const GROWTH: usize = 64 << 10;
 
-/// What stands in for numbers of text.
+/// Replacements for numbers in text.
 const NUMBERS: [&str; 14] = [
     "0",
     "-1",
@@ -34,11 +34,11 @@ const NUMBERS: [&str; 14] = [
     "0.1",
 ];
 
-/// What stands in for words of text.
+/// Replacements for words in text.
 const WORDS: [&str; 12] =
     ["", "null", "[]", "{}", "[[[[[[[[", "\"", "\u{1b}[2J", "\u{202e}", "../../x", "\n", ",", "\u{feff}"];
 
-/// The repository, whose root is this package's folder or one above it.
+/// The root of the repository: this package's folder or one above it.
 pub fn repository() -> &'static Path {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
@@ -53,7 +53,7 @@ pub struct Mutator {
 }
 
 impl Mutator {
-    /// A mutator whose mutants depend on this seed alone.
+    /// A mutator whose mutants depend only on this seed.
     pub fn new(seed: u64) -> Self {
         Self { random: ChaCha8Rng::seed_from_u64(seed) }
     }
@@ -62,7 +62,7 @@ impl Mutator {
         if end == 0 { 0 } else { self.random.random_range(0..end) }
     }
 
-    /// A changed copy of `seed`; pieces of `other` may be in it.
+    /// A mutated copy of `seed`; it may contain pieces of `other`.
     pub fn mutant(&mut self, seed: &[u8], other: &[u8]) -> Vec<u8> {
         let repaired = self.below(2) == 0;
         if repaired && let Some(mutant) = self.inside(seed) {
@@ -76,7 +76,7 @@ impl Mutator {
         bytes
     }
 
-    /// Changes what is packed: the content of gz, one entry of a zip archive.
+    /// Mutates compressed content: that of gz, or an entry of a zip archive.
     fn inside(&mut self, seed: &[u8]) -> Option<Vec<u8>> {
         if seed.starts_with(&[0x1f, 0x8b]) {
             let mut content = Vec::new();
@@ -104,7 +104,7 @@ impl Mutator {
             let mut content = Vec::new();
             entry.by_ref().take(16 << 20).read_to_end(&mut content).ok()?;
             drop(entry);
-            // The description is more worth than any of the many storages.
+            // Prefer the metadata over one of the many storages.
             if i == chosen || name.ends_with(".pkl") && self.below(4) > 0 {
                 self.change(&mut content, &[]);
             }
@@ -134,8 +134,8 @@ impl Mutator {
         }
     }
 
-    /// A place in a file of `length` bytes: mostly in its header, often at its end, where archives
-    /// have their lists.
+    /// A position in a file of `length` bytes: mostly in its header, often at its end, where
+    /// archives have their directory.
     fn place(&mut self, length: usize) -> usize {
         let share: f64 = self.random.random();
         let at = match self.below(8) {
@@ -155,7 +155,7 @@ impl Mutator {
         }
     }
 
-    /// A number of 1 to 8 bytes at one of its limits, in either order of bytes.
+    /// An integer of 1 to 8 bytes at one of its limits, in either byte order.
     fn number(&mut self, bytes: &mut [u8]) {
         let width = [1, 1, 2, 4, 4, 8][self.below(6)];
         let bits = 8 * width as u32;
@@ -213,7 +213,7 @@ impl Mutator {
         bytes.splice(at..at, noise);
     }
 
-    /// Another number in place of one that is written in digits.
+    /// Replaces a decimal number.
     fn text_number(&mut self, bytes: &mut Vec<u8>) {
         let at = self.place(bytes.len());
         let Some(start) = bytes[at..].iter().position(u8::is_ascii_digit).map(|i| at + i) else { return };
@@ -222,7 +222,7 @@ impl Mutator {
         bytes.splice(start..start + length, new.bytes());
     }
 
-    /// Something else in place of a word.
+    /// Replaces a word.
     fn word(&mut self, bytes: &mut Vec<u8>) {
         let at = self.place(bytes.len());
         let Some(start) = bytes[at..].iter().position(u8::is_ascii_alphanumeric).map(|i| at + i) else {
@@ -242,7 +242,7 @@ fn is_text(bytes: &[u8]) -> bool {
     !start.is_empty() && printed * 10 > start.len() * 9
 }
 
-/// Makes the checksums of PNG chunks and tar headers fit.
+/// Recomputes the checksums of PNG chunks and tar headers.
 fn repair(bytes: &mut [u8]) {
     if bytes.starts_with(b"\x89PNG\r\n\x1a\n") {
         repair_png(bytes);

@@ -1,8 +1,7 @@
-//! Runs mutants one after another and watches them: none may end the program, take more than 1 GiB,
-//! or longer than 20 s.
+//! Reads mutants one after another: none may panic, take more than 1 GiB, or longer than 20 s.
 //!
-//! A mutant that does is kept in the build's folder for temporary files, under `mutants`, to be
-//! looked at and made a fixture.
+//! Failing mutants are saved in the build's temporary folder, in `mutants`, for analysis and as
+//! fixtures.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
@@ -14,13 +13,12 @@ use std::time::{Duration, Instant};
 
 use super::mutate::{Mutator, Outcome, repository};
 
-/// Memory that reading one file may take.
+/// Maximum memory for reading one file, in bytes.
 pub const MEMORY: usize = 1 << 30;
-/// Time that it may take.
+/// Maximum time for reading one file.
 pub const TIME: Duration = Duration::from_secs(20);
 
-/// Counts what is allocated, and refuses what goes beyond the limit as a system without memory
-/// would.
+/// Counts allocations, and fails those above the limit like a system without memory.
 #[derive(Debug)]
 pub struct Counting;
 
@@ -74,11 +72,11 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// When the mutant that is read now was begun, in milliseconds since the first one; none at
-/// `u64::MAX`.
+/// Start time of the current mutant, in milliseconds since the first one; `u64::MAX` if there is
+/// none.
 static BEGUN: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// Ends the program when a mutant takes too long: its thread cannot be stopped.
+/// Aborts the program when a mutant takes too long: its thread cannot be stopped.
 fn watch() {
     static WATCHED: Once = Once::new();
     WATCHED.call_once(|| {
@@ -104,27 +102,27 @@ fn clock() -> u64 {
     START.get_or_init(Instant::now).elapsed().as_millis() as u64
 }
 
-/// What reading the mutants of one kind came to.
+/// The results of the mutants of one kind.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
-    /// Mutants read.
+    /// Number of mutants.
     pub mutants: usize,
-    /// Those that were read to their end.
+    /// Number of mutants that were read without an error.
     pub whole: usize,
-    /// Panics of foreign parsers that became errors.
+    /// Panics of third-party parsers that became errors.
     pub contained: usize,
-    /// Longest time.
+    /// Maximum time.
     pub slowest: Duration,
-    /// Most memory in bytes.
+    /// Maximum memory in bytes.
     pub peak: usize,
-    /// Files of the mutants that ended in a panic, with its message.
+    /// Files of mutants that panicked, with the message.
     pub failures: Vec<String>,
 }
 
-/// Memory is counted for the whole program: one kind at a time.
+/// One kind at a time, because memory is counted for the whole program.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Reads `count` mutants of each seed file's share.
+/// Reads `count` mutants, divided over the seed files.
 pub fn run(name: &str, seeds: &[Vec<u8>], count: usize, read: impl Fn(&Path, &[u8]) -> Outcome) -> Figures {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let scratch = tempfile::tempdir().expect("a temporary folder");
@@ -153,7 +151,7 @@ pub fn run(name: &str, seeds: &[Vec<u8>], count: usize, read: impl Fn(&Path, &[u
     figures
 }
 
-/// Reads one mutant; the message of its panic if it ends in one.
+/// Reads one mutant; returns the message if it panics.
 fn watched(figures: &mut Figures, read: impl FnOnce() -> Outcome) -> Result<(), String> {
     let before = LIVE.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
@@ -178,12 +176,12 @@ fn watched(figures: &mut Figures, read: impl FnOnce() -> Outcome) -> Result<(), 
     Ok(())
 }
 
-/// How many mutants of each kind: of 12 kinds, `INCEPT_MUTANTS` in all, or so many that it takes
-/// seconds.
+/// The number of mutants per kind: `INCEPT_MUTANTS` divided by the 12 kinds, or a default that
+/// takes seconds.
 pub fn count(usual: usize) -> usize {
     let total: Option<usize> = std::env::var("INCEPT_MUTANTS").ok().and_then(|text| text.parse().ok());
     total.map_or(usual, |total| total.div_ceil(KINDS))
 }
 
-/// Kinds that are tried: ten and two that the command reads.
+/// Number of kinds: ten of the library and two of the command.
 const KINDS: usize = 12;

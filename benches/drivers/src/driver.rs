@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::Result;
 
-/// A number that the driver tells of a pipeline, under the driver's name for it.
+/// A statistic of a pipeline, with the driver's name for it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Statistic {
     /// For example `VGPRs` or `Register Count`.
@@ -21,7 +21,7 @@ pub struct Statistic {
     pub value: f64,
 }
 
-/// A device that is opened to compile. It lives as long as the process, so nothing is destroyed.
+/// A device that only compiles. It lives as long as the process, so nothing is destroyed.
 pub struct Driver {
     name: String,
     limits: vk::PhysicalDeviceLimits,
@@ -32,7 +32,7 @@ pub struct Driver {
     _entry: ash::Entry,
 }
 
-/// More bindings than any kernel has.
+/// Upper bound on the number of bindings of a kernel.
 const BINDINGS: u32 = 16;
 
 fn text(words: &[std::ffi::c_char]) -> String {
@@ -41,7 +41,7 @@ fn text(words: &[std::ffi::c_char]) -> String {
 }
 
 impl Driver {
-    /// Opens the device of this number.
+    /// Opens the device with this index.
     pub fn open(number: usize) -> Result<Self> {
         // SAFETY: the loader's library is the system's own, and all handles below are of the
         // objects that they are used with.
@@ -63,7 +63,7 @@ impl Driver {
                 .push_next(&mut statistics);
             let device = instance
                 .create_device(physical, &info, None)
-                .map_err(|e| format!("the driver cannot tell about its pipelines: {e}"))?;
+                .map_err(|e| format!("the driver does not report pipeline statistics: {e}"))?;
             let executables = executables::Device::new(&instance, &device);
             let binding = |number: u32, kind| {
                 vk::DescriptorSetLayoutBinding::default()
@@ -83,12 +83,12 @@ impl Driver {
         }
     }
 
-    /// What the driver calls the device.
+    /// The device's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What kernels are made for: the device's limits, and adapters of this class.
+    /// The profile to create kernels for: the device's limits and this adapter class.
     pub fn profile(&self, class: AdapterClass) -> Profile {
         Profile {
             workgroup_memory: self.limits.max_compute_shared_memory_size,
@@ -98,7 +98,7 @@ impl Driver {
         }
     }
 
-    /// Compiles a kernel and asks the driver about it.
+    /// Compiles a kernel and reads its statistics.
     pub fn statistics(&self, kernel: &Kernel, bake: bool) -> Result<Vec<Statistic>> {
         let code = spirv(kernel, bake)?;
         let entry = CString::new(kernel.entry)?;
@@ -123,7 +123,7 @@ impl Driver {
             let list = self.executables.get_pipeline_executable_statistics(&info)?;
             self.device.destroy_pipeline(pipeline, None);
             self.device.destroy_shader_module(module, None);
-            // Hashes tell pipelines apart, and nothing about them.
+            // Hashes only identify pipelines.
             let told = list.iter().map(statistic).filter(|s| !s.name.to_lowercase().contains("hash"));
             Ok(told.collect())
         }
@@ -144,7 +144,7 @@ fn statistic(told: &vk::PipelineExecutableStatisticKHR<'_>) -> Statistic {
     Statistic { name: text(&told.name), value }
 }
 
-/// The SPIR-V that the engine gives to drivers: no checks of bounds, loops and divisions.
+/// The SPIR-V that the engine passes to drivers: without checks of bounds, loops and divisions.
 fn spirv(kernel: &Kernel, bake: bool) -> Result<Vec<u32>> {
     let wgsl = pipeline_text(kernel, bake)?;
     let module = naga::front::wgsl::parse_str(&wgsl).map_err(|e| e.emit_to_string(&wgsl))?;

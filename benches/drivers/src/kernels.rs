@@ -22,7 +22,7 @@ pub fn of(
     let list = op.kernels(&operands, profile);
     let chosen = choose(&list, profile).map(|i| i.name);
     let wanted = list.iter().filter(|i| i.fits(profile) && (all || Some(i.name) == chosen));
-    // The kernel that computes a product says what it moves.
+    // The kernel that computes a product reports its traffic.
     let main = |kernels: &[Kernel]| {
         let flops = |k: &&Kernel| k.traffic.as_ref().map_or(0, |t| t.flops);
         kernels.iter().max_by_key(flops).cloned()

@@ -1,6 +1,6 @@
-//! What a Vulkan driver makes of the convolution kernels: registers, spills, instructions, by
-//! `VK_KHR_pipeline_executable_properties`. Nothing runs, so that a driver that compiles for
-//! hardware which is not there will do.
+//! Statistics of the convolution kernels as compiled by a Vulkan driver: registers, spills,
+//! instructions, from `VK_KHR_pipeline_executable_properties`. Nothing runs, so a driver that
+//! compiles for absent hardware works too.
 
 mod driver;
 mod kernels;
@@ -16,35 +16,35 @@ use serde::Serialize;
 use driver::{Driver, Statistic};
 use layers::{Direction, LAYERS, Layer};
 
-/// Any error, as it is told to the user.
+/// Any error, for printing.
 pub type Error = Box<dyn std::error::Error>;
-/// A result whose error is only told.
+/// A result whose error is only printed.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Compiles the convolution kernels with a Vulkan driver and prints what it says about them.
+/// Compiles the convolution kernels with a Vulkan driver and prints their statistics.
 ///
-/// Mesa's driver for AMD GPUs compiles without one: RADV_FORCE_FAMILY=navi21 and VK_ICD_FILENAMES
+/// Mesa's driver for AMD GPUs compiles without a GPU: RADV_FORCE_FAMILY=navi21 and VK_ICD_FILENAMES
 /// with its file (radeon_icd.x86_64.json).
 #[derive(Parser)]
 struct Options {
-    /// The device: its place in the list that the loader gives
+    /// Device index in the loader's list
     #[arg(long, default_value_t = 0)]
     device: usize,
-    /// Images of a batch
+    /// Batch size
     #[arg(long, default_value_t = 128)]
     batch: usize,
-    /// Only layers whose name has this in it
+    /// Only layers whose name contains this
     #[arg(long)]
     only: Option<String>,
-    /// Every implementation, and not just what a discrete GPU gets without tuning
+    /// Every implementation, not only the defaults of a discrete GPU
     #[arg(long)]
     all: bool,
-    /// One line of JSON for each kernel instead of text
+    /// One line of JSON per kernel instead of text
     #[arg(long)]
     json: bool,
 }
 
-/// What a driver says of one kernel.
+/// The statistics of one kernel.
 #[derive(Serialize)]
 struct Row<'a> {
     device: &'a str,

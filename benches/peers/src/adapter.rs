@@ -52,7 +52,7 @@ fn kind_of(
     backend: wgpu::Backend,
 ) -> Result<DeviceKind> {
     let like = |s: &&AdapterSummary| s.name == summary.name && s.backend == summary.backend;
-    let twins_before = listed.iter().filter(like).take_while(|s| s.index < summary.index).count();
+    let duplicates_before = listed.iter().filter(like).take_while(|s| s.index < summary.index).count();
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = backend.into();
     let instance = wgpu::Instance::new(descriptor);
@@ -60,7 +60,7 @@ fn kind_of(
         .iter()
         .map(wgpu::Adapter::get_info)
         .collect();
-    let found = infos.iter().enumerate().filter(|(_, i)| i.name == summary.name).nth(twins_before);
+    let found = infos.iter().enumerate().filter(|(_, i)| i.name == summary.name).nth(duplicates_before);
     let (at, info) = found.ok_or_else(|| format!("burn does not see the adapter `{}`", summary.name))?;
     let index = infos[..at].iter().filter(|i| i.device_type == info.device_type).count();
     Ok(match info.device_type {

@@ -1,5 +1,4 @@
-//! burn's side: the paper's network as a user of burn writes it, with the tables and the first
-//! weights of incept.
+//! burn's side: the paper's network in idiomatic burn, with incept's tables and initial weights.
 
 use burn::module::{Module, Param, ParamGroup};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -36,7 +35,7 @@ struct Inception {
     project: Conv2d,
 }
 
-/// One auxiliary head. One of its pools is there.
+/// One auxiliary head, with one of the two pools.
 #[derive(Module, Debug)]
 struct AuxHead {
     fixed: Option<AvgPool2d>,

@@ -89,8 +89,8 @@ fn primitive(tensor: Tensor<4>) -> Result<FloatTensor<Backend>> {
     tensor.try_into_primitive::<Backend>().map_err(|e| format!("no tensor of the wgpu backend: {e:?}").into())
 }
 
-/// An activation as burn's convolutions hand it on: channels last in memory, channels second in its
-/// shape.
+/// An activation in the layout of burn's convolutions: channels last in memory, channels second in
+/// its shape.
 fn channels_last(
     device: &Device,
     values: Vec<f32>,

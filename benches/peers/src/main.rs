@@ -1,5 +1,5 @@
-//! incept beside other trainers that run on any GPU: the same network, the same numbers, the same
-//! adapter, one process, in turns.
+//! Compares incept with other frameworks that run on any GPU: the same network, data and adapter,
+//! in one process, in alternation.
 
 mod adapter;
 mod burn_net;
@@ -25,29 +25,29 @@ use adapter::Devices;
 use shared::{Direction, LAYERS, Layer};
 use timing::{Contender, Schedule, Spread, Timing, compare, geometric_mean};
 
-/// Any error, as it is told to the user.
+/// Any error, for printing.
 pub type Error = Box<dyn std::error::Error>;
-/// A result whose error is only told.
+/// A result whose error is only printed.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Measures incept beside burn's wgpu backend, on the same adapter, in turns.
+/// Compares incept with burn's wgpu backend, on the same adapter, in alternation.
 #[derive(Parser)]
 struct Options {
     #[command(subcommand)]
     what: What,
-    /// The adapter: its number in `incept devices`, or a part of its name
+    /// Adapter: its index in `incept devices`, or part of its name
     #[arg(long, global = true)]
     adapter: Option<String>,
-    /// Blocks of each contender
+    /// Number of blocks per contender
     #[arg(long, global = true, default_value_t = 7)]
     rounds: u32,
-    /// Least milliseconds of one block
+    /// Minimum duration of a block in milliseconds
     #[arg(long, global = true, default_value_t = 500)]
     block: u64,
-    /// Least number of iterations before the first block; more follow until their times are alike
+    /// Minimum number of warm-up iterations; more follow until their times are similar
     #[arg(long, global = true, default_value_t = 5)]
     warm_up: u32,
-    /// One line of JSON for each row instead of a table
+    /// One line of JSON per row instead of a table
     #[arg(long, global = true)]
     json: bool,
 }
@@ -64,19 +64,19 @@ enum What {
 
 #[derive(Args)]
 struct NetworkOptions {
-    /// Factor on all channel counts
+    /// Width multiplier
     #[arg(long, default_value_t = 0.25)]
     width: f64,
-    /// Height and width of the images
+    /// Image height and width in pixels
     #[arg(long, default_value_t = 64)]
     input: usize,
-    /// Images of a batch; several make several rows
+    /// Batch sizes, each a row
     #[arg(long, value_delimiter = ',', default_value = "32")]
     batch: Vec<usize>,
     /// Number of classes
     #[arg(long, default_value_t = 10)]
     classes: usize,
-    /// How incept stores activations in training steps; burn computes in f32 either way
+    /// Precision of incept's activations in training steps; burn always computes in f32
     #[arg(long, value_enum, default_value = "f32")]
     precision: Stored,
 }
@@ -96,7 +96,7 @@ impl Stored {
         }
     }
 
-    /// How far losses may be apart, as a share of the largest
+    /// Maximum relative difference of losses
     fn tolerance(self) -> f32 {
         match self {
             Self::F32 => 2e-3,
@@ -107,10 +107,10 @@ impl Stored {
 
 #[derive(Args)]
 struct LayerOptions {
-    /// Images of a batch
+    /// Batch size
     #[arg(long, default_value_t = 8)]
     batch: usize,
-    /// Only layers whose name has this in it
+    /// Only layers whose name contains this
     #[arg(long)]
     only: Option<String>,
 }
@@ -216,7 +216,7 @@ fn networks(
     Ok(())
 }
 
-/// Both inferences, after a look at whether they find the same.
+/// Both inferences, after comparing their results.
 fn inference(devices: &Devices, network: &GoogLeNet, batch: usize) -> Result<Vec<Box<dyn Contender>>> {
     let mut ours = ours::Inference::new(&devices.gpu, network, batch)?;
     let mut burn = burn_net::Inference::new(&devices.burn, network, batch)?;
@@ -286,7 +286,7 @@ fn single_layers(options: &LayerOptions, devices: &Devices, schedule: Schedule, 
     Ok(())
 }
 
-/// The contenders of one convolution, after a look at whether they compute the same.
+/// The contenders of one convolution, after comparing their results.
 fn singles(
     devices: &Devices,
     layer: &Layer,
@@ -309,16 +309,15 @@ fn singles(
         other.run(1)?;
         match work::agree(&what("meganeura"), &expected, &other.result()?, 1e-3) {
             Ok(()) => contenders.push(Box::new(other)),
-            // Drivers are known on which some of its kernels write nothing; the others are still
-            // worth a row.
-            Err(error) => eprintln!("left out: {error}"),
+            // On some drivers some of its kernels write nothing; the others still get a row.
+            Err(error) => eprintln!("skipped: {error}"),
         }
     }
     Ok(contenders)
 }
 
-/// How often one submission should do the operation, so that it takes some milliseconds and sending
-/// it does not count.
+/// The number of repetitions per submission that makes it take some milliseconds, so that its
+/// overhead is negligible.
 fn repeats(devices: &Devices, layer: &Layer, direction: Direction, batch: usize) -> Result<u32> {
     let mut once = ours::Single::new(&devices.gpu, layer, direction, batch, 1)?;
     once.run(2)?;

@@ -1,5 +1,5 @@
-//! Fair timing: warm up first, then blocks of each contender in turn, A B A B, and ratios within a
-//! round. What disturbs the machine for longer than a round disturbs both sides of a ratio.
+//! Fair timing: warm-up, then alternating blocks of the contenders, A B A B, and ratios within a
+//! round. Disturbances longer than a round affect both sides of a ratio.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use crate::Result;
 
 /// One side of a comparison.
 pub trait Contender {
-    /// What tables call it.
+    /// Its name in tables.
     fn name(&self) -> &'static str;
 
-    /// Does the work so many times and returns when the device has done it.
+    /// Runs this many iterations and returns when the device has completed them.
     fn run(&mut self, times: u32) -> Result<()>;
 }
 
@@ -30,16 +30,16 @@ pub struct Schedule {
 /// Median and range.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
-    /// Half of the values are below.
+    /// Median.
     pub median: f64,
-    /// The least value.
+    /// Minimum.
     pub min: f64,
-    /// The greatest value.
+    /// Maximum.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of values of which there is at least one.
+    /// The spread of at least one value.
     pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
@@ -52,7 +52,7 @@ impl Spread {
     }
 }
 
-/// What one contender took.
+/// The times of one contender.
 #[derive(Clone, Debug, Serialize)]
 pub struct Timing {
     /// The contender.
@@ -62,8 +62,7 @@ pub struct Timing {
     /// This contender's time divided by the first one's in the same round, over the rounds: above
     /// 1, the first is faster.
     pub ratio: Spread,
-    /// Seconds from the first iteration until times were steady: compiling and tuning kernels is in
-    /// here.
+    /// Seconds from the first iteration until times were steady, including compilation and tuning.
     pub warm_up_s: f64,
 }
 
@@ -104,9 +103,9 @@ fn timed(contender: &mut dyn Contender, times: u32) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64().max(1e-9))
 }
 
-/// Single iterations until three in a row are alike, which they are not while kernels are compiled
-/// and tuned; on a busy machine they never are, so patience ends. Returns the time that took and
-/// the time of one iteration.
+/// Runs single iterations until three consecutive ones take a similar time, which excludes
+/// compilation and tuning; the number of iterations is limited, for busy machines. Returns the
+/// total time and the time of one iteration.
 fn warm_up(contender: &mut dyn Contender, schedule: Schedule) -> Result<(f64, f64)> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let start = Instant::now();
@@ -129,8 +128,8 @@ fn warm_up(contender: &mut dyn Contender, schedule: Schedule) -> Result<(f64, f6
     if last[2] > block {
         return Ok((warm_up_s, last[2]));
     }
-    // Iterations of a block overlap, single ones wait for the device: the length of a block comes
-    // from a block.
+    // Iterations within a block overlap, unlike single ones: the length of a block is measured with
+    // a block.
     let times = (block / 4.0 / last[2]).ceil().clamp(1.0, 1e4) as u32;
     Ok((warm_up_s, timed(contender, times)? / f64::from(times)))
 }

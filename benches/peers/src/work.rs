@@ -1,4 +1,4 @@
-//! What is computed: the network, its first weights and its batches, the same for everyone.
+//! The workload: the network, its initial weights and its batches, the same for all contenders.
 
 use incept::data::Batch;
 use incept::model::GoogLeNet;
@@ -16,11 +16,11 @@ pub const MOMENTUM: f32 = 0.9;
 /// The weight decay of every step; biases have none.
 pub const DECAY: f32 = 2e-4;
 
-/// Values from -1 to 1 that look random.
+/// Pseudo-random values in [-1, 1].
 pub fn noise(length: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut draw = || {
-        // Xorshift: good enough for numbers that nobody learns from.
+        // Xorshift: sufficient for synthetic data.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -41,7 +41,7 @@ pub fn batch(network: &GoogLeNet, size: usize) -> Batch {
     }
 }
 
-/// The parameters that incept starts with, for those who do not draw them themselves.
+/// incept's initial parameters, for the other contenders.
 pub fn weights(network: &GoogLeNet) -> Result<TrainingState> {
     let graph = network.build(1)?.graph;
     let parameter = |(_, tensor, info): (_, &incept::graph::Tensor, &incept::graph::ParameterInfo)| {
@@ -64,7 +64,7 @@ pub fn difference(ours: &[f32], theirs: &[f32]) -> Result<f32> {
     Ok(if finite { worst / scale } else { f32::INFINITY })
 }
 
-/// Refuses to time two sides that do not compute the same.
+/// Fails if two sides do not compute the same.
 pub fn agree(what: &str, ours: &[f32], theirs: &[f32], tolerance: f32) -> Result<()> {
     let difference = difference(ours, theirs).map_err(|e| format!("{what}: {e}"))?;
     if difference > tolerance {

@@ -134,7 +134,7 @@ fn values_in_files_are_checked() {
 }
 
 #[test]
-fn every_option_has_help() {
+fn every_command_has_help() {
     fn explained(command: &[&str]) -> usize {
         let help = stdout(&[command, &["--help"]].concat());
         assert!(help.contains("Usage:") && help.lines().next().is_some_and(|l| l.len() > 30), "{help}");
