@@ -283,7 +283,7 @@ impl Bench {
     ) -> Result<Trainer> {
         let mut bar = None;
         let prepared = |done: usize, of: usize| {
-            let bar = bar.get_or_insert_with(|| reporter.bar("preparing kernels", of as u64));
+            let bar = bar.get_or_insert_with(|| reporter.bar("compiling kernels", of as u64));
             bar.update(done as u64, String::new);
         };
         gpu.block_on(Trainer::new(gpu, network, optimizer, self.work.batch, self.work.seed, prepared))

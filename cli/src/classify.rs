@@ -182,7 +182,7 @@ impl Classify {
         let mut waiting: BTreeMap<u64, &PathBuf> = BTreeMap::new();
         let mut answered = vec![0usize; heads.len()];
         let mut compute = 0.0;
-        let mut tell = |answers: Vec<Answer>, waiting: &mut BTreeMap<u64, &PathBuf>| -> Result<()> {
+        let mut print_all = |answers: Vec<Answer>, waiting: &mut BTreeMap<u64, &PathBuf>| -> Result<()> {
             for answer in answers {
                 let Some(file) = waiting.remove(&answer.image) else { continue };
                 answered[answer.head] += 1;
@@ -202,10 +202,10 @@ impl Classify {
             }
             waiting.extend(names.iter().enumerate().map(|(i, file)| (staged.images() + i as u64, *file)));
             let answers = gpu.block_on(staged.push(&Batch::of(batch, &values), exit))?;
-            tell(answers, &mut waiting)?;
+            print_all(answers, &mut waiting)?;
         }
         let rest = gpu.block_on(staged.finish(exit))?;
-        tell(rest, &mut waiting)?;
+        print_all(rest, &mut waiting)?;
         let count = answered.iter().sum::<usize>();
         if count > 0 {
             // The time of a stage does not depend on the images.

@@ -1,4 +1,4 @@
-//! What a training is made of: `train` and `demo` share it.
+//! The setup of a training, shared by `train` and `demo`.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,7 +18,7 @@ use super::options::DeviceArgs;
 use super::report::{Reporter, command_line};
 use super::tune::Worth;
 
-/// What a run was configured with; checkpoints keep it.
+/// The configuration of a run, which checkpoints contain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Run {
     pub data: String,
@@ -35,15 +35,15 @@ pub(crate) struct Run {
     pub seed: u64,
     #[serde(default)]
     pub mix: Option<Mix>,
-    /// Epochs without a better one after which training ends.
+    /// Early stopping after this many epochs without an improvement; none disables it.
     #[serde(default)]
     pub patience: Option<u64>,
-    /// The options that made all this; none where no person gave any.
+    /// The options that the other fields were resolved from; default for `demo`.
     #[serde(default)]
     pub config: Config,
 }
 
-/// All that training needs beside the device.
+/// Everything that training needs except the device.
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub run: Run,
@@ -68,13 +68,13 @@ impl Setup {
         })?;
         let mut bar = None;
         let prepared = |done: usize, of: usize| {
-            let bar = bar.get_or_insert_with(|| reporter.bar("preparing kernels", of as u64));
+            let bar = bar.get_or_insert_with(|| reporter.bar("compiling kernels", of as u64));
             bar.update(done as u64, String::new);
         };
         gpu.block_on(Trainer::new(gpu, &self.network, optimizer, *batch, *seed, prepared))
     }
 
-    /// What trains, validates and saves: with the run's data and options, in the trainer's state.
+    /// A learner with the run's data and options that continues from the trainer's state.
     pub(crate) fn learner(
         &self,
         trainer: Trainer,
@@ -87,7 +87,7 @@ impl Setup {
         let training = training.training(*seed, *augmentation).mixing(*mix);
         let loader = Loader::new(Arc::clone(&self.data.train), training)?;
         if validate && self.data.validation.is_empty() {
-            let reason = "has no images to validate on: add some, or train with --no-validation";
+            let reason = "has no validation images: add some, or train with --no-validation";
             return Err(Error::format(&self.run.data, reason));
         }
         let gpu = trainer.gpu().clone();

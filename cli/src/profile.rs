@@ -196,7 +196,7 @@ impl Profile {
         let images = self.work.images(network);
         let mut bar = None;
         let prepared = |done: usize, of: usize| {
-            let bar = bar.get_or_insert_with(|| reporter.bar("preparing kernels", of as u64));
+            let bar = bar.get_or_insert_with(|| reporter.bar("compiling kernels", of as u64));
             bar.update(done as u64, String::new);
         };
         // Labels are arbitrary: a small learning rate keeps the loss finite.

@@ -54,12 +54,12 @@ impl Reporter {
     }
 
     /// Like [`Reporter::line`], but a closed pipe is no error: training continues without a reader.
-    pub(crate) fn tell(&self, text: &str) -> Result<()> {
+    pub(crate) fn line_if_open(&self, text: &str) -> Result<()> {
         if_read(self.line(text))
     }
 
     /// Like [`Reporter::event`], but a closed pipe is no error.
-    pub(crate) fn tell_event(&self, value: &impl Serialize) -> Result<()> {
+    pub(crate) fn event_if_open(&self, value: &impl Serialize) -> Result<()> {
         if_read(self.event(value))
     }
 

@@ -1,4 +1,4 @@
-//! What is shown of a training: progress, a line per epoch, events for programs, the dashboard.
+//! The display of a training: progress, a line per epoch, JSON events, the dashboard.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use serde::Serialize;
 use super::board::Board;
 use super::dashboard::{Dashboard, View};
 use super::fit::{Run, Setup};
-use super::report::{Bar, Rate, Reporter, seconds, shown};
+use super::report::{Bar, Rate, Reporter, plural, seconds, shown};
 
-/// An event for programs that read along.
+/// An event of the JSON output.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 enum Event<'a> {
@@ -32,7 +32,7 @@ enum Event<'a> {
         train: usize,
         validation: usize,
     },
-    /// An epoch whose validation was interrupted before.
+    /// Validation of an epoch that was interrupted before.
     Validated {
         epoch: u64,
         validation_accuracy: f64,
@@ -44,13 +44,13 @@ enum Event<'a> {
     },
 }
 
-/// Shows a training while it runs.
+/// Displays a training while it runs.
 pub(crate) struct Screen<'a> {
     setup: &'a Setup,
     view: View,
     stop: Arc<AtomicBool>,
     reporter: &'a Reporter,
-    /// What the dashboard says about the run, before it is opened.
+    /// The contents of the dashboard until it is opened.
     board: Option<Board>,
     dashboard: Option<Dashboard>,
     bar: Option<Bar>,
@@ -66,7 +66,7 @@ impl<'a> Screen<'a> {
 impl Observer for Screen<'_> {
     fn started(&mut self, start: &Started<'_>) -> Result<()> {
         let Setup { run, network, data, .. } = self.setup;
-        self.reporter.tell_event(&Event::Start {
+        self.reporter.event_if_open(&Event::Start {
             device: start.device,
             network,
             classes: data.train.classes(),
@@ -86,8 +86,8 @@ impl Observer for Screen<'_> {
 
     fn validated_late(&mut self, epoch: u64, main: &Evaluation) -> Result<()> {
         let (percent, epochs) = (100.0 * main.accuracy(), self.setup.run.epochs);
-        self.reporter.tell(&format!("epoch {}/{epochs}  validation {percent:.2}%", epoch + 1))?;
-        self.reporter.tell_event(&Event::Validated { epoch, validation_accuracy: main.accuracy() })
+        self.reporter.line_if_open(&format!("epoch {}/{epochs}  validation {percent:.2}%", epoch + 1))?;
+        self.reporter.event_if_open(&Event::Validated { epoch, validation_accuracy: main.accuracy() })
     }
 
     fn epoch_started(&mut self, epoch: u64, images: usize) -> Result<()> {
@@ -120,40 +120,40 @@ impl Observer for Screen<'_> {
         if let Some(dashboard) = &mut self.dashboard {
             dashboard.epoch(epoch)?;
         }
-        self.reporter.tell(&epoch_line(epoch, self.setup.run.epochs))?;
-        self.reporter.tell_event(&Event::Epoch(epoch))
+        self.reporter.line_if_open(&epoch_line(epoch, self.setup.run.epochs))?;
+        self.reporter.event_if_open(&Event::Epoch(epoch))
     }
 
     fn stopped_early(&mut self, epochs: u64, best: Option<(f64, u64)>) -> Result<()> {
         let best = best.map_or(String::new(), |(accuracy, epoch)| {
             format!(" (best {:.1}% at epoch {})", 100.0 * accuracy, epoch + 1)
         });
-        let unit = if epochs == 1 { "epoch" } else { "epochs" };
+        let epochs = plural(epochs, "epoch");
         self.reporter
-            .tell(&format!("early stopping: validation accuracy has not improved for {epochs} {unit}{best}"))
+            .line_if_open(&format!("early stopping: validation accuracy has not improved for {epochs}{best}"))
     }
 
     fn saved(&mut self, file: &Path, last: bool, interrupted: bool) -> Result<()> {
         self.bar = None;
-        self.reporter.tell_event(&Event::Saved { checkpoint: file, interrupted })?;
+        self.reporter.event_if_open(&Event::Saved { checkpoint: file, interrupted })?;
         if last {
             let why = if interrupted { "interrupted; " } else { "" };
-            self.reporter.tell(&format!("{why}saved {}", shown(file)))?;
+            self.reporter.line_if_open(&format!("{why}saved {}", shown(file)))?;
         }
         Ok(())
     }
 
     fn not_saved(&mut self, error: &Error) -> Result<()> {
-        self.reporter.tell(&format!("the checkpoint could not be saved either: {error}"))
+        self.reporter.line_if_open(&format!("saving the checkpoint failed too: {error}"))
     }
 }
 
-/// Losses and accuracy of the batch, rate and time left.
-fn step_line(step: &StepMetrics, rate: f64, left: &str) -> String {
+/// Losses and accuracy of the batch, throughput and remaining time.
+fn step_line(step: &StepMetrics, images_per_s: f64, left: &str) -> String {
     let losses: Vec<String> = step.heads.iter().map(|h| format!("{} {:.3}", h.name, h.loss)).collect();
     let correct = step.heads.first().map_or(0.0, |h| h.correct);
     let accuracy = 100.0 * correct / step.count.max(1) as f32;
-    format!("loss {}  accuracy {accuracy:.0}%  {rate:.0} images/s  {left} left", losses.join(" "))
+    format!("loss {}  accuracy {accuracy:.0}%  {images_per_s:.0} images/s  {left} left", losses.join(" "))
 }
 
 fn epoch_line(epoch: &EpochReport, epochs: u64) -> String {

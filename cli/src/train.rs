@@ -247,7 +247,7 @@ impl Train {
             if let Some(recorder) = learner.recorder_mut() {
                 recorder.fail(flags(&error.to_string()).into_owned(), epochs);
             }
-            let _ = reporter.tell_event(&Event::Failed { reason: error.to_string(), epochs });
+            let _ = reporter.event_if_open(&Event::Failed { reason: error.to_string(), epochs });
             ended(error, &folder, &setup.run.data)
         })?;
         report_bad(learner.train_loader());

@@ -38,8 +38,7 @@ enum Event<'a> {
         train: usize,
         validation: usize,
     },
-    #[serde(rename = "look")]
-    Validation {
+    Validated {
         seed: u64,
         aux_weight: f32,
         #[serde(flatten)]
@@ -109,7 +108,7 @@ impl Explain {
                 TrainingGraph::new(network, &recipe.optimizer, batch)?.plan(&gpu)
             })?;
         }
-        reporter.tell_event(&Event::Start {
+        reporter.event_if_open(&Event::Start {
             device: gpu.summary(),
             network: &with,
             recipe: &recipe,
@@ -209,7 +208,7 @@ impl Trial<'_> {
         let mut failed = None;
         let aux_weight = network.aux_weight;
         let validated = |point: &CurvePoint| {
-            let told = self.reporter.tell_event(&Event::Validation { seed, aux_weight, point });
+            let told = self.reporter.event_if_open(&Event::Validated { seed, aux_weight, point });
             failed = failed.take().or(told.err());
         };
         let run = train_curve(

@@ -187,10 +187,10 @@ fn explain_train_compares_seeds() {
         "--output",
         text(&svg),
     ]);
-    let looks: Vec<&Value> = events.iter().filter(|e| e["event"] == "look").collect();
-    assert_eq!(looks.len(), 2 * 2 * 3);
+    let validated: Vec<&Value> = events.iter().filter(|e| e["event"] == "validated").collect();
+    assert_eq!(validated.len(), 2 * 2 * 3);
     let heads = |look: &Value| look["accuracies"].as_array().map_or(0, Vec::len);
-    assert_eq!((heads(looks[0]), heads(looks[3])), (3, 1));
+    assert_eq!((heads(validated[0]), heads(validated[3])), (3, 1));
     let result = events.last().expect("an end");
     assert_eq!(result["event"], "comparison");
     let verdict = &result["verdict"];

@@ -217,7 +217,7 @@ fn epoch_is_saved_if_validation_fails() {
     let trained = tensors(&run.last());
     let more = ["train", "--resume", text(run.path()), "--max-bad", "2", "--tune", "off"];
     let said = stdout(&more, &runs);
-    assert!(said.contains("epoch 1/1  held out"), "{said}");
+    assert!(said.contains("epoch 1/1  validation"), "{said}");
     assert!(tensors(&run.last()) == trained && tensors(&run.best()) == trained);
 }
 
@@ -405,11 +405,11 @@ fn validated_on_resume(run: &RunFolder, runs: &Path) {
     std::fs::write(run.log_path(), lines.concat()).expect("can be written");
     assert_eq!(epochs()[1].validation, None);
     let said = stdout(&["train", "--resume", text(run.path()), "--tune", "off"], runs);
-    assert!(said.contains("epoch 2/2  held out"), "{said}");
+    assert!(said.contains("epoch 2/2  validation"), "{said}");
     assert_eq!(epochs(), before, "as if nothing had been interrupted");
     // Only once.
     let said = stdout(&["train", "--resume", text(run.path()), "--tune", "off"], runs);
-    assert!(!said.contains("held out"), "{said}");
+    assert!(!said.contains("  validation "), "{said}");
 }
 
 /// A run with NaN losses stops with an error, counts NaN as incorrect, and is still listed.
@@ -433,7 +433,7 @@ fn diverged_run_fails_with_advice() {
     // No checkpoint with non-finite weights was saved.
     assert!(!run.last().exists() && !run.best().exists());
     let errors = fails(&["train", "--resume", text(run.path())], folder.path());
-    assert!(errors.contains("no checkpoint yet") && errors.contains("config.toml"), "{errors}");
+    assert!(errors.contains("has no checkpoint") && errors.contains("config.toml"), "{errors}");
 }
 
 /// Every recipe, optimizer and schedule trains.
