@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::formats::{ExportOptions, write_onnx};
 use crate::graph::TensorId;
 use crate::model::{Model, Network, Output};
-use crate::optim::{Progress, TrainingState};
+use crate::optim::{Progress, TrainingState, is_loss_scale};
 
 /// What an ONNX model of a checkpoint has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,8 +67,7 @@ impl<M: Model> ModelCheckpoint<M> {
     #[must_use]
     pub fn without_training(&self) -> Self {
         let state = self.state.clone().averaged();
-        let statistics =
-            state.state.into_iter().filter(|(name, _)| !name.starts_with(crate::optim::LOSS_SCALE));
+        let statistics = state.state.into_iter().filter(|(name, _)| !is_loss_scale(name));
         let progress = Progress { step: self.state.progress.step, ..Progress::default() };
         let state = TrainingState {
             parameters: state.parameters,

@@ -32,7 +32,7 @@ use crate::data::{Preprocessing, imagenet_classes};
 use crate::error::{Error, Result};
 use crate::formats::{Foreign, Format, MAX_HEADER, decode};
 use crate::model::{GoogLeNet, Model};
-use crate::optim::{LOSS_SCALE, Progress, TrainingState};
+use crate::optim::{Progress, TrainingState, is_loss_scale};
 use crate::output::write_atomically;
 use crate::tensor::HostTensor;
 use crate::untrusted::{MAX_FILE_BYTES, MAX_TEXT_BYTES, open_regular, read_file, read_up_to};
@@ -213,10 +213,7 @@ impl<M: Model> ModelCheckpoint<M> {
                 state.slots[number].insert(name.to_string(), tensor);
             } else if let Some(name) = name.strip_prefix("average.") {
                 state.average.get_or_insert_default().insert(name.to_string(), tensor);
-            } else if name.ends_with("running_mean")
-                || name.ends_with("running_var")
-                || name.starts_with(LOSS_SCALE)
-            {
+            } else if name.ends_with("running_mean") || name.ends_with("running_var") || is_loss_scale(&name) {
                 state.state.insert(name, tensor);
             } else if !name.ends_with("num_batches_tracked") {
                 state.parameters.insert(name, tensor);

@@ -9,8 +9,8 @@ use crate::data::Preprocessing;
 use crate::error::{Error, Result};
 use crate::graph::Role;
 use crate::model::Model;
-use crate::optim::LOSS_SCALE;
 use crate::optim::TrainingState;
+use crate::optim::is_loss_scale;
 use crate::tensor::HostTensor;
 use crate::tensor::Shape;
 
@@ -105,7 +105,7 @@ fn check_tensors(network: &impl Model, state: &TrainingState) -> Result<(), Stri
     fit("", &state.parameters, &parameters)?;
     // The loss scale is kept among the statistics, by runs in f16.
     let mut kept = statistics.clone();
-    let scale = state.state.keys().filter(|name| name.starts_with(LOSS_SCALE));
+    let scale = state.state.keys().filter(|name| is_loss_scale(name));
     kept.extend(scale.map(|name| (name.clone(), Shape::from([1]))));
     fit("", &state.state, &kept)?;
     for (i, slot) in state.slots.iter().enumerate() {

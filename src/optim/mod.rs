@@ -7,7 +7,7 @@ mod schedule;
 mod state;
 
 pub use optimizer::{Averaging, Optimizer, Rule};
-pub(crate) use precision::{LOSS_SCALE, ScaleState};
 pub use precision::{LossScaling, Precision};
+pub(crate) use precision::{ScaleState, is_loss_scale};
 pub use schedule::{Moment, Pace, Schedule};
 pub use state::{Progress, TrainingState};

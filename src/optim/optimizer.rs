@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::precision::{Guard, LOSS_SCALE, Precision, ScaleState};
+use super::precision::{Guard, Precision, ScaleState, is_loss_scale};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Region, Role, TensorId};
 use crate::ops::{Accumulate, AdamW, Average, ClipNorm, Lars, Sgd};
@@ -264,7 +264,7 @@ impl Optimizer {
             // What the averaged parameters make of an image has other statistics than what the
             // latest ones make of it. Those of a step whose gradients overflow are as good as any,
             // so there is no guard.
-            if layout.state.iter().any(|entry| !entry.name.starts_with(LOSS_SCALE)) {
+            if layout.state.iter().any(|entry| !is_loss_scale(&entry.name)) {
                 let [average, state] = [Region::AveragedState, Region::State]
                     .map(|region| stretch(graph, region, layout.state_length()));
                 graph.add("optimizer/average_statistics", Average { decay }, &[average, state])?;

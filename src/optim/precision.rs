@@ -68,7 +68,12 @@ impl LossScaling {
 }
 
 /// The prefix of the tensors that the loss scale is kept in, among the running statistics.
-pub(crate) const LOSS_SCALE: &str = "loss_scale/";
+const LOSS_SCALE: &str = "loss_scale/";
+
+/// Whether a tensor of the state is what mixed precision keeps, and not a running statistic.
+pub(crate) fn is_loss_scale(name: &str) -> bool {
+    name.starts_with(LOSS_SCALE)
+}
 
 /// The scalars of the loss scale in a training graph.
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::metrics::{self, HeadPlaces, Metric, Places};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::{Graph, TensorId};
@@ -30,6 +31,7 @@ pub struct TrainingGraph {
     pub logits: Vec<TensorId>,
     /// The names of the heads.
     pub heads: Vec<&'static str>,
+    pub(super) places: Places,
     pub(super) accumulated: Option<TensorId>,
 }
 
@@ -66,19 +68,24 @@ impl TrainingGraph {
             Some(_) => Some([graph.find(Network::MIXED[0])?, graph.find(Network::MIXED[1])?]),
             None => None,
         };
-        let named = &graph;
-        let of_heads =
-            |output: fn(&'static str) -> Output| heads.iter().map(move |head| named.output(output(head)));
-        let metrics = [graph.output(Output::Loss)].into_iter().chain(of_heads(Output::HeadLoss));
-        let mut metrics: Vec<TensorId> = metrics.chain(of_heads(Output::Correct)).collect::<Result<_>>()?;
-        let logits = of_heads(Output::Logits).collect::<Result<_>>()?;
+        let mut metrics = Vec::new();
+        let loss = metrics::add(&mut metrics, graph.output(Output::Loss)?);
+        let losses = heads.iter().map(|head| graph.output(Output::HeadLoss(head)));
+        let losses: Vec<Metric> =
+            losses.map(|loss| Ok(metrics::add(&mut metrics, loss?))).collect::<Result<_>>()?;
+        let mut places = Places { loss, heads: Vec::new(), norm: None, scaling: None };
+        for (name, loss) in heads.iter().zip(losses) {
+            let correct = metrics::add(&mut metrics, graph.output(Output::Correct(name))?);
+            places.heads.push(HeadPlaces { name, loss, correct });
+        }
+        let logits = heads.iter().map(|head| graph.output(Output::Logits(head))).collect::<Result<_>>()?;
         let scale = scaling.map(|scaling| ScaleState::find(&graph, scaling)).transpose()?;
         let layout = Arc::new(Layout::of(&graph));
         let update = optimizer.append(&mut graph, &layout, scale)?;
-        metrics.extend(update.norm);
-        metrics.extend(update.scaling.iter().flatten());
+        places.norm = update.norm.map(|norm| metrics::add(&mut metrics, norm));
+        places.scaling = update.scaling.map(|scaling| scaling.map(|t| metrics::add(&mut metrics, t)));
         let accumulated = update.accumulated;
-        Ok(Self { graph, layout, input, labels, mixed, metrics, logits, heads, accumulated })
+        Ok(Self { graph, layout, input, labels, mixed, metrics, logits, heads, places, accumulated })
     }
 
     /// Plans it as a trainer on this device does.

@@ -3,15 +3,16 @@
 
 mod fit;
 mod graph;
+mod metrics;
 
 pub(crate) use fit::IN_FLIGHT;
 pub use fit::{EpochSummary, HeadSummary, train_epoch, train_epoch_from};
 pub use graph::TrainingGraph;
+pub use metrics::{HeadMetrics, ScalingMetrics, StepMetrics};
+use metrics::{Places, Sent};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-
-use serde::Serialize;
 
 use crate::data::Batch;
 use crate::error::{Error, Result};
@@ -19,56 +20,8 @@ use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
 use crate::graph::{Region, TensorId};
 use crate::kernel::{Step, Window};
 use crate::model::{GoogLeNet, Model};
-use crate::ops::LossScale;
-use crate::optim::{LOSS_SCALE, Optimizer, Pace, Precision, Progress, TrainingState};
+use crate::optim::{Optimizer, Pace, Progress, TrainingState, is_loss_scale};
 use crate::tensor::{Element, HostTensor};
-
-/// One softmax in one training step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct HeadMetrics {
-    /// `main`, `aux1` or `aux2`.
-    pub name: &'static str,
-    /// Mean cross-entropy of the batch.
-    pub loss: f32,
-    /// Images of the batch whose largest logit is their label.
-    pub correct: f32,
-}
-
-/// What one training step measured.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct StepMetrics {
-    /// Number of the step (micro-batch), from 0.
-    pub step: u64,
-    /// Images in the batch.
-    pub count: usize,
-    /// Learning rate.
-    pub rate: f32,
-    /// The weighted sum of the losses.
-    pub loss: f32,
-    /// Each softmax, the main one first.
-    pub heads: Vec<HeadMetrics>,
-    /// The global norm of the gradients, if [`Optimizer::clip_norm`] is set and this step ends with
-    /// an update: not finite where that was skipped.
-    pub gradient_norm: Option<f32>,
-    /// The loss scale, if the loss is scaled and this step ends with an update.
-    pub scaling: Option<ScalingMetrics>,
-}
-
-/// The loss scale of the last update.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct ScalingMetrics {
-    /// What the loss was multiplied by.
-    pub scale: f32,
-    /// Updates so far that were skipped because their gradients overflowed.
-    pub skipped: u64,
-}
-
-impl ScalingMetrics {
-    /// Whether the scale cannot become smaller: what overflows now overflows for good.
-    pub fn is_smallest(&self) -> bool {
-        self.scale <= LossScale::RANGE[0]
-    }
-}
 
 /// A network in training on a device.
 #[derive(Debug)]
@@ -83,21 +36,11 @@ pub struct Trainer<M = GoogLeNet> {
     mixed: Option<[TensorId; 2]>,
     heads: Vec<&'static str>,
     logits: Vec<TensorId>,
-    has_norm: bool,
+    places: Places,
     /// The node after which everything runs once for each update.
     update_from: usize,
     progress: Progress,
     sent: VecDeque<Sent>,
-}
-
-/// A step whose metrics are on their way.
-#[derive(Debug)]
-struct Sent {
-    step: u64,
-    count: usize,
-    rate: f32,
-    /// Whether gradients were not only added up.
-    updates: bool,
 }
 
 impl<M: Model> Trainer<M> {
@@ -143,7 +86,7 @@ impl<M: Model> Trainer<M> {
             mixed,
             heads: training.heads,
             logits,
-            has_norm: optimizer.clip_norm.is_some(),
+            places: training.places,
             update_from,
             progress: Progress { seed, ..Progress::default() },
             sent: VecDeque::new(),
@@ -339,32 +282,10 @@ impl<M: Model> Trainer<M> {
     /// What the device reports.
     pub async fn metrics(&mut self, in_flight: usize) -> Result<Vec<StepMetrics>> {
         let arrived = self.session.settle(in_flight).await?;
-        let heads = self.heads.len();
         let mut list = Vec::with_capacity(arrived.len());
         for metrics in arrived {
-            let Some(Sent { step, count, rate, updates }) = self.sent.pop_front() else { break };
-            let values = metrics.values;
-            let head = |(i, name): (usize, &&'static str)| HeadMetrics {
-                name,
-                loss: values[1 + i],
-                correct: values[1 + heads + i],
-            };
-            let scaling =
-                match (self.optimizer.precision, &values[1 + 2 * heads + usize::from(self.has_norm)..]) {
-                    (Precision::F16(_), &[scale, skipped]) if updates => {
-                        Some(ScalingMetrics { scale, skipped: skipped as u64 })
-                    }
-                    _ => None,
-                };
-            list.push(StepMetrics {
-                step,
-                count,
-                rate,
-                loss: values[0],
-                heads: self.heads.iter().enumerate().map(head).collect(),
-                gradient_norm: (self.has_norm && updates).then(|| values[1 + 2 * heads]),
-                scaling,
-            });
+            let Some(sent) = self.sent.pop_front() else { break };
+            list.push(self.places.read(&sent, &metrics.values));
         }
         Ok(list)
     }
@@ -396,7 +317,7 @@ impl<M: Model> Trainer<M> {
                 let mut average = download(&self.gpu, regions, region).await?;
                 if self.averages_statistics() {
                     let statistics = download(&self.gpu, regions, Region::AveragedState).await?;
-                    average.extend(statistics.into_iter().filter(|(name, _)| !name.starts_with(LOSS_SCALE)));
+                    average.extend(statistics.into_iter().filter(|(name, _)| !is_loss_scale(name)));
                 }
                 Some(average)
             }
@@ -426,7 +347,7 @@ impl<M: Model> Trainer<M> {
         upload(&self.gpu, &regions, Region::Parameters, &state.parameters)?;
         let mut values = state.state.clone();
         // A run in f32 has no loss scale.
-        for entry in regions.layout.state.iter().filter(|e| e.name.starts_with(LOSS_SCALE)) {
+        for entry in regions.layout.state.iter().filter(|e| is_loss_scale(&e.name)) {
             let start = HostTensor { dims: entry.shape.dims().to_vec(), data: vec![entry.start] };
             values.entry(entry.name.clone()).or_insert(start);
         }
@@ -458,7 +379,7 @@ impl<M: Model> Trainer<M> {
     /// [`Error::Tensor`] naming what is missing or has another shape.
     pub async fn start_from(&mut self, state: &TrainingState, anew: &[String]) -> Result<()> {
         let mut start = self.state().await?;
-        let keep = |name: &String| !anew.contains(name) && !name.starts_with(LOSS_SCALE);
+        let keep = |name: &String| !anew.contains(name) && !is_loss_scale(name);
         for (own, other) in [(&mut start.parameters, &state.parameters), (&mut start.state, &state.state)] {
             own.retain(|name, _| !keep(name));
             own.extend(other.iter().filter(|(name, _)| keep(name)).map(|(n, t)| (n.clone(), t.clone())));
