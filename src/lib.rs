@@ -68,6 +68,11 @@ pub use error::{Error, Result};
 /// types.
 pub use wgpu;
 
+/// How to add a model or an operation. Nothing is in this module but the text.
+pub mod extending {
+    #![doc = include_str!("extending.md")]
+}
+
 /// How the crate is built: the map that is `ARCHITECTURE.md` in the repository. Nothing is in this
 /// module but the text.
 pub mod architecture {

@@ -161,7 +161,7 @@ impl Graph {
     /// statistics and losses stay f32.
     ///
     /// # Errors
-    /// [`Error::Layer`](crate::Error::Layer) if an operation cannot work on such tensors.
+    /// [`Error::Layer`] if an operation cannot work on such tensors.
     pub fn stored_as(&self, element: Element) -> Result<Self> {
         let mut result = Rewriter::new(self);
         for tensor in &mut result.graph.tensors {
