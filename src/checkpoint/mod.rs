@@ -213,7 +213,8 @@ impl<M: Model> ModelCheckpoint<M> {
                 state.slots[number].insert(name.to_string(), tensor);
             } else if let Some(name) = name.strip_prefix("average.") {
                 state.average.get_or_insert_default().insert(name.to_string(), tensor);
-            } else if name.ends_with("running_mean") || name.ends_with("running_var") || is_loss_scale(&name) {
+            } else if name.ends_with("running_mean") || name.ends_with("running_var") || is_loss_scale(&name)
+            {
                 state.state.insert(name, tensor);
             } else if !name.ends_with("num_batches_tracked") {
                 state.parameters.insert(name, tensor);
