@@ -182,7 +182,7 @@ fn replaced_words_do_not_return() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut list = Vec::new();
     for folder in FOLDERS {
-        files(&root.join(folder), &["rs", "wgsl"], &mut list);
+        files(&root.join(folder), &["py", "rs", "snap", "toml", "wgsl"], &mut list);
     }
     for page in PAGES {
         files(&root.join(page), &["md"], &mut list);

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What the auxiliary softmaxes change in PyTorch: the comparison of `incept explain --train`, on the same embedded digits.
+"""The effect of the auxiliary heads in PyTorch: the comparison of `incept explain --train`, on the same embedded digits.
 
-Trains the paper's GoogLeNet at a quarter of its width on 8x8 digits scaled to 64x64, with and without the auxiliary losses from each
-seed: SGD at 0.01, momentum 0.9, weight decay 2e-4 on weights, batches of 32, dropout. Prints the mean and deviation of the scaled pixels, held-out accuracy after each epoch of each
-network as a line of JSON, then the mean and the range over the seeds. PyTorch is all that it needs.
+Trains the paper's GoogLeNet at width 0.25 on 8x8 digits scaled to 64x64, with and without the auxiliary losses from each seed: SGD with learning rate
+0.01, momentum 0.9, weight decay 2e-4 on weights, batch size 32, dropout. Prints the mean and standard deviation of the scaled pixels, the validation accuracy after each epoch as a line
+of JSON per network, then the mean and range over the seeds. Needs only PyTorch.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SIZE = 64
 
 
 def digits(pixels):
-    """Images and labels, held out a quarter of them: the last of each class."""
+    """Images and labels of training and validation set; the latter is the last quarter of each class."""
     rows = torch.frombuffer(bytearray(gzip.decompress(DIGITS.read_bytes())), dtype=torch.uint8).view(-1, 65)
     labels = rows[:, 64].long()
     images = rows[:, :64].float().view(-1, 1, 8, 8) / 16
@@ -33,12 +33,12 @@ def digits(pixels):
         images = images - mean
     if pixels == "standard":
         images = images / std
-    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    validation = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(10):
         of_class = (labels == label).nonzero().flatten()
-        held_out[of_class[-(len(of_class) // 4):]] = True
+        validation[of_class[-(len(of_class) // 4):]] = True
     images = images.expand(-1, 3, -1, -1).contiguous()
-    return (images[~held_out], labels[~held_out]), (images[held_out], labels[held_out])
+    return (images[~validation], labels[~validation]), (images[validation], labels[validation])
 
 
 def network(init):
@@ -50,8 +50,8 @@ def network(init):
     return net
 
 
-def curve(args, train, held_out, seed, aux):
-    """Held-out accuracy of the main softmax after each epoch."""
+def curve(args, train, validation, seed, aux):
+    """Validation accuracy of the main head after each epoch."""
     torch.manual_seed(seed)
     net = network(args.init)
     weights = [p for n, p in net.named_parameters() if n.endswith("weight")]
@@ -68,8 +68,8 @@ def curve(args, train, held_out, seed, aux):
             optimizer.step()
         net.eval()
         with torch.inference_mode():
-            right = sum((net(x).argmax(1) == y).sum().item() for x, y in zip(*(t.split(128) for t in held_out)))
-        accuracies.append(right / len(held_out[1]))
+            right = sum((net(x).argmax(1) == y).sum().item() for x, y in zip(*(t.split(128) for t in validation)))
+        accuracies.append(right / len(validation[1]))
     return accuracies
 
 
@@ -80,16 +80,16 @@ def main():
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--init", choices=["xavier", "glorot"], default="xavier", help="Caffe's, or PyTorch's xavier_uniform_")
     parser.add_argument("--pixels", choices=["standard", "centered", "unit"], default="standard",
-                        help="mean 0 and deviation 1 as incept has them, mean 0 alone, or 0 to 1")
+                        help="mean 0 and std 1 as in incept, only mean 0, or [0, 1]")
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    train, held_out = digits(args.pixels)
+    train, validation = digits(args.pixels)
     finals = {0.3: [], 0.0: []}
     for seed in range(args.first_seed, args.first_seed + args.seeds):
         for aux, list_of in finals.items():
-            accuracies = curve(args, train, held_out, seed, aux)
+            accuracies = curve(args, train, validation, seed, aux)
             list_of.append(accuracies[-1])
             print(json.dumps({"seed": seed, "aux_weight": aux, "accuracies": accuracies}), flush=True)
     better = sum(a > b for a, b in zip(finals[0.3], finals[0.0]))
