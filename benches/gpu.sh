@@ -1,9 +1,9 @@
 #!/bin/sh
-# Measures the rows that a real GPU has in docs/performance.md, and their ratios: `benches/gpu.sh [INCEPT [PEERS [FOLDER]]]`, from the root of the checkout.
+# Measures the GPU results of docs/performance.md, and their ratios: `benches/gpu.sh [INCEPT [PEERS [FOLDER]]]`, in the root of the repository.
 #
-# INCEPT is the program (target/release/incept), PEERS that of benches/peers (left out if it is not there), FOLDER an image folder with images of
-# 224 pixels or more, for what a whole epoch does (`cargo run --release --example noise_folder -- noise 4096` makes one). PyTorch's rows are run if
-# there is a python3 with PyTorch. Without PEERS and FOLDER it takes about four minutes.
+# INCEPT is the program (target/release/incept), PEERS that of benches/peers (skipped if it does not exist), FOLDER an image folder with images of
+# 224 pixels or more, for whole epochs (`cargo run --release --example noise_folder -- noise 4096` writes one). PyTorch's results are measured if
+# there is a python3 with PyTorch. Without PEERS and FOLDER this takes about four minutes.
 set -u
 incept=${1:-target/release/incept}
 peers=${2:-benches/peers/target/release/peers}
@@ -14,7 +14,7 @@ here=$(dirname "$0")
 kept=$(mktemp)
 trap 'rm -f "$kept"' EXIT
 
-# Runs a benchmark, shows what it says, and keeps a line with its name and training images a second.
+# Runs a benchmark, prints its output, and saves a line with its name and training images/s.
 bench() {
     name=$1
     shift
@@ -25,7 +25,7 @@ bench() {
 }
 
 "$incept" devices
-# Defaults first: tuning leaves its choices for later runs.
+# Defaults first: later runs use the tuning cache.
 bench f32 $network --batch 128 --precision f32 --tune off
 bench f16 $network --batch 128 --precision f16 --tune off
 bench f32-tuned $network --batch 128 --precision f32 --tune fast
@@ -50,12 +50,12 @@ awk -v peak="$peak" '
         if (rate["f32-tuned"] && rate["f16-tuned"]) printf "the same, tuned  %.2f\n", rate["f16-tuned"] / rate["f32-tuned"]
     }' "$kept"
 if [ -n "$folder" ]; then
-    # Each epoch says for which share of it the device was busy.
+    # Each epoch prints the device utilization.
     "$incept" train "$folder" --width 1 --input 224 --batch 128 --epochs 2 --augment crops --tune off --view plain --runs-dir "$(mktemp -d)"
 fi
 if [ -x "$peers" ]; then
     "$peers" step $network --batch 128 --rounds 3 --block 500
-    # incept in f16 on cooperative matrices, burn as it is.
+    # incept in f16 with cooperative matrices, burn in f32.
     "$peers" step $network --batch 128 --rounds 3 --block 500 --precision f16
     "$peers" infer $network --batch 1,32 --rounds 3 --block 500
 fi
