@@ -1,6 +1,6 @@
-//! An operation of one's own, in a crate of one's own: SiLU (Elfwing et al. 2018), with its WGSL,
-//! its gradient and its CPU reference. The kernels are compared with the reference, and a network
-//! learns the digits with it: `cargo run --release --example operation`.
+//! A custom operation outside of the crate: SiLU (Elfwing et al. 2018), with its WGSL, its gradient
+//! and its CPU reference. The kernels are compared with the reference, and a network with it is
+//! trained on the digits: `cargo run --release --example operation`.
 
 use incept::data::{OpenOptions, open};
 use incept::gpu::{AdapterOptions, Gpu};
@@ -50,7 +50,7 @@ fn silu_grad(
 }
 ";
 
-/// A kernel with one invocation per element, and where its operands lie.
+/// A kernel with one invocation per element, and the geometry of its operands.
 fn kernel(operands: &Operands<'_>, entry: &'static str) -> Kernel {
     let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
     let place = |operand: &Operand| (operand.offset, operand.batch_stride);

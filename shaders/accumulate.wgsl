@@ -1,5 +1,5 @@
-// Gradients of several micro-batches add up to one, each weighted by its images (see `Window`), in
-// vectors of four. p: count (vectors).
+// Gradient accumulation over micro-batches, weighted by their images (see `Window`), in vectors of
+// four. p: count (vectors).
 
 //# accumulate
 @compute @workgroup_size(WORKGROUP_X)

@@ -1,5 +1,5 @@
-// y += b. p: count (elements), item (elements of one item of the batch), offset and stride of y,
-// other_offset and other_stride of b.
+// y += b. p: count (elements), item (elements per batch item), offset and stride of y, other_offset
+// and other_stride of b.
 
 //# add
 @compute @workgroup_size(WORKGROUP_X)

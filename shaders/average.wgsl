@@ -1,5 +1,5 @@
 // Averaging of parameters over updates, in vectors of four. p: count (vectors), decay. Constants:
-// POLYAK (the uniform mean), GUARDED (there is a guard, see loss_scale.wgsl).
+// POLYAK (the uniform mean), GUARDED (with a guard, see loss_scale.wgsl).
 
 //# average
 @compute @workgroup_size(WORKGROUP_X)

@@ -1,11 +1,11 @@
-// Average pooling over windows of a fixed size or over adaptive windows, and the gradient. x is
-// [batch, channels, height, width], y [batch, channels, out_height, out_width]. p: count (elements
-// of the result), x_offset, x_stride, y_offset, y_stride. Constants: CHANNELS, HEIGHT, WIDTH,
-// OUT_HEIGHT, OUT_WIDTH, KERNEL, STRIDE, PAD (windows of a fixed size), because places are divided
-// by them and a network has few such pools; ADAPTIVE, ACCUMULATE, MASK (mask_offset, mask_stride:
-// zeros where the activation `mask` is not above zero).
+// Average pooling with fixed or adaptive windows, and the gradient. x is [batch, channels, height,
+// width], y [batch, channels, out_height, out_width]. p: count (elements of the result), x_offset,
+// x_stride, y_offset, y_stride. Constants: CHANNELS, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL,
+// STRIDE, PAD (fixed windows), compiled in because indices are divided by them and a network has
+// few such pools; ADAPTIVE, ACCUMULATE, MASK (mask_offset, mask_stride: zero where the activation
+// `mask` is not positive).
 
-// The rows or columns [x, y) of the input that window number o covers.
+// Input rows or columns [x, y) covered by window o.
 fn window(o: u32, size: u32, out_size: u32) -> vec2<u32> {
 #if ADAPTIVE
     return vec2(o * size / out_size, ((o + 1u) * size + out_size - 1u) / out_size);
@@ -38,7 +38,7 @@ fn avg_pool(
     y_data[place] = y_data_element(sum / f32((rows.y - rows.x) * (columns.y - columns.x)));
 }
 
-// The windows [x, y) that cover row or column number i.
+// Windows [x, y) that cover row or column i.
 //# avg_pool_grad
 fn covering(i: u32, size: u32, out_size: u32) -> vec2<u32> {
 #if ADAPTIVE

@@ -1,8 +1,8 @@
-// Batch normalisation: y = (x - mean) inverse_std weight + bias for each channel. In training, mean
-// and variance are the batch's; sums go over the plane of each item first, then over the items in
-// order. p: items, channels, pixels (of a plane), epsilon, momentum and, in values, plane, count,
-// x_offset, x_stride, y_offset, y_stride, d_offset, d_stride (of dy and dx). Constants: RELU (y =
-// max(y, 0)), VECTOR (a value is four pixels, else one).
+// Batch normalization: y = (x - mean) inverse_std weight + bias per channel. In training, mean and
+// variance are the batch's, summed over the plane of each item first, then over items in order. p:
+// items, channels, pixels (of a plane), epsilon, momentum and, in values, plane, count, x_offset,
+// x_stride, y_offset, y_stride, d_offset, d_stride (of dy and dx). Constants: RELU (y = max(y, 0)),
+// VECTOR (a value is four pixels, else one).
 
 #if VECTOR
 alias Value = vec4<f32>;
@@ -18,19 +18,19 @@ fn total(value: Value) -> f32 {
 }
 #endif
 
-// Where a plane (item, channel) begins.
+// Start of a plane (item, channel).
 fn plane_of(i: u32, offset: u32, stride: u32) -> u32 {
     let n = i / p.channels;
     return offset + n * stride + (i - n * p.channels) * p.plane;
 }
 
-// One workgroup of SHARERS invocations adds up its shares in a tree.
+// Tree reduction over the SHARERS invocations of a workgroup.
 //# planes grad_planes statistics grad_parameters
 #if !ALONE
 var<workgroup> shares: array<f32, SHARERS>;
 
 fn add_up(local: u32, share: f32) -> f32 {
-    // The one before must have been read by all.
+    // The previous sum must have been read by all.
     workgroupBarrier();
     shares[local] = share;
 #include "tree.wgsl" size = SHARERS; join = +=
@@ -39,8 +39,8 @@ fn add_up(local: u32, share: f32) -> f32 {
 }
 #endif
 
-// Mean and sum of squared deviations of each plane. With SHARERS = 1, each invocation has a plane
-// to itself.
+// Mean and sum of squared deviations of each plane. With SHARERS = 1, each invocation processes a
+// plane.
 //# planes
 @compute @workgroup_size(WORKGROUP_X)
 fn planes(
@@ -61,7 +61,7 @@ fn planes(
     partial[2u * i] = mean;
     partial[2u * i + 1u] = total(squares);
 #else
-    // Workgroups beyond the last plane do it again, so that all reach the barriers.
+    // Workgroups past the last plane repeat it, so that all reach the barriers.
     let i = min(linear_group(group, groups), p.items * p.channels - 1u);
     let first = plane_of(i, p.x_offset, p.x_stride);
     var sum = Value();
@@ -80,7 +80,7 @@ fn planes(
 #endif
 }
 
-// The statistics of a channel from those of its planes, which have equal sizes: exact, without the
+// Statistics of a channel from those of its planes, which have equal sizes, without the
 // cancellation of E[x^2] - E[x]^2.
 //# statistics
 @compute @workgroup_size(WORKGROUP_X)
@@ -114,17 +114,16 @@ fn statistics(
     let values = f32(p.items * p.pixels);
     means[c] = mean;
     inverse_stds[c] = 1.0 / sqrt(squares / values + p.epsilon);
-    // Sums that overflowed, as f16 may, would stay in the running statistics for good; the update
-    // of the parameters is left out then too.
+    // Overflowed sums, possible with f16, would stay in the running statistics forever; the
+    // parameter update is skipped too.
     if (bitcast<u32>(squares) & 0x7f800000u) == 0x7f800000u { return; }
     running_mean[c] += p.momentum * (mean - running_mean[c]);
-    // The running variance is unbiased; of a single value there is none, and 0 / 1 stands for it.
+    // The running variance is unbiased; for a single value it is 0 / 1.
     running_var[c] += p.momentum * (squares / max(values - 1.0, 1.0) - running_var[c]);
 }
 
-// The first value of an invocation and its plane. It has that value alone, or with LOOP every
-// STEP-th from it on: a whole plane, or a share of the plane that its workgroup goes through
-// (ALONG).
+// First value of an invocation and its plane. It processes only that value, or with LOOP every
+// STEP-th from it on: a whole plane, or a share of its workgroup's plane (ALONG).
 //# apply grad_apply
 struct Share {
     plane: u32,
@@ -185,7 +184,7 @@ fn inverse_std_of(c: u32) -> f32 {
 #endif
 }
 
-// The gradient before the ReLU, value k of planes that begin there.
+// The gradient before the ReLU, value k of planes that start there.
 //# grad_planes grad_apply
 fn upstream(d_first: u32, y_first: u32, k: u32) -> Value {
     let dy = Value(dx_data[d_first + k]);
@@ -196,7 +195,7 @@ fn upstream(d_first: u32, y_first: u32, k: u32) -> Value {
 #endif
 }
 
-// Sums of dy and of dy x^ (x^ being the normalised x) over each plane.
+// Sums of dy and of dy x^ (x^ being the normalized x) over each plane.
 //# grad_planes
 @compute @workgroup_size(WORKGROUP_X)
 fn grad_planes(

@@ -1,7 +1,7 @@
-// Scales a region down to a norm, in vectors of four. Sums have a fixed order: each of SUMMERS
-// invocations adds up the vectors SUMMERS apart, then one workgroup adds up their sums in a tree.
-// p: count (vectors), first (of this part's sums), sums (in all), max_norm. Constants: GUARDED
-// (there is a guard, see loss_scale.wgsl).
+// Clips a region to a maximum norm, in vectors of four. Sums have a fixed order: each of SUMMERS
+// invocations sums vectors SUMMERS apart, then one workgroup reduces these in a tree. p: count
+// (vectors), first (of this part's sums), sums (in all), max_norm. Constants: GUARDED (with a
+// guard, see loss_scale.wgsl).
 
 //# squares
 @compute @workgroup_size(WORKGROUP_X)
@@ -24,8 +24,8 @@ fn total(@builtin(local_invocation_index) local: u32) {
     if local == 0u { norm[0] = sqrt(shares[0]) / scale; }
 }
 
-// A norm that is infinite or not a number leaves the gradients as they are: it shows in the
-// metrics, and zeros would hide it.
+// A non-finite norm leaves the gradients unchanged: it is visible in the metrics, and zeros would
+// hide it.
 //# scale
 @compute @workgroup_size(WORKGROUP_X)
 fn scale(

@@ -2,30 +2,31 @@
 // height, width], the weight [outputs, channels, KERNEL_H, KERNEL_W], y [batch, outputs,
 // out_height, out_width]; all NCHW and OIHW.
 //
-// forward y[o, pixel] = sum over (c, kh, kw) of w[o, c, kh, kw] x[c, pixel shifted] + bias[o], ReLU
-// if RELU input gradient dx[c, pixel] = sum over (o, kh, kw) of w[o, c, kh, kw] dy[o, pixel shifted
-// back], added to what is there if ACCUMULATE weight gradient dw[o, column] = sum over pixels of
-// dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh, kw)
+// - forward: y[o, pixel] = sum over (c, kh, kw) of w[o, c, kh, kw] x[c, pixel shifted] + bias[o],
+//   ReLU if RELU
+// - input gradient: dx[c, pixel] = sum over (o, kh, kw) of w[o, c, kh, kw] dy[o, pixel shifted
+//   back], added to the existing value if ACCUMULATE
+// - weight gradient: dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted],
+//   with column = (c, kh, kw)
 //
-// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD (whether any tap can fall outside), BIAS,
-// NORM (a batch norm in evaluation: scale, shift, mean, variance), RELU, ACCUMULATE, MASK (zeros
-// where the activation `mask` is not above zero); EACH_M, EACH_N. The families that are faster are
-// in conv_tiled.wgsl (GPUs) and conv_lanes.wgsl (drivers that run on a CPU). p: batch, channels,
-// height, width, outputs, out_height, out_width, pad_h, pad_w; x_offset, x_stride, y_offset,
-// y_stride (of the operands, from item to item); chunk (pixels of one part of a weight gradient's
-// sum), parts.
+// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD (whether a tap can be outside), BIAS, NORM
+// (a batch norm in evaluation: scale, shift, mean, variance), RELU, ACCUMULATE, MASK (zero where
+// the activation `mask` is not positive); EACH_M, EACH_N. Faster kernels are in conv_tiled.wgsl
+// (GPUs) and conv_lanes.wgsl (CPU drivers). p: batch, channels, height, width, outputs, out_height,
+// out_width, pad_h, pad_w; x_offset, x_stride, y_offset, y_stride (of the operands, between batch
+// items); chunk (pixels per part of a split-K weight gradient), parts.
 
 //# forward_register input_gradient_register weight_gradient_register
 const TAPS = KERNEL_H * KERNEL_W;
 
-// A pixel of the input under a kernel's first tap, or of the output. Coordinates may lie outside.
+// A pixel of the input under the first tap, or of the output. Coordinates may be outside.
 struct Pixel {
     base: u32,
     y: i32,
     x: i32,
 }
 
-// The input pixel under the first tap for the output pixel number q, counted over the batch.
+// The input pixel under the first tap for output pixel q, counted over the batch.
 fn input_pixel(q: u32) -> Pixel {
     let plane = p.out_height * p.out_width;
     let n = q / plane;
@@ -39,20 +40,20 @@ fn input_pixel(q: u32) -> Pixel {
     );
 }
 
-// The place in y of output channel 0 of the output pixel number q.
+// Index in y of channel 0 of output pixel q.
 fn output_place(q: u32) -> u32 {
     let plane = p.out_height * p.out_width;
     let n = q / plane;
     return p.y_offset + n * p.y_stride + (q - n * plane);
 }
 
-// x at channel c, (kh, kw) away from a pixel; zero outside.
+// x at channel c, offset by (kh, kw) from a pixel; zero outside.
 //# forward_register weight_gradient_register
 fn tap(pixel: Pixel, c: u32, kh: u32, kw: u32) -> f32 {
     let y = pixel.y + i32(kh);
     let x = pixel.x + i32(kw);
 #if PAD
-    // Negative coordinates are large unsigned ones.
+    // Negative coordinates become large unsigned ones.
     let inside = u32(y) < p.height && u32(x) < p.width;
     let at = pixel.base + (c * p.height + u32(y)) * p.width + u32(x);
     return select(0.0, f32(x_data[select(pixel.base, at, inside)]), inside);
@@ -62,7 +63,7 @@ fn tap(pixel: Pixel, c: u32, kh: u32, kw: u32) -> f32 {
 }
 
 //# input_gradient_register
-// The input pixel number q: its place in channel 0, and its coordinates with the padding added.
+// Input pixel q: its index in channel 0, and its coordinates plus padding.
 fn gradient_pixel(q: u32) -> Pixel {
     let plane = p.height * p.width;
     let n = q / plane;
@@ -72,7 +73,7 @@ fn gradient_pixel(q: u32) -> Pixel {
     return Pixel(p.y_offset + n * p.y_stride, i32(y + p.pad_h), i32(x + p.pad_w));
 }
 
-// dy at output channel o where the kernel's tap (kh, kw) covers the pixel; zero where none does.
+// dy at output channel o where the tap (kh, kw) covers the pixel; zero if none does.
 fn tap(pixel: Pixel, o: u32, kh: u32, kw: u32) -> f32 {
     let up = pixel.y - i32(kh);
     let left = pixel.x - i32(kw);
@@ -82,8 +83,7 @@ fn tap(pixel: Pixel, o: u32, kh: u32, kw: u32) -> f32 {
 #else
     let y = u32(up) / STRIDE_H;
     let x = u32(left) / STRIDE_W;
-    // A negative coordinate divided as an unsigned one could fall inside, so its sign is tested by
-    // itself.
+    // A negative coordinate divided as unsigned could be inside, so its sign is tested separately.
     let inside = up >= 0 && left >= 0 && y * STRIDE_H == u32(up) && x * STRIDE_W == u32(left)
         && y < p.out_height && x < p.out_width;
     let at = pixel.base + (o * p.out_height + y) * p.out_width + x;
@@ -91,7 +91,7 @@ fn tap(pixel: Pixel, o: u32, kh: u32, kw: u32) -> f32 {
 #endif
 }
 
-// The place in dx of channel 0 of the input pixel number q.
+// Index in dx of channel 0 of input pixel q.
 fn gradient_place(q: u32) -> u32 {
     let plane = p.height * p.width;
     let n = q / plane;
@@ -120,8 +120,8 @@ fn store(c: u32, q: u32, place: u32, sum: f32) {
     dx_data[at] = dx_data_element(value);
 }
 
-// Register tiles, for devices where barriers are dear: each invocation holds EACH_M channels of
-// EACH_N pixels that lie WORKGROUP apart, so that neighbouring invocations read neighbouring words.
+// Register tiles, for devices with expensive barriers: each invocation holds EACH_M channels of
+// EACH_N pixels that are WORKGROUP apart, so that adjacent invocations read adjacent words.
 //# forward_register
 @compute @workgroup_size(WORKGROUP_X)
 fn forward_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -191,7 +191,7 @@ fn input_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(loc
 #end
 }
 
-// Each invocation holds EACH_M output channels of EACH_N columns that lie WORKGROUP apart.
+// Each invocation holds EACH_M output channels of EACH_N columns that are WORKGROUP apart.
 //# weight_gradient_register
 @compute @workgroup_size(WORKGROUP_X)
 fn weight_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -226,7 +226,7 @@ fn weight_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
 #end
 }
 
-// dw = the sum of the parts, in their order. p: count, parts.
+// dw = the sum of the split-K parts, in order. p: count, parts.
 //# sum_parts
 @compute @workgroup_size(WORKGROUP_X)
 fn sum_parts(
@@ -239,8 +239,7 @@ fn sum_parts(
     dw[i] = sum;
 }
 
-// The sum of dy over the plane of each item and channel. p: items, outputs, plane, y_offset,
-// y_stride.
+// Sum of dy over the plane of each item and channel. p: items, outputs, plane, y_offset, y_stride.
 //# bias_planes
 @compute @workgroup_size(WORKGROUP_X)
 fn bias_planes(
@@ -255,7 +254,7 @@ fn bias_planes(
     partial[i] = sum;
 }
 
-// One workgroup for each sum, in a tree of fixed shape.
+// One workgroup per sum, in a fixed tree.
 //# bias_parts_tiled sum_items_tiled
 var<workgroup> shares: array<f32, WORKGROUP>;
 
@@ -265,9 +264,9 @@ fn add_up(local: u32, share: f32) -> f32 {
     return shares[0];
 }
 
-// The sum of dy over the planes of a channel in some items: a workgroup for each part of the items,
-// and in each for each channel. With VECTOR, planes are whole vectors. p: items, chunk (items of a
-// part), outputs, plane (in vectors with VECTOR), y_offset, y_stride.
+// Sum of dy over the planes of a channel in a part of the items: one workgroup per part and
+// channel. With VECTOR, planes are whole vectors. p: items, chunk (items per part), outputs, plane
+// (in vectors with VECTOR), y_offset, y_stride.
 //# bias_parts_tiled
 @compute @workgroup_size(WORKGROUP_X)
 fn bias_parts_tiled(
@@ -294,7 +293,7 @@ fn bias_parts_tiled(
     if local == 0u && first < last { partial[i] = sum; }
 }
 
-// db = the sum over items of the planes' sums, in their order. p: items, outputs.
+// db = the sum over items of the plane sums, in order. p: items, outputs.
 //# sum_items
 @compute @workgroup_size(WORKGROUP_X)
 fn sum_items(
@@ -307,7 +306,7 @@ fn sum_items(
     db[o] = sum;
 }
 
-// The same, a workgroup for each output.
+// The same with a workgroup per output.
 //# sum_items_tiled
 @compute @workgroup_size(WORKGROUP_X)
 fn sum_items_tiled(

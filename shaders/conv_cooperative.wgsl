@@ -1,18 +1,18 @@
-// Convolution on cooperative matrices (tensor cores, simdgroup matrices) as implicit GEMM, behind
-// conv_implicit.wgsl. A workgroup makes TILE_M x TILE_N results, DEPTH terms of the sum at a time,
-// from two tiles in workgroup memory; SUBGROUPS subgroups, ACROSS of them side by side, multiply
-// EACH_M x EACH_N matrices of SIZE x SIZE each and add in f32. Tiles are double: while one pair is
-// multiplied, the next is on its way from memory. The results go through workgroup memory to where
-// they belong. A device that makes smaller subgroups than it may has more of them: those do the
-// work of another once more, so that control flow stays uniform.
+// Convolution on cooperative matrices (tensor cores, simdgroup matrices) as implicit GEMM, appended
+// to conv_implicit.wgsl. A workgroup computes TILE_M x TILE_N results in K steps of DEPTH, from
+// double-buffered tiles in workgroup memory: the next pair of tiles is loaded while the current one
+// is multiplied. SUBGROUPS subgroups, ACROSS of them per row, multiply EACH_M x EACH_N matrices of
+// SIZE x SIZE each with f32 accumulation. Results are stored through workgroup memory. If the
+// device uses smaller subgroups than its maximum, there are more of them; these repeat the work of
+// others, so that control flow stays uniform.
 //
-// Forward and input gradient are one product, as in conv_tiled.wgsl, with weights laid out by
-// pack_tiled; the sum of the weight gradient is over pixels. Invocations load four elements at a
-// time, neighbours in memory where those can be had as vectors (VECTOR, VECTOR_X), else of four
-// channels, so that neighbouring invocations load neighbouring pixels.
+// Forward and input gradient are one product, as in conv_tiled.wgsl, with weights packed by
+// pack_tiled; the weight gradient sums over pixels. Invocations load four elements at a time:
+// adjacent ones as a vector where possible (VECTOR, VECTOR_X), otherwise of four channels, so that
+// adjacent invocations load adjacent pixels.
 //
-// With EMULATED, plain loops stand for the three operations on matrices: what runs where there are
-// none, to test all the rest.
+// With EMULATED, plain loops replace the three matrix operations, to test everything else without
+// cooperative matrices.
 //
 // Constants: the above; HALF (whether factors are f16, not f32), SIXTEEN (whether SIZE is 16, not
 // 8), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads for a pair of tiles); the others as
@@ -21,8 +21,7 @@
 #include "conv_implicit.wgsl"
 
 //# product_cooperative weight_gradient_cooperative
-// Tiles have the type that activations are stored as: there is nothing to gain in more, and nothing
-// is lost.
+// Tiles have the storage type of activations; a wider type would gain nothing.
 #if HALF
 alias Number = f16;
 #else
@@ -30,9 +29,8 @@ alias Number = f32;
 #endif
 const ELEMENTS = SIZE * SIZE;
 
-// A row of a tile is eight elements longer than what it holds, so that rows begin in different
-// banks. What it holds: rows or columns of the result in a product, terms of the sum in the weight
-// gradient.
+// Rows of a tile are padded by eight elements, so that they start in different banks. A row
+// contains rows or columns of the result in a product, and steps of K in the weight gradient.
 //# product_cooperative
 const LEFT_ROW = TILE_M + 8u;
 const RIGHT_ROW = TILE_N + 8u;
@@ -58,12 +56,12 @@ var<workgroup> left_tile: array<Number, 2u * LEFT_SIZE>;
 var<workgroup> right_tile: array<Number, 2u * RIGHT_SIZE>;
 var<workgroup> results: array<f32, SUBGROUPS * ELEMENTS>;
 
-// Where an invocation is in its pixels and in the sum.
+// Position of an invocation in its pixels and in K.
 //# product_cooperative
 struct Cursor {
     window: Window,
     tap: Tap,
-    // The tap, and the first channel of the step.
+    // Tap and first channel of the K step.
     t: u32,
     c: u32,
 }
@@ -123,7 +121,7 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
     let k = local / COLUMNS + i * (WORKGROUP / COLUMNS);
     let plane = p.height * p.width;
 #if VECTOR
-    // Channels past the last have weights of zero.
+    // Channels past the last have zero weights.
     return vec4<Number>(source[(cursor.tap.at + min(cursor.c + k, p.depth - 1u) * plane) / 4u]);
 #else
     var value = vec4<Number>();
@@ -135,9 +133,9 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
 #else
 #repeat e 4
     {
-        let term = step * DEPTH + k * 4u + {e}u;
-        let channel = min(term / TAPS, p.depth - 1u);
-        let t = term % TAPS;
+        let index = step * DEPTH + k * 4u + {e}u;
+        let channel = min(index / TAPS, p.depth - 1u);
+        let t = index % TAPS;
         let tap = tap_of(cursor.window, t / KERNEL_W, t % KERNEL_W);
         value[{e}u] = select(Number(0.0), Number(source[tap.at + channel * plane]), tap.inside);
     }
@@ -165,8 +163,8 @@ const KEPT = 4u;
 const KEPT = 1u;
 #endif
 
-// Stores the KEPT elements of `results` from `at` on, which are of this row of the tile and columns
-// from n on.
+// Stores the KEPT elements of `results` from `at`, which belong to this row of the tile and to
+// columns from n.
 fn keep(group: vec3<u32>, m: u32, n: u32, at: u32) {
     let row = group.x * TILE_M + m;
     let pixel = group.y * TILE_N + n;
@@ -183,19 +181,18 @@ fn keep(group: vec3<u32>, m: u32, n: u32, at: u32) {
 #endif
 }
 
-// The sum over pixels is cut into parts, one for each group.z; sum_parts of conv.wgsl adds them in
-// order.
+// Split-K over pixels, one part per group.z; sum_parts of conv.wgsl adds the parts in order.
 //# weight_gradient_cooperative
 struct Cursor {
-    // A pixel's place in dy, its window's in x, and its window's coordinates.
+    // Indices of a pixel in dy and of its window in x, and the window's coordinates.
     dy_at: u32,
     x_at: u32,
     top: i32,
     side: i32,
-    // The first of four pixels, in dy and in x, where they are loaded together.
+    // The first of four pixels in dy and in x, if they are loaded as a vector.
     dy_four: u32,
     x_four: u32,
-    // Whether the pixels belong to the sum.
+    // Whether the pixels are inside the part.
     counts: bool,
     four_counts: bool,
 }
@@ -213,7 +210,7 @@ fn begin(group: vec3<u32>, local: u32, step: u32) -> Cursor {
     let n = q / plane;
     let rest = q - n * plane;
     let y = rest / p.out_width;
-    // Pixels past the last count nothing: their dy is zero.
+    // Pixels past the last contribute nothing: their dy is zero.
     let fours = step * DEPTH + local % (DEPTH / 4u) * 4u;
     let four = min(fours, pixels - 4u);
     let item = four / plane;
@@ -234,7 +231,8 @@ fn advance(before: Cursor, local: u32, step: u32) -> Cursor {
     return begin(vec3<u32>(), local, step);
 }
 
-// The row or column and the term at which an invocation loads: four terms, or four rows or columns.
+// The row or column and the index in K at which an invocation loads four K steps, or four rows or
+// columns.
 fn load_line(i: u32, local: u32, together: bool) -> u32 {
     if together { return local / (DEPTH / 4u) + i * (WORKGROUP / (DEPTH / 4u)); }
     return (local / DEPTH + i * (WORKGROUP / DEPTH)) * 4u;
@@ -329,7 +327,7 @@ fn keep(group: vec3<u32>, m: u32, n: u32, at: u32) {
 const LANES = WORKGROUP / SUBGROUPS;
 const SHARE = ELEMENTS / LANES;
 
-// `size` is SIZE, unknown to the compiler: unrolled, a tile's loops take a CPU driver minutes to compile.
+// `size` is SIZE, hidden from the compiler: unrolled loops take CPU drivers minutes to compile.
 fn multiply_add(sum: ptr<function, array<f32, SHARE>>, a: u32, b: u32, lane: u32, size: u32) {
     for (var e = 0u; e < SHARE; e++) {
         let m = (lane + e * LANES) / SIZE;
@@ -369,7 +367,7 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
     let stride = SIZE;
     let left_stride = LEFT_ROW;
     let right_stride = RIGHT_ROW;
-    // Loading zeros is the one way to begin a sum that all drivers agree on.
+    // Loading zeros is the only initialization that works on all drivers.
     for (var e = local; e < SUBGROUPS * ELEMENTS; e += WORKGROUP) { results[e] = 0.0; }
     workgroupBarrier();
 #repeat i EACH_M
@@ -392,7 +390,7 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
     var left_at = 0u;
     var right_at = 0u;
     for (var step = range.x + 1u; step <= range.y; step++) {
-        // The next pair of tiles comes from memory while this one is multiplied.
+        // Load the next pair of tiles while this one is multiplied.
         if step < range.y {
             cursor = advance(cursor, local, step);
 #repeat i LEFT_LOADS
@@ -418,7 +416,7 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
 #else
 #repeat i EACH_M
             let a_at{i} = left_at + k * LEFT_K + (row + {i}u * SIZE) * LEFT_M;
-#if TERMS_INSIDE
+#if CONTIGUOUS_K
             let a{i} = coopLoadT<MatrixA>(&left_tile[a_at{i}], left_stride);
 #else
             let a{i} = coopLoad<MatrixA>(&left_tile[a_at{i}], left_stride);
@@ -426,7 +424,7 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
 #end
 #repeat j EACH_N
             let b_at{j} = right_at + k * RIGHT_K + (column + {j}u * SIZE) * RIGHT_N;
-#if TERMS_INSIDE
+#if CONTIGUOUS_K
             let b{j} = coopLoad<MatrixB>(&right_tile[b_at{j}], right_stride);
 #else
             let b{j} = coopLoadT<MatrixB>(&right_tile[b_at{j}], right_stride);
@@ -449,7 +447,7 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
         }
         workgroupBarrier();
     }
-    // One matrix of each subgroup at a time.
+    // One matrix per subgroup at a time.
 #repeat i EACH_M
 #repeat j EACH_N
 #if EMULATED

@@ -1,23 +1,22 @@
-// Convolution for drivers that run a subgroup as one vector of a CPU: a load costs as much there as
-// dozens of multiply-adds, whether its lanes share an address or not, and barriers cost more. So
-// nothing is shared through workgroup memory. Each lane loads different weights, four at a time,
-// and broadcasts hand them round; a lane holds TILE_M channels of four neighbouring pixels.
+// Convolution for CPU drivers that run a subgroup as a SIMD vector: a load costs as much as dozens
+// of multiply-adds, whether its lanes share an address or not, and barriers cost more. So workgroup
+// memory is not used. Each lane loads different weights, four at a time, and broadcasts them to the
+// others; a lane holds TILE_M channels of four adjacent pixels.
 //
 // Forward and input gradient are the same product: the input gradient is a convolution of dy with
-// the weight turned round, and pack_lanes turns it. With strides it has rows for each phase of a
-// pixel between windows, each with the taps that meet it, and DEAL deals the phases out to their
-// pixels. Pixels are counted in groups of four that lie in one row of the result.
+// the rotated weight, which pack_lanes rotates. With strides it has rows for each sub-pixel phase
+// with the taps of that phase, and SUBPIXEL scatters the sub-pixel phases to their pixels. Pixels
+// are processed in groups of four in one row of the result.
 //
-// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD, TRANSPOSED, DEAL; PHASES_H, PHASES_W,
-// FIRST_H, FIRST_W (the weight's tap of phase 0 at the first tap here), WEIGHT_H, WEIGHT_W; TILE_M;
-// STEP_C (channels of one step), LOADS (vectors of weights of one step), TERMS (STEP_C KERNEL_W:
-// terms of one step), COLUMNS (3 STRIDE_W + KERNEL_W: columns of the source that four pixels see);
-// VECTOR (rows are whole vectors of four, SIDE columns lie on each side), BIAS, NORM, RELU,
-// ACCUMULATE, MASK.
+// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD, TRANSPOSED, SUBPIXEL; PHASES_H, PHASES_W,
+// FIRST_H, FIRST_W (the weight's tap for phase 0 at the first tap here), WEIGHT_H, WEIGHT_W;
+// TILE_M; STEP_C (channels per step), LOADS (weight vectors per step), STEP_K (STEP_C KERNEL_W: K
+// per step), COLUMNS (3 STRIDE_W + KERNEL_W: source columns of four pixels); VECTOR (rows are whole
+// vectors of four, with SIDE columns on each side), BIAS, NORM, RELU, ACCUMULATE, MASK.
 
-// The weights in the order in which lanes take them: tiles of TILE_M rows, steps of STEP_C channels
-// and one kernel row, then (channel, column, row) padded with zeros to LOADS vectors for each lane.
-// A workgroup does EACH steps. p: rows, depth (channels that are summed over), steps.
+// Packs weights in the order in which lanes load them: tiles of TILE_M rows, steps of STEP_C
+// channels and one kernel row, then (channel, column, row) padded with zeros to LOADS vectors per
+// lane. A workgroup packs EACH steps. p: rows, depth (input channels), steps.
 //# pack_lanes
 @compute @workgroup_size(WORKGROUP_X)
 fn pack_lanes(
@@ -47,7 +46,7 @@ fn pack_lanes(
 }
 
 // p: batch, rows, depth, height, width (of the source), out_height, out_width, row_groups (groups
-// of a row), pad_h, pad_w, source_offset, source_stride, result_offset, result_stride; with DEAL
+// per row), pad_h, pad_w, source_offset, source_stride, result_offset, result_stride; with SUBPIXEL
 // result_height, result_width; with MASK mask_offset, mask_stride; epsilon with NORM.
 //# product_lanes
 fn load(at: u32) -> f32 {
@@ -62,7 +61,7 @@ fn load(at: u32) -> f32 {
 fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let total = p.batch * p.out_height * p.row_groups;
     let index = group.x * WORKGROUP + local;
-    // Lanes that have no pixels go along: broadcasts need every lane.
+    // Lanes without pixels participate, because broadcasts need every lane.
     let pixels = min(index, total - 1u);
     let line = pixels / p.row_groups;
     let x = (pixels - line * p.row_groups) * 4u;
@@ -90,7 +89,7 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #end
     var weights: array<vec4<f32>, LOADS>;
     var seen: array<f32, COLUMNS>;
-    var four: array<vec4<f32>, TERMS>;
+    var four: array<vec4<f32>, STEP_K>;
     var next = group.y * ((p.depth + STEP_C - 1u) / STEP_C * KERNEL_H * LOADS * WORKGROUP) + local;
     for (var c = 0u; c < p.depth; c += STEP_C) {
         for (var kh = 0u; kh < KERNEL_H; kh++) {
@@ -106,7 +105,7 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #endif
 #repeat s STEP_C
             {
-                // Channels past the last have weights of zero.
+                // Channels past the last have zero weights.
                 let at = row + min(c + {s}u, p.depth - 1u) * plane;
 #if VECTOR
                 var middle = vec4<f32>(source[(at + x) / 4u]);
@@ -135,9 +134,9 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #end
             }
 #end
-            // All terms of a sum one after another: there are more sums than registers.
+            // K is the inner loop, because there are more sums than registers.
 #repeat m TILE_M
-#repeat k TERMS
+#repeat k STEP_K
             sum{m} += four[{k}u] * subgroupBroadcast(
                 weights[({k}u * TILE_M + {m}u) / (4u * WORKGROUP)][({k}u * TILE_M + {m}u) % 4u],
                 ({k}u * TILE_M + {m}u) / 4u % WORKGROUP,
@@ -169,16 +168,16 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #endif
             result[at / 4u] = result_element(value);
 #else
-#if DEAL
+#if SUBPIXEL
             let channels = p.rows / (PHASES_H * PHASES_W);
             let phase = o / channels;
             let result_y = y * PHASES_H + phase / PHASES_W;
             let first = ((o - phase * channels) * p.result_height + result_y) * p.result_width + phase % PHASES_W;
 #endif
             for (var j = 0u; j < min(4u, p.out_width - x); j++) {
-#if DEAL
+#if SUBPIXEL
                 let inner = first + (x + j) * PHASES_W;
-                // The last windows have phases beyond the input.
+                // The last windows have sub-pixel phases past the input.
                 let counts = result_y < p.result_height && (x + j) * PHASES_W + phase % PHASES_W < p.result_width;
 #else
                 let inner = (o * p.out_height + y) * p.out_width + x + j;
@@ -204,11 +203,11 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 
 // A lane holds TILE_M outputs of BLOCKS columns (c, kh, kw) of the weight, and loads dy of one
 // output of eight, four pixels of a row at a time. With CHANNELS, lanes are channels and a
-// workgroup has one kernel row: pixels serve all KERNEL_W columns that see them. Without, for
-// inputs of few channels, lanes are the columns one after another. Parts are lines (rows of all
-// items) of dy; sum_parts adds them in order. GROUPS channels a lane, TILE_ROWS is TILE_M / 8,
-// COLUMNS and SIDE as above. p: batch, channels, height, width, outputs, out_height, out_width,
-// pad_h, pad_w, x_offset, x_stride, y_offset, y_stride, chunk.
+// workgroup has one kernel row, so a pixel is used for all its KERNEL_W columns. Without, for
+// inputs of few channels, lanes are consecutive columns. Split-K parts are lines (rows of all
+// items) of dy; sum_parts adds them in order. GROUPS is the number of channels per lane, TILE_ROWS
+// is TILE_M / 8, COLUMNS and SIDE as above. p: batch, channels, height, width, outputs, out_height,
+// out_width, pad_h, pad_w, x_offset, x_stride, y_offset, y_stride, chunk.
 //# weight_gradient_lanes
 const TAPS = KERNEL_H * KERNEL_W;
 const SUMS = TILE_M * BLOCKS;
@@ -264,7 +263,7 @@ fn weight_gradient_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #if VECTOR
             dy[{i}u] = vec4<f32>(dy_data[(dy_row + output{i} + x) / 4u]);
 #else
-            // What lies past the row's end counts nothing.
+            // Elements past the end of the row contribute nothing.
             let at{i} = dy_row + output{i} + x;
             dy[{i}u] = vec4<f32>(
                 f32(dy_data[at{i}]),
@@ -322,7 +321,7 @@ fn weight_gradient_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #end
 #endif
 #end
-            // All terms of a sum one after another: there are more sums than registers.
+            // K is the inner loop, because there are more sums than registers.
 #repeat m TILE_M
             {
 #repeat j 4

@@ -1,22 +1,20 @@
-// Convolution as tiled implicit GEMM for GPUs. A workgroup computes TILE_M x TILE_N results, DEPTH
-// terms of the sum at a time, from two tiles in workgroup memory; an invocation holds EACH_M x
-// EACH_N of them in registers. Tiles are double: while one pair is multiplied, the next is on its
-// way from memory.
+// Convolution as tiled implicit GEMM for GPUs. A workgroup computes TILE_M x TILE_N results in K
+// steps of DEPTH, from double-buffered tiles in workgroup memory: the next pair of tiles is loaded
+// while the current one is multiplied. An invocation holds EACH_M x EACH_N results in registers.
 //
-// Tiles hold vectors of four rows or columns, so workgroup memory is read and written four words at
-// a time. Which four pixels a vector has is free: neighbours where the source can be loaded in
-// vectors (VECTOR), else pixels TILE_N / 4 apart, so that neighbouring invocations load
-// neighbouring words. The weights are laid out by pack_tiled first, so that their loads are vectors
-// without bounds for any shape.
+// Tiles contain vectors of four rows or columns, so workgroup memory is accessed four words at a
+// time. The four pixels of a vector are adjacent if the source can be loaded as vectors (VECTOR),
+// otherwise TILE_N / 4 apart, so that adjacent invocations load adjacent words. Weights are packed
+// by pack_tiled first, so that their loads are vectors without bounds checks for any shape.
 //
-// Forward and input gradient are the same product, as in conv_lanes.wgsl. Its sum runs over taps
-// outside and channels inside (TAP_OUTER), so that only a change of tap asks where the window is;
-// inputs of few channels have both in one line instead.
+// Forward and input gradient are the same product, as in conv_lanes.wgsl. K is tap-major
+// (TAP_OUTER), so that the window is located only once per tap; for inputs of few channels K is a
+// single index instead.
 //
 // Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N,
-// VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads for a
+// VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads per
 // pair of tiles); TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU, ACCUMULATE, MASK;
-// TRANSPOSED, DEAL, PHASES_H, PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as in
+// TRANSPOSED, SUBPIXEL, PHASES_H, PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as in
 // conv_lanes.wgsl.
 
 #include "conv_implicit.wgsl"
@@ -25,8 +23,8 @@
 const DOWN = TILE_M / EACH_M;
 const ACROSS = TILE_N / EACH_N;
 
-// An invocation's place in the tile: row and column of DOWN x ACROSS. Each 32 that follow each
-// other are 4 x 8: of all shapes, they read the fewest words of workgroup memory together.
+// An invocation's row and column in the DOWN x ACROSS tile. 32 consecutive invocations form a 4 x 8
+// block, the shape that reads the fewest words of workgroup memory together.
 fn place_of(local: u32) -> vec2<u32> {
     let block = local / 32u;
     let lane = local % 32u;
@@ -40,7 +38,7 @@ const RIGHT_ROW = TILE_N / 4u;
 var<workgroup> left_tile: array<vec4<f32>, 2u * LEFT_SIZE>;
 var<workgroup> right_tile: array<vec4<f32>, 2u * RIGHT_SIZE>;
 
-// The pixel that component e of vector v of a tile is.
+// Pixel of component e of vector v of a tile.
 fn pixel_of(first: u32, v: u32, e: u32) -> u32 {
 #if VECTOR
     return first + v * 4u + e;
@@ -50,8 +48,8 @@ fn pixel_of(first: u32, v: u32, e: u32) -> u32 {
 }
 
 // p: batch, rows, depth, height, width (of the source), out_height, out_width, pad_h, pad_w,
-// source_offset, source_stride, result_offset, result_stride, steps (of DEPTH terms), chunk (steps
-// of a part), in_a_row (columns of tiles in a row of the grid).
+// source_offset, source_stride, result_offset, result_stride, steps (K steps of DEPTH), chunk
+// (steps per part), in_a_row (columns of tiles in a row of the grid).
 @compute @workgroup_size(WORKGROUP_X)
 fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let group = tile_of(place_in_grid);
@@ -63,8 +61,8 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
     let place = place_of(local);
     let down = place.x;
     let across = place.y;
-    // An invocation always loads the same four pixels, every RIGHT_ROW-th invocation those of
-    // another channel.
+    // An invocation always loads the same four pixels; every RIGHT_ROW-th invocation has another
+    // channel.
     let load_v = local % RIGHT_ROW;
     let load_k = local / RIGHT_ROW;
 #repeat e 4
@@ -89,8 +87,7 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
     var left_at = 0u;
     var right_at = 0u;
     for (var step = first_step; step <= last_step; step++) {
-        // The pair of tiles for this step comes from memory; the pair of the step before, if there
-        // is one, is multiplied meanwhile.
+        // Load the pair of tiles of this step while that of the previous step is multiplied.
         if step < last_step {
 #repeat i LEFT_LOADS
             left{i} = panel[panel_at + {i}u * WORKGROUP];
@@ -100,7 +97,7 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
             {
                 let k = load_k + {i}u * (WORKGROUP / RIGHT_ROW);
 #if TAP_OUTER
-                // Channels past the last have weights of zero.
+                // Channels past the last have zero weights.
                 let channel = min(c + k, p.depth - 1u) * plane;
 #if VECTOR
                 right{i} = vec4<f32>(source[(tap0.at + channel) / 4u]);
@@ -110,9 +107,9 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
 #end
 #endif
 #else
-                let term = step * DEPTH + k;
-                let channel = min(term / TAPS, p.depth - 1u);
-                let t = term % TAPS;
+                let index = step * DEPTH + k;
+                let channel = min(index / TAPS, p.depth - 1u);
+                let t = index % TAPS;
 #repeat e 4
                 {
                     let tap = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
@@ -192,12 +189,11 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
 }
 
 // dw[o, column] = sum over pixels of dy[o, pixel] x[column's c, pixel shifted]; column = (c, kh,
-// kw). The sum over pixels is cut into parts, one for each group.z; sum_parts adds them in order.
-// Neighbouring invocations load neighbouring pixels; rows of the tiles have one vector more than
-// they need, so that these stores fall into different banks. With VECTOR, planes of dy are whole
-// vectors: LEFT_BLOCKS invocations load four pixels of four channels each and turn them round. p:
-// batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w, x_offset, x_stride,
-// y_offset, y_stride, chunk (pixels of a part).
+// kw). Split-K over pixels, one part per group.z; sum_parts adds them in order. Adjacent
+// invocations load adjacent pixels; rows of the tiles are padded by one vector to avoid bank
+// conflicts. With VECTOR, planes of dy are whole vectors: LEFT_BLOCKS invocations load four pixels
+// of four channels each and transpose them. p: batch, channels, height, width, outputs, out_height,
+// out_width, pad_h, pad_w, x_offset, x_stride, y_offset, y_stride, chunk (pixels per part).
 //# weight_gradient_tiled
 const LEFT_ROW = TILE_M / 4u + 1u;
 const LEFT_BLOCKS = DEPTH / 4u * (TILE_M / 4u);
@@ -207,7 +203,7 @@ const RIGHT_SIZE = DEPTH * RIGHT_ROW;
 var<workgroup> left_tile: array<vec4<f32>, 2u * LEFT_SIZE>;
 var<workgroup> right_tile: array<vec4<f32>, 2u * RIGHT_SIZE>;
 
-// A column's channel and tap, as what they add to a pixel's place and coordinates.
+// Offsets of a column's channel and tap, relative to a pixel's index and coordinates.
 struct Column {
     at: u32,
     kh: i32,
@@ -270,7 +266,7 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
     var right_at = 0u;
     for (var start = first_q; start < last_q + DEPTH; start += DEPTH) {
         if start < last_q {
-            // Pixels past the part's end count nothing: their dy is zero.
+            // Pixels past the end of the part contribute nothing: their dy is zero.
 #if !VECTOR
             let counts = start + load_k < last_q;
 #endif
@@ -286,7 +282,7 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
             let x_at = p.x_offset + n * p.x_stride;
 #if VECTOR
             if loads_block {
-                // A part begins and ends with a whole vector.
+                // Parts are multiples of a vector.
                 let block_counts = start + block_k < last_q;
                 let block_q = min(start + block_k, last_q - 4u);
                 let block_n = block_q / plane;

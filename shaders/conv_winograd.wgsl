@@ -1,28 +1,28 @@
 // 3x3 convolution with stride 1 for GPUs by Winograd's F(2x2, 3x3) (Lavin and Gray, "Fast
 // Algorithms for Convolutional Neural Networks", 2015): 4x4 patches of the source, two pixels
 // apart, and the 3x3 weights are transformed into 16 values each, whose products over the channels
-// are transformed back into 2x2 results: 16 multiplications where a direct convolution has 36.
-// Nothing transformed but the weights goes through memory.
+// are transformed back into 2x2 results: 16 multiplications instead of 36. Only the transformed
+// weights are stored in memory.
 //
 // A workgroup computes BLOCK rows of the weight for BLOCK patches. Of its 16 x 16 invocations, 16
-// share each of the 16 places of a patch: an invocation holds 8 rows x 8 patches of one place.
-// Vectors in workgroup memory are four channels. In the end places meet again through workgroup
-// memory, eight rows at a time.
+// process each of the 16 positions of a patch: an invocation holds 8 rows x 8 patches of one
+// position. Vectors in workgroup memory are four channels. At the end positions are combined
+// through workgroup memory, eight rows at a time.
 //
 // p: batch, rows, depth (channels of the source), height, width (of the source), out_height,
 // out_width, pad_h, pad_w, source_offset, source_stride, result_offset, result_stride, down
 // (patches in a column), across (patches in a row), steps (of DEPTH channels). Constants: DEPTH (4
-// or 8), QUADS (DEPTH / 4), LEFT_LOADS (vectors of weights that an invocation loads a step),
-// PARTIAL (the depth is no multiple of DEPTH), TRANSPOSED; IDLE (some invocations load nothing);
-// those of `finish` in conv_implicit.wgsl.
+// or 8), QUADS (DEPTH / 4), LEFT_LOADS (vectors of weights that an invocation loads per step),
+// PARTIAL (K is not a multiple of DEPTH), TRANSPOSED; IDLE (some invocations load nothing); those
+// of `finish` in conv_implicit.wgsl.
 
 #include "conv_implicit.wgsl"
 
 //# pack_winograd product_winograd weight_gradient_winograd
 const BLOCK = 32u;
 
-// U = G g G^T for each row and channel, zeros beside them: [tile of BLOCK rows][four
-// channels][place][row] as vectors of channels. p: rows, depth, quads (vectors of channels,
+// U = G g G^T for each row and channel, padded with zeros: [tile of BLOCK rows][four
+// channels][position][row] as vectors of channels. p: rows, depth, quads (vectors of channels,
 // padded).
 //# pack_winograd
 fn tap(row: u32, c: u32, t: u32) -> f32 {
@@ -68,10 +68,10 @@ fn pack_winograd(
 
 //# product_winograd
 const STAGE = QUADS * 16u * BLOCK;
-// Weights, then patches; in the end 16 places of 8 rows x BLOCK patches.
+// Weights, then patches; at the end 16 positions of 8 rows x BLOCK patches.
 var<workgroup> stage: array<vec4<f32>, 2u * STAGE>;
 
-// The first pixel of the result that a patch is for, and its item.
+// The first result pixel of a patch, and its item.
 fn patch_of(number: u32) -> vec3<u32> {
     let row = number / p.across;
     let n = row / p.down;
@@ -83,12 +83,12 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
     let patches = p.batch * p.down * p.across;
     let first_patch = group.y * BLOCK;
     let plane = p.height * p.width;
-    // What an invocation multiplies.
+    // The operands of an invocation.
     let place = local / 16u;
     let down = local / 4u % 4u;
     let across = local % 4u;
-    // What it loads: two lines of the patch of one number, for four channels, which make one line
-    // of the transformed patch.
+    // Its loads: two lines of one patch for four channels, which give one line of the transformed
+    // patch.
     let number = local % BLOCK;
     let line = local / BLOCK % 4u;
     let quad = local / (BLOCK * 4u);
@@ -133,7 +133,7 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
             let c = step * DEPTH + quad * 4u;
 #repeat e 4
 #if PARTIAL
-            // Channels past the last have weights of zero.
+            // Channels past the last have zero weights.
             let channel{e} = min(c + {e}u, p.depth - 1u) * plane;
 #else
             let channel{e} = (c + {e}u) * plane;
@@ -177,8 +177,8 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
         }
         workgroupBarrier();
     }
-    // Y = A^T M A, eight rows at a time: an invocation makes one pixel of the 2x2 results of four
-    // patches, and neighbours make neighbouring pixels.
+    // Y = A^T M A, eight rows at a time: an invocation computes one pixel of the 2x2 results of
+    // four patches, and adjacent invocations compute adjacent pixels.
     let dx = local % 2u;
     let vector = local / 2u % 8u;
     let dy = local / 16u % 2u;
@@ -190,7 +190,7 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
 #repeat f 4
 #repeat h 2
     {
-        // Vectors of patches that are 4 apart.
+        // Vectors of patches 4 apart.
         let to = ((place * 8u + {h}u * 4u + down) * 4u + across) * 2u;
         stage[to] = vec4(sum{f}_{h}_0, sum{f}_{h}_1, sum{f}_{h}_2, sum{f}_{h}_3);
         stage[to + 1u] = vec4(sum{f}_{h}_4, sum{f}_{h}_5, sum{f}_{h}_6, sum{f}_{h}_7);
@@ -219,12 +219,12 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
 #end
 }
 
-// The weight gradient: dU = (A dY A^T) V^T for each place, summed over patches, and dw = G^T dU G.
-// Vectors in workgroup memory are four outputs or four channels of one patch, DEPTH patches a step;
-// places in it are exchanged by the patch's number, so that neighbouring patches store into
-// different banks. The sum over patches is cut into parts, one for each group.z; sum_parts adds
-// them in order. p: batch, channels, height, width, outputs, out_height, out_width, pad_h, pad_w,
-// x_offset, x_stride, y_offset, y_stride, down, across, chunk (patches of a part).
+// The weight gradient: dU = (A dY A^T) V^T for each position, summed over patches, and dw = G^T dU
+// G. Vectors in workgroup memory are four outputs or four channels of one patch, DEPTH patches per
+// step, swizzled by the patch's index to avoid bank conflicts. Split-K over patches, one part per
+// group.z; sum_parts adds them in order. p: batch, channels, height, width, outputs, out_height,
+// out_width, pad_h, pad_w, x_offset, x_stride, y_offset, y_stride, down, across, chunk (patches per
+// part).
 //# weight_gradient_winograd
 const STAGE = DEPTH * 16u * 8u;
 var<workgroup> stage: array<vec4<f32>, 2u * STAGE>;
@@ -240,12 +240,12 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
     let last = min(first + p.chunk, p.batch * p.down * p.across);
     let plane = p.height * p.width;
     let plane_out = p.out_height * p.out_width;
-    // What an invocation multiplies.
+    // The operands of an invocation.
     let place = local / 16u;
     let down = local / 4u % 4u;
     let across = local % 4u;
-    // What it loads: of one patch, for four outputs and four channels, two lines that make one line
-    // of what is multiplied.
+    // Its loads: two lines of one patch, for four outputs and four channels, which give one
+    // transformed line.
     let lane = local % DEPTH;
     let quad = local / DEPTH % 8u;
     let line = local / (DEPTH * 8u);
@@ -301,7 +301,7 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
             stage[to + 16u] = dy0 - dy1;
             stage[to + 24u] = -dy1;
             let x_base = p.x_offset + n * p.x_stride;
-            // Above and left of the input are large numbers.
+            // Coordinates above and left of the input become large unsigned numbers.
             let y_first = y + x_first - p.pad_h;
             let y_second = y + x_second - p.pad_h;
             let first_inside = there & (y_first < p.height);
@@ -342,7 +342,7 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
 #end
         workgroupBarrier();
     }
-    // Eight rows at a time: an invocation has the nine taps of one output and channel.
+    // Eight rows at a time: an invocation computes the nine taps of one output and channel.
     let row_of_eight = local / 32u;
     let column = local % 32u;
     let c = group.y * BLOCK + column;

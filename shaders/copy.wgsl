@@ -1,5 +1,5 @@
-// y = x; integers as words, since drivers may flush those that are small numbers as f32. p: count
-// (elements), item (elements of one item of the batch), offset and stride of y, other_offset and
+// y = x; integers are copied as words, because drivers may flush those that are denormal as f32. p:
+// count (elements), item (elements per batch item), offset and stride of y, other_offset and
 // other_stride of x.
 
 //# copy

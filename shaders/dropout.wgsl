@@ -1,9 +1,9 @@
-// Dropout: y = x / (1 - probability) for what is kept, 0 for the rest; the gradient is the same
-// function of dy. Nothing is stored: the mask is a function of seed, step, salt (the layer) and the
-// element's number. Integers only, so that it is the same on every device. p: count, item,
-// x_offset, x_stride, y_offset, y_stride, salt, threshold (of 2^32 draws, those below drop), scale.
+// Dropout: y = x / (1 - probability) for kept elements, 0 for the others; the gradient is the same
+// function of dy. The mask is not stored: it is a function of seed, step, salt (the layer) and
+// element index, in integers only, so it is the same on every device. p: count, item, x_offset,
+// x_stride, y_offset, y_stride, salt, threshold (draws below it, of 2^32, drop the element), scale.
 
-// A round of the PCG hash (Jarzynski and Olano, "Hash Functions for GPU Rendering", 2020).
+// One round of the PCG hash (Jarzynski and Olano, "Hash Functions for GPU Rendering", 2020).
 fn mix(value: u32) -> u32 {
     let state = value * 747796405u + 2891336453u;
     let word = ((state >> ((state >> 28u) + 4u)) ^ state) * 277803737u;

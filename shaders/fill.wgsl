@@ -1,5 +1,5 @@
-// y = value, times the loss scale if scaled is 1. p: count (elements), item (elements of one item
-// of the batch), offset and stride of y, value, scaled.
+// y = value, times the loss scale if scaled is 1. p: count (elements), item (elements per batch
+// item), offset and stride of y, value, scaled.
 
 //# fill
 @compute @workgroup_size(WORKGROUP_X)

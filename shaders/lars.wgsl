@@ -1,10 +1,10 @@
-// Layer-wise adaptive rates (You et al. 2017): momentum on the gradient of each tensor of a region,
-// scaled to a share of the tensor's norm. Sums have a fixed order: blocks of 64 elements first,
-// then the blocks of a tensor by one workgroup. p: count (blocks or vectors of this part), first
-// (block of this part), blocks (in all), tensors, trust. Constants: GUARDED (there is a guard, see
-// loss_scale.wgsl).
+// LARS, layer-wise adaptive rate scaling (You et al. 2017): momentum on the gradient of each tensor
+// of a region, scaled to a share of the tensor's norm. Sums have a fixed order: blocks of 64
+// elements first, then the blocks of a tensor by one workgroup. p: count (blocks or vectors of this
+// part), first (block of this part), blocks (in all), tensors, trust_coefficient. Constants:
+// GUARDED (with a guard, see loss_scale.wgsl).
 
-// Sums of squares of parameters and gradients, a block each invocation.
+// Sums of squares of parameters and gradients, one block per invocation.
 //# squares
 @compute @workgroup_size(WORKGROUP_X)
 fn squares(
@@ -22,8 +22,8 @@ fn squares(
     partial[2u * (p.first + block) + 1u] = g.x + g.y + g.z + g.w;
 }
 
-// A workgroup for each tensor: the ratio that its gradient is multiplied by, written for each of
-// its blocks.
+// One workgroup per tensor computes the factor of its gradient and writes it for each of its
+// blocks.
 //# ratios
 var<workgroup> shares: array<vec2<f32>, WORKGROUP>;
 
@@ -31,9 +31,9 @@ var<workgroup> shares: array<vec2<f32>, WORKGROUP>;
 fn ratios(
 #include "invocation.wgsl"
 ) {
-    // Workgroups beyond the last tensor do it again, so that all reach the barriers.
+    // Workgroups past the last tensor repeat it, so that all reach the barriers.
     let tensor = min(linear_group(group, groups), p.tensors - 1u);
-    // Whatever the segments are, nothing is read or written out of bounds.
+    // Clamped, so that invalid segments cause no out-of-bounds access.
     let blocks = f32(p.blocks);
     let first = min(u32(clamp(segments[2u * tensor], 0.0, blocks)), p.blocks - 1u);
     let end = min(first + u32(clamp(segments[2u * tensor + 1u], 0.0, blocks)), p.blocks);
@@ -47,11 +47,11 @@ fn ratios(
 #include "gradient_scale.wgsl"
     let weight = sqrt(shares[0].x);
     let gradient = sqrt(shares[0].y) / scale;
-    let decay = step.decay * multipliers[2u * first + 1u];
-    // Biases, and scales and shifts of batch norm, are not decayed and keep the plain rate.
+    let decay = step.weight_decay * multipliers[2u * first + 1u];
+    // Biases and batch norm parameters have no weight decay and keep the plain learning rate.
     var ratio = 1.0;
     if multipliers[2u * first + 1u] > 0.0 && weight > 0.0 && gradient > 0.0 {
-        ratio = p.trust * weight / (gradient + decay * weight);
+        ratio = p.trust_coefficient * weight / (gradient + decay * weight);
     }
     for (var block = first + local; block < end; block += WORKGROUP) { ratio_of[block] = ratio; }
 }
@@ -67,12 +67,12 @@ fn lars(
 #include "gradient_scale.wgsl"
     // A block of 64 elements is 16 vectors.
     let block = p.first + i / 16u;
-    let rate = step.rate * multipliers[2u * block];
-    let decay = step.decay * multipliers[2u * block + 1u];
+    let lr = step.lr * multipliers[2u * block];
+    let decay = step.weight_decay * multipliers[2u * block + 1u];
     let w = parameters[i];
-    // The learning rate is inside the momentum, as in the paper: a rate that changes acts on new
-    // gradients only.
-    let v = step.momentum * momentum[i] + rate * ratio_of[block] * (gradients[i] / scale + decay * w);
+    // The learning rate is inside the momentum, as in the paper: a change affects only new
+    // gradients.
+    let v = step.momentum * momentum[i] + lr * ratio_of[block] * (gradients[i] / scale + decay * w);
     momentum[i] = v;
     parameters[i] = w - v;
 }

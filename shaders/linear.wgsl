@@ -6,10 +6,9 @@
 // weight gradient  dw[output, feature] m output, n feature, k item
 //
 // Constants: RELU; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N as in conv.wgsl; LEFT_ALONG_K,
-// RIGHT_ALONG_K (the operand lies along k), SPLIT (the sum over k is cut into parts, one for each
-// group.z), BROADCAST, LANES, TERMS (the depth, where it is the batch). p: rows, columns, depth
-// (extents of m, n, k), part (terms of a part), parts, features, outputs, x_offset, x_stride,
-// y_offset, y_stride.
+// RIGHT_ALONG_K (the operand is contiguous along k), SPLIT (split-K, one part per group.z),
+// BROADCAST, LANES, BATCH_K (K, if it is the batch). p: rows, columns, depth (m, n, k), part (K per
+// part), parts, features, outputs, x_offset, x_stride, y_offset, y_stride.
 
 //# forward_tiled forward_register
 fn left(m: u32, k: u32) -> f32 { return f32(x_data[p.x_offset + m * p.x_stride + k]); }
@@ -43,7 +42,7 @@ fn store(m: u32, n: u32, sum: f32) { dw[m * p.features + n] = sum; }
 //# forward_tiled input_gradient_tiled weight_gradient_tiled
 const ROWS = TILE_M / EACH_M;
 const COLUMNS = TILE_N / EACH_N;
-// Rows have one word more than they need, so that neighbours who load along k store into different
+// Rows are padded by one word, so that adjacent invocations that load along k store to different
 // banks.
 const LEFT_ROW = TILE_M + 1u;
 const RIGHT_ROW = TILE_N + 1u;
@@ -56,7 +55,7 @@ fn tile(group: vec3<u32>, local: u32) {
     let row = local / COLUMNS;
     let column = local % COLUMNS;
 #include "register_sums.wgsl"
-    // A part is a multiple of DEPTH terms.
+    // Parts are multiples of DEPTH.
 #if SPLIT
     let first_k = group.z * p.part;
     let last_k = min(first_k + p.part, p.depth);
@@ -66,8 +65,8 @@ fn tile(group: vec3<u32>, local: u32) {
 #endif
     for (var start = first_k; start < last_k; start += DEPTH) {
         for (var i = local; i < TILE_M * DEPTH; i += WORKGROUP) {
-            // Neighbours read neighbouring words: along k where the operand lies so, else along m
-            // or n.
+            // Adjacent invocations read adjacent words: along k if the operand is contiguous along
+            // k, else along m or n.
 #if LEFT_ALONG_K
             let m = i / DEPTH;
             let k = i % DEPTH;
@@ -122,9 +121,9 @@ fn tile(group: vec3<u32>, local: u32) {
 #end
 }
 
-// Register tiles without barriers: EACH_M rows of EACH_N columns that lie WORKGROUP apart. With
+// Register tiles without barriers: EACH_M rows of EACH_N columns that are WORKGROUP apart. With
 // BROADCAST, a workgroup is one subgroup of LANES, which load different elements of the left
-// operand and hand them round.
+// operand and broadcast them.
 //# forward_register input_gradient_register weight_gradient_register
 fn tile(group: vec3<u32>, local: u32) {
     let first_m = group.y * EACH_M;
@@ -137,35 +136,35 @@ fn tile(group: vec3<u32>, local: u32) {
 #end
 #include "register_sums.wgsl"
 #if LEFT_ALONG_K
-    let terms = p.depth;
+    let depth = p.depth;
 #else
-    const terms = TERMS;
+    const depth = BATCH_K;
 #endif
 #if BROADCAST
 #if LEFT_ALONG_K
-    // A lane loads one of eight terms of each row.
-    for (var start = 0u; start < terms; start += WORKGROUP) {
-        let k = min(start + local, terms - 1u);
+    // A lane loads one of eight elements along K of each row.
+    for (var start = 0u; start < depth; start += WORKGROUP) {
+        let k = min(start + local, depth - 1u);
 #repeat i EACH_M
-        let lane{i} = select(0.0, left(m{i}, k), start + local < terms);
+        let lane{i} = select(0.0, left(m{i}, k), start + local < depth);
 #end
 #repeat l LANES
         {
-            let k = min(start + {l}u, terms - 1u);
+            let k = min(start + {l}u, depth - 1u);
 #include "register_step.wgsl" left = subgroupBroadcast(lane{i}, {l}u); right = right(k, n{j})
         }
 #end
     }
 #else
-    // A lane loads one of at most eight rows.
+    // A lane loads one of up to eight rows.
     let m = min(first_m + local, p.rows - 1u);
-    for (var k = 0u; k < terms; k++) {
+    for (var k = 0u; k < depth; k++) {
         let lane = left(m, k);
 #include "register_step.wgsl" left = subgroupBroadcast(lane, {i}u); right = right(k, n{j})
     }
 #endif
 #else
-    for (var k = 0u; k < terms; k++) {
+    for (var k = 0u; k < depth; k++) {
 #include "register_step.wgsl" left = left(m{i}, k); right = right(k, n{j})
     }
 #endif
@@ -214,7 +213,7 @@ fn weight_gradient_register(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
     tile(group, local);
 }
 
-// The sum of the parts, in their order. p: rows, columns, parts.
+// Sum of the split-K parts, in order. p: rows, columns, parts.
 //# forward_finish input_gradient_finish
 fn finish(i: u32) {
     if i >= p.rows * p.columns { return; }

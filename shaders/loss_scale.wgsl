@@ -1,10 +1,10 @@
-// Dynamic loss scaling (Micikevicius et al. 2018, section 3.2): looks for infinities and NaN among
-// the scaled gradients, says whether they can be used, and moves the scale for the next update. p:
-// count (vectors of four), first (of this part's flags), flag_count (in all), interval. Constants:
-// CHECKERS (workgroups that look), SMALLEST and LARGEST scale.
+// Dynamic loss scaling (Micikevicius et al. 2018, section 3.2): checks the scaled gradients for
+// infinities and NaN, outputs whether they can be used, and adapts the scale for the next update.
+// p: count (vectors of four), first (of this part's flags), flag_count (in all), interval.
+// Constants: CHECKERS (workgroups that check), SMALLEST and LARGEST scale.
 
-// Drivers may assume that there are neither infinities nor NaN, so gradients are looked at as
-// words: exponents of all ones.
+// Drivers may assume that there are no infinities or NaN, so the bits are tested: exponents of all
+// ones.
 //# overflows verdict
 var<workgroup> shares: array<u32, WORKGROUP>;
 
@@ -14,7 +14,7 @@ fn any_of(local: u32, found: u32) -> bool {
     return shares[0] != 0u;
 }
 
-// A flag for each workgroup.
+// One flag per workgroup.
 //# overflows
 @compute @workgroup_size(WORKGROUP_X)
 fn overflows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
@@ -35,8 +35,8 @@ fn verdict(@builtin(local_invocation_index) local: u32) {
     let overflow = any_of(local, found);
     if local != 0u { return; }
     let used = scale[0];
-    // What optimizers read: whether to update, the scale of these gradients, updates left out
-    // before.
+    // The guard of optimizers: whether to update, the scale of these gradients, skipped updates so
+    // far.
     guard[0] = select(1.0, 0.0, overflow);
     guard[1] = used;
     guard[2] = skipped[0];

@@ -1,10 +1,9 @@
-// Local response normalisation across channels: y = x s^-beta with s = k + alpha / SIZE * (sum of
-// x^2 over SIZE channels around). An invocation walks over CHUNK channels of one pixel and keeps
-// the window in registers, so that it loads each value once. p: count (invocations), channels,
-// plane (height * width), chunks (of the channels), scale (alpha / SIZE), beta, k, x_offset,
-// x_stride, y_offset, y_stride, dy_offset, dy_stride. Constants: SIZE (odd), REST (SIZE - 1),
-// CHUNK, THREE_QUARTERS (whether beta is 0.75), MASK (the gradient is zero where x is not above
-// zero).
+// Local response normalization across channels: y = x s^-beta with s = k + alpha / SIZE * (sum of
+// x^2 over SIZE channels around). An invocation processes CHUNK channels of one pixel and keeps the
+// window in registers, so each value is loaded once. p: count (invocations), channels, plane
+// (height * width), chunks (of the channels), scale (alpha / SIZE), beta, k, x_offset, x_stride,
+// y_offset, y_stride, dy_offset, dy_stride. Constants: SIZE (odd), REST (SIZE - 1), CHUNK,
+// THREE_QUARTERS (whether beta is 0.75), MASK (the gradient is zero where x is not positive).
 
 const HALF = SIZE / 2u;
 
@@ -15,7 +14,7 @@ struct Walk {
     pixel: u32,
 }
 
-// Neighbouring invocations have neighbouring pixels.
+// Adjacent invocations process adjacent pixels.
 fn walk(i: u32) -> Walk {
     let row = i / p.plane;
     let n = row / p.chunks;
@@ -32,7 +31,7 @@ fn power(s: f32) -> f32 {
 #endif
 }
 
-// x at channel c of an invocation's pixel; zero outside. Channels below zero are large unsigned
+// x at channel c of an invocation's pixel; zero outside. Negative channels become large unsigned
 // numbers.
 fn value(first: u32, c: u32) -> f32 {
     let inside = c < p.channels;
@@ -49,7 +48,7 @@ fn lrn(
     let w = walk(i);
     let first = p.x_offset + w.item * p.x_stride + w.pixel;
     let out = p.y_offset + w.item * p.y_stride + w.pixel;
-    // x at channels c - HALF to c + HALF; before the loop, at those of the channel before the
+    // x at channels c - HALF to c + HALF; before the loop, the window of the channel before the
     // first.
     var x: array<f32, SIZE>;
 #repeat j REST
@@ -81,7 +80,7 @@ fn lrn_grad(
     let dy_first = p.dy_offset + w.item * p.dy_stride + w.pixel;
     let out = p.y_offset + w.item * p.y_stride + w.pixel;
     var x: array<f32, SIZE>;
-    var terms: array<f32, SIZE>;
+    var window: array<f32, SIZE>;
     var direct: array<f32, SIZE>;
 #repeat j REST
     x[{j}u + 1u] = value(first, w.channel + {j}u - 2u * HALF);
@@ -94,10 +93,10 @@ fn lrn_grad(
         var total = 0.0;
 #repeat j REST
         x[{j}u] = x[{j}u + 1u];
-        terms[{j}u] = terms[{j}u + 1u];
+        window[{j}u] = window[{j}u + 1u];
         direct[{j}u] = direct[{j}u + 1u];
         sum += x[{j}u] * x[{j}u];
-        total += terms[{j}u];
+        total += window[{j}u];
 #end
         x[REST] = value(first, c + HALF);
         sum += x[REST] * x[REST];
@@ -105,8 +104,8 @@ fn lrn_grad(
         let inside = c < p.channels;
         let dy = select(0.0, f32(dy_data[dy_first + select(0u, c * p.plane, inside)]), inside);
         direct[REST] = dy * power(s);
-        terms[REST] = direct[REST] * x[HALF] / s;
-        total += terms[REST];
+        window[REST] = direct[REST] * x[HALF] / s;
+        total += window[REST];
         if step >= 2u * HALF {
             // The oldest x of the window belongs to the channel that is HALF behind c.
             var dx = direct[HALF] - 2.0 * p.scale * p.beta * x[0] * total;

@@ -1,15 +1,15 @@
 // Max pooling and its gradient. x is [batch, channels, height, width], y [batch, channels,
 // out_height, out_width]. p: planes, count (elements of the gradient), channels, height, width,
 // out_height, out_width, kernel, stride, pad; x_offset, x_stride, y_offset, y_stride. Constants of
-// the maxima: KERNEL, STRIDE, EACH (neighbours of an invocation), SPAN (columns that they see),
-// SHARED and NEXT (columns of a window that the one before sees, and those that it does not),
-// VECTOR, INDICES; of the gradient: REACH and SPAN (windows in a line that can contain an element,
-// and one of four), VECTOR, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation
-// `mask` is not above zero).
+// the maxima: KERNEL, STRIDE, EACH (adjacent windows per invocation), SPAN (columns that they
+// cover), SHARED and NEXT (columns of a window shared with the previous one, and new ones), VECTOR,
+// INDICES; of the gradient: REACH and SPAN (windows in a line that can contain an element, and one
+// of four), VECTOR, ACCUMULATE, MASK (mask_offset, mask_stride: zeros where the activation `mask`
+// is not above zero).
 
-// What EACH windows that are neighbours in a row see: KERNEL rows and SPAN columns, as places in
-// the plane and as values. Places outside of the input are moved to the nearest inside, which the
-// same windows contain: so there is nothing to ask, and all loads are on their way together.
+// Indices and values of EACH adjacent windows in a row: KERNEL rows and SPAN columns. Positions
+// outside the input are clamped to the nearest inside, which is in the same windows, so there are
+// no branches and all loads are issued together.
 //# max_pool max_pool_rows
 struct Seen {
     line: array<u32, KERNEL>,
@@ -20,8 +20,8 @@ struct Seen {
 fn column_of(x: u32) -> u32 { return u32(clamp(i32(x) - i32(p.pad), 0, i32(p.width) - 1)); }
 fn line_of(y: u32) -> u32 { return u32(clamp(i32(y) - i32(p.pad), 0, i32(p.height) - 1)) * p.width; }
 
-// Stores the maxima of the windows from column ox of the result on; of equals the first in
-// row-major order. Padding never wins; NaN does.
+// Stores the maxima of the windows from result column ox; ties go to the first in row-major order.
+// Padding never wins; NaN does.
 fn store(seen: ptr<function, Seen>, plane: u32, n: u32, c: u32, oy: u32, ox: u32) {
     var best: array<f32, EACH>;
     var index: array<u32, EACH>;
@@ -32,7 +32,7 @@ fn store(seen: ptr<function, Seen>, plane: u32, n: u32, c: u32, oy: u32, ox: u32
 #repeat x KERNEL
     {
         let value = (*seen).value[{y}u][{e}u * STRIDE + {x}u];
-        // The bits of a NaN, because drivers may assume that there are none.
+        // Tests the bits of NaN, because drivers may assume that there are none.
         let wins = value > best[{e}u] || (bitcast<u32>(value) & 0x7fffffffu) > 0x7f800000u;
         best[{e}u] = select(best[{e}u], value, wins);
         index[{e}u] = select(index[{e}u], (*seen).line[{y}u] + (*seen).column[{e}u * STRIDE + {x}u], wins);
@@ -60,7 +60,7 @@ fn store(seen: ptr<function, Seen>, plane: u32, n: u32, c: u32, oy: u32, ox: u32
 #endif
 }
 
-// One invocation EACH windows.
+// One invocation per EACH windows.
 //# max_pool
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool(
@@ -89,8 +89,8 @@ fn max_pool(
     store(&seen, plane, n, c, oy, ox);
 }
 
-// One invocation a row of the result, for devices where loads and divisions are dear: columns that
-// the next window sees too stay, and places are divided once for all of the row.
+// One invocation per row of the result, for devices with expensive loads and divisions: columns
+// shared with the next window are kept, and indices are divided once per row.
 //# max_pool_rows
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_rows(
@@ -130,7 +130,7 @@ fn max_pool_rows(
     }
 }
 
-// Each input element gathers from the windows that contain it and chose it.
+// Each input element gathers from the windows whose maximum it is.
 //# max_pool_grad
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_grad(
@@ -148,7 +148,7 @@ fn max_pool_grad(
     let dy_first = p.y_offset + n * p.y_stride + c * out_plane;
     let indices_first = plane * out_plane;
     let me = y * p.width + x;
-    // The first window whose end lies behind the element, and the last that begins before it.
+    // The first window that ends after the element, and the last that starts before it.
     let top = (max(y + p.pad + p.stride, p.kernel) - p.kernel) / p.stride;
     let left = (max(x + p.pad + p.stride, p.kernel) - p.kernel) / p.stride;
     let bottom = min((y + p.pad) / p.stride + 1u, p.out_height);
@@ -165,9 +165,9 @@ fn max_pool_grad(
 #include "store_gradient.wgsl" sum = sum; place = place; inner = inner
 }
 
-// The same for four neighbours in a row at once, with the REACH x SPAN windows that can contain one
-// of them written out: places are worked out once for all, and loads are on their way together.
-// With VECTOR, rows are whole vectors of dx and of the mask.
+// The same for four adjacent elements of a row, with the REACH x SPAN windows that can contain them
+// unrolled: indices are computed once and loads are issued together. With VECTOR, rows are whole
+// vectors of dx and of the mask.
 //# max_pool_grad_quads
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_grad_quads(
@@ -186,8 +186,8 @@ fn max_pool_grad_quads(
     let dy_first = p.y_offset + n * p.y_stride + c * out_plane;
     let indices_first = plane * out_plane;
     let me = y * p.width + x + vec4(0u, 1u, 2u, 3u);
-    // The last windows that begin before the element, and before the last of the four; numbers
-    // below zero are large ones.
+    // The last windows that start before the element, and before the last of the four; negative
+    // numbers become large ones.
     let below = (y + p.pad) / p.stride;
     let beside = (x + 3u + p.pad) / p.stride;
 #repeat dy REACH
@@ -228,9 +228,9 @@ fn max_pool_grad_quads(
 #endif
 }
 
-// The same, one invocation a plane: each output's gradient goes to the element that it chose. Few
-// loads, for devices where they are dear and a handful of invocations is enough. p: planes and the
-// extents above.
+// The same with one invocation per plane: each output's gradient is added to the element of its
+// maximum. Few loads, for devices where loads are expensive and few invocations suffice. p: planes
+// and the sizes above.
 //# max_pool_grad_planes
 @compute @workgroup_size(WORKGROUP_X)
 fn max_pool_grad_planes(
@@ -248,7 +248,7 @@ fn max_pool_grad_planes(
     for (var k = 0u; k < plane; k++) { dx_data[dx_first + k] = dx_data_element(0.0); }
 #endif
     for (var o = 0u; o < out_plane; o++) {
-        // Whatever the indices are, nothing is written out of bounds.
+        // Clamped, so that invalid indices cause no out-of-bounds write.
         let place = dx_first + min(indices[i * out_plane + o], plane - 1u);
         dx_data[place] = dx_data_element(f32(dx_data[place]) + f32(dy_data[dy_first + o]));
     }

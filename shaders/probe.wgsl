@@ -1,15 +1,14 @@
-// What a device can do at most, measured: multiply-adds in registers, and a copy through storage.
-// Not an operation.
+// Roofline probe: multiply-adds in registers, and a copy in storage. Not an operation.
 
-// CHAINS independent sums of four lanes, `rounds` times 16 multiply-adds each, written as the
-// kernels write them.
+// CHAINS independent vec4 accumulators, `rounds` times 16 multiply-adds each, written as in the
+// kernels.
 //# multiply_add
 @compute @workgroup_size(WORKGROUP_X)
 fn multiply_add(
 #include "invocation.wgsl"
 ) {
     let i = linear_index(group, groups, local);
-    // From memory, so that no compiler knows them.
+    // Loaded from memory, so that compilers cannot evaluate them.
     let factor = 0.999 + values[0];
     let addend = values[1];
     let count = rounds[0];
@@ -27,11 +26,11 @@ fn multiply_add(
 #repeat c CHAINS
     total += chain{c};
 #end
-    // No sum is so negative: the store keeps the sums alive and never happens.
+    // Never true; prevents dead code elimination of the sums.
     if total.x + total.y + total.z + total.w < -1e30 { values[2] = total.x; }
 }
 
-// Each invocation copies EACH vectors that lie WORKGROUP apart. p: count (vectors, a multiple of
+// Each invocation copies EACH vectors that are WORKGROUP apart. p: count (vectors, a multiple of
 // WORKGROUP * EACH).
 //# transfer
 @compute @workgroup_size(WORKGROUP_X)

@@ -1,6 +1,6 @@
-// ReLU and its gradient, in place. p: count (elements), item (elements of one item of the batch),
-// offset and stride (of the tensor that is rewritten), forward_offset and forward_stride (of y in
-// the gradient).
+// ReLU and its gradient, in place. p: count (elements), item (elements per batch item), offset and
+// stride (of the tensor changed in place), forward_offset and forward_stride (of y in the
+// gradient).
 
 //# relu
 @compute @workgroup_size(WORKGROUP_X)
@@ -10,7 +10,7 @@ fn relu(
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
     let at = p.offset + i / p.item * p.stride + i % p.item;
-    // Not max: with NaN that is 0 on most drivers, and then no loss shows that a sum overflowed.
+    // Not `max`, which turns NaN into 0 on most drivers: an overflowed sum must reach the loss.
     let x = f32(y[at]);
     y[at] = y_element(select(x, 0.0, x <= 0.0));
 }
@@ -24,7 +24,7 @@ fn relu_grad(
     if i >= p.count { return; }
     let item = i / p.item;
     let within = i % p.item;
-    // What is no number has no gradient: it shows in the loss.
+    // NaN has no gradient; it is visible in the loss.
     if !(f32(y[p.forward_offset + item * p.forward_stride + within]) > 0.0) {
         dy[p.offset + item * p.stride + within] = dy_element(0.0);
     }

@@ -1,5 +1,5 @@
 // SGD with momentum on a whole region, in vectors of four. p: count (vectors). Constants: NESTEROV,
-// GUARDED (there is a guard, see loss_scale.wgsl).
+// GUARDED (with a guard, see loss_scale.wgsl).
 
 //# sgd
 @compute @workgroup_size(WORKGROUP_X)
@@ -13,12 +13,12 @@ fn sgd(
     // A block of 64 elements is 16 vectors.
     let multiplier = multipliers[i / 16u];
     let w = parameters[i];
-    let g = gradients[i] / scale + step.decay * multiplier.y * w;
+    let g = gradients[i] / scale + step.weight_decay * multiplier.y * w;
     let v = step.momentum * momentum[i] + g;
     momentum[i] = v;
 #if NESTEROV
-    parameters[i] = w - step.rate * multiplier.x * (g + step.momentum * v);
+    parameters[i] = w - step.lr * multiplier.x * (g + step.momentum * v);
 #else
-    parameters[i] = w - step.rate * multiplier.x * v;
+    parameters[i] = w - step.lr * multiplier.x * v;
 #endif
 }

@@ -1,14 +1,13 @@
 // Softmax, its cross-entropy with labels, and the gradient. Logits and probabilities are [rows,
-// classes]; a label that is no class marks a row that does not count. p: rows, classes, smoothing;
+// classes]; a label that is not a class marks a row to ignore. p: rows, classes, smoothing;
 // x_offset, x_stride, y_offset, y_stride (logits and probabilities, or probabilities and gradient).
-// Constants: SHARERS (invocations that share a row), LABELS, MIXED (rows have a second label and
-// the share of the first), WEIGHTED (classes have weights).
+// Constants: SHARERS (invocations per row), LABELS, MIXED (rows have a second label and the share
+// of the first), WEIGHTED (classes have weights).
 
 //# rows
 var<workgroup> shares: array<f32, SHARERS>;
 
-// Sum (or maximum, as a tree either way) over the invocations of a row. With SHARERS = 1 there is
-// nothing to do.
+// Tree reduction, sum or maximum, over the invocations of a row. With SHARERS = 1 it does nothing.
 fn gather(local: u32, share: f32, maximum: bool) -> f32 {
 #if ALONE
     return share;
@@ -27,8 +26,8 @@ fn gather(local: u32, share: f32, maximum: bool) -> f32 {
 #endif
 }
 
-// Probabilities of a row; with LABELS, its loss and whether its largest logit is its label's, the
-// first of equals.
+// Probabilities of a row; with LABELS, its loss and whether its largest logit, the first of ties,
+// is its label's.
 @compute @workgroup_size(WORKGROUP_X)
 fn rows(
 #include "invocation.wgsl"
@@ -38,7 +37,7 @@ fn rows(
     if n >= p.rows { return; }
     let start = 0u;
 #else
-    // Workgroups beyond the last row do it again, so that all reach the barriers.
+    // Workgroups past the last row repeat it, so that all reach the barriers.
     let n = min(linear_group(group, groups), p.rows - 1u);
     let start = local;
 #endif
@@ -58,13 +57,13 @@ fn rows(
     let of_label = f32(x_data[first + select(0u, label, valid)]);
 #if MIXED
     let label2 = second[n];
-    // Whatever the labels are, nothing is read out of bounds.
+    // Clamped, so that invalid labels cause no out-of-bounds read.
     let valid2 = valid && label2 < p.classes;
     let of_second = f32(x_data[first + select(0u, label2, valid2)]);
     var behind2 = 0.0;
 #endif
-    // How many are not before the label: smaller, or equal and of no smaller number. NaN is
-    // neither, so that a row of them is never right.
+    // Number of logits that do not rank above the label's: smaller, or equal with a larger or the
+    // same index. Comparisons with NaN are false, so a row of NaN is never correct.
     var behind = 0.0;
     var total = 0.0;
     var weights = 0.0;
@@ -136,11 +135,11 @@ fn totals() {
     correct[0] = right;
 }
 
-// dx = dloss / (rows that count) (probability - target). With weights, targets are multiplied by
-// those of their classes, probabilities by the sum of such targets over the row, and rows count by
-// the weights of their labels.
+// dx = dloss / (number of rows) (probability - target), ignoring rows without a class. With class
+// weights, targets are multiplied by the weights of their classes, probabilities by the sum of
+// these targets over the row, and rows are weighted by their labels.
 //# softmax_cross_entropy_grad
-// How much a row counts.
+// Weight of a row.
 fn label_weight(n: u32) -> f32 {
     let valid = labels[n] < p.classes;
     var weight = 1.0;
@@ -163,7 +162,7 @@ fn softmax_cross_entropy_grad(
     if i >= p.rows * p.classes { return; }
     let n = i / p.classes;
     let c = i - n * p.classes;
-    // Batches are short; counting here saves a pass.
+    // Batches are small, and counting here saves a pass.
     var count = 0.0;
     for (var m = 0u; m < p.rows; m++) { count += label_weight(m); }
     var of_class = select(0.0, 1.0, c == labels[n]);

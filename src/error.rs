@@ -1,74 +1,71 @@
-//! The one error type of the crate: each variant names the file, tensor, layer or value at fault
-//! and says what to do.
+//! The error type of the crate. Each variant names the file, tensor, layer or value and says what
+//! to do.
 
 use std::path::{Path, PathBuf};
 
 use crate::text::printable;
 
-/// The result of everything that can fail in this crate.
+/// Result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What an error comes from: an error of the driver, of a decoder, of the system.
+/// Source of an error: from the driver, a decoder or the system.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Everything that can go wrong, in terms of what the caller can do about it. A message says all
-/// that there is to say; what an error comes from, where that is an error of its own, is its
-/// [`source`](std::error::Error::source) besides.
+/// All errors of the crate, by what the caller can do about them. Messages are complete without the
+/// [`source`](std::error::Error::source).
 ///
-/// What can be changed is called as the library calls it: `` `GoogLeNet::input` `` is the field or
-/// the method of that name. A program with other names for it (flags, keys of a file) can put those
-/// in their place.
+/// Messages name settings by library path, in backticks: `` `GoogLeNet::input` `` is the field or
+/// method of that name. A program with other names (flags, keys of a file) can substitute them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A layer was given shapes that it cannot work on.
+    /// A layer does not support its input shapes.
     #[error("layer `{layer}` ({operation}): {reason}")]
     Layer {
         /// The layer's name in the graph.
         layer: String,
         /// The operation's name.
         operation: &'static str,
-        /// What is wrong, with the shapes.
+        /// Reason, with the shapes.
         reason: String,
     },
-    /// A tensor is missing, or does not have the expected shape or type.
+    /// A tensor is missing or has the wrong shape or type.
     #[error("tensor `{}`: {reason}", printable(tensor))]
     Tensor {
         /// The tensor's name.
         tensor: String,
-        /// What is wrong and what was expected.
+        /// Reason and what was expected.
         reason: String,
     },
     /// A value is out of its range.
     #[error("`{field}` must be {allowed}, not {value}")]
     OutOfRange {
-        /// What has the value: a field or a method of the library, with its type.
+        /// Field or method with its type, such as `GoogLeNet::input`.
         field: &'static str,
-        /// What the value may be, as in "must be above zero".
+        /// Allowed values, to follow "must be".
         allowed: String,
         /// The value.
         value: String,
     },
-    /// A name that nothing has.
+    /// An unknown name.
     #[error("there is no {what} `{}`: {known}", printable(name))]
     Unknown {
-        /// What it would be the name of.
+        /// What was named.
         what: &'static str,
         /// The name.
         name: String,
-        /// The names that there are, or where they are.
+        /// Known names, or where to find them.
         known: String,
     },
-    /// Settings that contradict each other, or what they are for.
+    /// Invalid or contradictory settings.
     #[error("{0}")]
     Config(String),
-    /// A mistake of the library itself, which no input should be able to bring about: please report
-    /// it.
-    #[error("{what}: this is a mistake in incept, please report it{}", because(source.as_ref()))]
+    /// A bug in the library, which no input should cause.
+    #[error("{what}: this is a bug in incept, please report it{}", because(source.as_ref()))]
     Internal {
-        /// What is not as it must be.
+        /// Violated invariant.
         what: &'static str,
-        /// What found it out.
+        /// Error that revealed it.
         source: Option<Cause>,
     },
     /// No adapter matches the request.
@@ -90,7 +87,7 @@ pub enum Error {
     },
     /// Training has diverged.
     #[error(
-        "the loss is NaN or infinite since step {step}: training diverged; use a smaller `Pace::rate`, or `Optimizer::clip_norm` 1"
+        "the loss is NaN or infinite since step {step}: training diverged; use a smaller `Pace::lr`, or `Optimizer::max_grad_norm` 1"
     )]
     Diverged {
         /// The first step without a loss.
@@ -98,26 +95,26 @@ pub enum Error {
     },
     /// Training has diverged, or activations stored as f16 overflow.
     #[error(
-        "the loss is not finite since step {step}: activations stored as f16 overflow, or training diverged; use `Optimizer::precision` f32, a smaller `Pace::rate`, or `Optimizer::clip_norm` 1"
+        "the loss is not finite since step {step}: activations stored as f16 overflow, or training diverged; use `Optimizer::precision` f32, a smaller `Pace::lr`, or `Optimizer::max_grad_norm` 1"
     )]
     DivergedInF16 {
         /// The first step without a loss.
         step: u64,
     },
-    /// Gradients overflow however little the loss is scaled: no update is done any more.
+    /// Gradients overflow even at the smallest loss scale, so all updates are skipped.
     #[error(
-        "gradients stored as f16 overflow in every step since {step}, at the smallest loss scale too: use `Optimizer::precision` f32, a smaller `Pace::rate`, or `Optimizer::clip_norm` 1"
+        "gradients stored as f16 overflow in every step since {step}, even at the smallest loss scale: use `Optimizer::precision` f32, a smaller `Pace::lr`, or `Optimizer::max_grad_norm` 1"
     )]
     Overflows {
         /// The first step without an update.
         step: u64,
     },
-    /// The driver refused or failed a kernel.
+    /// The driver rejected a kernel or failed to run it.
     #[error("kernel `{kernel}` failed on the device: {reason}")]
     Kernel {
         /// The kernel's label: layer, operation and entry point.
         kernel: String,
-        /// What is wrong, in the words of the compiler or the driver where those refused it.
+        /// Reason, from the compiler or driver where available.
         reason: String,
         /// The error of the compiler or the driver.
         source: Option<Cause>,
@@ -125,7 +122,7 @@ pub enum Error {
     /// The driver reported an error outside any one kernel.
     #[error("the GPU driver reported an error in {context}: {source}")]
     Driver {
-        /// What was being done.
+        /// Operation in progress.
         context: String,
         /// The driver's words.
         source: Cause,
@@ -148,11 +145,11 @@ pub enum Error {
     TooLarge {
         /// The tensor's name.
         tensor: String,
-        /// Bytes that it needs.
+        /// Required bytes.
         needed: u64,
-        /// Bytes that the device can bind.
+        /// Maximum binding size in bytes.
         limit: u64,
-        /// What would fit.
+        /// What to change.
         advice: String,
     },
     /// A file could not be read or written.
@@ -163,61 +160,61 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
-    /// A file's content is not what its format says.
+    /// A file's content is invalid.
     #[error("{}: {reason}", shown(path))]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// Reason and what to do.
         reason: String,
-        /// The decoder's error, where that is what is wrong.
+        /// The decoder's error, if it is the cause.
         source: Option<Cause>,
     },
-    /// A file's weights are not all of a network's, or not only those.
-    #[error("{}: these are not the weights of {network}{}", shown(path), listed(missing, extra, misshapen))]
+    /// A file's tensors do not match a network.
+    #[error("{}: the weights do not match {network}{}", shown(path), listed(missing, extra, wrong_shape))]
     Weights {
         /// The file.
         path: PathBuf,
-        /// The network that the tensors come closest to.
+        /// The network with the closest match.
         network: String,
         /// Tensors of the network that the file does not have.
         missing: Vec<String>,
         /// Tensors of the file that the network does not have.
         extra: Vec<String>,
-        /// Tensors with other extents, and which.
-        misshapen: Vec<String>,
+        /// Tensors with the wrong shape, with both shapes.
+        wrong_shape: Vec<String>,
     },
-    /// More images of a data set were unreadable than allowed.
+    /// More images were unreadable than allowed.
     #[error("{bad} unreadable images, more than `LoaderOptions::max_bad` {max} allows; the last is {source}")]
     TooManyBad {
-        /// How many were unreadable.
+        /// Number of unreadable images.
         bad: usize,
-        /// How many were allowed.
+        /// Number of unreadable images allowed.
         max: usize,
         /// What is wrong with the last one.
         source: Box<Error>,
     },
-    /// Another process writes this run or file.
-    #[error("{path}: {owner} is writing this: wait until it ends, or stop it")]
+    /// Another process is writing this run or file.
+    #[error("{path}: {owner} is writing here: wait until it ends, or stop it")]
     Locked {
         /// The lock's file.
         path: PathBuf,
-        /// The process that has it.
+        /// The process that holds it.
         owner: String,
     },
-    /// A checkpoint whose weights training has spoiled.
+    /// A checkpoint with NaN or infinite weights.
     #[error("{path}: `{tensor}` has NaN or infinite values: training diverged{advice}")]
     NonFinite {
         /// The checkpoint.
         path: PathBuf,
         /// The first tensor with such values.
         tensor: String,
-        /// What to do: from `; ` on, or nothing.
+        /// What to do, starting with `; `, or empty.
         advice: String,
     },
-    /// Training has spoiled the weights.
+    /// Training made weights NaN or infinite.
     #[error(
-        "`{tensor}` has NaN or infinite values after {epochs} epochs: training diverged; use a smaller `Pace::rate`, or `Optimizer::clip_norm` 1"
+        "`{tensor}` has NaN or infinite values after {epochs} epochs: training diverged; use a smaller `Pace::lr`, or `Optimizer::max_grad_norm` 1"
     )]
     Spoiled {
         /// The first tensor with such values.
@@ -225,41 +222,41 @@ pub enum Error {
         /// Epochs done.
         epochs: u64,
     },
-    /// Training ended before its end.
+    /// Training stopped early.
     #[error("{source}\n{advice}")]
     Ended {
-        /// What ended it.
+        /// The error that stopped it.
         source: Box<Error>,
-        /// What is left of it and how to go on.
+        /// What was saved and how to resume.
         advice: String,
     },
-    /// No image of a data set could be read: there is nothing to train on or to measure.
+    /// No image of a data set could be read.
     #[error("none of the {count} images can be read: {source}")]
     NothingReadable {
-        /// Images of the data set.
+        /// Number of images in the data set.
         count: usize,
         /// What is wrong with the last one.
         source: Box<Error>,
     },
-    /// The caller asked for the work to stop.
+    /// Stopped by the caller.
     #[error("interrupted")]
     Interrupted,
 }
 
-/// The end of a message that has a cause.
+/// The source at the end of a message.
 fn because(source: Option<&Cause>) -> String {
     source.map_or_else(String::new, |source| format!(": {source}"))
 }
 
-/// A path for people: what it is called must not be obeyed by their terminal.
+/// A path in printable form, without terminal control characters.
 fn shown(path: &Path) -> String {
     printable(&path.to_string_lossy()).into_owned()
 }
 
-/// The tensors at fault, a line for each kind of fault.
-fn listed(missing: &[String], extra: &[String], misshapen: &[String]) -> String {
-    let kinds = [("missing", missing), ("extra", extra), ("misshapen", misshapen)];
-    /// More than any GoogLeNet has; a file can have as many as it likes.
+/// Lists mismatched tensors, one line per kind.
+fn listed(missing: &[String], extra: &[String], wrong_shape: &[String]) -> String {
+    let kinds = [("missing", missing), ("extra", extra), ("of the wrong shape", wrong_shape)];
+    /// More tensors than any GoogLeNet has; a file may have any number.
     const MOST: usize = 500;
     let lines = kinds.iter().filter(|(_, names)| !names.is_empty());
     let line = |(kind, names): &(&str, &[String])| {
@@ -281,8 +278,8 @@ impl Error {
         Self::Format { path: path.into(), reason: reason.into(), source: None }
     }
 
-    /// An error about the content of the file at `path` that comes from another: `reason` says all
-    /// that is to be said.
+    /// An error about the content of the file at `path`, with a source; `reason` must be complete
+    /// without it.
     pub fn damaged(path: impl Into<PathBuf>, reason: impl Into<String>, source: impl Into<Cause>) -> Self {
         Self::Format { path: path.into(), reason: reason.into(), source: Some(source.into()) }
     }
@@ -293,12 +290,12 @@ impl Error {
         Self::OutOfRange { field, allowed: allowed.into(), value: value.to_string() }
     }
 
-    /// An error that no input should be able to bring about.
+    /// A violated invariant, which no input should cause.
     pub(crate) fn internal(what: &'static str) -> Self {
         Self::Internal { what, source: None }
     }
 
-    /// That something of the library's own cannot be written down.
+    /// Error for a library record that cannot be serialized.
     pub(crate) fn unwritable(source: serde_json::Error) -> Self {
         Self::Internal { what: "a record cannot be written as JSON", source: Some(source.into()) }
     }
@@ -315,7 +312,7 @@ mod tests {
 
     use super::*;
 
-    /// All source files of the library, its command left out.
+    /// All source files of the library, without the command.
     fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).expect("the sources are there").flatten() {
             let path = entry.path();
@@ -328,10 +325,9 @@ mod tests {
         }
     }
 
-    /// The library knows nothing of the command's flags: neither its messages nor its documentation
-    /// speak of any.
+    /// The library's messages and documentation must not mention flags of the command.
     #[test]
-    fn the_library_names_no_flag() {
+    fn library_does_not_mention_flags() {
         let mut files = Vec::new();
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
         assert!(files.len() > 100, "{files:?}");
@@ -350,17 +346,17 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_sources() {
-        let json = serde_json::from_str::<u32>("x").expect_err("no number");
-        let error = Error::damaged("file.json", "is no JSON", json);
-        assert_eq!(error.to_string(), "file.json: is no JSON");
+    fn error_sources_are_chained() {
+        let json = serde_json::from_str::<u32>("x").expect_err("not a number");
+        let error = Error::damaged("file.json", "is not JSON", json);
+        assert_eq!(error.to_string(), "file.json: is not JSON");
         assert!(error.source().is_some_and(|source| source.downcast_ref::<serde_json::Error>().is_some()));
         let last = Error::TooManyBad { bad: 3, max: 2, source: Box::new(error) };
         assert!(last.source().is_some_and(|source| source.source().is_some()), "{last}");
     }
 
     #[test]
-    fn values_out_of_range_are_named() {
+    fn out_of_range_names_the_field() {
         let error = Error::out_of_range("GoogLeNet::input", "at least 32", 16);
         assert_eq!(error.to_string(), "`GoogLeNet::input` must be at least 32, not 16");
     }

@@ -1,6 +1,5 @@
-//! Files that are written: whole or not at all, through symbolic links, with the mode and owner
-//! that they had; and found out to be writable before the work that makes their content. The
-//! counterpart of [`crate::untrusted`].
+//! Writing files: atomically, through symbolic links, keeping mode and owner, and with a check that
+//! a file is writable before its content is computed. The counterpart of [`crate::untrusted`].
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,21 +11,22 @@ use std::io::Write;
 
 use crate::error::{Error, Result};
 
-/// What the names of temporary files have after the name of the file that they become.
+/// Part of a temporary file's name after the name of the target file.
 const MARK: &str = ".incept-";
-/// How the names of temporary files end.
+/// Extension of temporary files.
 const ENDING: &str = ".tmp";
-/// Characters of a file's name that its temporary files have in theirs: names may have 255 bytes.
+/// Characters of the target's name in a temporary file's name, because names are limited to 255
+/// bytes.
 const STEM: usize = 50;
-/// Symbolic links that are followed in a row, as Linux does.
+/// Maximum chain of symbolic links, as in Linux.
 const LINKS: usize = 40;
 
-/// Where the bytes of an output go.
+/// Target of an output.
 #[cfg(not(target_arch = "wasm32"))]
 enum Target {
-    /// A regular file, or none yet: replaced as a whole. What it was before, if it was there.
+    /// A regular file, existing (with its metadata) or new, which is replaced atomically.
     Replace(PathBuf, Option<Metadata>),
-    /// A terminal, a character device or a pipe: written to.
+    /// A terminal, character device or pipe, which is written to directly.
     Through(PathBuf),
     /// Standard output.
     Output,
@@ -34,22 +34,21 @@ enum Target {
     Errors,
 }
 
-/// Writes a file such that at any time either the old or the new content is there: to a temporary
-/// file beside it, which is synced and renamed.
+/// Writes a file atomically: to a temporary file in the same folder, which is synced and renamed.
 ///
-/// Symbolic links are followed, and a file that is there keeps its mode and owner. Character
-/// devices and pipes are written to; block devices and sockets are refused.
+/// Symbolic links are followed, and an existing file keeps its mode and owner. Character devices
+/// and pipes are written to directly; block devices and sockets are rejected.
 ///
 /// # Errors
-/// [`Error::Io`] or [`Error::Format`] naming the file; the old content is there then.
+/// [`Error::Io`] or [`Error::Format`] naming the file, whose old content is then unchanged.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let fail = |e: std::io::Error| Error::io(path, e);
     let (file, before) = match target(path)? {
         Target::Replace(file, before) => (file, before),
         Target::Through(file) => return write_through(&file, bytes).map_err(fail),
-        Target::Output => return pour(std::io::stdout().lock(), bytes).map_err(fail),
-        Target::Errors => return pour(std::io::stderr().lock(), bytes).map_err(fail),
+        Target::Output => return write_all_to(std::io::stdout().lock(), bytes).map_err(fail),
+        Target::Errors => return write_all_to(std::io::stderr().lock(), bytes).map_err(fail),
     };
     let folder = folder_of(&file);
     std::fs::create_dir_all(folder).map_err(fail)?;
@@ -58,7 +57,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     keep_owner(path, temporary.as_file(), before.as_ref())?;
     temporary.as_file().sync_all().map_err(fail)?;
     temporary.persist(&file).map_err(|e| fail(e.error))?;
-    // The new name lasts once the folder is written; not every system can sync one.
+    // Syncs the folder so that the rename is durable; not every system supports this.
     #[cfg(unix)]
     if let Ok(folder) = File::open(folder) {
         folder.sync_all().map_err(fail)?;
@@ -66,7 +65,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Where there are no files, there is nothing to write to.
+/// Not supported without a file system.
 ///
 /// # Errors
 /// Always [`Error::Io`].
@@ -75,9 +74,8 @@ pub fn write_atomically(path: &Path, _bytes: &[u8]) -> Result<()> {
     Err(Error::io(path, std::io::ErrorKind::Unsupported.into()))
 }
 
-/// Finds out whether [`write_atomically`] could write a file, before the work that makes its
-/// content. Nothing is left behind; temporary files that a killed process left of the same file are
-/// removed.
+/// Checks that [`write_atomically`] can write a file, before its content is computed. Leaves
+/// nothing behind, and removes temporary files of the same file left by killed processes.
 ///
 /// # Errors
 /// As [`write_atomically`].
@@ -91,12 +89,11 @@ pub fn check_file(path: &Path) -> Result<()> {
     }
     let mut temporary = temporary(&file, before.as_ref(), folder).map_err(fail)?;
     keep_owner(path, temporary.as_file(), before.as_ref())?;
-    // A full disk still has room for names.
+    // Writes some bytes, because a full disk may still have room for an empty file.
     temporary.write_all(b"incept").and_then(|()| temporary.flush()).map_err(fail)
 }
 
-/// Finds out whether files could be written to a folder, which may have to be made. Nothing is left
-/// behind.
+/// Checks that files can be written to a folder, which need not exist yet. Leaves nothing behind.
 ///
 /// # Errors
 /// [`Error::Io`] naming the folder.
@@ -108,23 +105,22 @@ pub fn check_folder(path: &Path) -> Result<()> {
     temporary.write_all(b"incept").and_then(|()| temporary.flush()).map_err(fail)
 }
 
-/// Whether a path is a device, a pipe or a socket: what is written there cannot be read again as a
-/// file.
+/// Whether a path is a device, pipe or socket, whose content cannot be read back as a file.
 #[must_use]
 pub fn is_special(path: &Path) -> bool {
-    // A shell may have sent these to a regular file, which is written to and not replaced.
+    // Standard output may be redirected to a regular file, which must be appended to, not replaced.
     is_standard(path) || std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-/// Whether a path is a name of standard output or standard error.
+/// Whether a path is an alias of standard output or standard error.
 fn is_standard(path: &Path) -> bool {
     let names =
         ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"];
     path.to_str().is_some_and(|path| names.contains(&path))
 }
 
-/// Removes temporary files that killed processes left in a folder: all, or those of one file. A
-/// file that a process still writes is locked and stays. Returns how many were removed.
+/// Removes temporary files left by killed processes in a folder, all or those of one file. Files
+/// still being written are locked and not removed. Returns the number removed.
 pub fn remove_leftovers(folder: &Path, of: Option<&Path>) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let start = of.map(|file| format!(".{}{MARK}", stem(file)));
@@ -135,7 +131,7 @@ pub fn remove_leftovers(folder: &Path, of: Option<&Path>) -> usize {
     };
     let left = |path: &PathBuf| {
         let regular = std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
-        // Who cannot open it cannot tell whether it is in use.
+        // A file that cannot be opened may be in use.
         regular && File::open(path).is_ok_and(|file| is_unused(&file))
     };
     let removed = |path: &PathBuf| std::fs::remove_file(path).is_ok();
@@ -146,7 +142,7 @@ fn is_unused(file: &File) -> bool {
     !matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
 }
 
-/// The beginning of a file's name.
+/// The first characters of a file's name.
 fn stem(file: &Path) -> String {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     name.chars().take(STEM).collect()
@@ -157,7 +153,7 @@ fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The folder itself, or the nearest one above it that is there.
+/// The folder itself, or its nearest existing parent.
 #[cfg(not(target_arch = "wasm32"))]
 fn existing(mut folder: &Path) -> std::io::Result<&Path> {
     loop {
@@ -172,7 +168,7 @@ fn existing(mut folder: &Path) -> std::io::Result<&Path> {
     }
 }
 
-/// A temporary file that may become `file`. It is locked while this process has it.
+/// A temporary file to be renamed to `file`. It is locked while this process uses it.
 #[cfg(not(target_arch = "wasm32"))]
 fn temporary(
     file: &Path,
@@ -182,9 +178,8 @@ fn temporary(
     let prefix = format!(".{}{MARK}", stem(file));
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(ENDING);
-    // As any file that a program makes, and not for its owner alone: reports and weights are
-    // shared. One that is replaced was maybe not for all to read, and gets its mode before its
-    // name.
+    // The usual mode of new files instead of owner-only, because reports and weights are shared. A
+    // replaced file may have been private, so its mode is set before the rename.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(if before.is_some() {
         0o600
@@ -194,12 +189,12 @@ fn temporary(
     #[cfg(not(unix))]
     let _ = before;
     let temporary = builder.tempfile_in(folder)?;
-    // Where files cannot be locked, leftovers are told by age alone: by nobody.
+    // Where files cannot be locked, leftovers are not removed.
     let _ = temporary.as_file().try_lock();
     Ok(temporary)
 }
 
-/// Gives a file the mode and the owner of the one that it replaces.
+/// Sets mode and owner to those of the replaced file.
 #[cfg(not(target_arch = "wasm32"))]
 fn keep_owner(path: &Path, file: &File, before: Option<&Metadata>) -> Result<()> {
     let Some(before) = before else { return Ok(()) };
@@ -220,12 +215,12 @@ fn keep_owner(path: &Path, file: &File, before: Option<&Metadata>) -> Result<()>
     file.set_permissions(before.permissions()).map_err(|e| Error::io(path, e))
 }
 
-/// What a path leads to.
+/// Resolves the target of a path.
 #[cfg(not(target_arch = "wasm32"))]
 fn target(path: &Path) -> Result<Target> {
     let fail = |e: std::io::Error| Error::io(path, e);
     let refuse = |kind: &str| Err(Error::format(path, format!("is {kind}: name a file")));
-    // Opening these anew would write over what was printed before.
+    // Opening these again would overwrite earlier output.
     match path.to_str() {
         Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => return Ok(Target::Output),
         Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => return Ok(Target::Errors),
@@ -254,7 +249,7 @@ fn target(path: &Path) -> Result<Target> {
     }
 }
 
-/// The file that a symbolic link would make, which leads to none yet; any other path itself.
+/// The target of a dangling symbolic link; any other path itself.
 #[cfg(not(target_arch = "wasm32"))]
 fn end_of_links(path: &Path) -> std::io::Result<PathBuf> {
     let mut file = path.to_path_buf();
@@ -268,17 +263,17 @@ fn end_of_links(path: &Path) -> std::io::Result<PathBuf> {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-fn pour(mut to: impl Write, bytes: &[u8]) -> std::io::Result<()> {
+fn write_all_to(mut to: impl Write, bytes: &[u8]) -> std::io::Result<()> {
     to.write_all(bytes).and_then(|()| to.flush())
 }
 
-/// Writes to a device or pipe. A pipe without a reader is an error: opening one would wait for
-/// ever.
+/// Writes to a device or pipe. A pipe without a reader is an error, because opening it would block
+/// forever.
 #[cfg(not(target_arch = "wasm32"))]
 fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true);
-    // Held until the pipe is open for good, so that its reader does not see an end.
+    // Held until the pipe is reopened, so that its reader does not see the end.
     #[cfg(unix)]
     let _held = {
         let mut at_once = options.clone();
@@ -288,7 +283,7 @@ fn write_through(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
             _ => e,
         })?
     };
-    pour(options.open(path)?, bytes)
+    write_all_to(options.open(path)?, bytes)
 }
 
 #[cfg(test)]
@@ -311,12 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn symbolic_links_are_followed_and_stay() {
+    fn symbolic_links_are_followed_and_kept() {
         let folder = folder();
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("store")).expect("can be made");
         std::fs::write(at("store/old"), "old").expect("can be written");
-        // A link to a file, a link to a link, and one to a file that is not there yet.
+        // A link to a file, a link to a link, and a dangling link.
         symlink("store/old", at("link")).expect("can be linked");
         symlink(at("link"), at("chain")).expect("can be linked");
         symlink("store/new", at("dangling")).expect("can be linked");
@@ -332,12 +327,12 @@ mod tests {
     }
 
     #[test]
-    fn mode_and_owner_of_a_file_are_kept() {
+    fn file_mode_and_owner_are_kept() {
         let folder = folder();
         let file = folder.path().join("private");
         std::fs::write(&file, "old").expect("can be written");
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o640)).expect("can be set");
-        // Only root can give a file away; others keep it theirs.
+        // Only root can change the owner.
         let given = std::os::unix::fs::chown(&file, Some(12345), Some(54321)).is_ok();
         let before = std::fs::metadata(&file).expect("is there");
         assert_eq!(given, before.uid() == 12345);
@@ -349,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn special_files_are_written_through_or_refused() {
+    fn special_files_are_written_directly_or_rejected() {
         let folder = folder();
         let null = Path::new("/dev/null");
         let before = std::fs::metadata(null).expect("is there");
@@ -385,21 +380,21 @@ mod tests {
     }
 
     #[test]
-    fn unwritable_outputs_are_found_before_the_work() {
+    fn unwritable_outputs_are_detected_early() {
         let folder = folder();
         let file = folder.path().join("file");
         std::fs::write(&file, "").expect("can be written");
         for path in [file.join("below"), file.join("far/below"), "/proc/none/x".into()] {
             assert!(check_file(&path).is_err() && check_folder(&path).is_err(), "{}", path.display());
         }
-        // What can be written is not made by the check.
+        // The check does not create files or folders.
         check_file(&folder.path().join("a/b/c")).expect("can be written");
         check_folder(&folder.path().join("a/b")).expect("can be written");
         assert_eq!(names(folder.path()), ["file"]);
     }
 
     #[test]
-    fn leftovers_of_killed_writers_are_removed_and_nothing_else() {
+    fn only_leftover_temporary_files_are_removed() {
         let folder = folder();
         let make = |name: &str| {
             std::fs::write(folder.path().join(name), "half").expect("can be written");

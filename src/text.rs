@@ -1,14 +1,14 @@
-//! Text from outside on its way to a terminal or a page.
+//! Making untrusted text safe for terminals and HTML pages.
 
 use std::borrow::Cow;
 
-/// A name or value from a file as it may be shown: what [`is_hostile`] is replaced.
+/// A text with [`is_hostile`] characters replaced by U+FFFD.
 pub fn printable(text: &str) -> Cow<'_, str> {
     replaced(text, is_hostile)
 }
 
-/// Whether a terminal would obey a character instead of showing it, or show other text than there
-/// is: control characters, separators of lines, and marks that change the direction of text.
+/// Whether a character could control a terminal or disguise text: control characters, line
+/// separators and bidirectional marks.
 pub fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -22,7 +22,7 @@ fn replaced(text: &str, hostile: impl Fn(char) -> bool) -> Cow<'_, str> {
     }
 }
 
-/// As [`printable`], for text that has lines and columns: line feeds and tabs stay.
+/// As [`printable`], but keeps line feeds and tabs.
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     replaced(text, |c| is_hostile(c) && c != '\n' && c != '\t')
 }

@@ -1,9 +1,8 @@
-//! The boundary that everything from outside crosses: files are read only if they are regular and
-//! no larger than allowed, foreign parsers run where a panic becomes a typed error, and text from
-//! files is made safe to show.
+//! Handling of untrusted input: only regular files up to a size limit are read, panics of
+//! third-party parsers become typed errors, and text from files is made safe to print.
 //!
-//! Everything that reads a file or calls a parser of another crate goes through here, so that one
-//! rule holds for all formats.
+//! All file reading and all parsers of other crates go through this module, so the same rules apply
+//! to every format.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -16,24 +15,23 @@ use std::task::Poll;
 use crate::error::{Error, Result};
 pub use crate::text::{is_hostile, printable, printable_lines};
 
-/// Bytes that a single image file or sample may have.
+/// Maximum bytes of a single image file or sample.
 pub const MAX_SAMPLE_BYTES: u64 = 512 << 20;
 
-/// Bytes that a file may have which is read into memory as a whole: weights, and data sets of one
-/// file.
+/// Maximum bytes of a file that is read into memory as a whole: weights, and single-file data sets.
 pub const MAX_FILE_BYTES: u64 = 16 << 30;
 
-/// Bytes that a text file may have: configurations, class names, logs.
+/// Maximum bytes of a text file: configurations, class names, logs.
 pub const MAX_TEXT_BYTES: u64 = 64 << 20;
 
 thread_local! {
-    /// How many parsers of untrusted input are on this thread's stack; their panics are reported as
-    /// errors and not printed.
+    /// Number of [`contained`] parsers on this thread's stack; their panics are returned as errors
+    /// and not printed.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Lets panics inside [`contained`] pass without a message; all others reach the hook that was
-/// there before.
+/// Installs a hook that silences panics inside [`contained`] and passes all others to the previous
+/// hook.
 fn quiet_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -46,12 +44,12 @@ fn quiet_hook() {
     });
 }
 
-/// Runs a parser on input from outside. A panic in it becomes an error with the panic's message, so
-/// that a damaged file cannot end the program. Memory and recursion are not contained: callers
-/// check announced sizes first.
+/// Runs a parser on untrusted input. A panic becomes an error with its message, so a damaged file
+/// cannot end the program. Memory and recursion are not limited: callers must check announced sizes
+/// first.
 ///
 /// # Errors
-/// What the parser reports, or the message of its panic.
+/// The parser's error, or the message of its panic.
 pub fn contained<T>(parse: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     quiet_hook();
     DEPTH.with(|depth| depth.set(depth.get() + 1));
@@ -68,7 +66,7 @@ pub fn contained<T>(parse: impl FnOnce() -> Result<T, String>) -> Result<T, Stri
 /// file's name.
 ///
 /// # Errors
-/// What the parser reports, or [`Error::Format`].
+/// The parser's error, or [`Error::Format`].
 pub fn contained_in<T>(path: &Path, parse: impl FnOnce() -> Result<T>) -> Result<T> {
     contained(|| Ok(parse())).unwrap_or_else(|reason| Err(Error::format(path, reason)))
 }
@@ -76,7 +74,7 @@ pub fn contained_in<T>(path: &Path, parse: impl FnOnce() -> Result<T>) -> Result
 /// As [`contained_in`], for work that waits for a device.
 ///
 /// # Errors
-/// What the work reports, or [`Error::Format`].
+/// The work's error, or [`Error::Format`].
 pub async fn contained_async<T>(path: &Path, work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = std::pin::pin!(work);
     std::future::poll_fn(|context| {
@@ -86,8 +84,8 @@ pub async fn contained_async<T>(path: &Path, work: impl Future<Output = Result<T
     .await
 }
 
-/// Opens a file for reading if it is a regular one, and says how long it is. Devices, pipes and
-/// folders are refused before they are opened, as opening a pipe waits for a writer.
+/// Opens a regular file for reading and returns its length. Devices, pipes and folders are rejected
+/// before opening, because opening a pipe waits for a writer.
 ///
 /// # Errors
 /// [`Error::Io`] naming the file if it cannot be opened, [`Error::Format`] if it is not regular.
@@ -102,7 +100,7 @@ pub fn open_regular(path: &Path) -> Result<(File, u64)> {
         return Err(refuse("a device, pipe or socket"));
     }
     let file = File::open(path).map_err(fail)?;
-    // What was opened decides, if the name changed its meaning in between.
+    // Checks the opened file again, in case the path was replaced in between.
     let opened = file.metadata().map_err(fail)?;
     if opened.is_file() { Ok((file, opened.len())) } else { Err(refuse("a device, pipe or socket")) }
 }
@@ -114,7 +112,7 @@ pub fn open_regular(path: &Path) -> Result<(File, u64)> {
 pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let (file, length) = open_regular(path)?;
     if length > limit {
-        return Err(Error::format(path, format!("has {length} bytes, more than the {limit} that are read")));
+        return Err(Error::format(path, format!("has {length} bytes, more than the limit of {limit}")));
     }
     read_up_to(file, limit).map_err(|e| Error::io(path, e))?.map_err(|reason| Error::format(path, reason))
 }
@@ -129,16 +127,16 @@ pub fn read_text(path: &Path) -> Result<String> {
     Ok(text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text))
 }
 
-/// Reads a stream to its end, if that comes within `limit` bytes: what unpacks, or grows while it
-/// is read, has no length to check before.
+/// Reads a stream of up to `limit` bytes, for content without a known length: decompressed data, or
+/// files that grow.
 ///
 /// # Errors
-/// The stream's error; within it, why the content is refused.
+/// The stream's error; the inner error if the content exceeds the limit.
 pub fn read_up_to(stream: impl Read, limit: u64) -> std::io::Result<Result<Vec<u8>, String>> {
     let mut bytes = Vec::new();
     stream.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
-        return Ok(Err(format!("holds more than the {limit} bytes that are read")));
+        return Ok(Err(format!("has more than the limit of {limit} bytes")));
     }
     Ok(Ok(bytes))
 }
@@ -148,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn panics_of_parsers_become_errors() {
+    fn parser_panics_become_errors() {
         let result: Result<(), String> = contained(|| panic!("index {} out of range", 7));
         assert_eq!(result.unwrap_err(), "is damaged: its decoder failed (index 7 out of range)");
         let typed: Result<u8> = contained_in(Path::new("a.png"), || panic!("no"));
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_end_at_the_limit() {
+    fn streams_over_the_limit_are_rejected() {
         assert_eq!(read_up_to([1, 2, 3].as_slice(), 3).expect("read"), Ok(vec![1, 2, 3]));
         assert!(read_up_to(std::io::repeat(0), 1000).expect("read").is_err());
     }

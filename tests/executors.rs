@@ -1,4 +1,4 @@
-//! Futures of the crate come to their end in any executor, on any of its threads.
+//! Futures of the crate complete in any executor, on any of its threads.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
@@ -18,14 +18,14 @@ use incept::tune::Trial;
 
 const INPUT: usize = 32;
 
-/// Longer than anything here takes, on a busy machine too.
+/// Timeout, sufficient on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What a future that never wakes anybody would keep a test from finding out.
+/// Runs with a timeout, so that a future that never wakes fails instead of hanging.
 fn within<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(run()));
-    receiver.recv_timeout(PATIENCE).expect("nobody polls the device")
+    receiver.recv_timeout(PATIENCE).expect("the device was not polled")
 }
 
 fn network() -> GoogLeNet {
@@ -38,7 +38,7 @@ fn images(count: usize) -> Vec<Vec<f32>> {
     (0..count).map(|n| image(n).collect()).collect()
 }
 
-/// The classes of some images by a network that is opened, made and asked in one executor.
+/// Classifies some images; opening, building and running are in one executor.
 async fn classes() -> incept::Result<Vec<Vec<usize>>> {
     let gpu = Gpu::open(&AdapterOptions::default()).await?;
     let mut classifier = Classifier::untrained(&gpu, &network(), 2, Element::F32, 7).await?;
@@ -56,18 +56,18 @@ fn expected() -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn in_pollster() {
+fn completes_in_pollster() {
     assert_eq!(within(|| pollster::block_on(classes())).expect("runs"), expected());
 }
 
 #[test]
-fn in_smol() {
+fn completes_in_smol() {
     let spawned = || smol::block_on(smol::spawn(classes()));
     assert_eq!(within(spawned).expect("runs"), expected());
 }
 
 #[test]
-fn in_tokio() {
+fn completes_in_tokio() {
     let several = || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("starts");
         runtime.block_on(async {
@@ -85,9 +85,9 @@ fn in_tokio() {
     assert_eq!(within(alone).expect("runs"), expected);
 }
 
-/// Several tasks share a device, and each has its own answers.
+/// Several tasks share a device and get their own results.
 #[test]
-fn tasks_on_one_device() {
+fn tasks_share_one_device() {
     let run = || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("starts");
         runtime.block_on(async {
@@ -117,9 +117,9 @@ fn tasks_on_one_device() {
     assert!(answers[0] == answers[1] && answers[0] != answers[2]);
 }
 
-/// Whoever polls by hand, with a waker that does nothing, comes to an end too.
+/// Polling by hand with a no-op waker completes too.
 #[test]
-fn by_hand() {
+fn polling_with_noop_waker_completes() {
     let made = within(|| {
         let mut future = std::pin::pin!(classes());
         loop {
@@ -132,9 +132,9 @@ fn by_hand() {
     assert_eq!(made.expect("runs"), expected());
 }
 
-/// A future that nobody waits for any more leaves nothing behind that others would stumble over.
+/// A dropped future leaves no state that breaks later ones.
 #[test]
-fn futures_that_are_given_up() {
+fn dropped_futures_leave_no_state() {
     let made = within(|| {
         pollster::block_on(async {
             let gpu = Gpu::open(&AdapterOptions::default()).await?;
@@ -153,7 +153,7 @@ fn futures_that_are_given_up() {
     assert_eq!(made.expect("runs"), expected());
 }
 
-/// An executor with several threads moves futures between them.
+/// Required by multi-threaded executors.
 #[test]
 fn futures_are_send() {
     fn send<T: Send>(_: &T) {}
@@ -187,23 +187,23 @@ fn futures_are_send() {
     send(&trial.run(&gpu, &implementation, &[&x], &incept::kernel::Step::default()));
 }
 
-/// Threads of this process that poll devices.
+/// Number of polling threads in this process.
 #[cfg(target_os = "linux")]
 fn pollers() -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux says what threads there are");
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux lists threads in /proc");
     let name =
         |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
     tasks.flatten().map(name).filter(|name| name.trim() == "incept poll").count()
 }
 
-/// The thread that polls is there while a device is awaited in an executor, and goes with the
-/// device. This runs in a process of its own: other tests have such threads too.
+/// The polling thread starts when an executor waits for the device, and ends with the device. Runs
+/// in a separate process, because other tests have such threads too.
 #[cfg(target_os = "linux")]
 #[test]
-fn the_thread_ends_with_the_device() {
+fn polling_thread_ends_with_the_device() {
     const CHILD: &str = "INCEPT_EXECUTORS_CHILD";
     if std::env::var_os(CHILD).is_none() {
-        let name = "the_thread_ends_with_the_device";
+        let name = "polling_thread_ends_with_the_device";
         let path =
             module_path!().split_once("::").map_or(name.into(), |(_, module)| format!("{module}::{name}"));
         let program = std::env::current_exe().expect("a test is a program");
@@ -217,11 +217,11 @@ fn the_thread_ends_with_the_device() {
     let mut classifier =
         gpu.block_on(Classifier::untrained(&gpu, &network(), 2, Element::F32, 7)).expect("it can be made");
     gpu.block_on(classifier.classify(&images(1))).expect("it runs");
-    assert_eq!(pollers(), 0, "who blocks needs no thread");
+    assert_eq!(pollers(), 0, "block_on needs no thread");
     pollster::block_on(classifier.classify(&images(1))).expect("it runs");
     assert_eq!(pollers(), 1);
     drop(classifier);
-    assert_eq!(pollers(), 1, "the device has a handle yet");
+    assert_eq!(pollers(), 1, "the device still has a handle");
     drop(gpu);
     let begin = Instant::now();
     while pollers() > 0 {

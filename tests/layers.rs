@@ -1,11 +1,11 @@
-//! The order of the library's layers: a module imports only what stands above it in the list, so
-//! that each can be read, tested and replaced with nothing in mind but those.
+//! Layering of the library: a module imports only modules above it in the list, so each can be
+//! read, tested and replaced independently of those below.
 
-#![allow(missing_docs, reason = "a test program has no readers of its API")]
+#![allow(missing_docs, reason = "a test program has no public API")]
 
 use std::path::{Path, PathBuf};
 
-/// From what knows nothing to what puts everything together.
+/// From basic to high-level modules.
 const LAYERS: &[&str] = &[
     "text",
     "error",
@@ -33,7 +33,7 @@ const LAYERS: &[&str] = &[
     "verify",
 ];
 
-/// The files of convolution; those of a row do not know each other.
+/// The files of convolution from basic to high-level; those in a row must not import each other.
 const CONVOLUTION: &[&[&str]] = &[
     &["geometry"],
     &["shared"],
@@ -44,7 +44,7 @@ const CONVOLUTION: &[&[&str]] = &[
     &["operation"],
 ];
 
-/// Names at the crate's root that are no modules.
+/// Names at the crate root that are not modules.
 const ROOT: &[&str] = &["Error", "Result", "wgpu"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -58,16 +58,16 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A source without its comments; quotes are left alone, as paths do not stand in strings.
+/// A source without comments. String literals are kept, because they contain no paths.
 fn code(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// The first names of all paths that begin with `root`, with those of groups.
+/// First segments of all paths that start with `root`, including those in groups.
 fn imports(code: &str, root: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices(root) {
-        // `$crate` of macros and names that end so are other words.
+        // Skips `$crate` and longer identifiers.
         if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
             continue;
         }
@@ -99,7 +99,7 @@ fn word(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
-/// What a module's source imports from below itself, or from nowhere that is known.
+/// Imports of modules below a module, or of unknown ones.
 fn violations(module: &str, text: &str) -> Vec<String> {
     let place = |name: &str| LAYERS.iter().position(|layer| *layer == name);
     let own = place(module);
@@ -111,7 +111,7 @@ fn violations(module: &str, text: &str) -> Vec<String> {
     imports(&code(text), "crate::").into_iter().filter(wrong).collect()
 }
 
-/// What a file of convolution imports from its own row, from one below, or around the folder.
+/// Imports of a convolution file from its own row, from one below, or by a path around `super`.
 fn convolution_violations(file: &str, text: &str) -> Vec<String> {
     let row = |name: &str| CONVOLUTION.iter().position(|row| row.contains(&name));
     let own = row(file);
@@ -124,7 +124,7 @@ fn convolution_violations(file: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn modules_import_only_what_stands_above_them() {
+fn modules_import_only_from_above() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
@@ -138,16 +138,16 @@ fn modules_import_only_what_stands_above_them() {
             continue;
         }
         let text = std::fs::read_to_string(file).expect("UTF-8");
-        assert!(LAYERS.contains(&module.as_str()), "{} has no place in the list of layers", file.display());
+        assert!(LAYERS.contains(&module.as_str()), "{} is not in the list of layers", file.display());
         wrong.extend(
             violations(&module, &text).iter().map(|import| format!("{} imports {import}", name.display())),
         );
     }
-    assert!(wrong.is_empty(), "from below or from nowhere:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "imports from below or unknown:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn convolutions_files_import_only_what_stands_above_them() {
+fn convolution_files_import_only_from_above() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/conv");
     let mut files = Vec::new();
     sources(&root, &mut files);
@@ -164,11 +164,11 @@ fn convolutions_files_import_only_what_stands_above_them() {
         seen += 1;
     }
     assert_eq!(seen, CONVOLUTION.concat().len(), "files that are not listed, or lists without a file");
-    assert!(wrong.is_empty(), "from below or from nowhere:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "imports from below or unknown:\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn an_import_among_families_is_found() {
+fn imports_between_convolution_families_are_detected() {
     let wrong = convolution_violations;
     assert_eq!(wrong("tiled", "use super::lanes::product;"), ["lanes"]);
     assert_eq!(wrong("geometry", "use super::{shared::kernel, operation::Conv};"), ["shared", "operation"]);
@@ -181,7 +181,7 @@ fn an_import_among_families_is_found() {
 }
 
 #[test]
-fn an_import_from_below_is_found_however_it_is_written() {
+fn imports_from_below_are_detected() {
     assert_eq!(violations("graph", "use crate::ops::Conv;"), ["ops"]);
     assert_eq!(
         violations("graph", "use crate::{tensor::{Shape, Spec}, plan::Plan, error::Error};"),

@@ -1,10 +1,10 @@
-//! Damaged files of every kind: reading one ends in an answer or an error, within 1 GiB and 20 s,
-//! and never in a panic.
+//! Mutated files of every format: reading must give a value or an error within 1 GiB and 20 s, and
+//! never panic.
 //!
-//! `INCEPT_MUTANTS=100000 cargo test --test mutations -- --nocapture` is the long form;
-//! `INCEPT_MUTANTS_SEED` gives others.
+//! Run more mutants with `INCEPT_MUTANTS=100000 cargo test --test mutations -- --nocapture`;
+//! `INCEPT_MUTANTS_SEED` gives different ones.
 
-#![allow(missing_docs, reason = "a test program has no readers of its API")]
+#![allow(missing_docs, reason = "a test program has no public API")]
 
 #[path = "../fuzz/src/kinds.rs"]
 mod kinds;
@@ -18,7 +18,7 @@ use kinds::KINDS;
 #[global_allocator]
 static MEMORY: trial::Counting = trial::Counting;
 
-/// Mutants of a kind where nobody asks for more.
+/// Default number of mutants per format.
 const USUAL: usize = 3000;
 
 fn survives(name: &str) {
@@ -26,10 +26,10 @@ fn survives(name: &str) {
     let seeds = (kind.seeds)();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let whole = seeds.iter().filter(|seed| (kind.read)(folder.path(), seed).is_ok()).count();
-    assert!(whole > 0, "none of {} seeds is read", seeds.len());
+    assert!(whole > 0, "none of {} seeds can be read", seeds.len());
     let figures = trial::run(name, &seeds, trial::count(USUAL), kind.read);
     println!(
-        "{name}: {} mutants of {} files, {} read to their end, {} panics of parsers contained, slowest {:.2?}, most memory {} MiB",
+        "{name}: {} mutants of {} files, {} read successfully, {} panics of parsers contained, slowest {:.2?}, peak memory {} MiB",
         figures.mutants,
         seeds.len(),
         figures.whole,

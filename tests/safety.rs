@@ -1,5 +1,5 @@
-//! Safe code of others cannot end the process: kernels from outside are checked as they run, and
-//! what does not fit together is a typed error. What could crash runs in a process of its own.
+//! Safe code of other crates cannot crash the process: external kernels run with checks, and
+//! mismatched arguments are typed errors. Tests that could crash run in a separate process.
 
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -17,11 +17,10 @@ use incept::reference::{Array, Real, Reference};
 use incept::tensor::{Element, Spec};
 use incept::tune::Trial;
 
-/// Tells a process which test it is to run.
+/// Environment variable naming the test of a child process.
 const CHILD: &str = "INCEPT_SAFETY_CHILD";
 
-/// Runs `body` in a process of its own, which must not crash. `test` is the name of the test that
-/// calls this.
+/// Runs `body` in a child process, which must not crash. `test` is the name of the calling test.
 fn alone(test: &str, body: impl FnOnce()) {
     if std::env::var(CHILD).is_ok_and(|child| child == test) {
         return body();
@@ -46,7 +45,7 @@ fn gpu() -> &'static Gpu {
 
 type Make = fn(&Operands<'_>, &Profile) -> Vec<Implementation>;
 
-/// An operation of somebody else: one output like its first input.
+/// An external operation with one output like its first input.
 #[derive(Clone, Debug)]
 struct Outside {
     make: Make,
@@ -79,7 +78,7 @@ fn outside(make: Make) -> Outside {
     Outside { make, aliases: Vec::new() }
 }
 
-/// x holds a place far outside of everything, which no compiler knows.
+/// `x` contains an index far out of bounds, unknown at compile time.
 const SOURCE: &str = "
 //# workgroup_write
 var<workgroup> few: array<u32, 64>;
@@ -120,7 +119,7 @@ fn one(kernel: Kernel) -> Vec<Implementation> {
     vec![Implementation::new("only", vec![kernel])]
 }
 
-/// A plan of one node on inputs of these shapes, the inputs and the first output.
+/// A plan of one node with inputs of these shapes; returns the inputs and the first output too.
 fn plan(op: impl Operation, specs: &[Spec]) -> Result<(Plan, Vec<TensorId>, TensorId), Error> {
     let mut graph = Graph::new();
     let inputs: Vec<TensorId> =
@@ -143,7 +142,7 @@ fn session(plan: Plan) -> Result<Session, Error> {
     gpu().block_on(Session::new(gpu(), Arc::new(plan), None, |_, _| ()))
 }
 
-/// Runs one node, each input filled with one number, and gives its output.
+/// Runs one node with constant inputs and returns its output.
 fn run(op: impl Operation, inputs: &[(Spec, f32)]) -> Result<Vec<f32>, Error> {
     let specs: Vec<Spec> = inputs.iter().map(|(spec, _)| spec.clone()).collect();
     let (plan, ids, output) = plan(op, &specs)?;
@@ -155,7 +154,7 @@ fn run(op: impl Operation, inputs: &[(Spec, f32)]) -> Result<Vec<f32>, Error> {
     gpu().block_on(session.read(output))
 }
 
-/// A place that is out of range of any array and no power of two.
+/// An index beyond any array, not a power of two.
 const FAR: f32 = 123_456_789.0;
 
 fn far(make: Make) {
@@ -164,45 +163,45 @@ fn far(make: Make) {
 }
 
 #[test]
-fn a_write_out_of_workgroup_memory() {
-    alone("a_write_out_of_workgroup_memory", || far(|o, _| one(kernel(o, "workgroup_write"))));
+fn write_past_workgroup_memory_is_contained() {
+    alone("write_past_workgroup_memory_is_contained", || far(|o, _| one(kernel(o, "workgroup_write"))));
 }
 
 #[test]
-fn a_write_out_of_private_memory() {
-    alone("a_write_out_of_private_memory", || far(|o, _| one(kernel(o, "private_write"))));
+fn write_past_private_memory_is_contained() {
+    alone("write_past_private_memory_is_contained", || far(|o, _| one(kernel(o, "private_write"))));
 }
 
 #[test]
-fn a_read_out_of_storage() {
-    alone("a_read_out_of_storage", || far(|o, _| one(kernel(o, "read"))));
+fn read_past_storage_is_contained() {
+    alone("read_past_storage_is_contained", || far(|o, _| one(kernel(o, "read"))));
 }
 
 #[test]
-fn a_write_out_of_storage() {
-    alone("a_write_out_of_storage", || far(|o, _| one(kernel(o, "write"))));
+fn write_past_storage_is_contained() {
+    alone("write_past_storage_is_contained", || far(|o, _| one(kernel(o, "write"))));
 }
 
-/// Kernels of the crate in other hands are checked as any others: what makes them safe are the
-/// operands that they were made for.
+/// Crate kernels in external operations are checked: they are only safe for the operands that they
+/// were created for.
 #[test]
-fn kernels_of_the_crate_in_other_hands() {
-    alone("kernels_of_the_crate_in_other_hands", || {
+fn crate_kernels_in_external_operations_are_checked() {
+    alone("crate_kernels_in_external_operations_are_checked", || {
         let own: Vec<Make> = vec![
-            // As many invocations, and elements, as there is no memory for.
+            // More invocations and elements than there is memory for.
             |o, profile| {
                 let mut list = offers(&Relu, o, profile);
                 list[0].kernels[0].geometry.iter_mut().for_each(|(_, value)| *value = 0x4000_0000_u32.into());
                 list[0].kernels[0].groups = [60_000, 1, 1];
                 list
             },
-            // Made for larger tensors.
+            // Created for larger tensors.
             |_, profile| {
                 let large = [Operand::dense(Spec::f32([1 << 28]))];
                 let operands = Operands { layer: "large", inputs: &large, outputs: &large };
                 offers(&Relu, &operands, profile)
             },
-            // A convolution that does not make this shape of that, asked directly.
+            // A convolution asked directly for kernels of the wrong shape.
             |_, profile| {
                 let of = |dims: [usize; 4]| Operand::dense(Spec::f32(dims));
                 let (inputs, outputs) = ([of([1, 1, 900, 900]), of([1, 1, 5, 5])], [of([1, 1, 896, 896])]);
@@ -222,10 +221,10 @@ fn kernels_of_the_crate_in_other_hands() {
     });
 }
 
-/// Labels, indices and segments come from tensors that anybody can write.
+/// Labels, indices and segments are tensors with arbitrary content.
 #[test]
-fn numbers_that_are_places() {
-    alone("numbers_that_are_places", || {
+fn out_of_range_indices_in_tensors_are_contained() {
+    alone("out_of_range_indices_in_tensors_are_contained", || {
         let softmax = SoftmaxCrossEntropy { smoothing: 0.0 };
         let labels = |value: f32| (Spec::u32([8]), value);
         let (logits, share, weights) = (Spec::f32([8, 10]), (Spec::f32([8]), 0.5), (Spec::f32([10]), 1.0));
@@ -251,14 +250,14 @@ fn numbers_that_are_places() {
         for segments in [FAR, -FAR, f32::NAN, f32::INFINITY, 1.0] {
             let regions = [(region(), 1.0), (region(), 1.0), (region(), 0.0), (Spec::f32([4]), 1.0)];
             let inputs = [&regions[..], &[(Spec::f32([4]), segments)]].concat();
-            run(Lars { trust: 0.001 }, &inputs).expect("runs");
+            run(Lars { trust_coefficient: 0.001 }, &inputs).expect("runs");
         }
     });
 }
 
 #[test]
-fn windows_out_of_their_tensor() {
-    alone("windows_out_of_their_tensor", || {
+fn windows_past_their_tensor_are_rejected() {
+    alone("windows_past_their_tensor_are_rejected", || {
         for alias in [
             Alias::Window { output: 0, input: 0, channel: 1 << 30 },
             Alias::Window { output: 0, input: 0, channel: usize::MAX },
@@ -274,7 +273,7 @@ fn windows_out_of_their_tensor() {
             let y = y.or_else(|_| graph.add("after", Relu, &[window])).expect("fits");
             let profile = gpu().profile();
             let options = PlanOptions { profile, outputs: &[y], metrics: &[], layout: None, choices: None };
-            let error = Plan::new(&graph, &options).expect_err("a window of nothing");
+            let error = Plan::new(&graph, &options).expect_err("a window past its tensor");
             assert!(matches!(error, Error::Tensor { .. } | Error::Layer { .. }), "{error:?}");
         }
     });
@@ -284,12 +283,12 @@ fn windows_out_of_their_tensor() {
 fn error_of(make: Make) -> Error {
     match run(outside(make), &[(Spec::f32([64]), 1.0)]) {
         Err(error) => error,
-        Ok(made) => panic!("it runs, and makes {made:?}"),
+        Ok(made) => panic!("it runs and gives {made:?}"),
     }
 }
 
 #[test]
-fn kernels_that_cannot_be() {
+fn invalid_kernels_are_typed_errors() {
     let cases: [(&str, Make); 14] = [
         ("what_is_this", |o, _| one(kernel(o, "refused"))),
         ("nowhere", |o, _| one(kernel(o, "nowhere"))),
@@ -311,14 +310,14 @@ fn kernels_that_cannot_be() {
     ];
     for (words, make) in cases {
         let error = error_of(make);
-        // What fits no device is not chosen at all.
+        // Kernels that fit no device are not chosen.
         assert!(matches!(error, Error::Kernel { .. } | Error::Layer { .. }), "{words}: {error:?}");
         assert!(
             error.to_string().contains(words) || matches!(error, Error::Layer { .. }),
             "{words}: {error}"
         );
     }
-    // Plans leave out what fits no device; nobody else does.
+    // Only plans exclude kernels that do not fit; trials do not.
     let too_many: Make = |o, _| {
         let mut kernel = kernel(o, "fine");
         kernel.groups = [70_000, 1, 1];
@@ -339,11 +338,11 @@ fn kernels_that_cannot_be() {
         let error = gpu().block_on(trial.run(gpu(), &implementation, &[&x], &Step::default())).unwrap_err();
         assert!(matches!(&error, Error::Kernel { .. }) && error.to_string().contains(words), "{error:?}");
     }
-    assert!(gpu().check("the end").is_ok(), "an error was reported beside those");
+    assert!(gpu().check("the end").is_ok(), "an unexpected error was reported");
 }
 
 #[test]
-fn plans_that_were_changed() {
+fn modified_plans_are_rejected() {
     let specs = [Spec::f32([640])];
     let relu = || plan(Relu, &specs).expect("fits").0;
     let scratch: Make =
@@ -366,12 +365,12 @@ fn plans_that_were_changed() {
         let error = session(plan).expect_err("it does not fit together");
         assert!(matches!(error, Error::Kernel { .. } | Error::Tensor { .. }), "change {number}: {error:?}");
     }
-    assert!(gpu().check("the end").is_ok(), "an error was reported beside those");
+    assert!(gpu().check("the end").is_ok(), "an unexpected error was reported");
 }
 
 #[test]
-fn memory_of_another_session() {
-    let info = ParameterInfo { rate: 1.0, decay: 1.0, init: Initializer::Constant(0.0) };
+fn foreign_regions_are_rejected() {
+    let info = ParameterInfo { lr: 1.0, weight_decay: 1.0, init: Initializer::Constant(0.0) };
     let updated = |length: usize| {
         let mut graph = Graph::new();
         let parameter = graph.parameter("w", [length], info);
@@ -406,7 +405,7 @@ fn memory_of_another_session() {
     let read = gpu().block_on(pretending.get(gpu(), region)).map(|values| values.len());
     assert!(matches!(read, Err(Error::Tensor { .. })), "{read:?}");
     assert!(pretending.set(gpu(), region, "w", &[0.0; 6400]).is_err());
-    // Of another device, too.
+    // Regions of another device too.
     let other = Gpu::open_blocking(&AdapterOptions::default()).expect("opens twice");
     let foreign = || other.block_on(Regions::new(&other, &small)).expect("fits");
     let config = |error: Option<Error>| assert!(matches!(error, Some(Error::Config(_))), "{error:?}");
@@ -420,11 +419,11 @@ fn memory_of_another_session() {
     config(gpu().block_on(own.receive(sent)).err());
     config(gpu().block_on(gpu().copy_rows((&there, tensor), (&own, tensor), &[(0, 0)])).err());
     config(gpu().block_on(gpu().copy_rows((&own, tensor), (&there, tensor), &[(0, 0)])).err());
-    assert!(gpu().check("the end").is_ok(), "an error was reported beside those");
+    assert!(gpu().check("the end").is_ok(), "an unexpected error was reported");
 }
 
 #[test]
-fn tensors_of_another_size_or_graph() {
+fn tensors_of_another_size_or_graph_are_rejected() {
     let (plan, inputs, output) = plan(Relu, &[Spec::f32([64])]).expect("fits");
     let mut many = Graph::new();
     let far = (0..100).map(|i| many.input(format!("{i}"), Spec::f32([64]))).last().expect("there are 100");
@@ -463,12 +462,12 @@ fn tensors_of_another_size_or_graph() {
     tensor(run(dense(), on_top, &[&x]));
     let far = vec![Operand { offset: usize::MAX, ..dense().remove(0) }];
     tensor(run(dense(), far, &[&x]));
-    assert!(gpu().check("the end").is_ok(), "an error was reported beside those");
+    assert!(gpu().check("the end").is_ok(), "an unexpected error was reported");
 }
 
-/// What takes as much text or arithmetic as there is not.
+/// Attributes that would need huge kernels or overflow.
 #[test]
-fn attributes_out_of_all_bounds() {
+fn extreme_attributes_are_rejected() {
     let x = Spec::f32([1, 4, 8, 8]);
     let weight = Spec::f32([4, 4, 1, 1]);
     for conv in
@@ -486,10 +485,9 @@ fn attributes_out_of_all_bounds() {
     assert!(incept::ops::Slice { channel: usize::MAX, channels: 2 }.infer(&[&x]).is_err());
 }
 
-/// An author who vouches for a kernel has it as fast as the crate's own, and is believed for what
-/// was vouched for alone.
+/// A kernel declared safe by `unchecked` runs without checks, for exactly those operands.
 #[test]
-fn kernels_that_somebody_vouches_for() {
+fn unchecked_kernels_have_their_own_pipeline() {
     let make: Make = |o, profile| {
         let implementation = one(kernel(o, "fine").workgroup(64, 1, 1)).remove(0);
         // SAFETY: 64 invocations read and write one element each of tensors of 64 elements.

@@ -66,15 +66,13 @@ const ALLOWED: &[(&str, &str, &str, &str)] = &[
     ("cli/src/old_keys.rs", "passed over", "", "the earlier names of keys"),
     ("cli/src/old_keys.rs", "picture", "", "the earlier names of keys"),
     ("cli/src/old_keys.rs", "pictures", "", "the earlier names of keys"),
+    ("src/data/manifest.rs", "picture", "\"picture\",", "the name of a column in tables of others"),
 ];
 
 /// What is checked. CHANGELOG.md is not: it names what was renamed.
 const FOLDERS: &[&str] =
     &["src", "shaders", "cli/src", "cli/tests", "tests", "examples", "benches", "fuzz/src"];
 const PAGES: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs"];
-
-/// Folders and files that do not comply yet.
-const PENDING: &[&str] = &["src", "shaders", "tests"];
 
 /// Columns of a comment line.
 const COLUMNS: usize = 100;
@@ -191,7 +189,7 @@ fn replaced_words_do_not_return() {
     let mut wrong = Vec::new();
     for file in &list {
         let path = file.strip_prefix(root).expect("in the root").to_string_lossy().replace('\\', "/");
-        if path == "tests/words.rs" || PENDING.iter().any(|pending| Path::new(&path).starts_with(pending)) {
+        if path == "tests/words.rs" {
             continue;
         }
         wrong.extend(violations(&path, &std::fs::read_to_string(file).expect("UTF-8")));

@@ -122,7 +122,7 @@ impl Board {
             head.accuracy = Some(mean);
             head.accuracies.push(at, mean);
         }
-        (self.at, self.rate) = (at, step.rate);
+        (self.at, self.rate) = (at, step.lr);
         // Accumulated batches without an update have none.
         self.gradient_norm = step.gradient_norm.or(self.gradient_norm);
         (self.images_per_s, self.left) = (images_per_s, left.into());
@@ -231,7 +231,7 @@ mod tests {
             let step = StepMetrics {
                 step: i as u64,
                 count: 8,
-                rate,
+                lr: rate,
                 loss: 1.0,
                 heads,
                 gradient_norm,

@@ -296,8 +296,8 @@ impl AugmentArgs {
         let kind = *self.augment.get_or_insert(Augment::Auto);
         let mut augmentation = kind.augmentation(suits);
         let mut own = augmentation.unwrap_or_default();
-        own.mirror = *self.mirror.get_or_insert(own.mirror);
-        own.flip = *self.flip.get_or_insert(own.flip);
+        own.hflip = *self.mirror.get_or_insert(own.hflip);
+        own.vflip = *self.flip.get_or_insert(own.vflip);
         own.random_interpolation = *self.random_interpolation.get_or_insert(own.random_interpolation);
         let amount = *self.photometric.get_or_insert(own.photometric.map_or(0.0, |p| p.brightness));
         if !(0.0..=1.0).contains(&amount) {
@@ -516,7 +516,7 @@ mod tests {
         let mut config = flags.layered(Some(Recipe::Small), Some(&file)).expect("layers");
         config.training.unset_disabled();
         let optimizer = config.optimizer.resolve();
-        assert_eq!((optimizer.clip_norm, optimizer.average), (Some(f32::INFINITY), None));
+        assert_eq!((optimizer.max_grad_norm, optimizer.average), (Some(f32::INFINITY), None));
         let training = &config.training;
         assert_eq!((training.patience, training.limit, training.no_validation), (None, None, Some(false)));
         assert_eq!((&training.class_weights, &training.freeze_until), (&None, &None));

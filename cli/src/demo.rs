@@ -92,7 +92,7 @@ impl Demo {
             rate: 0.02,
             schedule: Schedule::Cosine,
             warmup: 1.0,
-            optimizer: Optimizer { clip_norm: Some(5.0), ..Optimizer::default() },
+            optimizer: Optimizer { max_grad_norm: Some(5.0), ..Optimizer::default() },
             augmentation: None,
             seed: self.seed,
             mix: None,

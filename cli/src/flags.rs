@@ -30,7 +30,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("Optimizer::accumulate", "--grad-accum"),
     ("Optimizer::average", "--average"),
     ("Optimizer::checkpointing", "--grad-checkpointing"),
-    ("Optimizer::clip_norm", "--max-grad-norm"),
+    ("Optimizer::max_grad_norm", "--max-grad-norm"),
     ("Optimizer::momentum", "--momentum"),
     ("Optimizer::precision", "--precision"),
     ("Optimizer::weight_decay", "--weight-decay"),

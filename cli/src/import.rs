@@ -166,7 +166,7 @@ impl Import {
         let base = match kind {
             Some(kind) => kind,
             None => {
-                let found = GoogLeNet::recognise(&self.file, file, self.prefix.as_deref())?;
+                let found = GoogLeNet::recognize(&self.file, file, self.prefix.as_deref())?;
                 Pixels::usual(&self.file, file, found.network.variant)?
             }
         };

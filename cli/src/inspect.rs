@@ -89,7 +89,7 @@ impl Inspect {
         let (network, problem) = match (&own, &file.content) {
             // Checkpoints also have the optimizer's tensors, which do not belong to a network.
             (Some(own), Content::Tensors(_)) => (Some(own.network.clone()), None),
-            _ => match GoogLeNet::recognise(&path, &file, None) {
+            _ => match GoogLeNet::recognize(&path, &file, None) {
                 Ok(found) => (Some(found.network), None),
                 Err(error) => (None, Some(error.to_string())),
             },

@@ -5,10 +5,14 @@ use serde_json::{Map, Value};
 /// Current and earlier names.
 const RENAMED: &[(&str, &str)] = &[
     ("calibration_images", "calibration_pictures"),
+    ("fused", "joined"),
     ("image", "picture"),
     ("images", "pictures"),
+    ("lr", "rate"),
+    ("max_grad_norm", "clip_norm"),
     ("p_value", "chance"),
     ("skipped", "passed_over"),
+    ("trust_coefficient", "trust"),
     ("validation", "held_out"),
     ("validation_accuracy", "held_out_accuracy"),
     ("validation_aux", "held_out_aux"),

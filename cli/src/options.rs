@@ -626,7 +626,7 @@ impl OptimizerArgs {
             RuleName::Sgd => Rule::Sgd { nesterov: false },
             RuleName::Nesterov => Rule::Sgd { nesterov: true },
             RuleName::Adamw => Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
-            RuleName::Lars => Rule::Lars { trust: *self.trust.get_or_insert(0.001) },
+            RuleName::Lars => Rule::Lars { trust_coefficient: *self.trust.get_or_insert(0.001) },
         };
         // Options without an effect stay unset.
         let used = !self.ineffective().iter().any(|(option, _)| *option == Ineffective::Momentum);
@@ -635,7 +635,7 @@ impl OptimizerArgs {
             momentum: if used { *self.momentum.get_or_insert(0.9) } else { 0.9 },
             weight_decay: *self.weight_decay.get_or_insert(2e-4),
             // Without clipping the norm is still computed: log, report and dashboard show it.
-            clip_norm: Some(self.clip_norm.filter(|norm| *norm != 0.0).unwrap_or(f32::INFINITY)),
+            max_grad_norm: Some(self.clip_norm.filter(|norm| *norm != 0.0).unwrap_or(f32::INFINITY)),
             average: self.average.and_then(|average| average.0),
             accumulate: *self.accumulate.get_or_insert(1),
             checkpointing: *self.checkpointing.get_or_insert(false),

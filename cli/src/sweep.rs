@@ -9,7 +9,7 @@ use incept::data::{Dataset, Loader, LoaderOptions, Subset, stratified};
 use incept::explain::{SweepPoint, THRESHOLDS, sweep};
 use incept::gpu::Gpu;
 use incept::infer::calibrate;
-use incept::infer::{Answer, Classifier, EarlyExit, Exit, HeadLogits, numbers, top};
+use incept::infer::{Answer, Classifier, EarlyExit, Exit, HeadLogits, require_finite, top};
 use incept::model::{GoogLeNet, summary};
 use incept::optim::{Progress, TrainingState};
 use incept::tensor::Element;
@@ -173,7 +173,7 @@ impl Subject<'_> {
         for batch in loader.epoch(0, 0) {
             let batch = batch?;
             let found = self.gpu.block_on(staged.all_heads(&batch))?;
-            found.logits.iter().try_for_each(|rows| numbers(rows))?;
+            found.logits.iter().try_for_each(|rows| require_finite(rows))?;
             all.extend(found);
             rate.add(batch.count);
             let left = rate.left(loader.len().saturating_sub(all.labels.len()));

@@ -487,7 +487,7 @@ impl Train {
         })?;
         note_long_warmup(&run);
         // JSON has no infinity: an infinite norm, which only measures, is read back as none.
-        run.optimizer.clip_norm.get_or_insert(f32::INFINITY);
+        run.optimizer.max_grad_norm.get_or_insert(f32::INFINITY);
         if let Some(checkpointing) = self.config.optimizer.checkpointing {
             // Recomputed activations are bit-identical: only memory and time change.
             run.optimizer.checkpointing = checkpointing;

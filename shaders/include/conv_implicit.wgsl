@@ -1,24 +1,22 @@
-// What conv_tiled.wgsl, conv_cooperative.wgsl and conv_winograd.wgsl, the families for GPUs, share:
-// the layout of weights, where a window's tap is, what becomes of a product, and the second pass of
-// one that was cut.
+// Shared by the families for GPUs, conv_tiled.wgsl, conv_cooperative.wgsl and conv_winograd.wgsl:
+// weight packing, addressing of taps, the epilogue of a product, and the second pass of split-K.
 
-// The weights as [tile of rows][term][row in the tile], padded with zeros; terms are (tap, channel)
-// with channels padded to DEPTH, or (channel, tap). p: rows, depth (channels that are summed over),
-// terms (padded).
+// Packs weights as [tile of rows][k][row in the tile], padded with zeros; k is (tap, channel) with
+// channels padded to DEPTH, or (channel, tap). p: rows, depth (input channels), padded_k.
 //# pack_tiled
 const TAPS = KERNEL_H * KERNEL_W;
 const SQUARE = 32u;
 var<workgroup> square: array<f32, SQUARE * (SQUARE + 1u)>;
 
-// The weight for a row and a term.
-fn packed(row: u32, term: u32) -> f32 {
+// The weight of a row and an index in K.
+fn packed(row: u32, index: u32) -> f32 {
 #if TAP_OUTER
-    let padded = p.terms / TAPS;
-    let t = term / padded;
-    let c = term - t * padded;
+    let padded = p.padded_k / TAPS;
+    let t = index / padded;
+    let c = index - t * padded;
 #else
-    let c = term / TAPS;
-    let t = term - c * TAPS;
+    let c = index / TAPS;
+    let t = index - c * TAPS;
 #endif
 #if TRANSPOSED
 #include "phase.wgsl"
@@ -33,8 +31,7 @@ fn packed(row: u32, term: u32) -> f32 {
     return select(0.0, weight[select(0u, at, inside)], inside);
 }
 
-// One invocation row a memory row: loads run along the terms of a row, stores along the rows of a
-// term.
+// A transpose: loads are along K of a row, stores along the rows of an index in K.
 @compute @workgroup_size(WORKGROUP_X)
 fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = local % SQUARE;
@@ -43,10 +40,10 @@ fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
     }
     workgroupBarrier();
     for (var i = local / SQUARE; i < SQUARE; i += WORKGROUP / SQUARE) {
-        let term = group.y * SQUARE + i;
+        let index = group.y * SQUARE + i;
         let row = group.x * SQUARE + lane;
-        if term < p.terms {
-            panel[(row / TILE_M * p.terms + term) * TILE_M + row % TILE_M] = panel_element(square[lane * (SQUARE + 1u) + i]);
+        if index < p.padded_k {
+            panel[(row / TILE_M * p.padded_k + index) * TILE_M + row % TILE_M] = panel_element(square[lane * (SQUARE + 1u) + i]);
         }
     }
 }
@@ -54,8 +51,8 @@ fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
 //# product_tiled weight_gradient_tiled product_cooperative weight_gradient_cooperative
 const TAPS = KERNEL_H * KERNEL_W;
 
-// Stores a result for the pixel of this number, of `plane` an item, after all that is done to it.
-// With STORE_VECTOR, results of four neighbours.
+// Applies the epilogue and stores the result of a pixel, with `plane` pixels per item. With
+// STORE_VECTOR, results of four adjacent pixels.
 //# product_tiled product_cooperative product_winograd finish_product
 #if !SPLIT
 #if STORE_VECTOR
@@ -68,13 +65,13 @@ const WIDE = 1u;
 fn finish(value: Value, row: u32, pixel: u32, plane: u32) {
     let n = pixel / plane;
     let rest = pixel - n * plane;
-#if DEAL
+#if SUBPIXEL
     let channels = p.rows / (PHASES_H * PHASES_W);
     let phase = row / channels;
     let window_y = rest / p.out_width;
     let y = window_y * PHASES_H + phase / PHASES_W;
     let x = (rest - window_y * p.out_width) * PHASES_W + phase % PHASES_W;
-    // The last windows have phases beyond the input.
+    // The last windows have sub-pixel phases past the input.
     if y >= p.result_height || x >= p.result_width { return; }
     let inner = ((row - phase * channels) * p.result_height + y) * p.result_width + x;
 #else
@@ -94,8 +91,8 @@ fn finish(value: Value, row: u32, pixel: u32, plane: u32) {
 #endif
 
 //# product_tiled product_cooperative
-// A workgroup's row and column of tiles, and its part of the sum. With FOLD, a grid too long for
-// one dimension goes on in the third; its last columns lie past the end.
+// A workgroup's row and column of tiles, and its split-K part. With FOLD, a grid too long for one
+// dimension continues in the third; its last columns may be past the end.
 fn tile_of(group: vec3<u32>) -> vec3<u32> {
 #if FOLD
     return vec3(group.x, group.y + group.z * p.in_a_row, 0u);
@@ -104,7 +101,7 @@ fn tile_of(group: vec3<u32>) -> vec3<u32> {
 #endif
 }
 
-// A pixel's place in channel 0 of its item, and the coordinates of its window.
+// Index of a pixel in channel 0 of its item, and the coordinates of its window.
 struct Window {
     base: u32,
     y: i32,
@@ -121,7 +118,7 @@ fn window_of(pixel: u32) -> Window {
     return Window(p.source_offset + n * p.source_stride, i32(y * STRIDE_H) - i32(p.pad_h), i32(x * STRIDE_W) - i32(p.pad_w));
 }
 
-// Where a window's tap is in channel 0, or any place and false if it is outside.
+// Index of a window's tap in channel 0; an arbitrary index and false if it is outside.
 struct Tap {
     at: u32,
     inside: bool,
@@ -150,8 +147,8 @@ fn put(value: f32, row: u32, pixel: u32) {
 }
 #endif
 
-// The second pass of a product that was cut: the sum of the parts in their order, then what put
-// does. p: rows, pixels, plane, out_width, parts, result_offset, result_stride.
+// Second pass of split-K: sums the parts in order, then applies the epilogue. p: rows, pixels,
+// plane, out_width, parts, result_offset, result_stride.
 //# finish_product
 @compute @workgroup_size(WORKGROUP_X)
 fn finish_product(
@@ -168,8 +165,8 @@ fn finish_product(
 }
 
 //# weight_gradient_tiled weight_gradient_cooperative
-// The column of the result that column r of the tiles is: with TAP_OUTER, these run over taps
-// outside and channels inside, so that the four of a vector have a tap in common.
+// Result column of tile column r: with TAP_OUTER, tile columns are tap-major, so that the four
+// columns of a vector share a tap.
 fn result_column(r: u32) -> u32 {
 #if TAP_OUTER
     let t = r / p.channels;

@@ -1,5 +1,5 @@
 #parameters value row zero
-// What is done to a result of this row before it is stored: bias, batch norm in evaluation, ReLU.
+// The epilogue of a result of this row: bias, batch norm in evaluation, ReLU.
 #if BIAS
     {value} += bias[{row}];
 #endif

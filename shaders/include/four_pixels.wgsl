@@ -1,6 +1,5 @@
 #parameters line
-// The four neighbouring pixels that tap {k} of a kernel's line sees, of the columns that were
-// loaded.
+// The four adjacent pixels for tap {k} of a kernel row, from the loaded columns.
     four[{line}u * KERNEL_W + {k}u] = vec4<f32>(
         seen[{k}u],
         seen[{k}u + STRIDE_W],

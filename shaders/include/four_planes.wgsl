@@ -1,5 +1,5 @@
 #parameters name array at plane inside
-// A value of each of four planes at the same place, or zeros.
+// The values of four planes at the same position, or zeros.
     let {name} = select(vec4<f32>(), vec4(
 #repeat e 4
         f32({array}[{at} + {plane}{e}]),

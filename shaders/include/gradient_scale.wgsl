@@ -1,4 +1,4 @@
-// What the gradients are multiplied by: the loss scale.
+// The loss scale of the gradients.
 #if GUARDED
     let scale = guard[1];
 #else

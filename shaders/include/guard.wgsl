@@ -1,4 +1,4 @@
 #if GUARDED
-    // The gradients overflowed: this update is left out.
+    // The gradients overflowed: skip this update.
     if guard[0] == 0.0 { return; }
 #endif

@@ -1,5 +1,4 @@
-// The parameters of an entry point that numbers its invocations or workgroups in one line, by
-// `linear_index` or `linear_group`.
+// The parameters of an entry point with linear indices, for `linear_index` or `linear_group`.
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,

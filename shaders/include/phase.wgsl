@@ -1,9 +1,9 @@
-// The channels of an input gradient, and the phase that a row of the weight turned round is for.
-#if DEAL
+// The channels of an input gradient, and the sub-pixel phase of a row of the rotated weight.
+#if SUBPIXEL
     let channels = p.rows / (PHASES_H * PHASES_W);
     let phase = row / channels;
 #else
     let channels = p.rows;
     let phase = 0u;
 #endif
-    // Taps that do not meet the phase come out negative, and so as large unsigned numbers.
+    // Taps outside the sub-pixel phase are negative and become large unsigned numbers.

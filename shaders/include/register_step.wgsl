@@ -1,5 +1,5 @@
 #parameters left right
-// One term of EACH_M x EACH_N sums: `left` of each row {i} times `right` of each column {j}.
+// One K step of EACH_M x EACH_N sums: `left` of each row {i} times `right` of each column {j}.
 #repeat j EACH_N
     let b{j} = {right};
 #end

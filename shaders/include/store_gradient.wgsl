@@ -1,6 +1,6 @@
 #parameters sum place inner
-// Stores a gradient at `place` of dx, after what is there was added and the ReLU's mask applied,
-// which lies `inner` into item n.
+// Stores a gradient at `place` of dx, after accumulation and the fused ReLU mask, which is at
+// offset `inner` in item n.
 #if ACCUMULATE
     {sum} += f32(dx_data[{place}]);
 #endif

@@ -1,7 +1,6 @@
 #parameters left_row
-// Multiplies the DEPTH terms of a pair of tiles; rows of the left one are `left_row` vectors long.
-// Drivers leave a loop of this size as it is, and then each term waits for what it reads; of four,
-// three do not.
+// One K step of DEPTH over a pair of tiles; rows of the left one have `left_row` vectors. Drivers
+// do not unroll this loop; unrolled by 4 so that loads overlap with FMAs.
     for (var k = 0u; k < DEPTH; k += 4u) {
         let left_k = left_at + k * {left_row} + down;
         let right_k = right_at + k * RIGHT_ROW + across;

@@ -1,5 +1,5 @@
-//! A model card: what somebody who has an exported network and not this program must know to use
-//! it, in words and as a program.
+//! Model cards: how to use an exported network without this program, in words and as a Python
+//! program.
 
 use super::{ModelCheckpoint, OnnxOptions};
 use crate::data::{Fit, Preprocessing};
@@ -7,20 +7,20 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::untrusted::printable;
 
-/// From an image to the network's input, step by step: what to do, and the name of it in the
-/// metadata of a model.
+/// Preprocessing steps from an image to the network's input: key in the model's metadata, and
+/// description.
 fn steps(p: &Preprocessing) -> [(&'static str, String); 6] {
     let size = p.input;
     let side = p.resized_side();
     let crop = match p.fit {
         Fit::Crop if side == size => {
-            "the largest square in the middle: side = min(width, height), left = floor((width - side) / 2), top = floor((height - side) / 2)"
+            "the largest central square: side = min(width, height), left = floor((width - side) / 2), top = floor((height - side) / 2)"
                 .to_string()
         }
-        Fit::Crop => format!("the shorter side is resized to {side}, and the central {size} x {size} cut from it"),
+        Fit::Crop => format!("the shorter side is resized to {side}, then the central {size} x {size} are cropped"),
         Fit::Squash if side == size => "none: the whole image is squashed to a square".to_string(),
         Fit::Squash => {
-            format!("the whole image is squashed to {side} x {side}, and the central {size} x {size} cut from it")
+            format!("the whole image is squashed to {side} x {side}, then the central {size} x {size} are cropped")
         }
         Fit::Pad => {
             "none: the whole image is resized to fit into the square, and the rest is filled with the mean color"
@@ -28,7 +28,7 @@ fn steps(p: &Preprocessing) -> [(&'static str, String); 6] {
         }
     };
     [
-        ("image", "8 bits per channel, turned as EXIF says; grey is repeated in all channels, transparency is over white".into()),
+        ("image", "8 bits per channel, EXIF orientation applied; gray is repeated in all channels, transparency is blended with white".into()),
         ("crop", crop),
         ("resize", format!("to {size} x {size}, bilinear with antialiasing (Pillow's BILINEAR), rounded to 8 bits")),
         ("range", "divided by 255: from 0 to 1".into()),
@@ -37,13 +37,13 @@ fn steps(p: &Preprocessing) -> [(&'static str, String); 6] {
     ]
 }
 
-/// The steps in one text.
+/// The steps as one text.
 pub(super) fn in_words(p: &Preprocessing) -> String {
     let steps = steps(p).map(|(name, what)| format!("{name}: {what}"));
     steps.join(". ")
 }
 
-/// The steps and the names of the classes for programs, by key.
+/// The steps and the names of the classes as metadata entries, by key.
 pub(super) fn for_programs<M: Model>(checkpoint: &ModelCheckpoint<M>) -> Vec<(String, String)> {
     let metadata = &checkpoint.metadata;
     let p = &metadata.preprocessing;
@@ -106,18 +106,17 @@ print(json.loads(net.get_modelmeta().custom_metadata_map[\"classes\"])[net.run([
     )
 }
 
-/// A name as a cell of a table.
+/// A name, escaped for a cell of a Markdown table.
 fn cell(name: &str) -> String {
     printable(name).replace('\\', "\\\\").replace('|', "\\|").replace('`', "\\`").replace('<', "&lt;")
 }
 
 impl<M: Model> ModelCheckpoint<M> {
-    /// A model card in Markdown for the ONNX model that [`Checkpoint::to_onnx`] makes, which is
-    /// called `file`: what the model takes and gives, how an image becomes its input, its classes,
-    /// and a program that does so.
+    /// A model card in Markdown for the ONNX model of [`Checkpoint::to_onnx`], saved as `file`:
+    /// inputs and outputs, preprocessing, classes, and an example program.
     ///
     /// # Errors
-    /// What [`Model::build`] reports.
+    /// Errors of [`Model::build`].
     pub fn onnx_card(&self, options: OnnxOptions, file: &str) -> Result<String> {
         let metadata = &self.metadata;
         let (network, p) = (&metadata.network, &metadata.preprocessing);

@@ -1,4 +1,4 @@
-//! From a checkpoint to files for others.
+//! Export of checkpoints.
 
 use super::card::{for_programs, in_words};
 use super::{KEY, ModelCheckpoint, ModelMetadata};
@@ -8,33 +8,33 @@ use crate::graph::TensorId;
 use crate::model::{Model, Network, Output};
 use crate::optim::{Progress, TrainingState, is_loss_scale};
 
-/// What an ONNX model of a checkpoint has.
+/// Options of the ONNX export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OnnxOptions {
-    /// The auxiliary heads too.
+    /// Whether to export the auxiliary heads too.
     pub aux: bool,
-    /// Batch norms as parts of the convolutions before them.
+    /// Whether to fuse batch norms into the preceding convolutions.
     pub fold_batch_norm: bool,
 }
 
 impl<M: Model> ModelCheckpoint<M> {
-    /// The names of the outputs that [`ModelCheckpoint::to_onnx`] gives the model: `logits`, and
-    /// with auxiliary heads those of the heads, as `aux1_logits`.
+    /// The names of the outputs of [`ModelCheckpoint::to_onnx`]: `logits`, and with auxiliary heads
+    /// one per head, such as `aux1_logits`.
     ///
     /// # Errors
-    /// What [`Model::build`] reports.
+    /// Errors of [`Model::build`].
     pub fn onnx_outputs(&self, options: OnnxOptions) -> Result<Vec<String>> {
         Ok(onnx_heads(&self.metadata.network.build(1)?, options).into_iter().map(|(_, name)| name).collect())
     }
 
     /// The network in evaluation mode as an ONNX model: input `data`, batch x 3 x input x input
     /// with an open batch; with the averaged parameters if there are any. The metadata is in the
-    /// model under `incept`, so it can be imported as it was; its description and further entries
-    /// say in words how an image becomes the input. The same checkpoint makes the same bytes.
+    /// model under `incept`, so that it can be imported unchanged; its description and further
+    /// entries document the preprocessing. The output is deterministic.
     ///
     /// # Errors
     /// [`Error::Config`] for heads that the network does not have, [`Error::Tensor`] naming a
-    /// weight that is missing or misshapen.
+    /// weight that is missing or has the wrong shape.
     pub fn to_onnx(&self, options: OnnxOptions) -> Result<Vec<u8>> {
         let net = self.metadata.network.build(1)?;
         if options.aux && net.heads.len() == 1 {
@@ -50,7 +50,7 @@ impl<M: Model> ModelCheckpoint<M> {
             heads.iter().map(|(head, name)| Ok((graph.output(Output::Logits(head))?, name.as_str())));
         let outputs: Vec<(TensorId, &str)> = outputs.collect::<Result<_>>()?;
         let description = format!(
-            "{}, {} classes. From an image to `data`: {}.",
+            "{}, {} classes. Preprocessing of `data`: {}.",
             metadata.network.title(),
             metadata.network.class_count(),
             in_words(&metadata.preprocessing)
@@ -62,8 +62,8 @@ impl<M: Model> ModelCheckpoint<M> {
         write_onnx(&graph, &outputs, &state, &options)
     }
 
-    /// The network alone, with its averaged parameters if there are any: without what only further
-    /// training needs, and without the command that made it.
+    /// The network for inference, with its averaged parameters if there are any: without optimizer
+    /// state and without the training command.
     #[must_use]
     pub fn without_training(&self) -> Self {
         let state = self.state.clone().averaged();
@@ -75,13 +75,13 @@ impl<M: Model> ModelCheckpoint<M> {
             progress: progress.clone(),
             ..TrainingState::default()
         };
-        // Commands name folders of whoever trained it.
+        // Commands may contain private paths.
         let (run, command_line) = (serde_json::Value::Null, Vec::new());
         Self { state, metadata: ModelMetadata { progress, run, command_line, ..self.metadata.clone() } }
     }
 }
 
-/// The heads that are exported, and the names of their outputs.
+/// The exported heads and the names of their outputs.
 fn onnx_heads(network: &Network, options: OnnxOptions) -> Vec<(&'static str, String)> {
     let count = if options.aux { network.heads.len() } else { 1 };
     let name = |head: &'static str| {

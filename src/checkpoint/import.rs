@@ -1,5 +1,4 @@
-//! From a file of others to a checkpoint: the network that is recognised in it, and how images
-//! become what it was trained on.
+//! Import of pretrained weights: recognizes the network and its preprocessing.
 
 use std::path::Path;
 
@@ -7,70 +6,70 @@ use super::{Checkpoint, Metadata, default_classes, validate};
 use crate::data::Preprocessing;
 use crate::error::{Error, Result};
 use crate::formats::{Content, Foreign, Format};
-use crate::model::{GoogLeNet, Pixels, Recognised, Variant};
+use crate::model::{GoogLeNet, Pixels, Recognized, Variant};
 use crate::optim::{Progress, TrainingState};
 use crate::tensor::HostTensor;
 
-/// What a file does not say about its network.
+/// Properties of a network that its file may lack.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportOptions {
-    /// Height and width of the input in pixels [default: what the file says, or 224].
+    /// Height and width of the input in pixels [default: the file's, or 224].
     pub input: Option<usize>,
-    /// The names of the classes [default: what the file says, ImageNet's for 1000, or numbers].
+    /// The names of the classes [default: the file's, ImageNet's for 1000, or numbers].
     pub classes: Option<Vec<String>>,
-    /// How pixels are made [default: what the file says, or as the publishers of its format do].
+    /// Preprocessing [default: the file's, or that of the publishers of its format].
     pub pixels: Option<Pixels>,
-    /// What stands before the names of the network's tensors, where a file has several networks.
+    /// Prefix of the network's tensors, for files with several networks.
     pub prefix: Option<String>,
 }
 
 impl Checkpoint {
-    /// The network in a file of others, as a checkpoint to classify with and to train from; what
-    /// was left out knowingly.
+    /// The network in a file of pretrained weights as a checkpoint, for inference and training, and
+    /// the tensors that were skipped on purpose.
     ///
     /// # Errors
-    /// [`Error::Weights`] with the names of all tensors that are missing, extra or misshapen;
-    /// [`Error::Format`] if it is no GoogLeNet; [`Error::Config`] for options that do not fit it.
+    /// [`Error::Weights`] with the names of all tensors that are missing, extra or have the wrong
+    /// shape; [`Error::Format`] if it is not a GoogLeNet; [`Error::Config`] for options that do not
+    /// match it.
     pub fn import(path: &Path, file: &Foreign, options: &ImportOptions) -> Result<(Self, Vec<String>)> {
         let own = Metadata::of(path, file)?;
         if own.is_some() && file.format == Format::Safetensors {
-            let reason = "is a checkpoint of incept already: classify and eval take it as it is";
+            let reason = "is a checkpoint of incept already: use it directly with classify and eval";
             return Err(Error::format(path, reason));
         }
-        let mut recognised = GoogLeNet::recognise(path, file, options.prefix.as_deref())?;
+        let mut recognized = GoogLeNet::recognize(path, file, options.prefix.as_deref())?;
         if let Some(own) = &own {
-            // Shapes do not tell dropout, smoothing and the like.
-            let found = recognised.network;
+            // Dropout, smoothing and the like cannot be derived from shapes.
+            let found = recognized.network;
             let aux_weight = if found.has_aux() { own.network.aux_weight } else { 0.0 };
             let (variant, classes) = (found.variant, found.classes);
-            recognised.network =
+            recognized.network =
                 GoogLeNet { variant, classes, channels: found.channels, aux_weight, ..own.network.clone() };
         }
         if let Some(input) = options.input {
-            recognised = recognised.with_input(path, input)?;
+            recognized = recognized.with_input(path, input)?;
         }
-        let Recognised { network, mut parameters, state, planes, ignored, .. } = recognised;
+        let Recognized { network, mut parameters, state, planes, ignored, .. } = recognized;
         let no_number = |tensor: &HostTensor| tensor.data.iter().any(|v| !v.is_finite());
         if let Some((name, _)) = parameters.iter().chain(&state).find(|(_, tensor)| no_number(tensor)) {
-            let reason = format!(
-                "`{name}` has values that are no numbers: training diverged, or they were too large for f16"
-            );
+            let reason =
+                format!("`{name}` has NaN or infinite values: training diverged, or values overflowed f16");
             return Err(Error::format(path, reason));
         }
         let pixels = match options.pixels {
             Some(pixels) => pixels,
             None => Pixels::usual(path, file, network.variant)?,
         };
-        let (preprocessing, colours) = match (&own, options.pixels) {
+        let (preprocessing, colors) = match (&own, options.pixels) {
             (Some(own), None) => {
                 (Preprocessing { input: network.input, ..own.preprocessing.clone() }, [0, 1, 2])
             }
             _ => pixels.with(&planes, &network),
         };
-        if colours != [0, 1, 2] {
+        if colors != [0, 1, 2] {
             let first = network.first_weight();
             let weight = parameters.get_mut(&first).ok_or_else(|| Error::tensor(first, "is missing"))?;
-            reorder(&mut weight.data, weight.dims.iter().skip(2).product(), colours);
+            reorder(&mut weight.data, weight.dims.iter().skip(2).product(), colors);
         }
         let classes = match (&options.classes, own) {
             (Some(classes), _) => classes.clone(),
@@ -79,7 +78,7 @@ impl Checkpoint {
         };
         if classes.len() != network.classes {
             return Err(Error::Config(format!(
-                "the classifier of {} has {} classes, and {} are named: a list of classes has one line for each",
+                "the classifier of {} has {} classes, but the list has {}: write one class per line",
                 path.display(),
                 network.classes,
                 classes.len()
@@ -102,8 +101,8 @@ impl Checkpoint {
 }
 
 impl Pixels {
-    /// What the file says it was trained with, or what the publishers of weights in this format
-    /// did.
+    /// The preprocessing in the file's description, or that of the publishers of weights in this
+    /// format.
     ///
     /// # Errors
     /// [`Error::Format`] if the file's description is damaged.
@@ -113,24 +112,24 @@ impl Pixels {
             return Ok(Self { bgr: false, mean, std });
         }
         Ok(match (&file.content, variant) {
-            // PyTorch's networks take what its data sets give, whatever their layers are called.
+            // PyTorch networks use the usual preprocessing of PyTorch's data sets, whatever their
+            // layers are called.
             (Content::Graph(graph), Variant::Paper) if graph.producer.starts_with("pytorch") => {
                 Self::IMAGENET
             }
             (Content::Layers(_), _) | (Content::Graph(_), Variant::Paper) => Self::CAFFE,
-            // A graph says itself whether it transforms its input.
+            // A graph contains the transform of its input.
             (Content::Graph(_), Variant::Torchvision) => Self::IMAGENET,
             (Content::Tensors(_), variant) => Self::of_tensors(variant),
         })
     }
 }
 
-/// Puts the input channels of a first convolution in the order of `colours`: plane j moves to
-/// colour number `colours[j]`.
-fn reorder(weight: &mut [f32], window: usize, colours: [usize; 3]) {
+/// Reorders the input channels of a first convolution: plane j moves to color `colors[j]`.
+fn reorder(weight: &mut [f32], window: usize, colors: [usize; 3]) {
     for filter in weight.chunks_exact_mut(3 * window.max(1)) {
         let planes: Vec<f32> = filter.to_vec();
-        for (plane, colour) in planes.chunks_exact(window.max(1)).zip(colours) {
+        for (plane, colour) in planes.chunks_exact(window.max(1)).zip(colors) {
             filter[colour * window..(colour + 1) * window].copy_from_slice(plane);
         }
     }

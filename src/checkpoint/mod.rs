@@ -1,9 +1,8 @@
-//! Checkpoints: a safetensors file that others can read, with everything that a run can be
-//! continued from.
+//! Checkpoints: safetensors files with everything that is needed to resume a run.
 //!
 //! Parameters and running statistics have their plain names (Caffe's layers for the paper's
 //! variant, torchvision's names for the other). Optimizer vectors are called `optimizer.0.NAME` and
-//! so on, averages `average.NAME`, what mixed precision keeps `loss_scale/NAME`. The metadata has
+//! so on, averages `average.NAME`, the state of the loss scale `loss_scale/NAME`. The metadata has
 //! the configuration as JSON under `incept`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -37,7 +36,7 @@ use crate::output::write_atomically;
 use crate::tensor::HostTensor;
 use crate::untrusted::{MAX_FILE_BYTES, MAX_TEXT_BYTES, open_regular, read_file, read_up_to};
 
-/// What a checkpoint says beside its tensors.
+/// The description of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelMetadata<M> {
     /// The version of the engine that wrote it.
@@ -46,41 +45,39 @@ pub struct ModelMetadata<M> {
     pub network: M,
     /// The names of the classes.
     pub classes: Vec<String>,
-    /// How images become numbers.
+    /// The preprocessing of images.
     pub preprocessing: Preprocessing,
-    /// How far training is.
+    /// Training progress.
     pub progress: Progress,
-    /// The optimizer and whatever else the run was configured with.
+    /// The configuration of the run, with the optimizer.
     pub run: serde_json::Value,
-    /// The command that made it.
+    /// The training command.
     pub command_line: Vec<String>,
 }
 
-/// What a checkpoint of a GoogLeNet says beside its tensors.
+/// The description of a GoogLeNet's checkpoint.
 pub type Metadata = ModelMetadata<GoogLeNet>;
 
-/// A trained network with everything that its use and its further training need.
+/// A trained network with everything that inference and further training need.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelCheckpoint<M> {
     /// The weights and the optimizer's state.
     pub state: TrainingState,
-    /// The rest.
+    /// The description.
     pub metadata: ModelMetadata<M>,
 }
 
-/// A trained GoogLeNet; that of another network is a [`ModelCheckpoint`].
+/// A checkpoint of a GoogLeNet; for other networks use [`ModelCheckpoint`].
 pub type Checkpoint = ModelCheckpoint<GoogLeNet>;
 
-/// Under what files hold the metadata.
+/// Key of the metadata in files.
 pub(super) const KEY: &str = "incept";
 
-/// A parameter rounded to f16.
+/// Rounds a parameter to f16.
 fn in_half(name: &str, values: &[f32]) -> Result<Vec<half::f16>> {
     let rounded: Vec<half::f16> = values.iter().map(|v| half::f16::from_f32(*v)).collect();
     match values.iter().zip(&rounded).find(|(value, half)| value.is_finite() && !half.is_finite()) {
-        Some((value, _)) => {
-            Err(Error::tensor(name, format!("{value} is out of the range of f16: keep it in f32")))
-        }
+        Some((value, _)) => Err(Error::tensor(name, format!("{value} overflows f16: keep it in f32"))),
         None => Ok(rounded),
     }
 }
@@ -89,17 +86,17 @@ impl<M: Model> ModelCheckpoint<M> {
     /// The file's content.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if a tensor's extents and elements differ.
+    /// [`Error::Tensor`] if a tensor's shape does not match its number of elements.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         self.serialized(false)
     }
 
-    /// The file's content with parameters as f16: half the size, for weights that are only used.
-    /// Running statistics stay f32, as variances can be smaller than f16 resolves.
+    /// The file's content with parameters as f16: half the size, for inference. Running statistics
+    /// stay f32, as variances can be too small for f16.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if a parameter is out of f16's range, or a tensor's extents and elements
-    /// differ.
+    /// [`Error::Tensor`] if a parameter overflows f16, or a tensor's shape does not match its
+    /// number of elements.
     pub fn to_half_bytes(&self) -> Result<Vec<u8>> {
         self.serialized(true)
     }
@@ -113,7 +110,7 @@ impl<M: Model> ModelCheckpoint<M> {
         }
         let average = self.state.average.iter().flatten();
         tensors.extend(average.map(|(name, tensor)| (format!("average.{name}"), tensor)));
-        // torchvision counts batches in each batch norm; here they are the run's steps.
+        // torchvision counts batches in each batch norm; this is the number of steps.
         let steps = i64::try_from(self.state.progress.step).unwrap_or(i64::MAX).to_le_bytes();
         let statistics: Vec<&str> = self.state.state.keys().map(String::as_str).collect();
         let counters = self.metadata.network.step_counters(&statistics);
@@ -140,23 +137,25 @@ impl<M: Model> ModelCheckpoint<M> {
         }
         let json = serde_json::to_string(&self.metadata).map_err(Error::unwritable)?;
         if json.len() > MAX_HEADER / 2 {
-            let reason = format!("{} names of classes are too long to be kept", self.metadata.classes.len());
+            let reason = format!(
+                "the names of {} classes are too long for the file's description",
+                self.metadata.classes.len()
+            );
             return Err(Error::tensor(KEY, reason));
         }
         let metadata = HashMap::from([(KEY.to_string(), json), ("format".to_string(), "pt".to_string())]);
         safetensors::serialize(views, Some(metadata)).map_err(|e| invalid("checkpoint", e))
     }
 
-    /// Writes the file: to a temporary one that is synced and renamed.
+    /// Writes the file atomically: a temporary file is synced and renamed.
     ///
     /// # Errors
-    /// [`Error::Io`] naming the file; an old one is still there then.
+    /// [`Error::Io`] naming the file; a previous version is kept then.
     pub fn save(&self, path: &Path) -> Result<()> {
         write_atomically(path, &self.to_bytes()?)
     }
 
-    /// How far the training of a checkpoint is, from the beginning of its file: its tensors are not
-    /// read.
+    /// The training progress of a checkpoint, from the header of its file; tensors are not read.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file.
@@ -165,7 +164,7 @@ impl<M: Model> ModelCheckpoint<M> {
         struct Description {
             progress: Progress,
         }
-        let damaged = || Error::format(path, "does not begin as a checkpoint does");
+        let damaged = || Error::format(path, "does not start with the header of a checkpoint");
         let (mut file, length) = open_regular(path)?;
         let mut size = [0; 8];
         file.read_exact(&mut size).map_err(|e| Error::io(path, e))?;
@@ -180,21 +179,20 @@ impl<M: Model> ModelCheckpoint<M> {
         let description = text.and_then(|text| serde_json::from_str::<Description>(text).ok());
         description
             .map(|d| d.progress)
-            .ok_or_else(|| Error::format(path, "does not say how far its training is"))
+            .ok_or_else(|| Error::format(path, "has no training progress in its description"))
     }
 
-    /// Reads a file that [`Checkpoint::save`] wrote, or any safetensors file with the weights of a
-    /// GoogLeNet: what it does not say is then the variant's default, with classes called by their
-    /// numbers, or as ImageNet's where there are 1000.
+    /// Reads a file of [`Checkpoint::save`], or any safetensors file with the weights of a
+    /// GoogLeNet. Missing properties get the variant's defaults; classes are named by their
+    /// numbers, or as in ImageNet if there are 1000.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Format`] naming the file, and the field or tensor that does not
-    /// fit the others.
+    /// [`Error::Io`] or [`Error::Format`] naming the file, and the inconsistent field or tensor.
     pub fn load(path: &Path) -> Result<Self> {
         Self::from_bytes(path, &read_file(path, MAX_FILE_BYTES)?)
     }
 
-    /// As [`Checkpoint::load`], from the content of a file; `path` is for messages.
+    /// As [`Checkpoint::load`], from the content of a file; `path` is only used in messages.
     ///
     /// # Errors
     /// As [`Checkpoint::load`].
@@ -205,7 +203,7 @@ impl<M: Model> ModelCheckpoint<M> {
             let slot = name.strip_prefix("optimizer.").and_then(|rest| rest.split_once('.'));
             if let Some((number, name)) = slot {
                 let number: usize = number.parse().ok().filter(|n| *n < 8).ok_or_else(|| {
-                    Error::format(path, format!("`optimizer.{number}` is no optimizer vector"))
+                    Error::format(path, format!("`optimizer.{number}` is not an optimizer vector"))
                 })?;
                 if state.slots.len() <= number {
                     state.slots.resize(number + 1, BTreeMap::new());
@@ -224,7 +222,7 @@ impl<M: Model> ModelCheckpoint<M> {
             Some(json) => describe(path, json)?,
             None => ModelMetadata::guess(&state).map_err(|e| {
                 let reason =
-                    format!("is no checkpoint of incept, and {e}; `incept import` reads weights of others");
+                    format!("is not an incept checkpoint, and {e}; use `incept import` for pretrained weights of other programs");
                 Error::format(path, reason)
             })?,
         };
@@ -235,8 +233,8 @@ impl<M: Model> ModelCheckpoint<M> {
 }
 
 impl<M: Model> ModelMetadata<M> {
-    /// What incept said about the network in a file that it wrote: a checkpoint, or an export as
-    /// ONNX. None in files of others.
+    /// The description in a file that incept wrote: a checkpoint or an ONNX export. `None` in other
+    /// files.
     ///
     /// # Errors
     /// [`Error::Format`] naming the field that cannot be read.
@@ -245,7 +243,7 @@ impl<M: Model> ModelMetadata<M> {
         file.metadata.get(KEY).filter(|_| known).map(|json| describe(path, json)).transpose()
     }
 
-    /// What the shapes of the weights tell.
+    /// The description that follows from the shapes of the weights.
     fn guess(state: &TrainingState) -> Result<Self> {
         let shapes =
             state.parameters.iter().map(|(name, tensor)| (name.clone(), tensor.dims.clone())).collect();
@@ -262,7 +260,7 @@ impl<M: Model> ModelMetadata<M> {
     }
 }
 
-/// Names for classes that nobody has named: ImageNet's where there are as many, numbers elsewhere.
+/// Default names of classes: ImageNet's if there are 1000, else numbers.
 pub(super) fn default_classes(count: usize) -> Vec<String> {
     let names = imagenet_classes();
     if count == names.len() { names } else { (0..count).map(|class| class.to_string()).collect() }

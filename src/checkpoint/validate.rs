@@ -1,5 +1,5 @@
-//! Whether a checkpoint's description and tensors fit each other, so that nothing later has to
-//! believe a file.
+//! Validation of checkpoints: description and tensors must be consistent, so that later code need
+//! not distrust a file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::optim::is_loss_scale;
 use crate::tensor::HostTensor;
 use crate::tensor::Shape;
 
-/// Counters of a run that could be: more would overflow what is added to them.
+/// Maximum value of counters: larger ones would overflow in later sums.
 const MAX_COUNT: u64 = 1 << 40;
 
 type Tensors = BTreeMap<String, HostTensor>;
@@ -30,7 +30,7 @@ pub(super) fn check<M: Model>(path: &Path, metadata: &ModelMetadata<M>, state: &
     check_tensors(&metadata.network, state).map_err(fail)
 }
 
-/// Checks what needs no tensors: the description's values by themselves and with each other.
+/// Checks the description alone.
 fn check_metadata<M: Model>(metadata: &ModelMetadata<M>) -> Result<(), String> {
     let ModelMetadata { network, classes, preprocessing, progress, .. } = metadata;
     network.validate().map_err(|error| field(&error))?;
@@ -46,7 +46,7 @@ fn check_metadata<M: Model>(metadata: &ModelMetadata<M>) -> Result<(), String> {
         ("batch", progress.batch),
     ];
     if let Some((name, count)) = counters.iter().find(|(_, count)| *count > MAX_COUNT) {
-        return Err(format!("`progress.{name}` is {count}, which no training reaches"));
+        return Err(format!("`progress.{name}` is {count}, which is too large"));
     }
     for (name, count) in &counters[1..] {
         if *count > progress.step {
@@ -56,7 +56,7 @@ fn check_metadata<M: Model>(metadata: &ModelMetadata<M>) -> Result<(), String> {
     Ok(())
 }
 
-/// What an error about a network says, with the names of the description's fields.
+/// The text of an error about a network, with the names of the description's fields.
 fn field(error: &Error) -> String {
     let text = error.to_string();
     if text.contains("`GoogLeNet::") {
@@ -74,7 +74,7 @@ fn check_preprocessing(preprocessing: &Preprocessing, input: usize) -> Result<()
     if mean.iter().any(|m| !m.is_finite()) {
         return Err(format!("`preprocessing.mean` is {mean:?}: three finite numbers are expected"));
     }
-    // Black and white must come out as numbers.
+    // Black and white must give finite values.
     let usable = |(m, s): (&f32, &f32)| {
         s.is_finite() && *s != 0.0 && (m / s).is_finite() && ((1.0 - m) / s).is_finite()
     };
@@ -103,7 +103,7 @@ fn check_tensors(network: &impl Model, state: &TrainingState) -> Result<(), Stri
         list.insert(tensor.name.clone(), tensor.spec.shape.clone());
     }
     fit("", &state.parameters, &parameters)?;
-    // The loss scale is kept among the statistics, by runs in f16.
+    // Runs in f16 keep the loss scale among the statistics.
     let mut kept = statistics.clone();
     let scale = state.state.keys().filter(|name| is_loss_scale(name));
     kept.extend(scale.map(|name| (name.clone(), Shape::from([1]))));
@@ -112,7 +112,7 @@ fn check_tensors(network: &impl Model, state: &TrainingState) -> Result<(), Stri
         fit(&format!("optimizer.{i}."), slot, &parameters)?;
     }
     if let Some(average) = &state.average {
-        // Earlier versions averaged the parameters alone.
+        // Earlier versions averaged only parameters, not statistics.
         let averaged = average.keys().filter_map(|name| statistics.get_key_value(name));
         let averaged = averaged.map(|(name, shape)| (name.clone(), shape.clone()));
         fit("average.", average, &parameters.into_iter().chain(averaged).collect())?;
@@ -120,7 +120,7 @@ fn check_tensors(network: &impl Model, state: &TrainingState) -> Result<(), Stri
     Ok(())
 }
 
-/// Checks that a list has the tensors that are expected, and no others.
+/// Checks that a list has exactly the expected tensors.
 fn fit(prefix: &str, tensors: &Tensors, expected: &Shapes) -> Result<(), String> {
     for (name, shape) in expected {
         let Some(tensor) = tensors.get(name) else {
@@ -132,7 +132,7 @@ fn fit(prefix: &str, tensors: &Tensors, expected: &Shapes) -> Result<(), String>
         }
     }
     match tensors.keys().find(|name| !expected.contains_key(*name)) {
-        Some(name) => Err(format!("tensor `{prefix}{name}` is no part of the network that it describes")),
+        Some(name) => Err(format!("tensor `{prefix}{name}` does not belong to the described network")),
         None => Ok(()),
     }
 }

@@ -1,5 +1,4 @@
-//! Augmentation: what is done to a training image is a pure function of seed, epoch and the image's
-//! number.
+//! Augmentation of training images, a pure function of seed, epoch and image index.
 
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -21,59 +20,61 @@ pub struct AreaCrop {
     pub max_aspect: f64,
 }
 
-/// What may be done to a training image.
+/// Random transforms of training images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Augmentation {
-    /// Shift by up to this share of the side in each direction; the border is repeated.
+    /// Maximum shift as a share of the side, in each direction; the border is repeated.
     pub shift: f64,
-    /// Change of size by up to this share, either way.
+    /// Maximum change of scale: 0.1 draws from 0.9 to 1.1.
     pub zoom: f64,
-    /// Crops by area; shift and zoom do not apply then.
+    /// Random resized crops; `None` applies shift and zoom instead.
     pub area: Option<AreaCrop>,
-    /// Whether half of the images are mirrored.
-    pub mirror: bool,
-    /// Whether half of the images are turned upside down.
-    pub flip: bool,
-    /// Changes of colours.
+    /// Random horizontal flip, p = 0.5.
+    #[serde(alias = "mirror")]
+    pub hflip: bool,
+    /// Random vertical flip, p = 0.5.
+    #[serde(alias = "flip")]
+    pub vflip: bool,
+    /// Photometric distortions (color jitter); `None` applies none.
     pub photometric: Option<Photometric>,
-    /// Whether images are resized by a method drawn for each (the paper's section 6): nearest,
-    /// bilinear, Catmull-Rom's cubic or Lanczos.
+    /// Random interpolation per image (the paper's section 6): nearest, bilinear, Catmull-Rom cubic
+    /// or Lanczos. `false`: bilinear.
     pub random_interpolation: bool,
 }
 
-/// What is done to one image.
+/// The transforms drawn for one image.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Drawn {
-    pub mirror: bool,
-    pub flip: bool,
+    pub hflip: bool,
+    pub vflip: bool,
     pub colours: Option<Colours>,
-    /// Which of the methods of interpolation, if it is drawn.
+    /// Interpolation method, 0 to 3; `None`: bilinear.
     pub interpolation: Option<u8>,
-    /// Numbers from 0 to 1.
+    /// Random numbers in [0, 1) for position and scale.
     pub place: [f64; 2],
     pub size: [f64; 2],
 }
 
 impl Augmentation {
-    /// Small shifts and changes of size: for digits and other images that must not be mirrored.
+    /// Small shifts and changes of scale, no flips: for digits and other images with an
+    /// orientation.
     pub fn shifts() -> Self {
         Self { shift: 0.08, zoom: 0.08, ..Self::default() }
     }
 
-    /// Shifts of an eighth and mirroring: what CIFAR is trained with.
+    /// Shifts of up to an eighth and horizontal flips, usual for CIFAR.
     pub fn standard() -> Self {
-        Self { shift: 0.125, mirror: true, ..Self::default() }
+        Self { shift: 0.125, hflip: true, ..Self::default() }
     }
 
-    /// The paper's crops of 8% to 100% of the area, and mirroring: what torchvision trains with
-    /// too.
+    /// The paper's crops of 8% to 100% of the area and horizontal flips, torchvision's default too.
     pub fn crops() -> Self {
         let area = AreaCrop { min_area: 0.08, max_area: 1.0, max_aspect: 4.0 / 3.0 };
-        Self { area: Some(area), mirror: true, ..Self::default() }
+        Self { area: Some(area), hflip: true, ..Self::default() }
     }
 
-    /// All that the paper's section 6 names: its crops, mirroring, Howard's photometric
+    /// Everything in the paper's section 6: crops, horizontal flips, Howard's photometric
     /// distortions, random interpolation.
     pub fn paper() -> Self {
         Self { photometric: Some(Photometric::of(0.5)), random_interpolation: true, ..Self::crops() }
@@ -85,8 +86,8 @@ impl Augmentation {
         let (place, size) = ([random.random(), random.random()], [random.random(), random.random()]);
         let (upside_down, method): (f64, u8) = (random.random(), random.random());
         Drawn {
-            mirror: self.mirror && coin < 0.5,
-            flip: self.flip && upside_down < 0.5,
+            hflip: self.hflip && coin < 0.5,
+            vflip: self.vflip && upside_down < 0.5,
             colours: self.photometric.map(|photometric| photometric.draw(&mut random)),
             interpolation: self.random_interpolation.then_some(method % 4),
             place,
@@ -96,8 +97,7 @@ impl Augmentation {
 }
 
 impl Drawn {
-    /// The part of the image that is looked at instead of `whole`; crops by area are cut from
-    /// `from`.
+    /// The augmented region: `whole` shifted and scaled, or an area crop of `from`.
     pub(super) fn region(
         &self,
         image: &Image,
@@ -108,14 +108,15 @@ impl Drawn {
         if let Some(area) = augmentation.area {
             let (left, top, width, height) = from;
             let share = area.min_area + self.size[0] * (area.max_area - area.min_area);
-            // The logarithm of the aspect ratio is uniform, so that wide and tall are as likely.
+            // The logarithm of the aspect ratio is uniform, so wide and tall crops are equally
+            // likely.
             let aspect = ((2.0 * self.size[1] - 1.0) * area.max_aspect.ln()).exp();
             let (w, h) = ((share * width * height * aspect).sqrt(), (share * width * height / aspect).sqrt());
-            // What does not fit into the image is made smaller, not another shape.
+            // A crop that does not fit is scaled down; its aspect ratio stays.
             let fit = (width / w).min(height / h).min(1.0);
             let (w, h) = ((w * fit).min(width), (h * fit).min(height));
             let place = |place: f64, start: f64, side: f64, crop: f64, extent: usize| {
-                // The middle of a crop is in the image: one of nothing but padding shows nothing.
+                // The center of a crop stays inside the image, so no crop is all padding.
                 let (first, last) =
                     (start.max(-crop / 2.0), (start + side - crop).min(extent as f64 - crop / 2.0));
                 first + place * (last - first)
@@ -144,7 +145,7 @@ impl Drawn {
 mod tests {
     use super::*;
 
-    /// The crop number `index` of an image with these sides.
+    /// Area crop number `index` of an image of this width and height.
     fn crop((width, height): (usize, usize), index: u64) -> Region {
         let image = Image { width, height, channels: 1, pixels: vec![0; width * height] };
         let whole = (0.0, 0.0, width as f64, height as f64);
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn crops_have_the_papers_areas_and_shapes() {
+    fn area_crops_match_the_papers_distribution() {
         for (width, height) in [(64usize, 64usize), (96, 48), (50, 200)] {
             let (w, h) = (width as f64, height as f64);
             let (mut areas, mut aspects) = (Vec::new(), Vec::new());
@@ -167,7 +168,7 @@ mod tests {
             let ends =
                 |values: &[f64]| values.iter().fold((f64::MAX, 0.0f64), |(a, b), v| (a.min(*v), b.max(*v)));
             let ((least, most), (tall, wide)) = (ends(&areas), ends(&aspects));
-            // A crop of 8% fits all of these; one of 100% fits a square alone.
+            // A crop of 8% fits all of these; one of 100% fits only a square image.
             assert!((0.08 - 1e-9..0.09).contains(&least), "{least}");
             let whole = (4.0 / 3.0 * w.min(h) / w.max(h)).min(1.0);
             assert!((0.9 * whole..=whole + 1e-9).contains(&most), "{most} of {whole}");
@@ -175,7 +176,7 @@ mod tests {
                 (0.75 - 1e-9..0.77).contains(&tall) && (1.3..4.0 / 3.0 + 1e-9).contains(&wide),
                 "{tall} {wide}"
             );
-            // Wide and tall are as likely, and of a square image all areas are.
+            // Wide and tall are equally likely; in a square image so are all areas.
             let share = |count: usize| count as f64 / 2000.0;
             let tall = share(aspects.iter().filter(|a| **a < 1.0).count());
             assert!((tall - 0.5).abs() < 0.05, "{tall}");
@@ -187,10 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn half_of_the_images_are_mirrored_and_every_method_resizes() {
-        let paper = Augmentation { flip: true, ..Augmentation::paper() };
+    fn flips_and_interpolations_are_drawn_uniformly() {
+        let paper = Augmentation { vflip: true, ..Augmentation::paper() };
         let drawn: Vec<Drawn> = (0..1000).map(|index| paper.draw(7, 3, index)).collect();
-        for count in [drawn.iter().filter(|d| d.mirror).count(), drawn.iter().filter(|d| d.flip).count()] {
+        for count in [drawn.iter().filter(|d| d.hflip).count(), drawn.iter().filter(|d| d.vflip).count()] {
             assert!((450..550).contains(&count), "{count}");
         }
         for method in 0..4 {

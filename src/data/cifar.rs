@@ -1,4 +1,4 @@
-//! CIFAR-10's and CIFAR-100's files (Krizhevsky 2009): labels and 3 x 32 x 32 bytes per image.
+//! CIFAR-10 and CIFAR-100 files (Krizhevsky 2009): labels and 3 x 32 x 32 bytes per image.
 
 use std::path::{Path, PathBuf};
 
@@ -22,26 +22,26 @@ const NAMES_100: &str = "apple aquarium_fish baby bear beaver bed bee beetle bic
     seal shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger \
     tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm";
 
-/// Where the files are within a folder: in it, or where their archives have them.
+/// Subfolders to search, including those that the official archives unpack to.
 const PLACES: [&str; 5] =
     ["", "cifar-10-batches-bin", "cifar-100-binary", "cifar-10-batches-py", "cifar-100-python"];
 
-/// How one version of the files is called and read.
+/// File names and encoding of one version of the data set.
 struct Version {
     train: &'static [&'static str],
     test: &'static str,
-    /// A text with the names of classes, one per line.
+    /// Text file with class names, one per line.
     names_file: &'static str,
     names: &'static str,
     content: Content,
 }
 
-/// What is in a file.
+/// Encoding of a file.
 #[derive(Clone, Copy)]
 enum Content {
-    /// Records of bytes: labels, of which the last counts, and an image.
+    /// Binary records: label bytes, of which the last one is used, then an image.
     Records { label_bytes: usize },
-    /// A pickle, with the labels and the names of classes under these keys.
+    /// A pickled dictionary with labels and class names under these keys.
     Pickle { labels: &'static str, names: &'static str },
 }
 
@@ -64,7 +64,7 @@ const BINARY_100: Version = Version {
     test: "test.bin",
     names_file: "fine_label_names.txt",
     names: NAMES_100,
-    // A coarse label is before the fine one.
+    // The coarse label precedes the fine one.
     content: Content::Records { label_bytes: 2 },
 };
 
@@ -100,7 +100,7 @@ pub(super) fn open(root: &Path) -> Result<Option<Found>> {
 impl Version {
     fn open(&self, root: &Path, folder: &Path) -> Result<Option<Found>> {
         let (mut train, mut missing) = (Vec::new(), Vec::new());
-        // `train` and `test` are common names: what is in them decides.
+        // `train` and `test` are common names, so the content decides.
         let pickle = matches!(self.content, Content::Pickle { .. });
         let file =
             |name: &str| first_of(folder, &[name]).filter(|path| !pickle || cifar_python::is_pickle(path));
@@ -191,7 +191,7 @@ fn empty(files: &[PathBuf], classes: &[String]) -> Uniform {
     Uniform { source, classes: classes.to_vec(), width: SIZE, height: SIZE, channels: 3, pixels, labels }
 }
 
-/// Adds an image that is stored as a red, a green and a blue plane.
+/// Adds an image stored as red, green and blue planes.
 fn push(set: &mut Uniform, path: &Path, number: usize, label: i64, planes: &[u8]) -> Result<()> {
     let class = u8::try_from(label).ok().filter(|class| usize::from(*class) < set.classes.len());
     let Some(class) = class else {

@@ -1,5 +1,5 @@
-//! CIFAR's files for Python: pickles of a dictionary of labels and a NumPy array of bytes. Nothing
-//! in them is executed.
+//! CIFAR's Python version: pickled dictionaries of labels and a NumPy array of bytes. Nothing in a
+//! pickle is executed.
 
 use std::path::Path;
 
@@ -7,17 +7,17 @@ use super::read::read;
 use crate::error::{Error, Result};
 use crate::formats::pickle::{Handle, Object, Pickle};
 
-/// Bytes of an image: a red, a green and a blue plane.
+/// Bytes per image: red, green and blue planes.
 const IMAGE: usize = 3 * 32 * 32;
 
-/// A file of images.
+/// The content of one file.
 pub(super) struct Batch {
-    /// Images one after another, each as three planes.
+    /// Pixels: images x 3 x 32 x 32.
     pub planes: Vec<u8>,
     pub labels: Vec<i64>,
 }
 
-/// Whether a file begins as a pickle of Python 2's protocol 2 or a later one.
+/// Whether a file starts like a pickle of protocol 2 or later.
 pub(super) fn is_pickle(path: &Path) -> bool {
     use std::io::Read as _;
     let mut first = [0; 2];
@@ -34,7 +34,7 @@ pub(super) fn batch(path: &Path, key: &str) -> Result<Batch> {
     let labels = pickle.entry(key).map_err(reason)?;
     let labels = pickle.pickle.items(labels).map(|items| items.iter().map(|item| pickle.pickle.int(*item)));
     let labels: Option<Vec<i64>> = labels.and_then(Iterator::collect);
-    let labels = labels.ok_or_else(|| reason(format!("its `{key}` are not a list of whole numbers")))?;
+    let labels = labels.ok_or_else(|| reason(format!("its `{key}` is not a list of integers")))?;
     if planes.len() != labels.len() * IMAGE || labels.is_empty() {
         let (images, labels) = (planes.len() / IMAGE, labels.len());
         return Err(reason(format!("has {images} images and {labels} labels")));
@@ -42,17 +42,17 @@ pub(super) fn batch(path: &Path, key: &str) -> Result<Batch> {
     Ok(Batch { planes, labels })
 }
 
-/// Reads the names of classes under `key`.
+/// Reads the class names under `key`.
 pub(super) fn names(path: &Path, key: &str) -> Result<Vec<String>> {
     let bytes = read(path)?;
     let pickle = Dictionary::read(path, &bytes)?;
     let list = pickle.entry(key).map_err(|reason| Error::format(path, reason))?;
     let texts = pickle.pickle.items(list).map(|items| items.iter().map(|item| pickle.text(*item)));
     let texts: Option<Vec<String>> = texts.and_then(Iterator::collect);
-    texts.ok_or_else(|| Error::format(path, format!("its `{key}` are not a list of texts")))
+    texts.ok_or_else(|| Error::format(path, format!("its `{key}` is not a list of strings")))
 }
 
-/// A pickle that is a dictionary.
+/// A pickle whose root is a dictionary.
 struct Dictionary<'a> {
     bytes: &'a [u8],
     pickle: Pickle,
@@ -78,15 +78,15 @@ impl<'a> Dictionary<'a> {
 
     fn entry(&self, key: &str) -> Result<Handle, String> {
         let Object::Dict(entries) = self.pickle.get(self.pickle.root) else {
-            return Err("is a pickle of something else than CIFAR's images: no dictionary".into());
+            return Err("is a pickle, but not of CIFAR images: its root is not a dictionary".into());
         };
         let entry = entries.iter().find(|(name, _)| self.raw(*name) == Some(key.as_bytes()));
         entry
             .map(|(_, value)| *value)
-            .ok_or_else(|| format!("has no `{key}`, as CIFAR's files for Python have"))
+            .ok_or_else(|| format!("has no key `{key}`, which CIFAR's Python files have"))
     }
 
-    /// The bytes of an array of them whose rows are images.
+    /// The bytes of a uint8 NumPy array with one image per row.
     fn array(&self, handle: Handle) -> Result<&[u8], String> {
         let bytes = || {
             let Object::Call { function, state: Some(state), .. } = self.pickle.get(handle) else {
@@ -94,7 +94,7 @@ impl<'a> Dictionary<'a> {
             };
             let function = self.pickle.global(*function)?;
             let known = ["numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"];
-            // Version, extents, element type, whether columns are contiguous, content.
+            // Version, shape, dtype, Fortran order, content.
             let &[_, extents, element, by_columns, content] = self.pickle.items(*state)? else { return None };
             let Object::Call { arguments, .. } = self.pickle.get(element) else { return None };
             let element = self.text(*self.pickle.items(*arguments)?.first()?)?;
@@ -107,6 +107,6 @@ impl<'a> Dictionary<'a> {
             let content = self.raw(content)?;
             (right && content.len() == extents[0].checked_mul(IMAGE)?).then_some(content)
         };
-        bytes().ok_or_else(|| format!("its `data` are not an array of bytes with {IMAGE} in a row"))
+        bytes().ok_or_else(|| format!("its `data` is not an array of uint8 with {IMAGE} columns"))
     }
 }

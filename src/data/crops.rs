@@ -1,5 +1,4 @@
-//! Several crops of each image, as networks are tested with: more images to classify and a better
-//! answer.
+//! Multi-crop testing: several crops per image are classified and their probabilities averaged.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,34 +10,34 @@ use super::resample::{letterboxed, part, resized, shorter_side};
 use super::{Dataset, Fit, Image, Preprocessing};
 use crate::error::Result;
 
-/// Which crops of an image are classified; their softmaxes are averaged. Sizes are in proportion to
-/// the network's input: 256 means 256 / 224 of it.
+/// Crops of an image that are classified and averaged. Sizes are given for an input of 224 and
+/// scale with the network's input: 256 means 256 / 224 of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CropTest {
-    /// The image as [`Preprocessing`] has it.
+    /// The whole image by [`Preprocessing`], one view.
     #[default]
     Whole,
-    /// One: of the central square, resized to 256, the centre.
+    /// One view: the center crop of the central square resized to 256.
     One,
-    /// Ten: of the central square, resized to 256, the four corners and the centre, and their
-    /// mirror images (Krizhevsky et al. 2012).
+    /// Ten views: four corners and center of the central square resized to 256, and their
+    /// horizontal flips (Krizhevsky et al. 2012).
     Ten,
-    /// Ten of the whole image squashed to 256 x 256, as Caffe's `classify.py` has them.
+    /// The same ten crops of the whole image squashed to 256 x 256, as in Caffe's `classify.py`.
     CaffeTen,
-    /// 144, section 7 of "Going Deeper with Convolutions": the shorter side resized to 256, 288,
-    /// 320 and 352; of each the left, centre and right square (in portraits the top, centre and
-    /// bottom one); of each the four corners, the centre, and the whole square resized; and their
-    /// mirror images.
+    /// 144 views, section 7 of "Going Deeper with Convolutions": the shorter side resized to 256,
+    /// 288, 320 and 352; at each scale the left, center and right square (top, center and bottom in
+    /// portraits); of each square the four corners, the center and the whole square resized; and
+    /// their horizontal flips.
     Paper,
 }
 
-/// The sizes of the shorter side, for an input of 224.
+/// Sizes of the shorter side for an input of 224.
 const SCALES: [usize; 4] = [256, 288, 320, 352];
 const FULL: usize = 224;
 
 impl CropTest {
-    /// Crops of each image.
+    /// Crops per image.
     pub fn views(self) -> usize {
         match self {
             Self::Whole | Self::One => 1,
@@ -47,13 +46,13 @@ impl CropTest {
         }
     }
 
-    /// The data set with every image replaced by its crops, one after another, each of the
-    /// network's size: for batches whose rows `views` at a time belong together.
+    /// The data set with each image replaced by its crops at the network's input size: items
+    /// `i * views` to `(i + 1) * views - 1` are the crops of image `i`.
     pub fn of(self, set: Arc<dyn Dataset>, preprocessing: &Preprocessing) -> Arc<dyn Dataset> {
         if self == Self::Whole { set } else { Arc::new(CropSet::new(set, self, preprocessing)) }
     }
 
-    /// The squares that crops are cut from.
+    /// The squares from which crops are cut.
     fn squares(self, image: &Image, preprocessing: &Preprocessing) -> Vec<Image> {
         let side = |scale: usize| (preprocessing.input * scale + FULL / 2) / FULL;
         match (self, preprocessing.fit) {
@@ -69,7 +68,7 @@ impl CropTest {
         }
     }
 
-    /// Crops of each square, without their mirror images.
+    /// Crops per square, without flips.
     fn windows(self) -> usize {
         match self {
             Self::Whole | Self::One => 1,
@@ -78,7 +77,7 @@ impl CropTest {
         }
     }
 
-    /// Crop number `number` of an image with these squares.
+    /// Crop `number`, below `views`, from an image's squares.
     fn crop(self, squares: &[Image], input: usize, number: usize) -> Image {
         if self == Self::One {
             let middle = squares[0].width.saturating_sub(input) / 2;
@@ -99,22 +98,21 @@ impl CropTest {
     }
 }
 
-/// Every image of a data set as its crops.
+/// A data set with each image replaced by its crops.
 #[derive(Debug)]
 pub struct CropSet {
     set: Arc<dyn Dataset>,
     test: CropTest,
     preprocessing: Preprocessing,
-    /// The squares of the images that were cut last: all crops of an image are asked for about the
-    /// same time.
+    /// Cache of squares: all crops of an image are requested at about the same time.
     recent: Mutex<VecDeque<(usize, Arc<Vec<Image>>)>>,
 }
 
-/// Images whose squares are kept: those that the threads of a loader are at.
+/// Capacity of the cache: the images that a loader's threads work on.
 const RECENT: usize = 12;
 
 impl CropSet {
-    /// The crops of `set` for a network that takes images so.
+    /// The crops of `set` for a network with this preprocessing.
     pub fn new(set: Arc<dyn Dataset>, test: CropTest, preprocessing: &Preprocessing) -> Self {
         Self { set, test, preprocessing: preprocessing.clone(), recent: Mutex::default() }
     }
@@ -159,14 +157,15 @@ impl Dataset for CropSet {
     }
 }
 
-/// The squares at these thirds of the image's long side, its shorter side resized to `side`.
+/// Squares of an image with its shorter side resized to `side`; 0, 1 and 2 are the start, center
+/// and end of the long side.
 fn along(image: &Image, side: usize, places: &[usize]) -> Vec<Image> {
     let whole = shorter_side(image, side, |extent, shorter| (extent * side + shorter / 2) / shorter);
     let (wide, high) = (whole.width - side, whole.height - side);
     places.iter().map(|place| cut(&whole, wide * place / 2, high * place / 2, side)).collect()
 }
 
-/// The square of `size` pixels at this place, which must lie in the image.
+/// The square of `size` pixels at (left, top), which must be inside the image.
 fn cut(image: &Image, left: usize, top: usize, size: usize) -> Image {
     part(image, (left, top), (size, size))
 }
@@ -182,7 +181,7 @@ mod tests {
     use super::*;
     use crate::data::Uniform;
 
-    /// An image whose red is the column and green the row, each divided by 2.
+    /// An image with red = column / 2 and green = row / 2.
     fn image(width: usize, height: usize) -> Image {
         let pixels =
             (0..width * height).flat_map(|i| [(i % width / 2) as u8, (i / width / 2) as u8, 0]).collect();
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_crops_are_corners_centre_and_mirrors() {
+    fn ten_crops_are_corners_center_and_flips() {
         // The central square of 256 begins at column 64.
         let crops = crops(CropTest::Ten, &image(384, 256));
         assert_eq!(crops.len(), 10);
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn one_crop_is_the_centre_of_the_central_square() {
+    fn one_crop_is_the_center_of_the_central_square() {
         let one = crops(CropTest::One, &image(384, 256));
         assert_eq!((one.len(), corner(&one[0]), one[0].width), (1, (40, 8), 224));
         assert_eq!(one[0], crops(CropTest::Ten, &image(384, 256))[8]);
@@ -226,28 +225,27 @@ mod tests {
             let squares = test.squares(&image(512, 256), &preprocessing);
             assert_eq!((squares.len(), squares[0].width, squares[0].height), (1, 256, 256));
             let at = |x: usize, y: usize| &squares[0].pixels[3 * (y * 256 + x)..][..3];
-            // Bars of the mean colour above and below, and all columns between them.
+            // Bars of the mean color above and below, with all columns between them.
             assert_eq!((at(0, 0), at(255, 63), at(100, 192)), (&[128; 3][..], &[128; 3][..], &[128; 3][..]));
             assert!(at(0, 128)[0] < 2 && at(255, 128)[0] > 250, "{:?}", at(255, 128));
         }
     }
 
     #[test]
-    fn caffe_squashes() {
+    fn caffe_ten_squashes_the_whole_image() {
         let crops = crops(CropTest::CaffeTen, &image(512, 256));
-        // The whole width is in the left and right crops: the first and the last column are near
-        // the image's own.
+        // The left and right crops cover the whole width, so their outer columns match the image's.
         let right = &crops[2].pixels[3 * 223];
         assert!(crops[0].pixels[0] < 2 && *right > 250, "{right}");
     }
 
     #[test]
-    fn the_papers_144_crops() {
+    fn paper_crops_are_144_views() {
         let landscape = crops(CropTest::Paper, &image(400, 256));
         assert_eq!(landscape.len(), 144);
         assert!(landscape.iter().all(|c| (c.width, c.height, c.pixels.len()) == (224, 224, 224 * 224 * 3)));
-        // At the first scale nothing is resized: squares begin at columns 0, 72 and 144, their
-        // crops at 0 or 32 more.
+        // At the first scale nothing is resized: squares start at columns 0, 72 and 144, and crops
+        // at offsets 0 or 32 in them.
         let first: Vec<(u8, u8)> = landscape.iter().step_by(2).take(18).map(corner).collect();
         for (square, left) in [0, 72, 144].into_iter().enumerate() {
             let at = |dx: u8, dy: u8| ((left + dx) / 2, dy / 2);
@@ -256,19 +254,19 @@ mod tests {
                 [at(0, 0), at(32, 0), at(0, 32), at(32, 32), at(16, 16)]
             );
         }
-        // The last crop of a square is all of it.
+        // The last crop of a square is the whole square.
         let whole = &landscape[10];
         assert!(whole.pixels[0] < 2 && whole.pixels[3 * 223] > 125, "{:?}", &whole.pixels[3 * 220..3 * 224]);
         let distinct: std::collections::BTreeSet<&Vec<u8>> = landscape.iter().map(|c| &c.pixels).collect();
-        // Of this smooth image a few whole squares come out alike at several scales.
+        // In this smooth image a few whole squares are equal at several scales.
         assert!(distinct.len() > 130, "{} crops differ", distinct.len());
-        // In portraits squares lie below each other.
+        // In portraits the squares are stacked vertically.
         let portrait = crops(CropTest::Paper, &image(256, 400));
         assert_eq!((corner(&portrait[12]), corner(&portrait[24])), ((0, 36), (0, 72)));
     }
 
     #[test]
-    fn a_set_of_crops_keeps_labels_and_names() {
+    fn crop_set_keeps_labels_and_names() {
         let pixels = image(40, 40).pixels.repeat(2);
         let classes = vec!["a".to_string(), "b".to_string()];
         let set = Uniform {

@@ -4,9 +4,9 @@ use super::{Dataset, Image, Uniform};
 use crate::error::{Error, Result};
 
 const PACKED: &[u8] = include_bytes!("../../assets/digits/digits.bin.gz");
-/// Height and width.
+/// Height and width in pixels.
 const SIZE: usize = 8;
-/// Grey levels go from 0 to this.
+/// The highest grey level.
 const LEVELS: u8 = 16;
 
 /// 1,797 handwritten digits of 8 x 8 pixels.
@@ -33,7 +33,7 @@ pub fn digits() -> Result<Digits> {
     };
     for row in rows {
         set.labels.push(row[SIZE * SIZE]);
-        // 16 levels become 255: the product is at most 255 x 16, the quotient a byte.
+        // 0..=16 is scaled to 0..=255, so the result fits a byte.
         set.pixels.extend(row[..SIZE * SIZE].iter().map(|v| (u16::from(*v) * 255 / u16::from(LEVELS)) as u8));
     }
     Ok(Digits(set))

@@ -1,4 +1,4 @@
-//! Images of the validation set that are in the training set too.
+//! Detection of validation images that are also in the training set.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,16 +6,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::Dataset;
 use crate::untrusted::MAX_SAMPLE_BYTES;
 
-/// Images of both sets together beyond which duplicates are not looked for: nobody waits for the
-/// answer.
+/// Maximum images of both sets together; beyond it the search for duplicates is too slow and
+/// skipped.
 pub const MAX_COMPARED_IMAGES: usize = 200_000;
 
-/// Bytes that tell most images of the same size apart.
+/// Bytes compared first, enough to distinguish most images of equal size.
 const HEAD: u64 = 4 << 10;
 
-/// How many images of `validation` are stored byte by byte as one of `train` is: by size first, by
-/// the first bytes of those of one size, by all bytes of those that begin alike. None if there are
-/// too many images, or sizes are not known.
+/// Number of `validation` images that are byte for byte equal to a `train` image, compared by size,
+/// then by the first bytes, then by all bytes. `None` if there are too many images or sizes are
+/// unknown.
 pub(super) fn duplicates(train: &dyn Dataset, validation: &dyn Dataset) -> Option<usize> {
     if train.len() + validation.len() > MAX_COMPARED_IMAGES {
         return None;
@@ -49,8 +49,7 @@ pub(super) fn duplicates(train: &dyn Dataset, validation: &dyn Dataset) -> Optio
     Some(count)
 }
 
-/// What stands for the first `limit` bytes of an image. What cannot be read differs from
-/// everything.
+/// Hash of the first `limit` bytes of an image. Unreadable images differ from all others.
 fn digest(set: &dyn Dataset, index: usize, limit: u64) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     match set.stored(index, limit) {

@@ -1,4 +1,4 @@
-//! What a path is: which of the formats, and which of its parts are there.
+//! Detection of a data set's format and its parts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,21 +8,21 @@ use super::walk::{self, file_name};
 use super::{Augmentation, Dataset, cifar, digits, idx, layout};
 use crate::error::{Error, Result};
 
-/// A data set as it is stored.
+/// A data set with the parts that it has on disk.
 #[derive(Debug)]
 pub(super) struct Found {
     pub train: Option<Arc<dyn Dataset>>,
     pub validation: Option<Arc<dyn Dataset>>,
     pub test: Option<Arc<dyn Dataset>>,
-    /// What it is, for people.
+    /// Description for messages.
     pub name: String,
     pub suits: Augmentation,
-    /// What was left out, and what is missing.
+    /// What was skipped or is missing, one sentence each.
     pub notes: Vec<String>,
 }
 
 impl Found {
-    /// A data set of a kind at a place, without parts yet.
+    /// A data set of this kind at a path, without parts yet.
     pub fn of(path: &Path, kind: &str) -> Self {
         Self {
             train: None,
@@ -55,7 +55,7 @@ impl Found {
         }
     }
 
-    /// A part that must be there.
+    /// The images of a part, which must exist.
     pub fn part(&self, part: Part, source: &Path) -> Result<Arc<dyn Dataset>> {
         let set = match part {
             Part::Train => &self.train,
@@ -66,10 +66,10 @@ impl Found {
     }
 }
 
-/// Folders in folders that hold nothing else.
+/// Maximum depth of nested wrapper folders.
 const MAX_WRAPPERS: usize = 8;
 
-/// Finds out what a path is.
+/// Detects the data set at a path.
 pub(super) fn find(what: &str) -> Result<Found> {
     if what == "digits" {
         let mut found = Found::of(Path::new(what), "");
@@ -100,7 +100,7 @@ pub(super) fn find(what: &str) -> Result<Found> {
     folders(path)
 }
 
-/// What to do with a file that is not a data set.
+/// Error text for a file that is not a data set.
 fn unknown_file(path: &Path) -> &'static str {
     let name = file_name(path).to_lowercase();
     if [".tar.gz", ".tgz", ".zip", ".tar.xz", ".tar.bz2", ".7z", ".rar"].iter().any(|e| name.ends_with(e)) {
@@ -110,18 +110,18 @@ fn unknown_file(path: &Path) -> &'static str {
     }
 }
 
-/// The folder that is the only thing in another, but for files that are no data: what archives are
-/// unpacked into.
+/// The only folder inside a wrapper folder, as archives unpack to; other files in it must not be
+/// data.
 fn only_folder(folder: &Path) -> Result<Option<PathBuf>> {
     let mut folders = walk::folders(folder)?;
     if folders.len() != 1 || walk::has_images_beside(folder)? {
         return Ok(None);
     }
-    // A link to where it is would never end.
+    // A link to its own parent would never end.
     Ok(folders.pop().filter(|inner| !walk::leads_back(folder, inner)))
 }
 
-/// The formats that are files.
+/// Tries the formats that are files.
 fn formats(path: &Path) -> Result<Option<Found>> {
     #[cfg(feature = "formats")]
     if let Some(found) = super::shards::open(path)? {
@@ -133,7 +133,7 @@ fn formats(path: &Path) -> Result<Option<Found>> {
     if path.is_dir() { cifar::open(path) } else { Ok(None) }
 }
 
-/// Folders of images; or the lists of images in a folder that has no folders of classes.
+/// Tries class folders, then lists of images.
 fn folders(path: &Path) -> Result<Found> {
     let mut found = Found::of(path, "images");
     match layout::read(path, &mut found.notes) {
@@ -149,7 +149,7 @@ fn folders(path: &Path) -> Result<Found> {
             }
             if idx::looks_like(path) {
                 let reason =
-                    "has idx files, but none that is called as MNIST's (train-images-idx3-ubyte) or EMNIST's";
+                    "has idx files, but none with the names of MNIST (train-images-idx3-ubyte) or EMNIST";
                 return Err(Error::format(path, reason));
             }
             Err(error)

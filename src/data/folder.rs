@@ -8,14 +8,14 @@ use super::{Dataset, Image};
 use crate::error::{Error, Result};
 use crate::untrusted::{open_regular, read_up_to};
 
-/// Images in sub-folders, decoded when they are asked for.
+/// Images in sub-folders, decoded on access.
 #[derive(Clone, Debug)]
 pub struct Folder {
     classes: Vec<String>,
     files: Vec<(PathBuf, u32)>,
 }
 
-/// The images of each class folder, in alphabetical order of the classes.
+/// Image files per class, sorted by class name.
 pub(super) type ClassFiles = Vec<(String, Vec<PathBuf>)>;
 
 impl Folder {
@@ -25,9 +25,8 @@ impl Folder {
         Self { classes, files }
     }
 
-    /// Lists the images. The classes are the sub-folders in alphabetical order, with all images in
-    /// them at any depth, as torchvision's `ImageFolder` has it; hidden folders and those without
-    /// images are left out.
+    /// Lists the images. Classes are the sub-folders in alphabetical order with all images in them
+    /// at any depth, as in torchvision's `ImageFolder`; hidden and empty folders are skipped.
     ///
     /// # Errors
     /// [`Error::Io`] if a folder cannot be read, [`Error::Format`] if there are fewer than two
@@ -39,10 +38,10 @@ impl Folder {
         set.checked(folder)
     }
 
-    /// Lists the images of classes that are known already; some of these may have none.
+    /// Lists the images of given classes; some of these may have none.
     ///
     /// # Errors
-    /// As [`Folder::open`], and [`Error::Format`] if a sub-folder with images is none of these
+    /// As [`Folder::open`], and [`Error::Format`] if a sub-folder with images is not one of these
     /// classes.
     pub fn open_with(folder: &Path, classes: &[String]) -> Result<Self> {
         let mut notes = Vec::new();
@@ -51,7 +50,7 @@ impl Folder {
         Self::with_classes(folder, found, classes)
     }
 
-    /// The files of classes, which are numbered in their order.
+    /// A data set of these classes, numbered in their order.
     pub(super) fn from_classes(found: ClassFiles) -> Self {
         let mut set = Self { classes: Vec::new(), files: Vec::new() };
         for (number, (class, files)) in (0..).zip(found) {
@@ -61,7 +60,7 @@ impl Folder {
         set
     }
 
-    /// The files of classes that are known by their names.
+    /// A data set of files whose classes are looked up by name in `classes`.
     pub(super) fn with_classes(folder: &Path, found: ClassFiles, classes: &[String]) -> Result<Self> {
         let numbers: HashMap<&String, u32> = classes.iter().zip(0..).collect();
         let mut set = Self { classes: classes.to_vec(), files: Vec::new() };
@@ -71,27 +70,27 @@ impl Folder {
             set.files.extend(files.into_iter().map(|file| (file, number)));
         }
         if set.files.is_empty() {
-            return Err(Error::format(folder, "has no images in folders of classes"));
+            return Err(Error::format(folder, "has no images in class folders"));
         }
         Ok(set)
     }
 
-    /// The same, if it has two classes.
+    /// Checks that there are at least two classes.
     pub(super) fn checked(self, folder: &Path) -> Result<Self> {
         if self.classes.len() < 2 {
-            let reason = "must have at least two sub-folders with images, one for each class";
+            let reason = "must have at least two sub-folders with images, one per class";
             return Err(Error::format(folder, reason));
         }
         Ok(self)
     }
 }
 
-/// The images of each sub-folder, and notes of what is left out.
+/// The images of each sub-folder, with notes of what was skipped.
 pub(super) fn class_files(folder: &Path, notes: &mut Vec<String>) -> Result<ClassFiles> {
     let (mut found, mut skipped, mut empty) = (Vec::new(), Listing::default(), Vec::new());
     for class in walk::folders(folder)? {
         if walk::leads_back(folder, &class) {
-            notes.push(format!("skipped {}: it is a link to a folder that it is in", class.display()));
+            notes.push(format!("skipped {}: it is a link to one of its parent folders", class.display()));
             continue;
         }
         let listing = walk::images(&class)?;
@@ -107,7 +106,7 @@ pub(super) fn class_files(folder: &Path, notes: &mut Vec<String>) -> Result<Clas
     notes.extend(skipped.note(folder));
     if !beside.images.is_empty() && !found.is_empty() {
         let (count, name) = (beside.images.len(), folder.display());
-        notes.push(format!("skipped {count} images in {name} that are in no folder of a class"));
+        notes.push(format!("skipped {count} images in {name} that are not in a class folder"));
     }
     if !empty.is_empty() && !found.is_empty() {
         let names: Vec<&str> = empty.iter().take(5).map(String::as_str).collect();

@@ -1,5 +1,5 @@
-//! MNIST's idx files (LeCun et al.): big-endian magic number, extents, bytes. EMNIST's (Cohen et
-//! al. 2017) are the same with other names, and its images lie on their side.
+//! MNIST's idx files (LeCun et al.): big-endian magic number, dimensions, bytes. EMNIST (Cohen et
+//! al. 2017) uses the same format with other names and transposed images.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,20 +11,20 @@ use super::{Found, Uniform};
 use crate::error::{Error, Result};
 use crate::untrusted::{MAX_FILE_BYTES, read_text};
 
-/// EMNIST's sets.
+/// EMNIST's subsets.
 const EMNIST: [&str; 6] = ["byclass", "bymerge", "balanced", "letters", "digits", "mnist"];
 
-/// Where MNIST's files are within a folder: in it, or where torchvision puts them.
+/// Subfolders to search, including those that torchvision creates.
 const PLACES: [&str; 6] = ["", "raw", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw", "EMNIST/raw"];
 
-/// A set of idx files: a folder and what their names begin with.
+/// A set of idx files: a folder and a prefix of file names.
 struct Family {
     folder: PathBuf,
-    /// `emnist-letters-` or nothing.
+    /// `emnist-letters-`, or empty for MNIST.
     prefix: String,
 }
 
-/// Reads a folder, or the set that a file of images belongs to, if it has idx files.
+/// Reads the idx files of a folder, or those that belong to one file of images.
 pub(super) fn open(path: &Path) -> Result<Option<Found>> {
     let Some(family) = family(path)? else { return Ok(None) };
     let mut found = Found::of(path, "idx files");
@@ -65,7 +65,8 @@ fn family(path: &Path) -> Result<Option<Family>> {
         if sets.len() > 1 {
             let names: Vec<String> =
                 sets.iter().filter_map(|set| set.images(Part::Train)).map(|path| file_name(&path)).collect();
-            let reason = format!("has several of EMNIST's sets: name the file of one ({})", names.join(", "));
+            let reason =
+                format!("has several EMNIST subsets: name a file of one of them ({})", names.join(", "));
             return Err(Error::format(folder, reason));
         }
         if let Some(set) = sets.pop() {
@@ -93,7 +94,7 @@ impl Family {
     fn part(&self, part: Part) -> Result<Option<Uniform>> {
         let Some(images) = self.images(part) else { return Ok(None) };
         let labels = self.file(part, "labels-idx1-ubyte");
-        let labels = labels.ok_or_else(|| Error::format(&images, "has no file of labels beside it"))?;
+        let labels = labels.ok_or_else(|| Error::format(&images, "has no labels file in the same folder"))?;
         let mut set = read(&images, &labels)?;
         if let Some(emnist) = self.prefix.strip_prefix("emnist-") {
             upright(&mut set);
@@ -102,17 +103,18 @@ impl Family {
         Ok(Some(set))
     }
 
-    /// Names EMNIST's classes by the characters that they are.
+    /// Names EMNIST's classes by their characters.
     fn name_classes(&self, set: &mut Uniform, emnist: &str, labels: &Path) -> Result<()> {
-        // The letters count from 1.
+        // Labels of `letters` start at 1.
         let first = usize::from(emnist == "letters");
         let mapping = self.folder.join(format!("{}mapping.txt", self.prefix));
         let names = if mapping.is_file() { mapped(&mapping)? } else { characters(emnist) };
         for label in &mut set.labels {
             let class = usize::from(*label).checked_sub(first).filter(|class| *class < names.len());
             let class = class.and_then(|class| u8::try_from(class).ok());
-            let unknown =
-                || Error::format(labels, format!("has the label {label}, which EMNIST {emnist} has not"));
+            let unknown = || {
+                Error::format(labels, format!("has the label {label}, which EMNIST {emnist} does not have"))
+            };
             *label = class.ok_or_else(unknown)?;
         }
         set.classes = names;
@@ -120,22 +122,22 @@ impl Family {
     }
 }
 
-/// The characters of a mapping: a label and one or two codes of ASCII per line.
+/// The characters of a mapping file: a label and one or two ASCII codes per line.
 fn mapped(path: &Path) -> Result<Vec<String>> {
     let character = |line: &String| {
         let code = line.split_whitespace().nth(1)?.parse::<u8>().ok()?;
         code.is_ascii_graphic().then(|| char::from(code).to_string())
     };
     let names: Option<Vec<String>> = names_in(&read_text(path)?).iter().map(character).collect();
-    names.ok_or_else(|| Error::format(path, "has a line that is not a label and a code of ASCII"))
+    names.ok_or_else(|| Error::format(path, "has a line that is not a label and an ASCII code"))
 }
 
-/// The characters of EMNIST's sets in the order of their labels.
+/// The characters of an EMNIST subset in label order.
 fn characters(emnist: &str) -> Vec<String> {
     let (digits, upper, lower) = (('0'..='9'), ('A'..='Z'), ('a'..='z'));
     let all: Vec<char> = match emnist {
         "byclass" => digits.chain(upper).chain(lower).collect(),
-        // Small letters that look like large ones are these.
+        // Lowercase letters that look like uppercase ones are merged with these.
         "bymerge" | "balanced" => digits.chain(upper).chain("abdefghnqrt".chars()).collect(),
         "letters" => upper.collect(),
         _ => digits.collect(),
@@ -143,7 +145,7 @@ fn characters(emnist: &str) -> Vec<String> {
     all.into_iter().map(String::from).collect()
 }
 
-/// Turns images that were stored by columns the right way.
+/// Transposes images that are stored by columns.
 fn upright(set: &mut Uniform) {
     let (width, height) = (set.width, set.height);
     let mut turned = Vec::with_capacity(set.pixels.len());
@@ -174,7 +176,7 @@ fn read(images: &Path, labels: &Path) -> Result<Uniform> {
     })
 }
 
-/// The extents and bytes of an idx file of `N` dimensions.
+/// The shape and bytes of an idx file of `N` dimensions.
 fn elements<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)> {
     let (mut bytes, most) = stream(path)?;
     let mut word = || {
@@ -184,7 +186,7 @@ fn elements<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)> {
             _ => failed(path, e),
         })
     };
-    // 0x08: bytes; then the number of dimensions.
+    // Magic number: 0x08 for bytes, then the number of dimensions.
     if word()? != 0x0800 + N {
         return Err(Error::format(path, format!("is not an idx file of {N}-dimensional bytes")));
     }
@@ -193,34 +195,33 @@ fn elements<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)> {
         *extent = word()?;
     }
     if extents.contains(&0) {
-        let reason = format!("has no data: its extents are {extents:?}, and each must be above zero");
+        let reason = format!("has no data: its dimensions are {extents:?}, and each must be above zero");
         return Err(Error::format(path, reason));
     }
-    // Images are in memory as a whole: what a header announces is checked before a byte of it is
-    // unpacked.
+    // All images are kept in memory, so the announced size is checked before unpacking.
     let most = most.min(MAX_FILE_BYTES);
     let expected = extents.iter().try_fold(1u64, |product, extent| product.checked_mul(*extent as u64));
     let Some(expected) = expected.filter(|expected| *expected <= most) else {
         let reason = format!(
-            "announces {extents:?} bytes of data, more than it can hold or than are read ({MAX_UNPACKED_BYTES} of a gz): the download may be incomplete"
+            "announces {extents:?} bytes of data, more than the file can hold or the limit ({MAX_UNPACKED_BYTES} for a gz): the download may be incomplete"
         );
         return Err(Error::format(path, reason));
     };
     let mut body = Vec::new();
-    // A byte more than was announced is read if it is there, and so is what checks a gzip file at
-    // its end.
+    // Reads one byte more than announced, to find excess data and to verify the checksum at the end
+    // of a gzip file.
     bytes.take(expected + 1).read_to_end(&mut body).map_err(|e| failed(path, e))?;
     if body.len() as u64 != expected {
         let found = if body.len() as u64 > expected { "more".into() } else { body.len().to_string() };
         let reason = format!(
-            "has {found} bytes of data where {extents:?} was announced: the download may be incomplete"
+            "has {found} bytes of data instead of the announced {extents:?}: the download may be incomplete"
         );
         return Err(Error::format(path, reason));
     }
     Ok((extents, body))
 }
 
-/// Whether a folder has files that are called as idx files are, for messages.
+/// Whether a folder has files named like idx files, for error messages.
 pub(super) fn looks_like(folder: &Path) -> bool {
     entries(folder).is_ok_and(|files| files.iter().any(|file| file_name(file).contains("-ubyte")))
 }

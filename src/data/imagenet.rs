@@ -2,8 +2,7 @@
 
 const NAMES: &str = include_str!("../../assets/imagenet/classes.txt");
 
-/// The names of the 1,000 classes of ILSVRC 2012 in the order of their numbers, which is also
-/// Caffe's and torchvision's.
+/// The names of the 1,000 classes of ILSVRC 2012, in the label order of Caffe and torchvision.
 pub fn imagenet_classes() -> Vec<String> {
     NAMES.lines().map(String::from).collect()
 }
@@ -13,7 +12,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thousand_names_that_differ() {
+    fn class_names_are_1000_and_distinct() {
         let names = imagenet_classes();
         assert_eq!(names.len(), 1000);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Classes by name and by number, as files of other programs have them.
+//! Class labels by name and by number, as found in data files.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -6,13 +6,13 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::untrusted::printable;
 
-/// The classes that labels name: in order of their numbers where all are numbers, from 0 to the
-/// largest, else in alphabetical order.
+/// The classes of these labels: 0 to the largest if all labels are numbers, else the names in
+/// alphabetical order.
 pub(super) fn known_classes<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<String> {
-    /// Numbers beyond are names.
+    /// Larger numbers are treated as names.
     const MOST: usize = 100_000;
     let names: BTreeSet<&str> = labels.collect();
-    // `07` is a name: there is no class `7` beside it.
+    // `07` is a name, not the class number 7.
     let number = |name: &str| name.parse().ok().filter(|n: &usize| n.to_string() == name);
     let numbers: Option<Vec<usize>> = names.iter().map(|name| number(name)).collect();
     match numbers.and_then(|n| n.into_iter().max()) {
@@ -21,16 +21,16 @@ pub(super) fn known_classes<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<St
     }
 }
 
-/// A class as a sample has it.
+/// A sample's label as it is stored.
 #[derive(Clone, Debug)]
 pub(super) struct Label {
     pub text: String,
-    /// Whether it counts the classes where these have names, and is not the name of one: class 1 of
-    /// `1`, `10`, `2` is `10`.
+    /// Whether it is the index of a class rather than a name if classes have names: label 1 of the
+    /// classes `1`, `10`, `2` means `10`.
     pub counts: bool,
 }
 
-/// Finds the numbers of labels.
+/// Maps labels to class indices.
 pub(super) struct Numbers<'a> {
     by_name: HashMap<&'a str, u32>,
     count: usize,
@@ -38,15 +38,15 @@ pub(super) struct Numbers<'a> {
 }
 
 impl<'a> Numbers<'a> {
-    /// For classes whose names the data set brought along (`named`), or which were found as
-    /// [`known_classes`] of the labels.
+    /// For `classes` named by the data set (`named`), or derived from the labels by
+    /// [`known_classes`].
     pub fn new(classes: &'a [String], named: bool) -> Self {
-        // The first of equal names counts.
+        // Among equal names the first is used.
         let by_name = classes.iter().map(String::as_str).zip(0..).collect::<Vec<_>>();
         Self { by_name: by_name.into_iter().rev().collect(), count: classes.len(), named }
     }
 
-    /// The number of a label's class.
+    /// The class index of a label.
     pub fn class(&self, label: &Label) -> Option<u32> {
         let by_name = || self.by_name.get(label.text.as_str()).copied();
         let by_number = || label.text.parse().ok().filter(|n: &u32| (*n as usize) < self.count);
@@ -54,7 +54,7 @@ impl<'a> Numbers<'a> {
     }
 }
 
-/// Turns the numbers of a set's own classes into those of a training set's.
+/// Maps a set's own class indices to those of the training set.
 pub(super) fn relabel<'a>(
     source: &Path,
     own: &[String],

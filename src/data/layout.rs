@@ -1,4 +1,4 @@
-//! Folders of images as people lay them out: classes at the top, or under folders of parts.
+//! Layouts of image folders: class folders at the top, or inside train/val/test folders.
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,8 @@ pub(super) struct Layout {
     pub test: Option<Folder>,
 }
 
-/// Reads the layout of a folder. Folders whose names say a part are parts if they have folders with
-/// images themselves; else all are classes.
+/// Reads the layout of a folder. Folders with the name of a part are parts if they contain folders
+/// with images; otherwise all folders are classes.
 pub(super) fn read(root: &Path, notes: &mut Vec<String>) -> Result<Layout> {
     let mut parts = Parted::<Vec<PathBuf>>::default();
     let mut others = Vec::new();
@@ -30,7 +30,7 @@ pub(super) fn read(root: &Path, notes: &mut Vec<String>) -> Result<Layout> {
     }
     let train = holding(&parts.train)?;
     if train.is_empty() {
-        // A class may be called `train` or `test tube`: they are parts only if nothing else is a
+        // A class may be called `train` or `test tube`: these are parts only if there is no other
         // class.
         let classes = those(&others, walk::has_images)?;
         match classes.as_slice() {
@@ -46,23 +46,26 @@ pub(super) fn read(root: &Path, notes: &mut Vec<String>) -> Result<Layout> {
         }
         if holding(&parts.validation)?.is_empty() && holding(&parts.test)?.is_empty() {
             let reason =
-                "must have at least two sub-folders with images, one for each class, by itself or in `train`";
+                "must have at least two sub-folders with images, one per class, directly or in `train`";
             return Err(Error::format(root, reason));
         }
     }
-    // Folders of images that are in no folder of a class are not a training set, and are named.
+    // Folders with images outside class folders are not a training set; they are reported.
     let train = if train.is_empty() { those(&parts.train, walk::has_images)? } else { train };
     let skipped = others.iter().map(|folder| Ok((folder, walk::images(folder)?.images.len())));
     for (folder, count) in skipped.collect::<Result<Vec<_>>>()? {
         if count > 0 {
             let folder = folder.display();
-            notes.push(format!("skipped {count} images in {folder}, which is none of train, val and test"));
+            notes.push(format!(
+                "skipped {count} images in {folder}, which is not a train, val or test folder"
+            ));
         }
     }
     by_parts(root, &parts, &train, notes)
 }
 
-/// Classes at the top. A validation or test set beside them is known by having one of them too.
+/// Class folders at the top. A validation or test folder next to them is recognized by containing
+/// one of the classes.
 fn beside_classes(
     root: &Path,
     classes: &[PathBuf],
@@ -85,7 +88,7 @@ fn beside_classes(
         if Part::of(name).is_some() && !validation.iter().chain(&test).any(|part| file_name(part) == *name) {
             let root = root.display();
             notes.push(format!(
-                "{name} in {root} is read as a class: it holds images and no folders of classes; move it elsewhere if it is a part"
+                "{name} in {root} is read as a class: it has images but no class folders; move it elsewhere if it is a part of the data set"
             ));
         }
     }
@@ -110,7 +113,7 @@ fn by_parts(
         }
         layout.train = Some(Folder::from_classes(classes).checked(&train[0])?);
     }
-    // Without a training set the first of the others says which classes there are.
+    // Without a training set, the first of the other parts defines the classes.
     let known = layout.train.as_ref().map(|set| set.classes().to_vec());
     layout.validation = part_of(&parts.validation, Part::Validation, known.as_deref(), notes)?;
     let known = known.or_else(|| layout.validation.as_ref().map(|set| set.classes().to_vec()));
@@ -121,8 +124,7 @@ fn by_parts(
     Ok(layout)
 }
 
-/// The images of the folders of a validation or test set; none if there are none, or none that tell
-/// their class.
+/// The images of a validation or test set; `None` if there are none or they have no labels.
 fn part_of(
     folders: &[PathBuf],
     part: Part,
@@ -148,11 +150,11 @@ fn part_of(
         match (part, count) {
             (_, 0) => notes.push(format!("skipped {name}: it has no images")),
             (Part::Test, _) => notes.push(format!(
-                "skipped {count} images in {name}: the test set has no labels, as none of its folders is a class"
+                "skipped {count} images in {name}: the test set has no labels, because none of its folders is a class"
             )),
             _ => {
                 let reason = format!(
-                    "has {count} images and no folder that is a class of the training set: sort them into folders of classes, or rename it"
+                    "has {count} images but no class folder of the training set: sort them into class folders, or rename it"
                 );
                 return Err(Error::format(folder, reason));
             }
@@ -168,7 +170,7 @@ fn part_of(
     }
 }
 
-/// Adds the files of classes to those of others.
+/// Merges the files of `more` into `classes`, which stays sorted.
 fn merge(classes: &mut ClassFiles, more: ClassFiles) {
     for (class, files) in more {
         match classes.binary_search_by(|(name, _)| name.cmp(&class)) {
@@ -178,7 +180,7 @@ fn merge(classes: &mut ClassFiles, more: ClassFiles) {
     }
 }
 
-/// Those of some folders for which `is` holds.
+/// The folders that satisfy `is`.
 fn those(folders: &[PathBuf], is: fn(&Path) -> Result<bool>) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for folder in folders {
@@ -189,13 +191,13 @@ fn those(folders: &[PathBuf], is: fn(&Path) -> Result<bool>) -> Result<Vec<PathB
     Ok(found)
 }
 
-/// Those of some folders that have folders with images.
+/// The folders that contain folders with images.
 fn holding(folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
     those(folders, holds_classes)
 }
 
-/// Whether the only folder with images in another is the data set itself: what archives unpack to,
-/// and `data/` of Hugging Face's repositories.
+/// Whether `only`, the only folder with images in `root`, is the data set itself: a wrapper folder
+/// of an archive, or `data/` in Hugging Face repositories.
 fn is_data_set(root: &Path, only: &Path, parts: &Parted<Vec<PathBuf>>) -> Result<bool> {
     let named = [&parts.train, &parts.validation, &parts.test].into_iter().flatten();
     for part in named {
@@ -206,7 +208,7 @@ fn is_data_set(root: &Path, only: &Path, parts: &Parted<Vec<PathBuf>>) -> Result
     Ok(holds_classes(only)? && !walk::leads_back(root, only))
 }
 
-/// Whether a folder has a folder with images.
+/// Whether a folder contains a folder with images.
 fn holds_classes(folder: &Path) -> Result<bool> {
     for class in walk::folders(folder)? {
         if walk::has_images(&class)? {
@@ -216,7 +218,7 @@ fn holds_classes(folder: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// What archives are often unpacked into: `seg_train/seg_train` for `seg_train`.
+/// Skips a wrapper folder of an archive: `seg_train/seg_train` for `seg_train`.
 fn inner(folder: &Path) -> Result<PathBuf> {
     let inside = walk::folders(folder)?;
     match inside.as_slice() {
@@ -230,8 +232,8 @@ fn inner(folder: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The classes of a folder whose images are listed in `val_annotations.txt`, as Tiny ImageNet's
-/// are: name, class and more on each line.
+/// The classes of a folder with a `val_annotations.txt` as in Tiny ImageNet: file name, class and
+/// bounding box, tab-separated, per line.
 fn annotated(folder: &Path) -> Result<Option<ClassFiles>> {
     let list = folder.join("val_annotations.txt");
     if !list.is_file() {
@@ -247,7 +249,7 @@ fn annotated(folder: &Path) -> Result<Option<ClassFiles>> {
             (None | Some(""), _) => continue,
             _ => return Err(Error::format(list, format!("line {} lacks a class", number + 1))),
         };
-        // A name with folders in it could lead out of this one.
+        // A path could point outside this folder.
         if Path::new(name).components().count() != 1 || name.contains("..") {
             return Err(Error::format(
                 list,

@@ -1,5 +1,5 @@
-//! Batches, made by worker threads ahead of their use. What is in a batch depends on seed, epoch
-//! and its number alone.
+//! Batches, prefetched by worker threads. The content of a batch depends only on seed, epoch and
+//! its number.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,29 +9,28 @@ use super::{Augmentation, Dataset, Mix, MixedLabels, Preprocessing, permutation}
 use crate::error::{Error, Result};
 use crate::untrusted::contained;
 
-/// Images as a network takes them, with their labels.
+/// Preprocessed images with their labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// batch x 3 x input x input; rows that are missing hold zeros, or in training other images of
-    /// the epoch.
+    /// batch x 3 x input x input. Rows without an image are zero, or in training filled with other
+    /// images of the epoch.
     pub images: Vec<f32>,
-    /// One a row; [`Batch::MISSING`] in rows that are missing.
+    /// One class per row; [`Batch::MISSING`] in rows without an image.
     pub labels: Vec<u32>,
-    /// Rows that are not missing.
+    /// Rows with an image that counts.
     pub count: usize,
-    /// The images' numbers in the data set, one a row; rows at the end of an epoch may have none.
+    /// Index of each row's image in the data set; shorter than the batch at the end of an epoch.
     pub indices: Vec<usize>,
-    /// The second labels, where images were mixed.
+    /// Second labels of mixed images; `None` without mixup and cutmix.
     pub mixed: Option<MixedLabels>,
 }
 
 impl Batch {
-    /// The label of a row that does not count: the last of an epoch, or an image that could not be
-    /// read.
+    /// Label of a row that is ignored: past the end of an epoch, or an unreadable image.
     pub const MISSING: u32 = u32::MAX;
 
-    /// A batch of `size` rows from preprocessed images, at most as many, all with label 0: what a
-    /// classifier takes.
+    /// A batch of `size` rows for classification, from up to `size` preprocessed images; all labels
+    /// are 0.
     pub fn of(size: usize, images: &[Vec<f32>]) -> Self {
         let row = images.first().map_or(0, Vec::len);
         let mut rows = vec![0.0; size * row];
@@ -44,7 +43,7 @@ impl Batch {
         Self { images: rows, labels, count, indices: (0..count).collect(), mixed: None }
     }
 
-    /// Repeats the images of the rows `from` in the rows `to`.
+    /// Copies the images of the rows `from`, in turn, to the rows `to`.
     fn repeat(&mut self, from: &[usize], to: &[usize]) {
         let row = self.images.len() / self.labels.len().max(1);
         for (from, to) in from.iter().cycle().zip(to) {
@@ -53,29 +52,29 @@ impl Batch {
     }
 }
 
-/// Threads that may decode: each holds images, and systems have a limit of their own at some point.
+/// Maximum decoding threads: each holds images in memory, and the system limits threads too.
 const MAX_WORKERS: usize = 256;
 
-/// How batches are made.
+/// Options of a [`Loader`].
 #[derive(Clone, Debug)]
 pub struct LoaderOptions {
-    /// Rows of a batch.
+    /// Batch size.
     pub batch: usize,
-    /// How images become numbers.
+    /// Preprocessing of images.
     pub preprocessing: Preprocessing,
-    /// What is done to training images.
+    /// Augmentation; `None` for validation.
     pub augmentation: Option<Augmentation>,
-    /// How the images of a batch are mixed with each other.
+    /// Mixup and cutmix; `None` for neither.
     pub mix: Option<Mix>,
-    /// Whether each epoch has an order of its own.
+    /// Shuffle in each epoch.
     pub shuffle: bool,
-    /// Seed of order and augmentation.
+    /// Seed of shuffling and augmentation.
     pub seed: u64,
-    /// Threads that decode; 0 makes batches when they are asked for.
+    /// Decoding threads; 0 decodes on the caller's thread.
     pub workers: usize,
-    /// Batches that each worker makes ahead.
+    /// Batches that each worker prefetches.
     pub prefetch: usize,
-    /// Unreadable images that are passed over; one more is an error.
+    /// Maximum unreadable images to skip; more are an error.
     pub max_bad: usize,
 }
 
@@ -96,13 +95,13 @@ impl LoaderOptions {
         }
     }
 
-    /// The same, with images mixed with each other.
+    /// Adds mixup and cutmix.
     #[must_use]
     pub fn mixing(self, mix: Option<Mix>) -> Self {
         Self { mix, ..self }
     }
 
-    /// Batches in a new order each epoch, with augmentation.
+    /// Shuffled batches with augmentation, for training.
     #[must_use]
     pub fn training(self, seed: u64, augmentation: Option<Augmentation>) -> Self {
         Self { shuffle: true, seed, augmentation, ..self }
@@ -119,7 +118,7 @@ fn default_workers() -> usize {
     0
 }
 
-/// Makes batches of a data set.
+/// Makes batches of a data set; clones share the list of unreadable images.
 #[derive(Clone, Debug)]
 pub struct Loader {
     shared: Arc<Shared>,
@@ -172,18 +171,19 @@ impl Loader {
         self.shared.set.is_empty()
     }
 
-    /// Batches of an epoch; the last may have missing rows.
+    /// Batches per epoch; the last may have rows without an image.
     pub fn batches_per_epoch(&self) -> usize {
         self.shared.set.len().div_ceil(self.shared.options.batch)
     }
 
-    /// The images that could not be read so far: name and reason.
+    /// Unreadable images so far: name and reason.
     pub fn bad(&self) -> Vec<(String, String)> {
         let bad = self.shared.bad.lock().unwrap_or_else(PoisonError::into_inner);
         bad.iter().map(|(index, reason)| (self.shared.set.name(*index), reason.clone())).collect()
     }
 
-    /// The batches of an epoch from number `first` on. Dropping the iterator ends its threads.
+    /// The batches of an epoch, starting with batch `first`. Dropping the iterator stops its
+    /// threads.
     pub fn epoch(&self, epoch: u64, first: usize) -> Batches {
         let order = if self.shared.options.shuffle {
             permutation(self.shared.set.len(), self.shared.options.seed, epoch)
@@ -213,7 +213,7 @@ impl Shared {
             }
         }
         let missing: Vec<usize> = (0..*size).filter(|i| batch.labels[*i] == Batch::MISSING).collect();
-        // The next images of the epoch come first, and those of its beginning after the last.
+        // Fill with the following images of the epoch, then with its first ones.
         let others = order[end..].iter().chain(&order[..start]);
         let filled = if self.options.shuffle { self.fill(&mut batch, &missing, others, epoch)? } else { 0 };
         let (fillers, rest) = missing.split_at(filled);
@@ -227,10 +227,9 @@ impl Shared {
         Ok(batch)
     }
 
-    /// Puts other images of the epoch into the rows that are missing, which stay so for the loss:
-    /// batch norm takes its mean and variance over all rows, and copies of the few images that are
-    /// left would have too small a variance. Returns how many rows have one: all, unless the epoch
-    /// has no more images than the batch.
+    /// Fills missing rows with other images of the epoch; the loss still ignores them. Batch norm
+    /// uses all rows, and copies of the few remaining images would have too small a variance.
+    /// Returns the number of filled rows: all, unless the epoch has no more images than the batch.
     fn fill<'a>(
         &self,
         batch: &mut Batch,
@@ -251,26 +250,26 @@ impl Shared {
         Ok(filled)
     }
 
-    /// An image as it is in an epoch; none if it cannot be read, which is noted.
+    /// Loads an image for an epoch; `None`, and a record, if it is unreadable.
     fn load(&self, index: usize, epoch: u64) -> Result<Option<Vec<f32>>> {
         let LoaderOptions { preprocessing, augmentation, seed, .. } = &self.options;
         let augment = augmentation.as_ref().map(|a| (a, *seed, epoch));
-        // A panic would end the worker, and with it the run.
+        // A panic would end the worker and the run.
         let loaded = contained(|| Ok(load(self.set.as_ref(), index, preprocessing, augment)))
             .unwrap_or_else(|reason| Err(Error::format(self.set.name(index), reason)));
         match loaded {
             Ok(values) => Ok(Some(values)),
-            Err(error) => self.pass_over(index, error).map(|()| None),
+            Err(error) => self.skip(index, error).map(|()| None),
         }
     }
 
-    /// Notes an image that cannot be read, once.
-    fn pass_over(&self, index: usize, error: Error) -> Result<()> {
+    /// Records an unreadable image, once.
+    fn skip(&self, index: usize, error: Error) -> Result<()> {
         let mut bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
         if bad.contains_key(&index) {
             return Ok(());
         }
-        log::warn!("passed over: {error}");
+        log::warn!("skipped: {error}");
         bad.insert(index, error.to_string());
         if bad.len() > self.options.max_bad {
             let max = self.options.max_bad;
@@ -300,14 +299,14 @@ impl Batches {
     fn new(shared: Arc<Shared>, order: Vec<usize>, epoch: u64, first: usize, end: usize) -> Self {
         let order = Arc::new(order);
         let count = shared.options.workers.min(end.saturating_sub(first));
-        // Worker w makes the batches first + w, first + w + count and so on: the reader goes round,
-        // and order needs no sorting.
+        // Worker w makes the batches first + w, first + w + count, ...; the reader takes from the
+        // workers in turn, so batches need no sorting.
         let start = |worker: usize| {
             let (sender, receiver) = crossbeam_channel::bounded(shared.options.prefetch.max(1));
             let (shared, order) = (Arc::clone(&shared), Arc::clone(&order));
             std::thread::spawn(move || {
                 for number in (first + worker..end).step_by(count) {
-                    // The reader is gone: nobody needs the rest.
+                    // The iterator was dropped.
                     if sender.send(shared.batch(&order, epoch, number)).is_err() {
                         break;
                     }
@@ -327,9 +326,8 @@ impl Batches {
     #[cfg(not(target_arch = "wasm32"))]
     fn prefetched(&mut self) -> Option<Result<Batch>> {
         let (first, rest) = self.workers.split_first_mut()?;
-        let batch = first
-            .recv()
-            .unwrap_or_else(|_| Err(Error::internal("a worker that decodes images ended before its time")));
+        let batch =
+            first.recv().unwrap_or_else(|_| Err(Error::internal("a worker that decodes images ended early")));
         if !rest.is_empty() {
             self.workers.rotate_left(1);
         }

@@ -9,28 +9,28 @@ use super::parts::{Part, Parted};
 use crate::error::{Error, Result};
 use crate::untrusted::{printable, read_file};
 
-/// What a column may be called.
+/// Accepted column names.
 const PATHS: [&str; 9] =
     ["path", "file", "filename", "file_name", "image", "picture", "filepath", "file_path", "image_path"];
 const LABELS: [&str; 5] = ["label", "labels", "class", "category", "target"];
 const SPLITS: [&str; 3] = ["split", "set", "part"];
 
-/// Bytes that a list may have.
+/// Maximum bytes of a list.
 const MAX_LIST_BYTES: u64 = 1 << 30;
 
-/// One line.
+/// One line of a list.
 struct Row {
     path: PathBuf,
     label: String,
     part: Part,
 }
 
-/// The training, validation and test set that lists name, of those that have rows. The part of a
-/// row is in its split column, if there is one, else it is that of the file.
+/// Reads the training, validation and test set from lists; a part without rows is `None`. A row's
+/// part is in its split column, or else that of its file.
 ///
-/// A header line names the columns: a path (`path`, `file`, `file_name`, `image`), relative to the
-/// list's folder, a class (`label`, `class`) and maybe a part (`split`). Without a header the first
-/// two columns are path and class.
+/// A header line names the columns: a path (`path`, `file`, `file_name`, `image`) relative to the
+/// list's folder, a class (`label`, `class`) and optionally a part (`split`). Without a header the
+/// first two columns are path and class.
 pub(super) fn open(files: &Parted<Vec<PathBuf>>, notes: &mut Vec<String>) -> Result<Parted<Option<Folder>>> {
     let mut listed = Vec::new();
     let parts =
@@ -59,16 +59,16 @@ pub(super) fn open(files: &Parted<Vec<PathBuf>>, notes: &mut Vec<String>) -> Res
     Ok(Parted { train: set(train), validation: set(validation), test: set(test) })
 }
 
-/// Whether a file begins as a list of images, with their classes if these are wanted.
+/// Whether a file is a list of images, with a label column if `labelled`.
 pub(super) fn is_list(path: &Path, labelled: bool) -> bool {
     let columns = || Some(Columns::of(&records(path).ok()?.next()?.ok()?)?.label.is_some() || !labelled);
     columns().unwrap_or(false)
 }
 
-/// Where what is in a line.
+/// Column numbers.
 struct Columns {
     path: usize,
-    /// None in the list of a test set that nobody may know.
+    /// `None` in the list of a test set without labels.
     label: Option<usize>,
     split: Option<usize>,
     header: bool,
@@ -86,7 +86,7 @@ impl Columns {
     }
 }
 
-/// The lines of a list.
+/// Parses the lines of a list.
 fn records(path: &Path) -> Result<csv::StringRecordsIntoIter<std::io::Cursor<Vec<u8>>>> {
     let tabs = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tsv"));
     let mut bytes = read_file(path, MAX_LIST_BYTES)?;
@@ -111,7 +111,7 @@ fn rows(path: &Path, part: Part, rows: &mut Vec<Row>, notes: &mut Vec<String>) -
     let Some(columns) = columns else {
         let found = format!("{:?}", first.iter().collect::<Vec<_>>());
         let reason = format!(
-            "has neither a header with a path and a label column nor images in its first column; its first line is {}",
+            "has no header with a path and a label column, and no image paths in its first column; its first line is {}",
             printable(&found)
         );
         return Err(Error::format(path, reason));
@@ -124,7 +124,7 @@ fn rows(path: &Path, part: Part, rows: &mut Vec<Row>, notes: &mut Vec<String>) -
             None => part,
             Some(word) => Part::of(word).ok_or_else(|| {
                 let (line, word) = (number + 1, printable(word));
-                let reason = format!("line {line}: the part `{word}` is neither train nor val nor test");
+                let reason = format!("line {line}: the split `{word}` is not train, val or test");
                 Error::format(path, reason)
             })?,
         };
@@ -138,7 +138,7 @@ fn rows(path: &Path, part: Part, rows: &mut Vec<Row>, notes: &mut Vec<String>) -
     }
     if unlabelled > 0 {
         notes.push(format!(
-            "skipped {unlabelled} rows of {}: the test set has no labels there",
+            "skipped {unlabelled} rows of {}: they belong to the test set and have no label",
             path.display()
         ));
     }

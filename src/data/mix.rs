@@ -1,6 +1,5 @@
-//! Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019): images of a batch are mixed with each
-//! other, and so are their labels. What is drawn is a pure function of seed, epoch and the batch's
-//! number.
+//! Mixup (Zhang et al. 2018) and cutmix (Yun et al. 2019). All random draws are a pure function of
+//! seed, epoch and batch number.
 
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -11,22 +10,22 @@ use super::Batch;
 use super::split::{Purpose, generator};
 use crate::error::{Error, Result};
 
-/// How the images of a batch are mixed. With both above zero, a coin for each batch decides between
-/// them.
+/// Parameters of mixup and cutmix. If both are above zero, each batch uses one of them, p = 0.5.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Mix {
-    /// Blend images by shares drawn from Beta(alpha, alpha); 0 never.
+    /// Alpha of mixup, which blends images by shares from Beta(alpha, alpha); 0 disables it.
     pub mixup: f64,
-    /// Paste a rectangle of another image whose area is drawn from Beta(alpha, alpha); 0 never.
+    /// Alpha of cutmix, which pastes a rectangle with an area from Beta(alpha, alpha); 0 disables
+    /// it.
     pub cutmix: f64,
 }
 
 /// The second labels of a mixed batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MixedLabels {
-    /// One a row; a class wherever the first label is one.
+    /// One class per row, wherever the first label is a class.
     pub second: Vec<u32>,
-    /// The share of the first label, from 0 to 1.
+    /// Weight of the first label per row, in [0, 1].
     pub share: Vec<f32>,
 }
 
@@ -44,9 +43,9 @@ impl Mix {
         Ok(())
     }
 
-    /// Mixes the rows of a batch of square images with three channels; rows that are missing stay
-    /// so. Rows of `fillers`, which have images and do not count, are mixed among themselves: batch
-    /// norm sees images of one kind, and no loss sees theirs.
+    /// Mixes the rows of a batch of square RGB images; missing rows stay unchanged. The rows
+    /// `fillers`, which have images but no labels, are mixed only with each other: batch norm sees
+    /// mixed images throughout, and their classes do not reach the loss.
     pub(super) fn apply(&self, batch: &mut Batch, fillers: &[usize], seed: u64, epoch: u64, number: u64) {
         let mut random = generator(Purpose::Mix, seed, epoch, number);
         let blend = match (self.mixup > 0.0, self.cutmix > 0.0) {
@@ -81,8 +80,8 @@ impl Mix {
     }
 }
 
-/// Pastes a rectangle that covers 1 - `share` of the image, less what lies outside; returns the
-/// share that is left.
+/// Pastes a rectangle with an area of 1 - `share`, clipped to the image; returns the share that
+/// remains.
 fn paste(random: &mut ChaCha8Rng, mine: &mut [f32], other: &[f32], side: usize, share: f64) -> f32 {
     let extent = (1.0 - share).sqrt() * side as f64;
     let mut range = || {
@@ -101,21 +100,21 @@ fn paste(random: &mut ChaCha8Rng, mine: &mut [f32], other: &[f32], side: usize, 
     1.0 - (rows.len() * columns.len()) as f32 / (side * side).max(1) as f32
 }
 
-/// A draw from Beta(alpha, alpha), as a quotient of two draws from Gamma(alpha).
+/// Draws from Beta(alpha, alpha) by two draws from Gamma(alpha).
 fn beta(random: &mut ChaCha8Rng, alpha: f64) -> f64 {
     let (a, b) = (log_gamma_draw(random, alpha), log_gamma_draw(random, alpha));
-    // By logarithms: for small alphas both draws may be too small for a f64.
+    // In logarithms, because for a small alpha both draws may underflow in f64.
     1.0 / (1.0 + (b - a).exp())
 }
 
-/// The logarithm of a draw from Gamma(alpha, 1): Marsaglia and Tsang's method for alpha + 1,
-/// brought down by a power of a uniform draw.
+/// Logarithm of a draw from Gamma(alpha, 1): Marsaglia and Tsang's method for alpha + 1, reduced by
+/// a power of a uniform draw.
 fn log_gamma_draw(random: &mut ChaCha8Rng, alpha: f64) -> f64 {
     let d = alpha + 1.0 - 1.0 / 3.0;
     let c = 1.0 / (9.0 * d).sqrt();
     let mut uniform = || 1.0 - random.random::<f64>();
     loop {
-        // Box and Muller's transform.
+        // Box-Muller transform.
         let normal = (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos();
         let v = (1.0 + c * normal).powi(3);
         if v > 0.0 && uniform().ln() < 0.5 * normal * normal + d - d * v + d * v.ln() {
@@ -129,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_distributed_as_beta() {
+    fn shares_follow_the_beta_distribution() {
         for alpha in [0.2, 1.0, 4.0] {
             let mut random = generator(Purpose::Mix, 1, 2, 3);
             let draws: Vec<f64> = (0..20_000).map(|_| beta(&mut random, alpha)).collect();

@@ -1,4 +1,4 @@
-//! Data sets: images with labels, read from the formats that people have, turned into batches.
+//! Data sets: labelled images from common formats, and batches of them.
 
 mod augment;
 mod cifar;
@@ -62,45 +62,45 @@ use std::fmt::Debug;
 use crate::error::Result;
 use find::Found;
 
-/// Images with labels. Reading one must not change anything: workers read at the same time.
+/// Labelled images. Several worker threads read at the same time.
 pub trait Dataset: Send + Sync + Debug {
     /// Number of images.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Whether there are no images.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The names of the classes, by number.
+    /// Class names, by label.
     fn classes(&self) -> &[String];
 
-    /// The class of an image, below the number of classes. This, and what follows, may panic for an
-    /// index that is not below [`Dataset::len`].
+    /// Class of an image, below the number of classes. This and the following methods may panic if
+    /// `index` is not below [`Dataset::len`].
     fn label(&self, index: usize) -> u32;
 
-    /// An image.
+    /// Decodes an image.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file.
     fn image(&self, index: usize) -> Result<Image>;
 
-    /// What messages call an image: its file, or its place.
+    /// Name of an image in messages: its file, or its position.
     fn name(&self, index: usize) -> String;
 
-    /// Bytes that an image takes as it is stored, if it can be known without reading it.
+    /// Bytes of an image as stored; `None` if unknown without reading it.
     fn stored_bytes(&self, _index: usize) -> Option<u64> {
         None
     }
 
-    /// The first `limit` bytes of an image as it is stored, or all if there are fewer: what tells
-    /// whether two are the same.
+    /// Up to `limit` first bytes of an image as stored, for finding duplicates; `None` if
+    /// unavailable.
     fn stored(&self, _index: usize, _limit: u64) -> Option<Vec<u8>> {
         None
     }
 }
 
-/// Images of one size in memory.
+/// Images of equal size in memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Uniform {
     pub source: String,
@@ -108,7 +108,7 @@ pub(crate) struct Uniform {
     pub width: usize,
     pub height: usize,
     pub channels: usize,
-    /// All images one after another, height x width x channels each.
+    /// images x height x width x channels.
     pub pixels: Vec<u8>,
     pub labels: Vec<u8>,
 }

@@ -1,4 +1,4 @@
-//! Data sets by their names, with a part to train on and one to validate on.
+//! Opening a data set by name, with a training and a validation set.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,55 +10,54 @@ use super::split::{evenly, stratified};
 use super::{Augmentation, Dataset, Subset};
 use crate::error::{Error, Result};
 
-/// A data set with the part that is held out of training.
+/// A data set with its training and validation set.
 #[derive(Clone, Debug)]
 pub struct OpenedData {
-    /// What to train on.
+    /// Training set.
     pub train: Arc<dyn Dataset>,
-    /// What to validate on: the validation set, the test set if there is none, or a share of the
-    /// training set if there is neither.
+    /// Validation set: the data set's own, or its test set, or else a share of the training set.
     pub validation: Arc<dyn Dataset>,
-    /// The test set, if there is one; it is `validation` too if there is no validation set.
+    /// Test set, if there is one; also used as `validation` if there is no validation set.
     pub test: Option<Arc<dyn Dataset>>,
-    /// What it is, for people.
+    /// Description for messages.
     pub name: String,
-    /// The augmentation that suits this kind of images: digits must not be mirrored.
+    /// Recommended augmentation for these images: no flips for digits.
     pub suits: Augmentation,
-    /// What was left out and why, a sentence each.
+    /// What was skipped and why, one sentence each.
     pub notes: Vec<String>,
 }
 
 impl OpenedData {
-    /// How many images of the validation set are in the training set too, byte by byte as they are
-    /// stored. None where finding out would be slow: where there are too many images, or their
-    /// formats have no sizes.
+    /// Number of validation images that are byte for byte in the training set too. `None` where
+    /// checking would be slow: too many images, or a format without sizes.
     pub fn duplicates(&self) -> Option<usize> {
         duplicates(self.train.as_ref(), self.validation.as_ref())
     }
 }
 
-/// A part of a data set.
+/// One part of a data set.
 #[derive(Clone, Debug)]
 pub struct OpenedPart {
-    /// Its images.
+    /// The images.
     pub set: Arc<dyn Dataset>,
-    /// What the data set is, for people.
+    /// Description of the data set for messages.
     pub name: String,
-    /// What was left out and why, a sentence each.
+    /// What was skipped and why, one sentence each.
     pub notes: Vec<String>,
 }
 
 /// How to open a data set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OpenOptions {
-    /// Share that is held out where the data set has neither validation nor test set.
+    /// Share of the training set used for validation if the data set has neither a validation nor a
+    /// test set.
     pub val_split: f64,
-    /// Use at most this many training images, chosen evenly over the classes.
+    /// Maximum training images, chosen evenly over the classes; `None` uses all.
     pub limit: Option<usize>,
-    /// Seed of the split. Commands leave it alone, so that runs of all seeds are measured on the
-    /// same images, and none trains on another's.
+    /// Seed of the split. The commands do not change it, so runs with different seeds share one
+    /// validation set and never train on it.
     pub seed: u64,
-    /// Seed by which the images of a limit are chosen.
+    /// Seed for choosing the images of `limit`.
     pub limit_seed: u64,
 }
 
@@ -68,18 +67,17 @@ impl Default for OpenOptions {
     }
 }
 
-/// Opens `digits` (the embedded set), a folder with MNIST's or EMNIST's idx files (plain or gz), a
-/// folder with CIFAR's binary files, or a folder whose sub-folders are the classes, by itself or
-/// under folders of parts; with the feature `formats` also a CSV manifest, and WebDataset's tar or
-/// parquet files, one or a folder of them.
+/// Opens `digits` (embedded), a folder of MNIST or EMNIST idx files (plain or gz), a folder of
+/// CIFAR files, or class folders, at the top or inside part folders. With the feature `formats`
+/// also a CSV list, and WebDataset tar or parquet files, one or a folder of them.
 ///
-/// Folders, files and rows are parts by Hugging Face's rule: `train` and `training`; `val`,
-/// `valid`, `validation` and `dev`; `test`, `testing`, `eval` and `evaluation`, in any case, alone
+/// Folders, files and rows are assigned to parts by Hugging Face's rule: `train` and `training`;
+/// `val`, `valid`, `validation` and `dev`; `test`, `testing`, `eval` and `evaluation`, in any case,
 /// between delimiters ([`Part::of`]).
 ///
 /// # Errors
-/// [`Error::Io`] if the folder cannot be read, [`Error::Format`] if it is none of these or a file
-/// is damaged, [`Error::OutOfRange`] if the share that is held out is none.
+/// [`Error::Io`] if the folder cannot be read, [`Error::Format`] if it is not a supported format or
+/// a file is damaged, [`Error::OutOfRange`] if `val_split` is out of range.
 pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
     let share = options.val_split;
     if !(share > 0.0 && share < 1.0) {
@@ -92,7 +90,9 @@ pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
         (Some(train), Some(validation)) => (train, validation),
         (Some(only), None) => divided(what, &only, options)?,
         (None, Some(only)) => {
-            notes.push(format!("{what} has no training set: the images that it has are divided"));
+            notes.push(format!(
+                "{what} has no training set: its images are split into training and validation"
+            ));
             divided(what, &only, options)?
         }
         (None, None) => return Err(Error::format(what, "has no images")),
@@ -104,7 +104,7 @@ pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
     Ok(OpenedData { train, validation, test, name, suits, notes })
 }
 
-/// A set without a part that is held out, divided in two.
+/// Splits a set into training and validation.
 fn divided(
     what: &str,
     set: &Arc<dyn Dataset>,
@@ -112,15 +112,15 @@ fn divided(
 ) -> Result<(Arc<dyn Dataset>, Arc<dyn Dataset>)> {
     let (rest, part) = stratified(set.as_ref(), options.val_split, options.seed);
     if rest.is_empty() || part.is_empty() {
-        let reason = format!("{} images cannot be split into two parts", set.len());
+        let reason = format!("{} images are too few to split into training and validation", set.len());
         return Err(Error::format(what, reason));
     }
     let subset = |indices| Arc::new(Subset::new(Arc::clone(set), indices)) as Arc<dyn Dataset>;
     Ok((subset(rest), subset(part)))
 }
 
-/// Opens one part of a data set. The validation set is what [`open`] validates on; a data set that
-/// has only one of validation and test set, and nothing to train on, stands for that one.
+/// Opens one part of a data set. `Validation` is the set that [`open`] validates on. If the data
+/// set has only a validation or only a test set, that is used for either.
 ///
 /// # Errors
 /// As [`open`], and [`Error::Format`] if there is no such part.
@@ -136,7 +136,7 @@ pub fn open_part(what: &str, options: &OpenOptions, part: Part) -> Result<Opened
     Ok(OpenedPart { set: if part == Part::Train { train } else { validation }, name, notes })
 }
 
-/// At most so many images of a data set, chosen evenly over the classes by the seed.
+/// Up to `limit` images of a data set, chosen evenly over the classes by the seed.
 pub fn at_most(set: Arc<dyn Dataset>, limit: usize, seed: u64) -> Arc<dyn Dataset> {
     if limit >= set.len() {
         return set;

@@ -1,5 +1,5 @@
-//! The rule by which files and folders are training, validation or test set: that of Hugging Face's
-//! `datasets`.
+//! Assignment of files and folders to the training, validation or test set, by the rule of Hugging
+//! Face's `datasets`.
 
 use std::path::Path;
 
@@ -8,15 +8,15 @@ use crate::error::Error;
 /// A part of a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
-    /// What to train on.
+    /// Training set.
     Train,
-    /// What to choose by.
+    /// Validation set, for choosing hyperparameters.
     Validation,
-    /// What to measure once.
+    /// Test set, for the final measurement.
     Test,
 }
 
-/// The words that stand for a part.
+/// Split words.
 const WORDS: [(&str, Part); 10] = [
     ("train", Part::Train),
     ("training", Part::Train),
@@ -31,9 +31,9 @@ const WORDS: [(&str, Part); 10] = [
 ];
 
 impl Part {
-    /// The part that a name stands for: the first split word in it, in any case, that stands alone
-    /// between delimiters (`-`, `.`, `_`, a space, digits) or the name's ends: `cars_val_3.tar`,
-    /// `Train`, `val2017`.
+    /// The part in a name: its first split word, in any case, between delimiters (`-`, `.`, `_`, a
+    /// space, digits) or the ends of the name: `cars_val_3.tar`, `Train`, `val2017`. `None` without
+    /// one.
     pub fn of(name: &str) -> Option<Self> {
         let name = name.to_lowercase();
         let delimiter = |c: char| "-._ ".contains(c) || c.is_ascii_digit();
@@ -41,8 +41,8 @@ impl Part {
         name.split(delimiter).find_map(word)
     }
 
-    /// The part of a file by its path within a data set: by its own name if that is
-    /// `PART-00000-of-00001`, else by the outermost folder that names one, else by its own name.
+    /// The part of a file by its path relative to the data set: by its own name if that is
+    /// `PART-00000-of-00001`, else by the outermost folder that names a part, else by its own name.
     pub fn of_path(relative: &Path) -> Option<Self> {
         let names = || relative.iter().map(|name| name.to_string_lossy());
         let file = names().next_back()?;
@@ -52,7 +52,7 @@ impl Part {
             .or_else(|| names().find_map(|name| Self::of(&name)))
     }
 
-    /// What messages call it.
+    /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "training",
@@ -62,7 +62,7 @@ impl Part {
     }
 }
 
-/// Whether a file is called `NAME-00000-of-00001` and an ending.
+/// Whether a file is named `NAME-00000-of-00001` plus an extension.
 fn is_shard(file: &str) -> bool {
     let stem = file.split('.').next().unwrap_or_default();
     let mut last = stem.rsplit('-');
@@ -71,7 +71,7 @@ fn is_shard(file: &str) -> bool {
     digits(last.next()) && last.next() == Some("of") && digits(last.next()) && last.next().is_some()
 }
 
-/// Something for each part.
+/// A value per part.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parted<T> {
     pub train: T,
@@ -89,7 +89,7 @@ impl<T> Parted<T> {
     }
 }
 
-/// Why a part that was asked for is not there.
+/// Error for a part that the data set does not have.
 pub(super) fn missing(source: &Path, part: Part) -> Error {
     let word = match part {
         Part::Train => "train",
@@ -97,7 +97,7 @@ pub(super) fn missing(source: &Path, part: Part) -> Error {
         Part::Test => "test",
     };
     let reason = format!(
-        "has no {} set: a file or folder whose name says `{word}`, or rows of that part, would be it",
+        "has no {} set: expected a file or folder with `{word}` in its name, or rows of that split",
         part.name()
     );
     Error::format(source, reason)
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn split_words_count_between_delimiters_only() {
+    fn split_words_match_only_between_delimiters() {
         for (name, part) in [
             ("train", Some(Part::Train)),
             ("Train", Some(Part::Train)),
@@ -127,7 +127,7 @@ mod tests {
         ] {
             assert_eq!(Part::of(name), part, "{name}");
         }
-        // A folder says it for what is in it; the name of a numbered shard says it best.
+        // A folder's name applies to its content; a numbered shard's own name takes precedence.
         assert_eq!(Part::of_path(Path::new("train/val_images.tar")), Some(Part::Train));
         assert_eq!(Part::of_path(Path::new("test_config/train-00000-of-00002.parquet")), Some(Part::Train));
         assert_eq!(Part::of_path(Path::new("data/x.parquet")), None);

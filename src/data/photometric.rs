@@ -1,26 +1,26 @@
-//! Photometric distortions: brightness, contrast and saturation by random factors in random order,
-//! and a turn of the hue (Howard 2013, "Some Improvements on Deep Convolutional Neural Network
-//! Based Image Classification", which the paper's section 6 trains with).
+//! Photometric distortions in random order: brightness, contrast, saturation and hue (Howard 2013,
+//! "Some Improvements on Deep Convolutional Neural Network Based Image Classification", used in the
+//! paper's section 6).
 
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// How far colours may be moved.
+/// Ranges of color jitter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Photometric {
-    /// Brightness is multiplied by 1 plus or minus up to this.
+    /// Brightness factor is drawn from 1 - this to 1 + this.
     pub brightness: f64,
-    /// Differences to the image's mean grey are multiplied by 1 plus or minus up to this.
+    /// Contrast factor range, around the image's mean grey.
     pub contrast: f64,
-    /// Differences to the pixel's grey are multiplied by 1 plus or minus up to this.
+    /// Saturation factor range, around the pixel's grey.
     pub saturation: f64,
-    /// The hue is turned by up to this share of the circle, either way.
+    /// Maximum hue rotation in either direction, as a share of the full circle.
     pub hue: f64,
 }
 
-/// What is done to the colours of one image, in order.
+/// The distortions drawn for one image, in order of application.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Colours([Change; 4]);
 
@@ -33,12 +33,12 @@ enum Change {
     Hue(f32),
 }
 
-/// Rec. 601's shares of red, green and blue in grey.
+/// Rec. 601 luma coefficients.
 const GREY: [f32; 3] = [0.299, 0.587, 0.114];
 
 impl Photometric {
-    /// Howard's factors between one and three halves for `amount` 0.5, and a fifth of it for the
-    /// hue.
+    /// The same range for brightness, contrast and saturation, and a fifth of it for the hue; 0.5
+    /// gives Howard's factors from 0.5 to 1.5.
     pub fn of(amount: f64) -> Self {
         Self { brightness: amount, contrast: amount, saturation: amount, hue: amount / 5.0 }
     }
@@ -57,7 +57,7 @@ impl Photometric {
 }
 
 impl Colours {
-    /// Changes pixels of `channels` values each. Grey images have neither saturation nor hue.
+    /// Applies the distortions in place. Saturation and hue do nothing to grey images.
     pub(super) fn apply(&self, pixels: &mut [u8], channels: usize) {
         let mut values: Vec<f32> = pixels.iter().map(|v| f32::from(*v)).collect();
         for change in self.0 {
@@ -103,7 +103,7 @@ impl Change {
     }
 }
 
-/// The matrix that turns the hue around the grey axis, as CSS's `hue-rotate` has it: grey stays.
+/// The matrix of a hue rotation around the grey axis, as in CSS `hue-rotate`; grey is unchanged.
 fn hue_rotation(angle: f32) -> [[f32; 3]; 3] {
     let (sin, cos) = angle.sin_cos();
     [
@@ -137,15 +137,15 @@ mod tests {
     }
 
     #[test]
-    fn each_change_does_what_it_says() {
+    fn distortions_change_only_their_property() {
         let pixels = [200, 100, 0, 10, 20, 30];
         assert_eq!(change(Change::Brightness(0.5), &pixels, 3), [100, 50, 0, 5, 10, 15]);
-        // Without any difference, everything is the mean grey.
+        // Contrast 0 makes every pixel the mean grey.
         let flat = change(Change::Contrast(0.0), &pixels, 3);
         assert!(flat.iter().all(|v| *v == flat[0]) && (60..80).contains(&flat[0]), "{flat:?}");
         let grey = change(Change::Saturation(0.0), &pixels, 3);
         assert!(grey[..3] == [119; 3] && grey[3..] == [18; 3], "{grey:?}");
-        // A third of the circle moves red to green; grey has no hue, and grey images no colour.
+        // A third of the circle turns red to green and leaves grey unchanged.
         let turned = change(Change::Hue(std::f32::consts::TAU / 3.0), &[120, 0, 0, 77, 77, 77], 3);
         assert!(turned[1] > turned[0] && turned[1] > turned[2] && turned[3..] == [77; 3], "{turned:?}");
         assert_eq!(change(Change::Hue(1.0), &[1, 2, 3], 1), [1, 2, 3]);

@@ -1,4 +1,4 @@
-//! From an image to the numbers that a network takes.
+//! Preprocessing: from an image to the network's input values.
 
 use image::imageops::FilterType;
 use serde::{Deserialize, Serialize};
@@ -8,38 +8,37 @@ use super::resample::{Region, Shown, cut, letterbox, part, resized, shorter_side
 use super::{Dataset, Image};
 use crate::error::{Error, Result};
 
-/// How an image of another shape is made square.
+/// How a non-square image is made square.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fit {
-    /// The largest square in the middle.
+    /// The largest central square.
     #[default]
     Crop,
-    /// Everything, with its proportions changed.
+    /// The whole image, with a changed aspect ratio.
     Squash,
-    /// Everything with its proportions, centred on a square of the mean colour.
+    /// The whole image with its aspect ratio, letterboxed with the mean color.
     Pad,
 }
 
-/// Size, range and proportions of what a network takes; a part of every checkpoint.
+/// Input size, normalization and resizing; stored in every checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Preprocessing {
     /// Height and width in pixels.
     pub input: usize,
-    /// What is taken from red, green and blue, where 0 is black and 1 is 255.
+    /// Per-channel mean to subtract, in [0, 1].
     pub mean: [f32; 3],
-    /// What they are divided by then, on the same scale.
+    /// Per-channel standard deviation to divide by, on the same scale.
     pub std: [f32; 3],
-    /// How an image is made square.
+    /// How a non-square image is made square.
     pub fit: Fit,
-    /// Share of the square's side that is looked at, around its centre: 0.875 resizes to 256 pixels
-    /// and cuts 224 from them, as networks for ImageNet are measured; 1 looks at all of it. (timm
-    /// has it by the same name.)
+    /// Center crop as a share of the side, as timm's `crop_pct`: 0.875 resizes to 256 pixels and
+    /// crops 224, as usual for ImageNet; 1 does not crop.
     #[serde(default = "all_of_it", skip_serializing_if = "is_all_of_it")]
     pub crop_pct: f64,
 }
 
-/// Without a crop, and for checkpoints from before there was one.
+/// Default of `crop_pct`, also for checkpoints that do not have the field.
 fn all_of_it() -> f64 {
     1.0
 }
@@ -48,7 +47,7 @@ fn is_all_of_it(share: &f64) -> bool {
     *share == 1.0
 }
 
-/// Sums over the pixels of an image, by colour.
+/// Per-channel sums over the pixels of an image.
 #[derive(Default)]
 struct Moments {
     sums: [f64; 3],
@@ -56,19 +55,19 @@ struct Moments {
     pixels: usize,
 }
 
-/// Share of the side that is looked at of images for ImageNet: 224 pixels of 256.
+/// Usual `crop_pct` for ImageNet: 224 of 256 pixels.
 pub const IMAGENET_CROP: f64 = 224.0 / 256.0;
 
-/// The least share of the side that a file may ask for: less would enlarge images without limit.
+/// Smallest effective `crop_pct`: a smaller one would enlarge images without limit.
 const LEAST_CROP: f64 = 0.1;
 
 impl Preprocessing {
-    /// For images of `input` pixels with values around zero.
+    /// Preprocessing to `input` x `input` with mean 0.5 and standard deviation 0.25.
     pub fn new(input: usize) -> Self {
         Self { input, mean: [0.5; 3], std: [0.25; 3], fit: Fit::default(), crop_pct: all_of_it() }
     }
 
-    /// What becomes of an image, in words: how it is made square, and the filter that resizes.
+    /// Description in words: how an image is made square, and the resize filter.
     pub fn described(&self) -> String {
         let (n, side) = (self.input, self.resized_side());
         let filter = "bilinear with antialiasing";
@@ -85,18 +84,18 @@ impl Preprocessing {
         }
     }
 
-    /// The share of the side that is looked at, whatever a file says.
+    /// `crop_pct` limited to its valid range, since it may come from a file.
     fn crop_share(&self) -> f64 {
         if self.crop_pct < 1.0 { self.crop_pct.max(LEAST_CROP) } else { 1.0 }
     }
 
-    /// The side that an image is resized to before the centre is cut from it.
+    /// Side in pixels before the center crop.
     pub(crate) fn resized_side(&self) -> usize {
         (self.input as f64 / self.crop_share()).round() as usize
     }
 
-    /// The mean and standard deviation of a data set's images, from at most `sample` of them,
-    /// spread evenly. Images that cannot be read are left out here; the loader counts them.
+    /// Measures mean and standard deviation on up to `sample` images, spread evenly over the data
+    /// set. Unreadable images are skipped; the loader counts them.
     pub fn measure(self, set: &dyn Dataset, sample: usize) -> Self {
         let count = set.len().min(sample.max(1));
         let moments = |i: usize| -> Option<Moments> {
@@ -112,7 +111,7 @@ impl Preprocessing {
             }
             Some(moments)
         };
-        // Added in their order, whichever thread was first: the same data give the same numbers.
+        // Summed in a fixed order, so the result does not depend on threads.
         let each = each(count, moments);
         let pixels = each.iter().flatten().map(|m| m.pixels).sum::<usize>() as f64;
         if pixels == 0.0 {
@@ -121,14 +120,14 @@ impl Preprocessing {
         let mean = [0, 1, 2].map(|c| each.iter().flatten().map(|m| m.sums[c]).sum::<f64>() / pixels);
         let spread = |c: usize| {
             let squares = each.iter().flatten().map(|m| m.squares[c]).sum::<f64>() / pixels;
-            // A data set of one colour has no spread to divide by.
+            // A data set of a single color has zero deviation.
             (squares - mean[c] * mean[c]).max(0.0).sqrt().max(1e-3) as f32
         };
         Self { mean: mean.map(|m| m as f32), std: [0, 1, 2].map(spread), ..self }
     }
 
-    /// The image as 3 x input x input values, without augmentation. Grey images are repeated in all
-    /// three.
+    /// The image as 3 x input x input values, without augmentation. A grey channel is repeated
+    /// three times.
     pub fn apply(&self, image: &Image) -> Vec<f32> {
         match self.centre(image) {
             Some(square) => {
@@ -139,8 +138,8 @@ impl Preprocessing {
         }
     }
 
-    /// The central pixels of the resized image, where only these are looked at: torchvision's
-    /// `Resize` and `CenterCrop`.
+    /// The center crop of the resized image, as torchvision's `Resize` and `CenterCrop`; `None`
+    /// without a crop.
     fn centre(&self, image: &Image) -> Option<Image> {
         let (n, side) = (self.input, self.resized_side());
         if side == n {
@@ -151,13 +150,12 @@ impl Preprocessing {
             Fit::Squash => resized(image, side, side),
             Fit::Pad => return None,
         };
-        // Halves are rounded to the even number, as Python does.
+        // Halves are rounded to even, as in Python.
         let first = |extent: usize| ((extent - n) as f64 / 2.0).round_ties_even() as usize;
         Some(part(&larger, (first(larger.width), first(larger.height)), (n, n)))
     }
 
-    /// The numbers that a network takes as an image again, 3 x input x input of them; rounded, and
-    /// cut off where they are out of range.
+    /// Converts 3 x input x input network input back to an image, rounded and clamped.
     pub fn undo(&self, values: &[f32]) -> Image {
         let n = self.input;
         let pixel = |i: usize| {
@@ -166,15 +164,14 @@ impl Preprocessing {
         Image { width: n, height: n, channels: 3, pixels: (0..n * n).flat_map(pixel).collect() }
     }
 
-    /// The part of the image that is looked at without augmentation. With padding, it reaches
-    /// beyond the image.
+    /// The region used without augmentation; with padding it extends beyond the image.
     pub(super) fn whole(&self, image: &Image) -> Region {
         let (width, height) = (image.width as f64, image.height as f64);
         let (left, top, wide, high) = match self.fit {
             Fit::Squash => (0.0, 0.0, width, height),
             Fit::Crop => {
                 let side = width.min(height);
-                // Whole pixels: nothing is blurred by half of one.
+                // Whole pixels, so nothing is blurred by a half-pixel offset.
                 (((width - side) / 2.0).floor(), ((height - side) / 2.0).floor(), side, side)
             }
             Fit::Pad => letterbox(image),
@@ -184,8 +181,8 @@ impl Preprocessing {
         (left + (wide - w) / 2.0, top + (high - h) / 2.0, w, h)
     }
 
-    /// A region of the image as the network takes it. What lies outside the image repeats its
-    /// border, or is the mean colour with padding.
+    /// A region as network input. Outside the image its border is repeated, or with padding the
+    /// mean color is used.
     pub(super) fn render(&self, image: &Image, region: Region, drawn: &Drawn) -> Vec<f32> {
         let filter = match drawn.interpolation {
             Some(0) => FilterType::Nearest,
@@ -207,7 +204,7 @@ impl Preprocessing {
         self.values(&shown, image.channels, drawn)
     }
 
-    /// The numbers of a square; where nothing is shown they are those of the mean colour, zeros.
+    /// Normalizes a square; pixels outside the image are zero, the mean color.
     fn values(&self, shown: &Shown, channels: usize, drawn: &Drawn) -> Vec<f32> {
         let n = self.input;
         let mut values = vec![0.0; 3 * n * n];
@@ -216,10 +213,10 @@ impl Preprocessing {
             let shift = self.mean[c] / self.std[c];
             for row in 0..shown.height {
                 let down = shown.top + row;
-                let y = if drawn.flip { n - 1 - down } else { down };
+                let y = if drawn.vflip { n - 1 - down } else { down };
                 for column in 0..shown.width {
                     let across = shown.left + column;
-                    let x = if drawn.mirror { n - 1 - across } else { across };
+                    let x = if drawn.hflip { n - 1 - across } else { across };
                     let value = shown.pixels[(row * shown.width + column) * channels + c % channels];
                     values[(c * n + y) * n + x] = f32::from(value) * scale - shift;
                 }
@@ -228,15 +225,15 @@ impl Preprocessing {
         values
     }
 
-    /// The mean colour as a pixel.
+    /// The mean color as a pixel.
     pub(super) fn mean_colour(&self) -> [u8; 3] {
         // A conversion to a byte saturates.
         self.mean.map(|m| (255.0 * m).round() as u8)
     }
 }
 
-/// How many images of a sample of up to `sample`, spread evenly over the data set, could be read,
-/// and how many of these are not square.
+/// Counts the readable images and the non-square ones among up to `sample` images, spread evenly
+/// over the data set.
 pub fn not_square(set: &dyn Dataset, sample: usize) -> (usize, usize) {
     let count = set.len().min(sample);
     let square = |i: usize| {
@@ -247,16 +244,14 @@ pub fn not_square(set: &dyn Dataset, sample: usize) -> (usize, usize) {
     (shapes.len(), shapes.iter().filter(|square| !**square).count())
 }
 
-/// An image of a data set, refused where it is none that can be worked on: data sets of other
-/// programs may hold anything.
+/// Decodes and checks an image: a `Dataset` of another crate may return anything.
 pub(super) fn whole_image(set: &dyn Dataset, index: usize) -> Result<Image> {
     let image = set.image(index)?;
     image.check().map_err(|reason| Error::format(set.name(index), reason))?;
     Ok(image)
 }
 
-/// What a function makes of 0, 1, ... `count` - 1, on all cores: photographs take their time to be
-/// decoded.
+/// Maps 0..count on all cores: decoding photographs is slow.
 #[cfg(not(target_arch = "wasm32"))]
 fn each<T: Send>(count: usize, make: impl Fn(usize) -> T + Send + Sync) -> Vec<T> {
     use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -268,7 +263,7 @@ fn each<T>(count: usize, make: impl Fn(usize) -> T) -> Vec<T> {
     (0..count).map(make).collect()
 }
 
-/// Preprocesses the image number `index`, augmented if asked for.
+/// Loads and preprocesses image `index`; `augmentation` is (transforms, seed, epoch).
 pub(super) fn load(
     set: &dyn Dataset,
     index: usize,
@@ -281,7 +276,7 @@ pub(super) fn load(
         None => preprocessing.apply(&image),
         Some((augmentation, seed, epoch)) => {
             let drawn = augmentation.draw(seed, epoch, index as u64);
-            // Crops are cut from all that there is: with padding, from the padded square.
+            // Area crops are taken from the whole image, or with padding from the padded square.
             let from = if preprocessing.fit == Fit::Pad { letterbox(&image) } else { image.all() };
             let region = drawn.region(&image, whole, from, augmentation);
             preprocessing.render(&image, region, &drawn)
@@ -299,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rule_for_imagenet_is_torchvisions_resize_and_center_crop_and_caffes_squash() {
+    fn imagenet_preprocessing_matches_torchvision_and_caffe() {
         let image = fixture("rule.png");
         let rule = |fit| Preprocessing { fit, crop_pct: IMAGENET_CROP, ..Preprocessing::new(28) };
         for (fit, file) in [(Fit::Crop, "rule_crop.png"), (Fit::Squash, "rule_squash.png")] {
@@ -309,14 +304,14 @@ mod tests {
             assert!(most.is_some_and(|most| most <= 2), "{fit:?}: {most:?}");
         }
         assert!(rule(Fit::Crop).described().contains("shorter side resized to 32"));
-        // An image that is as large as the input is resized all the same.
+        // An image of exactly the input size is resized too.
         let small = Image { width: 28, height: 28, channels: 1, pixels: vec![9; 28 * 28] };
         assert_eq!(rule(Fit::Crop).apply(&small).len(), 3 * 28 * 28);
     }
 
     #[test]
-    fn padding_keeps_all_of_an_image_and_its_proportions_between_zeros() {
-        // Red from left to right, in a landscape and its portrait.
+    fn padding_keeps_the_whole_image_and_its_aspect_ratio() {
+        // A red gradient from left to right, in landscape and portrait.
         let pixels: Vec<u8> = (0..40 * 20).flat_map(|i| [(i % 40 * 6) as u8, 0, 0]).collect();
         let wide = Image { width: 40, height: 20, channels: 3, pixels };
         let high = Image { width: 20, height: 40, channels: 3, pixels: vec![200; 2400] };
@@ -329,7 +324,7 @@ mod tests {
         assert!((0..40).all(|x| (10..30).all(|y| red(rows[y][x]) == (x * 6) as f32)));
         let values = pad.apply(&high);
         assert!((0..40).all(|y| (0..40).all(|x| (values[y * 40 + x] != 0.0) == (10..30).contains(&x))));
-        // A square is what it is without padding; one pixel wide images keep a pixel of width.
+        // Padding does not change a square; an image one pixel wide keeps one pixel of width.
         let square = Image { width: 20, height: 20, channels: 1, pixels: (0..200).chain(0..200).collect() };
         let crop = Preprocessing { fit: Fit::Crop, ..pad.clone() };
         assert_eq!(pad.apply(&square), crop.apply(&square));
@@ -338,10 +333,10 @@ mod tests {
     }
 
     #[test]
-    fn augmented_images_with_padding_move_with_their_bars_and_never_show_bars_alone() {
+    fn augmented_padded_images_are_never_all_padding() {
         let wide = Image { width: 300, height: 20, channels: 1, pixels: vec![255; 6000] };
         let pad = Preprocessing { fit: Fit::Pad, ..Preprocessing::new(32) };
-        let flipped = Drawn { flip: true, mirror: true, ..Drawn::default() };
+        let flipped = Drawn { vflip: true, hflip: true, ..Drawn::default() };
         let shifted = (0.0, -200.0, 300.0, 300.0);
         let upright = pad.render(&wide, shifted, &Drawn::default());
         let turned = pad.render(&wide, shifted, &flipped);
@@ -356,21 +351,21 @@ mod tests {
                 assert!(values.iter().any(|v| *v != 0.0), "{index}: {region:?}");
             }
         }
-        // What lies outside altogether is all bars, and no panic.
+        // A region entirely outside the image is all padding, without a panic.
         assert!(pad.render(&wide, (400.0, 0.0, 50.0, 50.0), &Drawn::default()).iter().all(|v| *v == 0.0));
     }
 
     #[test]
-    fn old_checkpoints_look_at_images_as_before() {
+    fn checkpoints_without_crop_pct_do_not_crop() {
         let old = r#"{"input": 32, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "fit": "crop"}"#;
-        let read: Preprocessing = serde_json::from_str(old).expect("an old description");
+        let read: Preprocessing = serde_json::from_str(old).expect("an old file");
         assert_eq!(read, Preprocessing::new(32));
         assert!(!serde_json::to_string(&read).expect("JSON").contains("crop_pct"));
         let pad = Preprocessing { fit: Fit::Pad, crop_pct: IMAGENET_CROP, ..read };
         let text = serde_json::to_string(&pad).expect("JSON");
         assert!(text.contains("\"pad\"") && text.contains("\"crop_pct\":0.875"), "{text}");
         assert_eq!(serde_json::from_str::<Preprocessing>(&text).expect("JSON"), pad);
-        // Whatever a file says, the image is not enlarged without limit.
+        // An extreme `crop_pct` does not enlarge the image without limit.
         for crop_pct in [0.0, -1.0, 1e-12, f64::NAN, f64::INFINITY] {
             let odd = Preprocessing { crop_pct, ..Preprocessing::new(8) };
             let image = Image { width: 9, height: 5, channels: 1, pixels: vec![1; 45] };
@@ -379,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_mirrored_turned_and_resized_as_drawn() {
+    fn flips_and_interpolation_are_applied_as_drawn() {
         let image = Image { width: 2, height: 2, channels: 1, pixels: vec![0, 51, 102, 255] };
         let preprocessing = Preprocessing { mean: [0.0; 3], std: [1.0; 3], ..Preprocessing::new(2) };
         let render = |drawn: Drawn, input: usize| {
@@ -390,10 +385,10 @@ mod tests {
         };
         let plain = Drawn::default();
         assert_eq!(render(plain, 2), [0, 51, 102, 255]);
-        assert_eq!(render(Drawn { mirror: true, ..plain }, 2), [51, 0, 255, 102]);
-        assert_eq!(render(Drawn { flip: true, ..plain }, 2), [102, 255, 0, 51]);
-        assert_eq!(render(Drawn { mirror: true, flip: true, ..plain }, 2), [255, 102, 51, 0]);
-        // Four methods, four images; the nearest neighbour makes no new values.
+        assert_eq!(render(Drawn { hflip: true, ..plain }, 2), [51, 0, 255, 102]);
+        assert_eq!(render(Drawn { vflip: true, ..plain }, 2), [102, 255, 0, 51]);
+        assert_eq!(render(Drawn { hflip: true, vflip: true, ..plain }, 2), [255, 102, 51, 0]);
+        // The four methods give four different images; nearest neighbor makes no new values.
         let methods: Vec<_> = (0..4).map(|i| render(Drawn { interpolation: Some(i), ..plain }, 8)).collect();
         assert!((0..4).all(|i| (0..i).all(|j| methods[i] != methods[j])), "{methods:?}");
         assert!(methods[0].iter().all(|v| image.pixels.contains(v)), "{:?}", methods[0]);

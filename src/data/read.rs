@@ -1,4 +1,4 @@
-//! Files that are read as a whole or as a stream, unpacked if they are gzip.
+//! Reading files as a whole or as a stream, decompressing gzip.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use flate2::bufread::GzDecoder;
 use crate::error::{Error, Result};
 use crate::untrusted::{open_regular, read_up_to};
 
-/// Bytes that a packed file of a data set may unpack to. MNIST has 47 MB, CIFAR 154 MB, the largest
-/// part of EMNIST 547 MB.
+/// Maximum decompressed bytes of a gzip file. MNIST has 47 MB, CIFAR 154 MB, the largest part of
+/// EMNIST 547 MB.
 pub(super) const MAX_UNPACKED_BYTES: u64 = 640 << 20;
 
 /// The first byte of every member of a gzip file.
@@ -19,8 +19,7 @@ fn is_packed(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gz"))
 }
 
-/// A regular file as a stream, unpacked if its name ends in `.gz`; and the bytes that it may have
-/// at most.
+/// A regular file as a stream, decompressed if its name ends in `.gz`, and its maximum bytes.
 pub(super) fn stream(path: &Path) -> Result<(Box<dyn Read>, u64)> {
     let (file, length) = open_regular(path)?;
     let file = BufReader::with_capacity(1 << 16, file);
@@ -30,10 +29,10 @@ pub(super) fn stream(path: &Path) -> Result<(Box<dyn Read>, u64)> {
     Ok((Box::new(file), length))
 }
 
-/// All members of a gzip file one after another. What follows the last and is none, as padding, is
-/// ignored as gzip does.
+/// All members of a gzip file in order. Anything else after the last member, such as padding, is
+/// ignored, as in gzip.
 struct Members<R> {
-    /// None after the last.
+    /// `None` after the last member.
     member: Option<GzDecoder<R>>,
 }
 
@@ -54,29 +53,29 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
-/// Reads a regular file, unpacked if its name ends in `.gz`; [`MAX_UNPACKED_BYTES`] at most.
+/// Reads a regular file, decompressed if its name ends in `.gz`, up to [`MAX_UNPACKED_BYTES`].
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let (stream, most) = stream(path)?;
     let bytes = read_up_to(stream, most.min(MAX_UNPACKED_BYTES)).map_err(|e| failed(path, e))?;
     bytes.map_err(|reason| Error::format(path, reason))
 }
 
-/// Why a stream could not be read.
+/// Error of a stream that could not be read.
 pub(super) fn failed(path: &Path, error: std::io::Error) -> Error {
     if is_packed(path) {
-        Error::damaged(path, format!("cannot be unpacked: {error}"), error)
+        Error::damaged(path, format!("cannot be decompressed: {error}"), error)
     } else {
         Error::io(path, error)
     }
 }
 
-/// The first of these files that exists in a folder, plain or gz.
+/// The first of these files that exists in a folder, plain or `.gz`.
 pub(super) fn first_of(folder: &Path, names: &[&str]) -> Option<PathBuf> {
     let candidates = names.iter().flat_map(|name| [folder.join(name), folder.join(format!("{name}.gz"))]);
     candidates.into_iter().find(|path| path.exists() && !path.is_dir())
 }
 
-/// The names in a text, one per line; blank lines are left out.
+/// The names in a text, one per line; blank lines are skipped.
 pub(super) fn names_in(text: &str) -> Vec<String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect()

@@ -1,4 +1,4 @@
-//! A data set with the classes of a network.
+//! A data set relabelled with a network's classes.
 
 use std::sync::Arc;
 
@@ -6,18 +6,17 @@ use super::{Dataset, Image};
 use crate::error::{Error, Result};
 use crate::untrusted::printable;
 
-/// A data set whose classes are numbered as those of a network.
+/// A data set with labels mapped to a network's classes.
 #[derive(Clone, Debug)]
 struct Reclassed {
     set: Arc<dyn Dataset>,
     classes: Vec<String>,
-    /// The network's number of each class of the set.
+    /// The network's class index for each class of the set.
     numbers: Vec<u32>,
 }
 
-/// The images of a data set with other classes, found by name; some of these may have no images
-/// here. Classes that are only counted (`0` to `9`) are the others by their numbers if there are as
-/// many.
+/// Relabels a data set with `classes`, matched by name; some of these may have no images. Classes
+/// that are only numbers (`0` to `9`) are matched by index if there are equally many.
 ///
 /// # Errors
 /// [`Error::Config`] if a class that has images is not among `classes`.
@@ -52,10 +51,10 @@ pub fn with_classes(set: Arc<dyn Dataset>, classes: &[String]) -> Result<Arc<dyn
         let (unknown, classes) =
             (list(&mut unknown.into_iter()), list(&mut classes.iter().map(String::as_str)));
         return Err(Error::Config(format!(
-            "{count} classes of the data set are not known to the checkpoint: {unknown}; it knows {classes}"
+            "{count} classes of the data set are not in the checkpoint: {unknown}; it has {classes}"
         )));
     }
-    // A class without images is any.
+    // A class without images maps to any class.
     let numbers = own.iter().map(|name| known.get(name).copied().unwrap_or(0)).collect();
     Ok(Arc::new(Reclassed { set, classes: classes.to_vec(), numbers }))
 }

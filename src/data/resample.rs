@@ -1,19 +1,19 @@
-//! Cutting and resizing, in memory that does not grow with an image's proportions.
+//! Cropping and resizing, in memory that does not grow with an image's aspect ratio.
 
 use image::imageops::{self, FilterType};
 use image::{ImageBuffer, Luma, Rgb};
 
 use super::Image;
 
-/// A rectangle of an image in pixels, which may reach beyond it: (left, top, width, height).
+/// A rectangle in pixels, which may extend beyond the image: (left, top, width, height).
 pub(super) type Region = (f64, f64, f64, f64);
 
-/// Columns times new rows above which an image that is wider than high is resized on its side.
-/// Resizing goes through rows of f32 that are as wide as the image, 16 bytes a pixel: of a line of
-/// a hundred million pixels they would be hundreds of gigabytes.
+/// Columns times new rows above which a wide image is transposed for resizing. The resizer's
+/// intermediate rows of f32 are as wide as the image, 16 bytes per pixel: for a line of a hundred
+/// million pixels they would take hundreds of gigabytes.
 const MOST_BETWEEN: usize = 1 << 24;
 
-/// Pixels of width x height resized to other extents.
+/// Resizes pixels from width x height to another size.
 pub(super) fn resize(
     pixels: &[u8],
     channels: usize,
@@ -29,7 +29,7 @@ pub(super) fn resize(
         let resized = resize(&turned, channels, (height, width), (to_height, to_width), filter);
         return transposed(&resized, channels, to_height, to_width);
     }
-    // Images have fewer than 2^32 pixels a side.
+    // Images have fewer than 2^32 pixels per side.
     let (w, h, to_w, to_h) = (width as u32, height as u32, to_width as u32, to_height as u32);
     let resized = if channels == 1 {
         let image = ImageBuffer::<Luma<u8>, _>::from_raw(w, h, pixels);
@@ -41,7 +41,7 @@ pub(super) fn resize(
     resized.unwrap_or_else(|| vec![0; to_width * to_height * channels])
 }
 
-/// Rows as columns.
+/// Swaps rows and columns.
 fn transposed(pixels: &[u8], channels: usize, width: usize, height: usize) -> Vec<u8> {
     let mut turned = Vec::with_capacity(pixels.len());
     for x in 0..width {
@@ -53,7 +53,7 @@ fn transposed(pixels: &[u8], channels: usize, width: usize, height: usize) -> Ve
     turned
 }
 
-/// A region resized to `size` x `size`. What lies outside the image repeats its border.
+/// A region resized to `size` x `size`. Outside the image its border is repeated.
 pub(super) fn cut(
     image: &Image,
     (left, top, width, height): Region,
@@ -77,8 +77,7 @@ pub(super) fn cut(
     resize(&pixels, image.channels, (w, h), (size, size), filter)
 }
 
-/// What is seen of an image in a square of `size` pixels that shows a region: where its pixels
-/// begin, how many there are, and they.
+/// The part of a square that shows the image: position, size and pixels.
 pub(super) struct Shown {
     pub left: usize,
     pub top: usize,
@@ -87,7 +86,7 @@ pub(super) struct Shown {
     pub pixels: Vec<u8>,
 }
 
-/// A region in a square of `size` x `size`, without what lies outside the image: that is left to
+/// A region resized to a square of `size` x `size`, without the part outside the image, which is
 /// padding.
 pub(super) fn within(image: &Image, region: Region, size: usize, filter: FilterType) -> Shown {
     let (left, top, width, height) = region;
@@ -101,17 +100,17 @@ pub(super) fn within(image: &Image, region: Region, size: usize, filter: FilterT
     Shown { left: x.0, top: y.0, width: x.1, height: y.1, pixels }
 }
 
-/// A start and a length.
+/// (start, length).
 type Stretch = (usize, usize);
 
-/// Along one axis: the stretch of the square that shows the image, and the stretch of the image
-/// that it shows. `None` if they do not meet.
+/// Along one axis: the range of the square that shows the image, and the range of the image that it
+/// shows. `None` if they do not overlap.
 fn overlap(start: f64, length: f64, extent: usize, size: usize) -> Option<(Stretch, Stretch)> {
     let (from, to) = (start.max(0.0), (start + length).min(extent as f64));
     if from >= to || length <= 0.0 {
         return None;
     }
-    // A pixel at least, of the square and of the image.
+    // At least one pixel of both.
     let stretch = |from: f64, to: f64, extent: usize| {
         let first = (from.round() as usize).min(extent - 1);
         (first, (to.round() as usize).clamp(first + 1, extent) - first)
@@ -120,7 +119,7 @@ fn overlap(start: f64, length: f64, extent: usize, size: usize) -> Option<(Stret
     Some((stretch((from - start) * scale, (to - start) * scale, size), stretch(from, to, extent)))
 }
 
-/// A rectangle that lies in the image.
+/// Copies a rectangle that is inside the image.
 pub(super) fn part(image: &Image, (left, top): (usize, usize), (width, height): (usize, usize)) -> Image {
     let channels = image.channels;
     let row = |y: usize| {
@@ -132,15 +131,15 @@ pub(super) fn part(image: &Image, (left, top): (usize, usize), (width, height): 
     Image { width, height, channels, pixels }
 }
 
-/// The whole image with other extents.
+/// The whole image at another size.
 pub(super) fn resized(image: &Image, width: usize, height: usize) -> Image {
     let from = (image.width, image.height);
     let pixels = resize(&image.pixels, image.channels, from, (width, height), FilterType::Triangle);
     Image { width, height, channels: image.channels, pixels }
 }
 
-/// The image with its shorter side resized to `side`. Of one so long that this would be many times
-/// its own pixels, only the central square is kept.
+/// The image with its shorter side resized to `side`. If its long side makes that many times its
+/// own pixels, only the central square is kept.
 pub(super) fn shorter_side(image: &Image, side: usize, longer: impl Fn(usize, usize) -> usize) -> Image {
     let (width, height) = (image.width, image.height);
     let shorter = width.min(height).max(1);
@@ -152,7 +151,7 @@ pub(super) fn shorter_side(image: &Image, side: usize, longer: impl Fn(usize, us
     resized(image, scale(width), scale(height))
 }
 
-/// The whole image in a square of `size` pixels, with its proportions; the rest has this colour.
+/// The whole image letterboxed in a square of `size` pixels; the rest has this color.
 pub(super) fn letterboxed(image: &Image, size: usize, colour: [u8; 3]) -> Image {
     let region = letterbox(image);
     let shown = within(image, region, size, FilterType::Triangle);
@@ -168,7 +167,7 @@ pub(super) fn letterboxed(image: &Image, size: usize, colour: [u8; 3]) -> Image 
     Image { width: size, height: size, channels, pixels }
 }
 
-/// The square around an image that holds all of it.
+/// The smallest centered square around the image.
 pub(super) fn letterbox(image: &Image) -> Region {
     let (width, height) = (image.width as f64, image.height as f64);
     let side = width.max(height);
@@ -181,8 +180,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_millions_of_pixels_are_resized_in_little_memory() {
-        // Of this the rows between would be 7 GB.
+    fn extreme_aspect_ratios_are_resized_in_bounded_memory() {
+        // Its intermediate rows would take 7 GB.
         let line = Image { width: 2_000_000, height: 1, channels: 3, pixels: vec![7; 6_000_000] };
         assert!(cut(&line, (0.0, 0.0, 2e6, 1.0), 224, FilterType::Triangle).iter().all(|v| *v == 7));
         let column = Image { width: 1, height: 2_000_000, ..line.clone() };
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_on_its_side_is_resized_as_upright() {
+    fn resizing_commutes_with_transposing() {
         let pixels: Vec<u8> = (0..90u32 * 20).map(|i| (i * i % 251) as u8).collect();
         let upright = resize(&pixels, 1, (90, 20), (8, 8), FilterType::Triangle);
         let turned = resize(&transposed(&pixels, 1, 90, 20), 1, (20, 90), (8, 8), FilterType::Triangle);

@@ -1,4 +1,4 @@
-//! Data sets of several files: tars, parquet files and lists, by their parts.
+//! Data sets of several files (tar, parquet, lists), assigned to parts.
 
 use std::path::{Path, PathBuf};
 
@@ -13,8 +13,7 @@ fn has(path: &Path, endings: &[&str]) -> bool {
     endings.iter().any(ends)
 }
 
-/// The files of a format: of a folder by their parts, or the one that is named, whatever it is
-/// called.
+/// The files of a format by part: those of a folder, or a single file as the training set.
 fn files(path: &Path, endings: &[&str], notes: &mut Vec<String>) -> Result<Parted<Vec<PathBuf>>> {
     if path.is_dir() {
         return in_folder(path, endings, notes);
@@ -23,11 +22,11 @@ fn files(path: &Path, endings: &[&str], notes: &mut Vec<String>) -> Result<Parte
     Ok(Parted { train, ..Parted::default() })
 }
 
-/// The files of a format in a data set's folder, by part; notes of those that belong to none.
+/// The files of a format in a data set's folder, by part, with notes of skipped ones.
 ///
-/// They are in the folder itself, in `data/`, and in folders that are called as a part, there or in
-/// `data/`. If some files name a part, those that name none are training files only if no other is;
-/// if none does, all are.
+/// Files are searched in the folder itself, in `data/`, and in folders with the name of a part in
+/// either. Files without a part in their name are training files only if no file names the training
+/// set.
 fn in_folder(root: &Path, endings: &[&str], notes: &mut Vec<String>) -> Result<Parted<Vec<PathBuf>>> {
     let mut files = Vec::new();
     collect(root, endings, true, &mut files)?;
@@ -43,13 +42,13 @@ fn in_folder(root: &Path, endings: &[&str], notes: &mut Vec<String>) -> Result<P
     } else if let Some(first) = others.first() {
         let (count, name) = (others.len(), first.display());
         notes.push(format!(
-            "skipped {count} files whose names say neither train nor val nor test, as others do; the first is {name}"
+            "skipped {count} files without train, val or test in their names, which other files have; the first is {name}"
         ));
     }
     Ok(parted)
 }
 
-/// Adds the files of a folder with one of the endings, and those of its folders that may hold
+/// Adds the files with one of these extensions in a folder, and in its sub-folders that may be
 /// parts.
 fn collect(folder: &Path, endings: &[&str], data: bool, files: &mut Vec<PathBuf>) -> Result<()> {
     let has = |path: &Path| {
@@ -76,9 +75,9 @@ fn collect(folder: &Path, endings: &[&str], data: bool, files: &mut Vec<PathBuf>
     Ok(())
 }
 
-/// What is common to sets of several files.
+/// A data set that is read from several files.
 trait Shards: Dataset + Sized + 'static {
-    /// None if no sample has a class.
+    /// `None` if no sample has a label.
     fn read(files: &[PathBuf], notes: &mut Vec<String>) -> Result<Option<Self>>;
     fn with_classes(self, classes: &[String]) -> Result<Self>;
     fn unlabelled(file: PathBuf) -> Error;
@@ -123,7 +122,7 @@ fn assemble<T: Shards>(mut found: Found, files: &Parted<Vec<PathBuf>>) -> Result
                 return Err(T::unlabelled(first.clone()));
             }
             let (count, first) = (files.len(), first.display());
-            found.notes.push(format!("skipped {count} files of the test set, which has no labels: {first}"));
+            found.notes.push(format!("skipped {count} files of the test set without labels: {first}"));
             continue;
         };
         let set = match &classes {
@@ -136,7 +135,7 @@ fn assemble<T: Shards>(mut found: Found, files: &Parted<Vec<PathBuf>>) -> Result
     Ok(found)
 }
 
-/// A list, tars or parquet files, if a path is one of these.
+/// Tries a list, tar files or parquet files.
 pub(super) fn open(path: &Path) -> Result<Option<Found>> {
     if path.is_file() && has(path, &LISTS) {
         return lists(path);
@@ -155,7 +154,7 @@ pub(super) fn open(path: &Path) -> Result<Option<Found>> {
     Ok(None)
 }
 
-/// A list, or the lists in a folder.
+/// Tries a list, or the lists in a folder.
 pub(super) fn lists(path: &Path) -> Result<Option<Found>> {
     let mut found = Found::of(path, "images listed");
     let mut files = files(path, &LISTS, &mut found.notes)?;

@@ -1,4 +1,4 @@
-//! Splits and orders: pure functions of seed, epoch and position.
+//! Splits and shuffling: pure functions of seed, epoch and position.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{Dataset, Image};
 use crate::error::Result;
 
-/// What random numbers are drawn for: each use has a stream of its own.
+/// Use of random numbers; each has its own stream.
 #[derive(Clone, Copy)]
 pub(super) enum Purpose {
     Split,
@@ -18,7 +18,7 @@ pub(super) enum Purpose {
     Mix,
 }
 
-/// A generator that depends on nothing but these numbers.
+/// A generator that depends only on these numbers.
 pub(super) fn generator(purpose: Purpose, seed: u64, epoch: u64, index: u64) -> ChaCha8Rng {
     let mut mixer = ChaCha8Rng::seed_from_u64(seed);
     mixer.set_stream(purpose as u64);
@@ -28,16 +28,15 @@ pub(super) fn generator(purpose: Purpose, seed: u64, epoch: u64, index: u64) -> 
     generator
 }
 
-/// The order of an epoch: a permutation of 0 to `count`.
+/// The order of an epoch: a permutation of 0..count.
 pub fn permutation(count: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     order.shuffle(&mut generator(Purpose::Shuffle, seed, epoch, 0));
     order
 }
 
-/// Divides a data set into (rest, part) such that `share` of each class, rounded, is in the part;
-/// of a class with two images or more there is at least one in each. Both keep the data set's
-/// order.
+/// Splits a data set into (rest, part) with a `share` of each class, rounded, in the part; a class
+/// with two or more images has at least one in each. Both keep the data set's order.
 pub fn stratified(set: &dyn Dataset, share: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let (mut rest, mut part) = (Vec::new(), Vec::new());
     for mut members in shuffled(set, seed) {
@@ -51,7 +50,7 @@ pub fn stratified(set: &dyn Dataset, share: f64, seed: u64) -> (Vec<usize>, Vec<
     (rest, part)
 }
 
-/// The images of each class, in an order drawn from the seed.
+/// The images of each class, shuffled by the seed.
 fn shuffled(set: &dyn Dataset, seed: u64) -> Vec<Vec<usize>> {
     let mut classes: Vec<Vec<usize>> = vec![Vec::new(); set.classes().len()];
     for index in 0..set.len() {
@@ -63,8 +62,8 @@ fn shuffled(set: &dyn Dataset, seed: u64) -> Vec<Vec<usize>> {
     classes
 }
 
-/// `count` images of a larger data set, in its order: of each class its share, as nearly as whole
-/// images go, and at least one if there are as many images as classes.
+/// A stratified subset of `count` images, in the data set's order: each class keeps its share, up
+/// to rounding, and at least one image if `count` allows one per class.
 pub(super) fn evenly(set: &dyn Dataset, count: usize, seed: u64) -> Vec<usize> {
     let classes = shuffled(set, seed);
     let share = |members: &Vec<usize>| members.len() as f64 * count as f64 / set.len().max(1) as f64;
@@ -72,8 +71,8 @@ pub(super) fn evenly(set: &dyn Dataset, count: usize, seed: u64) -> Vec<usize> {
     let least = usize::from(count >= filled);
     let mut taken: Vec<usize> =
         classes.iter().map(|members| (share(members) as usize).max(least).min(members.len())).collect();
-    // What rounding left over or took too much goes to whom it brings nearest to its share, an
-    // image at a time.
+    // The rounding error is distributed one image at a time to the class that it brings closest to
+    // its share.
     let lacking = |class: usize, taken: &[usize]| share(&classes[class]) - taken[class] as f64;
     while taken.iter().sum::<usize>() != count {
         let short = taken.iter().sum::<usize>() < count;
@@ -82,7 +81,7 @@ pub(super) fn evenly(set: &dyn Dataset, count: usize, seed: u64) -> Vec<usize> {
         };
         let by_lack = |a: &usize, b: &usize| lacking(*a, &taken).total_cmp(&lacking(*b, &taken));
         let able = (0..classes.len()).filter(can);
-        // The first of equals, so that the choice is the same everywhere.
+        // Ties go to the first class, so the result is deterministic.
         let next = if short { able.rev().max_by(by_lack) } else { able.min_by(by_lack) };
         let Some(class) = next else { break };
         if short { taken[class] += 1 } else { taken[class] -= 1 }
@@ -93,7 +92,7 @@ pub(super) fn evenly(set: &dyn Dataset, count: usize, seed: u64) -> Vec<usize> {
     chosen
 }
 
-/// Some of the images of a data set.
+/// A subset of a data set.
 #[derive(Clone, Debug)]
 pub struct Subset {
     set: Arc<dyn Dataset>,
@@ -101,7 +100,7 @@ pub struct Subset {
 }
 
 impl Subset {
-    /// The images with these numbers, in this order.
+    /// The images with these indices, in this order.
     pub fn new(set: Arc<dyn Dataset>, indices: Vec<usize>) -> Self {
         Self { set, indices }
     }

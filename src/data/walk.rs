@@ -1,5 +1,5 @@
-//! What is in folders: images at any depth, in an order that does not depend on the file system,
-//! and a count of what is left out.
+//! Listing of folders: images at any depth in an order independent of the file system, and counts
+//! of skipped files.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use super::{ImageKind, image_kind};
 use crate::error::{Error, Result};
 
-/// What a folder has below it.
+/// The images below a folder.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Listing {
-    /// Images, those of a folder before those of its folders, each in alphabetical order.
+    /// Images; those of a folder precede those of its sub-folders, each in alphabetical order.
     pub images: Vec<PathBuf>,
-    /// Images in formats that are not read, by what they are called.
+    /// Counts of images in unsupported formats, by format name.
     pub unreadable: BTreeMap<String, usize>,
 }
 
@@ -25,21 +25,21 @@ impl Listing {
         }
     }
 
-    /// Takes over the counts of another.
+    /// Adds the counts of another listing.
     pub fn count(&mut self, other: &Self) {
         for (name, count) in &other.unreadable {
             *self.unreadable.entry(name.clone()).or_default() += count;
         }
     }
 
-    /// What to say of images that are not read, if there are any.
+    /// Message about images in unsupported formats; `None` if there are none.
     pub fn note(&self, folder: &Path) -> Option<String> {
         let total: usize = self.unreadable.values().sum();
         let each: Vec<String> =
             self.unreadable.iter().map(|(name, count)| format!("{count} {name}")).collect();
         (total > 0).then(|| {
             format!(
-                "skipped {total} images in {} whose formats are not read ({}): convert them to JPEG or PNG",
+                "skipped {total} images in {} in unsupported formats ({}): convert them to JPEG or PNG",
                 folder.display(),
                 each.join(", ")
             )
@@ -47,13 +47,12 @@ impl Listing {
     }
 }
 
-/// What a folder holds, in alphabetical order, without hidden files.
+/// The entries of a folder in alphabetical order, without hidden ones.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(listed(folder)?.into_iter().map(|(path, _)| path).collect())
 }
 
-/// The folders in a folder, in alphabetical order, without hidden ones; links to folders are
-/// folders.
+/// The sub-folders of a folder in alphabetical order, without hidden ones; links to folders count.
 pub(super) fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(listed(folder)?.into_iter().filter(|(_, is_dir)| *is_dir).map(|(path, _)| path).collect())
 }
@@ -69,8 +68,8 @@ fn listed(folder: &Path) -> Result<Vec<(PathBuf, bool)>> {
         }
         let path = entry.path();
         let kind = entry.file_type().map_err(|e| Error::io(&path, e))?;
-        // Only a link must be followed to know what it is: a look at each of a million files would
-        // be slow.
+        // Only links are followed for their type: a `stat` of each of a million files would be
+        // slow.
         let is_dir = kind.is_dir() || (kind.is_symlink() && path.is_dir());
         paths.push((path, is_dir));
     }
@@ -78,15 +77,14 @@ fn listed(folder: &Path) -> Result<Vec<(PathBuf, bool)>> {
     Ok(paths)
 }
 
-/// Whether a folder in another is a link to where it is, or above.
+/// Whether a sub-folder is a link to its own parent or above.
 pub(super) fn leads_back(folder: &Path, inner: &Path) -> bool {
     let real = |path: &Path| std::fs::canonicalize(path).ok();
     real(folder).zip(real(inner)).is_none_or(|(here, there)| here.starts_with(there))
 }
 
-/// Calls `visit` with the files of a folder and of the folders below it, until it says that it has
-/// seen enough. Links are followed, but not to where they come from, and each real folder is
-/// entered once: links in a circle end.
+/// Calls `visit` with the files of a folder and its sub-folders until it returns `false`. Links are
+/// followed except to parent folders, and each real folder is entered once, so cyclic links end.
 fn visit(root: &Path, mut visit: impl FnMut(PathBuf) -> bool) -> Result<()> {
     let (mut waiting, mut entered) = (vec![root.to_path_buf()], HashSet::new());
     let real_root = std::fs::canonicalize(root).map_err(|e| Error::io(root, e))?;
@@ -118,7 +116,7 @@ pub(super) fn images(folder: &Path) -> Result<Listing> {
     Ok(found)
 }
 
-/// The images in a folder itself, not below it.
+/// The images in a folder itself, without sub-folders.
 pub(super) fn images_beside(folder: &Path) -> Result<Listing> {
     let mut found = Listing::default();
     listed(folder)?.into_iter().filter(|(_, is_dir)| !is_dir).for_each(|(file, _)| found.add(file));
@@ -135,8 +133,8 @@ pub(super) fn has_images(folder: &Path) -> Result<bool> {
     Ok(found)
 }
 
-/// The images in a folder and the folders below it, in alphabetical order; links are followed,
-/// hidden files left out. With a note of images that cannot be read.
+/// The images in a folder and its sub-folders in alphabetical order, and a note about images in
+/// unsupported formats. Links are followed, hidden files skipped.
 ///
 /// # Errors
 /// [`Error::Io`] if a folder cannot be read.
@@ -148,12 +146,12 @@ pub fn list_images(folder: &Path) -> Result<(Vec<PathBuf>, Option<String>)> {
     Ok((images, note))
 }
 
-/// The last part of a path.
+/// The last component of a path.
 pub(super) fn file_name(path: &Path) -> String {
     path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Whether a folder itself has an image.
+/// Whether a folder itself, without sub-folders, has an image.
 pub(super) fn has_images_beside(folder: &Path) -> Result<bool> {
     let readable = |(file, is_dir): &(PathBuf, bool)| !is_dir && image_kind(file) == ImageKind::Readable;
     Ok(listed(folder)?.iter().any(readable))

@@ -1,5 +1,5 @@
-//! The same network trained with and without its auxiliary heads: accuracy on held-out images over
-//! the epochs, over several seeds.
+//! The same network trained with and without its auxiliary heads: validation accuracy over the
+//! epochs, for several seeds.
 
 use std::ops::ControlFlow;
 
@@ -13,49 +13,48 @@ use crate::model::GoogLeNet;
 use crate::optim::Optimizer;
 use crate::train::{StepMetrics, Trainer, train_epoch};
 
-/// How the networks are trained.
+/// Training recipe of the networks.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Recipe {
     /// Epochs.
     pub epochs: u64,
-    /// Images of a batch.
+    /// Batch size.
     pub batch: usize,
-    /// Learning rate, the same all the time.
-    pub rate: f64,
-    /// The update.
+    /// Constant learning rate.
+    pub lr: f64,
+    /// The optimizer.
     pub optimizer: Optimizer,
 }
 
-/// One network after so many epochs.
+/// Metrics of one network after an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CurvePoint {
-    /// Epochs of training.
+    /// Completed epochs.
     pub epoch: u64,
-    /// Accuracy of each softmax on the held-out images, from 0 to 1, in the order of
-    /// [`Curve::heads`].
+    /// Validation accuracy of each head, in [0, 1], in the order of [`Curve::heads`].
     pub accuracies: Vec<f64>,
-    /// Mean loss of each softmax over the epoch's training, in the same order; empty before the
-    /// first.
+    /// Mean training loss of each head over the epoch, in the same order; empty before the first
+    /// epoch.
     pub losses: Vec<f64>,
 }
 
-/// One network in training.
+/// The training of one network.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Curve {
     /// The seed of weights, order and dropout.
     pub seed: u64,
     /// Weight of the auxiliary losses.
     pub aux_weight: f32,
-    /// The softmaxes, the main one first.
+    /// The heads, the main one first.
     pub heads: Vec<&'static str>,
     /// Before training and after each epoch.
     pub points: Vec<CurvePoint>,
-    /// Whether it was ended before its time.
+    /// Whether it was interrupted.
     pub interrupted: bool,
 }
 
 impl Curve {
-    /// The accuracy of a head after so many epochs.
+    /// The accuracy of a head after `epoch` epochs.
     fn accuracy(&self, head: &str, epoch: usize) -> Option<f64> {
         let head = self.heads.iter().position(|h| *h == head)?;
         self.points.get(epoch).and_then(|p| p.accuracies.get(head)).copied()
@@ -67,14 +66,14 @@ impl Curve {
 pub struct Spread {
     /// The mean.
     pub mean: f64,
-    /// The least.
+    /// The minimum.
     pub least: f64,
-    /// The most.
+    /// The maximum.
     pub most: f64,
 }
 
 impl Spread {
-    /// Of these values; none if there are none.
+    /// Mean and range of `values`; `None` if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let values: Vec<f64> = values.into_iter().collect();
         let count = values.len() as f64;
@@ -85,24 +84,24 @@ impl Spread {
         })
     }
 
-    /// Whether two ranges have a value in common.
+    /// Whether two ranges overlap.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.least <= other.most && other.least <= self.most
     }
 }
 
-/// Networks with auxiliary heads and networks without, from the same seeds.
+/// Networks with and without auxiliary heads, from the same seeds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Those with.
+    /// Networks with auxiliary heads.
     pub with: Vec<Curve>,
-    /// Those without.
+    /// Networks without auxiliary heads.
     pub without: Vec<Curve>,
 }
 
 impl Comparison {
     /// The accuracy of a head over the networks with (or without) auxiliary heads, before training
-    /// and after each epoch that all of them have seen.
+    /// and after each epoch that all of them have completed.
     pub fn spread(&self, with_aux: bool, head: &str) -> Vec<Spread> {
         let curves = if with_aux { &self.with } else { &self.without };
         let epochs = curves.iter().map(|c| c.points.len()).min().unwrap_or(0);
@@ -125,21 +124,20 @@ impl Comparison {
     }
 }
 
-/// Networks from the same seed, one with auxiliary heads and one without, and how often which of
-/// them is better.
+/// Paired comparison: networks from the same seed, one with auxiliary heads and one without.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pairs {
-    /// Pairs of which the one with heads is better.
+    /// Pairs in which the network with heads is better.
     pub better: u64,
-    /// Pairs of which it is worse.
+    /// Pairs in which it is worse.
     pub worse: u64,
 }
 
 impl Pairs {
-    /// How often coins would fall as unevenly as that, or more so: the two-sided sign test.
+    /// p-value of the two-sided sign test.
     pub fn chance(&self) -> f64 {
         let (n, most) = (self.better + self.worse, self.better.max(self.worse));
-        // Of i - 1 successes follow those of i: n! / (i! (n - i)!) ways.
+        // Binomial coefficients n! / (i! (n - i)!), each from the previous one.
         let mut ways = 1.0;
         let mut tail = 0.0;
         for i in (most..=n).rev() {
@@ -150,16 +148,16 @@ impl Pairs {
     }
 }
 
-/// Trains one network from its seed, and looks at all its softmaxes before the first and after each
-/// epoch. `observe` is told of the epoch and each step, and may end it all; `looked` of each look
-/// at the held-out images.
+/// Trains one network from its seed and validates all its heads before the first and after each
+/// epoch. `observe` is called with the epoch and each step and may interrupt the training; `looked`
+/// is called with each validation.
 ///
 /// # Errors
-/// [`Error::Config`](crate::Error::Config) for values out of range, and what loaders and device
-/// report.
+/// [`Error::Config`](crate::Error::Config) for values out of range, and errors of loaders and
+/// device.
 #[expect(
     clippy::too_many_arguments,
-    reason = "each is a thing of its own, and a struct of them would be made in one place only"
+    reason = "the arguments are independent, and a struct of them would be constructed in one place only"
 )]
 pub async fn train_curve(
     gpu: &Gpu,
@@ -173,7 +171,7 @@ pub async fn train_curve(
 ) -> Result<Curve> {
     let mut trainer = Trainer::new(gpu, network, &recipe.optimizer, recipe.batch, seed, |_, _| ()).await?;
     let mut classifier = trainer.early_exit(recipe.batch).await?;
-    // The classifier has the main softmax last, training has it first.
+    // The main head is the classifier's last and the trainer's first.
     let mut heads = classifier.heads();
     heads.rotate_right(1);
     let mut curve =
@@ -182,7 +180,7 @@ pub async fn train_curve(
         let mut losses = Vec::new();
         if epoch > 0 {
             let step = |step: &StepMetrics| observe(epoch, step);
-            let summary = train_epoch(&mut trainer, train, |_| recipe.rate, step).await?;
+            let summary = train_epoch(&mut trainer, train, |_| recipe.lr, step).await?;
             if summary.interrupted {
                 curve.interrupted = true;
                 break;
@@ -198,7 +196,7 @@ pub async fn train_curve(
     Ok(curve)
 }
 
-/// The accuracy of every softmax, in the classifier's order.
+/// The accuracy of every head, in the classifier's order.
 async fn accuracies(classifier: &mut EarlyExit, loader: &Loader) -> Result<Vec<f64>> {
     let heads = evaluate_heads(classifier, loader, |_| ControlFlow::Continue(())).await?;
     Ok(heads.iter().map(|(_, evaluation)| evaluation.accuracy()).collect())
@@ -209,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spreads_know_when_they_overlap() {
+    fn touching_ranges_overlap() {
         let spread = |values: &[f64]| Spread::of(values.iter().copied()).expect("has values");
         let (low, high) = (spread(&[0.1, 0.3, 0.2]), spread(&[0.3, 0.9]));
         assert!((low.mean - 0.2).abs() < 1e-12);

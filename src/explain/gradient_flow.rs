@@ -1,8 +1,6 @@
-//! Gradient flow: what each of the losses sends to each layer, by itself, and what arrives of their
-//! weighted sum.
-//!
-//! The same forward pass is differentiated from the main loss, from each auxiliary loss and from
-//! their weighted sum: as many plans over one set of parameters, with the same dropout.
+//! Gradient flow: the gradient of each loss and of their weighted sum at each layer. The same
+//! forward pass is differentiated from the main loss, from each auxiliary loss and from their
+//! weighted sum, in one plan each over shared parameters and with the same dropout masks.
 //! Differentiation is linear, so the weighted gradients of the parts add up to that of the sum.
 
 use std::collections::HashMap;
@@ -33,51 +31,51 @@ pub struct LossFlow {
     pub norm: f64,
 }
 
-/// What one loss sends to a layer.
+/// The contribution of one loss to a layer's gradient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct LossShare {
     /// Norm of the loss's gradient, without the weight.
     pub norm: f64,
-    /// Norm with the weight.
+    /// Norm of the gradient times the weight.
     pub weighted: f64,
-    /// Part of the summed gradient that comes from this loss: the projection of its weighted
-    /// gradient on the sum, by the sum's own length. The shares of all losses add up to 1; one is
-    /// negative where a loss pulls against the others.
+    /// Share of the summed gradient: the projection of this loss's weighted gradient on the sum,
+    /// divided by the norm of the sum. The shares of all losses add up to 1; the share of a loss
+    /// that opposes the others is negative.
     pub share: f64,
 }
 
-/// What arrives at one layer.
+/// The gradients at one layer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LayerFlow {
     /// The layer.
     pub layer: String,
     /// The part of the network; see [`part_of`].
     pub part: &'static str,
-    /// Layers with weights on the longest way from the images to it, itself included: 22 at the
-    /// main classifier.
+    /// Depth: layers with weights on the longest path from the images to it, itself included; 22
+    /// for the main classifier.
     pub depth: usize,
-    /// Its trained parameters.
+    /// Number of its parameters.
     pub parameters: usize,
     /// Norm of its parameters.
     pub weight_norm: f64,
     /// Norm of the gradient of the weighted sum of the losses.
     pub sum: f64,
-    /// What each loss sends, in the order of [`GradientFlow::losses`].
+    /// The contribution of each loss, in the order of [`GradientFlow::losses`].
     pub losses: Vec<LossShare>,
 }
 
-/// What arrives at one part of the network: all its layers taken together.
+/// The gradients at one part of the network, over all its layers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PartFlow {
     /// The part; see [`part_of`].
     pub part: &'static str,
     /// The depth of its last layer.
     pub depth: usize,
-    /// Its trained parameters.
+    /// Number of its parameters.
     pub parameters: usize,
     /// Norm of the gradient of the weighted sum of the losses.
     pub sum: f64,
-    /// What each loss sends.
+    /// The contribution of each loss.
     pub losses: Vec<LossShare>,
 }
 
@@ -92,17 +90,17 @@ pub struct GradientFlow {
     pub parts: Vec<PartFlow>,
 }
 
-/// The gradients of one loss: every parameter's, by its place in the layout.
+/// The gradients of one loss with respect to every parameter, in the order of the layout.
 type Read = Vec<Vec<f32>>;
 
 impl GradientFlow {
-    /// Measures a batch as a training step sees it, dropout included, with the parameters of
-    /// `weights`, or those that training starts with from `seed`.
+    /// Measures a batch in training mode, dropout included, with the parameters of `weights`, or
+    /// those initialized from `seed`.
     ///
     /// # Errors
     /// [`Error::Config`] or [`Error::Layer`] for a network that cannot be built, [`Error::Tensor`]
-    /// naming a weight that is missing or misshapen or if the batch has the wrong size, and what
-    /// the device reports.
+    /// naming a weight that is missing or has the wrong shape or if the batch has the wrong size,
+    /// and errors of the device.
     pub async fn measure(
         gpu: &Gpu,
         network: &GoogLeNet,
@@ -110,8 +108,8 @@ impl GradientFlow {
         seed: u64,
         batch: &Batch,
     ) -> Result<Self> {
-        // The batch is of plain images: a network that was trained on mixed ones would take second
-        // labels too.
+        // The batch has plain images: a network that was trained with mixup or cutmix would need
+        // second labels too.
         let net = GoogLeNet { mixed_labels: false, ..network.clone() }.build(batch.labels.len())?;
         let mut regions: Option<Arc<Regions>> = None;
         let mut read = Vec::new();
@@ -136,7 +134,7 @@ impl GradientFlow {
             read.push(gradients);
             regions.get_or_insert_with(|| Arc::clone(source.session.regions()));
         }
-        let regions = regions.ok_or_else(|| Error::tensor("loss", "there is none"))?;
+        let regions = regions.ok_or_else(|| Error::tensor("loss", "the graph has no such output"))?;
         let parameters = regions.get(gpu, Region::Parameters).await?;
         let parameters: Vec<(&str, f64, usize)> = parameters
             .iter()
@@ -146,7 +144,7 @@ impl GradientFlow {
         Ok(Self::of(&net, &parameters, &values, &read, &sum))
     }
 
-    /// Adds up by layer and by part.
+    /// Sums by layer and by part.
     fn of(
         net: &Network,
         parameters: &[(&str, f64, usize)],
@@ -198,7 +196,7 @@ impl GradientFlow {
     }
 }
 
-/// Sums of squares and products of a layer or part.
+/// Sums of squares and products over a layer or part.
 #[derive(Clone, Debug)]
 struct Sums {
     layer: String,
@@ -207,7 +205,8 @@ struct Sums {
     parameters: usize,
     weights: f64,
     sum: f64,
-    /// For each loss: its gradient by itself, and by that of the sum.
+    /// For each loss: the squared norm of its gradient, and the dot product with the gradient of
+    /// the sum.
     losses: Vec<[f64; 2]>,
 }
 
@@ -255,7 +254,7 @@ impl Sums {
     }
 }
 
-/// The step's graph differentiated from one loss, on a device.
+/// Runs the step's graph, differentiated from one loss, on a device.
 struct Source {
     session: Session,
     input: TensorId,
@@ -298,7 +297,7 @@ impl Source {
     }
 }
 
-/// Layers with weights on the longest way from the images to each parameter's layer, that layer
+/// Layers with weights on the longest path from the images to each parameter's layer, that layer
 /// included.
 fn depths(graph: &Graph) -> HashMap<&str, usize> {
     let mut of_tensor: HashMap<TensorId, usize> = HashMap::new();
@@ -330,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_main_classifier_is_the_22nd_layer() {
+    fn depth_of_the_main_classifier_is_22() {
         for (network, classifier, aux) in [
             (GoogLeNet::paper(), "loss3/classifier.weight", "loss1/classifier.bias"),
             (GoogLeNet::torchvision(), "fc.weight", "aux1.fc2.bias"),
@@ -342,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_belong_to_layers() {
+    fn batch_norm_belongs_to_its_convolution() {
         assert_eq!(layer_of("inception4e.branch2.1.bn.bias"), "inception4e.branch2.1");
         assert_eq!(layer_of("inception_4a/1x1.weight"), "inception_4a/1x1");
     }

@@ -1,38 +1,37 @@
-//! Early exit at many thresholds: what each would save and cost, from the logits of all heads.
+//! Early exit at many thresholds: compute and accuracy of each, from the logits of all heads.
 
 use serde::Serialize;
 
 use crate::infer::{HeadLogits, softmax, top};
 
-/// Thresholds that are tried; the last is never reached.
+/// The thresholds to try; the last cannot be reached.
 pub const THRESHOLDS: [f32; 18] =
     [0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999, 2.0];
 
 /// Early exit at one threshold.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SweepPoint {
-    /// An image stops at the first softmax whose probability reaches it.
+    /// Threshold: an image exits at the first head whose highest probability reaches it.
     pub threshold: f32,
-    /// Share of the images that each head answers, in the order in which they come.
+    /// Share of the images that exit at each head, in execution order.
     pub shares: Vec<f64>,
-    /// Share of the images that each head answers right, of those that it answers; none where it
-    /// answers none.
+    /// Accuracy of each head over the images that exit there; `None` without any.
     pub accuracies: Vec<Option<f64>>,
     /// Share of the images that are classified correctly.
     pub accuracy: f64,
-    /// Share that the last head classifies correctly and early exit does not, less the share of
-    /// which the contrary is true.
+    /// Loss of accuracy: share of images that only the last head classifies correctly, minus the
+    /// share that only early exit does.
     pub lost: f64,
-    /// Standard error of `lost` over images like these, had one more been lost: that none was lost
-    /// of a few is no proof that none will be.
+    /// Standard error of `lost`, computed as if one more image had been lost: with few images, a
+    /// loss of zero does not prove that there is none.
     pub lost_error: f64,
-    /// Multiply-adds of the average image, by those of the main softmax alone: above 1 where the
+    /// Mean multiply-adds per image relative to the network with the main head only; above 1 if the
     /// heads cost more than they save.
     pub compute: f64,
 }
 
-/// What early exit does at each threshold. `macs` are the multiply-adds of an image that each head
-/// answers, `full` those of a network that has only its main softmax.
+/// Early exit at each threshold. `macs` are the multiply-adds of an image that exits at each head,
+/// `full` those of a network with the main head only.
 pub fn sweep(
     heads: &HeadLogits,
     temperatures: &[f32],
@@ -41,7 +40,7 @@ pub fn sweep(
     thresholds: &[f32],
 ) -> Vec<SweepPoint> {
     let temperature = |head: usize| temperatures.get(head).copied().unwrap_or(1.0);
-    // (class, probability) of each head and image.
+    // [head][image]: (class, probability).
     let said: Vec<Vec<(usize, f32)>> = heads
         .logits
         .iter()
@@ -56,8 +55,8 @@ pub fn sweep(
     let point = |threshold: f32| {
         let (mut answered, mut right, mut compute) =
             (vec![0usize; said.len()], vec![0usize; said.len()], 0.0);
-        // Images of which only the last head is right, and of which only the head before it is that
-        // is taken.
+        // Images that only the last head classifies correctly, and that only the head of the exit
+        // does.
         let (mut worse, mut better) = (0usize, 0usize);
         for (image, label) in heads.labels.iter().enumerate() {
             let sure = |head: &usize| said[*head][image].1 >= threshold;
@@ -90,8 +89,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sweep_counts_by_hand() {
-        // Two heads, three images: the first head is sure and right, sure and wrong, unsure.
+    fn sweep_matches_hand_computed_counts() {
+        // Two heads, three images: the first head is confident and right, confident and wrong,
+        // unsure.
         let heads = HeadLogits {
             logits: vec![
                 vec![vec![5.0, 0.0], vec![5.0, 0.0], vec![0.1, 0.0]],
@@ -105,14 +105,14 @@ mod tests {
         assert!((points[0].accuracy - 2.0 / 3.0).abs() < 1e-12);
         assert!((points[0].compute - (0.3 + 0.3 + 1.2) / 3.0).abs() < 1e-12);
         assert_eq!((points[1].accuracy, points[1].shares[1], points[1].accuracies[0]), (1.0, 1.0, None));
-        // One of three is lost, and another might have been: 1/3 with a variance of 2/3 - 1/9 an
-        // image. Nothing is lost at the last threshold.
+        // One of three is lost and another is assumed: 1/3 with a variance of 2/3 - 1/9 per image.
+        // Nothing is lost at the last threshold.
         assert!(
             (points[0].lost - 1.0 / 3.0).abs() < 1e-12
                 && (points[0].lost_error - (5.0f64 / 27.0).sqrt()).abs() < 1e-12
         );
         assert!(points[1].lost == 0.0 && (points[1].lost_error - 1.0 / 3.0).abs() < 1e-12);
-        // A temperature that makes the first head unsure sends everything on.
+        // With a temperature that makes the first head unsure, no image exits early.
         let cold = sweep(&heads, &[100.0, 1.0], &[30, 120], 100, &[0.9]);
         assert_eq!(cold[0].shares, [0.0, 1.0]);
     }

@@ -1,5 +1,5 @@
-//! Caffe's `.caffemodel`: the few fields of `caffe.proto` that hold weights, in its newer form
-//! (`layer`) and in the one before (`layers`).
+//! Caffe's `.caffemodel`: the fields of `caffe.proto` with weights, in the current form (`layer`)
+//! and the older one (`layers`).
 
 use prost::Message;
 
@@ -23,12 +23,12 @@ struct Blob {
     data: Vec<f32>,
     #[prost(double, repeated, tag = "8")]
     double_data: Vec<f64>,
-    // NVCaffe: the type of `raw_data`; before it had one, halves as numbers with the same bits.
+    // NVCaffe: the element type of `raw_data`; in older files, the bits of f16 elements.
     #[prost(int32, repeated, tag = "10")]
     raw_data_type: Vec<i32>,
     #[prost(bytes = "vec", tag = "12")]
     raw_data: Vec<u8>,
-    // The extents before there was a shape.
+    // Dimensions in files without `shape`.
     #[prost(int32, tag = "1")]
     num: i32,
     #[prost(int32, tag = "2")]
@@ -39,7 +39,7 @@ struct Blob {
     width: i32,
 }
 
-/// `V1LayerParameter`: what `layers` held.
+/// `V1LayerParameter`, the message of `layers`.
 #[derive(Clone, PartialEq, Message)]
 struct LayerV1 {
     #[prost(string, tag = "4")]
@@ -68,8 +68,7 @@ struct Net {
     layer: Vec<Layer>,
 }
 
-/// What each message takes, for [`wire::check`]. A field that is added to a struct above belongs
-/// here too.
+/// Memory per message, for [`wire::check`]. Keep in sync with the fields of the structs above.
 static NET: wire::Shape = wire::Shape {
     bytes: size_of::<Net>(),
     fields: &[(1, Field::Text), (2, Field::Message(&LAYER_V1)), (100, Field::Message(&LAYER))],
@@ -78,7 +77,7 @@ static LAYER_V1: wire::Shape =
     wire::Shape { bytes: size_of::<LayerV1>(), fields: &[(4, Field::Text), (6, Field::Message(&BLOB))] };
 static LAYER: wire::Shape =
     wire::Shape { bytes: size_of::<Layer>(), fields: &[(1, Field::Text), (7, Field::Message(&BLOB))] };
-/// A blob becomes a tensor.
+/// Includes the tensor that a blob is converted to.
 static BLOB: wire::Shape = wire::Shape {
     bytes: size_of::<Blob>() + size_of::<FileTensor>(),
     fields: &[
@@ -92,7 +91,7 @@ static BLOB: wire::Shape = wire::Shape {
 static BLOB_SHAPE: wire::Shape =
     wire::Shape { bytes: size_of::<BlobShape>(), fields: &[(1, Field::Numbers(8))] };
 
-/// The blobs of one layer that has any.
+/// The blobs of a layer with weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CaffeLayer {
     /// The layer's name.
@@ -101,13 +100,13 @@ pub struct CaffeLayer {
     pub blobs: Vec<FileTensor>,
 }
 
-/// The layers with weights.
+/// Reads the layers with weights.
 ///
 /// # Errors
-/// What is wrong, with the layer's name where there is one.
+/// The reason, with the layer's name where known.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<CaffeLayer>, String> {
     wire::check(bytes, &NET)?;
-    let net = Net::decode(bytes).map_err(|e| format!("is no whole caffemodel: {e}"))?;
+    let net = Net::decode(bytes).map_err(|e| format!("is not a complete caffemodel: {e}"))?;
     let old = net.layers.into_iter().map(|layer| (layer.name, layer.blobs));
     let new = net.layer.into_iter().map(|layer| (layer.name, layer.blobs));
     let layers = old.chain(new).filter(|(_, blobs)| !blobs.is_empty());
@@ -120,13 +119,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<CaffeLayer>, String> {
         })
         .collect::<Result<_, String>>()?;
     if layers.is_empty() {
-        return Err("has no layers with weights: a caffemodel has them, a prototxt has not".into());
+        return Err("has no layers with weights: use the .caffemodel, not the .prototxt".into());
     }
     Ok(layers)
 }
 
 fn tensor(blob: Blob) -> Result<FileTensor, String> {
-    let unfit = || "has extents that do not fit its data".to_string();
+    let unfit = || "has dimensions that do not match its data".to_string();
     let extents: Vec<i64> = match &blob.shape {
         Some(shape) => shape.dim.clone(),
         None => [blob.num, blob.channels, blob.height, blob.width].map(i64::from).to_vec(),
@@ -141,15 +140,15 @@ fn tensor(blob: Blob) -> Result<FileTensor, String> {
     Ok(FileTensor { stored, tensor: HostTensor { dims, data } })
 }
 
-/// A blob's elements, in whichever field they are.
+/// A blob's elements, from the field that has them.
 fn elements(blob: Blob) -> Result<(Stored, Vec<f32>), String> {
     if !blob.raw_data.is_empty() {
-        // `Type`: double where nothing is said.
+        // `Type`; the default is double.
         let stored = match blob.raw_data_type.last().copied().unwrap_or(0) {
             0 => Stored::F64,
             1 => Stored::F32,
             2 => Stored::F16,
-            other => return Err(format!("has elements of NVCaffe's type {other}, which are no weights")),
+            other => return Err(format!("has NVCaffe's element type {other}, which is not supported")),
         };
         if !blob.raw_data.len().is_multiple_of(stored.size()) {
             return Err("ends in the middle of an element".into());
@@ -159,7 +158,7 @@ fn elements(blob: Blob) -> Result<(Stored, Vec<f32>), String> {
     if !blob.double_data.is_empty() {
         return Ok((Stored::F64, blob.double_data.iter().map(|v| *v as f32).collect()));
     }
-    // Without data there is no type to name.
+    // An empty blob needs no type.
     if blob.data.is_empty() && !blob.raw_data_type.is_empty() {
         let halves: Vec<u8> = blob.raw_data_type.iter().flat_map(|v| (*v as u16).to_le_bytes()).collect();
         return Ok((Stored::F16, Stored::F16.floats(&halves)));

@@ -1,4 +1,4 @@
-//! The element types that files of weights have; here all of them become f32.
+//! Element types of weight files; all are converted to f32.
 
 /// An element type of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +19,14 @@ pub enum Stored {
     I16,
     /// 8-bit integer.
     I8,
-    /// 8-bit integer without sign.
+    /// 8-bit unsigned integer.
     U8,
-    /// A truth value in a byte.
+    /// Boolean, one byte.
     Bool,
 }
 
 impl Stored {
-    /// Its name, as safetensors has it in lower case.
+    /// The safetensors name in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::F64 => "f64",
@@ -42,7 +42,7 @@ impl Stored {
         }
     }
 
-    /// Bytes of one element.
+    /// Bytes per element.
     pub fn size(self) -> usize {
         match self {
             Self::F64 | Self::I64 => 8,
@@ -52,7 +52,7 @@ impl Stored {
         }
     }
 
-    /// Little-endian elements as f32. Bytes beyond the last whole element are left out.
+    /// Converts little-endian elements to f32. An incomplete last element is ignored.
     pub fn floats(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             Self::F64 => convert(bytes, |b| f64::from_le_bytes(b) as f32),

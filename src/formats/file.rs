@@ -1,4 +1,4 @@
-//! safetensors files.
+//! Reading safetensors files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,8 +12,7 @@ use crate::untrusted::{MAX_FILE_BYTES, contained, read_file};
 /// The metadata of a safetensors file.
 pub(crate) type Strings = BTreeMap<String, String>;
 
-/// The tensors and the metadata of a safetensors file; all floating-point types become f32,
-/// integers too.
+/// Reads the tensors and metadata of a safetensors file; all element types are converted to f32.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::Format`] naming the file, and the tensor if its type is unknown.
@@ -30,18 +29,19 @@ pub(crate) fn decode(path: &Path, bytes: &[u8]) -> Result<(BTreeMap<String, Host
 /// As [`decode`], with the element types.
 pub(super) fn decode_stored(bytes: &[u8]) -> Result<(BTreeMap<String, FileTensor>, Strings), String> {
     let damaged = |e: safetensors::SafeTensorError| {
-        format!("is no whole safetensors file: {e}; `incept import` reads what other programs wrote")
+        format!("is not a complete safetensors file: {e}; use `incept import` for files of other programs")
     };
     header::check(bytes)?;
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
     let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
     let mut tensors = BTreeMap::new();
-    // Types of one byte become four.
+    // One-byte elements take four bytes as f32.
     let mut left = MAX_FILE_BYTES;
     for (name, view) in file.tensors() {
-        let stored = stored(view.dtype())
-            .ok_or_else(|| format!("tensor `{name}` is {:?}, which cannot be read", view.dtype()))?;
+        let stored = stored(view.dtype()).ok_or_else(|| {
+            format!("tensor `{name}` has the element type {:?}, which is not supported", view.dtype())
+        })?;
         let floats = (view.data().len() / stored.size()) as u64 * 4;
         left = left.checked_sub(floats).ok_or_else(|| format!("tensor `{name}` does not fit into memory"))?;
         let tensor = HostTensor { dims: view.shape().to_vec(), data: stored.floats(view.data()) };

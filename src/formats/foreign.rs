@@ -1,4 +1,4 @@
-//! Files with weights in formats of others. What the tensors are for is not known here.
+//! Weight files of other programs. The meaning of the tensors is not known here.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::{HostTensor, Stored};
 use crate::error::{Error, Result};
 use crate::untrusted::{MAX_FILE_BYTES, contained_in, read_file};
 
-/// A format of weights.
+/// A weight file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
@@ -24,18 +24,18 @@ pub enum Format {
     TorchZip,
     /// A zip archive of `torch.jit.save`.
     TorchScript,
-    /// The file of pickles that torch wrote before 1.6.
+    /// The pickle format of torch before 1.6.
     TorchLegacy,
     /// A caffemodel.
     Caffe,
     /// ONNX.
     Onnx,
-    /// The index of several files of safetensors or torch.
+    /// An index of safetensors or torch shards.
     Shards,
 }
 
 impl Format {
-    /// The format of a file with this content, if it is one of these.
+    /// Detects the format by content; `None` if unknown.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         if bytes.starts_with(b"PK\x03\x04") {
             return Some(Self::TorchZip);
@@ -43,13 +43,13 @@ impl Format {
         if torch::is_legacy(bytes) {
             return Some(Self::TorchLegacy);
         }
-        // The length of a header, which is JSON.
+        // Header length, then JSON.
         if bytes.get(8) == Some(&b'{') && bytes.get(5..8) == Some(&[0; 3]) {
             return Some(Self::Safetensors);
         }
         match bytes.first()? {
-            // The first field of an ONNX model is the version of its format; of a caffemodel, its
-            // name or its first layer.
+            // An ONNX model starts with its format version, a caffemodel with its name or first
+            // layer.
             0x08 => Some(Self::Onnx),
             0x0a | 0x12 => Some(Self::Caffe),
             0xa2 if bytes.get(1) == Some(&0x06) => Some(Self::Caffe),
@@ -57,7 +57,7 @@ impl Format {
         }
     }
 
-    /// Its name for people.
+    /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Safetensors => "safetensors",
@@ -71,16 +71,16 @@ impl Format {
     }
 }
 
-/// A tensor of a file.
+/// A tensor with its stored element type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FileTensor {
-    /// Its element type in the file.
+    /// Element type in the file.
     pub stored: Stored,
-    /// Its extents and elements.
+    /// Dimensions and elements, converted to f32.
     pub tensor: HostTensor,
 }
 
-/// What a file holds.
+/// Content of a weight file.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     /// Tensors by name.
@@ -91,17 +91,16 @@ pub enum Content {
     Graph(Box<OnnxGraph>),
 }
 
-/// A file with weights.
+/// A weight file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Foreign {
-    /// Its format.
+    /// The format.
     pub format: Format,
-    /// What it holds.
+    /// The tensors, layers or graph.
     pub content: Content,
-    /// What it says about itself: the metadata of safetensors and ONNX.
+    /// Metadata of safetensors and ONNX files; empty for other formats.
     pub metadata: BTreeMap<String, String>,
-    /// What lies beside the tensors and is skipped, by name and class: objects in a checkpoint of
-    /// torch.
+    /// Names and classes of skipped objects in a torch checkpoint.
     pub skipped: Vec<String>,
 }
 
@@ -114,8 +113,8 @@ impl Foreign {
         Self::from_bytes(path, &read_file(path, MAX_FILE_BYTES)?)
     }
 
-    /// As [`Foreign::read`], from the content of a file; `path` is for messages and for the files
-    /// beside it that an ONNX model may name.
+    /// As [`Foreign::read`], from the content of a file; `path` is used in messages and to find the
+    /// external data of an ONNX model.
     ///
     /// # Errors
     /// As [`Foreign::read`].
@@ -131,7 +130,7 @@ impl Foreign {
             return Ok(Self { format, content, metadata: BTreeMap::new(), skipped });
         }
         let format = Format::of(bytes)
-            .ok_or_else(|| fail("is none of safetensors, .pth of torch, .caffemodel or .onnx, nor an index of several such files".into()))?;
+            .ok_or_else(|| fail("is not a supported weight file (safetensors, torch .pth, .caffemodel, .onnx, or an index of shards)".into()))?;
         let whole = |content| Self { format, content, metadata: BTreeMap::new(), skipped: Vec::new() };
         let torch = |contents: Contents| Self {
             format: if contents.script { Format::TorchScript } else { format },
@@ -150,13 +149,13 @@ impl Foreign {
                 let graph = onnx::read(bytes, path).map_err(fail)?;
                 Self { metadata: graph.metadata.clone(), ..whole(Content::Graph(Box::new(graph))) }
             }
-            // An index is JSON, which none of the other formats is.
-            Format::Shards => return Err(fail("is no index of weights".into())),
+            // Indexes are JSON and were handled above.
+            Format::Shards => return Err(fail("is not an index of weight shards".into())),
         })
     }
 
-    /// All tensors with their names, in the order of the file where it has one. Blobs of Caffe's
-    /// layers are called by the layer and a number.
+    /// All tensors with their names, in file order where there is one. Caffe blobs are named by
+    /// layer and index: `conv1[0]`.
     pub fn tensors(&self) -> Vec<(String, &FileTensor)> {
         match &self.content {
             Content::Tensors(tensors) => tensors.iter().map(|(name, t)| (name.clone(), t)).collect(),

@@ -1,5 +1,5 @@
-//! Weights as bytes: safetensors, torch, Caffe, ONNX, read as tensors or as a graph, and written.
-//! What the tensors are for is not known here.
+//! Weight files: reading safetensors, torch, Caffe and ONNX as tensors or as a graph, and writing
+//! ONNX. The meaning of the tensors is not known here.
 
 mod caffe;
 mod element;

@@ -1,5 +1,4 @@
-//! Weights in several files with an index that says which tensor is in which, as Hugging Face's
-//! libraries save large models.
+//! Sharded weights with an index of the file of each tensor, as Hugging Face saves large models.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
@@ -10,21 +9,21 @@ use super::{Content, FileTensor, Foreign};
 use crate::error::{Error, Result};
 use crate::untrusted::{MAX_FILE_BYTES, printable, read_file};
 
-/// `model.safetensors.index.json`, as far as it says where tensors are.
+/// `model.safetensors.index.json`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
 impl Index {
-    /// The index in a file, if it is one.
+    /// Parses an index; `None` if the file is not one.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let json = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
         json.then(|| serde_json::from_slice(bytes).ok()).flatten()
     }
 
-    /// The tensors of all shards, which are beside the index at `path`; what lies in them and is
-    /// skipped.
+    /// Reads the tensors of all shards in the folder of the index at `path`, and the names of
+    /// skipped objects.
     ///
     /// # Errors
     /// [`Error::Format`] naming the shard or the tensor that is missing.
@@ -37,15 +36,17 @@ impl Index {
             let mut parts = Path::new(file).components();
             let beside = matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
             if !beside {
-                return Err(fail(format!("names `{name}` as a part, which is not in the same folder")));
+                return Err(fail(format!("names the shard `{name}`, which is not in the same folder")));
             }
             let shard = path.parent().unwrap_or(Path::new("")).join(file);
             if !shard.exists() {
-                return Err(fail(format!("its part `{name}` is missing: all parts belong beside the index")));
+                return Err(fail(format!(
+                    "the shard `{name}` is missing: all shards must be in the folder of the index"
+                )));
             }
-            let other = || fail(format!("its part `{name}` is neither safetensors nor a file of torch"));
+            let other = || fail(format!("the shard `{name}` is neither safetensors nor a torch file"));
             let bytes = read_file(&shard, MAX_FILE_BYTES)?;
-            // An index among the parts could name itself, and reading it would never end.
+            // A shard that is an index could name itself and be read endlessly.
             if Self::parse(&bytes).is_some() {
                 return Err(other());
             }
@@ -56,14 +57,13 @@ impl Index {
                 if self.weight_map.get(&tensor) == Some(file) {
                     tensors.insert(tensor, content);
                 } else {
-                    skipped
-                        .push(format!("{} (in `{name}` without a place in the index)", printable(&tensor)));
+                    skipped.push(format!("{} (in `{name}`, but not in the index)", printable(&tensor)));
                 }
             }
         }
         match self.weight_map.iter().find(|(tensor, _)| !tensors.contains_key(*tensor)) {
             Some((tensor, file)) => Err(fail(format!(
-                "`{}` is not in `{}`, where the index has it",
+                "`{}` is not in `{}`, contrary to the index",
                 printable(tensor),
                 printable(file)
             ))),
@@ -72,8 +72,8 @@ impl Index {
     }
 }
 
-/// What to say of a file that is one of several and does not hold a network by itself, by its name:
-/// `model-00001-of-00002.safetensors`.
+/// Error text for a file that is a single shard by its name, `model-00001-of-00002.safetensors`;
+/// `None` for other names.
 pub(crate) fn part_of(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let (before, count) = name.rsplit_once("-of-")?;
@@ -83,10 +83,10 @@ pub(crate) fn part_of(path: &Path) -> Option<String> {
     let (part, count) = (number(part)?, number(count).filter(|count| *count > 1)?);
     let index = format!("{stem}.{ending}.index.json");
     let place = match path.with_file_name(&index).exists() {
-        true => "which is beside it",
-        false => "which belongs beside all parts",
+        true => "which is in the same folder",
+        false => "which must be in the folder of all shards",
     };
-    Some(format!("is part {part} of {count} of a network: import `{}`, {place}", printable(&index)))
+    Some(format!("is shard {part} of {count} of a network: import `{}`, {place}", printable(&index)))
 }
 
 #[cfg(test)]
@@ -94,16 +94,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_known_by_their_names() {
-        let part = part_of(Path::new("none/model-00002-of-00003.safetensors")).expect("is a part");
-        assert!(part.contains("part 2 of 3") && part.contains("`model.safetensors.index.json`"), "{part}");
+    fn shards_are_recognized_by_name() {
+        let part = part_of(Path::new("none/model-00002-of-00003.safetensors")).expect("is a shard");
+        assert!(part.contains("shard 2 of 3") && part.contains("`model.safetensors.index.json`"), "{part}");
         for whole in ["model.safetensors", "model-00001-of-00001.safetensors", "x-of-y.pth", "one-of-2.bin"] {
             assert_eq!(part_of(Path::new(whole)), None, "{whole}");
         }
     }
 
     #[test]
-    fn an_index_that_names_itself_or_another_is_refused() {
+    fn index_as_its_own_shard_is_rejected() {
         let folder = tempfile::tempdir().expect("a folder");
         for (file, part) in [("self.json", "self.json"), ("a.json", "b.json"), ("b.json", "a.json")] {
             let index = format!(r#"{{"weight_map": {{"x": "{part}"}}}}"#);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_lie_beside_their_index() {
+    fn shards_outside_the_folder_are_rejected() {
         for elsewhere in ["../a.safetensors", "/etc/passwd", "x/y.safetensors", "", ".."] {
             let index = Index::parse(format!(r#"{{"weight_map": {{"w": "{elsewhere}"}}}}"#).as_bytes());
             let error = index.expect("is an index").read(Path::new("i.json")).expect_err("is elsewhere");

@@ -1,41 +1,39 @@
-//! How much memory a protocol buffer would take, worked out from its wire format before anything is
-//! decoded. A message of two bytes may become a struct of hundreds, so a file of some megabytes
-//! could ask for gigabytes.
+//! Memory estimate of a protocol buffer from its wire format, before decoding. A message of two
+//! bytes may become a struct of hundreds of bytes, so a file of megabytes could need gigabytes.
 
-/// Bytes that any file may take, whatever its length: what a graph of some ten thousand nodes
-/// needs.
+/// Bytes allowed for any file, enough for a graph of ten thousand nodes.
 const FREE: usize = 256 << 20;
 
-/// Bytes that a file may take for each of its own: a whole number of one byte becomes one of eight.
+/// Additional bytes allowed per byte of the file: a varint of one byte becomes an i64.
 const GROWTH: usize = 8;
 
-/// Messages within messages. The formats that are read have six levels.
+/// Maximum nesting of messages. The supported formats need six levels.
 const MAX_DEPTH: usize = 32;
 
-/// A kind of message: what one takes when it is decoded, and the fields that are kept.
+/// A type of message: its decoded size and the fields that are decoded.
 #[derive(Debug)]
 pub(super) struct Shape {
-    /// Bytes of the struct, and of what is made of it later.
+    /// Bytes of the struct and of what it is converted to.
     pub bytes: usize,
     pub fields: &'static [(u32, Field)],
 }
 
-/// A field that is kept; all others are skipped and take nothing.
+/// A decoded field; all others are skipped and take no memory.
 #[derive(Debug)]
 pub(super) enum Field {
     /// A message.
     Message(&'static Shape),
     /// Text or bytes.
     Text,
-    /// Numbers that take so many bytes each, single or packed.
+    /// Numbers with this decoded size in bytes, single or packed.
     Numbers(usize),
 }
 
-/// Checks that a message of this shape can be decoded in memory that is in proportion to its
-/// length. What is malformed is left to the decoder.
+/// Checks that a message of this shape can be decoded in memory proportional to its length.
+/// Malformed messages are left to the decoder.
 ///
 /// # Errors
-/// Why it is refused.
+/// The exceeded limit.
 pub(super) fn check(bytes: &[u8], shape: &Shape) -> Result<(), String> {
     let limit = bytes.len().saturating_mul(GROWTH).saturating_add(FREE);
     let mut scan = Scan { left: limit, length: bytes.len() };
@@ -43,7 +41,7 @@ pub(super) fn check(bytes: &[u8], shape: &Shape) -> Result<(), String> {
 }
 
 struct Scan {
-    /// Bytes that may still be taken.
+    /// Remaining bytes.
     left: usize,
     length: usize,
 }
@@ -52,14 +50,14 @@ impl Scan {
     fn take(&mut self, bytes: usize) -> Result<(), String> {
         let length = self.length;
         self.left = self.left.checked_sub(bytes).ok_or_else(|| {
-            format!("asks for far more memory than its {length} bytes justify: it is damaged")
+            format!("would need far more memory than its {length} bytes justify: it is damaged")
         })?;
         Ok(())
     }
 
     fn message(&mut self, mut rest: &[u8], shape: &Shape, depth: usize) -> Result<(), String> {
         if depth > MAX_DEPTH {
-            return Err(format!("has messages in more than {MAX_DEPTH} levels"));
+            return Err(format!("has messages nested in more than {MAX_DEPTH} levels"));
         }
         self.take(shape.bytes)?;
         while let Some(key) = varint(&mut rest) {
@@ -73,9 +71,9 @@ impl Scan {
                     length.and_then(|length| skip(&mut rest, length)).map(Some)
                 }
                 5 => skip(&mut rest, 4).map(|_| None),
-                _ => return Err("has groups, which its format does not".into()),
+                _ => return Err("has groups, which its format does not use".into()),
             };
-            // Cut off: the decoder says so.
+            // Truncated: the decoder reports it.
             let Some(content) = content else { return Ok(()) };
             match (field, content) {
                 (Some(Field::Message(inner)), Some(content)) => self.message(content, inner, depth + 1)?,
@@ -89,20 +87,20 @@ impl Scan {
     }
 }
 
-/// Numbers in a packed field: those of a fixed size take at least four bytes each, and end with any
-/// byte; others end with bytes below 128.
+/// Upper bound on the numbers in a packed field: fixed-size ones take at least four bytes each, and
+/// varints end with a byte below 128.
 fn numbers(packed: &[u8], each: usize) -> usize {
     packed.iter().filter(|byte| **byte < 0x80).count().max(packed.len() / each.max(1))
 }
 
-/// The next bytes, if there are as many.
+/// The next `count` bytes; `None` if there are fewer.
 fn skip<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
     let (taken, after) = rest.split_at_checked(count)?;
     *rest = after;
     Some(taken)
 }
 
-/// The next whole number of variable length.
+/// The next varint.
 fn varint(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for (i, byte) in rest.iter().enumerate().take(10) {
@@ -124,23 +122,23 @@ mod tests {
         Shape { bytes: 0, fields: &[(1, Field::Message(&INNER)), (2, Field::Message(&OUTER))] };
 
     #[test]
-    fn many_empty_messages_are_refused_before_they_are_decoded() {
+    fn many_empty_messages_are_rejected_before_decoding() {
         assert_eq!(check(&[0x0a, 0].repeat(1000), &OUTER), Ok(()));
         let error = check(&[0x0a, 0].repeat(1_000_000), &OUTER).expect_err("a gigabyte");
         assert!(error.contains("2000000 bytes"), "{error}");
-        // Fields that nobody keeps take nothing.
+        // Skipped fields take no memory.
         assert_eq!(check(&[0x7a, 0].repeat(1_000_000), &OUTER), Ok(()));
     }
 
     #[test]
-    fn long_tensors_are_not_refused() {
+    fn long_tensors_are_accepted() {
         let mut bytes = vec![0x0a, 0x85, 0x80, 0x80, 0x40, 0x0a, 0x80, 0x80, 0x80, 0x40];
         bytes.resize(bytes.len() + (128 << 20), 7);
         assert_eq!(check(&bytes, &OUTER), Ok(()));
     }
 
     #[test]
-    fn deep_nesting_and_groups_are_refused() {
+    fn deep_nesting_and_groups_are_rejected() {
         let mut nested = Vec::new();
         for _ in 0..40 {
             nested = [&[0x12, nested.len() as u8][..], &nested].concat();
@@ -150,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_left_to_the_decoder() {
+    fn truncated_messages_are_left_to_the_decoder() {
         for bytes in [&[0x0a][..], &[0x0a, 5, 1], &[0x80; 12], &[0x0d, 1, 2]] {
             assert_eq!(check(bytes, &OUTER), Ok(()));
         }

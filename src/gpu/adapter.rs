@@ -1,4 +1,4 @@
-//! Finding an adapter and opening a device on it with the limits and features that it has.
+//! Selecting an adapter and opening a device with its limits and features.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,26 +13,27 @@ use crate::kernel::{AdapterClass, Cooperative, Profile};
 /// Which adapter to open.
 #[derive(Clone, Debug, Default)]
 pub struct AdapterOptions {
-    /// Only these graphics APIs; [`wgpu`](crate::wgpu) is what the crate was built with.
+    /// Graphics APIs to consider; `None` prefers native ones. [`wgpu`](crate::wgpu) is re-exported.
     pub backends: Option<wgpu::Backends>,
-    /// The number in [`list_adapters`], or a part of the adapter's name in any case.
+    /// Index in [`list_adapters`], or a part of the adapter's name, case-insensitive; `None`
+    /// selects the best adapter.
     pub adapter: Option<String>,
-    /// Stay within WebGPU's default limits although the device has more: what a browser would give.
+    /// Use WebGPU's default limits, as in a browser, even if the device supports more.
     pub default_limits: bool,
 }
 
-/// What is known of an adapter.
+/// Properties of an adapter.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct AdapterSummary {
-    /// Its number, for [`AdapterOptions::adapter`].
+    /// Index, for [`AdapterOptions::adapter`].
     pub index: usize,
-    /// The name that the driver gives.
+    /// Name reported by the driver.
     pub name: String,
-    /// The graphics API.
+    /// Graphics API.
     pub backend: String,
-    /// The class that chooses default kernels.
+    /// Class, which determines default kernels.
     pub class: AdapterClass,
-    /// The driver's name and version.
+    /// Driver name and version.
     pub driver: String,
     /// Largest storage binding in bytes.
     pub max_binding_bytes: u64,
@@ -40,18 +41,18 @@ pub struct AdapterSummary {
     pub max_buffer_bytes: u64,
     /// Workgroup memory in bytes.
     pub workgroup_memory_bytes: u32,
-    /// Invocations of a workgroup.
+    /// Maximum invocations per workgroup.
     pub max_invocations: u32,
-    /// Storage buffers that one kernel can bind.
+    /// Maximum storage buffers per kernel.
     pub storage_buffers: u32,
-    /// Whether shaders can use f16.
+    /// Whether shaders support f16.
     pub f16: bool,
-    /// Whether kernels can be timed on the device.
+    /// Whether the device supports timestamps.
     pub timestamps: bool,
-    /// Whether invocations can pass values without workgroup memory.
+    /// Whether the device supports subgroup operations.
     pub subgroups: bool,
-    /// Rows and columns of the cooperative matrices that convolutions use if they pass their test
-    /// when the device is opened.
+    /// Rows and columns of cooperative matrices; used by convolutions if the self-test passes when
+    /// the device is opened.
     pub matrices: Option<usize>,
 }
 
@@ -65,13 +66,13 @@ impl fmt::Display for AdapterSummary {
     }
 }
 
-/// The adapters of these backends, or of the native ones (OpenGL's only where there is no other),
-/// numbered as [`AdapterOptions::adapter`] takes them.
+/// Lists the adapters of these backends. `None`: native ones, or OpenGL if there are no others.
+/// Indices are those of [`AdapterOptions::adapter`].
 pub async fn list_adapters(backends: Option<wgpu::Backends>) -> Vec<AdapterSummary> {
     adapters(backends).await.iter().enumerate().map(|(i, a)| summarise(i, a)).collect()
 }
 
-/// What to do where these backends have no adapter.
+/// Advice for a system without an adapter of these backends.
 pub fn adapter_advice(backends: Option<wgpu::Backends>) -> String {
     advice(backends, wgpu::Instance::enabled_backend_features())
 }
@@ -96,7 +97,7 @@ fn advice(backends: Option<wgpu::Backends>, here: wgpu::Backends) -> String {
     let possible = wanted & here;
     if possible.is_empty() {
         return format!(
-            "{} does not exist on this system: choose another backend ({}) or none",
+            "{} does not exist on this system: choose another backend ({}), or do not choose one",
             list(wanted),
             list(here)
         );
@@ -111,13 +112,12 @@ fn advice(backends: Option<wgpu::Backends>, here: wgpu::Backends) -> String {
     let others = if possible == here {
         String::new()
     } else {
-        format!(", or allow other backends than {}", list(wanted))
+        format!(", or allow backends other than {}", list(wanted))
     };
     format!("{driver}{others}")
 }
 
-/// The adapters of these backends, or of the native ones; of OpenGL only where there is nothing
-/// else.
+/// The adapters of these backends. `None`: native ones, or OpenGL if there are no others.
 async fn adapters(backends: Option<wgpu::Backends>) -> Vec<wgpu::Adapter> {
     let Some(backends) = backends else {
         let native = adapters_of(wgpu::Backends::PRIMARY).await;
@@ -144,8 +144,8 @@ fn class_of(info: &wgpu::AdapterInfo) -> AdapterClass {
     match info.device_type {
         wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu => AdapterClass::Discrete,
         wgpu::DeviceType::Cpu => AdapterClass::Software,
-        // OpenGL and browsers do not tell what the device is; software rasterisers give themselves
-        // away by name.
+        // OpenGL and browsers do not report the device type; software rasterizers are recognized by
+        // name.
         _ if ["llvmpipe", "swiftshader", "softpipe", "basic render"]
             .iter()
             .any(|name| info.name.to_lowercase().contains(name)) =>
@@ -217,8 +217,8 @@ fn select(summaries: &[AdapterSummary], wanted: Option<&str>, advice: &str) -> R
         .ok_or_else(|| Error::NoAdapter(format!("none matches `{wanted}`; found:{}", names())))
 }
 
-/// Opens the device of an adapter, and says which cooperative matrices it claims to have, if those
-/// are wanted: they are not proven yet.
+/// Opens the device of an adapter. Also returns the cooperative matrices that it claims to support,
+/// untested, if `with_matrices`.
 pub(crate) async fn open(
     options: &AdapterOptions,
     with_matrices: bool,
@@ -237,7 +237,7 @@ pub(crate) async fn open(
     };
     let (device, queue) = match opened {
         Err(reason) if matrices.is_some() => {
-            log::info!("{summary}: cooperative matrices are refused: {reason}");
+            log::info!("{summary}: cooperative matrices are not available: {reason}");
             matrices = None;
             request(adapter, &limits, wgpu::Features::empty()).await
         }
@@ -298,24 +298,23 @@ pub(crate) async fn open(
     Ok((gpu, matrices))
 }
 
-/// What kernels on cooperative matrices use.
+/// Features used by kernels on cooperative matrices.
 const MATRIX_FEATURES: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SUBGROUP);
 
-/// The cooperative matrices that an adapter says it has, if it is a real GPU.
+/// The cooperative matrices that an adapter claims to support, if it is a hardware GPU.
 fn matrices_of(adapter: &wgpu::Adapter, class: AdapterClass) -> Option<Cooperative> {
     let able = adapter.features().contains(MATRIX_FEATURES | wgpu::Features::SHADER_F16);
     if !able || class == AdapterClass::Software {
         return None;
     }
     let info = adapter.get_info();
-    // wgpu says 64 of every Metal device; Apple's SIMD groups have 32 lanes.
+    // wgpu reports 64 for every Metal device, but Apple's SIMD groups have 32 lanes.
     let subgroup = if info.backend == wgpu::Backend::Metal { 32 } else { info.subgroup_max_size };
     matrices::pick(&adapter.cooperative_matrix_properties(), subgroup)
 }
 
-/// Opens a device with the features that every adapter is asked for where it has them, and `extra`
-/// ones.
+/// Opens a device with the optional features that the adapter has, and with `extra` ones.
 async fn request(
     adapter: &wgpu::Adapter,
     limits: &wgpu::Limits,
@@ -323,9 +322,9 @@ async fn request(
 ) -> Result<(wgpu::Device, wgpu::Queue), wgpu::RequestDeviceError> {
     let optional = wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
     let experimental_features = if extra.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-        // SAFETY: experimental features may have bugs that lead to undefined behaviour in the
-        // driver. The one that is asked for runs the crate's own kernels only, and those not before
-        // convolutions in all three directions gave the CPU twin's results.
+        // SAFETY: experimental features may have bugs that cause undefined behavior in the driver.
+        // This one only runs the crate's own kernels, after convolutions in all three directions
+        // have matched the CPU reference.
         #[allow(unsafe_code, reason = "cooperative matrices are behind wgpu's switch for experiments")]
         unsafe {
             wgpu::ExperimentalFeatures::enabled()
@@ -344,8 +343,7 @@ async fn request(
     adapter.request_device(&descriptor).await
 }
 
-/// WebGPU's default limits for compute, raised to what the adapter has for the ones that the engine
-/// can use more of.
+/// WebGPU's default limits for compute, raised to the adapter's where the engine benefits.
 fn negotiate(available: &wgpu::Limits, defaults: bool) -> wgpu::Limits {
     let base = wgpu::Limits::downlevel_defaults();
     let mut limits = wgpu::Limits { ..base }.using_resolution(available.clone());
@@ -366,7 +364,7 @@ fn negotiate(available: &wgpu::Limits, defaults: bool) -> wgpu::Limits {
     limits.min_storage_buffer_offset_alignment = available.min_storage_buffer_offset_alignment;
     limits.min_uniform_buffer_offset_alignment = available.min_uniform_buffer_offset_alignment;
     let pick = |has: u64, standard: u64| if defaults { has.min(standard) } else { has };
-    // wgpu binds at most 2 GiB - 1; whole vectors of four f32 fit in this.
+    // wgpu binds at most 2 GiB - 1; this is a multiple of 16 bytes below.
     let most = (2 << 30) - 256;
     limits.max_storage_buffer_binding_size =
         pick(available.max_storage_buffer_binding_size, webgpu.max_storage_buffer_binding_size).min(most);
@@ -398,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn real_gpus_come_before_software_and_native_before_gl() -> Result<()> {
+    fn hardware_and_native_backends_are_preferred() -> Result<()> {
         let list = [
             adapter(0, "llvmpipe", "vulkan", AdapterClass::Software),
             adapter(1, "Big GPU", "gl", AdapterClass::Discrete),
@@ -413,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn advice_is_about_the_backend_that_was_asked_for() {
+    fn adapter_advice_matches_the_requested_backend() {
         use wgpu::Backends;
         let linux = Backends::VULKAN | Backends::GL;
         let metal = advice(Some(Backends::METAL), linux);
@@ -421,7 +419,7 @@ mod tests {
         assert!(!metal.contains("install"), "{metal}");
         let gl = advice(Some(Backends::GL), linux);
         assert!(
-            gl.contains("OpenGL") && gl.contains("other backends than gl") && !gl.contains("Vulkan"),
+            gl.contains("OpenGL") && gl.contains("backends other than gl") && !gl.contains("Vulkan"),
             "{gl}"
         );
         assert!(advice(None, linux).starts_with("install a Vulkan driver"));

@@ -1,11 +1,11 @@
-//! Numbers of the host as a tensor's bytes, and back.
+//! Conversion between f32 on the host and a tensor's stored bytes.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::tensor::Element;
 
-/// Values as they are stored.
+/// Values in storage format.
 #[derive(Debug)]
 pub(crate) enum Encoded<'a> {
     F32(&'a [f32]),
@@ -23,7 +23,7 @@ impl Encoded<'_> {
     }
 }
 
-/// What f32 values are stored as; whole numbers where the elements are u32.
+/// Encodes f32 values as `element`; for u32 they must be integers.
 pub(crate) fn encode(element: Element, values: &[f32]) -> Encoded<'_> {
     match element {
         Element::F32 => Encoded::F32(values),
@@ -36,7 +36,7 @@ pub(crate) fn encode(element: Element, values: &[f32]) -> Encoded<'_> {
     }
 }
 
-/// On all cores: a GPU takes a batch sooner than one core rounds it.
+/// On all cores: a single core rounds a batch more slowly than a GPU processes it.
 #[cfg(not(target_arch = "wasm32"))]
 fn round(values: &[f32], rounded: &mut [f16]) {
     use rayon::iter::{IndexedParallelIterator, ParallelIterator};
@@ -51,7 +51,7 @@ fn round(values: &[f32], rounded: &mut [f16]) {
     rounded.convert_from_f32_slice(values);
 }
 
-/// The values that bytes stand for: what [`encode`] made, rounded to the element.
+/// Decodes bytes of [`encode`]; the values are rounded to `element`.
 pub(crate) fn decode(element: Element, bytes: &[u8]) -> Vec<f32> {
     match element {
         Element::F32 => bytemuck::pod_collect_to_vec(bytes),
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_come_back_rounded_to_their_element() {
+    fn encode_decode_rounds_to_the_element_type() {
         let values = [0.0, -1.5, 0.1, 70_000.0, 6e-8];
         for (element, expected) in [
             (Element::F32, values),

@@ -1,9 +1,8 @@
-//! Which of an adapter's cooperative matrices kernels could use.
+//! Choice of an adapter's cooperative matrices.
 
 use crate::kernel::Cooperative;
 
-/// The matrices to use of those that an adapter has: of equal extents, with sums in f32, for
-/// activations stored as f16 first.
+/// The matrix size to use: square, with f32 accumulation, preferring f16 operands.
 pub(super) fn pick(list: &[wgpu::CooperativeMatrixProperties], subgroup: u32) -> Option<Cooperative> {
     let has = |size: u32, element: wgpu::CooperativeScalarType| {
         list.iter().any(|p| {
@@ -49,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn matrices_are_square_with_sums_in_f32() {
+    fn cooperative_matrices_are_square_with_f32_accumulation() {
         assert_eq!(pick(&[], 32), None);
         assert_eq!(pick(&[properties(16, 16, F16, F16), properties(16, 8, F16, F32)], 32), None);
         let metal = [properties(8, 8, F32, F32), properties(8, 8, F16, F16), properties(8, 8, F16, F32)];

@@ -1,13 +1,12 @@
-//! The device: choosing an adapter, opening it, compiling pipelines, running plans. Everything here
-//! is `async` and free of files, so that it runs in a browser tab, where it has no threads and
-//! nothing that blocks, as it does in a terminal, where pipelines compile on all cores.
+//! The device: selecting an adapter, opening it, compiling pipelines, running plans. Everything
+//! here is `async` and does not access files, so it also runs in a browser, without threads and
+//! without blocking. Elsewhere, pipelines compile on all cores.
 //!
-//! Futures of the crate run in any executor (tokio, smol, pollster), and outside of a browser they
-//! are [`Send`], so that an executor with several threads takes them. The device has to be polled
-//! for them: the page's event loop does that in a browser, elsewhere a thread of each [`Gpu`],
-//! which is started when an executor first waits for the device, sleeps while nobody does, and ends
-//! with the last clone of the [`Gpu`]. A program without an executor has [`Gpu::block_on`], which
-//! polls on the calling thread and needs no other.
+//! Futures of the crate run in any executor (tokio, smol, pollster), and outside a browser they are
+//! [`Send`] for multi-threaded executors. The device must be polled: in a browser, the page's event
+//! loop does it, elsewhere one thread per [`Gpu`]. That thread starts when an executor first waits
+//! for the device, sleeps while nothing waits, and ends with the last clone of the [`Gpu`]. Without
+//! an executor, [`Gpu::block_on`] polls on the calling thread.
 
 mod adapter;
 pub(crate) mod element;
@@ -49,7 +48,7 @@ pub struct Gpu {
     shared: Arc<Shared>,
 }
 
-/// Compiled pipelines by text, entry point and checks.
+/// Compiled pipelines by source text, entry point and runtime checks.
 type Pipelines = HashMap<(String, &'static str, Checks), Arc<Pipeline>>;
 
 #[derive(Debug)]
@@ -58,21 +57,21 @@ struct Shared {
     queue: wgpu::Queue,
     summary: AdapterSummary,
     profile: Profile,
-    /// By the text, the entry point and the checks that they were made with.
+    /// Cache of compiled pipelines.
     pipelines: Mutex<Pipelines>,
     failures: Arc<Mutex<Vec<Failure>>>,
     counts: Counts,
-    /// The submission that a future waits for, so that blocking on it does not drain the queue.
+    /// The submission that a future waits for, so that `block_on` does not wait for later ones.
     #[cfg(not(target_arch = "wasm32"))]
     awaited: Mutex<Option<wgpu::SubmissionIndex>>,
-    /// Polls for futures that nobody blocks on.
+    /// Polls for futures outside `block_on`.
     #[cfg(not(target_arch = "wasm32"))]
     poller: poller::Poller,
-    /// Implementations that plans for this device prefer to the defaults.
+    /// Tuned implementations, preferred to the defaults.
     choices: Mutex<Arc<Choices>>,
 }
 
-/// What the device was asked for so far.
+/// Counts of requests to the device.
 #[derive(Debug, Default)]
 struct Counts {
     submissions: AtomicU64,
@@ -81,23 +80,23 @@ struct Counts {
     read_backs: AtomicU64,
 }
 
-/// What a device was asked for since it was opened.
+/// Counts of requests to a device since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
-    /// Command buffers that were submitted.
+    /// Submitted command buffers.
     pub submissions: u64,
-    /// Dispatches that sessions recorded in runs, profiles left out.
+    /// Dispatches recorded in runs, without profiles.
     pub dispatches: u64,
-    /// Pipelines that were made.
+    /// Created pipelines.
     pub pipelines: u64,
-    /// Bind groups that were made.
+    /// Created bind groups.
     pub bind_groups: u64,
-    /// Buffers that were mapped for the host to read.
+    /// Buffers mapped for reading on the host.
     pub read_backs: u64,
 }
 
 impl Counters {
-    /// What was added since `before`.
+    /// The difference since `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         Self {
@@ -110,7 +109,7 @@ impl Counters {
     }
 }
 
-/// An error that arrived outside any call.
+/// An error that the driver reported asynchronously.
 #[derive(Debug)]
 enum Failure {
     OutOfMemory,
@@ -127,27 +126,27 @@ impl From<wgpu::Error> for Failure {
     }
 }
 
-/// An error of wgpu as the source of one of the crate's.
+/// Converts a wgpu error to the source of a crate error.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn cause(error: impl Into<Cause>) -> Cause {
     error.into()
 }
 
-/// As elsewhere, but in a browser the error itself must stay on its thread: its words are kept.
+/// In a browser the error is not `Send`, so only its message is kept.
 #[cfg(target_arch = "wasm32")]
 pub(crate) fn cause(error: impl std::fmt::Display) -> Cause {
     error.to_string().into()
 }
 
 impl Error {
-    /// That the compiler or the driver refused a kernel.
+    /// Error for a kernel that the compiler or driver rejected.
     pub(crate) fn refused(kernel: &str, error: wgpu::Error) -> Self {
         Self::Kernel { kernel: kernel.into(), reason: error.to_string(), source: Some(cause(error)) }
     }
 }
 
 impl Gpu {
-    /// Offers kernels on cooperative matrices from here on. For a device that nobody else has yet.
+    /// Enables kernels on cooperative matrices. Only for a device that is not shared yet.
     pub(crate) fn with_matrices(mut self, matrices: Option<Cooperative>) -> Self {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             shared.profile.cooperative = matrices;
@@ -155,17 +154,17 @@ impl Gpu {
         self
     }
 
-    /// What is known of the adapter.
+    /// Properties of the adapter.
     pub fn summary(&self) -> &AdapterSummary {
         &self.shared.summary
     }
 
-    /// What kernels may rely on.
+    /// Limits and features for kernels.
     pub fn profile(&self) -> &Profile {
         &self.shared.profile
     }
 
-    /// Refuses graphs with tensors of elements that the device's shaders cannot work with.
+    /// Checks that the device supports the element types of a graph.
     ///
     /// # Errors
     /// [`Error::NoF16`] naming the adapter.
@@ -177,7 +176,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Refuses what belongs to another device: the driver could not tell it from this one's own.
+    /// Checks that a resource belongs to this device; drivers do not detect mixed-up devices.
     ///
     /// # Errors
     /// [`Error::Config`] with both adapters.
@@ -191,24 +190,24 @@ impl Gpu {
         )))
     }
 
-    /// The implementations that trainers and classifiers on this device prefer to the defaults.
+    /// Tuned implementations that trainers and classifiers on this device prefer to the defaults.
     pub fn choices(&self) -> Arc<Choices> {
         Arc::clone(&self.shared.choices.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Adds choices that trainers and classifiers made from now on prefer to the defaults; they win
-    /// over earlier ones. [`tune`](crate::tune::tune) does this with what it finds.
+    /// Adds choices for trainers and classifiers created later; they replace earlier ones with the
+    /// same key. [`tune`](crate::tune::tune) adds its results this way.
     pub fn add_choices(&self, choices: Choices) {
         let mut shared = self.shared.choices.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut shared).extend(choices);
     }
 
-    /// Number of pipelines made so far.
+    /// Number of pipelines created so far.
     pub fn pipeline_count(&self) -> usize {
         self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// What the device was asked for so far.
+    /// Counts of requests to the device so far.
     pub fn counters(&self) -> Counters {
         let Counts { submissions, dispatches, bind_groups, read_backs } = &self.shared.counts;
         Counters {
@@ -220,12 +219,12 @@ impl Gpu {
         }
     }
 
-    /// Counts what a run recorded.
+    /// Adds the dispatches of a run to the counters.
     pub(crate) fn count_dispatches(&self, count: usize) {
         self.shared.counts.dispatches.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// Submits what an encoder has recorded.
+    /// Submits an encoder's commands.
     pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
         self.shared.counts.submissions.fetch_add(1, Ordering::Relaxed);
         self.queue().submit([encoder.finish()])
@@ -239,7 +238,7 @@ impl Gpu {
         &self.shared.queue
     }
 
-    /// A buffer for storage bindings, zeroed, that can be copied from and to.
+    /// Creates a zeroed buffer with usages `extra`.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::Driver`] with the buffer's label.
@@ -262,11 +261,12 @@ impl Gpu {
         }
     }
 
-    /// The first error that the driver reported on its own since the last check, if there is one;
-    /// that the device is lost comes first, and stays.
+    /// Returns the first error that the driver reported asynchronously since the last check. A lost
+    /// device takes precedence and is reported by every check.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::DeviceLost`], or [`Error::Driver`] with the driver's words.
+    /// [`Error::OutOfMemory`], [`Error::DeviceLost`], or [`Error::Driver`] with the driver's
+    /// message.
     pub fn check(&self, context: &str) -> Result<()> {
         let mut failures = self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Failure::Lost(reason)) = failures.iter().find(|f| matches!(f, Failure::Lost(_))) {
@@ -281,7 +281,7 @@ impl Gpu {
         })
     }
 
-    /// Copies `bytes` of a buffer to the host, waiting for all work before.
+    /// Copies `bytes` of a buffer to the host, after all work submitted before.
     ///
     /// # Errors
     /// [`Error::Driver`] if the buffer cannot be mapped.
@@ -290,10 +290,10 @@ impl Gpu {
         self.end_download(download).await
     }
 
-    /// Sends `bytes` of a buffer on their way to the host, as they are after all work before.
+    /// Starts copying `bytes` of a buffer to the host, after all work submitted before.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if there is no room for them.
+    /// [`Error::OutOfMemory`] if the device has too little memory.
     pub(crate) async fn begin_download(
         &self,
         source: &wgpu::Buffer,
@@ -310,7 +310,7 @@ impl Gpu {
         Ok(Download { staging, mapped, submission, size, bytes })
     }
 
-    /// Waits for a download, and for no work after it.
+    /// Waits for a download, but not for later work.
     ///
     /// # Errors
     /// [`Error::Driver`] if the buffer cannot be mapped.
@@ -323,9 +323,9 @@ impl Gpu {
         Ok(data)
     }
 
-    /// Waits for what a submission signals, or what was submitted last, and sees to it that
-    /// somebody polls the device meanwhile: [`Gpu::block_on`], which then waits for that submission
-    /// alone, or the thread that is there for all others.
+    /// Waits for the signal of a submission, `None` being the last one. Makes sure that the device
+    /// is polled meanwhile, by [`Gpu::block_on`], which then waits only for that submission, or
+    /// else by the polling thread.
     async fn arrival(
         &self,
         signal: &Signal,
@@ -354,7 +354,7 @@ impl Gpu {
         .await
     }
 
-    /// Begins to map `size` bytes of a buffer for reading.
+    /// Starts mapping `size` bytes of a buffer for reading.
     fn map(&self, buffer: &wgpu::Buffer, size: u64) -> Signal {
         self.shared.counts.read_backs.fetch_add(1, Ordering::Relaxed);
         let mapped = Signal::default();
@@ -365,19 +365,19 @@ impl Gpu {
         mapped
     }
 
-    /// An error of the driver; a lost device where that was the cause.
+    /// A driver error, or [`Error::DeviceLost`] if that was the cause.
     pub(crate) fn driver(&self, context: &str, reason: String) -> Error {
         let context = context.to_string();
         self.check(&context).err().unwrap_or(Error::Driver { context, source: reason.into() })
     }
 
-    /// Runs a future of this device to its end on this thread, which polls the device meanwhile:
-    /// the only place where the engine blocks. The future may wait for this device alone. Any
-    /// executor runs it as well, a little slower: see [the module](self).
+    /// Runs a future of this device to completion on this thread, polling the device; the only
+    /// place where the engine blocks. The future must wait only for this device. Any executor can
+    /// run it too, a little slower; see [the module](self).
     ///
     /// # Errors
-    /// Whatever the future returns, [`Error::DeviceLost`] if the device is lost meanwhile, or
-    /// [`Error::Driver`] if it stops answering.
+    /// The future's error, [`Error::DeviceLost`] if the device is lost meanwhile, or
+    /// [`Error::Driver`] if it stops responding.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn block_on<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
         let mut future = std::pin::pin!(future);
@@ -392,10 +392,10 @@ impl Gpu {
         }
     }
 
-    /// Lets the device call back what is done, without waiting.
+    /// Polls the device for finished work, without waiting.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] if it was lost, [`Error::Driver`] if it does not answer.
+    /// [`Error::DeviceLost`] if it was lost, [`Error::Driver`] if it does not respond.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn poll(&self) -> Result<()> {
         let polled = poller::answered(self.device(), wgpu::PollType::Poll);
@@ -403,8 +403,8 @@ impl Gpu {
     }
 }
 
-/// The waker of [`Gpu::block_on`]: it wakes nobody, and tells futures that the thread they are
-/// polled on polls the device itself.
+/// The waker of [`Gpu::block_on`]: it does nothing, and tells futures that their thread polls the
+/// device.
 #[cfg(not(target_arch = "wasm32"))]
 static BLOCKING: LazyLock<Waker> = LazyLock::new(|| Waker::from(Arc::new(Blocking)));
 
@@ -416,7 +416,7 @@ impl std::task::Wake for Blocking {
     fn wake(self: Arc<Self>) {}
 }
 
-/// Bytes of a buffer on their way to the host.
+/// A started copy of a buffer to the host.
 #[derive(Debug)]
 pub(crate) struct Download {
     staging: wgpu::Buffer,
@@ -426,14 +426,14 @@ pub(crate) struct Download {
     bytes: u64,
 }
 
-/// Copies what has been mapped and gives the buffer back.
+/// Copies the mapped data and unmaps the buffer.
 fn take_mapped(buffer: &wgpu::Buffer, size: u64) -> Result<Vec<u8>, String> {
     let data = buffer.slice(..size).get_mapped_range().map_err(|e| e.to_string())?.to_vec();
     buffer.unmap();
     Ok(data)
 }
 
-/// What a callback of the device will say.
+/// The result of a device callback.
 #[derive(Clone, Debug, Default)]
 struct Signal(Arc<Mutex<SignalState>>);
 
@@ -448,14 +448,14 @@ impl Signal {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.result.get_or_insert(result);
         let waker = state.waker.take();
-        // Who is woken may poll at once, on this thread.
+        // The woken task may poll at once on this thread, so the lock is released first.
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// What was said, if it was; else `waker` is woken when it is.
+    /// The result if it is there; otherwise `waker` will be woken.
     fn poll(&self, waker: Option<&Waker>) -> Poll<Result<(), String>> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(result) = &state.result {

@@ -1,4 +1,4 @@
-//! Pipelines, made once and kept by the text that they are made from.
+//! Compute pipelines, compiled once and cached by source text.
 
 #[cfg(not(target_arch = "wasm32"))]
 use std::collections::BTreeMap;
@@ -9,17 +9,17 @@ use super::Gpu;
 use crate::error::{Error, Result};
 use crate::kernel::{Implementation, Kernel, Operand, Profile, pipeline_text};
 
-/// What is checked while a kernel runs.
+/// Runtime checks of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Checks {
-    /// Accesses to arrays, and loops without an end.
+    /// Array bounds and endless loops.
     All,
-    /// Nothing.
+    /// No checks.
     None,
 }
 
 impl Checks {
-    /// What has to be checked of an implementation on these operands.
+    /// The checks that an implementation needs on these operands.
     pub(crate) fn of(
         implementation: &Implementation,
         inputs: &[Operand],
@@ -35,28 +35,28 @@ impl Checks {
 pub struct Pipeline {
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) layout: wgpu::BindGroupLayout,
-    /// Whether the geometry comes in a uniform.
+    /// Whether the geometry is passed in a uniform.
     pub(crate) has_geometry: bool,
 }
 
 impl Gpu {
-    /// The pipeline of a kernel with checks of bounds, compiled if this is the first with its text.
+    /// The pipeline of a kernel with bounds checks, from the cache or compiled.
     ///
     /// # Errors
-    /// [`Error::Kernel`] with the kernel's label and the compiler's words, or with the limit of the
-    /// device that the kernel exceeds.
+    /// [`Error::Kernel`] with the kernel's label and the compiler's message, or the exceeded device
+    /// limit.
     pub async fn pipeline(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
         self.pipeline_with(kernel, Checks::All).await
     }
 
-    /// As [`Gpu::pipeline`], with these checks. Without any only for kernels of an implementation
-    /// that [is proven](crate::kernel::Implementation::is_proven) on what is bound to it.
+    /// As [`Gpu::pipeline`], with these checks. [`Checks::None`] is only for kernels of an
+    /// implementation that [is proven](crate::kernel::Implementation::is_proven) for its operands.
     pub(crate) async fn pipeline_with(&self, kernel: &Kernel, checks: Checks) -> Result<Arc<Pipeline>> {
         self.pipeline_of(kernel, pipeline_text(kernel, self.profile().bake)?, checks).await
     }
 
-    /// Compiles what is missing of these kernels on all cores: drivers of real GPUs take a tenth of
-    /// a second for each.
+    /// Compiles the kernels that are not cached, on all cores: drivers of hardware GPUs take about
+    /// 0.1 s for each.
     ///
     /// # Errors
     /// As [`Gpu::pipeline`], for one of them.
@@ -69,7 +69,7 @@ impl Gpu {
         let bake = self.profile().bake;
         let distinct = kernels.map(|(k, checks)| Ok(((pipeline_text(k, bake)?, k.entry, checks), k)));
         let distinct = distinct.collect::<Result<BTreeMap<_, _>>>()?;
-        // Compiling waits for no work of the device, and error scopes are those of a thread.
+        // Compilation does not wait for the device, and error scopes are per thread.
         distinct.into_par_iter().try_for_each(|((text, _, checks), kernel)| {
             pollster::block_on(self.pipeline_of(kernel, text, checks)).map(drop)
         })
@@ -89,13 +89,14 @@ impl Gpu {
         }
         if kernel.cooperative && checks == Checks::All {
             return Err(refused(
-                "cooperative matrices are not checked as they run: they are for implementations that somebody vouches for".into(),
+                "cooperative matrices have no runtime checks: they are only for proven implementations"
+                    .into(),
             ));
         }
         let internal = self.device().push_error_scope(wgpu::ErrorFilter::Internal);
         let validation = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
         let pipeline = Arc::new(self.compile(kernel, &key.0, bake, checks));
-        // Scopes belong to this thread, and what is awaited may go on on another.
+        // Scopes belong to this thread, and after an `await` the task may be on another.
         let (validation, internal) = (validation.pop(), internal.pop());
         let errors = [validation.await, internal.await];
         if let Some(error) = errors.into_iter().flatten().next() {
@@ -113,10 +114,10 @@ impl Gpu {
         let module = match checks {
             Checks::All => self.device().create_shader_module(descriptor),
             // SAFETY: without runtime checks, an index out of bounds or an endless loop would be
-            // undefined behaviour. Kernels come here only as parts of proven implementations: the
-            // crate's own, which take their extents from the shapes that sized the buffers and are
-            // tested against the CPU reference with canaries around every tensor, and those whose
-            // authors vouch for them.
+            // undefined behavior. Only kernels of proven implementations get here: the crate's own,
+            // whose sizes come from the shapes that the buffers were allocated for and which are
+            // tested against the CPU reference with guard regions around every tensor, and external
+            // ones declared proven by an `unsafe` call.
             #[allow(
                 unsafe_code,
                 reason = "bounds branches in inner loops cost a large part of a kernel's speed"
@@ -162,7 +163,7 @@ impl Gpu {
             module: &module,
             entry_point: Some(kernel.entry),
             compilation_options: wgpu::PipelineCompilationOptions {
-                // The crate's own kernels write all workgroup memory that they read.
+                // The crate's own kernels write all workgroup memory before they read it.
                 zero_initialize_workgroup_memory: checks == Checks::All,
                 ..Default::default()
             },
@@ -171,8 +172,8 @@ impl Gpu {
         Pipeline { pipeline, layout, has_geometry }
     }
 
-    /// Binds buffers to a kernel: one (buffer, offset, bytes) for each of its bindings, and the
-    /// step's uniform.
+    /// Creates the bind group of a kernel: one (buffer, offset, bytes) per binding, and the step
+    /// uniform.
     pub(crate) fn bind(
         &self,
         kernel: &Kernel,

@@ -1,8 +1,7 @@
-//! Polls a device for futures that an executor awaits. In a browser the page's event loop does
-//! that; elsewhere nothing happens unless a thread polls. [`Gpu::block_on`](super::Gpu::block_on)
-//! is such a thread for its own future; for all others there is one thread a device, started with
-//! the first future that waits for it. It sleeps while nothing is awaited, and ends with the last
-//! handle of the device.
+//! Polls a device for futures in an executor. In a browser, the page's event loop does that;
+//! elsewhere a thread must poll. [`Gpu::block_on`](super::Gpu::block_on) polls for its own future;
+//! for all others there is one thread per device, started with the first future that waits. It
+//! sleeps while nothing is awaited, and ends with the last handle of the device.
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
@@ -10,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Signal;
 
-/// A handle to the thread, which ends when this is dropped.
+/// Handle of the thread, which ends when this is dropped.
 #[derive(Debug, Default)]
 pub(super) struct Poller(Arc<Mailbox>);
 
@@ -22,7 +21,7 @@ struct Mailbox {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What is awaited, and the submission that it comes with; that of the last one without.
+    /// Awaited signals and their submissions; `None` is the last submission.
     awaited: VecDeque<(Signal, Option<wgpu::SubmissionIndex>)>,
     started: bool,
     ended: bool,
@@ -33,7 +32,7 @@ impl Mailbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next that is awaited; nothing once the device has no handles any more.
+    /// The next awaited signal; `None` once the device has no handles.
     fn next(&self) -> Option<(Signal, Option<wgpu::SubmissionIndex>)> {
         let idle = |state: &mut State| state.awaited.is_empty() && !state.ended;
         let state = self.changed.wait_while(self.lock(), idle);
@@ -43,11 +42,10 @@ impl Mailbox {
 }
 
 impl Poller {
-    /// Has the device polled until `submission` has run, or what was submitted last, and `signal`
-    /// is sent.
+    /// Requests polling until `submission` (`None`: the last one) has run and `signal` is sent.
     ///
     /// # Errors
-    /// The system's words, if it has no thread for that.
+    /// The system's message if the thread cannot be started.
     pub(super) fn wait_for(
         &self,
         device: &wgpu::Device,
@@ -68,8 +66,7 @@ impl Poller {
 }
 
 impl Drop for Poller {
-    // The thread is not waited for: it may be the one that drops the last handle, with a task that
-    // it has woken.
+    // The thread is not joined: it may itself drop the last handle, in a task that it has woken.
     fn drop(&mut self) {
         self.0.lock().ended = true;
         self.0.changed.notify_one();
@@ -78,7 +75,7 @@ impl Drop for Poller {
 
 fn poll(device: &wgpu::Device, mailbox: &Mailbox) {
     while let Some((signal, submission_index)) = mailbox.next() {
-        // What came with an earlier submission is there already.
+        // The signal may have come with an earlier submission.
         if signal.poll(None).is_ready() {
             continue;
         }
@@ -88,10 +85,10 @@ fn poll(device: &wgpu::Device, mailbox: &Mailbox) {
     }
 }
 
-/// Waits until a submission has run, or the last one, and calls back what waits for it.
+/// Waits until a submission (`None`: the last one) has run, and runs its callbacks.
 ///
 /// # Errors
-/// The driver's words, if it does not answer.
+/// The driver's message if it does not respond.
 pub(super) fn wait(
     device: &wgpu::Device,
     submission_index: Option<wgpu::SubmissionIndex>,
@@ -99,17 +96,16 @@ pub(super) fn wait(
     answered(device, wgpu::PollType::Wait { submission_index, timeout: None })
 }
 
-/// Lets the device call back what is done.
+/// Polls the device and runs callbacks of finished work.
 ///
 /// # Errors
-/// The driver's words, if it does not answer.
+/// The driver's message if it does not respond.
 pub(super) fn answered(device: &wgpu::Device, how: wgpu::PollType) -> Result<(), String> {
-    // wgpu 30 panics where it finds the device lost while it waits, after it has called the
-    // callback that notes so. Nothing of ours is left half done by that: what is awaited never
-    // comes.
+    // wgpu 30 panics if it finds the device lost while waiting, after the callback that reports it.
+    // The panic leaves no state of ours inconsistent; the awaited result never arrives.
     let polled = std::panic::catch_unwind(AssertUnwindSafe(|| device.poll(how)));
     match polled {
         Ok(polled) => polled.map(drop).map_err(|e| e.to_string()),
-        Err(_) => Err("the driver gave up".into()),
+        Err(_) => Err("the driver panicked".into()),
     }
 }

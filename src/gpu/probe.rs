@@ -1,4 +1,4 @@
-//! What the device at hand can do at most: its roofline, measured in a moment.
+//! Measures the roofline of a device.
 
 use web_time::Instant;
 
@@ -6,37 +6,37 @@ use super::{Checks, Clock, Gpu};
 use crate::error::Result;
 use crate::kernel::{AdapterClass, Kernel, Operands, Profile, Slot, Step};
 
-/// Probes work on scratch memory alone.
+/// Probes use only scratch memory.
 const NOTHING: Operands<'_> = Operands { layer: "probe", inputs: &[], outputs: &[] };
 
 const SOURCE: &str = include_str!("../../shaders/probe.wgsl");
 
-/// Seconds that one measurement should take: long against a launch, short for a person.
+/// Target duration of a measurement in seconds, long compared with a launch.
 const LONG_ENOUGH: f64 = 0.02;
 
-/// Measurements of each kind, of which the best counts.
+/// Measurements of each kind; the best is used.
 const REPEATS: usize = 5;
 
-/// Multiply-adds of a chain in one round of `multiply_add`.
+/// Multiply-adds per chain and round of `multiply_add`.
 const STEPS: u32 = 16;
 
 /// The peaks of a device.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Roofline {
-    /// Floating-point operations a second in f32, two for a multiply-add.
+    /// f32 FLOP per second; a multiply-add is two.
     pub flops: f64,
-    /// Bytes a second that a copy through storage loads and stores.
+    /// Bytes per second loaded and stored by a copy in storage.
     pub bandwidth: f64,
-    /// Seconds that the shortest dispatch takes.
+    /// Seconds of the shortest dispatch.
     pub latency: f64,
-    /// The clock that measured.
+    /// The clock used.
     pub clock: Clock,
 }
 
 impl Roofline {
-    /// What bounds a dispatch of so many operations and bytes that took so many seconds.
+    /// The bound of a dispatch with these FLOP, bytes and seconds.
     pub fn bound(&self, flops: f64, bytes: f64, seconds: f64) -> Bound {
-        // Little work is not held up by the arithmetic or the memory that it needs.
+        // Small dispatches are bound by latency, not by arithmetic or memory.
         if seconds < 3.0 * self.latency {
             Bound::Latency
         } else if flops / self.flops > bytes / self.bandwidth {
@@ -47,33 +47,33 @@ impl Roofline {
     }
 }
 
-/// What keeps a dispatch from being faster.
+/// The limiting factor of a dispatch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bound {
-    /// The rate of multiply-adds.
+    /// Arithmetic throughput.
     Compute,
-    /// The rate of storage.
+    /// Memory bandwidth.
     Bandwidth,
-    /// The time that any dispatch takes.
+    /// Launch latency.
     Latency,
 }
 
-/// The sizes of the probe on a device of one class.
+/// Sizes of the probe for a device class.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
-    /// Independent sums: enough to hide the latency of an addition, few enough for the registers.
+    /// Independent accumulators: enough to hide arithmetic latency, few enough for registers.
     chains: u32,
     /// Workgroups of the multiply-adds.
     groups: usize,
-    /// Bytes of each of the two buffers of the copy: larger than caches.
+    /// Bytes of each of the two copy buffers, larger than caches.
     bytes: u64,
 }
 
-/// Invocations of a workgroup of both kernels.
+/// Workgroup size of both kernels.
 const WORKGROUP: u32 = 128;
 
-/// Vectors that an invocation of the copy moves.
+/// Vectors copied per invocation.
 const EACH: u32 = 4;
 
 impl Sizes {
@@ -100,7 +100,7 @@ impl Sizes {
     }
 }
 
-/// A copy of so many bytes.
+/// The kernel that copies `bytes`.
 fn transfer(bytes: u64) -> Kernel {
     let count = usize::try_from(bytes / 16).unwrap_or(usize::MAX);
     Kernel::new(&NOTHING, SOURCE, "transfer")
@@ -119,10 +119,10 @@ pub fn probe_kernels(profile: &Profile) -> Vec<Kernel> {
 }
 
 impl Gpu {
-    /// Measures the peaks of the device: a second on a GPU, some on a CPU.
+    /// Measures the peaks of the device; takes about a second on a GPU, a few on a CPU.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn roofline(&self) -> Result<Roofline> {
         let sizes = Sizes::of(self.profile());
         let mut clock = self.clock();
@@ -131,7 +131,7 @@ impl Gpu {
         let to = self.buffer("probe", sizes.bytes, usage).await?;
         let copy = transfer(sizes.bytes);
         let (begin, seen) = (Instant::now(), self.best(&copy, [&from, &to], clock).await?);
-        // Some drivers offer timestamps and leave them zero, or in other units than they say.
+        // Some drivers support timestamps but leave them zero or use other units than reported.
         if seen <= 0.0 || seen > begin.elapsed().as_secs_f64() {
             clock = Clock::Host;
         }
@@ -144,7 +144,7 @@ impl Gpu {
             self.queue().write_buffer(&to, 0, &rounds.to_le_bytes());
             let begin = Instant::now();
             let seconds = self.best(&kernel, [&from, &to], clock).await?;
-            // A clock too coarse to see it says zero.
+            // A coarse clock may measure zero.
             let factor = LONG_ENOUGH / seconds.max(1e-7);
             let long = begin.elapsed().as_secs_f64() > 20.0 * LONG_ENOUGH * REPEATS as f64;
             if factor < 2.0 || long || rounds > 1 << 20 {
@@ -163,14 +163,14 @@ impl Gpu {
 
     /// Seconds of the fastest of several runs of a kernel with two bindings.
     async fn best(&self, kernel: &Kernel, buffers: [&wgpu::Buffer; 2], clock: Clock) -> Result<f64> {
-        // The probe's own kernels on buffers of the sizes that they are made for.
+        // Unchecked: the probe's kernels are sized for these buffers.
         let pipeline = self.pipeline_with(kernel, Checks::None).await?;
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = self.buffer("step", Step::BYTES, uniform).await?;
         let bindings = buffers.map(|buffer| wgpu::BufferBinding { buffer, offset: 0, size: None });
         let group = self.bind(kernel, &pipeline, &bindings, &step);
         let [x, y, z] = kernel.groups;
-        // The first run also loads code and touches memory for the first time.
+        // The first run includes loading code and touching memory for the first time.
         let times = self
             .time(clock, 1 + REPEATS, |_, pass| {
                 pass.set_pipeline(&pipeline.pipeline);
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_roof_bounds() {
+    fn bound_is_the_nearest_roof() {
         let roofline = Roofline { flops: 1e12, bandwidth: 1e11, latency: 1e-6, clock: Clock::Host };
         assert_eq!(roofline.bound(1e9, 1e6, 2e-3), Bound::Compute);
         assert_eq!(roofline.bound(1e9, 1e9, 2e-2), Bound::Bandwidth);

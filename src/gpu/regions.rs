@@ -1,5 +1,5 @@
-//! The memory that outlives a step: parameters, gradients, optimizer vectors, running statistics.
-//! Sessions with the same layout can share it, as training and evaluation do.
+//! Persistent device memory: parameters, gradients, optimizer vectors, running statistics. Sessions
+//! with the same layout can share it, as training and evaluation do.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use crate::error::{Error, Result};
 use crate::graph::Region;
 use crate::plan::{Entry, Layout, Plan, Store};
 
-/// One buffer for each region.
+/// One buffer per region.
 #[derive(Debug)]
 pub struct Regions {
-    /// Where each tensor lies.
+    /// Offsets of the tensors.
     pub layout: Arc<Layout>,
     pub(super) gpu: Gpu,
     buffers: BTreeMap<Region, wgpu::Buffer>,
 }
 
 impl Regions {
-    /// The regions that a plan needs, zeroed, with running statistics at their starting values.
+    /// Allocates the regions of a plan, zeroed, with initial running statistics.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if the device has too little memory.
@@ -42,9 +42,8 @@ impl Regions {
         Ok(regions)
     }
 
-    /// The same memory, with `region` in the place of the parameters, and averaged running
-    /// statistics, if there are any, in that of the others: averages are classified with where they
-    /// are.
+    /// The same memory with `region` as parameters and the averaged running statistics, if any, as
+    /// running statistics: inference with averages needs no copy.
     ///
     /// # Errors
     /// [`Error::Tensor`] if there is no such region.
@@ -68,14 +67,14 @@ impl Regions {
     }
 
     pub(super) fn buffer(&self, region: Region) -> Result<&wgpu::Buffer> {
-        let missing = || Error::tensor(format!("{region:?}"), "this session has no such region");
+        let missing = || Error::tensor(format!("{region:?}"), "does not exist in this session");
         self.buffers.get(&region).ok_or_else(missing)
     }
 
     fn write(&self, gpu: &Gpu, region: Region, entry: &Entry, values: &[f32]) -> Result<()> {
         if values.len() != entry.shape.volume() {
             let reason =
-                format!("has {} values where {} has {}", values.len(), entry.shape, entry.shape.volume());
+                format!("has {} values, but {} needs {}", values.len(), entry.shape, entry.shape.volume());
             return Err(Error::tensor(&entry.name, reason));
         }
         gpu.require_own(&self.gpu)?;
@@ -95,16 +94,15 @@ impl Regions {
     /// it is memory of another device.
     pub fn set(&self, gpu: &Gpu, region: Region, name: &str, values: &[f32]) -> Result<()> {
         let entry = self.layout.entries(region).iter().find(|e| e.name == name);
-        let entry = entry.ok_or_else(|| Error::tensor(name, "is not a tensor of this network"))?;
+        let entry = entry.ok_or_else(|| Error::tensor(name, "is not in this network"))?;
         self.write(gpu, region, entry, values)
     }
 
     /// Reads all tensors of a region, in order.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the layout is not the one that the memory was made for,
-    /// [`Error::Config`] if it is memory of another device, [`Error::Driver`] if the buffer cannot
-    /// be read.
+    /// [`Error::Tensor`] if the layout is not that of the memory, [`Error::Config`] if the memory
+    /// is of another device, [`Error::Driver`] if the buffer cannot be read.
     pub async fn get(&self, gpu: &Gpu, region: Region) -> Result<Vec<(&Entry, Vec<f32>)>> {
         gpu.require_own(&self.gpu)?;
         let buffer = self.buffer(region)?;
@@ -119,7 +117,7 @@ impl Regions {
     }
 }
 
-/// That a tensor of a layout is not in memory that was made for another layout.
+/// Error for a tensor outside memory that was allocated for another layout.
 fn beyond(entry: &Entry) -> Error {
-    Error::tensor(&entry.name, "lies beyond its region, which was made for another layout")
+    Error::tensor(&entry.name, "is outside its region, which was allocated for another layout")
 }

@@ -1,17 +1,17 @@
-//! Rows of a tensor from one session to another, without a detour through the host.
+//! Copying rows of a tensor between sessions on the device.
 
 use super::{Gpu, Session};
 use crate::error::{Error, Result};
 use crate::graph::TensorId;
 
 impl Gpu {
-    /// Copies rows (the first dimension) of a tensor that `from` keeps into rows of an input of
-    /// `to`: pairs of (row there, row here). It runs after what `from` has submitted and before
-    /// what `to` submits next. Both are tensors of their plans.
+    /// Copies rows (first dimension) of an output of `from` to rows of an input of `to`; `rows` are
+    /// pairs of (source row, target row). The copy is ordered after earlier submissions of `from`
+    /// and before later ones of `to`. Both tensors are of their plans' graphs.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if rows differ in shape or storage or do not exist, [`Error::Config`] if a
-    /// session is on another device, and what the device reports.
+    /// [`Error::Tensor`] if rows differ in shape or element type or do not exist, [`Error::Config`]
+    /// if a session is on another device, and errors of the device.
     pub async fn copy_rows(
         &self,
         from: (&Session, TensorId),
@@ -25,16 +25,17 @@ impl Gpu {
         let (to, target_place, _) = target.plan().lookup(input)?;
         let (spec, other, name) = (&from.spec, &to.spec, &to.name);
         if spec.element != other.element || spec.dims().get(1..) != other.dims().get(1..) {
-            return Err(Error::tensor(name, format!("is {other} and cannot take rows of {spec}")));
+            return Err(Error::tensor(name, format!("is {other} and cannot receive rows of {spec}")));
         }
         let exist = |row: usize, dims: &[usize]| dims.first().is_some_and(|count| row < *count);
         if let Some((a, b)) = rows.iter().find(|(a, b)| !exist(*a, spec.dims()) || !exist(*b, other.dims())) {
-            return Err(Error::tensor(name, format!("row {a} of {spec} cannot become row {b} of {other}")));
+            return Err(Error::tensor(name, format!("cannot copy row {a} of {spec} to row {b} of {other}")));
         }
         let element = (spec.bytes() / spec.shape.volume().max(1)) as u64;
         let length = spec.shape.item() as u64 * element;
         let (offset, stride) = (view.offset as u64 * element, view.batch_stride as u64 * element);
-        // Copies are of whole words; rows of an odd number of f16 are not, and go through the host.
+        // Device copies need multiples of 4 bytes; rows with an odd number of f16 go through the
+        // host.
         if [length, offset, stride].iter().any(|bytes| !bytes.is_multiple_of(4)) {
             let item = spec.shape.item();
             let (values, mut there) = (source.read(output).await?, target.read(input).await?);

@@ -1,6 +1,6 @@
-//! A plan on a device: buffers, pipelines and bind groups made once, then one submission a run, or
-//! several where one would take so long that drivers take the device for hung. Scalars come back
-//! through a ring of staging buffers without stalling the device.
+//! A plan on a device: buffers, pipelines and bind groups are created once; then each run is one
+//! submission, or several if one would trigger the driver's timeout. Scalars are read back through
+//! a ring of staging buffers without stalling the device.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -15,16 +15,16 @@ use crate::kernel::{Slot, Step};
 use crate::plan::{METRIC_STRIDE, Place, Plan, PlannedNode, Store, View};
 use crate::tensor::Spec;
 
-/// The scalars of one run.
+/// The scalars of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics {
-    /// Number of the run in this session, from 0.
+    /// Index of the run in this session, from 0.
     pub run: u64,
-    /// The values, in the order in which the plan was told of them.
+    /// The values, in the order of [`PlanOptions::metrics`](crate::plan::PlanOptions::metrics).
     pub values: Vec<f32>,
 }
 
-/// A tensor on its way to the host.
+/// A started read-back of a tensor.
 #[derive(Debug)]
 pub struct Reading {
     gpu: Gpu,
@@ -46,31 +46,31 @@ pub struct Session {
     idle: Vec<wgpu::Buffer>,
     pending: VecDeque<Pending>,
     watch: Option<Watch>,
-    /// Work of a submission at most.
+    /// Maximum work per submission, in multiply-adds.
     most_work: u64,
 }
 
-/// One dispatch of a run, timed by itself.
+/// Timing of one dispatch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DispatchTime {
     /// The node of [`Plan::graph`].
     pub node: NodeId,
-    /// Position among the kernels of the node's implementation.
+    /// Index of the kernel in the node's implementation.
     pub kernel: usize,
-    /// When it ran.
+    /// Start and duration.
     pub interval: Interval,
 }
 
-/// Adds up how long the device works on runs.
+/// Measures the device's busy time by timestamps.
 #[derive(Debug)]
 struct Watch {
-    /// The ticks at the start and the end of a run, and the buffer that they go through.
+    /// Timestamps at the start and end of a run, and the buffer to resolve them.
     queries: wgpu::QuerySet,
     resolved: wgpu::Buffer,
     seconds: f64,
 }
 
-/// Bytes of the two ticks.
+/// Bytes of the two timestamps.
 const TICKS: u64 = 16;
 
 #[derive(Debug)]
@@ -80,7 +80,7 @@ struct Dispatch {
     pipeline: Arc<super::Pipeline>,
     group: wgpu::BindGroup,
     groups: [u32; 3],
-    /// Multiply-adds, and what moving its values takes instead.
+    /// Estimated work in multiply-adds, memory traffic included.
     work: u64,
 }
 
@@ -93,7 +93,7 @@ impl Dispatch {
     }
 }
 
-/// A run whose scalars are on their way.
+/// A run with a pending read-back of scalars.
 #[derive(Debug)]
 struct Pending {
     run: u64,
@@ -102,10 +102,10 @@ struct Pending {
     submission: wgpu::SubmissionIndex,
 }
 
-/// What moving a value takes, in multiply-adds.
+/// Estimated cost of moving a value, in multiply-adds.
 const MOVE: u64 = 8;
 
-/// The work of each kernel of a node, as if they shared it evenly.
+/// Estimated work per kernel of a node, split evenly.
 fn work(plan: &Plan, node: &PlannedNode) -> u64 {
     let spec = |id: &TensorId| &plan.graph.tensor(*id).spec;
     let graph_node = plan.graph.node(node.node);
@@ -116,7 +116,7 @@ fn work(plan: &Plan, node: &PlannedNode) -> u64 {
     all / node.implementation.kernels.len().max(1) as u64
 }
 
-/// How many dispatches from the beginning are one submission: at least one, if there is one.
+/// Number of leading dispatches that fit one submission, at least one if there is any.
 fn fitting(dispatches: &[&Dispatch], most: u64) -> usize {
     let mut sum = 0u64;
     let fit = dispatches.iter().take_while(|dispatch| {
@@ -126,8 +126,8 @@ fn fitting(dispatches: &[&Dispatch], most: u64) -> usize {
     fit.count().max(1).min(dispatches.len())
 }
 
-/// What has to be checked while a node runs. Its tensors and scratch buffers must have the room
-/// that kernels count on.
+/// The runtime checks that a node needs. Fails if its tensors or scratch buffers are smaller than
+/// kernels assume.
 fn checks(gpu: &Gpu, plan: &Plan, node: &PlannedNode) -> Result<Checks> {
     let Some((_, graph_node)) = plan.graph.nodes().nth(node.node.index()) else {
         return Err(Error::tensor(format!("node {}", node.node.index()), "is not in the planned graph"));
@@ -138,7 +138,8 @@ fn checks(gpu: &Gpu, plan: &Plan, node: &PlannedNode) -> Result<Checks> {
         if operand.extent().is_some_and(|bytes| bytes <= place.bytes) {
             return Ok(operand);
         }
-        let reason = format!("is {} and does not fit in the {} bytes of its place", tensor.spec, place.bytes);
+        let reason =
+            format!("is {} and does not fit in the {} bytes allocated for it", tensor.spec, place.bytes);
         Err(Error::tensor(&tensor.name, reason))
     };
     let inputs = graph_node.inputs.iter().map(operand).collect::<Result<Vec<_>>>()?;
@@ -149,7 +150,7 @@ fn checks(gpu: &Gpu, plan: &Plan, node: &PlannedNode) -> Result<Checks> {
     {
         return Err(Error::tensor(
             &graph_node.name,
-            format!("has less scratch memory than {wanted:?} bytes"),
+            format!("has less scratch memory than the required {wanted:?} bytes"),
         ));
     }
     Ok(Checks::of(&node.implementation, &inputs, &outputs, gpu.profile()))
@@ -157,13 +158,13 @@ fn checks(gpu: &Gpu, plan: &Plan, node: &PlannedNode) -> Result<Checks> {
 
 impl Session {
     /// Allocates the plan's buffers and compiles its kernels. With `regions`, it shares the memory
-    /// of another session whose plan has the same layout. `progress` is told of each node that is
-    /// ready: (done, of how many).
+    /// of another session with the same layout. `progress` is called with (prepared nodes, total
+    /// nodes).
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if the device has too little memory, [`Error::Kernel`] if the driver
-    /// refuses a kernel, [`Error::Tensor`] if a tensor of the plan has no place, or less than it
-    /// needs, [`Error::Config`] if the memory is of another layout or another device.
+    /// rejects a kernel, [`Error::Tensor`] if a tensor of the plan has no memory or too little,
+    /// [`Error::Config`] if `regions` has another layout or is of another device.
     pub async fn new(
         gpu: &Gpu,
         plan: Arc<Plan>,
@@ -204,7 +205,7 @@ impl Session {
             }
         }
         let mut done = 0;
-        // Enough for all cores, and few enough for progress to be seen.
+        // Enough nodes for all cores, few enough for frequent progress.
         for nodes in plan.nodes.chunks(32) {
             let checked = nodes.iter().map(|node| checks(gpu, &plan, node).map(|checks| (node, checks)));
             let nodes = checked.collect::<Result<Vec<_>>>()?;
@@ -261,8 +262,8 @@ impl Session {
         Ok(())
     }
 
-    /// Cuts runs into submissions of at most so many multiply-adds, in place of what suits the
-    /// adapter's class. A dispatch is never cut.
+    /// Splits runs into submissions of up to `multiply_adds`, instead of the default of the
+    /// adapter's class. A dispatch is never split.
     pub fn limit_submissions(&mut self, multiply_adds: u64) {
         self.most_work = multiply_adds;
     }
@@ -271,7 +272,7 @@ impl Session {
         match place.store {
             Store::Region(region) => self.regions.buffer(region),
             store => {
-                let missing = || Error::tensor(format!("{store:?}"), "this session has no such buffer");
+                let missing = || Error::tensor(format!("{store:?}"), "does not exist in this session");
                 self.buffers.get(&store).ok_or_else(missing)
             }
         }
@@ -287,18 +288,17 @@ impl Session {
         &self.plan
     }
 
-    /// The memory that outlives a run.
+    /// The persistent memory.
     pub fn regions(&self) -> &Arc<Regions> {
         &self.regions
     }
 
-    /// Number of dispatches of a whole run.
+    /// Dispatches per run.
     pub fn dispatch_count(&self) -> usize {
         self.dispatches.len()
     }
 
-    /// Writes an input for the next run, rounded to f16 where the tensor is stored so. `tensor` is
-    /// one of [`Plan::graph`].
+    /// Writes an input of [`Plan::graph`] for the next run, rounded to f16 if stored as such.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the size differs.
@@ -318,11 +318,10 @@ impl Session {
     fn write_bytes(&self, id: TensorId, count: usize, bytes: &[u8]) -> Result<()> {
         let (tensor, place, _) = self.plan.lookup(id)?;
         if count != tensor.spec.shape.volume() || bytes.len() != tensor.spec.bytes() {
-            let reason = format!("is {} and cannot take {count} values", tensor.spec);
+            let reason = format!("is {} and cannot receive {count} values", tensor.spec);
             return Err(Error::tensor(&tensor.name, reason));
         }
-        // Writes are of whole words; what is behind an odd number of f16 belongs to no other
-        // tensor.
+        // Writes are multiples of 4 bytes; the padding after an odd number of f16 is unused.
         let (whole, rest) = bytes.split_at(bytes.len() / 4 * 4);
         let (queue, buffer) = (self.gpu.queue(), self.buffer(place)?);
         queue.write_buffer(buffer, place.offset, whole);
@@ -334,21 +333,21 @@ impl Session {
         Ok(())
     }
 
-    /// Runs the whole plan, and sends its scalars on their way to the host. Returns at once; the
-    /// number of the run is that of its [`Metrics`].
+    /// Submits a run of the whole plan and starts reading back its scalars. Returns immediately,
+    /// with the [`Metrics::run`] of the run.
     ///
     /// # Errors
-    /// Whatever the driver has reported since the last call.
+    /// Errors that the driver reported since the last call.
     pub fn submit(&mut self, step: &Step) -> Result<u64> {
         self.submit_nodes(step, 0..usize::MAX, true)?;
         Ok(self.runs - 1)
     }
 
-    /// Runs the nodes of [`Plan::graph`] with these numbers: segments that follow each other do
-    /// what the whole does. With `send`, they count as a run and send the scalars.
+    /// Submits a range of nodes of [`Plan::graph`]; consecutive ranges are equivalent to a whole
+    /// run. With `send`, they count as a run and its scalars are read back.
     ///
     /// # Errors
-    /// Whatever the driver has reported since the last call.
+    /// Errors that the driver reported since the last call.
     pub fn submit_nodes(&mut self, step: &Step, nodes: Range<usize>, send: bool) -> Result<()> {
         self.gpu.queue().write_buffer(&self.step, 0, &step.bytes());
         let wanted: Vec<&Dispatch> =
@@ -378,7 +377,7 @@ impl Session {
         let ticks = if self.watch.is_some() { TICKS } else { 0 };
         let buffer = self.idle.pop().unwrap_or_else(|| {
             self.gpu.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some("metrics on their way"),
+                label: Some("metrics read-back"),
                 size: metrics.size() + ticks,
                 usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
@@ -395,8 +394,8 @@ impl Session {
         self.gpu.check("a run")
     }
 
-    /// The dispatches of a submission. Of a run that is watched, its `ends` say whether it is the
-    /// first and whether it is the last one.
+    /// Encodes the dispatches of a submission. For a watched run, `ends` is (first submission, last
+    /// submission).
     fn record(&self, dispatches: &[&Dispatch], ends: Option<(bool, bool)>) -> wgpu::CommandEncoder {
         let mut encoder =
             self.gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
@@ -414,7 +413,7 @@ impl Session {
         encoder
     }
 
-    /// The scalars that have arrived, oldest first, without waiting.
+    /// The scalars of finished runs, oldest first, without waiting.
     ///
     /// # Errors
     /// [`Error::Driver`] if reading failed, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that
@@ -430,7 +429,7 @@ impl Session {
         Ok(arrived)
     }
 
-    /// Takes the scalars of the oldest run on its way.
+    /// Takes the scalars of the oldest pending run.
     fn take(&mut self, result: Result<(), String>) -> Result<Metrics> {
         let Some(first) = self.pending.pop_front() else { return Err(Error::Interrupted) };
         let read = result.and_then(|()| take_mapped(&first.buffer, first.buffer.size()));
@@ -453,9 +452,9 @@ impl Session {
         Ok(Metrics { run: first.run, values })
     }
 
-    /// Waits until at most `limit` runs are on their way, and returns the scalars that arrived,
-    /// oldest first: with a small limit above zero the device always has work and the host does not
-    /// run ahead of it.
+    /// Waits until at most `limit` runs are pending, and returns the scalars of finished runs,
+    /// oldest first. With a small limit above zero the device stays busy and the host does not run
+    /// far ahead.
     ///
     /// # Errors
     /// [`Error::Driver`] if reading failed, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that
@@ -471,19 +470,19 @@ impl Session {
         Ok(arrived)
     }
 
-    /// Waits until everything that was submitted has run.
+    /// Waits until all submitted work is done.
     ///
     /// # Errors
-    /// Whatever the driver has reported since the last call.
+    /// Errors that the driver reported since the last call.
     pub async fn wait(&self) -> Result<()> {
         self.gpu.finished().await
     }
 
-    /// Runs the whole plan once with a pass for each dispatch, and says when each ran, in their
-    /// order. It does what a run does, and sends no scalars.
+    /// Runs the whole plan once with one pass per dispatch, and returns the timing of each in
+    /// order. It has the effects of a run, but no scalars are read back.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn profile(&self, step: &Step, clock: Clock) -> Result<Vec<DispatchTime>> {
         self.gpu.queue().write_buffer(&self.step, 0, &step.bytes());
         let record = |i: usize, pass: &mut wgpu::ComputePass<'_>| self.dispatches[i].record(pass);
@@ -494,8 +493,8 @@ impl Session {
         Ok(self.dispatches.iter().zip(intervals).map(time).collect())
     }
 
-    /// From now on, adds up how long the device works on runs that send scalars: two timestamps a
-    /// run that come back with them. Returns whether the device has timestamps.
+    /// Starts measuring the device's busy time in runs with scalars, by two timestamps per run.
+    /// Returns whether the device supports timestamps.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if the device has too little memory.
@@ -510,19 +509,19 @@ impl Session {
         });
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
         let resolved = self.gpu.buffer("run", TICKS, usage).await?;
-        // Those without room for ticks are of no more use.
+        // Existing staging buffers have no room for timestamps.
         self.idle.clear();
         self.watch = Some(Watch { queries, resolved, seconds: 0.0 });
         Ok(true)
     }
 
-    /// Seconds that the device worked on the runs whose scalars have arrived since
-    /// [`Session::watch`].
+    /// Busy seconds of the device in runs whose scalars have arrived since [`Session::watch`];
+    /// `None` if not watched.
     pub fn busy_seconds(&self) -> Option<f64> {
         self.watch.as_ref().map(|watch| watch.seconds)
     }
 
-    /// Reads a tensor of [`Plan::graph`] that the plan keeps, dense and as f32; waits for all runs
+    /// Reads an output tensor of [`Plan::graph`], dense and as f32, after all runs submitted
     /// before.
     ///
     /// # Errors
@@ -533,21 +532,21 @@ impl Session {
         self.receive(reading).await
     }
 
-    /// Sends a tensor of [`Plan::graph`] that the plan keeps on its way to the host, as it is after
-    /// all runs before; more runs can follow meanwhile.
+    /// Starts reading an output tensor of [`Plan::graph`], after all runs submitted before. More
+    /// runs can be submitted meanwhile.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if there is no room for it.
+    /// [`Error::OutOfMemory`] if the device has too little memory.
     pub async fn send(&self, tensor: TensorId) -> Result<Reading> {
         let (tensor, place, view) = self.plan.lookup(tensor)?;
         let download = self.gpu.begin_download(self.buffer(place)?, place.offset, place.bytes).await?;
         Ok(Reading { gpu: self.gpu.clone(), spec: tensor.spec.clone(), view, download })
     }
 
-    /// Waits for what was sent, dense and as f32, and for no run after it.
+    /// Waits for a started read, but not for later runs; dense and as f32.
     ///
     /// # Errors
-    /// [`Error::Config`] if it was sent by a session on another device, [`Error::Driver`] if it
+    /// [`Error::Config`] if it was started by a session on another device, [`Error::Driver`] if it
     /// cannot be read, [`Error::DeviceLost`] or [`Error::OutOfMemory`] if that was the cause.
     pub async fn receive(&self, reading: Reading) -> Result<Vec<f32>> {
         let Reading { gpu, spec, view, download } = reading;

@@ -1,38 +1,37 @@
-//! Times passes on the device: by its own timestamps where it has them, else by the host's clock.
+//! Timing of passes by device timestamps, or else by the host's clock.
 
 use web_time::Instant;
 
 use super::{Gpu, Signal};
 use crate::error::Result;
 
-/// Passes timed by one query set: WebGPU allows 4,096 queries, and a pass has two.
+/// Passes per query set: WebGPU allows 4,096 queries, two per pass.
 const CHUNK: usize = 2048;
 
-/// Round trips that the host's clock is corrected by: the shortest of so many.
+/// Empty passes timed to correct the host's clock by the shortest round trip.
 const EMPTY_PASSES: usize = 5;
 
-/// Which clock times passes.
+/// Clock used for timing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Clock {
-    /// Timestamps that the device writes around each pass.
+    /// Device timestamps around each pass.
     Device,
-    /// The host's clock around the submission of each pass and its end, less what an empty pass
-    /// takes.
+    /// Host clock from submission to completion of each pass, minus that of an empty pass.
     Host,
 }
 
-/// When a pass ran.
+/// Timing of a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct Interval {
     /// Seconds from the start of the first pass.
     pub start: f64,
-    /// Seconds that it ran.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
 impl Gpu {
-    /// The best clock that the device has.
+    /// The best available clock.
     pub fn clock(&self) -> Clock {
         if self.device().features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             Clock::Device
@@ -41,10 +40,10 @@ impl Gpu {
         }
     }
 
-    /// Runs `count` passes one after another, filled by `fill`, and says when each ran.
+    /// Runs `count` passes in sequence, encoded by `fill`, and returns the timing of each.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub(crate) async fn time(
         &self,
         clock: Clock,
@@ -60,8 +59,7 @@ impl Gpu {
                 }
                 let period = f64::from(self.queue().get_timestamp_period()) * 1e-9;
                 let origin = ticks.first().copied().unwrap_or(0);
-                // Drivers may hand out ticks that go back: such a pass took no time that could be
-                // seen.
+                // Driver timestamps may go backwards; such a pass is counted as zero.
                 let since = |from: u64, to: u64| to.saturating_sub(from) as f64 * period;
                 let interval = |pair: &[u64]| Interval {
                     start: since(origin, pair[0]),
@@ -86,7 +84,7 @@ impl Gpu {
         }
     }
 
-    /// The ticks at the start and the end of each pass.
+    /// Timestamps at the start and end of each pass.
     async fn time_by_queries(
         &self,
         passes: std::ops::Range<usize>,
@@ -116,7 +114,7 @@ impl Gpu {
         Ok(bytemuck::pod_collect_to_vec(&self.download(&resolved, 0, bytes).await?))
     }
 
-    /// Seconds from the submission of a pass until the host knows that it has ended.
+    /// Seconds from the submission of a pass until its completion is known on the host.
     async fn time_by_waiting(&self, fill: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Result<f64> {
         let mut encoder = self.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         fill(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
@@ -127,7 +125,7 @@ impl Gpu {
         Ok(begin.elapsed().as_secs_f64())
     }
 
-    /// Waits until everything that was submitted has run.
+    /// Waits until all submitted work is done.
     pub(crate) async fn finished(&self) -> Result<()> {
         let done = Signal::default();
         let sender = done.clone();

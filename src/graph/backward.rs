@@ -1,5 +1,5 @@
-//! Autodiff: walks the graph backwards from a scalar and lets every operation add the nodes of its
-//! gradient.
+//! Reverse-mode autodiff: walks the graph backwards from a scalar; every operation adds the nodes
+//! of its gradient.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,22 +9,21 @@ use crate::error::{Error, Result};
 use crate::graph::{Add, Fill};
 use crate::tensor::Element;
 
-/// What [`Graph::differentiate`] found: the gradient of the loss with respect to tensors of the
-/// graph.
+/// Gradient tensor of each tensor that [`Graph::differentiate`] reached.
 #[derive(Clone, Debug, Default)]
 pub struct Gradients {
     of: HashMap<TensorId, TensorId>,
 }
 
 impl Gradients {
-    /// The gradient with respect to `tensor`, if the loss depends on it and a parameter lies below
-    /// it.
+    /// The gradient with respect to `tensor`, if the loss depends on it and it depends on a
+    /// parameter.
     pub fn of(&self, tensor: TensorId) -> Option<TensorId> {
         self.of.get(&tensor).copied()
     }
 }
 
-/// What an operation sees while it adds the nodes of its gradient.
+/// The interface through which an operation adds the nodes of its gradient.
 #[derive(Debug)]
 pub struct Backward<'a> {
     graph: &'a mut Graph,
@@ -64,13 +63,13 @@ impl Backward<'_> {
         self.graph.tensor(tensor).spec.dims().to_vec()
     }
 
-    /// How a tensor is stored: its gradient is stored alike.
+    /// Element type of a tensor, which is also that of its gradient.
     pub fn element(&self, tensor: TensorId) -> Element {
         self.graph.tensor(tensor).spec.element
     }
 
-    /// Adds a node that is no contribution by itself, and returns its outputs. `suffix` tells it
-    /// from its layer's other nodes.
+    /// Adds an intermediate node and returns its outputs. `suffix` is appended to the layer's name
+    /// and must be unique within the layer.
     ///
     /// # Errors
     /// [`Error::Layer`] if the operation refuses its inputs.
@@ -84,8 +83,8 @@ impl Backward<'_> {
         self.graph.add_node(name, Arc::new(op), inputs)
     }
 
-    /// Adds the result of `op` to the gradient with respect to an input. Nothing happens if nobody
-    /// needs that gradient.
+    /// Adds the result of `op` to the gradient with respect to an input. Does nothing if that
+    /// gradient is not needed.
     ///
     /// # Errors
     /// [`Error::Layer`] if the operation refuses its inputs.
@@ -118,7 +117,7 @@ impl Backward<'_> {
     /// Adds an existing tensor to the gradient with respect to an input.
     ///
     /// # Errors
-    /// [`Error::Layer`] if shapes or storage differ.
+    /// [`Error::Layer`] if shapes or element types differ.
     pub fn pass(&mut self, input: usize, gradient: TensorId) -> Result<()> {
         if !self.needs(input) {
             return Ok(());
@@ -134,7 +133,7 @@ impl Backward<'_> {
         self.accept(target, sum)
     }
 
-    /// The error of an operation that has no gradient in this state.
+    /// The error of an operation that cannot be differentiated with its attributes.
     pub fn refuse(&self, reason: &str) -> Error {
         let node = &self.graph.nodes[self.node.0];
         Error::Layer { layer: node.name.clone(), operation: node.op.name(), reason: reason.into() }
@@ -144,7 +143,7 @@ impl Backward<'_> {
         let (of, is) = (&self.graph.tensor(target).spec, &self.graph.tensor(gradient).spec);
         if of != is {
             let name = &self.graph.tensor(target).name;
-            return Err(self.refuse(&format!("the gradient of `{name}` ({of}) came out as {is}")));
+            return Err(self.refuse(&format!("the gradient of `{name}` ({of}) has shape {is}")));
         }
         self.gradients.of.insert(target, gradient);
         Ok(())
@@ -152,10 +151,10 @@ impl Backward<'_> {
 }
 
 impl Graph {
-    /// Adds the backward graph of the scalar `loss`, and gives each trained parameter's gradient
-    /// its place in the gradient region: zeros for parameters that the loss does not depend on;
-    /// those of frozen parameters are never written. To start from several losses, or a part of
-    /// them, give a weighted sum of them.
+    /// Adds the backward graph of the scalar `loss` and assigns each trainable parameter's gradient
+    /// to its place in the gradient region. Parameters that the loss does not depend on get zeros;
+    /// the gradients of frozen parameters are never written. For several losses, pass their
+    /// weighted sum.
     ///
     /// # Errors
     /// [`Error::Tensor`] if `loss` is not a scalar, and shape errors of the nodes that are added.
@@ -163,16 +162,17 @@ impl Graph {
         self.differentiate_scaled(loss, None)
     }
 
-    /// As [`Graph::differentiate`], with the loss scaled by the scalar `scale` in place of the
-    /// step's loss scale: all gradients come out multiplied by it.
+    /// As [`Graph::differentiate`], with the scalar `scale` as loss scale instead of the step's:
+    /// all gradients are multiplied by it.
     ///
     /// # Errors
-    /// As [`Graph::differentiate`]; [`Error::Tensor`] if `scale` is not like the loss.
+    /// As [`Graph::differentiate`]; [`Error::Tensor`] if shape or element type of `scale` differ
+    /// from the loss's.
     pub fn differentiate_scaled(&mut self, loss: TensorId, scale: Option<TensorId>) -> Result<Gradients> {
         if let Some(scale) = scale.map(|t| self.tensor(t)).filter(|t| t.spec != self.tensor(loss).spec) {
             return Err(Error::tensor(
                 &scale.name,
-                format!("is {}; a loss scale must be like the loss", scale.spec),
+                format!("is {}; a loss scale must have the shape and type of the loss", scale.spec),
             ));
         }
         let needed = self.depends_on(|_, t| matches!(&t.role, Role::Parameter(info) if info.is_trained()));
@@ -181,7 +181,7 @@ impl Graph {
         let trained: Vec<TensorId> = trained.map(|(id, ..)| id).collect();
         for parameter in trained {
             let gradient = match gradients.of(parameter) {
-                // A gradient that another tensor has too is no place of its own.
+                // A gradient shared with another tensor is copied to its own place.
                 Some(gradient) if matches!(self.tensor(gradient).role, Role::Value) => gradient,
                 Some(gradient) => {
                     let name = format!("{}/grad", self.tensor(parameter).name);
@@ -199,9 +199,8 @@ impl Graph {
         Ok(gradients)
     }
 
-    /// Adds the nodes of the gradient of the scalar `score` with respect to one tensor and to
-    /// nothing else: what lies below that tensor need not be differentiable, and parameters get no
-    /// gradients.
+    /// Adds the nodes of the gradient of the scalar `score` with respect to one tensor only:
+    /// operations before that tensor need not be differentiable, and parameters get no gradients.
     ///
     /// # Errors
     /// [`Error::Tensor`] if `score` is not a scalar or does not depend on the tensor, and shape
@@ -210,12 +209,12 @@ impl Graph {
         let needed = self.depends_on(|id, _| id == with_respect_to);
         let found = self.walk_back(score, None, &needed)?.of(with_respect_to);
         found.ok_or_else(|| {
-            let reason = format!("does not reach `{}`", self.tensor(score).name);
+            let reason = format!("`{}` does not depend on it", self.tensor(score).name);
             Error::tensor(&self.tensor(with_respect_to).name, reason)
         })
     }
 
-    /// Walks back from a scalar through all nodes that lead to a needed tensor.
+    /// Walks back from a scalar through all nodes that depend on a needed tensor.
     fn walk_back(&mut self, loss: TensorId, scale: Option<TensorId>, needed: &[bool]) -> Result<Gradients> {
         if self.tensor(loss).spec.shape.volume() != 1 {
             let tensor = self.tensor(loss);
@@ -241,7 +240,7 @@ impl Graph {
         Ok(gradients)
     }
 
-    /// For each tensor, whether it is one of these or depends on one.
+    /// For each tensor, whether `is` holds for it or for a tensor that it depends on.
     fn depends_on(&self, is: impl Fn(TensorId, &super::Tensor) -> bool) -> Vec<bool> {
         let mut needed: Vec<bool> = self.tensors().map(|(id, t)| is(id, t)).collect();
         for node in &self.nodes {

@@ -1,5 +1,5 @@
-//! A pass that joins the gradients of ReLUs with what they mask: most are no nodes of their own
-//! then, and the tensor is not read and written once more.
+//! A pass that fuses the gradients of ReLUs into the nodes whose results they mask, which saves one
+//! read and one write of the tensor each.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use super::passes::Rewriter;
 use super::{Alias, Graph, Node, Operation, TensorId};
 use crate::error::Result;
 
-/// A node that takes masks along.
-struct Joined {
+/// A node with the masks fused into it.
+struct Fused {
     op: Arc<dyn Operation>,
-    /// The activation, if it has to be added to the node's inputs.
+    /// The activation to append to the node's inputs, if it is not among them.
     activation: Option<TensorId>,
-    /// The nodes that go, each with the tensor that stands for its result.
+    /// The removed nodes, each with the tensor that replaces its result.
     masks: Vec<(usize, TensorId)>,
 }
 
@@ -24,13 +24,13 @@ struct Masks<'a> {
 }
 
 impl Graph {
-    /// Joins the gradients of ReLUs with the nodes whose results they mask, where an operation
-    /// knows how ([`Operation::masked`]). The gradient of a concatenation is masked as a whole,
-    /// where each of its windows would be. Outputs stay.
+    /// Fuses the gradients of ReLUs into the nodes whose results they mask, where the operation
+    /// supports it ([`Operation::masked`]). If all windows of a concatenation's gradient are
+    /// masked, the gradient is masked as a whole. Outputs of the graph are kept.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
-    pub fn join_masks(&self) -> Result<Self> {
+    pub fn fuse_masks(&self) -> Result<Self> {
         let mut readers: HashMap<TensorId, Vec<usize>> = HashMap::new();
         for (id, node) in self.nodes() {
             for input in &node.inputs {
@@ -38,14 +38,15 @@ impl Graph {
             }
         }
         let masks = Masks { graph: self, readers, kept: self.output_tensors() };
-        let joined: HashMap<usize, Joined> =
-            self.nodes().filter_map(|(id, node)| Some((id.index(), masks.joined(node)?))).collect();
-        let gone: HashMap<usize, TensorId> = joined.values().flat_map(|j| j.masks.iter().copied()).collect();
+        let fused: HashMap<usize, Fused> =
+            self.nodes().filter_map(|(id, node)| Some((id.index(), masks.fused(node)?))).collect();
+        let removed: HashMap<usize, TensorId> =
+            fused.values().flat_map(|f| f.masks.iter().copied()).collect();
         let mut result = Rewriter::new(self);
         for (id, node) in self.nodes() {
-            if let Some(stands) = gone.get(&id.index()) {
+            if let Some(stands) = removed.get(&id.index()) {
                 result.stand_for(node.outputs[0], *stands);
-            } else if let Some(Joined { op, activation, .. }) = joined.get(&id.index()) {
+            } else if let Some(Fused { op, activation, .. }) = fused.get(&id.index()) {
                 let inputs = node.inputs.iter().copied().chain(*activation).collect();
                 let node = Node { inputs, ..node.clone() };
                 result.copy(&node, Arc::clone(op), &node.outputs)?;
@@ -58,7 +59,7 @@ impl Graph {
 }
 
 impl Masks<'_> {
-    /// The one node that reads a tensor that nobody else needs.
+    /// The only reader of a tensor that is not an output.
     fn reader(&self, tensor: TensorId) -> Option<usize> {
         match self.readers.get(&tensor).map(Vec::as_slice) {
             Some([one]) if !self.kept.contains(&tensor) => Some(*one),
@@ -66,8 +67,7 @@ impl Masks<'_> {
         }
     }
 
-    /// The activation that masks a tensor, and the node that does it, if that is all that is done
-    /// with the tensor.
+    /// The masking node and its activation, if the mask is the only reader of the tensor.
     fn mask(&self, tensor: TensorId) -> Option<(usize, TensorId)> {
         let index = self.reader(tensor)?;
         let node = &self.graph.nodes[index];
@@ -75,21 +75,21 @@ impl Masks<'_> {
         is_mask.then(|| (index, node.inputs[0]))
     }
 
-    fn joined(&self, node: &Node) -> Option<Joined> {
+    fn fused(&self, node: &Node) -> Option<Fused> {
         let [tensor] = node.outputs[..] else { return None };
         let (activation, masks) = match self.mask(tensor) {
             Some((mask, activation)) => (activation, vec![(mask, tensor)]),
             None => self.windows(tensor)?,
         };
-        // An activation that is made later cannot be read here.
+        // An activation that is computed later cannot be read here.
         let first = node.inputs.iter().position(|t| *t == activation);
         let op = node.op.masked(first)?;
         let activation = Some(activation).filter(|_| first.is_none());
-        Some(Joined { op, activation, masks })
+        Some(Fused { op, activation, masks })
     }
 
-    /// For the gradient of a concatenation: the concatenation, and the masks of its windows, if
-    /// they are all that is done with it.
+    /// For the gradient of a concatenation: the concatenation and the masks of its windows, if they
+    /// are the only readers.
     fn windows(&self, whole: TensorId) -> Option<(TensorId, Vec<(usize, TensorId)>)> {
         if self.kept.contains(&whole) {
             return None;
@@ -117,7 +117,7 @@ impl Masks<'_> {
         (whole == of && channels == whole.shape.ncs()[1]).then_some((concatenation, masks))
     }
 
-    /// The concatenation that this activation is the window at `channel` of.
+    /// The concatenation that has this activation as its window at `channel`.
     fn gathers(&self, activation: TensorId, channel: usize) -> Option<TensorId> {
         self.readers.get(&activation)?.iter().find_map(|&reader| {
             let node = &self.graph.nodes[reader];

@@ -1,6 +1,5 @@
-//! The graph: tensors and the operations that make them, in the order in which they run. Shapes are
-//! inferred and checked when a node is added; autodiff, pruning and fusion turn one graph into
-//! another.
+//! The graph: tensors and the operations that compute them, in execution order. Shapes are inferred
+//! and checked when a node is added; autodiff, pruning and fusion turn one graph into another.
 
 mod backward;
 mod masks;
@@ -25,7 +24,7 @@ use crate::tensor::{MAX_TENSOR_BYTES, Shape, Spec};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub(crate) usize);
 
-/// A node of one graph; nodes run in the order of their numbers.
+/// A node of one graph; nodes run in the order of their indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub(crate) usize);
 
@@ -43,18 +42,18 @@ pub enum Region {
     Parameters,
     /// The gradient of each parameter, at the parameter's offset.
     Gradients,
-    /// What the network keeps beside parameters: running statistics.
+    /// The network's buffers: running statistics.
     State,
     /// Averages of the state over updates, at the state's offsets.
     AveragedState,
-    /// What the optimizer keeps: `Slots(k)` is its k-th vector, laid out as the parameters are.
+    /// Optimizer state: `Slots(k)` is its k-th vector, laid out like the parameters.
     Slots(u8),
 }
 
-/// How a parameter starts; drawn on the host from the seed and the parameter's name.
+/// Initialization of a parameter, drawn on the host from the seed and the parameter's name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Initializer {
-    /// The same value everywhere.
+    /// A constant.
     Constant(f32),
     /// Uniform in ±sqrt(3 / `fan`): Caffe's `xavier` filler.
     Xavier {
@@ -69,42 +68,41 @@ pub enum Initializer {
     },
 }
 
-/// What the optimizer and the initialisation need to know of a parameter.
+/// Multipliers and initialization of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ParameterInfo {
     /// Factor on the learning rate (Caffe's `lr_mult`). A parameter with zero is frozen: it gets no
-    /// gradient, and nothing is differentiated that only frozen parameters lie below.
-    pub rate: f32,
+    /// gradient, and the backward pass stops where only frozen parameters would follow.
+    pub lr: f32,
     /// Factor on the weight decay (Caffe's `decay_mult`).
-    pub decay: f32,
+    pub weight_decay: f32,
     /// The initial values.
     pub init: Initializer,
 }
 
 impl ParameterInfo {
-    /// Whether updates change it.
+    /// Whether the parameter is trainable.
     pub fn is_trained(&self) -> bool {
-        self.rate != 0.0
+        self.lr != 0.0
     }
 }
 
-/// Where a tensor's content comes from.
+/// Where a tensor's values come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Role {
     /// Written by the host before each run.
     Input,
-    /// Trained.
+    /// A parameter.
     Parameter(ParameterInfo),
     /// Kept from step to step and updated in place by a node; starts with this value.
     State(f32),
-    /// Written once by the host when a session is made.
+    /// Written once by the host when a session is created.
     Constant(Arc<Vec<f32>>),
-    /// A whole region as one flat tensor: what optimizers work on.
+    /// A whole region as one flat tensor, as optimizers use it.
     Flat(Region),
-    /// Made by a node.
+    /// Computed by a node.
     Value,
-    /// Made by a node, and lies in the gradient region where this parameter lies among the
-    /// parameters.
+    /// Computed by a node, at this parameter's offset in the gradient region.
     Gradient(TensorId),
 }
 
@@ -115,9 +113,9 @@ pub struct Tensor {
     pub name: String,
     /// Shape and element type.
     pub spec: Spec,
-    /// Where its content comes from.
+    /// Where its values come from.
     pub role: Role,
-    /// The node that makes it.
+    /// The node that computes it; none for leaves.
     pub producer: Option<NodeId>,
 }
 
@@ -126,17 +124,17 @@ pub struct Tensor {
 pub struct Node {
     /// The layer's name, for example `inception_4a/3x3`.
     pub name: String,
-    /// What it does.
+    /// The operation.
     pub op: Arc<dyn Operation>,
-    /// The tensors that it reads.
+    /// The tensors that it reads, in the operation's order.
     pub inputs: Vec<TensorId>,
-    /// The tensors that it makes.
+    /// The tensors that it computes.
     pub outputs: Vec<TensorId>,
 }
 
-/// Tensors and nodes in single-assignment form: each tensor is made by at most one node, before any
-/// node reads it. Outputs are tensors that are read when the graph has run, each under a name:
-/// passes renumber tensors, and keep the outputs with their names.
+/// Tensors and nodes in single-assignment form: each tensor is computed by at most one node, before
+/// any node reads it. Outputs are the tensors that the host reads after a run, addressed by name:
+/// passes renumber tensors but keep the names of outputs.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     tensors: Vec<Tensor>,
@@ -150,7 +148,7 @@ impl Graph {
         Self::default()
     }
 
-    /// Adds a tensor that no node makes.
+    /// Adds a leaf: a tensor that no node computes.
     pub fn add_tensor(&mut self, name: impl Into<String>, spec: Spec, role: Role) -> TensorId {
         self.tensors.push(Tensor { name: name.into(), spec, role, producer: None });
         TensorId(self.tensors.len() - 1)
@@ -161,7 +159,7 @@ impl Graph {
         self.add_tensor(name, spec, Role::Input)
     }
 
-    /// Adds a trained parameter.
+    /// Adds a parameter.
     pub fn parameter(
         &mut self,
         name: impl Into<String>,
@@ -174,8 +172,8 @@ impl Graph {
     /// Adds a node and returns all its outputs.
     ///
     /// # Errors
-    /// [`Error::Layer`] with the layer's name and the shapes, if the operation cannot work on these
-    /// inputs.
+    /// [`Error::Layer`] with the layer's name and the shapes, if the operation does not accept
+    /// these inputs.
     pub fn add_node(
         &mut self,
         name: impl Into<String>,
@@ -189,7 +187,7 @@ impl Graph {
             self.get(*id).map(|tensor| &tensor.spec).ok_or_else(missing)
         };
         let specs = inputs.iter().map(spec).collect::<Result<Vec<&Spec>>>()?;
-        // What is too large to count must not reach an operation's arithmetic.
+        // Sizes that would overflow must not reach an operation's arithmetic.
         specs.iter().try_for_each(|spec| countable(spec)).map_err(layer_error)?;
         let outputs = op.infer(&specs).map_err(layer_error)?;
         outputs.iter().try_for_each(countable).map_err(layer_error)?;
@@ -218,16 +216,16 @@ impl Graph {
         let name = name.into();
         let operation = op.name();
         let outputs = self.add_node(name.clone(), Arc::new(op), inputs)?;
-        let none = || Error::Layer { layer: name, operation, reason: "makes no tensor".into() };
+        let none = || Error::Layer { layer: name, operation, reason: "has no output".into() };
         outputs.first().copied().ok_or_else(none)
     }
 
-    /// Says where the content of a tensor comes from, once more is known than when it was made.
+    /// Changes the role of a tensor that was added earlier.
     pub(crate) fn set_role(&mut self, id: TensorId, role: Role) {
         self.tensors[id.0].role = role;
     }
 
-    /// Makes a tensor of this graph an output, in the place of any other output of this name.
+    /// Declares a tensor an output; replaces an output of the same name.
     pub fn set_output(&mut self, name: impl Display, tensor: TensorId) {
         self.outputs.insert(name.to_string(), tensor);
     }
@@ -239,7 +237,7 @@ impl Graph {
     pub fn output(&self, name: impl Display) -> Result<TensorId> {
         let name = name.to_string();
         let found = self.outputs.get(&name).copied();
-        found.ok_or_else(|| Error::tensor(name, "is no output of the graph"))
+        found.ok_or_else(|| Error::tensor(name, "is not an output of the graph"))
     }
 
     /// All outputs, in the order of their names.
@@ -247,10 +245,11 @@ impl Graph {
         self.outputs.iter().map(|(name, id)| (name.as_str(), *id))
     }
 
-    /// Leaves only these outputs, so that passes need not keep the others; no node goes.
+    /// Keeps only these outputs, so that passes need not preserve the others. Nodes are not
+    /// removed.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if one of them is no output.
+    /// [`Error::Tensor`] if one of them is not an output.
     pub fn keep_outputs(&mut self, names: &[impl Display]) -> Result<()> {
         let named = |name| Ok((ToString::to_string(name), self.output(name)?));
         self.outputs = names.iter().map(named).collect::<Result<_>>()?;
@@ -262,17 +261,17 @@ impl Graph {
         self.outputs.values().copied().collect()
     }
 
-    /// The tensor with this number, if the graph has so many.
+    /// The tensor with this index, if it exists.
     pub fn get(&self, id: TensorId) -> Option<&Tensor> {
         self.tensors.get(id.0)
     }
 
-    /// The tensor with this number, which must be of this graph.
+    /// The tensor with this index, which must be of this graph.
     pub fn tensor(&self, id: TensorId) -> &Tensor {
         &self.tensors[id.0]
     }
 
-    /// The node with this number, which must be of this graph.
+    /// The node with this index, which must be of this graph.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]
     }
@@ -283,15 +282,15 @@ impl Graph {
     /// [`Error::Tensor`] if there is none.
     pub fn find(&self, name: &str) -> Result<TensorId> {
         let found = self.tensors.iter().position(|t| t.name == name).map(TensorId);
-        found.ok_or_else(|| Error::tensor(name, "no tensor of this name is in the graph"))
+        found.ok_or_else(|| Error::tensor(name, "the graph has no tensor of this name"))
     }
 
-    /// All tensors with their numbers.
+    /// All tensors with their indices.
     pub fn tensors(&self) -> impl DoubleEndedIterator<Item = (TensorId, &Tensor)> {
         self.tensors.iter().enumerate().map(|(i, t)| (TensorId(i), t))
     }
 
-    /// All nodes with their numbers, in the order in which they run.
+    /// All nodes with their indices, in execution order.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> {
         self.nodes.iter().enumerate().map(|(i, n)| (NodeId(i), n))
     }
@@ -306,7 +305,7 @@ impl Graph {
         self.nodes.is_empty()
     }
 
-    /// The trained parameters in the order in which they were added.
+    /// The parameters in the order in which they were added.
     pub fn parameters(&self) -> impl Iterator<Item = (TensorId, &Tensor, &ParameterInfo)> {
         self.tensors().filter_map(|(id, t)| match &t.role {
             Role::Parameter(info) => Some((id, t, info)),
@@ -331,8 +330,8 @@ impl Graph {
     }
 }
 
-/// Refuses a tensor whose size would overflow what is computed from it, and one without elements,
-/// for which there is no kernel.
+/// Rejects tensors whose size would overflow later arithmetic, and empty tensors, for which there
+/// are no kernels.
 fn countable(spec: &Spec) -> Result<(), String> {
     if spec.shape.volume() == 0 {
         return Err(format!("a tensor of {} has no elements", spec.shape));
@@ -341,7 +340,7 @@ fn countable(spec: &Spec) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "a tensor of {} is larger than any memory: use a smaller `LoaderOptions::batch`, `GoogLeNet::input` or `GoogLeNet::width`",
+        "a tensor of {} is too large: use a smaller `LoaderOptions::batch`, `GoogLeNet::input` or `GoogLeNet::width`",
         spec.shape
     ))
 }

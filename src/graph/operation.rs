@@ -1,5 +1,5 @@
-//! What every operation can say about itself: shapes, gradient, storage, kernels. The engine knows
-//! operations only through this trait; it never matches on their names.
+//! The trait of operations: shape inference, gradient, storage, kernels. The engine uses operations
+//! only through it and never matches on their names.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::kernel::{Implementation, Operands, Profile};
 use crate::tensor::Spec;
 
-/// A statement that two tensors of a node share storage.
+/// Two tensors of a node that share storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alias {
     /// The kernel rewrites `input` in place and the result is `output`: both have the same shape.
@@ -42,33 +42,32 @@ pub enum Alias {
     },
 }
 
-/// What becomes of an operation when the network is evaluated and not trained.
+/// How an operation changes when the network is evaluated instead of trained.
 #[derive(Clone, Debug)]
 pub enum Inference {
-    /// It stays as it is.
+    /// Unchanged.
     Same,
-    /// It disappears: its first output is its first input (dropout).
+    /// Removed: its first output is its first input (dropout).
     Identity,
-    /// Another operation with the same inputs and the first of the outputs takes its place (batch
-    /// norm, max pool).
+    /// Replaced by another operation with the same inputs and the first of the outputs (batch norm,
+    /// max pool).
     Replace(Arc<dyn Operation>),
 }
 
 /// One operation of the graph, forward or backward. Values of this type hold attributes (stride,
 /// padding) and no tensors.
 pub trait Operation: Any + Debug + Send + Sync {
-    /// The name by which shader, kernel, twin and test are found, for example `conv`.
+    /// The name of its shader, kernels, CPU reference and tests, for example `conv`.
     fn name(&self) -> &'static str;
 
-    /// The outputs for these inputs.
+    /// Shapes and element types of the outputs for these inputs.
     ///
     /// # Errors
-    /// The reason, with the shapes, if the operation cannot work on these inputs.
+    /// The reason, with the shapes, if the operation does not accept these inputs.
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String>;
 
-    /// Adds to the graph what the gradient of this node needs. Operations without a gradient
-    /// (optimizers, the backward operations themselves) keep the default, which contributes
-    /// nothing.
+    /// Adds the nodes of this node's gradient to the graph. Operations without a gradient
+    /// (optimizers, the backward operations themselves) keep the default, which adds nothing.
     ///
     /// # Errors
     /// Shape errors of the nodes that it adds.
@@ -76,48 +75,46 @@ pub trait Operation: Any + Debug + Send + Sync {
         Ok(())
     }
 
-    /// Which of its tensors share storage. The planner sees to it that they do, with a copy where
-    /// it must.
+    /// Which of its tensors share storage. The planner inserts a copy where they cannot.
     fn aliases(&self, _inputs: &[&Spec]) -> Vec<Alias> {
         Vec::new()
     }
 
-    /// The operation that does this and then `next` in one kernel, if there is one.
+    /// The fused operation of this one followed by `next`, if there is one.
     fn fuse(&self, _next: &dyn Operation) -> Option<Arc<dyn Operation>> {
         None
     }
 
-    /// As [`Operation::fuse`], where the result has no gradient: for inference. Inputs of `next`
-    /// after its first follow those of this one.
+    /// As [`Operation::fuse`], for fused operations without a gradient: inference only. Inputs of
+    /// `next` after its first follow those of this one.
     fn fold(&self, _next: &dyn Operation) -> Option<Arc<dyn Operation>> {
         None
     }
 
-    /// What becomes of it in evaluation.
+    /// How it changes in evaluation.
     fn for_inference(&self) -> Inference {
         Inference::Same
     }
 
-    /// The variant that takes one more input of its output's shape and adds its result to it in
-    /// place.
+    /// The variant with one more input of its output's shape, to which it adds its result in place.
     fn accumulating(&self) -> Option<Arc<dyn Operation>> {
         None
     }
 
-    /// The variant that leaves zeros where an activation of its output's shape is not above zero:
-    /// the gradient of the ReLU that the activation came out of, taken along. The activation is the
-    /// input `own`, or, with none, one more input, the last.
+    /// The variant with a fused ReLU gradient: its result is zero where an activation of the same
+    /// shape is not positive. The activation is the input `own`, or an additional last input if
+    /// `own` is `None`.
     fn masked(&self, _own: Option<usize>) -> Option<Arc<dyn Operation>> {
         None
     }
 
-    /// Whether it is the gradient of a ReLU: of inputs y and dy, dy where y is above zero.
+    /// Whether it is the gradient of a ReLU: inputs y and dy, output dy where y > 0, else 0.
     fn is_mask(&self) -> bool {
         false
     }
 
-    /// The ways to run it on a device with this profile, the best default first. An empty list
-    /// means that nothing needs to run.
+    /// Its implementations for a device with this profile, the default first. An empty list means
+    /// that nothing needs to run.
     fn kernels(&self, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation>;
 
     /// Multiply-adds of one run.
@@ -127,8 +124,7 @@ pub trait Operation: Any + Debug + Send + Sync {
 }
 
 impl dyn Operation {
-    /// This as an operation of the type `T`, if it is one: how an operation knows others that it
-    /// can do in one kernel with itself.
+    /// Downcast to the operation type `T`, as needed to recognize operations that can be fused.
     pub fn downcast_ref<T: Operation>(&self) -> Option<&T> {
         (self as &dyn Any).downcast_ref()
     }

@@ -1,4 +1,4 @@
-//! Passes: each makes a new graph, in which the outputs have the names that they had.
+//! Passes: each returns a new graph with the same output names.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
@@ -8,7 +8,7 @@ use super::{Graph, Inference, Node, Operation, Role, TensorId};
 use crate::error::{Error, Result};
 use crate::tensor::Element;
 
-/// A graph that is being made from another, and what became of the other's tensors.
+/// Builds a graph from another and maps the tensors of the old graph to the new one.
 pub(super) struct Rewriter<'a> {
     old: &'a Graph,
     /// The new graph so far.
@@ -17,12 +17,12 @@ pub(super) struct Rewriter<'a> {
 }
 
 impl<'a> Rewriter<'a> {
-    /// With nothing of the old graph yet.
+    /// Starts with an empty graph.
     fn empty(old: &'a Graph) -> Self {
         Self { old, graph: Graph::new(), map: HashMap::new() }
     }
 
-    /// With all that no node makes, in its order.
+    /// Starts with all leaves, in their order.
     pub fn new(old: &'a Graph) -> Self {
         let mut new = Self::empty(old);
         for (id, tensor) in old.tensors() {
@@ -33,7 +33,7 @@ impl<'a> Rewriter<'a> {
         new
     }
 
-    /// The new number of an input of a node: what no node makes is copied on first use.
+    /// The new index of an input of a node; a leaf is copied on first use.
     pub fn leaf(&mut self, id: TensorId) -> TensorId {
         if let Some(new) = self.map.get(&id) {
             return *new;
@@ -44,15 +44,15 @@ impl<'a> Rewriter<'a> {
         new
     }
 
-    /// Says that what stands for one old tensor stands for another too.
+    /// Maps another old tensor to the replacement of `stands`.
     pub fn stand_for(&mut self, old: TensorId, other: TensorId) {
         if let Some(new) = self.map.get(&other) {
             self.map.insert(old, *new);
         }
     }
 
-    /// Copies a node, with another operation; `outputs` are the old tensors that its outputs stand
-    /// for.
+    /// Copies a node with another operation; `outputs` are the old tensors that its outputs
+    /// replace.
     pub fn copy(&mut self, node: &Node, op: Arc<dyn Operation>, outputs: &[TensorId]) -> Result<()> {
         let inputs: Vec<TensorId> = node.inputs.iter().map(|t| self.leaf(*t)).collect();
         self.place(node, op, &inputs, outputs)
@@ -81,10 +81,10 @@ impl<'a> Rewriter<'a> {
     /// The new graph, with the outputs of the old one.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if nothing stands for one of them.
+    /// [`Error::Tensor`] if one of them has no replacement.
     pub fn finish(mut self) -> Result<Graph> {
         for (name, id) in self.old.outputs() {
-            let lost = || Error::tensor(name, "is an output, and has no place in the graph of a pass");
+            let lost = || Error::tensor(name, "is an output that a graph pass has lost");
             let new = *self.map.get(&id).ok_or_else(lost)?;
             self.graph.set_output(name, new);
         }
@@ -93,18 +93,18 @@ impl<'a> Rewriter<'a> {
 }
 
 impl Graph {
-    /// Only what the outputs of these names need, and no other outputs: nodes, parameters and
-    /// inputs that none of them depends on are gone.
+    /// Keeps only these outputs and what they depend on; other nodes, parameters and inputs are
+    /// removed.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if one of them is no output of the graph.
+    /// [`Error::Tensor`] if one of them is not an output of the graph.
     pub fn prune(&self, outputs: &[impl Display]) -> Result<Self> {
         self.cut(&[], outputs)
     }
 
-    /// The part of the graph between `inputs` and `outputs`: what [`Graph::prune`] keeps, but each
-    /// of `inputs` is an input that the host or another part of the graph writes, and what lies
-    /// before them is gone.
+    /// The part of the graph between `inputs` and `outputs`: as [`Graph::prune`], but each of
+    /// `inputs` becomes a graph input that the host or another part of the graph writes, and the
+    /// nodes before them are removed.
     ///
     /// # Errors
     /// As [`Graph::prune`].
@@ -124,8 +124,8 @@ impl Graph {
             }
         }
         let mut result = Rewriter::empty(&open);
-        // Leaves keep their order, so that regions are laid out alike whatever order the nodes use
-        // them in.
+        // Leaves keep their order, so that the layout of regions does not depend on the order of
+        // use.
         for (id, tensor) in open.tensors() {
             if tensor.producer.is_none() && wanted.contains(&id) {
                 result.leaf(id);
@@ -139,11 +139,10 @@ impl Graph {
         result.finish()
     }
 
-    /// The graph as it is evaluated and not trained: dropout is gone, batch norm uses its running
-    /// statistics.
+    /// The graph in evaluation mode: dropout is removed, batch norm uses its running statistics.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if an output is one that an operation makes in training only.
+    /// [`Error::Tensor`] if an output is computed in training only.
     pub fn evaluation(&self) -> Result<Self> {
         let mut result = Rewriter::new(self);
         for (_, node) in self.nodes() {
@@ -156,12 +155,11 @@ impl Graph {
         result.finish()
     }
 
-    /// The graph with its f32 inputs stored as `element`, and all that nodes make of them likewise:
-    /// activations, and in a graph that is differentiated later their gradients. Parameters,
-    /// statistics and losses stay f32.
+    /// The graph with its f32 inputs, activations and, after differentiation, their gradients
+    /// stored as `element`. Parameters, statistics and losses stay f32.
     ///
     /// # Errors
-    /// [`Error::Layer`] if an operation cannot work on such tensors.
+    /// [`Error::Layer`] if an operation does not support `element`.
     pub fn stored_as(&self, element: Element) -> Result<Self> {
         let mut result = Rewriter::new(self);
         for tensor in &mut result.graph.tensors {
@@ -175,25 +173,25 @@ impl Graph {
         result.finish()
     }
 
-    /// Joins nodes with the one node that reads them where an operation knows how
-    /// ([`Operation::fuse`]). Outputs stay.
+    /// Fuses nodes with their only reader where the operation supports it ([`Operation::fuse`]).
+    /// Outputs of the graph are kept.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
     pub fn fuse(&self) -> Result<Self> {
-        self.join(Operation::fuse)
+        self.fuse_with(Operation::fuse)
     }
 
-    /// As [`Graph::fuse`], for a graph that is not differentiated: batch norm goes into the
-    /// convolution before it too ([`Operation::fold`]).
+    /// As [`Graph::fuse`], for a graph that is not differentiated: batch norm is fused into the
+    /// preceding convolution too ([`Operation::fold`]).
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
     pub fn fold(&self) -> Result<Self> {
-        self.join(|op, next| op.fuse(next).or_else(|| op.fold(next)))
+        self.fuse_with(|op, next| op.fuse(next).or_else(|| op.fold(next)))
     }
 
-    fn join(
+    fn fuse_with(
         &self,
         both: impl Fn(&dyn Operation, &dyn Operation) -> Option<Arc<dyn Operation>>,
     ) -> Result<Self> {
@@ -204,10 +202,10 @@ impl Graph {
         }
         let reader: HashMap<TensorId, usize> =
             self.nodes.iter().enumerate().flat_map(|(i, n)| n.inputs.iter().map(move |t| (*t, i))).collect();
-        let mut joined = HashSet::new();
+        let mut fused = HashSet::new();
         let mut result = Rewriter::new(self);
         for (index, node) in self.nodes.iter().enumerate() {
-            if joined.contains(&index) {
+            if fused.contains(&index) {
                 continue;
             }
             let mut op = Arc::clone(&node.op);
@@ -216,7 +214,7 @@ impl Graph {
             while readers[outputs[0].0] == 1 && !kept.contains(&outputs[0]) {
                 let Some(&next) = reader.get(&outputs[0]) else { break };
                 let next_node = &self.nodes[next];
-                // What else it reads must be there already: parameters and statistics are.
+                // Its other inputs must be available already, as parameters and statistics are.
                 let [first, others @ ..] = &next_node.inputs[..] else { break };
                 let there = others.iter().all(|t| self.tensor(*t).producer.is_none());
                 if *first != outputs[0] || !there || next_node.outputs.len() != 1 {
@@ -226,7 +224,7 @@ impl Graph {
                 op = both;
                 inputs.extend(others);
                 outputs[0] = next_node.outputs[0];
-                joined.insert(next);
+                fused.insert(next);
             }
             let node = Node { inputs, ..node.clone() };
             result.copy(&node, op, &outputs)?;

@@ -1,5 +1,5 @@
-//! A pass that trades time for memory: values of the forward pass that only the backward pass reads
-//! later are made again there (Chen et al., "Training deep nets with sublinear memory cost", 2016).
+//! Gradient checkpointing: activations that only the backward pass still needs are recomputed there
+//! instead of kept (Chen et al., "Training deep nets with sublinear memory cost", 2016).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,23 +12,24 @@ struct Recompute<'a> {
     graph: &'a Graph,
     /// Values that are not kept for the backward pass.
     dropped: HashSet<TensorId>,
-    /// What stands for a dropped value once it was made again.
-    again: HashMap<TensorId, TensorId>,
+    /// The recomputed tensor of each dropped value.
+    recomputed: HashMap<TensorId, TensorId>,
     result: Rewriter<'a>,
 }
 
 impl Graph {
-    /// Cuts the first `forward` nodes, which must not depend on the others, into segments of about
-    /// equal bytes, where few values are read across the cut. Of each segment but the last the
-    /// backward pass keeps what later segments read, and makes the rest again when it gets there.
-    /// Outputs, and nodes that change statistics, stay as they are. The results are the
-    /// same: dropout's masks do not depend on when they are drawn.
+    /// Divides the first `forward` nodes, which must not depend on the others, into segments of
+    /// about equal bytes, cut where few values are read across. Of each segment except the last,
+    /// only the values that later segments read are kept; the backward pass recomputes the others.
+    /// Outputs and nodes that update statistics are not recomputed. Results are identical: dropout
+    /// masks do not depend on when they are drawn.
     ///
     /// # Errors
     /// None for a graph whose nodes were accepted before.
     pub fn recompute(&self, forward: usize, segments: usize) -> Result<Self> {
         let dropped = self.dropped(forward, segments);
-        let mut pass = Recompute { graph: self, dropped, again: HashMap::new(), result: Rewriter::new(self) };
+        let mut pass =
+            Recompute { graph: self, dropped, recomputed: HashMap::new(), result: Rewriter::new(self) };
         for (id, node) in self.nodes() {
             if id.index() < forward {
                 pass.result.copy(node, Arc::clone(&node.op), &node.outputs)?;
@@ -68,7 +69,7 @@ impl Graph {
         dropped
     }
 
-    /// The first node of each segment but the first.
+    /// The first node of each segment after the first.
     fn cuts(&self, forward: usize, segments: usize) -> Vec<usize> {
         let mut last_read = vec![0; self.tensors.len()];
         for (id, node) in self.nodes().take(forward) {
@@ -79,7 +80,7 @@ impl Graph {
         let bytes = |t: &TensorId| self.tensor(*t).spec.bytes() as u64;
         let made: Vec<u64> =
             self.nodes().take(forward).map(|(_, n)| n.outputs.iter().map(bytes).sum()).collect();
-        // What is read across a cut in front of each node.
+        // Bytes that are read across a cut before a node.
         let across = |cut: usize| -> u64 {
             let outputs = self.nodes[..cut].iter().flat_map(|n| &n.outputs);
             outputs.filter(|t| last_read[t.0] >= cut).map(bytes).sum()
@@ -103,20 +104,20 @@ impl Graph {
 }
 
 impl Recompute<'_> {
-    /// What the backward pass reads for a tensor: itself if it was kept, else what is made again,
-    /// once, with all that it needs.
+    /// The tensor that the backward pass reads: itself if it was kept, else its recomputation,
+    /// which is added once together with everything it depends on.
     fn at_hand(&mut self, tensor: TensorId) -> Result<TensorId> {
         let graph = self.graph;
         let dropped = graph.tensor(tensor).producer.filter(|_| self.dropped.contains(&tensor));
         let Some(producer) = dropped else { return Ok(self.result.leaf(tensor)) };
-        if let Some(again) = self.again.get(&tensor) {
-            return Ok(*again);
+        if let Some(recomputed) = self.recomputed.get(&tensor) {
+            return Ok(*recomputed);
         }
         let node = graph.node(producer);
         let inputs = node.inputs.iter().map(|t| self.at_hand(*t)).collect::<Result<Vec<_>>>()?;
         let made =
-            self.result.graph.add_node(format!("{}/again", node.name), Arc::clone(&node.op), &inputs)?;
-        self.again.extend(node.outputs.iter().copied().zip(made));
-        Ok(self.again[&tensor])
+            self.result.graph.add_node(format!("{}/recomputed", node.name), Arc::clone(&node.op), &inputs)?;
+        self.recomputed.extend(node.outputs.iter().copied().zip(made));
+        Ok(self.recomputed[&tensor])
     }
 }

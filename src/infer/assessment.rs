@@ -1,4 +1,4 @@
-//! Everything that one look at each image of a data set tells about a classifier.
+//! All metrics of a classifier from one pass over a data set.
 
 use serde::Serialize;
 
@@ -8,15 +8,15 @@ use crate::infer::Evaluation;
 /// An image that is classified wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Mistake {
-    /// Its number in the data set.
+    /// Its index in the data set.
     pub image: usize,
-    /// Its class.
+    /// Its true class.
     pub label: usize,
-    /// The class that it is taken for.
+    /// The predicted class.
     pub prediction: usize,
-    /// The probability of that class.
+    /// The probability of the predicted class.
     pub probability: f32,
-    /// The probability of its own class.
+    /// The probability of the true class.
     pub of_label: f32,
 }
 
@@ -25,16 +25,16 @@ pub struct Mistake {
 pub struct Assessment {
     /// Accuracy and mean cross-entropy.
     pub evaluation: Evaluation,
-    /// Labels against predictions.
+    /// The confusion matrix.
     pub confusion: Confusion,
-    /// Confidence against accuracy.
+    /// Calibration: confidence against accuracy.
     pub reliability: Reliability,
     mistakes: Vec<Mistake>,
     keep: usize,
 }
 
 impl Assessment {
-    /// No image yet, of so many classes; it keeps at most `worst` mistakes.
+    /// Empty, for `classes` classes; keeps up to `worst` mistakes.
     pub fn new(classes: usize, worst: usize) -> Self {
         Self {
             evaluation: Evaluation::default(),
@@ -45,7 +45,7 @@ impl Assessment {
         }
     }
 
-    /// Takes up the image number `image`.
+    /// Adds the image with index `image`.
     pub fn add(&mut self, image: usize, label: usize, probabilities: &[f32]) {
         let Some(prediction) = most_probable(probabilities) else { return };
         let probability = probabilities[prediction];
@@ -61,13 +61,13 @@ impl Assessment {
         }
     }
 
-    /// The mistakes that the network was surest of, the surest first.
+    /// The most confident mistakes, in descending order.
     pub fn mistakes(&self) -> &[Mistake] {
         &self.mistakes
     }
 }
 
-/// The most probable class, of equals the first.
+/// The most probable class; the first in a tie.
 fn most_probable(probabilities: &[f32]) -> Option<usize> {
     let better = |best: Option<usize>, i: usize| match best {
         Some(b) if probabilities[b] >= probabilities[i] => best,
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_surest_mistakes_are_kept() {
+    fn most_confident_mistakes_are_kept_in_order() {
         let mut assessment = Assessment::new(2, 2);
         for (image, (label, first)) in [(0, 0.9), (1, 0.8), (1, 0.6), (1, 0.95), (0, 0.5)].iter().enumerate()
         {
@@ -89,7 +89,7 @@ mod tests {
         }
         let kept: Vec<usize> = assessment.mistakes().iter().map(|m| m.image).collect();
         assert_eq!(kept, [3, 1]);
-        // Of equals the first is the prediction: the last image is right.
+        // In a tie the first class is predicted, so the last image is right.
         assert_eq!((assessment.evaluation.correct, assessment.confusion.count(1, 0)), (2, 3));
         assert_eq!(assessment.reliability.count(), 5);
     }

@@ -1,15 +1,14 @@
-//! Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", 2017): one number
-//! that a softmax's logits are divided by, so that its probabilities mean what they say. It changes
-//! no prediction.
+//! Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", 2017): the logits
+//! are divided by one number, so that probabilities match the accuracy. Predictions do not change.
 
 use serde::{Deserialize, Serialize};
 
 use crate::infer::softmax;
 
-/// What fitting a temperature found.
+/// A fitted temperature.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// What logits are to be divided by.
+    /// The number to divide logits by.
     pub temperature: f32,
     /// Mean negative log-likelihood at temperature 1.
     pub before: f64,
@@ -17,18 +16,17 @@ pub struct Calibration {
     pub after: f64,
 }
 
-/// Temperatures beyond these say only that there were too few images.
+/// Range of temperatures; beyond it there were too few images to fit one.
 const RANGE: (f64, f64) = (0.05, 20.0);
 
-/// The temperature with the least mean negative log-likelihood of the labels. Without images it is
-/// 1.
+/// The temperature with the lowest mean negative log-likelihood of the labels; 1 without images.
 pub fn calibrate(logits: &[Vec<f32>], labels: &[u32]) -> Calibration {
     let before = nll(logits, labels, 1.0);
     if logits.is_empty() {
         return Calibration { temperature: 1.0, before, after: before };
     }
-    // The likelihood is concave in 1 / T, so it has one peak in log T, which golden sections close
-    // in on.
+    // The likelihood is concave in 1 / T, so it has one peak in log T, which golden-section search
+    // finds.
     let ratio = (5f64.sqrt() - 1.0) / 2.0;
     let (mut low, mut high) = (RANGE.0.ln(), RANGE.1.ln());
     while high - low > 1e-4 {
@@ -56,8 +54,8 @@ fn nll(logits: &[Vec<f32>], labels: &[u32], temperature: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Images whose label is drawn from the softmax of their logits, without chance: label 0 for
-    /// the share that its probability says.
+    /// Images whose labels follow the softmax of their logits exactly: label 0 for the share given
+    /// by its probability.
     fn honest(factor: f32) -> (Vec<Vec<f32>>, Vec<u32>) {
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         for step in 0..20 {
@@ -72,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn the_temperature_undoes_a_factor() {
+    fn temperature_recovers_the_factor_of_scaled_logits() {
         for factor in [0.5, 1.0, 3.0] {
             let (logits, labels) = honest(factor);
             let found = calibrate(&logits, &labels);
@@ -82,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn no_images_change_nothing() {
+    fn temperature_without_images_is_1() {
         assert_eq!(calibrate(&[], &[]).temperature, 1.0);
     }
 }

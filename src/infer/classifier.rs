@@ -1,4 +1,4 @@
-//! Inference: the network in evaluation mode, pruned to its main softmax.
+//! Inference: the network in evaluation mode, pruned to its main head.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,14 +26,14 @@ pub struct Prediction {
     pub probability: f32,
 }
 
-/// What an evaluation over a data set found.
+/// Accuracy and loss over a data set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// Images that were classified.
+    /// Number of images.
     pub count: usize,
-    /// Those whose most probable class is their label.
+    /// Number of images whose most probable class is their label.
     pub correct: usize,
-    /// Those whose label is among the five most probable classes.
+    /// Number of images whose label is among the five most probable classes.
     pub correct5: usize,
     /// Mean cross-entropy.
     pub loss: f64,
@@ -50,11 +50,10 @@ impl Evaluation {
         self.correct5 as f64 / self.count.max(1) as f64
     }
 
-    /// Takes up one image.
+    /// Adds an image.
     pub fn add(&mut self, probabilities: &[f32], label: usize) {
         let of_label = probabilities.get(label).copied().unwrap_or(0.0);
-        // As on the device, the first of equals is the prediction, and what is no number is never
-        // right.
+        // As on the device, the first class is predicted in a tie, and NaN is never correct.
         let behind = |(class, p): &(usize, &f32)| **p < of_label || (**p == of_label && *class >= label);
         let rank = probabilities.len() - probabilities.iter().enumerate().filter(behind).count();
         let likely = if of_label.is_nan() { of_label } else { of_label.max(f32::MIN_POSITIVE) };
@@ -65,7 +64,7 @@ impl Evaluation {
     }
 }
 
-/// A network ready to classify on a device; it holds no aux head and no dropout.
+/// A network for classification on a device, without auxiliary heads and dropout.
 #[derive(Debug)]
 pub struct Classifier {
     gpu: Gpu,
@@ -75,15 +74,14 @@ pub struct Classifier {
     probabilities: TensorId,
     batch: usize,
     classes: usize,
-    /// What was pushed, the oldest first, and which rows are images.
+    /// The pushed batches, oldest first, with the rows that are images.
     pushed: VecDeque<(Reading, Vec<bool>)>,
 }
 
-/// The evaluation graph of a network, pruned to the logits of its main head, with a softmax behind
-/// them.
+/// The evaluation graph of a network, pruned to the logits of its main head, followed by a softmax.
 #[derive(Debug)]
 pub struct InferenceGraph {
-    /// The nodes.
+    /// The graph.
     pub graph: Graph,
     /// The images, batch x 3 x input x input.
     pub input: TensorId,
@@ -108,12 +106,12 @@ impl InferenceGraph {
         Ok(Self { graph, input, logits, probabilities })
     }
 
-    /// Plans it as a classifier on this device does, on memory of its own or with the layout of
-    /// another plan.
+    /// Plans it like a classifier on this device, with its own memory or the layout of another
+    /// plan.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device
-    /// cannot store activations so, [`Error::Tensor`] if the layout lacks a parameter.
+    /// does not support this element type, [`Error::Tensor`] if the layout lacks a parameter.
     pub fn plan(&self, gpu: &Gpu, layout: Option<Arc<Layout>>) -> Result<Plan> {
         gpu.require_all(&self.graph)?;
         let options = PlanOptions {
@@ -128,13 +126,13 @@ impl InferenceGraph {
 }
 
 impl Classifier {
-    /// A classifier with these weights, on memory of its own, with activations stored as `element`.
-    /// Aux heads among the weights are left out; they need not be there. Averages are not looked
-    /// at: [`TrainingState::averaged`] puts them in the place of the weights.
+    /// A classifier with these weights and its own memory, with activations stored as `element`.
+    /// Weights of auxiliary heads are ignored and may be missing. Averages are not used: replace
+    /// the weights by them with [`TrainingState::averaged`].
     ///
     /// # Errors
-    /// [`Error::Tensor`] naming a weight that is missing or misshapen, [`Error::NoF16`] if the
-    /// device cannot store activations so, and what the device reports.
+    /// [`Error::Tensor`] naming a weight that is missing or has the wrong shape, [`Error::NoF16`]
+    /// if the device does not support this element type, and errors of the device.
     pub async fn new(
         gpu: &Gpu,
         network: &impl Model,
@@ -147,8 +145,8 @@ impl Classifier {
         Ok(classifier)
     }
 
-    /// A classifier with the parameters that training from this seed begins with: for measurements,
-    /// which need no weights.
+    /// A classifier with the parameters initialized from `seed`, for measurements that need no
+    /// trained weights.
     ///
     /// # Errors
     /// As [`Classifier::new`].
@@ -164,7 +162,7 @@ impl Classifier {
         Ok(classifier)
     }
 
-    /// A classifier that reads the parameters of other sessions where they are.
+    /// A classifier that shares the parameters of other sessions.
     pub(super) async fn sharing(
         gpu: &Gpu,
         network: &impl Model,
@@ -192,12 +190,12 @@ impl Classifier {
         Ok(Self { gpu, session, input, logits, probabilities, batch, classes, pushed })
     }
 
-    /// Images of a batch.
+    /// Batch size.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// The session that runs the network.
+    /// The session of the network.
     pub fn session(&self) -> &Session {
         &self.session
     }
@@ -205,27 +203,27 @@ impl Classifier {
     /// The logits of the last batch, batch x classes, row by row.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn logits(&self) -> Result<Vec<f32>> {
         self.session.read(self.logits).await
     }
 
-    /// The probabilities of each class for each image of a batch, its missing rows left out. What
-    /// was pushed and not pulled is forgotten.
+    /// The probabilities of each class for each image of a batch, without its missing rows. Pushed
+    /// batches that were not pulled are discarded.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    /// [`Error::Tensor`] if the batch has the wrong size, and errors of the device.
     pub async fn probabilities(&mut self, batch: &Batch) -> Result<Vec<Vec<f32>>> {
-        self.forget();
+        self.clear();
         self.push(batch).await?;
         Ok(self.pull().await?.unwrap_or_default())
     }
 
-    /// Sends a batch on its way through the network. With the next one pushed before this one is
-    /// pulled, the device does not wait for the host.
+    /// Submits a batch. Push the next batch before pulling this one, so that the device does not
+    /// wait for the host.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    /// [`Error::Tensor`] if the batch has the wrong size, and errors of the device.
     pub async fn push(&mut self, batch: &Batch) -> Result<()> {
         self.session.write(self.input, &batch.images)?;
         self.session.submit(&Step::default())?;
@@ -235,11 +233,11 @@ impl Classifier {
         Ok(())
     }
 
-    /// The probabilities of the oldest batch that was pushed and not pulled, as
-    /// [`Classifier::probabilities`]; none if there is none.
+    /// The probabilities of the oldest batch that was not pulled yet, as
+    /// [`Classifier::probabilities`]; `None` without one.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn pull(&mut self) -> Result<Option<Vec<Vec<f32>>>> {
         let Some((reading, there)) = self.pushed.pop_front() else { return Ok(None) };
         let rows = self.session.receive(reading).await?;
@@ -248,15 +246,15 @@ impl Classifier {
         Ok(Some(rows.filter(|(_, there)| *there).map(|(row, _)| row.to_vec()).collect()))
     }
 
-    /// Forgets what was pushed and not pulled.
-    pub fn forget(&mut self) {
+    /// Discards pushed batches that were not pulled.
+    pub fn clear(&mut self) {
         self.pushed.clear();
     }
 
-    /// Times each dispatch of one batch by itself.
+    /// Times each dispatch of one batch separately.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    /// [`Error::Tensor`] if the batch has the wrong size, and errors of the device.
     pub async fn profile(&self, batch: &Batch, clock: Clock) -> Result<Vec<DispatchTime>> {
         self.session.write(self.input, &batch.images)?;
         self.session.profile(&Step::default(), clock).await
@@ -267,32 +265,33 @@ impl Classifier {
     /// image.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if an image has the wrong size or gives no numbers, and what the device
-    /// reports.
+    /// [`Error::Tensor`] if an image has the wrong size or a non-finite output, and errors of the
+    /// device.
     pub async fn classify(&mut self, images: &[Vec<f32>]) -> Result<Vec<Vec<Prediction>>> {
         let mut results = Vec::with_capacity(images.len());
         for chunk in images.chunks(self.batch) {
             let rows = self.probabilities(&Batch::of(self.batch, chunk)).await?;
-            numbers(&rows)?;
+            require_finite(&rows)?;
             results.extend(rows.iter().map(|row| top(row, self.classes)));
         }
         Ok(results)
     }
 }
 
-/// Refuses outputs that are NaN or infinite.
+/// Rejects outputs that are NaN or infinite.
 ///
 /// # Errors
 /// [`Error::Tensor`] if one is.
-pub fn numbers(rows: &[Vec<f32>]) -> Result<()> {
+pub fn require_finite(rows: &[Vec<f32>]) -> Result<()> {
     if rows.iter().flatten().all(|value| value.is_finite()) {
         return Ok(());
     }
-    let reason = "gives NaN or infinite values: activations overflow; use `Optimizer::precision` f32 if they are stored as f16";
+    let reason =
+        "is not finite: activations overflowed; use `Optimizer::precision` f32 if they are stored as f16";
     Err(Error::tensor("softmax", reason))
 }
 
-/// The `top` most probable classes, most probable first; of equals the first.
+/// The `top` most probable classes, most probable first; the lower class number first in a tie.
 pub fn top(probabilities: &[f32], top: usize) -> Vec<Prediction> {
     let mut order: Vec<Prediction> = probabilities
         .iter()

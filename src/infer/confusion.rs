@@ -1,38 +1,36 @@
-//! Which class is taken for which, and what follows for each class.
+//! The confusion matrix and metrics per class.
 
 use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
-/// Counts of images by label and prediction.
+/// A confusion matrix: counts of images by label and prediction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confusion {
     classes: usize,
-    /// By label and prediction, where there are any: most of many thousand classes are never taken
-    /// for each other.
+    /// Sparse, by label and prediction: of many thousand classes, most pairs are never confused.
     counts: BTreeMap<(usize, usize), u64>,
 }
 
-/// How one class fares.
+/// Metrics of one class.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ClassMetrics {
     /// Images with this label.
     pub support: u64,
-    /// Images that are predicted to be of this class.
+    /// Images predicted as this class.
     pub predicted: u64,
-    /// Images with this label that are predicted so.
+    /// Images with this label predicted as this class.
     pub correct: u64,
-    /// Share of the images predicted to be of this class that are; none if there are none.
+    /// correct / predicted; `None` if `predicted` is 0.
     pub precision: Option<f64>,
-    /// Share of the images with this label that are predicted so; none if there are none.
+    /// correct / support; `None` if `support` is 0.
     pub recall: Option<f64>,
-    /// The harmonic mean of precision and recall, 2 correct / (support + predicted); none if the
-    /// class occurs in neither.
+    /// The harmonic mean of precision and recall, 2 correct / (support + predicted); `None` if both
+    /// are 0.
     pub f1: Option<f64>,
 }
 
-/// Means over the classes that have images, each class counting alike. What a class has none of
-/// counts as zero.
+/// Unweighted (macro) means over the classes with images. Undefined values count as zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct MeanMetrics {
     /// Mean precision.
@@ -44,12 +42,12 @@ pub struct MeanMetrics {
 }
 
 impl Confusion {
-    /// No image yet, of so many classes.
+    /// Empty, for `classes` classes.
     pub fn new(classes: usize) -> Self {
         Self { classes, counts: BTreeMap::new() }
     }
 
-    /// Takes up one image. What is no class is passed over.
+    /// Adds an image. Numbers that are not a class are ignored.
     pub fn add(&mut self, label: usize, prediction: usize) {
         if label < self.classes && prediction < self.classes {
             *self.counts.entry((label, prediction)).or_default() += 1;
@@ -61,12 +59,12 @@ impl Confusion {
         self.classes
     }
 
-    /// Images with this label and prediction.
+    /// Number of images with this label and prediction.
     pub fn count(&self, label: usize, prediction: usize) -> u64 {
         self.counts.get(&(label, prediction)).copied().unwrap_or(0)
     }
 
-    /// Images with this label, by prediction.
+    /// Number of images with this label, by prediction.
     pub fn row(&self, label: usize) -> Vec<u64> {
         let mut row = vec![0; self.classes];
         for ((_, prediction), count) in self.counts.range((label, 0)..(label.saturating_add(1), 0)) {
@@ -75,7 +73,7 @@ impl Confusion {
         row
     }
 
-    /// Each class.
+    /// Metrics of each class.
     pub fn metrics(&self) -> Vec<ClassMetrics> {
         let share = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
         let mut sums = vec![(0, 0); self.classes];
@@ -97,7 +95,7 @@ impl Confusion {
         sums.into_iter().enumerate().map(class).collect()
     }
 
-    /// The classes taken together.
+    /// Means over the classes.
     pub fn mean(&self) -> MeanMetrics {
         let metrics = self.metrics();
         let there: Vec<&ClassMetrics> = metrics.iter().filter(|m| m.support > 0).collect();
@@ -107,8 +105,7 @@ impl Confusion {
         MeanMetrics { precision: mean(|m| m.precision), recall: mean(|m| m.recall), f1: mean(|m| m.f1) }
     }
 
-    /// The pairs of label and prediction that are confused most often, with their counts; at most
-    /// `most` of them.
+    /// Up to `most` pairs of label and prediction that are confused most often, with their counts.
     pub fn most_confused(&self, most: usize) -> Vec<(usize, usize, u64)> {
         let cells = self.counts.iter().map(|((label, prediction), count)| (*label, *prediction, *count));
         let mut wrong: Vec<_> = cells.filter(|(label, prediction, _)| label != prediction).collect();
@@ -118,7 +115,7 @@ impl Confusion {
     }
 }
 
-/// As a list of rows.
+/// Serialized as a list of rows.
 impl Serialize for Confusion {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq((0..self.classes).map(|label| self.row(label)))
@@ -129,8 +126,8 @@ impl Serialize for Confusion {
 mod tests {
     use super::*;
 
-    /// Label 0: 3 right, 1 taken for 1. Label 1: 2 right, 2 taken for 0. No image of class 2, and 1
-    /// of label 0 taken for it.
+    /// Label 0: 3 right, 1 predicted as 1, 1 as 2. Label 1: 2 right, 2 predicted as 0. No image of
+    /// class 2.
     fn example() -> Confusion {
         let mut confusion = Confusion::new(3);
         let images = [(0, 0), (0, 0), (0, 0), (0, 1), (0, 2), (1, 1), (1, 1), (1, 0), (1, 0)];
@@ -139,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_by_hand() {
+    fn metrics_match_hand_computed_values() {
         let metrics = example().metrics();
         let of = |i: usize| (metrics[i].precision, metrics[i].recall, metrics[i].f1);
         // 5 predictions of class 0, 3 right; 5 images of it.
@@ -156,15 +153,15 @@ mod tests {
     }
 
     #[test]
-    fn the_most_confused_come_first() {
+    fn most_confused_pairs_come_first() {
         assert_eq!(example().most_confused(2), [(1, 0, 2), (0, 1, 1)]);
         assert_eq!(example().most_confused(9).len(), 3);
         assert_eq!(serde_json::to_string(&example()).expect("JSON"), "[[3,1,1],[2,2,0],[0,0,0]]");
     }
 
-    /// A table of a million classes squared would be terabytes.
+    /// A dense matrix of a million classes would take terabytes.
     #[test]
-    fn many_classes_take_no_memory_until_they_are_seen() {
+    fn confusion_matrix_of_many_classes_is_sparse() {
         let mut confusion = Confusion::new(1 << 20);
         confusion.add(7, 1_000_000);
         assert_eq!((confusion.count(7, 1_000_000), confusion.most_confused(2)), (1, vec![(7, 1_000_000, 1)]));
@@ -172,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_class_is_passed_over() {
+    fn labels_out_of_range_are_ignored() {
         let mut confusion = example();
         confusion.add(3, 0);
         confusion.add(0, 3);

@@ -1,10 +1,9 @@
-//! Early exit: a network in stages that end at its softmaxes. An image whose softmax is sure goes
-//! no further (Teerapittayanon et al., "BranchyNet", 2016); GoogLeNet has the branches already.
-//!
-//! Each stage is a plan of its own over the same parameters: up to aux1, on from inception 4a to
-//! aux2, on from 4d to the main softmax. The activation of an image that goes on is copied on the
-//! device into the next free row of the next stage's batch, and that stage runs when its batch is
-//! full: what later stages run is in proportion to the images that reach them.
+//! Early exit: the network runs in stages that end at its heads, and images that a head classifies
+//! with enough confidence exit there (Teerapittayanon et al., "BranchyNet", 2016). GoogLeNet
+//! already has the branches. Each stage is a separate plan over the same parameters: images to
+//! aux1, inception 4a to aux2, 4d to the main head. The activations of the remaining images are
+//! compacted on the device into the next stage's batch, which runs when it is full. So the work of
+//! later stages is proportional to the images that reach them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,29 +23,28 @@ use crate::plan::{Layout, Plan, PlanOptions};
 use crate::tensor::Element;
 use crate::train::upload_weights;
 
-/// When a softmax is sure enough.
+/// The exit criterion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exit {
-    /// The probability of its most probable class at which an image goes no further; above 1, every
-    /// image goes all the way.
+    /// Threshold on the highest probability at which an image exits; above 1, no image exits early.
     pub threshold: f32,
-    /// What the logits of each softmax are divided by first, in the order in which they come: aux1,
-    /// aux2, main. 1 where there are fewer.
+    /// Temperatures that the logits of each head are divided by, in the order aux1, aux2, main.
+    /// Missing ones are 1.
     pub temperatures: Vec<f32>,
 }
 
-/// What the network says about one image.
+/// The classification of one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// The number of the image since the classifier was made.
+    /// Index of the image since the classifier was created.
     pub image: u64,
-    /// The softmax that answered, by its place among [`EarlyExit::heads`].
+    /// The head of the exit, as an index into [`EarlyExit::heads`].
     pub head: usize,
     /// The probability of each class, at the head's temperature.
     pub probabilities: Vec<f32>,
 }
 
-/// The logits of every softmax for a batch of images.
+/// The logits of every head for a batch of images.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeadLogits {
     /// heads x images x classes; the heads as in [`EarlyExit::heads`].
@@ -56,7 +54,7 @@ pub struct HeadLogits {
 }
 
 impl HeadLogits {
-    /// Takes up more images.
+    /// Appends images.
     pub fn extend(&mut self, more: Self) {
         self.logits.resize(more.logits.len().max(self.logits.len()), Vec::new());
         for (mine, theirs) in self.logits.iter_mut().zip(more.logits) {
@@ -65,7 +63,7 @@ impl HeadLogits {
         self.labels.extend(more.labels);
     }
 
-    /// Share of the images that a head classifies correctly, from 0 to 1.
+    /// Accuracy of a head, in [0, 1].
     pub fn accuracy(&self, head: usize) -> f64 {
         let right = self.logits.get(head).into_iter().flatten().zip(&self.labels);
         let right = right.filter(|(row, label)| super::top(row, 1)[0].class == **label as usize).count();
@@ -73,7 +71,7 @@ impl HeadLogits {
     }
 }
 
-/// A network that can answer at each of its softmaxes.
+/// A network with an exit at each of its heads.
 #[derive(Debug)]
 pub struct EarlyExit {
     gpu: Gpu,
@@ -81,22 +79,21 @@ pub struct EarlyExit {
     batch: usize,
     classes: usize,
     images: u64,
-    /// Logits of all stages that are on their way, with the labels of their batch, the oldest
-    /// first.
+    /// Pending logits of all stages with the labels of their batch, oldest first.
     sent: VecDeque<(Vec<Reading>, Vec<u32>)>,
 }
 
-/// The network from one softmax to the next.
+/// The part of the network from one head to the next.
 #[derive(Debug)]
 struct Stage {
     head: &'static str,
     session: Session,
     input: TensorId,
     logits: TensorId,
-    /// What the next stage takes.
+    /// The activation that the next stage reads.
     activation: Option<TensorId>,
     macs: u64,
-    /// The images in the rows of its input.
+    /// Indices of the images in the rows of its input.
     rows: Vec<Option<u64>>,
     runs: u64,
 }
@@ -110,18 +107,17 @@ struct StageGraph {
     activation: Option<TensorId>,
 }
 
-/// A row of a stage with the number of its image.
+/// A row of a stage with the index of its image.
 type Row = (usize, u64);
 
 impl EarlyExit {
-    /// A classifier with these weights, on memory of its own, for batches of `batch` images with
-    /// activations stored as `element`. A network without auxiliary softmaxes has a single stage.
-    /// Averages are not looked at: [`TrainingState::averaged`] puts them in the place of the
-    /// weights.
+    /// A classifier with these weights and its own memory, for batches of `batch` images with
+    /// activations stored as `element`. A network without auxiliary heads has a single stage.
+    /// Averages are not used: replace the weights by them with [`TrainingState::averaged`].
     ///
     /// # Errors
-    /// [`Error::Tensor`] naming a weight that is missing or misshapen, [`Error::NoF16`] if the
-    /// device cannot store activations so, and what the device reports.
+    /// [`Error::Tensor`] naming a weight that is missing or has the wrong shape, [`Error::NoF16`]
+    /// if the device does not support this element type, and errors of the device.
     pub async fn new(
         gpu: &Gpu,
         network: &impl Model,
@@ -134,7 +130,7 @@ impl EarlyExit {
         Ok(made)
     }
 
-    /// A classifier that reads the parameters of other sessions where they are.
+    /// A classifier that shares the parameters of other sessions.
     pub(super) async fn sharing(
         gpu: &Gpu,
         network: &impl Model,
@@ -183,17 +179,17 @@ impl EarlyExit {
         })
     }
 
-    /// The softmaxes in the order in which they come: `aux1`, `aux2`, `main`.
+    /// The heads in execution order: `aux1`, `aux2`, `main`.
     pub fn heads(&self) -> Vec<&'static str> {
         self.stages.iter().map(|s| s.head).collect()
     }
 
-    /// Images of a batch.
+    /// Batch size.
     pub fn batch(&self) -> usize {
         self.batch
     }
 
-    /// Multiply-adds of one image that is answered by each head, all stages up to it together.
+    /// Multiply-adds of an image that exits at each head, over all stages up to it.
     pub fn macs(&self) -> Vec<u64> {
         let sums = self.stages.iter().scan(0, |sum, stage| {
             *sum += stage.macs;
@@ -202,27 +198,27 @@ impl EarlyExit {
         sums.collect()
     }
 
-    /// Images that were pushed so far: the number of the next one.
+    /// Number of images pushed so far, which is the index of the next one.
     pub fn images(&self) -> u64 {
         self.images
     }
 
-    /// Runs of each stage so far.
+    /// Number of runs of each stage so far.
     pub fn runs(&self) -> Vec<u64> {
         self.stages.iter().map(|s| s.runs).collect()
     }
 
-    /// Dispatches of all runs so far: the operations that the device was really given.
+    /// Number of dispatches of all runs so far, as submitted to the device.
     pub fn dispatches(&self) -> u64 {
         self.stages.iter().map(|s| s.runs * s.session.dispatch_count() as u64).sum()
     }
 
-    /// Classifies the images of a batch; its missing rows are left out. Returns what is answered so
-    /// far, in no order: some of these images, and earlier ones that went on, may still wait for
-    /// the batch of a later stage to fill up.
+    /// Classifies the images of a batch, without its missing rows. Returns the results so far in no
+    /// particular order: some of these and earlier images may still wait for the batch of a later
+    /// stage to fill up.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    /// [`Error::Tensor`] if the batch has the wrong size, and errors of the device.
     pub async fn push(&mut self, batch: &Batch, exit: &Exit) -> Result<Vec<Answer>> {
         self.stages[0].session.write(self.stages[0].input, &batch.images)?;
         let images = &mut self.images;
@@ -238,10 +234,10 @@ impl EarlyExit {
         Ok(answers)
     }
 
-    /// Answers for all images that still wait.
+    /// Results of all images that still wait.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn finish(&mut self, exit: &Exit) -> Result<Vec<Answer>> {
         let mut answers = Vec::new();
         for stage in 1..self.stages.len() {
@@ -255,8 +251,8 @@ impl EarlyExit {
     /// Runs a stage, and every later one whose batch fills up.
     async fn advance(&mut self, stage: usize, exit: &Exit, answers: &mut Vec<Answer>) -> Result<()> {
         let unsure = self.run(stage, exit, answers).await?;
-        // Rows that have still to be copied on; the deepest stage first, for no stage may run again
-        // while rows of it wait.
+        // Rows to be copied to the next stage, deepest stage first, because a stage must not run
+        // again while rows of it wait.
         let mut moves = vec![(stage, unsure)];
         while let Some((stage, rows)) = moves.pop() {
             let next = stage + 1;
@@ -276,7 +272,7 @@ impl EarlyExit {
 
     /// Copies rows into the next stage's batch.
     async fn move_rows(&mut self, stage: usize, rows: &[Row]) -> Result<()> {
-        let lost = || Error::tensor("activation", "of this stage is not kept");
+        let lost = || Error::tensor("activation", "of this stage is not available");
         let (from, to) = (&self.stages[stage], &self.stages[stage + 1]);
         let activation = from.activation.ok_or_else(lost)?;
         let first = to.rows.len();
@@ -287,8 +283,7 @@ impl EarlyExit {
         Ok(())
     }
 
-    /// Runs a stage on what is in its input. Images that it is sure of are answered, the others
-    /// returned.
+    /// Runs a stage. Confident images exit, the others are returned.
     async fn run(&mut self, stage: usize, exit: &Exit, answers: &mut Vec<Answer>) -> Result<Vec<Row>> {
         let logits = self.submit(stage).await?;
         let last = stage + 1 == self.stages.len();
@@ -308,7 +303,7 @@ impl EarlyExit {
         Ok(unsure)
     }
 
-    /// Runs a stage and reads its logits, a row an image.
+    /// Runs a stage and reads its logits, one row per image.
     async fn submit(&mut self, stage: usize) -> Result<Vec<Vec<f32>>> {
         let classes = self.classes;
         let stage = &mut self.stages[stage];
@@ -319,27 +314,29 @@ impl EarlyExit {
         Ok(values.chunks(classes).map(<[f32]>::to_vec).collect())
     }
 
-    /// The logits of every softmax for a batch, none left out: what thresholds and temperatures are
-    /// chosen by. No image may wait; what [`EarlyExit::push_all`] has sent and nobody pulled is
-    /// forgotten.
+    /// The logits of every head for all images of a batch, for choosing thresholds and
+    /// temperatures. No image may be waiting. Batches of [`EarlyExit::push_all`] that were not
+    /// pulled are discarded.
     ///
     /// # Errors
     /// [`Error::Config`] if images wait, [`Error::Tensor`] if the batch has the wrong size, and
-    /// what the device reports.
+    /// errors of the device.
     pub async fn all_heads(&mut self, batch: &Batch) -> Result<HeadLogits> {
         self.sent.clear();
         self.push_all(batch).await?;
         Ok(self.pull_all().await?.unwrap_or_default())
     }
 
-    /// Sends a batch through all stages, whatever each softmax says. With the next one pushed
-    /// before this one is pulled, the device does not wait for the host.
+    /// Submits a batch to all stages without early exit. Push the next batch before pulling this
+    /// one, so that the device does not wait for the host.
     ///
     /// # Errors
     /// As [`EarlyExit::all_heads`].
     pub async fn push_all(&mut self, batch: &Batch) -> Result<()> {
         if self.stages.iter().any(|s| !s.rows.is_empty()) {
-            return Err(Error::Config("images still wait for an answer: finish them first".into()));
+            return Err(Error::Config(
+                "images are still waiting for a later stage: call `EarlyExit::finish` first".into(),
+            ));
         }
         self.stages[0].session.write(self.stages[0].input, &batch.images)?;
         let all: Vec<Row> = (0..self.batch).map(|row| (row, row as u64)).collect();
@@ -358,11 +355,11 @@ impl EarlyExit {
         self.gpu.check("classifying")
     }
 
-    /// The logits of the oldest batch that was pushed and not pulled, its missing rows left out;
-    /// none if there is none.
+    /// The logits of the oldest batch that was not pulled yet, without its missing rows; `None`
+    /// without one.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn pull_all(&mut self) -> Result<Option<HeadLogits>> {
         let Some((readings, labels)) = self.sent.pop_front() else { return Ok(None) };
         let there = |label: &u32| *label != Batch::MISSING;
@@ -377,16 +374,16 @@ impl EarlyExit {
         Ok(Some(found))
     }
 
-    /// Forgets what [`EarlyExit::push_all`] has sent and nobody pulled.
-    pub fn forget(&mut self) {
+    /// Discards batches of [`EarlyExit::push_all`] that were not pulled.
+    pub fn clear(&mut self) {
         self.sent.clear();
     }
 
-    /// Seconds that a run of each stage takes, read-back included: the least of `runs` runs after a
-    /// first that does not count.
+    /// Seconds per run of each stage, read-back included: the minimum of `runs` runs after a
+    /// warm-up.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn time_stages(&mut self, runs: usize) -> Result<Vec<f64>> {
         let mut seconds = Vec::with_capacity(self.stages.len());
         for stage in 0..self.stages.len() {
@@ -399,17 +396,17 @@ impl EarlyExit {
             }
             seconds.push(least.as_secs_f64());
         }
-        // These were no images.
+        // The warm-up and timing batches are not images.
         self.stages.iter_mut().for_each(|s| s.runs = 0);
         Ok(seconds)
     }
 }
 
-/// The network cut at the activations that its heads branch off from, and the layout of all its
+/// The network divided into stages at the activations where heads branch off, and the layout of all
 /// parameters.
 fn stages(network: &impl Model, batch: usize, element: Element) -> Result<(Vec<StageGraph>, Layout)> {
     let net = network.build(batch)?.stored_as(element)?.evaluation()?;
-    // The main softmax is the first of the network and the last to come.
+    // The main head is the network's first and the last to run.
     let mut heads = net.heads.iter().skip(1).chain(net.heads.first()).peekable();
     let mut input = net.input;
     let mut stages = Vec::with_capacity(net.heads.len());
@@ -430,7 +427,7 @@ fn stages(network: &impl Model, batch: usize, element: Element) -> Result<(Vec<S
     Ok((stages, Layout::of(&net.graph)))
 }
 
-/// The softmax of logits that are divided by a temperature first.
+/// Softmax of logits divided by a temperature.
 pub fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f32> = logits.iter().map(|v| ((v - largest) / temperature).exp()).collect();

@@ -1,31 +1,31 @@
-//! One or several classifiers over one or several crops of each image: softmaxes are averaged
-//! (Szegedy et al. 2014, section 7).
+//! Ensembles: the probabilities of one or several classifiers over one or several crops of each
+//! image are averaged (Szegedy et al. 2014, section 7).
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use crate::data::{Batch, Loader};
 use crate::error::Result;
-use crate::infer::{Classifier, numbers};
+use crate::infer::{Classifier, require_finite};
 
-/// A classifier with the images as it takes them. The loaders of all members give the same images
+/// A classifier with its own preprocessing. The loaders of all members must return the same images
 /// in the same order and batches of the same size.
 #[derive(Debug)]
 pub struct Member {
     /// The network.
     pub classifier: Classifier,
-    /// Its images.
+    /// The loader of its images.
     pub loader: Loader,
 }
 
-/// What is said about one image.
+/// The classification of one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
-    /// Its number in the data set.
+    /// Its index in the data set.
     pub image: usize,
-    /// Its class.
+    /// Its true class.
     pub label: usize,
-    /// The probabilities that each member gives the classes: the mean over the image's crops.
+    /// Probabilities of the classes by each member: the mean over the image's crops.
     pub members: Vec<Vec<f32>>,
 }
 
@@ -45,16 +45,16 @@ impl Scores {
 #[derive(Debug)]
 struct Pending {
     label: usize,
-    /// For each member: crops, and the sum of their probabilities.
+    /// For each member: number of crops, and the sum of their probabilities.
     sums: Vec<(usize, Vec<f32>)>,
 }
 
-/// Classifies every image with every member. `views` rows that follow each other are crops of one
-/// image ([`CropTest::views`](crate::data::CropTest::views)). `observe` sees the images in their
-/// order and may end it early; those that cannot be read are left out.
+/// Classifies every image with every member. Each `views` consecutive rows are crops of one image
+/// ([`CropTest::views`](crate::data::CropTest::views)). `observe` is called with the images in
+/// order and may stop early; unreadable images are left out.
 ///
 /// # Errors
-/// What the loaders and the device report.
+/// Errors of the loaders and the device.
 pub async fn score(
     members: &mut [Member],
     views: usize,
@@ -71,7 +71,7 @@ pub async fn score(
             let batch = batch?;
             next = batch.indices.last().map(|last| last + 1).or(next);
             let rows = member.classifier.probabilities(&batch).await?;
-            numbers(&rows)?;
+            require_finite(&rows)?;
             let there = batch.indices.iter().zip(&batch.labels).filter(|(_, l)| **l != Batch::MISSING);
             for (row, (index, label)) in rows.iter().zip(there) {
                 let entry = pending.entry(index / views).or_insert_with(|| Pending {
@@ -84,7 +84,7 @@ pub async fn score(
                 *crops += 1;
             }
         }
-        // Images whose last crop is done.
+        // Images with all crops classified.
         let rest = pending.split_off(&next.map_or(usize::MAX, |next| next / views));
         for (image, Pending { label, sums }) in std::mem::replace(&mut pending, rest) {
             let mean =
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_count_alike() {
+    fn mean_weights_members_equally() {
         let scores = Scores { image: 0, label: 0, members: vec![vec![1.0, 0.0], vec![0.25, 0.75]] };
         assert_eq!(scores.mean(), [0.625, 0.375]);
     }

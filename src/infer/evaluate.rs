@@ -1,4 +1,4 @@
-//! A classifier over a data set.
+//! Evaluation of a classifier over a data set.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -8,11 +8,11 @@ use crate::data::{Batch, Loader};
 use crate::error::Result;
 use crate::train::IN_FLIGHT;
 
-/// Classifies every image that the loader gives. `observe` is told how many images are done and may
-/// end the evaluation early.
+/// Classifies every image of the loader. `observe` is called with the number of images done and may
+/// stop early.
 ///
 /// # Errors
-/// What the loader and the device report.
+/// Errors of the loader and the device.
 pub async fn evaluate(
     classifier: &mut Classifier,
     loader: &Loader,
@@ -21,7 +21,7 @@ pub async fn evaluate(
     let mut evaluation = Evaluation::default();
     let mut batches = loader.epoch(0, 0);
     let mut pushed: VecDeque<Batch> = VecDeque::new();
-    classifier.forget();
+    classifier.clear();
     loop {
         while pushed.len() < IN_FLIGHT
             && let Some(batch) = batches.next()
@@ -36,18 +36,18 @@ pub async fn evaluate(
             evaluation.add(row, *label as usize);
         }
         if observe(&batch, &rows).is_break() {
-            classifier.forget();
+            classifier.clear();
             break;
         }
     }
     Ok(evaluation)
 }
 
-/// What every softmax is worth over a loader's images, in the order in which they come: the main
-/// one is the last. `observe` is called after each batch and can end the evaluation.
+/// Evaluates every head over a loader's images, in execution order: the main head is last.
+/// `observe` is called after each batch and may stop early.
 ///
 /// # Errors
-/// What the loader and the device report.
+/// Errors of the loader and the device.
 pub async fn evaluate_heads(
     classifier: &mut EarlyExit,
     loader: &Loader,
@@ -57,7 +57,7 @@ pub async fn evaluate_heads(
         classifier.heads().into_iter().map(|head| (head, Evaluation::default())).collect();
     let mut batches = loader.epoch(0, 0);
     let mut pushed: VecDeque<Batch> = VecDeque::new();
-    classifier.forget();
+    classifier.clear();
     loop {
         while pushed.len() < IN_FLIGHT
             && let Some(batch) = batches.next()
@@ -73,7 +73,7 @@ pub async fn evaluate_heads(
             }
         }
         if observe(&batch).is_break() {
-            classifier.forget();
+            classifier.clear();
             break;
         }
     }

@@ -1,4 +1,4 @@
-//! Classifiers that share a trainer's memory: they always see its latest parameters.
+//! Classifiers that share a trainer's memory and so always use its latest parameters.
 
 use super::{Classifier, EarlyExit};
 use crate::error::Result;
@@ -6,8 +6,8 @@ use crate::model::Model;
 use crate::train::Trainer;
 
 impl<M: Model> Trainer<M> {
-    /// A classifier that can stop at each softmax, reading this trainer's parameters where they
-    /// are: it always sees the latest, the averaged ones if it averages.
+    /// An early-exit classifier that shares this trainer's parameters: it always uses the latest
+    /// ones, averaged if the trainer averages.
     ///
     /// # Errors
     /// As [`EarlyExit::new`].
@@ -15,8 +15,8 @@ impl<M: Model> Trainer<M> {
         EarlyExit::sharing(self.gpu(), self.network(), batch, self.element(), self.inference_regions()?).await
     }
 
-    /// A classifier that reads this trainer's parameters where they are, averaged ones if it
-    /// averages: it always sees the latest, and says what a checkpoint will say.
+    /// A classifier that shares this trainer's parameters: it always uses the latest ones, averaged
+    /// if the trainer averages, like a checkpoint saved now.
     ///
     /// # Errors
     /// As [`Classifier::new`].

@@ -1,6 +1,5 @@
-//! A trained network at work: classifying, early exit, and what a classifier is worth: confusion
-//! matrix, precision and recall by class, calibration, worst mistakes; over crops of an image and
-//! over several checkpoints.
+//! Inference: classification, early exit, ensembles over crops and checkpoints, and metrics:
+//! confusion matrix, precision and recall by class, calibration, most confident mistakes.
 
 mod assessment;
 mod calibration;
@@ -14,7 +13,7 @@ mod reliability;
 
 pub use assessment::{Assessment, Mistake};
 pub use calibration::{Calibration, calibrate};
-pub use classifier::{Classifier, Evaluation, InferenceGraph, Prediction, numbers, top};
+pub use classifier::{Classifier, Evaluation, InferenceGraph, Prediction, require_finite, top};
 pub use confusion::{ClassMetrics, Confusion, MeanMetrics};
 pub use early_exit::{Answer, EarlyExit, Exit, HeadLogits, softmax};
 pub use ensemble::{Member, Scores, score};

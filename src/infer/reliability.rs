@@ -1,20 +1,20 @@
-//! Whether probabilities mean what they say: of images classified with 80%, four in five should be
-//! right (Guo et al., "On Calibration of Modern Neural Networks", 2017).
+//! Reliability diagrams and calibration errors: of images classified with 80% confidence, 80%
+//! should be right (Guo et al., "On Calibration of Modern Neural Networks", 2017).
 
 use serde::Serialize;
 
-/// Images whose confidence lies in one stretch.
+/// Images with a confidence in one interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct ReliabilityBin {
-    /// Confidence above which it begins; the first holds 0 too.
+    /// Exclusive lower bound of the confidence; the first bin includes 0.
     pub above: f64,
-    /// The highest confidence in it.
+    /// Inclusive upper bound of the confidence.
     pub to: f64,
-    /// Images in it.
+    /// Number of images.
     pub count: u64,
     /// Their mean confidence; 0 without images.
     pub confidence: f64,
-    /// The share of them that is classified correctly; 0 without images.
+    /// Their accuracy; 0 without images.
     pub accuracy: f64,
 }
 
@@ -26,15 +26,15 @@ pub struct Reliability {
 }
 
 impl Reliability {
-    /// The usual number of bins.
+    /// The default number of bins.
     pub const BINS: usize = 15;
 
-    /// No image yet, in so many bins of equal width.
+    /// Empty, with `bins` bins of equal width.
     pub fn new(bins: usize) -> Self {
         Self { bins: vec![(0, 0.0, 0); bins.max(1)] }
     }
 
-    /// Takes up one image.
+    /// Adds an image.
     pub fn add(&mut self, confidence: f32, correct: bool) {
         let count = self.bins.len();
         let bin = (f64::from(confidence) * count as f64).ceil() as usize;
@@ -44,12 +44,12 @@ impl Reliability {
         *right += u64::from(correct);
     }
 
-    /// Images so far.
+    /// Number of images.
     pub fn count(&self) -> u64 {
         self.bins.iter().map(|(images, ..)| images).sum()
     }
 
-    /// The bins, from the least confidence up.
+    /// The bins in ascending order of confidence.
     pub fn bins(&self) -> Vec<ReliabilityBin> {
         let edge = |i: usize| i as f64 / self.bins.len() as f64;
         let bin = |(i, (count, confidences, right)): (usize, &(u64, f64, u64))| {
@@ -70,8 +70,8 @@ impl Reliability {
         self.bins.iter().map(|(_, confidences, _)| confidences).sum::<f64>() / self.count().max(1) as f64
     }
 
-    /// Expected calibration error: the mean over all images of how far their bin's accuracy is from
-    /// its confidence.
+    /// Expected calibration error: the mean over all images of |accuracy - confidence| of their
+    /// bin.
     pub fn ece(&self) -> f64 {
         let gaps = self.bins.iter().map(|(_, confidences, right)| (*right as f64 - confidences).abs());
         gaps.sum::<f64>() / self.count().max(1) as f64
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_by_hand() {
+    fn calibration_errors_match_hand_computed_values() {
         let mut reliability = Reliability::new(10);
         // (0.5, 0.6]: confidence 0.59 and 0.55, one right: the gap of the sums is |1 - 1.14|.
         reliability.add(0.59, true);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn edges_belong_to_the_bin_below() {
+    fn bin_edges_belong_to_the_lower_bin() {
         let mut reliability = Reliability::new(4);
         [0.0, 0.25, 0.250_001, 0.5, 1.0].iter().for_each(|c| reliability.add(*c, true));
         let counts: Vec<u64> = reliability.bins().iter().map(|b| b.count).collect();

@@ -1,9 +1,8 @@
-//! Lines `#include "FILE"` of a shader: the text of a file of `shaders/include` in their place.
-//!
-//! What a file leaves open it names in a line `#parameters NAME ...`; who includes it says what each
-//! of them is, `#include "FILE" NAME = TEXT; NAME = TEXT`, and TEXT takes the place of `{NAME}`.
-//! That may have numbers of the repetitions around it, `{i}`. Files may include others; sections
-//! and conditions go on into them and out of them as if their text stood there.
+//! `#include "FILE"` in shaders: replaced by the text of a file of `shaders/include`. A file
+//! declares its parameters in a line `#parameters NAME ...`. An include sets them,
+//! `#include "FILE" NAME = TEXT; NAME = TEXT`, and TEXT replaces `{NAME}`; it may contain counters
+//! of surrounding repetitions, `{i}`. Files may include others; sections and conditions apply
+//! across includes as if the text were inline.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +12,7 @@ macro_rules! files {
     };
 }
 
-/// The files that can be included.
+/// The files of `shaders/include`.
 const FILES: &[(&str, &str)] = files![
     "conv_implicit.wgsl"
     "epilogue.wgsl"
@@ -32,11 +31,10 @@ const FILES: &[(&str, &str)] = files![
     "tree.wgsl"
 ];
 
-/// A shader with all that it includes.
+/// A shader with all includes resolved.
 ///
 /// # Errors
-/// The line that includes what there is not, or what includes it, or with other parameters than it
-/// has.
+/// The line with an unknown file, a cycle, or wrong parameters.
 pub(super) fn included(source: &str) -> Result<String, String> {
     let find = |name: &str| FILES.iter().find(|(file, _)| *file == name).map(|(_, text)| *text);
     let mut text = String::with_capacity(2 * source.len());
@@ -46,7 +44,7 @@ pub(super) fn included(source: &str) -> Result<String, String> {
 
 type Find<'a> = &'a dyn Fn(&str) -> Option<&'static str>;
 
-/// Appends a text to another, which is `within` these files.
+/// Appends `source`, included through the files of `within`, to `text`.
 fn expand(source: &str, find: Find<'_>, within: &mut Vec<String>, text: &mut String) -> Result<(), String> {
     for line in source.lines() {
         let Some(include) = line.trim().strip_prefix("#include ") else {
@@ -56,21 +54,21 @@ fn expand(source: &str, find: Find<'_>, within: &mut Vec<String>, text: &mut Str
         };
         let at_fault = |reason: &str| Err(format!("`{}` {reason}", line.trim()));
         let quoted = include.trim().strip_prefix('"').and_then(|rest| rest.split_once('"'));
-        let Some((name, given)) = quoted else { return at_fault("names no file in quotes") };
-        let Some(file) = find(name) else { return at_fault("includes a file that there is not") };
+        let Some((name, given)) = quoted else { return at_fault("has no file name in quotes") };
+        let Some(file) = find(name) else { return at_fault("includes an unknown file") };
         if within.iter().any(|file| file == name) {
-            return at_fault("includes a file in itself");
+            return at_fault("includes a file that includes it");
         }
         let mut arguments = BTreeMap::new();
         for argument in given.split(';').filter(|argument| !argument.trim().is_empty()) {
             let Some((parameter, value)) = argument.split_once('=') else {
-                return at_fault("gives a parameter no value");
+                return at_fault("has a parameter without a value");
             };
             arguments.insert(parameter.trim(), value.trim());
         }
         let (header, body) = parameters(file);
         if !header.iter().eq(arguments.keys()) {
-            return at_fault(&format!("gives other parameters than the file has: {}", header.join(", ")));
+            return at_fault(&format!("must set the parameters of the file: {}", header.join(", ")));
         }
         within.push(name.into());
         expand(&fill(&body, &arguments), find, within, text)?;
@@ -89,7 +87,7 @@ fn parameters(file: &str) -> (Vec<&str>, String) {
     (header, body.join("\n"))
 }
 
-/// A text with values in the place of `{NAME}`; what else is in braces stays.
+/// Replaces `{NAME}` by values; other braces are kept.
 fn fill(text: &str, arguments: &BTreeMap<&str, &str>) -> String {
     let mut filled = String::with_capacity(text.len());
     let mut rest = text;
@@ -130,39 +128,39 @@ mod tests {
     }
 
     #[test]
-    fn a_file_stands_in_the_place_of_its_line() {
+    fn include_is_replaced_by_the_file() {
         assert_eq!(with("a\n  #include \"leaf\"\nb\n").as_deref(), Ok("a\nleaf\nb\n"));
-        // The same file twice is no cycle.
+        // Including a file twice is not a cycle.
         assert_eq!(with("#include \"leaf\"\n#include \"leaf\"").as_deref(), Ok("leaf\nleaf\n"));
     }
 
     #[test]
-    fn parameters_are_filled_in() {
+    fn parameters_are_replaced() {
         let line = "#include \"sum\" left = a[{i} = b]; right = {left}";
         assert_eq!(with(line).as_deref(), Ok("// A sum.\na[{i} = b] + {left}{i}\n"));
         assert_eq!(with("#include \"nested\" of = f(x)").as_deref(), Ok("leaf\n// A sum.\nf(x) + 2{i}\n"));
     }
 
     #[test]
-    fn includes_that_are_missing_or_cyclic_are_errors() {
+    fn invalid_includes_are_errors() {
         for (line, about) in [
-            ("#include \"nothing\"", "there is not"),
-            ("#include leaf", "no file in quotes"),
-            ("#include \"leaf", "no file in quotes"),
-            ("#include \"self\"", "in itself"),
-            ("#include \"ring\"", "in itself"),
-            ("#include \"leaf\" x = 1", "other parameters"),
-            ("#include \"sum\" left = 1", "other parameters than the file has: left, right"),
-            ("#include \"sum\" left = 1; right", "no value"),
+            ("#include \"nothing\"", "unknown file"),
+            ("#include leaf", "no file name in quotes"),
+            ("#include \"leaf", "no file name in quotes"),
+            ("#include \"self\"", "that includes it"),
+            ("#include \"ring\"", "that includes it"),
+            ("#include \"leaf\" x = 1", "must set the parameters"),
+            ("#include \"sum\" left = 1", "must set the parameters of the file: left, right"),
+            ("#include \"sum\" left = 1; right", "without a value"),
         ] {
             let error = with(&format!("before\n{line}\n")).expect_err("cannot be included");
             assert!(error.contains(about), "{line}: {error}");
         }
     }
 
-    /// Every file of the folder can be included, and includes what there is.
+    /// The list has every file of the folder.
     #[test]
-    fn the_folder_is_listed() {
+    fn list_matches_the_folder() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/include");
         let names = std::fs::read_dir(folder)
             .expect("the folder is there")

@@ -1,6 +1,6 @@
-//! A kernel is a value: WGSL with constants, geometry, the tensors that it binds and a workgroup
-//! count. An operation offers a list of implementations, each made of kernels; choosing among them
-//! is a policy apart from both (see [`choose`] and [`Choices`]).
+//! Kernels as values: WGSL source with constants, geometry, bindings and workgroup counts. An
+//! operation offers a list of implementations, each with one or more kernels; the choice among them
+//! is separate (see [`choose`] and [`Choices`]).
 
 mod include;
 mod profile;
@@ -19,61 +19,60 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::tensor::{Element, MAX_TENSOR_BYTES, Spec};
 
-/// Each tensor of a region starts at a multiple of this many elements: 256 bytes, which every
-/// device can bind.
+/// Alignment of tensors in a region, in elements: 256 bytes, which every device can bind.
 pub const BLOCK: usize = 64;
 
-/// The values that change from step to step; every kernel can read them as `step`. With a node's
-/// number and an element's position they determine every random draw.
+/// Values that change per step; every kernel can read them as `step`. With a layer's salt and an
+/// element's index they determine every random draw.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// Low half of the run's seed.
     pub seed: u32,
     /// High half of the run's seed.
     pub seed_high: u32,
-    /// Number of the micro-batch, from 0: what dropout's masks depend on.
+    /// Index of the micro-batch, from 0; dropout masks depend on it.
     pub step: u32,
-    /// Number of optimizer updates done before this step, from 0: Adam's bias correction and
-    /// averaging use it.
+    /// Optimizer updates before this step, used by Adam's bias correction and averaging.
     pub update: u32,
-    /// Learning rate of this step.
-    pub rate: f32,
-    /// Momentum of this step; of Adam, the decay of the mean of gradients (beta1).
+    /// Learning rate.
+    pub lr: f32,
+    /// Momentum; beta1 for AdamW.
     pub momentum: f32,
-    /// Weight decay of this step.
-    pub decay: f32,
-    /// Factor that losses are scaled by before the backward pass and gradients divided by after it.
+    /// Weight decay.
+    pub weight_decay: f32,
+    /// Loss scale: losses are multiplied by it before the backward pass, gradients divided by it
+    /// after.
     pub loss_scale: f32,
-    /// Which part of an accumulation of gradients this micro-batch is.
+    /// Position of this micro-batch in gradient accumulation.
     pub window: Window,
 }
 
-/// What becomes of the gradients of a micro-batch whose update comes after several: sum = (sum +
-/// gradients / divisor) completion, with a sum of zero at the start.
+/// Gradient accumulation of a micro-batch: sum = (sum + gradients / divisor) completion, starting
+/// from zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Window {
-    /// Whether the sum starts with this micro-batch.
+    /// Whether this is the first micro-batch of the sum.
     pub starts: bool,
-    /// What the gradients are divided by: the images of all micro-batches that the window may have,
-    /// over those of this one.
+    /// Divisor of the gradients: images of a full accumulation divided by those of this
+    /// micro-batch.
     pub divisor: f32,
-    /// What the sum is multiplied by then: 1, but where a window ends with fewer images than it may
-    /// have.
+    /// Factor of the sum: above 1 if the accumulation ends with fewer images than a full one,
+    /// otherwise 1.
     pub completion: f32,
 }
 
 impl Default for Window {
-    /// One micro-batch by itself.
+    /// No accumulation.
     fn default() -> Self {
         Self { starts: true, divisor: 1.0, completion: 1.0 }
     }
 }
 
 impl Step {
-    /// Bytes of the uniform that kernels read.
+    /// Size of the uniform in bytes.
     pub(crate) const BYTES: u64 = 48;
 
-    /// The uniform that kernels read, as source.rs declares it.
+    /// The content of the uniform `step`, as declared in source.rs.
     pub(crate) fn bytes(&self) -> [u8; Self::BYTES as usize] {
         let Window { starts, divisor, completion } = self.window;
         let words: [u32; 12] = [
@@ -81,12 +80,12 @@ impl Step {
             self.seed_high,
             self.step,
             self.update,
-            self.rate.to_bits(),
+            self.lr.to_bits(),
             self.momentum.to_bits(),
-            self.decay.to_bits(),
+            self.weight_decay.to_bits(),
             self.loss_scale.to_bits(),
-            // WGSL's logarithm is not exact enough near 1. Finite for 0 too: the exponential of
-            // this is 0 as well.
+            // Computed here because WGSL's `log` is inaccurate near 1. For 0 it is finite, with an
+            // exponential of 0.
             (f64::from(self.momentum).ln().max(-1e30) as f32).to_bits(),
             divisor.to_bits(),
             completion.to_bits(),
@@ -103,34 +102,34 @@ impl Default for Step {
             seed_high: 0,
             step: 0,
             update: 0,
-            rate: 0.01,
+            lr: 0.01,
             momentum: 0.9,
-            decay: 0.0,
+            weight_decay: 0.0,
             loss_scale: 1.0,
             window: Window::default(),
         }
     }
 }
 
-/// A tensor as a kernel sees it: a window of the elements of its binding.
+/// A tensor as a kernel operand: a window of its binding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operand {
     /// Shape and element type.
     pub spec: Spec,
-    /// Elements before the first one, in the binding.
+    /// Offset in the binding, in elements.
     pub offset: usize,
-    /// Elements from one item of the batch to the next. All inner dimensions are dense.
+    /// Elements between batch items. All inner dimensions are dense.
     pub batch_stride: usize,
 }
 
 impl Operand {
-    /// An operand that lies densely in its own binding.
+    /// A dense operand in its own binding.
     pub fn dense(spec: Spec) -> Self {
         let batch_stride = spec.shape.item();
         Self { spec, offset: 0, batch_stride }
     }
 
-    /// The extents, outermost first.
+    /// Dimensions, outermost first.
     pub fn dims(&self) -> &[usize] {
         self.spec.dims()
     }
@@ -140,13 +139,12 @@ impl Operand {
         self.spec.shape.volume()
     }
 
-    /// Whether it lies densely, so that the batch need not be told from the rest.
+    /// Whether the operand is contiguous.
     pub fn is_dense(&self) -> bool {
         self.batch_stride == self.spec.shape.item()
     }
 
-    /// Bytes from the start of its binding to the end of its last element; nothing if they cannot
-    /// be counted.
+    /// Bytes from the start of the binding to the end of the last element; `None` on overflow.
     pub(crate) fn extent(&self) -> Option<u64> {
         let before = self.dims().first().copied().unwrap_or(1).saturating_sub(1);
         let elements = before.checked_mul(self.batch_stride)?.checked_add(self.offset)?;
@@ -154,32 +152,32 @@ impl Operand {
         u64::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_TENSOR_BYTES)
     }
 
-    /// Whether loads and stores of `width` elements that are aligned within an item are aligned in
+    /// Whether vectors of `width` elements that are aligned within a batch item are aligned in
     /// memory.
     pub fn is_aligned(&self, width: usize) -> bool {
         self.offset.is_multiple_of(width) && self.batch_stride.is_multiple_of(width)
     }
 }
 
-/// The tensors of the node that kernels are made for.
+/// The operands of the node that kernels are created for.
 #[derive(Clone, Copy, Debug)]
 pub struct Operands<'a> {
-    /// The layer's name, for labels.
+    /// Layer name, for labels.
     pub layer: &'a str,
-    /// The inputs in order.
+    /// Inputs in order.
     pub inputs: &'a [Operand],
-    /// The outputs in order.
+    /// Outputs in order.
     pub outputs: &'a [Operand],
 }
 
-/// A value given to a shader.
+/// A constant or geometry value of a shader.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scalar {
     /// An unsigned integer.
     U32(u32),
     /// A floating-point number.
     F32(f32),
-    /// A truth value, for `#if` and for constants.
+    /// A boolean, for `#if` and constants.
     Bool(bool),
 }
 
@@ -207,7 +205,7 @@ impl From<bool> for Scalar {
     }
 }
 
-/// What a binding is bound to.
+/// The target of a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Slot {
     /// An input of the node.
@@ -218,49 +216,49 @@ pub enum Slot {
     Scratch(usize),
 }
 
-/// One storage binding of a kernel.
+/// A storage binding of a kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Binding {
-    /// The name of the array in WGSL.
+    /// Name of the array in WGSL.
     pub name: &'static str,
-    /// What it is bound to.
+    /// Bound tensor or buffer.
     pub slot: Slot,
-    /// The type of the array's elements in WGSL, for example `f32` or `vec4<f16>`.
+    /// Element type of the array in WGSL, for example `f32` or `vec4<f16>`.
     pub element: &'static str,
-    /// Bytes of the tensor's binding that are bound, or all of them: how flat operations go through
-    /// buffers larger than a binding may be.
+    /// Bound byte range of the tensor, `None` for all of it: flat operations process buffers larger
+    /// than the binding limit in parts.
     pub range: Option<Range<u64>>,
 }
 
-/// One dispatch, as a value.
+/// A dispatch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kernel {
-    /// What error messages and profiles call it: layer and entry point.
+    /// Name in error messages and profiles: layer and entry point.
     pub label: String,
-    /// The operation's WGSL file.
+    /// WGSL source of the operation.
     pub source: &'static str,
-    /// The section of the file to use; see `source.rs` for the file's form.
+    /// Section and entry point to use; see `source.rs` for the format.
     pub entry: &'static str,
-    /// Always compiled in as WGSL constants.
+    /// WGSL constants, always compiled in.
     pub constants: Vec<(&'static str, Scalar)>,
-    /// Fields of `p`: compiled in on real GPUs, given in a uniform where compiling is dear.
+    /// Fields of `p`: compiled in on hardware GPUs, passed in a uniform where compilation is slow.
     pub geometry: Vec<(&'static str, Scalar)>,
-    /// The storage bindings in order.
+    /// Storage bindings in order.
     pub bindings: Vec<Binding>,
     /// Invocations of a workgroup.
     pub workgroup: [u32; 3],
-    /// Workgroups.
+    /// Workgroup counts.
     pub groups: [u32; 3],
-    /// Whether it needs cooperative matrices.
+    /// Whether cooperative matrices are required.
     pub cooperative: bool,
-    /// The tensors that are stored as f16.
+    /// Operands stored as f16.
     half: Vec<Slot>,
-    /// What it computes and moves; without it, every tensor that it binds counts as moved once.
+    /// FLOP and traffic; `None` counts every bound tensor as moved once.
     pub traffic: Option<Traffic>,
 }
 
 impl Kernel {
-    /// A kernel that runs the section `entry` of the WGSL file `source` on these tensors.
+    /// A kernel with entry point `entry` of the WGSL `source`, for these operands.
     pub fn new(operands: &Operands<'_>, source: &'static str, entry: &'static str) -> Self {
         let inputs = operands.inputs.iter().enumerate().map(|(i, o)| (Slot::Input(i), o));
         let outputs = operands.outputs.iter().enumerate().map(|(i, o)| (Slot::Output(i), o));
@@ -280,7 +278,7 @@ impl Kernel {
         }
     }
 
-    /// Adds a constant that is always compiled in; a boolean one can be asked for by `#if`.
+    /// Adds a compiled-in constant; boolean ones can be used in `#if`.
     #[must_use]
     pub fn constant(mut self, name: &'static str, value: impl Into<Scalar>) -> Self {
         self.constants.push((name, value.into()));
@@ -301,14 +299,14 @@ impl Kernel {
         self
     }
 
-    /// Binds a tensor as `array<f32>` called `name`, or as `array<f16>` where it is stored so.
+    /// Binds a tensor as `array<f32>` named `name`, or `array<f16>` if stored as f16.
     #[must_use]
     pub fn bind(self, name: &'static str, slot: Slot) -> Self {
         self.bind_as(name, slot, "f32")
     }
 
-    /// Binds a tensor as an array of `element` called `name`; where the tensor is stored as f16,
-    /// f16 takes the place of f32 in it.
+    /// Binds a tensor as an array of `element` named `name`; if the tensor is stored as f16, f32 in
+    /// `element` becomes f16.
     #[must_use]
     pub fn bind_as(mut self, name: &'static str, slot: Slot, element: &'static str) -> Self {
         let element = self.stored(slot, element);
@@ -316,7 +314,7 @@ impl Kernel {
         self
     }
 
-    /// Binds only the bytes of `range` of a tensor, as an array of `element`.
+    /// Binds a byte range of a tensor as an array of `element`.
     #[must_use]
     pub fn bind_range(
         mut self,
@@ -330,7 +328,7 @@ impl Kernel {
         self
     }
 
-    /// The type in which a tensor lies in memory, for the one in which a kernel works on it.
+    /// The element type in memory for an element type used in a kernel.
     fn stored(&self, slot: Slot, element: &'static str) -> &'static str {
         match element {
             "f32" if self.half.contains(&slot) => "f16",
@@ -340,21 +338,21 @@ impl Kernel {
         }
     }
 
-    /// Says that it needs cooperative matrices.
+    /// Requires cooperative matrices.
     #[must_use]
     pub fn cooperative(mut self) -> Self {
         self.cooperative = true;
         self
     }
 
-    /// Sets the workgroup's shape.
+    /// Sets the workgroup size.
     #[must_use]
     pub fn workgroup(mut self, x: u32, y: u32, z: u32) -> Self {
         self.workgroup = [x, y, z];
         self
     }
 
-    /// Sets the workgroup counts. With more than [`MOST_GROUPS`] in a dimension the kernel fits no
+    /// Sets the workgroup counts. A kernel with more than [`MOST_GROUPS`] in a dimension fits no
     /// device.
     #[must_use]
     pub fn groups(mut self, x: usize, y: usize, z: usize) -> Self {
@@ -363,17 +361,17 @@ impl Kernel {
         self
     }
 
-    /// Says what it computes and moves: for kernels that load anything more than once.
+    /// Sets FLOP and traffic, for kernels that load anything more than once.
     #[must_use]
     pub fn traffic(mut self, traffic: Traffic) -> Self {
         self.traffic = Some(traffic);
         self
     }
 
-    /// Its file with all that it includes.
+    /// Its source with all includes resolved.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if it includes what there is not, or itself.
+    /// [`Error::Kernel`] for an invalid include.
     pub(crate) fn whole_source(&self) -> Result<String> {
         let refused = |reason| Error::Kernel { kernel: self.label.clone(), reason, source: None };
         include::included(self.source).map_err(refused)
@@ -384,14 +382,13 @@ impl Kernel {
         self.workgroup.iter().fold(1, |product, n| product.saturating_mul(u64::from(*n)))
     }
 
-    /// The bytes that one of its bindings takes of a place of `bytes` bytes.
+    /// The byte range that a binding uses of a buffer range of `bytes` bytes.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if they are not all there, or none.
+    /// [`Error::Kernel`] if the range is empty or too large.
     pub(crate) fn bound(&self, binding: &Binding, bytes: u64) -> Result<Range<u64>> {
         let range = binding.range.clone().unwrap_or(0..bytes);
-        // Bindings are of whole words; what is behind an odd number of f16 belongs to no other
-        // tensor.
+        // Bindings are multiples of 4 bytes; the padding after an odd number of f16 is unused.
         let whole = range.start..range.end.next_multiple_of(4);
         if range.start < range.end && range.end <= bytes {
             return Ok(whole);
@@ -401,33 +398,33 @@ impl Kernel {
         Err(Error::Kernel { kernel: self.label.clone(), reason, source: None })
     }
 
-    /// That one of its bindings is of a tensor or scratch buffer that is not there.
+    /// Error for a binding of a missing tensor or scratch buffer.
     pub(crate) fn unbound(&self, binding: &Binding) -> Error {
         let reason = format!("`{}` is {:?}, and there is none", binding.name, binding.slot);
         Error::Kernel { kernel: self.label.clone(), reason, source: None }
     }
 
-    /// What is wrong with it on any device, or on one that takes so many storage bindings in one
-    /// kernel.
+    /// Why the kernel is invalid, on any device or on one with this limit of storage bindings;
+    /// `None` if valid.
     pub(crate) fn fault(&self, most_bindings: u32, bake: bool) -> Option<String> {
         let (count, constants) = (self.bindings.len(), self.constants.iter());
         let baked = self.geometry.iter().filter(|_| bake);
         let endless = |value: &Scalar| matches!(value, Scalar::F32(v) if !v.is_finite());
         if let Some((name, _)) = constants.chain(baked).find(|(_, value)| endless(value)) {
-            return Some(format!("the constant {name} is not finite, and WGSL has no such number"));
+            return Some(format!("the constant {name} is not finite, which WGSL does not support"));
         }
         if let Some(groups) = self.groups.iter().find(|groups| **groups > MOST_GROUPS) {
             return Some(format!(
-                "{groups} workgroups in a row are more than {MOST_GROUPS}: use `linear` or `linear_groups`"
+                "{groups} workgroups in one dimension are more than {MOST_GROUPS}: use `linear` or `linear_groups`"
             ));
         }
         let fits = u32::try_from(count).is_ok_and(|count| count <= most_bindings);
         (!fits)
-            .then(|| format!("it binds {count} tensors, and this device takes {most_bindings} in one kernel"))
+            .then(|| format!("it binds {count} tensors, but this device supports {most_bindings} per kernel"))
     }
 
-    /// Sets the workgroup counts for at least `invocations` invocations in one line. More than
-    /// [`MOST_GROUPS`] workgroups are folded into two dimensions: the shader gets its place from
+    /// Sets the workgroup counts for at least `invocations` linear invocations. More than
+    /// [`MOST_GROUPS`] workgroups are folded into two dimensions: the shader gets its index from
     /// `linear_index`, and must check it against the total.
     #[must_use]
     pub fn linear(self, invocations: usize) -> Self {
@@ -435,8 +432,8 @@ impl Kernel {
         self.linear_groups(invocations.div_ceil(size))
     }
 
-    /// Sets the workgroup counts for at least `groups` workgroups in one line; the shader gets its
-    /// workgroup's number from `linear_group`, and must check it against the total.
+    /// Sets the workgroup counts for at least `groups` linear workgroups; the shader gets its
+    /// workgroup index from `linear_group`, and must check it against the total.
     #[must_use]
     pub fn linear_groups(self, groups: usize) -> Self {
         let rows = groups.div_ceil(MOST_GROUPS as usize).max(1);
@@ -444,33 +441,32 @@ impl Kernel {
     }
 }
 
-/// Workgroups that every WebGPU device takes in one dimension of a dispatch.
+/// Maximum workgroups per dimension of a dispatch on every WebGPU device.
 pub const MOST_GROUPS: u32 = 65_535;
 
-/// One way to run an operation: kernels that run one after another, with scratch memory between
-/// them. They are checked for accesses out of bounds as they run, unless this comes from
-/// [`offers`](crate::ops::offers) with one of the crate's own operations or its author vouches for
-/// it with [`Implementation::unchecked`].
+/// An implementation of an operation: kernels that run in order, with scratch memory. They run with
+/// bounds checks, unless the implementation is from [`offers`](crate::ops::offers) for one of the
+/// crate's own operations, or its author declared it safe with [`Implementation::unchecked`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Implementation {
-    /// A short name, unique in the operation's list.
+    /// Short name, unique in the operation's list.
     pub name: &'static str,
-    /// The dispatches in order.
+    /// Dispatches in order.
     pub kernels: Vec<Kernel>,
     /// Bytes of each scratch buffer.
     pub scratch: Vec<u64>,
-    /// The adapter classes that this is a good default for; others use it only when told to.
+    /// Adapter classes for which this is a default candidate; others use it only by choice.
     pub suits: &'static [AdapterClass],
-    /// Workgroup memory that it needs, in bytes.
+    /// Required workgroup memory in bytes.
     pub workgroup_memory: u32,
     /// Whether it multiplies on cooperative matrices, or emulates them with loops.
     pub matrices: bool,
-    /// That it may run without checks of bounds, and on what.
+    /// Proof that it may run without bounds checks, and on which operands.
     proof: Option<Arc<proof::Proof>>,
 }
 
 impl Implementation {
-    /// An implementation of these kernels that suits every adapter and needs no scratch and no
+    /// An implementation of these kernels, a default for every adapter class, without scratch or
     /// workgroup memory.
     pub fn new(name: &'static str, kernels: Vec<Kernel>) -> Self {
         Self {
@@ -491,14 +487,14 @@ impl Implementation {
         self
     }
 
-    /// Says which adapter classes this is a good default for.
+    /// Sets the adapter classes for which this is a default candidate.
     #[must_use]
     pub fn suits(mut self, classes: &'static [AdapterClass]) -> Self {
         self.suits = classes;
         self
     }
 
-    /// Says how many bytes of workgroup memory it needs.
+    /// Sets the required bytes of workgroup memory.
     #[must_use]
     pub fn workgroup_memory(mut self, bytes: usize) -> Self {
         self.workgroup_memory = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -512,7 +508,7 @@ impl Implementation {
         self
     }
 
-    /// Whether it runs within the limits of a device.
+    /// Whether it fits the limits of a device.
     pub fn fits(&self, profile: &Profile) -> bool {
         self.workgroup_memory <= profile.workgroup_memory
             && self.scratch.iter().all(|bytes| *bytes <= profile.binding.min(profile.buffer))

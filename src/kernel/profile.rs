@@ -1,30 +1,30 @@
-//! What kernels may rely on: the limits of a device and the class of its adapter.
+//! Limits and features of a device, and the class of its adapter.
 
-/// What kind of device runs the kernels: defaults differ, because what a GPU likes a CPU does not.
+/// Class of an adapter. Default kernels depend on it, because GPUs and CPUs need different ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AdapterClass {
     /// A GPU with its own memory.
     Discrete,
-    /// A GPU that shares the CPU's memory, and whatever a browser does not tell more about.
+    /// A GPU that shares the CPU's memory, or an unknown one in a browser.
     Integrated,
     /// A driver that runs shaders on the CPU: lavapipe, SwiftShader, WARP.
     Software,
 }
 
 impl AdapterClass {
-    /// Every class.
+    /// All classes.
     pub const ALL: &'static [Self] = &[Self::Discrete, Self::Integrated, Self::Software];
-    /// The classes with a real GPU.
+    /// Hardware GPUs.
     pub const GPU: &'static [Self] = &[Self::Discrete, Self::Integrated];
-    /// Only drivers that run on the CPU.
+    /// CPU drivers.
     pub const SOFTWARE: &'static [Self] = &[Self::Software];
-    /// None: for what is only taken where it was measured to be fastest.
+    /// No class, for implementations that are used only if tuning finds them fastest.
     pub const NONE: &'static [Self] = &[];
 
-    /// Multiply-adds of a submission at most. Windows resets a GPU that works on one for two
-    /// seconds, and other systems and browsers have such a limit too: this is half a second to one
-    /// of slow GPUs of the class, and milliseconds of fast ones. What a CPU does nobody resets.
+    /// Maximum multiply-adds per submission. Windows resets a GPU after a submission of two
+    /// seconds, and other systems and browsers have similar limits. This takes 0.5 to 1 s on slow
+    /// GPUs of the class and milliseconds on fast ones; CPU drivers have no such limit.
     pub fn work_of_a_submission(self) -> u64 {
         match self {
             Self::Discrete => 1 << 37,
@@ -34,8 +34,8 @@ impl AdapterClass {
     }
 }
 
-/// Cooperative matrices of a device (tensor cores, simdgroup matrices): square ones that a subgroup
-/// multiplies together, with sums in f32.
+/// Square cooperative matrices of a device (tensor cores, simdgroup matrices), which a subgroup
+/// multiplies together with f32 accumulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cooperative {
     /// Rows and columns: 8 or 16.
@@ -46,8 +46,7 @@ pub struct Cooperative {
     pub f16: bool,
     /// Whether factors can be f32.
     pub f32: bool,
-    /// Whether plain loops stand for the matrices, to test what is around them: no device is opened
-    /// so.
+    /// Whether the matrices are emulated by plain loops; only for tests.
     pub emulated: bool,
 }
 
@@ -56,49 +55,47 @@ pub struct Cooperative {
 pub struct Profile {
     /// The adapter's class.
     pub class: AdapterClass,
-    /// Bytes of one storage binding.
+    /// Maximum bytes of a storage binding.
     pub binding: u64,
-    /// Bytes of one buffer.
+    /// Maximum bytes of a buffer.
     pub buffer: u64,
-    /// Bytes of workgroup memory.
+    /// Maximum bytes of workgroup memory.
     pub workgroup_memory: u32,
-    /// Invocations of a workgroup.
+    /// Maximum invocations per workgroup.
     pub invocations: u32,
-    /// Invocations of a workgroup in each dimension.
+    /// Maximum workgroup size per dimension.
     pub workgroup: [u32; 3],
-    /// Bytes that offsets of bindings are multiples of.
+    /// Alignment of binding offsets in bytes.
     pub alignment: u64,
-    /// Whether geometry is compiled into the shaders: fast kernels, but one pipeline a shape.
+    /// Whether geometry is compiled into shaders: faster kernels, but one pipeline per shape.
     pub bake: bool,
-    /// Whether the shaders may use f16.
+    /// Whether shaders support f16.
     pub f16: bool,
-    /// Cooperative matrices that have passed their test.
+    /// Cooperative matrices that passed their self-test.
     pub cooperative: Option<Cooperative>,
-    /// Invocations of a subgroup, where shaders may use subgroup operations and every subgroup has
-    /// the same size.
+    /// Subgroup size, if subgroup operations are supported and all subgroups have the same size.
     pub subgroup: Option<u32>,
 }
 
-/// Workgroups of 128 or more invocations that keep a large discrete GPU busy: two for each of 132
-/// compute units.
+/// Workgroups of at least 128 invocations that saturate a large discrete GPU: two per compute unit
+/// of 132.
 pub const BUSY_GROUPS: usize = 264;
 
 impl Profile {
-    /// Whether activations are better stored as f16 where the caller has no opinion: on GPUs whose
-    /// matrices multiply f16, which is what training gains most by. Others would save memory, which
-    /// is a reason to ask for it, and software adapters only lose.
+    /// Whether f16 activations are the better default: on GPUs with f16 cooperative matrices, where
+    /// training gains most. Other GPUs would only save memory, and software adapters get slower.
     pub fn prefers_f16(&self) -> bool {
         self.f16 && self.class != AdapterClass::Software && self.cooperative.is_some_and(|c| c.f16)
     }
 
-    /// Workgroups that keep the device busy: those of a large GPU for a discrete one; an integrated
-    /// one has a tenth of the compute units.
+    /// Workgroups that saturate the device: [`BUSY_GROUPS`] for discrete GPUs, a tenth of it for
+    /// integrated ones.
     pub fn busy_workgroups(&self) -> usize {
         if self.class == AdapterClass::Discrete { BUSY_GROUPS } else { 32 }
     }
 
-    /// What a discrete GPU with f16 matrices of 16 x 16 has beside that, as NVIDIA's tensor cores
-    /// do through Vulkan: for counts without one.
+    /// A discrete GPU with 16 x 16 f16 cooperative matrices, as NVIDIA's tensor cores in Vulkan;
+    /// for static analysis without such a device.
     pub fn with_matrices() -> Self {
         let matrices = Cooperative { size: 16, subgroup: 32, f16: true, f32: false, emulated: false };
         Self {
@@ -112,7 +109,7 @@ impl Profile {
         }
     }
 
-    /// What every WebGPU device has, for an adapter of this class.
+    /// WebGPU's default limits, for an adapter of this class.
     pub fn webgpu(class: AdapterClass) -> Self {
         Self {
             class,
@@ -134,9 +131,9 @@ impl Profile {
 mod tests {
     use super::*;
 
-    /// f16 by itself only where matrices multiply it on a real GPU.
+    /// f16 is the default only with f16 matrices on a hardware GPU.
     #[test]
-    fn f16_is_preferred_where_matrices_multiply_it() {
+    fn f16_is_preferred_with_f16_matrices() {
         let with = Profile::with_matrices();
         assert!(with.prefers_f16());
         let matrices = |change: fn(&mut Cooperative)| {

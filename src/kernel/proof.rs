@@ -1,43 +1,39 @@
-//! Which implementations run without checks of bounds. All others are compiled with them: an index
-//! out of range then reads or writes something in range, and nothing outside of its binding.
+//! Proofs that allow implementations to run without bounds checks. All others are compiled with
+//! checks: an out-of-range index then accesses something inside the binding.
 
 use std::sync::Arc;
 
 use super::{Cooperative, Implementation, Kernel, Operand, Operands, Profile};
 
-/// What an implementation was when somebody vouched for it. Its fields are public, and so are those
-/// of its kernels: what has been changed since is no longer vouched for.
+/// The implementation as it was proven. Its fields and those of its kernels are public; any later
+/// change invalidates the proof.
 #[derive(Debug, PartialEq)]
 pub(super) struct Proof {
     inputs: Vec<Operand>,
     outputs: Vec<Operand>,
     kernels: Vec<Kernel>,
     scratch: Vec<u64>,
-    /// Invocations of a subgroup that the kernels may count on.
+    /// Subgroup size that the kernels assume.
     subgroup: Option<u32>,
-    /// The matrices that they may count on.
+    /// Cooperative matrices that the kernels assume.
     cooperative: Option<Cooperative>,
 }
 
 impl Implementation {
-    /// Lets the kernels run without checks of bounds on exactly these operands, on devices with
-    /// subgroups and matrices as `profile` says. In inner loops, such checks take a large part of a
-    /// kernel's speed. The promise is lost as soon as a kernel or the scratch memory is changed.
+    /// Lets the kernels run without bounds checks on exactly these operands, on devices with the
+    /// subgroups and matrices of `profile`. Such checks are expensive in inner loops. Any change of
+    /// a kernel or of the scratch memory invalidates this.
     ///
-    /// The operations of this crate need not be promised anything about:
-    /// [`offers`](crate::ops::offers) knows them.
+    /// Not needed for operations of this crate, see [`offers`](crate::ops::offers).
     ///
     /// # Safety
-    /// Whatever the tensors hold, no kernel may read or write outside of its bindings (where a
-    /// binding has a range, outside of that) or of its arrays in workgroup and private memory, and
-    /// no loop may run forever. A binding has at least the bytes that its operand covers from the
-    /// start of the tensor's storage on: those before `offset`, and `batch_stride` elements for
-    /// each item of the batch but the last.
+    /// For any content of the tensors, no kernel may access memory outside its bindings (or their
+    /// ranges) or outside its arrays in workgroup and private memory, and no loop may be endless. A
+    /// binding has at least the bytes that its operand covers from the start of the tensor's
+    /// storage: those before `offset`, `batch_stride` elements for each batch item but the last,
+    /// and the last item.
     #[must_use]
-    #[expect(
-        unsafe_code,
-        reason = "an author from outside of the crate vouches for kernels that the crate cannot know"
-    )]
+    #[expect(unsafe_code, reason = "external authors declare their own kernels safe")]
     pub unsafe fn unchecked(self, operands: &Operands<'_>, profile: &Profile) -> Self {
         self.proven(operands, profile)
     }
@@ -55,8 +51,7 @@ impl Implementation {
         self
     }
 
-    /// Whether somebody has vouched for exactly this on exactly these operands, for a device with
-    /// this profile.
+    /// Whether exactly this implementation is proven for these operands and this profile.
     pub(crate) fn is_proven(&self, inputs: &[Operand], outputs: &[Operand], profile: &Profile) -> bool {
         self.proof.as_ref().is_some_and(|proof| {
             proof.inputs == inputs

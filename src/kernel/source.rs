@@ -1,17 +1,17 @@
-//! Makes the WGSL of a pipeline from an operation's file.
+//! Generates the WGSL of a pipeline from an operation's file.
 //!
 //! A file is a common part followed by sections, each begun by a line `//# NAME`; the text of a
 //! kernel is the common part and the section of its entry point, which defines `fn NAME`. Lines
 //! between `#if CONSTANT` (or `#if !CONSTANT`) and `#else` or `#endif` are kept or dropped by a
 //! boolean constant of the kernel; lines between `#repeat NAME COUNT` and `#end` are written COUNT
-//! times, which is a number or a constant of the kernel. A line `#include "FILE"` stands for a file
-//! of `shaders/include` (see `include.rs`). In front of that stand what the kernel says about
-//! itself: constants, `p` (its geometry), its bindings and `step` (see [`Step`](super::Step)), and
-//! `linear_index` and `linear_group`.
+//! times, which is a number or a constant of the kernel. A line `#include "FILE"` is replaced by a
+//! file of `shaders/include` (see `include.rs`). The text is preceded by the kernel's constants,
+//! `p` (its geometry), its bindings and `step` (see [`Step`](super::Step)), and `linear_index` and
+//! `linear_group`.
 //!
-//! A binding called `x` is an array of `x_element`, which is f32, or f16 where the tensor is stored
-//! so. Arithmetic is in f32 either way: a file loads with `f32(x[i])` and stores with `x[i] =
-//! x_element(value)`, or `vec4<f32>(x[i])` for vectors.
+//! A binding `x` is an array of `x_element`, which is f32, or f16 if the tensor is stored as such.
+//! Arithmetic is always f32: a file loads with `f32(x[i])` and stores with
+//! `x[i] = x_element(value)`, or `vec4<f32>(x[i])` for vectors.
 
 use std::fmt::Write;
 
@@ -21,11 +21,11 @@ use crate::error::{Error, Result};
 const PREAMBLE: &str = "
 struct Step {
     seed: u32, seed_high: u32, step: u32, update: u32,
-    rate: f32, momentum: f32, decay: f32, loss_scale: f32,
+    lr: f32, momentum: f32, weight_decay: f32, loss_scale: f32,
     log_momentum: f32, divisor: f32, completion: f32, starts: u32,
 }
 
-// Workgroups and invocations numbered in one line, however the dispatch was folded.
+// Linear workgroup and invocation indices, independent of how the dispatch was folded.
 fn linear_group(group: vec3<u32>, groups: vec3<u32>) -> u32 {
     return group.y * groups.x + group.x;
 }
@@ -35,11 +35,11 @@ fn linear_index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
 ";
 
 /// The WGSL of a kernel's pipeline. Kernels with equal text and entry point share a pipeline. With
-/// `bake`, the geometry is part of the text.
+/// `bake`, the geometry is compiled in.
 ///
 /// # Errors
-/// [`Error::Kernel`] if the file includes what there is not, or itself, or repeats lines by a count
-/// that is neither a number nor a constant of the kernel.
+/// [`Error::Kernel`] for an invalid include, or a repetition whose count is neither a number nor a
+/// constant of the kernel.
 pub fn pipeline_text(kernel: &Kernel, bake: bool) -> Result<String> {
     let selected = select(kernel)?;
     let mut text = String::new();
@@ -50,7 +50,7 @@ pub fn pipeline_text(kernel: &Kernel, bake: bool) -> Result<String> {
         text.push_str("enable wgpu_cooperative_matrix;\n");
     }
     let [x, y, z] = kernel.workgroup;
-    // Writing to a string cannot fail.
+    // Writing to a `String` cannot fail.
     let _ = writeln!(
         text,
         "const WORKGROUP_X = {x}u;\nconst WORKGROUP_Y = {y}u;\nconst WORKGROUP_Z = {z}u;\nconst WORKGROUP = {}u;",
@@ -112,8 +112,8 @@ fn literal(value: Scalar) -> String {
     }
 }
 
-/// A literal that gives back exactly this f32. WGSL has none for what is not finite:
-/// [`Kernel::fault`] refuses such.
+/// A literal that is exactly this f32. WGSL has no non-finite literals; [`Kernel::fault`] rejects
+/// these.
 fn float(v: f32) -> String {
     format!("{v:e}f")
 }
@@ -149,9 +149,9 @@ fn select(kernel: &Kernel) -> Result<String> {
     Ok(text)
 }
 
-/// Writes lines with the blocks between `#repeat NAME COUNT` and `#end` written COUNT times,
-/// `{NAME}` replaced by the number of the repetition. Drivers unroll such loops or not as they like,
-/// and keep arrays that are indexed in loops out of registers; this leaves them no choice.
+/// Writes lines, with each block between `#repeat NAME COUNT` and `#end` repeated COUNT times and
+/// `{NAME}` replaced by the index. Drivers may not unroll loops, and do not keep arrays that are
+/// indexed in loops in registers.
 fn repeat<'a>(
     kernel: &Kernel,
     lines: &[&'a str],
@@ -189,7 +189,8 @@ fn repeat<'a>(
         };
         let count = count.trim().parse().ok().or_else(constant);
         let count = count.ok_or_else(|| {
-            let reason = format!("`{}` has no such number", line.trim());
+            let reason =
+                format!("`{}`: the count is neither a number nor a constant of the kernel", line.trim());
             Error::Kernel { kernel: kernel.label.clone(), reason, source: None }
         })?;
         for number in 0..count {
@@ -211,7 +212,7 @@ mod tests {
     const FILE: &str = "common\n//# a\nin a\n#if FAST\nfast\n#else\nslow\n#endif\n//# b c\nin b\n";
 
     #[test]
-    fn a_section_and_its_conditions_are_selected() {
+    fn sections_and_conditions_are_selected() {
         let kernel = Kernel::new(&NOTHING, FILE, "a").constant("FAST", true);
         assert_eq!(select(&kernel).ok().as_deref(), Some("common\nin a\nfast\n"));
         let kernel = Kernel::new(&NOTHING, FILE, "a").constant("FAST", false);
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn bindings_have_the_types_of_their_tensors() {
+    fn binding_types_follow_tensor_elements() {
         let inputs = [Operand::dense(Spec::f16([8])), Operand::dense(Spec::f32([8]))];
         let operands = Operands { layer: "layer", inputs: &inputs, outputs: &[] };
         let kernel = Kernel::new(&operands, "", "a")
@@ -237,20 +238,20 @@ mod tests {
     }
 
     #[test]
-    fn repetitions_are_written_out() {
+    fn repeat_blocks_are_unrolled() {
         let file = "#repeat i N\na{i}\n#repeat j 2\nb{i}{j}\n#end\n#end\nc\n";
         let kernel = Kernel::new(&NOTHING, file, "a").constant("N", 2u32);
         assert_eq!(select(&kernel).ok().as_deref(), Some("a0\nb00\nb01\na1\nb10\nb11\nc\n"));
-        // A block that nothing ends goes on to the end.
+        // A block without `#end` extends to the end.
         for (file, written) in [("#repeat i N\na{i}", "a0\na1\n"), ("#repeat i N", "")] {
             let text = select(&Kernel::new(&NOTHING, file, "a").constant("N", 2u32));
             assert_eq!(text.ok().as_deref(), Some(written));
         }
     }
 
-    /// A count that a kernel does not have would drop the lines without a word.
+    /// Unknown counts must not drop lines silently.
     #[test]
-    fn what_cannot_be_written_out_is_an_error() {
+    fn unknown_repeat_counts_are_errors() {
         for (file, about) in [
             ("#repeat i M\na{i}\n#end\n", "`#repeat i M`"),
             ("#repeat i\na{i}\n#end\n", "`#repeat i`"),

@@ -1,4 +1,4 @@
-//! A training from data, network and options, one by one.
+//! Builder of a [`Learner`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::optim::{Optimizer, Schedule};
 use crate::runs::{Lock, Recorder, RecorderOptions, RunFolder};
 use crate::train::Trainer;
 
-/// Images that mean and standard deviation are measured on.
+/// Number of images for measuring mean and standard deviation.
 const MEASURED_IMAGES: usize = 2000;
 
-/// Makes a [`Learner`]: only the data has no default.
+/// Builds a [`Learner`]; only the training data has no default.
 #[derive(Debug)]
 #[must_use = "it trains nothing before `build`"]
 pub struct LearnerBuilder<M = GoogLeNet> {
@@ -60,8 +60,8 @@ impl<M: Model> LearnerBuilder<M> {
         }
     }
 
-    /// The training images. Unless [`LearnerBuilder::validation`] names others, a share of each
-    /// class is taken from them to validate on.
+    /// The training images. Unless [`LearnerBuilder::validation`] is called, a share of each class
+    /// is split off as the validation set.
     pub fn data(mut self, train: Arc<dyn Dataset>) -> Self {
         self.train = Some(train);
         self
@@ -73,26 +73,26 @@ impl<M: Model> LearnerBuilder<M> {
         self
     }
 
-    /// Share of the training images to validate on [default: 0.2]; 0 trains without validation.
+    /// Share of the training images for validation, in [0, 1) [default: 0.2]; 0 trains without
+    /// validation.
     pub fn val_split(mut self, share: f64) -> Self {
         self.val_split = share;
         self
     }
 
-    /// How images become the network's input [default: the mean and standard deviation of the
-    /// training images].
+    /// Preprocessing of images [default: the mean and standard deviation of the training images].
     pub fn preprocessing(mut self, preprocessing: Preprocessing) -> Self {
         self.preprocessing = Some(preprocessing);
         self
     }
 
-    /// Random changes of training images [default: none].
+    /// Data augmentation of training images [default: none].
     pub fn augmentation(mut self, augmentation: Augmentation) -> Self {
         self.augmentation = Some(augmentation);
         self
     }
 
-    /// The optimizer [default: SGD with momentum, as Caffe's `quick_solver`].
+    /// The optimizer [default: SGD with momentum, as in Caffe's `quick_solver`].
     pub fn optimizer(mut self, optimizer: Optimizer) -> Self {
         self.optimizer = optimizer;
         self
@@ -104,37 +104,37 @@ impl<M: Model> LearnerBuilder<M> {
         self
     }
 
-    /// Images per batch [default: 32].
+    /// Batch size [default: 32].
     pub fn batch_size(mut self, images: usize) -> Self {
         self.batch_size = images;
         self
     }
 
-    /// Learning rate that the schedule starts from [default: 0.01].
+    /// Base learning rate of the schedule [default: 0.01].
     pub fn learning_rate(mut self, rate: f64) -> Self {
         self.options.learning_rate = rate;
         self
     }
 
-    /// How the learning rate changes [default: (1 - done)^0.5].
+    /// Learning rate schedule [default: polynomial decay, (1 - done)^0.5].
     pub fn schedule(mut self, schedule: Schedule) -> Self {
         self.options.schedule = schedule;
         self
     }
 
-    /// Epochs over which the learning rate rises to its start [default: 0].
+    /// Warm-up epochs of the learning rate [default: 0].
     pub fn warmup_epochs(mut self, epochs: f64) -> Self {
         self.options.warmup_epochs = epochs;
         self
     }
 
-    /// Ends training after so many epochs without a better validation accuracy [default: never].
+    /// Early stopping: epochs without a better validation accuracy [default: never].
     pub fn patience(mut self, epochs: u64) -> Self {
         self.options.patience = Some(epochs);
         self
     }
 
-    /// Ends training at this validation accuracy, from 0 to 1 [default: never].
+    /// Stops training at this validation accuracy, in [0, 1] [default: never].
     pub fn target_accuracy(mut self, accuracy: f64) -> Self {
         self.options.target_accuracy = Some(accuracy);
         self
@@ -152,13 +152,13 @@ impl<M: Model> LearnerBuilder<M> {
         self
     }
 
-    /// The newest checkpoint's file, saved every epoch [default: none].
+    /// File of the latest checkpoint, saved every epoch [default: none].
     pub fn checkpoint(mut self, file: impl Into<PathBuf>) -> Self {
         self.checkpoint = Some(file.into());
         self
     }
 
-    /// The file of the checkpoint with the best validation accuracy [default: none].
+    /// File of the checkpoint with the best validation accuracy [default: none].
     pub fn best_checkpoint(mut self, file: impl Into<PathBuf>) -> Self {
         self.best_checkpoint = Some(file.into());
         self
@@ -171,8 +171,8 @@ impl<M: Model> LearnerBuilder<M> {
         self
     }
 
-    /// Resumes from a checkpoint of the same network and optimizer: bit for bit the run that was
-    /// not interrupted.
+    /// Resumes from a checkpoint of the same network and optimizer, bit-identical to an
+    /// uninterrupted run.
     pub fn resume(mut self, checkpoint: ModelCheckpoint<M>) -> Self {
         self.resume = Some(checkpoint);
         self
@@ -197,13 +197,13 @@ impl<M: Model> LearnerBuilder<M> {
     ///
     /// # Errors
     /// [`Error::OutOfRange`] naming an option, [`Error::Config`] if there is no data or its classes
-    /// are not the network's, and what planning, the device and the files report.
+    /// are not the network's, and errors of planning, the device and the files.
     pub async fn build(self, gpu: &Gpu) -> Result<Learner<M>> {
         let (train, validation) = self.split()?;
         let classes = train.classes().len();
         if classes != self.network.class_count() {
             return Err(Error::Config(format!(
-                "the data set has {classes} classes and the network {}",
+                "the data set has {classes} classes, but the network has {}",
                 self.network.class_count()
             )));
         }
@@ -211,7 +211,7 @@ impl<M: Model> LearnerBuilder<M> {
         let preprocessing = self
             .preprocessing
             .unwrap_or_else(|| Preprocessing::new(input).measure(train.as_ref(), MEASURED_IMAGES));
-        // A batch with copies would give batch norm too small a variance.
+        // Repeated images in a batch would bias batch norm's variance.
         let batch = self.batch_size.min(train.len());
         let mut loading = LoaderOptions::new(batch, preprocessing);
         loading.workers = self.workers.unwrap_or(loading.workers);
@@ -256,20 +256,20 @@ impl<M: Model> LearnerBuilder<M> {
         Ok(learner)
     }
 
-    /// What to train and to validate on.
+    /// The training and validation sets.
     #[expect(clippy::type_complexity, reason = "a pair of data sets, of which one may be missing")]
     fn split(&self) -> Result<(Arc<dyn Dataset>, Option<Arc<dyn Dataset>>)> {
         let Some(set) = &self.train else {
             return Err(Error::Config("a `LearnerBuilder` needs `LearnerBuilder::data`".into()));
         };
         if !(0.0..1.0).contains(&self.val_split) {
-            let allowed = "from 0 up to, but not, 1";
+            let allowed = "in [0, 1)";
             return Err(Error::out_of_range("LearnerBuilder::val_split", allowed, self.val_split));
         }
         if let Some(validation) = &self.validation {
             if validation.classes() != set.classes() {
                 return Err(Error::Config(
-                    "the validation set has other classes than the training set".into(),
+                    "the classes of the validation set and the training set differ".into(),
                 ));
             }
             return Ok((Arc::clone(set), Some(Arc::clone(validation))));

@@ -66,7 +66,7 @@ mod tests {
         let step = |step: u64, loss: f32, scaling: Option<(f32, u64)>| StepMetrics {
             step,
             count: 1,
-            rate: 0.1,
+            lr: 0.1,
             loss,
             heads: Vec::new(),
             gradient_norm: Some(1.0),

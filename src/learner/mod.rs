@@ -1,7 +1,5 @@
-//! Training from the first epoch to the last: validation, the best epoch, early stopping,
-//! checkpoints, a run's folder, and resuming.
-//!
-//! [`Learner`] has all of it and draws nothing: an [`Observer`] is told what happens.
+//! The training loop: validation, best epoch, early stopping, checkpoints, run folder, and
+//! resuming. [`Learner`] has no output of its own: it reports to an [`Observer`].
 //! `examples/memory.rs` trains on images from memory.
 
 mod builder;
@@ -31,23 +29,23 @@ use crate::train::{EpochSummary, StepMetrics, Trainer, train_epoch_from};
 use health::Health;
 use validator::{Validated, Validator};
 
-/// How long a training goes on and when it saves.
+/// Length of training, learning rate, and when to save.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LearnerOptions {
     /// Epochs of the whole run, those before a resume included.
     pub epochs: u64,
-    /// Learning rate that the schedule starts from.
+    /// Base learning rate of the schedule.
     pub learning_rate: f64,
-    /// How the learning rate changes.
+    /// Learning rate schedule.
     pub schedule: Schedule,
-    /// Epochs over which the learning rate rises to its start.
+    /// Warm-up epochs of the learning rate.
     pub warmup_epochs: f64,
-    /// Epochs without a better validation accuracy after which training ends.
+    /// Early stopping: epochs without a better validation accuracy; `None` for never.
     pub patience: Option<u64>,
-    /// Validation accuracy, from 0 to 1, at which training ends.
+    /// Validation accuracy, in [0, 1], at which training stops; `None` for never.
     pub target_accuracy: Option<f64>,
-    /// Epochs between checkpoints; the best and the last epoch are saved in any case.
+    /// Epochs between checkpoints; the best and the last epoch are always saved.
     pub save_every: u64,
 }
 
@@ -66,19 +64,19 @@ impl Default for LearnerOptions {
 }
 
 impl LearnerOptions {
-    /// How an update moves parameters.
+    /// Learning rate and momentum at a moment of the training.
     fn pace(&self, at: Moment) -> Pace {
         self.schedule.pace(self.learning_rate, self.warmup_epochs, at, self.epochs)
     }
 }
 
-/// What a training has seen.
+/// The result of a training.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct History {
-    /// Every step of this start.
+    /// Every step since this start.
     pub steps: Vec<StepMetrics>,
-    /// Every epoch of this start.
+    /// Every epoch since this start.
     pub epochs: Vec<EpochReport>,
     /// Whether training was stopped before its last epoch.
     pub interrupted: bool,
@@ -87,7 +85,7 @@ pub struct History {
 }
 
 impl History {
-    /// Why training ended.
+    /// Why training stopped.
     pub fn reason(&self) -> StopReason {
         match (self.interrupted, self.stopped_early) {
             (true, _) => StopReason::Interrupted,
@@ -96,7 +94,7 @@ impl History {
         }
     }
 
-    /// The best validation accuracy of these epochs, from 0 to 1, and the number of its epoch.
+    /// The best validation accuracy of these epochs, in [0, 1], and its epoch.
     pub fn best(&self) -> Option<(f64, u64)> {
         let validated = self.epochs.iter().filter_map(|e| Some((e.validation_accuracy?, e.summary.epoch)));
         validated.reduce(|best, other| if other.0 > best.0 { other } else { best })
@@ -111,13 +109,13 @@ pub struct Learner<M = GoogLeNet> {
     options: LearnerOptions,
     validator: Option<Validator>,
     recorder: Option<Recorder>,
-    /// The newest checkpoint's file.
+    /// File of the latest checkpoint.
     checkpoint_file: Option<PathBuf>,
-    /// The best epoch's checkpoint, of a run without a folder.
+    /// File of the best epoch's checkpoint, for runs without a folder.
     best_file: Option<PathBuf>,
-    /// The best validation accuracy and its epoch, of a run without a folder.
+    /// The best validation accuracy and its epoch, for runs without a folder.
     best: Option<(f64, u64)>,
-    /// What keeps a run's folder to this process.
+    /// The lock of the run's folder.
     locks: Vec<Lock>,
     run: serde_json::Value,
     command_line: Vec<String>,
@@ -126,19 +124,19 @@ pub struct Learner<M = GoogLeNet> {
     history: History,
 }
 
-/// An epoch's steps, or those that were done before it was left.
+/// The steps of an epoch, or those before its interruption.
 struct Trained {
     summary: EpochSummary,
-    /// Images of this start, and the seconds that they took.
+    /// Images since this start, and their seconds.
     images: usize,
     took: f64,
-    /// Seconds of the epoch's beginning, if that was trained by an earlier start.
+    /// Seconds of the first part of the epoch, if an earlier start trained it.
     before: f64,
-    /// Steps of this start.
+    /// Steps since this start.
     steps: usize,
-    /// Share of the time in which the device worked.
+    /// Share of the time in which the device was busy, in [0, 1].
     busy: Option<f64>,
-    /// What could not be written down.
+    /// The error of writing the log.
     failed: Option<Error>,
 }
 
@@ -149,12 +147,12 @@ impl Trained {
 }
 
 impl<M: Model> Learner<M> {
-    /// A learner whose options are set one by one and that prepares the trainer itself.
+    /// A builder that prepares the trainer too.
     pub fn builder(network: M) -> LearnerBuilder<M> {
         LearnerBuilder::new(network)
     }
 
-    /// Trains with a trainer that is prepared already, in the state in which it is.
+    /// Continues training with an existing trainer.
     pub fn new(trainer: Trainer<M>, train: Loader, options: LearnerOptions) -> Self {
         Self {
             trainer,
@@ -174,44 +172,44 @@ impl<M: Model> Learner<M> {
         }
     }
 
-    /// Validates on these images after every epoch: all heads where there are several.
+    /// Validates all heads on these images after every epoch.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn validate_on(&mut self, validation: Loader) -> Result<()> {
         self.validator = Some(Validator::new(&self.trainer, validation).await?);
         Ok(())
     }
 
-    /// Saves the newest checkpoint to this file.
+    /// Saves the latest checkpoint to this file.
     pub fn save_to(&mut self, file: impl Into<PathBuf>) {
         self.checkpoint_file = Some(file.into());
     }
 
-    /// Saves the checkpoint with the best validation accuracy to this file. A run with a folder has
-    /// it there already.
+    /// Saves the checkpoint with the best validation accuracy to this file, for runs without a
+    /// folder.
     pub fn save_best_to(&mut self, file: impl Into<PathBuf>) {
         self.best_file = Some(file.into());
     }
 
-    /// Records the run in a folder: its log, its newest and its best checkpoint.
+    /// Records the run in a folder: its log, latest and best checkpoint.
     pub fn record(&mut self, recorder: Recorder) {
         self.recorder = Some(recorder);
     }
 
-    /// What checkpoints keep of how the run was configured, and of the command that started it.
+    /// The configuration and command that checkpoints contain.
     pub fn describe(&mut self, run: serde_json::Value, command_line: Vec<String>) {
         self.run = run;
         self.command_line = command_line;
     }
 
-    /// Ends training, with a checkpoint, once this flag is set.
+    /// Stops training with a checkpoint when this flag is set.
     pub fn stop_by(&mut self, flag: Arc<AtomicBool>) {
         self.stop = flag;
     }
 
-    /// The flag that ends training, with a checkpoint, once it is set: by an observer, a signal or
-    /// another thread.
+    /// The flag that stops training with a checkpoint; an observer, a signal handler or another
+    /// thread may set it.
     pub fn stop_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.stop)
     }
@@ -236,23 +234,23 @@ impl<M: Model> Learner<M> {
         self.validator.as_ref().map(Validator::loader)
     }
 
-    /// What records the run, if something does.
+    /// The recorder of the run's folder; `None` without a folder.
     pub fn recorder(&self) -> Option<&Recorder> {
         self.recorder.as_ref()
     }
 
-    /// What records the run, if something does.
+    /// The recorder of the run's folder; `None` without a folder.
     pub fn recorder_mut(&mut self) -> Option<&mut Recorder> {
         self.recorder.as_mut()
     }
 
-    /// The best validation accuracy so far, from 0 to 1, and the number of its epoch.
+    /// The best validation accuracy so far, in [0, 1], and its epoch.
     pub fn best(&self) -> Option<(f64, u64)> {
         self.recorder.as_ref().map_or(self.best, Recorder::best)
     }
 
-    /// What a run's folder says of this training; the name, the data set's description and where
-    /// it came from are the caller's to fill in.
+    /// The manifest of the run's folder, without the name and the data set's description and
+    /// origin, which the caller sets.
     pub fn manifest(&self) -> ModelManifest<M> {
         let session = self.trainer.session();
         let memory_bytes = session.plan().memory.total_bytes();
@@ -278,10 +276,10 @@ impl<M: Model> Learner<M> {
         }
     }
 
-    /// Everything that a run resumes from and an image is classified with.
+    /// A checkpoint for resuming and inference.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn checkpoint(&self) -> Result<ModelCheckpoint<M>> {
         let state = self.trainer.state().await?;
         let metadata = ModelMetadata {
@@ -305,12 +303,12 @@ impl<M: Model> Learner<M> {
         gpu.block_on(self.fit(observer))
     }
 
-    /// Trains until all epochs are done, the stop flag is set, validation accuracy has not improved
-    /// for as long as the options allow, or has reached what they ask for.
+    /// Trains until all epochs are done, the stop flag is set, or validation accuracy triggers
+    /// early stopping or reaches the target.
     ///
     /// # Errors
-    /// [`Error::Diverged`] and its kin if the loss or the weights are not finite any more; what the
-    /// loader, the device, the files and the observer report. What was saved stays.
+    /// [`Error::Diverged`] and related errors if loss or weights become non-finite; errors of the
+    /// loader, the device, the files and the observer. Saved files are kept.
     pub async fn fit(&mut self, observer: &mut dyn Observer) -> Result<History> {
         observer.started(&Started {
             device: self.trainer.gpu().summary(),
@@ -339,8 +337,8 @@ impl<M: Model> Learner<M> {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Validates the run's last epoch where that was interrupted, and saves the weights if they are
-    /// the best.
+    /// Completes the interrupted validation of the run's last epoch and saves the weights if they
+    /// are the best.
     async fn validate_late(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let Some(epoch) = self.recorder.as_ref().and_then(Recorder::unvalidated) else { return Ok(()) };
         let Some(validator) = &mut self.validator else { return Ok(()) };
@@ -364,8 +362,8 @@ impl<M: Model> Learner<M> {
         Ok(())
     }
 
-    /// One epoch, or the rest of it, and what comes after: validation, checkpoint, log, what the
-    /// observer is told. Whether training continues.
+    /// Trains an epoch or its rest, then validates, saves, logs and notifies the observer. Returns
+    /// whether training continues.
     async fn epoch(&mut self, observer: &mut dyn Observer) -> Result<ControlFlow<()>> {
         let epoch = self.trainer.progress().epoch;
         let trained = self.train(epoch, observer).await?;
@@ -376,7 +374,7 @@ impl<M: Model> Learner<M> {
         };
         self.history.interrupted = stopped || self.is_stopped();
         let steps = trained.steps;
-        // Images that cannot be read and logs that cannot be written are no reason to lose the epoch.
+        // Unreadable images and failed writes of the log must not lose the epoch.
         let (mut report, failed) = self.report(trained, validated);
         let accuracy = report.validation_accuracy;
         let reached = self.options.target_accuracy.zip(accuracy).is_some_and(|(target, a)| a >= target);
@@ -388,11 +386,11 @@ impl<M: Model> Learner<M> {
             || reached
             || waited.is_some()
             || failed.is_some();
-        // The checkpoint comes before anything is said of it.
+        // The checkpoint is saved before it is reported.
         let due = last || report.best || done.is_multiple_of(self.options.save_every.max(1));
         let out = self.checkpoint_file.clone().filter(|_| due);
         if let Err(error) = self.save(&mut report, steps, out.as_deref()).await {
-            // The first error is the one that counts; the second is not lost for it.
+            // Return the first error, but report the second one too.
             let Some(failed) = failed else { return Err(error) };
             observer.not_saved(&error)?;
             return Err(failed);
@@ -438,7 +436,7 @@ impl<M: Model> Learner<M> {
         };
         let mut failed: Option<Error> = None;
         let observe = |step: &StepMetrics| {
-            // The first error counts: steps that were on their way already still come in after it.
+            // Keep the first error: metrics of steps in flight still arrive after it.
             if let Err(error) = watch.step(step) {
                 failed.get_or_insert(error);
             }
@@ -464,12 +462,12 @@ impl<M: Model> Learner<M> {
         Ok(Trained { summary, images: count, took, before, steps, busy, failed })
     }
 
-    /// What is known of an epoch, and what failed in it.
+    /// The record of an epoch, and its errors.
     fn report(&self, trained: Trained, validated: Validated) -> (EpochReport, Option<Error>) {
         let images_per_s = trained.images_per_s();
         let Trained { summary, took, before, busy, failed, .. } = trained;
         let report = EpochReport {
-            rate: self.options.pace(self.trainer.moment(summary.epoch + 1, &self.train)).rate,
+            lr: self.options.pace(self.trainer.moment(summary.epoch + 1, &self.train)).lr,
             seconds: before + took,
             images_per_s,
             validation_accuracy: validated.main.as_ref().map(Evaluation::accuracy),
@@ -482,8 +480,8 @@ impl<M: Model> Learner<M> {
         (report, failed.or(validated.failed))
     }
 
-    /// Saves the checkpoint, if one is due, and then the log's record. Weights that are not finite
-    /// are not saved: the last checkpoint stays.
+    /// Saves the checkpoint, if one is due, and then the log's record. Non-finite weights are not
+    /// saved: the last checkpoint is kept.
     async fn save(&mut self, report: &mut EpochReport, steps: usize, out: Option<&Path>) -> Result<()> {
         let best_file = self.best_file.clone().filter(|_| report.best);
         let checkpoint = if out.is_some() || best_file.is_some() { Some(self.finite().await) } else { None };
@@ -492,12 +490,12 @@ impl<M: Model> Learner<M> {
             Ok(checkpoint) => (checkpoint, None),
             Err(error) => (None, Some(error)),
         };
-        // A log that names an epoch as the best promises its weights.
+        // The weights of an epoch that the log calls the best must exist.
         report.best &= spoiled.is_none();
         let save = checkpoint.as_ref().zip(out).map(|(checkpoint, out)| Save { checkpoint, out });
         let written = match (self.recorder.as_mut(), save) {
             (Some(recorder), save) if !report.summary.interrupted => recorder.epoch(report, step, save),
-            // Without a step, what the log has of this epoch still holds.
+            // Without a step, the log's record of this epoch remains valid.
             (Some(recorder), save) if steps > 0 => recorder.leave(report, step, save),
             (Some(recorder), Some(save)) => recorder.save_only(&save),
             (None, Some(Save { checkpoint, out })) => checkpoint.save(out),
@@ -522,28 +520,27 @@ impl<M: Model> Learner<M> {
         }
     }
 
-    /// Whether no epoch before had so high a validation accuracy.
+    /// Whether this validation accuracy is the best so far.
     fn is_best(&self, main: &Evaluation) -> bool {
         self.best().is_none_or(|(best, _)| main.accuracy() > best)
     }
 
-    /// The epochs up to this one without a better accuracy, if they are as many as the run's
-    /// patience.
+    /// The number of epochs without improvement, if it has reached the run's patience.
     fn waited(&self, epoch: u64) -> Option<u64> {
         self.patience(self.best().map_or(0, |(_, at)| epoch - at.min(epoch)))
     }
 
-    /// So many epochs, if that is as long as training waits for a better one.
+    /// `epochs`, if it has reached the patience.
     fn patience(&self, epochs: u64) -> Option<u64> {
         self.options.patience.is_some_and(|patience| epochs >= patience).then_some(epochs)
     }
 }
 
-/// Follows the steps of an epoch.
+/// Processes the metrics of an epoch's steps.
 struct Watch<'a> {
     at: StepProgress,
     start: Instant,
-    /// Images of this start.
+    /// Images since this start.
     count: usize,
     steps: usize,
     observer: &'a mut dyn Observer,
@@ -564,7 +561,8 @@ impl Watch<'_> {
             written = written.and_then(|()| recorder.step(step, before, self.at.images_per_s));
         }
         self.history.push(step.clone());
-        // Health first: weights that are spoiled are not saved, whatever else went wrong.
+        // Check divergence first: non-finite weights must not be saved, whatever other error there
+        // is.
         self.health.step(step).and(written)
     }
 }

@@ -1,4 +1,4 @@
-//! What a training tells while it runs.
+//! Callbacks of training.
 
 use std::path::Path;
 
@@ -9,60 +9,61 @@ use crate::plan::Memory;
 use crate::runs::EpochReport;
 use crate::train::StepMetrics;
 
-/// A training that begins or resumes.
+/// The start of a training.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Started<'a> {
     /// The device.
     pub device: &'a AdapterSummary,
-    /// What training takes there.
+    /// Memory of the training on the device.
     pub memory: Memory,
-    /// The run's folder, if it has one.
+    /// The run's folder; `None` without one.
     pub folder: Option<&'a Path>,
-    /// Training images.
+    /// Number of training images.
     pub train: usize,
-    /// Validation images.
+    /// Number of validation images.
     pub validation: usize,
-    /// The epoch that comes next, from 0.
+    /// Index of the next epoch, from 0.
     pub epoch: u64,
     /// Epochs of the whole run.
     pub epochs: u64,
 }
 
-/// Where a training is after a step.
+/// Training progress after a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct StepProgress {
-    /// Number of the epoch, from 0.
+    /// Index of the epoch, from 0.
     pub epoch: u64,
-    /// Images of an epoch.
+    /// Images per epoch.
     pub images: usize,
-    /// Images of this epoch that are done.
+    /// Completed images of this epoch.
     pub done: usize,
     /// Training images per second in this epoch.
     pub images_per_s: f64,
 }
 
 impl StepProgress {
-    /// Epochs done, as a fraction.
+    /// Completed epochs, with fraction.
     pub fn epochs(&self) -> f64 {
         self.epoch as f64 + self.done as f64 / self.images.max(1) as f64
     }
 }
 
-/// Follows a training. Every method does nothing unless it is overridden; an error ends training
-/// as soon as what was trained is saved. To end it without one, set [`Learner::stop_flag`](super::Learner::stop_flag).
+/// Follows a training. Every method does nothing unless it is overridden; an error ends training as
+/// soon as what was trained is saved. To end it without one, set
+/// [`Learner::stop_flag`](super::Learner::stop_flag).
 pub trait Observer {
-    /// Training begins, or resumes.
+    /// Training starts or resumes.
     ///
     /// # Errors
-    /// Whatever ends training, here and below.
+    /// Any error stops training, here and in the other methods.
     fn started(&mut self, run: &Started<'_>) -> Result<()> {
         let _ = run;
         Ok(())
     }
 
-    /// The last epoch of an earlier start, whose validation was interrupted, is validated.
+    /// The interrupted validation of an earlier start's last epoch is complete.
     ///
     /// # Errors
     /// As [`Observer::started`].
@@ -71,7 +72,7 @@ pub trait Observer {
         Ok(())
     }
 
-    /// An epoch over `images` images begins.
+    /// An epoch with `images` images starts.
     ///
     /// # Errors
     /// As [`Observer::started`].
@@ -80,7 +81,7 @@ pub trait Observer {
         Ok(())
     }
 
-    /// The metrics of a step are back.
+    /// The metrics of a step have arrived.
     ///
     /// # Errors
     /// As [`Observer::started`].
@@ -89,7 +90,7 @@ pub trait Observer {
         Ok(())
     }
 
-    /// An epoch was trained to its end, validated, and saved if it is to be.
+    /// An epoch was trained, validated, and saved if a checkpoint was due.
     ///
     /// # Errors
     /// As [`Observer::started`].
@@ -98,7 +99,7 @@ pub trait Observer {
         Ok(())
     }
 
-    /// Early stopping ends training: the best validation accuracy and its epoch are `epochs` ago.
+    /// Early stopping: the best validation accuracy was reached `epochs` epochs ago.
     ///
     /// # Errors
     /// As [`Observer::started`].
@@ -107,8 +108,8 @@ pub trait Observer {
         Ok(())
     }
 
-    /// The newest checkpoint is saved. `last` says whether training ends with it, and `interrupted`
-    /// whether it ends before its last epoch.
+    /// The latest checkpoint was saved. `last` is whether training stops now, `interrupted` whether
+    /// it stops before its last epoch.
     ///
     /// # Errors
     /// As [`Observer::started`].
@@ -117,7 +118,7 @@ pub trait Observer {
         Ok(())
     }
 
-    /// The checkpoint could not be saved either, after another error that ends training.
+    /// Saving the checkpoint failed, after another error that stops training.
     ///
     /// # Errors
     /// As [`Observer::started`].
@@ -127,5 +128,5 @@ pub trait Observer {
     }
 }
 
-/// Nobody watches.
+/// An observer that does nothing.
 impl Observer for () {}

@@ -10,25 +10,25 @@ use crate::model::Model;
 use crate::runs::HeadRecord;
 use crate::train::Trainer;
 
-/// What a validation measured.
+/// The result of a validation.
 #[derive(Debug, Default)]
 pub(super) struct Validated {
-    /// The main head; none if validation was interrupted or failed.
+    /// The main head; `None` if validation was interrupted or failed.
     pub main: Option<Evaluation>,
     /// The auxiliary heads.
     pub aux: Vec<HeadRecord>,
-    /// Why there is nothing.
+    /// The error, if validation failed.
     pub failed: Option<Error>,
 }
 
-/// The heads that are validated: all where there are several.
+/// The classifier of the validated heads.
 #[derive(Debug)]
 enum Heads {
     Main(Box<Classifier>),
     All(Box<EarlyExit>),
 }
 
-/// Validates a trainer's network: it reads the trainer's parameters where they are.
+/// Validates a trainer's network and shares its parameters.
 #[derive(Debug)]
 pub(super) struct Validator {
     heads: Heads,
@@ -50,8 +50,8 @@ impl Validator {
         &self.loader
     }
 
-    /// The heads over the validation set; nothing once `stop` is set, as some of the images are no
-    /// measure of the epoch.
+    /// Evaluates the heads on the validation set. No result if `stop` is set, because a part of the
+    /// images is not comparable.
     pub(super) async fn validate(&mut self, stop: &AtomicBool) -> Validated {
         match self.measure(stop).await {
             Ok(_) if stop.load(Ordering::SeqCst) => Validated::default(),

@@ -15,13 +15,13 @@ use crate::train::upload;
 /// The channels of a layer for one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FeatureMaps {
-    /// Channels.
+    /// Number of channels.
     pub channels: usize,
-    /// Rows of each.
+    /// Height of each map.
     pub height: usize,
-    /// Columns of each.
+    /// Width of each map.
     pub width: usize,
-    /// channels x height x width.
+    /// Values, channels x height x width.
     pub values: Vec<f32>,
 }
 
@@ -35,8 +35,8 @@ pub struct Features {
     extents: [usize; 3],
 }
 
-/// The layers that have maps, in the order of the network: convolutions, which are seen after their
-/// ReLU, poolings, and the outputs of Inception blocks.
+/// The layers with feature maps, in the order of the network: convolutions (after their ReLU),
+/// poolings, and the outputs of Inception blocks.
 ///
 /// # Errors
 /// [`Error::OutOfRange`] or [`Error::Config`] for a network that cannot be built.
@@ -46,28 +46,28 @@ pub fn layers_with_maps(network: &impl Model) -> Result<Vec<String>> {
     Ok(names.collect())
 }
 
-/// The tensors that are maps, each by its layer's name.
+/// The tensors of the maps by layer name.
 fn maps(graph: &Graph) -> impl Iterator<Item = (&str, TensorId)> {
     let spatial = |t: &TensorId| graph.tensor(*t).spec.dims().len() == 4;
     let made =
         graph.nodes().filter_map(move |(_, n)| n.outputs.first().copied().filter(spatial).map(|t| (n, t)));
-    // A convolution and its batch norm are seen after the ReLU, under the layer's own name.
+    // Convolution and batch norm are represented by the ReLU after them, under the layer's name.
     made.filter(|(n, _)| !n.op.is::<Conv>() && !n.op.is::<BatchNorm>())
         .map(|(n, t)| (n.name.strip_suffix("/relu").unwrap_or(&n.name), t))
 }
 
 impl Features {
-    /// The network with these weights on a device, up to the layer of this name, for one image at a
-    /// time.
+    /// The network with these weights on a device, up to the layer of this name, with a batch size
+    /// of 1.
     ///
     /// # Errors
-    /// [`Error::Unknown`] naming layers if there is none of this name, [`Error::Tensor`] naming a
-    /// weight that is missing or misshapen, and what the device reports.
+    /// [`Error::Unknown`] with known names if there is no such layer, [`Error::Tensor`] naming a
+    /// weight that is missing or has the wrong shape, and errors of the device.
     pub async fn new(gpu: &Gpu, network: &impl Model, layer: &str, weights: &TrainingState) -> Result<Self> {
         let mut evaluation = network.build(1)?.graph.evaluation()?;
         let output = maps(&evaluation).find(|(name, _)| *name == layer).map(|(_, t)| t);
         let output = output.ok_or_else(|| {
-            // Names of no part of the network are answered with the last layer of each.
+            // For unknown names, suggest the last layer of each part of the network.
             let known = BLOCKS.iter().any(|(block, _)| *block == part_of(layer));
             let mut names: Vec<&str> = maps(&evaluation).map(|(name, _)| name).collect();
             if known {
@@ -77,7 +77,7 @@ impl Features {
                 names.dedup_by_key(|name| part_of(name));
                 names.reverse();
             }
-            let known = format!("there are feature maps of {}, among others", names.join(", "));
+            let known = format!("layers with feature maps are {}, and others", names.join(", "));
             Error::Unknown { what: "layer", name: layer.into(), known }
         })?;
         evaluation.set_output(layer, output);
@@ -105,7 +105,7 @@ impl Features {
     /// The maps of a preprocessed image.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the image has the wrong size, and what the device reports.
+    /// [`Error::Tensor`] if the image has the wrong size, and errors of the device.
     pub async fn maps(&mut self, image: &[f32]) -> Result<FeatureMaps> {
         self.session.write(self.input, image)?;
         self.session.submit(&Step::default())?;
@@ -122,7 +122,7 @@ mod tests {
     use crate::model::GoogLeNet;
 
     #[test]
-    fn layers_go_by_their_own_names() {
+    fn maps_have_layer_names() {
         for (network, first, later) in [
             (GoogLeNet::paper(), "conv1/7x7_s2", "inception_4b/5x5"),
             (GoogLeNet::torchvision(), "conv1", "inception4b.branch3.1"),

@@ -1,16 +1,15 @@
-//! The filters of the first convolution: the only ones that can be seen as images, since they work
-//! on colours.
+//! The filters of the first convolution as images, which is possible because its inputs are colors.
 
 use crate::data::Image;
 use crate::error::{Error, Result};
 use crate::model::GoogLeNet;
 use crate::optim::TrainingState;
 
-/// The filters of the first convolution as images; grey is zero, and the largest weight of each
-/// filter is at the end of the scale.
+/// The filters of the first convolution as images. Gray is zero; each filter is scaled by its
+/// largest absolute weight.
 ///
 /// # Errors
-/// [`Error::Tensor`] if the weights have no such layer.
+/// [`Error::Tensor`] if the weights lack this layer.
 pub fn filters(network: &GoogLeNet, weights: &TrainingState) -> Result<Vec<Image>> {
     let net = network.build(1)?;
     let missing = || Error::tensor("data", "no layer reads it");
@@ -36,7 +35,7 @@ mod tests {
     use crate::tensor::HostTensor;
 
     #[test]
-    fn weights_become_colours() {
+    fn filters_are_scaled_to_colors() {
         let network = GoogLeNet::paper().width(0.03).classes(2).input(32);
         let mut data = vec![0.0; 2 * 3 * 49];
         // The first filter: red at its first place, against blue at its last.

@@ -1,11 +1,8 @@
 //! Grad-CAM (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-//! Localization", 2017), for each of the three softmaxes: where in the image is what speaks for a
-//! class.
-//!
-//! The gradient of a class's logit with respect to the last block of Inception below the softmax
-//! (5b for main, 4a for aux1, 4d for aux2), averaged over the positions, is the weight of each
-//! channel of that block; the map is the weighted sum of the channels, and what speaks against the
-//! class is cut off.
+//! Localization", 2017) for each of the three heads: a heat map of the evidence for a class. The
+//! gradient of a class's logit with respect to the last Inception block before the head (5b for
+//! main, 4a for aux1, 4d for aux2), averaged over positions, is the weight of each channel of that
+//! block. The map is the ReLU of the weighted sum of the channels.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -22,27 +19,27 @@ use crate::plan::{Layout, Plan, PlanOptions};
 use crate::tensor::Spec;
 use crate::train::upload;
 
-/// What the input that selects a class is called in the graph.
+/// Name of the graph input that selects a class.
 const TARGET: &str = "target";
 /// The output with the gradient of that class's logit.
 const GRADIENT: &str = "gradient";
 
-/// What speaks for a class, by position.
+/// A Grad-CAM heat map.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ActivationMap {
     /// `main`, `aux1` or `aux2`.
     pub head: &'static str,
-    /// The class that the map is about.
+    /// The class of the map.
     pub class: usize,
-    /// What the softmax says of it, from 0 to 1.
+    /// Its probability by this head, in [0, 1].
     pub probability: f32,
-    /// The class that is most probable to this softmax, and its probability.
+    /// This head's most probable class and its probability.
     pub top: (usize, f32),
-    /// Rows of the map.
+    /// Height of the map.
     pub height: usize,
-    /// Columns of the map.
+    /// Width of the map.
     pub width: usize,
-    /// height x width values from zero up, in units of the logit.
+    /// height x width non-negative values, in units of the logit.
     pub values: Vec<f32>,
 }
 
@@ -54,7 +51,7 @@ pub struct GradCam {
     classes: usize,
 }
 
-/// The network up to one head, and back from its logits to the block below it.
+/// The network up to one head, and the gradient from its logits to the block before it.
 #[derive(Debug)]
 struct Differentiated {
     name: &'static str,
@@ -69,10 +66,11 @@ struct Differentiated {
 }
 
 impl GradCam {
-    /// The network with these weights on a device, for one image at a time.
+    /// The network with these weights on a device, with a batch size of 1.
     ///
     /// # Errors
-    /// [`Error::Tensor`] naming a weight that is missing or misshapen, and what the device reports.
+    /// [`Error::Tensor`] naming a weight that is missing or has the wrong shape, and errors of the
+    /// device.
     pub async fn new(gpu: &Gpu, network: &impl Model, weights: &TrainingState) -> Result<Self> {
         let net = network.build(1)?.evaluation()?;
         let layout = Arc::new(Layout::of(&net.graph));
@@ -93,18 +91,18 @@ impl GradCam {
         Ok(Self { gpu: gpu.clone(), heads, classes: network.class_count() })
     }
 
-    /// The softmaxes, the main one first.
+    /// The heads, the main one first.
     pub fn heads(&self) -> Vec<&'static str> {
         self.heads.iter().map(|h| h.name).collect()
     }
 
-    /// The map of each softmax for a class of a preprocessed image
-    /// ([`Preprocessing::apply`](crate::data::Preprocessing::apply)); by default that which is most
-    /// probable to the main softmax.
+    /// The map of each head for a class of a preprocessed image
+    /// ([`Preprocessing::apply`](crate::data::Preprocessing::apply)); by default the main head's
+    /// most probable class.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the image has the wrong size, [`Error::OutOfRange`] if there is no such
-    /// class, and what the device reports.
+    /// class, and errors of the device.
     pub async fn maps(&mut self, image: &[f32], class: Option<usize>) -> Result<Vec<ActivationMap>> {
         if let Some(class) = class.filter(|c| *c >= self.classes) {
             let allowed = format!("below {}, the network's classes", self.classes);
@@ -116,7 +114,7 @@ impl GradCam {
             let class = match wanted {
                 Some(class) => class,
                 None => {
-                    // Any target will do to learn what the softmax says.
+                    // The forward pass needs some target; the probabilities do not depend on it.
                     head.run(image, 0, self.classes)?;
                     most(&head.session.read(head.logits).await?)
                 }
@@ -124,7 +122,7 @@ impl GradCam {
             wanted = Some(class);
             head.run(image, class, self.classes)?;
             maps.push(head.map(class).await?);
-            self.gpu.check("making an activation map")?;
+            self.gpu.check("computing a Grad-CAM map")?;
         }
         Ok(maps)
     }
@@ -140,7 +138,7 @@ impl Differentiated {
     ) -> Result<Self> {
         let mut graph = evaluation.clone();
         let classes = graph.tensor(head.logits).spec.shape.item();
-        // A scalar to start from: the logits times a row that is 1 at the class and 0 elsewhere.
+        // The scalar to differentiate: the logits times the one-hot row of the class.
         let target = graph.input(TARGET, Spec::f32([1, classes]));
         let zero = graph.add_tensor("target/bias", Spec::f32([1]), Role::Constant(Arc::new(vec![0.0])));
         let score = graph.add("score", Linear { relu: false }, &[head.logits, target, zero])?;
@@ -196,7 +194,7 @@ impl Differentiated {
     }
 }
 
-/// Each channel times the mean of its gradient, summed, and cut off below zero.
+/// The ReLU of the sum of channels weighted by the mean of their gradients.
 fn weighted(activation: &[f32], gradient: &[f32], plane: usize) -> Vec<f32> {
     let mut map = vec![0.0; plane];
     for (channel, gradient) in activation.chunks(plane).zip(gradient.chunks(plane)) {
@@ -206,7 +204,7 @@ fn weighted(activation: &[f32], gradient: &[f32], plane: usize) -> Vec<f32> {
     map.iter().map(|v| v.max(0.0)).collect()
 }
 
-/// The largest, of equals the first.
+/// The index and value of the maximum; the first in a tie.
 fn most(values: &[f32]) -> usize {
     crate::infer::top(values, 1).first().map_or(0, |p| p.class)
 }
@@ -216,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn maps_by_hand() {
+    fn grad_cam_matches_hand_computed_map() {
         // Two channels of 1 x 2: weights (1 + 3) / 2 = 2 and -1.
         let map = weighted(&[1.0, 2.0, 5.0, 1.0], &[1.0, 3.0, -1.0, -1.0], 2);
         assert_eq!(map, [0.0, 3.0]);

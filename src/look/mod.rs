@@ -1,5 +1,5 @@
-//! What a network looks at: class activation maps of each softmax, occlusion maps, the activations
-//! of any layer, the filters of the first.
+//! Visualization: Grad-CAM maps of each head, occlusion maps, feature maps of any layer, filters of
+//! the first.
 
 mod features;
 mod filters;

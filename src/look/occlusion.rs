@@ -1,6 +1,6 @@
 //! Occlusion maps (Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks",
-//! 2014): a grey square is moved over the image, and where the class becomes less probable under it
-//! is what the network looks at. Slower than Grad-CAM, and takes no gradient on trust.
+//! 2014): a gray square is moved over the image, and the drop of the class's probability shows
+//! which regions matter. Slower than Grad-CAM, but independent of gradients.
 
 use std::ops::ControlFlow;
 
@@ -8,42 +8,41 @@ use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::infer::{Classifier, top};
 
-/// How an image is covered.
+/// Size and step of the occluding square.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occlusion {
     /// Height and width of the square in pixels.
     pub window: usize,
-    /// Pixels from one place to the next, at most: places are spread evenly.
+    /// Maximum step between positions in pixels; positions are spread evenly.
     pub stride: usize,
 }
 
-/// What covering each place changes.
+/// The change of probability by position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OcclusionMap {
-    /// The class that the map is about.
+    /// The class of the map.
     pub class: usize,
-    /// Its probability in the whole image.
+    /// Its probability for the whole image.
     pub probability: f32,
-    /// Places along each side.
+    /// Positions along each side.
     pub side: usize,
-    /// side x side: how much of the probability is lost; below zero where covering helps.
+    /// side x side drops of the probability; negative where occlusion raises it.
     pub drops: Vec<f32>,
 }
 
 impl Occlusion {
-    /// A square of an eighth of the input, moved by half of itself.
+    /// A square of 1/8 of the input's side, moved by half its side.
     pub fn suited(input: usize) -> Self {
         let window = (input / 8).max(2);
         Self { window, stride: (window / 2).max(1) }
     }
 
-    /// Places along a side of `input` pixels.
+    /// Positions along a side of `input` pixels.
     pub fn places(self, input: usize) -> usize {
         input.div_ceil(self.stride.max(1))
     }
 
-    /// The image, 3 x input x input, with the square around one place set to zero, which is the
-    /// mean colour.
+    /// The image, 3 x input x input, with the square at one position set to zero, the mean color.
     fn cover(self, image: &[f32], input: usize, place: usize) -> Vec<f32> {
         let side = self.places(input);
         let range = |place: usize| {
@@ -62,13 +61,13 @@ impl Occlusion {
     }
 
     /// The map for a class of a preprocessed image of `input` pixels; by default for the most
-    /// probable one. Places are classified in batches; `observe` is told how many are done and may
-    /// end it.
+    /// probable one. Positions are classified in batches; `observe` is called with the number done
+    /// and may stop early.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a square without extent or a class that there is not,
-    /// [`Error::Interrupted`] if `observe` ended it, [`Error::Tensor`] if the image has the wrong
-    /// size, and what the device reports.
+    /// [`Error::OutOfRange`] for an empty square or an unknown class, [`Error::Interrupted`] if
+    /// `observe` stopped it, [`Error::Tensor`] if the image has the wrong size, and errors of the
+    /// device.
     pub async fn map(
         self,
         classifier: &mut Classifier,
@@ -86,7 +85,7 @@ impl Occlusion {
         }
         let batch = classifier.batch();
         let whole = classifier.probabilities(&Batch::of(batch, &[image.to_vec()])).await?;
-        let whole = whole.first().ok_or_else(|| Error::tensor("softmax", "gave nothing"))?;
+        let whole = whole.first().ok_or_else(|| Error::tensor("softmax", "returned no probabilities"))?;
         let class = class.unwrap_or_else(|| top(whole, 1).first().map_or(0, |p| p.class));
         let probability = *whole.get(class).ok_or_else(|| {
             Error::out_of_range(
@@ -115,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn squares_cover_the_image() {
+    fn squares_cover_the_whole_image() {
         let occlusion = Occlusion { window: 3, stride: 2 };
         assert_eq!(occlusion.places(5), 3);
         let image = vec![1.0; 3 * 25];
@@ -123,12 +122,12 @@ mod tests {
         for place in 0..9 {
             let one = occlusion.cover(&image, 5, place);
             let zeros = |c: usize| one[c * 25..(c + 1) * 25].iter().filter(|v| **v == 0.0).count();
-            // At the image's end a square is cut.
+            // A square is clipped at the image's border.
             assert!(zeros(0) >= 1 && zeros(0) == zeros(1) && zeros(1) == zeros(2), "{place}");
             covered.iter_mut().zip(&one).for_each(|(c, v)| *c |= *v == 0.0);
         }
         assert!(covered.iter().all(|c| *c));
-        // No place lies outside, however the stride divides the input.
+        // No position is outside, for any ratio of stride and input.
         let sparse = Occlusion { window: 2, stride: 30 };
         let image = vec![1.0; 3 * 32 * 32];
         let zeros = |place| sparse.cover(&image, 32, place).iter().filter(|v| **v == 0.0).count();

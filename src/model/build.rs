@@ -1,11 +1,11 @@
-//! From the tables to a graph.
+//! Construction of the graph from the tables.
 //!
 //! # Small inputs
-//! The network is made for 224 x 224 pixels. For inputs below 64 the first convolution has stride 1
-//! instead of 2, so that the last blocks still see more than one pixel. The paper's auxiliary heads
-//! pool 5x5 with stride 3, which gives 4x4 from the 14x14 of 224; where it would not give exactly
-//! 4x4, an adaptive average pooling to 4x4 takes its place, so the weights fit any input size. The
-//! main head averages over all pixels that are left.
+//! The network is designed for 224 x 224 pixels. For inputs below 64, the first convolution has
+//! stride 1 instead of 2, so that the last blocks have more than one pixel. The paper's auxiliary
+//! heads pool 5x5 with stride 3, which gives 4x4 from the 14x14 of 224. If the result would not be
+//! 4x4, an adaptive average pooling to 4x4 replaces it, so the weights match any input size. The
+//! main head averages over all remaining pixels.
 
 use crate::error::Result;
 use crate::graph::{Operation as _, TensorId};
@@ -35,15 +35,15 @@ impl Window {
     }
 }
 
-/// torchvision's batch norm.
+/// Batch norm with torchvision's attributes.
 pub(super) const EPSILON: f32 = 1e-3;
 
 impl GoogLeNet {
     /// The graph of the forward pass with all losses, for batches of `batch` images.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] or [`Error::Config`] for values that no network has, [`Error::Layer`]
-    /// for shapes that do not fit.
+    /// [`Error::OutOfRange`] or [`Error::Config`] for invalid values, [`Error::Layer`] for shapes
+    /// that do not fit.
     pub fn build(&self, batch: usize) -> Result<Network> {
         self.validate()?;
         Self::check_batch(batch)?;
@@ -91,21 +91,21 @@ impl Builder<'_> {
         self.net.variant == Variant::Paper
     }
 
-    /// Layers from here on are trained if this is where training begins.
+    /// Layers from here on are trainable if `freeze_until` names this one.
     fn reach(&mut self, name: &str) {
         if self.net.freeze_until.as_deref() == Some(name) {
             self.base.freeze(false);
         }
     }
 
-    /// Caffe starts the biases of hidden layers at 0.2 and those of classifiers at 0.
+    /// Caffe initializes biases of hidden layers to 0.2 and those of classifiers to 0.
     fn bias(&mut self, layer: &str, length: usize, hidden: bool) -> TensorId {
         let raised = matches!(self.net.initialization, Initialization::Xavier | Initialization::Glorot);
         let start = if hidden && self.paper() && raised { 0.2 } else { 0.0 };
         self.base.vector(format!("{layer}.bias"), length, start, self.net.bias_rate)
     }
 
-    /// A convolution with its ReLU, and with batch norm between in torchvision's variant.
+    /// Adds a convolution and a ReLU, with batch norm between them in torchvision's variant.
     fn conv(&mut self, layer: &str, channels: usize, window: Window, x: TensorId) -> Result<TensorId> {
         let inner = self.base.graph.tensor(x).spec.dims()[1];
         let name = conv_weight(self.net.variant, layer);

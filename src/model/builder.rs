@@ -1,4 +1,4 @@
-//! Layers with their parameters, added to a graph one by one.
+//! Builder of networks, layer by layer.
 
 use std::sync::Arc;
 
@@ -11,21 +11,20 @@ use crate::ops::{
 };
 use crate::tensor::Spec;
 
-/// torch's default epsilon of a batch norm.
+/// torch's default epsilon of batch norm.
 const EPSILON: f32 = 1e-5;
-/// Share of a batch's statistics in the running ones.
+/// Weight of a batch's statistics in the running ones.
 const MOMENTUM: f32 = 0.1;
 
-/// Makes the graph of a [`Model`](super::Model). A layer's parameters are called after it, as torch
-/// does: `NAME.weight`, `NAME.bias`, `NAME.running_mean`, `NAME.running_var`.
-///
-/// Layers that this has no method for are added to [`NetworkBuilder::graph`] as operations.
+/// Builds the graph of a [`Model`](super::Model). Parameters are named after their layer, as in
+/// torch: `NAME.weight`, `NAME.bias`, `NAME.running_mean`, `NAME.running_var`. For other layers,
+/// add operations to [`NetworkBuilder::graph`].
 #[derive(Debug)]
 pub struct NetworkBuilder {
     /// The graph so far.
     pub graph: Graph,
     images: TensorId,
-    /// What losses read beside the logits.
+    /// The inputs of the losses besides the logits.
     targets: Vec<TensorId>,
     heads: Vec<(&'static str, f32)>,
     initialization: Initialization,
@@ -34,7 +33,7 @@ pub struct NetworkBuilder {
 }
 
 impl NetworkBuilder {
-    /// An empty network on batches of `batch` colour images of `input` x `input` pixels, with one
+    /// An empty network for batches of `batch` RGB images of `input` x `input` pixels, with one
     /// label each.
     pub fn new(batch: usize, input: usize) -> Self {
         let mut graph = Graph::new();
@@ -51,21 +50,21 @@ impl NetworkBuilder {
         }
     }
 
-    /// How weights that are added from here on are initialized [default: He].
+    /// Initialization of weights that are added from here on [default: He].
     #[must_use]
     pub fn initialization(mut self, initialization: Initialization) -> Self {
         self.initialization = initialization;
         self
     }
 
-    /// Label smoothing of the heads, from 0 to below 1 [default: 0].
+    /// Label smoothing of the heads, in [0, 1) [default: 0].
     #[must_use]
     pub fn label_smoothing(mut self, share: f32) -> Self {
         self.smoothing = share;
         self
     }
 
-    /// Lets each image have two labels and a share of the first one, as mixup and cutmix need it.
+    /// Gives each image two labels and a share of the first one, for mixup and cutmix.
     #[must_use]
     pub fn mixed_labels(mut self) -> Self {
         let labels = self.graph.tensor(self.targets[0]).spec.clone();
@@ -75,8 +74,7 @@ impl NetworkBuilder {
         self
     }
 
-    /// Weighs classes differently in the losses. [`Model::class_weights`](super::Model) must say
-    /// the same.
+    /// Class weights of the losses; they must be equal to [`Model::class_weights`](super::Model).
     #[must_use]
     pub fn class_weights(mut self, weights: &[f32]) -> Self {
         let role = Role::Constant(Arc::new(weights.to_vec()));
@@ -90,19 +88,17 @@ impl NetworkBuilder {
         self.images
     }
 
-    /// Whether layers from here on keep their weights and running statistics. Returns what was set
-    /// before.
+    /// Freezes layers from here on, running statistics included. Returns the previous value.
     pub fn freeze(&mut self, frozen: bool) -> bool {
         std::mem::replace(&mut self.frozen, frozen)
     }
 
-    /// Factors on learning rate and weight decay, where they are not zero because the layer is
-    /// frozen.
-    fn multipliers(&self, rate: f32, decay: f32) -> (f32, f32) {
-        if self.frozen { (0.0, 0.0) } else { (rate, decay) }
+    /// Factors on learning rate and weight decay; zero if the layer is frozen.
+    fn multipliers(&self, lr: f32, weight_decay: f32) -> (f32, f32) {
+        if self.frozen { (0.0, 0.0) } else { (lr, weight_decay) }
     }
 
-    /// A weight, with weight decay: outputs x inputs, and for a convolution x height x width.
+    /// Adds a weight, with weight decay: outputs x inputs, and for a convolution x height x width.
     pub fn weight(&mut self, name: impl Into<String>, shape: &[usize]) -> TensorId {
         let fan_in = shape[1..].iter().product();
         let fan_out: usize = shape[0] * shape[2..].iter().product::<usize>();
@@ -111,22 +107,22 @@ impl NetworkBuilder {
             Initialization::Glorot => Initializer::Xavier { fan: (fan_in + fan_out) as f64 / 2.0 },
             Initialization::He => Initializer::He { fan_in },
         };
-        let (rate, decay) = self.multipliers(1.0, 1.0);
-        self.graph.parameter(name, shape, ParameterInfo { rate, decay, init })
+        let (lr, weight_decay) = self.multipliers(1.0, 1.0);
+        self.graph.parameter(name, shape, ParameterInfo { lr, weight_decay, init })
     }
 
-    /// A bias, or a scale or shift of a batch norm: `length` elements that begin at `start`, with
-    /// `rate` times the learning rate and no weight decay.
-    pub fn vector(&mut self, name: impl Into<String>, length: usize, start: f32, rate: f32) -> TensorId {
-        let (rate, decay) = self.multipliers(rate, 0.0);
-        let info = ParameterInfo { rate, decay, init: Initializer::Constant(start) };
+    /// Adds a bias, or scale or shift of a batch norm: `length` elements with the initial value
+    /// `start`, `lr` times the learning rate and no weight decay.
+    pub fn vector(&mut self, name: impl Into<String>, length: usize, start: f32, lr: f32) -> TensorId {
+        let (lr, weight_decay) = self.multipliers(lr, 0.0);
+        let info = ParameterInfo { lr, weight_decay, init: Initializer::Constant(start) };
         self.graph.parameter(name, [length], info)
     }
 
-    /// A convolution without bias, and square in window, stride and padding.
+    /// A convolution without bias, with square kernel, stride and padding.
     ///
     /// # Errors
-    /// [`Error::Layer`] for shapes that do not fit, here and below.
+    /// [`Error::Layer`] for shapes that do not fit.
     pub fn conv(
         &mut self,
         name: &str,
@@ -175,7 +171,7 @@ impl NetworkBuilder {
         self.graph.add(name, Add, &[x, y])
     }
 
-    /// A max pooling, square in window, stride and padding.
+    /// A max pooling with square window, stride and padding.
     ///
     /// # Errors
     /// As [`NetworkBuilder::conv`].
@@ -196,7 +192,7 @@ impl NetworkBuilder {
         self.graph.add(name, AdaptiveAvgPool { output: [1, 1] }, &[x])
     }
 
-    /// A fully connected layer with bias on everything that `x` has per image.
+    /// A fully connected layer with bias; `x` is flattened per image.
     ///
     /// # Errors
     /// As [`NetworkBuilder::conv`].
@@ -207,7 +203,7 @@ impl NetworkBuilder {
         self.graph.add(name, Linear { relu: false }, &[x, weight, bias])
     }
 
-    /// Dropout in training; `x` itself where the probability is 0.
+    /// Dropout in training; returns `x` if the probability is 0.
     ///
     /// # Errors
     /// As [`NetworkBuilder::conv`].
@@ -218,18 +214,18 @@ impl NetworkBuilder {
         self.graph.add(name, Dropout { probability, salt: init::salt(name) }, &[x])
     }
 
-    /// Makes `logits`, batch x classes, a head: its cross-entropy counts with `weight` in the loss.
+    /// Adds a head with `logits`, batch x classes: its cross-entropy has this `weight` in the loss.
     /// One head is called `main`; auxiliary heads are added in the order in which they branch off.
-    /// `tap` is the activation that the head branches off from, batch x channels x height x width:
-    /// what Grad-CAM shows, and where early exit continues.
+    /// `tap` is the activation that the head branches off from, batch x channels x height x width,
+    /// as Grad-CAM and early exit need it.
     ///
     /// # Errors
-    /// As [`NetworkBuilder::conv`], and [`Error::Config`] for a name that is taken.
+    /// As [`NetworkBuilder::conv`], and [`Error::Config`] for a duplicate name.
     pub fn head(&mut self, name: &'static str, weight: f32, tap: TensorId, logits: TensorId) -> Result<()> {
         self.head_as(name, name, weight, tap, logits)
     }
 
-    /// As [`NetworkBuilder::head`], with a loss that is called after `layer`.
+    /// As [`NetworkBuilder::head`], with the loss named after `layer`.
     pub(super) fn head_as(
         &mut self,
         name: &'static str,

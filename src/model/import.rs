@@ -1,5 +1,4 @@
-//! From other people's tensors to a network with its weights: which GoogLeNet it is, and whether
-//! everything is there.
+//! Import of pretrained weights: recognizes the GoogLeNet and checks that all tensors are there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -13,20 +12,19 @@ use crate::graph::Role;
 use crate::tensor::HostTensor;
 use crate::tensor::Shape;
 
-/// What a network does with its input before the first convolution: this channel of the input,
-/// multiplied and shifted.
+/// A channel of the input of the first convolution: factor * input[channel] + shift.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plane {
-    /// The channel.
+    /// The channel of the input.
     pub channel: usize,
     /// The factor.
     pub scale: f32,
-    /// What is added then.
+    /// The shift.
     pub shift: f32,
 }
 
 impl Plane {
-    /// The input as it is.
+    /// The unchanged input.
     pub const UNCHANGED: [Self; 3] = [Self::of(0), Self::of(1), Self::of(2)];
 
     pub(super) const fn of(channel: usize) -> Self {
@@ -34,37 +32,36 @@ impl Plane {
     }
 }
 
-/// A network that was found in a file.
+/// A network and its weights from a file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Recognised {
+pub struct Recognized {
     /// The network.
     pub network: GoogLeNet,
-    /// Its trained parameters, by our names.
+    /// Its parameters, by the names of this crate.
     pub parameters: BTreeMap<String, HostTensor>,
     /// Its running statistics.
     pub state: BTreeMap<String, HostTensor>,
-    /// What it does with the three channels of its input.
+    /// The transform of the three input channels.
     pub planes: [Plane; 3],
-    /// The first convolution's stride: 2, but in networks of this crate for small images.
+    /// The first convolution's stride: 2, or 1 in networks of this crate for small images.
     pub stride: i64,
-    /// Tensors that were left out knowingly: counters of batches, and what lies beside the network
-    /// in the file.
+    /// Tensors that were skipped on purpose: batch counters, and tensors outside of the network.
     pub ignored: Vec<String>,
 }
 
 impl GoogLeNet {
-    /// The name of the first convolution's weight, whose inputs are red, green and blue.
+    /// The name of the first convolution's weight, whose input channels are red, green and blue.
     pub fn first_weight(&self) -> String {
         conv_weight(self.variant, stem_layers(self.variant)[0])
     }
 
-    /// The network in a file of any format, with its weights. `prefix` says which of several it is,
-    /// by what stands before the names of its tensors.
+    /// The network in a file of any format, with its weights. `prefix` is the prefix of its tensor
+    /// names, for files with several networks.
     ///
     /// # Errors
-    /// [`Error::Weights`] with the names of all tensors that are missing, extra or misshapen;
-    /// [`Error::Format`] if it is no GoogLeNet at all.
-    pub fn recognise(path: &Path, file: &Foreign, prefix: Option<&str>) -> Result<Recognised> {
+    /// [`Error::Weights`] with the names of all tensors that are missing, extra or have the wrong
+    /// shape; [`Error::Format`] if the file has no GoogLeNet.
+    pub fn recognize(path: &Path, file: &Foreign, prefix: Option<&str>) -> Result<Recognized> {
         match &file.content {
             Content::Tensors(tensors) => {
                 let tensors = tensors.iter().map(|(name, file)| (name.clone(), &file.tensor)).collect();
@@ -85,28 +82,27 @@ impl GoogLeNet {
                 by_name(path, tensors, prefix)
             }
             Content::Graph(graph) => {
-                let found = super::onnx::recognise(graph).map_err(|reason| Error::format(path, reason))?;
+                let found = super::onnx::recognize(graph).map_err(|reason| Error::format(path, reason))?;
                 let tensors = found.tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
-                let recognised = by_name(path, tensors, Some(""))?;
-                let input = found.input.unwrap_or(recognised.network.input);
-                Recognised { planes: found.planes, stride: found.stride, ..recognised }
+                let recognized = by_name(path, tensors, Some(""))?;
+                let input = found.input.unwrap_or(recognized.network.input);
+                Recognized { planes: found.planes, stride: found.stride, ..recognized }
                     .with_input(path, input)
             }
         }
     }
 }
 
-impl Recognised {
-    /// The network for images of `input` pixels, with its first convolution's stride as it is in
-    /// the file.
+impl Recognized {
+    /// The network for images of `input` pixels, with the first convolution's stride of the file.
     ///
     /// # Errors
-    /// [`Error::Format`] for a stride that no network of ours has at that size.
+    /// [`Error::Format`] for a stride that networks of this crate do not have at that size.
     pub fn with_input(mut self, path: &Path, input: usize) -> Result<Self> {
         let small = input < STEM_CHANGES_BELOW;
         if self.stride != 2 && !small {
             let reason = format!(
-                "has stride {} in its first convolution, which is for inputs below {STEM_CHANGES_BELOW} pixels and not {input}",
+                "has stride {} in its first convolution, which is for inputs below {STEM_CHANGES_BELOW} pixels, not {input}",
                 self.stride
             );
             return Err(Error::format(path, reason));
@@ -116,7 +112,7 @@ impl Recognised {
     }
 }
 
-/// Names and extents of all weights of a network.
+/// Names and shapes of all weights of a network.
 fn expected(network: &GoogLeNet) -> Result<Vec<(String, Shape, bool)>> {
     let built = network.build(1)?;
     let weights = built.graph.tensors().filter_map(|(_, tensor)| match tensor.role {
@@ -129,12 +125,12 @@ fn expected(network: &GoogLeNet) -> Result<Vec<(String, Shape, bool)>> {
 
 type Tensors<'a> = BTreeMap<String, &'a HostTensor>;
 
-fn by_name(path: &Path, tensors: Tensors<'_>, prefix: Option<&str>) -> Result<Recognised> {
+fn by_name(path: &Path, tensors: Tensors<'_>, prefix: Option<&str>) -> Result<Recognized> {
     let (variant, prefix) = closest(path, &tensors, prefix)?;
     let (inside, mut ignored): (Vec<_>, Vec<_>) =
         tensors.into_iter().partition(|(name, _)| name.starts_with(&prefix));
     let inside = inside.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor));
-    // torch counts batches for a kind of average that torchvision's network does not use.
+    // torch's batch counters are for cumulative averages, which torchvision's network does not use.
     let (counters, inside): (Vec<_>, Tensors<'_>) = {
         let (counters, inside): (Vec<_>, Vec<_>) =
             inside.partition(|(name, _)| name.ends_with(".num_batches_tracked"));
@@ -144,7 +140,7 @@ fn by_name(path: &Path, tensors: Tensors<'_>, prefix: Option<&str>) -> Result<Re
     let network = resembling(variant, &inside)?;
     let expected = expected(&network)?;
     let (mut parameters, mut state) = (BTreeMap::new(), BTreeMap::new());
-    let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
+    let (mut missing, mut wrong_shape) = (Vec::new(), Vec::new());
     for (name, shape, trained) in &expected {
         let Some(tensor) = inside.get(name) else {
             missing.push(name.clone());
@@ -152,7 +148,7 @@ fn by_name(path: &Path, tensors: Tensors<'_>, prefix: Option<&str>) -> Result<Re
         };
         if significant(&tensor.dims) != significant(shape.dims()) {
             let found = Shape::from(tensor.dims.as_slice());
-            misshapen.push(format!("{name} is {found}, expected {shape}"));
+            wrong_shape.push(format!("{name} is {found}, expected {shape}"));
             continue;
         }
         let tensor = HostTensor { dims: shape.dims().to_vec(), data: tensor.data.clone() };
@@ -160,21 +156,21 @@ fn by_name(path: &Path, tensors: Tensors<'_>, prefix: Option<&str>) -> Result<Re
     }
     let known: BTreeSet<&String> = expected.iter().map(|(name, ..)| name).collect();
     let extra: Vec<String> = inside.keys().filter(|name| !known.contains(name)).cloned().collect();
-    if !missing.is_empty() || !extra.is_empty() || !misshapen.is_empty() {
+    if !missing.is_empty() || !extra.is_empty() || !wrong_shape.is_empty() {
         return Err(Error::Weights {
             path: path.into(),
             network: format!("a GoogLeNet ({variant}, {} classes)", network.classes),
             missing,
             extra,
-            misshapen,
+            wrong_shape,
         });
     }
     let ignored = ignored.into_iter().map(|(name, _)| name).collect();
-    Ok(Recognised { network, parameters, state, planes: Plane::UNCHANGED, stride: 2, ignored })
+    Ok(Recognized { network, parameters, state, planes: Plane::UNCHANGED, stride: 2, ignored })
 }
 
-/// Extents without ones before and behind them: Caffe's old blobs have four, whatever they hold,
-/// and a classifier may be a convolution of one pixel.
+/// A shape without leading and trailing ones: Caffe's old blobs always have four dimensions, and a
+/// classifier may be a 1x1 convolution.
 fn significant(dims: &[usize]) -> &[usize] {
     let one = |dim: &&usize| **dim == 1;
     let leading = dims.iter().take_while(one).count();
@@ -183,23 +179,21 @@ fn significant(dims: &[usize]) -> &[usize] {
     rest.get(..rest.len() - trailing).unwrap_or_default()
 }
 
-/// The first extent that counts of a weight that is published with `rank` extents: the weight may
-/// have more, which are ones before it (Caffe's old blobs) or behind it (a classifier as a
-/// convolution of one pixel).
+/// The index of the first significant dimension of a weight with the usual rank `rank`: it may have
+/// additional ones in front (Caffe's old blobs) or at the end (a classifier as a 1x1 convolution).
 fn first_extent(found: &[usize], rank: usize) -> Option<&usize> {
     let more = found.len().checked_sub(rank.max(1))?;
     if found.iter().take(more).all(|dim| *dim == 1) { found.get(more) } else { found.first() }
 }
 
-/// The variant, and what stands before its names in the file: `module.`, for example.
+/// The variant, and the prefix of its names in the file, for example `module.`.
 fn closest(path: &Path, tensors: &Tensors<'_>, prefix: Option<&str>) -> Result<(Variant, String)> {
     let mut best: Vec<(Variant, &str)> = Vec::new();
     let mut most = 0;
     for variant in [Variant::Paper, Variant::Torchvision] {
         let names: BTreeSet<String> =
             expected(&GoogLeNet::of(variant))?.into_iter().map(|(name, ..)| name).collect();
-        // Any of the names can be the one that is missing, so each has a vote on what stands before
-        // it.
+        // Any of the names may be missing, so each votes on the prefix.
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for name in tensors.keys() {
             let starts = std::iter::once(0).chain(name.match_indices('.').map(|(dot, _)| dot + 1));
@@ -208,7 +202,8 @@ fn closest(path: &Path, tensors: &Tensors<'_>, prefix: Option<&str>) -> Result<(
             }
         }
         for (start, count) in votes {
-            // Fewer than a quarter are a coincidence: many networks have a tensor called fc.weight.
+            // Less than a quarter of the names is a coincidence: many networks have a tensor called
+            // fc.weight.
             if count * 4 < names.len() || count < most || prefix.is_some_and(|wanted| wanted != start) {
                 continue;
             }
@@ -226,7 +221,7 @@ fn closest(path: &Path, tensors: &Tensors<'_>, prefix: Option<&str>) -> Result<(
             Err(Error::format(
                 path,
                 format!(
-                    "holds no GoogLeNet, neither with torchvision's names nor with Caffe's: its {} tensors are called {} and so on",
+                    "has no GoogLeNet with torchvision's or Caffe's names: its {} tensors are called {} and so on",
                     tensors.len(),
                     some.join(", ")
                 ),
@@ -238,7 +233,7 @@ fn closest(path: &Path, tensors: &Tensors<'_>, prefix: Option<&str>) -> Result<(
             }
             let prefixes: Vec<&str> = several.iter().map(|(_, prefix)| *prefix).collect();
             let reason = format!(
-                "holds several networks: choose one with `ImportOptions::prefix` {}",
+                "has several networks: choose one with `ImportOptions::prefix` {}",
                 prefixes.join(" or ")
             );
             Err(Error::format(path, reason))
@@ -246,8 +241,8 @@ fn closest(path: &Path, tensors: &Tensors<'_>, prefix: Option<&str>) -> Result<(
     }
 }
 
-/// The network whose layers have as many outputs as those of these tensors. Where a weight is
-/// missing, its layer's vectors tell, or the published network.
+/// The network with the channel counts of these tensors. If a weight is missing, the count comes
+/// from the layer's vectors or the published network.
 fn resembling(variant: Variant, tensors: &Tensors<'_>) -> Result<GoogLeNet> {
     let published: BTreeMap<String, Shape> =
         expected(&GoogLeNet::of(variant))?.into_iter().map(|(name, shape, _)| (name, shape)).collect();

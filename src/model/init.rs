@@ -1,17 +1,18 @@
-//! Initial values: a pure function of the run's seed, the parameter's name and the element's place.
+//! Weight initialization: a pure function of the run's seed, the parameter's name and the element's
+//! index.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::graph::Initializer;
 
-/// FNV-1a, to make a stream of its own for each parameter.
+/// FNV-1a hash, for a separate random stream per parameter.
 fn hash(name: &str) -> u64 {
     name.bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// A number that tells a layer's random draws from those of others.
+/// The random stream of a layer.
 pub(super) fn salt(name: &str) -> u32 {
     let hash = hash(name);
     (hash ^ (hash >> 32)) as u32
@@ -31,7 +32,7 @@ impl Initializer {
             }
             Self::He { fan_in } => {
                 let deviation = (2.0 / fan_in.max(1) as f64).sqrt();
-                // Box and Muller's transform; 1 - u keeps the logarithm finite.
+                // Box-Muller transform; 1 - u keeps the logarithm finite.
                 values.fill_with(|| {
                     let radius = (-2.0 * (1.0 - uniform()).ln()).sqrt();
                     (radius * (std::f64::consts::TAU * uniform()).cos() * deviation) as f32
@@ -52,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn values_have_the_documented_spread() {
+    fn initial_values_have_documented_variance() {
         for (init, variance) in
             [(Initializer::Xavier { fan: 50.0 }, 1.0 / 50.0), (Initializer::He { fan_in: 50 }, 2.0 / 50.0)]
         {
@@ -64,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_and_names_draw_apart_and_again_the_same() {
+    fn initial_values_depend_on_seed_and_name_only() {
         let init = Initializer::Xavier { fan: 9.0 };
         assert_eq!(draw(init, 1, "a"), draw(init, 1, "a"));
         assert_ne!(draw(init, 1, "a"), draw(init, 2, "a"));

@@ -1,34 +1,33 @@
-//! How large a network may be. Sizes come from people and from files, and everything that is
-//! computed from them must neither overflow nor take memory before anybody has noticed that they
-//! are wrong.
+//! Limits of a network's size. Sizes come from users and files; they are checked before anything is
+//! computed or allocated from them, so that nothing overflows.
 
 use super::{Channels, GoogLeNet};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 
-/// Channels that a layer may have: 64 times those of the widest layer of the paper.
+/// Maximum channels of a layer: 64 times those of the paper's widest layer.
 const MAX_CHANNELS: usize = 1 << 16;
 
-/// Parameters that a network may have: 8 GiB of them.
+/// Maximum number of parameters: 8 GiB.
 const MAX_PARAMETERS: usize = 1 << 31;
 
 impl GoogLeNet {
-    /// The smallest input in pixels.
+    /// Minimum height and width of the input in pixels.
     pub const MIN_INPUT: usize = 32;
 
-    /// The largest input in pixels.
+    /// Maximum height and width of the input in pixels.
     pub const MAX_INPUT: usize = 4096;
 
-    /// The most classes.
+    /// Maximum number of classes.
     pub const MAX_CLASSES: usize = 1 << 20;
 
-    /// The most images of a batch.
+    /// Maximum batch size.
     pub const MAX_BATCH: usize = 1 << 20;
 
     /// Checks a batch size.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a batch of none or too many.
+    /// [`Error::OutOfRange`] for an empty or too large batch.
     pub fn check_batch(batch: usize) -> Result<()> {
         if (1..=Self::MAX_BATCH).contains(&batch) {
             return Ok(());
@@ -43,7 +42,7 @@ impl GoogLeNet {
             ("GoogLeNet::classes", self.classes, 2, Self::MAX_CLASSES),
         ] {
             if !(min..=max).contains(&value) {
-                return Err(Error::out_of_range(field, format!("at least {min} and at most {max}"), value));
+                return Err(Error::out_of_range(field, format!("from {min} to {max}"), value));
             }
         }
         let (found, expected) = (self.channels.blocks.len(), Channels::full().blocks.len());
@@ -56,7 +55,7 @@ impl GoogLeNet {
         }
         match self.channels.named().into_iter().find(|(_, count)| !(1..=MAX_CHANNELS).contains(count)) {
             Some((name, count)) => {
-                let allowed = format!("from 1 to {MAX_CHANNELS} a layer");
+                let allowed = format!("from 1 to {MAX_CHANNELS} per layer");
                 Err(Error::out_of_range(
                     "GoogLeNet::channels",
                     allowed,
@@ -67,7 +66,7 @@ impl GoogLeNet {
         }
     }
 
-    /// Checks how many parameters the network has.
+    /// Checks the number of parameters.
     pub(super) fn check_parameters(&self, graph: &Graph) -> Result<()> {
         let volumes = graph.parameters().map(|(_, tensor, _)| tensor.spec.shape.volume());
         let count = volumes.fold(0, usize::saturating_add);
@@ -75,7 +74,7 @@ impl GoogLeNet {
             return Ok(());
         }
         Err(Error::Config(format!(
-            "a network of this `GoogLeNet::width` with {} `GoogLeNet::classes` has {count} parameters, and at most {MAX_PARAMETERS} are allowed",
+            "a network of this `GoogLeNet::width` with {} `GoogLeNet::classes` has {count} parameters; the limit is {MAX_PARAMETERS}",
             self.classes
         )))
     }
@@ -105,9 +104,9 @@ impl Channels {
 mod tests {
     use super::*;
 
-    /// None of these may take memory or time: they come from a person or a file.
+    /// None of these may take memory or time, because they come from users or files.
     #[test]
-    fn sizes_out_of_range_are_refused_by_name() {
+    fn errors_name_sizes_out_of_range() {
         let wide = |width: f64| GoogLeNet::paper().width(width);
         let mut lacking = GoogLeNet::paper();
         lacking.channels.blocks.pop();

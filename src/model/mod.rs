@@ -1,5 +1,5 @@
-//! GoogLeNet: the only place that knows it. A table of blocks and a list of what lies around them
-//! make the graph.
+//! GoogLeNet, defined in this module only: the graph is built from a table of blocks and the layers
+//! around them.
 
 mod build;
 mod builder;
@@ -16,7 +16,7 @@ mod topology;
 mod trace;
 
 pub use builder::NetworkBuilder;
-pub use import::{Plane, Recognised};
+pub use import::{Plane, Recognized};
 pub use network::{Head, Model, Network, Output};
 pub use pixels::Pixels;
 pub use summary::{LayerSummary, Summary, summary};
@@ -33,11 +33,10 @@ use crate::data::Preprocessing;
 use crate::error::{Error, Result};
 use table::{aux_layers, classifier_layer};
 
-/// The input in pixels below which the first convolution's stride is 1, unless it is kept.
+/// Below this input size in pixels the first convolution's stride is 1, unless `keep_stem` is set.
 const STEM_CHANGES_BELOW: usize = 64;
 
-/// What [`GoogLeNet::freeze_until`] may name: the second part of the stem, the blocks, and what
-/// lies on top of all.
+/// Values of [`GoogLeNet::freeze_until`]: the second part of the stem, the blocks, and the heads.
 const FREEZABLE: &[&str] = &[
     "conv2",
     "inception_3a",
@@ -52,15 +51,15 @@ const FREEZABLE: &[&str] = &[
     "heads",
 ];
 
-/// Which GoogLeNet.
+/// The variant of GoogLeNet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Variant {
-    /// The paper's, as Caffe's `bvlc_googlenet` has it: biases, local response normalisation, no
-    /// batch norm.
+    /// The paper's, as in Caffe's `bvlc_googlenet`: biases, local response normalization, no batch
+    /// norm.
     #[default]
     Paper,
-    /// torchvision's `googlenet`: batch norm, 3x3 where the paper has 5x5, last max pool 2x2.
+    /// torchvision's `googlenet`: batch norm, 3x3 instead of the paper's 5x5, last max pool 2x2.
     Torchvision,
 }
 
@@ -88,25 +87,25 @@ impl FromStr for Variant {
     }
 }
 
-/// How weights start.
+/// Weight initialization.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Initialization {
     /// Caffe's: uniform in ±sqrt(3 / inputs), biases 0.2 (0 in classifiers).
     #[default]
     Xavier,
-    /// Glorot and Bengio's own: uniform in ±sqrt(6 / (inputs + outputs)), biases as Caffe's.
+    /// Glorot and Bengio's original: uniform in ±sqrt(6 / (inputs + outputs)), biases as in Caffe.
     /// PyTorch's `xavier_uniform_`, Caffe's `xavier` with `variance_norm: AVERAGE`.
     Glorot,
     /// Normal with variance 2 / inputs (He et al. 2015), biases 0.
     He,
 }
 
-/// The configuration of a network. Made by [`GoogLeNet::paper`] or [`GoogLeNet::torchvision`] and
-/// changed by the methods that take `self`.
+/// The configuration of a network. Start with [`GoogLeNet::paper`] or [`GoogLeNet::torchvision`]
+/// and change it with the methods that take `self`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GoogLeNet {
-    /// Which GoogLeNet.
+    /// The variant of GoogLeNet.
     pub variant: Variant,
     /// Channels of every layer.
     pub channels: Channels,
@@ -114,27 +113,27 @@ pub struct GoogLeNet {
     pub classes: usize,
     /// Height and width of the input in pixels, at least 32.
     pub input: usize,
-    /// Weight of each auxiliary loss; 0 leaves the branches out.
+    /// Weight of each auxiliary loss; 0 removes the auxiliary heads.
     pub aux_weight: f32,
-    /// Probability of dropping before the main classifier.
+    /// Dropout probability before the main classifier, in [0, 1).
     pub dropout: f32,
-    /// Probability of dropping before the auxiliary classifiers.
+    /// Dropout probability before the auxiliary classifiers, in [0, 1).
     pub aux_dropout: f32,
-    /// Label smoothing.
+    /// Label smoothing, in [0, 1).
     pub smoothing: f32,
-    /// How weights start.
+    /// Weight initialization.
     pub initialization: Initialization,
-    /// Factor on the learning rate of biases; Caffe's solver has 2.
+    /// Factor on the learning rate of biases; 2 in Caffe's solver.
     pub bias_rate: f32,
-    /// The first layer or block that is trained ([`GoogLeNet::freezable`]); those below it keep
-    /// their weights and statistics.
+    /// The first trainable layer or block ([`GoogLeNet::freezable`]); the ones before it are
+    /// frozen, statistics included.
     #[serde(default)]
     pub freeze_until: Option<String>,
-    /// Weight of each class in the losses ([`SoftmaxCrossEntropy`](crate::ops::SoftmaxCrossEntropy)
-    /// says how).
+    /// Weight of each class in the losses; see
+    /// [`SoftmaxCrossEntropy`](crate::ops::SoftmaxCrossEntropy).
     #[serde(default)]
     pub class_weights: Option<Vec<f32>>,
-    /// Whether images have two labels each, as mixup and cutmix make them.
+    /// Whether images have two labels each, for mixup and cutmix.
     #[serde(default)]
     pub mixed_labels: bool,
     /// Whether the first convolution keeps its stride at any input size.
@@ -166,8 +165,8 @@ impl GoogLeNet {
         Self::new(Variant::Paper, 0.4)
     }
 
-    /// torchvision's network: 1000 classes, 224 x 224, aux weight 0.3, dropout 0.2 and 0.7, He's
-    /// initialisation.
+    /// torchvision's network: 1000 classes, 224 x 224, aux weight 0.3, dropout 0.2 and 0.7, He
+    /// initialization.
     pub fn torchvision() -> Self {
         Self { initialization: Initialization::He, ..Self::new(Variant::Torchvision, 0.2) }
     }
@@ -180,7 +179,7 @@ impl GoogLeNet {
         }
     }
 
-    /// Multiplies all channel counts; each is rounded to the nearest whole number above zero.
+    /// Multiplies all channel counts; each is rounded to the nearest positive integer.
     #[must_use]
     pub fn width(self, width: f64) -> Self {
         Self { channels: Channels::full().scaled(width), ..self }
@@ -198,7 +197,7 @@ impl GoogLeNet {
         Self { input, ..self }
     }
 
-    /// Sets the weight of the auxiliary losses; 0 leaves the branches out.
+    /// Sets the weight of the auxiliary losses; 0 removes the auxiliary heads.
     #[must_use]
     pub fn aux_weight(self, aux_weight: f32) -> Self {
         Self { aux_weight, ..self }
@@ -210,7 +209,7 @@ impl GoogLeNet {
         Self { dropout: main, aux_dropout: aux, ..self }
     }
 
-    /// Sets how weights start.
+    /// Sets the weight initialization.
     #[must_use]
     pub fn initialization(self, initialization: Initialization) -> Self {
         Self { initialization, ..self }
@@ -219,8 +218,8 @@ impl GoogLeNet {
     /// Checks the values.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] naming the field, [`Error::Unknown`] for a layer that there is not,
-    /// [`Error::Config`] for class weights that are not of these classes.
+    /// [`Error::OutOfRange`] naming the field, [`Error::Unknown`] for an unknown layer,
+    /// [`Error::Config`] if the number of class weights is wrong.
     pub fn validate(&self) -> Result<()> {
         self.check_sizes()?;
         for (value, field) in [
@@ -229,7 +228,7 @@ impl GoogLeNet {
             (self.smoothing, "GoogLeNet::smoothing"),
         ] {
             if !(0.0..1.0).contains(&value) {
-                return Err(Error::out_of_range(field, "from 0 to below 1", value));
+                return Err(Error::out_of_range(field, "in [0, 1)", value));
             }
         }
         if let Some(name) = &self.freeze_until
@@ -245,7 +244,8 @@ impl GoogLeNet {
                 return Err(Error::Config(reason));
             }
             if weights.iter().any(|w| !w.is_finite() || *w < 0.0) || weights.iter().all(|w| *w == 0.0) {
-                let (field, allowed) = ("GoogLeNet::class_weights", "numbers from 0 up, and not all zero");
+                let (field, allowed) =
+                    ("GoogLeNet::class_weights", "non-negative numbers that are not all zero");
                 return Err(Error::out_of_range(field, allowed, format!("{weights:?}")));
             }
         }
@@ -253,32 +253,32 @@ impl GoogLeNet {
             [(self.aux_weight, "GoogLeNet::aux_weight"), (self.bias_rate, "GoogLeNet::bias_rate")]
         {
             if !value.is_finite() || value < 0.0 {
-                return Err(Error::out_of_range(field, "a number from 0 up", value));
+                return Err(Error::out_of_range(field, "a non-negative number", value));
             }
         }
         Ok(())
     }
 
-    /// The layers and blocks that training may begin with, from the input up; with `heads` only
-    /// what lies on top of the blocks is trained.
+    /// The layers and blocks that can be the first trainable one, from the input up; `heads` trains
+    /// only the heads.
     pub fn freezable() -> &'static [&'static str] {
         FREEZABLE
     }
 
-    /// The parameters of the classifiers, whose shapes depend on the classes: what is drawn anew
-    /// for other classes.
+    /// The parameters of the classifiers, whose shapes depend on the classes; they are
+    /// reinitialized for other classes.
     pub fn head_parameters(&self) -> Vec<String> {
         let layers = [1, 2].map(|index| aux_layers(self.variant, index)[2].clone());
         let layers = std::iter::once(classifier_layer(self.variant).to_string()).chain(layers);
         layers.flat_map(|layer| [format!("{layer}.weight"), format!("{layer}.bias")]).collect()
     }
 
-    /// Stride of the first convolution: 2, and 1 for small images, of which little would be left.
+    /// Stride of the first convolution: 2, or 1 for small images.
     pub fn conv1_stride(&self) -> usize {
         if self.input < STEM_CHANGES_BELOW && !self.keep_stem { 1 } else { 2 }
     }
 
-    /// Whether the auxiliary heads exist.
+    /// Whether there are auxiliary heads.
     pub fn has_aux(&self) -> bool {
         self.aux_weight > 0.0
     }
@@ -311,18 +311,18 @@ impl Model for GoogLeNet {
 
     fn recognize(parameters: &BTreeMap<String, Vec<usize>>) -> Result<(Self, Preprocessing)> {
         let network = Self::from_tensors(parameters)?;
-        // What `incept import` takes the pixels to be too, for tensors of these names in a
+        // The same preprocessing as `incept import` assumes for tensors of these names in a
         // safetensors file.
         let preprocessing = Pixels::of_tensors(network.variant).preprocessing(&network);
         Ok((network, preprocessing))
     }
 
     fn contradiction(&self, parameters: &BTreeMap<String, Vec<usize>>) -> Option<String> {
-        // What is missing is named where all tensors are compared.
+        // Missing tensors are reported where all tensors are compared.
         let found = Self::from_tensors(parameters).ok()?;
         if found.variant != self.variant {
             let (says, has) = (self.variant, found.variant);
-            return Some(format!("`network.variant` is {says}, and the tensors are those of {has}"));
+            return Some(format!("`network.variant` is {says}, but the tensors are those of {has}"));
         }
         let mut counts = vec![("classes".to_string(), self.classes, found.classes)];
         let both = self.channels.named().into_iter().zip(found.channels.named());
@@ -332,7 +332,7 @@ impl Model for GoogLeNet {
                 .map(|((name, says), (_, has))| (name, says, has)),
         );
         let (name, says, has) = counts.into_iter().find(|(_, says, has)| says != has)?;
-        Some(format!("`network.{name}` is {says}, and the tensors have {has}"))
+        Some(format!("`network.{name}` is {says}, but the tensors have {has}"))
     }
 
     fn step_counters(&self, statistics: &[&str]) -> Vec<String> {

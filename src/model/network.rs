@@ -1,5 +1,5 @@
-//! What training, inference and the rest of the engine know of a network: its graph, its heads,
-//! and a few facts of its configuration.
+//! The interface of networks to training, inference and the rest of the engine: graph, heads, and
+//! properties of the configuration.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Display, Formatter};
@@ -12,19 +12,17 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, TensorId};
 use crate::tensor::Element;
 
-/// A network that can be trained, evaluated, explained and saved: its configuration, from which its
-/// graph is built for any batch. [`GoogLeNet`](super::GoogLeNet) is one; `examples/resnet.rs` has
-/// another.
-///
-/// A checkpoint keeps the configuration as JSON, so it is `Serialize` and `DeserializeOwned`.
-/// Parameters and running statistics are those of the graph, found by their names: those of running
-/// statistics end in `running_mean` and `running_var`.
+/// The configuration of a network, from which its graph is built for any batch size. Implemented by
+/// [`GoogLeNet`](super::GoogLeNet); `examples/resnet.rs` implements another one. Checkpoints
+/// contain the configuration as JSON, so it is `Serialize` and `DeserializeOwned`. Parameters and
+/// running statistics are identified by their names in the graph; names of running statistics end
+/// in `running_mean` and `running_var`.
 pub trait Model: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 'static {
     /// The forward pass with its heads and the weighted sum of their losses, for batches of `batch`
-    /// images; [`NetworkBuilder`](super::NetworkBuilder) makes one.
+    /// images; use [`NetworkBuilder`](super::NetworkBuilder).
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] or [`Error::Config`] for a configuration that is none, and
+    /// [`Error::OutOfRange`] or [`Error::Config`] for an invalid configuration, and
     /// [`Error::Layer`] for shapes that do not fit.
     fn build(&self, batch: usize) -> Result<Network>;
 
@@ -34,17 +32,17 @@ pub trait Model: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 's
     /// Height and width of the input in pixels.
     fn input_size(&self) -> usize;
 
-    /// What messages and exported files call it, for people.
+    /// Display name in messages and exported files.
     fn title(&self) -> String {
         std::any::type_name::<Self>().rsplit("::").next().unwrap_or_default().to_string()
     }
 
-    /// The weight of each class in the losses, if they differ.
+    /// The weight of each class in the losses; `None` for equal weights.
     fn class_weights(&self) -> Option<&[f32]> {
         None
     }
 
-    /// Checks a configuration that came from a file, without building anything large.
+    /// Checks a configuration from a file before anything large is built.
     ///
     /// # Errors
     /// As [`Model::build`].
@@ -52,25 +50,25 @@ pub trait Model: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 's
         Ok(())
     }
 
-    /// The network whose parameters, by name and extents, a file without a configuration has, and
-    /// how images become its input.
+    /// The network and its preprocessing for a file without a configuration, from the names and
+    /// shapes of its parameters.
     ///
     /// # Errors
-    /// [`Error::Config`] if that cannot be told.
+    /// [`Error::Config`] if they do not determine a network.
     fn recognize(parameters: &BTreeMap<String, Vec<usize>>) -> Result<(Self, Preprocessing)> {
         let _ = parameters;
         Err(Error::Config("it does not describe its network".into()))
     }
 
-    /// What in this configuration contradicts the parameters of a checkpoint, given by name and
-    /// extents, in more detail than that a tensor is missing or has other extents.
+    /// A contradiction between this configuration and the names and shapes of a checkpoint's
+    /// parameters, in more detail than a missing tensor or wrong shape.
     fn contradiction(&self, parameters: &BTreeMap<String, Vec<usize>>) -> Option<String> {
         let _ = parameters;
         None
     }
 
-    /// Names of scalars that files for other programs have beside the running statistics: counters
-    /// of training steps, as torch keeps one per batch norm.
+    /// Names of additional scalars in files for other programs: counters of training steps, as
+    /// torch has one per batch norm.
     fn step_counters(&self, statistics: &[&str]) -> Vec<String> {
         let _ = statistics;
         Vec::new()
@@ -86,8 +84,7 @@ pub struct Network {
     pub input: TensorId,
     /// The labels, u32, batch.
     pub labels: TensorId,
-    /// Second labels, u32, batch, and the share of the first ones, batch, where images have two
-    /// labels each.
+    /// Second labels (u32, batch) and shares of the first ones (batch), for mixup and cutmix.
     pub mixed: Option<[TensorId; 2]>,
     /// The heads, `main` first.
     pub heads: Vec<Head>,
@@ -95,7 +92,7 @@ pub struct Network {
     pub loss: TensorId,
 }
 
-/// One head: logits with their loss.
+/// The tensors of a head.
 #[derive(Clone, Debug)]
 pub struct Head {
     /// `main`, or an auxiliary head's name; GoogLeNet's are `aux1` and `aux2`.
@@ -104,18 +101,18 @@ pub struct Head {
     pub logits: TensorId,
     /// batch x classes.
     pub probabilities: TensorId,
-    /// Mean cross-entropy.
+    /// Mean cross-entropy, a scalar.
     pub loss: TensorId,
-    /// Images whose largest logit is their label.
+    /// Number of correctly classified images, a scalar.
     pub correct: TensorId,
     /// Weight of its loss in the sum.
     pub weight: f32,
-    /// The activation that it branches off from, batch x channels x height x width: in GoogLeNet
-    /// the output of inception 4a, 4d or 5b.
+    /// The input of the head, batch x channels x height x width: in GoogLeNet the output of
+    /// inception 4a, 4d or 5b.
     pub tap: TensorId,
 }
 
-/// An output of the graph of a network: passes keep it, and [`Graph::output`] finds it by this.
+/// Names of the outputs of a network's graph, for [`Graph::output`]; passes keep them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// The weighted sum of the losses.
@@ -126,9 +123,9 @@ pub enum Output {
     Probabilities(&'static str),
     /// Its loss.
     HeadLoss(&'static str),
-    /// Images whose largest logit is their label.
+    /// Number of correctly classified images, a scalar.
     Correct(&'static str),
-    /// The activation that it branches off from.
+    /// Its input activation.
     Tap(&'static str),
 }
 
@@ -147,7 +144,7 @@ impl Display for Output {
 }
 
 impl Head {
-    /// The head of this name in a graph with all of its outputs.
+    /// The tensors of the head of this name in a graph with all of its outputs.
     fn find(graph: &Graph, name: &'static str, weight: f32) -> Result<Self> {
         Ok(Self {
             name,
@@ -162,16 +159,16 @@ impl Head {
 }
 
 impl Network {
-    /// The name of the head that is kept at inference.
+    /// The name of the head that inference uses.
     pub const MAIN: &'static str = "main";
-    /// What the images are called in the graph; passes keep the names of inputs.
+    /// Name of the input with the images; passes keep the names of inputs.
     pub const INPUT: &'static str = "data";
-    /// What the labels are called.
+    /// Name of the input with the labels.
     pub const LABELS: &'static str = "label";
-    /// What second labels and the share of the first ones are called.
+    /// Names of the inputs with second labels and shares of the first ones.
     pub const MIXED: [&'static str; 2] = ["label/second", "label/share"];
 
-    /// A network whose heads, with their weights, have all their outputs in the graph.
+    /// A network from a graph with all outputs of these heads, given by name and loss weight.
     pub(super) fn of(graph: Graph, heads: impl IntoIterator<Item = (&'static str, f32)>) -> Result<Self> {
         let [second, share] = Self::MIXED.map(|name| graph.find(name));
         let heads = heads.into_iter().map(|(name, weight)| Head::find(&graph, name, weight));
@@ -185,21 +182,21 @@ impl Network {
         })
     }
 
-    /// This network with a graph that a pass made of its own.
+    /// This network with the result of a graph pass.
     fn on(&self, graph: Graph) -> Result<Self> {
         Self::of(graph, self.heads.iter().map(|head| (head.name, head.weight)))
     }
 
-    /// The network with its images and activations stored as `element`; parameters, statistics and
-    /// losses stay f32.
+    /// The network with images and activations of type `element`; parameters, statistics and losses
+    /// stay f32.
     ///
     /// # Errors
-    /// [`Error::Layer`] if an operation cannot work on such tensors.
+    /// [`Error::Layer`] if an operation does not support `element`.
     pub fn stored_as(&self, element: Element) -> Result<Self> {
         self.on(self.graph.stored_as(element)?)
     }
 
-    /// The network as it is evaluated and not trained; see [`Graph::evaluation`].
+    /// The network in evaluation mode; see [`Graph::evaluation`].
     ///
     /// # Errors
     /// [`Error::Tensor`] if an output is lost.

@@ -1,8 +1,7 @@
-//! Finding GoogLeNet in an ONNX graph: by its structure, whatever its tensors are called.
-//!
-//! Exporters name tensors as they like and often fold batch norm into the convolutions before it. A
-//! folded one comes back as a batch norm that changes nothing but adds the convolution's bias, so
-//! the network computes the same; to train it further, its statistics adapt.
+//! Recognition of GoogLeNet in an ONNX graph by its structure, for any tensor names. Tensor names
+//! depend on the exporter, and batch norm is often fused into the preceding convolution. A fused
+//! batch norm is imported as one that only adds the convolution's bias, so that the network
+//! computes the same; its statistics adapt in further training.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +14,7 @@ use super::{Plane, Variant};
 use crate::formats::OnnxGraph;
 use crate::tensor::HostTensor;
 
-/// The weights that were found, by our names, and what else the graph says.
+/// The weights by the names of this crate, and further properties of the graph.
 #[derive(Debug)]
 pub(super) struct Found {
     pub tensors: BTreeMap<String, HostTensor>,
@@ -31,16 +30,16 @@ const POOL: Step = Step::MaxPool(3, 2, true);
 /// The pooling in a block's last branch.
 const SAME_POOL: Step = Step::MaxPool(3, 1, false);
 
-/// Matches a graph with the table, from the input on.
+/// Matches a graph with the table, starting at the input.
 ///
 /// # Errors
-/// What is different from a GoogLeNet.
-pub(super) fn recognise(graph: &OnnxGraph) -> Result<Found, String> {
+/// The first difference from GoogLeNet.
+pub(super) fn recognize(graph: &OnnxGraph) -> Result<Found, String> {
     let found = follow(graph)?;
     if found.joins.len() != BLOCKS.len() || found.joins.iter().any(|join| join.len() != 4) {
         let branches: Vec<usize> = found.joins.iter().map(Vec::len).collect();
         return Err(format!(
-            "is no GoogLeNet: that joins four branches nine times, and this graph joins {branches:?}"
+            "is not a GoogLeNet: it has nine concatenations of four branches, but this graph has {branches:?}"
         ));
     }
     let wide =
@@ -55,7 +54,7 @@ pub(super) fn recognise(graph: &OnnxGraph) -> Result<Found, String> {
     let unused = matcher.found.layers.iter().enumerate().filter(|(i, _)| !matcher.used.contains(i));
     let unused: Vec<&str> = unused.map(|(_, layer)| layer.name()).collect();
     if !unused.is_empty() {
-        return Err(format!("has layers that are no part of a GoogLeNet: {}", unused.join(", ")));
+        return Err(format!("has layers that GoogLeNet does not have: {}", unused.join(", ")));
     }
     let input = match graph.inputs.first().map(|(_, dims)| dims.as_slice()) {
         Some([_, _, Some(height), Some(width)]) if height != width => {
@@ -67,7 +66,7 @@ pub(super) fn recognise(graph: &OnnxGraph) -> Result<Found, String> {
     Ok(Found { tensors: matcher.tensors, input, stride, planes })
 }
 
-/// The number of the layer that a value comes from.
+/// The index of the layer that computes a value.
 fn layer_of(trace: &Trace) -> Option<usize> {
     match trace.source {
         Source::Layer(number) => Some(number),
@@ -75,19 +74,19 @@ fn layer_of(trace: &Trace) -> Option<usize> {
     }
 }
 
-/// As [`layer_of`], where it is to be `name`.
+/// As [`layer_of`], with an error that names the expected layer.
 fn behind(trace: &Trace, name: &str) -> Result<usize, String> {
     layer_of(trace).ok_or_else(|| format!("has no layer where GoogLeNet has `{name}`"))
 }
 
-/// Where a layer reads from, and through what.
+/// The source of a layer's input, and the operations between.
 #[derive(Clone, Debug)]
 struct Way {
     source: Source,
     steps: Vec<Step>,
 }
 
-/// A convolution's window and stride; one may be either of two.
+/// Kernel size and stride of a convolution; some have two possible values.
 struct Window {
     size: usize,
     strides: &'static [i64],
@@ -109,18 +108,17 @@ impl Matcher<'_> {
         self.variant == Variant::Paper
     }
 
-    /// A layer and the layer before it.
+    /// A layer and its predecessor.
     fn pair(&self, trace: &Trace, names: [&str; 2]) -> Result<[usize; 2], String> {
         let second = behind(trace, names[1])?;
         let first = behind(&self.found.layers[second].from, names[0])?;
         Ok([first, second])
     }
 
-    /// The steps before the next layer: a ReLU, and what else there is.
+    /// The operations before the next layer: a ReLU and possibly others.
     fn expect_steps(found: &[Step], expected: &[Step], name: &str) -> Result<(), String> {
         let alike = |(a, b): (&Step, &Step)| match (a, b) {
-            // 2x2 windows cover an even size whichever way it is rounded; windows of stride 1 have
-            // no rest.
+            // Rounding does not matter for 2x2 windows on even sizes and for windows of stride 1.
             (Step::MaxPool(size, stride, _), Step::MaxPool(size2, stride2, _))
                 if *stride == 1 || *size == 2 =>
             {
@@ -129,22 +127,22 @@ impl Matcher<'_> {
             (a, b) => a == b,
         };
         let mut found = found.to_vec();
-        // Two products in a row are one pooling.
+        // Two consecutive products are one adaptive pooling.
         found.dedup_by(|a, b| *a == Step::AveragePool && a == b);
         if found.len() == expected.len() && found.iter().zip(expected).all(alike) {
             return Ok(());
         }
-        Err(format!("`{name}` reads through {found:?} where GoogLeNet has {expected:?}"))
+        Err(format!("`{name}` has {found:?} before it where GoogLeNet has {expected:?}"))
     }
 
-    /// Takes layer `number` as the one called `name`, after a look at where it reads from.
+    /// Assigns layer `number` to `name`, after checking its predecessor.
     fn take(&mut self, number: usize, name: &str, way: &Way, window: Option<&Window>) -> Result<(), String> {
         let layer = &self.found.layers[number];
         if layer.from.source != way.source {
-            return Err(format!("`{}` does not read from where GoogLeNet's `{name}` does", layer.name()));
+            return Err(format!("`{}` has another predecessor than GoogLeNet's `{name}`", layer.name()));
         }
         Self::expect_steps(&layer.from.steps, &way.steps, name)?;
-        // A fully connected layer may be a convolution of one pixel.
+        // A fully connected layer may be a 1x1 convolution.
         let product = !layer.is_conv() || matches!(layer.weight.dims()[..], [_, _, 1, 1]);
         if layer.is_conv() != window.is_some() && (window.is_some() || !product) {
             return Err(format!(
@@ -162,11 +160,15 @@ impl Matcher<'_> {
         let mut weight = layer.weight.copied();
         let outputs = layer.outputs();
         let bias = match layer.bias {
-            // One number is for all outputs.
+            // A scalar applies to all outputs.
             Some([bias]) => vec![*bias; outputs],
             Some(bias) if bias.len() == outputs => bias.to_vec(),
             Some(bias) => {
-                return Err(format!("`{}` has {outputs} outputs and a bias of {}", layer.name(), bias.len()));
+                return Err(format!(
+                    "`{}` has {outputs} outputs, but its bias has {}",
+                    layer.name(),
+                    bias.len()
+                ));
             }
             None => vec![0.0; outputs],
         };
@@ -197,7 +199,8 @@ impl Matcher<'_> {
         self.tensors.insert(name, HostTensor { dims: vec![data.len()], data });
     }
 
-    /// The three convolutions before the blocks: the first one's stride and planes, and the way on.
+    /// The three convolutions before the blocks: stride and input planes of the first one, and the
+    /// source of the blocks.
     fn stem(&mut self) -> Result<(i64, [Plane; 3], Way), String> {
         let names = stem_layers(self.variant);
         let third = behind(&self.found.layers_of_join(0, 0)?.from, names[2])?;
@@ -208,7 +211,7 @@ impl Matcher<'_> {
             format!("`{}` does not read the three channels of the input", self.found.layers[first].name())
         })?;
         if [0, 1, 2].iter().any(|c| !planes.iter().any(|plane| plane.channel == *c && plane.scale != 0.0)) {
-            return Err("does not use each channel of its input once".into());
+            return Err("does not use each input channel exactly once".into());
         }
         let lrn: &[Step] = if self.paper() { &[Step::Lrn] } else { &[] };
         let way = |source, steps: Vec<Step>| Way { source, steps };
@@ -222,7 +225,7 @@ impl Matcher<'_> {
         Ok((stride, planes, after))
     }
 
-    /// A block that reads by the way `before`; the way on.
+    /// Matches a block that reads from `before`; returns its output.
     fn block(&mut self, number: usize, name: &str, before: &Way) -> Result<Way, String> {
         let layers = block_layers(self.variant, name);
         let [conv1, reduce3, conv3, reduce5, conv5, project] = layers.each_ref().map(String::as_str);
@@ -254,7 +257,7 @@ impl Matcher<'_> {
         Ok(Way { source: Source::Join(number), steps: pool })
     }
 
-    /// The classifiers: the main one behind the last block, and the auxiliary ones that are there.
+    /// The main classifier after the last block, and the auxiliary classifiers, if any.
     fn heads(&mut self, last: Source) -> Result<(), String> {
         let reads = |found: &Layers<'_>, source: Source, conv: bool| {
             found.layers.iter().position(|layer| layer.from.source == source && layer.is_conv() == conv)
@@ -287,10 +290,12 @@ impl Matcher<'_> {
 }
 
 impl<'a> Layers<'a> {
-    /// The layer behind a branch of a join.
+    /// The layer that computes a branch of a concatenation.
     fn layers_of_join(&self, join: usize, branch: usize) -> Result<&Layer<'a>, String> {
         let number = self.joins.get(join).and_then(|join| layer_of(join.get(branch)?));
-        number.map(|number| &self.layers[number]).ok_or_else(|| "joins what no layer made".into())
+        number
+            .map(|number| &self.layers[number])
+            .ok_or_else(|| "concatenates a value that no layer computes".into())
     }
 }
 
@@ -304,7 +309,7 @@ fn check_window(layer: &Layer<'_>, name: &str, window: &Window) -> Result<(), St
             [first, rest @ ..] => allowed.contains(first) && rest.iter().all(|value| value == first),
         }
     };
-    // At stride 1 both kinds of automatic padding are half of an odd window.
+    // At stride 1, both kinds of automatic padding are half of an odd window.
     let automatic = node.text("auto_pad").starts_with("SAME") && window.strides == [1];
     let fits = layer.weight.dims()[2..] == [window.size; 2]
         && all("strides", 1, window.strides)
@@ -323,11 +328,11 @@ fn check_window(layer: &Layer<'_>, name: &str, window: &Window) -> Result<(), St
     ))
 }
 
-/// Scale, shift, mean and variance for our batch norm, whose epsilon is [`EPSILON`].
+/// Scale, shift, mean and variance of this crate's batch norm, whose epsilon is [`EPSILON`].
 fn norm_of(norm: Option<Norm<'_>>, bias: Vec<f32>) -> [Vec<f32>; 4] {
     let outputs = bias.len();
     match norm {
-        // Variance and epsilon are one together.
+        // Variance plus epsilon is 1.
         None => [vec![1.0; outputs], bias, vec![0.0; outputs], vec![1.0 - EPSILON; outputs]],
         Some(norm) => {
             let ratio = |variance: &f32| {
@@ -342,7 +347,7 @@ fn norm_of(norm: Option<Norm<'_>>, bias: Vec<f32>) -> [Vec<f32>; 4] {
     }
 }
 
-/// Makes a batch norm a part of the convolution before it; returns the bias.
+/// Fuses a batch norm into the preceding convolution; returns the bias.
 fn fold(norm: Norm<'_>, weight: &mut HostTensor, bias: &[f32]) -> Vec<f32> {
     let size = (weight.data.len() / norm.scale.len().max(1)).max(1);
     let mut folded = Vec::with_capacity(bias.len());

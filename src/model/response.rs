@@ -1,27 +1,27 @@
-//! Local response normalisation that an exporter wrote as several operators, as PyTorch's
-//! `local_response_norm` becomes in ONNX: x / (k + alpha mean(x^2))^beta, where the mean of squares
-//! over neighbouring channels is a pooling of five-dimensional values.
+//! Recognition of local response normalization that an exporter has decomposed, like PyTorch's
+//! `local_response_norm`: x / (k + alpha mean(x^2))^beta, where the mean over neighbouring channels
+//! is a pooling of five-dimensional values.
 
 use super::trace::{Source, Step, Trace};
 use crate::formats::OnnxNode;
 
-/// What has been made of the squares of a value so far: (bias + factor mean)^power.
+/// A function of the squares of a value: (bias + factor mean)^power.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Squares {
-    /// What was squared.
+    /// The squared value.
     source: Source,
     steps: Vec<Step>,
-    /// Channels of the window, once they are averaged.
+    /// Channels of the window; `None` before the mean.
     window: Option<i64>,
-    /// Zeros around the channels, where the file says how many; those that it computes must fit, as
-    /// the result has as many channels as the value.
+    /// Zero padding of the channels, if it is constant in the file. Computed padding must be right,
+    /// as the result has as many channels as the value.
     padding: Option<[i64; 2]>,
     factor: f32,
     bias: f32,
     power: f32,
 }
 
-/// The numbers of a local response normalisation.
+/// The parameters of a local response normalization.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Response {
     pub size: i64,
@@ -31,7 +31,7 @@ pub(super) struct Response {
 }
 
 impl Response {
-    /// Whether it is that of the paper.
+    /// Whether these are the paper's.
     pub fn is_published(self) -> bool {
         let near = |found: f32, expected: f32| (found / expected - 1.0).abs() < 1e-3;
         self.size == 5 && near(self.alpha, 1e-4) && near(self.beta, 0.75) && near(self.bias, 1.0)
@@ -45,8 +45,8 @@ impl Squares {
         Self { source, steps, window: None, padding: None, factor: 1.0, bias: 0.0, power: 1.0 }
     }
 
-    /// What a node makes of it, if that can be a part of a normalisation. `constant` has the
-    /// elements of the node's inputs that the file holds.
+    /// The result of a node, if it can be a part of a normalization. `constant` returns the
+    /// elements of the node's constant inputs.
     pub fn then<'a>(
         mut self,
         node: &OnnxNode,
@@ -77,7 +77,7 @@ impl Squares {
                 let alone = !rest.is_empty()
                     && rest.iter().all(|size| *size == 1)
                     && node.ints("strides").iter().all(|stride| *stride == 1);
-                // Zeros that do not count would make another mean at the edges.
+                // Excluding padding from the mean would change it at the edges.
                 let [before, behind] = pool_padding(pads)?;
                 if !alone || ([before, behind] != [0, 0] && node.int("count_include_pad", 0) != 1) {
                     return None;
@@ -114,7 +114,7 @@ impl Squares {
         self.bias *= factor;
     }
 
-    /// The normalisation of `trace` by this, which divides it or is multiplied with it.
+    /// The normalization of `trace`, which is divided by this or multiplied with it.
     pub fn normalises(&self, trace: &Trace, divides: bool) -> Option<Response> {
         let same = self.source == trace.source && self.steps == trace.steps;
         let beta = if divides { self.power } else { -self.power };
@@ -123,8 +123,8 @@ impl Squares {
     }
 }
 
-/// Zeros before and behind the channels of a five-dimensional value, or of the four dimensions in
-/// which each row is an image of its own, if there are none elsewhere.
+/// Padding before and after the channels of a five-dimensional value, or of a four-dimensional one
+/// in which each row is an image; `None` if other dimensions are padded.
 fn around_channels(pads: &[i64]) -> Option<[i64; 2]> {
     let (before, behind) = pads.split_at(pads.len() / 2);
     let alone = |side: &[i64]| side.iter().enumerate().all(|(axis, pad)| axis == 2 || *pad == 0);
@@ -132,7 +132,8 @@ fn around_channels(pads: &[i64]) -> Option<[i64; 2]> {
     Some([*before.get(2)?, *behind.get(2)?]).filter(|_| fits)
 }
 
-/// As [`around_channels`], for the padding of a pooling, which begins at its first window's extent.
+/// As [`around_channels`], for the padding of a pooling, which has entries for spatial dimensions
+/// only.
 fn pool_padding(pads: &[i64]) -> Option<[i64; 2]> {
     if pads.is_empty() {
         return Some([0, 0]);

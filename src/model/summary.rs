@@ -1,4 +1,4 @@
-//! The layers of a network in numbers.
+//! Summary of a network's layers: shapes, parameters, multiply-adds.
 
 use serde::Serialize;
 
@@ -6,31 +6,31 @@ use super::Network;
 use crate::graph::{Inference, Role};
 use crate::tensor::Shape;
 
-/// One layer.
+/// Summary of a layer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LayerSummary {
     /// Its name.
     pub name: String,
     /// Its operation.
     pub operation: &'static str,
-    /// The extents of its output.
+    /// The shape of its output.
     pub output: Vec<usize>,
-    /// Its trained parameters.
+    /// Number of its parameters.
     pub parameters: usize,
-    /// Its multiply-adds for the whole batch, forward.
+    /// Multiply-adds of the forward pass for the whole batch.
     pub macs: u64,
-    /// Whether inference leaves it out.
+    /// Whether it is removed for inference.
     pub training_only: bool,
 }
 
-/// A network.
+/// Summary of a network.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// The layers in order.
     pub layers: Vec<LayerSummary>,
-    /// Trained parameters, auxiliary heads included.
+    /// Number of parameters, auxiliary heads included.
     pub parameters: usize,
-    /// Trained parameters that inference needs.
+    /// Number of parameters that inference needs.
     pub parameters_inference: usize,
     /// Multiply-adds of one image, forward, auxiliary heads included.
     pub macs: u64,

@@ -1,4 +1,4 @@
-//! The network as tables: table 1 of Szegedy et al., "Going Deeper with Convolutions" (2014).
+//! The network's tables: table 1 of Szegedy et al., "Going Deeper with Convolutions" (2014).
 
 use std::collections::BTreeMap;
 
@@ -77,7 +77,7 @@ impl Channels {
         Self { stem: [64, 64, 192], blocks: BLOCKS.iter().map(|(_, b)| *b).collect(), aux: [128, 1024] }
     }
 
-    /// Each count multiplied and rounded to the nearest whole number above zero.
+    /// Each count multiplied and rounded to the nearest positive integer.
     #[must_use]
     pub fn scaled(&self, width: f64) -> Self {
         let scale = |n: usize| ((n as f64 * width).round() as usize).max(1);
@@ -140,7 +140,7 @@ pub fn part_of(name: &str) -> &'static str {
         let block = BLOCKS.iter().map(|(block, _)| *block).find(|block| rest.starts_with(block));
         return block.unwrap_or("classifier");
     }
-    // `conv3` is what torchvision calls the paper's `conv2/3x3`.
+    // torchvision's `conv3` is the paper's `conv2/3x3`.
     let prefixes = [
         ("conv1", "conv1"),
         ("pool1", "conv1"),
@@ -158,9 +158,8 @@ pub fn part_of(name: &str) -> &'static str {
 }
 
 impl GoogLeNet {
-    /// The network that tensors of these names and extents are the weights of, with the defaults of
-    /// its variant for what shapes do not tell. Without auxiliary heads among them, its aux weight
-    /// is 0.
+    /// The network with weights of these names and shapes. Properties that shapes do not determine
+    /// have the variant's defaults; without weights of auxiliary heads, the aux weight is 0.
     ///
     /// # Errors
     /// [`Error::Tensor`] naming a layer whose weight is missing.
@@ -175,8 +174,7 @@ impl GoogLeNet {
         })
     }
 
-    /// The network whose layers have as many outputs as `outputs` says, by the names of their
-    /// weights.
+    /// The network with the channel counts that `outputs` returns for the names of weights.
     pub(super) fn of_counts<E>(
         variant: Variant,
         has_aux: bool,
@@ -214,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn layers_belong_to_parts() {
+    fn parts_of_layer_and_parameter_names() {
         for (name, part) in [
             ("conv1/7x7_s2.weight", "conv1"),
             ("conv3.bn.bias", "conv2"),

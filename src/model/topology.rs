@@ -1,4 +1,4 @@
-//! The network as boxes and arrows: what `incept graph` draws.
+//! The network as a diagram of boxes and arrows, for `incept graph`.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use super::{Network, part_of, summary};
 use crate::graph::{Operation, TensorId};
 use crate::ops::{BatchNorm, Dropout, Relu};
 
-/// One box: a layer, together with the ReLU, batch norm or dropout behind it.
+/// A box: a layer with the ReLU, batch norm or dropout that follows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TopologyNode {
-    /// Its layers' numbers in [`summary`], from 1; none for the images.
+    /// Numbers of its layers in [`summary`], from 1; empty for the images.
     pub numbers: Vec<usize>,
     /// The name of its first layer.
     pub name: String,
@@ -19,22 +19,22 @@ pub struct TopologyNode {
     pub part: &'static str,
     /// Its operations in order.
     pub operations: Vec<&'static str>,
-    /// The extents of its output.
+    /// The shape of its output.
     pub output: Vec<usize>,
-    /// Its trained parameters.
+    /// Number of its parameters.
     pub parameters: usize,
-    /// Whether inference leaves it out.
+    /// Whether it is removed for inference.
     pub training_only: bool,
 }
 
-/// One arrow.
+/// An arrow between two boxes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct TopologyEdge {
-    /// The box that it starts from, by its place in the list.
+    /// Index of the box that it starts from.
     pub from: usize,
-    /// The box that it points to.
+    /// Index of the box that it points to.
     pub to: usize,
-    /// The weight in the sum of losses, for arrows to the sum.
+    /// The weight of a loss, for arrows to the sum of losses.
     pub weight: Option<f32>,
 }
 
@@ -47,7 +47,7 @@ pub struct Topology {
     pub edges: Vec<TopologyEdge>,
 }
 
-/// Whether an operation shares the box of the layer that it follows.
+/// Whether an operation shares the box of the preceding layer.
 fn joins(op: &dyn Operation) -> bool {
     op.is::<Relu>() || op.is::<BatchNorm>() || op.is::<Dropout>()
 }
@@ -76,7 +76,7 @@ impl Topology {
             let number = id.index() + 1;
             let before = sources.first().map(|t| (made_by[t], readers(*t)));
             let at = match before {
-                // A box that others read too ends there.
+                // A tensor with several readers ends its box.
                 Some((at, 1)) if joins(node.op.as_ref()) && sources.len() == 1 => {
                     nodes[at].numbers.push(number);
                     nodes[at].operations.push(layer.operation);

@@ -1,6 +1,5 @@
-//! What an ONNX graph computes, as layers with weights and the way from each to the next. Nothing
-//! about GoogLeNet is in here but that its layers are convolutions and products, and that branches
-//! are joined.
+//! Traces an ONNX graph: layers with weights and the operations between them. Independent of
+//! GoogLeNet, except that layers are convolutions and products and that branches are concatenated.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -10,42 +9,42 @@ use super::response::{Response, Squares};
 use crate::formats::{OnnxGraph, OnnxNode};
 use crate::tensor::HostTensor;
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// The graph's input.
     Input,
-    /// A layer, by number.
+    /// A layer, by index.
     Layer(usize),
-    /// A join of branches, by number.
+    /// A concatenation of branches, by index.
     Join(usize),
 }
 
-/// What lies between layers.
+/// Operations between layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Relu,
-    /// Window, stride, and whether the size rounds up.
+    /// Window, stride, and whether the size is rounded up.
     MaxPool(i64, i64, bool),
     AveragePool,
-    /// Caffe's local response normalisation with the paper's numbers.
+    /// Caffe's local response normalization with the paper's parameters.
     Lrn,
 }
 
-/// A value: its source and what was done to it since.
+/// A value: its source and the operations since.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Trace {
     pub source: Source,
     pub steps: Vec<Step>,
-    /// The channels, while they are the input's.
+    /// The input's channels, if nothing has combined them yet.
     pub planes: Vec<Plane>,
-    /// Whether it has only channels, no rows and columns.
+    /// Whether it is flat, without rows and columns.
     flat: bool,
-    /// What was made of its squares, while it is on its way to a normalisation.
+    /// A function of squares, as part of a normalization.
     squares: Option<Box<Squares>>,
 }
 
-/// Batch norm, as its node has it.
+/// The attributes of a batch norm node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Norm<'a> {
     pub epsilon: f32,
@@ -55,8 +54,8 @@ pub(super) struct Norm<'a> {
     pub variance: &'a [f32],
 }
 
-/// A tensor of the file, perhaps to be read with its rows as columns. Nothing is copied before it
-/// is known to be a weight: a graph can name one as often as it likes.
+/// A tensor of the file, possibly transposed. It is copied only once it is known to be a weight,
+/// because a graph may refer to a tensor any number of times.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Constant<'a> {
     tensor: &'a HostTensor,
@@ -80,7 +79,7 @@ impl<'a> Constant<'a> {
         dims
     }
 
-    /// A tensor of its own.
+    /// A computed tensor.
     pub fn copied(self) -> HostTensor {
         match self.tensor.dims[..] {
             [rows, columns] if self.transposed => {
@@ -92,19 +91,19 @@ impl<'a> Constant<'a> {
     }
 }
 
-/// A convolution or a product with what belongs to it.
+/// A convolution or a product with its bias and batch norm.
 #[derive(Clone, Debug)]
 pub(super) struct Layer<'a> {
     pub node: &'a OnnxNode,
     pub from: Rc<Trace>,
-    /// Outputs first.
+    /// The weight, outputs first.
     pub weight: Constant<'a>,
     pub bias: Option<&'a [f32]>,
     pub norm: Option<Norm<'a>>,
 }
 
 impl Layer<'_> {
-    /// What to call it in messages.
+    /// Its name in messages.
     pub fn name(&self) -> &str {
         let output = self.node.outputs.first().map_or("", String::as_str);
         if self.node.name.is_empty() { output } else { &self.node.name }
@@ -119,23 +118,23 @@ impl Layer<'_> {
     }
 }
 
-/// The layers and joins of a graph, in its order.
+/// The layers and concatenations of a graph, in its order.
 #[derive(Debug, Default)]
 pub(super) struct Layers<'a> {
     pub layers: Vec<Layer<'a>>,
     pub joins: Vec<Vec<Rc<Trace>>>,
 }
 
-/// A value that was followed, or why it was not. A graph can name one as often as it likes, so both
-/// are shared.
+/// A traced value, or the reason why it could not be traced. Shared, because a graph may refer to a
+/// value any number of times.
 type Value = Result<Rc<Trace>, Rc<str>>;
 
 type Constants<'a> = HashMap<&'a str, Constant<'a>>;
 
-/// Follows the graph's input through its nodes.
+/// Traces the graph's input through its nodes.
 ///
 /// # Errors
-/// The operator that has no place in such a network, if a layer depends on it.
+/// The operator that is not supported, if a layer depends on it.
 pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
     let mut layers = Layers::default();
     let mut constants: Constants<'_> = HashMap::new();
@@ -143,7 +142,7 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
         constants.insert(name, Constant { tensor: &file.tensor, transposed: false });
     }
     if graph.nodes.len() > MOST_NODES {
-        return Err(format!("has {} nodes, and no GoogLeNet has more than {MOST_NODES}", graph.nodes.len()));
+        return Err(format!("has {} nodes; the limit is {MOST_NODES}", graph.nodes.len()));
     }
     let (input, _) = graph.inputs.first().ok_or("has no input")?;
     let planes = (0..3).map(Plane::of).collect();
@@ -154,8 +153,8 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
             constants.extend(node.outputs.first().map(|output| (output.as_str(), constant)));
             continue;
         }
-        // Shapes, axes and the share of dropout say nothing of where the values are from; they may
-        // be computed in ways that are not followed.
+        // Shapes, axes and dropout probabilities do not affect the source of values; they may be
+        // computed by operators that are not traced.
         let read = match node.operator.as_str() {
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Dropout" | "Pad" | "CastLike"
             | "ReduceMean" => 1,
@@ -163,7 +162,7 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
         };
         let traces = node.inputs.iter().take(read).map(|name| values.get(name.as_str()).cloned().transpose());
         let known: Result<Vec<Option<Rc<Trace>>>, Rc<str>> = traces.collect();
-        // A value that is not understood is an error only if a layer needs it.
+        // An unsupported value is an error only if a layer needs it.
         let outputs =
             known.and_then(|traces| value(node, &traces, &constants, &mut layers).map_err(Rc::from));
         match outputs {
@@ -183,7 +182,7 @@ pub(super) fn follow(graph: &OnnxGraph) -> Result<Layers<'_>, String> {
     Ok(layers)
 }
 
-/// What a node makes of constants alone, where that keeps their elements.
+/// The result of a node with only constant inputs, if it keeps their elements.
 fn constant<'a>(node: &OnnxNode, constants: &Constants<'a>) -> Option<Constant<'a>> {
     let input = *constants.get(node.inputs.first()?.as_str())?;
     match node.operator.as_str() {
@@ -193,14 +192,13 @@ fn constant<'a>(node: &OnnxNode, constants: &Constants<'a>) -> Option<Constant<'
     }
 }
 
-/// More channels or steps than this between layers are no network; following them without end would
-/// take memory without end.
+/// Maximum channels and operations between layers, as a limit on memory.
 const LIMIT: usize = 64;
 
-/// Nodes of a graph: exporters that take every operation apart need some thousands.
+/// Maximum nodes of a graph: exporters that decompose every operation need some thousands.
 const MOST_NODES: usize = 20_000;
 
-/// Bytes of a name that an error repeats.
+/// Maximum bytes of a name in an error.
 const SHOWN: usize = 200;
 
 fn value<'a>(
@@ -214,14 +212,14 @@ fn value<'a>(
         let shown = |text: &str| text.chars().take(SHOWN).collect::<String>();
         format!("operator `{}` (node `{}`)", shown(&node.operator), shown(name.map_or("", String::as_str)))
     };
-    let unknown = || format!("{} has no place in a GoogLeNet", place());
+    let unknown = || format!("{} does not occur in GoogLeNet", place());
     let constant = |i: usize| node.inputs.get(i).and_then(|name| constants.get(name.as_str())).copied();
     let weight = |i: usize| constant(i).ok_or_else(|| format!("{} has no weight in the file", place()));
     let shared = |i: usize| traces.get(i).cloned().flatten().ok_or_else(unknown);
     let traced = |i: usize| shared(i).map(Rc::unwrap_or_clone);
     let mut layer = |from: Rc<Trace>, weight: Constant<'a>, bias: Option<&'a [f32]>| {
         if weight.data().is_empty() {
-            return Err(format!("{} has a weight without elements", place()));
+            return Err(format!("{} has an empty weight", place()));
         }
         let flat = node.operator != "Conv";
         layers.layers.push(Layer { node, from, weight, bias, norm: None });
@@ -229,7 +227,7 @@ fn value<'a>(
         Ok(vec![Trace { source, steps: Vec::new(), planes: Vec::new(), flat, squares: None }])
     };
     let then = |mut trace: Trace, step: Step, flat: bool| {
-        // Channels that were changed are the input's no longer.
+        // Changed channels are no longer the input's.
         trace.planes.clear();
         trace.flat |= flat;
         trace.steps.push(step);
@@ -245,21 +243,21 @@ fn value<'a>(
         "Conv" => {
             let weight = weight(1)?;
             if weight.dims().len() != 4 || weight.data().is_empty() {
-                return Err(format!("{} is no convolution over rows and columns", place()));
+                return Err(format!("{} is not a 2D convolution", place()));
             }
             layer(shared(0)?, weight, constant(2).map(Constant::data))
         }
         "Gemm" => {
             let plain = node.float("alpha", 1.0) == 1.0 && node.float("beta", 1.0) == 1.0;
             if !plain || node.int("transA", 0) != 0 {
-                return Err(format!("{} is no fully connected layer", place()));
+                return Err(format!("{} is not a fully connected layer", place()));
             }
             let weight = weight(1)?;
             let weight = if node.int("transB", 0) == 0 { weight.transpose() } else { weight };
             layer(shared(0)?, weight, constant(2).map(Constant::data))
         }
         "MatMul" => match (traced(0), traced(1)) {
-            // Products with rows and columns are how adaptive pooling is written.
+            // Adaptive pooling is exported as products with rows and columns.
             (Err(_), Ok(trace)) => then(trace, Step::AveragePool, false),
             (Ok(trace), _) if !trace.flat => then(trace, Step::AveragePool, false),
             (trace, _) => layer(Rc::new(trace?), weight(1)?.transpose(), None),
@@ -363,14 +361,14 @@ fn value<'a>(
     }
 }
 
-/// What is wrong with a normalisation that is not the paper's.
-const OTHER_NUMBERS: &str = "has not the numbers of GoogLeNet: 5, 0.0001, 0.75, 1";
+/// The error for a normalization with other parameters than the paper's.
+const OTHER_NUMBERS: &str = "does not have GoogLeNet's parameters: size 5, alpha 0.0001, beta 0.75, k 1";
 
-/// A step of a local response normalisation that is written as several operators, if the node is
-/// one: squares, what is made of them, and the normalised value.
+/// A step of a decomposed local response normalization, if the node is one: squares, functions of
+/// them, and the normalized value.
 ///
 /// # Errors
-/// That squares come to nothing that is known, or to a normalisation with other numbers.
+/// An unknown function of squares, or a normalization with other parameters.
 fn response(
     node: &OnnxNode,
     traces: &[Option<Rc<Trace>>],
@@ -392,7 +390,8 @@ fn response(
             _ => None,
         });
     }
-    let lost = || "makes of squares what no GoogLeNet does".to_string();
+    let lost =
+        || "computes a function of squares that is not GoogLeNet's local response normalization".to_string();
     let (value, squares, divides) = match (node.operator.as_str(), traces) {
         ("Div", [Some(value), Some(by)]) if !on_its_way(&traces[0]) => (value, &by.squares, true),
         ("Mul", [Some(value), Some(by)]) if !on_its_way(&traces[0]) => (value, &by.squares, false),
@@ -415,14 +414,13 @@ fn response(
     Ok(Some(value))
 }
 
-/// Whether a pooling's size rounds up: it says so, or has padding behind its input and none before
-/// it.
+/// Whether a pooling's size is rounded up: by its attribute, or by padding at the end only.
 fn rounds_up(node: &OnnxNode) -> bool {
     let behind = matches!(node.ints("pads"), [0, 0, bottom, right] if *bottom > 0 && *right > 0);
     node.int("ceil_mode", 0) == 1 || behind || node.text("auto_pad") == "SAME_UPPER"
 }
 
-/// These channels of the input.
+/// A selection of the input's channels.
 fn choose(trace: Trace, channels: impl IntoIterator<Item = i64>) -> Option<Trace> {
     let count = trace.planes.len() as i64;
     let chosen = channels.into_iter().map(|i| {
@@ -433,7 +431,7 @@ fn choose(trace: Trace, channels: impl IntoIterator<Item = i64>) -> Option<Trace
     (1..=LIMIT).contains(&planes.len()).then_some(Trace { planes, ..trace })
 }
 
-/// Arithmetic with a constant: on the input's channels, or a bias behind a layer.
+/// Arithmetic with a constant: on the input's channels, or a bias after a layer.
 fn arithmetic<'a>(
     node: &OnnxNode,
     traces: &[Option<Rc<Trace>>],

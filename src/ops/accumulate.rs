@@ -1,4 +1,4 @@
-//! Accumulation of gradients over micro-batches.
+//! Gradient accumulation over micro-batches.
 
 use super::flat::{parts, same_length};
 use crate::graph::{Alias, Operation};
@@ -7,9 +7,9 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/accumulate.wgsl");
 
-/// sum = ((sum, or zero where the window starts) + gradients / divisor) completion, as the step's
-/// [`Window`](crate::kernel::Window) says: a mean over the images of all micro-batches. Inputs:
-/// sum, gradients (flat regions [n]); output: the sum, in place.
+/// sum = ((sum, or zero where the window starts) + gradients / divisor) completion, with the values
+/// of the step's [`Window`](crate::kernel::Window): a mean over the images of all micro-batches.
+/// Inputs: sum, gradients (flat regions [n]); output: the sum, in place.
 #[derive(Clone, Copy, Debug)]
 pub struct Accumulate;
 

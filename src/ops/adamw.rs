@@ -8,13 +8,13 @@ use crate::tensor::Spec;
 const SOURCE: &str = include_str!("../../shaders/adamw.wgsl");
 
 /// Inputs: parameters, gradients, mean of gradients, mean of their squares (flat regions [n]),
-/// multipliers [n / 64 x 2] and maybe a guard as for [`Sgd`](super::Sgd); outputs: parameters and
-/// both means, in place. The decay of the mean of gradients (beta1) is the step's momentum.
+/// multipliers [n / 64 x 2] and optionally a guard as for [`Sgd`](super::Sgd); outputs: parameters
+/// and both means, in place. The decay of the mean of gradients (beta1) is the step's momentum.
 #[derive(Clone, Debug)]
 pub struct AdamW {
-    /// Decay of the mean of squares.
+    /// Decay of the mean of squares, in [0, 1).
     pub beta2: f32,
-    /// Keeps the quotient finite.
+    /// Added to the denominator.
     pub epsilon: f32,
 }
 
@@ -54,8 +54,8 @@ impl Operation for AdamW {
     }
 }
 
-/// The natural logarithm, finite for 0 too: WGSL has no literal of infinity, and the exponential of
-/// this is 0 as well.
+/// The natural logarithm, with a finite stand-in for log 0: WGSL has no literal for infinity, and
+/// the exponential of this value is 0 too.
 fn log(beta: f32) -> f32 {
     f64::from(beta).ln().max(-1e30) as f32
 }

@@ -1,4 +1,4 @@
-//! Averaging of the parameters over updates: Polyak's uniform mean, or an exponential one.
+//! Averaging of the parameters over updates: uniform (Polyak) or exponential (EMA).
 
 use super::flat::{bind_guard, guarded, parts, same_length};
 use crate::graph::{Alias, Operation};
@@ -7,12 +7,12 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/average.wgsl");
 
-/// Inputs: average, parameters (flat regions [n]), and maybe the guard of a
+/// Inputs: average, parameters (flat regions [n]), and optionally the guard of a
 /// [`LossScale`](super::LossScale); output: the average, in place.
 #[derive(Clone, Debug)]
 pub struct Average {
-    /// Nothing for the uniform mean of all iterates; else the decay of an exponential mean, which
-    /// starts as (1 + t) / (10 + t) so that the first iterates do not last.
+    /// `None` for the uniform mean of all iterates; else the decay of the exponential mean, limited
+    /// to (1 + t) / (10 + t) so that the first iterates lose their weight quickly.
     pub decay: Option<f32>,
 }
 

@@ -19,9 +19,9 @@ pub struct AvgPool {
     pub kernel: usize,
     /// Step between windows.
     pub stride: usize,
-    /// Rows and columns around the input that belong to windows but are not counted.
+    /// Padding around the input, which is not counted in the mean.
     pub padding: usize,
-    /// Whether sizes round up.
+    /// Whether output sizes are rounded up.
     pub ceil: bool,
 }
 
@@ -34,17 +34,17 @@ pub struct AdaptiveAvgPool {
     pub output: [usize; 2],
 }
 
-/// The gradient of either. Inputs: dy, and with `accumulate` a gradient that it is added to in
-/// place, and with `masked` the activation whose ReLU's gradient is taken along; output: dx.
+/// The gradient of either. Inputs: dy, with `accumulate` a gradient that the result is added to in
+/// place, and with `masked` the activation of a fused ReLU gradient; output: dx.
 #[derive(Clone, Debug)]
 pub struct AvgPoolGrad {
-    /// The pooling with windows of a fixed size, or nothing for adaptive windows.
+    /// The pooling with windows of a fixed size; `None` for adaptive windows.
     pub pool: Option<AvgPool>,
     /// Height and width of the input.
     pub size: [usize; 2],
     /// Whether the result is added to an input.
     pub accumulate: bool,
-    /// Whether it is zero where the last input is not above zero.
+    /// Whether a ReLU gradient is fused: zero where the last input is not positive.
     pub masked: bool,
 }
 
@@ -99,8 +99,8 @@ impl Operation for AdaptiveAvgPool {
         contribute(context, None)
     }
 
-    /// ONNX has no adaptive pooling. Where the windows are all alike it is a usual one; else it is
-    /// two products, with a matrix of shares for the columns and one for the rows.
+    /// ONNX has no adaptive pooling. With equal windows it is exported as average pooling, else as
+    /// two matrix products, one with the weights of the columns and one with those of the rows.
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         forward(operands, None)
     }

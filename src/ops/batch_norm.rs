@@ -1,4 +1,4 @@
-//! Batch normalisation (Ioffe and Szegedy 2015) and its gradient.
+//! Batch normalization (Ioffe and Szegedy 2015) and its gradient.
 
 use std::sync::Arc;
 
@@ -11,30 +11,30 @@ use crate::tensor::Spec;
 const SOURCE: &str = include_str!("../../shaders/batch_norm.wgsl");
 
 /// y = (x - mean) / sqrt(variance + epsilon) weight + bias for each channel. Inputs: x [batch,
-/// channels, height, width] and, of one value a channel, weight, bias, running mean, running
+/// channels, height, width] and, with one value per channel, weight, bias, running mean, running
 /// variance. In training, outputs y, the batch's mean, the inverse of its standard deviation, and
 /// the running statistics in place; in evaluation y alone, from the running statistics.
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
-    /// Keeps the quotient finite.
+    /// Added to the variance.
     pub epsilon: f32,
-    /// Share of the batch in the running statistics: running = (1 - momentum) running + momentum
+    /// Weight of the batch in the running statistics: running = (1 - momentum) running + momentum
     /// batch, with the unbiased variance.
     pub momentum: f32,
     /// Whether max(y, 0) is applied to the result.
     pub relu: bool,
-    /// Whether the batch's statistics are used.
+    /// Whether to use the batch's statistics (training) or the running ones (evaluation).
     pub training: bool,
 }
 
 /// The gradient. Inputs: x, y, dy, weight and, in training, the batch's mean and inverse standard
-/// deviation, in evaluation the running mean and variance, which do not depend on x; outputs: dx in
-/// place on dy, dweight, dbias.
+/// deviation, in evaluation the running mean and variance (constants); outputs: dx in place on dy,
+/// dweight, dbias.
 #[derive(Clone, Debug)]
 pub struct BatchNormGrad {
     /// As in [`BatchNorm`]; used in evaluation.
     pub epsilon: f32,
-    /// Whether y went through a ReLU.
+    /// Whether the forward pass applied a ReLU.
     pub relu: bool,
     /// Whether the batch's statistics were used.
     pub training: bool,
@@ -50,7 +50,7 @@ fn same_channels(x: &Spec, others: &[&Spec]) -> Result<usize, String> {
     }
 }
 
-/// Kernels of one node: all go over planes of the same tensors.
+/// Builds the kernels of one node, which all iterate over planes of the same tensors.
 struct Maker<'a> {
     operands: &'a Operands<'a>,
     relu: bool,
@@ -61,17 +61,16 @@ struct Maker<'a> {
     d: &'a Operand,
 }
 
-/// Values of a plane from which on it is shared by a workgroup on software drivers, whose
-/// invocations would otherwise read from planes that are apart by what their caches take for the
-/// same place.
+/// On software drivers, planes of at least this many values are shared by a workgroup: one plane
+/// per invocation would read at strides that map to the same cache sets.
 const LONG: usize = 32;
 /// Invocations that share a plane on a GPU.
 const SHARERS: u32 = 64;
-/// Invocations of a workgroup on software drivers: a vector of the CPU.
+/// Invocations of a workgroup on software drivers: one SIMD vector of the CPU.
 const LANES: u32 = 8;
 
 impl Maker<'_> {
-    /// Whether a value is four pixels.
+    /// Whether activations are bound as vectors of four pixels.
     fn vector(&self) -> bool {
         let [.., pixels] = self.x.spec.shape.ncs();
         pixels.is_multiple_of(4) && [self.x, self.y, self.d].iter().all(|o| o.is_aligned(4))
@@ -82,7 +81,7 @@ impl Maker<'_> {
         items * channels
     }
 
-    /// Values of a plane.
+    /// Values (scalars or vectors of four) per plane.
     fn plane(&self) -> usize {
         let [.., pixels] = self.x.spec.shape.ncs();
         if self.vector() { pixels / 4 } else { pixels }
@@ -115,14 +114,14 @@ impl Maker<'_> {
         kernel.bind_as(name, slot, if self.vector() { "vec4<f32>" } else { "f32" })
     }
 
-    /// `apply` for GPUs: neighbouring invocations have neighbouring values.
+    /// `apply` for GPUs: neighbouring invocations process neighbouring values.
     fn spread(&self, apply: &Kernel) -> Kernel {
         let kernel = apply.clone().constant("LOOP", false).constant("ALONG", false);
         kernel.linear(self.planes() * self.plane())
     }
 
-    /// `apply` for software drivers, which pay for what is worked out anew for each value: a loop
-    /// over a plane.
+    /// `apply` for software drivers: a loop over a plane, which computes the factors of a channel
+    /// once instead of per value.
     fn looped(&self, apply: &Kernel) -> Kernel {
         let along = self.plane() >= LONG;
         let kernel = apply.clone().workgroup(LANES, 1, 1).constant("LOOP", true).constant("ALONG", along);
@@ -130,8 +129,8 @@ impl Maker<'_> {
         if along { kernel.linear_groups(self.planes()) } else { kernel.linear(self.planes()) }
     }
 
-    /// The same kernels twice: a workgroup for each plane and then each channel, and an invocation
-    /// for each. `first` goes over planes, `second` over channels.
+    /// The same kernels in two variants: a workgroup per plane and channel, or an invocation per
+    /// plane and channel. `first` reduces planes, `second` channels.
     fn families(&self, first: &Kernel, second: &Kernel, apply: &Kernel) -> Vec<Implementation> {
         let [_, channels, _] = self.x.spec.shape.ncs();
         let planes = self.planes();

@@ -7,7 +7,7 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/clip_norm.wgsl");
 
-/// Invocations that add up squares.
+/// Invocations that sum squares.
 const SUMMERS: usize = 4096;
 
 /// Scales gradients down such that their L2 norm is at most `max_norm`. Inputs: gradients (flat
@@ -15,7 +15,7 @@ const SUMMERS: usize = 4096;
 /// place, and the norm before clipping [1], both without the loss scale in the norm.
 #[derive(Clone, Debug)]
 pub struct ClipNorm {
-    /// The largest norm. Infinity clips nothing and leaves the norm, to be looked at.
+    /// The maximum norm. With infinity nothing is clipped and the norm is only reported.
     pub max_norm: f32,
 }
 

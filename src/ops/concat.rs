@@ -1,5 +1,5 @@
-//! Concatenation of channels and its reverse. Neither runs anything: producers write into windows
-//! of the result, and readers read windows of what is cut; the planner sees to both.
+//! Concatenation of channels and its reverse. Neither runs a kernel: the planner lets producers
+//! write into windows of the result, and readers read windows of the input.
 
 use super::expect;
 use crate::error::Result;
@@ -7,8 +7,8 @@ use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Operands, Profile};
 use crate::tensor::Spec;
 
-/// The inputs one after another along the channels. Inputs: different tensors, [batch, channels,
-/// height, width] that differ in channels alone.
+/// The inputs concatenated along the channels. Inputs: different tensors, [batch, channels, height,
+/// width] that differ only in the number of channels.
 #[derive(Clone, Debug)]
 pub struct Concat;
 
@@ -34,7 +34,7 @@ impl Operation for Concat {
         for input in inputs {
             let [n, c, h, w] = input.shape.nchw()?;
             if [n, h, w] != [batch, height, width] || input.element != first.element {
-                return Err(format!("cannot join {input} to {first}"));
+                return Err(format!("cannot concatenate {input} and {first}"));
             }
             channels = c.saturating_add(channels);
         }
@@ -45,7 +45,7 @@ impl Operation for Concat {
         let Some(dy) = context.grad(0) else { return Ok(()) };
         let mut slices = Vec::new();
         let mut channel = 0;
-        // All slices come before anything that rewrites one of them in place.
+        // All slices are added before any node that rewrites one of them in place.
         for i in 0..context.input_count() {
             let channels = context.dims(context.input(i))[1];
             slices.push(context.emit(&format!("slice{i}"), Slice { channel, channels }, &[dy])?[0]);
@@ -79,7 +79,7 @@ impl Operation for Slice {
         let [batch, channels, height, width] = x.shape.nchw()?;
         if self.channel.checked_add(self.channels).is_none_or(|end| end > channels) {
             return Err(format!(
-                "{} channels from {} on are not all in {}",
+                "{} channels starting at {} exceed {}",
                 self.channels, self.channel, x.shape
             ));
         }

@@ -1,5 +1,4 @@
-//! Dropout (Srivastava et al. 2014), scaled while training so that nothing remains to do in
-//! evaluation.
+//! Dropout (Srivastava et al. 2014), scaled in training, so that it is the identity in evaluation.
 
 use super::expect;
 use crate::error::Result;
@@ -11,17 +10,17 @@ const SOURCE: &str = include_str!("../../shaders/dropout.wgsl");
 
 /// Drops each element with a probability and scales the rest by 1 / (1 - probability). Input: any
 /// activation; output: the same shape. The gradient is the same function of the output's gradient.
-/// In evaluation it disappears.
+/// It is removed in evaluation.
 #[derive(Clone, Debug)]
 pub struct Dropout {
-    /// Probability of dropping, from 0 to below 1.
+    /// Probability of dropping, in [0, 1).
     pub probability: f32,
-    /// Tells this layer's draws from those of others.
+    /// Random stream of this layer; unique in the network.
     pub salt: u32,
 }
 
 impl Dropout {
-    /// Of 2^32 equally likely draws, those below this drop the element.
+    /// A random u32 below this threshold drops the element.
     pub(crate) fn threshold(&self) -> u32 {
         (f64::from(self.probability) * 2f64.powi(32)) as u32
     }
@@ -37,7 +36,7 @@ impl Operation for Dropout {
         if (0.0..1.0).contains(&self.probability) {
             Ok(vec![x.clone()])
         } else {
-            Err(format!("the probability must be from 0 to below 1, not {}", self.probability))
+            Err(format!("the probability must be in [0, 1), not {}", self.probability))
         }
     }
 

@@ -1,4 +1,4 @@
-//! What operations on whole regions share: regions larger than a binding are gone through in parts.
+//! Shared by operations on whole regions: regions larger than a binding are processed in parts.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use crate::kernel::BLOCK;
 use crate::kernel::{Kernel, Operands, Profile, Slot};
 use crate::tensor::Spec;
 
-/// Checks that all inputs are flat, f32, of one length and made of whole blocks.
+/// Checks that all inputs are flat, f32, of equal length, a multiple of the block length.
 pub(super) fn same_length<const N: usize>(inputs: &[&Spec]) -> Result<Spec, String> {
     let specs = expect::<N>(inputs)?;
     let first = specs.first().ok_or("expected inputs")?;
@@ -17,11 +17,12 @@ pub(super) fn same_length<const N: usize>(inputs: &[&Spec]) -> Result<Spec, Stri
         Ok((*first).clone())
     } else {
         let shapes: Vec<String> = specs.iter().map(ToString::to_string).collect();
-        Err(format!("expected flat regions of one length, got {}", shapes.join(", ")))
+        Err(format!("expected flat regions of equal length, got {}", shapes.join(", ")))
     }
 }
 
-/// Checks that `multipliers` has a rate and a decay for each block of `region`.
+/// Checks that `multipliers` has factors on learning rate and weight decay for each block of
+/// `region`.
 pub(super) fn multipliers_fit(region: &Spec, multipliers: &Spec) -> Result<(), String> {
     if multipliers.dims() == [region.shape.volume() / BLOCK * 2] {
         Ok(())
@@ -30,7 +31,7 @@ pub(super) fn multipliers_fit(region: &Spec, multipliers: &Spec) -> Result<(), S
     }
 }
 
-/// The inputs of an operation that has `count` of its own, and whether the guard of a
+/// The first `count` inputs of an operation, and whether the guard of a
 /// [`LossScale`](super::LossScale) follows them.
 pub(super) fn guarded<'a, 'b>(
     inputs: &'b [&'a Spec],
@@ -39,24 +40,24 @@ pub(super) fn guarded<'a, 'b>(
     match inputs.split_at_checked(count) {
         Some((own, [])) => Ok((own, false)),
         Some((own, [guard])) if **guard == Spec::f32([3]) => Ok((own, true)),
-        _ => Err(format!("expected {count} inputs and maybe a guard, got {}", inputs.len())),
+        _ => Err(format!("expected {count} inputs and optionally a guard, got {}", inputs.len())),
     }
 }
 
-/// Binds the guard, if it is there, behind `count` inputs.
+/// Binds the guard that may follow `count` inputs.
 pub(super) fn bind_guard(kernel: Kernel, operands: &Operands<'_>, count: usize) -> Kernel {
     let guarded = operands.inputs.len() > count;
     let kernel = kernel.constant("GUARDED", guarded);
     if guarded { kernel.bind("guard", Slot::Input(count)) } else { kernel }
 }
 
-/// One part of a region, in elements.
+/// A part of a region, in elements.
 pub(super) struct Part {
     elements: Range<usize>,
 }
 
-/// The parts of `length` elements that a device can bind, each beginning where multipliers can be
-/// bound too.
+/// Divides `length` elements into parts that the device can bind, aligned so that the multipliers
+/// can be bound too.
 pub(super) fn parts(length: usize, profile: &Profile) -> Vec<Part> {
     let bytes = usize::try_from(profile.binding).unwrap_or(usize::MAX);
     let alignment = usize::try_from(profile.alignment).unwrap_or(256);
@@ -67,7 +68,7 @@ pub(super) fn parts(length: usize, profile: &Profile) -> Vec<Part> {
 }
 
 impl Part {
-    /// A kernel for this part: p has count (vectors of four elements).
+    /// A kernel for this part; `p.count` is in vectors of four elements.
     pub(super) fn kernel(
         &self,
         operands: &Operands<'_>,
@@ -78,17 +79,17 @@ impl Part {
         Kernel::new(operands, source, entry).geometry("count", count).linear(count)
     }
 
-    /// Blocks before the part.
+    /// Number of blocks before the part.
     pub(super) fn first_block(&self) -> usize {
         self.elements.start / BLOCK
     }
 
-    /// Blocks of the part.
+    /// Number of blocks of the part.
     pub(super) fn blocks(&self) -> usize {
         self.elements.len() / BLOCK
     }
 
-    /// The bytes of the part in a region.
+    /// Byte range of the part in a region.
     pub(super) fn bytes(&self) -> Range<u64> {
         4 * self.elements.start as u64..4 * self.elements.end as u64
     }

@@ -10,20 +10,21 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/lars.wgsl");
 
-/// v = momentum v + rate ratio (g + decay w); w = w - v, where the ratio of each tensor is trust
-/// |w| / (|g| + decay |w|). The learning rate is inside the momentum, as in the paper's algorithm 1
-/// and unlike [`Sgd`](super::Sgd) as torch and Caffe have it. Tensors that are not decayed (biases,
-/// batch norm), and those with a norm of zero, have a ratio of 1.
+/// v = momentum v + lr ratio (g + decay w); w = w - v, where the ratio of each tensor is
+/// trust_coefficient |w| / (|g| + decay |w|). The learning rate is applied before the momentum, as
+/// in the paper's algorithm 1, unlike in [`Sgd`](super::Sgd), torch and Caffe. Tensors without
+/// weight decay (biases, batch norm) and those with a norm of zero have a ratio of 1.
 ///
 /// Inputs: parameters, gradients, momentum (flat regions [n]), multipliers [n / 64 x 2] as for
-/// [`Sgd`](super::Sgd), segments [tensors x 2]: the first block of 64 elements of each tensor and
-/// how many it has, as numbers below 2^24, and maybe the guard of a
-/// [`LossScale`](super::LossScale). Outputs: parameters and momentum, in place. Rate, momentum and
-/// decay come with the step.
+/// [`Sgd`](super::Sgd), segments [tensors x 2]: index of the first block of 64 elements and number
+/// of blocks of each tensor, below 2^24, and optionally the guard of a
+/// [`LossScale`](super::LossScale). Outputs: parameters and momentum, in place. Learning rate,
+/// momentum and weight decay are values of the step.
 #[derive(Clone, Debug)]
 pub struct Lars {
-    /// The share of a tensor's norm that an update at rate 1 moves it by; 0.001 in the paper.
-    pub trust: f32,
+    /// The trust coefficient: norm of an update at learning rate 1, relative to the tensor's norm;
+    /// 0.001 in the paper.
+    pub trust_coefficient: f32,
 }
 
 impl Operation for Lars {
@@ -67,7 +68,7 @@ impl Operation for Lars {
         }
         let ratios = Kernel::new(operands, SOURCE, "ratios")
             .geometries([("tensors", tensors), ("blocks", blocks)])
-            .geometry("trust", self.trust)
+            .geometry("trust_coefficient", self.trust_coefficient)
             .bind("partial", Slot::Scratch(0))
             .bind("ratio_of", Slot::Scratch(1))
             .bind("multipliers", Slot::Input(3))

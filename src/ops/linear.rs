@@ -176,7 +176,7 @@ impl Operation for LinearWeightGrad {
             along_k: [false, false],
             element: elements([dy, x, &operands.outputs[0]]),
         };
-        // Its sum over the batch is short and its results are many: there is nothing to cut.
+        // Short sums over the batch and many results: split-K gains nothing.
         let entries = ["weight_gradient_tiled", "weight_gradient_register"];
         product.implementations(entries, None, profile, |entry, _| {
             kernel(operands, entry, x, dy)
@@ -232,37 +232,37 @@ fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand
     ])
 }
 
-/// Bytes of an element of each.
+/// Bytes per element of each operand.
 fn elements(operands: [&Operand; 3]) -> [usize; 3] {
     operands.map(|operand| operand.spec.element.size())
 }
 
-/// The extents of a matrix product, and whether its operands lie along k.
+/// M, N and K of a matrix product, and whether K is contiguous in its operands.
 struct Product {
     rows: usize,
     columns: usize,
     depth: usize,
-    /// Bytes of an element of the left operand, the right one and the result.
+    /// Bytes per element of the left operand, the right operand and the result.
     element: [usize; 3],
     along_k: [bool; 2],
 }
 
-/// Which part of a product a kernel does.
+/// The part of a product that a kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pass {
-    /// All of it.
+    /// The whole product.
     Whole,
-    /// Sums over a part of the depth each, into scratch 0.
+    /// First pass of split-K: partial sums, into scratch 0.
     Parts,
-    /// The sum of these, and what is done to it.
+    /// Second pass of split-K: the sum of the parts, and the epilogue.
     Finish,
 }
 
-/// Invocations of a workgroup of the register family: one vector of the CPU's.
+/// Invocations of a workgroup of the register family: one SIMD vector of the CPU.
 const LANES: usize = 8;
-/// A side of the tiled family's tiles, and the terms of a step.
+/// Rows, columns and K per step of the tiled family's tiles.
 const TILE: usize = 32;
-/// Terms of a part at least; fewer are not worth a second pass.
+/// Minimum K per part; shorter parts do not pay for the second pass.
 const LEAST_PART: usize = 4 * TILE;
 
 impl Product {
@@ -271,9 +271,8 @@ impl Product {
         TiledProduct { extents, tile, register, parts, element: self.element, shared }.traffic()
     }
 
-    /// Terms of a part if the sum is cut so that a GPU is kept busy: a batch has few rows, so whole
-    /// sums are few workgroups, and their tiles are so small that a compute unit needs some eight
-    /// of them.
+    /// K per part of a split-K that occupies a GPU: a batch has few rows, so there are few
+    /// workgroups without it, and tiles are so small that a compute unit needs about eight of them.
     fn part(&self, profile: &Profile) -> usize {
         let groups = self.columns.div_ceil(TILE) * self.rows.div_ceil(TILE);
         let parts = (4 * profile.busy_workgroups()).div_ceil(groups);
@@ -308,9 +307,9 @@ impl Product {
                 .traffic(self.traffic([TILE, TILE], [4, 2], parts, true))
                 .groups(self.columns.div_ceil(TILE), self.rows.div_ceil(TILE), parts)
         };
-        // Few rows leave registers for more columns. The terms of a sum over the batch are a
-        // constant (TERMS): lavapipe compiles a kernel anew in every step if a loop that is short
-        // enough to be written out has its length from a uniform.
+        // Few rows leave registers for more columns. K of a sum over the batch is a constant
+        // (BATCH_K): lavapipe recompiles a kernel in every step if a loop that is short enough to
+        // unroll takes its length from a uniform.
         let each_m = self.rows.min(LANES);
         let each_n = (32 / each_m).min(8);
         let register = |broadcast: bool| {
@@ -319,7 +318,7 @@ impl Product {
                 .constant("EACH_N", count(each_n))
                 .constant("BROADCAST", broadcast)
                 .constant("LEFT_ALONG_K", self.along_k[0])
-                .constant("TERMS", count(self.depth))
+                .constant("BATCH_K", count(self.depth))
                 .constant("LANES", count(LANES))
                 .workgroup(count(LANES), 1, 1)
                 .traffic(self.traffic([each_m, LANES * each_n], [each_m, each_n], 1, false))

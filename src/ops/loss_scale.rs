@@ -1,6 +1,6 @@
-//! Dynamic loss scaling (Micikevicius et al. 2018, section 3.2): gradients that are stored as f16
-//! are kept within its range by a factor on the loss, and updates whose gradients overflowed are
-//! left out. All on the device: nobody waits for a read-back.
+//! Dynamic loss scaling (Micikevicius et al. 2018, section 3.2): a factor on the loss keeps f16
+//! gradients in range, and updates whose gradients overflowed are skipped. It runs entirely on the
+//! device, without waiting for a read-back.
 
 use super::flat::{parts, same_length};
 use super::parameters;
@@ -10,18 +10,16 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/loss_scale.wgsl");
 
-/// Workgroups that look for overflows.
+/// Workgroups that search for overflows.
 const CHECKERS: usize = 512;
 
-/// Looks for infinities and NaN in the gradients. If there are any, the scale is halved for the
-/// next update and this one counts as skipped; after `interval` updates without any, the scale is
+/// Searches the gradients for infinities and NaN. If there are any, the scale is halved for the
+/// next update and this update is skipped; after `interval` updates without any, the scale is
 /// doubled. Inputs: gradients (flat region [n]), and as scalars [1] the scale, the number of
 /// updates since it changed, and the number of those skipped; outputs: the three scalars in place,
 /// the guard [3] that optimizers read, and for the host the scale of these gradients [1] and the
-/// number of updates skipped so far [1].
-///
-/// The guard is: 1 if the update is to be done and 0 if not, the scale of the gradients, the number
-/// of updates skipped before.
+/// total number of skipped updates [1]. The guard is: 1 to apply the update or 0 to skip it, the
+/// scale of the gradients, the number of updates skipped before.
 #[derive(Clone, Debug)]
 pub struct LossScale {
     /// Updates without an overflow after which the scale is doubled.
@@ -29,8 +27,7 @@ pub struct LossScale {
 }
 
 impl LossScale {
-    /// The scale stays between these: without scaling, and where f32 gradients themselves would run
-    /// out of range.
+    /// Range of the scale: from no scaling to where f32 gradients themselves would overflow.
     pub(crate) const RANGE: [f32; 2] = [1.0, 16_777_216.0];
 }
 
@@ -44,7 +41,7 @@ impl Operation for LossScale {
         same_length::<1>(&[gradients])?;
         parameters(scalars)?;
         if scalars.len() != 3 || scalars.iter().any(|s| s.dims() != [1]) || self.interval == 0 {
-            return Err("expected three scalars, and an interval above zero".into());
+            return Err("expected three scalars and a positive interval".into());
         }
         let scalar = || Spec::f32([1]);
         Ok(vec![scalar(), scalar(), scalar(), Spec::f32([3]), scalar(), scalar()])

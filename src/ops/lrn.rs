@@ -1,4 +1,4 @@
-//! Local response normalisation across channels (Krizhevsky et al. 2012; Caffe's LRN layer) and its
+//! Local response normalization across channels (Krizhevsky et al. 2012; Caffe's LRN layer) and its
 //! gradient.
 
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/lrn.wgsl");
 
-/// Channels of a window, at most: kernels have each of them written out.
+/// Maximum channels of a window: kernels unroll over them.
 const LARGEST: usize = 255;
 
-/// y = x (k + alpha / size * sum of x^2 over `size` channels around)^-beta. Input: x [batch,
-/// channels, height, width]; output: the same shape.
+/// y = x (k + alpha / size * sum of x^2 over the `size` surrounding channels)^-beta. Input: x
+/// [batch, channels, height, width]; output: the same shape.
 #[derive(Clone, Debug)]
 pub struct Lrn {
     /// Channels of the window; odd.
@@ -24,23 +24,23 @@ pub struct Lrn {
     pub alpha: f32,
     /// Exponent.
     pub beta: f32,
-    /// What the sum starts from.
+    /// Added to the sum.
     pub k: f32,
 }
 
-/// The gradient. Inputs: x, dy; output: dx. The sums are made again, which costs less than to keep
-/// them in memory.
+/// The gradient. Inputs: x, dy; output: dx. The sums are recomputed, which is faster than storing
+/// and loading them.
 #[derive(Clone, Debug)]
 pub struct LrnGrad {
-    /// The normalisation.
+    /// Attributes of the forward pass.
     pub lrn: Lrn,
-    /// Whether dx is zero where x is not above zero: the gradient of a ReLU in front, taken along.
+    /// Whether the gradient of the preceding ReLU is fused: dx is zero where x is not positive.
     pub masked: bool,
 }
 
 impl Lrn {
     fn kernel(&self, operands: &Operands<'_>, entry: &'static str) -> Kernel {
-        // Long walks load least, short ones give a large GPU enough to do.
+        // Long walks over channels load least; short ones occupy a large GPU.
         const CHUNK: usize = 16;
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
         let [batch, channels, plane] = x.spec.shape.ncs();

@@ -10,47 +10,46 @@ use crate::tensor::{Element, Spec};
 
 const SOURCE: &str = include_str!("../../shaders/max_pool.wgsl");
 
-/// So many windows in a line are written out for GPUs.
+/// Windows per row that kernels for GPUs unroll.
 const UNROLLED: usize = 6;
 
-/// Extent of windows and of the step between them, at most: kernels have each element of a window
-/// written out.
+/// Maximum extent of windows and of the step between them: kernels unroll over the elements of a
+/// window.
 const LARGEST: usize = 64;
 
 /// The maximum of square windows. Input: x [batch, channels, height, width]; outputs: y, and with
-/// `indices` the place of each maximum within its input plane (row * width + column) as u32. Ties
-/// go to the first in row-major order; padding never wins; a NaN wins.
+/// `indices` the position of each maximum in its input plane (row * width + column) as u32. Ties go
+/// to the first in row-major order; padding never wins; a NaN wins.
 #[derive(Clone, Debug)]
 pub struct MaxPool {
     /// Height and width of the window.
     pub kernel: usize,
     /// Step between windows.
     pub stride: usize,
-    /// Rows and columns around the input that belong to windows but hold nothing.
+    /// Padding around the input, which never wins.
     pub padding: usize,
-    /// Whether sizes round up, as Caffe does; a window that would begin beyond the input and its
-    /// left padding is left out.
+    /// Whether output sizes are rounded up, as in Caffe; windows that would start beyond the input
+    /// and its left padding are left out.
     pub ceil: bool,
-    /// Whether the places are an output: the gradient needs them.
+    /// Whether the indices are an output, as the gradient needs them.
     pub indices: bool,
 }
 
-/// The gradient of max pooling. Inputs: dy, indices, and with `accumulate` a gradient that it is
-/// added to in place, and with `masked` the activation whose ReLU's gradient is taken along;
-/// output: dx.
+/// The gradient of max pooling. Inputs: dy, indices, with `accumulate` a gradient that the result
+/// is added to in place, and with `masked` the activation of a fused ReLU gradient; output: dx.
 #[derive(Clone, Debug)]
 pub struct MaxPoolGrad {
-    /// The pooling.
+    /// Attributes of the forward pass.
     pub pool: MaxPool,
     /// Height and width of the input.
     pub size: [usize; 2],
     /// Whether the result is added to an input.
     pub accumulate: bool,
-    /// Whether it is zero where the last input is not above zero.
+    /// Whether a ReLU gradient is fused: zero where the last input is not positive.
     pub masked: bool,
 }
 
-/// Extent of a pooled dimension, or nothing if no window fits.
+/// Extent of a pooled dimension; `None` if no window fits.
 pub(super) fn pooled(size: usize, kernel: usize, stride: usize, padding: usize, ceil: bool) -> Option<usize> {
     if kernel == 0 || stride == 0 || padding >= kernel || kernel.max(stride) > MOST_EXTENT {
         return None;
@@ -61,7 +60,7 @@ pub(super) fn pooled(size: usize, kernel: usize, stride: usize, padding: usize, 
 }
 
 impl MaxPool {
-    /// A pooling as Caffe's: sizes round up, and the gradient's indices are kept.
+    /// Caffe's pooling: sizes are rounded up, and the gradient's indices are an output.
     pub fn new(kernel: usize, stride: usize, padding: usize) -> Self {
         Self { kernel, stride, padding, ceil: true, indices: true }
     }
@@ -232,7 +231,7 @@ impl Operation for MaxPoolGrad {
             list.push(Implementation::new("quads", vec![quads]).suits(AdapterClass::GPU));
         }
         list.push(Implementation::new("gather", vec![gather]).suits(AdapterClass::GPU));
-        // Its sums lie in the result, and sums are f32.
+        // It accumulates in the result, which must be f32.
         if dx.spec.element == Element::F32 {
             list.push(Implementation::new("planes", vec![planes]).suits(AdapterClass::SOFTWARE));
         }

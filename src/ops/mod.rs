@@ -1,5 +1,5 @@
-//! The operations, forward and backward side by side: one file an operation, with its attributes,
-//! shapes, gradient and kernels. The WGSL is in `shaders/`, the CPU twin in `reference`, both under
+//! The operations, forward and backward: one file per operation, with its attributes, shapes,
+//! gradient and kernels. The WGSL is in `shaders/`, the CPU reference in `reference`, both under
 //! the same name.
 
 mod accumulate;
@@ -49,10 +49,10 @@ use crate::graph::{Add, Copy, Fill, Operation};
 use crate::kernel::{Implementation, Operand, Operands, Profile};
 use crate::tensor::{Element, Spec};
 
-/// The ways to run an operation on these operands on a device with this profile, as
-/// [`Operation::kernels`] says; those of the crate's own operations run without checks of bounds.
-/// An operation from outside that hands on what this makes of one of the crate's own hands on
-/// kernels that are as fast. One of the crate's own offers nothing for operands that it refuses.
+/// The implementations of an operation for these operands and a device with this profile, as
+/// [`Operation::kernels`]. Those of this crate's operations run without bounds checks, also if an
+/// external operation returns them as its own. The list is empty if one of this crate's operations
+/// refuses the operands.
 pub fn offers(op: &dyn Operation, operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
     if !is_own(op) {
         return op.kernels(operands, profile);
@@ -64,7 +64,7 @@ pub fn offers(op: &dyn Operation, operands: &Operands<'_>, profile: &Profile) ->
     list.into_iter().map(|implementation| implementation.proven(operands, profile)).collect()
 }
 
-/// Whether an operation is one of this crate. A type from outside cannot pretend to be.
+/// Whether an operation is defined in this crate, decided by its type.
 fn is_own(op: &dyn Operation) -> bool {
     macro_rules! own {
         ($($op:ident)*) => { [$(TypeId::of::<$op>()),*] };
@@ -78,8 +78,7 @@ fn is_own(op: &dyn Operation) -> bool {
     own.contains(&(op as &dyn Any).type_id())
 }
 
-/// Whether an operation makes outputs like these of inputs like these, all of which lie as kernels
-/// expect it.
+/// Whether the operands' shapes, offsets and strides are those that the operation's kernels expect.
 fn takes(op: &dyn Operation, operands: &Operands<'_>) -> bool {
     let apart =
         |o: &Operand| o.batch_stride >= o.spec.shape.item() || o.dims().first().is_none_or(|n| *n < 2);
@@ -89,12 +88,12 @@ fn takes(op: &dyn Operation, operands: &Operands<'_>) -> bool {
         && op.infer(&inputs).is_ok_and(|specs| specs.iter().eq(operands.outputs.iter().map(|o| &o.spec)))
 }
 
-/// Extent of a window, of its padding and of the step between windows, at most: so that places of
-/// the largest tensors fit in 32 bits with a sign, padding included.
+/// Maximum extent of windows, padding and steps: positions in the largest tensors, padding
+/// included, must fit in i32.
 pub(crate) const MOST_EXTENT: usize = 1 << 24;
 
-/// The result of a gradient whose inputs after the first `own` are, with `accumulate`, what it is
-/// added to in place, and, with `masked`, an activation: all as the result.
+/// The output of a gradient whose inputs after the first `own` are the accumulated gradient (with
+/// `accumulate`) and an activation (with `masked`), all of the result's shape and type.
 pub(crate) fn gradient(
     inputs: &[&Spec],
     own: usize,
@@ -107,18 +106,17 @@ pub(crate) fn gradient(
         return Err(format!("unexpected number of inputs: {}", inputs.len()));
     }
     match more.iter().find(|other| ***other != dx) {
-        Some(other) => Err(format!("the gradient {dx} cannot be joined with {other}")),
+        Some(other) => Err(format!("the gradient {dx} and the input {other} differ")),
         None => Ok(vec![dx]),
     }
 }
 
-/// Refuses what is no activation: one is stored as f32 or f16.
+/// Rejects a tensor that is not an activation, which is f32 or f16.
 pub(crate) fn activation(x: &Spec) -> Result<(), String> {
     if x.element == Element::U32 { Err(format!("expected floating-point numbers, got {x}")) } else { Ok(()) }
 }
 
-/// Refuses parameters, statistics and losses that are not in f32: activations may be stored as f16,
-/// these never.
+/// Rejects parameters, statistics and losses that are not f32: only activations may be f16.
 pub(crate) fn parameters(specs: &[&Spec]) -> Result<(), String> {
     match specs.iter().find(|s| s.element != Element::F32) {
         Some(other) => Err(format!("expected f32, got {other}")),

@@ -16,7 +16,7 @@ pub struct Relu;
 #[derive(Clone, Debug)]
 pub struct ReluGrad;
 
-/// The activation that a gradient takes ReLU's mask from: its last input, if it is `masked`.
+/// The activation of a fused ReLU gradient: the last input of a `masked` operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mask {
     input: usize,
@@ -27,7 +27,7 @@ pub(crate) struct Mask {
 }
 
 impl Mask {
-    /// The last of the operands, if there is a mask at all.
+    /// The last input if `masked`, else `None`.
     pub(crate) fn of(operands: &Operands<'_>, masked: bool) -> Option<Self> {
         let input = operands.inputs.len().checked_sub(1).filter(|_| masked)?;
         let y = &operands.inputs[input];
@@ -40,13 +40,13 @@ impl Mask {
         self.aligned
     }
 
-    /// What loading it once moves.
+    /// Bytes of one load of the mask.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes as u64
     }
 
-    /// Tells a kernel of the mask: the constant `MASK`, and the array `mask` of `element` with
-    /// `mask_offset` and `mask_stride` in `p`.
+    /// Sets the constant `MASK` and binds the array `mask` of `element`, with `mask_offset` and
+    /// `mask_stride` in `p`.
     pub(crate) fn bind(mask: Option<Self>, kernel: Kernel, element: &'static str) -> Kernel {
         let kernel = kernel.constant("MASK", mask.is_some());
         let Some(Self { input, offset, batch_stride, .. }) = mask else { return kernel };

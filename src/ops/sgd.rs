@@ -1,4 +1,4 @@
-//! Stochastic gradient descent with momentum, as Caffe's and torch's.
+//! Stochastic gradient descent with momentum, as in Caffe and torch.
 
 use super::flat::{bind_guard, guarded, multipliers_fit, parts, same_length};
 use crate::graph::{Alias, Operation};
@@ -7,14 +7,14 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/sgd.wgsl");
 
-/// v = momentum v + g + decay w; w = w - rate v, or w - rate (g + decay w + momentum v) with
-/// Nesterov's look ahead. Inputs: parameters, gradients, momentum (flat regions [n]), and
-/// multipliers [n / 64 x 2]: factors on rate and decay for each 64 elements, and maybe the guard of
-/// a [`LossScale`](super::LossScale); outputs: parameters and momentum, in place. Rate, momentum
-/// and decay come with the step, and so does the loss scale where there is no guard.
+/// v = momentum v + g + decay w; w = w - lr v, or w - lr (g + decay w + momentum v) with Nesterov
+/// momentum. Inputs: parameters, gradients, momentum (flat regions [n]), multipliers [n / 64 x 2]:
+/// factors on learning rate and weight decay per block of 64 elements, and optionally the guard of
+/// a [`LossScale`](super::LossScale); outputs: parameters and momentum, in place. Learning rate,
+/// momentum and weight decay are values of the step, and so is the loss scale if there is no guard.
 #[derive(Clone, Debug)]
 pub struct Sgd {
-    /// Whether to look ahead (Nesterov), as torch's `nesterov=True`.
+    /// Nesterov momentum, as torch's `nesterov=True`.
     pub nesterov: bool,
 }
 

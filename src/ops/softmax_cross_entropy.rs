@@ -10,33 +10,31 @@ use crate::tensor::{Element, Spec};
 const SOURCE: &str = include_str!("../../shaders/softmax_cross_entropy.wgsl");
 
 /// The mean over the batch of -sum over c of target[c] log softmax(logits)[c]. Inputs: logits
-/// [batch, classes], labels u32 [batch]; a label that is no class marks a row that does not count.
-/// Outputs, in f32: loss [1], probabilities [batch, classes], and the number of rows whose largest
-/// logit, the first of equals, is the label's [1]. Only the loss can be differentiated.
-///
-/// Two more inputs give each row a second label, as mixup (Zhang et al. 2018) and cutmix (Yun et
-/// al. 2019) need it: second labels u32 [batch], and the shares of the first ones [batch], from 0
-/// to 1. The target is the mean of both labels by their shares, and a right row counts by the share
-/// of the label that it got right. A second label must be a class where the first is one.
-///
-/// A last input gives each class a weight [classes], as torch's `CrossEntropyLoss(weight=...)`
-/// does: the term of class c in the sum is multiplied by weight c, smoothed shares included, and
-/// the mean over the batch is divided by the sum of the weights of the labels, each by its share,
-/// in place of the number of rows.
+/// [batch, classes], labels u32 [batch]; a label that is not a class marks a row to ignore.
+/// Outputs, in f32: loss [1], probabilities [batch, classes], and the number of correct rows [1],
+/// whose largest logit (the first in a tie) is the label's. Only the loss can be differentiated.
+/// Two optional inputs give each row a second label, for mixup (Zhang et al. 2018) and cutmix (Yun
+/// et al. 2019): second labels u32 [batch], and the shares of the first labels [batch], in [0, 1].
+/// The target is the mean of both labels weighted by their shares, and a correct row counts the
+/// share of the label that was predicted. A second label must be a class where the first is one. An
+/// optional last input has a weight per class [classes], as torch's `CrossEntropyLoss(weight=...)`:
+/// the summand of class c is multiplied by weight c, label smoothing included, and the sum over the
+/// batch is divided by the sum of the labels' weights times their shares instead of the number of
+/// rows.
 #[derive(Clone, Debug)]
 pub struct SoftmaxCrossEntropy {
-    /// Share of the target that is spread evenly over the classes (Szegedy et al. 2016, section 7).
+    /// Label smoothing: share of the target that is spread evenly over the classes (Szegedy et al.
+    /// 2016, section 7).
     pub smoothing: f32,
 }
 
-/// The gradient. Inputs: probabilities, labels, the gradient of the loss [1], and second labels,
-/// shares and class weights as far as the forward pass has them; output: the gradient of the
-/// logits.
+/// The gradient. Inputs: probabilities, labels, the gradient of the loss [1], and the optional
+/// inputs of the forward pass; output: the gradient of the logits.
 #[derive(Clone, Debug)]
 pub struct SoftmaxCrossEntropyGrad {
     /// As in the forward pass.
     pub smoothing: f32,
-    /// How the logits are stored, and so their gradient.
+    /// Element type of the logits and of their gradient.
     pub logits: Element,
 }
 
@@ -60,7 +58,7 @@ fn labelled(x: &Spec, labels: &Spec) -> Result<[usize; 2], String> {
     Ok([batch, classes])
 }
 
-/// Which of the optional inputs there are.
+/// The optional inputs that are present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Targets {
     /// Second labels and shares.
@@ -70,7 +68,7 @@ pub(crate) struct Targets {
 }
 
 impl Targets {
-    /// What the number of optional inputs says.
+    /// Derived from the number of optional inputs.
     pub fn of(optional: usize) -> Self {
         Self { mixed: optional >= 2, weighted: !optional.is_multiple_of(2) }
     }
@@ -78,7 +76,7 @@ impl Targets {
     fn check(self, [batch, classes]: [usize; 2], optional: &[&Spec]) -> Result<(), String> {
         if optional.len() > 3 {
             return Err(format!(
-                "expected second labels, shares and class weights at most, not {optional:?}"
+                "expected at most second labels, shares and class weights, not {optional:?}"
             ));
         }
         if self.mixed {
@@ -98,7 +96,7 @@ impl Targets {
         Ok(())
     }
 
-    /// Binds them, from input `first` on.
+    /// Binds them, starting at input `first`.
     fn bind(self, kernel: Kernel, first: usize) -> Kernel {
         let mut kernel = kernel.constant("MIXED", self.mixed).constant("WEIGHTED", self.weighted);
         if self.mixed {
@@ -129,7 +127,7 @@ fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand
 /// Invocations that share a row on a GPU.
 const SHARERS: u32 = 64;
 
-/// A workgroup for each row, and an invocation for each row.
+/// Two implementations: a workgroup per row, and an invocation per row.
 fn families(rows: usize, base: Kernel, then: Option<&Kernel>) -> Vec<Implementation> {
     let shared = base
         .clone()

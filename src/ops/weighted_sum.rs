@@ -8,7 +8,7 @@ use crate::tensor::Spec;
 
 const SOURCE: &str = include_str!("../../shaders/weighted_sum.wgsl");
 
-/// The most terms: one binding each, and one for the sum.
+/// Bindings of the summands; with the sum there are eight, the limit of a kernel.
 const NAMES: [(&str, &str); 7] = [
     ("weight_0", "term_0"),
     ("weight_1", "term_1"),

@@ -1,5 +1,4 @@
-//! What moves parameters: update rules, learning rate schedules, mixed precision; and the training
-//! state that they change.
+//! Optimizers, learning rate schedules, mixed precision, and the training state.
 
 mod optimizer;
 mod precision;

@@ -1,4 +1,4 @@
-//! The optimizer as nodes of the training graph: each works on whole regions, in place.
+//! The optimizer as nodes of the training graph, each in place on whole regions of parameters.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,70 +13,72 @@ use crate::ops::{Accumulate, AdamW, Average, ClipNorm, Lars, Sgd};
 use crate::plan::Layout;
 use crate::tensor::Spec;
 
-/// The rule that turns gradients into updates.
+/// Update rule.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "rule")]
 pub enum Rule {
-    /// SGD with momentum: v = momentum v + g, w = w - rate v; with `nesterov` w = w - rate (g +
+    /// SGD with momentum: v = momentum v + g, w = w - lr v; with `nesterov` w = w - lr (g +
     /// momentum v).
     Sgd {
-        /// Look ahead (Nesterov).
+        /// Nesterov momentum.
         nesterov: bool,
     },
-    /// SGD with momentum on gradients scaled to each tensor's norm, with the learning rate inside
-    /// the momentum: v = momentum v + rate g, w = w - v (You et al. 2017): for large batches.
+    /// LARS (You et al. 2017), for large batches: SGD on gradients scaled to each tensor's norm,
+    /// with the learning rate inside the momentum: v = momentum v + lr g, w = w - v.
     Lars {
-        /// Share of a tensor's norm that an update at rate 1 moves it by.
-        trust: f32,
+        /// Trust coefficient: norm of an update at learning rate 1, relative to the tensor's norm.
+        #[serde(alias = "trust")]
+        trust_coefficient: f32,
     },
     /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
     AdamW {
-        /// Decay of the mean of gradients.
+        /// Decay of the first moment, in [0, 1).
         beta1: f32,
-        /// Decay of the mean of squares.
+        /// Decay of the second moment, in [0, 1).
         beta2: f32,
-        /// Keeps the quotient finite.
+        /// Added to the denominator.
         epsilon: f32,
     },
 }
 
-/// Everything about the update of parameters but the learning rate, which comes with each step.
+/// Optimizer options. The learning rate is passed with each step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Optimizer {
-    /// The rule.
+    /// Update rule.
     #[serde(flatten)]
     pub rule: Rule,
-    /// Momentum of SGD, Nesterov's and LARS.
+    /// Momentum of SGD and LARS, in [0, 1).
     pub momentum: f32,
-    /// Weight decay; acts on convolution and linear weights.
+    /// Weight decay of convolution and linear weights.
     pub weight_decay: f32,
-    /// Largest global norm of the gradients; larger ones are scaled down to it. With infinity the
-    /// norm is measured and nothing is scaled; with none it is not measured.
-    pub clip_norm: Option<f32>,
-    /// Averaging of the parameters, and of batch norm's running statistics.
+    /// Maximum global gradient norm; larger gradients are scaled down to it. Infinity only measures
+    /// the norm; `None` does not measure it.
+    #[serde(alias = "clip_norm")]
+    pub max_grad_norm: Option<f32>,
+    /// Averaging of parameters and of batch norm's running statistics; `None` for none.
     pub average: Option<Averaging>,
-    /// Batches whose gradients make one update.
+    /// Gradient accumulation steps.
     pub accumulate: u32,
-    /// Whether the backward pass makes most activations again instead of keeping them: about a
-    /// fifth more arithmetic in a third of the memory.
+    /// Recompute most activations in the backward pass to save memory: a third of the memory for
+    /// about 20% more arithmetic.
     #[serde(default)]
     pub checkpointing: bool,
-    /// How activations and their gradients are stored, and with f16 how the loss is scaled.
+    /// Storage of activations and their gradients, with loss scaling for f16.
     #[serde(default)]
     pub precision: Precision,
 }
 
-/// How parameters are averaged over updates.
+/// Averaging of parameters over updates.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Averaging {
-    /// The uniform mean of all iterates (Polyak), as the paper's section 6 uses it.
+    /// Uniform mean of all iterates (Polyak), as in the paper's section 6.
     Polyak,
-    /// Exponential with this decay.
+    /// Exponential moving average with this decay, in [0, 1).
     Exponential(f32),
 }
 
-/// `polyak`, or the decay of an exponential average.
+/// `polyak`, or the decay of the exponential moving average.
 impl fmt::Display for Averaging {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -102,13 +104,13 @@ impl FromStr for Averaging {
 }
 
 impl Default for Optimizer {
-    /// Caffe's `quick_solver`: SGD, momentum 0.9, weight decay 2e-4.
+    /// As Caffe's `quick_solver`: SGD, momentum 0.9, weight decay 2e-4.
     fn default() -> Self {
         Self {
             rule: Rule::Sgd { nesterov: false },
             momentum: 0.9,
             weight_decay: 2e-4,
-            clip_norm: None,
+            max_grad_norm: None,
             average: None,
             accumulate: 1,
             checkpointing: false,
@@ -117,28 +119,28 @@ impl Default for Optimizer {
     }
 }
 
-/// What the optimizer added to the graph.
+/// Tensors that the optimizer added to the graph.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Update {
-    /// The norm of the gradients, if they are clipped.
+    /// Global gradient norm, if it is measured.
     pub norm: Option<TensorId>,
-    /// The scale of the gradients and the number of updates that were skipped, if the loss is
-    /// scaled.
+    /// Loss scale and number of skipped updates, with loss scaling.
     pub scaling: Option<[TensorId; 2]>,
-    /// The last tensor made on every micro-batch; everything after it runs once for each update.
+    /// The last tensor computed per micro-batch; everything after it runs once per update. `None`
+    /// without gradient accumulation.
     pub accumulated: Option<TensorId>,
 }
 
 impl Optimizer {
-    /// The momentum that steps have where no schedule changes it: of AdamW its beta1.
-    pub(crate) fn usual_momentum(&self) -> f32 {
+    /// Momentum where no schedule changes it; beta1 for AdamW.
+    pub(crate) fn base_momentum(&self) -> f32 {
         match self.rule {
             Rule::AdamW { beta1, .. } => beta1,
             Rule::Sgd { .. } | Rule::Lars { .. } => self.momentum,
         }
     }
 
-    /// Number of optimizer vectors that belong to the rule itself.
+    /// Number of optimizer vectors of the rule.
     fn rule_slots(&self) -> u8 {
         match self.rule {
             Rule::Sgd { .. } | Rule::Lars { .. } => 1,
@@ -146,18 +148,18 @@ impl Optimizer {
         }
     }
 
-    /// The slot that holds averaged parameters.
+    /// The slot of averaged parameters; `None` without averaging.
     pub(crate) fn average_slot(&self) -> Option<Region> {
         self.average.map(|_| Region::Slots(self.rule_slots()))
     }
 
-    /// The slot that holds the sum of gradients that no update has used yet.
+    /// The slot of accumulated gradients; `None` without accumulation.
     fn sum_slot(&self) -> Option<Region> {
         (self.accumulate > 1).then(|| Region::Slots(self.rule_slots() + u8::from(self.average.is_some())))
     }
 
-    /// The slots that a checkpoint keeps as optimizer vectors: the rule's own, and the sum of
-    /// gradients, as a run may be left between two updates.
+    /// The slots saved in a checkpoint as optimizer vectors: those of the rule, and the accumulated
+    /// gradients, because a run may stop between two updates.
     pub(crate) fn kept_slots(&self) -> impl Iterator<Item = Region> + use<> {
         (0..self.rule_slots()).map(Region::Slots).chain(self.sum_slot())
     }
@@ -179,10 +181,10 @@ impl Optimizer {
                 return Err(Error::out_of_range("Rule::AdamW::epsilon", "a number from 0 up", epsilon));
             }
         }
-        if let Rule::Lars { trust } = self.rule
+        if let Rule::Lars { trust_coefficient: trust } = self.rule
             && !(trust.is_finite() && trust > 0.0)
         {
-            return Err(Error::out_of_range("Rule::Lars::trust", "above zero", trust));
+            return Err(Error::out_of_range("Rule::Lars::trust_coefficient", "above zero", trust));
         }
         if let Some(Averaging::Exponential(decay)) = self.average {
             unit(decay, "Optimizer::average")?;
@@ -190,8 +192,8 @@ impl Optimizer {
         if !self.weight_decay.is_finite() || self.weight_decay < 0.0 {
             return Err(Error::out_of_range("Optimizer::weight_decay", "from 0 up", self.weight_decay));
         }
-        if let Some(norm) = self.clip_norm.filter(|norm| norm.is_nan() || *norm <= 0.0) {
-            return Err(Error::out_of_range("Optimizer::clip_norm", "above zero", norm));
+        if let Some(norm) = self.max_grad_norm.filter(|norm| norm.is_nan() || *norm <= 0.0) {
+            return Err(Error::out_of_range("Optimizer::max_grad_norm", "above zero", norm));
         }
         if self.accumulate == 0 {
             return Err(Error::out_of_range("Optimizer::accumulate", "above zero", 0));
@@ -210,10 +212,10 @@ impl Optimizer {
         scale: Option<ScaleState>,
     ) -> Result<Update> {
         let length = layout.parameter_length();
-        let stretch = |graph: &mut Graph, region: Region, length: usize| {
+        let tensor = |graph: &mut Graph, region: Region, length: usize| {
             graph.add_tensor(format!("region/{region:?}"), Spec::f32([length]), Role::Flat(region))
         };
-        let flat = |graph: &mut Graph, region: Region| stretch(graph, region, length);
+        let flat = |graph: &mut Graph, region: Region| tensor(graph, region, length);
         let parameters = flat(graph, Region::Parameters);
         let mut gradients = flat(graph, Region::Gradients);
         let constant = |graph: &mut Graph, name: &str, values: Vec<f32>| {
@@ -230,18 +232,18 @@ impl Optimizer {
         let guard = scale.map(|scale| scale.append(graph, gradients)).transpose()?;
         update.scaling = guard.map(|guard| guard.metrics);
         let guarded = |inputs: &[TensorId]| [inputs, guard.as_ref().map_or(&[], Guard::input)].concat();
-        if let Some(max_norm) = self.clip_norm {
+        if let Some(max_norm) = self.max_grad_norm {
             let inputs = guarded(&[gradients]);
             let clipped = graph.add_node("optimizer/clip_norm", Arc::new(ClipNorm { max_norm }), &inputs)?;
             gradients = clipped[0];
             update.norm = Some(clipped[1]);
         }
         let updated = match self.rule {
-            Rule::Lars { trust } => {
+            Rule::Lars { trust_coefficient } => {
                 let segments = constant(graph, "segments", layout.segments());
                 let momentum = flat(graph, Region::Slots(0));
                 let inputs = guarded(&[parameters, gradients, momentum, multipliers, segments]);
-                graph.add("optimizer/lars", Lars { trust }, &inputs)?
+                graph.add("optimizer/lars", Lars { trust_coefficient }, &inputs)?
             }
             Rule::Sgd { nesterov } => {
                 let momentum = flat(graph, Region::Slots(0));
@@ -261,12 +263,11 @@ impl Optimizer {
                 Averaging::Exponential(decay) => Some(decay),
             };
             graph.add("optimizer/average", Average { decay }, &guarded(&[average, updated]))?;
-            // What the averaged parameters make of an image has other statistics than what the
-            // latest ones make of it. Those of a step whose gradients overflow are as good as any,
-            // so there is no guard.
+            // Averaged parameters need averaged running statistics. These are valid even if a
+            // step's gradients overflow, so there is no guard.
             if layout.state.iter().any(|entry| !is_loss_scale(&entry.name)) {
                 let [average, state] = [Region::AveragedState, Region::State]
-                    .map(|region| stretch(graph, region, layout.state_length()));
+                    .map(|region| tensor(graph, region, layout.state_length()));
                 graph.add("optimizer/average_statistics", Average { decay }, &[average, state])?;
             }
         }

@@ -1,5 +1,5 @@
-//! Mixed precision: activations and their gradients stored as f16, everything else f32, and the
-//! loss scaled so that gradients fit.
+//! Mixed precision: activations and their gradients in f16, everything else in f32, with dynamic
+//! loss scaling.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,22 +8,22 @@ use crate::graph::{Graph, Role, TensorId};
 use crate::ops::LossScale;
 use crate::tensor::{Element, Spec};
 
-/// How activations and their gradients are stored in training.
+/// Storage type of activations and their gradients in training.
 ///
-/// Parameters, their gradients, optimizer vectors, statistics and losses are f32 either way, and so
-/// is all arithmetic.
+/// Parameters, their gradients, optimizer vectors, statistics, losses and all arithmetic are always
+/// f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// As f32.
+    /// f32.
     #[default]
     F32,
-    /// As f16, half as many bytes, with dynamic loss scaling.
+    /// f16 with dynamic loss scaling: half the memory.
     F16(LossScaling),
 }
 
 impl Precision {
-    /// f16 with the usual loss scaling.
+    /// f16 with default loss scaling.
     pub fn f16() -> Self {
         Self::F16(LossScaling::default())
     }
@@ -37,13 +37,13 @@ impl Precision {
     }
 }
 
-/// How the loss is scaled. The scale is halved after an update whose gradients overflowed, which is
-/// left out, and doubled after so many updates without an overflow.
+/// Dynamic loss scaling. An update with overflowing gradients is skipped and halves the scale;
+/// `interval` updates without overflow double it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LossScaling {
-    /// The first scale.
+    /// Initial scale.
     pub start: f32,
-    /// Updates without an overflow after which the scale is doubled.
+    /// Updates without overflow before the scale is doubled.
     pub interval: u32,
 }
 
@@ -67,26 +67,26 @@ impl LossScaling {
     }
 }
 
-/// The prefix of the tensors that the loss scale is kept in, among the running statistics.
+/// Name prefix of the loss scale's tensors among the running statistics.
 const LOSS_SCALE: &str = "loss_scale/";
 
-/// Whether a tensor of the state is what mixed precision keeps, and not a running statistic.
+/// Whether a tensor of the state belongs to the loss scale, not to the running statistics.
 pub(crate) fn is_loss_scale(name: &str) -> bool {
     name.starts_with(LOSS_SCALE)
 }
 
-/// The scalars of the loss scale in a training graph.
+/// Loss scale state in a training graph.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ScaleState {
     interval: u32,
-    /// The scale of the next update.
+    /// Scale of the next update.
     pub scale: TensorId,
     good: TensorId,
     skipped: TensorId,
 }
 
 impl ScaleState {
-    /// Adds them to a graph.
+    /// Adds the tensors to a graph.
     pub fn new(graph: &mut Graph, scaling: &LossScaling) -> Self {
         let mut state =
             |name: &str, start| graph.add_tensor(Self::name(name), Spec::f32([1]), Role::State(start));
@@ -95,7 +95,7 @@ impl ScaleState {
         Self { interval: scaling.interval, scale, good, skipped }
     }
 
-    /// Those that a graph has.
+    /// Finds the tensors in a graph.
     pub fn find(graph: &Graph, scaling: &LossScaling) -> Result<Self> {
         let state = |name: &str| graph.find(&Self::name(name));
         let (scale, good, skipped) = (state("scale")?, state("good")?, state("skipped")?);
@@ -117,16 +117,16 @@ impl ScaleState {
     }
 }
 
-/// What optimizers read and the host is told.
+/// Outputs of the overflow check, for optimizers and metrics.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Guard {
     pub guard: TensorId,
-    /// The scale, and the number of skipped updates.
+    /// Loss scale and number of skipped updates.
     pub metrics: [TensorId; 2],
 }
 
 impl Guard {
-    /// The input that follows the others.
+    /// The guard as the last input of an optimizer.
     pub fn input(&self) -> &[TensorId] {
         std::slice::from_ref(&self.guard)
     }

@@ -1,4 +1,4 @@
-//! Learning rate schedules: pure functions of how far training is.
+//! Learning rate schedules: pure functions of the position in training.
 
 use std::f64::consts::PI;
 use std::fmt;
@@ -8,99 +8,99 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// How the learning rate changes. All but one-cycle are functions of the epochs done, as a
-/// fraction, before an update: the first update has the full rate, and the one that would follow
-/// the last has what the schedule ends with, as torch's and Caffe's schedules have it.
+/// Learning rate schedule. All but one-cycle are functions of the fractional epochs before an
+/// update: the first update has the full learning rate, and the final value would be that of the
+/// update after the last, as in torch and Caffe.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Schedule {
-    /// The same rate throughout.
+    /// Constant learning rate.
     Constant,
-    /// Multiplied by `factor` every `epochs` epochs, as torch's `StepLR`; the paper's section 6 has
-    /// 0.96 every 8.
+    /// Multiplied by `factor` every `epochs` epochs, as torch's `StepLR`; the paper's section 6
+    /// uses 0.96 every 8.
     Step {
         /// Epochs between changes.
         epochs: f64,
-        /// What the rate is multiplied by.
+        /// Factor of the learning rate.
         factor: f64,
     },
-    /// (1 - done)^power, as torch's `PolynomialLR` and Caffe's `poly`; Caffe's `quick_solver` has
+    /// (1 - done)^power, as torch's `PolynomialLR` and Caffe's `poly`; Caffe's `quick_solver` uses
     /// power 0.5.
     Polynomial {
         /// The exponent.
         power: f64,
     },
-    /// Half a cosine down to zero, as torch's `CosineAnnealingLR`.
+    /// Half a cosine to zero, as torch's `CosineAnnealingLR`.
     Cosine,
-    /// One cycle (Smith and Topin 2018), update by update as torch's `OneCycleLR`: from a 25th of
-    /// the rate up to it along half a cosine, then down to a ten-thousandth of where it began;
-    /// momentum (of AdamW beta1) goes from 0.95 to 0.85 and back.
+    /// One cycle per update (Smith and Topin 2018), as torch's `OneCycleLR`: along half cosines
+    /// from 1/25 of the learning rate up to it, then down to 1/10,000 of the start; momentum
+    /// (AdamW: beta1) goes from 0.95 to 0.85 and back.
     OneCycle {
-        /// Share of the updates in which the rate rises.
+        /// Share of updates with a rising learning rate, in (0, 1).
         rise: f64,
     },
 }
 
-/// An update in a training.
+/// Position of an update in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
-    /// Number of the epoch, from 0.
+    /// Epoch, from 0.
     pub epoch: u64,
-    /// Number of the update in its epoch, from 0.
+    /// Update in the epoch, from 0.
     pub update: u64,
-    /// Updates of an epoch.
+    /// Updates per epoch.
     pub updates: u64,
 }
 
 impl Moment {
-    /// Epochs done before the update, as a fraction.
+    /// Fractional epochs before the update.
     pub fn epochs(self) -> f64 {
         self.epoch as f64 + self.update as f64 / self.updates.max(1) as f64
     }
 
-    /// Updates done before it.
+    /// Updates before this one.
     fn done(self) -> u64 {
         self.epoch.saturating_mul(self.updates.max(1)).saturating_add(self.update)
     }
 
-    /// The moment with so many updates done.
+    /// The position after `done` updates.
     fn after(self, done: u64) -> Self {
         let updates = self.updates.max(1);
         Self { epoch: done / updates, update: done % updates, updates }
     }
 }
 
-/// How an update moves parameters.
+/// Learning rate and momentum of an update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
     /// Learning rate.
-    pub rate: f64,
-    /// Momentum (of AdamW beta1), where a schedule changes it; none where it is the optimizer's.
+    pub lr: f64,
+    /// Momentum (AdamW: beta1) set by the schedule; `None` uses the optimizer's.
     pub momentum: Option<f64>,
 }
 
 impl From<f64> for Pace {
-    fn from(rate: f64) -> Self {
-        Self { rate, momentum: None }
+    fn from(lr: f64) -> Self {
+        Self { lr, momentum: None }
     }
 }
 
 impl From<f32> for Pace {
-    fn from(rate: f32) -> Self {
-        Self::from(f64::from(rate))
+    fn from(lr: f32) -> Self {
+        Self::from(f64::from(lr))
     }
 }
 
 impl Schedule {
-    /// Share of the full learning rate that the first update of a warm-up has, as torchvision's
+    /// Learning rate of the first warm-up update relative to the full one, as in torchvision's
     /// reference training.
     const WARMUP_START: f64 = 0.01;
-    /// Momentum of one-cycle where the rate is highest, and where it is lowest; torch's.
+    /// Momentum of one-cycle at the highest and the lowest learning rate, as in torch.
     const CYCLED_MOMENTUM: [f64; 2] = [0.85, 0.95];
 
-    /// How update `at` of a training of `epochs` epochs moves parameters. The first `warmup` epochs
-    /// rise linearly from a hundredth of `base`, which the first update after them has; the
-    /// schedule starts with that one, over the epochs that remain.
+    /// Learning rate and momentum of update `at` in a training of `epochs` epochs. During the first
+    /// `warmup` epochs the learning rate rises linearly from 1% of `base` to `base`; the schedule
+    /// then covers the remaining epochs.
     pub fn pace(&self, base: f64, warmup: f64, at: Moment, epochs: u64) -> Pace {
         let updates = at.updates.max(1);
         let rising = if warmup > 0.0 { ((warmup * updates as f64).round() as u64).max(1) } else { 0 };
@@ -117,7 +117,7 @@ impl Schedule {
         let done = if epochs > 0.0 { (epoch / epochs).clamp(0.0, 1.0) } else { 0.0 };
         let factor = match *self {
             Self::Constant | Self::OneCycle { .. } => 1.0,
-            // A fraction of epochs that should be a whole number of steps may be a little less.
+            // Tolerates rounding just below a whole number of steps.
             Self::Step { epochs, factor } => {
                 factor.powf((epoch / epochs.max(f64::MIN_POSITIVE) + 1e-9).floor())
             }
@@ -127,8 +127,8 @@ impl Schedule {
         Pace::from(base * factor)
     }
 
-    /// One cycle after `done` of `total` updates. The highest rate is that of update `rise` `total`
-    /// - 1, counted from 0, which may lie between two.
+    /// One cycle after `done` of `total` updates. The peak is at update `rise` * `total` - 1,
+    /// counted from 0, which may be fractional.
     fn cycle(base: f64, rise: f64, done: u64, total: u64) -> Pace {
         let last = total.max(1) as f64 - 1.0;
         let (peak, at) = (rise * total.max(1) as f64 - 1.0, (done as f64).min(last));
@@ -136,18 +136,18 @@ impl Schedule {
         let between = |from: f64, to: f64, part: f64| to + (from - to) / 2.0 * ((PI * part).cos() + 1.0);
         let [low, high] = Self::CYCLED_MOMENTUM;
         let start = base / 25.0;
-        let (rate, momentum) = if at <= peak {
+        let (lr, momentum) = if at <= peak {
             let part = part(at, peak);
             (between(start, base, part), between(high, low, part))
         } else {
             let part = part(at - peak, last - peak);
             (between(base, start / 1e4, part), between(low, high, part))
         };
-        Pace { rate, momentum: Some(momentum) }
+        Pace { lr, momentum: Some(momentum) }
     }
 }
 
-/// The name with its numbers: `constant`, `polynomial:0.5`, `cosine`, `step:8:0.96`,
+/// The name with its parameters: `constant`, `polynomial:0.5`, `cosine`, `step:8:0.96`,
 /// `onecycle:0.3`.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -161,8 +161,8 @@ impl fmt::Display for Schedule {
     }
 }
 
-/// Reads what [`Schedule`] writes; numbers that are left out are the paper's (step), Caffe's
-/// (polynomial) and torch's (onecycle).
+/// Parses the format of [`Schedule`]'s `Display`; omitted numbers are those of the paper (step),
+/// Caffe (polynomial) and torch (onecycle).
 impl FromStr for Schedule {
     type Err = Error;
 
@@ -174,7 +174,7 @@ impl FromStr for Schedule {
             None => Ok(default),
             Some(part) => match part.parse() {
                 Ok(value) if value > 0.0 => Ok(value),
-                _ => Err(wrong(format!("`{part}` is no number above zero"))),
+                _ => Err(wrong(format!("`{part}` is not a number above zero"))),
             },
         };
         let schedule = match name {
@@ -184,7 +184,7 @@ impl FromStr for Schedule {
             "step" => Self::Step { epochs: number(8.0)?, factor: number(0.96)? },
             "onecycle" => match number(0.3)? {
                 rise if rise < 1.0 => Self::OneCycle { rise },
-                rise => return Err(wrong(format!("the rise must be a share below 1, not {rise}"))),
+                rise => return Err(wrong(format!("the rise must be below 1, not {rise}"))),
             },
             _ => {
                 let known =
@@ -193,7 +193,7 @@ impl FromStr for Schedule {
             }
         };
         match parts.next() {
-            Some(rest) => Err(wrong(format!("`{rest}` is one value too many"))),
+            Some(rest) => Err(wrong(format!("`{rest}` is an extra value"))),
             None => Ok(schedule),
         }
     }
@@ -203,20 +203,20 @@ impl FromStr for Schedule {
 mod tests {
     use super::*;
 
-    /// Update `done` of epochs of `updates` updates.
+    /// Position after `done` updates, with `updates` per epoch.
     fn moment(done: u64, updates: u64) -> Moment {
         Moment { epoch: done / updates, update: done % updates, updates }
     }
 
-    /// What torch's schedulers do in twelve updates of three epochs; made by
+    /// Twelve updates in three epochs of torch's schedulers, generated by
     /// tests/fixtures/scripts/schedules_torch.py.
     #[test]
-    fn learning_rates_and_momenta_are_torchs() {
+    fn schedules_match_torch() {
         let mut compared = 0;
         for line in include_str!("../../tests/fixtures/schedules.csv").lines() {
             let row: Vec<&str> = line.split(',').collect();
             let (name, warmup) = row[0].split_once('+').map_or((row[0], 0.0), |(name, _)| (name, 1.0));
-            // Rules that are trained with one-cycle are for the tests of operations.
+            // Rows of optimizers with one-cycle are for the tests of operations.
             let Ok(schedule) = name.parse::<Schedule>() else { continue };
             let updates = if name.starts_with("step:0.1") { 10 } else { 4 };
             let done: u64 = row[1].parse().expect("a number");
@@ -225,7 +225,7 @@ mod tests {
                 let torchs: f64 = torchs.parse().expect("a number");
                 (value - torchs).abs() < 1e-13
             };
-            assert!(near(pace.rate, row[2]), "{line}: {pace:?}");
+            assert!(near(pace.lr, row[2]), "{line}: {pace:?}");
             match pace.momentum {
                 Some(momentum) => assert!(near(momentum, row[3]), "{line}: {pace:?}"),
                 None => assert_eq!(row[3], "", "{line}: {pace:?}"),
@@ -236,11 +236,11 @@ mod tests {
     }
 
     #[test]
-    fn the_full_rate_is_reached_at_the_end_of_a_warmup() {
+    fn warmup_ends_at_the_full_learning_rate() {
         for schedule in ["constant", "cosine", "polynomial", "step"] {
             let schedule: Schedule = schedule.parse().expect("a schedule");
             for (warmup, updates, rising) in [(2.0, 7, 14), (0.5, 5, 3), (0.01, 5, 1), (1.3, 10, 13)] {
-                let rate = |done| schedule.pace(0.1, warmup, moment(done, updates), 9).rate;
+                let rate = |done| schedule.pace(0.1, warmup, moment(done, updates), 9).lr;
                 assert_eq!(rate(0), 0.001, "{schedule} {warmup}");
                 assert!((1..rising).all(|done| rate(done) < 0.1 && rate(done) > rate(done - 1)));
                 assert_eq!(rate(rising), 0.1, "{schedule} {warmup}");
@@ -249,31 +249,30 @@ mod tests {
         }
     }
 
-    /// What stays bit for bit where nothing asks for a warm-up: the rate is a function of the
-    /// epochs done.
+    /// Without warm-up, the learning rate is a function of the epochs done.
     #[test]
     fn schedules_take_their_documented_values() {
         let near = |a: f64, b: f64| (a - b).abs() < 1e-12;
-        let rate = |schedule: Schedule, done, epochs| schedule.pace(1.0, 0.0, moment(done, 10), epochs).rate;
+        let rate = |schedule: Schedule, done, epochs| schedule.pace(1.0, 0.0, moment(done, 10), epochs).lr;
         assert_eq!(rate(Schedule::Constant, 70, 10), 1.0);
         let paper = Schedule::Step { epochs: 8.0, factor: 0.96 };
         assert!(near(rate(paper, 79, 100), 1.0) && near(rate(paper, 160, 100), 0.96 * 0.96));
         assert!(near(rate(Schedule::Polynomial { power: 0.5 }, 75, 10), 0.5));
         assert!(near(rate(Schedule::Cosine, 50, 10), 0.5));
-        // The log asks for the rate behind the last update too.
+        // The log also queries the position after the last update.
         let cycle = Schedule::OneCycle { rise: 0.3 };
         assert_eq!(rate(cycle, 100, 10), rate(cycle, 99, 10));
-        // Trainings of an update or two, and none at all.
+        // Trainings of zero, one or two updates.
         for (done, epochs) in [(0, 0), (0, 1), (1, 1)] {
             for rise in [0.3, 0.5, 0.9999] {
                 let pace = Schedule::OneCycle { rise }.pace(1.0, 0.0, moment(done, 2), epochs);
-                assert!(pace.rate.is_finite() && pace.momentum.is_some_and(f64::is_finite), "{pace:?}");
+                assert!(pace.lr.is_finite() && pace.momentum.is_some_and(f64::is_finite), "{pace:?}");
             }
         }
     }
 
     #[test]
-    fn schedules_are_read_as_they_are_written() {
+    fn schedule_display_round_trips() {
         for text in ["constant", "polynomial:1", "cosine", "step:2:0.5", "onecycle:0.25"] {
             assert_eq!(text.parse::<Schedule>().expect(text).to_string(), text);
         }

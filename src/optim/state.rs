@@ -1,4 +1,4 @@
-//! All that changes in training, as one value on the host.
+//! The complete training state on the host.
 
 use std::collections::BTreeMap;
 
@@ -15,41 +15,40 @@ pub struct Progress {
     pub update: u64,
     /// Epochs done.
     pub epoch: u64,
-    /// Batches done in the epoch that is not done.
+    /// Batches done in the current epoch.
     pub batch: u64,
     /// The run's seed.
     pub seed: u64,
-    /// Micro-batches whose gradients no update has used yet.
+    /// Micro-batches accumulated since the last update.
     #[serde(default)]
     pub waiting: u32,
-    /// Images of these micro-batches; with class weights, the sum of the weights of their labels.
+    /// Images in these micro-batches, or with class weights the sum of their labels' weights.
     #[serde(default)]
     pub waiting_weight: f32,
 }
 
-/// All that changes in training: together with the configuration, what a run can be continued from
-/// on any device.
+/// Everything that changes in training. With the configuration, a run can resume from it on any
+/// device.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrainingState {
-    /// Trained parameters by name.
+    /// Parameters by name.
     pub parameters: BTreeMap<String, HostTensor>,
-    /// Running statistics by name, and the loss scale of mixed precision.
+    /// Running statistics and the loss scale, by name.
     pub state: BTreeMap<String, HostTensor>,
-    /// The optimizer's vectors, by parameter.
+    /// Optimizer vectors, each by parameter name.
     pub slots: Vec<BTreeMap<String, HostTensor>>,
-    /// Averaged parameters, by parameter, and with them the averaged running statistics, where
-    /// there are any.
+    /// Averaged parameters and running statistics by name; `None` without averaging.
     pub average: Option<BTreeMap<String, HostTensor>>,
     /// How far training is.
     pub progress: Progress,
 }
 
 impl TrainingState {
-    /// The name of a tensor that has NaN or infinite values, if one does: parameters, running
-    /// statistics, optimizer vectors and averages.
+    /// The name of a tensor with NaN or infinite values among parameters, running statistics,
+    /// optimizer vectors and averages; `None` if all are finite.
     #[must_use]
     pub fn non_finite(&self) -> Option<String> {
-        // Exponents that are all ones, many at a time.
+        // Tests the exponent bits of many elements at a time, so that it vectorizes.
         const EXPONENT: u32 = 0x7f80_0000;
         let largest = |part: &[f32]| part.iter().fold(0, |most: u32, v| most.max(v.to_bits() & EXPONENT));
         let spoiled = |tensor: &HostTensor| tensor.data.chunks(4096).any(|part| largest(part) == EXPONENT);
@@ -63,8 +62,8 @@ impl TrainingState {
             .or_else(|| find(self.average.as_ref()?).map(|name| format!("average.{name}")))
     }
 
-    /// The state whose parameters and running statistics are the averaged ones, where training
-    /// averaged them: what to classify with.
+    /// The state for inference: parameters and running statistics replaced by their averages, where
+    /// available.
     #[must_use]
     pub fn averaged(mut self) -> Self {
         for (name, tensor) in self.average.take().into_iter().flatten() {

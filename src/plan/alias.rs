@@ -1,5 +1,5 @@
-//! Decides which tensors share storage, and puts copies where sharing would destroy a value that is
-//! still needed.
+//! Decides which tensors share storage, and inserts copies where sharing would overwrite a value
+//! that is still needed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,19 +10,18 @@ use crate::graph::{Alias, Graph, Node, Role, TensorId};
 use crate::kernel::Operand;
 use crate::tensor::Spec;
 
-/// Where a tensor lies in the storage of its root: a window that is dense within an item of the
-/// batch.
+/// A tensor's window in the storage of its root; it is dense within a batch item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     /// The tensor that owns the storage.
     pub root: TensorId,
-    /// Elements before the first.
+    /// Offset in elements.
     pub offset: usize,
-    /// Elements from one item of the batch to the next.
+    /// Elements between batch items.
     pub batch_stride: usize,
 }
 
-/// A graph with its copies in place, and the view of each of its tensors.
+/// A graph with inserted copies, and the view of each of its tensors.
 #[derive(Debug)]
 pub(super) struct Resolved {
     pub graph: Graph,
@@ -30,7 +29,7 @@ pub(super) struct Resolved {
     pub map: HashMap<TensorId, TensorId>,
 }
 
-/// The node number that stands for the host, which reads outputs after everything has run.
+/// Stands for the host, which reads outputs after all nodes.
 const HOST: usize = usize::MAX;
 
 struct Resolver<'a> {
@@ -82,14 +81,16 @@ pub(super) fn resolve(graph: &Graph, outputs: &[TensorId]) -> Result<Resolved> {
             Operand { spec: tensor.spec.clone(), offset: view.offset, batch_stride: view.batch_stride };
         let inside = operand.extent().is_some_and(|bytes| bytes <= root.spec.bytes() as u64);
         if !inside || root.spec.element != tensor.spec.element {
-            let reason =
-                format!("is {} and cannot lie in the storage of `{}`, {}", tensor.spec, root.name, root.spec);
+            let reason = format!(
+                "is {} and does not fit in the storage of `{}`, {}",
+                tensor.spec, root.name, root.spec
+            );
             return Err(Error::tensor(&tensor.name, reason));
         }
         if matches!(tensor.role, Role::Gradient(_)) && views[id.0].root != id {
             return Err(Error::tensor(
                 &tensor.name,
-                "the gradient of a parameter cannot be a part of another tensor",
+                "is the gradient of a parameter and cannot be a part of another tensor",
             ));
         }
     }
@@ -97,7 +98,7 @@ pub(super) fn resolve(graph: &Graph, outputs: &[TensorId]) -> Result<Resolved> {
 }
 
 impl Resolver<'_> {
-    /// Takes up a new tensor as its own root.
+    /// Adds a new tensor as its own root.
     fn adopt(&mut self, id: TensorId, read_until: Option<usize>) {
         let batch_stride = self.graph.tensor(id).spec.shape.item();
         self.views.push(View { root: id, offset: 0, batch_stride });
@@ -114,7 +115,7 @@ impl Resolver<'_> {
             | Alias::Gather { output, input, .. }) = *alias;
             if output >= node.outputs.len() || input >= inputs.len() {
                 let (layer, operation) = (node.name.clone(), node.op.name());
-                let reason = format!("{alias:?} is about a tensor that the node does not have");
+                let reason = format!("{alias:?} refers to a tensor that the node does not have");
                 return Err(Error::Layer { layer, operation, reason });
             }
         }
@@ -171,12 +172,12 @@ impl Resolver<'_> {
         self.views[id.0].root
     }
 
-    /// Elements of one channel of one item.
+    /// Elements per channel of a batch item.
     fn plane(&self, id: TensorId) -> usize {
         self.graph.tensor(id).spec.shape.ncs()[2]
     }
 
-    /// Whether the tensor is made by nodes and is all there is in its storage.
+    /// Whether the tensor is computed by nodes and covers its whole storage.
     fn is_whole_value(&self, id: TensorId) -> bool {
         let root = self.graph.tensor(self.root(id));
         matches!(root.role, Role::Value)
@@ -184,7 +185,7 @@ impl Resolver<'_> {
             && root.spec.shape.volume() == self.graph.tensor(id).spec.shape.volume()
     }
 
-    /// The elements of an item of the root that a tensor covers.
+    /// Range of elements in a batch item of the root.
     fn window(&self, id: TensorId) -> std::ops::Range<usize> {
         let offset = self.views[id.0].offset;
         offset..offset.saturating_add(self.graph.tensor(id).spec.shape.item())
@@ -195,11 +196,11 @@ impl Resolver<'_> {
         self.root(a) == self.root(b) && x.start < y.end && y.start < x.end
     }
 
-    /// Whether the old node `index` may rewrite its input number `position` in place.
+    /// Whether old node `index` may overwrite its input `position` in place.
     fn can_rewrite(&self, index: usize, inputs: &[TensorId], position: usize, becomes: &Role) -> bool {
         let input = inputs[position];
         match self.graph.tensor(self.root(input)).role {
-            // Optimizers and batch norm update these for good; that is what they are for.
+            // Optimizers and batch norm are meant to update these persistently.
             Role::State(_) | Role::Flat(_) => return true,
             Role::Input | Role::Constant(_) | Role::Parameter(_) => return false,
             Role::Value | Role::Gradient(_) => {}
@@ -222,7 +223,8 @@ impl Resolver<'_> {
         }
     }
 
-    /// Makes all tensors of one root parts of another's storage, `offset` elements into each item.
+    /// Moves all tensors of one root into another's storage, at `offset` elements in each batch
+    /// item.
     fn move_into(&mut self, from: TensorId, root: TensorId, offset: usize) {
         let batch_stride = self.views[root.0].batch_stride;
         for view in self.views.iter_mut().filter(|v| v.root == from) {

@@ -1,33 +1,32 @@
-//! Packs blocks of memory that live for a part of the time into as little space as a greedy search
-//! finds.
+//! Greedy packing of memory blocks with limited lifetimes.
 
-/// A block of memory that is needed from one moment to another, both included.
+/// A block of memory with its lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// The first moment.
+    /// First step of the lifetime.
     pub first: usize,
-    /// The last moment.
+    /// Last step of the lifetime, inclusive.
     pub last: usize,
 }
 
-/// Where a block was put.
+/// Placement of a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// The chunk: one buffer.
+    /// Index of the chunk, one buffer each.
     pub chunk: usize,
-    /// Bytes from the chunk's start.
+    /// Offset in the chunk, in bytes.
     pub offset: u64,
 }
 
-/// Gives each block a place such that blocks that live at the same time do not overlap. Offsets are
-/// multiples of `alignment`; a chunk grows to at most `limit` bytes, then another is begun. Returns
-/// the places and the chunks' sizes.
+/// Places blocks so that those with overlapping lifetimes do not overlap in memory. Offsets are
+/// multiples of `alignment`; chunks are up to `limit` bytes. Returns the placements and the sizes
+/// of the chunks.
 ///
-/// Greedy by size, largest first, each at the lowest gap that holds it: within a few percent of the
-/// peak of live bytes on networks (Pisarchyk and Lee, "Efficient memory management for deep neural
-/// net inference", 2020, section 5).
+/// Greedy by size, largest first, each in the lowest gap that fits: on networks within a few
+/// percent of the peak of live bytes (Pisarchyk and Lee, "Efficient memory management for deep
+/// neural net inference", 2020, section 5).
 pub fn pack(blocks: &[Block], alignment: u64, limit: u64) -> (Vec<Placement>, Vec<u64>) {
     let mut order: Vec<usize> = (0..blocks.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(blocks[i].bytes), blocks[i].first));
@@ -76,7 +75,7 @@ fn lowest_gap(
     offset
 }
 
-/// The most bytes that live at one time: no placement can need less.
+/// Peak of live bytes, a lower bound for any placement.
 pub fn peak(blocks: &[Block], alignment: u64) -> u64 {
     let mut events: Vec<(usize, i64)> = Vec::new();
     for block in blocks {
@@ -101,7 +100,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn blocks_of_one_time_never_overlap(list in prop::collection::vec((1u64..5000, 0usize..40, 0usize..20), 1..60)) {
+        fn live_blocks_never_overlap(list in prop::collection::vec((1u64..5000, 0usize..40, 0usize..20), 1..60)) {
             let blocks: Vec<Block> =
                 list.iter().map(|&(bytes, first, length)| Block { bytes, first, last: first + length }).collect();
             let (places, chunks) = pack(&blocks, 256, 20_000);
@@ -119,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_different_times_share_space() {
+    fn disjoint_lifetimes_share_memory() {
         let blocks = [
             Block { bytes: 1000, first: 0, last: 1 },
             Block { bytes: 900, first: 2, last: 3 },

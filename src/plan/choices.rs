@@ -1,4 +1,4 @@
-//! Which implementation to run where it was measured, in place of the default policy.
+//! Implementations chosen by measurement, which replace the default policy.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,28 +8,28 @@ use serde::{Deserialize, Serialize};
 use crate::graph::Operation;
 use crate::kernel::{Implementation, Operand, Operands, Profile, Scalar};
 
-/// How thoroughly implementations are measured.
+/// Effort of tuning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Effort {
     /// A few repetitions within a time budget.
     Fast,
-    /// Many repetitions of everything.
+    /// Many repetitions, without a time budget.
     Full,
 }
 
-/// What was decided for one operation on one set of shapes.
+/// The choice for one operation and set of shapes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
-    /// The name of the implementation.
+    /// Name of the implementation.
     pub implementation: String,
-    /// The fingerprint of the kernels that it was chosen among. The choice holds for these alone:
-    /// any others have been neither checked nor measured.
+    /// Fingerprint of the candidate kernels. The choice is valid only for these, because other
+    /// kernels were neither checked nor measured.
     pub kernels: String,
-    /// How thoroughly it was measured.
+    /// Effort of the measurement.
     pub effort: Effort,
-    /// Microseconds of each implementation that was measured. None where the time did not suffice:
-    /// the default was left then.
+    /// Microseconds by measured implementation. Empty if the time budget was used up and the
+    /// default kept.
     pub microseconds: BTreeMap<String, f64>,
 }
 
@@ -39,15 +39,15 @@ pub struct Choice {
 pub struct Choices(BTreeMap<String, Choice>);
 
 impl Choices {
-    /// What a choice depends on, as a line to read: the operation with its attributes, and of each
-    /// operand the shape and what kernels may ask about its place. Nodes with the same key are
+    /// The key of a choice, human-readable: the operation with its attributes, and per operand the
+    /// shape and the placement properties that kernels depend on. Nodes with the same key are
     /// offered the same kernels.
     pub fn key(op: &dyn Operation, operands: &Operands<'_>) -> String {
         let mut key = format!("{} {op:?}", op.name());
         for (separator, list) in [(" (", operands.inputs), (") -> (", operands.outputs)] {
             key.push_str(separator);
             for (i, operand) in list.iter().enumerate() {
-                // Writing to a string cannot fail.
+                // Writing to a `String` cannot fail.
                 let _ = write!(key, "{}{}", if i > 0 { ", " } else { "" }, operand.spec);
                 key.push_str(&placing(operand));
             }
@@ -61,34 +61,34 @@ impl Choices {
         self.0.get(key)
     }
 
-    /// Takes up a choice; an older one with the same key goes.
+    /// Adds a choice and replaces one with the same key.
     pub fn insert(&mut self, key: impl Into<String>, choice: Choice) {
         self.0.insert(key.into(), choice);
     }
 
-    /// Takes up all choices of another, which win over older ones.
+    /// Adds all choices of `other`, which replace those with the same keys.
     pub fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// All of them, by key.
+    /// All choices, sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Choice)> {
         self.0.iter().map(|(key, choice)| (key.as_str(), choice))
     }
 
-    /// How many there are.
+    /// Number of choices.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no choices.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The implementation that was chosen for an operation. None if nothing was chosen, or was
-    /// chosen among other kernels, or is not in the list, or does not fit the device: then the
-    /// default policy holds.
+    /// The chosen implementation of an operation. `None`, for the default policy, if there is no
+    /// choice, its candidates were other kernels, or it is not in the list or does not fit the
+    /// device.
     pub fn pick<'a>(
         &self,
         op: &dyn Operation,
@@ -105,14 +105,14 @@ impl Choices {
     }
 }
 
-/// What kernels may ask about an operand's place beside its shape; nothing for the common case.
+/// Placement properties of an operand that kernels depend on; empty in the common case.
 fn placing(operand: &Operand) -> String {
     let mut text = String::new();
     if !operand.is_dense() {
         text.push_str(" window");
     }
-    // Vectors of up to eight f16 are loaded at once. How items follow each other in a dense tensor
-    // is in its shape.
+    // Vectors of up to eight f16 are loaded at once. The batch stride of a dense tensor follows
+    // from its shape.
     let aligned = |width: usize| {
         if operand.is_dense() { operand.offset.is_multiple_of(width) } else { operand.is_aligned(width) }
     };
@@ -123,8 +123,8 @@ fn placing(operand: &Operand) -> String {
     text
 }
 
-/// A number that changes with anything that the implementations which fit a device run, apart from
-/// offsets and strides, which differ between nodes of one key.
+/// Hash of everything that the fitting implementations run, except offsets and strides, which
+/// differ between nodes with the same key.
 pub fn fingerprint(list: &[Implementation], profile: &Profile) -> String {
     let mut hash = Fingerprint::default();
     for implementation in list.iter().filter(|i| i.fits(profile)) {
@@ -132,7 +132,7 @@ pub fn fingerprint(list: &[Implementation], profile: &Profile) -> String {
         implementation.scratch.iter().for_each(|bytes| hash.word(*bytes));
         for kernel in &implementation.kernels {
             hash.text(kernel.entry);
-            // Of a file that cannot be read there is no kernel either, and so no choice.
+            // A source that cannot be read gives no kernel, so there is nothing to choose.
             hash.text(&kernel.whole_source().unwrap_or_default());
             for (name, value) in &kernel.constants {
                 hash.text(name);
@@ -153,8 +153,8 @@ pub fn fingerprint(list: &[Implementation], profile: &Profile) -> String {
     format!("{:016x}", hash.0)
 }
 
-/// FNV-1a over words of eight bytes: the same on every platform and in every version of the
-/// compiler, as a file needs it.
+/// FNV-1a over words of eight bytes, stable across platforms and compiler versions, because it is
+/// stored in files.
 struct Fingerprint(u64);
 
 impl Default for Fingerprint {
@@ -166,7 +166,7 @@ impl Default for Fingerprint {
 impl Fingerprint {
     fn word(&mut self, word: u64) {
         let mixed = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
-        // Multiplying carries nothing down to the low bits.
+        // Multiplication does not propagate to lower bits.
         self.0 = mixed ^ (mixed >> 29);
     }
 
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_tell_shapes_attributes_and_places_apart() {
+    fn keys_differ_by_shape_attributes_and_placement() {
         let dense = |dims: [usize; 4]| Operand::dense(Spec::f32(dims));
         let (x, w, y) = (dense([2, 3, 8, 8]), dense([16, 3, 1, 1]), dense([2, 16, 8, 8]));
         let key = |op: &Conv, y: &Operand| {
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_holds_only_for_the_kernels_that_it_was_made_among() {
+    fn choices_are_invalid_for_changed_kernels() {
         let profile = Profile::webgpu(AdapterClass::Discrete);
         let operands = Operands { layer: "l", inputs: &[], outputs: &[] };
         let (op, old, new) = (Conv::new(1, 0), list("old"), list("new"));

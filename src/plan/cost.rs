@@ -1,5 +1,5 @@
-//! What a plan computes and moves, counted without running it: each node with its dispatches, and
-//! what would starve a large GPU.
+//! Static cost model of a plan: FLOP and bytes per node and dispatch, and flags for nodes that
+//! would starve a large GPU.
 
 use std::collections::BTreeSet;
 
@@ -9,76 +9,72 @@ use super::{Plan, PlannedNode, Store};
 use crate::graph::{Alias, Node};
 use crate::kernel::{BUSY_GROUPS, Kernel, Slot, Traffic};
 
-/// FLOP per byte of storage traffic from which caches and memory keep up with the arithmetic of a
-/// large GPU.
+/// FLOP per byte of storage traffic above which a large GPU is not limited by memory.
 pub const ENOUGH_INTENSITY: f64 = 16.0;
 
-/// One dispatch of a plan.
+/// Cost of a dispatch.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DispatchCost {
-    /// The entry point.
+    /// Entry point.
     pub kernel: &'static str,
     /// Workgroups.
     pub workgroups: u64,
-    /// Invocations of a workgroup.
+    /// Workgroup size.
     pub invocations: u64,
-    /// What it computes and moves.
+    /// FLOP and bytes.
     #[serde(flatten)]
     pub traffic: Traffic,
-    /// Elements of the widest load and store: 4 where an operand is bound as `vec4`.
+    /// Widest load or store in elements: 4 if an operand is bound as `vec4`.
     pub vector: u32,
-    /// Bytes of the tensors that it binds, each moved once: what no cache can save.
+    /// Bytes of all bound tensors, each moved once: a lower bound of traffic.
     pub least_bytes: u64,
 }
 
-/// One node of a plan.
+/// Cost of a node.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeCost {
-    /// The layer's name.
+    /// Layer name.
     pub layer: String,
-    /// The operation, which tells the direction too.
+    /// Operation, forward or backward.
     pub operation: &'static str,
-    /// The implementation that was chosen.
+    /// Chosen implementation.
     pub implementation: &'static str,
-    /// Floating-point operations that the result needs, two for a multiply-add, whatever the
-    /// algorithm does.
+    /// FLOP by definition of the operation, two per multiply-add, independent of the algorithm.
     pub flops: u64,
-    /// Share of the FLOPs of the whole plan.
+    /// Share of the plan's FLOP, in [0, 1].
     pub share: f64,
-    /// Whether channels come in fours in all operands, so that loads can too.
+    /// Whether the channels of all operands are multiples of four, which allows vec4 loads.
     pub wide: bool,
-    /// The dispatches in order.
+    /// Dispatches in order.
     pub dispatches: Vec<DispatchCost>,
 }
 
 impl NodeCost {
-    /// Bytes of storage that all its dispatches move.
+    /// Storage traffic of all dispatches in bytes.
     pub fn storage(&self) -> u64 {
         self.dispatches.iter().map(|d| d.traffic.storage()).sum()
     }
 
-    /// FLOP per byte of storage traffic; what is loaded for operations that are taken along is left
-    /// out.
+    /// FLOP per byte of storage traffic, without the loads of fused operations.
     pub fn intensity(&self) -> f64 {
-        let joined: u64 = self.dispatches.iter().map(|d| d.traffic.joined).sum();
-        self.flops as f64 / (self.storage() - joined).max(1) as f64
+        let fused: u64 = self.dispatches.iter().map(|d| d.traffic.fused).sum();
+        self.flops as f64 / (self.storage() - fused).max(1) as f64
     }
 
-    /// The most FLOP per byte that its algorithm has: every tensor and scratch buffer moved once by
-    /// each dispatch that binds it, and products moving what tiles of 128 x 128 move.
+    /// Upper bound of FLOP per byte for the algorithm: every dispatch moves each bound tensor and
+    /// scratch buffer once, and matrix products move as much as tiles of 128 x 128 need.
     pub fn intensity_bound(&self) -> f64 {
         let least: u64 = self.dispatches.iter().map(|d| d.least_bytes.max(d.traffic.attainable)).sum();
-        // What is loaded for operations that are taken along is in the first and not in the second.
+        // Loads of fused operations are in `least_bytes` but not in `attainable`.
         (self.flops as f64 / least.max(1) as f64).max(self.intensity())
     }
 
-    /// The dispatch that does most of the arithmetic, or else moves most.
+    /// The dispatch with the most FLOP, or else the most traffic.
     pub fn main(&self) -> Option<&DispatchCost> {
         self.dispatches.iter().max_by_key(|d| (d.traffic.flops, d.traffic.storage()))
     }
 
-    /// What would starve a large GPU, in words. Nodes of less than a hundredth of the FLOPs have
-    /// nothing to gain.
+    /// Descriptions of what would starve a large GPU. Nodes below 1% of the FLOP are not flagged.
     pub fn flags(&self) -> Vec<String> {
         let mut flags = Vec::new();
         let Some(main) = self.main().filter(|_| self.share >= 0.01) else { return flags };
@@ -100,8 +96,8 @@ impl NodeCost {
 }
 
 impl Plan {
-    /// The cost of each node that runs, in order; their dispatches are those of a
-    /// [`Session`](crate::gpu::Session) in its order.
+    /// The cost of each executed node, in order; dispatches are in the order of a
+    /// [`Session`](crate::gpu::Session).
     pub fn costs(&self) -> Vec<NodeCost> {
         let total = self.graph.macs().saturating_mul(2);
         let cost = |planned: &PlannedNode| {
@@ -125,7 +121,7 @@ impl Plan {
     fn dispatches(&self, planned: &PlannedNode, node: &Node, flops: u64) -> Vec<DispatchCost> {
         let aliases = node.op.aliases(&self.graph.input_specs(node));
         let kernels = &planned.implementation.kernels;
-        // Where no kernel says what it computes, the first is taken to do it all.
+        // Without traffic information, all FLOP are attributed to the first kernel.
         let told = kernels.iter().any(|k| k.traffic.is_some());
         let mut written = BTreeSet::new();
         let cost = |(i, kernel): (usize, &Kernel)| {
@@ -148,8 +144,8 @@ impl Plan {
         kernels.iter().enumerate().map(cost).collect()
     }
 
-    /// The traffic of a kernel that moves each of its tensors once. `written` has the scratch
-    /// buffers that are filled already.
+    /// Traffic of a kernel that moves each of its tensors once. `written` contains the scratch
+    /// buffers written so far.
     fn moved_once(
         &self,
         planned: &PlannedNode,
@@ -167,7 +163,7 @@ impl Plan {
                 Slot::Output(o) => {
                     let size = part.unwrap_or_else(|| bytes(node.outputs[o]));
                     traffic.stored += size;
-                    // What is changed in place is loaded through the same binding.
+                    // A tensor changed in place is also loaded through this binding.
                     let changed = aliases.iter().any(|alias| {
                         matches!(alias, Alias::InPlace { output, input } if *output == o
                             && kernel.bindings.iter().all(|b| b.slot != Slot::Input(*input)))
@@ -187,9 +183,8 @@ impl Plan {
         traffic
     }
 
-    /// Barriers of a run: dispatches that bind a buffer which an earlier one of the same pass has
-    /// bound. Every storage binding can be written, so wgpu puts one barrier, for all such buffers
-    /// together, in front of each of them.
+    /// Barriers per run: dispatches that bind a buffer bound by an earlier one of the same pass.
+    /// All storage bindings are writable, so wgpu inserts one barrier before each of them.
     pub fn barriers(&self) -> usize {
         let mut seen: BTreeSet<Store> = BTreeSet::new();
         let mut barriers = 0;

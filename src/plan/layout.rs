@@ -1,5 +1,5 @@
-//! The layout of what outlives a step: parameters, gradients and optimizer vectors lie alike, each
-//! in one contiguous region.
+//! Layout of persistent memory: parameters, gradients and optimizer vectors are contiguous regions
+//! with the same offsets.
 
 use std::collections::HashMap;
 
@@ -10,23 +10,23 @@ use crate::tensor::Shape;
 /// One tensor of a region.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// The tensor's name.
+    /// Tensor name.
     pub name: String,
-    /// Its extents.
+    /// Shape.
     pub shape: Shape,
-    /// Elements before it in the region.
+    /// Offset in the region, in elements.
     pub offset: usize,
-    /// What the optimizer needs to know, for parameters.
+    /// Optimizer properties of a parameter; `None` for state.
     pub info: Option<ParameterInfo>,
-    /// The value that it starts with, for state.
+    /// Initial value of state.
     pub start: f32,
 }
 
-/// The tensors of the parameter and state regions with their places. Plans that share a layout
-/// share the memory.
+/// Tensors and offsets of the parameter and state regions. Plans can share memory if they share a
+/// layout.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Layout {
-    /// Trained parameters; gradients and optimizer vectors have the same offsets.
+    /// Parameters; gradients and optimizer vectors have the same offsets.
     pub parameters: Vec<Entry>,
     /// Running statistics.
     pub state: Vec<Entry>,
@@ -72,21 +72,21 @@ impl Layout {
         length(&self.state)
     }
 
-    /// Rate and decay multiplier of each block of the parameter region: what optimizers take as
-    /// `multipliers`.
+    /// Learning rate and weight decay multipliers per block of the parameter region, the
+    /// `multipliers` input of optimizers.
     pub fn multipliers(&self) -> Vec<f32> {
-        let pair = |e: &Entry| e.info.map_or([1.0, 1.0], |info| [info.rate, info.decay]);
+        let pair = |e: &Entry| e.info.map_or([1.0, 1.0], |info| [info.lr, info.weight_decay]);
         self.parameters.iter().flat_map(|e| pair(e).repeat(e.shape.volume().div_ceil(BLOCK))).collect()
     }
 
-    /// The first block of each parameter and how many blocks it has, as [`Lars`](crate::ops::Lars)
-    /// takes them.
+    /// First block and number of blocks of each parameter, the `segments` input of
+    /// [`Lars`](crate::ops::Lars).
     pub fn segments(&self) -> Vec<f32> {
         let pair = |e: &Entry| [e.offset / BLOCK, e.shape.volume().div_ceil(BLOCK)].map(|n| n as f32);
         self.parameters.iter().flat_map(pair).collect()
     }
 
-    /// The offsets by name.
+    /// Entries by name.
     pub(super) fn offsets(&self) -> HashMap<&str, &Entry> {
         self.parameters.iter().chain(&self.state).map(|e| (e.name.as_str(), e)).collect()
     }

@@ -1,5 +1,4 @@
-//! From a graph to memory and dispatches: which tensors share storage, where each lies, which
-//! kernels run.
+//! From a graph to memory and dispatches: shared storage, memory placement, choice of kernels.
 
 mod alias;
 mod arena;
@@ -22,51 +21,51 @@ use crate::kernel::{Implementation, Operand, Operands, Profile, choose};
 use crate::ops::offers;
 use crate::tensor::Shape;
 
-/// A buffer of the device.
+/// A device buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Store {
-    /// A region that outlives the step; see [`Layout`].
+    /// A persistent region; see [`Layout`].
     Region(Region),
-    /// A chunk of the arena, whose parts serve one tensor after another.
+    /// A chunk of the arena, reused by tensors with disjoint lifetimes.
     Arena(usize),
-    /// What the host writes before each run.
+    /// Inputs, written by the host before each run.
     Inputs,
-    /// Scalars that are read back after each run.
+    /// Scalars, read back after each run.
     Metrics,
-    /// What the host writes once.
+    /// Constants, written once.
     Constants,
 }
 
-/// A stretch of a buffer.
+/// A range of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The buffer.
     pub store: Store,
-    /// Bytes from its start.
+    /// Offset in bytes.
     pub offset: u64,
     /// Length in bytes.
     pub bytes: u64,
 }
 
-/// What one node runs.
+/// A node with its implementation.
 #[derive(Clone, Debug)]
 pub struct PlannedNode {
     /// The node in [`Plan::graph`].
     pub node: NodeId,
-    /// The chosen way to run it.
+    /// Chosen implementation.
     pub implementation: Implementation,
-    /// The places of its scratch buffers.
+    /// Places of scratch buffers.
     pub scratch: Vec<Place>,
 }
 
-/// Bytes that a plan takes.
+/// Memory use of a plan in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Memory {
-    /// All values with a buffer of their own each.
+    /// Without sharing: each value in its own buffer.
     pub naive_bytes: u64,
-    /// The arena.
+    /// Size of the arena.
     pub planned_bytes: u64,
-    /// The most bytes of values that live at one time: no plan can need less.
+    /// Peak of live bytes, a lower bound for the arena.
     pub bound_bytes: u64,
     /// Inputs, metrics and constants.
     pub io_bytes: u64,
@@ -75,40 +74,40 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Everything that the plan takes on the device.
+    /// Total device memory of the plan.
     pub fn total_bytes(&self) -> u64 {
         self.planned_bytes + self.io_bytes + self.persistent_bytes
     }
 }
 
-/// What a plan is made for, beside the graph.
+/// Options of a plan.
 #[derive(Clone, Debug)]
 pub struct PlanOptions<'a> {
-    /// The device.
+    /// Limits and features of the device.
     pub profile: &'a Profile,
-    /// Tensors that stay readable after a run.
+    /// Tensors that remain readable after a run.
     pub outputs: &'a [TensorId],
-    /// Scalars that come back to the host after each run, in this order.
+    /// Scalars that are read back after each run, in this order.
     pub metrics: &'a [TensorId],
-    /// The layout to use, which must have all parameters and state of the graph: to share the
-    /// memory of another plan.
+    /// Layout of another plan to share memory with; it must contain all parameters and state of the
+    /// graph.
     pub layout: Option<Arc<Layout>>,
-    /// Implementations to prefer to the defaults, where they were measured.
+    /// Tuned implementations, preferred to the defaults.
     pub choices: Option<&'a Choices>,
 }
 
-/// Where everything lies and what runs, in order.
+/// Memory placement and dispatches of a graph.
 #[derive(Debug)]
 pub struct Plan {
-    /// The graph with the copies that storage needs.
+    /// The graph with inserted copies.
     pub graph: Graph,
-    /// The layout of what outlives a step.
+    /// Layout of persistent memory.
     pub layout: Arc<Layout>,
-    /// What runs, in order.
+    /// Executed nodes in order.
     pub nodes: Vec<PlannedNode>,
-    /// Bytes of each buffer.
+    /// Sizes of buffers in bytes.
     pub stores: BTreeMap<Store, u64>,
-    /// What it takes.
+    /// Memory use.
     pub memory: Memory,
     views: Vec<View>,
     places: HashMap<TensorId, Place>,
@@ -120,7 +119,7 @@ impl Plan {
     /// Plans a graph for a device.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] with what would fit, if a tensor exceeds a binding of the device;
+    /// [`Error::TooLarge`] with advice, if a tensor exceeds the device's binding size;
     /// [`Error::Tensor`] if the layout does not have a parameter; [`Error::Layer`] if no
     /// implementation fits the device.
     pub fn new(graph: &Graph, options: &PlanOptions<'_>) -> Result<Self> {
@@ -164,7 +163,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The tensor of [`Plan::graph`] that stands for a tensor of the graph that was planned.
+    /// Maps a tensor of the original graph to [`Plan::graph`].
     ///
     /// # Errors
     /// [`Error::Tensor`] if that graph has no such tensor.
@@ -173,37 +172,35 @@ impl Plan {
         found.ok_or_else(|| Error::tensor(format!("#{}", original.0), "is not in the planned graph"))
     }
 
-    /// The place of the storage that a tensor of [`Plan::graph`] lies in, and its view of it.
+    /// The storage of a tensor of [`Plan::graph`], and its view in it.
     pub fn place(&self, tensor: TensorId) -> (Place, View) {
         let view = self.views[tensor.0];
         (self.places[&view.root], view)
     }
 
-    /// A tensor of [`Plan::graph`] with its place and its view.
+    /// A tensor of [`Plan::graph`] with its place and view.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if that graph has no such tensor, or nothing of the plan uses it.
+    /// [`Error::Tensor`] if the tensor is not in that graph or is unused.
     pub(crate) fn lookup(&self, id: TensorId) -> Result<(&Tensor, Place, View)> {
         let tensor = self.graph.get(id).zip(self.views.get(id.0));
         let found = tensor.and_then(|(tensor, view)| Some((tensor, *self.places.get(&view.root)?, *view)));
-        found.ok_or_else(|| {
-            Error::tensor(format!("#{}", id.0), "is not in the planned graph, or has no place")
-        })
+        found.ok_or_else(|| Error::tensor(format!("#{}", id.0), "is not in the planned graph, or is unused"))
     }
 
-    /// A tensor of [`Plan::graph`] as kernels see it.
+    /// A tensor of [`Plan::graph`] as a kernel operand.
     pub fn operand(&self, tensor: TensorId) -> Operand {
         operand(&self.graph, &self.views, tensor)
     }
 
-    /// Number of scalars that come back after each run.
+    /// Scalars read back per run.
     pub fn metric_count(&self) -> usize {
         self.metrics
     }
 }
 
-/// The most bytes of values that live at one time when this graph runs and `outputs` stay readable:
-/// what a plan's arena needs at least, its kernels' scratch apart.
+/// Peak of live bytes when this graph runs and `outputs` remain readable: a lower bound of the
+/// plan's arena without kernel scratch.
 ///
 /// # Errors
 /// [`Error::Tensor`] for a graph that cannot be planned.
@@ -220,7 +217,7 @@ pub fn value_bytes(graph: &Graph, outputs: &[TensorId]) -> Result<u64> {
     Ok(peak(&blocks, METRIC_STRIDE))
 }
 
-/// For each root that is `wanted`: the first and the last node that touches it.
+/// First and last node that accesses each `wanted` root.
 fn lifetimes(
     resolved: &alias::Resolved,
     kept: &[TensorId],
@@ -251,7 +248,7 @@ fn operand(graph: &Graph, views: &[View], id: TensorId) -> Operand {
     Operand { spec: graph.tensor(id).spec.clone(), offset, batch_stride }
 }
 
-/// Bytes between the scalars of the metrics buffer: each is a binding of its own.
+/// Stride of the metrics buffer in bytes; each scalar is its own binding.
 pub(crate) const METRIC_STRIDE: u64 = 256;
 
 struct Builder<'a> {
@@ -265,7 +262,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Takes the next `bytes` of a buffer that only grows.
+    /// Allocates the next `bytes` of a buffer.
     fn grow(&mut self, store: Store, bytes: u64) -> Place {
         let size = self.stores.entry(store).or_default();
         let offset = *size;
@@ -273,16 +270,15 @@ impl Builder<'_> {
         Place { store, offset, bytes }
     }
 
-    /// Places what nodes do not make, gradients, and metrics.
+    /// Places inputs, constants, persistent tensors, gradients and metrics.
     fn place_persistent(&mut self, metrics: &[TensorId]) -> Result<()> {
         let offsets = self.layout.offsets();
         let bytes = |elements: usize| 4 * elements as u64;
         for (id, tensor) in self.graph.tensors() {
             let in_region = |region, name: &str, shape: &Shape| {
                 let entry = offsets.get(name).filter(|e| e.shape == *shape);
-                let entry = entry.ok_or_else(|| {
-                    Error::tensor(name, format!("is not {shape} in the layout that is shared"))
-                })?;
+                let entry = entry
+                    .ok_or_else(|| Error::tensor(name, format!("is not {shape} in the shared layout")))?;
                 Ok(Place {
                     store: Store::Region(region),
                     offset: bytes(entry.offset),
@@ -308,7 +304,7 @@ impl Builder<'_> {
                     _ => self.layout.parameter_length(),
                 };
                 if place.offset + place.bytes > bytes(length) {
-                    return Err(Error::tensor(&tensor.name, "is longer than its region"));
+                    return Err(Error::tensor(&tensor.name, "is larger than its region"));
                 }
                 self.stores.insert(place.store, bytes(length));
             }
@@ -323,7 +319,7 @@ impl Builder<'_> {
             {
                 return Err(Error::tensor(
                     &tensor.name,
-                    format!("({}) cannot be a metric: not a scalar of its own", tensor.spec),
+                    format!("({}) cannot be a metric: it is not a separate scalar", tensor.spec),
                 ));
             }
             let place = self.grow(Store::Metrics, 4);
@@ -338,7 +334,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Refuses a tensor that no binding can hold, with what would fit.
+    /// Rejects a tensor that exceeds the binding size, with advice.
     fn check(&self, id: TensorId, bytes: u64, in_parts: bool) -> Result<()> {
         let limit = self.profile.binding.min(self.profile.buffer);
         if bytes <= limit || in_parts {
@@ -347,7 +343,7 @@ impl Builder<'_> {
         let tensor = self.graph.tensor(id);
         let advice = match tensor.role {
             Role::Input | Role::Value => self.largest_batch(id, bytes, limit),
-            // A weight is as large whatever the batch.
+            // The size of a weight does not depend on the batch.
             _ => None,
         };
         let advice = match advice {
@@ -360,18 +356,18 @@ impl Builder<'_> {
         Err(Error::TooLarge { tensor: tensor.name.clone(), needed: bytes, limit, advice })
     }
 
-    /// The largest batch whose tensors fit a binding of `limit` bytes, if a smaller batch is what
-    /// helps: if the tensor at fault is of a batch.
+    /// The largest batch whose tensors fit a binding of `limit` bytes; `None` if the tensor's size
+    /// does not depend on the batch.
     fn largest_batch(&self, id: TensorId, bytes: u64, limit: u64) -> Option<u64> {
         let shape = &self.graph.tensor(id).spec.shape;
         let batch = shape.dims().first().copied().filter(|batch| *batch > 1 && shape.rank() > 1)?;
-        // Where the batch of the network's images is another, this value is made from weights: a
-        // gradient of one, for example.
+        // A value with another first dimension than the images depends on weights, for example a
+        // gradient.
         let images = self.graph.tensors().find(|(_, t)| t.role == Role::Input)?.1;
         if images.spec.dims().first() != Some(&batch) {
             return None;
         }
-        // This tensor is the first that is too large, not always the largest.
+        // This is the first tensor that is too large, not necessarily the largest.
         let batched =
             self.graph.tensors().map(|(_, t)| t).filter(|t| {
                 matches!(t.role, Role::Input | Role::Value) && t.spec.dims().first() == Some(&batch)
@@ -380,7 +376,7 @@ impl Builder<'_> {
         Some(limit / (largest / batch as u64).max(1)).filter(|fits| *fits > 0)
     }
 
-    /// The implementation of each node that runs anything.
+    /// Chooses the implementation of each executed node.
     fn choose(&self) -> Result<Vec<(NodeId, Implementation)>> {
         let mut chosen = Vec::new();
         for (id, node) in self.graph.nodes() {
@@ -399,7 +395,7 @@ impl Builder<'_> {
                 measured.or_else(|| choose(&list, self.profile)).ok_or_else(|| Error::Layer {
                     layer: node.name.clone(),
                     operation: node.op.name(),
-                    reason: "no kernel fits the limits of this device (workgroup memory, invocations, or 65,535 workgroups in a row); use a smaller `LoaderOptions::batch` or `GoogLeNet::input`".into(),
+                    reason: "no kernel fits the limits of this device (workgroup memory, invocations, or 65,535 workgroups per dimension); use a smaller `LoaderOptions::batch` or `GoogLeNet::input`".into(),
                 })?;
             chosen.push((id, implementation.clone()));
         }
@@ -449,7 +445,7 @@ impl Builder<'_> {
         Ok((nodes.collect(), memory))
     }
 
-    /// Bytes if each value that a node makes had memory of its own.
+    /// Bytes of all computed values without sharing.
     fn naive_bytes(&self) -> u64 {
         let values = self.graph.tensors().filter(|(_, t)| matches!(t.role, Role::Value));
         values.map(|(_, t)| t.spec.bytes() as u64).sum()

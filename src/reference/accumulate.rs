@@ -1,4 +1,4 @@
-//! CPU twin of `ops/accumulate.rs`.
+//! CPU reference of `ops/accumulate.rs`.
 
 use super::{Array, Real, Reference};
 use crate::kernel::Step;

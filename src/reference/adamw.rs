@@ -1,4 +1,4 @@
-//! CPU twin of `ops/adamw.rs`.
+//! CPU reference of `ops/adamw.rs`.
 
 use super::loss_scale::guarded;
 use super::{Array, Real, Reference};
@@ -14,8 +14,8 @@ impl<T: Real> Reference<T> for AdamW {
         let t = T::of(f64::from(step.update) + 1.0) - skipped;
         let correction = |beta: T| T::one() - beta.powf(t);
         for i in 0..inputs[0].data.len() {
-            let rate = of(step.rate) * inputs[4].data[i / BLOCK * 2];
-            let decay = of(step.decay) * inputs[4].data[i / BLOCK * 2 + 1];
+            let rate = of(step.lr) * inputs[4].data[i / BLOCK * 2];
+            let decay = of(step.weight_decay) * inputs[4].data[i / BLOCK * 2 + 1];
             let g = inputs[1].data[i] / scale;
             let m = beta1 * inputs[2].data[i] + (T::one() - beta1) * g;
             let v = beta2 * inputs[3].data[i] + (T::one() - beta2) * g * g;

@@ -1,4 +1,4 @@
-//! CPU twin of `ops/add.rs`.
+//! CPU reference of `ops/add.rs`.
 
 use super::{Array, Real, Reference};
 use crate::graph::Add;

@@ -1,4 +1,4 @@
-//! CPU twin of `ops/average.rs`.
+//! CPU reference of `ops/average.rs`.
 
 use super::loss_scale::guarded;
 use super::{Array, Real, Reference};

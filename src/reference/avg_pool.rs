@@ -1,4 +1,4 @@
-//! CPU twin of `ops/avg_pool.rs`.
+//! CPU reference of `ops/avg_pool.rs`.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{AdaptiveAvgPool, AvgPool, AvgPoolGrad};
 
-/// The rows or columns of the input that window number `o` of `count` covers.
+/// Input rows or columns covered by window `o` of `count`.
 fn covered(pool: Option<&AvgPool>, o: usize, size: usize, count: usize) -> Range<usize> {
     match pool {
         Some(pool) => window(o, pool.kernel, pool.stride, pool.padding, size),
@@ -16,8 +16,7 @@ fn covered(pool: Option<&AvgPool>, o: usize, size: usize, count: usize) -> Range
     }
 }
 
-/// Calls `visit` with (position in x, position in y, 1 / elements in the window) for every element
-/// of every window.
+/// Calls `visit` with (index in x, index in y, 1 / window size) for every element of every window.
 fn for_each<T: Real>(
     pool: Option<&AvgPool>,
     x: &[usize],

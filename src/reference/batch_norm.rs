@@ -1,10 +1,10 @@
-//! CPU twin of `ops/batch_norm.rs`.
+//! CPU reference of `ops/batch_norm.rs`.
 
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{BatchNorm, BatchNormGrad};
 
-/// The positions of the elements of a channel.
+/// Indices of the elements of a channel.
 fn channel(dims: &[usize], c: usize) -> impl Iterator<Item = usize> + use<> {
     let (items, channels, plane) = (dims[0], dims[1], dims[2] * dims[3]);
     (0..items).flat_map(move |n| (0..plane).map(move |k| (n * channels + c) * plane + k))
@@ -24,7 +24,7 @@ impl<T: Real> Reference<T> for BatchNorm {
                 variance = squares / total;
                 let unbiased = squares / (total - T::one()).larger(T::one());
                 let [mut running_mean, mut running_var] = [inputs[3].data[c], inputs[4].data[c]];
-                // Sums that overflowed would stay there for good.
+                // Non-finite values would persist in running statistics.
                 if squares.to_f64().is_finite() {
                     running_mean = running_mean + momentum * (mean - running_mean);
                     running_var = running_var + momentum * (unbiased - running_var);
@@ -60,7 +60,7 @@ impl<T: Real> Reference<T> for BatchNormGrad {
             outputs[1].data[c] = product;
             outputs[2].data[c] = sum;
             for i in channel(&x.dims, c) {
-                // The batch's statistics depend on every element, the running ones on none.
+                // Batch statistics depend on every element, running statistics on none.
                 let rest = if self.training { (sum + normalised(i) * product) / total } else { T::zero() };
                 outputs[0].data[i] = weight.data[c] * inverse_std * (upstream(i) - rest);
             }

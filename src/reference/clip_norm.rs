@@ -1,4 +1,4 @@
-//! CPU twin of `ops/clip_norm.rs`.
+//! CPU reference of `ops/clip_norm.rs`.
 
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
@@ -7,7 +7,7 @@ use crate::ops::ClipNorm;
 impl<T: Real> Reference<T> for ClipNorm {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], step: &Step) {
         let squares: T = inputs[0].data.iter().map(|g| *g * *g).sum();
-        // Gradients that overflowed have no norm to clip by.
+        // A non-finite norm cannot scale gradients.
         let scale = inputs.get(1).map_or(T::of(f64::from(step.loss_scale)), |guard| guard.data[1]);
         let norm = squares.sqrt() / scale;
         let most = T::of(f64::from(self.max_norm));

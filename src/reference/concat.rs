@@ -1,10 +1,10 @@
-//! CPU twin of `ops/concat.rs`.
+//! CPU reference of `ops/concat.rs`.
 
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{Concat, Slice};
 
-/// Elements of one item of the batch.
+/// Elements per batch item.
 fn item<T>(x: &Array<T>) -> usize {
     x.dims[1..].iter().product()
 }

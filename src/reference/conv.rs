@@ -1,13 +1,12 @@
-//! CPU twin of `ops/conv.rs`.
+//! CPU reference of `ops/conv.rs`.
 
 use super::relu::{counts, mask};
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
 
-/// Calls `visit` with (position in x, position in w, position in y) for every multiply-add of a
-/// convolution.
-fn for_each_term(
+/// Calls `visit` with (index in x, index in w, index in y) for every multiply-add of a convolution.
+fn for_each_product(
     x: &[usize],
     w: &[usize],
     y: &[usize],
@@ -22,7 +21,7 @@ fn for_each_term(
                     for kw in 0..w[3] {
                         let in_w = ((o * w[1] + c) * w[2] + kh) * w[3] + kw;
                         for oy in 0..y[2] {
-                            // Rows and columns of the padding contribute nothing.
+                            // Padding contributes nothing.
                             let Some(iy) =
                                 (oy * stride[0] + kh).checked_sub(padding[0]).filter(|i| *i < x[2])
                             else {
@@ -45,19 +44,20 @@ fn for_each_term(
     }
 }
 
-/// The position in a tensor of four dimensions of the element at `index`.
+/// Coordinates of the element at `index` of a 4-D tensor.
 fn position(dims: &[usize], index: usize) -> [usize; 4] {
     let (x, rest) = (index % dims[3], index / dims[3]);
     let (y, rest) = (rest % dims[2], rest / dims[2]);
     [rest / dims[1], rest % dims[1], y, x]
 }
 
-/// Which row or column of the input meets `k` of the kernel for `out` of the output.
+/// Input row or column for kernel position `k` and output position `out`; `None` in the padding.
 fn input_at(out: usize, k: usize, stride: usize, padding: usize) -> Option<usize> {
     (out * stride + k).checked_sub(padding)
 }
 
-/// Which row or column of the output meets `k` of the kernel for `input` of the input.
+/// Output row or column for kernel position `k` and input position `input`; `None` if there is
+/// none.
 fn output_at(input: usize, k: usize, stride: usize, padding: usize) -> Option<usize> {
     let at = (input + padding).checked_sub(k)?;
     at.is_multiple_of(stride).then(|| at / stride)
@@ -72,7 +72,7 @@ impl<T: Real> Reference<T> for Conv {
                 *value = bias.data[i / plane % y.dims[1]];
             }
         }
-        for_each_term(&x.dims, &w.dims, &y.dims, self.stride, self.padding, |in_x, in_w, in_y| {
+        for_each_product(&x.dims, &w.dims, &y.dims, self.stride, self.padding, |in_x, in_w, in_y| {
             y.data[in_y] += x.data[in_x] * w.data[in_w];
         });
         let plane = y.dims[2] * y.dims[3];
@@ -104,7 +104,7 @@ impl Conv {
         inputs.get(2).filter(|_| bias).copied()
     }
 
-    /// What follows the sum for output channel `o`: batch norm and ReLU.
+    /// Fused batch norm and ReLU for output channel `o`.
     fn finish<T: Real, P: Copy>(&self, sum: T, o: usize, inputs: &[&Array<P>], number: impl Fn(P) -> T) -> T {
         let normed = match (self.norm, inputs) {
             (Some(epsilon), [.., weight, bias, mean, variance]) => {
@@ -119,10 +119,10 @@ impl Conv {
 }
 
 impl<T: Real> Reference<T> for ConvInputGrad {
-    /// With `accumulate`, dx arrives as a copy of the gradient that it is added to; else as zeros.
+    /// With `accumulate`, dx is passed as the gradient to add to; otherwise as zeros.
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {
         let (dy, w, dx) = (inputs[0], inputs[1], &mut outputs[0]);
-        for_each_term(&dx.dims, &w.dims, &dy.dims, self.stride, self.padding, |in_x, in_w, in_y| {
+        for_each_product(&dx.dims, &w.dims, &dy.dims, self.stride, self.padding, |in_x, in_w, in_y| {
             dx.data[in_x] += dy.data[in_y] * w.data[in_w];
         });
         mask(dx, inputs.last().copied().filter(|_| self.masked));
@@ -153,7 +153,7 @@ impl<T: Real> Reference<T> for ConvInputGrad {
 impl<T: Real> Reference<T> for ConvWeightGrad {
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], _step: &Step) {
         let (x, dy, dw) = (inputs[0], inputs[1], &mut outputs[0]);
-        for_each_term(&x.dims, &dw.dims, &dy.dims, self.stride, self.padding, |in_x, in_w, in_y| {
+        for_each_product(&x.dims, &dw.dims, &dy.dims, self.stride, self.padding, |in_x, in_w, in_y| {
             dw.data[in_w] += x.data[in_x] * dy.data[in_y];
         });
     }

@@ -1,4 +1,4 @@
-//! CPU twin of `ops/copy.rs`.
+//! CPU reference of `ops/copy.rs`.
 
 use super::{Array, Real, Reference};
 use crate::graph::Copy;

@@ -1,4 +1,4 @@
-//! CPU twin of `ops/fill.rs`.
+//! CPU reference of `ops/fill.rs`.
 
 use super::{Array, Real, Reference};
 use crate::graph::Fill;

@@ -1,4 +1,4 @@
-//! Runs a whole graph on the CPU twins.
+//! Runs a whole graph on the CPU references.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use crate::graph::{Graph, TensorId};
 use crate::kernel::Step;
 use crate::tensor::Spec;
 
-/// The values of a graph's tensors on the CPU.
+/// Interpreter of a graph on the CPU, with the values of its tensors.
 #[derive(Debug)]
 pub struct Interpreter<'a, T> {
     graph: &'a Graph,
@@ -16,27 +16,27 @@ pub struct Interpreter<'a, T> {
 }
 
 impl<'a, T: Real> Interpreter<'a, T> {
-    /// An interpreter of `graph` without any values yet.
+    /// An interpreter of `graph` without values.
     pub fn new(graph: &'a Graph) -> Self {
         Self { graph, values: HashMap::new() }
     }
 
-    /// Gives a tensor that no node makes its value, rounded to what the tensor is stored as.
+    /// Sets an input tensor, rounded to its storage type.
     pub fn set(&mut self, tensor: TensorId, value: Array<T>) {
         let element = self.graph.tensor(tensor).spec.element;
         self.values.insert(tensor, value.stored_as(element));
     }
 
-    /// The value of a tensor, if it has one.
+    /// The value of a tensor; `None` if not set or computed.
     pub fn get(&self, tensor: TensorId) -> Option<&Array<T>> {
         self.values.get(&tensor)
     }
 
-    /// Runs every node in order. Tensors keep their values: an operation that works in place on a
-    /// device makes a new value here, and optimizers on flat regions are for the caller to run.
+    /// Runs every node in order. Operations that are in place on a device create new values here,
+    /// so all tensors keep theirs. Optimizers on flat regions are not run; the caller does that.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if an input has no value, [`Error::Layer`] if an operation refuses its
+    /// [`Error::Tensor`] if an input has no value, [`Error::Layer`] if an operation rejects its
     /// inputs.
     pub fn run(&mut self, step: &Step) -> Result<()> {
         for (_, node) in self.graph.nodes() {

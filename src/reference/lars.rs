@@ -1,4 +1,4 @@
-//! CPU twin of `ops/lars.rs`.
+//! CPU reference of `ops/lars.rs`.
 
 use super::loss_scale::guarded;
 use super::{Array, Real, Reference};
@@ -17,10 +17,13 @@ impl<T: Real> Reference<T> for Lars {
             let norm = |x: &Array<T>| x.data[elements.clone()].iter().map(|v| *v * *v).sum::<T>().sqrt();
             let (weight, gradient) = (norm(parameters), norm(gradients) / scale);
             let [rate, decays] = [multipliers.data[2 * first], multipliers.data[2 * first + 1]];
-            let (rate, decay) = (of(step.rate) * rate, of(step.decay) * decays);
+            let (rate, decay) = (of(step.lr) * rate, of(step.weight_decay) * decays);
             let adapted = decays > T::zero() && weight > T::zero() && gradient > T::zero();
-            let ratio =
-                if adapted { of(self.trust) * weight / (gradient + decay * weight) } else { T::one() };
+            let ratio = if adapted {
+                of(self.trust_coefficient) * weight / (gradient + decay * weight)
+            } else {
+                T::one()
+            };
             for i in elements {
                 let w = parameters.data[i];
                 let g = gradients.data[i] / scale + decay * w;

@@ -1,4 +1,4 @@
-//! CPU twin of `ops/linear.rs`.
+//! CPU reference of `ops/linear.rs`.
 
 use super::{Array, Real, Reference};
 use crate::kernel::Step;

@@ -1,4 +1,4 @@
-//! CPU twin of `ops/loss_scale.rs`.
+//! CPU reference of `ops/loss_scale.rs`.
 
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
@@ -26,8 +26,8 @@ impl<T: Real> Reference<T> for LossScale {
     }
 }
 
-/// What optimizers do with the guard, if they have one: nothing if the gradients overflowed, else
-/// the scale of the gradients and the number of updates that were skipped before.
+/// Evaluates an optimizer's guard: `None` if the gradients overflowed and the update is skipped,
+/// else the loss scale and the number of skipped updates.
 pub(super) fn guarded<T: Real>(guard: Option<&&Array<T>>, step: &Step) -> Option<(T, T)> {
     match guard.map(|g| &g.data[..]) {
         None => Some((T::of(f64::from(step.loss_scale)), T::zero())),

@@ -1,11 +1,11 @@
-//! CPU twin of `ops/lrn.rs`.
+//! CPU reference of `ops/lrn.rs`.
 
 use super::relu::mask;
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{Lrn, LrnGrad};
 
-/// k + alpha / size * (sum of x^2 over the channels around c), for the pixel at (n, y, x).
+/// k + alpha / size * (sum of x^2 over the channels around c), at pixel (n, y, x).
 fn scale<T: Real>(lrn: &Lrn, x: &Array<T>, [n, c, y, xx]: [usize; 4]) -> T {
     let half = lrn.size / 2;
     let around = c.saturating_sub(half)..(c + half + 1).min(x.dims[1]);

@@ -1,11 +1,11 @@
-//! CPU twin of `ops/max_pool.rs`.
+//! CPU reference of `ops/max_pool.rs`.
 
 use super::relu::mask;
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{MaxPool, MaxPoolGrad};
 
-/// The rows or columns of the input that window number `o` covers.
+/// Input rows or columns covered by window `o`.
 pub(super) fn window(
     o: usize,
     kernel: usize,

@@ -1,5 +1,5 @@
-//! The CPU twin of every operation, forward and backward: plain loops over f32 or f64, the thing to
-//! step through in a debugger and the truth that kernels are tested against.
+//! The CPU reference of every operation, forward and backward: plain loops over f32 or f64, against
+//! which kernels are tested, easy to step through in a debugger.
 
 mod accumulate;
 mod adamw;
@@ -42,7 +42,7 @@ use crate::ops::{
 };
 use crate::tensor::{Element, Spec};
 
-/// The floating-point types that the twins work in.
+/// The floating-point types of the references.
 pub trait Real:
     std::marker::Copy
     + Debug
@@ -60,7 +60,7 @@ pub trait Real:
     + std::ops::MulAssign
     + std::iter::Sum
 {
-    /// The nearest value of this type.
+    /// Rounds to the nearest value of this type.
     fn of(value: f64) -> Self;
     /// The value as f64.
     fn to_f64(self) -> f64;
@@ -74,7 +74,7 @@ pub trait Real:
     fn powf(self, exponent: Self) -> Self;
     /// The magnitude.
     fn abs(self) -> Self;
-    /// The reference in this precision of an operation that [`register`] was told of.
+    /// The reference, in this precision, of an operation added by [`register`].
     #[doc(hidden)]
     fn registered<'a>(outside: &Outside, op: &'a dyn Any) -> Option<&'a dyn Reference<Self>>;
     /// The value as a count or an index, rounded down.
@@ -117,12 +117,12 @@ macro_rules! real {
 }
 real!(f32 as single, f64 as double);
 
-/// A dense tensor on the host. Labels and indices are held as values of `T` too.
+/// A dense tensor on the host. Labels and indices are stored as `T` too.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Array<T> {
-    /// The extents, outermost first.
+    /// Dimensions, outermost first.
     pub dims: Vec<usize>,
-    /// The elements, last dimension fastest.
+    /// Elements in row-major order.
     pub data: Vec<T>,
 }
 
@@ -132,18 +132,18 @@ impl<T: Real> Array<T> {
         Self { dims: dims.to_vec(), data: vec![T::zero(); dims.iter().product()] }
     }
 
-    /// An array of these elements, which must be as many as the extents say.
+    /// An array of these elements; `data.len()` must be the product of `dims`.
     pub fn new(dims: &[usize], data: Vec<T>) -> Self {
         debug_assert_eq!(dims.iter().product::<usize>(), data.len());
         Self { dims: dims.to_vec(), data }
     }
 
-    /// The same numbers in another precision.
+    /// The same values in another precision.
     pub fn cast<U: Real>(&self) -> Array<U> {
         Array { dims: self.dims.clone(), data: self.data.iter().map(|x| U::of(x.to_f64())).collect() }
     }
 
-    /// The numbers as they are after they were stored.
+    /// The values rounded to a storage type.
     #[must_use]
     pub fn stored_as(mut self, element: Element) -> Self {
         if element == Element::F16 {
@@ -152,34 +152,33 @@ impl<T: Real> Array<T> {
         self
     }
 
-    /// The element of a tensor of four dimensions, or nothing where there is none.
+    /// The element of a 4-D tensor; `None` outside of it.
     pub fn get(&self, n: usize, c: usize, y: Option<usize>, x: Option<usize>) -> Option<T> {
         let (y, x) = (y.filter(|y| *y < self.dims[2])?, x.filter(|x| *x < self.dims[3])?);
         Some(self.data[self.at(n, c, y, x)])
     }
 
-    /// The position of an element of a tensor of four dimensions.
+    /// Index of an element of a 4-D tensor.
     pub fn at(&self, n: usize, c: usize, y: usize, x: usize) -> usize {
         ((n * self.dims[1] + c) * self.dims[2] + y) * self.dims[3] + x
     }
 }
 
-/// A plain implementation of an operation in the precision of `T`.
+/// A CPU implementation of an operation in the precision of `T`.
 pub trait Reference<T: Real> {
-    /// Computes the outputs. They arrive with the right shapes, filled with zeros; an output that
-    /// is its input rewritten in place ([`crate::graph::Alias::InPlace`]) arrives as a copy of that
-    /// input.
+    /// Computes the outputs, which are passed with the right shapes and filled with zeros. An
+    /// output that overwrites its input in place ([`crate::graph::Alias::InPlace`]) is passed as a
+    /// copy of that input.
     fn run(&self, inputs: &[&Array<T>], outputs: &mut [Array<T>], step: &Step);
 
-    /// The element at `index` of the first output, whose extents are `dims`, straight from the
-    /// definition: for operations with one output whose whole twin takes long on large shapes. A
-    /// few elements are a check there.
+    /// The element at `index` of the only output, of shape `dims`, computed by definition. Used to
+    /// check samples of an output where the whole reference is too slow; `None` if unsupported.
     fn element(&self, _inputs: &[&Array<f32>], _dims: &[usize], _index: usize) -> Option<T> {
         None
     }
 }
 
-/// How an operation from outside becomes its CPU references.
+/// Casts of an external operation to its CPU references.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Outside {
@@ -187,11 +186,11 @@ pub struct Outside {
     double: fn(&dyn Any) -> Option<&dyn Reference<f64>>,
 }
 
-/// The operations from outside that have a CPU reference.
+/// External operations with a CPU reference.
 static OUTSIDE: RwLock<BTreeMap<TypeId, Outside>> = RwLock::new(BTreeMap::new());
 
-/// Adds an operation of another crate to the table of CPU references: from then on it is checked
-/// before it is tuned, and runs in the [`Interpreter`]. Calling it again changes nothing.
+/// Registers the CPU reference of an operation of another crate, so that the operation is checked
+/// before tuning and runs in the [`Interpreter`]. Repeated calls have no effect.
 pub fn register<O: Operation + Reference<f32> + Reference<f64>>() {
     let outside = Outside {
         single: |op| op.downcast_ref::<O>().map(|op| op as &dyn Reference<f32>),
@@ -200,8 +199,8 @@ pub fn register<O: Operation + Reference<f32> + Reference<f64>>() {
     OUTSIDE.write().unwrap_or_else(PoisonError::into_inner).insert(TypeId::of::<O>(), outside);
 }
 
-/// The CPU reference of an operation in the precision of `T`; none for one from outside that was
-/// not told to [`register`].
+/// The CPU reference of an operation in the precision of `T`; `None` for an external one that was
+/// not passed to [`register`].
 pub fn of<T: Real>(op: &dyn Operation) -> Option<&dyn Reference<T>> {
     let any: &dyn Any = op;
     macro_rules! table {
@@ -254,11 +253,10 @@ pub fn of<T: Real>(op: &dyn Operation) -> Option<&dyn Reference<T>> {
     T::registered(&outside, any)
 }
 
-/// Runs one operation on the CPU. Outputs that are stored as f16 come out rounded to it.
+/// Runs one operation on the CPU. Outputs stored as f16 are rounded to it.
 ///
 /// # Errors
-/// The reason, if the operation cannot work on these inputs, or has no reference: [`register`] adds
-/// one.
+/// The reason, if the inputs are invalid or the operation has no reference (see [`register`]).
 pub fn run_operation<T: Real>(
     op: &dyn Operation,
     specs: &[&Spec],

@@ -1,4 +1,4 @@
-//! CPU twin of `ops/relu.rs`.
+//! CPU reference of `ops/relu.rs`.
 
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
@@ -19,7 +19,7 @@ impl<T: Real> Reference<T> for ReluGrad {
     }
 }
 
-/// Zeros where the activation, if there is one, is not above zero.
+/// Sets the gradient to zero where the activation, if given, is not positive.
 pub(super) fn mask<T: Real>(dx: &mut Array<T>, activation: Option<&Array<T>>) {
     for (dx, y) in dx.data.iter_mut().zip(activation.iter().flat_map(|y| &y.data)) {
         if !counts(*y) {
@@ -28,7 +28,7 @@ pub(super) fn mask<T: Real>(dx: &mut Array<T>, activation: Option<&Array<T>>) {
     }
 }
 
-/// Whether the gradient at this value of an activation counts.
+/// Whether the gradient passes at this activation value.
 pub(super) fn counts<T: Real>(y: T) -> bool {
     y > T::zero()
 }

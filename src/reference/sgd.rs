@@ -1,4 +1,4 @@
-//! CPU twin of `ops/sgd.rs`.
+//! CPU reference of `ops/sgd.rs`.
 
 use super::loss_scale::guarded;
 use super::{Array, Real, Reference};
@@ -13,10 +13,10 @@ impl<T: Real> Reference<T> for Sgd {
         for i in 0..inputs[0].data.len() {
             let (rate, decay) = (inputs[3].data[i / BLOCK * 2], inputs[3].data[i / BLOCK * 2 + 1]);
             let w = inputs[0].data[i];
-            let g = inputs[1].data[i] / scale + of(step.decay) * decay * w;
+            let g = inputs[1].data[i] / scale + of(step.weight_decay) * decay * w;
             let v = of(step.momentum) * inputs[2].data[i] + g;
             let ahead = if self.nesterov { g + of(step.momentum) * v } else { v };
-            outputs[0].data[i] = w - of(step.rate) * rate * ahead;
+            outputs[0].data[i] = w - of(step.lr) * rate * ahead;
             outputs[1].data[i] = v;
         }
     }

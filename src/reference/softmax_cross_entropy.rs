@@ -1,18 +1,17 @@
-//! CPU twin of `ops/softmax_cross_entropy.rs`.
+//! CPU reference of `ops/softmax_cross_entropy.rs`.
 
 use super::{Array, Real, Reference};
 use crate::kernel::Step;
 use crate::ops::{Softmax, SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad};
 
-/// The logarithms of the softmax of a row.
+/// Log-softmax of a row.
 fn log_softmax<T: Real>(row: &[T]) -> Vec<T> {
     let largest = row.iter().copied().fold(row[0], Real::larger);
     let sum: T = row.iter().map(|x| (*x - largest).exp()).sum();
     row.iter().map(|x| *x - largest - sum.ln()).collect()
 }
 
-/// The labels with what may come with them: second labels and the shares of the first, class
-/// weights.
+/// Labels with optional second labels, shares of the first labels, and class weights.
 struct Targets<'a, T> {
     labels: &'a Array<T>,
     mixed: Option<(&'a Array<T>, &'a Array<T>)>,
@@ -32,7 +31,7 @@ impl<'a, T: Real> Targets<'a, T> {
         Self { labels, mixed, weights, smoothing: T::of(f64::from(smoothing)), classes }
     }
 
-    /// The labels of a row with their shares, or nothing if the row does not count.
+    /// The labels of a row with their shares; `None` for a row to ignore.
     fn of(&self, row: usize) -> Option<Vec<(usize, T)>> {
         let label = self.labels.data[row].to_index();
         if label >= self.classes {
@@ -51,20 +50,20 @@ impl<'a, T: Real> Targets<'a, T> {
         self.weights.map_or(T::one(), |w| w.data[class])
     }
 
-    /// The share of class c in the target, times the weight of the class.
+    /// Target probability of class c times its class weight.
     fn target(&self, labels: &[(usize, T)], c: usize) -> T {
         let own: T = labels.iter().filter(|(label, _)| *label == c).map(|(_, share)| *share).sum();
         let even = self.smoothing / T::of(self.classes as f64);
         self.weight(c) * ((T::one() - self.smoothing) * own + even)
     }
 
-    /// How much a row counts.
+    /// Weight of a row.
     fn row_weight(&self, labels: &[(usize, T)]) -> T {
         labels.iter().map(|(label, share)| *share * self.weight(*label)).sum()
     }
 }
 
-/// What a mean is divided by.
+/// Divisor of a mean, at least one.
 fn divisor<T: Real>(count: T) -> T {
     if count > T::zero() { count } else { T::one() }
 }

@@ -1,4 +1,4 @@
-//! CPU twin of `ops/weighted_sum.rs`.
+//! CPU reference of `ops/weighted_sum.rs`.
 
 use super::{Array, Real, Reference};
 use crate::kernel::Step;

@@ -1,4 +1,4 @@
-//! Locks: one process writes a run or a checkpoint at a time.
+//! Lock files: only one process writes a run or a checkpoint at a time.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -8,25 +8,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// A lock file that this process holds; it is removed when this is dropped. The system gives the
-/// lock up when the process ends in whatever way, so that a file which a killed process left locks
-/// nothing.
+/// A lock file held by this process and removed on drop. The system releases the lock whenever the
+/// process ends, so the file of a killed process does not lock anything.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
-    /// Open for as long as the lock is held.
+    /// Open while the lock is held.
     file: File,
 }
 
 /// The process that holds a lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// Its number.
+    /// Process ID; 0 if unknown.
     pub process: u32,
-    /// When the process started, in the system's clock ticks after its own start; none where the
-    /// system does not tell. Numbers of processes are used again.
+    /// Start time of the process in clock ticks since boot, because process IDs are reused; `None`
+    /// where unknown.
     pub ticks: Option<u64>,
-    /// When it took the lock, in seconds since 1970 (UTC).
+    /// Time of locking in seconds since 1970 (UTC).
     pub since: u64,
 }
 
@@ -37,7 +36,7 @@ impl Owner {
         Self { process, ticks: started(process), since: since.map_or(0, |time| time.as_secs()) }
     }
 
-    /// Whether that process still runs, as far as the system tells.
+    /// Whether that process still runs, as far as known.
     fn is_alive(&self) -> bool {
         self.ticks.is_some() && started(self.process) == self.ticks
     }
@@ -52,19 +51,19 @@ impl std::fmt::Display for Owner {
     }
 }
 
-/// When a process started, in clock ticks after the system's start.
+/// Start time of a process, in clock ticks since boot.
 fn started(process: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name of the program may hold spaces and brackets.
+    // The program name may contain spaces and parentheses.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
 impl Lock {
-    /// Takes a lock, whose file is made if it is not there.
+    /// Acquires a lock; creates the file if missing.
     ///
     /// # Errors
-    /// [`Error::Locked`] if another process has it, [`Error::Io`] if the file cannot be made.
+    /// [`Error::Locked`] if another process holds it, [`Error::Io`] if the file cannot be created.
     pub fn acquire(path: &Path) -> Result<Self> {
         let fail = |e: std::io::Error| Error::io(path, e);
         loop {
@@ -74,7 +73,7 @@ impl Lock {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(Self::held(path, &owner(&mut file))),
-                // Where files cannot be locked, what the file says has to do.
+                // Where files cannot be locked, the owner in the file decides.
                 Err(TryLockError::Error(_)) => {
                     let owner = owner(&mut file);
                     if owner.process != std::process::id() && owner.is_alive() {
@@ -82,12 +81,12 @@ impl Lock {
                     }
                 }
             }
-            // Its owner may have removed the file after it was opened here: then the lock is one of
-            // a file that nobody else finds.
+            // The previous owner may have removed the file after it was opened here; then this lock
+            // is on an unlinked file.
             if !is_same(&file, path) {
                 continue;
             }
-            // A full disk is no reason not to lock.
+            // Recording the owner may fail on a full disk; the lock still holds.
             let _ = serde_json::to_vec(&Owner::this()).map_err(std::io::Error::from).and_then(|owner| {
                 file.set_len(0)?;
                 file.rewind()?;
@@ -97,7 +96,7 @@ impl Lock {
         }
     }
 
-    /// The process that has a lock now; none if no process has.
+    /// The process that holds a lock; `None` if it is free.
     #[must_use]
     pub fn holder(path: &Path) -> Option<Owner> {
         let mut file = File::open(path).ok()?;
@@ -115,21 +114,21 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is locked still: nobody else's is removed.
+        // Removed while locked, so another process's file is not removed.
         if is_same(&self.file, &self.path) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Who says to own a lock.
+/// The owner recorded in a lock file.
 fn owner(file: &mut File) -> Owner {
     let mut text = Vec::new();
     let read = file.take(1 << 12).read_to_end(&mut text);
     read.ok().and_then(|_| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
-/// Whether a path still leads to an open file.
+/// Whether a path still refers to an open file.
 #[cfg(unix)]
 fn is_same(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -137,7 +136,7 @@ fn is_same(file: &File, path: &Path) -> bool {
     of(file.metadata()) == of(std::fs::metadata(path))
 }
 
-/// Elsewhere files that are open cannot be removed.
+/// On other systems open files cannot be removed.
 #[cfg(not(unix))]
 fn is_same(_: &File, path: &Path) -> bool {
     path.exists()
@@ -148,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_held_once_and_names_its_owner() {
+    fn locks_are_exclusive_and_name_the_owner() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("lock");
         assert_eq!(Lock::holder(&path), None);
@@ -163,10 +162,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_left_locks_nothing() {
+    fn stale_lock_files_do_not_lock() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("lock");
-        for left in ["", "{\"process\":1,\"ticks\":1,\"since\":1}", "no JSON \u{0}"] {
+        for left in ["", "{\"process\":1,\"ticks\":1,\"since\":1}", "not JSON \u{0}"] {
             std::fs::write(&path, left).expect("can be written");
             assert_eq!(Lock::holder(&path), None, "{left}");
             drop(Lock::acquire(&path).expect("is free"));
@@ -175,7 +174,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_process_is_told_from_a_later_one_of_its_number() {
+    fn reused_process_ids_are_detected() {
         let this = Owner::this();
         assert!(this.is_alive(), "{this:?}");
         assert!(!Owner { ticks: this.ticks.map(|t| t + 1), ..this.clone() }.is_alive());

@@ -1,4 +1,4 @@
-//! The log of a run: lines of JSON, each a [`Record`].
+//! The log of a run: JSON lines, one [`Record`] per line.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -13,34 +13,34 @@ use crate::output::write_atomically;
 use crate::train::{EpochSummary, HeadMetrics, HeadSummary};
 use crate::untrusted::read_file;
 
-/// One line of the log; `kind` says which.
+/// A record of the log, tagged by `kind`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Record {
-    /// A step, of those that are logged.
+    /// A logged training step.
     Step(StepRecord),
-    /// An epoch that was trained to its end.
+    /// A completed epoch.
     Epoch(EpochRecord),
-    /// The beginning of an epoch that was left before its end: a run that goes on behind these
-    /// steps adds it to the rest.
+    /// The first part of an interrupted epoch; a run that resumes after these steps adds it to the
+    /// rest.
     Part(PartRecord),
-    /// The run ended; a resumed run goes on behind it.
+    /// The end of a run; a resumed run continues after it.
     End {
         /// Why.
         reason: StopReason,
         /// Epochs done.
         epochs: u64,
-        /// Seconds since it was started or resumed.
+        /// Seconds since start or resume.
         #[serde(deserialize_with = "number")]
         seconds: f64,
-        /// What failed, if something did.
+        /// Error message of a failed run.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
 }
 
 impl Record {
-    /// The steps that were done when this was measured; none for the end.
+    /// Steps done at this record; 0 for the end.
     pub(super) fn steps(&self) -> u64 {
         match self {
             Self::Step(step) => step.step.saturating_add(1),
@@ -50,7 +50,7 @@ impl Record {
         }
     }
 
-    /// The epoch, if this is one.
+    /// The record of an epoch; `None` for other kinds.
     #[must_use]
     pub fn epoch(&self) -> Option<&EpochRecord> {
         if let Self::Epoch(epoch) = self { Some(epoch) } else { None }
@@ -63,21 +63,20 @@ impl Record {
 pub enum StopReason {
     /// All epochs are done.
     Done,
-    /// Accuracy on the validation set did not rise any more for as many epochs as the run had
-    /// patience for.
+    /// Early stopping: validation accuracy did not improve for `patience` epochs.
     Patience,
-    /// It was asked to stop.
+    /// Stopped by the user.
     Interrupted,
-    /// It cannot go on: training diverged, or something could not be read or written.
+    /// Training diverged, or reading or writing failed.
     Failed,
 }
 
-/// A number; JSON has no NaN, which is written as null.
+/// Deserializes a number; NaN is written as null in JSON.
 fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
-/// One softmax.
+/// Metrics of a head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HeadRecord {
     /// `main`, `aux1` or `aux2`.
@@ -85,7 +84,7 @@ pub struct HeadRecord {
     /// Mean cross-entropy.
     #[serde(deserialize_with = "number")]
     pub loss: f64,
-    /// Share of images that it classified correctly, from 0 to 1.
+    /// Accuracy, in [0, 1].
     #[serde(deserialize_with = "number")]
     pub accuracy: f64,
 }
@@ -93,40 +92,40 @@ pub struct HeadRecord {
 /// One step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
-    /// Number of the step, from 0.
+    /// Step, from 0.
     pub step: u64,
-    /// Epochs done before it, as a fraction.
+    /// Fractional epochs before the step.
     #[serde(deserialize_with = "number")]
     pub epoch: f64,
     /// Learning rate.
-    #[serde(deserialize_with = "number")]
-    pub rate: f64,
-    /// The weighted sum of the losses.
+    #[serde(alias = "rate", deserialize_with = "number")]
+    pub lr: f64,
+    /// Weighted sum of the heads' losses.
     #[serde(deserialize_with = "number")]
     pub loss: f64,
-    /// Each softmax on the batch, the main one first.
+    /// Metrics of each head on the batch, main head first.
     pub heads: Vec<HeadRecord>,
-    /// Norm of the gradients before they were clipped, if they are clipped and it is finite.
+    /// Global gradient norm before clipping; `None` if not measured or not finite.
     pub gradient_norm: Option<f64>,
-    /// The loss scale, if the loss is scaled.
+    /// Loss scale; `None` without loss scaling.
     pub loss_scale: Option<f64>,
-    /// Images a second in this epoch so far.
+    /// Images per second in this epoch so far.
     #[serde(deserialize_with = "number")]
     pub images_per_s: f64,
-    /// Seconds since the run was started or resumed.
+    /// Seconds since start or resume.
     #[serde(deserialize_with = "number")]
     pub seconds: f64,
 }
 
-/// What an epoch's look at the held-out images found.
+/// Metrics on the validation set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValidationRecord {
     /// Images.
     pub count: usize,
-    /// Share of them that are right, from 0 to 1.
+    /// Top-1 accuracy, in [0, 1].
     #[serde(deserialize_with = "number")]
     pub accuracy: f64,
-    /// Share of them whose class is among the five most probable.
+    /// Top-5 accuracy, in [0, 1].
     #[serde(deserialize_with = "number")]
     pub accuracy5: f64,
     /// Mean cross-entropy.
@@ -137,63 +136,61 @@ pub struct ValidationRecord {
 /// One epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
-    /// Number of the epoch, from 0.
+    /// Epoch, from 0.
     pub epoch: u64,
-    /// Steps done after it.
+    /// Steps done at its end.
     pub step: u64,
     /// Learning rate at its end.
-    #[serde(deserialize_with = "number")]
-    pub rate: f64,
+    #[serde(alias = "rate", deserialize_with = "number")]
+    pub lr: f64,
     /// Mean weighted sum of the losses.
     #[serde(deserialize_with = "number")]
     pub loss: f64,
-    /// Each softmax over the epoch, measured while the parameters changed.
+    /// Training metrics of each head, averaged over the epoch.
     pub heads: Vec<HeadRecord>,
-    /// The main softmax on the held-out images.
+    /// Main head on the validation set; `None` without validation.
     #[serde(alias = "held_out")]
     pub validation: Option<ValidationRecord>,
-    /// The auxiliary softmaxes on the held-out images.
+    /// Auxiliary heads on the validation set.
     #[serde(default, alias = "held_out_aux", skip_serializing_if = "Vec::is_empty")]
     pub validation_aux: Vec<HeadRecord>,
-    /// Whether no epoch before was better on them.
+    /// Whether this is the best validation accuracy so far.
     pub best: bool,
-    /// Images a second.
+    /// Images per second.
     #[serde(deserialize_with = "number")]
     pub images_per_s: f64,
-    /// Seconds that it took, the look at the held-out images included.
+    /// Duration in seconds, validation included.
     #[serde(deserialize_with = "number")]
     pub seconds: f64,
-    /// Share of the time of training in which the device worked on steps; none where it cannot
-    /// tell.
+    /// Share of training time in which the device was busy, in [0, 1]; `None` without timestamps.
     pub device_busy: Option<f64>,
-    /// Bytes that training takes on the device.
+    /// Device memory of training in bytes.
     pub memory_bytes: u64,
-    /// When it ended, in seconds since 1970 (UTC).
+    /// End time in seconds since 1970 (UTC).
     pub time: u64,
 }
 
-/// What an epoch had measured when it was left.
+/// Metrics of an interrupted epoch so far.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartRecord {
-    /// Number of the epoch, from 0.
+    /// Epoch, from 0.
     pub epoch: u64,
-    /// Steps done in all.
+    /// Total steps done.
     pub step: u64,
-    /// Images of the epoch that were trained on.
+    /// Images trained on in this epoch.
     pub count: usize,
     /// Mean weighted sum of the losses.
     #[serde(deserialize_with = "number")]
     pub loss: f64,
-    /// Each softmax, the main one first.
+    /// Metrics of each head, main head first.
     pub heads: Vec<HeadRecord>,
-    /// Seconds that this part took.
+    /// Duration of this part in seconds.
     #[serde(deserialize_with = "number")]
     pub seconds: f64,
 }
 
 impl PartRecord {
-    /// The epoch so far: the rest is added step by step, so that the sum is that of an epoch which
-    /// was not left.
+    /// The epoch so far; adding the remaining steps gives the summary of an uninterrupted epoch.
     #[must_use]
     pub fn summary(&self) -> EpochSummary {
         let name = |name: &str| ["aux1", "aux2"].into_iter().find(|aux| *aux == name).unwrap_or("main");
@@ -209,18 +206,18 @@ impl PartRecord {
 }
 
 impl HeadRecord {
-    /// Of a step with `count` images.
+    /// From a step with `count` images.
     pub fn of_step(head: &HeadMetrics, count: usize) -> Self {
         let accuracy = f64::from(head.correct) / count.max(1) as f64;
         Self { name: head.name.into(), loss: f64::from(head.loss), accuracy }
     }
 
-    /// Of an epoch.
+    /// From an epoch's summary.
     pub fn of_epoch(head: &HeadSummary) -> Self {
         Self { name: head.name.into(), loss: head.loss, accuracy: head.accuracy }
     }
 
-    /// Of an evaluation.
+    /// From an evaluation.
     pub fn of_evaluation(name: &str, evaluation: &Evaluation) -> Self {
         Self { name: name.into(), loss: evaluation.loss, accuracy: evaluation.accuracy() }
     }
@@ -237,14 +234,14 @@ impl From<&Evaluation> for ValidationRecord {
     }
 }
 
-/// Bytes that a log may have: more than the longest trainings make.
+/// Maximum bytes of a log, above those of very long trainings.
 const MAX_LOG_BYTES: u64 = 1 << 30;
 
-/// Reads a log. A last line that a crash cut off is left out, and so is an epoch that is written
-/// again further down: the held-out images were looked at when the run went on.
+/// Reads a log. An incomplete last line, after a crash, is ignored. Of several records of an epoch
+/// the last is used: resuming adds one with validation metrics.
 ///
 /// # Errors
-/// [`Error::Io`] naming the file, [`Error::Format`] naming the line that is no record.
+/// [`Error::Io`] naming the file, [`Error::Format`] naming the invalid line.
 pub fn read_log(path: &Path) -> Result<Vec<Record>> {
     let (records, damaged) = read_log_leniently(path)?;
     match damaged.into_iter().next() {
@@ -253,11 +250,10 @@ pub fn read_log(path: &Path) -> Result<Vec<Record>> {
     }
 }
 
-/// As [`read_log`], without the lines that are no records: what is wrong with each of them is the
-/// second value.
+/// As [`read_log`], but skips invalid lines; the second value has an error text for each.
 ///
 /// # Errors
-/// [`Error::Io`] or [`Error::Format`] naming a file that cannot be read at all.
+/// [`Error::Io`] or [`Error::Format`] naming a file that cannot be read.
 pub fn read_log_leniently(path: &Path) -> Result<(Vec<Record>, Vec<String>)> {
     let bytes = read_file(path, MAX_LOG_BYTES)?;
     let end = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
@@ -294,8 +290,8 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Opens the log of a run that has done `steps` steps: what an earlier start logged beyond them
-    /// is taken out, as those steps will be done again.
+    /// Opens the log of a run that has done `steps` steps; later records are removed, because those
+    /// steps will be repeated.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file.
@@ -318,7 +314,7 @@ impl LogWriter {
         self.file.write_all(line(record)?.as_bytes()).map_err(|e| Error::io(&self.path, e))
     }
 
-    /// As [`LogWriter::write`]; the record outlives a loss of power then.
+    /// As [`LogWriter::write`], and syncs the file to disk.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.

@@ -1,11 +1,11 @@
-//! What a run that was cut off while it saved needs before it goes on: its log and its checkpoints
-//! say the same again.
+//! Repair of a run that was interrupted while saving: makes its log and checkpoints consistent
+//! before it resumes.
 //!
-//! An epoch is saved in an order in which no file promises what is not there: a note of the record
-//! to come ([`RunFolder::begin_save`]), the newest checkpoint, the best one if it is the best, the
-//! log's record, and the note is removed. Whatever a crash leaves of this, [`RunFolder::mend`]
-//! completes it from the checkpoint that the run goes on from, so that the log is that of a run
-//! which was not cut off.
+//! An epoch is saved in an order in which no file refers to one that does not exist: the pending
+//! log record ([`RunFolder::begin_save`]), the newest checkpoint, the best one if this is it, the
+//! record in the log; then the pending record is removed. After a crash, [`RunFolder::mend`]
+//! completes this from the checkpoint that the run resumes from, so the log equals that of an
+//! uninterrupted run.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ const LOCK: &str = "run.lock";
 const DAMAGED: &str = "log-damaged.jsonl";
 
 impl RunFolder {
-    /// The file that whoever writes this run has locked.
+    /// The lock file of the process that writes this run.
     pub fn lock_path(&self) -> PathBuf {
         self.path().join(LOCK)
     }
@@ -31,7 +31,7 @@ impl RunFolder {
         self.path().join(PENDING)
     }
 
-    /// Notes the record that the log gets once the checkpoints are saved.
+    /// Stores the record that is appended to the log after the checkpoints are saved.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
@@ -40,9 +40,9 @@ impl RunFolder {
         write_atomically(&self.pending_path(), &json)
     }
 
-    /// Checkpoints and log say the same.
+    /// Marks checkpoints and log as consistent.
     pub fn end_save(&self) {
-        // If it stays, the log has its record already: that is seen when the run goes on.
+        // If removal fails, `mend` finds the record in the log and ignores the file.
         let _ = std::fs::remove_file(self.pending_path());
     }
 
@@ -50,25 +50,24 @@ impl RunFolder {
         serde_json::from_slice(&read_file(&self.pending_path(), MAX_TEXT_BYTES).ok()?).ok()
     }
 
-    /// Completes what was cut off when this run ended, for going on from the checkpoint `file` with
-    /// its `progress`. Returns what was mended, for people.
+    /// Completes an interrupted save, before resuming from the checkpoint `file` with this
+    /// `progress`. Returns messages about repairs.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
     pub fn mend(&self, file: &Path, progress: &Progress) -> Result<Vec<String>> {
         let mut notes = Vec::new();
         let (mut records, mut changed) = self.readable_records(&mut notes)?;
-        // A run that goes back leaves what was after this checkpoint to the one that truncates the
-        // log.
-        let goes_back = records.iter().any(|record| record.steps() > progress.step);
+        // If the run rewinds, later records are left to `LogWriter::open`, which truncates the log.
+        let rewinds = records.iter().any(|record| record.steps() > progress.step);
         let pending = self.pending();
-        let missing = pending.as_ref().filter(|r| !goes_back && r.steps() == progress.step);
+        let missing = pending.as_ref().filter(|r| !rewinds && r.steps() == progress.step);
         if let Some(record) = missing.filter(|record| lacks(&records, record)) {
-            notes.push(format!("the log lacked {}, which is saved: added", described(record)));
+            notes.push(format!("added {} to the log: it was saved but not logged", described(record)));
             records.push(record.clone());
             changed = true;
         }
-        if !goes_back {
+        if !rewinds {
             changed |= self.mend_best(&mut records, file, progress, &mut notes)?;
         }
         if changed {
@@ -80,8 +79,7 @@ impl RunFolder {
         Ok(notes)
     }
 
-    /// The records of the log, without lines that cannot be read: the whole of such a log is kept
-    /// under another name.
+    /// The valid records of the log. A log with invalid lines is copied to another name first.
     fn readable_records(&self, notes: &mut Vec<String>) -> Result<(Vec<Record>, bool)> {
         let path = self.log_path();
         if !path.exists() {
@@ -92,13 +90,13 @@ impl RunFolder {
         let kept = self.path().join(DAMAGED);
         write_atomically(&kept, &read_file(&path, MAX_FILE_BYTES)?)?;
         notes.push(format!(
-            "{} lines of the log cannot be read ({first}); the whole is kept as {DAMAGED}",
+            "{} lines of the log are invalid ({first}); the original is kept as {DAMAGED}",
             damaged.len()
         ));
         Ok((records, true))
     }
 
-    /// Makes the best checkpoint and what the log says of it agree. Whether records changed.
+    /// Makes the best checkpoint and the log agree. Returns whether records changed.
     fn mend_best(
         &self,
         records: &mut [Record],
@@ -118,7 +116,7 @@ impl RunFolder {
         if best.step == progress.step {
             write_atomically(&self.best(), &read_file(file, MAX_FILE_BYTES)?)?;
             notes.push(format!(
-                "the best checkpoint was not of epoch {}, which the log says is the best: saved again",
+                "the best checkpoint was not that of epoch {}, the best one in the log: saved it again",
                 best.epoch + 1
             ));
             return Ok(false);
@@ -134,7 +132,7 @@ impl RunFolder {
             }
         }
         notes.push(format!(
-            "the best checkpoint is of epoch {}: that of epoch {}, which the log named, was never saved",
+            "the best checkpoint is of epoch {}: epoch {} is the best in the log but was never saved",
             found + 1,
             best.epoch.saturating_add(1)
         ));
@@ -142,10 +140,10 @@ impl RunFolder {
     }
 }
 
-/// Whether a log does not have what a note says that it should.
+/// Whether a pending record is missing in the log.
 fn lacks(records: &[Record], noted: &Record) -> bool {
     let has = |record: &Record| match (record, noted) {
-        // Written again with what the validation set says, the record in the log is the newer one.
+        // A record rewritten with validation metrics is newer than the pending one.
         (Record::Epoch(there), Record::Epoch(noted)) => {
             there.step == noted.step && (there.validation.is_some() || noted.validation.is_none())
         }
@@ -158,6 +156,6 @@ fn lacks(records: &[Record], noted: &Record) -> bool {
 fn described(record: &Record) -> String {
     match record {
         Record::Epoch(epoch) => format!("epoch {}", epoch.epoch.saturating_add(1)),
-        _ => "the beginning of an epoch".into(),
+        _ => "the first part of an epoch".into(),
     }
 }

@@ -1,21 +1,21 @@
-//! The folder of a training run: what `incept runs` and `incept report` read.
+//! The folder of a training run, read by `incept runs` and `incept report`.
 //!
 //! ```text
 //! runs/0007-digits/
-//!   run.json           a Manifest: data, network, machine, command line; written once when the run starts
-//!   config.toml        every option of the command with the value that it had
-//!   log.jsonl          one Record a line: steps, epochs, and why the run ended; a resumed run goes on in the same file
-//!   last.safetensors   the newest checkpoint (elsewhere if the run was told so: Manifest::checkpoint says where)
-//!   best.safetensors   the checkpoint of the epoch with the best held-out accuracy
-//!   epoch-0012.safetensors   older checkpoints, if they are kept
-//!   left-...           checkpoints of epochs that the run has gone back behind
-//!   run.lock           while a process writes the run: which one
-//!   pending.json       while an epoch is saved: the log's next record
+//!   run.json           a Manifest: data, network, machine, command line; written at the start
+//!   config.toml        every option of the command with its value
+//!   log.jsonl          one Record per line: steps, epochs, and why the run ended; resumed runs
+//!                      append to it
+//!   last.safetensors   the latest checkpoint (or at Manifest::checkpoint)
+//!   best.safetensors   the checkpoint of the epoch with the best validation accuracy
+//!   epoch-0012.safetensors   older checkpoints that are kept
+//!   left-...           checkpoints of later epochs, moved aside when the run rewound
+//!   run.lock           the process that writes the run, while it does
+//!   pending.json       the next log record, while an epoch is saved
 //! ```
 //!
-//! Numbers grow by one; two runs that start at the same time get different folders. The log is
-//! appended to line by line: a last line without an end was cut off by a crash, and readers leave
-//! it out.
+//! Numbers increase by one; two runs that start at the same time get different folders. The log is
+//! written line by line: a last line without a line feed is from a crash, and readers ignore it.
 
 mod lock;
 mod log;
@@ -43,50 +43,50 @@ use crate::model::GoogLeNet;
 use crate::output::write_atomically;
 use crate::untrusted::{MAX_TEXT_BYTES, read_file, read_text};
 
-/// What is known of a run when it starts.
+/// Description of a run, written at its start.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelManifest<M> {
-    /// The version of the engine.
+    /// Version of the engine.
     pub version: String,
-    /// The run's name, without its number.
+    /// Name of the run, without its number.
     pub name: String,
-    /// When it started, in seconds since 1970 (UTC).
+    /// Start time in seconds since 1970 (UTC).
     pub started: u64,
-    /// The recipe, if one was named.
+    /// Name of the recipe; `None` without one.
     pub recipe: Option<String>,
-    /// The data set as it was named, and what it is for people.
+    /// Data set as given on the command line.
     pub data: String,
-    /// What the data set is, for people.
+    /// Description of the data set.
     pub data_description: String,
-    /// The names of the classes.
+    /// Class names.
     pub classes: Vec<String>,
-    /// Images to train on.
+    /// Images in the training set.
     pub train: usize,
-    /// Images of the validation set.
+    /// Images in the validation set.
     #[serde(alias = "held_out")]
     pub validation: usize,
     /// The network.
     pub network: M,
-    /// Trained parameters, the auxiliary heads' included.
+    /// Number of parameters, auxiliary heads included.
     pub parameters: usize,
-    /// How activations are stored: `f32` or `f16`.
+    /// Storage type of activations: `f32` or `f16`.
     pub precision: String,
     /// The device.
     pub machine: Machine,
-    /// Bytes that training takes on the device.
+    /// Device memory of training in bytes.
     pub memory_bytes: u64,
-    /// Where the newest checkpoint is, if not in the folder.
+    /// Path of the newest checkpoint; `None` if in the folder.
     pub checkpoint: Option<PathBuf>,
-    /// The checkpoint that the run went on from, or whose weights it started with.
+    /// Checkpoint that the run resumed from or whose weights it started with.
     pub from: Option<PathBuf>,
-    /// The command.
+    /// Command line.
     pub command_line: Vec<String>,
 }
 
-/// What is known of a run of GoogLeNet when it starts.
+/// The manifest of a run of GoogLeNet.
 pub type Manifest = ModelManifest<GoogLeNet>;
 
-/// Where a run ran.
+/// Hardware and system of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     /// The adapter's name.
@@ -95,9 +95,9 @@ pub struct Machine {
     pub backend: String,
     /// The driver's name and version.
     pub driver: String,
-    /// The operating system and the processor's architecture.
+    /// Operating system and CPU architecture.
     pub system: String,
-    /// Processor threads.
+    /// CPU threads.
     pub threads: usize,
 }
 
@@ -112,8 +112,8 @@ const CONFIG: &str = "config.toml";
 const LOG: &str = "log.jsonl";
 
 impl RunFolder {
-    /// Makes the folder of a new run under `parent`, with the next free number. Of `name`, letters,
-    /// digits, dots and dashes are kept.
+    /// Creates the folder of a new run in `parent`, with the next free number. Characters of `name`
+    /// other than letters, digits, `.`, `_` and `-` become dashes.
     ///
     /// # Errors
     /// [`Error::Io`] naming the folder.
@@ -125,8 +125,8 @@ impl RunFolder {
         loop {
             let path = parent.join(format!("{number:04}-{name}"));
             match std::fs::create_dir(&path) {
-                // Another run may have taken the number under another name meanwhile: then both
-                // have it, and folders still differ.
+                // Another run may have taken the number with another name; then both have it, in
+                // different folders.
                 Ok(()) => return Ok(Self { path }),
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
                 Err(e) => return Err(Error::io(path, e)),
@@ -134,10 +134,10 @@ impl RunFolder {
         }
     }
 
-    /// The folder of a run that was made before.
+    /// Opens the folder of an existing run.
     ///
     /// # Errors
-    /// [`Error::Format`] if it is none.
+    /// [`Error::Format`] if it is not a run's folder.
     pub fn open(path: &Path) -> Result<Self> {
         if path.join(MANIFEST).is_file() {
             Ok(Self { path: path.to_path_buf() })
@@ -146,7 +146,7 @@ impl RunFolder {
         }
     }
 
-    /// The runs under `parent`, by number and name; folders that are none are left out.
+    /// The runs in `parent`, by number and name; other folders are skipped.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be listed.
@@ -156,8 +156,7 @@ impl RunFolder {
         Ok(runs)
     }
 
-    /// Finds a run by its folder, its folder's name under `parent`, its number, or its name if only
-    /// one has it.
+    /// Finds a run by folder, by folder name in `parent`, by number, or by a unique name.
     ///
     /// # Errors
     /// [`Error::Unknown`] if there is none, [`Error::Config`] if there are several.
@@ -176,11 +175,11 @@ impl RunFolder {
         match (found.len(), found.pop()) {
             (1, Some(run)) => Ok(run),
             (0, _) => {
-                let known = format!("`RunFolder::list` says which are in {}", parent.display());
+                let known = format!("see `RunFolder::list` for the runs in {}", parent.display());
                 Err(Error::Unknown { what: "run", name: what.into(), known })
             }
             (count, _) => {
-                Err(Error::Config(format!("{count} runs are called `{what}`: name one by its number")))
+                Err(Error::Config(format!("{count} runs are named `{what}`: use the number of one")))
             }
         }
     }
@@ -195,7 +194,7 @@ impl RunFolder {
         self.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
     }
 
-    /// Writes what is known at the start: the manifest, and the configuration as TOML.
+    /// Writes the manifest and the configuration, TOML, at the start of a run.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
@@ -205,7 +204,7 @@ impl RunFolder {
         write_atomically(&self.path.join(MANIFEST), &json)
     }
 
-    /// What was known at the start of a run of GoogLeNet.
+    /// The manifest of a run of GoogLeNet.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file.
@@ -213,7 +212,7 @@ impl RunFolder {
         self.manifest_of()
     }
 
-    /// What was known at the start of a run of any network.
+    /// The manifest of a run of any network.
     ///
     /// # Errors
     /// As [`RunFolder::manifest`].
@@ -223,7 +222,7 @@ impl RunFolder {
         serde_json::from_slice(&bytes).map_err(|e| Error::damaged(&path, e.to_string(), e))
     }
 
-    /// Whether the run's newest checkpoint is outside its folder.
+    /// Whether the run's latest checkpoint is outside its folder.
     fn saves_elsewhere(&self) -> bool {
         self.manifest_of::<serde_json::Value>().is_ok_and(|manifest| manifest.checkpoint.is_some())
     }
@@ -233,7 +232,7 @@ impl RunFolder {
         self.path.join(CONFIG)
     }
 
-    /// The configuration, TOML.
+    /// Reads the configuration, TOML.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
@@ -246,7 +245,7 @@ impl RunFolder {
         self.path.join(LOG)
     }
 
-    /// Everything that the run logged so far; nothing if it has not begun.
+    /// All log records so far; empty if training has not started.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming the file and line.
@@ -254,23 +253,23 @@ impl RunFolder {
         if self.log_path().is_file() { read_log(&self.log_path()) } else { Ok(Vec::new()) }
     }
 
-    /// The newest checkpoint's file, if it is in the folder.
+    /// File of the newest checkpoint in the folder.
     pub fn last(&self) -> PathBuf {
         self.path.join("last.safetensors")
     }
 
-    /// The best checkpoint's file.
+    /// File of the best checkpoint.
     pub fn best(&self) -> PathBuf {
         self.path.join("best.safetensors")
     }
 
-    /// The file of a checkpoint that is kept, by the number of epochs done.
+    /// File of a kept checkpoint, by number of epochs done.
     pub fn kept(&self, epochs: u64) -> PathBuf {
         self.path.join(format!("epoch-{epochs:04}.safetensors"))
     }
 
-    /// The newest checkpoint's file, wherever it is: in the folder also where it should be
-    /// elsewhere and could not be written there.
+    /// File of the newest checkpoint: [`Manifest::checkpoint`], or the one in the folder if that is
+    /// newer because the other could not be written.
     pub fn newest(&self) -> PathBuf {
         let (here, named) = (self.last(), self.manifest().ok().and_then(|m| m.checkpoint));
         let steps = |file: &Path| Checkpoint::progress_of(file).ok().map(|progress| progress.step);
@@ -284,28 +283,27 @@ impl RunFolder {
         }
     }
 
-    /// The checkpoints in the folder and the newest one elsewhere, the one with most steps first.
+    /// All checkpoints in the folder and at [`Manifest::checkpoint`], most steps first.
     pub fn checkpoints(&self) -> Vec<PathBuf> {
         let kept = entries(&self.path).into_iter().flatten().filter(|path| kept_epoch(path).is_some());
         let named = self.manifest().ok().and_then(|m| m.checkpoint);
         let files = [self.last(), self.best()].into_iter().chain(named).chain(kept);
         let mut found: Vec<(u64, PathBuf)> =
             files.filter_map(|file| Some((Checkpoint::progress_of(&file).ok()?.step, file))).collect();
-        // Stable: of several with as many steps, the newest checkpoint is the first.
+        // A stable sort: among equal steps, the newest checkpoint stays first.
         found.sort_by_key(|(steps, _)| std::cmp::Reverse(*steps));
         found.into_iter().map(|(_, file)| file).collect()
     }
 
-    /// Whether a file lies in the folder.
+    /// Whether a file is in the folder.
     pub fn holds(&self, file: &Path) -> bool {
         let parent = std::path::absolute(file).ok().and_then(|file| file.parent()?.canonicalize().ok());
         parent.is_some() && parent == self.path.canonicalize().ok()
     }
 
-    /// Renames checkpoints that are of later than so many epochs, to `left-epoch-0007.safetensors`
-    /// and, if `best` is, `left-best.safetensors`: a run that goes on from an earlier checkpoint
-    /// has another future, and neither takes theirs for its own nor deletes them. Returns the new
-    /// names.
+    /// Renames kept checkpoints after `epochs` to `left-epoch-0007.safetensors` and, with `best`,
+    /// the best one to `left-best.safetensors`: a run that rewinds must neither use nor delete
+    /// them. Returns the new names.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
@@ -323,7 +321,7 @@ impl RunFolder {
         Ok(files)
     }
 
-    /// Deletes all but the newest `count` of the checkpoints that are kept by their epoch.
+    /// Deletes all but the newest `count` kept checkpoints.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
@@ -339,7 +337,7 @@ impl RunFolder {
     }
 }
 
-/// The number of epochs in the name of a checkpoint that is kept.
+/// The number of epochs in the name of a kept checkpoint.
 fn kept_epoch(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix("epoch-")?.strip_suffix(".safetensors")?.parse().ok()
 }
@@ -349,7 +347,7 @@ fn entries(folder: &Path) -> Result<impl Iterator<Item = PathBuf> + use<>> {
     Ok(list.filter_map(|entry| Some(entry.ok()?.path())))
 }
 
-/// The numbers that runs in a folder have.
+/// The numbers of runs in a folder.
 fn numbers(parent: &Path) -> Result<impl Iterator<Item = u64> + use<>> {
     Ok(entries(parent)?.filter_map(|path| path.file_name()?.to_str()?.split('-').next()?.parse().ok()))
 }

@@ -31,7 +31,7 @@ pub struct EpochReport {
     #[serde(flatten)]
     pub summary: EpochSummary,
     /// Learning rate at its end.
-    pub rate: f64,
+    pub lr: f64,
     /// Seconds of training, without validation.
     pub seconds: f64,
     /// Training images per second.
@@ -176,7 +176,7 @@ impl Recorder {
         let moved_aside = folder.set_aside(progress.epoch, before != best)?;
         let steps_of = |file: &Path| Checkpoint::progress_of(file).ok().map(|progress| progress.step);
         let mut there = steps_of(&folder.best());
-        // A run that rewinds keeps the weights of its best epoch where that epoch's checkpoint was kept.
+        // A run that rewinds restores the weights of its best epoch from a kept checkpoint.
         if let Some((_, epoch, step)) = best.filter(|(_, _, step)| there != Some(*step)) {
             let kept = folder.kept(epoch + 1);
             if steps_of(&kept) == Some(step) {
@@ -231,7 +231,7 @@ impl Recorder {
         let record = StepRecord {
             step: step.step,
             epoch,
-            rate: f64::from(step.rate),
+            lr: f64::from(step.lr),
             loss: f64::from(step.loss),
             heads: step.heads.iter().map(|h| HeadRecord::of_step(h, step.count)).collect(),
             gradient_norm: norm,
@@ -241,7 +241,7 @@ impl Recorder {
         };
         let mut scalars = vec![
             ("loss/total".to_string(), record.loss),
-            ("learning_rate".to_string(), record.rate),
+            ("learning_rate".to_string(), record.lr),
             ("images_per_s".to_string(), images_per_s),
         ];
         for head in &record.heads {
@@ -263,7 +263,7 @@ impl Recorder {
         let record = EpochRecord {
             epoch: epoch.summary.epoch,
             step,
-            rate: epoch.rate,
+            lr: epoch.lr,
             loss: epoch.summary.loss,
             heads: epoch.summary.heads.iter().map(HeadRecord::of_epoch).collect(),
             validation: epoch.validation.as_ref().map(ValidationRecord::from),

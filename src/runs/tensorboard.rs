@@ -1,5 +1,5 @@
-//! TensorBoard's event files: records of protobuf messages, each framed by its length and checksums
-//! (TensorFlow's `record_writer.h` and `event.proto`; only the fields for scalars).
+//! TensorBoard event files: protobuf messages, each framed by length and checksums (TensorFlow's
+//! `record_writer.h` and `event.proto`; only the fields for scalars).
 
 use std::fs::File;
 use std::io::Write;
@@ -45,7 +45,7 @@ struct Value {
     simple_value: Option<f32>,
 }
 
-/// Writes one event file.
+/// Writer of an event file.
 #[derive(Debug)]
 pub struct EventWriter {
     path: PathBuf,
@@ -53,8 +53,8 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Starts an event file in `folder`, which TensorBoard is given, or one above it. `wall_time`
-    /// is in seconds since 1970; a file of the same second gets the next number.
+    /// Creates an event file in `folder`, a log directory for TensorBoard. `wall_time` is in
+    /// seconds since 1970; files of the same second are numbered.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
@@ -86,7 +86,7 @@ impl EventWriter {
         &self.path
     }
 
-    /// Writes scalars of one step.
+    /// Writes the scalars of a step.
     ///
     /// # Errors
     /// [`Error::Io`] naming the file.
@@ -108,7 +108,8 @@ fn frame(data: &[u8]) -> Vec<u8> {
     [&length[..], &masked(&length), data, &masked(data)].concat()
 }
 
-/// CRC-32C, turned and moved such that checksums of data with checksums in it are sound.
+/// Masked CRC-32C: rotated and offset, so that checksums of data with embedded checksums are
+/// robust.
 fn masked(data: &[u8]) -> [u8; 4] {
     let crc = crc32c::crc32c(data);
     (crc.rotate_right(15).wrapping_add(0xa282_ead8)).to_le_bytes()
@@ -118,9 +119,9 @@ fn masked(data: &[u8]) -> [u8; 4] {
 mod tests {
     use super::*;
 
-    /// The bytes that TensorFlow's own writer makes of these two events.
+    /// The same bytes as TensorFlow's writer for two events.
     #[test]
-    fn records_are_those_of_tensorflow() {
+    fn event_files_match_tensorflow() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut writer = EventWriter::create(folder.path(), 1.5).expect("can be written");
         writer.scalars(2.5, 7, &[("loss/main".into(), 0.25)]).expect("can be written");

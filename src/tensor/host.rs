@@ -3,8 +3,8 @@
 /// A dense tensor of f32.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostTensor {
-    /// The extents, outermost first.
+    /// Dimensions, outermost first.
     pub dims: Vec<usize>,
-    /// The elements, last dimension fastest.
+    /// Elements in row-major order.
     pub data: Vec<f32>,
 }

@@ -1,4 +1,4 @@
-//! Tensors on the host, and what every tensor is made of: shape and element type.
+//! Shapes and element types, and tensors on the host.
 
 mod host;
 
@@ -6,19 +6,18 @@ pub use host::HostTensor;
 
 use std::fmt;
 
-/// The extents of a tensor, outermost first. Activations are NCHW, convolution weights OIHW, linear
+/// Dimensions of a tensor, outermost first. Activations are NCHW, convolution weights OIHW, linear
 /// weights (out, in).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Shape(Vec<usize>);
 
 impl Shape {
-    /// The extents, outermost first.
+    /// Dimensions, outermost first.
     pub fn dims(&self) -> &[usize] {
         &self.0
     }
 
-    /// Number of elements; `usize::MAX` if they are more than can be counted, which no graph
-    /// accepts.
+    /// Number of elements; `usize::MAX` on overflow, which no graph accepts.
     pub fn volume(&self) -> usize {
         product(&self.0)
     }
@@ -28,15 +27,15 @@ impl Shape {
         self.0.len()
     }
 
-    /// Elements of one item of the batch: the volume without the first dimension.
+    /// Elements per batch item: the volume without the first dimension.
     pub fn item(&self) -> usize {
         product(self.0.get(1..).unwrap_or_default())
     }
 
-    /// The four extents of an activation.
+    /// The four dimensions of an activation.
     ///
     /// # Errors
-    /// The reason, if this is not a shape of four dimensions.
+    /// The reason, if the shape is not 4-D.
     pub fn nchw(&self) -> Result<[usize; 4], String> {
         self.0
             .as_slice()
@@ -44,15 +43,15 @@ impl Shape {
             .map_err(|_| format!("expected batch x channels x height x width, got {self}"))
     }
 
-    /// Batch, channels and the product of the rest: how per-channel operations see a tensor of rank
-    /// two or more.
+    /// Batch, channels and the product of the remaining dimensions, for per-channel operations on
+    /// tensors of rank two or more.
     pub fn ncs(&self) -> [usize; 3] {
         let dim = |i: usize| self.0.get(i).copied().unwrap_or(1);
         [dim(0), dim(1), product(self.0.get(2..).unwrap_or_default())]
     }
 }
 
-/// A product that stays at the largest number instead of starting again at zero.
+/// Saturating product.
 fn product(dims: &[usize]) -> usize {
     if dims.contains(&0) { 0 } else { dims.iter().fold(1, |product, dim| product.saturating_mul(*dim)) }
 }
@@ -90,7 +89,7 @@ impl fmt::Display for Shape {
     }
 }
 
-/// How a tensor's elements are stored. Arithmetic is always in f32.
+/// Storage type of a tensor's elements. Arithmetic is always in f32.
 ///
 /// Activations and their gradients may be f16; parameters, their gradients, statistics and losses
 /// are always f32.
@@ -127,7 +126,7 @@ impl Element {
 /// Shape and element type of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Spec {
-    /// The extents.
+    /// The shape.
     pub shape: Shape,
     /// The element type.
     pub element: Element,
@@ -149,17 +148,17 @@ impl Spec {
         Self { shape: shape.into(), element: Element::U32 }
     }
 
-    /// A tensor of another shape that is stored in the same way.
+    /// Another shape with the same element type.
     pub fn like(&self, shape: impl Into<Shape>) -> Self {
         Self { shape: shape.into(), element: self.element }
     }
 
-    /// Bytes that the tensor takes when it lies densely.
+    /// Bytes of the dense tensor.
     pub fn bytes(&self) -> usize {
         self.shape.volume().saturating_mul(self.element.size())
     }
 
-    /// The extents, outermost first.
+    /// Dimensions, outermost first.
     pub fn dims(&self) -> &[usize] {
         self.shape.dims()
     }
@@ -171,7 +170,7 @@ impl fmt::Display for Spec {
     }
 }
 
-/// Bytes that a tensor may have: more than any device holds, and so few that sums over a graph stay
+/// Maximum bytes of a tensor: more than any device has, and few enough that sums over a graph stay
 /// far below 2^64.
 pub(crate) const MAX_TENSOR_BYTES: u64 = 1 << 44;
 
@@ -180,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn huge_extents_do_not_wrap_around() {
+    fn huge_dimensions_saturate() {
         let huge = usize::MAX / 2;
         for (dims, volume, item) in [
             (vec![huge, 3, 5], usize::MAX, 15),

@@ -1,4 +1,4 @@
-//! The loop over data: an epoch of training.
+//! The loop over the data of an epoch.
 
 use std::ops::ControlFlow;
 
@@ -10,33 +10,32 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::optim::{Moment, Pace};
 
-/// Steps and batches that may be on their way to the device: enough that it never waits for the
-/// host, which makes the next and takes up the ones before.
+/// Maximum steps and batches in flight: enough that the device never waits for the host.
 pub(crate) const IN_FLIGHT: usize = 2;
 
-/// One softmax over one epoch of training, measured while the parameters changed.
+/// Metrics of a head over one epoch of training, measured while the parameters changed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct HeadSummary {
     /// `main`, `aux1` or `aux2`.
     pub name: &'static str,
     /// Mean cross-entropy.
     pub loss: f64,
-    /// Share of the images that it classified correctly, from 0 to 1.
+    /// Training accuracy, in [0, 1].
     pub accuracy: f64,
 }
 
-/// One epoch of training.
+/// Metrics of one epoch of training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct EpochSummary {
-    /// Number of the epoch, from 0.
+    /// Index of the epoch, from 0.
     pub epoch: u64,
     /// Images trained on.
     pub count: usize,
     /// Mean weighted sum of the losses.
     pub loss: f64,
-    /// Each softmax, the main one first.
+    /// Each head, the main one first.
     pub heads: Vec<HeadSummary>,
-    /// Whether the epoch was left before its end.
+    /// Whether the epoch was interrupted.
     pub interrupted: bool,
 }
 
@@ -58,13 +57,13 @@ impl EpochSummary {
     }
 }
 
-/// Trains on the rest of the epoch that the trainer is in. `pace` gives the learning rate of each
-/// update; the last one of the epoch may have fewer steps than [`Trainer::accumulate`]. `observe`
-/// sees each step when its metrics are back and may end the epoch early; the trainer's position
-/// then says where it resumes.
+/// Trains on the rest of the trainer's current epoch. `pace` returns learning rate and momentum of
+/// each update; the last update of the epoch may have fewer steps than [`Trainer::accumulate`].
+/// `observe` is called when the metrics of a step arrive and may interrupt the epoch; the trainer's
+/// position then is where to resume.
 ///
 /// # Errors
-/// What the loader and the device report.
+/// Errors of the loader and the device.
 pub async fn train_epoch<M: Model, P: Into<Pace>>(
     trainer: &mut Trainer<M>,
     loader: &Loader,
@@ -74,8 +73,8 @@ pub async fn train_epoch<M: Model, P: Into<Pace>>(
     train_epoch_from(trainer, loader, EpochSummary::default(), pace, observe).await
 }
 
-/// As [`train_epoch`], for an epoch whose beginning was measured before: the summary is that of the
-/// whole, bit for bit as if the epoch had not been left.
+/// As [`train_epoch`], for an interrupted epoch with the sums of its first part: the summary is
+/// that of the whole epoch, bit-identical to an uninterrupted one.
 ///
 /// # Errors
 /// As [`train_epoch`].
@@ -96,7 +95,8 @@ pub async fn train_epoch_from<M: Model, P: Into<Pace>>(
         let pace = pace(Moment { epoch, update: position / accumulate, updates });
         position += 1;
         let batch = batch?;
-        // Without a readable image there is no gradient, and momentum alone would move the weights.
+        // Without readable images there is no gradient, and momentum alone must not move the
+        // weights.
         let is_empty = batch.labels.iter().all(|label| *label == Batch::MISSING);
         if is_empty && accumulate == 1 {
             trainer.set_position(epoch, position);
@@ -110,7 +110,7 @@ pub async fn train_epoch_from<M: Model, P: Into<Pace>>(
         trainer.set_position(epoch, position);
         let arrived = trainer.metrics(IN_FLIGHT).await?;
         if report(&mut summary, &arrived, &mut observe).is_break() {
-            // After its last batch an epoch is done all the same.
+            // The epoch is complete after its last batch, readable or not.
             summary.interrupted = position < batches;
             break;
         }
@@ -126,7 +126,7 @@ pub async fn train_epoch_from<M: Model, P: Into<Pace>>(
 }
 
 impl<M: Model> Trainer<M> {
-    /// The first update of an epoch of these batches.
+    /// The moment of the first update of an epoch of this loader.
     pub fn moment(&self, epoch: u64, loader: &Loader) -> Moment {
         let batches = loader.batches_per_epoch() as u64;
         let updates = batches.div_ceil(u64::from(self.accumulate()).max(1)).max(1);

@@ -1,4 +1,4 @@
-//! The graph of a training step: forward, backward and update, with the passes that shape it.
+//! The graph of a training step: forward, backward and update, after all graph passes.
 
 use std::sync::Arc;
 
@@ -21,11 +21,11 @@ pub struct TrainingGraph {
     pub input: TensorId,
     /// The labels, batch.
     pub labels: TensorId,
-    /// Second labels and the share of the first ones, where images are mixed.
+    /// Second labels and shares of the first ones, for mixup and cutmix.
     pub mixed: Option<[TensorId; 2]>,
-    /// The total loss, then the loss of each head, then its correct count, then the gradients' norm
-    /// if they are clipped, then the loss scale and the number of skipped updates if the loss is
-    /// scaled.
+    /// The tensors read back per step: total loss; loss and correct count of each head; with
+    /// clipping the gradients' norm; with loss scaling the loss scale and the number of skipped
+    /// updates.
     pub metrics: Vec<TensorId>,
     /// The logits of each head.
     pub logits: Vec<TensorId>,
@@ -39,8 +39,8 @@ impl TrainingGraph {
     /// Builds forward, backward and update for batches of `batch` images.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] or [`Error::Config`] for values that nothing can be trained with,
-    /// [`Error::Layer`] for shapes that do not fit.
+    /// [`Error::OutOfRange`] or [`Error::Config`] for invalid values, [`Error::Layer`] for shapes
+    /// that do not fit.
     pub fn new(network: &impl Model, optimizer: &Optimizer, batch: usize) -> Result<Self> {
         optimizer.validate()?;
         let net = network.build(batch)?.stored_as(optimizer.precision.element())?;
@@ -59,7 +59,7 @@ impl TrainingGraph {
         let forward = graph.len();
         let loss = graph.output(Output::Loss)?;
         graph.differentiate_scaled(loss, scale)?;
-        graph = graph.join_masks()?;
+        graph = graph.fuse_masks()?;
         if optimizer.checkpointing {
             graph = smallest(&graph, forward)?;
         }
@@ -88,11 +88,11 @@ impl TrainingGraph {
         Ok(Self { graph, layout, input, labels, mixed, metrics, logits, heads, places, accumulated })
     }
 
-    /// Plans it as a trainer on this device does.
+    /// Plans it like a trainer on this device.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device
-    /// cannot store activations so.
+    /// does not support the element type.
     pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
         gpu.require_all(&self.graph)?;
         let options = PlanOptions {
@@ -106,9 +106,10 @@ impl TrainingGraph {
     }
 }
 
-/// The graph recomputed in as many segments as take the least memory; as it is if that is least.
+/// The graph with gradient checkpointing in the number of segments that needs the least memory;
+/// unchanged if that needs the least.
 fn smallest(graph: &Graph, forward: usize) -> Result<Graph> {
-    /// More would make most of the network's values values across cuts.
+    /// With more segments most values would be read across cuts.
     const MOST: usize = 16;
     let candidates = (1..=MOST).map(|segments| {
         let candidate = graph.recompute(forward, segments)?;

@@ -1,5 +1,5 @@
-//! Training: a network, its backward graph and an optimizer as one plan; the state that can leave
-//! the device and come back.
+//! Training: a network, its backward graph and an optimizer as one plan, and the training state on
+//! the host.
 
 mod fit;
 mod graph;
@@ -37,20 +37,20 @@ pub struct Trainer<M = GoogLeNet> {
     heads: Vec<&'static str>,
     logits: Vec<TensorId>,
     places: Places,
-    /// The node after which everything runs once for each update.
+    /// The first node that runs once per update instead of once per step.
     update_from: usize,
     progress: Progress,
     sent: VecDeque<Sent>,
 }
 
 impl<M: Model> Trainer<M> {
-    /// Plans the training step, compiles its kernels and draws the initial parameters from `seed`.
-    /// `progress` is told of each node whose kernels are ready: (done, of how many).
+    /// Plans the training step, compiles its kernels and initializes the parameters from `seed`.
+    /// `progress` is called with (compiled nodes, total nodes).
     ///
     /// # Errors
     /// [`Error::OutOfRange`], [`Error::Config`] or [`Error::Layer`] for a network that cannot be
     /// built, [`Error::NoF16`] if the precision is not the device's, [`Error::TooLarge`] if the
-    /// batch does not fit, and what the device reports.
+    /// batch does not fit, and errors of the device.
     pub async fn new(
         gpu: &Gpu,
         network: &M,
@@ -95,15 +95,15 @@ impl<M: Model> Trainer<M> {
         Ok(trainer)
     }
 
-    /// Draws the parameters from the seed.
+    /// Initializes the parameters from the seed.
     fn initialize(&mut self) -> Result<()> {
-        // Averages start from the first parameters too.
+        // Averages start from the initial parameters.
         let targets: Vec<Region> =
             [Region::Parameters].into_iter().chain(self.optimizer.average_slot()).collect();
         initialize(&self.gpu, self.session.regions(), self.progress.seed, &targets)
     }
 
-    /// Steps of one update; the last update of an epoch may have fewer.
+    /// Gradient accumulation steps; the last update of an epoch may have fewer.
     pub fn accumulate(&self) -> u32 {
         self.optimizer.accumulate
     }
@@ -118,7 +118,7 @@ impl<M: Model> Trainer<M> {
         &self.network
     }
 
-    /// Images of a batch.
+    /// Batch size.
     pub fn batch(&self) -> usize {
         self.batch
     }
@@ -128,44 +128,45 @@ impl<M: Model> Trainer<M> {
         &self.heads
     }
 
-    /// The session that runs the steps.
+    /// The session of the training plan.
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// From now on, adds up how long the device works on steps. Returns whether the device can
-    /// tell.
+    /// Starts to measure how long the device works on steps. Returns whether the device supports
+    /// it.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn watch(&mut self) -> Result<bool> {
         self.session.watch().await
     }
 
-    /// Seconds that the device worked on the steps whose metrics are back since [`Trainer::watch`].
+    /// Device seconds of the completed steps since [`Trainer::watch`]; `None` if they are not
+    /// measured.
     pub fn busy_seconds(&self) -> Option<f64> {
         self.session.busy_seconds()
     }
 
-    /// Times each dispatch of one training step by itself; the step counts as one, and has no
+    /// Times each dispatch of one training step separately; the step updates parameters but has no
     /// metrics.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
-    pub async fn profile(&mut self, batch: &Batch, rate: f32, clock: Clock) -> Result<Vec<DispatchTime>> {
+    /// [`Error::Tensor`] if the batch has the wrong size, and errors of the device.
+    pub async fn profile(&mut self, batch: &Batch, lr: f32, clock: Clock) -> Result<Vec<DispatchTime>> {
         self.write(batch)?;
         let window = self.window(batch, true);
-        let times = self.session.profile(&self.step_values(rate.into(), window), clock).await?;
+        let times = self.session.profile(&self.step_values(lr.into(), window), clock).await?;
         self.advance(batch, true);
         Ok(times)
     }
 
-    /// How far training is.
+    /// Training progress.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// Says at which epoch and batch the data is, for the state.
+    /// Sets the position in the data, for the training state.
     pub fn set_position(&mut self, epoch: u64, batch: u64) {
         self.progress.epoch = epoch;
         self.progress.batch = batch;
@@ -176,18 +177,18 @@ impl<M: Model> Trainer<M> {
         self.session.limit_submissions(multiply_adds);
     }
 
-    /// Sends one training step to the device and returns at once; what it measures comes from
-    /// [`Trainer::metrics`]. With [`Optimizer::accumulate`], parameters are updated after that many
-    /// steps, of which each counts by its images.
+    /// Submits one training step without waiting; [`Trainer::metrics`] returns its metrics. With
+    /// [`Optimizer::accumulate`], parameters are updated after that many steps, weighted by their
+    /// number of images.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the batch has the wrong size, and what the device reports.
+    /// [`Error::Tensor`] if the batch has the wrong size, and errors of the device.
     pub fn step(&mut self, batch: &Batch, pace: impl Into<Pace>) -> Result<()> {
         self.send(batch, pace.into(), self.progress.waiting.saturating_add(1) >= self.optimizer.accumulate)
     }
 
-    /// As [`Trainer::step`], and updates the parameters from all gradients that wait for an update,
-    /// however few: the last step of an epoch.
+    /// As [`Trainer::step`], for the last step of an epoch: updates the parameters from all
+    /// accumulated gradients, even if steps are missing.
     ///
     /// # Errors
     /// As [`Trainer::step`].
@@ -203,14 +204,14 @@ impl<M: Model> Trainer<M> {
         self.sent.push_back(Sent {
             step: self.progress.step,
             count: batch.count,
-            rate: pace.rate as f32,
+            lr: pace.lr as f32,
             updates,
         });
         self.advance(batch, updates);
         Ok(())
     }
 
-    /// Notes that a micro-batch is done.
+    /// Counts a micro-batch.
     fn advance(&mut self, batch: &Batch, updates: bool) {
         let progress = &mut self.progress;
         progress.step += 1;
@@ -223,21 +224,20 @@ impl<M: Model> Trainer<M> {
         }
     }
 
-    /// What becomes of the gradients of this micro-batch: each is the mean over its images, and so
-    /// shall their sum be.
+    /// Weights of the gradients of this micro-batch, so that the accumulated gradient is the mean
+    /// over all images.
     fn window(&self, batch: &Batch, ends: bool) -> Window {
         let own = weight(batch, &self.network);
         let all = self.progress.waiting_weight + own;
-        // The weight of a window of full micro-batches: what is divided by it is exact where all
-        // are.
+        // Dividing by the weight of a window of full micro-batches is exact if all are full.
         let full = self.optimizer.accumulate as f32 * self.batch as f32;
         let over = |weight: f32| if weight > 0.0 { full / weight } else { 1.0 };
         let completion = if ends { over(all) } else { 1.0 };
         Window { starts: self.progress.waiting == 0, divisor: over(own), completion }
     }
 
-    /// Gives the device the images and labels of the next step. Where the network takes mixed
-    /// labels, a batch without second ones has only its own.
+    /// Uploads the images and labels of the next step. For a network with mixed labels, a batch
+    /// without second labels uses its labels only.
     fn write(&self, batch: &Batch) -> Result<()> {
         self.session.write(self.input, &batch.images)?;
         self.session.write_labels(self.labels, &batch.labels)?;
@@ -252,7 +252,7 @@ impl<M: Model> Trainer<M> {
             }
             (None, Some(_)) => Err(Error::tensor(
                 "label/second",
-                "is no input of this network: build it with `mixed_labels`",
+                "is not an input of this network: build it with `mixed_labels`",
             )),
             (None, None) => Ok(()),
         }
@@ -261,25 +261,25 @@ impl<M: Model> Trainer<M> {
     /// The values of the next step.
     fn step_values(&self, pace: Pace, window: Window) -> Step {
         let Progress { seed, step, update, .. } = self.progress;
-        // The counters of a step are 32 bits wide: they wrap after four thousand million steps.
+        // Step counters have 32 bits and wrap after 2^32 steps.
         Step {
             seed: seed as u32,
             seed_high: (seed >> 32) as u32,
             step: step as u32,
             update: update as u32,
-            rate: pace.rate as f32,
-            momentum: pace.momentum.map_or(self.optimizer.usual_momentum(), |momentum| momentum as f32),
-            decay: self.optimizer.weight_decay,
+            lr: pace.lr as f32,
+            momentum: pace.momentum.map_or(self.optimizer.base_momentum(), |momentum| momentum as f32),
+            weight_decay: self.optimizer.weight_decay,
             loss_scale: 1.0,
             window,
         }
     }
 
-    /// What steps have measured since the last call, oldest first; waits until at most `in_flight`
-    /// are not back.
+    /// Metrics of the steps since the last call, oldest first; waits until at most `in_flight`
+    /// steps are pending.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn metrics(&mut self, in_flight: usize) -> Result<Vec<StepMetrics>> {
         let arrived = self.session.settle(in_flight).await?;
         let mut list = Vec::with_capacity(arrived.len());
@@ -293,7 +293,7 @@ impl<M: Model> Trainer<M> {
     /// The logits of each head in the last step, batch x classes, row by row; waits for it.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn logits(&self) -> Result<Vec<(&'static str, Vec<f32>)>> {
         let mut list = Vec::with_capacity(self.heads.len());
         for (name, tensor) in self.heads.iter().zip(&self.logits) {
@@ -302,10 +302,10 @@ impl<M: Model> Trainer<M> {
         Ok(list)
     }
 
-    /// The training state, as one value on the host.
+    /// Reads the training state back to the host.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Errors of the device.
     pub async fn state(&self) -> Result<TrainingState> {
         let regions = self.session.regions();
         let mut slots = Vec::new();
@@ -337,11 +337,11 @@ impl<M: Model> Trainer<M> {
         })
     }
 
-    /// Continues from a state. Optimizer vectors that the state does not have start at zero,
-    /// averages at what they would be averages of, and the loss scale at its first value.
+    /// Restores a training state. Missing optimizer vectors start at zero, missing averages at the
+    /// current values, and a missing loss scale at its initial value.
     ///
     /// # Errors
-    /// [`Error::Tensor`] naming what is missing or has another shape.
+    /// [`Error::Tensor`] naming a tensor that is missing or has the wrong shape.
     pub fn restore(&mut self, state: &TrainingState) -> Result<()> {
         let regions = Arc::clone(self.session.regions());
         upload(&self.gpu, &regions, Region::Parameters, &state.parameters)?;
@@ -358,8 +358,8 @@ impl<M: Model> Trainer<M> {
             upload(&self.gpu, &regions, region, slot)?;
         }
         if let Some(region) = self.optimizer.average_slot() {
-            // Averages that the state does not have start from the latest: earlier versions had
-            // none of the statistics.
+            // Missing averages start at the current values: earlier versions did not average
+            // statistics.
             let average = state.average.as_ref().unwrap_or(&state.parameters);
             upload(&self.gpu, &regions, region, average)?;
             if self.averages_statistics() {
@@ -371,15 +371,15 @@ impl<M: Model> Trainer<M> {
         Ok(())
     }
 
-    /// Starts from the weights of another run: parameters and running statistics, but for the
-    /// parameters called in `anew`, which keep their first values. Progress and the optimizer's
-    /// vectors stay at their beginning, and averages start from the new parameters.
+    /// Starts from the weights of another run: parameters and running statistics, except the
+    /// parameters named in `reinitialized`, which keep their initial values. Progress and optimizer
+    /// vectors are not restored, and averages start from the new parameters.
     ///
     /// # Errors
-    /// [`Error::Tensor`] naming what is missing or has another shape.
-    pub async fn start_from(&mut self, state: &TrainingState, anew: &[String]) -> Result<()> {
+    /// [`Error::Tensor`] naming a tensor that is missing or has the wrong shape.
+    pub async fn start_from(&mut self, state: &TrainingState, reinitialized: &[String]) -> Result<()> {
         let mut start = self.state().await?;
-        let keep = |name: &String| !anew.contains(name) && !is_loss_scale(name);
+        let keep = |name: &String| !reinitialized.contains(name) && !is_loss_scale(name);
         for (own, other) in [(&mut start.parameters, &state.parameters), (&mut start.state, &state.state)] {
             own.retain(|name, _| !keep(name));
             own.extend(other.iter().filter(|(name, _)| keep(name)).map(|(n, t)| (n.clone(), t.clone())));
@@ -388,17 +388,17 @@ impl<M: Model> Trainer<M> {
         self.restore(&start)
     }
 
-    /// How activations are stored.
+    /// Element type of activations.
     pub(crate) fn element(&self) -> Element {
         self.optimizer.precision.element()
     }
 
-    /// Whether running statistics are averaged with the parameters.
+    /// Whether running statistics are averaged like the parameters.
     fn averages_statistics(&self) -> bool {
         self.session.regions().regions().any(|region| region == Region::AveragedState)
     }
 
-    /// The memory to classify with.
+    /// The memory that classifiers share.
     pub(crate) fn inference_regions(&self) -> Result<Arc<Regions>> {
         let regions = self.session.regions();
         match self.optimizer.average_slot() {
@@ -408,8 +408,8 @@ impl<M: Model> Trainer<M> {
     }
 }
 
-/// What the loss of a batch is a mean over: its images, or with class weights the weights of their
-/// labels.
+/// The denominator of a batch's loss: its images, or with class weights the sum of their labels'
+/// weights.
 fn weight(batch: &Batch, network: &impl Model) -> f32 {
     let classes = network.class_count();
     let of =
@@ -422,7 +422,7 @@ fn weight(batch: &Batch, network: &impl Model) -> f32 {
     weights.sum()
 }
 
-/// Draws the initial parameters from the seed, into each of these regions.
+/// Writes the initial parameters of `seed` into each of these regions.
 pub(crate) fn initialize(gpu: &Gpu, regions: &Regions, seed: u64, targets: &[Region]) -> Result<()> {
     for entry in &regions.layout.parameters {
         let Some(info) = entry.info else { continue };
@@ -444,7 +444,7 @@ async fn download(gpu: &Gpu, regions: &Regions, region: Region) -> Result<BTreeM
     Ok(list.into_iter().map(tensor).collect())
 }
 
-/// Writes every tensor that a region has; the map may have more.
+/// Writes every tensor of a region; the map may have more tensors.
 pub(crate) fn upload(
     gpu: &Gpu,
     regions: &Regions,
@@ -463,7 +463,7 @@ pub(crate) fn upload(
             let shape = crate::tensor::Shape::from(tensor.dims.as_slice());
             return Err(Error::tensor(
                 &entry.name,
-                format!("is {shape} in the weights and {} in the network", entry.shape),
+                format!("is {shape} in the weights, but {} in the network", entry.shape),
             ));
         }
         regions.set(gpu, region, &entry.name, &tensor.data)?;
@@ -471,7 +471,7 @@ pub(crate) fn upload(
     Ok(())
 }
 
-/// Gives a network that classifies its weights: parameters, and running statistics if it has any.
+/// Writes the weights of a network for inference: parameters, and running statistics if it has any.
 pub(crate) fn upload_weights(gpu: &Gpu, regions: &Regions, weights: &TrainingState) -> Result<()> {
     upload(gpu, regions, Region::Parameters, &weights.parameters)?;
     if regions.layout.state.is_empty() {

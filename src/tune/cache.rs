@@ -1,4 +1,4 @@
-//! What tuning found, kept in a file from one start to the next.
+//! Cache file of tuning results.
 
 use std::path::{Path, PathBuf};
 
@@ -11,19 +11,18 @@ use crate::output::write_atomically;
 use crate::plan::Choices;
 use crate::untrusted::{MAX_TEXT_BYTES, read_file};
 
-/// The variable that names the folder of caches.
+/// Environment variable for the folder of caches.
 const FOLDER: &str = "INCEPT_CACHE_DIR";
 
-/// The file of one adapter with one driver and what was opened of it, for this version of the
-/// engine. Anything else that lies in its place is ignored, and overwritten when something is
-/// saved.
+/// Cache of an adapter, driver and set of limits, for this version of the engine. A file with other
+/// content is ignored, and overwritten on saving.
 #[derive(Clone, Debug)]
 pub struct TuneCache {
     path: PathBuf,
     identity: Identity,
 }
 
-/// What measured times depend on beside shapes and kernels.
+/// What times depend on besides shapes and kernels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
     engine: String,
@@ -33,8 +32,8 @@ struct Identity {
     opened: String,
 }
 
-/// What kernels may use of a device: within WebGPU's default limits, or without matrices, others
-/// are the fastest.
+/// Limits and features of an opened device: with default limits or without matrices, other kernels
+/// are fastest.
 fn opened(profile: &Profile) -> String {
     let matrices = profile.cooperative.map_or_else(String::new, |m| {
         let (half, single) = (if m.f16 { ".f16" } else { "" }, if m.f32 { ".f32" } else { "" });
@@ -51,8 +50,7 @@ struct Content {
 }
 
 impl TuneCache {
-    /// The cache of a device in the folder that `INCEPT_CACHE_DIR` names, or in the one where this
-    /// system keeps caches.
+    /// The cache of a device, in `INCEPT_CACHE_DIR` or the system's cache folder.
     ///
     /// # Errors
     /// [`Error::Io`] if the system has no such folder.
@@ -60,13 +58,13 @@ impl TuneCache {
         let named = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from);
         let folder = named.or_else(|| Some(dirs::cache_dir()?.join("incept")));
         let missing = || {
-            let reason = format!("this system has no folder for caches: name one with {FOLDER}");
+            let reason = format!("this system has no cache folder: set {FOLDER}");
             Error::io("tuned kernels", std::io::Error::new(std::io::ErrorKind::NotFound, reason))
         };
         Ok(Self::in_folder(&folder.ok_or_else(missing)?, gpu.summary(), gpu.profile()))
     }
 
-    /// The cache of an adapter in this folder, for what was opened of it.
+    /// The cache of an adapter and profile in this folder.
     pub fn in_folder(folder: &Path, adapter: &AdapterSummary, profile: &Profile) -> Self {
         let identity = Identity {
             engine: env!("CARGO_PKG_VERSION").into(),
@@ -76,7 +74,7 @@ impl TuneCache {
             opened: opened(profile),
         };
         let Identity { engine, adapter, backend, driver, opened } = &identity;
-        // Names may have any characters and any length.
+        // Names may contain any characters and be of any length.
         let parts = [(adapter, 48), (backend, 12), (driver, 64), (opened, 48), (engine, 16)];
         let parts = parts.map(|(text, length)| file_name(text, length));
         let path = folder.join(format!("tune-{}.json", parts.join("-")));
@@ -88,8 +86,8 @@ impl TuneCache {
         &self.path
     }
 
-    /// The choices in the file; none if there is no file, or if it is damaged or of another
-    /// adapter, driver or version, which is logged.
+    /// Loads the choices; empty without a file. A damaged file, or one of another adapter, driver
+    /// or version, is logged and ignored.
     pub fn load(&self) -> Choices {
         let ignored = |reason: String| {
             log::warn!("{}: {reason}; it is ignored, and overwritten after tuning", self.path.display());
@@ -105,14 +103,14 @@ impl TuneCache {
         match serde_json::from_slice::<Content>(&bytes) {
             Ok(content) if content.identity == self.identity => content.choices,
             Ok(content) => ignored(format!("is for {:?}", content.identity)),
-            Err(error) => ignored(format!("is no cache of choices: {error}")),
+            Err(error) => ignored(format!("is not a tuning cache: {error}")),
         }
     }
 
-    /// Adds choices to those in the file; new ones win.
+    /// Adds choices to the file; they replace older ones with the same key.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be written; what was there before is there then.
+    /// [`Error::Io`] if it cannot be written; the old file is then unchanged.
     pub fn save(&self, choices: &Choices) -> Result<()> {
         let mut all = self.load();
         all.extend(choices.clone());
@@ -122,7 +120,7 @@ impl TuneCache {
     }
 }
 
-/// A part of a file's name: letters, digits and dots of a text, all else as dashes.
+/// A text as part of a file name: letters, digits and dots; everything else becomes dashes.
 fn file_name(text: &str, length: usize) -> String {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '.').filter(|word| !word.is_empty());
     let name: String = words.collect::<Vec<_>>().join("-").to_lowercase().chars().take(length).collect();
@@ -134,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_names_have_nothing_to_escape() {
+    fn cache_file_names_are_sanitized() {
         assert_eq!(file_name("llvmpipe (LLVM 19.1.7, 256 bits)", 48), "llvmpipe-llvm-19.1.7-256-bits");
         assert_eq!(file_name("../../etc", 48), "etc");
         assert_eq!(file_name("Größe/7", 48), "gr-e-7");

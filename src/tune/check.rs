@@ -1,7 +1,7 @@
-//! Whether a kernel computes what its operation is defined to be, on shapes for which a whole CPU
-//! twin may take minutes.
+//! Checks a kernel's results, also on shapes where a whole CPU reference would take minutes.
 //!
-//! Up to [`TWIN`] multiply-adds, the whole output is compared with the CPU twin in f64. Above that:
+//! Up to [`REFERENCE`] multiply-adds, the whole output is compared with the CPU reference in f64.
+//! Above that:
 //!
 //! * elements of the output computed in f64 straight from the definition
 //!   ([`Reference::element`](crate::reference::Reference)) must agree: every corner of the output,
@@ -10,36 +10,35 @@
 //!   wrong element is found unless two implementations are wrong in the same way, in the same
 //!   place, and nowhere that was sampled.
 //!
-//! The inputs are noise of both signs, so that wrong terms do not cancel and a missing ReLU shows;
-//! around them and in scratch memory lie NaNs, so that what was read out of bounds cannot stay
-//! small; and [`Stage`](crate::tune::Trial) tells of anything written out of bounds. An operation
-//! that is large and cannot be sampled is not tuned at all.
+//! Inputs are noise of both signs, so that wrong products do not cancel and a missing ReLU is
+//! found. Guard regions of NaNs around them and in scratch memory expose out-of-bounds reads, and
+//! [`Stage`](crate::tune::Trial) detects out-of-bounds writes. A large operation that cannot be
+//! sampled is not tuned.
 
 use crate::graph::Operation;
 use crate::kernel::Step;
 use crate::reference::{self, Array, run_operation};
 use crate::tensor::{Element, Spec};
 
-/// Multiply-adds, or elements, up to which the twin computes everything.
-const TWIN: u64 = 1 << 25;
+/// Multiply-adds or elements up to which the reference computes the whole output.
+const REFERENCE: u64 = 1 << 25;
 
-/// Elements up to which the twin is worth its time where nothing else can check.
-const TWIN_ALONE: u64 = 1 << 26;
+/// The same limit where sampling is not possible.
+const REFERENCE_ONLY: u64 = 1 << 26;
 
-/// Multiply-adds that sampled elements may take all together.
+/// Multiply-adds for all sampled elements together.
 const SAMPLING: u64 = 1 << 23;
 
-/// Relative L2 error of a whole output, and the largest error of one element in units of the
-/// output's root mean square. Sums of some hundred thousand products in f32, in any order, stay an
-/// order of magnitude below.
+/// Limits of the relative L2 error of an output, and of the largest error of an element relative to
+/// the output's RMS. f32 sums of several hundred thousand products, in any order, are an order of
+/// magnitude below.
 const LIMITS: (f64, f64) = (1e-4, 1e-3);
 
-/// The same where something is stored as f16.
+/// The limits with f16 storage.
 const LIMITS_F16: (f64, f64) = (2e-3, 2e-2);
 
-/// Numbers that look random, the same for the same seed: between -1 and 1, but those of vectors
-/// between 0.5 and 1.5, because they may be variances; labels and indices are zero, which is always
-/// valid.
+/// Deterministic noise by seed: in [-1, 1), but vectors in [0.5, 1.5), because they may be
+/// variances; labels and indices are zero, which is always valid.
 pub(super) fn noise(spec: &Spec, seed: u64) -> Array<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let (low, span) = if spec.shape.rank() < 2 { (0.5, 1.0) } else { (-1.0, 2.0) };
@@ -57,12 +56,12 @@ pub(super) fn noise(spec: &Spec, seed: u64) -> Array<f32> {
     Array::new(spec.dims(), (0..spec.shape.volume()).map(|_| next()).collect())
 }
 
-/// What an operation's outputs must be.
+/// Expected outputs of an operation.
 #[derive(Debug)]
 pub(super) struct Expected {
     truth: Truth,
     limits: (f64, f64),
-    /// Which outputs are whole numbers.
+    /// Which outputs are integers and must match exactly.
     exact: Vec<bool>,
 }
 
@@ -70,13 +69,13 @@ pub(super) struct Expected {
 enum Truth {
     /// All of them.
     Whole(Vec<Array<f32>>),
-    /// Some elements of the first, and all that an implementation made which has passed.
+    /// Sampled elements of the only output, and the whole output of the first implementation that
+    /// passed.
     Sampled { elements: Vec<(usize, f64)>, agreed: Option<Array<f32>> },
 }
 
 impl Expected {
-    /// Computes what can be computed in reasonable time; nothing if that is too little to tell
-    /// right from wrong.
+    /// Computes the expected outputs within a time limit; `None` if they cannot be checked.
     pub(super) fn new(
         op: &dyn Operation,
         specs: &[&Spec],
@@ -93,10 +92,10 @@ impl Expected {
             [output] => sample(op, inputs, output, work),
             _ => None,
         };
-        if let Some(elements) = if work > TWIN { sampled() } else { None } {
+        if let Some(elements) = if work > REFERENCE { sampled() } else { None } {
             return Some(Self { truth: Truth::Sampled { elements, agreed: None }, limits, exact });
         }
-        if work > TWIN_ALONE {
+        if work > REFERENCE_ONLY {
             return None;
         }
         let wide: Vec<Array<f64>> = inputs.iter().map(|a| a.cast()).collect();
@@ -106,7 +105,7 @@ impl Expected {
         Some(Self { truth, limits, exact })
     }
 
-    /// Compares what an implementation made.
+    /// Compares an implementation's outputs.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -133,7 +132,7 @@ impl Expected {
     }
 }
 
-/// Elements of the output with their values: its corners, and as many places as there is time for.
+/// Indices and values of sampled output elements: corners, and random ones within the budget.
 fn sample(op: &dyn Operation, inputs: &[&Array<f32>], output: &Spec, work: u64) -> Option<Vec<(usize, f64)>> {
     let (dims, volume) = (output.dims(), output.shape.volume());
     let count = (SAMPLING / (work / volume.max(1) as u64).max(1)).clamp(64, 4096);
@@ -145,14 +144,14 @@ fn sample(op: &dyn Operation, inputs: &[&Array<f32>], output: &Spec, work: u64) 
     let places = noise(&Spec::f32([usize::try_from(count).unwrap_or(64)]), 99).data;
     let places = places.iter().map(|p| ((f64::from(*p) - 0.5) * volume as f64) as usize);
     let indices = corners.into_iter().chain(places.map(|i| i.min(volume.saturating_sub(1))));
-    let twin = reference::of::<f64>(op)?;
-    indices.map(|index| Some((index, twin.element(inputs, dims, index)?))).collect()
+    let reference = reference::of::<f64>(op)?;
+    indices.map(|index| Some((index, reference.element(inputs, dims, index)?))).collect()
 }
 
 fn compare(got: &[f32], want: &[f32], limits: (f64, f64), exact: bool) -> Result<(), String> {
     if exact {
         let wrong = got.iter().zip(want).filter(|(a, b)| a != b).count();
-        return if wrong == 0 { Ok(()) } else { Err(format!("{wrong} whole numbers are wrong")) };
+        return if wrong == 0 { Ok(()) } else { Err(format!("{wrong} integers are wrong")) };
     }
     let (mut squares, mut norm, mut worst) = (0.0f64, 0.0f64, 0.0f64);
     for (got, want) in got.iter().zip(want) {
@@ -164,11 +163,11 @@ fn compare(got: &[f32], want: &[f32], limits: (f64, f64), exact: bool) -> Result
     let size = norm.sqrt().max(1e-12);
     let root_mean_square = size / (want.len().max(1) as f64).sqrt();
     let (whole, one) = (squares.sqrt() / size, worst / root_mean_square);
-    // A NaN among the results makes the first of these one too, and no comparison with it holds.
+    // A NaN in the results makes `whole` NaN, for which no comparison is true.
     if got.len() == want.len() && whole <= limits.0 && one <= limits.1 {
         return Ok(());
     }
-    Err(format!("its numbers are wrong: relative error {whole:.1e}, of one element {one:.1e}"))
+    Err(format!("results are wrong: relative error {whole:.1e}, largest of an element {one:.1e}"))
 }
 
 #[cfg(test)]
@@ -176,9 +175,9 @@ mod tests {
     use super::*;
     use crate::ops::{Conv, ConvInputGrad, ConvWeightGrad, Linear, LinearInputGrad, LinearWeightGrad};
 
-    /// Every element of every operation that can be sampled is what the whole twin makes of it.
+    /// For every operation with sampling, each sampled element equals that of the whole reference.
     #[test]
-    fn elements_are_those_of_the_twin() {
+    fn sampled_elements_match_the_whole_reference() {
         let dims = |dims: &[usize]| Spec::f32(dims);
         let (x, w, b) = (dims(&[2, 3, 7, 9]), dims(&[5, 3, 3, 2]), dims(&[5]));
         let (stride, padding, size) = ([2, 3], [1, 2], [7, 9]);
@@ -213,9 +212,9 @@ mod tests {
         }
     }
 
-    /// One wrong element among a million is found, and so is a NaN.
+    /// A single wrong element or NaN in a million is found.
     #[test]
-    fn comparing_finds_single_elements() {
+    fn single_wrong_elements_are_found() {
         let want = noise(&Spec::f32([1000, 1000]), 7).data;
         assert_eq!(compare(&want, &want, LIMITS, false), Ok(()));
         for wrong in [want[123_456] + 0.01, f32::NAN, f32::INFINITY] {
@@ -226,14 +225,14 @@ mod tests {
         assert!(compare(&want[1..], &want, LIMITS, false).is_err());
     }
 
-    /// Above the twin's size, a sampled element is enough to refuse, and so is any element of which
-    /// two implementations disagree.
+    /// In large outputs, one wrong sampled element fails, as does any element on which two
+    /// implementations differ.
     #[test]
     fn large_outputs_are_sampled_and_compared_with_each_other() {
         let (x, w) = (Spec::f32([4, 64, 32, 32]), Spec::f32([64, 64, 3, 3]));
         let op = Conv::new(1, 1);
         let y = op.infer(&[&x, &w]).expect("shapes fit").remove(0);
-        assert!(op.macs(&[&x, &w], &[&y]) > TWIN);
+        assert!(op.macs(&[&x, &w], &[&y]) > REFERENCE);
         let (a, b) = (noise(&x, 1), noise(&w, 2));
         let made = run_operation(&op, &[&x, &w], &[&a, &b], &Step::default()).expect("shapes fit");
         let expected =

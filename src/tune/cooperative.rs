@@ -1,6 +1,5 @@
-//! Whether cooperative matrices do what they should on a device: asked for when it is opened,
-//! tested by small convolutions in all three directions, and left alone if a result differs from
-//! the CPU twin's.
+//! Self-test of cooperative matrices when a device is opened: small convolutions in all three
+//! directions are compared with the CPU reference; matrices are not used if a result differs.
 
 use super::Trial;
 use crate::error::{Error, Result};
@@ -11,18 +10,18 @@ use crate::ops::{Conv, ConvInputGrad, ConvWeightGrad, offers};
 use crate::reference::{Array, relative_error, run_operation};
 use crate::tensor::{Element, Spec};
 
-/// Sums of products of f16 in f32, rounded to f16 at the end; a sum that is begun wrongly or
-/// counted twice is off by far more.
+/// Error limit: f16 products are summed in f32 and rounded to f16; a wrong initial value or a
+/// product counted twice gives a far larger error.
 const LIMIT: f64 = 2e-3;
 
-/// A convolution to test matrices with.
+/// A test convolution.
 struct Case {
     op: Box<dyn Operation>,
     specs: Vec<Spec>,
     inputs: Vec<Array<f32>>,
 }
 
-/// Numbers between -1 and 1 that f16 has, different for each seed.
+/// Deterministic values in [-1, 1), exact in f16, by seed.
 fn numbers(dims: &[usize], seed: u32) -> Array<f32> {
     let value = |i: u32| {
         let hash = (i ^ seed.wrapping_mul(0x9e37_79b9)).wrapping_mul(0x85eb_ca6b);
@@ -32,9 +31,9 @@ fn numbers(dims: &[usize], seed: u32) -> Array<f32> {
     Array::new(dims, (0..count).map(value).collect())
 }
 
-/// Convolutions in all three directions, with several tiles in each dimension, edges that no tile
-/// fits, and a weight gradient in several parts: 3x3 on a plane that is loaded element by element,
-/// and 1x1 on one that is loaded in vectors.
+/// Convolutions in all three directions, with several tiles per dimension, partial tiles at the
+/// edges, and a split-K weight gradient: 3x3 on a plane with scalar loads, and 1x1 on one with
+/// vector loads.
 fn cases(element: Element) -> Vec<Case> {
     let three = directions(element, 3, [19, 18]);
     three.into_iter().chain(directions(element, 1, [20, 16])).collect()
@@ -66,7 +65,7 @@ fn directions(element: Element, kernel: usize, size: [usize; 2]) -> [Case; 3] {
     ]
 }
 
-/// Runs the convolutions on matrices of a device that is not yet known to have good ones.
+/// Runs the test convolutions on a device's cooperative matrices.
 pub(super) async fn self_test(gpu: &Gpu, candidate: &Cooperative) -> Result<()> {
     for element in [Element::F16, Element::F32] {
         let has = if element == Element::F16 { candidate.f16 } else { candidate.f32 };
@@ -78,7 +77,7 @@ pub(super) async fn self_test(gpu: &Gpu, candidate: &Cooperative) -> Result<()> 
             let fits = |i: &&Implementation| i.matrices && i.fits(&profile);
             let mut fitting = list.iter().filter(fits).peekable();
             if fitting.peek().is_none() {
-                let reason = "has no kernel on matrices that fits this device".to_string();
+                let reason = "has no cooperative kernel that fits this device".to_string();
                 return Err(Error::Layer { layer: "self-test".into(), operation: case.op.name(), reason });
             }
             let inputs: Vec<&Array<f32>> = case.inputs.iter().collect();
@@ -89,8 +88,8 @@ pub(super) async fn self_test(gpu: &Gpu, candidate: &Cooperative) -> Result<()> 
                 operation: case.op.name(),
                 reason,
             })?;
-            // Every tile is a default for some layer, and a driver may compile one wrongly and
-            // another not.
+            // Every tile size is the default of some layer, and a driver may miscompile only one of
+            // them.
             for implementation in fitting {
                 let made = trial.run(gpu, implementation, &inputs, &Step::default()).await?;
                 compare(case.op.name(), implementation.name, &made.arrays, &wanted)?;
@@ -100,12 +99,12 @@ pub(super) async fn self_test(gpu: &Gpu, candidate: &Cooperative) -> Result<()> 
     Ok(())
 }
 
-/// Compares what a device made with the twin's result.
+/// Compares device results with the reference.
 fn compare(operation: &str, tile: &str, made: &[Array<f32>], wanted: &[Array<f32>]) -> Result<()> {
     for (got, want) in made.iter().zip(wanted) {
         let error = relative_error(&got.data, &want.data);
         if error > LIMIT {
-            let reason = format!("{operation} by {tile} is off by {error:.1e}");
+            let reason = format!("{operation} with {tile} has a relative error of {error:.1e}");
             return Err(Error::Kernel { kernel: "self-test".into(), reason, source: None });
         }
     }
@@ -117,9 +116,9 @@ mod tests {
     use super::*;
     use crate::gpu::AdapterOptions;
 
-    /// The emulation goes through all of the self-test but the matrices themselves.
+    /// With emulated matrices, the self-test covers everything but the matrix instructions.
     #[test]
-    fn the_self_test_passes_where_matrices_are_right() -> Result<()> {
+    fn self_test_passes_with_emulated_matrices() -> Result<()> {
         let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
         let f16 = gpu.profile().f16;
         for (size, subgroup) in [(16, 32), (8, 32)] {
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_self_test_fails_where_they_are_not() -> Result<()> {
+    fn self_test_detects_wrong_sums() -> Result<()> {
         for case in cases(Element::F16) {
             let (specs, inputs): (Vec<&Spec>, Vec<&Array<f32>>) =
                 (case.specs.iter().collect(), case.inputs.iter().collect());
@@ -139,7 +138,7 @@ mod tests {
             let differs = |made: &[Array<f32>]| compare(case.op.name(), "matrices", made, &right);
             differs(&right)?;
             let mut broken = right.clone();
-            // A sum that was counted twice, in one matrix.
+            // A sum counted twice, in one matrix.
             broken[0].data.iter_mut().take(64).for_each(|v| *v *= 2.0);
             assert!(differs(&broken).is_err(), "{:?}", case.op);
             broken[0].data.fill(f32::NAN);
@@ -149,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_without_matrices_fails_without_a_panic() -> Result<()> {
+    fn self_test_without_matrices_fails_without_panic() -> Result<()> {
         let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
         if gpu.profile().cooperative.is_none() {
             let candidate = Cooperative { size: 16, subgroup: 32, f16: true, f32: false, emulated: false };

@@ -1,4 +1,4 @@
-//! Choosing implementations by measurement, on the device at hand and for the shapes at hand.
+//! Tuning: choosing implementations by measurement, for a device and a plan's shapes.
 //!
 //! ```no_run
 //! # use std::ops::ControlFlow;
@@ -6,16 +6,16 @@
 //! # fn main() -> incept::Result<()> {
 //! # let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
 //! # let (network, optimizer) = (GoogLeNet::paper(), Optimizer::default());
-//! let plan = TrainingGraph::new(&network, &optimizer, 32)?.plan(&gpu)?;
-//! gpu.block_on(tune(&gpu, &plan, &TuneOptions::fast(), |_| ControlFlow::Continue(())))?;
-//! // Trainers and classifiers made on `gpu` from here on use what was found.
+//! let plan = TrainingGraph::new(&network, &optimizer, 32)?.plan(&gpu)?; gpu.block_on(tune(&gpu,
+//! &plan, &TuneOptions::fast(), |_| ControlFlow::Continue(())))?; // Trainers and classifiers
+//! created on `gpu` from now on use the results.
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! [`TuneCache`] keeps what was found for the next start. What an implementation computes is
-//! checked before it is timed; see `check.rs` for how. This module is async and has no thread and
-//! no file; of clocks it has only `web-time`'s.
+//! [`TuneCache`] stores the results on disk. An implementation's results are checked before it is
+//! timed; see `check.rs`. This module is async and uses neither threads nor files, and only
+//! `web-time`'s clock.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod cache;
@@ -44,45 +44,45 @@ use crate::plan::{Choice, Choices, Effort, fingerprint};
 use crate::tensor::{Element, Spec};
 use check::{Expected, noise};
 
-/// How to tune.
+/// Options of tuning.
 #[derive(Clone, Copy, Debug)]
 pub struct TuneOptions {
-    /// How thoroughly.
+    /// Effort of measurements.
     pub effort: Effort,
-    /// After this time, what has not been measured keeps its default. The implementation that is
-    /// running then is waited for.
+    /// Time limit, after which unmeasured operations keep their default; a running measurement is
+    /// finished. `None`: no limit.
     pub budget: Option<Duration>,
 }
 
 impl TuneOptions {
-    /// The operations that cost most first, for at most twenty seconds.
+    /// The most expensive operations first, for up to 20 seconds.
     pub fn fast() -> Self {
         Self { effort: Effort::Fast, budget: Some(Duration::from_secs(20)) }
     }
 
-    /// Everything, with many repetitions.
+    /// All operations, with many repetitions.
     pub fn full() -> Self {
         Self { effort: Effort::Full, budget: None }
     }
 }
 
-/// How far tuning is.
+/// Progress of tuning.
 #[derive(Clone, Copy, Debug)]
 pub struct TuneProgress<'a> {
-    /// Implementations that have been measured or given up.
+    /// Implementations measured or skipped so far.
     pub done: usize,
-    /// All there are.
+    /// Total implementations.
     pub total: usize,
-    /// The layer that comes next.
+    /// Layer of the next measurement.
     pub layer: &'a str,
-    /// An estimate of the time that is left, at most what the budget leaves.
+    /// Estimated remaining time, limited by the budget; `None` if unknown.
     pub left: Option<Duration>,
 }
 
-/// An implementation that must not be used on this device.
+/// An implementation that failed on this device.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Rejected {
-    /// The first layer that it was tried for.
+    /// Layer that it was tried for first.
     pub layer: String,
     /// Its name.
     pub implementation: String,
@@ -90,35 +90,35 @@ pub struct Rejected {
     pub reason: String,
 }
 
-/// What tuning found.
+/// Results of tuning.
 #[derive(Clone, Debug, Default)]
 pub struct Tuning {
-    /// The new choices; the device has them already.
+    /// New choices, already added to the device.
     pub choices: Choices,
-    /// Operations and shapes whose choice was known before.
+    /// Operations with a known choice.
     pub known: usize,
-    /// Those that were measured.
+    /// Measured operations.
     pub measured: usize,
-    /// Those that were measured and for which another implementation than the default is faster.
+    /// Measured operations for which another implementation than the default was chosen.
     pub changed: usize,
-    /// Those that kept their default because the time was used up, or because nothing could check
-    /// or run them.
+    /// Operations that kept their default, because of the time limit or because they could not be
+    /// checked or run.
     pub left: usize,
-    /// What failed its check.
+    /// Implementations that failed their check.
     pub rejected: Vec<Rejected>,
-    /// Milliseconds that all measured nodes of the plan take with their defaults.
+    /// Milliseconds of all measured nodes of the plan with defaults.
     pub before_ms: f64,
-    /// The same with what was chosen.
+    /// The same with the chosen implementations.
     pub after_ms: f64,
 }
 
-/// An implementation other than the default is chosen only if it takes at most this share of the
-/// default's time: less is noise, and a choice that changes from run to run changes the last digits
-/// of results.
+/// A non-default implementation is chosen only if it takes at most this share of the default's
+/// time: smaller gains are noise, and a choice that varies between runs changes the last digits of
+/// results.
 const WORTHWHILE: f64 = 0.97;
 
-/// How many times as long as the one before an implementation may take. Few defaults are so much
-/// better than the others.
+/// Assumed ratio of an implementation's time to the longest one so far, to decide whether it fits
+/// the time limit.
 const PATIENCE: u32 = 4;
 
 /// One operation on one set of shapes.
@@ -128,21 +128,20 @@ struct Job<'a> {
     op: &'a dyn Operation,
     inputs: Vec<Operand>,
     outputs: Vec<Operand>,
-    /// What fits the device, the default first.
+    /// Fitting implementations, the default first.
     candidates: Vec<Implementation>,
     kernels: String,
-    /// Nodes of the plan that it is for.
+    /// Number of nodes in the plan.
     nodes: usize,
-    /// What its nodes cost, about: multiply-adds and elements.
+    /// Estimated cost of its nodes: multiply-adds and elements.
     work: u64,
 }
 
-/// Measures what the nodes of a plan can run on this device, and adds the fastest of what is right
-/// to the device's choices. What the device has a choice for already is left out. `progress` may
-/// end it; what was measured by then counts.
+/// Measures the implementations of a plan's nodes and adds the fastest correct ones to the device's
+/// choices. Operations with a choice are skipped. `progress` may stop it; results so far are kept.
 ///
 /// # Errors
-/// [`Error::DeviceLost`], and [`Error::OutOfMemory`] if there is not even memory for a timer. An
+/// [`Error::DeviceLost`], and [`Error::OutOfMemory`] if the device has no memory for timestamps. An
 /// implementation that fails is logged and not chosen.
 pub async fn tune(
     gpu: &Gpu,
@@ -172,7 +171,7 @@ pub async fn tune(
     let mut before = 0;
     for job in &jobs {
         let found = tuner.measure(job).await?;
-        // A job that was ended in its middle has no fair winner.
+        // A job stopped in the middle has no comparable times.
         if tuner.ended {
             break;
         }
@@ -187,11 +186,11 @@ pub async fn tune(
 }
 
 impl Tuning {
-    /// Decides for a job, given what was found out about it.
+    /// Records the choice for a job from its measurements.
     fn take(&mut self, job: &Job<'_>, found: &Found, effort: Effort) {
         let times = &found.times;
-        // A default that is wrong, or was short of memory this time, is nothing to keep: it is
-        // asked again another time.
+        // No choice is stored if the default is wrong or memory was short, so that it is measured
+        // again another time.
         if found.unsettled || times.is_empty() && found.refused {
             self.left += 1;
             return;
@@ -219,25 +218,25 @@ impl Tuning {
     }
 }
 
-/// What was found out about a job.
+/// Measurements of a job.
 #[derive(Debug, Default)]
 struct Found {
-    /// The times of the implementations that are right.
+    /// Times of correct implementations.
     times: Vec<(&'static str, Duration)>,
-    /// Whether an implementation was not right, or the driver refused it.
+    /// Whether an implementation was wrong or rejected by the driver.
     refused: bool,
-    /// Whether memory was short, which may be otherwise another time.
+    /// Whether memory was short, which may differ another time.
     unsettled: bool,
 }
 
 impl Job<'_> {
-    /// What one of its nodes costs, about.
+    /// Estimated cost per node.
     fn unit(&self) -> f64 {
         self.work as f64 / self.nodes.max(1) as f64
     }
 }
 
-/// What there is to measure, the dearest first; counts what is known already.
+/// The jobs of a plan, most expensive first; counts operations with a known choice.
 fn jobs<'a>(gpu: &Gpu, plan: &'a Plan, effort: Effort, known: &mut usize) -> Vec<Job<'a>> {
     let (profile, choices) = (gpu.profile(), gpu.choices());
     let mut jobs: BTreeMap<String, Job<'a>> = BTreeMap::new();
@@ -262,8 +261,8 @@ fn jobs<'a>(gpu: &Gpu, plan: &'a Plan, effort: Effort, known: &mut usize) -> Vec
         let Some(default) = choose(&list, profile).map(|i| i.name) else { continue };
         let kernels = fingerprint(&list, profile);
         let mut candidates: Vec<Implementation> = list.into_iter().filter(|i| i.fits(profile)).collect();
-        // Indices that another node makes mean something: random ones would be no test and no
-        // measure.
+        // Indices computed by another node have a meaning; random ones would test and measure
+        // nothing useful.
         let drawn = |t: &TensorId| {
             let tensor = plan.graph.tensor(*t);
             tensor.spec.element != Element::U32 || tensor.producer.is_none()
@@ -286,7 +285,7 @@ fn jobs<'a>(gpu: &Gpu, plan: &'a Plan, effort: Effort, known: &mut usize) -> Vec
     jobs
 }
 
-/// What tuning needs from one job to the next.
+/// State of tuning.
 struct Tuner<'a, P> {
     gpu: &'a Gpu,
     effort: Effort,
@@ -303,8 +302,8 @@ struct Tuner<'a, P> {
 }
 
 impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
-    /// Says where the work is; false once it is to end or the time is used up.
-    fn go_on(&mut self, layer: &str) -> bool {
+    /// Reports progress; returns false when stopped or out of time.
+    fn report(&mut self, layer: &str) -> bool {
         let elapsed = self.start.elapsed();
         let rest = (self.weight_done > 0.0).then(|| self.weight / self.weight_done - 1.0);
         let budget = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -318,10 +317,10 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         !self.ended && budget != Some(Duration::ZERO)
     }
 
-    /// Checks and times the implementations of a job, as far as time and memory suffice.
+    /// Checks and times the implementations of a job, as time and memory allow.
     async fn measure(&mut self, job: &Job<'_>) -> Result<Found> {
         let mut found = Found::default();
-        if !self.go_on(job.layer) {
+        if !self.report(job.layer) {
             return Ok(found);
         }
         let step = Step::default();
@@ -341,7 +340,7 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
                 return Ok(Found { unsettled: true, ..found });
             }
         };
-        // What a driver refuses is refused again, with its reason, when its turn comes.
+        // Errors are ignored here: they are reported when the implementation is run.
         #[cfg(not(target_arch = "wasm32"))]
         drop(self.gpu.compile_together(job.candidates.iter().flat_map(|candidate| {
             let checks = trial.checks(self.gpu, candidate);
@@ -350,12 +349,12 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         let mut quickest = None;
         let mut longest = Duration::ZERO;
         for candidate in &job.candidates {
-            // What runs on a device cannot be stopped: what would likely outlast the time is not
+            // Running work cannot be stopped, so what would likely exceed the time limit is not
             // started.
             let short = self.deadline.is_some_and(|at| Instant::now() + PATIENCE * longest > at);
-            // Unless the ones before it are wrong: then the network needs this one.
+            // Except if all earlier ones are wrong: then the network needs this one.
             let needed = found.refused && found.times.is_empty();
-            let in_time = self.go_on(job.layer) && !short;
+            let in_time = self.report(job.layer) && !short;
             if self.ended || !(in_time || needed) {
                 break;
             }
@@ -379,7 +378,7 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         Ok(found)
     }
 
-    /// Checks an implementation, and only then times it.
+    /// Checks an implementation, then times it.
     async fn candidate(
         &mut self,
         stage: &Stage<'_>,
@@ -387,7 +386,7 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         expected: &mut Expected,
         quickest: &mut Option<Duration>,
     ) -> Result<Duration> {
-        // What the driver has still to say about the one before is not this one's fault.
+        // Discards late errors of the previous implementation.
         if let Err(lost @ Error::DeviceLost(_)) = self.gpu.check("tuning") {
             return Err(lost);
         }
@@ -395,7 +394,7 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         let found = if output.intact {
             expected.check(output.arrays)
         } else {
-            Err("it writes outside of its outputs".to_string())
+            Err("it writes outside its outputs".to_string())
         };
         let time = match found {
             Ok(()) => self.time(&prepared, quickest).await,
@@ -405,7 +404,7 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         time
     }
 
-    /// The median time of one run. One that takes several times as long as another at first is not
+    /// Median time of a run. An implementation that is several times slower at first is not
     /// measured again.
     async fn time(&self, prepared: &Prepared, quickest: &mut Option<Duration>) -> Result<Duration> {
         let (enough, count, hopeless) = match self.effort {

@@ -1,4 +1,4 @@
-//! Opening a device: what it claims of cooperative matrices is believed after a test.
+//! Opening a device, with a self-test of its cooperative matrices.
 
 use super::cooperative;
 use crate::error::{Error, Result};
@@ -6,12 +6,11 @@ use crate::gpu::{AdapterOptions, Gpu, open_unproven};
 use crate::kernel::Cooperative;
 
 impl Gpu {
-    /// Opens the adapter that the options name, or the fastest one. On devices with cooperative
-    /// matrices this waits for the test of those.
+    /// Opens the selected adapter, or the fastest one. On devices with cooperative matrices this
+    /// waits for their self-test.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] with the list of what there is, [`Error::Device`] if the driver
-    /// refuses.
+    /// [`Error::NoAdapter`] with the list of adapters, [`Error::Device`] if the driver fails.
     pub async fn open(options: &AdapterOptions) -> Result<Self> {
         let (gpu, matrices) = open_unproven(options, true).await?;
         match proven(&gpu, matrices).await {
@@ -26,8 +25,7 @@ impl Gpu {
     /// As [`Gpu::open`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open_blocking(options: &AdapterOptions) -> Result<Self> {
-        // Opening waits for no work of the device; the tests of its matrices do, and somebody has
-        // to poll it.
+        // Opening does not wait for the device, but the self-test does, and needs polling.
         let (gpu, matrices) = pollster::block_on(open_unproven(options, true))?;
         match gpu.block_on(proven(&gpu, matrices)) {
             Ok(proven) => Ok(gpu.with_matrices(proven)),
@@ -36,16 +34,15 @@ impl Gpu {
     }
 }
 
-/// The matrices, if convolutions on them give the CPU twin's results. The tests wait for the
-/// device, so on a desktop something has to poll it meanwhile, as [`Gpu::block_on`] does.
+/// The matrices, if convolutions on them match the CPU reference. The test waits for the device, so
+/// outside a browser it must be polled, as by [`Gpu::block_on`].
 ///
 /// # Errors
-/// [`Error::DeviceLost`] if the device did not outlive the test: it is to be opened again, without
-/// matrices.
+/// [`Error::DeviceLost`] if the device was lost in the test: open it again without matrices.
 async fn proven(gpu: &Gpu, matrices: Option<Cooperative>) -> Result<Option<Cooperative>> {
     let Some(matrices) = matrices else { return Ok(None) };
     let tested = cooperative::self_test(gpu, &matrices).await;
-    // What the driver reports on its own in the test is answered by leaving the matrices alone.
+    // Any driver error during the test disables the matrices.
     match gpu.check("the test of cooperative matrices").and(tested) {
         Ok(()) => {
             let size = matrices.size;

@@ -1,5 +1,5 @@
-//! Runs one implementation of one operation by itself, on given numbers: how a kernel is checked
-//! against its CPU twin, in tests and before a kernel may be chosen by measurement.
+//! Runs a single implementation of an operation on given inputs, to check a kernel against the CPU
+//! reference in tests and before tuning.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,22 +15,22 @@ use crate::ops::offers;
 use crate::reference::Array;
 use crate::tensor::{Element, Spec};
 
-/// What lies around and between the items of tensors, and in scratch memory before a run: a NaN,
-/// and two as f16, so that a kernel which lets any of it into a result cannot hide it. Kernels must
-/// leave what is outside of their outputs as it is.
-const CANARY: u32 = 0x7fc5_7ea5;
+/// Content of guard regions around and between the items of tensors, and of scratch memory before a
+/// run: a NaN in f32, and two in f16, which spoils any result that it gets into. Kernels must not
+/// write outside their outputs.
+const GUARD_WORD: u32 = 0x7fc5_7ea5;
 
-/// Bytes of canaries before and after each binding. A multiple of every alignment of bindings.
+/// Bytes of the guard regions before and after each binding; a multiple of every binding alignment.
 const GUARD: u64 = 64 << 10;
 
-/// An operation with its input shapes, ready to run.
+/// An operation with its operands, ready to run.
 #[derive(Debug)]
 pub struct Trial<'a> {
     op: &'a dyn Operation,
     inputs: Vec<Operand>,
     outputs: Vec<Operand>,
     aliases: Vec<Alias>,
-    /// Matrices of the device that have not passed their test yet.
+    /// Cooperative matrices under test.
     candidate: Option<Cooperative>,
 }
 
@@ -44,11 +44,11 @@ pub struct TrialOutput {
 }
 
 impl<'a> Trial<'a> {
-    /// Prepares an operation. With `pad` above zero, activations (tensors of rank four) lie as
-    /// windows in larger tensors, with that many elements before and after each item of the batch.
+    /// Prepares an operation. With `pad` above zero, activations (4-D tensors) are windows of
+    /// larger tensors, with `pad` elements before and after each batch item.
     ///
     /// # Errors
-    /// [`Error::Layer`] if the operation cannot work on these inputs.
+    /// [`Error::Layer`] if the operation does not support these inputs.
     pub fn new(op: &'a dyn Operation, inputs: &[Spec], pad: usize) -> Result<Self> {
         let specs: Vec<&Spec> = inputs.iter().collect();
         let outputs = op.infer(&specs).map_err(|reason| Error::Layer {
@@ -58,8 +58,8 @@ impl<'a> Trial<'a> {
         })?;
         let operand = |spec: &Spec| {
             let mut operand = Operand::dense(spec.clone());
-            // Parameters are never windows, and neither is what only one channel slice of a concat
-            // could be.
+            // Parameters are never windows, nor are tensors that could not be a channel slice of a
+            // concat.
             if pad > 0 && spec.shape.rank() == 4 && spec.element != Element::U32 {
                 operand.offset = pad;
                 operand.batch_stride += 2 * pad;
@@ -75,46 +75,44 @@ impl<'a> Trial<'a> {
         })
     }
 
-    /// Runs kernels on matrices that have not passed their test yet: to test them.
+    /// Enables kernels on untested cooperative matrices.
     pub(super) fn on(mut self, candidate: Cooperative) -> Self {
         self.candidate = Some(candidate);
         self
     }
 
-    /// Prepares an operation on operands as they lie in a plan.
+    /// Prepares an operation on a plan's operands.
     pub fn of(op: &'a dyn Operation, inputs: Vec<Operand>, outputs: Vec<Operand>) -> Self {
         let specs: Vec<&Spec> = inputs.iter().map(|o| &o.spec).collect();
         let aliases = op.aliases(&specs);
         Self { op, inputs, outputs, aliases, candidate: None }
     }
 
-    /// Lays the input number `index` densely again: for parameters of rank four, which are never
-    /// windows.
+    /// Makes input `index` dense, for 4-D parameters, which are never windows.
     #[must_use]
     pub fn dense_input(mut self, index: usize) -> Self {
         self.inputs[index] = Operand::dense(self.inputs[index].spec.clone());
         self
     }
 
-    /// Lays the output number `index` densely again: for gradients of parameters.
+    /// Makes output `index` dense, for gradients of parameters.
     #[must_use]
     pub fn dense_output(mut self, index: usize) -> Self {
         self.outputs[index] = Operand::dense(self.outputs[index].spec.clone());
         self
     }
 
-    /// Where the inputs lie.
+    /// Input operands.
     pub fn inputs(&self) -> &[Operand] {
         &self.inputs
     }
 
-    /// Where the outputs lie.
+    /// Output operands.
     pub fn outputs(&self) -> &[Operand] {
         &self.outputs
     }
 
-    /// The implementations that the operation offers for these operands on this device and that fit
-    /// it.
+    /// The implementations for these operands that fit the device.
     pub fn implementations(&self, gpu: &Gpu) -> Vec<Implementation> {
         let operands = Operands { layer: "trial", inputs: &self.inputs, outputs: &self.outputs };
         let mut list = offers(self.op, &operands, gpu.profile());
@@ -122,7 +120,7 @@ impl<'a> Trial<'a> {
         list
     }
 
-    /// What has to be checked while an implementation runs on these operands.
+    /// Runtime checks that an implementation needs on these operands.
     pub(crate) fn checks(&self, gpu: &Gpu, implementation: &Implementation) -> Checks {
         let profile = gpu.profile();
         let cooperative = self.candidate.or(profile.cooperative);
@@ -130,8 +128,7 @@ impl<'a> Trial<'a> {
         Checks::of(implementation, &self.inputs, &self.outputs, &profile)
     }
 
-    /// Refuses inputs of other shapes, and operands whose items lie on top of each other or cannot
-    /// be counted.
+    /// Checks the inputs' shapes, and that batch items of operands do not overlap or overflow.
     fn check(&self, inputs: &[&Array<f32>]) -> Result<()> {
         let at_fault = |reason| Err(Error::tensor("trial", reason));
         if inputs.len() != self.inputs.len() {
@@ -139,7 +136,7 @@ impl<'a> Trial<'a> {
         }
         for (operand, array) in self.inputs.iter().zip(inputs) {
             if operand.volume() != array.data.len() {
-                return at_fault(format!("takes {} and not {} values", operand.spec, array.data.len()));
+                return at_fault(format!("expects {}, not {} values", operand.spec, array.data.len()));
             }
         }
         for operand in self.inputs.iter().chain(&self.outputs) {
@@ -147,7 +144,7 @@ impl<'a> Trial<'a> {
             let fits = |end| bytes.is_some_and(|bytes| end <= bytes as u64);
             if !end.is_some_and(fits) {
                 return at_fault(format!(
-                    "cannot lay {} at {} with a stride of {}",
+                    "cannot place {} at offset {} with batch stride {}",
                     operand.spec, operand.offset, operand.batch_stride
                 ));
             }
@@ -158,9 +155,8 @@ impl<'a> Trial<'a> {
     /// Runs one implementation on these inputs.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if the inputs do not have the shapes of the trial or an operand does not
-    /// lie in memory as kernels expect it, [`Error::Kernel`] if the driver refuses a kernel,
-    /// [`Error::Driver`] if it fails.
+    /// [`Error::Tensor`] if the inputs do not have the trial's shapes or an operand's placement is
+    /// invalid, [`Error::Kernel`] if the driver rejects a kernel, [`Error::Driver`] if it fails.
     pub async fn run(
         &self,
         gpu: &Gpu,
@@ -174,13 +170,13 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// Buffers that are not in use, to be used again.
+/// Pool of unused buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Pool(Vec<wgpu::Buffer>);
 
 impl Pool {
-    /// A buffer of at least `bytes`, with any content. If none fits, those that are not in use go
-    /// first: memory is for one trial at a time.
+    /// A buffer of at least `bytes` with arbitrary content. If none fits, the pool is freed first:
+    /// memory is needed for one trial at a time.
     async fn take(&mut self, gpu: &Gpu, bytes: u64) -> Result<wgpu::Buffer> {
         let fits = |b: &&wgpu::Buffer| b.size() >= bytes && b.size() / 2 <= bytes;
         let best = self.0.iter().filter(fits).min_by_key(|b| b.size()).cloned();
@@ -198,7 +194,7 @@ impl Pool {
     }
 }
 
-/// A binding between two guards.
+/// A binding between two guard regions.
 #[derive(Debug)]
 struct Guarded {
     buffer: wgpu::Buffer,
@@ -210,27 +206,27 @@ impl Guarded {
         let bytes = 4 * words as u64;
         let limit = gpu.profile().buffer;
         if bytes + 2 * GUARD > limit {
-            let advice = "a trial needs room for guards around it".to_string();
+            let advice = "a trial also needs guard regions around it".to_string();
             return Err(Error::TooLarge { tensor: "trial".into(), needed: bytes + 2 * GUARD, limit, advice });
         }
         Ok(Self { buffer: pool.take(gpu, bytes + 2 * GUARD).await?, bytes })
     }
 
-    /// Writes the words of the binding, and canaries around them.
+    /// Writes the binding and its guard regions.
     fn write(&self, gpu: &Gpu, words: &[u32]) {
-        let guard = vec![CANARY; usize::try_from(GUARD / 4).unwrap_or(0)];
+        let guard = vec![GUARD_WORD; usize::try_from(GUARD / 4).unwrap_or(0)];
         for (offset, part) in [(0, &guard[..]), (GUARD, words), (GUARD + self.bytes, &guard[..])] {
             gpu.queue().write_buffer(&self.buffer, offset, bytemuck::cast_slice(part));
         }
     }
 
-    /// The whole of it.
+    /// Size with guard regions in bytes.
     fn size(&self) -> u64 {
         self.bytes + 2 * GUARD
     }
 
-    /// What a kernel binds: these bytes, or everything with the guard behind it. Many drivers drop
-    /// accesses behind a binding, and then a kernel's mistake would show only on those that do not.
+    /// The binding of a kernel: a range, or everything including the guard region after it. Many
+    /// drivers discard accesses past a binding, which would hide errors of a kernel.
     fn binding(&self, gpu: &Gpu, range: Option<Range<u64>>) -> wgpu::BufferBinding<'_> {
         let all = (self.bytes + GUARD).min(gpu.profile().binding).max(self.bytes);
         let range = range.unwrap_or(0..all);
@@ -239,18 +235,18 @@ impl Guarded {
     }
 }
 
-/// A trial with its inputs on the device, on which one implementation after another runs.
+/// A trial with its inputs on the device, on which implementations run in turn.
 #[derive(Debug)]
 pub(crate) struct Stage<'a> {
     trial: &'a Trial<'a>,
     inputs: Vec<Guarded>,
-    /// What the outputs are before a run.
+    /// Content of the outputs before a run.
     before: Vec<Guarded>,
     outputs: Vec<Guarded>,
     step: wgpu::Buffer,
 }
 
-/// An implementation that has run on a stage and can run again.
+/// An implementation that ran on a stage and can run again.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     dispatches: Vec<(Arc<Pipeline>, wgpu::BindGroup, [u32; 3])>,
@@ -266,7 +262,7 @@ impl Prepared {
         }
     }
 
-    /// The mean time of `repetitions` runs one after another.
+    /// Mean time of `repetitions` consecutive runs.
     pub(crate) async fn time(&self, gpu: &Gpu, repetitions: u32) -> Result<Duration> {
         let begin = Instant::now();
         let fill = |_, pass: &mut wgpu::ComputePass<'_>| (0..repetitions).for_each(|_| self.encode(pass));
@@ -274,24 +270,23 @@ impl Prepared {
         let waited = begin.elapsed();
         gpu.check("a trial")?;
         let measured = intervals.first().map_or(Duration::ZERO, |i| Duration::from_secs_f64(i.seconds));
-        // Some drivers offer timestamps and leave them zero, or in other units than they say.
+        // Some drivers support timestamps but leave them zero or use other units than reported.
         let time = if measured.is_zero() || measured > waited { waited } else { measured };
         Ok(time / repetitions.max(1))
     }
 
-    /// Gives its memory back.
+    /// Returns its buffers to the pool.
     pub(crate) fn release(self, pool: &mut Pool) {
         pool.give(self.scratch);
     }
 }
 
 impl<'a> Stage<'a> {
-    /// Sends the inputs to the device.
+    /// Uploads the inputs to the device.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if they do not have the shapes of the trial or an operand does not lie in
-    /// memory as kernels expect it, [`Error::OutOfMemory`] or [`Error::TooLarge`] if there is no
-    /// room for them.
+    /// [`Error::Tensor`] if they do not have the trial's shapes or an operand's placement is
+    /// invalid, [`Error::OutOfMemory`] or [`Error::TooLarge`] if they do not fit.
     pub(crate) async fn new(
         gpu: &Gpu,
         pool: &mut Pool,
@@ -319,7 +314,7 @@ impl<'a> Stage<'a> {
         Ok(stage)
     }
 
-    /// Runs an implementation once, from the same start as any other.
+    /// Runs an implementation once, from the same initial state as any other.
     ///
     /// # Errors
     /// [`Error::Kernel`] if the driver refuses a kernel, [`Error::Driver`] if it fails.
@@ -336,12 +331,12 @@ impl<'a> Stage<'a> {
             output.arrays.push(array);
             output.intact &= intact;
         }
-        output.intact &= is_untouched(&read(gpu, &guards, 0, guards.size()).await?);
+        output.intact &= is_unchanged(&read(gpu, &guards, 0, guards.size()).await?);
         gpu.check("a trial")?;
         Ok((output, prepared))
     }
 
-    /// Sends one run on its way; all guards come out in one buffer.
+    /// Submits a run; the guard regions are copied to one buffer.
     async fn submit(
         &self,
         gpu: &Gpu,
@@ -352,7 +347,7 @@ impl<'a> Stage<'a> {
         for bytes in &implementation.scratch {
             let words = usize::try_from(bytes.div_ceil(4)).unwrap_or(usize::MAX);
             let block = Guarded::new(gpu, pool, words).await?;
-            block.write(gpu, &vec![CANARY; words]);
+            block.write(gpu, &vec![GUARD_WORD; words]);
             scratch.push(block);
         }
         let checks = self.trial.checks(gpu, implementation);
@@ -374,7 +369,7 @@ impl<'a> Stage<'a> {
         Ok((prepared?, guards))
     }
 
-    /// Binds and submits what [`Stage::submit`] has made ready; waits for nothing.
+    /// Binds and submits what [`Stage::submit`] has prepared, without waiting.
     fn record(
         &self,
         gpu: &Gpu,
@@ -415,7 +410,7 @@ impl<'a> Stage<'a> {
         Ok(prepared)
     }
 
-    /// Gives its memory back.
+    /// Returns its buffers to the pool.
     pub(crate) fn release(self, pool: &mut Pool) {
         pool.give(self.inputs.into_iter().chain(self.before).chain(self.outputs));
     }
@@ -426,19 +421,19 @@ async fn read(gpu: &Gpu, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Resu
     Ok(bytemuck::pod_collect_to_vec(&bytes))
 }
 
-fn is_untouched(words: &[u32]) -> bool {
-    words.iter().all(|word| *word == CANARY)
+fn is_unchanged(words: &[u32]) -> bool {
+    words.iter().all(|word| *word == GUARD_WORD)
 }
 
-/// Words of the binding that an operand lies in.
+/// Size of an operand's binding in 32-bit words.
 fn binding_words(operand: &Operand) -> usize {
     let batch = operand.dims().first().copied().unwrap_or(1);
     let elements = batch.saturating_mul(operand.batch_stride);
     elements.saturating_mul(operand.spec.element.size()).div_ceil(4).max(1)
 }
 
-/// Where the operand's elements lie in its binding, in bytes and in stretches that are dense.
-fn stretches(operand: &Operand) -> impl Iterator<Item = Range<usize>> {
+/// Dense byte ranges of the operand's elements in its binding.
+fn ranges(operand: &Operand) -> impl Iterator<Item = Range<usize>> {
     let (offset, stride, item) = (operand.offset, operand.batch_stride, operand.spec.shape.item());
     let size = operand.spec.element.size();
     let (count, length) = if operand.is_dense() {
@@ -455,12 +450,12 @@ async fn upload(
     operand: &Operand,
     array: Option<&Array<f32>>,
 ) -> Result<Guarded> {
-    let mut words = vec![CANARY; binding_words(operand)];
+    let mut words = vec![GUARD_WORD; binding_words(operand)];
     if let Some(array) = array {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
         let encoded = encode(operand.spec.element, &array.data);
         let mut values = encoded.bytes();
-        for stretch in stretches(operand) {
+        for stretch in ranges(operand) {
             let (now, later) = values.split_at(stretch.len().min(values.len()));
             bytes[stretch][..now.len()].copy_from_slice(now);
             values = later;
@@ -471,18 +466,18 @@ async fn upload(
     Ok(block)
 }
 
-/// The elements, and whether all else is untouched.
+/// The elements, and whether everything else is unchanged.
 fn unpack(operand: &Operand, words: &[u32]) -> (Array<f32>, bool) {
     let bytes: &[u8] = bytemuck::cast_slice(words);
-    let canary = CANARY.to_ne_bytes();
-    let untouched = |range: Range<usize>| range.into_iter().all(|i| bytes[i] == canary[i % 4]);
+    let guard = GUARD_WORD.to_ne_bytes();
+    let unchanged = |range: Range<usize>| range.into_iter().all(|i| bytes[i] == guard[i % 4]);
     let mut data = Vec::with_capacity(operand.volume());
     let (mut intact, mut end) = (true, 0);
-    for stretch in stretches(operand) {
-        intact &= untouched(end..stretch.start);
+    for stretch in ranges(operand) {
+        intact &= unchanged(end..stretch.start);
         end = stretch.end;
         data.extend(decode(operand.spec.element, &bytes[stretch]));
     }
-    intact &= untouched(end..bytes.len());
+    intact &= unchanged(end..bytes.len());
     (Array::new(operand.dims(), data), intact)
 }

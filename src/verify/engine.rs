@@ -1,4 +1,4 @@
-//! One operation on the device or on the CPU twins, behind one call.
+//! Runs one operation on the device or on a CPU reference.
 
 use super::Engine;
 use crate::error::{Error, Result};
@@ -15,21 +15,20 @@ pub(super) struct Call<'a> {
     pub op: &'a dyn Operation,
     pub specs: Vec<Spec>,
     pub inputs: Vec<&'a Array<f32>>,
-    /// Inputs of rank four that are parameters: never windows of larger tensors.
+    /// Indices of 4-D inputs that are parameters, which are never windows of larger tensors.
     pub parameters: &'static [usize],
-    /// Outputs of rank four that are gradients of parameters.
+    /// Indices of 4-D outputs that are gradients of parameters.
     pub gradients: &'static [usize],
     pub step: Step,
 }
 
 impl Call<'_> {
-    /// The outputs, from each implementation that the engine has, with its name. On a device,
-    /// activations are tried dense, and as windows of larger tensors that allow vector loads and
-    /// that do not.
+    /// The outputs of each implementation of the engine, with its name. On a device, activations
+    /// are tried dense, and as windows of larger tensors, aligned for vector loads and not.
     pub async fn run(&self, gpu: &Gpu, engine: Engine) -> Result<Vec<(String, Vec<Array<f32>>)>> {
         match engine {
-            Engine::Twin32 => Ok(vec![(String::new(), self.twin::<f32>()?)]),
-            Engine::Twin64 => Ok(vec![(String::new(), self.twin::<f64>()?)]),
+            Engine::Reference32 => Ok(vec![(String::new(), self.on_reference::<f32>()?)]),
+            Engine::Reference64 => Ok(vec![(String::new(), self.on_reference::<f64>()?)]),
             Engine::Device => {
                 let mut results = Vec::new();
                 for pad in [0, 4, 3] {
@@ -41,7 +40,7 @@ impl Call<'_> {
                         trial = trial.dense_output(*index);
                     }
                     let implementations = trial.implementations(gpu);
-                    // Drivers of real GPUs take most of the time with compiling.
+                    // On real GPUs, most of the time is compilation in the driver.
                     #[cfg(not(target_arch = "wasm32"))]
                     gpu.compile_together(implementations.iter().flat_map(|implementation| {
                         let checks = trial.checks(gpu, implementation);
@@ -51,7 +50,7 @@ impl Call<'_> {
                         let made = trial.run(gpu, &implementation, &self.inputs, &self.step).await?;
                         let mut arrays = made.arrays;
                         if !made.intact {
-                            // Writing outside the outputs is no result at all.
+                            // Writes outside the outputs invalidate the result.
                             arrays.iter_mut().for_each(|a| a.data.fill(f32::NAN));
                         }
                         results.push((format!(" ({}, padding {pad})", implementation.name), arrays));
@@ -62,8 +61,8 @@ impl Call<'_> {
         }
     }
 
-    /// The norms that the outputs of a linear operation would have if nothing in it cancelled:
-    /// those on the magnitudes of the inputs.
+    /// Norms of a linear operation's outputs without cancellation: computed from the magnitudes of
+    /// the inputs.
     pub fn sizes(&self) -> Result<Vec<f64>> {
         let magnitudes: Vec<Array<f64>> = self
             .inputs
@@ -77,7 +76,7 @@ impl Call<'_> {
         Ok(self.reference(&magnitudes)?.into_iter().map(norm).collect())
     }
 
-    fn twin<T: crate::reference::Real>(&self) -> Result<Vec<Array<f32>>> {
+    fn on_reference<T: crate::reference::Real>(&self) -> Result<Vec<Array<f32>>> {
         let inputs: Vec<Array<T>> = self.inputs.iter().map(|a| a.cast()).collect();
         Ok(self.reference(&inputs)?.iter().map(Array::cast).collect())
     }

@@ -1,10 +1,10 @@
-//! Golden sets: results of another implementation in float64, compared with the device and with the
-//! CPU twins.
+//! Golden sets: float64 results of another implementation, compared with the device and the CPU
+//! references.
 //!
-//! A folder has sets of two kinds, told apart by file names. `op_NAME.safetensors` holds cases of
-//! one operation. A whole network has four files: `NAME_init` (parameters before training),
-//! `NAME_io` (a batch, logits and losses), `NAME_grads` and `NAME_stepN` (parameters after N steps
-//! of SGD). Width, classes, batch and input size are read from the tensors' shapes.
+//! A folder has two kinds of sets. `op_NAME.safetensors` has cases of one operation. A whole
+//! network has four files: `NAME_init` (parameters before training), `NAME_io` (a batch, logits and
+//! losses), `NAME_grads` and `NAME_stepN` (parameters after N steps of SGD). Width, classes, batch
+//! and input size are read from the tensors' shapes.
 
 mod engine;
 mod networks;
@@ -28,28 +28,28 @@ use crate::untrusted::contained_async;
 pub struct Check {
     /// The golden set: `op_conv`, `original`.
     pub set: String,
-    /// What computed it: `device`, `twin f32` or `twin f64`.
+    /// Engine: `device`, `reference f32` or `reference f64`.
     pub engine: &'static str,
-    /// What kind of thing was compared: `logits`, `gradient`.
+    /// Quantity, such as `logits` or `gradient`.
     pub quantity: &'static str,
-    /// The tensor, and the kernel where an operation offers several.
+    /// Tensor name, and the kernel where an operation has several.
     pub subject: String,
-    /// L2 error relative to the golden value, or to a floor where that is near zero.
+    /// L2 error relative to the golden value, or to a floor if that is near zero.
     pub error: f64,
-    /// The largest error allowed.
+    /// Largest allowed error.
     pub limit: f64,
-    /// Where `error` is beyond the limit, the error against the nearest of the results that other
-    /// decisions in near ties give.
+    /// If `error` exceeds the limit: the error relative to the nearest result with near ties
+    /// decided differently.
     pub witness: Option<f64>,
 }
 
 impl Check {
-    /// Whether the result is the golden one within the limit, or the other side of a near tie.
+    /// Whether the error is within the limit, or explained by a near tie.
     pub fn passed(&self) -> bool {
         self.error <= self.limit || self.is_near_tie()
     }
 
-    /// Whether the result is not the golden one, and is what another decision in a near tie gives.
+    /// Whether the error exceeds the limit and a near tie explains it.
     pub fn is_near_tie(&self) -> bool {
         self.error > self.limit && self.witness.is_some_and(|error| error <= self.limit)
     }
@@ -62,30 +62,29 @@ pub struct Failure {
     pub set: String,
     /// What should have computed it.
     pub engine: &'static str,
-    /// Why it did not.
+    /// Reason.
     pub reason: String,
 }
 
-/// All comparisons of a folder.
+/// Results for a folder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Report {
-    /// In the order in which they were made.
+    /// Comparisons in order.
     pub checks: Vec<Check>,
-    /// Sets that are damaged, incomplete or not known.
+    /// Sets that are damaged, incomplete or unknown.
     pub failures: Vec<Failure>,
 }
 
 impl Report {
-    /// Whether there was something to check and all of it is within its limits.
+    /// Whether there was at least one check and all passed.
     pub fn passed(&self) -> bool {
         self.failures.is_empty() && !self.checks.is_empty() && self.checks.iter().all(Check::passed)
     }
 
-    /// For each set, engine and quantity, the check that is nearest to its limit or furthest beyond
-    /// it.
+    /// For each set, engine and quantity, the check with the largest error relative to its limit.
     pub fn worst(&self) -> Vec<&Check> {
         let mut worst: Vec<&Check> = Vec::new();
-        // A fault is worse than a near tie, however far that is from the golden value.
+        // A failure is worse than any near tie.
         let rank = |c: &Check| (!c.passed(), c.error / c.limit);
         for check in &self.checks {
             let same = |w: &&mut &Check| {
@@ -101,42 +100,42 @@ impl Report {
     }
 }
 
-/// How far [`run`] is.
+/// Progress of [`run`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress<'a> {
-    /// Sets done, counted once for each engine.
+    /// Sets done, counted once per engine.
     pub done: usize,
-    /// Sets to do, counted alike.
+    /// Total sets, counted once per engine.
     pub total: usize,
-    /// The set that comes next, or was the last.
+    /// The current set.
     pub set: &'a str,
-    /// What computes it.
+    /// The engine that computes it.
     pub engine: Engine,
     /// Comparisons so far.
     pub checks: usize,
 }
 
-/// What computes the values that are compared.
+/// Engine that computes the compared values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// The kernels on a device; single operations run every implementation that fits it.
+    /// Kernels on the device; single operations run every available implementation.
     Device,
-    /// The CPU twins in f32.
-    Twin32,
-    /// The CPU twins in f64.
-    Twin64,
+    /// CPU references in f32.
+    Reference32,
+    /// CPU references in f64.
+    Reference64,
 }
 
 impl Engine {
     /// All engines.
-    pub const ALL: [Self; 3] = [Self::Device, Self::Twin32, Self::Twin64];
+    pub const ALL: [Self; 3] = [Self::Device, Self::Reference32, Self::Reference64];
 
-    /// Its name in reports.
+    /// Name in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Device => "device",
-            Self::Twin32 => "twin f32",
-            Self::Twin64 => "twin f64",
+            Self::Reference32 => "reference f32",
+            Self::Reference64 => "reference f64",
         }
     }
 }
@@ -161,17 +160,17 @@ pub fn sets(folder: &Path) -> Result<Vec<String>> {
         }
     }
     if names.is_empty() {
-        let reason = "has no golden sets: files called op_NAME.safetensors or NAME_io.safetensors";
+        let reason = "has no golden sets (op_NAME.safetensors or NAME_io.safetensors)";
         return Err(Error::format(folder, reason));
     }
     Ok(names.into_iter().collect())
 }
 
-/// Runs every golden set of a folder on these engines. `observe` is told before and after each set.
-/// A set that cannot be read does not end the others: it is in [`Report::failures`].
+/// Runs every golden set of a folder on these engines. `observe` is called before and after each
+/// set. A set that cannot be read is added to [`Report::failures`], and the others still run.
 ///
 /// # Errors
-/// As [`sets`], and [`Error::DeviceLost`]. Values outside their limits are no error here: see
+/// As [`sets`], and [`Error::DeviceLost`]. Values outside their limits are not an error here; see
 /// [`Report::passed`].
 pub async fn run(
     gpu: &Gpu,
@@ -212,7 +211,7 @@ async fn one(gpu: &Gpu, folder: &Path, set: &str, engine: Engine) -> Result<Vec<
     Ok(found)
 }
 
-/// One comparison, before it is known of which set.
+/// A comparison without its set and engine.
 struct Found {
     quantity: &'static str,
     subject: String,
@@ -233,7 +232,7 @@ impl Found {
 }
 
 /// L2 error of `got` relative to `want`, or to `floor` if the norm of `want` is smaller; infinite
-/// for other lengths and for what is not finite.
+/// for different lengths and non-finite values.
 fn error_beyond(got: &[f32], want: &[f32], floor: f64) -> f64 {
     let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let error = squares(&mut got.iter().zip(want).map(|(a, b)| f64::from(*a) - f64::from(*b)));

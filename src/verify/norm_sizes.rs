@@ -1,21 +1,21 @@
-//! How large the results of batch norm would be if nothing in them cancelled: what errors are
-//! relative to where a result is near zero. A constant upstream gradient, for example, has an input
-//! gradient of zero, which f32 misses by the rounding of what is subtracted.
+//! Norms of batch norm results without cancellation, used as the base of relative errors where a
+//! result is near zero. A constant upstream gradient, for example, has an input gradient of zero,
+//! which f32 misses by rounding errors of the operands.
 
 use super::operations::Case;
 use crate::error::{Error, Result};
 use crate::reference::Array;
 
-/// Norms of the results' terms.
+/// Norms of the results without cancellation.
 pub(super) struct NormSizes {
     pub output: f64,
-    /// Of the running mean.
+    /// Running mean.
     pub mean: f64,
-    /// Of the gradients of input, weight and bias.
+    /// Gradients of input, weight and bias.
     pub gradients: [f64; 3],
 }
 
-/// What a channel adds to the squares of the norms.
+/// A channel's contribution to the norms.
 struct Channel {
     output: f64,
     input_gradient: f64,
@@ -25,7 +25,7 @@ struct Channel {
 }
 
 impl NormSizes {
-    /// For input, upstream gradient, weight, bias, running mean and running variance.
+    /// The arrays are input, upstream gradient, weight, bias, running mean and running variance.
     pub(super) fn of(
         case: &Case<'_>,
         [x, dy, weight, bias, mean, variance]: [&Array<f32>; 6],
@@ -33,7 +33,10 @@ impl NormSizes {
         training: bool,
     ) -> Result<Self> {
         let [_, channels, height, width] = x.dims[..] else {
-            return Err(Error::tensor(case.name, format!("has an input of extents {:?}, not four", x.dims)));
+            return Err(Error::tensor(
+                case.name,
+                format!("has an input of shape {:?}, not four dimensions", x.dims),
+            ));
         };
         let whole = x.data.len() == dy.data.len() && x.data.len() == x.dims.iter().product::<usize>();
         if !whole || [weight, bias, mean, variance].iter().any(|a| a.data.len() != channels) {
@@ -67,7 +70,7 @@ impl Channel {
         };
         let (mean, variance) = statistics.unwrap_or_else(own);
         let inverse = 1.0 / (variance.max(0.0) + epsilon).sqrt();
-        // The mean is subtracted in f32, with the error of both.
+        // The mean is subtracted in f32, with both rounding errors.
         let normalised = |v: &f64| (v.abs() + mean.abs()) * inverse;
         let sum: f64 = dy.iter().map(|g| g.abs()).sum();
         let product: f64 = x.iter().zip(dy).map(|(v, g)| g.abs() * normalised(v)).sum();

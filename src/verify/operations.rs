@@ -1,5 +1,5 @@
-//! Golden sets of single operations. What a case is called says its hyperparameters:
-//! `k3s2_ceil_7x10` has kernel 3 and stride 2 and rounds sizes up.
+//! Golden sets of single operations. The name of a case encodes its hyperparameters:
+//! `k3s2_ceil_7x10` has kernel 3, stride 2 and ceil mode.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -21,12 +21,12 @@ use crate::reference::Array;
 use crate::tensor::HostTensor;
 use crate::tensor::{Element, Spec};
 
-/// Relative error of one operation in f32.
+/// Limit of the relative error of an operation in f32.
 const LIMIT: f64 = 2e-6;
-/// The same where powers, exponentials or differences of nearly equal sums are in it.
+/// The limit with powers, exponentials or differences of nearly equal sums.
 const WIDE: f64 = 1e-5;
-/// A result is near zero below this share of what it would be if nothing cancelled: errors are
-/// relative to that then.
+/// A result below this share of its norm without cancellation is near zero; its error is relative
+/// to that share.
 const SMALL: f64 = 0.1;
 
 /// Runs the cases of a file on an engine.
@@ -46,7 +46,7 @@ pub(super) async fn run(gpu: &Gpu, folder: &Path, set: &str, engine: Engine) -> 
             "op_batchnorm" => batch_norm(&mut runner, case).await?,
             "op_softmax_cross_entropy" => softmax_cross_entropy(&mut runner, case).await?,
             "op_sgd" => sgd(&mut runner, case).await?,
-            _ => return Err(Error::format(path, "is a golden set of an operation that is not known")),
+            _ => return Err(Error::format(path, "is a golden set of an unknown operation")),
         }
     }
     Ok(runner.found)
@@ -62,12 +62,12 @@ pub(super) struct Case<'a> {
 impl Case<'_> {
     fn get(&self, name: &str) -> Result<Array<f32>> {
         let tensor = tensor(self.tensors, &format!("{}.{name}", self.name))?;
-        // What is a scalar elsewhere has one element here.
+        // Scalars become arrays of one element.
         let dims = if tensor.dims.is_empty() { vec![1] } else { tensor.dims.clone() };
         Ok(Array { dims, data: tensor.data.clone() })
     }
 
-    /// The number behind a letter in the first part of the name: 3 for `k` in `k3s2_ceil_7x10`.
+    /// The number after a letter in the first part of the name: 3 for `k` in `k3s2_ceil_7x10`.
     fn number(&self, letter: char) -> Option<usize> {
         let part = self.name.split('_').next()?;
         let rest = &part[part.find(letter)? + letter.len_utf8()..];
@@ -81,14 +81,14 @@ impl Case<'_> {
         Ok([kernel, self.number('s').unwrap_or(1), self.number('p').unwrap_or(0)])
     }
 
-    /// The number behind the last underscore: 0.1 for `smoothing_0.1`.
+    /// The number after the last underscore: 0.1 for `smoothing_0.1`.
     fn value(&self) -> Result<f32> {
         let last = self.name.rsplit('_').next().and_then(|v| v.parse().ok());
         last.ok_or_else(|| self.unknown())
     }
 
     fn unknown(&self) -> Error {
-        Error::tensor(self.name, "is a case whose name does not say its hyperparameters")
+        Error::tensor(self.name, "is a case without valid hyperparameters in its name")
     }
 }
 
@@ -107,9 +107,9 @@ impl Runner<'_> {
         self.found.push(Found { quantity, subject, error, limit, witness: None });
     }
 
-    /// Compares the outputs of a call with golden ones and returns the first implementation's.
-    /// `sizes` are the norms that the outputs would have if nothing cancelled; without them, those
-    /// of the operation on the magnitudes of its inputs, which is right for linear ones.
+    /// Compares the outputs of a call with golden ones and returns those of the first
+    /// implementation. `sizes` are the norms of the outputs without cancellation; `None` computes
+    /// them from the magnitudes of the inputs, which is correct for linear operations.
     async fn check(
         &mut self,
         case: Case<'_>,
@@ -145,11 +145,13 @@ fn call<'a>(op: &'a dyn Operation, inputs: &[&'a Array<f32>]) -> Call<'a> {
     }
 }
 
-/// Height and width of a tensor of four dimensions.
+/// Height and width of a 4-D tensor.
 fn plane(case: &Case<'_>, x: &Array<f32>) -> Result<[usize; 2]> {
     match x.dims[..] {
         [_, _, height, width] => Ok([height, width]),
-        _ => Err(Error::tensor(case.name, format!("has a tensor of extents {:?}, not four", x.dims))),
+        _ => {
+            Err(Error::tensor(case.name, format!("has a tensor of shape {:?}, not four dimensions", x.dims)))
+        }
     }
 }
 
@@ -172,7 +174,7 @@ async fn conv(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The root of the sum of squares.
+/// L2 norm.
 fn norm(array: &Array<f32>) -> f64 {
     array.data.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt()
 }
@@ -215,8 +217,8 @@ async fn lrn(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let (x, dy) = (case.get("input")?, case.get("grad_output")?);
     let (alpha, k) = if case.name == "googlenet" { (1e-4, 1.0) } else { (1.0, 2.0) };
     let lrn = Lrn { size: 5, alpha, beta: 0.75, k };
-    // Nothing cancels in the output; a gradient is the upstream one, over at least k to the power
-    // of beta, less what neighbours take from it.
+    // The output has no cancellation. A gradient is the upstream one divided by at least k^beta,
+    // minus contributions of neighboring channels.
     runner.check(case, call(&lrn, &[&x]), &[("output", case.get("output")?)], WIDE, Some(&[0.0])).await?;
     let wanted = [("grad_input", case.get("grad_input")?)];
     let size = norm(&dy) * f64::from(k.powf(-lrn.beta));
@@ -267,8 +269,8 @@ async fn softmax_cross_entropy(runner: &mut Runner<'_>, case: Case<'_>) -> Resul
     let op = SoftmaxCrossEntropy { smoothing };
     let specs = vec![Spec::f32(x.dims.as_slice()), label_spec];
     let forward = Call { specs: specs.clone(), ..call(&op, &[&x, &labels]) };
-    // A loss is the difference of two numbers as large as the logits; its gradient is that of
-    // probabilities, over the number of rows.
+    // A loss is a difference of two numbers as large as the logits; its gradient is a difference of
+    // probabilities, divided by the number of rows.
     let largest = x.data.iter().fold(1.0, |m: f64, v| m.max(f64::from(v.abs())));
     let wanted = [("output", case.get("output")?)];
     let outputs = runner.check(case, forward, &wanted, WIDE, Some(&[largest])).await?;
@@ -282,7 +284,7 @@ async fn softmax_cross_entropy(runner: &mut Runner<'_>, case: Case<'_>) -> Resul
     Ok(())
 }
 
-/// Updates follow each other: parameters and momentum of one are the next one's.
+/// Each update starts from the parameters and momentum of the one before.
 async fn sgd(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let (initial, gradients) = (tensor(case.tensors, "initial")?, tensor(case.tensors, "gradients")?);
     let wanted = case.get("parameters")?;
@@ -301,13 +303,13 @@ async fn sgd(runner: &mut Runner<'_>, case: Case<'_>) -> Result<()> {
     let multipliers = vec![1.0; parameters.data.len() / BLOCK * 2];
     let multipliers = Array { dims: vec![multipliers.len()], data: multipliers };
     let op = Sgd { nesterov: false };
-    let step = Step { rate: 0.01, momentum: 0.9, decay: case.value()?, ..Step::default() };
+    let step = Step { lr: 0.01, momentum: 0.9, weight_decay: case.value()?, ..Step::default() };
     let row = |tensor: &HostTensor, i: usize| tensor.data[i * n..(i + 1) * n].to_vec();
     for update in 0..gradients.data.len() / n {
         let gradient = flat(&row(gradients, update));
         let update_call = Call { step, ..call(&op, &[&parameters, &gradient, &momentum, &multipliers]) };
         let want = Array { dims: vec![n], data: wanted.data[update * n..(update + 1) * n].to_vec() };
-        // What a parameter was and what is taken from it may be nearly the same.
+        // A parameter and its update may nearly cancel.
         let size = Some(&[norm(&parameters)][..]);
         let outputs = runner.check(case, update_call, &[("parameters", want)], LIMIT, size).await?;
         let mut outputs = outputs.into_iter();

@@ -1,4 +1,4 @@
-//! That the crate vouches for all of its own kernels, and for nothing that was changed.
+//! Tests that all of the crate's own kernels are proven, and changed ones are not.
 
 use crate::error::Result;
 use crate::graph::{Operation, TensorId};
@@ -11,7 +11,7 @@ use crate::plan::{Plan, PlanOptions};
 use crate::tensor::Spec;
 use crate::train::TrainingGraph;
 
-/// One of the crate's own implementations with the operands that it is for.
+/// One of the crate's own implementations with its operands.
 fn relu() -> (Implementation, Vec<Operand>, Profile) {
     let profile = Profile::webgpu(AdapterClass::Software);
     let operands = vec![Operand::dense(Spec::f32([4, 8]))];
@@ -20,7 +20,7 @@ fn relu() -> (Implementation, Vec<Operand>, Profile) {
 }
 
 #[test]
-fn what_was_changed_is_no_longer_vouched_for() {
+fn changed_kernels_are_not_proven() {
     let (own, operands, profile) = relu();
     let proven = |i: &Implementation| i.is_proven(&operands, &operands, &profile);
     assert!(proven(&own) && proven(&own.clone()));
@@ -40,7 +40,7 @@ fn what_was_changed_is_no_longer_vouched_for() {
         change(&mut changed);
         assert!(!proven(&changed), "change {number}");
     }
-    // Nor is it for other operands, or for subgroups of another size than it was made for.
+    // Neither for other operands, nor for another subgroup size.
     let smaller = vec![Operand::dense(Spec::f32([4, 4]))];
     assert!(!own.is_proven(&smaller, &smaller, &profile));
     let both = Operands { layer: "layer", inputs: &operands, outputs: &operands };
@@ -49,20 +49,19 @@ fn what_was_changed_is_no_longer_vouched_for() {
 }
 
 #[test]
-fn operations_do_not_vouch_for_themselves() {
+fn external_operations_are_not_proven() {
     let (_, operands, profile) = relu();
     let both = Operands { layer: "layer", inputs: &operands, outputs: &operands };
     assert!(!Relu.kernels(&both, &profile)[0].is_proven(&operands, &operands, &profile));
 }
 
-/// An operation that is missing in the list of the crate's own would be slower for it, and nobody
-/// would know.
+/// A crate operation missing from the list would silently run with bounds checks.
 #[test]
-fn nothing_of_the_crate_is_checked() -> Result<()> {
+fn all_crate_kernels_run_unchecked() -> Result<()> {
     let profile = Profile::webgpu(AdapterClass::Discrete);
     let lars = Optimizer {
-        rule: Rule::Lars { trust: 0.001 },
-        clip_norm: Some(1.0),
+        rule: Rule::Lars { trust_coefficient: 0.001 },
+        max_grad_norm: Some(1.0),
         accumulate: 2,
         ..Optimizer::default()
     };

@@ -26,7 +26,7 @@ fn gz(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("memory can be written")
 }
 
-/// Idx files as MNIST has them: magic, extents, bytes.
+/// MNIST idx files: magic number, dimensions, bytes.
 fn idx(dims: &[u32], values: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 0, 8, dims.len() as u8];
     dims.iter().for_each(|d| bytes.extend(d.to_be_bytes()));
@@ -35,14 +35,14 @@ fn idx(dims: &[u32], values: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_embedded_digits_are_all_there() {
+fn embedded_digits_are_complete() {
     let set = digits().expect("the embedded copy is whole");
     assert_eq!((set.len(), set.classes().len()), (1797, 10));
     let data = open("digits", &OpenOptions::default()).expect("can be opened");
     assert_eq!(data.train.len() + data.validation.len(), 1797);
     let image = data.train.image(0).expect("is in memory");
     assert_eq!((image.width, image.height, image.channels), (8, 8, 1));
-    // Not all of them are alike, and grey levels reach white.
+    // Images differ, and grey levels reach white.
     let brightest = (0..100).filter_map(|i| data.train.image(i).ok()).flat_map(|p| p.pixels).max();
     assert_eq!(brightest, Some(255));
 }
@@ -62,7 +62,7 @@ fn splits_are_stratified_disjoint_and_repeatable() {
     }
 }
 
-/// A data set of which only the labels matter.
+/// A data set used only for its labels.
 #[derive(Debug)]
 struct Labels {
     classes: Vec<String>,
@@ -92,8 +92,8 @@ impl Dataset for Labels {
 }
 
 #[test]
-fn limits_are_kept() {
-    // No class is left out by rounding, however the data set is sorted.
+fn limits_are_exact_and_stratified() {
+    // Rounding drops no class, whatever the order of the data set.
     let sorted: Arc<dyn Dataset> = Arc::new(Labels {
         classes: (0..100).map(|class| class.to_string()).collect(),
         labels: (0..100).flat_map(|class| vec![class; if class == 7 { 301 } else { 3 }]).collect(),
@@ -115,7 +115,7 @@ fn limits_are_kept() {
 }
 
 #[test]
-fn orders_depend_on_seed_and_epoch_alone() {
+fn shuffling_depends_only_on_seed_and_epoch() {
     assert_eq!(permutation(100, 1, 2), permutation(100, 1, 2));
     assert_ne!(permutation(100, 1, 2), permutation(100, 1, 3));
     assert_ne!(permutation(100, 1, 2), permutation(100, 2, 2));
@@ -124,7 +124,7 @@ fn orders_depend_on_seed_and_epoch_alone() {
 }
 
 #[test]
-fn idx_files_are_read_plain_and_packed() {
+fn idx_files_are_read_plain_and_gzipped() {
     for packed in [false, true] {
         let folder = temporary();
         let put = |name: &str, bytes: Vec<u8>| {
@@ -190,7 +190,7 @@ fn png(width: u32, height: u32, value: u8, grey: bool) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Two classes of images of mixed sizes and kinds, three of them damaged.
+/// Two classes of images of various sizes and formats, three of them damaged.
 fn folder_of_images() -> tempfile::TempDir {
     let folder = temporary();
     for i in 0..8u32 {
@@ -200,7 +200,7 @@ fn folder_of_images() -> tempfile::TempDir {
     }
     write(&folder.path().join("apple/broken.png"), b"no image at all");
     let whole = png(30, 30, 9, false);
-    write(&folder.path().join("pear/cut off.png"), &whole[..whole.len() / 2]);
+    write(&folder.path().join("pear/truncated.png"), &whole[..whole.len() / 2]);
     write(&folder.path().join("pear/empty.jpg"), b"");
     write(&folder.path().join("pear/notes.txt"), b"not an image, and not called one");
     write(&folder.path().join(".hidden/x.png"), &whole);
@@ -208,7 +208,7 @@ fn folder_of_images() -> tempfile::TempDir {
 }
 
 #[test]
-fn images_that_cannot_be_read_are_named_counted_and_passed_over() {
+fn unreadable_images_are_skipped_and_reported() {
     let folder = folder_of_images();
     let set = Arc::new(Folder::open(folder.path()).expect("has two classes"));
     assert_eq!((set.len(), set.classes()), (11, &["apple".to_string(), "pear".to_string()][..]));
@@ -222,7 +222,7 @@ fn images_that_cannot_be_read_are_named_counted_and_passed_over() {
     assert_eq!(labels, 12 - 8, "bad images and the end of the epoch have no label");
     let bad = loader.bad();
     let named = |name: &str| bad.iter().any(|(file, _)| file.contains(name));
-    assert!(bad.len() == 3 && named("broken.png") && named("cut off.png") && named("empty.jpg"), "{bad:?}");
+    assert!(bad.len() == 3 && named("broken.png") && named("truncated.png") && named("empty.jpg"), "{bad:?}");
 
     let options = LoaderOptions { max_bad: 2, ..options };
     let loader = Loader::new(set, options).expect("has images");
@@ -230,8 +230,8 @@ fn images_that_cannot_be_read_are_named_counted_and_passed_over() {
     assert!(matches!(error, Error::TooManyBad { bad: 3, max: 2, .. }), "{error}");
 }
 
-/// Two classes of readable images, with bombs, images without extent and one that panics its
-/// decoder among them: how many of these.
+/// Two classes of readable images, plus decompression bombs, empty images and one that panics the
+/// decoder; returns the number of these.
 fn folder_of_hostile_images() -> (tempfile::TempDir, usize) {
     let folder = folder_of_images();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
@@ -248,7 +248,7 @@ fn folder_of_hostile_images() -> (tempfile::TempDir, usize) {
 }
 
 #[test]
-fn images_that_take_memory_or_panic_decoders_are_skipped_and_counted() {
+fn hostile_images_are_skipped_and_reported() {
     let (folder, hostile) = folder_of_hostile_images();
     let set = Arc::new(Folder::open(folder.path()).expect("has two classes"));
     assert_eq!(set.len(), 11 + hostile);
@@ -268,7 +268,7 @@ fn images_that_take_memory_or_panic_decoders_are_skipped_and_counted() {
     }
 }
 
-/// A data set of another program: its images have no extent, the wrong number of pixels, or panic.
+/// An external data set whose images are empty, have the wrong number of pixels, or panic.
 #[derive(Debug)]
 struct Hostile(Vec<String>);
 
@@ -299,7 +299,7 @@ impl Dataset for Hostile {
 }
 
 #[test]
-fn a_panic_or_an_image_without_extent_does_not_end_a_worker() {
+fn panics_and_empty_images_do_not_end_workers() {
     let set: Arc<dyn Dataset> = Arc::new(Hostile(vec!["a".into()]));
     for workers in [0, 2] {
         let options = LoaderOptions { workers, ..LoaderOptions::new(2, Preprocessing::new(32)) };
@@ -313,7 +313,7 @@ fn a_panic_or_an_image_without_extent_does_not_end_a_worker() {
 }
 
 #[test]
-fn folders_with_parts_keep_them_apart() {
+fn train_and_val_folders_are_separate() {
     let folder = temporary();
     for (part, class, count) in [("train", "a", 3), ("train", "b", 2), ("val", "a", 1), ("val", "b", 1)] {
         for i in 0..count {
@@ -330,7 +330,7 @@ fn folders_with_parts_keep_them_apart() {
     }
 }
 
-/// Batches are the same whoever makes them, and an epoch can be entered in its middle.
+/// Batches do not depend on the number of workers, and an epoch can start in the middle.
 #[test]
 fn batches_do_not_depend_on_workers() {
     let set: Arc<dyn Dataset> = Arc::new(digits().expect("the embedded copy is whole"));
@@ -349,14 +349,14 @@ fn batches_do_not_depend_on_workers() {
     assert_eq!(seen.len(), 1797, "an epoch has every image once");
     assert_eq!(whole[17].count, 97);
     assert_eq!(whole[17].labels[97..], [Batch::MISSING; 3]);
-    // Batch norm takes its statistics over all rows: those without a label are other images of the
-    // epoch, as they are in it.
+    // Batch norm uses all rows: those without a label are other images of the epoch, augmented as
+    // there.
     let row = 3 * 32 * 32;
     assert_eq!(whole[17].images[97 * row..], whole[0].images[..3 * row]);
 }
 
-/// Rows that have no image of their own have others of the epoch, never copies while there are
-/// others: copies have too small a variance.
+/// Rows without an image are filled with other images of the epoch and not with copies as long as
+/// there are others: copies have too small a variance.
 #[test]
 fn missing_rows_are_filled_with_other_images() {
     let folder = folder_of_images();
@@ -375,7 +375,7 @@ fn missing_rows_are_filled_with_other_images() {
     };
     for (size, count) in [(4, 3), (6, 2), (8, 2)] {
         let (list, bad) = batches(size, 0, 0, None);
-        assert_eq!((list.len(), bad), (count, 3), "no filler counts as another unreadable image");
+        assert_eq!((list.len(), bad), (count, 3), "fillers do not count as unreadable");
         let own: BTreeSet<Vec<u32>> = list
             .iter()
             .flat_map(|b| (0..size).filter(|i| b.labels[*i] != Batch::MISSING).map(|i| bits(b, i)))
@@ -385,11 +385,11 @@ fn missing_rows_are_filled_with_other_images() {
             let rows: BTreeSet<Vec<u32>> = (0..size).map(|i| bits(batch, i)).collect();
             assert!(rows.len() == size && rows.is_subset(&own), "{size}: {} different rows", rows.len());
         }
-        // Whoever makes them, and wherever an epoch is entered.
+        // Independent of workers and of the first batch.
         assert_eq!(list, batches(size, 3, 0, None).0);
         assert_eq!(list[count - 1..], batches(size, 0, count - 1, None).0[..]);
 
-        // Mixed among themselves: no loss sees an image that does not count.
+        // Fillers are mixed only with each other, so they do not reach the loss.
         let (mixed, _) = batches(size, 0, 0, Some(mix));
         for (batch, plain) in mixed.iter().zip(&list) {
             let labels = batch.mixed.as_ref().expect("second labels");
@@ -405,7 +405,7 @@ fn missing_rows_are_filled_with_other_images() {
             assert!(batch.count != 1 || (0..size).all(|i| plain.labels[i] == Batch::MISSING || same(i)));
         }
     }
-    // Where there are no others, all are repeated, as evenly as it comes out.
+    // Without other images, all are repeated evenly.
     let (list, _) = batches(17, 0, 0, None);
     let rows = (0..17).map(|i| bits(&list[0], i));
     let mut copies = std::collections::BTreeMap::<Vec<u32>, usize>::new();
@@ -414,7 +414,7 @@ fn missing_rows_are_filled_with_other_images() {
 }
 
 #[test]
-fn a_set_without_a_readable_image_is_an_error() {
+fn data_set_without_readable_images_is_an_error() {
     let folder = temporary();
     for i in 0..5 {
         write(&folder.path().join(format!("{}/{i}.png", i % 2)), b"no image at all");
@@ -436,25 +436,25 @@ fn a_set_without_a_readable_image_is_an_error() {
 }
 
 #[test]
-fn an_epoch_that_is_left_ends_its_workers() {
+fn dropping_an_epoch_ends_its_workers() {
     let set: Arc<dyn Dataset> = Arc::new(digits().expect("the embedded copy is whole"));
     let options = LoaderOptions { workers: 2, ..LoaderOptions::new(8, Preprocessing::new(32)) };
     let loader = Loader::new(Arc::clone(&set), options).expect("has images");
     drop(loader.epoch(0, 0).next());
     drop(loader);
-    // The workers hold the data set; when they end, this is the last to hold it.
+    // Workers hold the data set; when they end, this is the last reference.
     for _ in 0..200 {
         if Arc::strong_count(&set) == 1 {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    panic!("workers are still there");
+    panic!("workers are still running");
 }
 
 #[test]
-fn images_are_cropped_to_the_middle_scaled_and_normalised() {
-    // Red on the left half, black on the right, twice as wide as high.
+fn images_are_cropped_scaled_and_normalized() {
+    // Red on the left half, black on the right, aspect ratio 2:1.
     let mut pixels = Vec::new();
     for _ in 0..40 {
         for x in 0..80 {
@@ -466,7 +466,7 @@ fn images_are_cropped_to_the_middle_scaled_and_normalised() {
     for fit in [Fit::Crop, Fit::Squash] {
         let values = Preprocessing { fit, ..plain.clone() }.apply(&image);
         let at = |c: usize, y: usize, x: usize| values[(c * 40 + y) * 40 + x];
-        // Both have the edge in their middle: the crop sees 20 to 60, the other everything.
+        // Both have the edge in the center: the crop covers columns 20 to 60, squashing all.
         assert!((at(0, 20, 10) - 1.5).abs() < 1e-5 && (at(0, 20, 30) + 0.5).abs() < 1e-5, "{fit:?}");
         assert!((at(1, 0, 0) + 2.0).abs() < 1e-5 && at(2, 5, 5).abs() < 1e-6, "{fit:?}");
     }
@@ -477,18 +477,18 @@ fn images_are_cropped_to_the_middle_scaled_and_normalised() {
 }
 
 #[test]
-fn mean_and_spread_are_measured() {
+fn mean_and_std_are_measured() {
     let set = digits().expect("the embedded copy is whole");
     let measured = Preprocessing::new(32).measure(&set, 1797);
     let values: Vec<f32> =
         (0..1797).flat_map(|i| measured.apply(&set.image(i).expect("in memory"))).collect();
     let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64;
     assert!(mean.abs() < 0.02, "{mean}");
-    // Of the digits' own 8 x 8 pixels.
+    // Value for the original 8 x 8 pixels.
     assert!((measured.std[0] - 0.376).abs() < 0.002, "{:?}", measured.std);
 }
 
-/// An image that gets redder to the right, encoded.
+/// An encoded image with a red gradient to the right.
 fn row(format: image::ImageFormat) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::RgbImage::from_fn(32, 8, |x, _| image::Rgb([8 * x as u8, 0, 0]))
@@ -497,13 +497,13 @@ fn row(format: image::ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// Phones store images as the sensor lies, and say how they were held.
+/// Phones store images in sensor orientation with an EXIF orientation.
 #[test]
-fn images_stand_as_cameras_were_held() {
+fn exif_orientation_is_applied() {
     let plain = row(image::ImageFormat::Jpeg);
     let lying = Image::decode(&plain).expect("a jpeg");
     assert_eq!((lying.width, lying.height), (32, 8));
-    // An APP1 segment with EXIF's tag 0x0112, orientation, of 6: to be turned to the right.
+    // An APP1 segment with the EXIF orientation tag 0x0112 = 6: rotate clockwise.
     let exif: [u8; 32] = *b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
     let mut turned = plain[..2].to_vec();
     turned.extend([0xff, 0xe1, 0, 34]);
@@ -511,12 +511,12 @@ fn images_stand_as_cameras_were_held() {
     turned.extend(&plain[2..]);
     let standing = Image::decode(&turned).expect("a jpeg");
     assert_eq!((standing.width, standing.height), (8, 32));
-    // What was left is on top.
+    // The left side is at the top.
     assert!(standing.pixels[0] < 40 && standing.pixels[3 * 8 * 31] > 200, "{:?}", &standing.pixels[..6]);
 }
 
 #[test]
-fn images_that_are_cut_off_are_none() {
+fn truncated_images_are_rejected() {
     for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png] {
         let whole = row(format);
         assert!(Image::decode(&whole).is_ok(), "{format:?}");
@@ -524,9 +524,9 @@ fn images_that_are_cut_off_are_none() {
     }
 }
 
-/// TGA has no signature: the file's name tells.
+/// TGA has no signature and is recognized by its extension.
 #[test]
-fn names_tell_what_content_does_not() {
+fn tga_is_recognized_by_extension() {
     let folder = temporary();
     for class in ["a", "b"] {
         write(&folder.path().join(class).join("image.tga"), &row(image::ImageFormat::Tga));
@@ -537,7 +537,7 @@ fn names_tell_what_content_does_not() {
 }
 
 #[test]
-fn images_with_transparency_show_white() {
+fn transparency_is_blended_with_white() {
     let mut bytes = std::io::Cursor::new(Vec::new());
     image::RgbaImage::from_pixel(2, 2, image::Rgba([10, 20, 30, 0]))
         .write_to(&mut bytes, image::ImageFormat::Png)

@@ -34,8 +34,7 @@ fn batch(size: usize, seed: u64) -> Batch {
     }
 }
 
-/// Values for everything that a network takes, in f64. Running statistics start as they do on a
-/// device.
+/// Values of all inputs of a network in f64, with initial running statistics.
 fn values(net: &Network, seed: u64) -> BTreeMap<TensorId, Array<f64>> {
     let mut values = BTreeMap::new();
     for (i, (id, tensor)) in net.graph.tensors().enumerate() {
@@ -44,7 +43,7 @@ fn values(net: &Network, seed: u64) -> BTreeMap<TensorId, Array<f64>> {
             Role::Parameter(info) => {
                 let mut data = vec![0.0; count];
                 info.init.fill(seed, &tensor.name, &mut data);
-                // Zero biases leave ReLUs at their kink.
+                // Zero biases would put ReLUs at their kink.
                 data.iter_mut().zip(noise(count, seed + i as u64)).for_each(|(v, n)| *v += 0.02 * n);
                 data
             }
@@ -77,8 +76,8 @@ fn interpret<'a>(graph: &'a Graph, values: &BTreeMap<TensorId, Array<f64>>) -> I
     interpreter
 }
 
-/// Moves all parameters along a random direction: (loss(+h) - loss(-h)) / 2h must be gradient times
-/// direction. A kink on the way makes one direction wrong by chance, so most of several must agree.
+/// Moves all parameters along a random direction: (loss(+h) - loss(-h)) / 2h must equal gradient
+/// times direction. A kink can make one direction wrong by chance, so most of several must agree.
 fn finite_differences(variant: Variant) {
     let net = small(variant).build(3).expect("the network can be built");
     let mut graph = net.graph.clone();
@@ -96,7 +95,7 @@ fn finite_differences(variant: Variant) {
             let gradient = interpreter.get(id).expect("the gradient was computed");
             let step = noise(gradient.data.len(), 10_000 * direction + i as u64);
             for (k, (g, d)) in gradient.data.iter().zip(&step).enumerate() {
-                // In proportion to the parameter, so that no layer drowns the others.
+                // Proportional to the parameter, so that no layer dominates.
                 let d = f64::from(*d) * (at[&parameter].data[k].abs() + 1e-3);
                 slope += g * d;
                 ahead.get_mut(&parameter).expect("is a parameter").data[k] += h * d;
@@ -113,16 +112,16 @@ fn finite_differences(variant: Variant) {
 }
 
 #[test]
-fn gradients_of_the_paper_are_finite_differences() {
+fn paper_gradients_match_finite_differences() {
     finite_differences(Variant::Paper);
 }
 
 #[test]
-fn gradients_of_torchvision_are_finite_differences() {
+fn torchvision_gradients_match_finite_differences() {
     finite_differences(Variant::Torchvision);
 }
 
-/// The gradients of all parameters by one of the network's scalars, on the CPU.
+/// The gradients of one scalar with respect to all parameters, on the CPU.
 fn gradients_of(
     net: &Network,
     loss: TensorId,
@@ -142,13 +141,13 @@ fn gradients_of(
 }
 
 #[test]
-fn a_shared_gradient_is_main_plus_weighted_auxiliaries() {
+fn total_gradient_is_main_plus_weighted_aux() {
     let net = small(Variant::Paper).build(2).expect("the network can be built");
     assert_eq!(net.heads.iter().map(|h| h.weight).collect::<Vec<_>>(), [1.0, 0.3, 0.3]);
     let at = values(&net, 3);
     let total = gradients_of(&net, net.loss, &at);
     let each: Vec<_> = net.heads.iter().map(|h| gradients_of(&net, h.loss, &at)).collect();
-    // The stem feeds all three; 4b only main and aux2; 5b only main.
+    // The stem is shared by all heads; 4b by main and aux2; 5b is only in main.
     let fed = |name: &str| each.iter().map(|g| g[name].iter().any(|v| *v != 0.0)).collect::<Vec<_>>();
     assert_eq!(fed("conv1/7x7_s2.weight"), [true, true, true]);
     assert_eq!(fed("inception_4b/1x1.weight"), [true, false, true]);
@@ -156,7 +155,7 @@ fn a_shared_gradient_is_main_plus_weighted_auxiliaries() {
     for (name, whole) in &total {
         let sum = |i: usize| {
             let part = |g: &BTreeMap<String, Vec<f64>>| g.get(name).map_or(0.0, |g| g[i]);
-            // The weights are f32: 0.3 is not exactly 0.3.
+            // Weights are f32, so 0.3 is not exact.
             part(&each[0]) + f64::from(0.3f32) * (part(&each[1]) + part(&each[2]))
         };
         let difference: f64 = whole.iter().enumerate().map(|(i, g)| (g - sum(i)).powi(2)).sum();
@@ -165,9 +164,9 @@ fn a_shared_gradient_is_main_plus_weighted_auxiliaries() {
     }
 }
 
-/// On the device, by training steps with the rate so that the update is the gradient.
+/// On the device, by training steps.
 #[test]
-fn the_device_combines_the_three_gradients_with_their_weights() {
+fn device_gradient_is_linear_in_the_aux_weight() {
     let gpu = gpu();
     let gradients = |aux_weight: f32| {
         let network = small(Variant::Paper).aux_weight(aux_weight);
@@ -179,7 +178,7 @@ fn the_device_combines_the_three_gradients_with_their_weights() {
         let list = gpu.block_on(regions.get(&gpu, Region::Gradients)).expect("gradients");
         list.into_iter().map(|(entry, values)| (entry.name.clone(), values)).collect::<BTreeMap<_, _>>()
     };
-    // The gradient is linear in the weight: from 0.1 and 0.2 follows 0.3.
+    // The gradient is linear in the weight: 0.1 and 0.2 determine 0.3.
     let (a, b, c) = (gradients(0.1), gradients(0.2), gradients(0.3));
     for name in
         ["conv1/7x7_s2.weight", "conv2/3x3.weight", "inception_3a/3x3.weight", "inception_4a/1x1.weight"]
@@ -187,17 +186,17 @@ fn the_device_combines_the_three_gradients_with_their_weights() {
         let line: Vec<f32> = a[name].iter().zip(&b[name]).map(|(a, b)| 2.0 * b - a).collect();
         let error = relative_error(&c[name], &line);
         assert!(error < 1e-4, "{name}: {error:.1e}");
-        assert!(relative_error(&c[name], &a[name]) > 1e-3, "{name} does not feel the auxiliary losses");
+        assert!(relative_error(&c[name], &a[name]) > 1e-3, "{name} does not depend on the auxiliary losses");
     }
 }
 
-/// Slow GPUs take a step in several submissions, or their drivers would take them for hung.
+/// Slow GPUs need several submissions per step to avoid driver timeouts.
 #[test]
-fn a_step_in_several_submissions_is_the_same_step() {
+fn split_submissions_give_the_same_step() {
     let gpu = gpu();
     let steps = |most: Option<u64>| {
         let network = small(Variant::Paper);
-        let optimizer = Optimizer { clip_norm: Some(1.0), ..Optimizer::default() };
+        let optimizer = Optimizer { max_grad_norm: Some(1.0), ..Optimizer::default() };
         let mut trainer =
             gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 2, 5, |_, _| ())).expect("can train");
         if let Some(most) = most {
@@ -230,9 +229,9 @@ fn a_step_in_several_submissions_is_the_same_step() {
     }
 }
 
-/// A sum that overflowed is no number behind a ReLU either, and so the loss tells of it.
+/// NaN from an overflow passes through ReLU to the loss.
 #[test]
-fn what_is_no_number_shows_in_the_loss() {
+fn nan_propagates_to_loss() {
     let gpu = gpu();
     for variant in [Variant::Paper, Variant::Torchvision] {
         let network = small(variant);
@@ -245,13 +244,13 @@ fn what_is_no_number_shows_in_the_loss() {
         let before = gpu.block_on(trainer.state()).expect("the state can be read").state;
         trainer.step(&data, 0.0).expect("a step");
         let metrics = gpu.block_on(trainer.metrics(0)).expect("metrics");
-        // Running statistics would keep it for good.
+        // Running statistics would keep a NaN forever.
         assert_eq!(gpu.block_on(trainer.state()).expect("the state can be read").state, before);
         assert!(metrics[0].heads.iter().all(|head| head.loss.is_nan()), "{variant}: {metrics:?}");
     }
 }
 
-/// The state of a fresh trainer after some steps.
+/// The state of a new trainer after some steps.
 fn trained(gpu: &Gpu, network: &GoogLeNet, optimizer: &Optimizer, steps: u64) -> TrainingState {
     let mut trainer =
         gpu.block_on(Trainer::new(gpu, network, optimizer, 4, 9, |_, _| ())).expect("can train");
@@ -262,7 +261,7 @@ fn trained(gpu: &Gpu, network: &GoogLeNet, optimizer: &Optimizer, steps: u64) ->
 }
 
 #[test]
-fn pruned_inference_gives_the_unpruned_logits_bit_for_bit() {
+fn pruned_inference_is_bit_identical() {
     let gpu = gpu();
     for variant in [Variant::Paper, Variant::Torchvision] {
         let network = small(variant);
@@ -321,10 +320,10 @@ fn is_aux(name: &str) -> bool {
     ["loss1/", "loss2/", "aux1.", "aux2."].iter().any(|head| name.starts_with(head))
 }
 
-/// Batches that follow each other closely come back in their order, each as it would alone; what
-/// was pushed is forgotten when asked anew.
+/// Pushed batches come back in order, with the same results as alone; a new request discards
+/// pending ones.
 #[test]
-fn pushed_batches_come_back_in_their_order() {
+fn pushed_batches_come_back_in_order() {
     let (gpu, network) = (gpu(), small(Variant::Paper));
     let state = trained(&gpu, &network, &Optimizer::default(), 1);
     let mut classifier =
@@ -366,13 +365,13 @@ fn inference_has_neither_dropout_nor_auxiliary_layers() {
     let inference = InferenceGraph::new(&normed, 2, Element::F32).expect("can be built");
     let names = || inference.graph.nodes().map(|(_, n)| n.op.name());
     assert_eq!(names().filter(|n| *n == "conv").count(), 57);
-    assert!(names().all(|n| n != "batch_norm" && n != "relu"), "batch norm is a part of its convolution");
+    assert!(names().all(|n| n != "batch_norm" && n != "relu"), "batch norm is fused into the convolution");
 }
 
-/// Activations that are made again give the same losses and gradients, in less memory, and
-/// statistics change once.
+/// Recomputed activations give the same losses and gradients in less memory, and running statistics
+/// are updated once.
 #[test]
-fn recomputed_activations_change_no_gradient() {
+fn recomputation_preserves_gradients() {
     for variant in [Variant::Paper, Variant::Torchvision] {
         let net = small(variant).dropout(0.4, 0.7).build(2).expect("the network can be built");
         let mut graph = net.graph.clone();
@@ -392,8 +391,12 @@ fn recomputed_activations_change_no_gradient() {
                 }
             }
             let loss = pass.output(Output::Loss).expect("outputs stay");
-            let again = pass.nodes().filter(|(_, n)| n.name.ends_with("/again")).count();
-            assert_eq!(again == 0, segments == 1, "{again} nodes run again in {segments} segments");
+            let recomputed = pass.nodes().filter(|(_, n)| n.name.ends_with("/recomputed")).count();
+            assert_eq!(
+                recomputed == 0,
+                segments == 1,
+                "{recomputed} recomputed nodes in {segments} segments"
+            );
             let norms = |graph: &Graph| graph.nodes().filter(|(_, n)| n.op.name() == "batch_norm").count();
             assert_eq!(norms(&graph), norms(&pass));
             let less = value_bytes(&pass, &[loss]).expect("can be planned");
@@ -402,9 +405,9 @@ fn recomputed_activations_change_no_gradient() {
     }
 }
 
-/// On a device, checkpointing trains to the same parameters in much less memory.
+/// On a device, checkpointing gives the same parameters in much less memory.
 #[test]
-fn checkpointing_trains_alike_in_less_memory() {
+fn checkpointing_saves_memory_with_equal_results() {
     let gpu = gpu();
     let network = small(Variant::Paper);
     let whole = Optimizer::default();
@@ -422,20 +425,19 @@ fn checkpointing_trains_alike_in_less_memory() {
     assert!(2 * bytes(&network, &less) < bytes(&network, &whole));
 }
 
-/// Masks that are taken along change no gradient, and few are left: those in front of linear
-/// layers, which do not take them.
+/// Fused masks preserve gradients; only those before linear layers, which cannot fuse them, remain.
 #[test]
-fn joined_masks_change_no_gradient() {
+fn fused_masks_preserve_gradients() {
     let net = small(Variant::Paper).build(2).expect("the network can be built");
     let mut graph = net.graph.clone();
     graph.keep_outputs(&[Output::Loss]).expect("is an output");
     let mut fused = graph.fuse().expect("can be fused");
     let loss = fused.output(Output::Loss).expect("was kept");
     fused.differentiate(loss).expect("every operation has a gradient");
-    let joined = fused.join_masks().expect("can be joined");
+    let masked = fused.fuse_masks().expect("can be fused");
     let masks =
         |graph: &Graph| graph.nodes().filter(|(_, n)| n.op.is_mask()).map(|(_, n)| n.name.clone()).collect();
-    let (before, after): (Vec<String>, Vec<String>) = (masks(&fused), masks(&joined));
+    let (before, after): (Vec<String>, Vec<String>) = (masks(&fused), masks(&masked));
     assert_eq!(before.len(), 61, "57 convolutions and 2 of the heads, with 2 hidden layers");
     let heads = ["loss2/fc", "loss2/conv", "loss1/fc", "loss1/conv"];
     assert_eq!(after, heads.map(|layer| format!("{layer}/relu_grad")));
@@ -450,7 +452,7 @@ fn joined_masks_change_no_gradient() {
     };
     let expected = gradients(&fused, &moved(&graph, &at, &fused));
     assert!(expected.len() > 100);
-    assert_eq!(gradients(&joined, &moved(&graph, &at, &joined)), expected);
+    assert_eq!(gradients(&masked, &moved(&graph, &at, &masked)), expected);
 }
 
 /// Passes renumber tensors: each output is found by its name in what every one of them makes, with
@@ -472,12 +474,12 @@ fn named_outputs_survive_every_pass() {
         assert_eq!(outputs(&fused), expected);
         let mut graph = fused.clone();
         graph.differentiate(fused.output(Output::Loss).expect("stays")).expect("has gradients");
-        let joined = graph.join_masks().expect("can be joined");
-        assert!(joined.len() < graph.len());
-        assert_eq!(outputs(&joined), expected);
-        let again = joined.recompute(fused.len(), 5).expect("can be recomputed");
-        assert!(again.len() > joined.len());
-        assert_eq!(outputs(&again), expected);
+        let masked = graph.fuse_masks().expect("can be fused");
+        assert!(masked.len() < graph.len());
+        assert_eq!(outputs(&masked), expected);
+        let recomputed = masked.recompute(fused.len(), 5).expect("can be recomputed");
+        assert!(recomputed.len() > masked.len());
+        assert_eq!(outputs(&recomputed), expected);
 
         // What is pruned has no outputs but those that were asked for.
         let logits = Output::Logits("main");
@@ -518,15 +520,15 @@ fn lost_outputs_are_errors() {
     assert_eq!(of(graph.evaluation().expect_err("only gradients need them")), "indices");
 }
 
-/// Hand-made graphs with what is hard for a planner: a value that is rewritten in place and read
-/// again, windows of windows, a tensor in two concats.
+/// Graphs that are hard to plan: a value overwritten in place and read again, nested windows, a
+/// tensor in two concats.
 #[test]
-fn plans_keep_values_that_are_still_needed() {
+fn plans_preserve_live_values() {
     let gpu = gpu();
     let mut graph = Graph::new();
     let x = graph.input("x", Spec::f32([2, 8, 5, 5]));
     let add = |g: &mut Graph, name: &str, a: TensorId, b: TensorId| g.add(name, Add, &[a, b]).expect("fits");
-    // ReLU works in place on a value that is read after it.
+    // ReLU in place on a value that is read later.
     let a = add(&mut graph, "a", x, x);
     let r = graph.add("r", Relu, &[a]).expect("fits");
     let b = add(&mut graph, "b", r, a);
@@ -534,7 +536,7 @@ fn plans_keep_values_that_are_still_needed() {
     // A tensor in two concats, and twice in one.
     let both = graph.add("both", Concat, &[r, c, r]).expect("fits");
     let again = graph.add("again", Concat, &[c, both]).expect("fits");
-    // Windows of windows, rewritten in place while the whole is still read.
+    // Nested windows, overwritten in place while the whole is still read.
     let window = graph.add("window", Slice { channel: 4, channels: 16 }, &[again]).expect("fits");
     let inner = graph.add("inner", Slice { channel: 2, channels: 5 }, &[window]).expect("fits");
     let positive = graph.add("positive", Relu, &[inner]).expect("fits");
@@ -544,10 +546,10 @@ fn plans_keep_values_that_are_still_needed() {
     let outputs = [b, c, both, again, window, inner, pooled, last];
 
     let data = noise(2 * 8 * 25, 3);
-    let mut twin = Interpreter::<f64>::new(&graph);
-    twin.set(x, Array::<f32>::new(&[2, 8, 5, 5], data.clone()).cast());
-    twin.run(&Step::default()).expect("runs on the CPU");
-    // Each output by itself, and all of them: what else must live changes with it.
+    let mut reference = Interpreter::<f64>::new(&graph);
+    reference.set(x, Array::<f32>::new(&[2, 8, 5, 5], data.clone()).cast());
+    reference.run(&Step::default()).expect("runs on the CPU");
+    // Each output alone and all together, because lifetimes depend on the outputs.
     let singles = outputs.iter().map(std::slice::from_ref);
     for kept in singles.chain([&outputs[..]]) {
         let options =
@@ -561,16 +563,16 @@ fn plans_keep_values_that_are_still_needed() {
         for output in kept {
             let got =
                 gpu.block_on(session.read(plan.tensor(*output).expect("planned"))).expect("can be read");
-            let want = twin.get(*output).expect("was computed").cast::<f32>().data;
+            let want = reference.get(*output).expect("was computed").cast::<f32>().data;
             let name = &graph.tensor(*output).name;
             assert!(relative_error(&got, &want) < 1e-6, "{name} with {} outputs kept", kept.len());
         }
     }
 }
 
-/// Segments that follow each other do what the whole does, and any tensor can be read.
+/// Consecutive segments are equivalent to a whole run, and any output can be read between them.
 #[test]
-fn a_plan_can_run_in_segments() {
+fn plan_segments_equal_a_whole_run() {
     let gpu = gpu();
     let inference = InferenceGraph::new(&small(Variant::Paper), 2, Element::F32).expect("can be built");
     let middle = inference.graph.find("inception_4a/output").expect("the block is there");
@@ -604,7 +606,7 @@ fn a_plan_can_run_in_segments() {
 }
 
 #[test]
-fn layers_whose_shapes_do_not_fit_are_named_with_both_shapes() {
+fn shape_errors_name_layer_and_shapes() {
     let mut graph = Graph::new();
     let x = graph.input("x", Spec::f32([1, 3, 8, 8]));
     let w = graph.input("w", Spec::f32([4, 5, 3, 3]));
@@ -613,7 +615,7 @@ fn layers_whose_shapes_do_not_fit_are_named_with_both_shapes() {
 }
 
 #[test]
-fn a_batch_that_does_not_fit_a_binding_is_refused_with_one_that_does() {
+fn oversized_batch_error_suggests_a_fitting_one() {
     let profile = Profile::webgpu(AdapterClass::Discrete);
     let plan = |batch: usize| {
         let training = TrainingGraph::new(&GoogLeNet::paper(), &Optimizer::default(), batch).expect("builds");
@@ -631,12 +633,12 @@ fn a_batch_that_does_not_fit_a_binding_is_refused_with_one_that_does() {
     assert_eq!(*limit, 128 << 20);
     let fits: usize = advice.rsplit(' ').next().and_then(|n| n.parse().ok()).expect("the advice is a number");
     assert!((8..256).contains(&fits), "{advice}");
-    plan(fits).expect("what the advice says fits");
+    plan(fits).expect("the advised batch size fits");
     plan(fits + 1).expect_err("one more does not");
 }
 
 #[test]
-fn planned_memory_is_close_to_the_bound() {
+fn planned_memory_is_within_10_percent_of_bound() {
     let profile = Profile { binding: 1 << 32, buffer: 1 << 34, ..Profile::webgpu(AdapterClass::Discrete) };
     let training = TrainingGraph::new(&GoogLeNet::paper(), &Optimizer::default(), 32).expect("builds");
     let options = PlanOptions {
@@ -651,8 +653,7 @@ fn planned_memory_is_close_to_the_bound() {
     assert!(memory.planned_bytes * 2 < memory.naive_bytes, "{memory:?}");
 }
 
-/// Runs that differ in nothing are equal bit for bit, and so is one that was taken off the device
-/// and put on another session.
+/// Identical runs are bit-identical, as is one resumed in another session.
 #[test]
 fn training_is_deterministic_and_resumes_exactly() {
     let gpu = gpu();
@@ -660,13 +661,13 @@ fn training_is_deterministic_and_resumes_exactly() {
         Optimizer::default(),
         Optimizer {
             rule: Rule::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 },
-            clip_norm: Some(0.5),
+            max_grad_norm: Some(0.5),
             average: Some(Averaging::Exponential(0.9)),
             ..Optimizer::default()
         },
     ];
     for (variant, optimizer) in [Variant::Paper, Variant::Torchvision].into_iter().zip(recipes) {
-        // With dropout: its masks must go on where they were.
+        // With dropout, whose masks must continue.
         let network = small(variant).dropout(0.4, 0.7);
         let whole = trained(&gpu, &network, &optimizer, 6);
         assert_eq!(whole, trained(&gpu, &network, &optimizer, 6));
@@ -682,10 +683,10 @@ fn training_is_deterministic_and_resumes_exactly() {
     }
 }
 
-/// Parameters and running statistics have the same averages, and what classifies with them in
-/// training says what their checkpoint will say.
+/// Parameters and running statistics are averaged alike, and classification with averages during
+/// training equals that of the checkpoint.
 #[test]
-fn running_statistics_are_averaged_with_the_parameters() {
+fn running_statistics_are_averaged() {
     let gpu = gpu();
     let (network, decay) = (small(Variant::Torchvision), 0.9);
     let optimizer = Optimizer { average: Some(Averaging::Exponential(decay)), ..Optimizer::default() };
@@ -725,10 +726,10 @@ fn running_statistics_are_averaged_with_the_parameters() {
     assert_eq!(here, there);
 }
 
-/// Two batches of two whose gradients are accumulated make the update of one batch of four, also if
-/// the run was left between them.
+/// Two accumulated batches of two give the update of one batch of four, also if the run is
+/// interrupted between them.
 #[test]
-fn accumulated_batches_are_one_large_batch() {
+fn gradient_accumulation_equals_a_large_batch() {
     let gpu = gpu();
     let network = small(Variant::Paper);
     let large = {
@@ -751,9 +752,9 @@ fn accumulated_batches_are_one_large_batch() {
             .expect("a step");
         if part == 0 {
             let state = gpu.block_on(trainer.state()).expect("the state can be read");
-            assert_eq!(state.parameters, before.parameters, "an update came too early");
-            // Left between two updates and taken up by another trainer: the sum so far goes with
-            // it.
+            assert_eq!(state.parameters, before.parameters, "updated too early");
+            // Interrupted between updates and resumed by another trainer, with the accumulated
+            // gradients.
             trainer =
                 gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 2, 10, |_, _| ())).expect("can train");
             trainer.restore(&state).expect("a state of the same network");
@@ -767,7 +768,7 @@ fn accumulated_batches_are_one_large_batch() {
     }
 }
 
-/// Some of the rows of a batch, in one of `size` rows of which the others are missing.
+/// Rows `range` of a batch, in a batch of `size` with the other rows missing.
 fn rows(all: &Batch, range: std::ops::Range<usize>, size: usize) -> Batch {
     let row = all.images.len() / all.labels.len();
     let mut images = all.images[range.start * row..range.end * row].to_vec();
@@ -781,11 +782,11 @@ fn rows(all: &Batch, range: std::ops::Range<usize>, size: usize) -> Batch {
     Batch { images, labels, count: range.len(), indices: range.collect(), mixed }
 }
 
-/// Batches of 16, 16 and 3 images make the update of one batch of 35, where the last one ends the
-/// epoch; with class weights and mixed labels too, whose losses are means over the weights. The
-/// next window starts from nothing, and a run that is left within a window resumes bit for bit.
+/// Batches of 16, 16 and 3 images at the end of an epoch give the update of one batch of 35, also
+/// with class weights and mixed labels, whose losses are weighted means. The next accumulation
+/// starts from zero, and a run interrupted within one resumes bit for bit.
 #[test]
-fn an_incomplete_window_updates_with_each_image_weighing_the_same() {
+fn incomplete_accumulation_weights_images_equally() {
     let gpu = gpu();
     let plain = small(Variant::Paper);
     let weights = Some(vec![1.0, 0.25, 3.0, 0.5]);
@@ -804,7 +805,7 @@ fn an_incomplete_window_updates_with_each_image_weighing_the_same() {
         let mut large = trainer(Optimizer::default(), 35);
         large.step(&all, 0.05).expect("a step");
         let parts = [rows(&all, 0..16, 16), rows(&all, 16..32, 16), rows(&all, 32..35, 16)];
-        // Of a window of four as many are there as an epoch has.
+        // An accumulation of four with only three batches.
         let optimizer = Optimizer { accumulate: 4, ..Optimizer::default() };
         let mut small = trainer(optimizer, 16);
         let mut left = None;
@@ -828,7 +829,7 @@ fn an_incomplete_window_updates_with_each_image_weighing_the_same() {
         resumed.restore(&left).expect("a state of this network");
         resumed.last_step(&parts[2], 0.05).expect("a step");
         assert_eq!(state(&resumed), after);
-        // Another trainer that did only what follows is where both of these are.
+        // A new trainer from this state must agree with both.
         let mut fresh = trainer(optimizer, 16);
         fresh.restore(&after).expect("a state of this network");
         for trainer in [&mut resumed, &mut fresh] {
@@ -839,7 +840,7 @@ fn an_incomplete_window_updates_with_each_image_weighing_the_same() {
 }
 
 #[test]
-fn webgpus_default_limits_are_enough() {
+fn training_fits_webgpu_default_limits() {
     let options = AdapterOptions { default_limits: true, ..AdapterOptions::default() };
     let gpu = Gpu::open_blocking(&options).expect("the tests need a GPU driver");
     assert_eq!(gpu.profile().binding, 128 << 20);
@@ -848,9 +849,9 @@ fn webgpus_default_limits_are_enough() {
     assert!(state.parameters.values().flat_map(|t| &t.data).all(|v| v.is_finite()));
 }
 
-/// A loss is a node: a graph can be differentiated from any of them.
+/// Losses are nodes, and a graph can be differentiated from any of them.
 #[test]
-fn the_loss_is_the_weighted_sum_of_its_parts() {
+fn total_loss_is_the_weighted_sum() {
     let mut graph = Graph::new();
     let logits = graph.input("logits", Spec::f32([2, 3]));
     let labels = graph.input("labels", Spec::u32([2]));

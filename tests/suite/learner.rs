@@ -41,7 +41,7 @@ fn load(file: &Path) -> Checkpoint {
     Checkpoint::load(file).expect("a checkpoint")
 }
 
-/// Sets a flag after so many steps.
+/// Sets a flag after a number of steps.
 struct StopAfter(usize, Arc<AtomicBool>);
 
 impl Observer for StopAfter {
@@ -146,5 +146,5 @@ fn contradicting_options_are_refused() {
     }
     let mut other = InMemory::new(["a", "b"]);
     other.push(Image { width: 1, height: 1, channels: 1, pixels: vec![0] }, 0).expect("an image");
-    assert!(refused(builder().validation(Arc::new(other))).contains("other classes"));
+    assert!(refused(builder().validation(Arc::new(other))).contains("classes of the validation set"));
 }

@@ -1,7 +1,6 @@
-//! What the library promises. All of it is one program, because each program of tests links the
-//! whole engine.
+//! Tests of the library, in one program because each test program links the whole engine.
 //!
-//! `tests/mutations.rs` is another: it counts the memory of its whole process.
+//! `tests/mutations.rs` is separate because it counts the memory of its process.
 
 mod data;
 mod graph;

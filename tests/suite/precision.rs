@@ -1,4 +1,4 @@
-//! Mixed precision: activations stored as f16, the loss scaled on the device.
+//! Mixed precision: f16 activations with loss scaling on the device.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use crate::support::networks::small;
 use crate::support::noise::noise;
 use crate::support::skipped::skipped;
 
-/// The device, unless its shaders have no f16.
+/// The device, if its shaders support f16.
 fn gpu_with_f16() -> Option<Gpu> {
     let gpu = gpu();
     if !gpu.profile().f16 {
@@ -29,7 +29,7 @@ fn gpu_with_f16() -> Option<Gpu> {
     gpu.profile().f16.then_some(gpu)
 }
 
-/// Images whose class shows in their colour.
+/// Images whose color depends on their class.
 fn batch(size: usize, seed: u64) -> Batch {
     let labels: Vec<u32> = (0..size as u32).map(|i| (i + seed as u32) % 4).collect();
     let pixel = |i: usize, v: f32| {
@@ -52,7 +52,7 @@ fn state(gpu: &Gpu, trainer: &Trainer) -> TrainingState {
     gpu.block_on(trainer.state()).expect("the state can be read")
 }
 
-/// Steps one after another, with what each of them measured.
+/// Runs steps and returns the metrics of each.
 fn steps(gpu: &Gpu, trainer: &mut Trainer, range: std::ops::Range<u64>) -> Vec<StepMetrics> {
     let mut list = Vec::new();
     for step in range {
@@ -62,9 +62,9 @@ fn steps(gpu: &Gpu, trainer: &mut Trainer, range: std::ops::Range<u64>) -> Vec<S
     list
 }
 
-/// The pass sets what is stored how, and the plan needs less memory.
+/// The pass sets element types, and the plan needs less memory.
 #[test]
-fn activations_are_f16_and_the_rest_is_f32() {
+fn only_activations_are_f16() {
     let network = small(Variant::Torchvision);
     let training = TrainingGraph::new(&network, &f16(1024.0, 100), 4).expect("can be built");
     let element = |t: TensorId| training.graph.tensor(t).spec.element;
@@ -80,9 +80,9 @@ fn activations_are_f16_and_the_rest_is_f32() {
     }
 }
 
-/// The device against the f64 twin that rounds what is stored as f16: logits of all heads.
+/// Logits of all heads against the f64 reference with f16 rounding.
 #[test]
-fn the_forward_pass_is_the_twins() {
+fn f16_forward_pass_matches_reference() {
     let Some(gpu) = gpu_with_f16() else { return };
     for variant in [Variant::Paper, Variant::Torchvision] {
         let network = small(variant);
@@ -107,17 +107,17 @@ fn the_forward_pass_is_the_twins() {
         interpreter.run(&Step::default()).expect("runs");
         for ((name, got), head) in logits.iter().zip(&net.heads) {
             let want: Array<f32> = interpreter.get(head.logits).expect("was computed").cast();
-            // Roundings that fall the other way, each 5e-4 of a value, spread from layer to layer.
+            // Different roundings, each 5e-4 of a value, propagate through layers.
             let error = relative_error(got, &want.data);
             assert!(error < 1e-2, "{variant} {name}: {error:.1e}");
         }
     }
 }
 
-/// The gradients on the device are the twin's, which rounds likewise, and both have the loss scale
-/// in them.
+/// Gradients on the device match the reference with f16 rounding; both are scaled by the loss
+/// scale.
 #[test]
-fn gradients_are_scaled_and_the_twins() {
+fn scaled_f16_gradients_match_reference() {
     let Some(gpu) = gpu_with_f16() else { return };
     let network = small(Variant::Paper);
     let mut trainer = trainer(&gpu, &network, &f16(4096.0, 100));
@@ -127,8 +127,8 @@ fn gradients_are_scaled_and_the_twins() {
     let made = gpu.block_on(regions.get(&gpu, Region::Gradients)).expect("gradients");
     let made: BTreeMap<&str, &Vec<f32>> = made.iter().map(|(e, values)| (e.name.as_str(), values)).collect();
 
-    // The twin once as it is on the device, and once in f64 throughout.
-    let twin = |element| {
+    // The reference with f16 rounding, and in f64 throughout.
+    let reference = |element| {
         let net = network.build(4).and_then(|n| n.stored_as(element)).expect("can be built");
         let mut graph = net.graph.clone();
         let gradients = graph.differentiate(net.loss).expect("every operation has a gradient");
@@ -150,31 +150,30 @@ fn gradients_are_scaled_and_the_twins() {
         let parameters = graph.parameters().map(|(id, tensor, _)| (id, tensor.name.clone()));
         parameters.map(gradient).collect::<BTreeMap<_, _>>()
     };
-    let (rounded, exact) = (twin(Element::F16), twin(Element::F32));
+    let (rounded, exact) = (reference(Element::F16), reference(Element::F32));
     let all = |of: &dyn Fn(&str) -> Vec<f32>| rounded.keys().flat_map(|name| of(name)).collect::<Vec<f32>>();
-    let error_of = |of: &dyn Fn(&str) -> Vec<f32>, of_twin: &BTreeMap<String, Vec<f32>>| {
-        relative_error(&all(of), &all(&|name| of_twin[name].clone()))
+    let error_of = |of: &dyn Fn(&str) -> Vec<f32>, expected: &BTreeMap<String, Vec<f32>>| {
+        relative_error(&all(of), &all(&|name| expected[name].clone()))
     };
     let device = |name: &str| made[name].clone();
-    // Roundings that fall the other way decide a few ReLUs and maxima otherwise; so does rounding
-    // at all, more often.
-    let (to_twin, to_exact) = (error_of(&device, &rounded), error_of(&device, &exact));
+    // Different roundings flip a few ReLUs and maxima; rounding compared with exact f64 flips more.
+    let (to_reference, to_exact) = (error_of(&device, &rounded), error_of(&device, &exact));
     let noise = error_of(&|name| rounded[name].clone(), &exact);
     assert!(
-        to_twin < 5e-3 && to_exact < 0.1,
-        "{to_twin:.1e} from the twin, {to_exact:.1e} from f64 ({noise:.1e})"
+        to_reference < 5e-3 && to_exact < 0.1,
+        "{to_reference:.1e} from the reference, {to_exact:.1e} from f64 ({noise:.1e})"
     );
     assert!(to_exact < 2.0 * noise, "{to_exact:.1e} from f64, where rounding alone makes {noise:.1e}");
 }
 
-/// An update whose gradients overflow changes nothing but the scale, which is halved; it grows
-/// again after the interval.
+/// An update with overflowing gradients only halves the scale, which grows again after the
+/// interval.
 #[test]
-fn overflows_are_skipped_and_the_scale_finds_its_size() {
+fn overflowing_updates_are_skipped_and_scale_adapts() {
     let Some(gpu) = gpu_with_f16() else { return };
     let optimizer = Optimizer {
         rule: Rule::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 },
-        clip_norm: Some(0.5),
+        max_grad_norm: Some(0.5),
         average: Some(Averaging::Exponential(0.9)),
         ..f16(16_777_216.0, 2)
     };
@@ -211,13 +210,12 @@ fn overflows_are_skipped_and_the_scale_finds_its_size() {
     assert!(before.parameters.values().flat_map(|t| &t.data).all(|v| v.is_finite()));
 }
 
-/// A run that was taken off the device, through a file, goes on bit for bit, its loss scale
-/// included.
+/// A run resumed from a file continues bit for bit, loss scale included.
 #[test]
-fn training_resumes_exactly() {
+fn f16_training_resumes_exactly() {
     let Some(gpu) = gpu_with_f16() else { return };
     let network = small(Variant::Torchvision).dropout(0.4, 0.7);
-    // Skips and growth on both sides of the cut.
+    // Skipped updates and scale growth before and after the interruption.
     let optimizer = f16(4_194_304.0, 2);
     let mut whole = trainer(&gpu, &network, &optimizer);
     let first = steps(&gpu, &mut whole, 0..4);
@@ -246,9 +244,9 @@ fn training_resumes_exactly() {
     assert_eq!(state(&gpu, &trainer), state(&gpu, &whole));
 }
 
-/// A run in f32 can go on in f16, and the other way round.
+/// A run in f32 can resume in f16 and vice versa.
 #[test]
-fn precisions_can_follow_each_other() {
+fn precision_can_change_on_resume() {
     let Some(gpu) = gpu_with_f16() else { return };
     let network = small(Variant::Paper);
     let mut plain = trainer(&gpu, &network, &Optimizer::default());
@@ -261,9 +259,9 @@ fn precisions_can_follow_each_other() {
     assert_eq!(steps(&gpu, &mut plain, 2..3)[0].scaling, None);
 }
 
-/// Both precisions learn the same from the same batches, and see the same in evaluation.
+/// Both precisions have similar losses on the same batches and similar evaluation results.
 #[test]
-fn f16_learns_as_f32_does() {
+fn f16_training_tracks_f32() {
     let Some(gpu) = gpu_with_f16() else { return };
     let network = small(Variant::Paper);
     let run = |optimizer: &Optimizer| {
@@ -285,7 +283,7 @@ fn f16_learns_as_f32_does() {
 }
 
 #[test]
-fn a_device_without_f16_says_so() {
+fn missing_f16_support_is_a_typed_error() {
     let options = AdapterOptions { backends: Some(wgpu::Backends::GL), ..AdapterOptions::default() };
     let gpu = match Gpu::open_blocking(&options) {
         Ok(gpu) => gpu,
@@ -298,7 +296,7 @@ fn a_device_without_f16_says_so() {
 }
 
 #[test]
-fn a_scale_out_of_range_is_refused() {
+fn invalid_loss_scaling_is_rejected() {
     for (start, interval, named) in [
         (0.5, 100, "`LossScaling::start`"),
         (1e9, 100, "`LossScaling::start`"),

@@ -1,5 +1,5 @@
-//! Every kernel that a plan may choose, on each class of adapter, is valid WGSL and translates to
-//! what drivers take.
+//! Every kernel that a plan may choose, on each adapter class, is valid WGSL and translates to the
+//! drivers' languages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ use naga::back::{glsl, hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use rayon::prelude::*;
 
-/// Profiles of every class, with and without geometry compiled in, with WebGPU's limits and with
-/// larger ones.
+/// Profiles of every class, with and without compiled-in geometry, with WebGPU's limits and larger
+/// ones.
 fn profiles() -> Vec<Profile> {
     let mut list = Vec::new();
     for class in AdapterClass::ALL {
@@ -37,7 +37,7 @@ fn profiles() -> Vec<Profile> {
             ..webgpu.clone()
         };
         list.extend([webgpu, large.clone()]);
-        // NVIDIA's and AMD's matrices, Metal's, and the emulation of either.
+        // Matrices of NVIDIA and AMD, of Metal, and emulated ones.
         for (size, subgroup, f32, emulated) in
             [(16, 32, false, false), (16, 64, false, false), (8, 32, true, false), (8, 32, true, true)]
         {
@@ -50,7 +50,7 @@ fn profiles() -> Vec<Profile> {
     list
 }
 
-/// Graphs that between them have every operation of the engine, with activations stored as
+/// Graphs that together contain every operation of the engine, with activations stored as
 /// `element`.
 fn graphs(element: Element) -> Vec<Graph> {
     let precision = if element == Element::F16 { Precision::f16() } else { Precision::F32 };
@@ -58,7 +58,7 @@ fn graphs(element: Element) -> Vec<Graph> {
     let torchvision = GoogLeNet::torchvision().width(0.25).classes(10).input(64);
     let adamw = Optimizer {
         rule: Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
-        clip_norm: Some(1.0),
+        max_grad_norm: Some(1.0),
         average: Some(Averaging::Exponential(0.99)),
         accumulate: 2,
         ..Optimizer::default()
@@ -68,7 +68,7 @@ fn graphs(element: Element) -> Vec<Graph> {
         average: Some(Averaging::Polyak),
         ..Optimizer::default()
     };
-    let lars = Optimizer { rule: Rule::Lars { trust: 0.001 }, ..Optimizer::default() };
+    let lars = Optimizer { rule: Rule::Lars { trust_coefficient: 0.001 }, ..Optimizer::default() };
     let mixed = GoogLeNet {
         mixed_labels: true,
         class_weights: Some(vec![1.0; 10]),
@@ -90,7 +90,7 @@ fn graphs(element: Element) -> Vec<Graph> {
     list
 }
 
-/// All kernels that a plan of the graph may choose on a device.
+/// All kernels that a plan of the graph may choose with this profile.
 fn kernels_of(graph: &Graph, profile: &Profile) -> Vec<Kernel> {
     let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None, choices: None };
     let plan = Plan::new(graph, &options).expect("the graph can be planned");
@@ -110,7 +110,7 @@ fn kernels_of(graph: &Graph, profile: &Profile) -> Vec<Kernel> {
     kernels
 }
 
-/// What no GoogLeNet has.
+/// Kernels that no GoogLeNet uses.
 fn other_kernels(profile: &Profile) -> Vec<Kernel> {
     let x = Spec::f32([2, 3, 14, 14]);
     let pool = AvgPool { kernel: 3, stride: 2, padding: 1, ceil: true };
@@ -127,7 +127,7 @@ fn other_kernels(profile: &Profile) -> Vec<Kernel> {
         (Box::new(ReluGrad), vec![x.clone(), x.clone()]),
         (Box::new(Add), vec![x.clone(), x.clone()]),
         (Box::new(Copy), vec![x]),
-        // Logarithms of these are infinite, and no literal is.
+        // The logarithms of these are infinite, which WGSL cannot express as a literal.
         (Box::new(AdamW { beta2: 0.0, epsilon: 1e-8 }), adam),
         (Box::new(Fill { value: 1.0, shape: [1].into(), scaled: true }), vec![]),
     ];
@@ -143,7 +143,7 @@ fn other_kernels(profile: &Profile) -> Vec<Kernel> {
     kernels
 }
 
-/// The text of every pipeline with what made it.
+/// The source text of every pipeline, with its kernel.
 fn pipelines() -> &'static BTreeMap<String, Kernel> {
     static PIPELINES: OnceLock<BTreeMap<String, Kernel>> = OnceLock::new();
     PIPELINES.get_or_init(make_pipelines)
@@ -167,11 +167,11 @@ fn translate(name: &str, kernel: &Kernel, module: &naga::Module, info: &ModuleIn
     let entry = kernel.entry;
     let stage = ShaderStage::Compute;
     let options = spv::PipelineOptions { shader_stage: stage, entry_point: entry.into() };
-    // Subgroups came with SPIR-V 1.3.
+    // Subgroups need SPIR-V 1.3.
     let versioned = spv::Options { lang_version: (1, 3), ..spv::Options::default() };
     let words = spv::write_vec(module, info, &versioned, Some(&options))
         .unwrap_or_else(|e| panic!("{name} in SPIR-V: {e}"));
-    assert!(words.len() > 50, "{name}: hardly any SPIR-V");
+    assert!(words.len() > 50, "{name}: too little SPIR-V");
 
     let cooperative = kernel.cooperative;
     let lang_version = if cooperative { (2, 3) } else { (2, 1) };
@@ -215,7 +215,7 @@ fn translate(name: &str, kernel: &Kernel, module: &naga::Module, info: &ModuleIn
     assert!(text.contains("void main()"), "{name}: no entry point in GLSL");
 }
 
-/// A text without its numbers: pipelines that differ in geometry only have the same.
+/// The text without its numbers, which is equal for pipelines that differ only in geometry.
 fn shape(text: &str) -> String {
     let mut shape = String::with_capacity(text.len());
     let mut number = false;
@@ -228,8 +228,8 @@ fn shape(text: &str) -> String {
     shape
 }
 
-/// Of pipelines that differ in numbers only, the first and the last: all of them take minutes, and
-/// `INCEPT_SHADERS=all` checks those.
+/// The first and last of pipelines that differ only in numbers; `INCEPT_SHADERS=all` selects all,
+/// which takes minutes.
 fn chosen() -> Vec<(&'static String, &'static Kernel)> {
     if std::env::var("INCEPT_SHADERS").is_ok_and(|which| which == "all") {
         return pipelines().iter().collect();
@@ -253,7 +253,7 @@ fn every_pipeline_is_valid_and_translates() {
         let name = format!("{} {}", kernel.label, kernel.entry);
         let module = naga::front::wgsl::parse_str(text)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
-        // What every WebGPU device has, and f16 where a kernel asks for it.
+        // Capabilities of every WebGPU device, and those that the kernel requests.
         let mut capabilities = Capabilities::default();
         capabilities.set(Capabilities::SHADER_FLOAT16, text.contains("enable f16"));
         capabilities.set(Capabilities::SUBGROUP, text.contains("subgroupBroadcast") || kernel.cooperative);
@@ -267,10 +267,10 @@ fn every_pipeline_is_valid_and_translates() {
     });
 }
 
-/// A device may allow more invocations in a workgroup than in one of its dimensions: tiles on
-/// matrices with subgroups of 64 have 512 in a row.
+/// A device may allow more invocations per workgroup than per dimension: cooperative tiles with
+/// subgroups of 64 have 512 in one dimension.
 #[test]
-fn workgroups_keep_to_the_limit_of_each_dimension() {
+fn workgroups_respect_per_dimension_limits() {
     let matrices = Cooperative { size: 16, subgroup: 64, f16: true, f32: false, emulated: false };
     let wide = Profile { cooperative: Some(matrices), ..Profile::with_matrices() };
     let narrow = Profile { workgroup: [256, 256, 64], ..wide.clone() };
@@ -281,7 +281,7 @@ fn workgroups_keep_to_the_limit_of_each_dimension() {
     assert_eq!((widest(&wide), widest(&narrow)), (Some(512), Some(256)));
 }
 
-/// The WGSL files and those that they include: path and text.
+/// The WGSL files, includes too: path and text.
 fn files() -> Vec<(PathBuf, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     let of = |folder: &PathBuf| std::fs::read_dir(folder).expect("the shaders are there");
@@ -296,9 +296,9 @@ fn files() -> Vec<(PathBuf, String)> {
     paths.into_iter().map(read).collect()
 }
 
-/// What several kernels do stands once, in a file that they include.
+/// Code that several kernels share is in an include file.
 #[test]
-fn no_eight_lines_stand_twice() {
+fn shaders_have_no_duplicate_code() {
     const MOST: usize = 7;
     let mut seen: BTreeMap<Vec<String>, String> = BTreeMap::new();
     let mut twice = Vec::new();
@@ -318,10 +318,10 @@ fn no_eight_lines_stand_twice() {
     assert!(twice.is_empty(), "the same {} lines:\n{}", MOST + 1, twice.join("\n"));
 }
 
-/// A condition on a constant that no kernel has would drop lines without a word, and a constant
-/// that no file names is dead.
+/// A condition on a constant that no kernel sets drops lines silently, and a constant that no
+/// shader uses is dead.
 #[test]
-fn files_and_kernels_name_the_same_constants() {
+fn shaders_use_exactly_the_constants_of_kernels() {
     let text: String = files().into_iter().map(|(_, text)| text).collect();
     let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
     let code: Vec<&str> = code.collect();
@@ -329,12 +329,12 @@ fn files_and_kernels_name_the_same_constants() {
     let conditions = code.iter().filter_map(|line| line.trim().strip_prefix("#if "));
     let asked: BTreeSet<&str> = conditions.map(|name| name.trim_start_matches('!').trim()).collect();
     let unknown: Vec<_> = asked.difference(&given).collect();
-    assert!(asked.len() > 20 && unknown.is_empty(), "no kernel has {unknown:?}");
+    assert!(asked.len() > 20 && unknown.is_empty(), "constants that no kernel sets: {unknown:?}");
     let words = code.iter().flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'));
     words.for_each(|word| {
         given.remove(word);
     });
-    assert!(given.is_empty(), "no file has {given:?}");
+    assert!(given.is_empty(), "constants that no shader uses: {given:?}");
 }
 
 #[test]
@@ -353,12 +353,12 @@ fn every_entry_point_of_every_file_is_used() {
         let included = path.parent().is_some_and(|folder| folder.ends_with("include"));
         assert!(entries > 0 || included, "{} has no entry point", path.display());
     }
-    assert!(unused.is_empty(), "no kernel runs {unused:?}");
+    assert!(unused.is_empty(), "unused entry points: {unused:?}");
 }
 
-/// The engine promises devices no more than WebGPU's eight storage buffers.
+/// WebGPU's default limit is eight storage buffers.
 #[test]
-fn no_kernel_binds_more_than_eight_storage_buffers() {
+fn kernels_bind_at_most_eight_storage_buffers() {
     for kernel in pipelines().values() {
         assert!(kernel.bindings.len() <= 8, "{} binds {}", kernel.label, kernel.bindings.len());
     }

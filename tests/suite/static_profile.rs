@@ -1,5 +1,5 @@
-//! What kernels ask of a large GPU, known without one: counts of the plan, and the SPIR-V that
-//! drivers are given.
+//! Static analysis of kernels for large GPUs: the plan's cost model, and the SPIR-V passed to
+//! drivers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -35,7 +35,7 @@ fn plan_for(graph: &Graph, profile: &Profile) -> Plan {
     Plan::new(graph, &options).expect("the graph can be planned")
 }
 
-/// A training step of each variant on a discrete GPU.
+/// The plan of a training step of each variant on a discrete GPU.
 fn discrete_training() -> [(Variant, Plan); 2] {
     [GoogLeNet::paper(), GoogLeNet::torchvision()].map(|network| {
         let training = TrainingGraph::new(&network, &Optimizer::default(), BATCH).expect("can be built");
@@ -43,8 +43,7 @@ fn discrete_training() -> [(Variant, Plan); 2] {
     })
 }
 
-/// The convolutions that do over a hundredth of the FLOPs of a training step at 224 on a discrete
-/// GPU.
+/// The convolutions with over 1% of the FLOP of a training step at 224 on a discrete GPU.
 fn heavy_convolutions() -> Vec<NodeCost> {
     let costs = discrete_training().into_iter().flat_map(|(_, plan)| plan.costs());
     let heavy: Vec<NodeCost> = costs.filter(|c| c.operation.starts_with("conv") && c.share > 0.01).collect();
@@ -57,7 +56,7 @@ fn listed(failures: &[String]) -> String {
 }
 
 #[test]
-fn heavy_convolutions_reach_sixteen_flop_per_byte_of_storage() {
+fn heavy_convolutions_meet_intensity_bound() {
     let mut failures = Vec::new();
     for node in heavy_convolutions() {
         let wanted = ENOUGH_INTENSITY.min(node.intensity_bound());
@@ -85,9 +84,8 @@ fn heavy_convolutions_launch_enough_workgroups() {
     assert!(failures.is_empty(), "{}", listed(&failures));
 }
 
-/// In planes of NCHW neighbours along a row are neighbours in memory, and a window of 3x3 begins
-/// anywhere: its pixels are loaded one by one. Everything else comes in fours: weights, gradients
-/// of the result, and the source of a 1x1 product.
+/// In NCHW planes a 3x3 window is not aligned, so its pixels are loaded one by one. Everything else
+/// is loaded as vec4: weights, output gradients, and the source of a 1x1 product.
 #[test]
 fn heavy_convolutions_load_vectors_where_channels_allow() {
     let (mut failures, mut checked) = (Vec::new(), BTreeMap::<String, usize>::new());
@@ -103,8 +101,8 @@ fn heavy_convolutions_load_vectors_where_channels_allow() {
             let dims = |i: usize| plan.graph.tensor(node.inputs[i]).spec.dims().to_vec();
             let in_fours = |dims: &[usize]| dims[2..].iter().product::<usize>().is_multiple_of(4);
             let (first, second) = (dims(0), dims(1));
-            // What must come in fours: the weights, laid out in a panel; of weight gradients dy;
-            // and the source of 1x1.
+            // Required vec4 loads: the weights, packed in a panel; dy of weight gradients; and the
+            // source of 1x1.
             let mut wanted = match cost.operation {
                 "conv_weight_grad" => {
                     if in_fours(&second) {
@@ -140,9 +138,9 @@ fn heavy_convolutions_load_vectors_where_channels_allow() {
     assert!(checked.len() >= 3 && checked.values().all(|count| *count > 5), "{checked:?}");
 }
 
-/// The same in f16 on cooperative matrices: 16 FLOP for a byte, enough workgroups, vectors.
+/// The same in f16 on cooperative matrices: arithmetic intensity, workgroups, vector loads.
 #[test]
-fn matrices_starve_no_large_gpu() {
+fn cooperative_kernels_meet_intensity_bound() {
     let optimizer = Optimizer { precision: Precision::f16(), ..Optimizer::default() };
     let graph = TrainingGraph::new(&GoogLeNet::paper(), &optimizer, BATCH).expect("can be built").graph;
     let costs = plan_for(&graph, &Profile::with_matrices()).costs();
@@ -154,8 +152,7 @@ fn matrices_starve_no_large_gpu() {
     assert!(failures.is_empty(), "{}", listed(&failures));
 }
 
-/// What a device would refuse: a batch that fits 2 GiB bindings in f16 has more tiles than a
-/// dimension of a grid.
+/// A batch that fits 2 GiB bindings in f16 has more tiles than one grid dimension allows.
 #[test]
 fn large_batches_fit_the_grid() {
     let optimizer = Optimizer { precision: Precision::f16(), ..Optimizer::default() };
@@ -171,10 +168,10 @@ fn large_batches_fit_the_grid() {
     }
 }
 
-/// The counts of an implementation are about the whole of its work: none does less arithmetic than
-/// its algorithm can, and none moves less than its tensors, but for biases and what only pads them.
+/// Plausible costs: no implementation has less arithmetic than its algorithm needs or moves less
+/// than its tensors, except biases and padding.
 #[test]
-fn counts_are_possible() {
+fn costs_are_plausible() {
     for class in AdapterClass::ALL {
         for node in plan(&training(), *class).costs() {
             let least: u64 = node.dispatches.iter().map(|d| d.least_bytes).sum();
@@ -185,14 +182,14 @@ fn counts_are_possible() {
                 node.implementation
             );
             let flops: u64 = node.dispatches.iter().map(|d| d.traffic.flops).sum();
-            // Winograd's smallest tiles save five ninths of the multiply-adds.
+            // Winograd's smallest tiles save 5/9 of the multiply-adds.
             let enough = node.flops == 0 || flops as f64 > 0.3 * node.flops as f64;
             assert!(enough, "{name} ({}): {flops} of {} FLOPs", node.implementation, node.flops);
         }
     }
 }
 
-/// The plan's dispatches are counted in the order and number in which they run.
+/// Costs list exactly the plan's dispatches, in order.
 #[test]
 fn every_dispatch_has_a_cost() {
     let plan = plan(&training(), AdapterClass::Discrete);
@@ -205,8 +202,7 @@ fn every_dispatch_has_a_cost() {
     assert!((shares - 1.0).abs() < 1e-9, "{shares}");
 }
 
-/// For each operation with several implementations: what each class of adapter chooses in
-/// GoogLeNet.
+/// For each operation with several implementations: the choices of each adapter class in GoogLeNet.
 fn choices() -> BTreeMap<&'static str, [BTreeSet<&'static str>; 3]> {
     let graphs = [
         training(),
@@ -243,9 +239,9 @@ fn choices() -> BTreeMap<&'static str, [BTreeSet<&'static str>; 3]> {
     choices
 }
 
-/// The table of defaults in `docs/performance.md` is what the code does.
+/// The table of defaults in `docs/performance.md` matches the code.
 #[test]
-fn the_table_of_defaults_is_true() {
+fn documented_defaults_match_the_code() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/performance.md");
     let text = std::fs::read_to_string(path).expect("the documentation is there");
     let cell = |names: &BTreeSet<&str>| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
@@ -260,8 +256,7 @@ fn the_table_of_defaults_is_true() {
     assert_eq!(written, expected, "the table should have:\n{}", expected.join("\n"));
 }
 
-/// A SPIR-V module cut into functions, blocks and instructions: as much as it takes to find loops
-/// and what is in them.
+/// A SPIR-V module parsed into functions, blocks and instructions, enough to analyze loops.
 #[derive(Debug, Default)]
 struct Module {
     functions: HashMap<u32, Function>,
@@ -288,7 +283,7 @@ struct Instruction {
     words: Vec<u32>,
 }
 
-/// Numbers of SPIR-V's instructions, from its specification.
+/// SPIR-V opcodes.
 mod op {
     pub const EXT_INST: u16 = 12;
     pub const ENTRY_POINT: u16 = 15;
@@ -362,21 +357,21 @@ impl Module {
         self.functions.get_mut(&id.expect("within a function")).expect("was begun")
     }
 
-    /// Everything from the entry point down, calls followed.
+    /// Analyzes the entry point and all called functions.
     fn inspect(&self) -> Findings {
         let mut findings = Findings::default();
         self.walk(self.entry, self.constants.clone(), None, &mut findings);
         findings
     }
 
-    /// Goes through a function. `known` has the numbers that are constant in this call; `outer` is
-    /// the loop that it is called in.
+    /// Analyzes a function. `known` are the IDs that are constant in this call; `outer` is the loop
+    /// that contains the call.
     fn walk(&self, id: u32, mut known: BTreeSet<u32>, outer: Option<usize>, findings: &mut Findings) {
         let function = &self.functions[&id];
         let labels: HashMap<u32, usize> =
             function.blocks.iter().enumerate().map(|(i, b)| (b.label, i)).collect();
-        // Naga writes the blocks of a loop between its header and its merge block: loops nest as
-        // brackets do.
+        // Naga writes the blocks of a loop between its header and its merge block, so loops nest
+        // like brackets.
         let mut open: Vec<(u32, usize)> = Vec::new();
         for block in &function.blocks {
             while open.last().is_some_and(|(merge, _)| *merge == block.label) {
@@ -417,7 +412,7 @@ impl Module {
                             findings.loops[inside].adds |= *code == op::F_ADD;
                         }
                     }
-                    // GLSL.std.450 has Fma as its number 50.
+                    // Fma is instruction 50 of GLSL.std.450.
                     op::EXT_INST if words[3] == 50 && self.floats.contains(&words[0]) => {
                         if let Some(inside) = inside {
                             findings.loops[inside].multiplies = true;
@@ -430,7 +425,7 @@ impl Module {
                         }
                     }
                     op::BRANCH_CONDITIONAL | op::SWITCH => {
-                        // The way out of the loop is a branch that every loop has.
+                        // Every loop has an exit branch, which is not counted.
                         let merge = open.last().map(|(merge, _)| *merge);
                         let leaves = |target: &u32| {
                             let block = &function.blocks[labels[target]];
@@ -443,7 +438,7 @@ impl Module {
                             findings.loops[inside].branches += 1;
                         }
                     }
-                    // Of constants, arithmetic makes constants.
+                    // Arithmetic on constants is constant.
                     code if (op::FIRST_PURE..=op::LAST_PURE).contains(&code)
                         && words.len() > 2
                         && words[2..].iter().all(|w| known.contains(w)) =>
@@ -469,15 +464,15 @@ struct Loop {
     adds: bool,
     /// Whether it multiplies cooperative matrices.
     matrices: bool,
-    /// Integer divisions by what is no constant, in this loop and not in one within.
+    /// Integer divisions by a non-constant, not counting inner loops.
     divisions: usize,
-    /// Branches other than the loop's own.
+    /// Branches other than the loop's exit.
     branches: usize,
 }
 
 impl Findings {
-    /// The innermost loops that multiply and add: on matrices, where the kernel has some. Batch
-    /// norm at the end of such a kernel does too.
+    /// The innermost multiply-add loops; in cooperative kernels those on matrices, because the
+    /// fused batch norm also multiplies and adds.
     fn multiply_adds(&self) -> impl Iterator<Item = &Loop> {
         let matrices = self.loops.iter().any(|l| l.matrices);
         let products = move |l: &&Loop| if matrices { l.matrices } else { l.multiplies && l.adds };
@@ -485,7 +480,7 @@ impl Findings {
     }
 }
 
-/// The SPIR-V that the engine's options make, or one with another policy for bounds and loops.
+/// The SPIR-V with the given policies for bounds and loops.
 fn spirv(kernel: &Kernel, bake: bool, policy: BoundsCheckPolicy, bounded: bool) -> Module {
     let text = pipeline_text(kernel, bake).expect("a text");
     let module = naga::front::wgsl::parse_str(&text)
@@ -519,7 +514,8 @@ fn spirv(kernel: &Kernel, bake: bool, policy: BoundsCheckPolicy, bounded: bool) 
     Module::parse(&words)
 }
 
-/// What GPUs train and classify with: both variants within WebGPU's limits, and in f16 on matrices.
+/// Training and inference plans on GPUs: both variants within WebGPU's limits, and in f16 on
+/// cooperative matrices.
 fn gpu_plans() -> Vec<(String, Profile, Plan)> {
     let mut plans = Vec::new();
     let precise = AdapterClass::GPU.iter().map(|class| (Profile::webgpu(*class), Precision::default()));
@@ -538,7 +534,7 @@ fn gpu_plans() -> Vec<(String, Profile, Plan)> {
     plans
 }
 
-/// The kernels of a plan's convolutions and linear layers, one for each pipeline.
+/// The kernels of a plan's convolutions and linear layers, one per pipeline.
 fn products(plan: &Plan, bake: bool) -> BTreeMap<String, Kernel> {
     let mut kernels = BTreeMap::new();
     for planned in &plan.nodes {
@@ -553,10 +549,10 @@ fn products(plan: &Plan, bake: bool) -> BTreeMap<String, Kernel> {
     kernels
 }
 
-/// Kernels for CPU drivers may ask where a window is in their only loop; those for GPUs do so while
-/// they fill tiles.
+/// Kernels for CPU drivers may compute window positions in their only loop; those for GPUs do so
+/// while loading tiles.
 #[test]
-fn inner_loops_carry_no_branches_and_do_not_divide_by_run_time_values() {
+fn inner_loops_have_no_branches_or_divisions() {
     let mut failures = Vec::new();
     for (name, profile, plan) in gpu_plans() {
         let (mut loops, mut matrices) = (0, 0);
@@ -583,9 +579,9 @@ fn inner_loops_carry_no_branches_and_do_not_divide_by_run_time_values() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// What only tuning chooses is held to the same.
+/// The same for kernels that only tuning chooses.
 #[test]
-fn winograds_loops_carry_no_branches_and_do_not_divide() {
+fn winograd_inner_loops_have_no_branches_or_divisions() {
     let profile = Profile { workgroup_memory: 32 << 10, ..Profile::webgpu(AdapterClass::Discrete) };
     let (x, w, y) = (Spec::f32([2, 20, 14, 14]), Spec::f32([40, 20, 3, 3]), Spec::f32([2, 40, 14, 14]));
     let (stride, padding, size, kernel) = ([1; 2], [1; 2], [14; 2], [3; 2]);
@@ -609,15 +605,14 @@ fn winograds_loops_carry_no_branches_and_do_not_divide() {
             let findings = spirv(kernel, true, BoundsCheckPolicy::Unchecked, false).inspect();
             assert!(findings.loops.iter().all(|l| l.divisions == 0), "{}: {findings:?}", kernel.label);
             assert!(findings.multiply_adds().count() > 0, "{}: {findings:?}", kernel.label);
-            // With four terms a step some invocations have nothing to load, and must be told from
-            // the rest.
+            // With a K step of 4, some invocations have nothing to load and need a branch.
             let branches = findings.multiply_adds().any(|l| l.branches > 0);
             assert!(implementation.name == "winograd_small" || !branches, "{}: {findings:?}", kernel.label);
         }
     }
 }
 
-/// The kernel that a class of adapter convolves with.
+/// The default convolution kernel of an adapter class.
 fn conv(class: AdapterClass) -> Kernel {
     let specs = [Spec::f32([2, 8, 14, 14]), Spec::f32([16, 8, 3, 3])];
     let op = Conv::new(1, 1);
@@ -631,10 +626,9 @@ fn conv(class: AdapterClass) -> Kernel {
     kernels.iter().find(|k| k.traffic.is_some()).expect("one does the arithmetic").clone()
 }
 
-/// The walker sees what it looks for where it is: in a kernel that is compiled with the checks that
-/// the engine turns off.
+/// The analysis detects branches and divisions in a kernel compiled with checks.
 #[test]
-fn checks_would_be_seen() {
+fn analysis_detects_checks_and_divisions() {
     let kernel = conv(AdapterClass::Discrete);
     let checked = spirv(&kernel, true, BoundsCheckPolicy::ReadZeroSkipWrite, false).inspect();
     assert!(checked.multiply_adds().any(|l| l.branches > 0), "{checked:?}");
@@ -655,7 +649,7 @@ fn checks_would_be_seen() {
             let found: usize = findings.loops.iter().map(|l| l.divisions).sum();
             assert_eq!(found, divisions, "division by {what}");
         }
-        // Compiled in, geometry is constant.
+        // Compiled-in geometry is constant.
         let baked = spirv(&kernel, true, BoundsCheckPolicy::Unchecked, false).inspect();
         let found: usize = baked.loops.iter().map(|l| l.divisions).sum();
         assert_eq!(found, usize::from(what.contains("data")), "division by {what}");

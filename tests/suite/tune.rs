@@ -1,5 +1,5 @@
-//! Tuning: what is wrong is never chosen, what is chosen is run, and what is kept is kept apart.
-//! Nothing here asks how long anything takes.
+//! Tuning: wrong kernels are never chosen, choices are applied, and caches are separate. No test
+//! depends on timing.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -25,7 +25,7 @@ fn run(gpu: &Gpu, plan: &Plan, options: &TuneOptions) -> Tuning {
     gpu.block_on(tune(gpu, plan, options, |_| ControlFlow::Continue(()))).expect("tuning never fails")
 }
 
-/// y = 2 x, in the ways that are named.
+/// y = 2 x, with the named implementations.
 #[derive(Debug)]
 struct Twice(&'static [&'static str]);
 
@@ -113,7 +113,7 @@ impl Operation for Twice {
     }
 }
 
-/// A plan that doubles `count` numbers, preferring these choices.
+/// A plan that doubles `count` values, with these choices.
 fn plan_twice(ways: &'static [&'static str], count: usize, choices: Option<&Choices>) -> (Plan, TensorId) {
     incept::reference::register::<Twice>();
     let mut graph = Graph::new();
@@ -133,8 +133,8 @@ fn only(tuning: &Tuning) -> &Choice {
 }
 
 #[test]
-fn what_is_wrong_is_never_chosen() {
-    // The first is the default; most of the others have less to do, or nothing at all.
+fn wrong_kernels_are_never_chosen() {
+    // The first is the default; most of the others would be faster.
     const BAD: [&str; 7] = [
         "wrong",
         "idle",
@@ -146,7 +146,7 @@ fn what_is_wrong_is_never_chosen() {
     ];
     const WAYS: [&str; 8] = ["plain", BAD[0], BAD[1], BAD[2], BAD[3], BAD[4], BAD[5], BAD[6]];
     let gpu = open();
-    // Not a multiple of a workgroup: the last one hangs over.
+    // Not a multiple of the workgroup size.
     let (plan, _) = plan_twice(&WAYS, 100_000 - 100, None);
     for options in [TuneOptions::fast(), TuneOptions::full()] {
         let tuning = run(&gpu, &plan, &options);
@@ -160,14 +160,14 @@ fn what_is_wrong_is_never_chosen() {
 }
 
 #[test]
-fn a_default_that_is_wrong_gives_way() {
+fn wrong_default_is_replaced() {
     let gpu = open();
     let (plan, _) = plan_twice(&["wrong", "plain"], 6400, None);
     let tuning = run(&gpu, &plan, &TuneOptions::fast());
     assert_eq!((only(&tuning).implementation.as_str(), tuning.changed), ("plain", 1));
     let (plan, _) = plan_twice(&["wrong", "plain"], 6400, Some(&gpu.choices()));
     assert_eq!(plan.nodes[0].implementation.name, "plain");
-    // With nothing right there is nothing to choose and to keep, and nothing to fail over.
+    // Without any correct implementation nothing is chosen or stored, and tuning does not fail.
     let (plan, _) = plan_twice(&["wrong", "idle"], 6400, None);
     let (gpu, options) = (open(), TuneOptions::fast());
     for _ in 0..2 {
@@ -176,7 +176,7 @@ fn a_default_that_is_wrong_gives_way() {
     }
 }
 
-/// The choice of `name` for every node of a plan that is offered it.
+/// Choices of `name` for every node of a plan.
 fn force(gpu: &Gpu, plan: &Plan, name: impl Fn(&[Implementation]) -> &'static str) -> Choices {
     let mut choices = Choices::default();
     for planned in &plan.nodes {
@@ -198,7 +198,7 @@ fn force(gpu: &Gpu, plan: &Plan, name: impl Fn(&[Implementation]) -> &'static st
 }
 
 #[test]
-fn plans_follow_choices_that_hold() {
+fn plans_apply_valid_choices() {
     let (plan, _) = plan_twice(&["plain", "other"], 6400, None);
     assert_eq!(plan.nodes[0].implementation.name, "plain");
     let chosen = |choices: &Choices, ways, count| {
@@ -206,14 +206,14 @@ fn plans_follow_choices_that_hold() {
     };
     let choices = force(gpu(), &plan, |_| "other");
     assert_eq!(chosen(&choices, &["plain", "other"], 6400), "other");
-    // Another shape, another list, and a name that is not offered: the default.
+    // Another shape, another list or an unknown name gives the default.
     assert_eq!(chosen(&choices, &["plain", "other"], 12800), "plain");
     assert_eq!(chosen(&choices, &["plain", "other", "wrong"], 6400), "plain");
     assert_eq!(chosen(&force(gpu(), &plan, |_| "gone"), &["plain", "other"], 6400), "plain");
 }
 
 #[test]
-fn a_budget_and_an_end_are_kept() {
+fn budget_and_stop_are_respected() {
     let (plan, _) = plan_twice(&["plain", "other"], 6400, None);
     let gpu = open();
     let stopped = gpu.block_on(tune(&gpu, &plan, &TuneOptions::fast(), |_| ControlFlow::Break(())));
@@ -222,18 +222,18 @@ fn a_budget_and_an_end_are_kept() {
     let none = Some(Duration::ZERO);
     let tuning = run(&gpu, &plan, &TuneOptions { budget: none, ..TuneOptions::fast() });
     assert_eq!((tuning.left, tuning.measured, only(&tuning).implementation.as_str()), (1, 0, "plain"));
-    // Left over counts as decided for the next fast start, and not for a thorough one.
+    // Unmeasured operations count as decided for the next fast tuning, but not for a full one.
     assert_eq!(run(&gpu, &plan, &TuneOptions::fast()).known, 1);
     assert_eq!(run(&gpu, &plan, &TuneOptions::full()).measured, 1);
     assert_eq!(run(&gpu, &plan, &TuneOptions::full()).known, 1);
 }
 
-/// A network 1/16 as wide, batches of 4.
+/// A network of width 1/16.
 fn network() -> GoogLeNet {
     GoogLeNet::paper().width(0.0625).classes(10).input(32)
 }
 
-/// The implementations that a trainer runs, and its parameters after one step.
+/// A trainer's implementations, and its parameters after one step.
 fn one_step(gpu: &Gpu) -> (Vec<&'static str>, Vec<f32>) {
     let optimizer = Optimizer::default();
     let mut trainer =
@@ -248,7 +248,7 @@ fn one_step(gpu: &Gpu) -> (Vec<&'static str>, Vec<f32>) {
 }
 
 #[test]
-fn a_step_with_other_kernels_is_the_same_step() {
+fn other_kernels_give_the_same_step() {
     let gpu = open();
     let (defaults, want) = one_step(&gpu);
     let plan = TrainingGraph::new(&network(), &Optimizer::default(), 4).and_then(|g| g.plan(&gpu));
@@ -263,10 +263,10 @@ fn a_step_with_other_kernels_is_the_same_step() {
     assert!(error < 1e-6, "the parameters differ by {error:.1e}");
 }
 
-/// Every kernel of a whole network passes its check on this device, and the second start measures
+/// Every kernel of a whole network passes its check on this device, and tuning again measures
 /// nothing.
 #[test]
-fn a_network_is_tuned_once() {
+fn tuning_a_network_twice_measures_once() {
     let gpu = open();
     let plan = TrainingGraph::new(&network(), &Optimizer::default(), 4).and_then(|g| g.plan(&gpu));
     let plan = plan.expect("a plan");
@@ -301,7 +301,7 @@ fn edit(path: &Path, field: &str, value: &str) {
 }
 
 #[test]
-fn a_cache_keeps_what_it_is_given() {
+fn cache_round_trips_and_is_separate_per_device() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = TuneCache::in_folder(&folder.path().join("not/there/yet"), gpu().summary(), gpu().profile());
     assert!(cache.load().is_empty());
@@ -310,8 +310,7 @@ fn a_cache_keeps_what_it_is_given() {
     let mut both = choices("one");
     both.extend(choices("two"));
     assert_eq!(cache.load(), both);
-    // Another adapter, another driver, and the same with other limits or with matrices have files
-    // of their own.
+    // Other adapters, drivers, limits or matrices have separate files.
     let nearby = cache.path().parent().expect("a folder");
     let (summary, profile) = (gpu().summary(), gpu().profile());
     let mut others: Vec<TuneCache> = (0..3)
@@ -331,7 +330,7 @@ fn a_cache_keeps_what_it_is_given() {
 }
 
 #[test]
-fn a_cache_that_is_damaged_or_foreign_is_ignored_and_rewritten() {
+fn damaged_or_foreign_cache_is_ignored_and_rewritten() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = TuneCache::in_folder(folder.path(), gpu().summary(), gpu().profile());
     let write = |bytes: &[u8]| std::fs::write(cache.path(), bytes).expect("can be written");

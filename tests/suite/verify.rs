@@ -1,4 +1,4 @@
-//! The golden sets: both networks and every operation, on the device and on the CPU twins.
+//! The golden sets: both networks and every operation, on the device and on the CPU references.
 
 use std::path::Path;
 
@@ -39,23 +39,23 @@ fn goldens_on_the_device() {
 }
 
 #[test]
-fn goldens_on_the_twins_in_f32() {
-    holds(Engine::Twin32);
+fn goldens_on_the_f32_reference() {
+    holds(Engine::Reference32);
 }
 
 #[test]
-fn goldens_on_the_twins_in_f64() {
-    holds(Engine::Twin64);
+fn goldens_on_the_f64_reference() {
+    holds(Engine::Reference64);
 }
 
-/// Everything that is outside, with the sets that could not be checked.
+/// Failed checks, and sets that could not be checked.
 fn faults(report: &Report) -> Vec<String> {
     let outside = report.checks.iter().filter(|c| !c.passed()).map(|c| format!("{c:?}"));
     outside.chain(report.failures.iter().map(|f| format!("{f:?}"))).collect()
 }
 
 #[test]
-fn results_near_zero_are_compared_with_an_absolute_floor() {
+fn results_near_zero_use_an_error_floor() {
     let gpu = gpu();
     let edge = folder().join("edge");
     let report = gpu.block_on(run(&gpu, &edge, &Engine::ALL, |_| ())).expect("the sets can be run");
@@ -64,7 +64,7 @@ fn results_near_zero_are_compared_with_an_absolute_floor() {
     Golden::sure(1).write(folder.path(), "sure");
     let report = gpu.block_on(run(&gpu, folder.path(), &Engine::ALL, |_| ())).expect("the set can be run");
     assert!(report.passed() && report.checks.len() > 300, "{:#?}", faults(&report));
-    // The floor hides no gradient that is as large as others.
+    // The floor does not hide errors as large as other gradients.
     let wrong = |t: &mut Array<f32>| t.data.fill(1e-3);
     change(&folder.path().join("sure_grads.safetensors"), "loss3/classifier.bias", wrong);
     let report = gpu.block_on(run(&gpu, folder.path(), &Engine::ALL, |_| ())).expect("the set can be run");
@@ -72,17 +72,17 @@ fn results_near_zero_are_compared_with_an_absolute_floor() {
     assert!(faults(&report).iter().all(|f| f.contains("loss3/classifier.bias")), "{:#?}", faults(&report));
 }
 
-/// An activation that is zero but for rounding: whether its ReLU lets the gradient through is
-/// decided by the order of sums.
+/// An activation that is zero up to rounding: the order of summation decides whether its ReLU
+/// passes the gradient.
 #[test]
-fn near_ties_are_told_from_faults() {
+fn near_ties_are_distinguished_from_failures() {
     let gpu = gpu();
     let folder = tempfile::tempdir().expect("a folder");
     let checked = || {
-        let both = [Engine::Device, Engine::Twin32];
+        let both = [Engine::Device, Engine::Reference32];
         gpu.block_on(run(&gpu, folder.path(), &both, |_| ())).expect("the set can be run")
     };
-    // In about every second channel the device decides otherwise than f64.
+    // In about half of the channels the device decides differently from f64.
     let flipped = (0..24).find(|channel| {
         let mut golden = Golden::draw(7);
         golden.tie("inception_5b/1x1", *channel);
@@ -91,8 +91,8 @@ fn near_ties_are_told_from_faults() {
         assert!(report.passed(), "channel {channel}: {:#?}", faults(&report));
         report.checks.iter().any(Check::is_near_tie)
     });
-    assert!(flipped.is_some(), "no decision of 24 was another one than in f64");
-    // What neither side of the tie has is a fault, in tensors below the tie and in others.
+    assert!(flipped.is_some(), "all 24 decisions were the same as in f64");
+    // A value that matches neither side is a failure, in tensors affected by the tie and in others.
     for name in ["inception_5b/1x1.weight", "conv1/7x7_s2.weight"] {
         let file = folder.path().join("tie_grads.safetensors");
         let before = std::fs::read(&file).expect("the gradients");
@@ -105,7 +105,7 @@ fn near_ties_are_told_from_faults() {
 }
 
 #[test]
-fn a_damaged_set_does_not_end_the_others() {
+fn damaged_golden_set_does_not_stop_the_others() {
     let gpu = gpu();
     let folder = tempfile::tempdir().expect("a folder");
     let copy = |name: &str| {
@@ -120,7 +120,7 @@ fn a_damaged_set_does_not_end_the_others() {
     change(&folder.path().join("op_sgd.safetensors"), "decay_0.parameters", |t| *t = Array::zeros(&[1]));
     let far = |labels: &mut Array<f32>| labels.data.fill(1e9);
     change(&folder.path().join("op_softmax_cross_entropy.safetensors"), "smoothing_0.labels", far);
-    // A network of which only a part is there.
+    // An incomplete network set.
     copy("original_io.safetensors");
     let mut seen = Vec::new();
     let observe = |p: incept::verify::Progress<'_>| seen.push((p.done, p.total, p.checks));
@@ -131,6 +131,6 @@ fn a_damaged_set_does_not_end_the_others() {
     for set in ["op_avgpool", "op_unknown", "op_sgd", "original"] {
         assert!(failed.contains(&set), "{set}: {failed:?}");
     }
-    assert!(report.checks.iter().any(|c| c.set == "op_conv"), "the whole set was checked");
+    assert!(report.checks.iter().any(|c| c.set == "op_conv"), "the valid set was checked");
     assert_eq!((seen.first(), seen.last()), (Some(&(0, 6, 0)), Some(&(6, 6, report.checks.len()))));
 }

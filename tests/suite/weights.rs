@@ -1,4 +1,4 @@
-//! The network's tables against published counts, and what checkpoints keep.
+//! The network's tables against published counts, and checkpoints.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use incept::output::write_atomically;
 use incept::tensor::HostTensor;
 
 #[test]
-fn parameters_and_multiply_adds_are_the_published_ones() {
+fn parameters_and_macs_match_published_counts() {
     // Caffe's bvlc_googlenet and torchvision's googlenet, 1000 classes, 224x224.
     for (network, inference, all, macs) in [
         (GoogLeNet::paper(), 6_998_552, 13_378_280, 1_582_671_872),
@@ -29,7 +29,7 @@ fn parameters_and_multiply_adds_are_the_published_ones() {
 }
 
 #[test]
-fn layers_have_the_names_of_caffe_and_torchvision() {
+fn layer_names_match_caffe_and_torchvision() {
     let names = |network: GoogLeNet| {
         let net = network.build(1).expect("the network can be built");
         net.graph.parameters().map(|(_, t, _)| t.name.clone()).collect::<Vec<_>>()
@@ -46,7 +46,7 @@ fn layers_have_the_names_of_caffe_and_torchvision() {
     }
 }
 
-/// At any input size from 32 up the graph fits together, and the same weights fit.
+/// The graph can be built for any input size from 32, with the same parameter shapes.
 #[test]
 fn every_input_size_can_be_built() {
     for variant in [Variant::Paper, Variant::Torchvision] {
@@ -108,16 +108,16 @@ fn checkpoint() -> Checkpoint {
 }
 
 #[test]
-fn a_checkpoint_comes_back_as_it_was() {
+fn checkpoints_round_trip() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("new folder/a.safetensors");
     let saved = checkpoint();
     saved.save(&path).expect("can be saved");
     assert_eq!(Checkpoint::load(&path).expect("can be loaded"), saved);
-    // Nothing else was left there.
+    // No temporary files remain.
     let files = std::fs::read_dir(path.parent().expect("has a folder")).expect("can be listed").count();
     assert_eq!(files, 1);
-    // Others read it too: plain names, and torchvision's counters.
+    // Readable by other programs: plain names, and torchvision's counters.
     let (tensors, metadata) = read_tensors(&path).expect("is safetensors");
     assert_eq!(tensors["conv1.bn.num_batches_tracked"].data, [12.0]);
     assert_eq!(tensors["fc.bias"].dims, [3]);
@@ -125,7 +125,7 @@ fn a_checkpoint_comes_back_as_it_was() {
 }
 
 #[test]
-fn half_the_size_keeps_parameters_to_f16_and_statistics_whole() {
+fn half_checkpoints_have_f16_parameters_and_f32_statistics() {
     let mut saved = checkpoint();
     let [whole, half] = [saved.to_bytes(), saved.to_half_bytes()].map(|b| b.expect("can be written"));
     assert!(half.len() < whole.len());
@@ -140,20 +140,20 @@ fn half_the_size_keeps_parameters_to_f16_and_statistics_whole() {
             assert!((got - want).abs() <= want.abs() / 2048.0, "{name}: {got} for {want}");
         }
     }
-    // What f16 cannot hold is refused, not made infinite.
+    // Values too large for f16 are rejected, not made infinite.
     saved.state.parameters.insert("fc.weight".into(), HostTensor { dims: vec![1], data: vec![7e4] });
     let error = saved.to_half_bytes().expect_err("is too large").to_string();
     assert!(error.contains("fc.weight") && error.contains("f16"), "{error}");
 }
 
 #[test]
-fn the_included_weights_know_cifars_classes() {
+fn included_weights_have_cifar_classes() {
     assert!(INCLUDED.len() < 8 << 20, "{} bytes", INCLUDED.len());
     let Checkpoint { state, metadata } = Checkpoint::included().expect("is a checkpoint");
     let names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
     assert_eq!(metadata.classes, names);
     assert!(metadata.network.has_aux());
-    // All that the network needs is there, and nothing of the computer that it was trained on.
+    // Complete for the network, without data about the training machine.
     let net = metadata.network.build(1).expect("the network can be built");
     let needed: BTreeMap<_, _> =
         net.graph.parameters().map(|(_, t, _)| (t.name.clone(), t.spec.dims().to_vec())).collect();
@@ -164,7 +164,7 @@ fn the_included_weights_know_cifars_classes() {
 }
 
 #[test]
-fn the_averaged_state_classifies_with_the_averages() {
+fn averaged_state_uses_the_averages() {
     let state = checkpoint().state;
     let averaged = state.clone().averaged();
     let names = |map: &BTreeMap<String, HostTensor>| map.keys().cloned().collect::<Vec<_>>();
@@ -174,16 +174,16 @@ fn the_averaged_state_classifies_with_the_averages() {
     );
     let average = state.average.clone().expect("has averages");
     assert!(averaged.parameters.iter().chain(&averaged.state).all(|(name, tensor)| average[name] == *tensor));
-    // Earlier versions averaged the parameters alone: the statistics are the latest then.
+    // Earlier versions averaged only parameters; then the latest statistics are used.
     let mut alone = state;
     alone.average.as_mut().expect("has averages").retain(|name, _| !alone.state.contains_key(name));
     assert_eq!(alone.clone().averaged().state, alone.state);
 }
 
-/// As the file that any program makes, in folders that are made with it.
+/// Files and their new folders have default permissions.
 #[cfg(unix)]
 #[test]
-fn files_have_the_permissions_of_others() {
+fn files_have_default_permissions() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (ours, plain) = (folder.path().join("new/ours"), folder.path().join("plain"));
@@ -194,14 +194,14 @@ fn files_have_the_permissions_of_others() {
 }
 
 #[test]
-fn damaged_files_are_refused_by_name() {
+fn damaged_checkpoints_are_rejected_by_name() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("damaged.safetensors");
     let bytes = checkpoint().to_bytes().expect("can be written");
     for (what, content) in [
-        ("cut off", bytes[..bytes.len() / 2].to_vec()),
+        ("truncated", bytes[..bytes.len() / 2].to_vec()),
         ("nothing", Vec::new()),
-        ("something else", b"GIF89a and so on, which is no safetensors file".to_vec()),
+        ("something else", b"GIF89a and so on, which is not a safetensors file".to_vec()),
     ] {
         std::fs::write(&path, content).expect("can be written");
         let error = Checkpoint::load(&path).expect_err(what);
@@ -212,9 +212,9 @@ fn damaged_files_are_refused_by_name() {
     assert!(matches!(error, Error::Io { .. }), "{error}");
 }
 
-/// Weights of others, without our metadata: the shapes tell the network.
+/// Pretrained weights without incept's metadata: the network follows from shapes.
 #[test]
-fn weights_without_metadata_tell_their_network() {
+fn network_is_inferred_from_tensor_shapes() {
     for variant in [Variant::Paper, Variant::Torchvision] {
         let network = GoogLeNet::of(variant).width(0.5).classes(7);
         let net = network.build(1).expect("the network can be built");
@@ -242,16 +242,16 @@ fn weights_without_metadata_tell_their_network() {
 }
 
 #[test]
-fn files_are_replaced_whole() {
+fn files_are_replaced_atomically() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("file");
     write_atomically(&path, b"old").expect("can be written");
     write_atomically(&path, b"new and longer").expect("can be replaced");
     assert_eq!(std::fs::read(&path).expect("is there"), b"new and longer");
-    // Where the new content cannot be put, the old one stays.
+    // If writing fails, the old content stays.
     let occupied = folder.path().join("folder");
     std::fs::create_dir_all(occupied.join("inside")).expect("a folder");
-    write_atomically(&occupied, b"x").expect_err("a folder is no file");
+    write_atomically(&occupied, b"x").expect_err("a folder is not a file");
     assert_eq!(
         std::fs::read_dir(folder.path()).expect("can be listed").count(),
         2,
@@ -264,7 +264,7 @@ fn safetensors(header: &str, content: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), content].concat()
 }
 
-/// The file of a checkpoint whose description was changed.
+/// A checkpoint file with a changed description.
 fn described(change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
     let bytes = checkpoint().to_bytes().expect("can be written");
     let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
@@ -276,7 +276,7 @@ fn described(change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
     safetensors(&header.to_string(), &bytes[8 + length..])
 }
 
-/// What every command says that is given this file: `Checkpoint::load` is behind all of them.
+/// Asserts that a checkpoint is rejected with this name in the error.
 #[track_caller]
 fn refused(bytes: &[u8], named: &str) {
     let error = Checkpoint::from_bytes(Path::new("bad.safetensors"), bytes).expect_err(named);
@@ -286,7 +286,7 @@ fn refused(bytes: &[u8], named: &str) {
 }
 
 #[test]
-fn descriptions_that_contradict_their_tensors_are_refused_by_field() {
+fn inconsistent_descriptions_are_rejected_by_field() {
     use serde_json::{Value, json};
     let huge = json!(u64::MAX);
     for (pointer, value, named) in [
@@ -335,7 +335,7 @@ fn descriptions_that_contradict_their_tensors_are_refused_by_field() {
 }
 
 #[test]
-fn tensors_that_are_not_the_networks_are_refused_by_name() {
+fn mismatched_tensors_are_rejected_by_name() {
     let with = |change: fn(&mut Checkpoint)| {
         let mut bad = checkpoint();
         change(&mut bad);
@@ -361,7 +361,7 @@ fn tensors_that_are_not_the_networks_are_refused_by_name() {
         &with(|c| drop(c.state.state.insert("loss_scale/scale".into(), tensor(&[2], 0.0)))),
         "`loss_scale/scale`",
     );
-    // Averages of earlier versions have no statistics.
+    // Averages of earlier versions do not contain statistics.
     let mut earlier = checkpoint();
     let statistics = earlier.state.state.clone();
     earlier.state.average.as_mut().expect("averages").retain(|name, _| !statistics.contains_key(name));
@@ -369,15 +369,16 @@ fn tensors_that_are_not_the_networks_are_refused_by_name() {
     assert_eq!(Checkpoint::from_bytes(Path::new("earlier"), &bytes).expect("is whole"), earlier);
 }
 
-/// A header can announce more than the file holds, and cost more to parse than it is long.
+/// A header can announce more than the file contains, and need far more memory to parse than its
+/// length.
 #[test]
-fn safetensors_headers_are_not_believed() {
+fn hostile_safetensors_headers_are_rejected() {
     let tensor = |shape: &str, offsets: &str| {
         format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#)
     };
     for (what, bytes) in [
         ("longer than the file", safetensors(&tensor("[1000000]", "[0,4000000]"), &[0; 4])),
-        ("extents without end", safetensors(&tensor("[4294967296,4294967296]", "[0,4]"), &[0; 4])),
+        ("huge dimensions", safetensors(&tensor("[4294967296,4294967296]", "[0,4]"), &[0; 4])),
         ("a huge header", [&u64::MAX.to_le_bytes()[..], b"{}"].concat()),
         ("a header of 90 megabytes", safetensors(&" ".repeat(90 << 20), &[])),
         ("a million tensors", {
@@ -393,7 +394,7 @@ fn safetensors_headers_are_not_believed() {
         let error = Checkpoint::from_bytes(Path::new("bad.safetensors"), &bytes).expect_err(what);
         assert!(matches!(error, Error::Format { .. }), "{what}: {error}");
     }
-    // No elements, and extents whose product is zero only at its end.
+    // No elements, although a partial product of the dimensions overflows.
     let empty = safetensors(&tensor("[0,4294967296,4294967296]", "[0,0]"), &[]);
     refused(&empty, "is missing");
 }

@@ -1,5 +1,5 @@
-//! Golden sets of small networks, made by the CPU reference in f64: for properties that no set of
-//! another implementation here has.
+//! Golden sets of small networks from the f64 CPU reference, for cases that the other golden sets
+//! do not cover.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ const DECAY: f64 = 2e-4;
 
 pub type Tensors = BTreeMap<String, Array<f32>>;
 
-/// A network with a batch to begin with.
+/// A network with its initial parameters and a batch.
 pub struct Golden {
     net: Network,
     graph: Graph,
@@ -31,7 +31,7 @@ pub struct Golden {
 }
 
 impl Golden {
-    /// Random parameters and images; the same for the same seed.
+    /// Random parameters and images by seed.
     pub fn draw(seed: u64) -> Self {
         let network = GoogLeNet::paper().width(0.0625).classes(CLASSES).input(SIZE).dropout(0.0, 0.0);
         let network = GoogLeNet { keep_stem: true, ..network };
@@ -54,7 +54,7 @@ impl Golden {
         Self { net, graph, parameters, images, labels: vec![1, 3] }
     }
 
-    /// A network that is sure of the right class: every image is of class 1, and all heads say so.
+    /// A network with confident predictions: every image is of class 1, and all heads predict it.
     pub fn sure(seed: u64) -> Self {
         let mut golden = Self::draw(seed);
         golden.labels = vec![1; BATCH];
@@ -64,8 +64,8 @@ impl Golden {
         golden
     }
 
-    /// Changes the bias of a channel such that one activation before a ReLU is zero but for what
-    /// the bias cannot say.
+    /// Changes a channel's bias so that one activation before a ReLU is zero up to rounding of the
+    /// bias.
     pub fn tie(&mut self, layer: &str, channel: usize) {
         let node = self.graph.nodes().find(|(_, n)| n.name == layer && n.op.name() == "conv");
         let output = node.expect("a convolution").1.outputs[0];
@@ -91,7 +91,7 @@ impl Golden {
         interpreter
     }
 
-    /// Writes the set: one step of SGD, as the engine does it.
+    /// Writes the set after one step of SGD.
     pub fn write(&self, folder: &Path, set: &str) {
         let values = self.run(&self.parameters);
         let get = |id: TensorId| values.get(id).expect("a value");

@@ -2,7 +2,7 @@
 
 use incept::gpu::{AdapterOptions, Gpu};
 
-/// A device of this test's own.
+/// A separate device for a test.
 pub fn open() -> Gpu {
     Gpu::open_blocking(&AdapterOptions::default()).expect("the tests need a GPU driver")
 }

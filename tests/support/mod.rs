@@ -1,4 +1,4 @@
-//! What tests share. The command's tests take some of it too, file by file.
+//! Shared test code. The command's tests include some of these files too.
 
 pub mod goldens;
 pub mod gpu;
@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 
 use incept::gpu::Gpu;
 
-/// One device for all tests that leave its choices and counters alone: opening one takes longer
-/// than most of them.
+/// A shared device for tests that do not use its choices and counters: opening one takes longer
+/// than most tests.
 pub fn shared() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
     GPU.get_or_init(gpu::open)

@@ -1,6 +1,6 @@
-//! Numbers that look random and are the same everywhere.
+//! Deterministic noise.
 
-/// Numbers between -1 and 1, different for each seed.
+/// `count` values in [-1, 1), by seed.
 pub fn noise(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = |_| {

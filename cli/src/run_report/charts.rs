@@ -94,8 +94,8 @@ pub(super) fn charts(curves: &Curves) -> Vec<Chart> {
         curves.steps.iter().filter_map(|s| Some((s.epoch, of(s)?))).collect()
     };
     // A run with few images may have logged a single step, which makes no line.
-    let epochs = || curves.epochs.iter().map(|e| (done(e), e.rate)).collect();
-    let rate = Some(steps(|s| Some(s.rate))).filter(|points| points.len() > 1).unwrap_or_else(epochs);
+    let epochs = || curves.epochs.iter().map(|e| (done(e), e.lr)).collect();
+    let rate = Some(steps(|s| Some(s.lr))).filter(|points| points.len() > 1).unwrap_or_else(epochs);
     let norms = steps(|s| s.gradient_norm);
     let norms = norms.into_iter().filter(|(_, v)| *v > 0.0).map(|(x, v)| (x, v.log10())).collect();
     let ends = curves.epochs.iter().map(done).chain(curves.steps.iter().map(|s| s.epoch));
@@ -207,7 +207,7 @@ mod tests {
         let step = |epoch, loss, norm| StepRecord {
             step: 0,
             epoch,
-            rate: loss,
+            lr: loss,
             loss,
             heads: vec![head(loss)],
             gradient_norm: Some(norm),
@@ -220,7 +220,7 @@ mod tests {
         let epoch = |number, loss| EpochRecord {
             epoch: number,
             step: 1,
-            rate: loss,
+            lr: loss,
             loss,
             heads: vec![head(loss)],
             validation: None,

@@ -275,11 +275,11 @@ fn all_mismatched_tensors_are_listed() {
         "conv1.conv.weight",
         "aux1.fc2.bias",
         "1 extra: head.weight",
-        "misshapen: aux2.fc1.weight is 80x42, expected 42x80",
+        "of the wrong shape: aux2.fc1.weight is 80x42, expected 42x80",
     ] {
         assert!(errors.contains(part), "{part}: {errors}");
     }
-    assert!(errors.contains("1 misshapen") && !out.exists(), "{errors}");
+    assert!(errors.contains("1 of the wrong shape") && !out.exists(), "{errors}");
     // A file without a GoogLeNet is not compared tensor by tensor.
     let other = repository().join("tests/fixtures/op_lrn.safetensors");
     let errors = fails(&["import", text(&other), "--output", text(&out)]);
@@ -287,7 +287,7 @@ fn all_mismatched_tensors_are_listed() {
     // Neither is a file in an unknown format.
     std::fs::write(&path, "name,label\n").expect("can be written");
     let errors = fails(&["import", text(&path), "--output", text(&out)]);
-    assert!(errors.contains("none of safetensors"), "{errors}");
+    assert!(errors.contains("not a supported weight file"), "{errors}");
     let errors = fails(&[
         "import",
         text(&fixture("torchvision.pth")),
@@ -760,8 +760,8 @@ fn external_data_is_restricted_to_regular_files_in_the_model_folder() {
     assert_eq!(read("inside", "4").expect("leads to it"), eight(1));
     assert_eq!(read("sparse", "1000000").expect("is there"), [0.0; 8]);
     for (location, offset, reason) in [
-        ("data", "12", "reaches beyond the end"),
-        ("data", "18446744073709551615", "reaches beyond the end"),
+        ("data", "12", "extends past the end"),
+        ("data", "18446744073709551615", "extends past the end"),
         ("data", "-4", "bad offset"),
         ("link", "0", "not in the model's folder"),
         ("way/secret", "0", "not in the model's folder"),

@@ -449,7 +449,7 @@ fn recipes_optimizers_and_schedules_train() {
         let norms: Vec<f64> = steps.iter().filter_map(|s| s.gradient_norm).collect();
         assert_eq!(norms.len(), if arguments.contains(&"--grad-accum") { 6 } else { 10 }, "{arguments:?}");
         assert!(norms.iter().all(|n| *n > 0.0) && steps.iter().all(|s| s.loss.is_finite()), "{arguments:?}");
-        steps.iter().map(|s| s.rate).collect()
+        steps.iter().map(|s| s.lr).collect()
     };
     for recipe in ["paper", "torchvision", "small"] {
         assert_eq!(rates(&["--recipe", recipe]).len(), 10, "{recipe}");
@@ -650,7 +650,7 @@ fn lars_trains() {
     let preprocessing = Preprocessing::new(32).measure(data.train.as_ref(), 8);
     let loader = Loader::new(data.train.clone(), LoaderOptions::new(8, preprocessing)).expect("a loader");
     let batch = loader.epoch(0, 0).next().expect("a batch").expect("is read");
-    let optimizer = Optimizer { rule: Rule::Lars { trust: 0.02 }, ..Optimizer::default() };
+    let optimizer = Optimizer { rule: Rule::Lars { trust_coefficient: 0.02 }, ..Optimizer::default() };
     let losses = gpu.block_on(async {
         let mut trainer = Trainer::new(&gpu, &network, &optimizer, 8, 1, |_, _| ()).await?;
         let mut losses = Vec::new();

@@ -1,5 +1,4 @@
-//! Which files are images: by the endings of their names, and by their first bytes where names do
-//! not say.
+//! Detection of image files by extension, or by their first bytes where the extension says nothing.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,18 +7,18 @@ use image::ImageFormat;
 
 use crate::untrusted::open_regular;
 
-/// What a file is to a reader of images.
+/// Classification of a file by image format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageKind {
-    /// A format that is decoded.
+    /// A supported image format.
     Readable,
-    /// An image in a format that is not decoded: what to call it, as in `heic`.
+    /// An image in an unsupported format, with the format's name, such as `heic`.
     Unreadable(String),
     /// Not an image.
     Other,
 }
 
-/// Endings of formats that are decoded.
+/// Extensions of supported formats.
 const READABLE: [(&str, ImageFormat); 23] = [
     ("jpg", ImageFormat::Jpeg),
     ("jpeg", ImageFormat::Jpeg),
@@ -46,8 +45,7 @@ const READABLE: [(&str, ImageFormat); 23] = [
     ("pam", ImageFormat::Pnm),
 ];
 
-/// Endings of formats that are not decoded: what cameras, phones, scanners and painting programs
-/// write.
+/// Extensions of unsupported formats that cameras, phones, scanners and graphics programs write.
 const UNREADABLE: [&str; 59] = [
     "heic", "heif", "hif", "avif", "jxl", "jp2", "j2k", "jpf", "jpx", "jpm", "j2c", "jpc", "jxr", "wdp",
     "hdp", "jls", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "dng", "orf", "raf", "rw2", "pef",
@@ -56,19 +54,19 @@ const UNREADABLE: [&str; 59] = [
     "dicom",
 ];
 
-/// The format that an ending of a readable image stands for.
+/// The supported format of a file's extension.
 pub(super) fn format_of_ending(path: &Path) -> Option<ImageFormat> {
     let ending = path.extension()?.to_str()?.to_ascii_lowercase();
     READABLE.iter().find(|(known, _)| *known == ending).map(|(_, format)| *format)
 }
 
-/// Whether a file's name ends as that of an image that can be read, in any case: `cat.JPEG`,
+/// Whether a file has the extension of a supported image format, in any case: `cat.JPEG`,
 /// `cat.jpe`.
 pub fn is_image(path: &Path) -> bool {
     format_of_ending(path).is_some()
 }
 
-/// What a name says about a file; `None` where it says nothing: no ending, or a number, as in
+/// Classifies a file by its extension; `None` without an extension or with a numeric one, as in
 /// `n01440764_10026` and `photo.jpg.1`.
 pub(in crate::data) fn kind_of_name(path: &Path) -> Option<ImageKind> {
     if is_image(path) {
@@ -81,8 +79,8 @@ pub(in crate::data) fn kind_of_name(path: &Path) -> Option<ImageKind> {
     (!ending.bytes().all(|b| b.is_ascii_digit())).then_some(ImageKind::Other)
 }
 
-/// What a file is: by the ending of its name, or by its first bytes where it has none that says
-/// anything. A file that cannot be opened and has no such ending is [`ImageKind::Other`].
+/// Classifies a file by its extension, or by its first bytes without a meaningful extension. A file
+/// that then cannot be opened is [`ImageKind::Other`].
 pub fn image_kind(path: &Path) -> ImageKind {
     kind_of_name(path).unwrap_or_else(|| {
         let mut head = Vec::new();
@@ -91,11 +89,11 @@ pub fn image_kind(path: &Path) -> ImageKind {
     })
 }
 
-/// Bytes that [`sniff`] wants to see.
+/// Bytes that [`sniff`] inspects.
 pub(in crate::data) const HEAD: u64 = 32;
 
-/// What a file is by its first bytes, 32 of them if there are as many. TGA has no signature, so it
-/// is recognized by its ending alone.
+/// Classifies a file by its first 32 bytes, or all if it is shorter. TGA has no signature and is
+/// recognized only by its extension.
 pub fn sniff(head: &[u8]) -> ImageKind {
     let unreadable = |name: &str| ImageKind::Unreadable(name.into());
     match head {
@@ -105,7 +103,8 @@ pub fn sniff(head: &[u8]) -> ImageKind {
         | [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..]
         | [b'I', b'I', 42 | 43, 0, ..]
         | [b'M', b'M', 0, 42 | 43, ..]
-        // Two letters are too few to tell a text from an image: what must follow them counts too.
+        // Two letters do not distinguish text from an image, so the bytes after them are checked
+        // too.
         | [b'P', b'1'..=b'7', b' ' | b'\t' | b'\r' | b'\n' | b'#', ..]
         | [b'B', b'M', _, _, _, _, _, _, _, _, _, _, _, _, 12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0, ..] => {
             ImageKind::Readable
@@ -138,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endings_tell_readable_images_from_unreadable_ones_and_from_other_files() {
+    fn extensions_classify_supported_unsupported_and_other_files() {
         for name in ["a.jpg", "a.JPEG", "a.jpe", "a.jfif", "a.apng", "a.Tif", "a.tiff", "a.dib", "a.b.pgm"] {
             assert!(is_image(Path::new(name)), "{name}");
             assert_eq!(image_kind(Path::new(name)), ImageKind::Readable, "{name}");
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn files_without_an_ending_are_known_by_their_first_bytes() {
+    fn files_without_extension_are_classified_by_signature() {
         let folder = tempfile::tempdir().expect("a folder");
         let kind = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
@@ -166,14 +165,14 @@ mod tests {
         assert_eq!(kind("pgm", b"P5\n1 1 255\n\0"), ImageKind::Readable);
         assert_eq!(kind("heic", b"\0\0\0\x18ftypheic\0\0\0\0"), unreadable("heic"));
         assert_eq!(kind("jp2", b"\0\0\0\x0cjP  \r\n\x87\n"), unreadable("jp2"));
-        // Texts that begin as bitmaps do, films, and files that end at once.
+        // Text that starts like a bitmap, videos, and empty files.
         for (name, text) in
             [("README", &b"BMP files are images of this size"[..]), ("P5", b"P5is"), ("x", b"")]
         {
             assert_eq!(kind(name, text), ImageKind::Other, "{name}");
         }
         assert_eq!(kind("film", b"\0\0\0\x18ftypisom\0\0\0\0"), ImageKind::Other);
-        // The ending decides where there is one.
+        // An extension takes precedence.
         assert_eq!(kind("list.txt", b"\xff\xd8\xff\xe0"), ImageKind::Other);
     }
 }

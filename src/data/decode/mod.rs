@@ -1,6 +1,5 @@
-//! From the bytes of an image file to its pixels. Whatever the bytes are, the answer is an image or
-//! a reason, in bounded memory: sizes are checked before anything is allocated for them, and
-//! decoders run where their panics are errors.
+//! Decoding of image files. Any input gives an image or an error in bounded memory: sizes are
+//! checked before allocation, and panics of decoders are caught and returned as errors.
 
 mod jpeg;
 mod kind;
@@ -22,15 +21,14 @@ use super::resample::Region;
 use crate::error::{Error, Result};
 use crate::untrusted::{MAX_SAMPLE_BYTES, contained, read_file};
 
-/// Pixels that an image may have unless [`set_max_pixels`] says otherwise: 512 MiB at four bytes
-/// each.
+/// Default limit on pixels per image, see [`set_max_pixels`]: 512 MiB at four bytes per pixel.
 pub const DEFAULT_MAX_PIXELS: u64 = 1 << 27;
 
 static MAX_PIXELS: AtomicU64 = AtomicU64::new(DEFAULT_MAX_PIXELS);
 
-/// Sets for the whole process how many pixels an image may have. Larger ones are refused before
-/// memory is allocated for them, and so are those whose pixels need more than four bytes each (16
-/// bits per channel, floats) if they need more memory than that many pixels of four bytes.
+/// Sets the process-wide limit on pixels per image. Larger images are rejected before allocation,
+/// as are images with more than four bytes per pixel (16 bits per channel, floats) that need more
+/// than 4 x `count` bytes.
 pub fn set_max_pixels(count: u64) {
     MAX_PIXELS.store(count, Ordering::Relaxed);
 }
@@ -38,13 +36,13 @@ pub fn set_max_pixels(count: u64) {
 /// A decoded image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// Pixels in a row.
+    /// Width in pixels.
     pub width: usize,
-    /// Rows.
+    /// Height in pixels.
     pub height: usize,
-    /// 1 for grey, 3 for red, green and blue.
+    /// 1 for grey, 3 for RGB.
     pub channels: usize,
-    /// height x width x channels values from 0 to 255.
+    /// height x width x channels values in 0..=255.
     pub pixels: Vec<u8>,
 }
 
@@ -58,32 +56,33 @@ impl Image {
         Self::decode_as(&bytes, Some(path)).map_err(|reason| Error::format(path, reason))
     }
 
-    /// Decodes what the `image` crate reads. Grey images stay grey, everything else becomes RGB;
-    /// transparency shows white. Of an animation it is the first frame.
+    /// Decodes any format that the `image` crate reads. Grey images stay grey, everything else
+    /// becomes RGB; transparent pixels are blended with white; of an animation the first frame is
+    /// used.
     ///
     /// # Errors
-    /// The decoder's words.
+    /// The decoder's message.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         Self::decode_as(bytes, None)
     }
 
-    /// As [`Image::decode`]. A format that has no signature, as TGA, is known by the file's name.
-    /// The image stands as its camera was held, where the file says so (EXIF).
+    /// Like [`Image::decode`]; `file` gives the format where there is no signature, as in TGA. The
+    /// EXIF orientation is applied.
     ///
     /// # Errors
-    /// The decoder's words, or that the image has no pixels or too many ([`set_max_pixels`]).
+    /// The decoder's message, or that the image has no pixels or too many ([`set_max_pixels`]).
     pub fn decode_as(bytes: &[u8], file: Option<&Path>) -> Result<Self, String> {
         let max_pixels = MAX_PIXELS.load(Ordering::Relaxed);
         contained(|| decode(bytes, file, Limit { max_pixels }))
     }
 
-    /// Takes up an image of the `image` crate.
+    /// Converts an image of the `image` crate.
     pub fn from_image(image: &DynamicImage) -> Self {
         Self::of(image.clone(), Alpha::Straight)
     }
 
-    /// Takes up an image of the `image` crate in place: no more than one copy is made, and that
-    /// only where samples have more than 8 bits.
+    /// Converts an image of the `image` crate in place; it is copied, once, only if its samples
+    /// have more than 8 bits.
     fn of(image: DynamicImage, alpha: Alpha) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
         let grey = |pixels| Self { width, height, channels: 1, pixels };
@@ -98,13 +97,12 @@ impl Image {
         }
     }
 
-    /// All of it, as a region.
+    /// The whole image as a region.
     pub(super) fn all(&self) -> Region {
         (0.0, 0.0, self.width as f64, self.height as f64)
     }
 
-    /// Why this is no image that can be worked on, if it is none: no extents, or another number of
-    /// pixels than these give.
+    /// Checks that the image is not empty, has 1 or 3 channels and as many values as its size says.
     ///
     /// # Errors
     /// The reason.
@@ -122,16 +120,16 @@ impl Image {
     }
 }
 
-/// What the colours of a transparent image are.
+/// How colors are stored in an image with alpha.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Alpha {
-    /// As if the pixel were opaque.
+    /// Not multiplied by alpha.
     Straight,
-    /// Multiplied with alpha already.
+    /// Premultiplied by alpha.
     Associated,
 }
 
-/// Red, green and blue over white, of pixels with alpha, in the same memory.
+/// Blends RGBA pixels with white, in place, to RGB.
 fn over_white(mut pixels: Vec<u8>, alpha: Alpha) -> Vec<u8> {
     let count = pixels.len() / 4;
     for i in 0..count {
@@ -142,7 +140,7 @@ fn over_white(mut pixels: Vec<u8>, alpha: Alpha) -> Vec<u8> {
                 Alpha::Straight => (value * a + 255 * (255 - a) + 127) / 255,
                 Alpha::Associated => (value + 255 - a).min(255),
             };
-            // A weighted mean of two bytes is a byte.
+            // A weighted mean of two bytes fits a byte.
             pixels[3 * i + c] = shown as u8;
         }
     }
@@ -151,19 +149,19 @@ fn over_white(mut pixels: Vec<u8>, alpha: Alpha) -> Vec<u8> {
     pixels
 }
 
-/// How large an image may be.
+/// Limit on the size of an image.
 #[derive(Clone, Copy, Debug)]
 struct Limit {
     max_pixels: u64,
 }
 
 impl Limit {
-    /// Bytes that the decoded image may have.
+    /// Maximum bytes of the decoded image.
     fn bytes(self) -> u64 {
         self.max_pixels.saturating_mul(4)
     }
 
-    /// Refuses an image before it is decoded: `from_decoder` allocates whatever the header says.
+    /// Checks the size before decoding: `from_decoder` allocates whatever the header claims.
     fn check(self, (width, height): (u32, u32), bytes: u64) -> Result<(), String> {
         if width == 0 || height == 0 {
             return Err(format!("has no pixels: it is {width} x {height}"));
@@ -178,22 +176,22 @@ impl Limit {
         if bytes > self.bytes() {
             let each = bytes / pixels;
             return Err(format!(
-                "is {width} x {height} pixels of {each} bytes, more memory than the {allowed} of 4 bytes that `data::set_max_pixels` allows"
+                "is {width} x {height} pixels of {each} bytes, more memory than the {allowed} pixels of 4 bytes that `data::set_max_pixels` allows"
             ));
         }
         Ok(())
     }
 
-    /// The same for what decoders allocate beside the image, which are two more images at most.
+    /// The limit on decoders' own allocations, up to two more images.
     fn of_decoders(self) -> image::Limits {
         let mut limits = image::Limits::default();
-        // A small limit on pixels leaves decoders what they need to say the size.
+        // Even a small pixel limit leaves decoders enough memory to read the header.
         limits.max_alloc = Some(self.bytes().saturating_mul(3).max(64 << 20));
         limits
     }
 }
 
-/// The format of an image: by its content, or where that has no signature by its name.
+/// The format by the content's signature, or else by the file's extension.
 fn format_of(bytes: &[u8], file: Option<&Path>) -> Result<ImageFormat, String> {
     let by_name = || file.and_then(kind::format_of_ending);
     image::guess_format(bytes).or_else(|e| by_name().ok_or(e)).map_err(|e| e.to_string())
@@ -219,14 +217,14 @@ fn decode(bytes: &[u8], file: Option<&Path>, limit: Limit) -> Result<Image, Stri
     Ok(image)
 }
 
-/// How the image stands, by TIFF's own tag or EXIF.
+/// Orientation by TIFF's own tag or EXIF.
 fn orientation(decoder: &mut impl ImageDecoder, format: ImageFormat) -> Result<Orientation, String> {
     if format == ImageFormat::Tiff {
         return decoder.orientation().map_err(|e| e.to_string());
     }
     let exif = decoder.exif_metadata().map_err(|e| e.to_string())?;
     let oriented = exif.as_deref().and_then(|exif| {
-        // JPEG's header of the segment, which many programs put into WebP's and PNG's chunks too.
+        // The prefix of JPEG's EXIF segment, which many programs also write to WebP and PNG chunks.
         Orientation::from_exif_chunk(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif))
     });
     Ok(oriented.unwrap_or(Orientation::NoTransforms))

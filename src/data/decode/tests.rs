@@ -1,5 +1,5 @@
-//! Images of many kinds against Pillow, whose pixels lie beside them; and files that would take
-//! memory, time or the program.
+//! Images of many formats against the pixels that Pillow decodes, and files that would exhaust
+//! memory or time or cause a panic.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ fn fixtures(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Images that are skipped with a reason: what Pillow reads of them, this crate does not.
+/// Images that Pillow reads and this crate rejects, with a part of the error.
 const SKIPPED: [(&str, &str); 6] = [
     ("jpeg_odd_cb.jpg", "sampling 1x1,2x2,1x1"),
     ("jpeg_odd_cb21.jpg", "sampling 1x1,2x1,1x1"),
@@ -25,7 +25,7 @@ const SKIPPED: [(&str, &str); 6] = [
 ];
 
 #[test]
-fn pixels_are_those_of_other_readers_or_the_image_is_skipped_with_a_reason() {
+fn decoded_pixels_match_pillow() {
     let mut compared = 0;
     for file in fixtures("images") {
         let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -47,7 +47,7 @@ fn pixels_are_those_of_other_readers_or_the_image_is_skipped_with_a_reason() {
         };
         let (ours, theirs) = (rgb(&decoded), rgb(&expected));
         let most = ours.iter().zip(&theirs).map(|(a, b)| a.abs_diff(*b)).max();
-        // Transforms and scaling of colours round differently from one reader to the next.
+        // Decoders round the inverse DCT and chroma upsampling differently.
         let allowed = if name.starts_with("jpeg") || name.contains("lossy") { 4 } else { 1 };
         assert!(most.is_some_and(|most| most <= allowed), "{name}: {most:?}");
         compared += 1;
@@ -56,7 +56,7 @@ fn pixels_are_those_of_other_readers_or_the_image_is_skipped_with_a_reason() {
 }
 
 #[test]
-fn headers_that_claim_more_than_the_limit_are_refused_with_the_size_and_at_once() {
+fn oversized_headers_are_rejected_quickly_with_their_size() {
     let mut tried = 0;
     for file in fixtures("cases") {
         let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -74,7 +74,7 @@ fn headers_that_claim_more_than_the_limit_are_refused_with_the_size_and_at_once(
 }
 
 #[test]
-fn images_without_extent_are_refused() {
+fn empty_images_are_rejected() {
     let error = Image::decode(b"P5\n0 5\n255\n").expect_err("no pixels");
     assert!(error.contains("has no pixels: it is 0 x 5"), "{error}");
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases/zero_width.pgm");
@@ -88,7 +88,7 @@ fn images_without_extent_are_refused() {
 }
 
 #[test]
-fn the_limit_counts_pixels_and_the_bytes_that_they_take() {
+fn pixel_limit_covers_pixels_and_bytes() {
     let limit = Limit { max_pixels: 100 };
     assert!(limit.check((10, 10), 400).is_ok());
     for (extents, bytes, reason) in [
@@ -104,17 +104,16 @@ fn the_limit_counts_pixels_and_the_bytes_that_they_take() {
     assert!(Limit { max_pixels: u64::MAX }.check((u32::MAX, u32::MAX), u64::MAX).is_ok());
 }
 
-/// A TIFF of RGB in tiles of 16 x 16, each plane by itself, as few programs write them: tiff 0.11.3
-/// panics on it.
+/// A planar RGB TIFF in tiles of 16 x 16, on which tiff 0.11.3 panics.
 #[test]
-fn a_decoder_that_panics_is_an_error_with_the_files_name() {
+fn decoder_panic_is_an_error_naming_the_file() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images/tiff_planar_tiles.tif");
     let error = Image::read(&file).expect_err("the decoder cannot read it").to_string();
     assert!(error.contains("tiff_planar_tiles.tif") && error.contains("decoder failed"), "{error}");
 }
 
 #[test]
-fn mutated_images_are_images_or_errors() {
+fn mutated_images_never_panic() {
     for file in fixtures("images").iter().chain(&fixtures("cases")) {
         let whole = std::fs::read(file).expect("a fixture");
         let mut state = 0x2545_f491_4f6c_dd1du64;

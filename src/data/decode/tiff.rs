@@ -1,5 +1,4 @@
-//! What the TIFF decoder does not look at: the order of bits, and whether colours are multiplied
-//! with alpha already.
+//! TIFF tags that the decoder ignores: the fill order, and premultiplied alpha.
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -9,15 +8,14 @@ use tiff::tags::Tag;
 
 use super::Alpha;
 
-/// Extra sample 1: alpha that colours are multiplied with.
+/// ExtraSamples 1: premultiplied alpha.
 const ASSOCIATED: u16 = 1;
-/// Fill order 2: the first pixel of a byte is in its lowest bit.
+/// FillOrder 2: the first pixel of a byte is in its lowest bit.
 const LOW_FIRST: u16 = 2;
-/// JPEG has a bit order of its own, whatever the tag says.
+/// JPEG compression, which has its own bit order whatever the tag says.
 const JPEG: u16 = 7;
 
-/// The file as the decoder takes it, with the bits of its pixels in the usual order, and what its
-/// alpha is.
+/// The file with its pixels in the fill order that the decoder expects, and its kind of alpha.
 pub(super) fn prepared(bytes: Cow<'_, [u8]>) -> Result<(Cow<'_, [u8]>, Alpha), String> {
     let mut decoder = Decoder::new(Cursor::new(bytes.as_ref())).map_err(|e| e.to_string())?;
     let mut numbers = |tag: Tag| -> Result<Vec<u64>, String> {
@@ -38,8 +36,8 @@ pub(super) fn prepared(bytes: Cow<'_, [u8]>) -> Result<(Cow<'_, [u8]>, Alpha), S
     Ok((Cow::Owned(reversed(bytes.into_owned(), chunks)), alpha))
 }
 
-/// The bytes with the bits of these stretches (offset and length) reversed, each byte once however
-/// stretches overlap.
+/// Reverses the bits of each byte in these ranges (offset, length); a byte in several ranges is
+/// reversed once.
 fn reversed(mut bytes: Vec<u8>, mut chunks: Vec<(u64, u64)>) -> Vec<u8> {
     chunks.sort_unstable();
     let end = bytes.len();

@@ -1,5 +1,5 @@
-//! Parquet files with encoded images in them, as Hugging Face's `datasets` stores them: a column
-//! `image` of bytes and path, and a column of classes.
+//! Parquet files of encoded images as Hugging Face's `datasets` stores them: a column `image` of
+//! bytes and path, and a label column.
 
 mod pages;
 
@@ -19,14 +19,14 @@ use super::{Dataset, Image};
 use crate::error::{Error, Result};
 use crate::untrusted::{contained_in, open_regular, printable};
 
-/// What the columns may be called.
+/// Accepted column names.
 const IMAGES: [&str; 4] = ["image.bytes", "img.bytes", "image", "img"];
 const LABELS: [&str; 5] = ["label", "labels", "fine_label", "class", "target"];
 
-/// The class of images whose class is not known.
+/// Label of images without a known class.
 const UNKNOWN: i64 = -1;
 
-/// Encoded images of parquet files, all in memory; they are decoded when they are asked for.
+/// Encoded images of parquet files, all in memory and decoded on access.
 #[derive(Clone, Debug)]
 pub struct Parquet {
     pub(super) classes: Vec<String>,
@@ -35,52 +35,53 @@ pub struct Parquet {
     labels: Vec<u32>,
 }
 
-/// An image and where it is from.
+/// An encoded image and its source.
 #[derive(Clone, Debug)]
 struct Encoded {
     bytes: ByteArray,
-    /// Number of its file.
+    /// Index of its file.
     file: usize,
-    /// Number of its row there.
+    /// Row in that file.
     row: usize,
 }
 
-/// Bytes that the description of a file's contents may have.
+/// Maximum bytes of a file's metadata.
 const MAX_METADATA_BYTES: usize = 64 << 20;
 
-/// Bytes of images and classes that a file may unpack to whatever its size is, and how many times
-/// its size if that is more.
+/// A file may decompress to this many bytes, or to `MAX_RATIO` times its size if that is more.
 const MAX_UNPACKED_BYTES: u64 = 512 << 20;
 const MAX_RATIO: u64 = 32;
 
-/// Rows of a file.
+/// Maximum rows of a file.
 const MAX_ROWS: i64 = 16 << 20;
 
-/// Why files without classes are of no use.
+/// Error for files without labels.
 pub(super) fn unlabelled(source: PathBuf) -> Error {
     let wanted = LABELS.join("`, `");
-    Error::format(source, format!("has no rows with an image and a class in a column called `{wanted}`"))
+    Error::format(
+        source,
+        format!("has no rows with an image and a label; expected a label column named `{wanted}`"),
+    )
 }
 
-/// What was read of some files.
+/// Rows read so far.
 #[derive(Default)]
 struct Found {
     images: Vec<Encoded>,
     labels: Vec<Label>,
     names: Option<Vec<String>>,
-    /// Rows that lack an image or a class.
+    /// Rows without an image or a label.
     empty: usize,
 }
 
 impl Parquet {
-    /// Reads the files one after another. The names of classes come from the features that
-    /// `datasets` keeps in the file, or are the numbers or texts of the class column. Rows without
-    /// an image or a class are left out, and so are those of class -1, which is how `datasets`
-    /// marks a test set that nobody may know.
+    /// Reads the files in order. Class names are those of the `datasets` features in the file, or
+    /// else the numbers or strings of the label column. Rows without an image or a label are
+    /// skipped, as are rows with the label -1, by which `datasets` marks an unlabelled test set.
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be read, [`Error::Format`] if it is not parquet, lacks a
-    /// column, or would unpack to much more than its size.
+    /// column, or would decompress to much more than its size.
     pub fn open(files: &[PathBuf]) -> Result<Self> {
         let mut notes = Vec::new();
         let set = Self::read(files, &mut notes)?;
@@ -89,7 +90,7 @@ impl Parquet {
         set.ok_or_else(|| unlabelled(source))
     }
 
-    /// As [`Parquet::open`]; none if no row has a class.
+    /// As [`Parquet::open`]; `None` if no row has a label.
     pub(super) fn read(files: &[PathBuf], notes: &mut Vec<String>) -> Result<Option<Self>> {
         let mut found = Found::default();
         for (number, path) in files.iter().enumerate() {
@@ -97,7 +98,7 @@ impl Parquet {
             contained_in(path, || found.add(number, path))?;
             let (empty, path) = (found.empty - before, path.display());
             if empty > 0 {
-                notes.push(format!("skipped {empty} rows of {path} without an image or a class"));
+                notes.push(format!("skipped {empty} rows of {path} without an image or a label"));
             }
         }
         let Found { images, labels, names, .. } = found;
@@ -109,7 +110,10 @@ impl Parquet {
         let numbers = Numbers::new(&classes, named);
         let number = |(label, image): (&Label, &Encoded)| {
             numbers.class(label).ok_or_else(|| {
-                let reason = format!("the class `{}` is not one of its features", printable(&label.text));
+                let reason = format!(
+                    "the label `{}` is not among the class names in the file's features",
+                    printable(&label.text)
+                );
                 Error::format(&files[image.file], reason)
             })
         };
@@ -117,7 +121,7 @@ impl Parquet {
         Ok(Some(Self { classes, files: files.to_vec(), images, labels }))
     }
 
-    /// The same images with the numbers of classes that are known already.
+    /// The same images with labels numbered as in `classes`.
     pub(super) fn with_classes(mut self, classes: &[String]) -> Result<Self> {
         let source = self.files.first().cloned().unwrap_or_default();
         relabel(&source, &self.classes, classes, self.labels.iter_mut())?;
@@ -126,7 +130,7 @@ impl Parquet {
     }
 }
 
-/// The columns of one file.
+/// Image and label column of a file.
 struct Columns {
     image: usize,
     label: usize,
@@ -175,7 +179,7 @@ impl Found {
     }
 }
 
-/// Refuses metadata that is larger than any honest file's, before it is read.
+/// Rejects implausibly large metadata before reading it.
 fn check_metadata(file: &File, length: u64) -> Result<(), ParquetError> {
     use std::io::{Read as _, Seek as _, SeekFrom};
     let Some(at) = length.checked_sub(FOOTER_SIZE as u64) else { return Ok(()) };
@@ -185,15 +189,14 @@ fn check_metadata(file: &File, length: u64) -> Result<(), ParquetError> {
     file.read_exact(&mut footer)?;
     let bytes = FooterTail::try_new(&footer)?.metadata_length();
     if bytes > MAX_METADATA_BYTES {
-        let reason =
-            format!("its metadata has {bytes} bytes, more than the {MAX_METADATA_BYTES} that are read");
+        let reason = format!("its metadata has {bytes} bytes, more than the limit of {MAX_METADATA_BYTES}");
         return Err(ParquetError::General(reason));
     }
     Ok(())
 }
 
 impl Columns {
-    /// The columns of images and classes; none if there is one of images alone.
+    /// Finds the image and label column; `None` if there is only an image column.
     fn of(path: &Path, reader: &SerializedFileReader<File>) -> Result<Option<Self>> {
         let schema = reader.metadata().file_metadata().schema_descr();
         let names: Vec<String> = schema.columns().iter().map(|c| c.path().string()).collect();
@@ -207,13 +210,14 @@ impl Columns {
         let kind = schema.column(image).physical_type();
         if kind != Type::BYTE_ARRAY {
             let name = &names[image];
-            let reason = format!("the column `{name}` has the type {kind}; encoded images are BYTE_ARRAY");
+            let reason =
+                format!("the column `{name}` has the type {kind}; encoded images must be BYTE_ARRAY");
             return Err(Error::format(path, reason));
         }
         Ok(find(&LABELS).map(|label| Self { image, label, label_name: names[label].clone() }))
     }
 
-    /// Checks what all pages of both columns announce, before the first is read.
+    /// Checks the announced sizes of all pages of both columns before the first is read.
     fn check_sizes(
         &self,
         file: &mut File,
@@ -225,7 +229,7 @@ impl Columns {
             rows = rows.saturating_add(group.num_rows());
             if !(0..=pages::MAX_ROWS).contains(&group.num_rows()) || rows > MAX_ROWS {
                 return Err(ParquetError::General(format!(
-                    "a row group claims {} rows; {} are read of one, {MAX_ROWS} of a file",
+                    "a row group claims {} rows; the limit is {} per row group and {MAX_ROWS} per file",
                     group.num_rows(),
                     pages::MAX_ROWS
                 )));
@@ -241,7 +245,7 @@ impl Columns {
         let most = MAX_UNPACKED_BYTES.max(length.saturating_mul(MAX_RATIO));
         if total > most {
             return Err(ParquetError::General(format!(
-                "its {length} bytes would unpack to {total}: more than is read"
+                "its {length} bytes would decompress to {total}, more than the limit"
             )));
         }
         Ok(())
@@ -272,7 +276,7 @@ impl Columns {
             _ => {
                 let kind = group.metadata().column(self.label).column_type();
                 let reason = format!(
-                    "the column `{}` has the type {kind}: neither whole numbers nor texts",
+                    "the column `{}` has the type {kind}; expected integers or strings",
                     self.label_name
                 );
                 return Err(Error::format(path, reason));
@@ -282,21 +286,21 @@ impl Columns {
     }
 }
 
-/// A reader of a column whose pages are checked.
+/// A column reader that checks its pages.
 fn column(group: &dyn RowGroupReader, column: usize) -> Result<ColumnReader, ParquetError> {
     let metadata: &RowGroupMetaData = group.metadata();
     let pages = pages::Checked::new(group.get_column_page_reader(column)?, metadata);
     Ok(get_column_reader(metadata.column(column).column_descr_ptr(), Box::new(pages)))
 }
 
-/// The values of a column of a row group, none in rows that have none.
+/// The values of a column in a row group; `None` for null.
 fn values<T: DataType>(group: &dyn RowGroupReader, number: usize) -> Result<Vec<Option<T::T>>, ParquetError> {
     let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
     let description = group.metadata().column(number).column_descr_ptr();
-    // How deep a value lies in what may be missing: an image may be, and its bytes too.
+    // Number of nested nullable levels: an image may be null, and its bytes too.
     let depth = description.max_def_level();
     if description.max_rep_level() > 0 {
-        return Err(ParquetError::General("a row has a list of values where one is expected".into()));
+        return Err(ParquetError::General("a row has a list of values instead of one value".into()));
     }
     let mut reader = get_typed_column_reader::<T>(column(group, number)?);
     let (mut values, mut definitions) = (Vec::new(), Vec::new());
@@ -316,7 +320,7 @@ fn values<T: DataType>(group: &dyn RowGroupReader, number: usize) -> Result<Vec<
     Ok(definitions.iter().map(|level| if *level == depth { values.next() } else { None }).collect())
 }
 
-/// The names of a class column, as `datasets` keeps them: {"info": {"features": {"label": {"names":
+/// The class names in the metadata of `datasets`: {"info": {"features": {"label": {"names":
 /// [...]}}}}.
 fn feature_names(reader: &SerializedFileReader<File>, column: &str) -> Option<Vec<String>> {
     let pairs = reader.metadata().file_metadata().key_value_metadata()?;

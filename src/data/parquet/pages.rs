@@ -1,5 +1,5 @@
-//! What the pages of a column announce, checked before any of them is read or unpacked, and how
-//! many values they may have.
+//! Checks of page headers before any page is read or decompressed: announced sizes and numbers of
+//! values.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,34 +10,34 @@ use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 
-/// Bytes that a page may unpack to whatever its size in the file is.
+/// A page may decompress to this many bytes whatever its compressed size.
 const MAX_PAGE_BYTES: u64 = 256 << 20;
 
-/// How many times its size in the file a larger page may unpack to: images are compressed already.
+/// Maximum compression ratio of larger pages: images are compressed already.
 const MAX_RATIO: u64 = 32;
 
-/// Rows of a row group.
+/// Maximum rows of a row group.
 pub(super) const MAX_ROWS: i64 = 4 << 20;
 
-/// Bytes in which the header of a page must fit; it may have statistics of values.
+/// Maximum bytes of a page header, which may contain value statistics.
 const MAX_HEADER_BYTES: u64 = 1 << 20;
 
 fn wrong(reason: impl Into<String>) -> ParquetError {
     ParquetError::General(reason.into())
 }
 
-/// What the header of a page says of its sizes.
+/// Sizes in a page header, in bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Announced {
-    /// Bytes of the header itself.
+    /// The header itself.
     header: u64,
     compressed: u64,
     unpacked: u64,
-    /// Bytes in front of a page of the second version that are not compressed.
+    /// Uncompressed levels at the start of a version 2 data page.
     levels: u64,
 }
 
-/// Checks the announced sizes of all pages of a column. Returns the bytes that they unpack to.
+/// Checks the announced sizes of all pages of a column. Returns their total decompressed bytes.
 pub(super) fn check(file: &mut File, column: &ColumnChunkMetaData) -> Result<u64, ParquetError> {
     let length = file.metadata()?.len();
     let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
@@ -58,11 +58,11 @@ pub(super) fn check(file: &mut File, column: &ColumnChunkMetaData) -> Result<u64
         if page.unpacked > MAX_PAGE_BYTES.max(page.compressed.saturating_mul(MAX_RATIO)) {
             let Announced { compressed, unpacked, .. } = page;
             return Err(wrong(format!(
-                "a page of {compressed} bytes would unpack to {unpacked}: more than is read"
+                "a page of {compressed} bytes would decompress to {unpacked}, more than the limit"
             )));
         }
         if matches!(column.compression(), Compression::GZIP(_)) {
-            // The only one of the codecs that writes on beyond the size that was announced.
+            // The only codec that writes beyond the announced size.
             check_gzip(file, at + page.header, &page)?;
         }
         total = total.saturating_add(page.unpacked);
@@ -71,22 +71,22 @@ pub(super) fn check(file: &mut File, column: &ColumnChunkMetaData) -> Result<u64
     Ok(total)
 }
 
-/// Checks that a gzip page unpacks to what it announced, without keeping anything.
+/// Checks that a gzip page decompresses to no more than announced, without storing it.
 fn check_gzip(file: &mut File, at: u64, page: &Announced) -> Result<(), ParquetError> {
     file.seek(SeekFrom::Start(at.saturating_add(page.levels)))?;
     let packed = file.take(page.compressed.saturating_sub(page.levels));
     let most = page.unpacked.saturating_sub(page.levels);
     let mut unpacked = MultiGzDecoder::new(packed).take(most.saturating_add(1));
-    // What cannot be unpacked, as a page that is not compressed, is left to the reader.
+    // Failures, for example on an uncompressed page, are left to the reader.
     match std::io::copy(&mut unpacked, &mut std::io::sink()) {
-        Ok(found) if found > most => Err(wrong("a page unpacks to more than it announces")),
+        Ok(found) if found > most => Err(wrong("a page decompresses to more than it announces")),
         _ => Ok(()),
     }
 }
 
 /// Reads the header of the page at an offset.
 fn announced(file: &mut File, at: u64, end: u64) -> Result<Announced, ParquetError> {
-    // Most headers are short; a second look is for those with statistics.
+    // Most headers are short; the second, larger read is for those with statistics.
     for size in [1 << 12, MAX_HEADER_BYTES] {
         let size = size.min(end - at);
         file.seek(SeekFrom::Start(at))?;
@@ -99,14 +99,13 @@ fn announced(file: &mut File, at: u64, end: u64) -> Result<Announced, ParquetErr
     Err(wrong("the header of a page is damaged"))
 }
 
-/// Thrift's compact protocol, as far as a page's header needs it; nothing where the bytes are wrong
-/// or end.
+/// The part of Thrift's compact protocol that page headers use; `None` on wrong or truncated bytes.
 struct Compact<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-/// Structures within structures.
+/// Maximum nesting of structures.
 const MAX_DEPTH: usize = 16;
 
 impl Compact<'_> {
@@ -128,7 +127,7 @@ impl Compact<'_> {
         None
     }
 
-    /// A whole number with its sign in the lowest bit, if it is not negative.
+    /// A zigzag integer; `None` if negative.
     fn size(&mut self) -> Option<u64> {
         let value = self.varint()?;
         (value & 1 == 0).then_some(value >> 1)
@@ -154,7 +153,7 @@ impl Compact<'_> {
         Some(Announced { header: self.at as u64, compressed: compressed?, unpacked: unpacked?, ..page })
     }
 
-    /// Calls `each` with the reader, number and kind of every field of a structure.
+    /// Calls `each` with the reader, field number and type of every field of a structure.
     fn fields(&mut self, depth: usize, mut each: impl FnMut(&mut Self, u64, u8) -> Option<()>) -> Option<()> {
         let mut field = 0u64;
         if depth > MAX_DEPTH {
@@ -196,11 +195,11 @@ impl Compact<'_> {
             12 => self.fields(depth + 1, |reader, _, kind| reader.skip(kind, depth + 1))?,
             _ => return None,
         }
-        // A place after the end is found by whoever reads there next.
+        // A position past the end fails at the next read.
         (self.at <= self.bytes.len()).then_some(())
     }
 
-    /// An element of a list or map: unlike a field, a truth value takes a byte.
+    /// An element of a list or map: unlike in a field, a boolean takes a byte.
     fn element(&mut self, kind: u8, depth: usize) -> Option<()> {
         if depth > MAX_DEPTH {
             return None;
@@ -209,8 +208,8 @@ impl Compact<'_> {
     }
 }
 
-/// Pages of a column whose numbers of values are checked, since decoders make room for as many as a
-/// page says.
+/// Pages of a column with checked numbers of values, because decoders allocate for as many as a
+/// page claims.
 pub(super) struct Checked {
     pages: Box<dyn PageReader>,
     rows: u64,
@@ -223,20 +222,20 @@ impl Checked {
 
     fn checked(&self, page: Page) -> Result<Page, ParquetError> {
         let (values, most) = match &page {
-            // A value takes a byte or more in a dictionary.
+            // In a dictionary, a value takes at least one byte.
             Page::DictionaryPage { buf, num_values, .. } => (*num_values, buf.len() as u64),
             Page::DataPage { num_values, .. } | Page::DataPageV2 { num_values, .. } => {
                 (*num_values, self.rows)
             }
         };
         if u64::from(values) > most {
-            return Err(wrong(format!("a page claims {values} values where {most} are possible")));
+            return Err(wrong(format!("a page claims {values} values, but at most {most} are possible")));
         }
         match page.encoding() {
-            // Their decoders make room for lengths whose number is not checked against anything.
+            // The decoders of these encodings allocate for an unchecked number of lengths.
             encoding @ (Encoding::DELTA_BYTE_ARRAY | Encoding::DELTA_LENGTH_BYTE_ARRAY) => {
                 Err(wrong(format!(
-                    "the encoding {encoding} is not read: write the column as PLAIN or with a dictionary"
+                    "the encoding {encoding} is not supported: write the column as PLAIN or with a dictionary"
                 )))
             }
             _ => Ok(page),
@@ -272,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_of_pages_announce_their_sizes() {
+    fn page_headers_parse_and_truncated_ones_fail() {
         // Type 0, 100 bytes unpacked, 60 in the file, a data page of 4 values, PLAIN, RLE, RLE.
         let header =
             [0x15, 0, 0x15, 0xc8, 1, 0x15, 0x78, 0x2c, 0x15, 8, 0x15, 0, 0x15, 6, 0x15, 6, 0, 0, 0xff];
@@ -281,7 +280,7 @@ mod tests {
         for end in 0..18 {
             assert_eq!(Compact { bytes: &header[..end], at: 0 }.page(), None, "{end} bytes");
         }
-        // A structure within itself for ever.
+        // Endlessly nested structures.
         assert_eq!(Compact { bytes: &[0x1c; 1000], at: 0 }.page(), None);
     }
 }

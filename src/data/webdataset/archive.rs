@@ -1,4 +1,4 @@
-//! The files in a tar, with links resolved and limits on what is believed.
+//! The files in a tar, with links resolved and sizes limited.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -8,25 +8,24 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::untrusted::{MAX_SAMPLE_BYTES, contained_in, open_regular, read_up_to};
 
-/// Bytes that a name, or the headers that extend one, may have.
+/// Maximum bytes of a name, or of an extension header.
 const MAX_NAME_BYTES: u64 = 1 << 20;
 
-/// Where a file's content is in an archive.
+/// Position of a file's content in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub offset: u64,
     pub bytes: u64,
 }
 
-/// The files of an archive in their order, by their names; and how many links to images lead
-/// nowhere.
+/// The files of an archive in order, with names, and the number of broken links to images.
 #[derive(Debug, Default)]
 pub(super) struct Archive {
     pub files: Vec<(String, Place)>,
     pub broken_links: usize,
 }
 
-/// What headers say of the entry after them.
+/// Extension headers for the next entry.
 #[derive(Default)]
 struct Extended {
     name: Option<String>,
@@ -34,8 +33,8 @@ struct Extended {
 }
 
 impl Archive {
-    /// Lists an archive. Hard and symbolic links stand for the content of the file that they name,
-    /// if that is in the archive before them.
+    /// Lists an archive. Hard and symbolic links resolve to a file that precedes them in the
+    /// archive.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it is not a tar, is cut off,
@@ -51,7 +50,7 @@ impl Archive {
         let mut places: HashMap<String, Place> = HashMap::new();
         let mut extended = Extended::default();
         let mut archive = tar::Archive::new(file);
-        // Raw entries: the crate would read names of any length.
+        // Raw entries, because the crate reads names of any length.
         for entry in archive.entries_with_seek().map_err(damaged)?.raw(true) {
             let mut entry = entry.map_err(damaged)?;
             let kind = entry.header().entry_type();
@@ -77,7 +76,10 @@ impl Archive {
             };
             let Some(place) = place else { continue };
             if place.offset.checked_add(place.bytes).is_none_or(|end| end > length) {
-                return Err(Error::format(path, format!("is cut off: `{name}` ends after the file does")));
+                return Err(Error::format(
+                    path,
+                    format!("is truncated: `{name}` extends past the end of the file"),
+                ));
             }
             places.insert(name.clone(), place);
             listed.files.push((name, place));
@@ -109,7 +111,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A name without `./` before it.
+/// A name without leading `./`.
 fn plain(name: &str) -> String {
     let mut name = name;
     while let Some(rest) = name.strip_prefix("./") {
@@ -118,8 +120,8 @@ fn plain(name: &str) -> String {
     name.to_string()
 }
 
-/// The name that a link stands for: from the archive's root if it is hard, from the link's folder
-/// if it is symbolic.
+/// The target of a link, relative to the archive's root for a hard link, or to the link's folder
+/// for a symbolic one.
 fn target(name: &str, link: &str, symbolic: bool) -> String {
     if !symbolic {
         return plain(link);
@@ -136,17 +138,17 @@ fn target(name: &str, link: &str, symbolic: bool) -> String {
     parts.join("/")
 }
 
-/// Reads the content of a file of an archive.
+/// Reads the content of a file in an archive.
 pub(super) fn read(path: &Path, place: Place) -> Result<Vec<u8>> {
     let (mut file, _) = open_regular(path)?;
     read_from(&mut file, path, place)
 }
 
-/// As [`read`], from an archive that is open.
+/// As [`read`], from an open archive.
 pub(super) fn read_from(file: &mut File, path: &Path, place: Place) -> Result<Vec<u8>> {
     if place.bytes > MAX_SAMPLE_BYTES {
         let reason =
-            format!("has a file of {} bytes, more than the {MAX_SAMPLE_BYTES} that are read", place.bytes);
+            format!("has a file of {} bytes, more than the limit of {MAX_SAMPLE_BYTES}", place.bytes);
         return Err(Error::format(path, reason));
     }
     file.seek(SeekFrom::Start(place.offset)).map_err(|e| Error::io(path, e))?;
@@ -159,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_name_files_of_the_archive() {
+    fn link_targets_are_resolved() {
         assert_eq!(target("a/x.png", "b/y.png", false), "b/y.png");
         assert_eq!(target("a/x.png", "./b/y.png", false), "b/y.png");
         assert_eq!(target("a/x.png", "y.png", true), "a/y.png");

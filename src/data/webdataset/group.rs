@@ -1,13 +1,13 @@
-//! Which files of an archive are a sample: consecutive ones that share a name up to its first dot,
-//! as WebDataset groups them.
+//! Grouping of an archive's files into samples, as in WebDataset: consecutive files with the same
+//! name up to the first dot.
 
 use std::collections::HashMap;
 
 use super::super::labels::Label;
 use super::archive::Place;
 
-/// The sides of a name: the folder and name up to the first dot, the same up to the last dot, and
-/// what follows the last, in small letters.
+/// Parts of a path: `key` up to the first dot of the file name, `stem` up to the last dot, and the
+/// extension after it in lowercase.
 pub(super) struct Name<'a> {
     pub key: &'a str,
     pub stem: &'a str,
@@ -27,20 +27,20 @@ impl<'a> Name<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Group {
     key: String,
-    /// Names of images, with the places of their content.
+    /// Names of images and positions of their content.
     images: Vec<(String, Place)>,
-    /// Stems of labels, how sure each is to be the class (0 the most), and what they say.
+    /// Labels: stem, rank by reliability (0 is the most reliable) and value.
     labels: Vec<(String, usize, Label)>,
 }
 
-/// An image with what says its class, if anything does.
+/// An image with its label, if it has one.
 pub(super) struct Sample {
     pub name: String,
     pub place: Place,
     pub label: Option<Label>,
 }
 
-/// Files of an archive as they are found.
+/// Groups of an archive's files, in order.
 #[derive(Debug, Default)]
 pub(super) struct Groups(Vec<Group>);
 
@@ -62,16 +62,16 @@ impl Groups {
         self.at(name.key).labels.push((name.stem.to_string(), rank, label));
     }
 
-    /// A file that is neither: it keeps a group together or parts two.
+    /// A file that is neither image nor label; it continues a group or starts a new one.
     pub fn other(&mut self, name: &Name<'_>) {
         self.at(name.key);
     }
 
-    /// The samples, and how many images are beside one as what somebody marked in it: `1.seg.png`
-    /// beside `1.jpg`.
+    /// The samples, and the number of images that only annotate another one: `1.seg.png` for
+    /// `1.jpg`.
     ///
     /// # Errors
-    /// Two images that could both be a sample's.
+    /// Two images for one sample.
     pub fn samples(self) -> Result<(Vec<Sample>, usize), String> {
         let (mut samples, mut beside) = (Vec::new(), 0);
         for group in joined(self.0) {
@@ -81,8 +81,8 @@ impl Groups {
     }
 }
 
-/// Puts labels to the images of the same key where others are between them: archives that are
-/// sorted by endings.
+/// Joins labels to images of the same key that are not consecutive, as in archives sorted by
+/// extension.
 fn joined(groups: Vec<Group>) -> Vec<Group> {
     let mut labels: HashMap<String, Vec<Group>> = HashMap::new();
     let mut images = Vec::new();
@@ -102,11 +102,11 @@ fn joined(groups: Vec<Group>) -> Vec<Group> {
 }
 
 impl Group {
-    /// Adds the group's samples; says how many images are no sample.
+    /// Adds the group's samples; returns the number of images that are not samples.
     fn samples(self, samples: &mut Vec<Sample>) -> Result<usize, String> {
         let dots = |name: &str| name.rsplit('/').next().map_or(0, |file| file.matches('.').count());
         let least = self.images.iter().map(|(name, _)| dots(name)).min().unwrap_or(0);
-        // With more dots than others an image is what belongs to one of them; with as many it is
+        // An image with more dots than others annotates one of them; with equally many it is
         // another sample: `cam.0001.png`, `cam.0002.png`.
         let (own, beside): (Vec<_>, Vec<_>) = self.images.iter().partition(|(name, _)| dots(name) == least);
         let mut stems: HashMap<&str, &str> = HashMap::new();
@@ -121,9 +121,8 @@ impl Group {
         Ok(beside.len())
     }
 
-    /// The label that is nearest to an image: with its stem, with the key, or any if the image is
-    /// the only one; then the surest to be the class; then the last, which tar counts as the
-    /// newest.
+    /// The best label for an image: with its stem, else with the key, else any if the image is the
+    /// only one; then by rank; then the last, which is the newest in a tar.
     fn label(&self, stem: &str, only: bool) -> Option<Label> {
         let distance = |label: &str| match label {
             same if same == stem => Some(0),

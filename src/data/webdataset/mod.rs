@@ -1,5 +1,5 @@
-//! WebDataset's tar files (github.com/webdataset): consecutive files that share a name up to its
-//! first dot are a sample, an image and its class.
+//! WebDataset tar files (github.com/webdataset): consecutive files with the same name up to the
+//! first dot are a sample, an image and its label.
 
 mod archive;
 mod group;
@@ -18,16 +18,16 @@ use super::{Dataset, Image, ImageKind, sniff};
 use crate::error::{Error, Result};
 use crate::untrusted::{open_regular, printable, read_text};
 
-/// Files that say the class, the surest first.
+/// Extensions of label files, the most reliable first.
 const LABELS: [&str; 3] = ["cls", "json", "txt"];
 
-/// Longest file of a class that is read: a name or a number, or a line of JSON.
+/// Maximum bytes of a label file: a name, a number or JSON.
 const LONGEST_LABEL: u64 = 64 << 10;
 
-/// Longest list of classes that is read.
+/// Maximum bytes of a list of classes.
 const LONGEST_CLASSES: u64 = 16 << 20;
 
-/// Images in tar files, read and decoded when they are asked for.
+/// Images in tar files, read and decoded on access.
 #[derive(Clone, Debug)]
 pub struct WebDataset {
     pub(super) classes: Vec<String>,
@@ -35,7 +35,7 @@ pub struct WebDataset {
     samples: Vec<Indexed>,
 }
 
-/// Where an image is.
+/// Position and class of an image.
 #[derive(Clone, Debug)]
 struct Indexed {
     name: String,
@@ -51,7 +51,7 @@ impl WebDataset {
     ///
     /// # Errors
     /// [`Error::Io`] if a file cannot be read, [`Error::Format`] if it is not a tar, a sample has
-    /// no class or two images.
+    /// no label or two images.
     pub fn open(files: &[PathBuf]) -> Result<Self> {
         let mut notes = Vec::new();
         let set = Self::read(files, &mut notes)?;
@@ -59,7 +59,7 @@ impl WebDataset {
         set.ok_or_else(|| unlabelled(files.first().cloned().unwrap_or_default()))
     }
 
-    /// As [`WebDataset::open`]; none if there are samples and none has a class.
+    /// As [`WebDataset::open`]; `None` if there are samples but no labels.
     pub(super) fn read(files: &[PathBuf], notes: &mut Vec<String>) -> Result<Option<Self>> {
         let (mut samples, mut names, mut labelled) = (Vec::new(), None, false);
         let mut without = None;
@@ -80,7 +80,7 @@ impl WebDataset {
             Some(Indexed { name, file, .. }) if labelled => {
                 let key = Name::of(&name).map_or(name.as_str(), |name| name.key);
                 let reason = format!(
-                    "the sample `{}` has no class: expected {key}.cls, .txt or .json with `label`",
+                    "the sample `{}` has no label: expected {key}.cls, .txt or .json with `label`",
                     printable(key)
                 );
                 return Err(Error::format(&files[file], reason));
@@ -115,7 +115,7 @@ impl WebDataset {
         Ok(self)
     }
 
-    /// The same samples with the numbers of classes that are known already.
+    /// The same samples with labels numbered as in `classes`.
     pub(super) fn with_classes(mut self, classes: &[String]) -> Result<Self> {
         let source = self.files.first().cloned().unwrap_or_default();
         relabel(&source, &self.classes, classes, self.samples.iter_mut().map(|s| &mut s.class))?;
@@ -124,12 +124,15 @@ impl WebDataset {
     }
 }
 
-/// Why samples without classes are of no use.
+/// Error for samples without labels.
 pub(super) fn unlabelled(file: PathBuf) -> Error {
-    Error::format(file, "has no sample with a class: expected .cls, .txt or .json with `label` beside images")
+    Error::format(
+        file,
+        "has no sample with a label: expected .cls, .txt or .json with `label` for each image",
+    )
 }
 
-/// The names of classes in a file beside the tars, or beside the folder of a part that they are in.
+/// Class names from a `classes.txt` next to the tars, or next to the part's folder that has them.
 fn beside(files: &[PathBuf]) -> Result<Option<Vec<String>>> {
     let folder = files.first().and_then(|file| file.parent());
     let folders = [folder, folder.and_then(Path::parent)];
@@ -142,7 +145,7 @@ fn beside(files: &[PathBuf]) -> Result<Option<Vec<String>>> {
     Ok(None)
 }
 
-/// The samples of a tar; the names of classes if it has them.
+/// The samples of a tar; sets `names` if it has a `classes.txt`.
 fn shard(path: &Path, names: &mut Option<Vec<String>>, notes: &mut Vec<String>) -> Result<Vec<Sample>> {
     let Archive { files, broken_links } = Archive::list(path)?;
     let (mut file, _) = open_regular(path)?;
@@ -159,7 +162,7 @@ fn shard(path: &Path, names: &mut Option<Vec<String>>, notes: &mut Vec<String>) 
             *names = Some(names_in(&text(&mut file, full, *place)?));
             continue;
         }
-        // Files of macOS that only look like images.
+        // macOS metadata files, which only look like images.
         if base.starts_with("._") {
             continue;
         }
@@ -168,10 +171,10 @@ fn shard(path: &Path, names: &mut Option<Vec<String>>, notes: &mut Vec<String>) 
             *unread.entry(format.clone()).or_default() += 1;
         }
         let Some(name) = Name::of(full) else {
-            // Without an ending there is no key; what is an image is counted.
+            // Without an extension there is no key; images among these are counted.
             let head = Place { bytes: place.bytes.min(HEAD), ..*place };
             if sniff(&archive::read_from(&mut file, path, head)?) != ImageKind::Other {
-                *unread.entry("without an ending".into()).or_default() += 1;
+                *unread.entry("without an extension".into()).or_default() += 1;
             }
             continue;
         };
@@ -191,10 +194,13 @@ fn shard(path: &Path, names: &mut Option<Vec<String>>, notes: &mut Vec<String>) 
     if !unread.is_empty() {
         let each: Vec<String> = unread.iter().map(|(name, count)| format!("{count} {name}")).collect();
         let (total, each) = (unread.values().sum::<usize>(), each.join(", "));
-        notes.push(format!("skipped {total} images in {path} that are not read ({each}): store JPEG or PNG"));
+        notes.push(format!(
+            "skipped {total} images in {path} in unsupported formats ({each}): store JPEG or PNG"
+        ));
     }
     if beside > 0 {
-        notes.push(format!("skipped {beside} images in {path} that belong to others, as 1.seg.png to 1.jpg"));
+        notes
+            .push(format!("skipped {beside} images in {path} that annotate others, as 1.seg.png does 1.jpg"));
     }
     if broken_links > 0 {
         notes.push(format!("skipped {broken_links} links in {path} to files that are not in it"));
@@ -205,7 +211,7 @@ fn shard(path: &Path, names: &mut Option<Vec<String>>, notes: &mut Vec<String>) 
 fn label(extension: &str, content: &str) -> Option<Label> {
     if extension != "json" {
         let text = content.trim().to_string();
-        // A `.cls` counts if it can.
+        // A numeric `.cls` is a class index.
         let counts = extension == "cls" && text.parse::<usize>().is_ok();
         return Some(Label { text, counts }).filter(|label| !label.text.is_empty());
     }
@@ -230,7 +236,7 @@ impl Dataset for WebDataset {
 
     fn image(&self, index: usize) -> Result<Image> {
         let Indexed { name, file, place, .. } = &self.samples[index];
-        // A file of its own for each read: workers read at the same time.
+        // Opened per read, because several workers read at the same time.
         let content = archive::read(&self.files[*file], *place)?;
         let decoded = Image::decode_as(&content, Some(Path::new(name)));
         decoded.map_err(|reason| Error::format(self.name(index), reason))

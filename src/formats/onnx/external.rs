@@ -1,5 +1,5 @@
-//! Elements that an ONNX model keeps in other files. A model may come from anywhere, so only
-//! regular files in its own folder are read, and of them only what is asked for.
+//! External data of an ONNX model. A model is untrusted, so only regular files in its own folder
+//! are read, and only the requested ranges.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,12 +9,12 @@ use std::path::{Component, Path, PathBuf};
 use super::proto;
 use crate::untrusted::{MAX_FILE_BYTES, open_regular};
 
-/// The files beside a model, each opened once.
+/// The external files of a model, each opened once.
 #[derive(Debug)]
 pub(super) struct External<'a> {
     model: &'a Path,
     files: BTreeMap<PathBuf, Opened>,
-    /// Bytes that may still be read from all of them.
+    /// Remaining byte limit over all files.
     left: u64,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct External<'a> {
 struct Opened {
     file: File,
     length: u64,
-    /// Bytes that no tensor has taken yet: honest tensors do not share elements.
+    /// Bytes not read by any tensor yet: valid tensors do not share elements.
     left: u64,
 }
 
@@ -31,13 +31,13 @@ impl<'a> External<'a> {
         Self { model, files: BTreeMap::new(), left: MAX_FILE_BYTES }
     }
 
-    /// The elements of a tensor of `length` bytes.
+    /// Reads the elements of a tensor of `length` bytes.
     ///
     /// # Errors
-    /// What is wrong, to be said after the tensor's name.
+    /// The reason, to follow the tensor's name.
     pub(super) fn read(&mut self, entries: &[proto::StringEntry], length: usize) -> Result<Vec<u8>, String> {
         let get = |key: &str| entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
-        let location = get("location").ok_or("is in another file that is not named")?;
+        let location = get("location").ok_or("has external data without a location")?;
         let number =
             |key: &str| get(key).map(|text| text.parse::<u64>().map_err(|_| format!("has a bad {key}")));
         let offset = number("offset").transpose()?.unwrap_or(0);
@@ -46,7 +46,7 @@ impl<'a> External<'a> {
             return Err(format!("has {other} bytes in `{location}`, expected {length}"));
         }
         let path = self.resolve(location)?;
-        let beyond = || format!("reaches beyond the end of `{location}`");
+        let beyond = || format!("extends past the end of `{location}`");
         let opened = match self.files.entry(path) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
@@ -55,7 +55,7 @@ impl<'a> External<'a> {
             }
         };
         offset.checked_add(length).filter(|end| *end <= opened.length).ok_or_else(beyond)?;
-        opened.left = opened.left.checked_sub(length).ok_or("shares its elements with others")?;
+        opened.left = opened.left.checked_sub(length).ok_or("shares its elements with other tensors")?;
         self.left = self.left.checked_sub(length).ok_or("does not fit into memory")?;
         let fail = |e: std::io::Error| format!("is in `{location}`: {e}");
         opened.file.seek(SeekFrom::Start(offset)).map_err(fail)?;
@@ -64,8 +64,7 @@ impl<'a> External<'a> {
         if bytes.len() as u64 == length { Ok(bytes) } else { Err(beyond()) }
     }
 
-    /// The real file of this name in the model's folder, or in the real one if the model's name is
-    /// a link.
+    /// Resolves a file in the model's folder, or in the folder of the model's link target.
     fn resolve(&self, location: &str) -> Result<PathBuf, String> {
         let outside = || format!("is in `{location}`, which is not in the model's folder");
         let inner = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);

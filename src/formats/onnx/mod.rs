@@ -1,4 +1,4 @@
-//! ONNX models: reading one as plain nodes and tensors, and writing one from a graph.
+//! Reading ONNX models as nodes and tensors, and writing them from a graph.
 
 mod external;
 mod operations;
@@ -17,57 +17,57 @@ use super::{FileTensor, HostTensor, Stored, wire};
 use external::External;
 use proto::AttributeType;
 
-/// A model's graph.
+/// The graph of an ONNX model.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OnnxGraph {
-    /// What wrote it.
+    /// Producer name and version.
     pub producer: String,
-    /// The version of the operators.
+    /// Operator set version.
     pub opset: i64,
-    /// The nodes, each after those that it reads from.
+    /// Nodes in topological order.
     pub nodes: Vec<OnnxNode>,
-    /// Tensors that the model holds, constants among them.
+    /// Initializers and constants, by name.
     pub initializers: BTreeMap<String, FileTensor>,
-    /// What the caller gives: names and extents, none where they are open.
+    /// Inputs: names and dimensions; `None` for dynamic ones.
     pub inputs: Vec<(String, Vec<Option<usize>>)>,
-    /// What the caller gets.
+    /// Names of the outputs.
     pub outputs: Vec<String>,
-    /// What it says about itself.
+    /// Metadata properties.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// A node.
+/// A node of an ONNX graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OnnxNode {
-    /// Its operator, for example `Conv`.
+    /// Operator, for example `Conv`.
     pub operator: String,
-    /// Its name, which may be empty.
+    /// Name; may be empty.
     pub name: String,
-    /// The values that it reads; an empty name stands for one that is left out.
+    /// Names of input values; empty for an omitted optional input.
     pub inputs: Vec<String>,
-    /// The values that it makes.
+    /// Names of output values.
     pub outputs: Vec<String>,
-    /// Its attributes.
+    /// Attributes by name.
     pub attributes: BTreeMap<String, OnnxAttribute>,
 }
 
-/// A value of an attribute.
+/// The value of an attribute.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OnnxAttribute {
-    /// A number.
+    /// `FLOAT`.
     Float(f32),
-    /// A whole number.
+    /// `INT`.
     Int(i64),
-    /// Whole numbers.
+    /// `INTS`.
     Ints(Vec<i64>),
-    /// A text.
+    /// `STRING`, as UTF-8.
     Text(String),
-    /// A tensor.
+    /// `TENSOR`.
     Tensor(FileTensor),
 }
 
 impl OnnxNode {
-    /// A whole number, or what the operator has without it.
+    /// An integer attribute, or the operator's default.
     pub fn int(&self, name: &str, default: i64) -> i64 {
         match self.attributes.get(name) {
             Some(OnnxAttribute::Int(value)) => *value,
@@ -75,7 +75,7 @@ impl OnnxNode {
         }
     }
 
-    /// A number, or what the operator has without it.
+    /// A float attribute, or the operator's default.
     pub fn float(&self, name: &str, default: f32) -> f32 {
         match self.attributes.get(name) {
             Some(OnnxAttribute::Float(value)) => *value,
@@ -83,7 +83,7 @@ impl OnnxNode {
         }
     }
 
-    /// Whole numbers; none if the attribute is missing.
+    /// An integer list attribute; empty if missing.
     pub fn ints(&self, name: &str) -> &[i64] {
         match self.attributes.get(name) {
             Some(OnnxAttribute::Ints(values)) => values,
@@ -91,7 +91,7 @@ impl OnnxNode {
         }
     }
 
-    /// A text; empty if the attribute is missing.
+    /// A string attribute; empty if missing.
     pub fn text(&self, name: &str) -> &str {
         match self.attributes.get(name) {
             Some(OnnxAttribute::Text(text)) => text,
@@ -100,21 +100,20 @@ impl OnnxNode {
     }
 }
 
-/// Reads the content of the model at `path`. Elements that are in other files are taken from its
-/// folder, and from nowhere else.
+/// Reads the model at `path` from its content. External data is read only from the model's folder.
 ///
 /// # Errors
-/// What is wrong, with the tensor's name where there is one.
+/// The reason, with the tensor's name where known.
 pub(super) fn read(bytes: &[u8], path: &Path) -> Result<OnnxGraph, String> {
     wire::check(bytes, &proto::MODEL)?;
-    let model = proto::Model::decode(bytes).map_err(|e| format!("is no whole ONNX model: {e}"))?;
+    let model = proto::Model::decode(bytes).map_err(|e| format!("is not a complete ONNX model: {e}"))?;
     let graph = model.graph.ok_or("is an ONNX model without a graph")?;
     let mut external = External::beside(path);
     let mut initializers = BTreeMap::new();
     for tensor in graph.initializer {
         let name = tensor.name.clone();
         let read = tensor_of(tensor, &mut external).map_err(|reason| format!("tensor `{name}` {reason}"))?;
-        // One whose type is no number of ours (text, complex) cannot be a weight.
+        // A tensor of an unsupported type (string, complex) cannot be a weight.
         initializers.extend(read.map(|tensor| (name, tensor)));
     }
     let mut nodes = Vec::new();
@@ -154,9 +153,8 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<OnnxGraph, String> {
     })
 }
 
-/// An `If` whose branches only differ in whether they take away an extent of one, as the node that
-/// its value comes from: that is how PyTorch exports `squeeze` of a value whose extents it does not
-/// know. None for any other node.
+/// Converts an `If` whose branches differ only by a `Squeeze` to that `Squeeze`: PyTorch exports
+/// `squeeze` of a value with unknown dimensions that way. `None` for any other node.
 fn branched(node: &proto::Node) -> Option<proto::Node> {
     if node.op_type != "If" {
         return None;
@@ -177,7 +175,7 @@ fn branched(node: &proto::Node) -> Option<proto::Node> {
     })
 }
 
-/// The value of a constant node.
+/// The value of a `Constant` node.
 fn constant(node: &OnnxNode) -> Option<FileTensor> {
     let tensor = |stored, dims, data| FileTensor { stored, tensor: HostTensor { dims, data } };
     node.attributes.values().find_map(|attribute| match attribute {
@@ -195,7 +193,7 @@ fn attribute_of(
     attribute: proto::Attribute,
     external: &mut External<'_>,
 ) -> Result<Option<OnnxAttribute>, String> {
-    // The first version of the format had no types; what is there tells.
+    // Version 1 of the format has no attribute types, so the type is guessed from the set field.
     let guessed = match &attribute {
         a if a.t.is_some() => AttributeType::Tensor,
         a if !a.ints.is_empty() => AttributeType::Ints,
@@ -242,11 +240,11 @@ fn element(data_type: i32) -> Option<Stored> {
     })
 }
 
-/// A tensor, or nothing if its type is none of ours.
+/// Converts a tensor; `None` if its type is not supported.
 fn tensor_of(tensor: proto::Tensor, external: &mut External<'_>) -> Result<Option<FileTensor>, String> {
     let Some(stored) = element(tensor.data_type) else { return Ok(None) };
     let dims: Option<Vec<usize>> = tensor.dims.iter().map(|d| usize::try_from(*d).ok()).collect();
-    let dims = dims.ok_or("has negative extents")?;
+    let dims = dims.ok_or("has negative dimensions")?;
     let volume = dims.iter().try_fold(1usize, |volume, dim| volume.checked_mul(*dim));
     let length = volume.and_then(|volume| volume.checked_mul(stored.size()));
     let (Some(volume), Some(length)) = (volume, length) else { return Err("is too large".into()) };
@@ -259,7 +257,7 @@ fn tensor_of(tensor: proto::Tensor, external: &mut External<'_>) -> Result<Optio
             Stored::F32 => tensor.float_data,
             Stored::F64 => tensor.double_data.iter().map(|v| *v as f32).collect(),
             Stored::I64 => tensor.int64_data.iter().map(|v| *v as f32).collect(),
-            // Two bytes of floating point come as the whole numbers with the same bits.
+            // f16 and bf16 elements are stored as the integers with the same bits.
             Stored::F16 | Stored::Bf16 => {
                 let bytes = tensor.int32_data.iter().flat_map(|v| (*v as u16).to_le_bytes());
                 stored.floats(&bytes.collect::<Vec<_>>())
@@ -268,7 +266,7 @@ fn tensor_of(tensor: proto::Tensor, external: &mut External<'_>) -> Result<Optio
         }
     };
     if data.len() != volume {
-        return Err(format!("has {} elements and room for {volume}", data.len()));
+        return Err(format!("has {} elements, but its dimensions need {volume}", data.len()));
     }
     Ok(Some(FileTensor { stored, tensor: HostTensor { dims, data } }))
 }

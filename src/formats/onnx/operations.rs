@@ -1,22 +1,22 @@
-//! What the operations of inference are in ONNX's operators: a table by operation.
+//! Export of inference operations as ONNX operators.
 
 use super::{OnnxAttribute, OnnxExport, int, ints};
 use crate::graph::{Add, Operation};
 use crate::ops::{AdaptiveAvgPool, AvgPool, BatchNorm, Concat, Conv, Linear, Lrn, MaxPool, Relu};
 
-/// An operation that ONNX has a counterpart of.
+/// An operation that can be exported to ONNX.
 trait ToOnnx {
-    /// Adds the nodes that compute it.
+    /// Adds the equivalent ONNX nodes.
     ///
     /// # Errors
-    /// The reason, if ONNX has none for these attributes.
+    /// The reason, if these attributes cannot be exported.
     fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String>;
 }
 
-/// Adds to a model what an operation is there.
+/// Adds an operation to a model.
 ///
 /// # Errors
-/// The reason, if ONNX has no counterpart.
+/// The reason, if the operation cannot be exported.
 pub(super) fn export(op: &dyn Operation, export: &mut OnnxExport<'_>) -> Result<(), String> {
     macro_rules! table {
         ($($operation:ty),*) => {
@@ -26,7 +26,7 @@ pub(super) fn export(op: &dyn Operation, export: &mut OnnxExport<'_>) -> Result<
         };
     }
     table!(Add, AvgPool, AdaptiveAvgPool, BatchNorm, Concat, Conv, Linear, Lrn, MaxPool, Relu);
-    Err("has no counterpart in ONNX".into())
+    Err("has no ONNX equivalent".into())
 }
 
 impl ToOnnx for Add {
@@ -79,7 +79,7 @@ impl ToOnnx for AdaptiveAvgPool {
 impl ToOnnx for BatchNorm {
     fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
         if self.training {
-            return Err("uses the statistics of its batch: export the evaluation graph".into());
+            return Err("is a batch norm in training mode: export the evaluation graph".into());
         }
         let attributes = [("epsilon", OnnxAttribute::Float(self.epsilon))];
         export.node("BatchNormalization", export.inputs(), &attributes);
@@ -98,7 +98,7 @@ impl ToOnnx for Concat {
 impl ToOnnx for Conv {
     fn onnx(&self, export: &mut OnnxExport<'_>) -> Result<(), String> {
         if self.norm.is_some() {
-            return Err("is exported with its batch norm beside it".into());
+            return Err("has a fused batch norm: export the graph before fusion".into());
         }
         let kernel = export.spec(1).dims()[2..].to_vec();
         let [y, x] = self.padding;

@@ -1,5 +1,5 @@
-//! The messages of `onnx.proto` that a network without control flow needs, with its field numbers.
-//! Fields that are not here are passed over when reading.
+//! The messages of `onnx.proto` for networks without control flow. Fields that are not listed are
+//! skipped when reading.
 
 use prost::{Enumeration, Message};
 
@@ -131,7 +131,7 @@ pub(super) struct Tensor {
     pub double_data: Vec<f64>,
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringEntry>,
-    /// 1 if the elements are in another file.
+    /// 1 if the elements are external data.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
 }
@@ -175,7 +175,7 @@ pub(super) struct Dimension {
     pub value: Option<Extent>,
 }
 
-/// The alternatives of a dimension.
+/// Value of a dimension.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub(super) enum Extent {
     #[prost(int64, tag = "1")]
@@ -187,8 +187,8 @@ pub(super) enum Extent {
 /// `TensorProto.DataType` of f32.
 pub(super) const FLOAT: i32 = 1;
 
-/// What each message takes, for [`wire::check`]: the struct, and what is made of it. A field that
-/// is added to a struct above belongs here too.
+/// Memory per message, for [`wire::check`]: the struct and what it is converted to. Keep in sync
+/// with the fields of the structs above.
 pub(super) static MODEL: wire::Shape = wire::Shape {
     bytes: size_of::<Model>(),
     fields: &[
@@ -224,7 +224,7 @@ static NODE: wire::Shape = wire::Shape {
         (5, Field::Message(&ATTRIBUTE)),
     ],
 };
-/// A map of a single attribute has room for eleven.
+/// A map with one attribute allocates room for eleven.
 static ATTRIBUTE: wire::Shape = wire::Shape {
     bytes: size_of::<Attribute>() + 11 * size_of::<(String, OnnxAttribute)>(),
     fields: &[

@@ -1,5 +1,4 @@
-//! Writing a graph as an ONNX model. `operations.rs` says what each operation is in ONNX's
-//! operators; here the rest of a model is put around that.
+//! Writing a graph as an ONNX model. `operations.rs` converts single operations.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +11,22 @@ use crate::optim::TrainingState;
 use crate::tensor::HostTensor;
 use crate::tensor::Spec;
 
-/// The version of the format and of the operators: of 2022, which runtimes of any age in use know.
+/// Format and operator set versions of 2022, supported by all runtimes in use.
 const IR_VERSION: i64 = 8;
 const OPSET: i64 = 17;
 
-/// What goes into a model beside its graph.
+/// Options of an ONNX model.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
-    /// Text for people.
+    /// `doc_string` of the model.
     pub description: String,
-    /// Text for programs, by key.
+    /// Metadata properties.
     pub metadata: BTreeMap<String, String>,
-    /// Whether batch norms become a part of the convolutions before them.
+    /// Fold batch norms into the preceding convolutions.
     pub fold_batch_norm: bool,
 }
 
-/// One operation on its way into a model: it reads the names of its inputs and adds nodes.
+/// Export of one operation: it reads the names of its inputs and adds nodes.
 #[derive(Debug)]
 pub(super) struct OnnxExport<'a> {
     name: &'a str,
@@ -54,14 +53,14 @@ impl OnnxExport<'_> {
         self.specs[index]
     }
 
-    /// Adds a tensor that the model holds; returns its name.
+    /// Adds an initializer; returns its name.
     pub fn constant(&mut self, what: &str, dims: &[usize], data: Vec<f32>) -> String {
         let name = format!("{}/{what}", self.name);
         self.constants.push((name.clone(), HostTensor { dims: dims.to_vec(), data }));
         name
     }
 
-    /// Adds a node that reads these values; returns the name of what it makes.
+    /// Adds a node with these inputs; returns the name of its output.
     pub fn node(
         &mut self,
         operator: &str,
@@ -82,7 +81,7 @@ impl OnnxExport<'_> {
         format!("{name}:0")
     }
 
-    /// Adds the ReLU that an operation applies to its result.
+    /// Adds the fused ReLU of an operation, if `applies`.
     pub fn relu(&mut self, applies: bool) {
         if applies && let Some(last) = self.nodes.last() {
             let value = last.outputs[0].clone();
@@ -91,22 +90,22 @@ impl OnnxExport<'_> {
     }
 }
 
-/// A whole number as an attribute.
+/// An integer attribute.
 pub(super) fn int(value: usize) -> OnnxAttribute {
     OnnxAttribute::Int(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-/// Whole numbers as an attribute.
+/// An integer list attribute.
 pub(super) fn ints(values: impl IntoIterator<Item = usize>) -> OnnxAttribute {
     OnnxAttribute::Ints(values.into_iter().map(|v| i64::try_from(v).unwrap_or(i64::MAX)).collect())
 }
 
-/// The graph as the bytes of an ONNX model, with `outputs` under these names. The first extent of
-/// its inputs, the batch, stays open. The same graph and weights make the same bytes.
+/// Serializes a graph as an ONNX model with these named outputs. The batch dimension is dynamic.
+/// Equal graphs and weights give equal bytes.
 ///
 /// # Errors
-/// [`Error::Layer`] for an operation that has no counterpart, [`Error::Tensor`] for a weight that
-/// is missing or misshapen.
+/// [`Error::Layer`] for an operation without an ONNX equivalent, [`Error::Tensor`] for a weight
+/// that is missing or has the wrong shape.
 pub fn write(
     graph: &Graph,
     outputs: &[(TensorId, &str)],
@@ -178,9 +177,8 @@ pub fn write(
     Ok(model.encode_to_vec())
 }
 
-/// Batch norms behind convolutions without a bias become a factor on the weight and a bias: w' = w
-/// s, b' = b - mean s, with s = weight / sqrt(variance + epsilon). The sums are f64, so that
-/// folding rounds once.
+/// Folds batch norms into preceding convolutions without a bias: w' = w s, b' = b - mean s, with s
+/// = weight / sqrt(variance + epsilon), in f64 so that it rounds once.
 fn fold(nodes: Vec<OnnxNode>, tensors: &mut BTreeMap<String, HostTensor>) -> Vec<OnnxNode> {
     let mut readers: BTreeMap<String, usize> = BTreeMap::new();
     for input in nodes.iter().flat_map(|node| &node.inputs) {

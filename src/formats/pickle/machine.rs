@@ -1,28 +1,26 @@
-//! The stack machine that a pickle is a program for, without the instructions' effects on the
-//! world.
+//! The pickle stack machine, without side effects: nothing is imported or called.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use super::{DICTIONARIES, Handle, Object, Pickle, RECONSTRUCTORS};
 
-/// Objects, of forty bytes each, that a pickle may have; one byte is enough to make one.
+/// Maximum objects of a pickle, forty bytes each; one byte can create one.
 const MAX_OBJECTS: usize = 4 << 20;
 
-/// The text that ended too soon.
-const CUT: &str = "the file ends in the middle";
+/// Error of a truncated pickle.
+const CUT: &str = "the file is truncated";
 
-/// A pickle on its way to being [`Pickle::objects`].
+/// The state of the machine while it builds [`Pickle::objects`].
 pub(super) struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     pickle: Pickle,
     stack: Vec<Handle>,
-    /// Where on the stack the marks are.
+    /// Stack positions of marks.
     marks: Vec<usize>,
     memo: HashMap<u32, Handle>,
-    /// Entries that dictionaries may still be made with: a call can name those of another as often
-    /// as it likes.
+    /// Remaining entries for dictionaries made by calls, which can repeat the same arguments.
     entries_left: usize,
 }
 
@@ -35,7 +33,7 @@ impl<'a> Machine<'a> {
         loop {
             let place = machine.at;
             if machine.pickle.objects.len().max(machine.stack.len()) > MAX_OBJECTS {
-                return Err(format!("makes more than {MAX_OBJECTS} objects: no file of weights does"));
+                return Err(format!("has more than {MAX_OBJECTS} objects, which no weight file needs"));
             }
             match machine.step() {
                 Ok(true) => break,
@@ -68,7 +66,7 @@ impl<'a> Machine<'a> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    /// What is as long as a number of `width` bytes says.
+    /// Bytes with a length prefix of `width` bytes.
     fn sized(&mut self, width: usize) -> Result<&'a [u8], String> {
         let length = match width {
             1 => u64::from(self.byte()?),
@@ -99,7 +97,7 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Result<Handle, String> {
-        // What lies below a mark belongs to what the mark encloses.
+        // Items below the last mark cannot be popped.
         let floor = self.marks.last().copied().unwrap_or(0);
         let popped = if self.stack.len() > floor { self.stack.pop() } else { None };
         popped.ok_or_else(|| "the stack is empty".into())
@@ -109,7 +107,7 @@ impl<'a> Machine<'a> {
         self.stack.last().copied().ok_or_else(|| "the stack is empty".into())
     }
 
-    /// The object on top of the stack, to be changed.
+    /// The object on top of the stack, mutable.
     fn topmost(&mut self) -> Result<&mut Object, String> {
         let top = self.top()?;
         self.pickle.objects.get_mut(top as usize).ok_or_else(|| "the stack is empty".into())
@@ -133,16 +131,16 @@ impl<'a> Machine<'a> {
         self.object(Object::Global { module, name })
     }
 
-    /// A call, which is not made: only what makes a dictionary is known for what it is.
+    /// Records a call without making it; only calls that create dictionaries are evaluated.
     fn call(&mut self, function: Handle, arguments: Handle) -> Result<(), String> {
         let callable = matches!(
             self.pickle.get(function),
-            // A method of an object is called by what another call would have returned; torch
-            // describes classes of modules from outside.
+            // The callee may be the result of another call, such as a method; torch stores module
+            // classes as persistent objects.
             Object::Global { .. } | Object::Call { .. } | Object::Persistent(_)
         );
         if !callable {
-            return Err("it calls what is no function".into());
+            return Err("it calls an object that is not a function".into());
         }
         let made = match self.pickle.global(function) {
             Some(name) if self.makes_dictionary(&name, arguments) => {
@@ -158,16 +156,16 @@ impl<'a> Machine<'a> {
         self.push(made)
     }
 
-    /// Whether a call makes a dictionary: one of the known kinds, or in old protocols one of a
-    /// class that is a dictionary.
+    /// Whether a call creates a dictionary of a known type, or in old protocols an instance of a
+    /// subclass.
     fn makes_dictionary(&self, name: &str, arguments: Handle) -> bool {
         let base = || self.pickle.global(*self.pickle.items(arguments)?.get(1)?);
         let of_base = || base().is_some_and(|base| DICTIONARIES.contains(&base.as_str()));
         DICTIONARIES.contains(&name) || (RECONSTRUCTORS.contains(&name) && of_base())
     }
 
-    /// The entries that a dictionary is made with: Python 2 writes an `OrderedDict` as a call with
-    /// a list of pairs, Python 3 as one without anything whose entries are set later.
+    /// The entries in a dictionary's constructor call: Python 2 writes an `OrderedDict` as a call
+    /// with a list of pairs, Python 3 as an empty call with later SETITEMS.
     fn pairs(&self, arguments: Handle) -> Vec<(Handle, Handle)> {
         let items = |handle: Handle| self.pickle.items(handle).unwrap_or_default();
         let pair = |handle: &Handle| match items(*handle) {
@@ -190,9 +188,9 @@ impl<'a> Machine<'a> {
         let pairs = items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value));
         match self.topmost()? {
             Object::Dict(entries) => entries.extend(pairs),
-            // What has items is a dictionary, whatever its class is called.
+            // Any object with items is a dictionary, whatever its class.
             object @ Object::Call { .. } => *object = Object::Dict(pairs.collect()),
-            _ => return Err("it sets an item of what is no dictionary".into()),
+            _ => return Err("it sets an item of an object that is not a dictionary".into()),
         }
         Ok(())
     }
@@ -200,15 +198,15 @@ impl<'a> Machine<'a> {
     fn append(&mut self, items: &[Handle]) -> Result<(), String> {
         match self.topmost()? {
             Object::List(list) => list.extend(items),
-            // A deque, for example, or a set: no weights are looked for in it.
+            // A deque or set, for example, is not searched for weights.
             Object::Call { .. } | Object::Set => {}
-            _ => return Err("it appends to what is no list".into()),
+            _ => return Err("it appends to an object that is not a list".into()),
         }
         Ok(())
     }
 
-    /// Attributes of an object. Those of a dictionary (torch keeps versions of modules there) say
-    /// nothing about weights.
+    /// Sets the attributes of an object. Those of dictionaries, where torch stores module versions,
+    /// are ignored.
     fn set_state(&mut self) -> Result<(), String> {
         let attributes = self.pop()?;
         if let Object::Call { state, .. } = self.topmost()? {
@@ -224,18 +222,18 @@ impl<'a> Machine<'a> {
     }
 
     fn recall(&mut self, key: u32) -> Result<(), String> {
-        let handle = self.memo.get(&key).copied().ok_or("it recalls what it never stored")?;
+        let handle = self.memo.get(&key).copied().ok_or("it reads a memo entry that it never stored")?;
         self.stack.push(handle);
         Ok(())
     }
 
-    /// A place in the memo, in digits.
+    /// A memo index in decimal digits.
     fn place(&mut self) -> Result<u32, String> {
-        self.line()?.trim().parse().map_err(|_| "a place in its memo is no number".into())
+        self.line()?.trim().parse().map_err(|_| "a memo index is not a number".into())
     }
 
-    /// A whole number of any length, little-endian in two's complement. What does not fit 64 bits
-    /// only has to differ from what does.
+    /// An integer of any length, little-endian two's complement. One that does not fit 64 bits
+    /// becomes a distinct object.
     fn long(&mut self, length: usize) -> Result<(), String> {
         let bytes = self.take(length)?;
         let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
@@ -244,7 +242,7 @@ impl<'a> Machine<'a> {
         self.push(Object::Int(i64::from_le_bytes(value)))
     }
 
-    /// A number in digits: `01` and `00` are truth values, `12L` is long.
+    /// A number in decimal digits: `01` and `00` are booleans, `12L` is long.
     fn digits(&mut self) -> Result<(), String> {
         let line = self.line()?;
         let number = match line.trim() {
@@ -254,33 +252,33 @@ impl<'a> Machine<'a> {
                 let digits = digits.trim_end_matches('L');
                 let whole = digits.strip_prefix('-').unwrap_or(digits);
                 if whole.is_empty() || !whole.bytes().all(|b| b.is_ascii_digit()) {
-                    return Err(format!("`{}` is no number", crate::untrusted::printable(&line)));
+                    return Err(format!("`{}` is not a number", crate::untrusted::printable(&line)));
                 }
-                // As with `long`, what is too large only has to differ.
+                // As with `long`, a number that is too large becomes a distinct object.
                 Object::Int(digits.parse().unwrap_or(i64::MAX))
             }
         };
         self.push(number)
     }
 
-    /// Where the last `length` bytes are that were taken.
+    /// Range of the last `length` bytes read.
     fn behind(&self, length: usize) -> Range<usize> {
         self.at.saturating_sub(length)..self.at
     }
 
-    /// A text of Python 2, which is bytes to Python 3 where it is no UTF-8.
+    /// A Python 2 string: text if it is UTF-8, else bytes.
     fn string(&mut self, bytes: &[u8]) -> Result<(), String> {
         let text = std::str::from_utf8(bytes).map(String::from);
         let place = self.behind(bytes.len());
         self.push(text.map_or(Object::Bytes(place), Object::Text))
     }
 
-    /// Runs one instruction; says whether it was the last.
+    /// Runs one instruction; returns whether it was the last.
     fn step(&mut self) -> Result<bool, String> {
         let code = self.byte()?;
         match code {
             b'.' => return Ok(true),
-            // PROTO, FRAME; buffers that are read-only are what they are
+            // PROTO, FRAME, READONLY_BUFFER
             0x80 => {
                 self.take(1)?;
             }
@@ -289,7 +287,7 @@ impl<'a> Machine<'a> {
             }
             0x98 => {}
             b'(' => self.marks.push(self.stack.len()),
-            // POP, which removes a mark where nothing lies above it; POP_MARK, DUP
+            // POP, which removes the mark if it is on top; POP_MARK, DUP
             b'0' if self.marks.last() == Some(&self.stack.len()) => drop(self.marks.pop()),
             b'0' => drop(self.pop()?),
             b'1' => drop(self.marked()?),
@@ -319,7 +317,7 @@ impl<'a> Machine<'a> {
                 self.reference(code)?;
             }
             b'q' | b'r' | b'p' | 0x94 | b'h' | b'j' | b'g' => self.memory(code)?,
-            code => return Err(format!("0x{code:02x} is no instruction of a pickle")),
+            code => return Err(format!("0x{code:02x} is not a pickle instruction")),
         }
         Ok(false)
     }
@@ -368,7 +366,7 @@ impl<'a> Machine<'a> {
 
     fn text(&mut self, code: u8) -> Result<(), String> {
         match code {
-            // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8: UTF-8, but for halves of surrogate pairs
+            // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8: UTF-8, possibly with lone surrogates
             b'X' | 0x8c | 0x8d => {
                 let bytes = self.sized(match code {
                     b'X' => 4,
@@ -407,7 +405,7 @@ impl<'a> Machine<'a> {
             b'B' => self.sized(4)?.len(),
             b'C' => self.sized(1)?.len(),
             0x8e | 0x96 => self.sized(8)?.len(),
-            // NEXT_BUFFER: bytes that are not in the file
+            // NEXT_BUFFER: bytes outside the file
             _ => 0,
         };
         let place = self.behind(length);
@@ -460,7 +458,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Names of what is outside the pickle, and calls.
+    /// Globals, calls and persistent objects.
     fn reference(&mut self, code: u8) -> Result<(), String> {
         match code {
             // GLOBAL
@@ -478,7 +476,7 @@ impl<'a> Machine<'a> {
                 }
                 self.push(Object::Global { module, name })
             }
-            // EXT1, EXT2, EXT4: a number that stands for a global
+            // EXT1, EXT2, EXT4: a registered code of a global
             0x82..=0x84 => {
                 self.take(1 << (code - 0x82))?;
                 let global = self.global("copyreg".into(), "extension".into())?;

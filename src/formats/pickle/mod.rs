@@ -1,11 +1,11 @@
-//! A pickle interpreter that executes nothing: containers, strings and numbers, and calls that are
-//! never made.
+//! A pickle interpreter that executes nothing: it reads containers, strings and numbers, and
+//! records calls without making them.
 //!
 //! A pickle is a program for a stack machine that may import and call anything. Here a global is
-//! only a name; calling one makes an [`Object::Call`] of it and its arguments, in which a reader
-//! finds the few that describe tensors. All others are opaque: they are kept by their names so that
-//! a reader can say what it skips. Objects lie in a list and refer to each other by their places in
-//! it, so no pickle can make more of them than it has bytes.
+//! only a name, and a call becomes an [`Object::Call`]. Readers interpret the calls that describe
+//! tensors; all others are opaque, and their names are used to report what is skipped. Objects are
+//! stored in a list and refer to each other by index, so a pickle cannot create more objects than
+//! it has bytes.
 
 mod machine;
 
@@ -13,10 +13,10 @@ use std::ops::Range;
 
 use machine::Machine;
 
-/// The place of an object in [`Pickle::objects`].
+/// Index into [`Pickle::objects`].
 pub(crate) type Handle = u32;
 
-/// What a pickle can hold here.
+/// An object of a pickle.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Object {
     None,
@@ -24,30 +24,30 @@ pub(crate) enum Object {
     Int(i64),
     Float(f64),
     Text(String),
-    /// Bytes, by their place in the file; an empty one where they are not kept as they are.
+    /// Range of bytes in the file; empty if they are not stored verbatim.
     Bytes(Range<usize>),
     List(Vec<Handle>),
     Tuple(Vec<Handle>),
     Dict(Vec<(Handle, Handle)>),
-    /// A set, whatever is in it.
+    /// A set; its content is not kept.
     Set,
-    /// A class or function by the texts of its module and name.
+    /// A class or function, by handles of its module and name.
     Global {
         module: Handle,
         name: Handle,
     },
-    /// A call that is not made, and the attributes that its result would be given.
+    /// A call that is not made, and the state that its result would get.
     Call {
         function: Handle,
         arguments: Handle,
         state: Option<Handle>,
     },
-    /// What lies outside the pickle, by this description.
+    /// A persistent object outside the pickle, with its description.
     Persistent(Handle),
 }
 
-/// What makes a dictionary when it is called. That of Python 2 and its successor, and relatives
-/// that training scripts keep beside the weights.
+/// Constructors of dictionaries, in Python 2 and 3, including types that training scripts store
+/// next to weights.
 const DICTIONARIES: [&str; 5] = [
     "collections.OrderedDict",
     "collections.defaultdict",
@@ -56,18 +56,18 @@ const DICTIONARIES: [&str; 5] = [
     "__builtin__.dict",
 ];
 
-/// What makes an object of a class, its base and the base's value, in old protocols.
+/// Functions that create an object from (class, base, base value) in old protocols.
 const RECONSTRUCTORS: [&str; 2] = ["copyreg._reconstructor", "copy_reg._reconstructor"];
 
-/// Longer names are no names of classes.
+/// Longer names are not class names.
 const MAX_GLOBAL: usize = 256;
 
-/// Objects, and which of them the pickle stands for.
+/// A parsed pickle.
 #[derive(Debug)]
 pub(crate) struct Pickle {
     pub objects: Vec<Object>,
     pub root: Handle,
-    /// Bytes that the pickle takes.
+    /// Length of the pickle in bytes.
     pub length: usize,
 }
 
@@ -75,17 +75,17 @@ impl Pickle {
     /// Reads one pickle from the start of `bytes`.
     ///
     /// # Errors
-    /// What is wrong, and where.
+    /// The reason and the position.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         Machine::run(bytes)
     }
 
-    /// The object at a place.
+    /// The object with this handle.
     pub fn get(&self, handle: Handle) -> &Object {
         self.objects.get(handle as usize).unwrap_or(&Object::None)
     }
 
-    /// The text at a place.
+    /// The text with this handle; `None` for another type.
     pub fn text(&self, handle: Handle) -> Option<&str> {
         match self.get(handle) {
             Object::Text(text) => Some(text),
@@ -93,7 +93,7 @@ impl Pickle {
         }
     }
 
-    /// The whole number at a place.
+    /// The integer with this handle; `None` for another type.
     pub fn int(&self, handle: Handle) -> Option<i64> {
         match self.get(handle) {
             Object::Int(value) => Some(*value),
@@ -101,7 +101,7 @@ impl Pickle {
         }
     }
 
-    /// The elements of a list or tuple.
+    /// The elements of a list or tuple; `None` for another type.
     pub fn items(&self, handle: Handle) -> Option<&[Handle]> {
         match self.get(handle) {
             Object::Tuple(items) | Object::List(items) => Some(items),
@@ -109,7 +109,7 @@ impl Pickle {
         }
     }
 
-    /// The extents in a tuple of whole numbers, or in a `torch.Size`, which is made of one.
+    /// The dimensions in a tuple of integers or a `torch.Size`.
     pub fn extents(&self, handle: Handle) -> Option<Vec<usize>> {
         let one = |item: &Handle| self.int(*item).and_then(|value| usize::try_from(value).ok());
         let items = match self.get(handle) {
@@ -126,14 +126,13 @@ impl Pickle {
         (module.len() + name.len() <= MAX_GLOBAL).then(|| format!("{module}.{name}"))
     }
 
-    /// The class of an object that is not understood, or the function that would have made it, for
-    /// people.
+    /// The class of an object, or the function that creates it, for messages.
     pub fn kind(&self, handle: Handle) -> String {
         let unknown = || "an object".to_string();
         let name = match self.get(handle) {
             Object::Global { .. } => self.global(handle),
             Object::Call { function, arguments, .. } => match self.get(*function) {
-                // Objects of old pickles are made by a function that is given their class.
+                // In old protocols, a function receives the class as an argument.
                 Object::Global { .. } => {
                     let name = self.global(*function).unwrap_or_default();
                     if RECONSTRUCTORS.contains(&name.as_str()) {
@@ -142,8 +141,7 @@ impl Pickle {
                         Some(name).filter(|name| !name.is_empty())
                     }
                 }
-                // ('module', class, file, source): a class with its text, as torch before 1.6 has
-                // it.
+                // ('module', class, file, source): a class with its source, as in torch before 1.6.
                 Object::Persistent(description) => {
                     self.items(*description).and_then(|parts| self.global(*parts.get(1)?))
                 }
@@ -166,7 +164,7 @@ mod tests {
 
     #[test]
     fn containers_numbers_and_text_are_read() {
-        // {'a': (1, -2, 3.5), 'b': [None, True]} as protocol 2 has it.
+        // {'a': (1, -2, 3.5), 'b': [None, True]} in protocol 2.
         let bytes =
             b"\x80\x02}q\x00(X\x01\x00\x00\x00aK\x01J\xfe\xff\xff\xffG@\x0c\x00\x00\x00\x00\x00\x00\x87q\x01\
             X\x01\x00\x00\x00b]q\x02(N\x88eu.rest";
@@ -182,14 +180,14 @@ mod tests {
 
     /// The classic attack: a pickle that runs a command when Python loads it.
     #[test]
-    fn calls_are_not_made_but_known_by_name() {
+    fn calls_are_recorded_but_not_executed() {
         let pickle = Pickle::read(b"cos\nsystem\nX\x04\x00\x00\x00true\x85R.").expect("is a pickle");
         assert!(matches!(pickle.get(pickle.root), Object::Call { .. }));
         assert_eq!(pickle.kind(pickle.root), "os.system");
     }
 
-    /// pickle.dumps({'a': [1, 2.5, True, None, {3}, P()]}, protocol) as Python 3.11 writes it, with
-    /// class P of module m.
+    /// pickle.dumps({'a': [1, 2.5, True, None, {3}, P()]}, protocol) as written by Python 3.11,
+    /// with class P of module m.
     #[test]
     fn all_protocols_are_read() {
         let zero = b"(dp0\nVa\np1\n(lp2\nI1\naF2.5\naI01\naNac__builtin__\nset\np3\n((lp4\nI3\natp5\nRp6\naccopy_reg\n_reconstructor\np7\n\
@@ -212,10 +210,9 @@ mod tests {
         }
     }
 
-    /// Calls that name the same thousand entries again and again would take the square of the
-    /// file's size.
+    /// Calls that repeat the same thousand entries would take memory quadratic in the file's size.
     #[test]
-    fn dictionaries_do_not_multiply() {
+    fn repeated_dictionary_calls_are_rejected() {
         let pairs = b"(NNta".repeat(1000);
         let mut bytes = [&b"c__builtin__\ndict\nq\x01]"[..], &pairs, b"\x85q\x02R"].concat();
         bytes.extend(b"h\x01h\x02R".repeat(1000));
@@ -224,9 +221,9 @@ mod tests {
         assert!(error.contains("repeat the entries"), "{error}");
     }
 
-    /// OrderedDict([['a', 1]]), as Python 2 has it.
+    /// OrderedDict([['a', 1]]), as written by Python 2.
     #[test]
-    fn dictionaries_of_python_2_bring_their_entries() {
+    fn python_2_ordered_dict_entries_are_read() {
         let pickle = Pickle::read(b"ccollections\nOrderedDict\n]](X\x01\x00\x00\x00aK\x01ea\x85R.")
             .expect("is a pickle");
         let Object::Dict(entries) = pickle.get(pickle.root) else { panic!("no dictionary") };
@@ -234,11 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_pickles_are_rejected() {
         for bytes in
             [&b""[..], b".", b"R.", b"(.", b"u.", b"K\x01K\x02s.", b"X\xff\xff\xff\xff.", b"h\x00.", b"\xff"]
         {
-            Pickle::read(bytes).expect_err("is no pickle");
+            Pickle::read(bytes).expect_err("is not a pickle");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Files of `torch.save` and `torch.jit.save`: the zip archive that torch writes since 1.6, and the
-//! file of pickles before that. Nothing in them is executed.
+//! Files of `torch.save` and `torch.jit.save`: zip archives since torch 1.6, and the older pickle
+//! format. Nothing in them is executed.
 
 mod view;
 mod walk;
@@ -13,41 +13,41 @@ use crate::untrusted::printable;
 use view::{build, storages_of};
 use walk::{Found, nothing_found, walk};
 
-/// The first pickle of a file before torch 1.6, 0x1950a86a20f9469cfc6c: in binary, as protocols
-/// from 2 on have it behind their number and perhaps the length of a frame, and in digits.
+/// The first pickle of a file before torch 1.6, 0x1950a86a20f9469cfc6c: in binary, which from
+/// protocol 2 on follows the protocol number and an optional frame length, and in decimal digits.
 const LEGACY_MAGIC: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 const LEGACY_MAGIC_1: &[u8] = b"L119547037146038801333356L\n.";
 
-/// Whether `bytes` begin as a file of torch before 1.6.
+/// Whether `bytes` start like a file of torch before 1.6.
 pub(super) fn is_legacy(bytes: &[u8]) -> bool {
     let behind = |count: usize| bytes.get(count..).is_some_and(|rest| rest.starts_with(LEGACY_MAGIC));
     let framed = bytes.get(2) == Some(&0x95) && behind(11);
     bytes.starts_with(LEGACY_MAGIC_1) || bytes.first() == Some(&0x80) && (behind(2) || framed)
 }
 
-/// What a file of torch holds.
+/// Content of a torch file.
 #[derive(Debug)]
 pub(super) struct Contents {
-    /// The tensors by name.
+    /// Tensors by name.
     pub tensors: BTreeMap<String, FileTensor>,
-    /// What lies beside them, with its class.
+    /// Names and classes of skipped objects.
     pub skipped: Vec<String>,
-    /// Whether `torch.jit.save` wrote it.
+    /// Whether the file is of `torch.jit.save`.
     pub script: bool,
 }
 
-/// The tensors of an archive that torch 1.6 or later wrote, by name; names within dictionaries are
+/// Reads the tensors of a zip archive of torch 1.6 or later; names in nested dictionaries are
 /// joined by dots.
 ///
 /// # Errors
-/// What is wrong, with the tensor's name where there is one, and what to save instead.
+/// The reason, with the tensor's name where known, and what to save instead.
 pub(super) fn read_zip(bytes: &[u8]) -> Result<Contents, String> {
     let damaged = |e: zip::result::ZipError| {
-        // torch.export's archives have entries that not every reader of archives takes; their names
-        // are in the list at the end.
+        // The zip crate cannot read archives of torch.export; they are recognized by names in the
+        // central directory at the end.
         let list = bytes.get(bytes.len().saturating_sub(1 << 16)..).unwrap_or(bytes);
         let exported = list.windows(EXPORTED.len()).any(|name| name == EXPORTED.as_bytes());
-        if exported { export_advice() } else { format!("is no whole archive of torch: {e}") }
+        if exported { export_advice() } else { format!("is not a complete torch archive: {e}") }
     };
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
     let names: Vec<String> = archive.file_names().filter_map(Result::ok).map(String::from).collect();
@@ -57,14 +57,14 @@ pub(super) fn read_zip(bytes: &[u8]) -> Result<Contents, String> {
     let script = names.contains(&format!("{folder}constants.pkl"));
     let mut entry = |name: &str| -> Result<Vec<u8>, String> {
         let entry = archive.by_name(name).map_err(|e| format!("`{name}` in the archive: {e}"))?;
-        // Only what is stored as it is can be read, so nothing grows beyond the file.
+        // Entries are stored uncompressed, so they cannot be larger than the file.
         let mut content = Vec::new();
         let limit = bytes.len() as u64;
         entry.take(limit).read_to_end(&mut content).map_err(|e| format!("`{name}` in the archive: {e}"))?;
         Ok(content)
     };
     if entry(&format!("{folder}byteorder")).is_ok_and(|order| order.starts_with(b"big")) {
-        return Err("was written on a big-endian machine: save it on another".into());
+        return Err("was written on a big-endian machine: save it on a little-endian one".into());
     }
     let pickle = Pickle::read(&entry(&pickle)?)?;
     let Found { views, skipped } = walk(&pickle)?;
@@ -72,7 +72,7 @@ pub(super) fn read_zip(bytes: &[u8]) -> Result<Contents, String> {
         return Err(if script { FROZEN.into() } else { nothing_found(&pickle) });
     }
     let mut storages: HashMap<String, Vec<u8>> = HashMap::new();
-    // Entries of an archive may overlap; those of torch do not.
+    // Overlapping entries, which torch does not write, could exceed the file's size.
     let mut left = bytes.len();
     for view in &views {
         if !storages.contains_key(&view.storage) {
@@ -85,8 +85,8 @@ pub(super) fn read_zip(bytes: &[u8]) -> Result<Contents, String> {
     Ok(Contents { tensors, skipped, script })
 }
 
-/// What `torch.jit.freeze` leaves of a model.
-const FROZEN: &str = "is a frozen TorchScript archive: its weights are constants without names. Save the weights of the model that it was made from, with \
+/// Error for a model of `torch.jit.freeze`.
+const FROZEN: &str = "is a frozen TorchScript archive: its weights are constants without names. Save the weights of the original model with \
     `torch.save(model.state_dict(), \"weights.pth\")`";
 
 /// A file in the archives of torch.export.
@@ -96,7 +96,7 @@ fn export_advice() -> String {
     "is an archive of torch.export: save its weights with `torch.save(torch.export.load(FILE).state_dict, \"weights.pth\")`".into()
 }
 
-/// Why an archive with these files was not made by `torch.save`, and how to make one that was.
+/// Error for an archive with these files that is not of `torch.save`, with advice.
 fn not_saved(names: &[String]) -> String {
     let ends = |ending: &str| names.iter().any(|name| name.ends_with(ending));
     if ends("serialized_exported_program.json") || ends(EXPORTED) || ends("models/model.json") {
@@ -105,10 +105,10 @@ fn not_saved(names: &[String]) -> String {
     if ends(".npy") {
         return "is an archive of numpy: save its arrays with `safetensors.numpy.save_file(dict(numpy.load(FILE)), \"weights.safetensors\")`".into();
     }
-    "is an archive without `data.pkl`: torch.save did not write it".into()
+    "is an archive without `data.pkl`, so it was not written by torch.save".into()
 }
 
-/// The tensors of a file that torch before 1.6 wrote: four pickles, the list of storages, and their
+/// Reads the tensors of a file of torch before 1.6: four pickles, the list of storages, and their
 /// contents.
 ///
 /// # Errors
@@ -126,17 +126,17 @@ pub(super) fn read_legacy(bytes: &[u8]) -> Result<Contents, String> {
             Object::Int(version) => version.to_string(),
             _ => format!("`{}`", protocol.kind(protocol.root)),
         };
-        return Err(format!("has a version of torch's old format that is not known: {found}"));
+        return Err(format!("has an unknown version of torch's old format: {found}"));
     }
     let system = next()?;
     let Object::Dict(entries) = system.get(system.root) else {
-        return Err("has no description of the machine that wrote it".into());
+        return Err("has no description of the system that wrote it".into());
     };
     let big = |(key, value): &(Handle, Handle)| {
         system.text(*key) == Some("little_endian") && system.get(*value) == &Object::Bool(false)
     };
     if entries.iter().any(big) {
-        return Err("was written on a big-endian machine: save it on another".into());
+        return Err("was written on a big-endian machine: save it on a little-endian one".into());
     }
     let (pickle, keys) = (next()?, next()?);
     let Found { views, skipped } = walk(&pickle)?;
@@ -150,7 +150,7 @@ pub(super) fn read_legacy(bytes: &[u8]) -> Result<Contents, String> {
         let size = sizes
             .get(key)
             .ok_or_else(|| format!("storage `{}` belongs to no tensor of a known type", printable(key)))?;
-        let cut = || format!("ends in the middle of storage `{}`", printable(key));
+        let cut = || format!("is truncated in storage `{}`", printable(key));
         let count = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()).ok_or_else(cut)?;
         at += 8;
         let length = usize::try_from(u64::from_le_bytes(*count)).ok().and_then(|n| n.checked_mul(*size));

@@ -1,4 +1,4 @@
-//! Tensors as pickles of torch describe them, and taking them out of their storages.
+//! Tensors as described in torch pickles, and reading them from their storages.
 
 use std::collections::BTreeMap;
 
@@ -6,19 +6,19 @@ use crate::formats::pickle::{Handle, Object, Pickle};
 use crate::formats::{FileTensor, Stored};
 use crate::tensor::HostTensor;
 
-/// What no honest file exceeds.
+/// Limits beyond any valid file.
 const MAX_RANK: usize = 8;
 const MAX_KEY: usize = 1024;
-/// Calls around the description of a tensor: a parameter with attributes, for example.
+/// Maximum nested calls around a tensor, for example of a parameter with attributes.
 const MAX_WRAPPERS: usize = 4;
 
-/// A tensor as the pickle describes it.
+/// A tensor view described in a pickle.
 #[derive(Debug)]
 pub(super) struct View {
     pub name: String,
     pub storage: String,
     element: Stored,
-    /// Elements of the storage.
+    /// Elements in the storage.
     count: usize,
     offset: usize,
     dims: Vec<usize>,
@@ -42,7 +42,7 @@ fn storage_element(global: &str) -> Option<Stored> {
     })
 }
 
-/// Bytes of an element of a storage class, those among them whose elements are no numbers here.
+/// Bytes per element of a storage class, including unsupported types.
 fn element_size(global: &str) -> Option<usize> {
     let size = storage_element(global).map(Stored::size);
     size.or_else(|| {
@@ -57,7 +57,7 @@ fn element_size(global: &str) -> Option<usize> {
     })
 }
 
-/// Key and bytes of an element of each storage that a pickle refers to.
+/// Key and bytes per element of each storage in a pickle.
 pub(super) fn storages_of(pickle: &Pickle) -> impl Iterator<Item = (&str, usize)> {
     pickle.objects.iter().filter_map(|object| {
         let Object::Persistent(description) = object else { return None };
@@ -66,17 +66,17 @@ pub(super) fn storages_of(pickle: &Pickle) -> impl Iterator<Item = (&str, usize)
     })
 }
 
-/// The tensor that an object stands for, if it stands for one; the kind of one that cannot be read.
+/// The tensor that an object describes; `None` if it is not a tensor, `Some(Err)` with its kind if
+/// it is unsupported.
 ///
 /// # Errors
-/// That the description is not torch's.
+/// A malformed description.
 pub(super) fn tensor(
     pickle: &Pickle,
     name: &str,
     handle: Handle,
 ) -> Result<Option<Result<View, String>>, String> {
-    let malformed =
-        || format!("tensor `{}` is not described as torch does it", crate::untrusted::printable(name));
+    let malformed = || format!("tensor `{}` has a malformed description", crate::untrusted::printable(name));
     let mut handle = handle;
     for _ in 0..MAX_WRAPPERS {
         let Object::Call { function, arguments, .. } = pickle.get(handle) else { return Err(malformed()) };
@@ -86,13 +86,13 @@ pub(super) fn tensor(
             "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2" => {
                 return view(pickle, name, list).ok_or_else(malformed).map(Some);
             }
-            // A parameter is a tensor that was called once more.
+            // A parameter wraps a tensor in another call.
             "torch._utils._rebuild_parameter"
             | "torch._utils._rebuild_parameter_with_state"
             | "torch._utils._rebuild_device_tensor_from_cpu_tensor" => {
                 handle = *list.first().ok_or_else(malformed)?;
             }
-            // (function, class, its arguments, attributes): tensors of other classes and with
+            // (function, class, arguments, attributes): tensor subclasses and tensors with
             // attributes.
             "torch._tensor._rebuild_from_type_v2" | "torch._tensor._rebuild_from_type" => {
                 let [inner, _class, inner_arguments, ..] = list else { return Err(malformed()) };
@@ -104,7 +104,7 @@ pub(super) fn tensor(
                     other => Ok(Some(Err(other.unwrap_or("a tensor of another class").to_string()))),
                 };
             }
-            // Sparse and quantized tensors, and those of newer element types.
+            // Sparse and quantized tensors, and newer element types.
             other if other.starts_with("torch._utils._rebuild_") => return Ok(Some(Err(other.to_string()))),
             _ => return Ok(None),
         }
@@ -112,18 +112,17 @@ pub(super) fn tensor(
     Err(malformed())
 }
 
-/// The tensor with these arguments of `_rebuild_tensor`; the class of its storage if that has no
-/// numbers of ours. Nothing if that is not what they are.
+/// The tensor with these arguments of `_rebuild_tensor`; `Some(Err)` with the storage class if
+/// unsupported, `None` if malformed.
 fn view(pickle: &Pickle, name: &str, arguments: &[Handle]) -> Option<Result<View, String>> {
     let [storage, offset, dims, strides, ..] = arguments else { return None };
     let Object::Persistent(storage) = pickle.get(*storage) else { return None };
-    // ('storage', class, key, device, elements), and in the old format whether it is a part of
-    // another.
+    // ('storage', class, key, device, elements), and in the old format a view into another storage.
     let [_, class, key, _device, count, rest @ ..] = pickle.items(*storage)? else { return None };
     let class = pickle.global(*class)?;
     let Some(element) = storage_element(&class) else { return Some(Err(class)) };
     if rest.iter().any(|part| *pickle.get(*part) != Object::None) {
-        return Some(Err("a part of another storage: save a clone of it".into()));
+        return Some(Err("a view into another storage: save a clone of it".into()));
     }
     let extents = |handle: Handle| pickle.extents(handle).filter(|extents| extents.len() <= MAX_RANK);
     let number = |handle: Handle| pickle.int(handle).and_then(|n| usize::try_from(n).ok());
@@ -139,12 +138,12 @@ fn view(pickle: &Pickle, name: &str, arguments: &[Handle]) -> Option<Result<View
 }
 
 impl View {
-    /// Elements of the tensor.
+    /// Number of elements.
     fn volume(&self) -> Option<usize> {
         self.dims.iter().try_fold(1usize, |volume, dim| volume.checked_mul(*dim))
     }
 
-    /// The first element behind the last in the storage.
+    /// End of the tensor in the storage, in elements.
     fn end(&self) -> Option<usize> {
         if self.dims.contains(&0) {
             return Some(self.offset);
@@ -156,14 +155,14 @@ impl View {
     }
 }
 
-/// Takes the tensors out of their storages.
+/// Reads the tensors from their storages.
 pub(super) fn build<'a>(
     views: &[View],
     budget: usize,
     storage: impl Fn(&str) -> Option<&'a [u8]>,
 ) -> Result<BTreeMap<String, FileTensor>, String> {
-    // Honest tensors have at least a byte in the file for each element; others would repeat bytes
-    // without end.
+    // A valid tensor has at least one byte in the file per element; others could repeat bytes
+    // endlessly.
     let mut left = budget;
     let mut tensors = BTreeMap::new();
     for view in views {
@@ -171,15 +170,17 @@ pub(super) fn build<'a>(
         let bytes = storage(&view.storage).ok_or_else(|| fail("has no storage in the file"))?;
         let size = view.element.size();
         let bytes = view.count.checked_mul(size).and_then(|length| bytes.get(..length));
-        let bytes = bytes.ok_or_else(|| fail("is cut off"))?;
+        let bytes = bytes.ok_or_else(|| fail("is truncated"))?;
         let volume = view.volume().filter(|_| view.dims.len() == view.strides.len());
         let (Some(volume), Some(end)) = (volume, view.end()) else {
-            return Err(fail("has extents that make no sense"));
+            return Err(fail("has invalid dimensions or strides"));
         };
         if end > view.count {
-            return Err(fail("reaches beyond its storage"));
+            return Err(fail("extends past the end of its storage"));
         }
-        left = left.checked_sub(volume).ok_or_else(|| fail("repeats elements: save a clone of it"))?;
+        left = left
+            .checked_sub(volume)
+            .ok_or_else(|| fail("repeats elements by its strides: save a clone of it"))?;
         let mut contiguous = 1usize;
         let is_contiguous = volume > 0
             && view.dims.iter().zip(&view.strides).rev().all(|(dim, stride)| {

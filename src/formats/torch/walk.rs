@@ -1,5 +1,5 @@
-//! Finding tensors in the objects of a pickle: by the keys of dictionaries, the places of lists and
-//! the attributes of modules. What else is there is skipped and reported.
+//! Search for tensors in a pickle: in dictionaries, lists and attributes of modules. Other objects
+//! are skipped and reported.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -8,28 +8,28 @@ use super::view::{View, tensor};
 use crate::formats::pickle::{Handle, Object, Pickle};
 use crate::untrusted::printable;
 
-/// What no honest file exceeds, so that short ones cannot stand for endless names.
+/// Limits beyond any valid file, so a short file cannot describe endless names.
 const MAX_DEPTH: usize = 32;
 const MAX_NAME: usize = 1024;
-/// Bytes of names beyond the pickle's own length: short keys of deep dictionaries are repeated.
+/// Bytes of names allowed beyond the pickle's length: keys of outer dictionaries are repeated.
 const MOST_NAMES: usize = 1 << 20;
-/// Skipped objects that are reported by name.
+/// Maximum skipped objects that are reported.
 const MOST_SKIPPED: usize = 1000;
 
-/// The parts of a pickled module that hold tensors; they are not in the names of a state dict.
+/// Attributes of a pickled module that contain tensors; they are not part of state dict names.
 const MODULE_PARTS: [&str; 3] = ["_parameters", "_buffers", "_modules"];
 
-/// The tensors of a pickle, and what lies beside them, by name and class.
+/// The tensors of a pickle, and the names and classes of skipped objects.
 #[derive(Debug)]
 pub(super) struct Found {
     pub views: Vec<View>,
     pub skipped: Vec<String>,
 }
 
-/// All tensors of a pickle, however deep.
+/// Finds all tensors of a pickle at any depth.
 ///
 /// # Errors
-/// The tensor that is not described as torch does it; names without end.
+/// A malformed tensor description, or names that are too long in total.
 pub(super) fn walk(pickle: &Pickle) -> Result<Found, String> {
     let mut walk = Walk {
         pickle,
@@ -43,7 +43,7 @@ pub(super) fn walk(pickle: &Pickle) -> Result<Found, String> {
     while let Some((name, handle, depth)) = walk.open.pop_front() {
         walk.look_into(&name, handle, depth)?;
     }
-    // An object in which a tensor was found was not skipped.
+    // An object that contains tensors was not skipped.
     let Walk { views, mut skipped, .. } = walk;
     skipped.retain(|name, _| {
         let inside = format!("{name}.");
@@ -56,25 +56,25 @@ pub(super) fn walk(pickle: &Pickle) -> Result<Found, String> {
 
 struct Walk<'a> {
     pickle: &'a Pickle,
-    /// Bytes of all names so far.
+    /// Total bytes of names so far.
     names: usize,
     seen: HashSet<Handle>,
-    /// Containers that were not looked into yet, with their names and depths.
+    /// Containers to visit, with their names and depths.
     open: VecDeque<(String, Handle, usize)>,
     views: BTreeMap<String, View>,
-    /// Classes by name.
+    /// Classes of skipped objects by name.
     skipped: BTreeMap<String, String>,
 }
 
 impl Walk<'_> {
-    /// Visits what a container holds.
+    /// Visits the items of a container.
     fn look_into(&mut self, prefix: &str, handle: Handle, depth: usize) -> Result<(), String> {
-        // Each is looked at once, so that one that holds itself comes to an end.
+        // Each container is visited once, so a cycle ends.
         if !self.seen.insert(handle) {
             return Ok(());
         }
         if depth > MAX_DEPTH {
-            self.skip(prefix, "nested too deep");
+            self.skip(prefix, "nested too deeply");
             return Ok(());
         }
         let pickle = self.pickle;
@@ -96,7 +96,7 @@ impl Walk<'_> {
                 for (i, item) in items.iter().enumerate() {
                     match pickle.get(*item) {
                         _ if self.is_plain(*item) => {}
-                        // Its name says enough, however many of them it holds.
+                        // One report per container is enough.
                         Object::Global { .. } | Object::Set | Object::Bytes(_) | Object::Persistent(_) => {
                             self.skip(prefix, &format!("with {}", pickle.kind(*item)));
                         }
@@ -144,8 +144,8 @@ impl Walk<'_> {
         }
     }
 
-    /// An object of any class: its attributes may hold tensors. Those of modules are named as their
-    /// state dict would name them.
+    /// Visits the attributes of an object of any class. Tensors of modules are named as in their
+    /// state dict.
     fn attributes(
         &mut self,
         name: String,
@@ -165,8 +165,8 @@ impl Walk<'_> {
             return Ok(());
         }
         let kind = pickle.kind(handle);
-        // What TorchScript compiled has its parameters and modules as attributes, and calls for
-        // lists of numbers.
+        // TorchScript objects have parameters and modules as attributes, and calls for lists of
+        // numbers.
         if !kind.starts_with("__torch__.") && !kind.starts_with("torch.jit._pickle.") {
             self.skip(&name, &kind);
         }
@@ -176,8 +176,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Whether a value is a number, a text or nothing: the epoch, for example, which is not worth a
-    /// word.
+    /// Whether a value is a number, string or `None`, such as the epoch, which is not reported.
     fn is_plain(&self, handle: Handle) -> bool {
         matches!(
             self.pickle.get(handle),
@@ -191,25 +190,25 @@ impl Walk<'_> {
         }
     }
 
-    /// The name of what `key` stands for in a container. Names are put together from keys: those of
-    /// an honest file take less than it does.
+    /// Joins a container's name and a key. The total length of names is limited: in a valid file
+    /// they are shorter than the file.
     fn join(&mut self, prefix: &str, key: &str) -> Result<String, String> {
         self.names += prefix.len() + 1 + key.len();
         if prefix.len() + key.len() > MAX_NAME || self.names > self.pickle.length + MOST_NAMES {
-            return Err("has names that are longer than the file".into());
+            return Err("has names that are longer than the file in total".into());
         }
         Ok(if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") })
     }
 }
 
-/// Why a pickle without tensors is of no use, by what it holds instead.
+/// Error for a pickle without tensors, naming what it contains instead.
 pub(super) fn nothing_found(pickle: &Pickle) -> String {
     let advice = "save `model.state_dict()`";
     match pickle.get(pickle.root) {
         Object::Call { .. } | Object::Global { .. } => format!(
-            "has no tensors by name but `{}`, which is neither imported nor called here: {advice}",
+            "has no named tensors but `{}`, which is not executed: {advice}",
             pickle.kind(pickle.root)
         ),
-        _ => format!("has no tensors by name: {advice}"),
+        _ => format!("has no named tensors: {advice}"),
     }
 }

@@ -1,4 +1,4 @@
-//! Sum of two tensors: what joins gradients that reach one tensor on two ways.
+//! Sum of two tensors, for gradients that reach one tensor from several readers.
 
 use crate::Result;
 use crate::graph::{Alias, Backward, Operation, expect};

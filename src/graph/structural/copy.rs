@@ -1,4 +1,4 @@
-//! A copy: what the planner puts where two tensors cannot share storage.
+//! A copy, inserted by the planner where two tensors cannot share storage.
 
 use crate::Result;
 use crate::graph::{Backward, Operation, expect};
@@ -7,7 +7,7 @@ use crate::tensor::{Element, Spec};
 
 const SOURCE: &str = include_str!("../../../shaders/copy.wgsl");
 
-/// y = x. Input: any tensor; output: the same shape, stored alike.
+/// y = x. Input: any tensor; output: the same shape and element type.
 #[derive(Clone, Debug)]
 pub struct Copy;
 

@@ -20,7 +20,7 @@ pub struct Fill {
 }
 
 impl Fill {
-    /// Zeros.
+    /// A tensor of zeros.
     pub fn zeros(shape: impl Into<Shape>) -> Self {
         Self { shape: shape.into(), value: 0.0, scaled: false }
     }

@@ -1,5 +1,5 @@
-//! Operations that autodiff and the planner put into any graph: sums of gradients, their start, and
-//! copies where storage cannot be shared.
+//! Operations that autodiff and the planner insert into any graph: sums of gradients, their seed,
+//! and copies where storage cannot be shared.
 
 mod add;
 mod copy;

@@ -5,7 +5,7 @@ use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slo
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
 
-/// The ways to run it, for GPUs and for drivers that run on a CPU.
+/// The implementations, for GPUs and for software drivers.
 pub(super) fn gradient(operands: &Operands<'_>, profile: &Profile) -> Vec<Implementation> {
     let dy = &operands.inputs[0];
     let [items, outputs, plane] = dy.spec.shape.ncs();
@@ -24,7 +24,7 @@ pub(super) fn gradient(operands: &Operands<'_>, profile: &Profile) -> Vec<Implem
             .bind("partial", Slot::Scratch(0))
             .bind("db", Slot::Output(0))
     };
-    // Workgroups of 64 invocations: a compute unit of a GPU has room for many.
+    // Workgroups have 64 invocations, so a compute unit of a GPU holds many.
     let most = (8 * profile.busy_workgroups()).div_ceil(outputs).min(items);
     let chunk = items.div_ceil(most);
     let parts = items.div_ceil(chunk);

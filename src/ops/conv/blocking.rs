@@ -1,27 +1,25 @@
-//! How the families for GPUs cut a product into tiles of workgroups and its sum into parts.
+//! Tiling and split-K of products in the families for GPUs.
 
 use crate::kernel::Profile;
 
-/// A tile of a workgroup: `m` x `n` results, `depth` terms of the sum at a time.
+/// A tile of a workgroup: `m` x `n` results, K in steps of `depth`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocking {
     pub m: usize,
     pub n: usize,
     pub depth: usize,
     pub invocations: usize,
-    /// Multiply-adds a second that the shape can reach, as a share of what the best of its family
-    /// can.
+    /// Multiply-adds per second that the shape reaches, relative to the best of its family.
     pub speed: f64,
-    /// Multiply-adds that the best of its family does in the time in which a byte of memory is
-    /// moved.
+    /// Multiply-adds of the best of its family in the time of one byte of memory traffic.
     pub byte: f64,
 }
 
-/// The sum of a matrix product, cut so that a device is kept busy.
+/// Split-K of a matrix product, chosen to occupy the device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Split {
     pub parts: usize,
-    /// Steps of `depth` terms in each part but maybe the last.
+    /// K steps in each part; the last part may have fewer.
     pub chunk: usize,
 }
 
@@ -30,57 +28,56 @@ impl Blocking {
         [m.div_ceil(self.m), n.div_ceil(self.n)]
     }
 
-    /// The parts that are estimated to be fastest, of those with enough workgroups. Parts are at
-    /// least 16 steps of 8 terms long: a shorter one would spend its time on filling and storing
-    /// tiles.
-    pub(super) fn split(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> Split {
-        let steps = terms.div_ceil(self.depth);
+    /// The split with the lowest estimated time among those with enough workgroups. A part is at
+    /// least 128 long: shorter ones spend their time on filling and storing tiles.
+    pub(super) fn split(&self, m: usize, n: usize, k: usize, profile: &Profile) -> Split {
+        let steps = k.div_ceil(self.depth);
         let groups: usize = self.groups(m, n).iter().product();
-        let most = (terms / 128).clamp(1, 256).min(steps);
+        let most = (k / 128).clamp(1, 256).min(steps);
         let fewest = profile.busy_workgroups().div_ceil(groups).min(most);
-        // More than twice what keeps a device busy only lengthens the second pass.
+        // More than twice the workgroups that occupy the device only lengthens the second pass.
         let range = fewest..=most.min(2 * fewest);
-        let lean = |parts: &usize| self.is_lean([m, n, terms], *parts);
+        let compute_bound = |parts: &usize| self.is_compute_bound([m, n, k], *parts);
         let time = |parts: &usize| self.time(m, n, steps, *parts, profile);
-        let parts = range.filter(lean).min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(fewest);
+        let parts = range.filter(compute_bound).min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(fewest);
         let chunk = steps.div_ceil(parts);
-        // Rounded up, chunks may leave a part too few to keep the device busy.
+        // Rounding chunks up may leave one part too few to occupy the device.
         let chunk = if steps.div_ceil(chunk) < fewest { (steps / parts).max(1) } else { chunk };
         Split { parts: steps.div_ceil(chunk), chunk }
     }
 
     /// An estimate of the time, in multiply-adds of one compute unit with the best tile.
     fn time(&self, m: usize, n: usize, steps: usize, parts: usize, profile: &Profile) -> f64 {
-        // Terms of the sum in whose time a workgroup begins and ends.
+        // Start and end of a workgroup cost the time of this much K.
         const ENDS: f64 = 64.0;
         let units = profile.busy_workgroups() / 2;
         let groups: usize = self.groups(m, n).iter().product();
-        // A unit holds some 512 invocations and is slowed down by having less than half of them.
+        // A unit holds about 512 invocations and slows down below half of them.
         let resident = 512 / self.invocations;
         let each = (groups * parts).div_ceil(units).max(resident / 2);
-        let terms = (steps.div_ceil(parts) * self.depth) as f64 + ENDS;
-        let work = terms * (each * self.m * self.n) as f64 / self.speed;
-        // A word of a part is written and read, and a dispatch takes microseconds, as long as a
-        // unit moves 100 KiB.
+        let k = (steps.div_ceil(parts) * self.depth) as f64 + ENDS;
+        let work = k * (each * self.m * self.n) as f64 / self.speed;
+        // Each word of a part is written and read once; a dispatch costs microseconds, the time of
+        // 100 KiB of traffic per unit.
         let second_pass = if parts == 1 { 0.0 } else { (m * n * parts * 8 / units) as f64 + 1e5 };
         work + second_pass * self.byte
     }
 
-    /// Whether memory is no bound: 16 FLOP for a byte of f32, parts included.
-    fn is_lean(&self, [m, n, terms]: [usize; 3], parts: usize) -> bool {
+    /// Whether the product is compute bound: at least 16 FLOP per byte of f32 traffic, parts
+    /// included.
+    fn is_compute_bound(&self, [m, n, k]: [usize; 3], parts: usize) -> bool {
         let [rows, columns] = self.groups(m, n);
-        // Parts are written and read again; the result is stored, and may have a mask and what it
-        // is added to.
-        let again = if parts == 1 { 3 } else { 2 * parts + 3 };
-        let words = terms * (m * columns + n * rows) + m * n * again;
-        2 * m * n * terms >= 16 * 4 * words
+        // Parts are written and read once; the result is stored, and a mask and an accumulated
+        // gradient may be loaded.
+        let passes = if parts == 1 { 3 } else { 2 * parts + 3 };
+        let words = k * (m * columns + n * rows) + m * n * passes;
+        2 * m * n * k >= 16 * 4 * words
     }
 
-    /// An estimate of the time with the best number of parts; what memory is a bound of is held to
-    /// take half as long again.
-    pub(super) fn cost(&self, m: usize, n: usize, terms: usize, profile: &Profile) -> f64 {
-        let Split { parts, .. } = self.split(m, n, terms, profile);
-        let time = self.time(m, n, terms.div_ceil(self.depth), parts, profile);
-        if self.is_lean([m, n, terms], parts) { time } else { 1.5 * time }
+    /// The estimated time with the best number of parts, plus half if the product is memory bound.
+    pub(super) fn cost(&self, m: usize, n: usize, k: usize, profile: &Profile) -> f64 {
+        let Split { parts, .. } = self.split(m, n, k, profile);
+        let time = self.time(m, n, k.div_ceil(self.depth), parts, profile);
+        if self.is_compute_bound([m, n, k], parts) { time } else { 1.5 * time }
     }
 }

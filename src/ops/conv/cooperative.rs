@@ -1,5 +1,5 @@
 //! Convolution on cooperative matrices: tiles of three shapes for all directions, where the device
-//! has such matrices for the type that activations are stored as.
+//! has such matrices for the activations' element type.
 
 use super::blocking::{Blocking, Split};
 use super::geometry::{Extents, bytes, size};
@@ -15,10 +15,10 @@ const SOURCE: &str = include_str!("../../../shaders/conv_cooperative.wgsl");
 
 /// Columns of all tiles.
 const COLUMNS: usize = 128;
-/// Columns of a tile that one subgroup makes, and rows at most.
+/// Columns of a subgroup's part of a tile, and maximum of its rows.
 const SUBGROUP: [usize; 2] = [64, 32];
 
-/// Names and rows of the tiles, and their speed as a share of the best one's.
+/// Names and rows of the tiles, and their speed relative to the best one.
 const TILES: [(&str, usize, f64); 3] =
     [("cooperative_128x128", 128, 1.0), ("cooperative_64x128", 64, 0.55), ("cooperative_32x128", 32, 0.35)];
 
@@ -38,7 +38,7 @@ struct Matrices {
     emulated: bool,
 }
 
-/// The tiles for activations stored as `stored`, if the device has matrices for it.
+/// The tiles for activations of type `stored`, if the device has matrices for it.
 fn tiles(stored: Element, profile: &Profile) -> Vec<Matrices> {
     let Some(Cooperative { size, subgroup, f16, f32, emulated }) = profile.cooperative else {
         return Vec::new();
@@ -48,7 +48,7 @@ fn tiles(stored: Element, profile: &Profile) -> Vec<Matrices> {
         Element::F32 => f32,
         Element::U32 => false,
     };
-    // An invocation stays with one column of the tile when it loads.
+    // Each invocation loads from one column of the tile.
     if !has || ![8, 16].contains(&size) || ![32, 64].contains(&subgroup) {
         return Vec::new();
     }
@@ -59,12 +59,12 @@ fn tiles(stored: Element, profile: &Profile) -> Vec<Matrices> {
         let across = COLUMNS / columns;
         let subgroups = m / rows * across;
         let invocations = subgroups * subgroup;
-        // At 60 tera multiply-adds and 4 TB a second.
+        // At 60 tera multiply-adds per second and 4 TB/s.
         let blocking = Blocking { m, n: COLUMNS, depth, invocations, speed, byte: 16.0 };
         let each = [rows / size, columns / size];
         Matrices { name, blocking, size, subgroups, across, each, element: stored, emulated }
     };
-    // Each invocation loads a vector of each factor at least.
+    // Each invocation loads at least one vector of each factor.
     let filled = |t: &Matrices| t.blocking.m * t.blocking.depth >= 4 * t.blocking.invocations;
     TILES.into_iter().map(tile).filter(filled).collect()
 }
@@ -86,7 +86,7 @@ impl Tile for Matrices {
     }
 
     fn words(&self) -> usize {
-        // Rows of the tiles are eight elements longer than what they hold.
+        // Rows of the tiles are padded by eight elements.
         self.blocking.depth * (self.blocking.m + self.blocking.n + 16)
     }
 
@@ -110,7 +110,7 @@ impl Tile for Matrices {
         if self.emulated { kernel } else { kernel.cooperative() }
     }
 
-    // A subgroup loads what it multiplies once, and tiles are stored as the operands are.
+    // A subgroup loads its factors once; tiles have the operands' element type.
     fn traffic(&self, extents: [usize; 3], element: [usize; 3], parts: usize) -> Traffic {
         let Blocking { m, n, invocations, .. } = self.blocking;
         let [rows, columns] = self.each.map(|each| each * self.size);
@@ -127,12 +127,12 @@ impl Tile for Matrices {
     }
 }
 
-/// The tiles that are worth trying for `m` x `n` results, the one that should be fastest first.
+/// The tiles worth trying for `m` x `n` results, in the order of their estimated time.
 fn worth(stored: Element, extents: [usize; 3], profile: &Profile) -> Vec<Matrices> {
     let mut list = tiles(stored, profile);
     sort(&mut list, extents, profile);
     let [m, n, _] = extents;
-    // A tile that is mostly outside of the results computes for nothing.
+    // A tile that is mostly outside of the results wastes its work.
     list.retain(|tile| tile.emulated || (tile.blocking.m <= 2 * m && tile.blocking.n <= 2 * n));
     list
 }
@@ -172,13 +172,13 @@ fn weight_gradient_with(
     let plane_in_fours = |o: &Operand| (e.out[0] * e.out[1]).is_multiple_of(4) && o.is_aligned(4);
     let flat = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
     let (vector, vector_x) = (plane_in_fours(dy), flat && plane_in_fours(x));
-    // A sum that is not cut needs no second pass.
+    // Without split-K there is no second pass.
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
     let kernel = kernel(operands, e, [SOURCE, "weight_gradient_cooperative"], x, dy)
         .constant("VECTOR", vector)
         .constant("VECTOR_X", vector_x)
         .constant("TAP_OUTER", e.channels.is_multiple_of(4))
-        .constant("TERMS_INSIDE", true)
+        .constant("CONTIGUOUS_K", true)
         .geometry("chunk", chunk)
         .bind_as("x_data", Slot::Input(0), accessed(vector_x))
         .bind_as("dy_data", Slot::Input(1), accessed(vector))
@@ -193,9 +193,10 @@ fn weight_gradient_with(
 mod tests {
     use super::*;
 
-    /// Every matrix of a tile belongs to one subgroup, and every element to one load.
+    /// Each matrix of a tile is computed by exactly one subgroup, and each element is loaded
+    /// exactly once.
     #[test]
-    fn divisions_cover_the_tile() {
+    fn tile_is_partitioned_among_subgroups_and_loads() {
         let mut seen = 0;
         for (size, subgroup, element) in
             [(16, 32, Element::F16), (16, 64, Element::F16), (8, 32, Element::F32), (8, 64, Element::F16)]

@@ -1,5 +1,5 @@
 //! The family that runs everywhere: each invocation holds a tile of results in registers and reads
-//! its operands where they are; see `conv.wgsl`.
+//! its operands directly from storage; see `conv.wgsl`.
 
 use super::geometry::{Extents, bytes, size};
 use super::product::Product;
@@ -8,10 +8,10 @@ use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Slot};
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
 
-/// Invocations of a workgroup of this family: one vector of the CPU's.
+/// Invocations of a workgroup of this family: one SIMD vector of the CPU.
 const LANES: usize = 8;
 
-/// A register tile for `m` results: channels an invocation holds, and pixels or columns.
+/// A register tile for `m` results: channels per invocation, and pixels or columns.
 fn register_tile(m: usize) -> [usize; 2] {
     if m <= 4 { [4, 8] } else { [8, 8] }
 }
@@ -58,9 +58,9 @@ pub(super) fn weight_gradient(operands: &Operands<'_>, e: &Extents) -> Implement
     let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
     let (m, n, pixels) = (e.outputs, e.depth(), e.batch * e.out[0] * e.out[1]);
     let [each_m, each_n] = register_tile(m);
-    // A CPU has few cores: a handful of parts is enough.
+    // A CPU has few cores, so a few parts suffice.
     let (parts, chunk) = split(pixels, m.div_ceil(each_m) * n.div_ceil(LANES * each_n), 32, 64);
-    // A sum that is not cut needs no second pass.
+    // Without split-K there is no second pass.
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
     let kernel = kernel(operands, e, [SOURCE, "weight_gradient_register"], x, dy)
         .geometry("chunk", chunk)

@@ -1,4 +1,4 @@
-//! The extents of a convolution, and the numbers that kernels are told of them.
+//! The extents of a convolution and the constants that kernels derive from them.
 
 use crate::kernel::Operand;
 use crate::ops::MOST_EXTENT;
@@ -17,19 +17,19 @@ pub(super) struct Extents {
 }
 
 impl Extents {
-    /// Multiply-adds of one direction.
+    /// Multiply-adds of the forward pass or of one gradient.
     pub fn macs(&self) -> u64 {
         let pixels = self.batch * self.out[0] * self.out[1];
         (pixels as u64).saturating_mul((self.outputs * self.depth()) as u64)
     }
 
-    /// Terms of the sum for one output.
+    /// K: multiply-adds per output.
     pub fn depth(&self) -> usize {
         self.channels * self.kernel[0] * self.kernel[1]
     }
 }
 
-/// Extent of the output, if the kernel fits.
+/// Extent of the output; `None` if the kernel does not fit.
 fn out_size(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usize> {
     if kernel == 0 || stride == 0 || [kernel, stride, padding].iter().any(|extent| *extent > MOST_EXTENT) {
         return None;
@@ -37,7 +37,7 @@ fn out_size(size: usize, kernel: usize, stride: usize, padding: usize) -> Option
     Some(size.checked_add(2 * padding)?.checked_sub(kernel)? / stride + 1)
 }
 
-/// Height and width of the output, if the kernel fits.
+/// Height and width of the output; `None` if the kernel does not fit.
 pub(super) fn out_sizes(
     size: [usize; 2],
     kernel: [usize; 2],
@@ -48,7 +48,7 @@ pub(super) fn out_sizes(
     Some([out(0)?, out(1)?])
 }
 
-/// A number as a constant of a kernel.
+/// A size as a constant of a kernel.
 pub(super) fn size(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -1,4 +1,4 @@
-//! A product as implicit GEMM on GPUs, for families that differ in how they multiply its tiles; see
+//! Implicit GEMM on GPUs, shared by the families that differ in how they multiply tiles; see
 //! `conv_implicit.wgsl`.
 
 use super::blocking::{Blocking, Split};
@@ -10,47 +10,46 @@ use crate::tensor::Element;
 
 const SOURCE: &str = include_str!("../../../shaders/include/conv_implicit.wgsl");
 
-/// Rows and columns of the squares in which weights are laid out.
+/// Rows and columns of the squares in which weights are packed.
 const SQUARE: usize = 32;
 
 /// How a family multiplies the tiles of a product.
 pub(super) trait Tile {
-    /// The shader, which includes `conv_implicit.wgsl`, and the entry point of a product.
+    /// The shader, which includes `conv_implicit.wgsl`, and its entry point.
     const PRODUCT: [&'static str; 2];
-    /// Whether neighbouring columns of its results are neighbouring pixels, however those were
-    /// loaded.
+    /// Whether neighbouring columns of the results are always neighbouring pixels.
     const IN_ORDER: bool;
 
     fn blocking(&self) -> Blocking;
 
-    /// What weights are laid out as.
+    /// Element type of packed weights.
     fn weights(&self) -> Element;
 
-    /// Whether the sum runs over taps outside and so many channels inside. Few channels would
-    /// mostly be padding if each tap had whole steps of them.
+    /// Whether K is ordered as (tap, channel), which pads the channels of each tap to whole K
+    /// steps, instead of (channel, tap).
     fn tap_outer(&self, channels: usize) -> bool;
 
-    /// Tells a kernel of the tile.
+    /// Sets the constants of the tile.
     fn apply(&self, kernel: Kernel) -> Kernel;
 
-    /// What a kernel with this tile moves.
+    /// Memory traffic of a kernel with this tile.
     fn traffic(&self, extents: [usize; 3], element: [usize; 3], parts: usize) -> Traffic;
 
-    /// Elements of workgroup memory that a pair of tiles of a product takes.
+    /// Elements of workgroup memory of a pair of tiles.
     fn words(&self) -> usize;
 
-    /// An implementation whose pairs of tiles have so many elements.
+    /// An implementation whose pairs of tiles have `words` elements.
     fn finish(&self, kernels: Vec<Kernel>, words: usize) -> Implementation;
 }
 
-/// Sorts tiles for m x n results of so many terms: the one that should be fastest first.
-pub(super) fn sort(tiles: &mut [impl Tile], [m, n, terms]: [usize; 3], profile: &Profile) {
-    // Numbers above zero are ordered as their bits are.
-    tiles.sort_by_cached_key(|tile| tile.blocking().cost(m, n, terms, profile).to_bits());
+/// Sorts tiles by their estimated time for m x n results with sums of length k.
+pub(super) fn sort(tiles: &mut [impl Tile], [m, n, k]: [usize; 3], profile: &Profile) {
+    // Positive floats are ordered like their bits.
+    tiles.sort_by_cached_key(|tile| tile.blocking().cost(m, n, k, profile).to_bits());
 }
 
-/// The product with this tile: weights laid out, tiles multiplied, and a second pass if the sum is
-/// cut.
+/// The product with this tile: packing of weights, multiplication of tiles, and with split-K a
+/// second pass.
 pub(super) fn product<T: Tile>(
     tile: &T,
     operands: &Operands<'_>,
@@ -64,22 +63,22 @@ pub(super) fn product<T: Tile>(
     let (m, pixels) = (e.outputs, e.batch * plane);
     let tap_outer = tile.tap_outer(e.channels);
     let taps = e.kernel[0] * e.kernel[1];
-    let terms =
+    let padded_k =
         if tap_outer { e.channels.next_multiple_of(depth) * taps } else { e.depth().next_multiple_of(depth) };
     let flat = e.kernel == [1, 1] && e.stride == [1, 1] && !view.pads() && e.size == e.out;
     let fours = plane.is_multiple_of(4);
     let vector = tap_outer && flat && fours && source.is_aligned(4);
-    let Split { parts, chunk } = tile.blocking().split(m, pixels, terms, profile);
+    let Split { parts, chunk } = tile.blocking().split(m, pixels, padded_k, profile);
     let [rows, columns] = tile.blocking().groups(m, pixels);
-    // Results that are dealt out to phases have no neighbours.
+    // Results of sub-pixel phases are scattered, so they cannot be stored as vectors.
     let store_vector = (vector || T::IN_ORDER)
         && parts == 1
         && fours
-        && !view.deals()
+        && !view.is_subpixel()
         && result.is_aligned(4)
         && product.epilogue.is_aligned();
     let half = tile.weights() == Element::F16;
-    let pack = pack(operands, product, view, [tile_m, terms], tap_outer, if half { "f16" } else { "f32" });
+    let pack = pack(operands, product, view, [tile_m, padded_k], tap_outer, if half { "f16" } else { "f32" });
     let [shader, entry] = T::PRODUCT;
     let kernel = view
         .describe(Kernel::new(operands, shader, entry), product)
@@ -87,11 +86,11 @@ pub(super) fn product<T: Tile>(
         .constant("VECTOR", vector)
         .constant("STORE_VECTOR", store_vector)
         .constant("SPLIT", parts > 1)
-        .geometries([("steps", terms / depth), ("chunk", chunk)])
+        .geometries([("steps", padded_k / depth), ("chunk", chunk)])
         .bind_as("source", Slot::Input(0), accessed(vector))
         .bind_as("panel", Slot::Scratch(0), if half { "vec4<f16>" } else { "vec4<f32>" });
-    // More tiles than a dimension of the grid has room for go on in the third; sums of so many are
-    // never cut.
+    // Tiles beyond the limit of the grid's second dimension continue in the third, which is free
+    // because that number of tiles never needs split-K.
     let folds = if parts == 1 { columns.div_ceil(MOST_GROUPS as usize) } else { 1 };
     let in_a_row = columns.div_ceil(folds);
     let kernel = tile.apply(kernel).constant("FOLD", folds > 1).geometry("in_a_row", in_a_row).groups(
@@ -99,14 +98,14 @@ pub(super) fn product<T: Tile>(
         in_a_row,
         parts.max(folds),
     );
-    // Scratch is counted in words, and parts are f32.
-    let panel = rows * tile_m * terms / (4 / tile.weights().size());
+    // Scratch is counted in 4-byte words, and parts are f32.
+    let panel = rows * tile_m * padded_k / (4 / tile.weights().size());
     let stored = if parts == 1 { bytes(result) } else { 4 };
     let elements = [tile.weights().size(), bytes(source), stored];
     let moved = tile.traffic([m, pixels, e.depth()], elements, parts);
     if parts == 1 {
         let stored_as = accessed(store_vector);
-        let kernel = view.deal(kernel).bind_as("result", Slot::Output(0), stored_as);
+        let kernel = view.scatter(kernel).bind_as("result", Slot::Output(0), stored_as);
         let kernel = product.epilogue.apply(kernel, stored_as);
         let kernel = kernel.traffic(product.epilogue.traffic(moved, result));
         return tile.finish(vec![pack, kernel], tile.words()).scratch(panel);
@@ -116,13 +115,13 @@ pub(super) fn product<T: Tile>(
     tile.finish(vec![pack, first, second], tile.words()).scratch(panel).scratch(parts * m * pixels)
 }
 
-/// The kernel that lays the weight out as [tile of `tile_m` rows][term][row in the tile] in scratch
-/// 0, for a product of `terms` terms.
+/// The kernel that packs the weight as [tile of `tile_m` rows][k][row in the tile] in scratch 0,
+/// with K padded to `padded_k`.
 fn pack(
     operands: &Operands<'_>,
     product: &Product<'_>,
     view: &View,
-    [tile_m, terms]: [usize; 2],
+    [tile_m, padded_k]: [usize; 2],
     tap_outer: bool,
     element: &'static str,
 ) -> Kernel {
@@ -133,16 +132,15 @@ fn pack(
         .constant("KERNEL_W", size(e.kernel[1]))
         .constant("TILE_M", size(tile_m))
         .constant("TAP_OUTER", tap_outer)
-        .geometries([("rows", e.outputs), ("depth", e.channels), ("terms", terms)])
+        .geometries([("rows", e.outputs), ("depth", e.channels), ("padded_k", padded_k)])
         .bind("weight", Slot::Input(1))
         .bind_as("panel", Slot::Scratch(0), element)
         .workgroup(256, 1, 1)
-        .groups(rows / SQUARE, terms.div_ceil(SQUARE), 1);
+        .groups(rows / SQUARE, padded_k.div_ceil(SQUARE), 1);
     view.pack(pack, product.transposed)
 }
 
-/// The kernel that adds up the `parts` of a product in scratch 1 and does with the sums what is to
-/// be done.
+/// The second pass of split-K: sums the `parts` in scratch 1 and applies the epilogue.
 fn finish_product(operands: &Operands<'_>, product: &Product<'_>, view: &View, parts: usize) -> Kernel {
     let (result, e) = (product.result, &view.extents);
     let plane = e.out[0] * e.out[1];
@@ -168,5 +166,5 @@ fn finish_product(operands: &Operands<'_>, product: &Product<'_>, view: &View, p
         .traffic(product.epilogue.traffic(moved, result))
         .bind("partial", Slot::Scratch(1))
         .linear(m * pixels);
-    product.epilogue.apply(view.deal(kernel).bind("result", Slot::Output(0)), "f32")
+    product.epilogue.apply(view.scatter(kernel).bind("result", Slot::Output(0)), "f32")
 }

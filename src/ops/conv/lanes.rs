@@ -1,4 +1,4 @@
-//! The family for drivers that run a subgroup as one vector of a CPU; see `conv_lanes.wgsl`.
+//! The family for software drivers, which run a subgroup as one SIMD vector; see `conv_lanes.wgsl`.
 
 use super::geometry::{Extents, bytes, size};
 use super::product::Product;
@@ -9,27 +9,27 @@ const SOURCE: &str = include_str!("../../../shaders/conv_lanes.wgsl");
 
 /// Lanes of a subgroup, and invocations of a workgroup.
 const LANES: usize = 8;
-/// Neighbouring pixels of one lane.
+/// Neighbouring pixels per lane.
 const FOUR: usize = 4;
-/// Columns of the source that four pixels need, at most: they are written out.
+/// Maximum number of source columns for four pixels: kernels unroll them.
 const MOST_COLUMNS: usize = 64;
-/// Steps whose weights a workgroup lays out: a workgroup of one each takes longer to start than to
-/// run.
+/// K steps packed by one workgroup: with one step each, workgroups would take longer to start than
+/// to run.
 const PACKED: usize = 16;
 
-/// How the sum of a product is walked.
+/// The K steps of a product.
 struct Steps {
     tile_m: usize,
-    /// Channels of a step.
+    /// Channels per step.
     channels: usize,
-    /// Vectors of weights that each lane loads in a step.
+    /// Vectors of weights that each lane loads per step.
     loads: usize,
 }
 
 impl Steps {
-    /// The tile that takes the least time by what was measured on lavapipe, in nanoseconds for one
-    /// vector of lanes: a load of four takes 40, a broadcast 0.7, a multiply-add 0.65; `source` is
-    /// the time to load one tap of four pixels.
+    /// The tile with the lowest estimated time. Costs were measured on lavapipe, in nanoseconds per
+    /// vector of lanes: load of four 40, broadcast 0.7, multiply-add 0.65; `source` is the time to
+    /// load one tap of four pixels.
     fn new(rows: usize, kernel_w: usize, source: f64) -> Self {
         let of = |tile_m: usize| {
             let channels = if kernel_w == 1 { 4 } else { 1 };
@@ -42,13 +42,13 @@ impl Steps {
             let each = weights + source + (0.7 + 4.0 * 0.65) * *tile_m as f64;
             each * rows.div_ceil(*tile_m) as f64
         };
-        // Few shapes, so that few pipelines have to be compiled.
+        // Few shapes keep the number of compiled pipelines low.
         let best = [32, 24, 16, 8].into_iter().min_by(|a, b| cost(a).total_cmp(&cost(b)));
         of(best.unwrap_or(32))
     }
 }
 
-/// The operand's rows are whole, aligned vectors of four.
+/// Whether the operand's rows are whole, aligned vectors of four.
 fn whole_rows(operand: &Operand, width: usize) -> bool {
     width.is_multiple_of(FOUR) && operand.is_aligned(FOUR)
 }
@@ -69,13 +69,13 @@ pub(super) fn product(
         return None;
     }
     let (source, result) = (product.source, product.result);
-    // What was not padded needs no neighbours: a plane is one long row then.
-    let flat = e.kernel == [1, 1] && e.stride == [1, 1] && !view.pads() && !view.deals();
+    // A 1x1 convolution without padding needs no neighbours: the plane is treated as one long row.
+    let flat = e.kernel == [1, 1] && e.stride == [1, 1] && !view.pads() && !view.is_subpixel();
     let (size_in, out) =
         if flat { ([1, e.size[0] * e.size[1]], [1, e.out[0] * e.out[1]]) } else { (e.size, e.out) };
     let same = e.stride == [1, 1] && e.kernel[1] == 2 * e.padding[1] + 1 && size_in[1] == out[1];
     let vector = same
-        && !view.deals()
+        && !view.is_subpixel()
         && whole_rows(source, size_in[1])
         && whole_rows(result, out[1])
         && product.epilogue.is_aligned();
@@ -115,7 +115,7 @@ pub(super) fn product(
         .describe(Kernel::new(operands, SOURCE, "product_lanes"), product)
         .constant("TILE_M", size(steps.tile_m))
         .constant("STEP_C", size(steps.channels))
-        .constant("TERMS", size(steps.channels * kernel_w))
+        .constant("STEP_K", size(steps.channels * kernel_w))
         .constant("LOADS", size(steps.loads))
         .constant("COLUMNS", size(columns))
         .constant("SIDE", size(e.padding[1]))
@@ -127,7 +127,7 @@ pub(super) fn product(
         .workgroup(size(LANES), 1, 1)
         .traffic(product.epilogue.traffic(moved, result))
         .groups(groups, tiles, 1);
-    let kernel = product.epilogue.apply(view.deal(kernel), element);
+    let kernel = product.epilogue.apply(view.scatter(kernel), element);
     let panel = tiles * step_count * steps.loads * FOUR * LANES;
     Some(Implementation::new("lanes", vec![pack, kernel]).scratch(panel).suits(AdapterClass::SOFTWARE))
 }
@@ -147,7 +147,7 @@ pub(super) fn weight_gradient(
         if flat { ([1, e.size[0] * e.size[1]], [1, e.out[0] * e.out[1]]) } else { (e.size, e.out) };
     let vector = whole_rows(dy, out[1]);
     let same = e.stride == [1, 1] && e.kernel[1] == 2 * e.padding[1] + 1 && size_in[1] == out[1];
-    // Lanes as channels where they fill most lanes.
+    // Lanes are channels if there are enough channels to fill most lanes.
     let channels = e.channels >= 6;
     let vector_x = channels && same && whole_rows(x, size_in[1]);
     let tile_m = e.outputs.next_multiple_of(LANES).min(32);
@@ -160,8 +160,7 @@ pub(super) fn weight_gradient(
         (lane_groups, lane_groups, columns.div_ceil(lane_groups * LANES))
     };
     let groups = [across, e.outputs.div_ceil(tile_m)];
-    // A CPU has few cores: a handful of parts is enough, and each must be worth its pass over the
-    // sums.
+    // A CPU has few cores, so a few parts suffice, each long enough to pay for the second pass.
     let shortest = 256_usize.div_ceil(out[1]);
     let (parts, chunk) = split(lines, groups[0] * groups[1], 32, shortest);
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };

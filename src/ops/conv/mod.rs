@@ -1,8 +1,7 @@
-//! Convolution (cross-correlation, as Caffe and PyTorch have it) and its three gradients.
-//!
-//! The files are in layers, which `tests/layers.rs` holds: what all families of kernels share
-//! (`geometry`, `shared`, `product`, `blocking`), what those for GPUs share (`implicit`), the
-//! families, which do not know each other, what they offer together, and the operations on top.
+//! Convolution (cross-correlation, as in Caffe and PyTorch) and its three gradients. The files form
+//! layers, which `tests/layers.rs` enforces: parts shared by all families of kernels (`geometry`,
+//! `shared`, `product`, `blocking`) or by those for GPUs (`implicit`), the families, which do not
+//! depend on each other, their union (`offers`), and the operations on top.
 
 mod geometry;
 mod shared;

@@ -1,4 +1,4 @@
-//! What the families offer for each direction, the best default first.
+//! The implementations of all families for each direction, the default first.
 
 use super::geometry::Extents;
 use super::product::Product;
@@ -13,8 +13,8 @@ pub(super) fn product(
 ) -> Vec<Implementation> {
     let tiled = tiled::product(operands, product, profile);
     let cooperative = cooperative::product(operands, product, profile);
-    // Of the families for GPUs, the one that should be faster comes first: matrices have no use for
-    // three channels, whose windows are read element by element.
+    // Of the families for GPUs, the one with the lower estimate comes first: with three channels,
+    // windows are read element by element, and matrices gain nothing.
     let [mut list, rest] =
         if product.source.dims()[1] < 16 { [tiled, cooperative] } else { [cooperative, tiled] };
     list.extend(rest);

@@ -12,44 +12,44 @@ use crate::ops::{BatchNorm, Relu, ReluGrad, activation, expect, gradient, parame
 use crate::tensor::Spec;
 
 /// y = x * w + b. Inputs: x [batch, channels, height, width], weight [outputs, channels, kernel
-/// height, kernel width], and if there is a bias b [outputs]; with `norm` then the weight, bias,
-/// running mean and running variance [outputs] of a batch norm that the result goes through.
-/// Output: [batch, outputs, (height + 2 padding - kernel) / stride + 1, likewise].
+/// height, kernel width], and optionally bias b [outputs]; with `norm` then the weight, bias,
+/// running mean and running variance [outputs] of a fused batch norm. Output: [batch, outputs,
+/// (height + 2 padding - kernel) / stride + 1, likewise].
 #[derive(Clone, Debug)]
 pub struct Conv {
     /// Step between windows, vertical and horizontal.
     pub stride: [usize; 2],
-    /// Zeros around the input, vertical and horizontal.
+    /// Zero padding, vertical and horizontal.
     pub padding: [usize; 2],
-    /// Whether max(y, 0) is applied to the result, last.
+    /// Whether max(y, 0) is applied last.
     pub relu: bool,
-    /// The epsilon of a batch norm in evaluation that is taken along; there is no gradient then.
+    /// The epsilon of a fused batch norm in evaluation, which has no gradient; `None` without one.
     pub norm: Option<f32>,
 }
 
 /// The gradient of a convolution with respect to its input. Inputs: dy, weight, with `accumulate` a
-/// gradient that it is added to in place, and with `masked` the activation whose ReLU's gradient is
-/// taken along; output: dx [batch, channels, height, width].
+/// gradient that the result is added to in place, and with `masked` the activation of a fused ReLU
+/// gradient; output: dx [batch, channels, height, width].
 #[derive(Clone, Debug)]
 pub struct ConvInputGrad {
-    /// Step between windows.
+    /// Step between windows, vertical and horizontal.
     pub stride: [usize; 2],
-    /// Zeros around the input.
+    /// Zero padding, vertical and horizontal.
     pub padding: [usize; 2],
     /// Height and width of the input.
     pub size: [usize; 2],
     /// Whether the result is added to an input.
     pub accumulate: bool,
-    /// Whether it is zero where the last input is not above zero.
+    /// Whether a ReLU gradient is fused: zero where the last input is not positive.
     pub masked: bool,
 }
 
 /// The gradient of a convolution with respect to its weight. Inputs: x, dy; output: dw.
 #[derive(Clone, Debug)]
 pub struct ConvWeightGrad {
-    /// Step between windows.
+    /// Step between windows, vertical and horizontal.
     pub stride: [usize; 2],
-    /// Zeros around the input.
+    /// Zero padding, vertical and horizontal.
     pub padding: [usize; 2],
     /// Height and width of the kernel.
     pub kernel: [usize; 2],
@@ -61,7 +61,7 @@ pub struct ConvWeightGrad {
 pub struct ConvBiasGrad;
 
 impl Conv {
-    /// A convolution with the same stride and padding both ways and no ReLU.
+    /// A convolution with equal vertical and horizontal stride and padding, without a ReLU.
     pub fn new(stride: usize, padding: usize) -> Self {
         Self { stride: [stride; 2], padding: [padding; 2], relu: false, norm: None }
     }
@@ -99,9 +99,9 @@ impl Operation for Conv {
             (inputs, (2..=3).contains(&(inputs.len().wrapping_sub(norms))))
         else {
             let what = if norms > 0 {
-                "input, weight, maybe bias and batch norm"
+                "input, weight, optional bias and batch norm"
             } else {
-                "input, weight and maybe bias"
+                "input, weight and optional bias"
             };
             return Err(format!("expected {what}, got {} inputs", inputs.len()));
         };
@@ -117,7 +117,8 @@ impl Operation for Conv {
     fn backward(&self, context: &mut Backward<'_>) -> Result<()> {
         let Some(mut dy) = context.grad(0) else { return Ok(()) };
         if self.norm.is_some() {
-            return Err(context.refuse("a convolution that a batch norm was folded into is for inference"));
+            return Err(context
+                .refuse("a convolution with a fused batch norm has no gradient: it is for inference only"));
         }
         if self.relu {
             dy = context.emit("relu_grad", ReluGrad, &[context.output(0), dy])?[0];

@@ -1,39 +1,39 @@
-//! Forward and input gradient as what they are to all families: one product of the weight and
+//! Forward pass and input gradient in one form for all families: the product of the weight and the
 //! windows of an activation.
 
 use super::geometry::{Extents, bytes, size};
 use crate::kernel::{Kernel, Operand, Operands, Slot, Traffic};
 use crate::ops::Mask;
 
-/// What is done to a product before it is stored.
+/// The epilogue: operations on a product before it is stored.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Epilogue {
-    /// A bias is added, a batch norm with this epsilon is gone through, and max(y, 0) taken.
+    /// Bias, batch norm with this epsilon, ReLU, in this order.
     Forward { bias: bool, norm: Option<f32>, relu: bool },
-    /// The result is added to what is there, and is zero where the mask is not above zero.
+    /// Sum with the stored gradient, then zero where the mask is not positive.
     Gradient { accumulate: bool, mask: Option<Mask> },
 }
 
 impl Epilogue {
-    /// That of a forward convolution: after input and weight its operands have maybe a bias, and
-    /// four vectors of the batch norm that there may be.
+    /// The epilogue of a forward convolution, whose operands after input and weight are the
+    /// optional bias and the four optional vectors of the batch norm.
     pub(super) fn forward(operands: &Operands<'_>, norm: Option<f32>, relu: bool) -> Self {
         let others = if norm.is_some() { 6 } else { 2 };
         Self::Forward { bias: operands.inputs.len() > others, norm, relu }
     }
 
-    /// That of an input gradient, whose mask is its last operand.
+    /// The epilogue of an input gradient, whose mask is the last operand.
     pub(super) fn gradient(operands: &Operands<'_>, accumulate: bool, masked: bool) -> Self {
         Self::Gradient { accumulate, mask: Mask::of(operands, masked) }
     }
 
-    /// Whether all that it loads of the result's shape can be loaded as vectors of four.
+    /// Whether the mask can be loaded as vectors of four.
     pub(super) fn is_aligned(self) -> bool {
         !matches!(self, Self::Gradient { mask: Some(mask), .. } if !mask.is_aligned())
     }
 
-    /// Tells a kernel that stores the result of it: constants `BIAS`, `NORM` and `RELU`, or
-    /// `ACCUMULATE` and `MASK`, and the arrays that they need; the mask is loaded as `element`.
+    /// Configures a kernel that stores results: constants `BIAS`, `NORM` and `RELU`, or
+    /// `ACCUMULATE` and `MASK`, and the bindings that they need; the mask is bound as `element`.
     pub(super) fn apply(self, kernel: Kernel, element: &'static str) -> Kernel {
         match self {
             Self::Forward { bias, norm, relu } => {
@@ -54,13 +54,13 @@ impl Epilogue {
         }
     }
 
-    /// Adds what it loads for this result.
+    /// Adds the memory traffic of the epilogue.
     pub(super) fn traffic(self, product: Traffic, result: &Operand) -> Traffic {
         let Self::Gradient { accumulate, mask } = self else { return product };
         let before = if accumulate { (bytes(result) * result.volume()) as u64 } else { 0 };
-        let joined = mask.map_or(0, |mask| mask.bytes());
+        let fused = mask.map_or(0, |mask| mask.bytes());
         let (loaded, attainable) = (product.loaded + before, product.attainable + before);
-        Traffic { loaded, joined, attainable, ..product }
+        Traffic { loaded, fused, attainable, ..product }
     }
 }
 
@@ -69,25 +69,25 @@ impl Epilogue {
 #[derive(Debug)]
 pub(super) struct Product<'a> {
     pub extents: &'a Extents,
-    /// x, or dy.
+    /// x, or dy for the input gradient.
     pub source: &'a Operand,
-    /// y, or dx.
+    /// y, or dx for the input gradient.
     pub result: &'a Operand,
     /// Whether it is the input gradient.
     pub transposed: bool,
     pub epilogue: Epilogue,
 }
 
-/// A product as the convolution that it is of its source.
+/// A product expressed as a stride-aware convolution of its source.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct View {
-    /// Of that convolution, which has stride 1 where it is an input gradient.
+    /// Extents of that convolution; an input gradient has stride 1.
     pub extents: Extents,
-    /// An input gradient has a channel for each phase, that is, place of a pixel between two
-    /// windows: strides of the gradient's convolution. Else 1.
+    /// Sub-pixel phases, vertical and horizontal: the strides of the forward convolution for an
+    /// input gradient, else 1. Each phase has its own output channels.
     pub phases: [usize; 2],
-    /// The row and column of the weight that meet the first of the kernel here, for phase 0: the
-    /// weight is turned round.
+    /// The row and column of the weight at this kernel's first tap, for phase 0; the weight is
+    /// flipped.
     first: [usize; 2],
     /// Height and width of the weight.
     weight: [usize; 2],
@@ -96,11 +96,11 @@ pub(super) struct View {
 }
 
 impl Product<'_> {
-    /// The convolution that this is of its source. The input gradient is one of dy with the weight
-    /// turned round. With strides, an input pixel meets every stride-th row and column of the
-    /// kernel, and which ones depends on its place between windows, its phase. So each phase is a
-    /// convolution with a part of the kernel; all see the same window of dy, and here they are one
-    /// with a channel for each channel and phase, whose results are dealt out to the pixels.
+    /// The product as a convolution of its source. The input gradient is a convolution of dy with
+    /// the flipped weight. With strides, an input pixel uses only every stride-th row and column of
+    /// the kernel; which ones depends on its sub-pixel phase. Each phase is a convolution with a
+    /// part of the kernel. All phases read the same window of dy, so they run as one convolution
+    /// with an output channel per channel and phase, whose results are scattered to the pixels.
     pub(super) fn source_view(&self) -> Option<View> {
         let e = *self.extents;
         if !self.transposed {
@@ -108,7 +108,7 @@ impl Product<'_> {
         }
         let mut view = View { extents: e, phases: e.stride, first: [0; 2], weight: e.kernel, result: e.size };
         for i in 0..2 {
-            // Input pixel s j + phase is met by dy's pixel j + d through the kernel's tap phase +
+            // Input pixel s j + phase receives dy's pixel j + d through the kernel's tap phase +
             // pad - s d.
             let before = (e.kernel[i] - 1).checked_sub(e.padding[i])? / e.stride[i];
             let after = e.padding[i].div_ceil(e.stride[i]);
@@ -126,24 +126,24 @@ impl Product<'_> {
 }
 
 impl View {
-    /// Whether any window reaches out of the source.
+    /// Whether any window exceeds the source.
     pub(super) fn pads(&self) -> bool {
         let e = &self.extents;
         (0..2).any(|i| e.padding[i] > 0 || (e.out[i] - 1) * e.stride[i] + e.kernel[i] > e.size[i])
     }
 
-    /// Whether results have to be dealt out.
-    pub(super) fn deals(&self) -> bool {
+    /// Whether there are several sub-pixel phases, whose results have to be scattered.
+    pub(super) fn is_subpixel(&self) -> bool {
         self.phases != [1, 1]
     }
 
-    /// Rows, columns and terms of the matrix product that it is.
+    /// M, N and K of the matrix product.
     pub(super) fn extents_of_product(&self) -> [usize; 3] {
         let e = &self.extents;
         [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()]
     }
 
-    /// Tells a kernel of the windows and where source and result lie.
+    /// Sets the geometry of the windows and the offsets of source and result.
     pub(super) fn describe(&self, kernel: Kernel, product: &Product<'_>) -> Kernel {
         let (e, source, result) = (&self.extents, product.source, product.result);
         kernel
@@ -169,11 +169,11 @@ impl View {
             ])
     }
 
-    /// Tells a kernel that lays out the weight which of it to take.
+    /// Configures a kernel that packs the weight.
     pub(super) fn pack(&self, kernel: Kernel, transposed: bool) -> Kernel {
         kernel
             .constant("TRANSPOSED", transposed)
-            .constant("DEAL", self.deals())
+            .constant("SUBPIXEL", self.is_subpixel())
             .constant("PHASES_H", size(self.phases[0]))
             .constant("PHASES_W", size(self.phases[1]))
             .constant("FIRST_H", size(self.first[0]))
@@ -182,10 +182,10 @@ impl View {
             .constant("WEIGHT_W", size(self.weight[1]))
     }
 
-    /// Tells a kernel that stores results where they go.
-    pub(super) fn deal(&self, kernel: Kernel) -> Kernel {
-        let kernel = kernel.constant("DEAL", self.deals());
-        if !self.deals() {
+    /// Configures how a kernel scatters results.
+    pub(super) fn scatter(&self, kernel: Kernel) -> Kernel {
+        let kernel = kernel.constant("SUBPIXEL", self.is_subpixel());
+        if !self.is_subpixel() {
             return kernel;
         }
         kernel

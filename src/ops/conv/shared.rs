@@ -1,14 +1,13 @@
-//! What kernels of all families share: constants and geometry, what they move, and sums that are cut
-//! into parts.
+//! Parts that kernels of all families share: constants and geometry, memory traffic, and split-K.
 
 use super::geometry::{Extents, size};
 use crate::kernel::{Implementation, Kernel, Operand, Operands, Slot, TiledProduct, Traffic};
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
 
-/// What a kernel moves for a product that it cuts into tiles: `tile` of a workgroup, `register` of
-/// an invocation. Elements of the operands and the result have so many bytes. With `shared`, tiles
-/// go through workgroup memory.
+/// Memory traffic of a tiled product: `tile` per workgroup, `register` per invocation; `element`
+/// are the bytes per element of the operands and the result. With `shared`, tiles go through
+/// workgroup memory.
 pub(super) fn traffic(
     extents: [usize; 3],
     tile: [usize; 2],
@@ -20,7 +19,7 @@ pub(super) fn traffic(
     TiledProduct { extents, tile, register, parts, element, shared }.traffic()
 }
 
-/// A kernel with what all directions share.
+/// A kernel with the constants and geometry of all directions.
 pub(super) fn kernel(
     operands: &Operands<'_>,
     e: &Extents,
@@ -28,7 +27,7 @@ pub(super) fn kernel(
     x: &Operand,
     y: &Operand,
 ) -> Kernel {
-    // Only windows that can reach outside of the input pay for asking.
+    // Bounds are checked only if windows can exceed the input.
     let reach = |i: usize| e.padding[i] > 0;
     let plain = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
     Kernel::new(operands, source, entry)
@@ -55,21 +54,21 @@ pub(super) fn kernel(
         ])
 }
 
-/// The type of a binding that is accessed in fours, or one by one.
+/// The type of a binding: vectors of four, or scalars.
 pub(super) fn accessed(vector: bool) -> &'static str {
     if vector { "vec4<f32>" } else { "f32" }
 }
 
-/// Into how many parts of how many pixels the sum over pixels is cut: enough for `wanted`
-/// workgroups in all, none shorter than `shortest`.
+/// Split-K over pixels: the number of parts and pixels per part, for at least `wanted` workgroups
+/// and parts of at least `shortest`.
 pub(super) fn split(pixels: usize, groups: usize, wanted: usize, shortest: usize) -> (usize, usize) {
     let parts = wanted.div_ceil(groups.max(1)).min(pixels / shortest).clamp(1, 256);
     let chunk = pixels.div_ceil(parts);
     (pixels.div_ceil(chunk), chunk)
 }
 
-/// Adds the second pass to an implementation whose first kernel leaves `parts` partial sums of
-/// `count` elements in scratch 0; a sum that is not cut needs none.
+/// Adds the second pass of split-K to an implementation whose first kernel leaves `parts` partial
+/// sums of `count` elements in scratch 0; nothing with one part.
 pub(super) fn finish_parts(
     operands: &Operands<'_>,
     implementation: Implementation,

@@ -1,5 +1,5 @@
-//! The family for GPUs: tiles in workgroup memory, register blocking, sums cut into parts where
-//! there are too few tiles to fill the device; see `conv_tiled.wgsl`.
+//! The family for GPUs: tiles in workgroup memory, register blocking, split-K where there are too
+//! few tiles to fill the device; see `conv_tiled.wgsl`.
 
 use super::blocking::{Blocking, Split};
 use super::geometry::{Extents, bytes, size};
@@ -11,8 +11,8 @@ use crate::tensor::Element;
 
 const SOURCE: &str = include_str!("../../../shaders/conv_tiled.wgsl");
 
-/// A shape of tiles: `m` x `n` results of a workgroup, `depth` terms of the sum at a time, `each_m`
-/// x `each_n` results an invocation.
+/// A shape of tiles: `m` x `n` results per workgroup, K in steps of `depth`, `each_m` x `each_n`
+/// results per invocation.
 #[derive(Clone, Copy, Debug)]
 struct Registers {
     name: &'static str,
@@ -21,9 +21,8 @@ struct Registers {
     depth: usize,
     each_m: usize,
     each_n: usize,
-    /// Multiply-adds a second that the shape can reach, as a share of what the best can: larger
-    /// tiles load less of storage for each, and 8 x 8 results an invocation less of workgroup
-    /// memory.
+    /// Multiply-adds per second that the shape reaches, relative to the best: larger tiles need
+    /// less storage bandwidth, 8 x 8 results per invocation less workgroup memory bandwidth.
     speed: f64,
 }
 
@@ -31,7 +30,7 @@ const fn tile(name: &'static str, m: usize, n: usize, each_n: usize, speed: f64)
     Registers { name, m, n, depth: 8, each_m: 8, each_n, speed }
 }
 
-/// What is chosen from without tuning.
+/// The candidates without tuning.
 const TILES: [Registers; 5] = [
     tile("tiled_128x128", 128, 128, 8, 1.0),
     tile("tiled_64x128", 64, 128, 8, 0.95),
@@ -40,10 +39,10 @@ const TILES: [Registers; 5] = [
     tile("tiled_32x64", 32, 64, 4, 0.55),
 ];
 
-/// What tuning tries too. With 8 x 16 results an invocation reads three quarters as many words of
-/// workgroup memory for a multiply-add, which is a bound of GPUs with 128 multiply-adds a clock in
-/// a compute unit; but it takes some 230 registers, and not every GPU has them. With 16 terms a
-/// step there are half as many barriers, and twice as much is on its way from memory.
+/// Additional candidates of tuning. With 8 x 16 results, an invocation reads 25% fewer words of
+/// workgroup memory per multiply-add, which limits GPUs with 128 multiply-adds per clock and
+/// compute unit; but it needs about 230 registers, which not every GPU has. K steps of 16 halve the
+/// barriers and double the loads in flight.
 const TUNED: [Registers; 5] = [
     tile("tiled_128x256", 128, 256, 16, 1.0),
     tile("tiled_128x128_wide", 128, 128, 16, 1.0),
@@ -63,7 +62,7 @@ impl Tile for Registers {
     const IN_ORDER: bool = false;
 
     fn blocking(&self) -> Blocking {
-        // At 15 tera multiply-adds and 4 TB a second.
+        // At 15 tera multiply-adds per second and 4 TB/s.
         let &Self { m, n, depth, speed, .. } = self;
         Blocking { m, n, depth, invocations: self.invocations(), speed, byte: 4.0 }
     }
@@ -106,13 +105,13 @@ impl Tile for Registers {
     }
 }
 
-/// The tiles for m x n results of so many terms, the one that should be fastest first, and those
-/// that only measuring chooses last.
+/// The tiles for m x n results with sums of length k, in the order of their estimated time; those
+/// that only tuning chooses are last.
 fn tiles(extents: [usize; 3], profile: &Profile) -> Vec<Registers> {
     let mut order = TILES.to_vec();
     sort(&mut order, extents, profile);
     let [m, n, _] = extents;
-    // Most of a tile that is larger than that would be padding.
+    // Most of a larger tile would be padding.
     order.extend(TUNED.into_iter().filter(|tile| tile.m < 2 * m && tile.n < 2 * n));
     order
 }
@@ -149,9 +148,9 @@ fn weight_gradient_with(
     let (m, columns, pixels) = (e.outputs, e.depth(), e.batch * e.out[0] * e.out[1]);
     let Split { parts, chunk } = tile.blocking().split(m, columns, pixels, profile);
     let [rows, across] = tile.blocking().groups(m, columns);
-    // Four pixels of one item in a load.
+    // A load takes four pixels of one item.
     let vector = (e.out[0] * e.out[1]).is_multiple_of(4) && dy.is_aligned(4);
-    // A sum that is not cut needs no second pass.
+    // Without split-K there is no second pass.
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
     let kernel = kernel(operands, e, [SOURCE, "weight_gradient_tiled"], x, dy)
         .constant("VECTOR", vector)
@@ -162,7 +161,7 @@ fn weight_gradient_with(
         .bind("partial", slot)
         .traffic(tile.traffic([m, columns, pixels], [bytes(dy), bytes(x), 4], parts));
     let kernel = tile.apply(kernel).groups(rows, across, parts);
-    // Rows of the tiles have one vector more than they need.
+    // Rows of the tiles are padded by one vector.
     let words = tile.depth * (tile.m + tile.n + 8);
     finish_parts(operands, tile.finish(vec![kernel], words), parts, m * columns)
 }

@@ -1,6 +1,6 @@
 //! 3x3 convolutions by Winograd's algorithm on GPUs, in all three directions; see
-//! `conv_winograd.wgsl`. No default: where it wins, measuring finds it ([`tune`](crate::tune)),
-//! which checks its error first.
+//! `conv_winograd.wgsl`. Never the default: tuning ([`tune`](crate::tune)) chooses it where it is
+//! fastest, after checking its error.
 
 use super::geometry::{Extents, bytes, size};
 use super::product::{Product, View};
@@ -9,21 +9,21 @@ use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slo
 
 const SOURCE: &str = include_str!("../../../shaders/conv_winograd.wgsl");
 
-/// Rows and columns of the products of a workgroup.
+/// Rows and columns of a workgroup's products.
 const BLOCK: usize = 32;
-/// Places of a patch.
+/// Elements of a patch.
 const PLACES: usize = 16;
 /// Invocations of a workgroup.
 const INVOCATIONS: usize = 256;
 
-/// Names with the terms of a step: the more there are, the rarer are barriers, and the more
-/// workgroup memory they take (16 KiB for four).
+/// Names and K per step: longer steps have fewer barriers but need more workgroup memory (16 KiB
+/// for four).
 const DEPTHS: [(&str, usize); 2] = [("winograd", 8), ("winograd_small", 4)];
 
-/// Forward and input gradient; nothing if this is no 3x3 convolution with stride 1.
+/// Forward and input gradient; `None` unless this is a 3x3 convolution with stride 1.
 pub(super) fn product(operands: &Operands<'_>, product: &Product<'_>) -> Vec<Implementation> {
     let Some(view) = product.source_view() else { return Vec::new() };
-    if view.extents.kernel != [3, 3] || view.extents.stride != [1, 1] || view.deals() {
+    if view.extents.kernel != [3, 3] || view.extents.stride != [1, 1] || view.is_subpixel() {
         return Vec::new();
     }
     DEPTHS.iter().map(|(name, depth)| with_depth(name, *depth, operands, product, &view)).collect()
@@ -50,7 +50,7 @@ fn with_depth(
         .linear(tiles * BLOCK * channels);
     let kernel = view.describe(Kernel::new(operands, SOURCE, "product_winograd"), product);
     let kernel = view
-        .deal(stepped(kernel, depth))
+        .scatter(stepped(kernel, depth))
         .constant("QUADS", size(depth / 4))
         .constant("LEFT_LOADS", size(depth / 4 * PLACES * BLOCK / INVOCATIONS))
         .constant("PARTIAL", !e.channels.is_multiple_of(depth))
@@ -63,33 +63,34 @@ fn with_depth(
         .workgroup(size(INVOCATIONS), 1, 1)
         .groups(tiles, columns, 1);
     let stored = bytes(result) * result.volume();
-    // Each tile of rows loads every patch, each column of patches all weights.
+    // Each tile of rows loads all patches, each column of patches all weights.
     let patch = bytes(source) * PLACES * patches * e.channels;
     let weights = 4 * PLACES * e.outputs * e.channels;
     let traffic = Traffic {
         flops: e.macs().saturating_mul(2),
         loaded: (patch * tiles + weights * columns) as u64,
         stored: stored as u64,
-        // With a patch of each pixel's neighbours loaded once.
+        // At best, the patch of each pixel's neighbours is loaded once.
         attainable: (patch / 4 * e.outputs.div_ceil(128) + weights * patches.div_ceil(128) + stored) as u64,
         shared: shared(tiles * columns, channels),
         register: [8, 8],
         parts: 1,
-        joined: 0,
+        fused: 0,
     };
     let kernel = product.epilogue.apply(kernel, "f32").traffic(product.epilogue.traffic(traffic, result));
     implementation(name, vec![pack, kernel], depth).scratch(tiles * BLOCK * channels * PLACES)
 }
 
-/// Tells a kernel how many terms a step has.
+/// Sets K per step.
 fn stepped(kernel: Kernel, depth: usize) -> Kernel {
     kernel.constant("DEPTH", size(depth)).constant("IDLE", depth * BLOCK < INVOCATIONS)
 }
 
-/// Bytes of workgroup memory that so many workgroups move for so many terms: a step stores both
-/// operands once, and of each place sixteen invocations load eight rows and eight columns.
-fn shared(workgroups: usize, terms: usize) -> u64 {
-    (4 * PLACES * terms * workgroups * (2 * BLOCK + 16 * 16)) as u64
+/// Workgroup memory traffic in bytes of `workgroups` for sums of length `k`: a step stores both
+/// operands once, and for each element of a patch sixteen invocations load eight rows and eight
+/// columns.
+fn shared(workgroups: usize, k: usize) -> u64 {
+    (4 * PLACES * k * workgroups * (2 * BLOCK + 16 * 16)) as u64
 }
 
 fn implementation(name: &'static str, kernels: Vec<Kernel>, depth: usize) -> Implementation {
@@ -97,7 +98,7 @@ fn implementation(name: &'static str, kernels: Vec<Kernel>, depth: usize) -> Imp
     Implementation::new(name, kernels).suits(AdapterClass::NONE).workgroup_memory(4 * words)
 }
 
-/// The weight gradient; nothing if this is no 3x3 convolution with stride 1.
+/// The weight gradient; `None` unless this is a 3x3 convolution with stride 1.
 pub(super) fn weight_gradient(
     operands: &Operands<'_>,
     e: &Extents,
@@ -112,8 +113,7 @@ pub(super) fn weight_gradient(
     let (rows, columns) = (e.outputs.div_ceil(BLOCK), e.channels.div_ceil(BLOCK));
     let (parts, chunk) = split(patches, rows * columns, profile.busy_workgroups(), 64);
     let count = e.outputs * e.depth();
-    // Each column of tiles loads dy whole, and each row of tiles four pixels of x around every
-    // pixel.
+    // Each column of tiles loads all of dy, and each row of tiles four pixels of x per pixel.
     let loaded = bytes(dy) * dy.volume() * columns + bytes(x) * PLACES * patches * e.channels * rows;
     let stored = 4 * count * parts;
     let with_depth = |(name, depth): &(&'static str, usize)| {
@@ -127,9 +127,9 @@ pub(super) fn weight_gradient(
             shared: shared(rows * columns, patches),
             register: [8, 8],
             parts: size(parts),
-            joined: 0,
+            fused: 0,
         };
-        // A sum that is not cut needs no second pass.
+        // Without split-K there is no second pass.
         let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
         let kernel = kernel(operands, e, [SOURCE, "weight_gradient_winograd"], x, dy)
             .geometries([("down", down), ("across", across), ("chunk", chunk)])

@@ -1,9 +1,8 @@
-//! How far results may be from golden ones.
+//! Error limits of network results.
 //!
-//! Errors are relative to the golden value, and limits are for values of a usual size. What is near
-//! zero has lost its leading digits to cancellation, in a loss the probability that is nearly one,
-//! in a gradient the terms of opposite sign: there the error is relative to a floor, which follows
-//! from what the value was computed from.
+//! Errors are relative to the golden value. Values near zero lose leading digits to cancellation (a
+//! loss whose probability is nearly one, a gradient whose addends have opposite signs); their
+//! errors are relative to a floor derived from the operands.
 
 use std::collections::BTreeMap;
 
@@ -17,44 +16,43 @@ const LOGITS: f64 = 1e-5;
 const LOSS: f64 = 2e-6;
 const GRADIENT: f64 = 1e-4;
 const AFTER: f64 = 5e-5;
-/// The last layers feel no flipped decision below them; a wrong weight decay shows here first.
+/// The last layers are not affected by flipped decisions in ReLUs or max pools before them; a wrong
+/// weight decay shows here first.
 const AFTER_LAST: f64 = 3e-6;
 const EVALUATION: f64 = 1e-4;
 
-/// Logits are differences of logarithms of probabilities: a tenth is little, whatever the others
-/// are.
+/// Logits are differences of log-probabilities, so 0.1 is small whatever the others are.
 const SMALL_LOGIT: f64 = 0.1;
-/// A tensor's gradient is near zero below this share of its neighbours' elements.
+/// A tensor's gradient is near zero below this share of the RMS of its neighbors.
 const SMALL_GRADIENT: f64 = 1e-2;
-/// The most that an element's floor is for that nearness: activations in front of the heads are of
-/// the order of ten.
+/// Largest floor per element in that case: activations before the heads are of the order of ten.
 const LARGEST_FLOOR: f64 = 0.1;
-/// Probabilities are near their labels below this distance: f32 keeps it to 1e-7, a part in 1e5 of
-/// it.
+/// Probabilities are near their labels below this distance, which f32 resolves to 1e-7, a relative
+/// 1e-5.
 const SMALL_DISTANCE: f64 = 1e-2;
-/// A parameter is small below this share of its gradient: then it is what the updates have made of
-/// it, with the gradient's error.
+/// A parameter below this share of its gradient is mostly the result of updates and has the
+/// gradient's error.
 const SMALL_PARAMETER: f64 = 0.02;
 
-/// One value to compare, and how.
+/// One comparison of a tensor.
 pub(super) struct Item<'a> {
     pub quantity: &'static str,
     pub subject: String,
-    /// What was computed, if it was.
+    /// Computed value; `None` if missing.
     pub got: Option<&'a [f32]>,
     pub want: &'a [f32],
     pub limit: f64,
-    /// Norm below which `want` counts as this large.
+    /// Lower bound of the norm used for the relative error.
     pub floor: f64,
 }
 
 impl Item<'_> {
-    /// The error of a result. What was not computed is infinitely wrong.
+    /// The error of a result, infinite if it is missing.
     pub(super) fn error(&self) -> f64 {
         self.got.map_or(f64::INFINITY, |got| error_beyond(got, self.want, self.floor))
     }
 
-    /// How far the results of two computations are apart, on the scale of [`Item::error`].
+    /// Distance of two computed results, on the scale of [`Item::error`].
     pub(super) fn distance(&self, other: &Item<'_>) -> f64 {
         let (Some(a), Some(b)) = (self.got, other.got) else { return f64::INFINITY };
         error_beyond(a, b, self.floor.max(norm(self.want)))
@@ -76,14 +74,14 @@ fn norm(values: &[f32]) -> f64 {
     values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt()
 }
 
-/// The part of the network whose loss a tensor's gradient comes from.
+/// The part of the network that a tensor belongs to, by the losses that reach it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Aux1,
     Aux2,
-    /// Above both auxiliary heads.
+    /// After both auxiliary heads.
     Main,
-    /// Below them.
+    /// Before an auxiliary head.
     Trunk,
 }
 
@@ -102,20 +100,20 @@ impl Part {
     }
 }
 
-/// Whether a tensor belongs to an inception block, in either way of naming them.
+/// Whether a tensor belongs to an inception block, in Caffe's or torchvision's naming.
 fn is_of(name: &str, block: &str) -> bool {
     let rest = name.strip_prefix("inception_").or_else(|| name.strip_prefix("inception"));
     rest.is_some_and(|rest| rest.starts_with(block))
 }
 
-/// What values near zero are compared with.
+/// Floors for values near zero.
 struct Floors<'a> {
     golden: &'a Golden,
-    /// Root of the mean square of the gradients' elements.
+    /// RMS of gradient elements by part.
     sizes: BTreeMap<Part, f64>,
-    /// How far probabilities are from their labels, by head.
+    /// RMS distance between probabilities and labels, by head.
     distances: BTreeMap<&'static str, f64>,
-    /// The largest logit.
+    /// Largest magnitude of a logit.
     logit: f64,
 }
 
@@ -140,8 +138,8 @@ impl<'a> Floors<'a> {
         }
     }
 
-    /// A loss is the difference of two numbers as large as the logits: four units in the last place
-    /// of the largest are within [`LOSS`] of this.
+    /// A loss is a difference of two numbers as large as the logits: four ULPs of the largest logit
+    /// are within [`LOSS`] of this floor.
     fn loss(&self) -> f64 {
         self.logit / 4.0
     }
@@ -159,14 +157,14 @@ impl<'a> Floors<'a> {
         let size = SMALL_GRADIENT * self.sizes.get(&part).copied().unwrap_or(0.0) * count;
         let near = (SMALL_DISTANCE / distance.max(1e-30)).max(1.0);
         let base = norm(&want.data).max(size);
-        // The golden value itself may be wrong: it makes no more room than activations can.
+        // The golden value may be wrong too, so the floor is limited by the size of activations.
         let floor = base.max((base * near).min(LARGEST_FLOOR * count));
-        // Nearer than f32 can tell from the label, the golden gradient itself may have vanished.
+        // Closer to the label than f32 resolves, the golden gradient may have vanished.
         if distance < f64::from(f32::EPSILON) { floor.max(SMALL_GRADIENT * count) } else { floor }
     }
 
-    /// A tensor after the updates: a parameter that was near zero is as exact as its gradient, a
-    /// mean as the deviation around it.
+    /// Floor of a tensor after the updates: a parameter near zero is as exact as its gradient, a
+    /// running mean as its standard deviation.
     fn after(&self, name: &str, limit: f64) -> f64 {
         if let Some(gradient) = self.golden.gradients.get(name) {
             let own = norm(&gradient.data);
@@ -183,8 +181,8 @@ impl<'a> Floors<'a> {
     }
 }
 
-/// Root of the mean square of the distances between probabilities and labels: 0 where all are sure
-/// and right, up to the root of 2.
+/// RMS distance between probabilities and one-hot labels: from 0, all correct with probability 1,
+/// to the root of 2.
 fn distance(logits: &HostTensor, labels: &[u32]) -> f64 {
     let classes = logits.data.len() / labels.len().max(1);
     let rows = logits.data.chunks_exact(classes.max(1)).zip(labels);
@@ -201,7 +199,7 @@ fn distance(logits: &HostTensor, labels: &[u32]) -> f64 {
     (squares.sum::<f64>() / labels.len().max(1) as f64).sqrt()
 }
 
-/// Everything that a golden set has a value for, in the same order for every outcome.
+/// All comparisons of a golden set, in the same order for every outcome.
 pub(super) fn items<'a>(golden: &'a Golden, outcome: &'a Outcome) -> Result<Vec<Item<'a>>> {
     let floors = Floors::of(golden);
     let mut items = Vec::new();
@@ -252,7 +250,7 @@ fn item<'a>(
     Item { quantity, subject, got, want, limit, floor }
 }
 
-/// Whether a tensor is a parameter of the main classifier or of inception 5b.
+/// Whether a tensor is a parameter of the main head or of inception 5b.
 fn is_last(name: &str) -> bool {
     let last = ["loss3/classifier.", "inception_5b/", "fc.", "inception5b."];
     last.iter().any(|layer| name.starts_with(layer)) && !name.contains("running_")

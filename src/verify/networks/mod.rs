@@ -1,5 +1,5 @@
-//! Golden sets of whole networks: logits, losses and gradients of one step, parameters after some,
-//! logits in evaluation mode.
+//! Golden sets of whole networks: logits, losses and gradients of one step, parameters after some
+//! steps, logits in evaluation mode.
 
 mod compare;
 mod reference;
@@ -20,10 +20,10 @@ use crate::optim::TrainingState;
 use crate::train::Trainer;
 use reference::on_reference;
 
-/// The goldens' learning rate; momentum and decay are [`Optimizer::default`]'s.
+/// The learning rate of the goldens; momentum and weight decay are [`Optimizer::default`]'s.
 const RATE: f32 = 0.01;
 
-/// A golden set, read.
+/// A golden set.
 #[derive(Clone)]
 struct Golden {
     network: GoogLeNet,
@@ -36,7 +36,7 @@ struct Golden {
     steps: usize,
 }
 
-/// What an engine computed, by name.
+/// Results of an engine, by name.
 #[derive(Default)]
 struct Outcome {
     logits: BTreeMap<String, Vec<f32>>,
@@ -52,11 +52,11 @@ pub(super) async fn run(gpu: &Gpu, folder: &Path, set: &str, engine: Engine) -> 
     let golden = read(folder, set)?;
     let outcome = match engine {
         Engine::Device => on_device(gpu, &golden).await?,
-        Engine::Twin32 => on_reference::<f32>(&golden)?,
-        Engine::Twin64 => on_reference::<f64>(&golden)?,
+        Engine::Reference32 => on_reference::<f32>(&golden)?,
+        Engine::Reference64 => on_reference::<f64>(&golden)?,
     };
     let mut found = compare::compare(&golden, &outcome)?;
-    if engine != Engine::Twin64 && found.iter().any(|f| !f.passed()) {
+    if engine != Engine::Reference64 && found.iter().any(|f| !f.passed()) {
         witness::explain(&golden, &outcome, engine, &mut found)?;
     }
     Ok(found)
@@ -79,7 +79,7 @@ fn read(folder: &Path, set: &str) -> Result<Golden> {
     if height != width {
         return Err(Error::tensor("input", format!("must be square, not {height}x{width}")));
     }
-    // The goldens come from the network as the paper has it: no dropout, no adaptation to small
+    // The goldens are from the paper's network without dropout and without the adaptation to small
     // inputs.
     let network = GoogLeNet::from_tensors(&shapes)?.input(height).dropout(0.0, 0.0);
     let network = GoogLeNet { keep_stem: true, ..network };
@@ -95,7 +95,7 @@ fn read(folder: &Path, set: &str) -> Result<Golden> {
     Ok(Golden { network, batch, init, io, gradients, after, steps })
 }
 
-/// Parameters and running statistics apart; torchvision's counters of batches are neither.
+/// Separates parameters and running statistics, without torchvision's batch counters.
 fn state_of(tensors: Tensors) -> TrainingState {
     let mut state = TrainingState::default();
     for (name, tensor) in tensors {

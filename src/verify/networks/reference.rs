@@ -1,4 +1,4 @@
-//! A golden set on the CPU reference: the steps of training, and the network in evaluation mode.
+//! A golden set on the CPU reference: training steps and evaluation.
 
 use std::collections::BTreeMap;
 
@@ -74,7 +74,7 @@ fn images<T: Real>(net: &Network, golden: &Golden) -> Array<T> {
     Array::<f32> { dims, data: golden.batch.images.clone() }.cast()
 }
 
-/// Gives parameters and running statistics their values.
+/// Sets parameters and running statistics.
 fn give<T: Real>(interpreter: &mut Interpreter<'_, T>, graph: &Graph, values: &Values<T>) -> Result<()> {
     for (id, tensor) in graph.tensors() {
         if matches!(tensor.role, Role::Parameter(_) | Role::State(_)) {
@@ -104,7 +104,7 @@ fn interpreter<'a, T: Real>(
     Ok(interpreter)
 }
 
-/// The running statistics that a run has made.
+/// The running statistics after a run.
 fn running_statistics<T: Real>(graph: &Graph, interpreter: &Interpreter<'_, T>) -> Values<T> {
     let mut values = Values::new();
     for (_, node) in graph.nodes() {
@@ -119,7 +119,7 @@ fn running_statistics<T: Real>(graph: &Graph, interpreter: &Interpreter<'_, T>) 
     values
 }
 
-/// One update of all parameters by the CPU reference of [`Sgd`], on flat regions as on a device.
+/// One update of all parameters by the CPU reference of [`Sgd`], on flat regions as on the device.
 fn update<T: Real>(
     layout: &Layout,
     values: &mut Values<T>,
@@ -142,8 +142,12 @@ fn update<T: Real>(
     let inputs = [&w, &g, &v, &multipliers];
     let specs = inputs.map(|a| crate::tensor::Spec::f32(a.dims.as_slice()));
     let optimizer = Optimizer::default();
-    let step =
-        Step { rate: RATE, momentum: optimizer.momentum, decay: optimizer.weight_decay, ..Step::default() };
+    let step = Step {
+        lr: RATE,
+        momentum: optimizer.momentum,
+        weight_decay: optimizer.weight_decay,
+        ..Step::default()
+    };
     let failed = |reason| Error::Layer { layer: "optimizer".into(), operation: "sgd", reason };
     let op = Sgd { nesterov: false };
     let mut outputs = run_operation(&op, &specs.each_ref(), &inputs, &step).map_err(failed)?;

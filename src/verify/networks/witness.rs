@@ -1,12 +1,12 @@
-//! Whether a result that is beyond its limit is a fault, or the other side of a near tie.
+//! Distinguishes failures from near ties among results that exceed their limit.
 //!
-//! A ReLU or max pool whose decision hangs on the last bits of f32 has two possible gradients, far
-//! apart and both right. Which one it is depends on the order of sums. So a result beyond its limit
-//! is compared with witnesses: the CPU reference in f32, which adds in its own order, and the one
-//! in f64 from parameters and images that are changed by no more than their last bit. Agreement
-//! with one of them, within the same limit as with the golden value, is a near tie. It excuses
-//! nothing that the f64 reference itself does not reproduce: then the golden value or the formula
-//! is wrong. Nor does the f32 reference speak for itself: only the f64 ones do.
+//! A ReLU or max pool whose decision depends on the last bits of f32 has two possible gradients,
+//! far apart and both correct; the order of summation decides. So a result that exceeds its limit
+//! is compared with witnesses: the CPU reference in f32, which sums in another order, and the one
+//! in f64 from parameters and images changed by at most their last bit. Agreement with a witness,
+//! within the same limit, is a near tie. This applies only to values that the f64 reference
+//! reproduces; otherwise the golden value or the formula is wrong. The f32 reference itself is
+//! compared only with f64 witnesses.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -17,11 +17,10 @@ use super::reference::on_reference;
 use super::{Golden, Outcome};
 use crate::error::Result;
 
-/// Witnesses from changed parameters. A tie falls to the golden side in all of them once in 64
-/// sets.
+/// Number of f64 witnesses. All of them decide a tie as the golden set does with probability 1/64.
 const CHANGED: u64 = 6;
 
-/// Looks for the witness that is nearest to each result beyond its limit.
+/// Finds the nearest witness of each result that exceeds its limit.
 pub(super) fn explain(golden: &Golden, outcome: &Outcome, engine: Engine, found: &mut [Found]) -> Result<()> {
     let exact = on_reference::<f64>(golden)?;
     let reproduced: Vec<bool> =
@@ -51,8 +50,7 @@ pub(super) fn explain(golden: &Golden, outcome: &Outcome, engine: Engine, found:
     Ok(())
 }
 
-/// The same set with about half of the parameters' and images' values at one of their neighbours in
-/// f32.
+/// The same set with about half of the parameter and image values moved to a neighboring f32.
 fn changed(golden: &Golden, seed: u64) -> Golden {
     let mut golden = golden.clone();
     let mut random = ChaCha8Rng::seed_from_u64(seed);

@@ -44,7 +44,7 @@ proptest! {
     }
 }
 
-/// All directions of a convolution with the same stride and padding both ways.
+/// All directions of a convolution with equal stride and padding in both dimensions.
 fn directions(
     [batch, channels, outputs]: [usize; 3],
     size: [usize; 2],
@@ -58,18 +58,16 @@ fn directions(
     let out = forward.infer(&[&spec(&x), &spec(&w)]).expect("shapes fit").remove(0);
     let dy = noise(out.dims(), 4);
     let (stride, padding) = ([stride; 2], [padding; 2]);
-    // With a mask and without an addition; random shapes have both.
+    // With a mask and without accumulation; random shapes cover both.
     let op = ConvInputGrad { stride, padding, size, accumulate: false, masked: true };
     check(&op, &[spec(&dy), spec(&w), spec(&x)], &[&dy, &w, &x], 1e-5, &[1], &[]);
     let op = ConvWeightGrad { stride, padding, kernel: [kernel; 2] };
     check(&op, &[spec(&x), spec(&dy)], &[&x, &dy], 1e-5, &[], &[0]);
 }
 
-/// A convolution that a batch norm was folded into: with a bias of its own, and with a sum that is
-/// cut and none. Tiles of pixels go on in the third dimension of the grid where one has no room for
-/// them.
+/// Tiles of pixels continue in the third dimension of the grid if one dimension is too small.
 #[test]
-fn more_tiles_than_a_dimension_of_the_grid() {
+fn tiles_overflow_into_the_third_grid_dimension() {
     let (x, w, b) = (noise(&[1, 1, 2049, 2056], 1), noise(&[1, 1, 1, 1], 2), noise(&[1], 3));
     let forward = Conv::new(1, 0);
     let specs = [spec(&x), spec(&w), spec(&b)];
@@ -88,18 +86,18 @@ fn more_tiles_than_a_dimension_of_the_grid() {
     }
 }
 
-/// Items that are added up in parts, the last a smaller one, with planes of whole vectors and
-/// without.
+/// Batch items summed in parts with a smaller last one, with vector and scalar planes.
 #[test]
-fn bias_of_many_items() {
+fn bias_gradient_of_many_items() {
     for (items, outputs, side) in [(40, 100, 4), (37, 70, 5), (3, 300, 6)] {
         let dy = noise(&[items, outputs, side, side], 1);
         check(&ConvBiasGrad, &[spec(&dy)], &[&dy], 1e-5, &[], &[]);
     }
 }
 
+/// Batch norm fused into a convolution: with and without a bias, with and without split-K.
 #[test]
-fn folded_batch_norm() {
+fn fused_batch_norm() {
     for (dims, outputs, kernel, bias) in [([2, 12, 4, 8], 24, 3, true), ([1, 300, 5, 5], 10, 1, false)] {
         let op = Conv { norm: Some(1e-3), relu: true, ..Conv::new(1, kernel / 2) };
         let (x, w) = (noise(&dims, 1), noise(&[outputs, dims[1], kernel, kernel], 2));
@@ -114,33 +112,32 @@ fn folded_batch_norm() {
     }
 }
 
-/// Strides whose windows leave phases out, and sizes that end between windows.
+/// Strides with empty sub-pixel phases, and sizes that end between windows.
 #[test]
-fn strides_and_phases() {
+fn strides_and_subpixel_phases() {
     directions([2, 3, 20], [17, 16], [7, 2, 3]);
     directions([1, 9, 12], [13, 10], [3, 3, 0]);
     directions([1, 4, 70], [8, 9], [2, 3, 1]);
-    // Whole vectors of dy whose results are not neighbours.
+    // Whole vectors of dy whose results are not adjacent.
     directions([2, 12, 20], [8, 8], [1, 2, 0]);
 }
 
-/// Sums that are cut into parts, and more results than one tile of the largest shape.
+/// Split-K, and more results than the largest tile.
 #[test]
 fn more_than_one_tile() {
     directions([2, 20, 140], [20, 21], [3, 1, 1]);
 }
 
-/// Few results with long sums: all directions are cut into parts.
+/// Few results with long sums: split-K in all directions.
 #[test]
-fn long_sums() {
+fn split_k() {
     directions([1, 70, 20], [6, 6], [3, 1, 1]);
     directions([9, 300, 5], [4, 4], [1, 1, 0]);
 }
 
-/// Rows that are whole vectors, where kernels load four words at a time, for each kernel of the
-/// networks.
+/// Rows of whole vectors with vec4 loads, for each kernel size of the networks.
 #[test]
-fn whole_vectors() {
+fn vector_loads() {
     directions([2, 12, 40], [8, 8], [1, 1, 0]);
     directions([2, 12, 24], [4, 8], [3, 1, 1]);
     directions([1, 9, 16], [8, 4], [5, 1, 2]);
@@ -149,8 +146,8 @@ fn whole_vectors() {
     directions([5, 132, 70], [8, 8], [1, 1, 0]);
 }
 
-/// The kernels for cooperative matrices, with loops in place of those: each way to load, sums that
-/// are cut, strides, and all epilogues.
+/// The cooperative kernels with emulated matrices: all ways to load, split-K, strides and all
+/// epilogues.
 #[test]
 fn emulated_matrices() {
     let cases = [
@@ -179,7 +176,7 @@ fn emulated_matrices() {
 }
 
 #[test]
-fn shapes_that_do_not_fit_are_named() {
+fn shape_errors_name_both_shapes() {
     let (x, w) = (spec(&noise(&[1, 3, 4, 4], 1)), spec(&noise(&[8, 4, 3, 3], 1)));
     let error = Conv::new(1, 1).infer(&[&x, &w]).expect_err("3 channels are not 4");
     assert!(error.contains("1x3x4x4") && error.contains("8x4x3x3"), "{error}");

@@ -1,5 +1,4 @@
-//! Every operation on activations that are stored as f16: loads and stores round, arithmetic is as
-//! in f32.
+//! Every operation with f16 activations: loads and stores round, arithmetic is f32.
 
 use std::slice::from_ref;
 
@@ -16,7 +15,7 @@ use incept::tensor::{Element, Spec};
 
 use super::support::{HALF, check, check_step, gpu, half, noise, spec};
 
-/// Items of an odd number of elements, so that windows begin in the middle of words.
+/// Batch items with an odd number of elements, so that windows start in the middle of words.
 const DIMS: [usize; 4] = [3, 5, 7, 9];
 
 #[test]
@@ -99,9 +98,9 @@ fn convolutions() {
     }
 }
 
-/// Rows of whole vectors of four, and enough of everything for tiles and parts of sums.
+/// Rows of whole vec4, and enough of everything for tiles and split-K.
 #[test]
-fn convolutions_in_vectors() {
+fn convolutions_with_vector_loads() {
     let (x, s) = half(&noise(&[2, 24, 12, 8], 1));
     let bias = noise(&[40], 3);
     for (kernel, padding) in [(1, 0), (3, 1)] {
@@ -130,7 +129,7 @@ fn fully_connected() {
 }
 
 #[test]
-fn losses_are_f32_and_gradients_of_logits_are_not() {
+fn losses_are_f32_and_logit_gradients_f16() {
     let mut logits = noise(&[9, 13], 1);
     logits.data.iter_mut().for_each(|x| *x *= 8.0);
     let (logits, s) = half(&logits);
@@ -146,10 +145,10 @@ fn losses_are_f32_and_gradients_of_logits_are_not() {
     check(&op, &specs, &[&made, &labels, &dloss], HALF, &[], &[]);
 }
 
-/// The loss scale depends on it: what is too large for f16 must not be stored as the largest finite
-/// one.
+/// Loss scaling depends on this: overflow must be stored as infinity, not as the largest finite
+/// f16.
 #[test]
-fn what_is_too_large_is_stored_as_infinity() {
+fn f16_overflow_is_stored_as_infinity() {
     let (x, s) = half(&Array::new(&[1, 1, 1, 3], vec![60_000.0, -60_000.0, 1.0]));
     let trial = incept::tune::Trial::new(&Add, &[s.clone(), s], 0).expect("shapes fit");
     let implementation = trial.implementations(gpu()).remove(0);

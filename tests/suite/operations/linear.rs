@@ -27,9 +27,9 @@ proptest! {
     }
 }
 
-/// Sums that are long enough to be cut into parts, the last a shorter one.
+/// Sums long enough for split-K, with a shorter last part.
 #[test]
-fn long_sums() {
+fn split_k() {
     for (batch, features, outputs) in [(33, 700, 70), (300, 40, 36), (5, 520, 400)] {
         let (x, w) = (noise(&[batch, features], 1), noise(&[outputs, features], 2));
         let (b, dy) = (noise(&[outputs], 3), noise(&[batch, outputs], 4));
@@ -47,7 +47,7 @@ fn long_sums() {
 }
 
 #[test]
-fn shapes_that_do_not_fit_are_named() {
+fn shape_errors_name_both_shapes() {
     let (x, w, b) = (noise(&[2, 9], 1), noise(&[4, 8], 1), noise(&[4], 1));
     let error =
         Linear { relu: false }.infer(&[&spec(&x), &spec(&w), &spec(&b)]).expect_err("9 features are not 8");

@@ -19,7 +19,7 @@ proptest! {
     fn random_cross_entropy(rows in 1usize..70, classes in 1usize..130, smoothing in 0.0f32..0.5, large in 1.0f32..80.0) {
         let mut x = noise(&[rows, classes], 1);
         x.data.iter_mut().for_each(|x| *x *= large);
-        // Some labels are no class.
+        // Some labels are not classes.
         let labels: Vec<f32> = (0..rows).map(|i| ((i * 7) % (classes + 2)) as f32).collect();
         let labels = Array::new(&[rows], labels);
         let (s, l) = (spec(&x), Spec::u32([rows]));
@@ -32,15 +32,15 @@ proptest! {
     }
 }
 
-/// Second labels and class weights, each alone and both: against the twin, and the twin against
-/// what torch's `CrossEntropyLoss(weight=..., label_smoothing=0.1)` gives for the same numbers.
+/// Second labels and class weights, alone and together, against the reference; the reference is
+/// compared with torch's `CrossEntropyLoss(weight=..., label_smoothing=0.1)`.
 #[test]
 fn mixed_labels_and_class_weights() {
     let (rows, classes) = (9, 5);
     let x = noise(&[rows, classes], 1);
     let ids = |step: usize| Array::new(&[rows], (0..rows).map(|i| ((i * step) % classes) as f32).collect());
     let (mut labels, second) = (ids(1), ids(3));
-    // A row that does not count.
+    // A row to ignore.
     labels.data[4] = 7.0;
     let share = Array::new(&[rows], (0..rows).map(|i| i as f32 / 8.0).collect());
     let weights = Array::new(&[classes], vec![0.5, 1.0, 2.0, 0.0, 3.0]);
@@ -95,7 +95,7 @@ fn weighted_sum() {
 }
 
 #[test]
-fn dropout_masks_are_the_twins_and_differ_by_step_and_layer() {
+fn dropout_masks_match_the_reference_and_differ() {
     let x = Array::new(&[4, 50, 5, 7], vec![1.0; 7000]);
     let op = Dropout { probability: 0.4, salt: 3 };
     let mut masks = Vec::new();
@@ -107,8 +107,8 @@ fn dropout_masks_are_the_twins_and_differ_by_step_and_layer() {
     }
     for (a, b) in [(0, 1), (0, 2), (1, 2)] {
         let same = masks[a].iter().zip(&masks[b]).filter(|(a, b)| a == b).count() as f64 / 7000.0;
-        // Independent masks agree where both keep or both drop: 0.6^2 + 0.4^2 = 0.52, here within
-        // five deviations.
+        // Independent masks agree with probability 0.6^2 + 0.4^2 = 0.52, here within five standard
+        // deviations.
         assert!((same - 0.52).abs() < 0.03, "{same}");
     }
     let kept = masks[0].iter().filter(|x| **x > 0.0).count() as f64 / 7000.0;
@@ -118,7 +118,7 @@ fn dropout_masks_are_the_twins_and_differ_by_step_and_layer() {
 }
 
 #[test]
-fn concat_and_slice_are_each_other_reversed() {
+fn slice_inverts_concat() {
     let (a, b) = (noise(&[2, 3, 2, 2], 1), noise(&[2, 5, 2, 2], 2));
     let joined =
         run_operation(&Concat, &[&spec(&a), &spec(&b)], &[&a, &b], &Step::default()).expect("fits").remove(0);

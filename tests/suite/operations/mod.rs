@@ -1,4 +1,4 @@
-//! Each operation by itself: every implementation on the device against the f64 twin. Goldens of
+//! Single operations: every implementation on the device against the f64 reference. Goldens of
 //! operations are in `tests/suite/verify.rs`.
 
 mod conv;

@@ -29,7 +29,8 @@ proptest! {
     fn random_batch_norm(
         batch in 1usize..5, channels in 1usize..20, size in [1usize..12, 1..12], relu: bool, shift in -3.0f32..3.0,
     ) {
-        // Of one or two values a channel has no variance to speak of, and f32 no digits left.
+        // With one or two values per channel the variance is tiny and f32 has no significant digits
+        // left.
         prop_assume!(batch * size[0] * size[1] > 8);
         let mut x = noise(&[batch, channels, size[0], size[1]], 1);
         x.data.iter_mut().for_each(|x| *x += shift);

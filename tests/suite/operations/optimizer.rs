@@ -22,48 +22,47 @@ fn sgd_multipliers_and_nesterov() {
     let regions = regions(3);
     let inputs: Vec<&Array<f32>> = regions.iter().collect();
     let specs: Vec<Spec> = regions.iter().map(spec).collect();
-    let step = Step { decay: 0.1, loss_scale: 4.0, ..Step::default() };
+    let step = Step { weight_decay: 0.1, loss_scale: 4.0, ..Step::default() };
     for nesterov in [false, true] {
         check_step(&Sgd { nesterov }, &specs, &inputs, 1e-6, &[], &[], &step);
     }
 }
 
 #[test]
-fn adamw_is_right_from_the_first_update_on() {
+fn adamw_matches_reference_from_the_first_update() {
     let mut regions = regions(4);
-    // Means of squares are not negative.
+    // Second moments are not negative.
     regions[3].data.iter_mut().for_each(|v| *v *= *v);
     let op = AdamW { beta2: 0.999, epsilon: 1e-8 };
     for update in [0, 1, 10, 1000] {
-        let step = Step { update, decay: 0.05, ..Step::default() };
+        let step = Step { update, weight_decay: 0.05, ..Step::default() };
         let inputs: Vec<&Array<f32>> = regions.iter().collect();
         let specs: Vec<Spec> = regions.iter().map(spec).collect();
         check_step(&op, &specs, &inputs, 1e-6, &[], &[], &step);
     }
-    // The first update moves each parameter by the rate, whatever its gradient: a property of Adam.
+    // Adam's first update moves each parameter by the learning rate, whatever its gradient.
     let (w, g) = (noise(&[64], 1), noise(&[64], 2));
     let zeros = Array::zeros(&[64]);
     let multipliers = Array::new(&[2], vec![1.0, 1.0]);
     let inputs = [&w, &g, &zeros, &zeros, &multipliers];
     let specs = inputs.map(spec);
-    let step = Step { rate: 0.5, ..Step::default() };
+    let step = Step { lr: 0.5, ..Step::default() };
     let out = run_operation(&op, &specs.iter().collect::<Vec<_>>(), &inputs, &step).expect("shapes fit");
     for ((after, before), g) in out[0].data.iter().zip(&w.data).zip(&g.data) {
         assert!((after - (before - 0.5 * g.signum())).abs() < 1e-4);
     }
 }
 
-/// Three tensors: one of 30 blocks that is decayed, a bias of one, and one of 6 whose weights are
-/// all zero.
+/// Three tensors: 30 blocks with weight decay, a bias of one block, and 6 blocks of zero weights.
 #[test]
-fn lars_scales_by_the_norms_of_tensors() {
+fn lars_scales_by_tensor_norms() {
     let [mut w, g, m] = [1, 2, 3].map(|seed| noise(&[64 * 37], seed));
     w.data[64 * 31..].fill(0.0);
     let decays = (0..37).flat_map(|block| [1.0, if block == 30 { 0.0 } else { 1.0 }]);
     let multipliers = Array::new(&[74], decays.collect());
     let segments = Array::new(&[6], vec![0.0, 30.0, 30.0, 1.0, 31.0, 6.0]);
-    let op = Lars { trust: 0.01 };
-    let step = Step { rate: 0.5, decay: 0.1, loss_scale: 4.0, ..Step::default() };
+    let op = Lars { trust_coefficient: 0.01 };
+    let step = Step { lr: 0.5, weight_decay: 0.1, loss_scale: 4.0, ..Step::default() };
     let inputs = [&w, &g, &m, &multipliers, &segments];
     check_step(&op, &inputs.map(spec), &inputs, 1e-6, &[], &[], &step);
     let guard = Array::new(&[3], vec![1.0, 8.0, 0.0]);
@@ -74,33 +73,33 @@ fn lars_scales_by_the_norms_of_tensors() {
     let out = run_operation(&op, &skipped.map(spec).each_ref(), &skipped, &step).expect("shapes fit");
     assert!(out[0] == w && out[1] == m);
     check_step(&op, &skipped.map(spec), &skipped, 0.0, &[], &[], &step);
-    let plain = Step { rate: 1.0, momentum: 0.0, decay: 0.0, loss_scale: 1.0, ..step };
+    let plain = Step { lr: 1.0, momentum: 0.0, weight_decay: 0.0, loss_scale: 1.0, ..step };
     let out = run_operation(&op, &inputs.map(spec).each_ref(), &inputs, &plain).expect("shapes fit");
     let norm = |values: &[f32]| values.iter().map(|v| v * v).sum::<f32>().sqrt();
-    // At rate 1 without decay the update has a hundredth of the weights' norm; the others move by
-    // their gradients.
+    // At learning rate 1 without weight decay, the update has 1% of the weights' norm; the others
+    // move by their gradients.
     let part = 0..64 * 30;
     assert!((norm(&out[1].data[part.clone()]) / norm(&w.data[part]) - 0.01).abs() < 1e-5);
     assert_eq!(out[1].data[64 * 30..], g.data[64 * 30..]);
 }
 
-/// Algorithm 1 of You et al. with numbers: v = momentum v + rate ratio (g + decay w), w = w - v. A
-/// rate that falls leaves what momentum has.
+/// Algorithm 1 of You et al.: v = momentum v + lr ratio (g + decay w), w = w - v. A lower learning
+/// rate does not change the existing momentum.
 #[test]
-fn the_rate_of_lars_is_inside_its_momentum() {
+fn lars_learning_rate_is_inside_momentum() {
     let array = |value: f32| Array::new(&[64], vec![value; 64]);
     let (multipliers, segments) = (Array::new(&[2], vec![1.0, 1.0]), Array::new(&[2], vec![0.0, 1.0]));
     let (mut w, mut v) = (array(2.0), array(0.0));
     let (mut expected_w, mut expected_v) = (2.0, 0.0);
     for (g, rate) in [(0.5, 1.0), (0.25, 0.1), (1.0, 0.01)] {
-        // All elements alike: the ratio is trust w / (g + decay w).
+        // All elements alike: the ratio is trust_coefficient w / (g + decay w).
         expected_v =
             0.9 * expected_v + rate * 0.02 * expected_w / (g + 0.1 * expected_w) * (g + 0.1 * expected_w);
         expected_w -= expected_v;
         let g = array(g as f32);
         let inputs = [&w, &g, &v, &multipliers, &segments];
-        let step = Step { rate: rate as f32, momentum: 0.9, decay: 0.1, ..Step::default() };
-        let op = Lars { trust: 0.02 };
+        let step = Step { lr: rate as f32, momentum: 0.9, weight_decay: 0.1, ..Step::default() };
+        let op = Lars { trust_coefficient: 0.02 };
         check_step(&op, &inputs.map(spec), &inputs, 1e-6, &[], &[], &step);
         let out = run_operation(&op, &inputs.map(spec).each_ref(), &inputs, &step).expect("shapes fit");
         (w, v) = (out[0].clone(), out[1].clone());
@@ -109,10 +108,10 @@ fn the_rate_of_lars_is_inside_its_momentum() {
     }
 }
 
-/// What torch makes of twelve updates with `OneCycleLR`, which cycles momentum, of `AdamW` beta1;
-/// made by tests/fixtures/scripts/schedules_torch.py.
+/// Twelve updates of torch with `OneCycleLR`, which cycles momentum (`AdamW`: beta1), generated by
+/// tests/fixtures/scripts/schedules_torch.py.
 #[test]
-fn one_cycle_trains_as_torchs() {
+fn one_cycle_updates_match_torch() {
     let multipliers = Array::new(&[2], vec![1.0, 1.0]);
     let schedule = Schedule::OneCycle { rise: 0.3 };
     let rows: Vec<Vec<&str>> =
@@ -134,8 +133,8 @@ fn one_cycle_trains_as_torchs() {
             let pace = schedule.pace(0.1, 0.0, moment, 3);
             let gradient = (0..64).map(|i| (i as f64 + 7.0 * t as f64 + 1.0).sin() as f32).collect();
             let gradient = Array::new(&[64], gradient);
-            let (rate, momentum) = (pace.rate as f32, pace.momentum.expect("is cycled") as f32);
-            let step = Step { rate, momentum, decay: 0.01, update: t as u32, ..Step::default() };
+            let (lr, momentum) = (pace.lr as f32, pace.momentum.expect("is cycled") as f32);
+            let step = Step { lr, momentum, weight_decay: 0.01, update: t as u32, ..Step::default() };
             let mut inputs = vec![&state[0], &gradient];
             inputs.extend(state[1..].iter().chain([&multipliers]));
             let specs: Vec<Spec> = inputs.iter().map(|a| spec(a)).collect();
@@ -150,7 +149,7 @@ fn one_cycle_trains_as_torchs() {
 }
 
 #[test]
-fn averages() {
+fn averaging() {
     let (average, w) = (noise(&[640], 1), noise(&[640], 2));
     for decay in [None, Some(0.99)] {
         for update in [0, 5, 100_000] {
@@ -168,9 +167,9 @@ fn averages() {
     }
 }
 
-/// Micro-batches of 16, 16 and 3 images, of at most 16 each: the sum becomes the mean over all 35.
+/// Micro-batches of 16, 16 and 3 images, with size 16: the sum becomes the mean over all 35.
 #[test]
-fn accumulation_weighs_micro_batches_by_their_images() {
+fn accumulation_weights_micro_batches_by_images() {
     let mut sum = Array::new(&[640], vec![f32::NAN; 640]);
     let mut expected = vec![0.0; 640];
     for (i, images) in [16.0, 16.0, 3.0].into_iter().enumerate() {
@@ -187,13 +186,13 @@ fn accumulation_weighs_micro_batches_by_their_images() {
             run_operation(&Accumulate, &specs.each_ref(), &[&sum, &g], &step).expect("shapes fit").remove(0);
     }
     assert!(relative_error(&sum.data, &expected) < 1e-6);
-    // What the sum was before is forgotten on the device too.
+    // The previous sum is discarded on the device too.
     let (old, g) = (noise(&[640], 8), noise(&[640], 9));
     check_step(&Accumulate, &[spec(&old), spec(&g)], &[&old, &g], 0.0, &[], &[], &Step::default());
 }
 
 #[test]
-fn norms_are_clipped_from_above_only() {
+fn clip_norm_only_scales_down() {
     let g = noise(&[64 * 300], 1);
     for max_norm in [0.1, 1e6] {
         let step = Step { loss_scale: 2.0, ..Step::default() };
@@ -202,7 +201,7 @@ fn norms_are_clipped_from_above_only() {
 }
 
 #[test]
-fn loss_scales_move_with_overflows() {
+fn loss_scale_adapts_to_overflows() {
     let op = LossScale { interval: 3 };
     let scalar = |value: f32| Array::new(&[1], vec![value]);
     for broken in [None, Some(f32::INFINITY), Some(f32::NEG_INFINITY), Some(f32::NAN)] {
@@ -221,14 +220,13 @@ fn loss_scales_move_with_overflows() {
     }
 }
 
-/// With a guard, updates take their scale from it and are counted without those that were skipped,
-/// or leave everything as it is.
+/// With a guard, updates use its scale and do not count skipped updates, or change nothing.
 #[test]
-fn guarded_updates() {
+fn guarded_updates_are_scaled_or_skipped() {
     let mut regions = regions(4);
     regions[3].data.iter_mut().for_each(|v| *v *= *v);
     let multipliers = regions.remove(4);
-    let step = Step { update: 7, decay: 0.1, ..Step::default() };
+    let step = Step { update: 7, weight_decay: 0.1, ..Step::default() };
     for applied in [1.0, 0.0] {
         let guard = Array::new(&[3], vec![applied, 4.0, 5.0]);
         let [w, g, m, v] = [0, 1, 2, 3].map(|i| &regions[i]);
@@ -242,7 +240,7 @@ fn guarded_updates() {
         for (op, inputs) in calls {
             let specs: Vec<Spec> = inputs.iter().map(|a| spec(a)).collect();
             check_step(op, &specs, &inputs, 1e-6, &[], &[], &step);
-            // The same without a guard, from a step that says what the guard does.
+            // The same without a guard, with the guard's values in the step.
             let plain = Step { update: 2, loss_scale: 4.0, ..step };
             let count = inputs.len() - 1;
             let refs: Vec<&Spec> = specs.iter().collect();
@@ -257,9 +255,9 @@ fn guarded_updates() {
     }
 }
 
-/// Regions larger than a binding are gone through in parts.
+/// Regions larger than a binding are processed in parts.
 #[test]
-fn regions_larger_than_a_binding() {
+fn regions_larger_than_a_binding_are_split() {
     let length = 64 * 300;
     let (sum, g) = (noise(&[length], 1), noise(&[length], 2));
     let specs = [spec(&sum), spec(&g)];

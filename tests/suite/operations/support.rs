@@ -1,4 +1,4 @@
-//! What the tests of operations share.
+//! Shared code of operation tests.
 
 use incept::graph::Operation;
 use incept::kernel::{Cooperative, Operands, Profile, Step};
@@ -10,11 +10,11 @@ use incept::tune::Trial;
 use crate::support;
 pub use crate::support::shared as gpu;
 
-/// Relative error of a result that was stored as f16 against the twin's, which rounds likewise:
-/// only sums that end near the middle between two f16 come out as the other one.
+/// Relative error limit of f16 results against the reference, which rounds likewise: only sums near
+/// the middle between two f16 round differently.
 pub const HALF: f64 = 2e-4;
 
-/// An array of numbers between -1 and 1 that look random, different for each seed.
+/// An array of noise in [-1, 1), by seed.
 pub fn noise(dims: &[usize], seed: u64) -> Array<f32> {
     Array::new(dims, support::noise::noise(dims.iter().product(), seed))
 }
@@ -24,15 +24,15 @@ pub fn spec(array: &Array<f32>) -> Spec {
     Spec::f32(array.dims.as_slice())
 }
 
-/// The same numbers stored as f16, with their spec.
+/// The values rounded to f16, with their spec.
 pub fn half(array: &Array<f32>) -> (Array<f32>, Spec) {
     (array.clone().stored_as(Element::F16), Spec::f16(array.dims.as_slice()))
 }
 
-/// Runs every implementation that the operation offers on this device, with activations dense and
-/// as windows of larger tensors, and compares each output with the f64 twin: relative L2 error at
-/// most `limit`, u32 outputs equal, nothing outside the outputs touched. `parameters` are inputs,
-/// `gradients` outputs that are never windows although they have four dimensions.
+/// Runs every implementation of the operation on this device, with activations dense and as windows
+/// of larger tensors, and compares each output with the f64 reference: relative L2 error up to
+/// `limit`, u32 outputs equal, no writes outside the outputs. `parameters` are 4-D inputs and
+/// `gradients` 4-D outputs that are never windows.
 pub fn check(
     op: &dyn Operation,
     specs: &[Spec],
@@ -44,16 +44,16 @@ pub fn check(
     check_step(op, specs, inputs, limit, parameters, gradients, &Step::default());
 }
 
-/// As [`check`], for the kernels on cooperative matrices with loops in place of the matrices: the
-/// tile with this number, of those that fit.
+/// As [`check`], for cooperative kernels with emulated matrices: tile number `tile` of those that
+/// fit.
 pub fn check_emulated(op: &dyn Operation, specs: &[Spec], inputs: &[&Array<f32>], tile: usize) {
     let matrices = Cooperative { size: 8, subgroup: 32, f16: false, f32: true, emulated: true };
     let profile = Profile { cooperative: Some(matrices), ..gpu().profile().clone() };
     check_one(op, specs, inputs, &profile, "cooperative", tile);
 }
 
-/// As [`check`], for one of the implementations that this profile allows: of those whose names
-/// begin so, the one with this number.
+/// As [`check`], for implementation `number` of those in this profile whose names start with
+/// `name`.
 pub fn check_one(
     op: &dyn Operation,
     specs: &[Spec],
@@ -67,8 +67,8 @@ pub fn check_one(
     let wide: Vec<&Array<f64>> = wide.iter().collect();
     let spec_refs: Vec<&Spec> = specs.iter().collect();
     let step = Step::default();
-    let expected = run_operation(op, &spec_refs, &wide, &step).expect("the twin refuses the shapes");
-    let trial = Trial::new(op, specs, 0).expect("the shapes are refused");
+    let expected = run_operation(op, &spec_refs, &wide, &step).expect("the reference rejects the shapes");
+    let trial = Trial::new(op, specs, 0).expect("the shapes are rejected");
     let operands = Operands { layer: "layer", inputs: trial.inputs(), outputs: trial.outputs() };
     let mut list = offers(op, &operands, profile);
     list.retain(|i| i.name.starts_with(name) && i.fits(profile));
@@ -96,13 +96,12 @@ pub fn check_step(
     let wide: Vec<Array<f64>> = inputs.iter().map(|a| a.cast()).collect();
     let wide: Vec<&Array<f64>> = wide.iter().collect();
     let spec_refs: Vec<&Spec> = specs.iter().collect();
-    let expected = run_operation(op, &spec_refs, &wide, step).expect("the twin refuses the shapes");
-    let outputs = op.infer(&spec_refs).expect("the shapes are refused");
-    // A padding that is a multiple of four keeps vector loads possible, the other does not. Each
-    // implementation runs with one of them and the next with another: a driver that compiles slowly
-    // would take minutes for all.
+    let expected = run_operation(op, &spec_refs, &wide, step).expect("the reference rejects the shapes");
+    let outputs = op.infer(&spec_refs).expect("the shapes are rejected");
+    // A padding that is a multiple of four allows vector loads, the other does not. Implementations
+    // alternate between them, because slow drivers would take minutes to compile all combinations.
     for (turn, pad) in [0, 4, 3].into_iter().enumerate() {
-        let mut trial = Trial::new(op, specs, pad).expect("the shapes are refused");
+        let mut trial = Trial::new(op, specs, pad).expect("the shapes are rejected");
         for index in parameters {
             trial = trial.dense_input(*index);
         }

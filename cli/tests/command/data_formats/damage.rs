@@ -79,7 +79,7 @@ fn packed_files_may_have_several_members() {
     let at = damaged.len() - 7 - 8;
     damaged[at] ^= 0xff;
     write(&folder.path().join("train-images-idx3-ubyte.gz"), &damaged);
-    assert!(refused(folder.path()).contains("cannot be unpacked"));
+    assert!(refused(folder.path()).contains("cannot be decompressed"));
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn skipped_images_of_a_tar_are_counted() {
     let data = open(text(&tar), &OpenOptions::default()).expect("can be opened");
     assert_eq!(data.train.len() + data.validation.len(), 4);
     let said = data.notes.join("\n");
-    assert!(said.contains("skipped 2 images") && said.contains("1 heic, 1 without an ending"), "{said}");
+    assert!(said.contains("skipped 2 images") && said.contains("1 heic, 1 without an extension"), "{said}");
 }
 
 #[test]
@@ -209,8 +209,8 @@ fn cifar_pickles_execute_nothing() {
         open(text(folder.path()), &OpenOptions::default()).expect_err("labels without images").to_string();
     assert!(error.contains("data_batch_2") && error.contains("1 images and 2 labels"), "{error}");
     write(&place.join("data_batch_2"), b"\x80\x02cos\nsystem\n(U\x05falsetR.");
-    let error = open(text(folder.path()), &OpenOptions::default()).expect_err("no dictionary").to_string();
-    assert!(error.contains("data_batch_2") && error.contains("no dictionary"), "{error}");
+    let error = open(text(folder.path()), &OpenOptions::default()).expect_err("not a dictionary").to_string();
+    assert!(error.contains("data_batch_2") && error.contains("not a dictionary"), "{error}");
 }
 
 #[test]

@@ -184,8 +184,8 @@ fn webdataset_labels_may_be_text_or_json() {
     assert_eq!(set.classes()[1], "10");
     std::fs::remove_file(folder.path().join("classes.txt")).expect("can be removed");
     write(&[labels[0], ("d", "caption", b"no class")]);
-    let error = open(text(&path), &options).expect_err("d has no class").to_string();
-    assert!(error.contains("`d` has no class"), "{error}");
+    let error = open(text(&path), &options).expect_err("d has no label").to_string();
+    assert!(error.contains("`d` has no label"), "{error}");
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn csv_manifests() {
     assert_eq!((data.train.len(), data.train.classes().len()), (2, 3), "numbers are classes from 0");
     for (content, reason) in [
         ("", "is empty"),
-        ("x,y\n1,2\n", "neither a header"),
+        ("x,y\n1,2\n", "has no header"),
         ("file,label\na.png,\n", "line 2"),
         ("file,label,split\na.png,cat,sometimes\n", "sometimes"),
         ("file,label\na.png,cat\n", "two classes"),

@@ -259,5 +259,5 @@ fn eval_uses_the_classes_of_the_checkpoint_for_each_split() {
     write(&folder.path().join("val/unicorn/1.png"), &png(1));
     write(&folder.path().join("train/unicorn/1.png"), &png(2));
     let error = fails(&["eval", "included", text(folder.path()), "--tune", "off"]);
-    assert!(error.contains("unicorn") && error.contains("not known"), "{error}");
+    assert!(error.contains("unicorn") && error.contains("not in the checkpoint"), "{error}");
 }

@@ -307,7 +307,7 @@ fn normalization_with_other_constants_is_rejected() {
         std::fs::write(&path, bytes).expect("can be written");
         let errors =
             fails(&["import", text(&path), "--output", text(&folder.path().join("out.safetensors"))]);
-        assert!(errors.contains("has not the numbers of GoogLeNet"), "{errors}");
+        assert!(errors.contains("does not have GoogLeNet's parameters"), "{errors}");
     }
 }
 
@@ -341,8 +341,8 @@ fn shards_are_read_only_with_their_index() {
     assert_eq!(incept::checkpoint::Checkpoint::load(&out).expect("a checkpoint").state, plain.state);
     let errors = fails(&["import", text(&parts[0]), "--output", text(&out)]);
     assert!(
-        errors.contains("part 1 of 2")
-            && errors.contains("`model.safetensors.index.json`, which is beside it"),
+        errors.contains("shard 1 of 2")
+            && errors.contains("`model.safetensors.index.json`, which is in the same folder"),
         "{errors}"
     );
     // A tensor that the index has in another shard, and a missing shard.
