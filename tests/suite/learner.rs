@@ -58,7 +58,9 @@ impl Observer for StopAfter {
 fn the_best_epoch_is_saved_and_patience_ends_training() {
     let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("best.safetensors");
-    let (history, learner) = fit(gpu, builder().epochs(30).patience(2).best_checkpoint(&file));
+    let network = GoogLeNet::paper().width(0.125).input(32).classes(2);
+    let builder = Learner::builder(network).data(Arc::new(stripes(240))).batch_size(16).learning_rate(0.02);
+    let (history, learner) = fit(gpu, builder.epochs(30).patience(2).best_checkpoint(&file));
     let (accuracy, epoch) = history.best().expect("was validated");
     assert_eq!(learner.best(), Some((accuracy, epoch)));
     assert!(accuracy > 0.8, "{accuracy}");
