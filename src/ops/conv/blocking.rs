@@ -1,6 +1,6 @@
 //! Tiling and split-K of products in the families for GPUs.
 
-use crate::kernel::Profile;
+use crate::kernel::{Kernel, Profile};
 
 /// A tile of a workgroup: `m` x `n` results, K in steps of `depth`.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,12 @@ pub(super) struct Split {
 impl Blocking {
     pub(super) fn groups(&self, m: usize, n: usize) -> [usize; 2] {
         [m.div_ceil(self.m), n.div_ceil(self.n)]
+    }
+
+    /// Sets the constants of the tile: `TILE_M`, `TILE_N` and `DEPTH`.
+    pub(super) fn apply(&self, kernel: Kernel) -> Kernel {
+        let tile = [("TILE_M", self.m), ("TILE_N", self.n), ("DEPTH", self.depth)];
+        tile.into_iter().fold(kernel, |kernel, (name, n)| kernel.constant(name, n))
     }
 
     /// The split with the lowest estimated time among those with enough workgroups. A part is at

@@ -92,10 +92,9 @@ impl Tile for Matrices {
 
     fn apply(&self, kernel: Kernel) -> Kernel {
         let Blocking { m, n, depth, invocations, .. } = self.blocking;
-        let kernel = kernel
-            .constant("TILE_M", size(m))
-            .constant("TILE_N", size(n))
-            .constant("DEPTH", size(depth))
+        let kernel = self
+            .blocking
+            .apply(kernel)
             .constant("SIZE", size(self.size))
             .constant("SIXTEEN", self.size == 16)
             .constant("HALF", self.element == Element::F16)

@@ -1,6 +1,6 @@
 //! The extents of a convolution and the constants that kernels derive from them.
 
-use crate::kernel::Operand;
+use crate::kernel::{Kernel, Operand};
 use crate::ops::MOST_EXTENT;
 
 /// The extents of one convolution.
@@ -26,6 +26,20 @@ impl Extents {
     /// K: multiply-adds per output.
     pub fn depth(&self) -> usize {
         self.channels * self.kernel[0] * self.kernel[1]
+    }
+
+    /// Tells a kernel of the taps: constants `KERNEL_H` and `KERNEL_W`.
+    pub fn taps(&self, kernel: Kernel) -> Kernel {
+        kernel.constant("KERNEL_H", size(self.kernel[0])).constant("KERNEL_W", size(self.kernel[1]))
+    }
+
+    /// Tells a kernel of the windows: [`Extents::taps`], `STRIDE_H`, `STRIDE_W`, and `PAD`, whether
+    /// any reaches out of the input: only those pay for asking.
+    pub fn windows(&self, kernel: Kernel, pads: bool) -> Kernel {
+        self.taps(kernel)
+            .constant("STRIDE_H", size(self.stride[0]))
+            .constant("STRIDE_W", size(self.stride[1]))
+            .constant("PAD", pads)
     }
 }
 

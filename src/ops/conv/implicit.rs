@@ -127,9 +127,8 @@ fn pack(
 ) -> Kernel {
     let e = &view.extents;
     let rows = e.outputs.div_ceil(tile_m) * tile_m;
-    let pack = Kernel::new(operands, SOURCE, "pack_tiled")
-        .constant("KERNEL_H", size(e.kernel[0]))
-        .constant("KERNEL_W", size(e.kernel[1]))
+    let pack = e
+        .taps(Kernel::new(operands, SOURCE, "pack_tiled"))
         .constant("TILE_M", size(tile_m))
         .constant("TAP_OUTER", tap_outer)
         .geometries([("rows", e.outputs), ("depth", e.channels), ("padded_k", padded_k)])

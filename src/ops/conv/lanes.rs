@@ -93,9 +93,8 @@ pub(super) fn product(
     if groups > 65_535 || step_count > 65_535 {
         return None;
     }
-    let pack = Kernel::new(operands, SOURCE, "pack_lanes")
-        .constant("KERNEL_H", size(e.kernel[0]))
-        .constant("KERNEL_W", size(kernel_w))
+    let pack = e
+        .taps(Kernel::new(operands, SOURCE, "pack_lanes"))
         .constant("TILE_M", size(steps.tile_m))
         .constant("STEP_C", size(steps.channels))
         .constant("EACH", size(PACKED))

@@ -146,40 +146,34 @@ impl View {
     /// Sets the geometry of the windows and the offsets of source and result.
     pub(super) fn describe(&self, kernel: Kernel, product: &Product<'_>) -> Kernel {
         let (e, source, result) = (&self.extents, product.source, product.result);
-        kernel
-            .constant("KERNEL_H", size(e.kernel[0]))
-            .constant("KERNEL_W", size(e.kernel[1]))
-            .constant("STRIDE_H", size(e.stride[0]))
-            .constant("STRIDE_W", size(e.stride[1]))
-            .constant("PAD", self.pads())
-            .geometries([
-                ("batch", e.batch),
-                ("rows", e.outputs),
-                ("depth", e.channels),
-                ("height", e.size[0]),
-                ("width", e.size[1]),
-                ("out_height", e.out[0]),
-                ("out_width", e.out[1]),
-                ("pad_h", e.padding[0]),
-                ("pad_w", e.padding[1]),
-                ("source_offset", source.offset),
-                ("source_stride", source.batch_stride),
-                ("result_offset", result.offset),
-                ("result_stride", result.batch_stride),
-            ])
+        e.windows(kernel, self.pads()).geometries([
+            ("batch", e.batch),
+            ("rows", e.outputs),
+            ("depth", e.channels),
+            ("height", e.size[0]),
+            ("width", e.size[1]),
+            ("out_height", e.out[0]),
+            ("out_width", e.out[1]),
+            ("pad_h", e.padding[0]),
+            ("pad_w", e.padding[1]),
+            ("source_offset", source.offset),
+            ("source_stride", source.batch_stride),
+            ("result_offset", result.offset),
+            ("result_stride", result.batch_stride),
+        ])
     }
 
     /// Configures a kernel that packs the weight.
     pub(super) fn pack(&self, kernel: Kernel, transposed: bool) -> Kernel {
-        kernel
-            .constant("TRANSPOSED", transposed)
-            .constant("SUBPIXEL", self.is_subpixel())
-            .constant("PHASES_H", size(self.phases[0]))
-            .constant("PHASES_W", size(self.phases[1]))
+        self.phases(kernel.constant("TRANSPOSED", transposed).constant("SUBPIXEL", self.is_subpixel()))
             .constant("FIRST_H", size(self.first[0]))
             .constant("FIRST_W", size(self.first[1]))
             .constant("WEIGHT_H", size(self.weight[0]))
             .constant("WEIGHT_W", size(self.weight[1]))
+    }
+
+    fn phases(&self, kernel: Kernel) -> Kernel {
+        kernel.constant("PHASES_H", size(self.phases[0])).constant("PHASES_W", size(self.phases[1]))
     }
 
     /// Configures how a kernel scatters results.
@@ -188,9 +182,6 @@ impl View {
         if !self.is_subpixel() {
             return kernel;
         }
-        kernel
-            .constant("PHASES_H", size(self.phases[0]))
-            .constant("PHASES_W", size(self.phases[1]))
-            .geometries([("result_height", self.result[0]), ("result_width", self.result[1])])
+        self.phases(kernel).geometries([("result_height", self.result[0]), ("result_width", self.result[1])])
     }
 }

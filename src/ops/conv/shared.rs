@@ -1,6 +1,6 @@
 //! Parts that kernels of all families share: constants and geometry, memory traffic, and split-K.
 
-use super::geometry::{Extents, size};
+use super::geometry::Extents;
 use crate::kernel::{Implementation, Kernel, Operand, Operands, Slot, TiledProduct, Traffic};
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
@@ -28,16 +28,9 @@ pub(super) fn kernel(
     y: &Operand,
 ) -> Kernel {
     // Bounds are checked only if windows can exceed the input.
-    let reach = |i: usize| e.padding[i] > 0;
     let plain = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
-    Kernel::new(operands, source, entry)
-        .constant("KERNEL_H", size(e.kernel[0]))
-        .constant("KERNEL_W", size(e.kernel[1]))
-        .constant("STRIDE_H", size(e.stride[0]))
-        .constant("STRIDE_W", size(e.stride[1]))
-        .constant("PAD", reach(0) || reach(1))
-        .constant("PLAIN", plain)
-        .geometries([
+    e.windows(Kernel::new(operands, source, entry), e.padding != [0, 0]).constant("PLAIN", plain).geometries(
+        [
             ("batch", e.batch),
             ("channels", e.channels),
             ("height", e.size[0]),
@@ -51,7 +44,8 @@ pub(super) fn kernel(
             ("x_stride", x.batch_stride),
             ("y_offset", y.offset),
             ("y_stride", y.batch_stride),
-        ])
+        ],
+    )
 }
 
 /// The type of a binding: vectors of four, or scalars.

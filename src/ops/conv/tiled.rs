@@ -77,10 +77,8 @@ impl Tile for Registers {
 
     fn apply(&self, kernel: Kernel) -> Kernel {
         let invocations = self.invocations();
-        kernel
-            .constant("TILE_M", size(self.m))
-            .constant("TILE_N", size(self.n))
-            .constant("DEPTH", size(self.depth))
+        self.blocking()
+            .apply(kernel)
             .constant("EACH_M", size(self.each_m))
             .constant("EACH_N", size(self.each_n))
             .constant("VECTORS_M", size(self.each_m / 4))
