@@ -1,5 +1,5 @@
-//! A network of one's own: a small ResNet (He et al. 2016) with an auxiliary head learns the
-//! embedded digits, is saved and loaded again, and exported as ONNX:
+//! A custom network: a small ResNet (He et al. 2016) with an auxiliary head is trained on the
+//! embedded digits, saved, loaded, and exported as ONNX:
 //! `cargo run --release --example resnet -- FOLDER`.
 
 use std::path::PathBuf;
@@ -16,12 +16,12 @@ use incept::tensor::Element;
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// What a checkpoint says of the network.
+/// The network's configuration, as checkpoints contain it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct ResNet {
     classes: usize,
     input: usize,
-    /// Channels of the first stage; each stage after it has twice as many and half the pixels.
+    /// Channels of the first stage; each further stage doubles them and halves height and width.
     width: usize,
     /// Residual blocks per stage.
     blocks: usize,
@@ -65,7 +65,7 @@ fn layer(net: &mut NetworkBuilder, name: &str, x: TensorId, to: usize, by: [usiz
     net.batch_norm(&format!("{name}.bn"), y)
 }
 
-/// Two convolutions beside a connection that leaves them out.
+/// A residual block of two convolutions.
 fn residual(net: &mut NetworkBuilder, name: &str, x: TensorId, to: usize, stride: usize) -> Result<TensorId> {
     let y = layer(net, &format!("{name}.conv1"), x, to, [3, stride, 1])?;
     let y = net.relu(&format!("{name}.relu1"), y)?;
@@ -102,7 +102,7 @@ fn main() -> Result<()> {
         .best_checkpoint(&best)
         .build_blocking(&gpu)?;
     let history = learner.fit_blocking(&mut Lines)?;
-    assert!(history.best().is_some_and(|(accuracy, _)| accuracy >= 0.95), "15 epochs are enough elsewhere");
+    assert!(history.best().is_some_and(|(accuracy, _)| accuracy >= 0.95), "accuracy after 15 epochs");
     let checkpoint = ModelCheckpoint::<ResNet>::load(&best)?;
     let metadata = &checkpoint.metadata;
     let classifier = Classifier::new(&gpu, &metadata.network, 1, Element::F32, &checkpoint.state);

@@ -1,4 +1,4 @@
-//! Images that a program has in memory already.
+//! Data sets in memory.
 
 use super::{Dataset, Image};
 use crate::error::{Error, Result};
@@ -25,17 +25,17 @@ pub struct InMemory {
 }
 
 impl InMemory {
-    /// No image yet, of classes with these names.
+    /// An empty data set with these class names.
     pub fn new(classes: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let classes = classes.into_iter().map(Into::into).collect();
         Self { classes, ..Self::default() }
     }
 
-    /// Adds an image of the class with this number.
+    /// Adds an image with its class.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a class that there is not, and for an image without pixels, with
-    /// other than 1 or 3 channels, or with more or fewer pixels than its extents say.
+    /// [`Error::OutOfRange`] for an unknown class, an empty image, a number of channels other than
+    /// 1 or 3, or a number of pixels that does not match width, height and channels.
     pub fn push(&mut self, image: Image, class: u32) -> Result<()> {
         let count = self.classes.len();
         if class as usize >= count {

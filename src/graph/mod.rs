@@ -35,7 +35,7 @@ impl NodeId {
     }
 }
 
-/// A contiguous stretch of device memory with its own lifetime; see `plan`.
+/// A contiguous region of device memory with its own lifetime; see `plan`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Region {
     /// Trained parameters, in the order of the graph.

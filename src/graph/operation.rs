@@ -42,7 +42,7 @@ pub enum Alias {
     },
 }
 
-/// How an operation changes when the network is evaluated instead of trained.
+/// The evaluation mode of an operation.
 #[derive(Clone, Debug)]
 pub enum Inference {
     /// Unchanged.
@@ -91,7 +91,7 @@ pub trait Operation: Any + Debug + Send + Sync {
         None
     }
 
-    /// How it changes in evaluation.
+    /// Its evaluation mode.
     fn for_inference(&self) -> Inference {
         Inference::Same
     }

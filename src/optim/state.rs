@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::tensor::HostTensor;
 
-/// How far training is.
+/// Training progress.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Micro-batches done.
@@ -39,7 +39,7 @@ pub struct TrainingState {
     pub slots: Vec<BTreeMap<String, HostTensor>>,
     /// Averaged parameters and running statistics by name; `None` without averaging.
     pub average: Option<BTreeMap<String, HostTensor>>,
-    /// How far training is.
+    /// Training progress.
     pub progress: Progress,
 }
 

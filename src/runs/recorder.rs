@@ -1,5 +1,4 @@
-//! What a run leaves behind while it trains: its folder's log and checkpoints, and TensorBoard's
-//! event files.
+//! Records a training run: log and checkpoints in its folder, and TensorBoard's event files.
 
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -20,10 +19,10 @@ use crate::output::{is_special, write_atomically};
 use crate::train::{EpochSummary, StepMetrics};
 use crate::untrusted::{MAX_FILE_BYTES, read_file};
 
-/// Step records of an epoch, about: enough for a curve.
+/// Approximate number of step records per epoch, enough for a curve.
 const STEPS_PER_EPOCH: usize = 200;
 
-/// One epoch of a training, as observers see it.
+/// Report of an epoch for observers.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct EpochReport {
@@ -36,35 +35,34 @@ pub struct EpochReport {
     pub seconds: f64,
     /// Training images per second.
     pub images_per_s: f64,
-    /// The main head on the validation set; none if there is no validation, or it was interrupted.
+    /// The main head on the validation set; `None` without validation or if it was interrupted.
     pub validation: Option<Evaluation>,
-    /// The main head's accuracy there, from 0 to 1.
+    /// The main head's validation accuracy, in [0, 1].
     pub validation_accuracy: Option<f64>,
     /// The auxiliary heads on the validation set; empty if the network has none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub validation_aux: Vec<HeadRecord>,
-    /// Whether no epoch before had so high a validation accuracy.
+    /// Whether this is the best validation accuracy so far.
     pub best: bool,
-    /// Share of the time of training in which the device worked on steps; none where it cannot
-    /// tell.
+    /// Share of training time in which the device was busy, in [0, 1]; `None` without timestamps.
     pub device_busy: Option<f64>,
 }
 
-/// How a run is recorded.
+/// Options of recording.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RecorderOptions {
-    /// Steps of an epoch, of which about 200 are logged.
+    /// Steps per epoch; about 200 of them are logged.
     pub steps_per_epoch: usize,
-    /// Bytes that training takes on the device, for the log.
+    /// Device memory of training in bytes, for the log.
     pub memory_bytes: u64,
-    /// Checkpoints of epochs that are kept beside the newest and the best.
+    /// Number of checkpoints to keep besides the newest and the best.
     pub keep: usize,
-    /// The folder of TensorBoard's logs, if they are written.
+    /// The folder of TensorBoard's event files; `None` to write none.
     pub tensorboard: Option<PathBuf>,
 }
 
-/// Writes down what happens in a run.
+/// Records a run in its folder.
 #[derive(Debug)]
 pub struct Recorder {
     folder: RunFolder,
@@ -75,19 +73,19 @@ pub struct Recorder {
     every: u64,
     memory_bytes: u64,
     keep: usize,
-    /// The best validation accuracy and the epoch that had it.
+    /// The best validation accuracy and its epoch.
     best: Option<(f64, u64)>,
     /// The last epoch, if its validation was interrupted.
     unvalidated: Option<EpochRecord>,
-    /// The beginning of the epoch in which the run resumes.
+    /// The first part of the epoch in which the run resumes.
     part: Option<PartRecord>,
     moved_aside: Vec<PathBuf>,
 }
 
-/// What is saved with a record of the log.
+/// The checkpoint to save with a record of the log.
 pub(crate) struct Save<'a, M> {
     pub checkpoint: &'a ModelCheckpoint<M>,
-    /// The newest checkpoint's file.
+    /// File of the newest checkpoint.
     pub out: &'a Path,
 }
 
@@ -97,7 +95,7 @@ pub fn now() -> f64 {
 }
 
 impl Machine {
-    /// This computer with this device.
+    /// Description of this machine and device.
     pub fn of(adapter: &AdapterSummary) -> Self {
         Self {
             adapter: adapter.name.clone(),
@@ -110,17 +108,16 @@ impl Machine {
 }
 
 impl RunFolder {
-    /// What can be read of the run's log; nothing if it has none yet.
+    /// The valid records of the run's log; empty without a log.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::Format`] naming a log that cannot be read at all.
+    /// [`Error::Io`] or [`Error::Format`] naming an unreadable log.
     pub fn readable_log(&self) -> Result<Vec<Record>> {
         let path = self.log_path();
         if path.exists() { Ok(read_log_leniently(&path)?.0) } else { Ok(Vec::new()) }
     }
 
-    /// The last epoch of a run that has done `steps` steps, if it ended with them and was not
-    /// validated.
+    /// The epoch that ended after `steps` steps, if its validation is missing.
     ///
     /// # Errors
     /// As [`RunFolder::readable_log`].
@@ -130,8 +127,8 @@ impl RunFolder {
         Ok(last.filter(|epoch| epoch.step == steps && epoch.validation.is_none()))
     }
 
-    /// Why early stopping ended a run that has done `epochs` epochs: the epochs since the best one,
-    /// its validation accuracy and its number. None if they are fewer than `patience`.
+    /// Early stopping after `epochs` epochs: number of epochs since the best one, its
+    /// validation accuracy and its index. `None` if there are fewer than `patience`.
     ///
     /// # Errors
     /// As [`RunFolder::readable_log`].
@@ -147,7 +144,7 @@ impl RunFolder {
     }
 }
 
-/// The best epoch of a log: its validation accuracy, its number, and the steps done after it.
+/// The best epoch of a log: its validation accuracy, its index, and the total steps after it.
 pub fn best_in(log: &[Record]) -> Option<(f64, u64, u64)> {
     log.iter().rev().find_map(|record| match record {
         Record::Epoch(EpochRecord { epoch, step, validation: Some(validation), best: true, .. }) => {
@@ -158,15 +155,15 @@ pub fn best_in(log: &[Record]) -> Option<(f64, u64, u64)> {
 }
 
 impl Recorder {
-    /// Records a run in its folder, from where `progress` says: a run that rewinds to an earlier
-    /// checkpoint keeps the log up to it, and later checkpoints are moved aside.
+    /// Records a run in its folder, starting at `progress`: if the run rewinds to an earlier
+    /// checkpoint, the log is truncated and later checkpoints are moved aside.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Format`] naming a file of the folder.
     pub fn open(folder: RunFolder, progress: &Progress, options: &RecorderOptions) -> Result<Self> {
         let steps = progress.step;
         let before = best_in(&folder.readable_log()?);
-        // A note of a save that this run rewinds behind.
+        // The pending record is of a save after the point that this run rewinds to.
         folder.end_save();
         let log = LogWriter::open(&folder.log_path(), steps)?;
         let records = folder.log()?;
@@ -184,7 +181,7 @@ impl Recorder {
                 there = Some(step);
             }
         }
-        // Where the weights of what was best are gone, the next epoch is the best one.
+        // If the weights of the best epoch are lost, the next epoch becomes the best one.
         let best =
             best.filter(|(_, _, step)| there == Some(*step)).map(|(accuracy, epoch, _)| (accuracy, epoch));
         let events = match &options.tensorboard {
@@ -217,12 +214,12 @@ impl Recorder {
         &self.moved_aside
     }
 
-    /// The best validation accuracy so far, from 0 to 1, and the number of its epoch.
+    /// The best validation accuracy so far, in [0, 1], and its epoch.
     pub fn best(&self) -> Option<(f64, u64)> {
         self.best
     }
 
-    /// Logs a step whose metrics are back, after `epoch` epochs.
+    /// Logs a step; `epoch` is the number of epochs done before it, with fractions.
     pub(crate) fn step(&mut self, step: &StepMetrics, epoch: f64, images_per_s: f64) -> Result<()> {
         if !step.step.is_multiple_of(self.every) {
             return Ok(());
@@ -253,7 +250,7 @@ impl Recorder {
         self.log.write(&Record::Step(record))
     }
 
-    /// Logs an epoch that is done after `step` steps, and saves what goes with it.
+    /// Logs a completed epoch that ended after `step` steps, and saves the checkpoint, if given.
     pub(crate) fn epoch<M: Model>(
         &mut self,
         epoch: &EpochReport,
@@ -278,12 +275,12 @@ impl Recorder {
         self.note(record, save)
     }
 
-    /// What an epoch had measured when the run was left in it, if it was.
+    /// The metrics of an interrupted epoch so far.
     pub(crate) fn take_part(&mut self, epoch: u64) -> Option<PartRecord> {
         self.part.take().filter(|part| part.epoch == epoch)
     }
 
-    /// Logs an epoch that is left before its end, after `step` steps, and saves what goes with it.
+    /// Logs an epoch that was interrupted after `step` steps, and saves the checkpoint, if given.
     pub(crate) fn leave<M: Model>(
         &mut self,
         epoch: &EpochReport,
@@ -301,12 +298,12 @@ impl Recorder {
         self.commit(&record, save, false)
     }
 
-    /// The number of the last epoch, if its validation was interrupted.
+    /// The index of the last epoch, if its validation was interrupted.
     pub(crate) fn unvalidated(&self) -> Option<u64> {
         self.unvalidated.as_ref().map(|epoch| epoch.epoch)
     }
 
-    /// Adds the validation of that epoch to the log, and saves what goes with it.
+    /// Adds the validation of that epoch to the log, and saves the checkpoint, if given.
     pub(crate) fn validate<M: Model>(
         &mut self,
         main: &Evaluation,
@@ -341,8 +338,8 @@ impl Recorder {
         Ok(())
     }
 
-    /// Saves what is to be saved and then logs it: the log promises no file that is not there. What
-    /// is cut off in between, [`RunFolder::mend`] completes.
+    /// Saves the files and then logs the record, so that the log refers to existing files only.
+    /// [`RunFolder::mend`] completes a save that was interrupted in between.
     fn commit<M: Model>(&mut self, record: &Record, save: Option<Save<'_, M>>, best: bool) -> Result<()> {
         let Some(save) = save else { return self.log.write_through(record) };
         self.folder.begin_save(record)?;
@@ -352,13 +349,13 @@ impl Recorder {
         elsewhere.map_or(Ok(()), Err)
     }
 
-    /// Saves a checkpoint of which the log has a record already.
+    /// Saves a checkpoint whose record is in the log already.
     pub(crate) fn save_only<M: Model>(&self, save: &Save<'_, M>) -> Result<()> {
         self.save(save, false)?.map_or(Ok(()), Err)
     }
 
-    /// Writes a checkpoint to where the run's newest one goes. What could not be written elsewhere
-    /// is in the folder all the same: the error is returned as a value then.
+    /// Writes the run's newest checkpoint. If it cannot be written outside of the folder, it is
+    /// written to the folder and the error is returned as a value.
     fn save<M: Model>(&self, Save { checkpoint, out }: &Save<'_, M>, best: bool) -> Result<Option<Error>> {
         let last = self.folder.last();
         let mut elsewhere = None;
@@ -369,7 +366,7 @@ impl Recorder {
             if elsewhere.is_some() || is_special(out) {
                 checkpoint.save(&last)?;
             } else if last.is_file() && self.folder.saves_elsewhere() {
-                // A copy that an earlier start saved here for want of the other place.
+                // A copy that an earlier start saved here because the other place failed.
                 std::fs::remove_file(&last).map_err(|e| Error::io(&last, e))?;
             }
         }
@@ -384,14 +381,14 @@ impl Recorder {
         Ok(elsewhere)
     }
 
-    /// Logs that the run ends here.
+    /// Logs the end of the run.
     pub(crate) fn end(&mut self, reason: StopReason, epochs: u64) -> Result<()> {
         let seconds = self.started.elapsed().as_secs_f64();
         self.log.write(&Record::End { reason, epochs, seconds, message: None })
     }
 
-    /// Logs that the run ends after `epochs` epochs because something failed: the log says what, if
-    /// it can still be written.
+    /// Logs the end of the run after `epochs` epochs because of an error, as far as the log can
+    /// still be written.
     pub fn fail(&mut self, message: String, epochs: u64) {
         let (reason, message) = (StopReason::Failed, Some(message));
         let seconds = self.started.elapsed().as_secs_f64();

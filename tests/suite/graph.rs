@@ -481,7 +481,7 @@ fn named_outputs_survive_every_pass() {
         assert!(recomputed.len() > masked.len());
         assert_eq!(outputs(&recomputed), expected);
 
-        // What is pruned has no outputs but those that were asked for.
+        // A pruned graph has only the requested outputs.
         let logits = Output::Logits("main");
         let pruned = net.graph.prune(&[logits]).expect("can be pruned");
         let evaluation = net.graph.evaluation().expect("can be evaluated");

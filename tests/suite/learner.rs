@@ -1,4 +1,4 @@
-//! Trainings from memory: validation, the best epoch, early stopping, resuming, run folders.
+//! Training with a learner: validation, best epoch, early stopping, resuming, run folders.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use incept::{Error, Result};
 
 use crate::support::shared;
 
-/// Stripes in two directions, which a network tells apart within an epoch or two.
+/// Stripes in two directions, which a network learns within two epochs.
 fn stripes(count: usize) -> InMemory {
     let mut set = InMemory::new(["horizontal", "vertical"]);
     for i in 0..count {
@@ -55,7 +55,7 @@ impl Observer for StopAfter {
 }
 
 #[test]
-fn the_best_epoch_is_saved_and_patience_ends_training() {
+fn early_stopping_saves_the_best_epoch() {
     let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("best.safetensors");
     let network = GoogLeNet::paper().width(0.125).input(32).classes(2);
@@ -65,7 +65,7 @@ fn the_best_epoch_is_saved_and_patience_ends_training() {
     assert_eq!(learner.best(), Some((accuracy, epoch)));
     assert!(accuracy > 0.8, "{accuracy}");
     assert!(history.stopped_early && history.reason() == StopReason::Patience);
-    assert_eq!(history.epochs.len() as u64, epoch + 3, "two epochs without a better one");
+    assert_eq!(history.epochs.len() as u64, epoch + 3, "patience of two epochs");
     let best = load(&file);
     assert_eq!(best.metadata.progress.epoch, epoch + 1);
     assert_eq!(best.metadata.classes, ["horizontal", "vertical"]);
@@ -74,7 +74,7 @@ fn the_best_epoch_is_saved_and_patience_ends_training() {
 }
 
 #[test]
-fn a_stopped_run_resumes_bit_for_bit() {
+fn resumed_run_is_bit_identical() {
     let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("last.safetensors");
     let (whole, learner) = fit(gpu, builder().epochs(3));
@@ -94,7 +94,7 @@ fn a_stopped_run_resumes_bit_for_bit() {
 }
 
 #[test]
-fn an_observers_error_ends_training_with_a_checkpoint() {
+fn observer_error_saves_a_checkpoint() {
     struct Fails;
     impl Observer for Fails {
         fn step(&mut self, step: &StepMetrics, _: &StepProgress) -> Result<()> {
@@ -106,11 +106,11 @@ fn an_observers_error_ends_training_with_a_checkpoint() {
     let mut learner = builder().epochs(2).checkpoint(&file).build_blocking(gpu).expect("can be built");
     let error = learner.fit_blocking(&mut Fails).expect_err("the observer fails").to_string();
     assert!(error.contains("had enough"), "{error}");
-    assert!(load(&file).metadata.progress.step >= 3, "what was trained is saved");
+    assert!(load(&file).metadata.progress.step >= 3, "the trained steps are saved");
 }
 
 #[test]
-fn a_run_in_a_folder_has_log_and_checkpoints() {
+fn run_folder_has_log_and_checkpoints() {
     let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
     let (history, learner) = fit(gpu, builder().epochs(2).record_in(folder.path(), "stripes"));
     let run = RunFolder::open(&folder.path().join("0001-stripes")).expect("a run's folder");
@@ -126,7 +126,7 @@ fn a_run_in_a_folder_has_log_and_checkpoints() {
 }
 
 #[test]
-fn a_target_ends_training_and_no_validation_needs_no_images() {
+fn target_accuracy_stops_training_and_validation_is_optional() {
     let gpu = shared();
     let (history, _) = fit(gpu, builder().epochs(30).target_accuracy(0.6));
     assert!(history.epochs.len() < 30 && history.reason() == StopReason::Done);
@@ -136,7 +136,7 @@ fn a_target_ends_training_and_no_validation_needs_no_images() {
 }
 
 #[test]
-fn contradicting_options_are_refused() {
+fn contradicting_options_are_rejected() {
     let gpu = shared();
     let network = || GoogLeNet::paper().width(0.0625).input(32);
     let refused = |builder: LearnerBuilder| builder.build_blocking(gpu).expect_err("refused").to_string();

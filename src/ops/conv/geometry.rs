@@ -28,13 +28,13 @@ impl Extents {
         self.channels * self.kernel[0] * self.kernel[1]
     }
 
-    /// Tells a kernel of the taps: constants `KERNEL_H` and `KERNEL_W`.
+    /// Sets the constants `KERNEL_H` and `KERNEL_W`.
     pub fn taps(&self, kernel: Kernel) -> Kernel {
         kernel.constant("KERNEL_H", size(self.kernel[0])).constant("KERNEL_W", size(self.kernel[1]))
     }
 
-    /// Tells a kernel of the windows: [`Extents::taps`], `STRIDE_H`, `STRIDE_W`, and `PAD`, whether
-    /// any reaches out of the input: only those pay for asking.
+    /// Sets the constants of the windows: [`Extents::taps`], `STRIDE_H`, `STRIDE_W`, and `PAD`,
+    /// whether any window exceeds the input, so that only then bounds are checked.
     pub fn windows(&self, kernel: Kernel, pads: bool) -> Kernel {
         self.taps(kernel)
             .constant("STRIDE_H", size(self.stride[0]))

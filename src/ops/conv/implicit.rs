@@ -13,7 +13,7 @@ const SOURCE: &str = include_str!("../../../shaders/include/conv_implicit.wgsl")
 /// Rows and columns of the squares in which weights are packed.
 const SQUARE: usize = 32;
 
-/// How a family multiplies the tiles of a product.
+/// A family's tile multiplication.
 pub(super) trait Tile {
     /// The shader, which includes `conv_implicit.wgsl`, and its entry point.
     const PRODUCT: [&'static str; 2];
