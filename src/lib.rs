@@ -48,7 +48,7 @@ pub mod look;
 pub mod model;
 pub mod ops;
 pub mod optim;
-pub mod output;
+mod output;
 pub mod plan;
 pub mod reference;
 #[cfg(not(target_arch = "wasm32"))]
@@ -57,13 +57,30 @@ pub mod tensor;
 mod text;
 pub mod train;
 pub mod tune;
-pub mod untrusted;
-pub mod verify;
+mod untrusted;
+mod verify;
 
 pub use error::{Error, Result};
 /// The version of wgpu that the crate is built with: [`gpu::AdapterOptions`] takes one of its
 /// types.
 pub use wgpu;
+
+/// What the command, the benchmarks and the fuzz targets share with the library: not designed for
+/// others, and it may change in any version.
+pub mod low_level {
+    /// Files that are written atomically.
+    pub mod output {
+        pub use crate::output::*;
+    }
+    /// Files that are read without being believed.
+    pub mod untrusted {
+        pub use crate::untrusted::*;
+    }
+    /// Golden sets against device and CPU reference.
+    pub mod verify {
+        pub use crate::verify::*;
+    }
+}
 
 /// How to add a model or an operation. This module contains only text.
 pub mod extending {

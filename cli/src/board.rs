@@ -1,7 +1,7 @@
 //! The contents of the dashboard: training curves and metrics, drawn on the whole terminal.
 
+use incept::low_level::untrusted::printable;
 use incept::train::StepMetrics;
-use incept::untrusted::printable;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};

@@ -9,8 +9,8 @@ use incept::checkpoint::{Checkpoint, Metadata};
 use incept::data::{Batch, Fit, Image, Preprocessing};
 use incept::gpu::Gpu;
 use incept::infer::{Answer, Classifier, EarlyExit, Exit, InferenceGraph, Prediction, top};
+use incept::low_level::untrusted::{MAX_SAMPLE_BYTES, printable, read_up_to};
 use incept::model::summary;
-use incept::untrusted::{MAX_SAMPLE_BYTES, printable, read_up_to};
 use serde::Serialize;
 
 use super::data::{ImageArgs, images};

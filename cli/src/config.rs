@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use incept::data::{Augmentation, Mix, Photometric};
-use incept::untrusted::read_text;
+use incept::low_level::untrusted::read_text;
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 

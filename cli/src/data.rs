@@ -8,7 +8,7 @@ use incept::data::{
     Dataset, Fit, Loader, LoaderOptions, MAX_COMPARED_IMAGES, OpenOptions, OpenedData, Preprocessing,
     list_images, not_square, open, set_max_pixels,
 };
-use incept::untrusted::printable;
+use incept::low_level::untrusted::printable;
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 

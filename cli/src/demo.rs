@@ -7,9 +7,9 @@ use clap::Args;
 use incept::Error;
 use incept::data::{Dataset, OpenOptions};
 use incept::learner::History;
+use incept::low_level::output::check_file;
 use incept::model::{GoogLeNet, Initialization};
 use incept::optim::{Optimizer, Schedule};
-use incept::output::check_file;
 use incept::train::Trainer;
 use serde::Serialize;
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use incept::infer::Calibration;
 use incept::infer::Exit;
+use incept::low_level::output::write_atomically;
+use incept::low_level::untrusted::read_text;
 use incept::optim::Progress;
-use incept::output::write_atomically;
-use incept::untrusted::read_text;
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 

@@ -12,7 +12,7 @@ use incept::Error;
 use incept::data::{CropTest, Dataset, at_most};
 use incept::infer::{Assessment, MeanMetrics, Mistake, ReliabilityBin};
 use incept::infer::{Evaluation, InferenceGraph};
-use incept::output::check_file;
+use incept::low_level::output::check_file;
 use serde::Serialize;
 
 pub(crate) use confusion_plot::ConfusionFigure;

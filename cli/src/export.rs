@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use incept::Error;
 use incept::checkpoint::OnnxOptions;
+use incept::low_level::output::check_file;
+use incept::low_level::output::write_atomically;
 use incept::model::Variant;
-use incept::output::check_file;
-use incept::output::write_atomically;
 use serde::Serialize;
 
 use super::record;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use incept::Error;
-use incept::output::write_atomically;
-use incept::untrusted::{open_regular, read_up_to};
+use incept::low_level::output::write_atomically;
+use incept::low_level::untrusted::{open_regular, read_up_to};
 use md5::{Digest, Md5};
 use serde::Serialize;
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use incept::Error;
+use incept::low_level::output::check_file;
+use incept::low_level::output::write_atomically;
 use incept::model::{GoogLeNet, Topology, TopologyNode};
-use incept::output::check_file;
-use incept::output::write_atomically;
 use serde::Serialize;
 
 use super::diagram;

@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::checkpoint::{Checkpoint, ImportOptions, Pixels};
 use incept::formats::{Content, Foreign, Format};
+use incept::low_level::output::check_file;
+use incept::low_level::untrusted::read_text;
 use incept::model::{GoogLeNet, Variant};
-use incept::output::check_file;
-use incept::untrusted::read_text;
 use serde::Serialize;
 
 use super::numbers::whole;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use incept::checkpoint::{Checkpoint, INCLUDED, Metadata};
 use incept::formats::{Content, FileTensor, Foreign, Format};
+use incept::low_level::untrusted::{MAX_FILE_BYTES, printable, read_file};
 use incept::model::GoogLeNet;
-use incept::untrusted::{MAX_FILE_BYTES, printable, read_file};
 use serde::Serialize;
 
 use super::import::note_skipped;

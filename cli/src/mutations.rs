@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use incept::data::Augmentation;
-use incept::untrusted::is_hostile;
+use incept::low_level::untrusted::is_hostile;
 
 use super::config::Config;
 use super::import::read_classes;

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use incept::checkpoint::Checkpoint;
+use incept::low_level::output::{check_file, check_folder, is_special, remove_leftovers};
 use incept::optim::Progress;
-use incept::output::{check_file, check_folder, is_special, remove_leftovers};
 use incept::runs::{Lock, LogWriter, Record, RunFolder, StopReason, best_in};
 use incept::{Error, Result};
 

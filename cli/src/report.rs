@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use incept::untrusted::{is_hostile, printable_lines};
+use incept::low_level::untrusted::{is_hostile, printable_lines};
 use incept::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use incept::Error;
+use incept::low_level::untrusted::printable;
 use incept::runs::{EpochRecord, Lock, Manifest, Record, RunFolder, StopReason, read_log_leniently};
-use incept::untrusted::printable;
 use serde::Serialize;
 
 use super::report::{Reporter, note, seconds};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use image::{ImageFormat, RgbImage};
 use incept::data::Image;
-use incept::output::write_atomically;
+use incept::low_level::output::write_atomically;
 use incept::{Error, Result};
 use plotters::coord::Shift;
 use plotters::prelude::*;

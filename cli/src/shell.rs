@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, ValueEnum};
 use clap_complete::{Shell, generate};
 use incept::Error;
-use incept::output::check_folder;
-use incept::output::write_atomically;
+use incept::low_level::output::check_folder;
+use incept::low_level::output::write_atomically;
 use serde::Serialize;
 
 use super::report::{Reporter, shown};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use incept::verify::{Check, Engine, Failure, Report, run};
+use incept::low_level::verify::{Check, Engine, Failure, Report, run};
 
 use super::options::DeviceArgs;
 use super::report::Reporter;

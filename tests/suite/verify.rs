@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use incept::low_level::verify::{Check, Engine, Report, run, sets};
 use incept::reference::Array;
-use incept::verify::{Check, Engine, Report, run, sets};
 
 use crate::support::goldens::{Golden, change};
 use crate::support::gpu::open as gpu;
@@ -123,7 +123,7 @@ fn damaged_golden_set_does_not_stop_the_others() {
     // An incomplete network set.
     copy("original_io.safetensors");
     let mut seen = Vec::new();
-    let observe = |p: incept::verify::Progress<'_>| seen.push((p.done, p.total, p.checks));
+    let observe = |p: incept::low_level::verify::Progress<'_>| seen.push((p.done, p.total, p.checks));
     let report =
         gpu.block_on(run(&gpu, folder.path(), &[Engine::Device], observe)).expect("all sets are tried");
     assert!(!report.passed());

@@ -8,9 +8,9 @@ use incept::checkpoint::{Checkpoint, INCLUDED, Metadata};
 use incept::data::Preprocessing;
 use incept::formats::read_tensors;
 use incept::graph::Role;
+use incept::low_level::output::write_atomically;
 use incept::model::{GoogLeNet, Variant, summary};
 use incept::optim::{Progress, TrainingState};
-use incept::output::write_atomically;
 use incept::tensor::HostTensor;
 
 #[test]

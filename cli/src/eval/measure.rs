@@ -12,9 +12,9 @@ use incept::data::{
 use incept::gpu::Gpu;
 use incept::infer::Classifier;
 use incept::infer::{Assessment, Member, Scores, score};
+use incept::low_level::untrusted::printable;
 use incept::optim::TrainingState;
 use incept::tensor::Element;
-use incept::untrusted::printable;
 
 use super::Part;
 use crate::Result;

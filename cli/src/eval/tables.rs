@@ -1,7 +1,7 @@
 //! The text output of `incept eval`.
 
 use incept::infer::{Assessment, Confusion};
-use incept::untrusted::printable;
+use incept::low_level::untrusted::printable;
 
 use super::{Candidate, Measured};
 use crate::Result;

@@ -11,9 +11,9 @@ use image::RgbImage;
 use incept::data::CropTest;
 use incept::infer::{Assessment, Scores};
 use incept::infer::{InferenceGraph, top};
-use incept::output::check_file;
-use incept::output::write_atomically;
-use incept::untrusted::contained;
+use incept::low_level::output::check_file;
+use incept::low_level::output::write_atomically;
+use incept::low_level::untrusted::contained;
 use incept::{Error, model};
 use serde::Serialize;
 

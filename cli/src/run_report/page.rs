@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use incept::infer::Confusion;
-use incept::untrusted::printable_lines;
+use incept::low_level::untrusted::printable_lines;
 
 use super::Sample;
 use crate::plot::{Drawn, Figure, svg};

@@ -8,7 +8,8 @@ const HOSTILE: &str = "\u{1b}[2J\u{1b}]0;x\u{7}\u{9b}31m\u{202e}cat";
 fn harmless(output: &std::process::Output, what: &str) {
     for bytes in [&output.stdout, &output.stderr] {
         let text = String::from_utf8_lossy(bytes);
-        let hostile = text.chars().any(|c| c != '\n' && c != '\t' && incept::untrusted::is_hostile(c));
+        let hostile =
+            text.chars().any(|c| c != '\n' && c != '\t' && incept::low_level::untrusted::is_hostile(c));
         assert!(!hostile, "{what}: {text:?}");
     }
 }
@@ -63,7 +64,7 @@ fn control_characters_in_names_are_replaced() {
         run(&[&["look", "filters", HOSTILE][..], json].concat());
     }
     let html = std::fs::read_to_string(&page).expect("a page");
-    assert!(!html.contains(|c: char| c != '\n' && c != '\t' && incept::untrusted::is_hostile(c)));
+    assert!(!html.contains(|c: char| c != '\n' && c != '\t' && incept::low_level::untrusted::is_hostile(c)));
     assert!(!html.contains("<b onload") && html.contains("&lt;b onload=&#39;x&#39;&gt;"), "escaped");
 }
 
