@@ -20,7 +20,7 @@ impl Run {
         if self.epochs > MAX_EPOCHS {
             return fail(format!("--epochs must be up to {MAX_EPOCHS}, not {}", self.epochs));
         }
-        for (value, option) in [(self.rate, "--lr"), (self.warmup, "--warmup-epochs")] {
+        for (value, option) in [(self.lr, "--lr"), (self.warmup, "--warmup-epochs")] {
             if !value.is_finite() || value < 0.0 {
                 return fail(format!("{option} must be a number, at least 0, not {value}"));
             }

@@ -137,13 +137,13 @@ pub(crate) struct AugmentArgs {
     #[arg(long, value_name = "KIND")]
     pub augment: Option<Augment>,
     /// Random horizontal flip, p = 0.5.
-    #[arg(long = "hflip", alias = "mirror", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
-    #[serde(rename = "hflip", alias = "mirror")]
-    pub mirror: Option<bool>,
+    #[arg(long, alias = "mirror", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(alias = "mirror")]
+    pub hflip: Option<bool>,
     /// Random vertical flip, p = 0.5.
-    #[arg(long = "vflip", alias = "flip", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
-    #[serde(rename = "vflip", alias = "flip")]
-    pub flip: Option<bool>,
+    #[arg(long, alias = "flip", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide_possible_values = true)]
+    #[serde(alias = "flip")]
+    pub vflip: Option<bool>,
     /// Jitter brightness, contrast and saturation by up to this fraction, in random order, and hue
     /// by a fifth of it; the paper, after Howard: 0.5.
     #[arg(long, value_name = "FRACTION", value_parser = real::<f64>(Range::Unit))]
@@ -296,8 +296,8 @@ impl AugmentArgs {
         let kind = *self.augment.get_or_insert(Augment::Auto);
         let mut augmentation = kind.augmentation(suits);
         let mut own = augmentation.unwrap_or_default();
-        own.hflip = *self.mirror.get_or_insert(own.hflip);
-        own.vflip = *self.flip.get_or_insert(own.vflip);
+        own.hflip = *self.hflip.get_or_insert(own.hflip);
+        own.vflip = *self.vflip.get_or_insert(own.vflip);
         own.random_interpolation = *self.random_interpolation.get_or_insert(own.random_interpolation);
         let amount = *self.photometric.get_or_insert(own.photometric.map_or(0.0, |p| p.brightness));
         if !(0.0..=1.0).contains(&amount) {
@@ -391,7 +391,7 @@ mod tests {
     fn flags_override_files_override_recipes() {
         for recipe in Recipe::value_variants() {
             let config = Config::default().layered(Some(*recipe), None).expect("a recipe");
-            assert!(config.optimizer.rate.is_some() && config.training.epochs.is_some(), "{recipe:?}");
+            assert!(config.optimizer.lr.is_some() && config.training.epochs.is_some(), "{recipe:?}");
         }
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("mine.toml");
@@ -403,7 +403,7 @@ mod tests {
         let mut flags = Config::default();
         flags.training.epochs = Some(4);
         let config = flags.layered(Some(Recipe::Small), Some(&file)).expect("layers");
-        assert_eq!((config.training.epochs, config.optimizer.rate), (Some(4), Some(0.5)));
+        assert_eq!((config.training.epochs, config.optimizer.lr), (Some(4), Some(0.5)));
         assert_eq!(config.optimizer.average.map(|a| a.to_string()).as_deref(), Some("0.9"));
         assert_eq!((config.data.as_deref(), config.optimizer.warmup), (Some("cats"), Some(2.0)));
         let again: Config = toml::from_str(&config.to_toml().expect("TOML")).expect("the same");
@@ -426,7 +426,7 @@ mod tests {
             (
                 text(optimizer.schedule.map(|s| s.to_string())),
                 text(optimizer.average.as_ref().map(ToString::to_string)),
-                (optimizer.rate, optimizer.momentum, optimizer.weight_decay),
+                (optimizer.lr, optimizer.momentum, optimizer.weight_decay),
                 (config.training.epochs, config.training.batch),
                 (config.network.variant, config.network.smoothing, config.network.bias_rate),
                 config.augment.augment,
@@ -502,7 +502,7 @@ mod tests {
             [load]\nworkers = 2\nmax-bad = 0\n[run]\nview = \"plain\"\nruns-dir = \"mine\"\nout = \"net.safetensors\"\n";
         std::fs::write(&file, text).expect("can be written");
         let mut flags = Config::default();
-        flags.optimizer.clip_norm = Some(0.0);
+        flags.optimizer.max_grad_norm = Some(0.0);
         flags.optimizer.average = Some("none".parse().expect("an average"));
         let none = || Some("none".to_string());
         flags.training = TrainingArgs {

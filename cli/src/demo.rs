@@ -89,7 +89,7 @@ impl Demo {
             limit: None,
             epochs: self.epochs,
             batch: 32,
-            rate: 0.02,
+            lr: 0.02,
             schedule: Schedule::Cosine,
             warmup: 1.0,
             optimizer: Optimizer { max_grad_norm: Some(5.0), ..Optimizer::default() },

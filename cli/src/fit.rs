@@ -27,7 +27,8 @@ pub(crate) struct Run {
     pub limit: Option<usize>,
     pub epochs: u64,
     pub batch: usize,
-    pub rate: f64,
+    #[serde(alias = "rate")]
+    pub lr: f64,
     pub schedule: Schedule,
     pub warmup: f64,
     pub optimizer: Optimizer,
@@ -93,7 +94,7 @@ impl Setup {
         let gpu = trainer.gpu().clone();
         let mut options = LearnerOptions::default();
         options.epochs = self.run.epochs;
-        options.learning_rate = self.run.rate;
+        options.learning_rate = self.run.lr;
         options.schedule = self.run.schedule;
         options.warmup_epochs = self.run.warmup;
         options.patience = self.run.patience;

@@ -449,9 +449,9 @@ pub(crate) struct OptimizerArgs {
     #[arg(long, value_name = "NAME")]
     pub optimizer: Option<RuleName>,
     /// Peak learning rate [default: 0.01].
-    #[arg(long = "lr", alias = "rate", value_name = "RATE", value_parser = real::<f64>(Range::NotNegative))]
-    #[serde(rename = "lr", alias = "rate")]
-    pub rate: Option<f64>,
+    #[arg(long, alias = "rate", value_name = "RATE", value_parser = real::<f64>(Range::NotNegative))]
+    #[serde(alias = "rate")]
+    pub lr: Option<f64>,
     /// Learning rate schedule: constant, polynomial[:POWER] (Caffe: 0.5), cosine,
     /// step[:EPOCHS:GAMMA] (the paper: 8:0.96), onecycle[:PCT_START] (torch: 0.3; also cycles
     /// momentum between 0.95 and 0.85) [default: polynomial:0.5].
@@ -470,13 +470,13 @@ pub(crate) struct OptimizerArgs {
     #[arg(long, value_name = "FACTOR", value_parser = real::<f32>(Range::NotNegative))]
     pub weight_decay: Option<f32>,
     /// LARS trust coefficient [default: 0.001].
-    #[arg(long = "trust-coefficient", alias = "trust", value_name = "FACTOR", value_parser = real::<f32>(Range::Positive))]
-    #[serde(rename = "trust-coefficient", alias = "trust")]
-    pub trust: Option<f32>,
+    #[arg(long, alias = "trust", value_name = "FACTOR", value_parser = real::<f32>(Range::Positive))]
+    #[serde(alias = "trust")]
+    pub trust_coefficient: Option<f32>,
     /// Clip gradients to this global norm; 0 disables clipping [default: 0].
-    #[arg(long = "max-grad-norm", alias = "clip-norm", value_name = "NORM", value_parser = real::<f32>(Range::NotNegative))]
-    #[serde(rename = "max-grad-norm", alias = "clip-norm")]
-    pub clip_norm: Option<f32>,
+    #[arg(long, alias = "clip-norm", value_name = "NORM", value_parser = real::<f32>(Range::NotNegative))]
+    #[serde(alias = "clip-norm")]
+    pub max_grad_norm: Option<f32>,
     /// Evaluate with averaged parameters and running statistics: `polyak` (uniform average, as in
     /// the paper), or the decay of an exponential moving average [default: none].
     #[arg(long, value_name = "polyak|DECAY|none")]
@@ -552,12 +552,12 @@ impl OptimizerArgs {
     /// # Errors
     /// [`Error::Config`](incept::Error::Config) naming the option.
     pub(crate) fn validate(&self) -> incept::Result<()> {
-        Range::NotNegative.check(self.rate, "lr")?;
+        Range::NotNegative.check(self.lr, "lr")?;
         Range::NotNegative.check(self.warmup, "warmup-epochs")?;
         Range::BelowOne.check(self.momentum, "momentum")?;
         Range::NotNegative.check(self.weight_decay, "weight-decay")?;
-        Range::Positive.check(self.trust, "trust-coefficient")?;
-        Range::NotNegative.check(self.clip_norm, "max-grad-norm")?;
+        Range::Positive.check(self.trust_coefficient, "trust-coefficient")?;
+        Range::NotNegative.check(self.max_grad_norm, "max-grad-norm")?;
         not_zero(self.accumulate.map(u64::from), "grad-accum")
     }
 
@@ -568,7 +568,7 @@ impl OptimizerArgs {
     /// [`Error::Config`](incept::Error::Config) naming the flag and why it has no effect.
     pub(crate) fn refuse_ineffective(&self, merged: &Self) -> incept::Result<()> {
         let is_given = |option: Ineffective| match option {
-            Ineffective::Trust => self.trust.is_some(),
+            Ineffective::Trust => self.trust_coefficient.is_some(),
             Ineffective::Momentum => self.momentum.is_some(),
             Ineffective::Warmup => self.warmup.is_some_and(|epochs| epochs > 0.0),
         };
@@ -609,7 +609,7 @@ impl OptimizerArgs {
     pub(crate) fn drop_ineffective(&mut self) {
         for (option, why) in self.ineffective() {
             let dropped = match option {
-                Ineffective::Trust => self.trust.take().is_some(),
+                Ineffective::Trust => self.trust_coefficient.take().is_some(),
                 Ineffective::Momentum => self.momentum.take().is_some(),
                 Ineffective::Warmup => self.warmup.take().is_some_and(|warmup| warmup > 0.0),
             };
@@ -626,7 +626,7 @@ impl OptimizerArgs {
             RuleName::Sgd => Rule::Sgd { nesterov: false },
             RuleName::Nesterov => Rule::Sgd { nesterov: true },
             RuleName::Adamw => Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
-            RuleName::Lars => Rule::Lars { trust_coefficient: *self.trust.get_or_insert(0.001) },
+            RuleName::Lars => Rule::Lars { trust_coefficient: *self.trust_coefficient.get_or_insert(0.001) },
         };
         // Options without an effect stay unset.
         let used = !self.ineffective().iter().any(|(option, _)| *option == Ineffective::Momentum);
@@ -635,7 +635,7 @@ impl OptimizerArgs {
             momentum: if used { *self.momentum.get_or_insert(0.9) } else { 0.9 },
             weight_decay: *self.weight_decay.get_or_insert(2e-4),
             // Without clipping the norm is still computed: log, report and dashboard show it.
-            max_grad_norm: Some(self.clip_norm.filter(|norm| *norm != 0.0).unwrap_or(f32::INFINITY)),
+            max_grad_norm: Some(self.max_grad_norm.filter(|norm| *norm != 0.0).unwrap_or(f32::INFINITY)),
             average: self.average.and_then(|average| average.0),
             accumulate: *self.accumulate.get_or_insert(1),
             checkpointing: *self.checkpointing.get_or_insert(false),

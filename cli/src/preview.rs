@@ -64,8 +64,8 @@ fn described(augment: &AugmentArgs) -> String {
     let amount = |name: &str, value: Option<f64>| value.filter(|v| *v > 0.0).map(|v| format!("{name} {v}"));
     let parts = [
         kind,
-        switch("hflip", augment.mirror),
-        switch("vflip", augment.flip),
+        switch("hflip", augment.hflip),
+        switch("vflip", augment.vflip),
         amount("photometric", augment.photometric),
         switch("random interpolation", augment.random_interpolation),
         amount("mixup", augment.mixup),

@@ -89,19 +89,19 @@ const FIXED_BY_RUN: [&str; 41] = [
     "batch",
     "seed",
     "optimizer",
-    "rate",
+    "lr",
     "schedule",
     "warmup",
     "momentum",
     "weight_decay",
-    "trust",
-    "clip_norm",
+    "trust_coefficient",
+    "max_grad_norm",
     "average",
     "accumulate",
     "precision",
     "augment",
-    "mirror",
-    "flip",
+    "hflip",
+    "vflip",
     "photometric",
     "random_interpolation",
     "fit",
@@ -127,13 +127,13 @@ const TRAINED_ONLY: [&str; 18] = [
     "precision",
     "no_validation",
     "optimizer",
-    "rate",
+    "lr",
     "schedule",
     "warmup",
     "momentum",
     "weight_decay",
-    "trust",
-    "clip_norm",
+    "trust_coefficient",
+    "max_grad_norm",
     "average",
     "accumulate",
     "checkpointing",
@@ -393,7 +393,7 @@ impl Train {
             limit: training.limit,
             epochs,
             batch,
-            rate: *config.optimizer.rate.get_or_insert(0.01),
+            lr: *config.optimizer.lr.get_or_insert(0.01),
             schedule: *config
                 .optimizer
                 .schedule
@@ -597,7 +597,7 @@ fn note_long_warmup(run: &Run) {
             "note: the warm-up ({} epochs) is not shorter than the run ({}): the learning rate never reaches --lr {}",
             run.warmup,
             plural(run.epochs, "epoch"),
-            run.rate
+            run.lr
         ));
     }
 }

@@ -71,14 +71,15 @@ pub(crate) struct Explain {
     seeds: u64,
     /// Learning rate (constant).
     #[arg(
-        long = "lr", alias = "rate",
+        long,
+        alias = "rate",
         value_name = "RATE",
         default_value_t = 0.01,
         help_heading = "Comparison",
         requires = "train",
         value_parser = real::<f64>(Range::NotNegative)
     )]
-    rate: f64,
+    lr: f64,
     /// Train on up to this many images, chosen evenly over the classes; 0 uses all [default: 0].
     #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     limit: Option<usize>,

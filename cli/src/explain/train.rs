@@ -98,7 +98,7 @@ impl Explain {
         }
         let without = with.clone().aux_weight(0.0);
         let batch = self.batch.unwrap_or(BATCH);
-        let recipe = Recipe { epochs: self.epochs, batch, lr: self.rate, optimizer: Optimizer::default() };
+        let recipe = Recipe { epochs: self.epochs, batch, lr: self.lr, optimizer: Optimizer::default() };
         let preprocessing = self.pixels.clone().measured(with.input, data.train.as_ref())?;
         let options = self.load.options(batch, &preprocessing);
         let stop = interruptible()?;

@@ -127,7 +127,7 @@ fn nan_does_not_replace_a_finite_checkpoint() {
     // Three batches per epoch: the epoch ends before eight non-finite losses end the run.
     succeeds(runs, &quick(&["--epochs", "1"]));
     let run = only_run(runs);
-    edit(&run.last(), |checkpoint| checkpoint.metadata.run["rate"] = 1e12.into());
+    edit(&run.last(), |checkpoint| checkpoint.metadata.run["lr"] = 1e12.into());
     let (last, best) = (bytes(&run.last()), bytes(&run.best()));
     let errors = fails(runs, &["train", "--resume", text(run.path()), "--epochs", "4", "--tune", "off"]);
     assert!(errors.contains("diverged") && errors.contains("last.safetensors"), "{errors}");

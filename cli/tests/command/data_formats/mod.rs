@@ -51,8 +51,8 @@ fn write_tar(path: &Path, files: &[(String, Vec<u8>)]) {
 }
 
 /// A single-color image in CIFAR-10's binary format.
-fn cifar_record(label: u8, colour: &[u8; 3]) -> Vec<u8> {
-    let planes = colour.iter().flat_map(|value| [*value; 1024]);
+fn cifar_record(label: u8, color: &[u8; 3]) -> Vec<u8> {
+    let planes = color.iter().flat_map(|value| [*value; 1024]);
     std::iter::once(label).chain(planes).collect()
 }
 
@@ -82,7 +82,7 @@ fn json(arguments: &[&str]) -> Value {
 }
 
 /// The colors of `make.py`: the index of the non-zero channel is the class.
-fn check_colours(set: &dyn Dataset, names: &[&str]) {
+fn check_colors(set: &dyn Dataset, names: &[&str]) {
     assert_eq!(set.classes(), names);
     for index in 0..set.len() {
         let image = set.image(index).expect("can be decoded");
@@ -101,8 +101,8 @@ fn parquet_as_hugging_face_stores_it() {
     }
     let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
     assert_eq!((data.train.len(), data.validation.len()), (9, 3));
-    check_colours(data.train.as_ref(), &["red", "green", "blue"]);
-    check_colours(data.validation.as_ref(), &["red", "green", "blue"]);
+    check_colors(data.train.as_ref(), &["red", "green", "blue"]);
+    check_colors(data.validation.as_ref(), &["red", "green", "blue"]);
     let one = folder.path().join("train-00000-of-00001.parquet");
     let data =
         open(text(&one), &OpenOptions { val_split: 0.34, ..OpenOptions::default() }).expect("can be opened");
@@ -124,11 +124,11 @@ fn webdataset_tars() {
     }
     let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
     assert_eq!((data.train.len(), data.validation.len()), (9, 3));
-    check_colours(data.train.as_ref(), &["0", "1", "2"]);
+    check_colors(data.train.as_ref(), &["0", "1", "2"]);
     std::fs::write(folder.path().join("classes.txt"), "rot\ngrün\nblau\n").expect("can be written");
     let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
-    check_colours(data.train.as_ref(), &["rot", "grün", "blau"]);
-    check_colours(data.validation.as_ref(), &["rot", "grün", "blau"]);
+    check_colors(data.train.as_ref(), &["rot", "grün", "blau"]);
+    check_colors(data.validation.as_ref(), &["rot", "grün", "blau"]);
     std::fs::write(folder.path().join("classes.txt"), "rot\ngrün\n").expect("can be written");
     let error =
         open(text(folder.path()), &OpenOptions::default()).expect_err("a class has no name").to_string();
