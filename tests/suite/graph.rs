@@ -475,7 +475,8 @@ fn named_outputs_survive_every_pass() {
         let mut graph = fused.clone();
         graph.differentiate(fused.output(Output::Loss).expect("stays")).expect("has gradients");
         let masked = graph.fuse_masks().expect("can be fused");
-        assert!(masked.len() < graph.len());
+        // Batch norm's gradient masks by itself.
+        assert!(masked.len() <= graph.len());
         assert_eq!(outputs(&masked), expected);
         let recomputed = masked.recompute(fused.len(), 5).expect("can be recomputed");
         assert!(recomputed.len() > masked.len());
