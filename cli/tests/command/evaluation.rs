@@ -109,7 +109,7 @@ fn members_are_reported_and_averaged() {
     // An ensemble of one checkpoint with itself is that checkpoint.
     let twice = json(&["eval", a, a, "--json"]);
     assert_eq!(twice["confusion"], alone[0]["confusion"]);
-    assert!(stdout(&["eval", a, b]).contains("together"));
+    assert!(stdout(&["eval", a, b]).contains("ensemble"));
     let errors = fails(&["eval", a, "digits", "more-digits"]);
     assert!(errors.contains("two data sets"), "{errors}");
     assert!(fails(&["eval", a, b, "--early-exit"]).contains("one checkpoint"));

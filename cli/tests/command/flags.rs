@@ -9,7 +9,7 @@ fn errors_name_the_mistake() {
     let (code, errors) = fails_with(&["train", "no such folder"]);
     assert!(code == 1 && errors.contains("no such folder"), "{errors}");
     let (code, errors) = fails_with(&["train", "digits", "--image-size", "16"]);
-    assert!(code == 1 && errors.contains("--image-size must be at least 32"), "{errors}");
+    assert!(code == 1 && errors.contains("--image-size must be from 32 to 4096"), "{errors}");
     let (code, errors) = fails_with(&["train", "digits", "--schedule", "sometimes"]);
     assert!(code == 2 && errors.contains("polynomial"), "{errors}");
     let (code, errors) = fails_with(&["classify", "missing.safetensors", "x.png"]);

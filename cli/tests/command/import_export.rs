@@ -296,7 +296,7 @@ fn all_mismatched_tensors_are_listed() {
         "--classes",
         text(&path),
     ]);
-    assert!(errors.contains("7 classes, and 1 are named"), "{errors}");
+    assert!(errors.contains("7 classes, but the list has 1"), "{errors}");
 }
 
 /// A pickle that runs a command when Python loads it, in both formats of PyTorch.

@@ -28,8 +28,7 @@ fn exported_model_documents_its_preprocessing() {
     assert!(result["card"].as_str().is_some_and(|path| path.ends_with("net.onnx.md")), "{result}");
     let bytes = std::fs::read(&onnx).expect("is there");
     let description = String::from_utf8_lossy(&bytes);
-    for words in
-        ["64 x 64", "[0.125, 0.25, 0.375]", "red, green, blue", "largest square in the middle", "BILINEAR"]
+    for words in ["64 x 64", "[0.125, 0.25, 0.375]", "red, green, blue", "largest central square", "BILINEAR"]
     {
         assert!(card.contains(words), "{words}: {card}");
         assert!(description.contains(words), "{words}");
@@ -43,7 +42,7 @@ fn exported_model_documents_its_preprocessing() {
     assert_eq!(classes, checkpoint.metadata.classes);
     // `--help` has the same.
     let help = stdout(&["export", "--help"]);
-    assert!(help.contains("largest square in the middle") && help.contains(".onnx.md"), "{help}");
+    assert!(help.contains("central square") && help.contains(".onnx.md"), "{help}");
     // Without a crop in preprocessing, the program has none.
     checkpoint.metadata.preprocessing.fit = incept::data::Fit::Squash;
     let squashed = checkpoint.onnx_card(OnnxOptions::default(), "net.onnx").expect("a card");

@@ -370,7 +370,7 @@ fn one_by_one_convolution_classifier_has_as_many_classes_as_filters() {
     save(&tensors, &path);
     std::fs::write(&names, "a\nb\nc\n").expect("can be written");
     let errors = fails(&["import", text(&path), "--classes", text(&names), "--output", text(&out)]);
-    assert!(errors.contains("has 7 classes, and 3 are named"), "{errors}");
+    assert!(errors.contains("has 7 classes, but the list has 3"), "{errors}");
     std::fs::write(&names, "a\nb\nc\nd\ne\nf\ng\n").expect("can be written");
     stdout(&["import", text(&path), "--image-size", "64", "--classes", text(&names), "--output", text(&out)]);
     let found = incept::checkpoint::Checkpoint::load(&out).expect("a checkpoint");
