@@ -34,7 +34,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("Optimizer::momentum", "--momentum"),
     ("Optimizer::precision", "--precision"),
     ("Optimizer::weight_decay", "--weight-decay"),
-    ("Pace::rate", "--lr"),
+    ("Pace::lr", "--lr"),
     ("RunFolder::list", "incept runs"),
     ("Trainer::restore", "--resume"),
     ("data::open", "--help"),
