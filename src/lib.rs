@@ -1,4 +1,5 @@
 //! incept trains GoogLeNet (Inception v1) with all three of its heads on any GPU that has a driver.
+//!
 //! Data flows one way: data set, batch, graph, plan, device, metrics; the modules follow it. A
 //! network is built by [`model`] as a [`graph`], differentiated and pruned there, laid out in
 //! memory by [`plan`], and run by [`gpu`] with the kernels of [`ops`]. [`train`] combines them.
@@ -13,13 +14,16 @@
 //! use incept::train::{Trainer, train_epoch};
 //!
 //! # fn main() -> incept::Result<()> {
-//! let gpu = Gpu::open_blocking(&AdapterOptions::default())?; let data = open("digits",
-//! &OpenOptions::default())?; let preprocessing =
-//! Preprocessing::new(32).measure(data.train.as_ref(), 500); let loader = Loader::new(data.train,
-//! LoaderOptions::new(8, preprocessing.clone()).training(1, None))?; let network =
-//! GoogLeNet::paper().width(0.0625).classes(10).input(32); let mut trainer =
-//! gpu.block_on(Trainer::new(&gpu, &network, &Optimizer::default(), 8, 1, |_, _| ()))?; // Stop
-//! after two steps of the epoch. let observe = |step: &incept::train::StepMetrics| {
+//! let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
+//! let data = open("digits", &OpenOptions::default())?;
+//! let preprocessing = Preprocessing::new(32).measure(data.train.as_ref(), 500);
+//! let loading = LoaderOptions::new(8, preprocessing.clone()).training(1, None);
+//! let loader = Loader::new(data.train, loading)?;
+//! let network = GoogLeNet::paper().width(0.0625).classes(10).input(32);
+//! let trainer = Trainer::new(&gpu, &network, &Optimizer::default(), 8, 1, |_, _| ());
+//! let mut trainer = gpu.block_on(trainer)?;
+//! // Stop after two steps of the epoch.
+//! let observe = |step: &incept::train::StepMetrics| {
 //!     assert_eq!(step.heads.len(), 3);
 //!     if step.step == 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 //! };

@@ -123,7 +123,7 @@ mod tests {
             (GoogLeNet::paper().classes(1 << 20), 1, "parameters"),
             (GoogLeNet::paper(), u32::MAX as usize, "4294967295"),
             (GoogLeNet::paper(), 0, "LoaderOptions::batch"),
-            (lacking, 1, "8 blocks"),
+            (lacking, 1, "a list of 8"),
             (hollow, 1, "channels.blocks[3].reduce5"),
         ] {
             let error = network.build(batch).expect_err(named);

@@ -2,13 +2,13 @@
 //!
 //! ```no_run
 //! # use std::ops::ControlFlow;
-//! # use incept::{gpu::*, nn::GoogLeNet, train::*, tune::*};
+//! # use incept::{gpu::*, model::GoogLeNet, optim::Optimizer, train::*, tune::*};
 //! # fn main() -> incept::Result<()> {
 //! # let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
 //! # let (network, optimizer) = (GoogLeNet::paper(), Optimizer::default());
-//! let plan = TrainingGraph::new(&network, &optimizer, 32)?.plan(&gpu)?; gpu.block_on(tune(&gpu,
-//! &plan, &TuneOptions::fast(), |_| ControlFlow::Continue(())))?; // Trainers and classifiers
-//! created on `gpu` from now on use the results.
+//! let plan = TrainingGraph::new(&network, &optimizer, 32)?.plan(&gpu)?;
+//! gpu.block_on(tune(&gpu, &plan, &TuneOptions::fast(), |_| ControlFlow::Continue(())))?;
+//! // Trainers and classifiers created on `gpu` from now on use the results.
 //! # Ok(())
 //! # }
 //! ```
