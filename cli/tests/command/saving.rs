@@ -614,10 +614,12 @@ mod kills {
         let output = strace(&options, &run, &folder.path().join("runs")).output().expect("strace");
         assert!(output.status.success(), "{}", stderr(&output));
         let lines = String::from_utf8_lossy(&bytes(&log)).into_owned();
-        let main = lines.split_whitespace().next().unwrap_or_default().to_string();
+        // The main thread is the oldest; a driver's threads may write its cache first.
+        let thread = |line: &str| line.split_whitespace().next().and_then(|id| id.parse::<u64>().ok());
+        let main = lines.lines().filter_map(thread).min();
         // A call that was interleaved with one of another thread has two lines.
         let begins = |line: &&str| !line.contains(" resumed>");
-        let of_main = |line: &&str| line.split_whitespace().next() == Some(&main);
+        let of_main = |line: &&str| thread(line) == main;
         lines.lines().filter(begins).filter(of_main).count() as u64
     }
 
