@@ -620,7 +620,13 @@ mod kills {
         // A call that was interleaved with one of another thread has two lines.
         let begins = |line: &&str| !line.contains(" resumed>");
         let of_main = |line: &&str| thread(line) == main;
-        lines.lines().filter(begins).filter(of_main).count() as u64
+        // strace counts each of the names by itself.
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+        for line in lines.lines().filter(begins).filter(of_main) {
+            let call = line.split_whitespace().nth(1).and_then(|call| call.split('(').next());
+            *counts.entry(call.unwrap_or_default()).or_default() += 1;
+        }
+        counts.into_values().max().unwrap_or_default()
     }
 
     /// Injects a fault at the n-th of these system calls of the main thread, for each n of
