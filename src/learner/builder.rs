@@ -164,8 +164,8 @@ impl<M: Model> LearnerBuilder<M> {
         self
     }
 
-    /// Records the run in a new folder `parent/NNNN-name`, as `incept train` does: `incept runs` and
-    /// `incept report` read it [default: no folder].
+    /// Records the run in a new folder `parent/NNNN-name`, as `incept train` does: `incept runs`
+    /// and `incept report` read it [default: no folder].
     pub fn record_in(mut self, parent: impl Into<PathBuf>, name: impl Into<String>) -> Self {
         self.runs = Some((parent.into(), name.into()));
         self
