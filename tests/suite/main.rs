@@ -6,6 +6,7 @@ mod data;
 mod graph;
 mod learner;
 mod operations;
+mod passes;
 mod precision;
 mod shaders;
 mod static_profile;
