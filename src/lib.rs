@@ -20,7 +20,8 @@
 //! let loading = LoaderOptions::new(8, preprocessing.clone()).training(1, None);
 //! let loader = Loader::new(data.train, loading)?;
 //! let network = GoogLeNet::paper().width(0.0625).classes(10).input(32);
-//! let trainer = Trainer::new(&gpu, &network, &Optimizer::default(), 8, 1, |_, _| ());
+//! let optimizer = Optimizer::default();
+//! let trainer = Trainer::new(&gpu, &network, &optimizer, 8, 1, |_, _| ());
 //! let mut trainer = gpu.block_on(trainer)?;
 //! // Stop after two steps of the epoch.
 //! let observe = |step: &incept::train::StepMetrics| {
