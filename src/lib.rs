@@ -39,7 +39,9 @@
 //! ```
 
 pub mod checkpoint;
+pub mod cpu;
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod explain;
 pub mod formats;

@@ -18,6 +18,8 @@ const LAYERS: &[&str] = &[
     "reference",
     "plan",
     "gpu",
+    "cpu",
+    "device",
     "tune",
     "optim",
     "formats",

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use clap::Args;
 use incept::data::Batch;
-use incept::gpu::{AdapterSummary, Counters, Gpu};
+use incept::device::Device;
+use incept::gpu::{AdapterSummary, Counters};
 use incept::infer::{Classifier, InferenceGraph};
 use incept::model::GoogLeNet;
 use incept::optim::{Optimizer, Precision};
@@ -186,46 +187,46 @@ struct BenchResult<'a> {
 
 impl Bench {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
+        let device_args = &self.device;
         let network = self.work.network()?;
         let images = self.work.images(&network);
         let begin = Instant::now();
-        let gpu = device.open()?;
+        let device = device_args.open()?;
         let device_s = begin.elapsed().as_secs_f64();
 
-        let optimizer = self.work.optimizer(self.work.precision.training(&gpu));
+        let optimizer = self.work.optimizer(self.work.precision.training(&device));
         let batch = self.work.batch;
-        device.tune(&gpu, reporter, Worth::Classifying, None, || {
-            TrainingGraph::new(&network, &optimizer, batch)?.plan(&gpu)
+        device_args.tune(&device, reporter, Worth::Classifying, None, || {
+            TrainingGraph::new(&network, &optimizer, batch)?.plan(&device)
         })?;
-        device.tune(&gpu, reporter, Worth::Classifying, None, || {
-            InferenceGraph::new(&network, batch, optimizer.precision.element())?.plan(&gpu, None)
+        device_args.tune(&device, reporter, Worth::Classifying, None, || {
+            InferenceGraph::new(&network, batch, optimizer.precision.element())?.plan(&device, None)
         })?;
         // Tuning does not count as start-up.
-        let before = gpu.counters();
+        let before = device.counters();
         let begin = Instant::now();
-        let mut trainer = self.trainer(&gpu, &network, &optimizer, reporter)?;
+        let mut trainer = self.trainer(&device, &network, &optimizer, reporter)?;
         let kernels_s = begin.elapsed().as_secs_f64();
         let begin = Instant::now();
-        gpu.block_on(train(&mut trainer, &images, 1))?;
+        device.block_on(train(&mut trainer, &images, 1))?;
         let first_step_s = begin.elapsed().as_secs_f64();
-        let start = gpu.counters();
+        let start = device.counters();
 
         let (seconds, steps) = {
             let mut bar = reporter.bar("training", u64::from(self.rounds));
-            gpu.block_on(train(&mut trainer, &images, self.warm_up))?;
-            let trial = gpu.block_on(train(&mut trainer, &images, 1))?;
+            device.block_on(train(&mut trainer, &images, self.warm_up))?;
+            let trial = device.block_on(train(&mut trainer, &images, 1))?;
             let steps = self.steps_of(trial);
-            gpu.block_on(trainer.watch())?;
+            device.block_on(trainer.watch())?;
             let mut seconds = Vec::new();
             for round in 1..=self.rounds {
-                seconds.push(gpu.block_on(train(&mut trainer, &images, steps))?);
+                seconds.push(device.block_on(train(&mut trainer, &images, steps))?);
                 bar.update(u64::from(round), String::new);
             }
             (seconds, steps)
         };
         let done = f64::from(steps * self.rounds);
-        let asked = gpu.counters().since(&start);
+        let asked = device.counters().since(&start);
         // Warm-up and trial are steps too.
         let all = done + f64::from(self.warm_up + 1);
         let a_step = |count: u64| count as f64 / all;
@@ -252,11 +253,11 @@ impl Bench {
         let device_busy = trainer.busy_seconds().map(|busy| (busy / total).min(1.0));
         let train = TrainResult { images_per_s, gflops, ms, steps, device_busy };
 
-        let (seconds, batches, macs) = self.infer(&gpu, &trainer, &images, reporter)?;
+        let (seconds, batches, macs) = self.infer(&device, &trainer, &images, reporter)?;
         let (images_per_s, gflops, ms) = rates(&seconds, batches, macs);
         let infer = InferResult { images_per_s, gflops, ms, batches };
         let result = BenchResult {
-            device: gpu.summary(),
+            device: device.summary(),
             network: &network,
             batch: self.work.batch,
             precision: optimizer.precision.element(),
@@ -276,7 +277,7 @@ impl Bench {
 
     fn trainer(
         &self,
-        gpu: &Gpu,
+        device: &Device,
         network: &GoogLeNet,
         optimizer: &Optimizer,
         reporter: &Reporter,
@@ -286,7 +287,7 @@ impl Bench {
             let bar = bar.get_or_insert_with(|| reporter.bar("compiling kernels", of as u64));
             bar.update(done as u64, String::new);
         };
-        gpu.block_on(Trainer::new(gpu, network, optimizer, self.work.batch, self.work.seed, prepared))
+        device.block_on(Trainer::new(device, network, optimizer, self.work.batch, self.work.seed, prepared))
     }
 
     /// Steps per round, given the seconds of one step.
@@ -299,19 +300,19 @@ impl Bench {
     /// batch.
     fn infer(
         &self,
-        gpu: &Gpu,
+        device: &Device,
         trainer: &Trainer,
         images: &Batch,
         reporter: &Reporter,
     ) -> Result<(Vec<f64>, u32, u64)> {
-        let mut classifier = gpu.block_on(trainer.classifier(self.work.batch))?;
+        let mut classifier = device.block_on(trainer.classifier(self.work.batch))?;
         let mut bar = reporter.bar("inference", u64::from(self.rounds));
-        gpu.block_on(classify(&mut classifier, images, self.warm_up))?;
-        let trial = gpu.block_on(classify(&mut classifier, images, 1))?;
+        device.block_on(classify(&mut classifier, images, self.warm_up))?;
+        let trial = device.block_on(classify(&mut classifier, images, 1))?;
         let batches = self.steps_of(trial);
         let mut seconds = Vec::new();
         for round in 1..=self.rounds {
-            seconds.push(gpu.block_on(classify(&mut classifier, images, batches))?);
+            seconds.push(device.block_on(classify(&mut classifier, images, batches))?);
             bar.update(u64::from(round), String::new);
         }
         Ok((seconds, batches, classifier.session().plan().graph.macs()))

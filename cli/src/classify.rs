@@ -7,7 +7,7 @@ use clap::Args;
 use incept::Error;
 use incept::checkpoint::{Checkpoint, Metadata};
 use incept::data::{Batch, Fit, Image, Preprocessing};
-use incept::gpu::Gpu;
+use incept::device::Device;
 use incept::infer::{Answer, Classifier, EarlyExit, Exit, InferenceGraph, Prediction, top};
 use incept::low_level::untrusted::{MAX_SAMPLE_BYTES, printable, read_up_to};
 use incept::model::summary;
@@ -123,7 +123,7 @@ impl Classify {
     }
 
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
+        let device_args = &self.device;
         self.images.set_limit()?;
         let (checkpoint, arguments) = self.inputs()?;
         let Checkpoint { state, metadata } = record::load(checkpoint)?;
@@ -141,25 +141,25 @@ impl Classify {
         if let Some((failed, _)) = first.as_ref().filter(|(failed, _)| *failed == files.len()) {
             return Ok(outcome(*failed, files.len()));
         }
-        let gpu = device.open()?;
-        let (network, element) = (&metadata.network, self.precision.element(&gpu));
-        device.tune(&gpu, reporter, Worth::Classifying, None, || {
-            InferenceGraph::new(network, batch, element)?.plan(&gpu, None)
+        let device = device_args.open()?;
+        let (network, element) = (&metadata.network, self.precision.element(&device));
+        device_args.tune(&device, reporter, Worth::Classifying, None, || {
+            InferenceGraph::new(network, batch, element)?.plan(&device, None)
         })?;
         let state = state.averaged();
         if let Some(threshold) = self.early_exit {
             require_heads(checkpoint, network.has_aux())?;
             let exit = exit(checkpoint, &metadata.progress, threshold)?;
-            let staged = gpu.block_on(EarlyExit::new(&gpu, network, batch, element, &state))?;
+            let staged = device.block_on(EarlyExit::new(&device, network, batch, element, &state))?;
             let full = summary(&network.build(1)?).macs_inference;
-            return self.staged(Staged { gpu, staged, exit, full }, &files, &metadata, reporter);
+            return self.staged(Staged { device, staged, exit, full }, &files, &metadata, reporter);
         }
-        let mut classifier = gpu.block_on(Classifier::new(&gpu, network, batch, element, &state))?;
+        let mut classifier = device.block_on(Classifier::new(&device, network, batch, element, &state))?;
         let mut failed = 0;
         for chunk in first.map(Ok).into_iter().chain(chunks) {
             let (unreadable, (names, values)) = chunk?;
             failed += unreadable;
-            let results = gpu.block_on(classifier.classify(&values))?;
+            let results = device.block_on(classifier.classify(&values))?;
             for (file, predictions) in names.iter().zip(&results) {
                 let top = &predictions[..self.top.min(predictions.len())];
                 print(file, top, &metadata.classes, None, reporter)?;
@@ -176,8 +176,8 @@ impl Classify {
         metadata: &Metadata,
         reporter: &Reporter,
     ) -> Result {
-        let Staged { gpu, staged, exit, full } = &mut with;
-        let seconds = gpu.block_on(staged.time_stages(3))?;
+        let Staged { device, staged, exit, full } = &mut with;
+        let seconds = device.block_on(staged.time_stages(3))?;
         let (heads, macs, batch) = (staged.heads(), staged.macs(), staged.batch());
         let mut waiting: BTreeMap<u64, &PathBuf> = BTreeMap::new();
         let mut answered = vec![0usize; heads.len()];
@@ -201,10 +201,10 @@ impl Classify {
                 continue;
             }
             waiting.extend(names.iter().enumerate().map(|(i, file)| (staged.images() + i as u64, *file)));
-            let answers = gpu.block_on(staged.push(&Batch::of(batch, &values), exit))?;
+            let answers = device.block_on(staged.push(&Batch::of(batch, &values), exit))?;
             print_all(answers, &mut waiting)?;
         }
-        let rest = gpu.block_on(staged.finish(exit))?;
+        let rest = device.block_on(staged.finish(exit))?;
         print_all(rest, &mut waiting)?;
         let count = answered.iter().sum::<usize>();
         if count > 0 {
@@ -236,7 +236,7 @@ impl Classify {
 
 /// A network in stages, ready to classify.
 struct Staged {
-    gpu: Gpu,
+    device: Device,
     staged: EarlyExit,
     exit: Exit,
     /// Multiply-adds of the main head alone.

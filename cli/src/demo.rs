@@ -14,6 +14,7 @@ use incept::train::Trainer;
 use serde::Serialize;
 
 use super::config::Config;
+use super::cross_check::cross_check;
 use super::dashboard::View;
 use super::data::{LoadArgs, describe, report_bad};
 use super::fit::{Run, Setup};
@@ -73,7 +74,7 @@ struct DemoResult<'a> {
 
 impl Demo {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
+        let device_args = &self.device;
         check_png(&self.out)?;
         check_file(&self.checkpoint)?;
         let total = Rate::new();
@@ -103,8 +104,12 @@ impl Demo {
         let load = LoadArgs { max_bad: Some(0), ..LoadArgs::default() };
         let setup = Setup { run, network, preprocessing, data, load };
         let stop = interruptible()?;
-        let gpu = device.open()?;
-        let trainer = setup.trainer(&gpu, device, &stop, reporter)?;
+        let opened = device_args.open_with_reason()?;
+        let device = opened.device;
+        if let Some(adapter) = opened.software.first().filter(|_| device.cpu().is_some()) {
+            cross_check(&setup, adapter, &device, &stop, reporter)?;
+        }
+        let trainer = setup.trainer(&device, device_args, &stop, reporter)?;
         let mut learner = setup.learner(trainer, true, Some(self.target / 100.0), u64::MAX)?;
         learner.save_to(&self.checkpoint);
         learner.stop_by(Arc::clone(&stop));
@@ -140,14 +145,14 @@ impl Demo {
 
     /// Classifies evenly spaced validation images and draws the sheet.
     fn draw(&self, setup: &Setup, trainer: &Trainer, history: &History, accuracy: f64) -> Result<()> {
-        let gpu = trainer.gpu();
+        let device = trainer.device();
         let validation: &Arc<dyn Dataset> = &setup.data.validation;
         let count = TILES.min(validation.len());
         let indices: Vec<usize> = (0..count).map(|i| i * validation.len() / count).collect();
         let images = indices.iter().map(|i| validation.image(*i)).collect::<Result<Vec<_>>>()?;
         let values: Vec<Vec<f32>> = images.iter().map(|p| setup.preprocessing.apply(p)).collect();
-        let mut classifier = gpu.block_on(trainer.classifier(count))?;
-        let predictions = gpu.block_on(classifier.classify(&values))?;
+        let mut classifier = device.block_on(trainer.classifier(count))?;
+        let predictions = device.block_on(classifier.classify(&values))?;
         let names = validation.classes();
         let tiles = indices.iter().zip(images).zip(&predictions);
         let tiles = tiles.map(|((index, image), found)| Tile {
@@ -164,7 +169,7 @@ impl Demo {
                 setup.network.input,
                 setup.data.train.len(),
                 plural(history.epochs.len() as u64, "epoch"),
-                short(&gpu.summary().name),
+                short(&device.summary().name),
                 100.0 * accuracy,
                 validation.len()
             ),

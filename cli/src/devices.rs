@@ -1,15 +1,15 @@
 //! `incept devices`
 
 use clap::Args;
-use incept::gpu::{adapter_advice, list_adapters};
+use incept::cpu::Cpu;
+use incept::gpu::{AdapterSummary, adapter_advice, list_adapters};
 
 use super::options::BackendArg;
 use super::report::{Reporter, bytes, note};
 use super::{Outcome, Result};
 
-/// List the available adapters with their limits and features.
-///
-/// The exit code is 1 if there are none.
+/// List the available devices: the adapters of graphics APIs with their limits and features, and
+/// the CPU.
 #[derive(Args, Debug)]
 pub(crate) struct Devices {
     #[command(flatten)]
@@ -40,11 +40,15 @@ impl Devices {
                 has(a.subgroups)
             ))?;
         }
-        reporter.event(&adapters)?;
         if adapters.is_empty() {
             note(&format!("no adapter found: {}", adapter_advice(self.backend.apis())));
-            return Ok(Outcome::Failed);
         }
+        let cpu = Cpu::new(None)?;
+        let summary = cpu.summary();
+        reporter.line(&format!("cpu: {}", summary.name))?;
+        reporter.line(&format!("   {}, needs no driver", summary.driver))?;
+        let listed: Vec<&AdapterSummary> = adapters.iter().chain([summary]).collect();
+        reporter.event(&listed)?;
         Ok(Outcome::Done)
     }
 }

@@ -219,7 +219,7 @@ impl Eval {
     }
 
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
+        let device_args = &self.device;
         self.load.set_limit()?;
         if self.early_exit {
             self.plots().iter().try_for_each(|path| check(path))?;
@@ -242,11 +242,11 @@ impl Eval {
         } else {
             set
         };
-        let gpu = device.open()?;
-        let element = self.precision.element(&gpu);
+        let device = device_args.open()?;
+        let element = self.precision.element(&device);
         let first = &candidates[0];
-        device.tune(&gpu, reporter, Worth::Classifying, None, || {
-            InferenceGraph::new(&first.metadata.network, self.batch, element)?.plan(&gpu, None)
+        device_args.tune(&device, reporter, Worth::Classifying, None, || {
+            InferenceGraph::new(&first.metadata.network, self.batch, element)?.plan(&device, None)
         })?;
         if self.early_exit {
             if candidates.len() > 1 {
@@ -254,7 +254,7 @@ impl Eval {
             }
             super::early_exit::require_heads(first.path, first.metadata.network.has_aux())?;
             let subject = Subject {
-                gpu: &gpu,
+                device: &device,
                 checkpoint: first.path,
                 network: &first.metadata.network,
                 state: &first.state,
@@ -269,7 +269,7 @@ impl Eval {
         }
         let crops = CropTest::from(self.crops);
         let job = Job {
-            gpu: &gpu,
+            device: &device,
             element,
             set,
             crops,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use incept::data::{Augmentation, Loader, Mix, OpenedData, Preprocessing};
-use incept::gpu::Gpu;
+use incept::device::Device;
 use incept::learner::{Learner, LearnerOptions};
 use incept::model::GoogLeNet;
 use incept::optim::{Optimizer, Schedule};
@@ -58,21 +58,21 @@ impl Setup {
     /// Tunes and plans the training step and compiles its kernels.
     pub(crate) fn trainer(
         &self,
-        gpu: &Gpu,
-        device: &DeviceArgs,
+        device: &Device,
+        device_args: &DeviceArgs,
         stop: &AtomicBool,
         reporter: &Reporter,
     ) -> Result<Trainer> {
         let Run { optimizer, batch, seed, .. } = &self.run;
-        device.tune(gpu, reporter, Worth::Training, Some(stop), || {
-            TrainingGraph::new(&self.network, optimizer, *batch)?.plan(gpu)
+        device_args.tune(device, reporter, Worth::Training, Some(stop), || {
+            TrainingGraph::new(&self.network, optimizer, *batch)?.plan(device)
         })?;
         let mut bar = None;
         let prepared = |done: usize, of: usize| {
             let bar = bar.get_or_insert_with(|| reporter.bar("compiling kernels", of as u64));
             bar.update(done as u64, String::new);
         };
-        gpu.block_on(Trainer::new(gpu, &self.network, optimizer, *batch, *seed, prepared))
+        device.block_on(Trainer::new(device, &self.network, optimizer, *batch, *seed, prepared))
     }
 
     /// A learner with the run's data and options that continues from the trainer's state.
@@ -91,7 +91,7 @@ impl Setup {
             let reason = "has no validation images: add some, or train with --no-validation";
             return Err(Error::format(&self.run.data, reason));
         }
-        let gpu = trainer.gpu().clone();
+        let device = trainer.device().clone();
         let mut options = LearnerOptions::default();
         options.epochs = self.run.epochs;
         options.learning_rate = self.run.lr;
@@ -106,7 +106,7 @@ impl Setup {
         if validate {
             let validation = self.load.options(*batch, &self.preprocessing);
             let validation = Loader::new(Arc::clone(&self.data.validation), validation)?;
-            gpu.block_on(learner.validate_on(validation))?;
+            device.block_on(learner.validate_on(validation))?;
         }
         Ok(learner)
     }

@@ -5,6 +5,7 @@ mod board;
 mod bounds;
 mod classify;
 mod config;
+mod cross_check;
 mod dashboard;
 mod data;
 mod datasets;

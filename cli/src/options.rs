@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use incept::data::{Augmentation, Dataset, Fit, Preprocessing};
-use incept::gpu::{AdapterOptions, Gpu};
+use incept::device::{Device, DeviceChoice, DeviceOptions, Opened};
 use incept::kernel::{AdapterClass, Profile};
 use incept::model::{GoogLeNet, Initialization, Variant};
 use incept::optim::{Averaging, Optimizer, Precision, Rule, Schedule};
@@ -43,16 +43,25 @@ pub(crate) struct Common {
 pub(crate) struct DeviceArgs {
     #[command(flatten)]
     pub backend: BackendArg,
-    /// Adapter: its index in `incept devices`, or part of its name [default: the fastest GPU].
+    /// Device: `auto` (the fastest GPU, or the CPU if there is none), `cpu`, `gpu`, or an adapter:
+    /// its index in `incept devices` or part of its name [default: auto].
+    ///
+    /// Software adapters (lavapipe, llvmpipe, SwiftShader, WARP) run shaders on the CPU, more slowly
+    /// than `cpu`: they are used only by name or index, or if `--backend` is given.
     #[arg(
         long = "device",
         alias = "adapter",
-        value_name = "NUMBER|NAME",
+        value_name = "DEVICE",
         env = "WGPU_ADAPTER_NAME",
         hide_env_values = true,
         help_heading = "Device"
     )]
-    pub adapter: Option<String>,
+    pub device: Option<String>,
+    /// Threads of the CPU when it is the device [default: one per core].
+    ///
+    /// Results are the same bits for any number.
+    #[arg(long, value_name = "COUNT", value_parser = whole::<usize>(1), help_heading = "Device")]
+    pub threads: Option<usize>,
     /// Use only WebGPU's default limits, as in a browser.
     #[arg(long, help_heading = "Device")]
     pub default_limits: bool,
@@ -105,19 +114,34 @@ impl FromStr for Apis {
 
 impl DeviceArgs {
     /// Opens the device and prints its name.
-    pub(crate) fn open(&self) -> incept::Result<Gpu> {
-        let gpu = Gpu::open_blocking(&AdapterOptions {
+    pub(crate) fn open(&self) -> incept::Result<Device> {
+        Ok(self.open_with_reason()?.device)
+    }
+
+    /// As [`DeviceArgs::open`], with the reason for the choice.
+    pub(crate) fn open_with_reason(&self) -> incept::Result<Opened> {
+        let opened = Device::open_blocking(&DeviceOptions {
+            choice: DeviceChoice::from(self.device.as_deref().unwrap_or_default()),
             backends: self.backend.apis(),
-            adapter: self.adapter.clone().filter(|name| !name.is_empty()),
             default_limits: self.default_limits,
+            threads: self.threads,
         })?;
-        let summary = gpu.summary();
-        note(&format!("device: {summary}"));
-        if summary.class == AdapterClass::Software {
-            note("note: this is a software adapter that runs on the CPU; a real GPU is much faster");
+        let summary = opened.device.summary();
+        if opened.reason.is_empty() {
+            note(&format!("device: {summary}"));
+        } else {
+            note(&format!("device: {summary}: {}", opened.reason));
         }
-        self.load_cache(&gpu);
-        Ok(gpu)
+        if summary.class == AdapterClass::Software {
+            note("note: this is a software adapter that runs on the CPU; `--device cpu` is faster");
+        }
+        if self.threads.is_some() && opened.device.cpu().is_none() {
+            return Err(incept::Error::Config(
+                "--threads is for the CPU, and the device is a GPU: leave it out".into(),
+            ));
+        }
+        self.load_cache(&opened.device);
+        Ok(opened)
     }
 }
 
@@ -141,10 +165,10 @@ pub(crate) enum PrecisionName {
 
 impl PrecisionArgs {
     /// The element type of activations on this device; prints a note if `auto` chose f16.
-    pub(crate) fn element(self, gpu: &Gpu) -> Element {
+    pub(crate) fn element(self, device: &Device) -> Element {
         match self.precision {
             PrecisionName::F16 => Element::F16,
-            PrecisionName::Auto if gpu.profile().prefers_f16() => {
+            PrecisionName::Auto if device.profile().prefers_f16() => {
                 note("precision: activations are stored as f16 on this GPU (--precision f32 turns this off)");
                 Element::F16
             }
@@ -162,8 +186,8 @@ impl PrecisionArgs {
     }
 
     /// The precision of training on this device.
-    pub(crate) fn training(self, gpu: &Gpu) -> Precision {
-        match self.element(gpu) {
+    pub(crate) fn training(self, device: &Device) -> Precision {
+        match self.element(device) {
             Element::F16 => Precision::f16(),
             _ => Precision::F32,
         }

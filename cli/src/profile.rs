@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use incept::Error;
-use incept::gpu::{AdapterSummary, Bound, Clock, DispatchTime, Gpu, Roofline};
+use incept::device::Device;
+use incept::gpu::{AdapterSummary, Bound, Clock, DispatchTime, Roofline};
 use incept::infer::{Classifier, InferenceGraph};
 use incept::kernel::{AdapterClass, Profile as DeviceProfile};
 use incept::low_level::output::check_file;
@@ -134,27 +135,27 @@ struct ProfileResult<'a> {
 
 impl Profile {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
+        let device_args = &self.device;
         let network = self.work.network()?;
         if self.static_ {
             return self.count(&network, reporter);
         }
         self.trace.as_deref().map_or(Ok(()), check_file)?;
-        let gpu = device.open()?;
-        let roofline = gpu.block_on(gpu.roofline())?;
-        let precision = self.work.precision.training(&gpu);
-        device.tune(&gpu, reporter, Worth::Classifying, None, || {
+        let device = device_args.open()?;
+        let roofline = device.block_on(device.roofline())?;
+        let precision = self.work.precision.training(&device);
+        device_args.tune(&device, reporter, Worth::Classifying, None, || {
             let batch = self.work.batch;
             if self.infer {
-                return InferenceGraph::new(&network, batch, precision.element())?.plan(&gpu, None);
+                return InferenceGraph::new(&network, batch, precision.element())?.plan(&device, None);
             }
-            TrainingGraph::new(&network, &self.work.optimizer(precision), batch)?.plan(&gpu)
+            TrainingGraph::new(&network, &self.work.optimizer(precision), batch)?.plan(&device)
         })?;
-        let (costs, rounds) = self.measure(&gpu, roofline.clock, &network, reporter)?;
+        let (costs, rounds) = self.measure(&device, roofline.clock, &network, reporter)?;
         let seconds = medians(&rounds);
         let mut rows = rows(&costs, &seconds, &roofline);
         if let (Some(path), Some(last)) = (&self.trace, rounds.last()) {
-            write_trace(path, gpu.summary(), &rows, last)?;
+            write_trace(path, device.summary(), &rows, last)?;
             note(&format!("trace: {}", path.display()));
         }
         let totals = totals(&rows);
@@ -165,7 +166,7 @@ impl Profile {
             rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         }
         let result = ProfileResult {
-            device: gpu.summary(),
+            device: device.summary(),
             network: &network,
             batch: self.work.batch,
             pass: self.pass(),
@@ -187,7 +188,7 @@ impl Profile {
     /// Costs of all nodes, and the times of all dispatches per round.
     fn measure(
         &self,
-        gpu: &Gpu,
+        device: &Device,
         clock: Clock,
         network: &GoogLeNet,
         reporter: &Reporter,
@@ -201,13 +202,13 @@ impl Profile {
         };
         // Labels are arbitrary: a small learning rate keeps the loss finite.
         let rate = 1e-4;
-        let precision = self.work.precision.training(gpu);
-        gpu.block_on(async {
+        let precision = self.work.precision.training(device);
+        device.block_on(async {
             let mut rounds = Vec::new();
             // The first round warms up.
             if self.infer {
                 let classifier =
-                    Classifier::untrained(gpu, network, batch, precision.element(), seed).await?;
+                    Classifier::untrained(device, network, batch, precision.element(), seed).await?;
                 for _ in 0..=self.rounds {
                     rounds.push(classifier.profile(&images, clock).await?);
                 }
@@ -215,7 +216,7 @@ impl Profile {
                 return Ok((classifier.session().plan().costs(), rounds));
             }
             let optimizer = self.work.optimizer(precision);
-            let mut trainer = Trainer::new(gpu, network, &optimizer, batch, seed, prepared).await?;
+            let mut trainer = Trainer::new(device, network, &optimizer, batch, seed, prepared).await?;
             for _ in 0..=self.rounds {
                 rounds.push(trainer.profile(&images, rate, clock).await?);
             }

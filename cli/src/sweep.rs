@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use incept::data::{Dataset, Loader, LoaderOptions, Subset, stratified};
+use incept::device::Device;
 use incept::explain::{SweepPoint, THRESHOLDS, sweep};
-use incept::gpu::Gpu;
 use incept::infer::calibrate;
 use incept::infer::{Answer, Classifier, EarlyExit, Exit, HeadLogits, require_finite, top};
 use incept::model::{GoogLeNet, summary};
@@ -29,7 +29,7 @@ const ALLOWED_LOSS: f64 = 0.005;
 
 /// A checkpoint and the data to evaluate it on.
 pub(crate) struct Subject<'a> {
-    pub gpu: &'a Gpu,
+    pub device: &'a Device,
     pub checkpoint: &'a std::path::Path,
     pub network: &'a GoogLeNet,
     pub state: &'a TrainingState,
@@ -81,8 +81,13 @@ impl Subject<'_> {
         let subset = |indices| -> Arc<dyn Dataset> { Arc::new(Subset::new(Arc::clone(&self.set), indices)) };
         let (evaluation, calibration) = (subset(evaluation), subset(calibration));
         let batch = self.options.batch;
-        let mut staged =
-            self.gpu.block_on(EarlyExit::new(self.gpu, self.network, batch, self.element, self.state))?;
+        let mut staged = self.device.block_on(EarlyExit::new(
+            self.device,
+            self.network,
+            batch,
+            self.element,
+            self.state,
+        ))?;
         let heads = staged.heads();
         let calibrating = self.heads(&mut staged, &calibration, "calibration", reporter)?;
         let fit = |(head, logits): (&&str, &Vec<Vec<f32>>)| HeadCalibration {
@@ -172,7 +177,7 @@ impl Subject<'_> {
         let (mut all, mut rate) = (HeadLogits::default(), Rate::new());
         for batch in loader.epoch(0, 0) {
             let batch = batch?;
-            let found = self.gpu.block_on(staged.all_heads(&batch))?;
+            let found = self.device.block_on(staged.all_heads(&batch))?;
             found.logits.iter().try_for_each(|rows| require_finite(rows))?;
             all.extend(found);
             rate.add(batch.count);
@@ -191,13 +196,18 @@ impl Subject<'_> {
         reporter: &Reporter,
     ) -> Result<Measured> {
         let batch = self.options.batch;
-        let mut whole =
-            self.gpu.block_on(Classifier::new(self.gpu, self.network, batch, self.element, self.state))?;
+        let mut whole = self.device.block_on(Classifier::new(
+            self.device,
+            self.network,
+            batch,
+            self.element,
+            self.state,
+        ))?;
         let loader = self.loader(set)?;
         let mut bar = reporter.bar("early exit and whole network", 2 * loader.len() as u64);
         // Warm-up of the whole network; early exit has run already.
         if let Some(first) = loader.epoch(0, 0).next() {
-            self.gpu.block_on(whole.probabilities(&first?))?;
+            self.device.block_on(whole.probabilities(&first?))?;
         }
         let (before, earlier) = (staged.dispatches(), staged.images());
         let (mut labels, mut answers): (Vec<u32>, Vec<Answer>) = (Vec::new(), Vec::new());
@@ -208,10 +218,10 @@ impl Subject<'_> {
             let real = || batch.labels.iter().copied().filter(|l| *l != incept::data::Batch::MISSING);
             labels.extend(real());
             let start = Instant::now();
-            answers.extend(self.gpu.block_on(staged.push(&batch, exit))?);
+            answers.extend(self.device.block_on(staged.push(&batch, exit))?);
             seconds += start.elapsed().as_secs_f64();
             let start = Instant::now();
-            let rows = self.gpu.block_on(whole.probabilities(&batch))?;
+            let rows = self.device.block_on(whole.probabilities(&batch))?;
             full_seconds += start.elapsed().as_secs_f64();
             batches += 1;
             full_correct +=
@@ -219,7 +229,7 @@ impl Subject<'_> {
             bar.update(2 * labels.len() as u64, String::new);
         }
         let start = Instant::now();
-        answers.extend(self.gpu.block_on(staged.finish(exit))?);
+        answers.extend(self.device.block_on(staged.finish(exit))?);
         seconds += start.elapsed().as_secs_f64();
         drop(bar);
         let mut answered = vec![0; staged.heads().len()];

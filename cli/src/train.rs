@@ -177,7 +177,7 @@ struct Start {
 
 impl Train {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
+        let device_args = &self.device;
         self.preview_augment.as_deref().map_or(Ok(()), plot::check)?;
         let mut start = match &self.resume {
             Some(path) => self.resumed(&checkpoint_of(path)?)?,
@@ -194,18 +194,18 @@ impl Train {
         let view_name = start.setup.run.config.run.view.unwrap_or_default();
         let view = view_name.view(reporter)?;
         let stop = interruptible()?;
-        let gpu = device.open()?;
+        let device = device_args.open()?;
         if start.resumed.is_none() {
             let precision = *start.setup.run.config.training.precision.get_or_insert(PrecisionName::Auto);
-            start.setup.run.optimizer.precision = PrecisionArgs { precision }.training(&gpu);
+            start.setup.run.optimizer.precision = PrecisionArgs { precision }.training(&device);
         }
-        let mut trainer = start.setup.trainer(&gpu, device, &stop, reporter)?;
+        let mut trainer = start.setup.trainer(&device, device_args, &stop, reporter)?;
         if let Some(checkpoint) = &start.resumed {
             trainer.restore(&checkpoint.state)?;
         }
         if let Some((checkpoint, reinitialized)) = &start.weights {
             let weights = checkpoint.state.clone().averaged();
-            gpu.block_on(trainer.start_from(&weights, reinitialized)).map_err(|e| {
+            device.block_on(trainer.start_from(&weights, reinitialized)).map_err(|e| {
                 let path = start.from.as_deref().map(shown).unwrap_or_default();
                 Error::Config(format!(
                     "--init {path}: {e} (if it has no auxiliary heads, try --aux-weight 0)"
@@ -603,5 +603,5 @@ fn note_long_warmup(run: &Run) {
 }
 
 fn parameters(trainer: &Trainer) -> usize {
-    trainer.session().regions().layout.parameters.iter().map(|e| e.shape.volume()).sum()
+    trainer.session().regions().layout().parameters.iter().map(|e| e.shape.volume()).sum()
 }

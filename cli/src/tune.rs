@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use incept::Result;
+use incept::device::Device;
 use incept::gpu::Gpu;
 use incept::kernel::AdapterClass;
 use incept::plan::Plan;
@@ -53,10 +54,8 @@ struct TuneEvent<'a> {
 
 impl DeviceArgs {
     /// Loads the device's cached choices.
-    pub(super) fn load_cache(&self, gpu: &Gpu) {
-        if self.tune == Some(Tune::Off) {
-            return;
-        }
+    pub(super) fn load_cache(&self, device: &Device) {
+        let Some(gpu) = device.gpu().filter(|_| self.tune != Some(Tune::Off)) else { return };
         match TuneCache::new(gpu) {
             Ok(cache) => {
                 let choices = cache.load();
@@ -72,12 +71,18 @@ impl DeviceArgs {
     /// Measures the kernels that a network's plan can use, and caches the choices.
     pub(crate) fn tune(
         &self,
-        gpu: &Gpu,
+        device: &Device,
         reporter: &Reporter,
         worth: Worth,
         stop: Option<&AtomicBool>,
         plan: impl FnOnce() -> Result<Plan>,
     ) -> Result<()> {
+        let Some(gpu) = device.gpu() else {
+            if self.tune.is_some_and(|tune| tune != Tune::Off) {
+                note("tuning: the CPU has no kernels to choose from");
+            }
+            return Ok(());
+        };
         // On software adapters tuning gains next to nothing over the defaults.
         let real = gpu.summary().class != AdapterClass::Software;
         let default = if real && worth == Worth::Training { Tune::Fast } else { Tune::Off };

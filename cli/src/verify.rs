@@ -33,12 +33,12 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
-        let gpu = device.open()?;
+        let device_args = &self.device;
+        let device = device_args.open()?;
         let engines = if self.reference { &Engine::ALL[..] } else { &[Engine::Device] };
         let report = {
             let mut bar = reporter.bar("checking", 0);
-            gpu.block_on(run(&gpu, &self.folder, engines, |progress| {
+            device.block_on(run(&device, &self.folder, engines, |progress| {
                 bar.set_length(progress.total as u64);
                 let shown = || {
                     format!("{}, {}: {} checks done", progress.set, progress.engine.name(), progress.checks)
@@ -75,7 +75,7 @@ impl Verify {
         }
         reporter.event(&Result {
             passed: report.passed(),
-            device: gpu.summary(),
+            device: device.summary(),
             checks: &report.checks,
             failures: &report.failures,
         })?;

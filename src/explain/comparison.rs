@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use crate::data::Loader;
+use crate::device::Device;
 use crate::error::Result;
-use crate::gpu::Gpu;
 use crate::infer::{EarlyExit, evaluate_heads};
 use crate::model::GoogLeNet;
 use crate::optim::Optimizer;
@@ -160,7 +160,7 @@ impl Pairs {
     reason = "the arguments are independent, and a struct of them would be constructed in one place only"
 )]
 pub async fn train_curve(
-    gpu: &Gpu,
+    device: impl Into<Device>,
     network: &GoogLeNet,
     recipe: &Recipe,
     seed: u64,
@@ -169,7 +169,8 @@ pub async fn train_curve(
     mut observe: impl FnMut(u64, &StepMetrics) -> ControlFlow<()>,
     mut looked: impl FnMut(&CurvePoint),
 ) -> Result<Curve> {
-    let mut trainer = Trainer::new(gpu, network, &recipe.optimizer, recipe.batch, seed, |_, _| ()).await?;
+    let device = &device.into();
+    let mut trainer = Trainer::new(device, network, &recipe.optimizer, recipe.batch, seed, |_, _| ()).await?;
     let mut classifier = trainer.early_exit(recipe.batch).await?;
     // The main head is the classifier's last and the trainer's first.
     let mut heads = classifier.heads();

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::data::Batch;
+use crate::device::{Device, Regions, Session};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Regions, Session};
 use crate::graph::{Graph, Region, Role, TensorId};
 use crate::kernel::Step;
 use crate::model::{GoogLeNet, Network, Output, part_of};
@@ -102,40 +102,41 @@ impl GradientFlow {
     /// naming a weight that is missing or has the wrong shape or if the batch has the wrong size,
     /// and errors of the device.
     pub async fn measure(
-        gpu: &Gpu,
+        device: impl Into<Device>,
         network: &GoogLeNet,
         weights: Option<&TrainingState>,
         seed: u64,
         batch: &Batch,
     ) -> Result<Self> {
+        let device = &device.into();
         // The batch has plain images: a network that was trained with mixup or cutmix would need
         // second labels too.
         let net = GoogLeNet { mixed_labels: false, ..network.clone() }.build(batch.labels.len())?;
-        let mut regions: Option<Arc<Regions>> = None;
+        let mut regions: Option<Regions> = None;
         let mut read = Vec::new();
         let mut values = Vec::new();
         let sources = net.heads.iter().map(|h| Output::HeadLoss(h.name)).chain([Output::Loss]);
         for loss in sources {
-            let mut source = Source::new(gpu, &net, loss, regions.clone()).await?;
+            let mut source = Source::new(device, &net, loss, regions.clone()).await?;
             if regions.is_none() {
                 let made = source.session.regions();
                 match weights {
                     Some(weights) => {
-                        upload(gpu, made, Region::Parameters, &weights.parameters)?;
-                        if !made.layout.state.is_empty() {
-                            upload(gpu, made, Region::State, &weights.state)?;
+                        upload(device, made, Region::Parameters, &weights.parameters)?;
+                        if !made.layout().state.is_empty() {
+                            upload(device, made, Region::State, &weights.state)?;
                         }
                     }
-                    None => initialize(gpu, made, seed, &[Region::Parameters])?,
+                    None => initialize(device, made, seed, &[Region::Parameters])?,
                 }
             }
-            let (loss, gradients) = source.run(gpu, seed, batch).await?;
+            let (loss, gradients) = source.run(device, seed, batch).await?;
             values.push(loss);
             read.push(gradients);
-            regions.get_or_insert_with(|| Arc::clone(source.session.regions()));
+            regions.get_or_insert_with(|| source.session.regions().clone());
         }
         let regions = regions.ok_or_else(|| Error::tensor("loss", "the graph has no such output"))?;
-        let parameters = regions.get(gpu, Region::Parameters).await?;
+        let parameters = regions.get(device, Region::Parameters).await?;
         let parameters: Vec<(&str, f64, usize)> = parameters
             .iter()
             .map(|(entry, values)| (entry.name.as_str(), dot(values, values), values.len()))
@@ -262,29 +263,29 @@ struct Source {
 }
 
 impl Source {
-    async fn new(gpu: &Gpu, net: &Network, loss: Output, regions: Option<Arc<Regions>>) -> Result<Self> {
+    async fn new(device: &Device, net: &Network, loss: Output, regions: Option<Regions>) -> Result<Self> {
         let mut graph = net.graph.clone();
         graph.keep_outputs(&[loss])?;
         graph = graph.fuse()?;
         let loss = graph.output(loss)?;
         graph.differentiate(loss)?;
         let (input, labels) = (graph.find(Network::INPUT)?, graph.find(Network::LABELS)?);
-        let layout = regions.as_ref().map(|r| Arc::clone(&r.layout));
+        let layout = regions.as_ref().map(|r| Arc::clone(r.layout()));
         let options = PlanOptions {
-            profile: gpu.profile(),
+            profile: device.profile(),
             outputs: &[],
             metrics: &[loss],
             layout: Some(layout.unwrap_or_else(|| Arc::new(Layout::of(&graph)))),
-            choices: Some(&gpu.choices()),
+            choices: Some(&device.choices()),
         };
         let plan = Plan::new(&graph, &options)?;
         let (input, labels) = (plan.tensor(input)?, plan.tensor(labels)?);
-        let session = Session::new(gpu, Arc::new(plan), regions, |_, _| ()).await?;
+        let session = Session::new(device, Arc::new(plan), regions, |_, _| ()).await?;
         Ok(Self { session, input, labels })
     }
 
     /// The loss, and the gradient of every parameter in the order of the layout.
-    async fn run(&mut self, gpu: &Gpu, seed: u64, batch: &Batch) -> Result<(f32, Read)> {
+    async fn run(&mut self, device: &Device, seed: u64, batch: &Batch) -> Result<(f32, Read)> {
         let session = &mut self.session;
         session.write(self.input, &batch.images)?;
         session.write_labels(self.labels, &batch.labels)?;
@@ -292,7 +293,7 @@ impl Source {
         session.submit(&step)?;
         let scalars = session.settle(0).await?;
         let loss = scalars.first().and_then(|m| m.values.first()).copied().unwrap_or(f32::NAN);
-        let gradients = session.regions().get(gpu, Region::Gradients).await?;
+        let gradients = session.regions().get(device, Region::Gradients).await?;
         Ok((loss, gradients.into_iter().map(|(_, values)| values).collect()))
     }
 }

@@ -183,7 +183,7 @@ fn preference(summary: &AdapterSummary) -> (AdapterRank, bool) {
     let rank = match summary.class {
         AdapterClass::Discrete => AdapterRank::Discrete,
         AdapterClass::Integrated => AdapterRank::Integrated,
-        AdapterClass::Software => AdapterRank::Software,
+        AdapterClass::Software | AdapterClass::Cpu => AdapterRank::Software,
     };
     (rank, summary.backend == "gl")
 }

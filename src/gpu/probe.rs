@@ -85,7 +85,9 @@ impl Sizes {
         match profile.class {
             AdapterClass::Discrete => Self { chains: 4, groups: 8192, bytes: bytes(256 << 20) },
             AdapterClass::Integrated => Self { chains: 4, groups: 1024, bytes: bytes(128 << 20) },
-            AdapterClass::Software => Self { chains: 2, groups: 256, bytes: bytes(64 << 20) },
+            AdapterClass::Software | AdapterClass::Cpu => {
+                Self { chains: 2, groups: 256, bytes: bytes(64 << 20) }
+            }
         }
     }
 

@@ -279,7 +279,7 @@ impl Session {
     }
 
     /// The device.
-    pub(super) fn gpu(&self) -> &Gpu {
+    pub(crate) fn gpu(&self) -> &Gpu {
         &self.gpu
     }
 

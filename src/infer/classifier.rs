@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::data::Batch;
+use crate::device::{Device, Reading, Regions, Session};
 use crate::error::{Error, Result};
-use crate::gpu::{Clock, DispatchTime, Gpu, Reading, Regions, Session};
+use crate::gpu::{Clock, DispatchTime};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
 use crate::model::{Model, Network, Output};
@@ -67,7 +68,7 @@ impl Evaluation {
 /// A network for classification on a device, without auxiliary heads and dropout.
 #[derive(Debug)]
 pub struct Classifier {
-    gpu: Gpu,
+    device: Device,
     session: Session,
     input: TensorId,
     logits: TensorId,
@@ -112,14 +113,15 @@ impl InferenceGraph {
     /// # Errors
     /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device
     /// does not support this element type, [`Error::Tensor`] if the layout lacks a parameter.
-    pub fn plan(&self, gpu: &Gpu, layout: Option<Arc<Layout>>) -> Result<Plan> {
-        gpu.require_all(&self.graph)?;
+    pub fn plan(&self, device: impl Into<Device>, layout: Option<Arc<Layout>>) -> Result<Plan> {
+        let device = &device.into();
+        device.require_all(&self.graph)?;
         let options = PlanOptions {
-            profile: gpu.profile(),
+            profile: device.profile(),
             outputs: &[self.probabilities, self.logits],
             metrics: &[],
             layout,
-            choices: Some(&gpu.choices()),
+            choices: Some(&device.choices()),
         };
         Plan::new(&self.graph, &options)
     }
@@ -134,14 +136,15 @@ impl Classifier {
     /// [`Error::Tensor`] naming a weight that is missing or has the wrong shape, [`Error::NoF16`]
     /// if the device does not support this element type, and errors of the device.
     pub async fn new(
-        gpu: &Gpu,
+        device: impl Into<Device>,
         network: &impl Model,
         batch: usize,
         element: Element,
         weights: &TrainingState,
     ) -> Result<Self> {
-        let classifier = Self::build(gpu, network, batch, element, None).await?;
-        upload_weights(gpu, classifier.session.regions(), weights)?;
+        let device = &device.into();
+        let classifier = Self::build(device, network, batch, element, None).await?;
+        upload_weights(device, classifier.session.regions(), weights)?;
         Ok(classifier)
     }
 
@@ -151,43 +154,44 @@ impl Classifier {
     /// # Errors
     /// As [`Classifier::new`].
     pub async fn untrained(
-        gpu: &Gpu,
+        device: impl Into<Device>,
         network: &impl Model,
         batch: usize,
         element: Element,
         seed: u64,
     ) -> Result<Self> {
-        let classifier = Self::build(gpu, network, batch, element, None).await?;
-        initialize(gpu, classifier.session.regions(), seed, &[Region::Parameters])?;
+        let device = &device.into();
+        let classifier = Self::build(device, network, batch, element, None).await?;
+        initialize(device, classifier.session.regions(), seed, &[Region::Parameters])?;
         Ok(classifier)
     }
 
     /// A classifier that shares the parameters of other sessions.
     pub(super) async fn sharing(
-        gpu: &Gpu,
+        device: &Device,
         network: &impl Model,
         batch: usize,
         element: Element,
-        regions: Arc<Regions>,
+        regions: Regions,
     ) -> Result<Self> {
-        Self::build(gpu, network, batch, element, Some(regions)).await
+        Self::build(device, network, batch, element, Some(regions)).await
     }
 
     async fn build(
-        gpu: &Gpu,
+        device: &Device,
         network: &impl Model,
         batch: usize,
         element: Element,
-        regions: Option<Arc<Regions>>,
+        regions: Option<Regions>,
     ) -> Result<Self> {
         let inference = InferenceGraph::new(network, batch, element)?;
-        let layout: Option<Arc<Layout>> = regions.as_ref().map(|r| Arc::clone(&r.layout));
-        let plan = inference.plan(gpu, layout)?;
+        let layout: Option<Arc<Layout>> = regions.as_ref().map(|r| Arc::clone(r.layout()));
+        let plan = inference.plan(device, layout)?;
         let input = plan.tensor(inference.input)?;
         let (logits, probabilities) = (plan.tensor(inference.logits)?, plan.tensor(inference.probabilities)?);
-        let session = Session::new(gpu, Arc::new(plan), regions, |_, _| ()).await?;
-        let (gpu, classes, pushed) = (gpu.clone(), network.class_count(), VecDeque::new());
-        Ok(Self { gpu, session, input, logits, probabilities, batch, classes, pushed })
+        let session = Session::new(device, Arc::new(plan), regions, |_, _| ()).await?;
+        let (device, classes, pushed) = (device.clone(), network.class_count(), VecDeque::new());
+        Ok(Self { device, session, input, logits, probabilities, batch, classes, pushed })
     }
 
     /// Batch size.
@@ -241,7 +245,7 @@ impl Classifier {
     pub async fn pull(&mut self) -> Result<Option<Vec<Vec<f32>>>> {
         let Some((reading, there)) = self.pushed.pop_front() else { return Ok(None) };
         let rows = self.session.receive(reading).await?;
-        self.gpu.check("classifying")?;
+        self.device.check("classifying")?;
         let rows = rows.chunks(self.classes).zip(there);
         Ok(Some(rows.filter(|(_, there)| *there).map(|(row, _)| row.to_vec()).collect()))
     }

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use web_time::Instant;
 
 use crate::data::Batch;
+use crate::device::{Device, Reading, Regions, Session};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Reading, Regions, Session};
 use crate::graph::{Graph, TensorId};
 use crate::kernel::Step;
 use crate::model::{Model, Output};
@@ -74,7 +74,7 @@ impl HeadLogits {
 /// A network with an exit at each of its heads.
 #[derive(Debug)]
 pub struct EarlyExit {
-    gpu: Gpu,
+    device: Device,
     stages: Vec<Stage>,
     batch: usize,
     classes: usize,
@@ -119,58 +119,59 @@ impl EarlyExit {
     /// [`Error::Tensor`] naming a weight that is missing or has the wrong shape, [`Error::NoF16`]
     /// if the device does not support this element type, and errors of the device.
     pub async fn new(
-        gpu: &Gpu,
+        device: impl Into<Device>,
         network: &impl Model,
         batch: usize,
         element: Element,
         weights: &TrainingState,
     ) -> Result<Self> {
-        let made = Self::build(gpu, network, batch, element, None).await?;
-        upload_weights(gpu, made.stages[0].session.regions(), weights)?;
+        let device = &device.into();
+        let made = Self::build(device, network, batch, element, None).await?;
+        upload_weights(device, made.stages[0].session.regions(), weights)?;
         Ok(made)
     }
 
     /// A classifier that shares the parameters of other sessions.
     pub(super) async fn sharing(
-        gpu: &Gpu,
+        device: &Device,
         network: &impl Model,
         batch: usize,
         element: Element,
-        regions: Arc<Regions>,
+        regions: Regions,
     ) -> Result<Self> {
-        Self::build(gpu, network, batch, element, Some(regions)).await
+        Self::build(device, network, batch, element, Some(regions)).await
     }
 
     async fn build(
-        gpu: &Gpu,
+        device: &Device,
         network: &impl Model,
         batch: usize,
         element: Element,
-        mut regions: Option<Arc<Regions>>,
+        mut regions: Option<Regions>,
     ) -> Result<Self> {
         let (graphs, layout) = stages(network, batch, element)?;
-        let layout = regions.as_ref().map_or_else(|| Arc::new(layout), |r| Arc::clone(&r.layout));
+        let layout = regions.as_ref().map_or_else(|| Arc::new(layout), |r| Arc::clone(r.layout()));
         let mut stages = Vec::with_capacity(graphs.len());
         for StageGraph { head, graph, input, logits, activation } in graphs {
-            gpu.require_all(&graph)?;
+            device.require_all(&graph)?;
             let outputs: Vec<TensorId> = [logits].into_iter().chain(activation).collect();
             let options = PlanOptions {
-                profile: gpu.profile(),
+                profile: device.profile(),
                 outputs: &outputs,
                 metrics: &[],
                 layout: Some(Arc::clone(&layout)),
-                choices: Some(&gpu.choices()),
+                choices: Some(&device.choices()),
             };
             let plan = Plan::new(&graph, &options)?;
             let (input, logits) = (plan.tensor(input)?, plan.tensor(logits)?);
             let activation = activation.map(|t| plan.tensor(t)).transpose()?;
-            let session = Session::new(gpu, Arc::new(plan), regions.clone(), |_, _| ()).await?;
-            regions.get_or_insert_with(|| Arc::clone(session.regions()));
+            let session = Session::new(device, Arc::new(plan), regions.clone(), |_, _| ()).await?;
+            regions.get_or_insert_with(|| session.regions().clone());
             let macs = graph.macs() / batch as u64;
             stages.push(Stage { head, session, input, logits, activation, macs, rows: Vec::new(), runs: 0 });
         }
         Ok(Self {
-            gpu: gpu.clone(),
+            device: device.clone(),
             stages,
             batch,
             classes: network.class_count(),
@@ -278,7 +279,7 @@ impl EarlyExit {
         let first = to.rows.len();
         let pairs: Vec<(usize, usize)> =
             rows.iter().enumerate().map(|(i, (row, _))| (*row, first + i)).collect();
-        self.gpu.copy_rows((&from.session, activation), (&to.session, to.input), &pairs).await?;
+        Device::copy_rows((&from.session, activation), (&to.session, to.input), &pairs).await?;
         self.stages[stage + 1].rows.extend(rows.iter().map(|(_, image)| Some(*image)));
         Ok(())
     }
@@ -310,7 +311,7 @@ impl EarlyExit {
         stage.session.submit(&Step::default())?;
         stage.runs += 1;
         let values = stage.session.read(stage.logits).await?;
-        self.gpu.check("classifying")?;
+        self.device.check("classifying")?;
         Ok(values.chunks(classes).map(<[f32]>::to_vec).collect())
     }
 
@@ -352,7 +353,7 @@ impl EarlyExit {
             }
         }
         self.sent.push_back((readings, batch.labels.clone()));
-        self.gpu.check("classifying")
+        self.device.check("classifying")
     }
 
     /// The logits of the oldest batch that was not pulled yet, without its missing rows; `None`
@@ -370,7 +371,7 @@ impl EarlyExit {
             let rows = values.chunks(self.classes).zip(&labels).filter(|(_, label)| there(label));
             found.logits.push(rows.map(|(row, _)| row.to_vec()).collect());
         }
-        self.gpu.check("classifying")?;
+        self.device.check("classifying")?;
         Ok(Some(found))
     }
 

@@ -12,7 +12,8 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// As [`EarlyExit::new`].
     pub async fn early_exit(&self, batch: usize) -> Result<EarlyExit> {
-        EarlyExit::sharing(self.gpu(), self.network(), batch, self.element(), self.inference_regions()?).await
+        EarlyExit::sharing(self.device(), self.network(), batch, self.element(), self.inference_regions()?)
+            .await
     }
 
     /// A classifier that shares this trainer's parameters: it always uses the latest ones, averaged
@@ -21,7 +22,7 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// As [`Classifier::new`].
     pub async fn classifier(&self, batch: usize) -> Result<Classifier> {
-        Classifier::sharing(self.gpu(), self.network(), batch, self.element(), self.inference_regions()?)
+        Classifier::sharing(self.device(), self.network(), batch, self.element(), self.inference_regions()?)
             .await
     }
 }

@@ -10,10 +10,12 @@ pub enum AdapterClass {
     Integrated,
     /// A driver that runs shaders on the CPU: lavapipe, SwiftShader, WARP.
     Software,
+    /// The CPU itself, which runs no shaders.
+    Cpu,
 }
 
 impl AdapterClass {
-    /// All classes.
+    /// All classes that run shaders.
     pub const ALL: &'static [Self] = &[Self::Discrete, Self::Integrated, Self::Software];
     /// Hardware GPUs.
     pub const GPU: &'static [Self] = &[Self::Discrete, Self::Integrated];
@@ -29,7 +31,7 @@ impl AdapterClass {
         match self {
             Self::Discrete => 1 << 37,
             Self::Integrated => 1 << 34,
-            Self::Software => u64::MAX,
+            Self::Software | Self::Cpu => u64::MAX,
         }
     }
 }
@@ -85,7 +87,7 @@ impl Profile {
     /// Whether f16 activations are the better default: on GPUs with f16 cooperative matrices, where
     /// training gains most. Other GPUs would only save memory, and software adapters get slower.
     pub fn prefers_f16(&self) -> bool {
-        self.f16 && self.class != AdapterClass::Software && self.cooperative.is_some_and(|c| c.f16)
+        self.f16 && AdapterClass::GPU.contains(&self.class) && self.cooperative.is_some_and(|c| c.f16)
     }
 
     /// Workgroups that saturate the device: [`BUSY_GROUPS`] for discrete GPUs, a tenth of it for
@@ -107,6 +109,13 @@ impl Profile {
             subgroup: Some(32),
             ..Self::webgpu(AdapterClass::Discrete)
         }
+    }
+
+    /// The CPU: tensors of any size and element type.
+    pub fn cpu() -> Self {
+        /// Offsets in bytes stay far from overflow, also in sums.
+        const MOST: u64 = 1 << 46;
+        Self { binding: MOST, buffer: MOST, f16: true, ..Self::webgpu(AdapterClass::Cpu) }
     }
 
     /// WebGPU's default limits, for an adapter of this class.

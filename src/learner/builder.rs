@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{Learner, LearnerOptions};
 use crate::checkpoint::ModelCheckpoint;
 use crate::data::{Augmentation, Dataset, Loader, LoaderOptions, Preprocessing, Subset, stratified};
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
 use crate::model::{GoogLeNet, Model};
 use crate::optim::{Optimizer, Schedule};
 use crate::runs::{Lock, Recorder, RecorderOptions, RunFolder};
@@ -189,8 +189,9 @@ impl<M: Model> LearnerBuilder<M> {
     ///
     /// # Errors
     /// As [`LearnerBuilder::build`].
-    pub fn build_blocking(self, gpu: &Gpu) -> Result<Learner<M>> {
-        gpu.block_on(self.build(gpu))
+    pub fn build_blocking(self, device: impl Into<Device>) -> Result<Learner<M>> {
+        let device = &device.into();
+        device.block_on(self.build(device))
     }
 
     /// Plans the training step for a device and compiles its kernels.
@@ -198,7 +199,8 @@ impl<M: Model> LearnerBuilder<M> {
     /// # Errors
     /// [`Error::OutOfRange`] naming an option, [`Error::Config`] if there is no data or its classes
     /// are not the network's, and errors of planning, the device and the files.
-    pub async fn build(self, gpu: &Gpu) -> Result<Learner<M>> {
+    pub async fn build(self, device: impl Into<Device>) -> Result<Learner<M>> {
+        let device = &device.into();
         let (train, validation) = self.split()?;
         let classes = train.classes().len();
         if classes != self.network.class_count() {
@@ -218,7 +220,7 @@ impl<M: Model> LearnerBuilder<M> {
         let training = loading.clone().training(self.seed, self.augmentation);
         let loader = Loader::new(train, training)?;
         let mut trainer =
-            Trainer::new(gpu, &self.network, &self.optimizer, batch, self.seed, |_, _| ()).await?;
+            Trainer::new(device, &self.network, &self.optimizer, batch, self.seed, |_, _| ()).await?;
         if let Some((checkpoint, reinitialized)) = &self.weights {
             trainer.start_from(&checkpoint.state.clone().averaged(), reinitialized).await?;
         }

@@ -266,9 +266,9 @@ impl<M: Model> Learner<M> {
             train: self.train.len(),
             validation: self.validation_loader().map_or(0, Loader::len),
             network: self.trainer.network().clone(),
-            parameters: session.regions().layout.parameters.iter().map(|e| e.shape.volume()).sum(),
+            parameters: session.regions().layout().parameters.iter().map(|e| e.shape.volume()).sum(),
             precision: format!("{element:?}").to_lowercase(),
-            machine: Machine::of(self.trainer.gpu().summary()),
+            machine: Machine::of(self.trainer.device().summary()),
             memory_bytes,
             checkpoint: None,
             from: None,
@@ -299,8 +299,8 @@ impl<M: Model> Learner<M> {
     /// # Errors
     /// As [`Learner::fit`].
     pub fn fit_blocking(&mut self, observer: &mut dyn Observer) -> Result<History> {
-        let gpu = self.trainer.gpu().clone();
-        gpu.block_on(self.fit(observer))
+        let device = self.trainer.device().clone();
+        device.block_on(self.fit(observer))
     }
 
     /// Trains until all epochs are done, the stop flag is set, or validation accuracy triggers
@@ -311,7 +311,7 @@ impl<M: Model> Learner<M> {
     /// loader, the device, the files and the observer. Saved files are kept.
     pub async fn fit(&mut self, observer: &mut dyn Observer) -> Result<History> {
         observer.started(&Started {
-            device: self.trainer.gpu().summary(),
+            device: self.trainer.device().summary(),
             memory: self.trainer.session().plan().memory,
             folder: self.recorder.as_ref().map(|recorder| recorder.folder().path()),
             train: self.train.len(),

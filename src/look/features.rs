@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::device::{Device, Session};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Session};
 use crate::graph::{Graph, Region, TensorId};
 use crate::kernel::Step;
 use crate::model::{BLOCKS, Model, Network, part_of};
@@ -28,7 +28,7 @@ pub struct FeatureMaps {
 /// A network in evaluation mode up to a layer.
 #[derive(Debug)]
 pub struct Features {
-    gpu: Gpu,
+    device: Device,
     session: Session,
     input: TensorId,
     output: TensorId,
@@ -63,7 +63,13 @@ impl Features {
     /// # Errors
     /// [`Error::Unknown`] with known names if there is no such layer, [`Error::Tensor`] naming a
     /// weight that is missing or has the wrong shape, and errors of the device.
-    pub async fn new(gpu: &Gpu, network: &impl Model, layer: &str, weights: &TrainingState) -> Result<Self> {
+    pub async fn new(
+        device: impl Into<Device>,
+        network: &impl Model,
+        layer: &str,
+        weights: &TrainingState,
+    ) -> Result<Self> {
+        let device = &device.into();
         let mut evaluation = network.build(1)?.graph.evaluation()?;
         let output = maps(&evaluation).find(|(name, _)| *name == layer).map(|(_, t)| t);
         let output = output.ok_or_else(|| {
@@ -86,20 +92,20 @@ impl Features {
         let [_, extents @ ..] =
             graph.tensor(output).spec.shape.nchw().map_err(|reason| Error::tensor(layer, reason))?;
         let options = PlanOptions {
-            profile: gpu.profile(),
+            profile: device.profile(),
             outputs: &[output],
             metrics: &[],
             layout: None,
-            choices: Some(&gpu.choices()),
+            choices: Some(&device.choices()),
         };
         let plan = Plan::new(&graph, &options)?;
         let (input, output) = (plan.tensor(input)?, plan.tensor(output)?);
-        let session = Session::new(gpu, Arc::new(plan), None, |_, _| ()).await?;
-        upload(gpu, session.regions(), Region::Parameters, &weights.parameters)?;
-        if !session.regions().layout.state.is_empty() {
-            upload(gpu, session.regions(), Region::State, &weights.state)?;
+        let session = Session::new(device, Arc::new(plan), None, |_, _| ()).await?;
+        upload(device, session.regions(), Region::Parameters, &weights.parameters)?;
+        if !session.regions().layout().state.is_empty() {
+            upload(device, session.regions(), Region::State, &weights.state)?;
         }
-        Ok(Self { gpu: gpu.clone(), session, input, output, extents })
+        Ok(Self { device: device.clone(), session, input, output, extents })
     }
 
     /// The maps of a preprocessed image.
@@ -110,7 +116,7 @@ impl Features {
         self.session.write(self.input, image)?;
         self.session.submit(&Step::default())?;
         let values = self.session.read(self.output).await?;
-        self.gpu.check("reading feature maps")?;
+        self.device.check("reading feature maps")?;
         let [channels, height, width] = self.extents;
         Ok(FeatureMaps { channels, height, width, values })
     }

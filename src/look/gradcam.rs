@@ -7,8 +7,8 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
+use crate::device::{Device, Regions, Session};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Regions, Session};
 use crate::graph::{Graph, Region, Role, TensorId};
 use crate::infer::softmax;
 use crate::kernel::Step;
@@ -46,7 +46,7 @@ pub struct ActivationMap {
 /// A network in evaluation mode that can be differentiated from each of its logits.
 #[derive(Debug)]
 pub struct GradCam {
-    gpu: Gpu,
+    device: Device,
     heads: Vec<Differentiated>,
     classes: usize,
 }
@@ -71,24 +71,29 @@ impl GradCam {
     /// # Errors
     /// [`Error::Tensor`] naming a weight that is missing or has the wrong shape, and errors of the
     /// device.
-    pub async fn new(gpu: &Gpu, network: &impl Model, weights: &TrainingState) -> Result<Self> {
+    pub async fn new(
+        device: impl Into<Device>,
+        network: &impl Model,
+        weights: &TrainingState,
+    ) -> Result<Self> {
+        let device = &device.into();
         let net = network.build(1)?.evaluation()?;
         let layout = Arc::new(Layout::of(&net.graph));
-        let mut regions: Option<Arc<Regions>> = None;
+        let mut regions: Option<Regions> = None;
         let mut heads = Vec::with_capacity(net.heads.len());
         for head in &net.heads {
-            let one = Differentiated::new(gpu, &net.graph, head, &layout, regions.clone()).await?;
+            let one = Differentiated::new(device, &net.graph, head, &layout, regions.clone()).await?;
             if regions.is_none() {
                 let made = one.session.regions();
-                upload(gpu, made, Region::Parameters, &weights.parameters)?;
-                if !made.layout.state.is_empty() {
-                    upload(gpu, made, Region::State, &weights.state)?;
+                upload(device, made, Region::Parameters, &weights.parameters)?;
+                if !made.layout().state.is_empty() {
+                    upload(device, made, Region::State, &weights.state)?;
                 }
-                regions = Some(Arc::clone(made));
+                regions = Some(made.clone());
             }
             heads.push(one);
         }
-        Ok(Self { gpu: gpu.clone(), heads, classes: network.class_count() })
+        Ok(Self { device: device.clone(), heads, classes: network.class_count() })
     }
 
     /// The heads, the main one first.
@@ -122,7 +127,7 @@ impl GradCam {
             wanted = Some(class);
             head.run(image, class, self.classes)?;
             maps.push(head.map(class).await?);
-            self.gpu.check("computing a Grad-CAM map")?;
+            self.device.check("computing a Grad-CAM map")?;
         }
         Ok(maps)
     }
@@ -130,11 +135,11 @@ impl GradCam {
 
 impl Differentiated {
     async fn new(
-        gpu: &Gpu,
+        device: &Device,
         evaluation: &Graph,
         head: &Head,
         layout: &Arc<Layout>,
-        regions: Option<Arc<Regions>>,
+        regions: Option<Regions>,
     ) -> Result<Self> {
         let mut graph = evaluation.clone();
         let classes = graph.tensor(head.logits).spec.shape.item();
@@ -151,11 +156,11 @@ impl Differentiated {
         let [logits, activation, gradient] = names.map(|name| graph.output(name));
         let outputs = [logits?, activation?, gradient?];
         let options = PlanOptions {
-            profile: gpu.profile(),
+            profile: device.profile(),
             outputs: &outputs,
             metrics: &[],
             layout: Some(Arc::clone(layout)),
-            choices: Some(&gpu.choices()),
+            choices: Some(&device.choices()),
         };
         let plan = Plan::new(&graph, &options)?;
         let [logits, activation, gradient] = outputs;
@@ -163,7 +168,7 @@ impl Differentiated {
             (plan.tensor(logits)?, plan.tensor(activation)?, plan.tensor(gradient)?);
         let input = plan.tensor(graph.find(Network::INPUT)?)?;
         let target = plan.tensor(graph.find(TARGET)?)?;
-        let session = Session::new(gpu, Arc::new(plan), regions, |_, _| ()).await?;
+        let session = Session::new(device, Arc::new(plan), regions, |_, _| ()).await?;
         Ok(Self { name: head.name, session, input, target, logits, activation, gradient, extents })
     }
 

@@ -121,6 +121,9 @@ impl Plan {
     fn dispatches(&self, planned: &PlannedNode, node: &Node, flops: u64) -> Vec<DispatchCost> {
         let aliases = node.op.aliases(&self.graph.input_specs(node));
         let kernels = &planned.implementation.kernels;
+        if kernels.is_empty() {
+            return vec![self.on_cpu(node, flops)];
+        }
         // Without traffic information, all FLOP are attributed to the first kernel.
         let told = kernels.iter().any(|k| k.traffic.is_some());
         let mut written = BTreeSet::new();
@@ -142,6 +145,17 @@ impl Plan {
             }
         };
         kernels.iter().enumerate().map(cost).collect()
+    }
+
+    /// Cost of a node that runs on the CPU as a whole: every tensor moves once.
+    fn on_cpu(&self, node: &Node, flops: u64) -> DispatchCost {
+        let bytes = |list: &[crate::graph::TensorId]| {
+            list.iter().map(|tensor| self.graph.tensor(*tensor).spec.bytes() as u64).sum()
+        };
+        let (loaded, stored) = (bytes(&node.inputs), bytes(&node.outputs));
+        let traffic = Traffic { register: [1, 1], parts: 1, flops, loaded, stored, ..Traffic::default() };
+        let least_bytes = traffic.storage();
+        DispatchCost { kernel: "cpu", workgroups: 1, invocations: 1, traffic, vector: 1, least_bytes }
     }
 
     /// Traffic of a kernel that moves each of its tensors once. `written` contains the scratch

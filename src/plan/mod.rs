@@ -16,10 +16,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::graph::{Graph, NodeId, Region, Role, Tensor, TensorId};
-use crate::kernel::{Implementation, Operand, Operands, Profile, choose};
+use crate::graph::{Alias, Graph, NodeId, Region, Role, Tensor, TensorId};
+use crate::kernel::{AdapterClass, Implementation, Operand, Operands, Profile, choose};
 use crate::ops::offers;
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Spec};
 
 /// A device buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -243,6 +243,17 @@ fn lifetimes(
     lifetimes
 }
 
+/// Whether a node has to run: not if all its outputs are windows or collections of others.
+fn runs(aliases: &[Alias], outputs: usize) -> bool {
+    let made = |output: usize| {
+        aliases.iter().any(|alias| match *alias {
+            Alias::Window { output: other, .. } | Alias::Gather { output: other, .. } => other == output,
+            Alias::InPlace { .. } => false,
+        })
+    };
+    !(0..outputs).all(made)
+}
+
 fn operand(graph: &Graph, views: &[View], id: TensorId) -> Operand {
     let View { offset, batch_stride, .. } = views[id.0];
     Operand { spec: graph.tensor(id).spec.clone(), offset, batch_stride }
@@ -385,6 +396,13 @@ impl Builder<'_> {
             let outputs: Vec<Operand> =
                 node.outputs.iter().map(|t| operand(self.graph, self.views, *t)).collect();
             let operands = Operands { layer: &node.name, inputs: &inputs, outputs: &outputs };
+            if self.profile.class == AdapterClass::Cpu {
+                let specs: Vec<&Spec> = inputs.iter().map(|operand| &operand.spec).collect();
+                if runs(&node.op.aliases(&specs), outputs.len()) {
+                    chosen.push((id, Implementation::new("cpu", Vec::new())));
+                }
+                continue;
+            }
             let list = offers(node.op.as_ref(), &operands, self.profile);
             if list.is_empty() {
                 continue;

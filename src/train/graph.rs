@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::metrics::{self, HeadPlaces, Metric, Places};
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
 use crate::graph::{Graph, TensorId};
 use crate::model::{Model, Network, Output};
 use crate::optim::{Optimizer, Precision, ScaleState};
@@ -93,14 +93,15 @@ impl TrainingGraph {
     /// # Errors
     /// [`Error::TooLarge`] if the batch does not fit the device, [`Error::NoF16`] if the device
     /// does not support the element type.
-    pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
-        gpu.require_all(&self.graph)?;
+    pub fn plan(&self, device: impl Into<Device>) -> Result<Plan> {
+        let device = &device.into();
+        device.require_all(&self.graph)?;
         let options = PlanOptions {
-            profile: gpu.profile(),
+            profile: device.profile(),
             outputs: &self.logits,
             metrics: &self.metrics,
             layout: None,
-            choices: Some(&gpu.choices()),
+            choices: Some(&device.choices()),
         };
         Plan::new(&self.graph, &options)
     }

@@ -15,8 +15,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::data::Batch;
+use crate::device::{Device, Regions, Session};
 use crate::error::{Error, Result};
-use crate::gpu::{Clock, DispatchTime, Gpu, Regions, Session};
+use crate::gpu::{Clock, DispatchTime};
 use crate::graph::{Region, TensorId};
 use crate::kernel::{Step, Window};
 use crate::model::{GoogLeNet, Model};
@@ -26,7 +27,7 @@ use crate::tensor::{Element, HostTensor};
 /// A network in training on a device.
 #[derive(Debug)]
 pub struct Trainer<M = GoogLeNet> {
-    gpu: Gpu,
+    device: Device,
     network: M,
     optimizer: Optimizer,
     batch: usize,
@@ -52,15 +53,16 @@ impl<M: Model> Trainer<M> {
     /// built, [`Error::NoF16`] if the precision is not the device's, [`Error::TooLarge`] if the
     /// batch does not fit, and errors of the device.
     pub async fn new(
-        gpu: &Gpu,
+        device: impl Into<Device>,
         network: &M,
         optimizer: &Optimizer,
         batch: usize,
         seed: u64,
         progress: impl FnMut(usize, usize),
     ) -> Result<Self> {
+        let device = &device.into();
         let training = TrainingGraph::new(network, optimizer, batch)?;
-        let plan = Arc::new(training.plan(gpu)?);
+        let plan = Arc::new(training.plan(device)?);
         let update_from = match training.accumulated {
             Some(sum) => {
                 let producer = plan.graph.tensor(plan.tensor(sum)?).producer;
@@ -74,9 +76,9 @@ impl<M: Model> Trainer<M> {
             None => None,
         };
         let logits = training.logits.iter().map(|t| plan.tensor(*t)).collect::<Result<_>>()?;
-        let session = Session::new(gpu, plan, None, progress).await?;
+        let session = Session::new(device, plan, None, progress).await?;
         let mut trainer = Self {
-            gpu: gpu.clone(),
+            device: device.clone(),
             network: network.clone(),
             optimizer: *optimizer,
             batch,
@@ -100,7 +102,7 @@ impl<M: Model> Trainer<M> {
         // Averages start from the initial parameters.
         let targets: Vec<Region> =
             [Region::Parameters].into_iter().chain(self.optimizer.average_slot()).collect();
-        initialize(&self.gpu, self.session.regions(), self.progress.seed, &targets)
+        initialize(&self.device, self.session.regions(), self.progress.seed, &targets)
     }
 
     /// Gradient accumulation steps; the last update of an epoch may have fewer.
@@ -109,8 +111,8 @@ impl<M: Model> Trainer<M> {
     }
 
     /// The device.
-    pub fn gpu(&self) -> &Gpu {
-        &self.gpu
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The network's configuration.
@@ -310,26 +312,26 @@ impl<M: Model> Trainer<M> {
         let regions = self.session.regions();
         let mut slots = Vec::new();
         for region in self.optimizer.kept_slots() {
-            slots.push(download(&self.gpu, regions, region).await?);
+            slots.push(download(&self.device, regions, region).await?);
         }
         let average = match self.optimizer.average_slot() {
             Some(region) => {
-                let mut average = download(&self.gpu, regions, region).await?;
+                let mut average = download(&self.device, regions, region).await?;
                 if self.averages_statistics() {
-                    let statistics = download(&self.gpu, regions, Region::AveragedState).await?;
+                    let statistics = download(&self.device, regions, Region::AveragedState).await?;
                     average.extend(statistics.into_iter().filter(|(name, _)| !is_loss_scale(name)));
                 }
                 Some(average)
             }
             None => None,
         };
-        let state = if regions.layout.state.is_empty() {
+        let state = if regions.layout().state.is_empty() {
             BTreeMap::new()
         } else {
-            download(&self.gpu, regions, Region::State).await?
+            download(&self.device, regions, Region::State).await?
         };
         Ok(TrainingState {
-            parameters: download(&self.gpu, regions, Region::Parameters).await?,
+            parameters: download(&self.device, regions, Region::Parameters).await?,
             state,
             slots,
             average,
@@ -343,28 +345,28 @@ impl<M: Model> Trainer<M> {
     /// # Errors
     /// [`Error::Tensor`] naming a tensor that is missing or has the wrong shape.
     pub fn restore(&mut self, state: &TrainingState) -> Result<()> {
-        let regions = Arc::clone(self.session.regions());
-        upload(&self.gpu, &regions, Region::Parameters, &state.parameters)?;
+        let regions = self.session.regions().clone();
+        upload(&self.device, &regions, Region::Parameters, &state.parameters)?;
         let mut values = state.state.clone();
         // A run in f32 has no loss scale.
-        for entry in regions.layout.state.iter().filter(|e| is_loss_scale(&e.name)) {
+        for entry in regions.layout().state.iter().filter(|e| is_loss_scale(&e.name)) {
             let start = HostTensor { dims: entry.shape.dims().to_vec(), data: vec![entry.start] };
             values.entry(entry.name.clone()).or_insert(start);
         }
-        if !regions.layout.state.is_empty() {
-            upload(&self.gpu, &regions, Region::State, &values)?;
+        if !regions.layout().state.is_empty() {
+            upload(&self.device, &regions, Region::State, &values)?;
         }
         for (region, slot) in self.optimizer.kept_slots().zip(&state.slots) {
-            upload(&self.gpu, &regions, region, slot)?;
+            upload(&self.device, &regions, region, slot)?;
         }
         if let Some(region) = self.optimizer.average_slot() {
             // Missing averages start at the current values: earlier versions did not average
             // statistics.
             let average = state.average.as_ref().unwrap_or(&state.parameters);
-            upload(&self.gpu, &regions, region, average)?;
+            upload(&self.device, &regions, region, average)?;
             if self.averages_statistics() {
                 values.extend(average.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
-                upload(&self.gpu, &regions, Region::AveragedState, &values)?;
+                upload(&self.device, &regions, Region::AveragedState, &values)?;
             }
         }
         self.progress = state.progress.clone();
@@ -395,15 +397,15 @@ impl<M: Model> Trainer<M> {
 
     /// Whether running statistics are averaged like the parameters.
     fn averages_statistics(&self) -> bool {
-        self.session.regions().regions().any(|region| region == Region::AveragedState)
+        self.session.regions().has(Region::AveragedState)
     }
 
     /// The memory that classifiers share.
-    pub(crate) fn inference_regions(&self) -> Result<Arc<Regions>> {
+    pub(crate) fn inference_regions(&self) -> Result<Regions> {
         let regions = self.session.regions();
         match self.optimizer.average_slot() {
-            Some(average) => Ok(Arc::new(regions.with_averages(average)?)),
-            None => Ok(Arc::clone(regions)),
+            Some(average) => regions.with_averages(average),
+            None => Ok(regions.clone()),
         }
     }
 }
@@ -423,21 +425,25 @@ fn weight(batch: &Batch, network: &impl Model) -> f32 {
 }
 
 /// Writes the initial parameters of `seed` into each of these regions.
-pub(crate) fn initialize(gpu: &Gpu, regions: &Regions, seed: u64, targets: &[Region]) -> Result<()> {
-    for entry in &regions.layout.parameters {
+pub(crate) fn initialize(device: &Device, regions: &Regions, seed: u64, targets: &[Region]) -> Result<()> {
+    for entry in &regions.layout().parameters {
         let Some(info) = entry.info else { continue };
         let mut values = vec![0.0; entry.shape.volume()];
         info.init.fill(seed, &entry.name, &mut values);
         for target in targets {
-            regions.set(gpu, *target, &entry.name, &values)?;
+            regions.set(device, *target, &entry.name, &values)?;
         }
     }
     Ok(())
 }
 
 /// Reads all tensors of a region.
-async fn download(gpu: &Gpu, regions: &Regions, region: Region) -> Result<BTreeMap<String, HostTensor>> {
-    let list = regions.get(gpu, region).await?;
+async fn download(
+    device: &Device,
+    regions: &Regions,
+    region: Region,
+) -> Result<BTreeMap<String, HostTensor>> {
+    let list = regions.get(device, region).await?;
     let tensor = |(entry, data): (&crate::plan::Entry, Vec<f32>)| {
         (entry.name.clone(), HostTensor { dims: entry.shape.dims().to_vec(), data })
     };
@@ -446,12 +452,12 @@ async fn download(gpu: &Gpu, regions: &Regions, region: Region) -> Result<BTreeM
 
 /// Writes every tensor of a region; the map may have more tensors.
 pub(crate) fn upload(
-    gpu: &Gpu,
+    device: &Device,
     regions: &Regions,
     region: Region,
     tensors: &BTreeMap<String, HostTensor>,
 ) -> Result<()> {
-    let entries = regions.layout.entries(region);
+    let entries = regions.layout().entries(region);
     let missing: Vec<&str> =
         entries.iter().map(|e| e.name.as_str()).filter(|name| !tensors.contains_key(*name)).collect();
     if !missing.is_empty() {
@@ -466,16 +472,16 @@ pub(crate) fn upload(
                 format!("is {shape} in the weights, but {} in the network", entry.shape),
             ));
         }
-        regions.set(gpu, region, &entry.name, &tensor.data)?;
+        regions.set(device, region, &entry.name, &tensor.data)?;
     }
     Ok(())
 }
 
 /// Writes the weights of a network for inference: parameters, and running statistics if it has any.
-pub(crate) fn upload_weights(gpu: &Gpu, regions: &Regions, weights: &TrainingState) -> Result<()> {
-    upload(gpu, regions, Region::Parameters, &weights.parameters)?;
-    if regions.layout.state.is_empty() {
+pub(crate) fn upload_weights(device: &Device, regions: &Regions, weights: &TrainingState) -> Result<()> {
+    upload(device, regions, Region::Parameters, &weights.parameters)?;
+    if regions.layout().state.is_empty() {
         return Ok(());
     }
-    upload(gpu, regions, Region::State, &weights.state)
+    upload(device, regions, Region::State, &weights.state)
 }

@@ -1,6 +1,8 @@
 //! Runs one operation on the device or on a CPU reference.
 
 use super::Engine;
+use crate::cpu::{Cpu, trial};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::graph::Operation;
@@ -8,6 +10,9 @@ use crate::kernel::Step;
 use crate::reference::{Array, run_operation};
 use crate::tensor::Spec;
 use crate::tune::Trial;
+
+/// Elements between the batch items of activations: dense, aligned for vector loads, and not.
+const PADDINGS: [usize; 3] = [0, 4, 3];
 
 /// An operation with its inputs.
 #[derive(Debug)]
@@ -25,40 +30,59 @@ pub(super) struct Call<'a> {
 impl Call<'_> {
     /// The outputs of each implementation of the engine, with its name. On a device, activations
     /// are tried dense, and as windows of larger tensors, aligned for vector loads and not.
-    pub async fn run(&self, gpu: &Gpu, engine: Engine) -> Result<Vec<(String, Vec<Array<f32>>)>> {
+    pub async fn run(&self, device: &Device, engine: Engine) -> Result<Vec<(String, Vec<Array<f32>>)>> {
         match engine {
             Engine::Reference32 => Ok(vec![(String::new(), self.on_reference::<f32>()?)]),
             Engine::Reference64 => Ok(vec![(String::new(), self.on_reference::<f64>()?)]),
-            Engine::Device => {
-                let mut results = Vec::new();
-                for pad in [0, 4, 3] {
-                    let mut trial = Trial::new(self.op, &self.specs, pad)?;
-                    for index in self.parameters {
-                        trial = trial.dense_input(*index);
-                    }
-                    for index in self.gradients {
-                        trial = trial.dense_output(*index);
-                    }
-                    let implementations = trial.implementations(gpu);
-                    // On real GPUs, most of the time is compilation in the driver.
-                    #[cfg(not(target_arch = "wasm32"))]
-                    gpu.compile_together(implementations.iter().flat_map(|implementation| {
-                        let checks = trial.checks(gpu, implementation);
-                        implementation.kernels.iter().map(move |kernel| (kernel, checks))
-                    }))?;
-                    for implementation in implementations {
-                        let made = trial.run(gpu, &implementation, &self.inputs, &self.step).await?;
-                        let mut arrays = made.arrays;
-                        if !made.intact {
-                            // Writes outside the outputs invalidate the result.
-                            arrays.iter_mut().for_each(|a| a.data.fill(f32::NAN));
-                        }
-                        results.push((format!(" ({}, padding {pad})", implementation.name), arrays));
-                    }
+            Engine::Device => match device {
+                Device::Gpu(gpu) => self.on_gpu(gpu).await,
+                Device::Cpu(cpu) => self.on_cpu(cpu),
+            },
+        }
+    }
+
+    async fn on_gpu(&self, gpu: &Gpu) -> Result<Vec<(String, Vec<Array<f32>>)>> {
+        let mut results = Vec::new();
+        for pad in PADDINGS {
+            let mut trial = Trial::new(self.op, &self.specs, pad)?;
+            for index in self.parameters {
+                trial = trial.dense_input(*index);
+            }
+            for index in self.gradients {
+                trial = trial.dense_output(*index);
+            }
+            let implementations = trial.implementations(gpu);
+            // On real GPUs, most of the time is compilation in the driver.
+            #[cfg(not(target_arch = "wasm32"))]
+            gpu.compile_together(implementations.iter().flat_map(|implementation| {
+                let checks = trial.checks(gpu, implementation);
+                implementation.kernels.iter().map(move |kernel| (kernel, checks))
+            }))?;
+            for implementation in implementations {
+                let made = trial.run(gpu, &implementation, &self.inputs, &self.step).await?;
+                let mut arrays = made.arrays;
+                if !made.intact {
+                    // Writes outside the outputs invalidate the result.
+                    arrays.iter_mut().for_each(|a| a.data.fill(f32::NAN));
                 }
-                Ok(results)
+                results.push((format!(" ({}, padding {pad})", implementation.name), arrays));
             }
         }
+        Ok(results)
+    }
+
+    /// The fast kernel, or else the CPU reference.
+    fn on_cpu(&self, cpu: &Cpu) -> Result<Vec<(String, Vec<Array<f32>>)>> {
+        let mut results = Vec::new();
+        for pad in PADDINGS {
+            let memory = (pad, [self.parameters, self.gradients]);
+            let found = trial(cpu, self.op, &self.specs, &self.inputs, memory, &self.step);
+            match found.map_err(|reason| self.refused(reason))? {
+                Some(arrays) => results.push((format!(" (cpu, padding {pad})"), arrays)),
+                None => return Ok(vec![(" (reference)".into(), self.on_reference::<f32>()?)]),
+            }
+        }
+        Ok(results)
     }
 
     /// Norms of a linear operation's outputs without cancellation: computed from the magnitudes of
@@ -84,10 +108,10 @@ impl Call<'_> {
     fn reference<T: crate::reference::Real>(&self, inputs: &[Array<T>]) -> Result<Vec<Array<T>>> {
         let inputs: Vec<&Array<T>> = inputs.iter().collect();
         let specs: Vec<&Spec> = self.specs.iter().collect();
-        run_operation(self.op, &specs, &inputs, &self.step).map_err(|reason| Error::Layer {
-            layer: "golden".into(),
-            operation: self.op.name(),
-            reason,
-        })
+        run_operation(self.op, &specs, &inputs, &self.step).map_err(|reason| self.refused(reason))
+    }
+
+    fn refused(&self, reason: String) -> Error {
+        Error::Layer { layer: "golden".into(), operation: self.op.name(), reason }
     }
 }

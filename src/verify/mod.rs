@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
 use crate::tensor::HostTensor;
 use crate::untrusted::contained_async;
 
@@ -173,11 +173,12 @@ pub fn sets(folder: &Path) -> Result<Vec<String>> {
 /// As [`sets`], and [`Error::DeviceLost`]. Values outside their limits are not an error here; see
 /// [`Report::passed`].
 pub async fn run(
-    gpu: &Gpu,
+    device: impl Into<Device>,
     folder: &Path,
     engines: &[Engine],
     mut observe: impl FnMut(Progress<'_>),
 ) -> Result<Report> {
+    let device = &device.into();
     let mut report = Report::default();
     let sets = sets(folder)?;
     let total = sets.len() * engines.len();
@@ -185,7 +186,7 @@ pub async fn run(
     for (done, (set, engine)) in work.enumerate() {
         let checks = report.checks.len();
         observe(Progress { done, total, set, engine, checks });
-        match contained_async(&folder.join(set), one(gpu, folder, set, engine)).await {
+        match contained_async(&folder.join(set), one(device, folder, set, engine)).await {
             Ok(found) => report.checks.extend(found.into_iter().map(|found| found.check(set, engine))),
             Err(Error::DeviceLost(reason)) => return Err(Error::DeviceLost(reason)),
             Err(error) => {
@@ -199,11 +200,11 @@ pub async fn run(
     Ok(report)
 }
 
-async fn one(gpu: &Gpu, folder: &Path, set: &str, engine: Engine) -> Result<Vec<Found>> {
+async fn one(device: &Device, folder: &Path, set: &str, engine: Engine) -> Result<Vec<Found>> {
     let found = if set.starts_with("op_") {
-        operations::run(gpu, folder, set, engine).await
+        operations::run(device, folder, set, engine).await
     } else {
-        networks::run(gpu, folder, set, engine).await
+        networks::run(device, folder, set, engine).await
     }?;
     if found.is_empty() {
         return Err(Error::format(file(folder, set), "has no cases"));

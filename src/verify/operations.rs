@@ -7,9 +7,9 @@ use std::path::Path;
 use super::engine::Call;
 use super::norm_sizes::NormSizes;
 use super::{Engine, Found, Tensors, error_beyond, file, tensor};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::read_tensors;
-use crate::gpu::Gpu;
 use crate::graph::Operation;
 use crate::kernel::BLOCK;
 use crate::kernel::Step;
@@ -30,12 +30,12 @@ const WIDE: f64 = 1e-5;
 const SMALL: f64 = 0.1;
 
 /// Runs the cases of a file on an engine.
-pub(super) async fn run(gpu: &Gpu, folder: &Path, set: &str, engine: Engine) -> Result<Vec<Found>> {
+pub(super) async fn run(device: &Device, folder: &Path, set: &str, engine: Engine) -> Result<Vec<Found>> {
     let path = file(folder, set);
     let (tensors, _) = read_tensors(&path)?;
     let cases: BTreeSet<&str> =
         tensors.keys().filter_map(|name| name.rsplit_once('.')).map(|(case, _)| case).collect();
-    let mut runner = Runner { gpu, engine, found: Vec::new() };
+    let mut runner = Runner { device, engine, found: Vec::new() };
     for name in cases {
         let case = Case { tensors: &tensors, name };
         match set {
@@ -93,7 +93,7 @@ impl Case<'_> {
 }
 
 struct Runner<'a> {
-    gpu: &'a Gpu,
+    device: &'a Device,
     engine: Engine,
     found: Vec<Found>,
 }
@@ -118,7 +118,7 @@ impl Runner<'_> {
         limit: f64,
         sizes: Option<&[f64]>,
     ) -> Result<Vec<Array<f32>>> {
-        let results = call.run(self.gpu, self.engine).await?;
+        let results = call.run(self.device, self.engine).await?;
         let sizes = sizes.map_or_else(|| call.sizes(), |sizes| Ok(sizes.to_vec()))?;
         for (implementation, outputs) in &results {
             for (((quantity, want), got), size) in wanted.iter().zip(outputs).zip(&sizes) {

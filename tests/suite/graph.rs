@@ -23,7 +23,7 @@ use crate::support::gpu::open as gpu;
 use crate::support::networks::small;
 use crate::support::noise::noise;
 
-fn batch(size: usize, seed: u64) -> Batch {
+pub(super) fn batch(size: usize, seed: u64) -> Batch {
     let labels = (0..size as u32).map(|i| (i + seed as u32) % 4).collect();
     Batch {
         images: noise(size * 3 * 32 * 32, seed),
@@ -310,7 +310,7 @@ fn pruned_inference_is_bit_identical() {
             gpu.block_on(classifier.probabilities(&data)).expect("can classify");
             let logits = gpu.block_on(classifier.logits()).expect("logits");
             assert_eq!(logits, expected, "{variant}");
-            let layout = &classifier.session().regions().layout;
+            let layout = &classifier.session().regions().layout();
             assert!(layout.parameters.iter().chain(&layout.state).all(|e| !is_aux(&e.name)));
             let shared = layout.parameters.iter().map(|e| 4 * e.shape.volume()).sum::<usize>();
             let all: usize = state.parameters.values().map(|t| 4 * t.data.len()).sum();

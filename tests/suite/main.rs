@@ -2,6 +2,7 @@
 //!
 //! `tests/mutations.rs` is separate because it counts the memory of its process.
 
+mod cpu;
 mod data;
 mod graph;
 mod learner;

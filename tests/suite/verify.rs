@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use incept::cpu::Cpu;
+use incept::device::Device;
 use incept::low_level::verify::{Check, Engine, Report, run, sets};
 use incept::reference::Array;
 
@@ -12,13 +14,12 @@ fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures"))
 }
 
-fn report(engine: Engine) -> Report {
-    let gpu = gpu();
-    gpu.block_on(run(&gpu, folder(), &[engine], |_| ())).expect("the golden sets can be run")
+fn report(device: &Device, engine: Engine) -> Report {
+    device.block_on(run(device, folder(), &[engine], |_| ())).expect("the golden sets can be run")
 }
 
-fn holds(engine: Engine) {
-    let report = report(engine);
+fn holds(device: &Device, engine: Engine) {
+    let report = report(device, engine);
     let outside: Vec<_> = report.checks.iter().filter(|c| !c.passed()).collect();
     assert!(report.passed() && report.failures.is_empty(), "{outside:#?}, {:?}", report.failures);
     assert!(!report.checks.iter().any(Check::is_near_tie), "these goldens have no near ties");
@@ -35,17 +36,23 @@ fn holds(engine: Engine) {
 
 #[test]
 fn goldens_on_the_device() {
-    holds(Engine::Device);
+    holds(&gpu().into(), Engine::Device);
+}
+
+#[test]
+fn goldens_on_the_cpu() {
+    let cpu = Device::from(Cpu::new(Some(2)).expect("threads"));
+    holds(&cpu, Engine::Device);
 }
 
 #[test]
 fn goldens_on_the_f32_reference() {
-    holds(Engine::Reference32);
+    holds(&gpu().into(), Engine::Reference32);
 }
 
 #[test]
 fn goldens_on_the_f64_reference() {
-    holds(Engine::Reference64);
+    holds(&gpu().into(), Engine::Reference64);
 }
 
 /// Failed checks, and sets that could not be checked.

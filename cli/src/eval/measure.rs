@@ -9,7 +9,7 @@ use incept::checkpoint::{Checkpoint, Metadata};
 use incept::data::{
     self, CropTest, Dataset, Loader, LoaderOptions, OpenOptions, OpenedPart, open_part, with_classes,
 };
-use incept::gpu::Gpu;
+use incept::device::Device;
 use incept::infer::Classifier;
 use incept::infer::{Assessment, Member, Scores, score};
 use incept::low_level::untrusted::printable;
@@ -95,7 +95,7 @@ pub(crate) fn open_split(
 
 /// An evaluation: data and options.
 pub(crate) struct Job<'a> {
-    pub gpu: &'a Gpu,
+    pub device: &'a Device,
     pub element: Element,
     pub set: Arc<dyn Dataset>,
     pub crops: CropTest,
@@ -125,7 +125,7 @@ impl Job<'_> {
         reporter: &Reporter,
         mut observe: impl FnMut(&Scores),
     ) -> Result<Measured> {
-        let Self { gpu, element, set, crops, batch, load, worst } = self;
+        let Self { device, element, set, crops, batch, load, worst } = self;
         let views = crops.views();
         let mut members = Vec::with_capacity(candidates.len());
         for Candidate { metadata, state, .. } in candidates {
@@ -134,7 +134,7 @@ impl Job<'_> {
             let options = LoaderOptions { max_bad: options.max_bad.saturating_mul(views), ..options };
             let loader = Loader::new(crops.of(Arc::clone(set), &metadata.preprocessing), options)?;
             let classifier =
-                gpu.block_on(Classifier::new(gpu, &metadata.network, *batch, *element, state))?;
+                device.block_on(Classifier::new(*device, &metadata.network, *batch, *element, state))?;
             members.push(Member { classifier, loader });
         }
         let blank = || Assessment::new(set.classes().len(), *worst);
@@ -144,7 +144,7 @@ impl Job<'_> {
         {
             let mut bar = reporter.bar("classifying", set.len() as u64);
             let mut done = 0;
-            gpu.block_on(score(&mut members, views, |scores| {
+            device.block_on(score(&mut members, views, |scores| {
                 for (assessment, row) in each.iter_mut().zip(&scores.members) {
                     assessment.add(scores.image, scores.label, row);
                 }

@@ -137,17 +137,17 @@ struct FlowResult<'a> {
 
 impl Explain {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
+        let device_args = &self.device;
         let plots = self.plots();
         plots.iter().try_for_each(|path| plot::check(path))?;
         self.load.set_limit()?;
         if self.train {
-            return self.compare(device, &plots, reporter);
+            return self.compare(device_args, &plots, reporter);
         }
         let Subject { network, weights, batch, what } = self.subject()?;
-        let gpu = device.open()?;
+        let device = device_args.open()?;
         let flow =
-            gpu.block_on(GradientFlow::measure(&gpu, &network, weights.as_ref(), self.seed, &batch))?;
+            device.block_on(GradientFlow::measure(&device, &network, weights.as_ref(), self.seed, &batch))?;
         let figure =
             flow_plot::FlowFigure { flow: &flow, subtitle: format!("{what}, one batch of {}", batch.count) };
         for path in &plots {

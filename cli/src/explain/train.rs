@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use incept::Error;
 use incept::data::Loader;
+use incept::device::Device;
 use incept::explain::{Comparison, Curve, CurvePoint, Pairs, Recipe, Spread, train_curve};
-use incept::gpu::Gpu;
 use incept::model::GoogLeNet;
 use incept::optim::Optimizer;
 use incept::train::{StepMetrics, TrainingGraph};
@@ -73,7 +73,7 @@ const SIGNIFICANCE: f64 = 0.05;
 
 /// What all networks of a comparison share, and its progress.
 struct Trial<'a> {
-    gpu: &'a Gpu,
+    device: &'a Device,
     recipe: Recipe,
     train: Loader,
     validation: Loader,
@@ -84,7 +84,7 @@ struct Trial<'a> {
 }
 
 impl Explain {
-    pub(super) fn compare(&self, device: &DeviceArgs, plots: &[PathBuf], reporter: &Reporter) -> Result {
+    pub(super) fn compare(&self, device_args: &DeviceArgs, plots: &[PathBuf], reporter: &Reporter) -> Result {
         if self.epochs == 0 || self.seeds == 0 {
             return Err(Error::Config("--epochs and --seeds must be above zero".into()));
         }
@@ -102,14 +102,14 @@ impl Explain {
         let preprocessing = self.pixels.clone().measured(with.input, data.train.as_ref())?;
         let options = self.load.options(batch, &preprocessing);
         let stop = interruptible()?;
-        let gpu = device.open()?;
+        let device = device_args.open()?;
         for network in [&with, &without] {
-            device.tune(&gpu, reporter, Worth::Training, Some(&stop), || {
-                TrainingGraph::new(network, &recipe.optimizer, batch)?.plan(&gpu)
+            device_args.tune(&device, reporter, Worth::Training, Some(&stop), || {
+                TrainingGraph::new(network, &recipe.optimizer, batch)?.plan(&device)
             })?;
         }
         reporter.event_if_open(&Event::Start {
-            device: gpu.summary(),
+            device: device.summary(),
             network: &with,
             recipe: &recipe,
             seeds: self.seeds,
@@ -117,7 +117,7 @@ impl Explain {
             validation: data.validation.len(),
         })?;
         let mut trial = Trial {
-            gpu: &gpu,
+            device: &device,
             recipe,
             // Replaced for each seed, which determines the order of the images.
             train: Loader::new(Arc::clone(&data.train), options.clone().training(self.seed, None))?,
@@ -212,7 +212,7 @@ impl Trial<'_> {
             failed = failed.take().or(told.err());
         };
         let run = train_curve(
-            self.gpu,
+            self.device,
             network,
             &self.recipe,
             seed,
@@ -221,7 +221,7 @@ impl Trial<'_> {
             observe,
             validated,
         );
-        let curve = self.gpu.block_on(run)?;
+        let curve = self.device.block_on(run)?;
         failed.map_or(Ok(curve), Err)
     }
 }

@@ -64,7 +64,7 @@ struct Event<'a> {
 
 impl FeaturesArgs {
     pub(super) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
+        let device_args = &self.device;
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
         let (seen, _) = subject.see(std::slice::from_ref(&self.image), &self.loading)?;
@@ -73,12 +73,12 @@ impl FeaturesArgs {
             let reason = format!("{what} has {} images: features are plotted for one image", seen.len());
             return Err(Error::Config(reason));
         }
-        let gpu = device.open()?;
-        let features = Features::new(&gpu, &subject.metadata.network, &self.layer, &subject.state);
-        let mut features = gpu.block_on(features)?;
+        let device = device_args.open()?;
+        let features = Features::new(&device, &subject.metadata.network, &self.layer, &subject.state);
+        let mut features = device.block_on(features)?;
         let heat = Heat::new();
         for one in &seen {
-            let maps = gpu.block_on(features.maps(&one.values))?;
+            let maps = device.block_on(features.maps(&one.values))?;
             let plane = (maps.height * maps.width).max(1);
             let most = |values: &[f32]| values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let largest: Vec<f32> = maps.values.chunks(plane).map(most).collect();

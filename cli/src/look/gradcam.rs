@@ -87,13 +87,14 @@ struct HeadEvent<'a> {
 
 impl Gradcam {
     pub(super) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
+        let device_args = &self.device;
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
         let class = self.class.as_deref().map(|name| subject.number(name)).transpose()?;
         let (seen, outcome) = subject.see(&self.images, &self.loading)?;
-        let gpu = device.open()?;
-        let mut gradcam = gpu.block_on(GradCam::new(&gpu, &subject.metadata.network, &subject.state))?;
+        let device = device_args.open()?;
+        let mut gradcam =
+            device.block_on(GradCam::new(&device, &subject.metadata.network, &subject.state))?;
         let shows = |head: &str| self.head.is_none_or(|wanted| wanted.name() == head);
         let heads: Vec<&'static str> = gradcam.heads().into_iter().filter(|h| shows(h)).collect();
         if heads.is_empty() {
@@ -103,7 +104,7 @@ impl Gradcam {
         let (heat, mut tiles) = (Heat::new(), Vec::new());
         let mut events = Vec::new();
         for one in &seen {
-            let mut maps = gpu.block_on(gradcam.maps(&one.values, class))?;
+            let mut maps = device.block_on(gradcam.maps(&one.values, class))?;
             maps.retain(|m| heads.contains(&m.head));
             tiles.push(Tile { image: one.square.clone(), caption: vec![(name(&one.file), INK)] });
             tiles.extend(maps.iter().map(|map| tile(map, one, &subject, &heat)));

@@ -71,7 +71,7 @@ struct Event<'a> {
 
 impl OcclusionArgs {
     pub(super) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
+        let device_args = &self.device;
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
         let class = self.class.as_deref().map(|name| subject.number(name)).transpose()?;
@@ -83,9 +83,9 @@ impl OcclusionArgs {
             .stride
             .unwrap_or_else(|| if self.window.is_some() { window.div_ceil(2) } else { suited.stride });
         let occlusion = Occlusion { window, stride };
-        let gpu = device.open()?;
+        let device = device_args.open()?;
         let mut classifier =
-            gpu.block_on(Classifier::new(&gpu, network, self.batch, Element::F32, &subject.state))?;
+            device.block_on(Classifier::new(&device, network, self.batch, Element::F32, &subject.state))?;
         let (heat, mut tiles, mut maps) = (Heat::new(), Vec::new(), Vec::new());
         let per_image = occlusion.places(network.input).pow(2);
         {
@@ -103,7 +103,7 @@ impl OcclusionArgs {
                     ControlFlow::Continue(())
                 };
                 let map = occlusion.map(&mut classifier, &one.values, network.input, class, observe);
-                maps.push(gpu.block_on(map)?);
+                maps.push(device.block_on(map)?);
                 before += per_image;
             }
         }

@@ -96,7 +96,7 @@ struct Event<'a> {
 
 impl RunReport {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let device = &self.device;
+        let device_args = &self.device;
         self.load.set_limit()?;
         let source = Source::open(&self.run, &self.runs_dir)?;
         let out = self.out.clone().unwrap_or_else(|| {
@@ -104,7 +104,7 @@ impl RunReport {
         });
         check_file(&out)?;
         let candidate = Candidate::load(&source.checkpoint)?;
-        let validated = self.validate(&candidate, device, reporter)?;
+        let validated = self.validate(&candidate, device_args, reporter)?;
         let html = contained(|| write_page(&source, &candidate, &validated).map_err(|e| e.to_string()))
             .map_err(|e| Error::format(&out, format!("cannot be drawn: {e}")))?;
         write_atomically(&out, html.as_bytes())?;
@@ -123,21 +123,21 @@ impl RunReport {
     fn validate(
         &self,
         candidate: &Candidate<'_>,
-        device: &DeviceArgs,
+        device_args: &DeviceArgs,
         reporter: &Reporter,
     ) -> Result<Validated> {
         let one = std::slice::from_ref(candidate);
         let (data, set) = open_split(one, self.data.clone(), Part::Validation)?;
-        let gpu = device.open()?;
-        let element = self.precision.element(&gpu);
-        device.tune(&gpu, reporter, Worth::Classifying, None, || {
-            InferenceGraph::new(&candidate.metadata.network, self.batch, element)?.plan(&gpu, None)
+        let device = device_args.open()?;
+        let element = self.precision.element(&device);
+        device_args.tune(&device, reporter, Worth::Classifying, None, || {
+            InferenceGraph::new(&candidate.metadata.network, self.batch, element)?.plan(&device, None)
         })?;
         let count = set.len().min(SAMPLES);
         let chosen: Vec<usize> = (0..count).map(|i| i * set.len() / count).collect();
         let mut predictions: Vec<(usize, usize, usize, f32)> = Vec::with_capacity(count);
         let job = Job {
-            gpu: &gpu,
+            device: &device,
             element,
             set,
             crops: CropTest::Whole,
@@ -159,7 +159,7 @@ impl RunReport {
         let wrong = wrong.map(|m| (m.image, m.label, m.prediction, m.probability));
         let mistakes = wrong.map(sample).collect::<Result<Vec<_>>>()?;
         let samples = predictions.into_iter().map(sample).collect::<Result<Vec<_>>>()?;
-        let device = vec![("evaluated on".to_string(), gpu.summary().to_string())];
+        let device = vec![("evaluated on".to_string(), device.summary().to_string())];
         Ok(Validated { data, device, measured, samples, mistakes })
     }
 }

@@ -65,7 +65,7 @@ fn weighted_gradients_sum_to_the_gradient_of_a_step() {
     for (head, loss) in metrics[0].heads.iter().zip(&flow.losses) {
         assert!((head.loss - loss.loss).abs() < 1e-5, "{head:?} {loss:?}");
     }
-    let regions = Arc::clone(trainer.session().regions());
+    let regions = trainer.session().regions().clone();
     let gradients = gpu.block_on(regions.get(&gpu, Region::Gradients)).expect("gradients");
     let mut alive = 0;
     for layer in &flow.layers {

@@ -10,9 +10,9 @@ use std::path::Path;
 
 use super::{Engine, Found, Tensors, file, tensor};
 use crate::data::Batch;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::read_tensors;
-use crate::gpu::Gpu;
 use crate::graph::Region;
 use crate::model::GoogLeNet;
 use crate::optim::Optimizer;
@@ -48,10 +48,10 @@ struct Outcome {
 }
 
 /// Runs a golden set on an engine.
-pub(super) async fn run(gpu: &Gpu, folder: &Path, set: &str, engine: Engine) -> Result<Vec<Found>> {
+pub(super) async fn run(device: &Device, folder: &Path, set: &str, engine: Engine) -> Result<Vec<Found>> {
     let golden = read(folder, set)?;
     let outcome = match engine {
-        Engine::Device => on_device(gpu, &golden).await?,
+        Engine::Device => on_device(device, &golden).await?,
         Engine::Reference32 => on_reference::<f32>(&golden)?,
         Engine::Reference64 => on_reference::<f64>(&golden)?,
     };
@@ -108,10 +108,10 @@ fn state_of(tensors: Tensors) -> TrainingState {
     state
 }
 
-async fn on_device(gpu: &Gpu, golden: &Golden) -> Result<Outcome> {
+async fn on_device(device: &Device, golden: &Golden) -> Result<Outcome> {
     let size = golden.batch.count;
     let optimizer = Optimizer::default();
-    let mut trainer = Trainer::new(gpu, &golden.network, &optimizer, size, 0, |_, _| ()).await?;
+    let mut trainer = Trainer::new(device, &golden.network, &optimizer, size, 0, |_, _| ()).await?;
     trainer.restore(&golden.init)?;
     let mut outcome = Outcome::default();
     for step in 0..golden.steps {
@@ -127,7 +127,7 @@ async fn on_device(gpu: &Gpu, golden: &Golden) -> Result<Outcome> {
         for (name, logits) in trainer.logits().await? {
             outcome.logits.insert(format!("logits.{name}"), logits);
         }
-        for (entry, values) in trainer.session().regions().get(gpu, Region::Gradients).await? {
+        for (entry, values) in trainer.session().regions().get(device, Region::Gradients).await? {
             outcome.gradients.insert(entry.name.clone(), values);
         }
     }

@@ -1,5 +1,8 @@
 //! Shared code of operation tests.
 
+use std::sync::LazyLock;
+
+use incept::cpu::{Cpu, trial};
 use incept::graph::Operation;
 use incept::kernel::{Cooperative, Operands, Profile, Step};
 use incept::ops::offers;
@@ -13,6 +16,12 @@ pub use crate::support::shared as gpu;
 /// Relative error limit of f16 results against the reference, which rounds likewise: only sums near
 /// the middle between two f16 round differently.
 pub const HALF: f64 = 2e-4;
+
+/// The CPU as a device, with two threads on every machine.
+pub fn cpu() -> &'static Cpu {
+    static CPU: LazyLock<Cpu> = LazyLock::new(|| Cpu::new(Some(2)).expect("threads"));
+    &CPU
+}
 
 /// An array of noise in [-1, 1), by seed.
 pub fn noise(dims: &[usize], seed: u64) -> Array<f32> {
@@ -29,7 +38,7 @@ pub fn half(array: &Array<f32>) -> (Array<f32>, Spec) {
     (array.clone().stored_as(Element::F16), Spec::f16(array.dims.as_slice()))
 }
 
-/// Runs every implementation of the operation on this device, with activations dense and as windows
+/// Runs every implementation of the operation on this device and its CPU kernel, with activations dense and as windows
 /// of larger tensors, and compares each output with the f64 reference: relative L2 error up to
 /// `limit`, u32 outputs equal, no writes outside the outputs. `parameters` are 4-D inputs and
 /// `gradients` 4-D outputs that are never windows.
@@ -98,6 +107,27 @@ pub fn check_step(
     let spec_refs: Vec<&Spec> = specs.iter().collect();
     let expected = run_operation(op, &spec_refs, &wide, step).expect("the reference rejects the shapes");
     let outputs = op.infer(&spec_refs).expect("the shapes are rejected");
+    let compare = |name: &str, arrays: &[Array<f32>]| {
+        for ((got, want), spec) in arrays.iter().zip(&expected).zip(&outputs) {
+            let want: Array<f32> = want.cast();
+            if spec.element == Element::U32 {
+                assert_eq!(got.data, want.data, "{name}");
+            } else {
+                let error = relative_error(&got.data, &want.data);
+                assert!(error <= limit, "{name}: error {error:.2e} above {limit:.0e}");
+            }
+        }
+    };
+    // Kernels of the CPU read f32 only; its sessions convert other elements.
+    if specs.iter().chain(&outputs).all(|spec| spec.element != Element::F16) {
+        for pad in [0, 3] {
+            let found = trial(cpu(), op, specs, inputs, (pad, [parameters, gradients]), step);
+            let name = format!("{op:?} on the CPU, pad {pad}, {specs:?}");
+            if let Some(arrays) = found.unwrap_or_else(|e| panic!("{name}: {e}")) {
+                compare(&name, &arrays);
+            }
+        }
+    }
     // A padding that is a multiple of four allows vector loads, the other does not. Implementations
     // alternate between them, because slow drivers would take minutes to compile all combinations.
     for (turn, pad) in [0, 4, 3].into_iter().enumerate() {
@@ -117,15 +147,7 @@ pub fn check_step(
                 .block_on(trial.run(gpu, implementation, inputs, step))
                 .unwrap_or_else(|e| panic!("{name}: {e}"));
             assert!(result.intact, "{name} wrote outside its outputs");
-            for ((got, want), spec) in result.arrays.iter().zip(&expected).zip(&outputs) {
-                let want: Array<f32> = want.cast();
-                if spec.element == Element::U32 {
-                    assert_eq!(got.data, want.data, "{name}");
-                } else {
-                    let error = relative_error(&got.data, &want.data);
-                    assert!(error <= limit, "{name}: error {error:.2e} above {limit:.0e}");
-                }
-            }
+            compare(&name, &result.arrays);
         }
     }
 }

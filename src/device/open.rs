@@ -1,0 +1,118 @@
+//! Choosing a device.
+
+use super::Device;
+use crate::cpu::Cpu;
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterOptions, AdapterSummary, Gpu, list_adapters};
+use crate::kernel::AdapterClass;
+
+/// Which device to open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A hardware GPU, or the CPU if there is none. Software adapters, which run shaders on the CPU
+    /// more slowly, are opened only by name, or if graphics APIs are chosen.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A hardware GPU.
+    Gpu,
+    /// The adapter with this index in [`list_adapters`], or with this part of its name.
+    Adapter(String),
+}
+
+impl From<&str> for DeviceChoice {
+    fn from(text: &str) -> Self {
+        match text.to_lowercase().as_str() {
+            "" | "auto" => Self::Auto,
+            "cpu" => Self::Cpu,
+            "gpu" => Self::Gpu,
+            _ => Self::Adapter(text.to_string()),
+        }
+    }
+}
+
+/// How to open a device.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceOptions {
+    /// Which device.
+    pub choice: DeviceChoice,
+    /// Graphics APIs to consider; `None` prefers native ones.
+    pub backends: Option<wgpu::Backends>,
+    /// Whether a GPU has WebGPU's default limits only, as in a browser.
+    pub default_limits: bool,
+    /// Threads of the CPU; `None` for one per core.
+    pub threads: Option<usize>,
+}
+
+/// An open device, and why it was chosen.
+#[derive(Debug)]
+pub struct Opened {
+    /// The device.
+    pub device: Device,
+    /// Why it was chosen; empty if it is what was asked for.
+    pub reason: String,
+    /// Software adapters that were passed over.
+    pub software: Vec<AdapterSummary>,
+}
+
+impl Device {
+    /// Opens a device, waiting on this thread.
+    ///
+    /// # Errors
+    /// As [`Device::open`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open_blocking(options: &DeviceOptions) -> Result<Opened> {
+        pollster::block_on(Self::open(options))
+    }
+
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if no adapter matches the choice, [`Error::Device`] if an adapter
+    /// cannot be opened, and those of [`Cpu::new`].
+    pub async fn open(options: &DeviceOptions) -> Result<Opened> {
+        let as_asked = |device| Opened { device, reason: String::new(), software: Vec::new() };
+        let adapter = |adapter: Option<String>| AdapterOptions {
+            backends: options.backends,
+            adapter,
+            default_limits: options.default_limits,
+        };
+        let gpu = match &options.choice {
+            DeviceChoice::Cpu => return Ok(as_asked(Cpu::new(options.threads)?.into())),
+            DeviceChoice::Adapter(name) => adapter(Some(name.clone())),
+            DeviceChoice::Auto if options.backends.is_some() => adapter(None),
+            DeviceChoice::Auto | DeviceChoice::Gpu => return Self::hardware(options, adapter(None)).await,
+        };
+        Ok(as_asked(Gpu::open(&gpu).await?.into()))
+    }
+
+    /// The best hardware GPU, else the CPU if that was not excluded.
+    async fn hardware(options: &DeviceOptions, adapter: AdapterOptions) -> Result<Opened> {
+        let found = list_adapters(options.backends).await;
+        let (hardware, software): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|adapter| AdapterClass::GPU.contains(&adapter.class));
+        let names: Vec<&str> = software.iter().map(|adapter| adapter.name.as_str()).collect();
+        let passed_over = if names.is_empty() {
+            String::new()
+        } else {
+            format!("; {} runs shaders on the CPU and is used only by name", names.join(", "))
+        };
+        let reason = if hardware.is_empty() {
+            format!("no GPU was found{passed_over}")
+        } else {
+            match Gpu::open(&adapter).await {
+                Ok(gpu) if gpu.summary().class != AdapterClass::Software => {
+                    return Ok(Opened { device: gpu.into(), reason: String::new(), software });
+                }
+                Ok(_) => format!("no GPU runs compute shaders{passed_over}"),
+                Err(error) if options.choice == DeviceChoice::Gpu => return Err(error),
+                Err(error) => format!("the GPU cannot be opened: {error}"),
+            }
+        };
+        if options.choice == DeviceChoice::Gpu {
+            return Err(Error::NoAdapter(reason));
+        }
+        Ok(Opened { device: Cpu::new(options.threads)?.into(), reason, software })
+    }
+}
