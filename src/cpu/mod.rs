@@ -12,6 +12,7 @@ mod parallel;
 mod product;
 mod regions;
 mod session;
+mod simd;
 mod trial;
 
 pub use regions::Regions;

@@ -31,7 +31,9 @@ impl Kernel for Relu {
 
 impl Kernel for ReluGrad {
     fn run(&self, call: &mut Call<'_>) -> Option<()> {
-        run([call.input(0)?], call.outputs.first_mut()?, |piece| mask(piece.output, piece.inputs[0]))
+        run([call.input(0)?], call.outputs.first_mut()?, |piece| {
+            mask(piece.output, piece.inputs[0]);
+        })
     }
 }
 
@@ -48,7 +50,7 @@ impl Kernel for Add {
 impl Kernel for Copy {
     fn run(&self, call: &mut Call<'_>) -> Option<()> {
         run([call.input(0)?], call.outputs.first_mut()?, |piece| {
-            piece.output.copy_from_slice(piece.inputs[0])
+            piece.output.copy_from_slice(piece.inputs[0]);
         })
     }
 }
@@ -57,7 +59,9 @@ impl Kernel for Fill {
     fn run(&self, call: &mut Call<'_>) -> Option<()> {
         let scale = if self.scaled { call.step.loss_scale } else { 1.0 };
         let value = self.value * scale;
-        run([], call.outputs.first_mut()?, |piece| piece.output.fill(value))
+        run([], call.outputs.first_mut()?, |piece| {
+            piece.output.fill(value);
+        })
     }
 }
 
@@ -69,22 +73,36 @@ fn mix(value: u32) -> u32 {
     (word >> 22) ^ word
 }
 
+/// Values of a run of [`Dropout`].
+#[derive(Clone, Copy)]
+struct Drop {
+    layer: u32,
+    threshold: u32,
+    scale: f32,
+}
+
+impl Drop {
+    /// The elements from index `first` on.
+    #[inline(always)]
+    fn part(self, first: usize, y: &mut [f32], x: &[f32]) {
+        // Element indices are 32 bits, as on GPUs.
+        let first = first as u32;
+        for (i, (y, x)) in y.iter_mut().zip(x).enumerate() {
+            let kept = mix(first.wrapping_add(i as u32) ^ self.layer) >= self.threshold;
+            *y = if kept { *x * self.scale } else { 0.0 };
+        }
+    }
+}
+
 impl Kernel for Dropout {
     fn run(&self, call: &mut Call<'_>) -> Option<()> {
         let step = call.step;
         let layer = mix(step.step ^ mix(self.salt ^ mix(step.seed_high ^ mix(step.seed))));
-        let (threshold, scale) = (self.threshold(), 1.0 / (1.0 - self.probability));
+        let drop = Drop { layer, threshold: self.threshold(), scale: 1.0 / (1.0 - self.probability) };
         run([call.input(0)?], call.outputs.first_mut()?, |piece| {
             wide(
                 #[inline(always)]
-                || {
-                    // Element indices are 32 bits, as on GPUs.
-                    let first = piece.first as u32;
-                    for (i, (y, x)) in (0u32..).zip(piece.output.iter_mut().zip(piece.inputs[0])) {
-                        let kept = mix(first.wrapping_add(i) ^ layer) >= threshold;
-                        *y = if kept { *x * scale } else { 0.0 };
-                    }
-                },
+                || drop.part(piece.first, piece.output, piece.inputs[0]),
             );
         })
     }

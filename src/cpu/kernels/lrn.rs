@@ -16,7 +16,7 @@ static NOTHING: [f32; PIXELS] = [0.0; PIXELS];
 
 /// Channels that a task computes: few tasks read few channels twice, many use many threads.
 fn group(items: usize, channels: usize) -> usize {
-    channels.div_ceil((64 / items).max(1)).max(16)
+    channels.div_ceil((32 / items).max(1)).max(16)
 }
 
 /// The elements of one channel in a block of pixels; zeros outside of the tensor.
@@ -93,7 +93,13 @@ impl Attributes {
 
     /// The forward pass for some channels of a batch item.
     #[inline(always)]
-    fn forward<const QUARTERS: bool>(self, x: &[f32], channels: usize, plane: usize, out: Planes<'_, f32>) {
+    fn forward<const QUARTERS: bool>(
+        self,
+        x: &[f32],
+        channels: usize,
+        plane: usize,
+        out: &mut Planes<'_, f32>,
+    ) {
         for pixel in (0..plane).step_by(PIXELS) {
             let length = PIXELS.min(plane - pixel);
             let x = Rows { data: x, channels, plane, pixel, length };
@@ -148,7 +154,7 @@ impl Attributes {
         [x, dy]: [&[f32]; 2],
         channels: usize,
         plane: usize,
-        out: Planes<'_, f32>,
+        out: &mut Planes<'_, f32>,
     ) {
         let half = self.half;
         let factor = 2.0 * self.beta * self.scale;
@@ -211,7 +217,7 @@ impl Attributes {
 fn run<const N: usize>(
     inputs: [Input<'_>; N],
     call: &mut Call<'_>,
-    part: impl Fn([&[f32]; N], usize, usize, Planes<'_, f32>) + Sync + Send,
+    part: impl Fn([&[f32]; N], usize, usize, &mut Planes<'_, f32>) + Sync + Send,
 ) -> Option<()> {
     let output = call.outputs.first_mut()?;
     let [items, channels, height, width] = nchw(output.dims())?;
@@ -220,8 +226,8 @@ fn run<const N: usize>(
     }
     let plane = height * width;
     let tasks = planes(output.items(), plane, group(items, channels));
-    each(tasks, items * channels * plane, |task| {
-        part(inputs.map(|x| x.item(task.item)), channels, plane, task)
+    each(tasks, items * channels * plane, |mut task| {
+        part(inputs.map(|x| x.item(task.item)), channels, plane, &mut task);
     });
     Some(())
 }

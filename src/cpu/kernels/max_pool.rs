@@ -15,12 +15,12 @@ struct Row<'a> {
     indices: &'a [u32],
 }
 
-impl<'a> Row<'a> {
-    /// `length` elements from `start`.
+impl Row<'_> {
+    /// The elements from `start` on.
     #[inline(always)]
-    fn part<const INDICES: bool>(self, start: usize, length: usize) -> Self {
-        let indices = if INDICES { &self.indices[start..][..length] } else { self.indices };
-        Self { values: &self.values[start..][..length], indices }
+    fn from<const INDICES: bool>(self, start: usize) -> Self {
+        let indices = if INDICES { &self.indices[start..] } else { self.indices };
+        Self { values: &self.values[start..], indices }
     }
 }
 
@@ -30,14 +30,23 @@ struct Target<'a> {
     indices: &'a mut [u32],
 }
 
+impl<'a> Target<'a> {
+    /// The first `length` elements of these.
+    #[inline(always)]
+    fn of<const INDICES: bool>(values: &'a mut [f32], indices: &'a mut [u32], length: usize) -> Self {
+        let indices = if INDICES { &mut indices[..length] } else { indices };
+        Self { values: &mut values[..length], indices }
+    }
+}
+
 /// Whether a value wins against the best of those before it: if it is larger, or NaN.
 #[inline(always)]
 fn wins(value: f32, best: f32) -> bool {
     (value > best) | value.is_nan()
 }
 
-/// The better of two values with their indices, the first if they are equal. It is chosen by a mask
-/// because compilers turn a choice of an index into one of its address, which is no vector operation.
+/// The better of two values with their indices, the first if they are equal. A mask chooses it:
+/// compilers turn the choice of an index into one of its address, which is no vector operation.
 #[inline(always)]
 fn better((x, i): (f32, u32), (y, j): (f32, u32)) -> (f32, u32) {
     let mask = u32::from(wins(y, x)).wrapping_neg();
@@ -108,6 +117,10 @@ fn best<'a, const INDICES: bool>(count: usize, row: impl Fn(usize) -> Row<'a>, t
     }
 }
 
+/// Elements, padding included, that are pooled together: enough for long loops over small planes,
+/// few enough for a cache.
+const CELLS: usize = 2048;
+
 /// Windows of planes.
 #[derive(Clone, Copy)]
 struct Windows {
@@ -121,75 +134,96 @@ struct Windows {
 }
 
 impl Windows {
-    /// Pools planes that follow each other.
+    /// Pools planes that follow each other, in bands of rows or several planes at once: they are
+    /// copied with their padding, such that the elements under all windows form one long row.
     #[inline(always)]
     fn planes<const INDICES: bool>(self, x: &[f32], y: &mut [f32], indices: &mut [u32]) {
         let Self { kernel, stride, padding, height, width, out_height, out_width } = self;
-        // Positions of windows at a stride of 1, and elements under them, padding included.
-        let reach = (out_width - 1) * stride + 1;
-        let span = reach + kernel - 1;
-        let padded = padding > 0 || span > width;
-        // Padding repeats the outermost elements with their indices, which changes no window.
-        let columns: Vec<u32> = (0..span).map(|j| j.saturating_sub(padding).min(width - 1) as u32).collect();
-        let mut line = vec![0.0; if padded { span } else { 0 }];
-        // Maxima of the newest rows, and those of the rows of a window.
-        let held = if INDICES { reach } else { 0 };
-        let mut maxima = vec![0.0; kernel * reach];
-        let mut places = vec![0; kernel * held];
-        let mut tall = vec![0.0; if stride > 1 { reach } else { 0 }];
-        let mut tall_places = vec![0; if stride > 1 { held } else { 0 }];
-        let out = out_height * out_width;
-        for (plane, x) in x.chunks_exact(height * width).enumerate() {
-            let mut next = 0;
-            for oy in 0..out_height {
-                let rows =
-                    (oy * stride).saturating_sub(padding)..(oy * stride + kernel - padding).min(height);
-                for y in next.max(rows.start)..rows.end {
-                    let row = &x[y * width..][..width];
-                    let values = if padded {
-                        let inside = &mut line[padding.min(span)..];
-                        let length = width.min(inside.len());
-                        inside[..length].copy_from_slice(&row[..length]);
-                        inside[length..].fill(row[width - 1]);
-                        line[..padding.min(span)].fill(row[0]);
-                        &line[..]
-                    } else {
-                        row
-                    };
-                    let slot = y % kernel;
-                    let to = Target {
-                        values: &mut maxima[slot * reach..][..reach],
-                        indices: &mut places[slot * held..][..held],
-                    };
-                    let row = Row { values, indices: &columns };
-                    best::<INDICES>(kernel, |i| row.part::<INDICES>(i, reach), to);
-                    let base = (y * width) as u32;
-                    places[slot * held..][..held].iter_mut().for_each(|place| *place += base);
+        let (plane, out) = (height * width, out_height * out_width);
+        let span = (out_width - 1) * stride + kernel;
+        // With a step, rows are pooled one by one, in whole vectors.
+        let pitch = if stride > 1 { span.next_multiple_of(8) } else { span };
+        let band = ((CELLS / pitch).saturating_sub(kernel) / stride + 1).min(out_height);
+        let rows = |count: usize| (count - 1) * stride + kernel;
+        let together = if band < out_height { 1 } else { (CELLS / (rows(band) * pitch)).max(1) };
+        let cells = together * rows(band) * pitch;
+        let held = if INDICES { cells } else { 0 };
+        let (mut padded, mut places) = (vec![0.0; cells], vec![0; held]);
+        let (mut wide, mut wide_places) = (vec![0.0; cells], vec![0; held]);
+        let (mut best_of, mut best_places) = (vec![0.0; cells], vec![0; held]);
+        for first in (0..out_height).step_by(band) {
+            let band = band.min(out_height - first);
+            let rows = rows(band);
+            // Padding repeats the outermost elements with their indices, which changes no maximum.
+            let row = |r: usize| (first * stride + r).saturating_sub(padding).min(height - 1);
+            let column = |c: usize| c.saturating_sub(padding).min(width - 1);
+            for (r, places) in places.chunks_exact_mut(pitch).enumerate() {
+                let start = row(r % rows) * width;
+                places.iter_mut().enumerate().for_each(|(c, place)| *place = (start + column(c)) as u32);
+            }
+            let groups = x.chunks(together * plane).enumerate();
+            for (group, x) in groups {
+                for (x, padded) in x.chunks_exact(plane).zip(padded.chunks_exact_mut(rows * pitch)) {
+                    for (r, padded) in padded.chunks_exact_mut(pitch).enumerate() {
+                        self.pad(&x[row(r) * width..][..width], padded);
+                    }
                 }
-                next = next.max(rows.end);
-                let row = |i: usize| {
-                    let slot = (rows.start + i) % kernel;
-                    Row { values: &maxima[slot * reach..][..reach], indices: &places[slot * held..][..held] }
-                };
-                let at = plane * out + oy * out_width;
-                let y = &mut y[at..][..out_width];
-                let indices = if INDICES { &mut indices[at..][..out_width] } else { &mut [][..] };
+                let planes = x.len() / plane;
+                let cells = planes * rows * pitch;
+                let length = cells - (kernel - 1);
+                let source = Row { values: &padded, indices: &places };
+                let target = Target::of::<INDICES>(&mut wide, &mut wide_places, length);
+                best::<INDICES>(kernel, |i| source.from::<INDICES>(i), target);
+                let source = Row { values: &wide, indices: &wide_places };
                 if stride == 1 {
-                    best::<INDICES>(rows.len(), row, Target { values: y, indices });
-                } else {
-                    best::<INDICES>(rows.len(), row, Target { values: &mut tall, indices: &mut tall_places });
-                    thin(&tall, y, stride);
-                    thin(&tall_places, indices, stride);
+                    let length = length - (kernel - 1) * pitch;
+                    let target = Target::of::<INDICES>(&mut best_of, &mut best_places, length);
+                    best::<INDICES>(kernel, |i| source.from::<INDICES>(i * pitch), target);
+                }
+                for p in 0..planes {
+                    for o in 0..band {
+                        let at = (group * together + p) * out + (first + o) * out_width;
+                        let from = (p * rows + o * stride) * pitch;
+                        let y = &mut y[at..][..out_width];
+                        if stride == 1 {
+                            y.copy_from_slice(&best_of[from..][..out_width]);
+                            if INDICES {
+                                indices[at..][..out_width].copy_from_slice(&best_places[from..][..out_width]);
+                            }
+                            continue;
+                        }
+                        let target = Target::of::<INDICES>(&mut best_of, &mut best_places, pitch);
+                        best::<INDICES>(kernel, |i| source.from::<INDICES>(from + i * pitch), target);
+                        thin(&best_of, y, stride);
+                        if INDICES {
+                            thin(&best_places, &mut indices[at..][..out_width], stride);
+                        }
+                    }
                 }
             }
         }
+    }
+
+    /// Copies a row with padding on both sides.
+    #[inline(always)]
+    fn pad(self, row: &[f32], to: &mut [f32]) {
+        let (left, rest) = to.split_at_mut(self.padding.min(to.len()));
+        let (inside, right) = rest.split_at_mut(self.width.min(rest.len()));
+        left.fill(row[0]);
+        inside.copy_from_slice(&row[..inside.len()]);
+        right.fill(row[self.width - 1]);
     }
 }
 
 /// Copies every `stride`-th element.
 #[inline(always)]
 fn thin<T: Copy>(from: &[T], to: &mut [T], stride: usize) {
-    to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
+    if stride == 2 {
+        let (pairs, _) = from.as_chunks::<2>();
+        to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair[0]);
+    } else {
+        to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, from)| *to = *from);
+    }
 }
 
 impl Kernel for MaxPool {

@@ -2,17 +2,27 @@
 //! layers, loops that compilers vectorize for the rest. An operation without one runs its CPU
 //! reference.
 
+mod avg_pool;
+mod batch_norm;
 mod conv;
+mod cut;
+mod elementwise;
 mod linear;
+mod lrn;
+mod max_pool;
+mod softmax;
 mod unfold;
+mod update;
 
 use std::any::Any;
 
 use super::operands::Call;
-use crate::graph::Operation;
+use crate::graph::{Add, Copy, Fill, Operation};
 use crate::ops::{
-    Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad, Linear, LinearBiasGrad, LinearInputGrad,
-    LinearWeightGrad,
+    Accumulate, AdamW, AdaptiveAvgPool, Average, AvgPool, AvgPoolGrad, BatchNorm, BatchNormGrad, ClipNorm,
+    Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad, Dropout, Linear, LinearBiasGrad, LinearInputGrad,
+    LinearWeightGrad, Lrn, LrnGrad, MaxPool, MaxPoolGrad, Relu, ReluGrad, Sgd, Softmax, SoftmaxCrossEntropy,
+    SoftmaxCrossEntropyGrad,
 };
 
 /// A fast implementation of an operation. Inputs are read as f32 and sums have an order that
@@ -34,14 +44,37 @@ pub(super) fn of(op: &dyn Operation) -> Option<&dyn Kernel> {
         };
     }
     table!(
+        Accumulate,
+        AdamW,
+        AdaptiveAvgPool,
+        Add,
+        Average,
+        AvgPool,
+        AvgPoolGrad,
+        BatchNorm,
+        BatchNormGrad,
+        ClipNorm,
         Conv,
         ConvBiasGrad,
         ConvInputGrad,
         ConvWeightGrad,
+        Copy,
+        Dropout,
+        Fill,
         Linear,
         LinearBiasGrad,
         LinearInputGrad,
         LinearWeightGrad,
+        Lrn,
+        LrnGrad,
+        MaxPool,
+        MaxPoolGrad,
+        Relu,
+        ReluGrad,
+        Sgd,
+        Softmax,
+        SoftmaxCrossEntropy,
+        SoftmaxCrossEntropyGrad,
     );
     None
 }

@@ -117,10 +117,7 @@ impl Windows {
     /// The values that a tap column reads from a source row, for target columns from `first` on.
     fn unfold_row(&self, source: &[f32], tap: usize, first: usize, to: &mut [f32]) {
         if self.stride[1] != 1 {
-            for (x, to) in (first..).zip(to) {
-                *to = self.at(1, x, tap).map_or(0.0, |column| source[column]);
-            }
-            return;
+            return self.unfold_steps(source, tap, first, to);
         }
         // The source column of target column x is x + tap - padding, or its mirror image.
         let (back, ahead) = if self.transposed { (tap, self.padding[1]) } else { (self.padding[1], tap) };
@@ -132,5 +129,22 @@ impl Windows {
         let (copied, zeros) = rest.split_at_mut(inside);
         copied.copy_from_slice(&source[from..from + inside]);
         zeros.fill(0.0);
+    }
+
+    /// As [`Windows::unfold_row`], for a stride above 1.
+    fn unfold_steps(&self, source: &[f32], tap: usize, first: usize, to: &mut [f32]) {
+        to.fill(0.0);
+        // The first target column that reads a value, and the one that it reads.
+        let found = (first..first + to.len()).find_map(|x| Some((x - first, self.at(1, x, tap)?)));
+        let Some((start, column)) = found else { return };
+        // From there on values and target columns advance by equal steps.
+        let stride = self.stride[1];
+        if self.transposed {
+            let steps = to[start..].iter_mut().step_by(stride);
+            steps.zip(&source[column..]).for_each(|(to, from)| *to = *from);
+        } else {
+            let steps = source[column..].iter().step_by(stride);
+            to[start..].iter_mut().zip(steps).for_each(|(to, from)| *to = *from);
+        }
     }
 }
