@@ -35,8 +35,10 @@ BLOCKS = {
 }
 
 
-def conv(inputs, outputs, kernel, stride=1, padding=0):
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding)
+def conv(inputs, outputs, kernel, stride=1, padding=0, norm=False):
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not norm)
+    if norm:
+        return nn.Sequential(layer, nn.BatchNorm2d(outputs, eps=1e-3), nn.ReLU(inplace=True))
     limit = (3.0 / (inputs * kernel * kernel)) ** 0.5
     nn.init.uniform_(layer.weight, -limit, limit)
     nn.init.constant_(layer.bias, 0.2)
@@ -52,12 +54,18 @@ def linear(inputs, outputs, bias):
 
 
 class Inception(nn.Module):
-    def __init__(self, inputs, conv1, reduce3, conv3, reduce5, conv5, project):
+    def __init__(self, inputs, conv1, reduce3, conv3, reduce5, conv5, project, norm=False):
         super().__init__()
-        self.branch1 = conv(inputs, conv1, 1)
-        self.branch2 = nn.Sequential(conv(inputs, reduce3, 1), conv(reduce3, conv3, 3, padding=1))
-        self.branch3 = nn.Sequential(conv(inputs, reduce5, 1), conv(reduce5, conv5, 5, padding=2))
-        self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, 1), conv(inputs, project, 1))
+        # torchvision's third branch has kernels of 3x3.
+        last = 3 if norm else 5
+        self.branch1 = conv(inputs, conv1, 1, norm=norm)
+        self.branch2 = nn.Sequential(
+            conv(inputs, reduce3, 1, norm=norm), conv(reduce3, conv3, 3, padding=1, norm=norm)
+        )
+        self.branch3 = nn.Sequential(
+            conv(inputs, reduce5, 1, norm=norm), conv(reduce5, conv5, last, padding=last // 2, norm=norm)
+        )
+        self.branch4 = nn.Sequential(nn.MaxPool2d(3, 1, 1), conv(inputs, project, 1, norm=norm))
         self.outputs = conv1 + conv3 + conv5 + project
 
     def forward(self, x):
@@ -65,9 +73,9 @@ class Inception(nn.Module):
 
 
 class AuxHead(nn.Module):
-    def __init__(self, inputs, channels, hidden, classes):
+    def __init__(self, inputs, channels, hidden, classes, norm=False):
         super().__init__()
-        self.conv = conv(inputs, channels, 1)
+        self.conv = conv(inputs, channels, 1, norm=norm)
         self.hidden = linear(16 * channels, hidden, 0.2)
         self.dropout = nn.Dropout(0.7)
         self.classifier = linear(hidden, classes, 0.0)
@@ -80,26 +88,26 @@ class AuxHead(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    def __init__(self, width, size, classes):
+    def __init__(self, width, size, classes, norm=False):
         super().__init__()
 
         def scale(n):
             return max(1, int(n * width + 0.5))
 
         stem = [scale(n) for n in (64, 64, 192)]
-        self.conv1 = conv(3, stem[0], 7, 2 if size >= 64 else 1, 3)
-        self.conv2 = conv(stem[0], stem[1], 1)
-        self.conv3 = conv(stem[1], stem[2], 3, padding=1)
-        self.norm = nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
+        self.conv1 = conv(3, stem[0], 7, 2 if size >= 64 else 1, 3, norm)
+        self.conv2 = conv(stem[0], stem[1], 1, norm=norm)
+        self.conv3 = conv(stem[1], stem[2], 3, padding=1, norm=norm)
+        self.norm = nn.Identity() if norm else nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
         channels = stem[2]
         self.blocks = nn.ModuleDict()
         self.aux = nn.ModuleDict()
         for name, counts in BLOCKS.items():
-            self.blocks[name] = Inception(channels, *[scale(n) for n in counts])
+            self.blocks[name] = Inception(channels, *[scale(n) for n in counts], norm=norm)
             channels = self.blocks[name].outputs
             if name in ("4a", "4d"):
-                self.aux[name] = AuxHead(channels, scale(128), scale(1024), classes)
+                self.aux[name] = AuxHead(channels, scale(128), scale(1024), classes, norm)
         self.dropout = nn.Dropout(0.4)
         self.classifier = linear(channels, classes, 0.0)
 
@@ -133,7 +141,8 @@ class Side:
 
     def network(self, args):
         torch.manual_seed(1)
-        return GoogLeNet(args.width, args.input, args.classes).to(self.device, memory_format=self.format)
+        norm = args.variant == "torchvision"
+        return GoogLeNet(args.width, args.input, args.classes, norm).to(self.device, memory_format=self.format)
 
     def upload(self, images):
         return images.to(self.device, non_blocking=True).to(memory_format=self.format)
@@ -195,10 +204,38 @@ def measure(side, work, batch, args):
 def incept(side, batch, args):
     """Images per second of one round of `incept bench`, which warms up first."""
     command = [args.incept, "bench", "--rounds", "1", "--json", "--precision", "f16" if side.amp else "f32"]
+    command += ["--device", "cpu" if side.device.type == "cpu" else "gpu", "--variant", args.variant]
+    if side.device.type == "cpu" and args.threads:
+        command += ["--threads", str(args.threads)]
     command += ["--width", str(args.width), "--input", str(args.input), "--classes", str(args.classes), "--batch", str(batch)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     result = json.loads(output.splitlines()[-1])
     return result["train" if args.what == "step" else "infer"]["images_per_s"]["median"]
+
+
+class OnnxSide(Side):
+    """onnxruntime on the CPU, with a network that `incept export` wrote."""
+
+    def __init__(self, file):
+        super().__init__("onnxruntime cpu f32", "cpu", False)
+        self.file = file
+
+
+def onnx_of(side, args, images, _labels):
+    """Images on the host to probabilities on the host."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = args.threads or torch.get_num_threads()
+    session = onnxruntime.InferenceSession(side.file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    feed = {name: images.numpy()}
+
+    def infer():
+        logits = torch.from_numpy(session.run(None, feed)[0])
+        return logits.softmax(1)
+
+    return infer
 
 
 def spread(values):
@@ -208,6 +245,7 @@ def spread(values):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["step", "infer"])
+    parser.add_argument("--variant", choices=["paper", "torchvision"], default="paper")
     parser.add_argument("--width", type=float, default=0.25, help="factor on all channel counts")
     parser.add_argument("--input", type=int, default=64, help="height and width of the images")
     parser.add_argument("--batch", default="32", help="images of a batch; several, with commas, make several rows")
@@ -217,6 +255,7 @@ def main():
     parser.add_argument("--warm-up", type=int, default=10)
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's")
     parser.add_argument("--incept", metavar="PROGRAM", help="take turns with this program and print ratios")
+    parser.add_argument("--onnx", metavar="FILE", help="measure onnxruntime on the CPU with this export of incept")
     parser.add_argument("--no-cpu", action="store_true", help="leave the CPU out")
     args = parser.parse_args()
     try:
@@ -235,6 +274,9 @@ def main():
     if torch.cuda.is_available():
         sides += [Side("cuda eager f32", "cuda", False), Side("cuda amp f16 channels-last", "cuda", True)]
 
+    if args.onnx and args.what == "infer":
+        sides.append(OnnxSide(args.onnx))
+
     for batch in batches:
         torch.manual_seed(1)
         images = torch.rand(batch, 3, args.input, args.input) * 2 - 1
@@ -245,11 +287,14 @@ def main():
             else:
                 pinned = images, labels
             of = step_of if args.what == "step" else inference_of
+            if isinstance(side, OnnxSide):
+                of = onnx_of
             rates, ratios = measure(side, of(side, args, *pinned), batch, args)
             on_cuda = side.device.type == "cuda"
             row = {
                 "bench": args.what,
-                "peer": f"torch {torch.__version__}",
+                "variant": args.variant,
+                "peer": "onnxruntime" if isinstance(side, OnnxSide) else f"torch {torch.__version__}",
                 "side": side.name,
                 "device": torch.cuda.get_device_name(side.device) if on_cuda else f"{torch.get_num_threads()} threads",
                 "width": args.width,
