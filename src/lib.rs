@@ -79,6 +79,10 @@ pub mod low_level {
     pub mod output {
         pub use crate::output::*;
     }
+    /// Counts with their nouns.
+    pub mod text {
+        pub use crate::text::{noun_after, plural};
+    }
     /// Files that are read without being believed.
     pub mod untrusted {
         pub use crate::untrusted::*;

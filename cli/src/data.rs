@@ -13,7 +13,7 @@ use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::numbers::whole;
-use super::report::{note, plural};
+use super::report::{note, plural, thousands};
 
 /// Data set formats, for help texts.
 pub(crate) const FORMATS: &str = "Data sets:
@@ -97,11 +97,11 @@ impl LoadArgs {
 pub(crate) fn describe(what: &str, options: &OpenOptions) -> Result<OpenedData> {
     let data = open(what, options)?;
     note(&format!(
-        "data: {}, {} classes, {} training and {} validation images",
+        "data: {}, {}, {} training and {}",
         data.name,
-        data.train.classes().len(),
-        data.train.len(),
-        data.validation.len()
+        plural(data.train.classes().len() as u64, "class"),
+        thousands(data.train.len() as u64),
+        plural(data.validation.len() as u64, "validation image")
     ));
     note_all(&data.notes);
     if let Some(text) = duplicate_note(&data, data.duplicates()) {

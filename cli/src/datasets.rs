@@ -19,7 +19,7 @@ use super::fetch::Fetch;
 use super::interrupt::interruptible;
 use super::numbers::whole;
 use super::plot::{self, Area, Drawn, Figure, INK, Unit, class_label};
-use super::report::{Rate, Reporter, shown, thousands};
+use super::report::{Rate, Reporter, plural, shown, thousands};
 use super::tiles::shortened;
 use super::{Outcome, Result};
 
@@ -223,7 +223,7 @@ impl SplitInfo {
 
     fn print(&self, title: &str, reporter: &Reporter) -> incept::Result<()> {
         let Self { width: w, height: h, mean, std, .. } = self;
-        reporter.line(&format!("{title}: {} images", thousands(self.count as u64)))?;
+        reporter.line(&format!("{title}: {}", plural(self.count as u64, "image")))?;
         let colors = match (self.grey, self.decoded - self.grey) {
             (_, 0) => "grayscale".to_string(),
             (0, _) => "color".to_string(),
@@ -259,7 +259,7 @@ impl Info {
         let train = info(data.train.as_ref(), "training set")?;
         let validation = info(data.validation.as_ref(), "validation set")?;
         let classes = data.train.classes();
-        reporter.line(&format!("{}, {} classes", data.name, classes.len()))?;
+        reporter.line(&format!("{}, {}", data.name, plural(classes.len() as u64, "class")))?;
         train.print("training set", reporter)?;
         validation.print("validation set", reporter)?;
         let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).clamp(5, 40);
@@ -275,7 +275,8 @@ impl Info {
         let test =
             data.test.as_ref().filter(|test| !Arc::ptr_eq(test, &data.validation)).map(|test| test.len());
         if let Some(count) = test {
-            notes.push(format!("test set: {count} images; `incept eval --part test` evaluates on it"));
+            let count = plural(count as u64, "image");
+            notes.push(format!("test set: {count}; `incept eval --part test` evaluates on it"));
         }
         notes.iter().try_for_each(|note| reporter.line(&format!("note: {}", printable(note))))?;
         let damaged = train.unreadable.len() + validation.unreadable.len();
@@ -493,10 +494,10 @@ impl Preview {
         }
         let images = rows.iter().map(|(_, images)| images.len()).sum();
         let subtitle = format!(
-            "{} classes, {} training and {} validation images",
-            set.classes().len(),
+            "{}, {} training and {}",
+            plural(set.classes().len() as u64, "class"),
             thousands(set.len() as u64),
-            thousands(data.validation.len() as u64)
+            plural(data.validation.len() as u64, "validation image")
         );
         let classes = rows.len();
         let title = data.name.clone();
@@ -504,7 +505,11 @@ impl Preview {
         unreadable.iter().try_for_each(|reason| reporter.line(&format!("unreadable: {reason}")))?;
         let omitted = of_class.len() - classes;
         let more = if omitted > 0 {
-            format!(", {classes} of {} classes (--rows {} for all)", of_class.len(), of_class.len())
+            format!(
+                ", {classes} of {} (--rows {} for all)",
+                plural(of_class.len() as u64, "class"),
+                of_class.len()
+            )
         } else {
             String::new()
         };

@@ -9,6 +9,7 @@ use incept::checkpoint::Checkpoint;
 use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing};
 use incept::learner::Learner;
 use incept::low_level::output::is_special;
+use incept::low_level::text::noun_after;
 use incept::model::GoogLeNet;
 use incept::runs::{Manifest, Recorder, RecorderOptions, RunFolder, StopReason};
 use incept::train::Trainer;
@@ -307,7 +308,8 @@ impl Train {
                 let theirs = metadata.classes.len();
                 if theirs != names.len() && !reset {
                     let reason = format!(
-                        "--init: the weights have {theirs} classes and the data set has {}: reinitialize the classifiers with --reset-head",
+                        "--init: the weights have {} and the data set has {}: reinitialize the classifiers with --reset-head",
+                        plural(theirs as u64, "class"),
                         names.len()
                     );
                     return Err(Error::Config(reason));
@@ -411,8 +413,9 @@ impl Train {
         let steps = run.epochs.saturating_mul(data.train.len().div_ceil(run.batch.max(1)) as u64);
         if u64::from(optimizer.accumulate) > steps {
             let reason = format!(
-                "--grad-accum {} is more than the {steps} batches of the whole run",
-                optimizer.accumulate
+                "--grad-accum {} is more than the {} of the whole run",
+                optimizer.accumulate,
+                plural(steps, "batch")
             );
             return Err(Error::Config(reason));
         }
@@ -594,8 +597,9 @@ impl Train {
 fn note_long_warmup(run: &Run) {
     if run.warmup > 0.0 && run.warmup >= run.epochs as f64 {
         note(&format!(
-            "note: the warm-up ({} epochs) is not shorter than the run ({}): the learning rate never reaches --lr {}",
+            "note: the warm-up ({} {}) is not shorter than the run ({}): the learning rate never reaches --lr {}",
             run.warmup,
+            noun_after(run.warmup == 1.0, "epoch"),
             plural(run.epochs, "epoch"),
             run.lr
         ));

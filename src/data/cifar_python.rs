@@ -6,6 +6,7 @@ use std::path::Path;
 use super::read::read;
 use crate::error::{Error, Result};
 use crate::formats::pickle::{Handle, Object, Pickle};
+use crate::text::plural;
 
 /// Bytes per image: red, green and blue planes.
 const IMAGE: usize = 3 * 32 * 32;
@@ -36,8 +37,8 @@ pub(super) fn batch(path: &Path, key: &str) -> Result<Batch> {
     let labels: Option<Vec<i64>> = labels.and_then(Iterator::collect);
     let labels = labels.ok_or_else(|| reason(format!("its `{key}` is not a list of integers")))?;
     if planes.len() != labels.len() * IMAGE || labels.is_empty() {
-        let (images, labels) = (planes.len() / IMAGE, labels.len());
-        return Err(reason(format!("has {images} images and {labels} labels")));
+        let (images, labels) = (plural(planes.len() / IMAGE, "image"), plural(labels.len(), "label"));
+        return Err(reason(format!("has {images} and {labels}")));
     }
     Ok(Batch { planes, labels })
 }

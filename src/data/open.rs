@@ -9,6 +9,7 @@ use super::parts::Part;
 use super::split::{evenly, stratified};
 use super::{Augmentation, Dataset, Subset};
 use crate::error::{Error, Result};
+use crate::text::plural;
 
 /// A data set with its training and validation set.
 #[derive(Clone, Debug)]
@@ -112,7 +113,8 @@ fn divided(
 ) -> Result<(Arc<dyn Dataset>, Arc<dyn Dataset>)> {
     let (rest, part) = stratified(set.as_ref(), options.val_split, options.seed);
     if rest.is_empty() || part.is_empty() {
-        let reason = format!("{} images are too few to split into training and validation", set.len());
+        let images = plural(set.len(), "image");
+        let reason = format!("has {images}, too few to split into training and validation");
         return Err(Error::format(what, reason));
     }
     let subset = |indices| Arc::new(Subset::new(Arc::clone(set), indices)) as Arc<dyn Dataset>;

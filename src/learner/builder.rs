@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::{GoogLeNet, Model};
 use crate::optim::{Optimizer, Schedule};
 use crate::runs::{Lock, Recorder, RecorderOptions, RunFolder};
+use crate::text::plural;
 use crate::train::Trainer;
 
 /// Number of images for measuring mean and standard deviation.
@@ -205,7 +206,8 @@ impl<M: Model> LearnerBuilder<M> {
         let classes = train.classes().len();
         if classes != self.network.class_count() {
             return Err(Error::Config(format!(
-                "the data set has {classes} classes, but the network has {}",
+                "the data set has {}, but the network has {}",
+                plural(classes, "class"),
                 self.network.class_count()
             )));
         }

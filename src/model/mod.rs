@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Preprocessing;
 use crate::error::{Error, Result};
+use crate::text::plural;
 use table::{aux_layers, classifier_layer};
 
 /// Below this input size in pixels the first convolution's stride is 1, unless `keep_stem` is set.
@@ -239,8 +240,8 @@ impl GoogLeNet {
         }
         if let Some(weights) = &self.class_weights {
             if weights.len() != self.classes {
-                let (given, classes) = (weights.len(), self.classes);
-                let reason = format!("`GoogLeNet::class_weights` has {given} weights for {classes} classes");
+                let (given, classes) = (plural(weights.len(), "weight"), plural(self.classes, "class"));
+                let reason = format!("`GoogLeNet::class_weights` has {given} for {classes}");
                 return Err(Error::Config(reason));
             }
             if weights.iter().any(|w| !w.is_finite() || *w < 0.0) || weights.iter().all(|w| *w == 0.0) {
