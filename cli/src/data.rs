@@ -110,6 +110,21 @@ pub(crate) fn describe(what: &str, options: &OpenOptions) -> Result<OpenedData> 
     Ok(data)
 }
 
+/// Checks that `flag`, which is about splitting off a validation set, has an effect, if it is
+/// `given`.
+///
+/// # Errors
+/// [`Error::Config`] naming the data set's own validation or test set.
+pub(crate) fn refuse_split(data: &OpenedData, flag: &str, given: bool) -> Result<()> {
+    match data.own_validation.filter(|_| given) {
+        Some(part) => Err(Error::Config(format!(
+            "{flag} has no effect: the data set has a {} set, which is used for validation",
+            part.name()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Prints notes about a data set, such as files that were ignored.
 pub(crate) fn note_all(notes: &[String]) {
     notes.iter().for_each(|text| note(&format!("note: {}", printable(text))));

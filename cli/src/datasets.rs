@@ -14,7 +14,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Serialize;
 
-use super::data::{FORMATS, ImageArgs, duplicate_note, note_all};
+use super::data::{FORMATS, ImageArgs, duplicate_note, note_all, refuse_split};
 use super::fetch::Fetch;
 use super::interrupt::interruptible;
 use super::numbers::whole;
@@ -97,18 +97,14 @@ struct Preview {
 /// How a data set without a fixed validation or test set is split.
 #[derive(Args, Debug)]
 struct SplitArgs {
-    /// Fraction of the images to validate on if the data set has no validation or test set.
-    #[arg(
-        long = "val-split",
-        alias = "held-out",
-        value_name = "FRACTION",
-        default_value_t = 0.2,
-        help_heading = "Data"
-    )]
-    val_split: f64,
-    /// Random seed of the split; `incept train` always splits with 0, whatever its `--seed`.
-    #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data", value_parser = whole::<u64>(0))]
-    seed: u64,
+    /// Fraction of the images to validate on if the data set has no validation or test set
+    /// [default: 0.2].
+    #[arg(long = "val-split", alias = "held-out", value_name = "FRACTION", help_heading = "Data")]
+    val_split: Option<f64>,
+    /// Random seed of the split; `incept train` always splits with 0, whatever its `--seed`
+    /// [default: 0].
+    #[arg(long, value_name = "NUMBER", help_heading = "Data", value_parser = whole::<u64>(0))]
+    seed: Option<u64>,
     #[command(flatten)]
     images: ImageArgs,
 }
@@ -116,7 +112,13 @@ struct SplitArgs {
 impl SplitArgs {
     fn open(&self, what: &str) -> incept::Result<OpenedData> {
         self.images.set_limit()?;
-        open(what, &OpenOptions { val_split: self.val_split, seed: self.seed, ..OpenOptions::default() })
+        let default = OpenOptions::default();
+        let val_split = self.val_split.unwrap_or(default.val_split);
+        let seed = self.seed.unwrap_or(default.seed);
+        let data = open(what, &OpenOptions { val_split, seed, ..default })?;
+        refuse_split(&data, "--val-split", self.val_split.is_some())?;
+        refuse_split(&data, "--seed", self.seed.is_some())?;
+        Ok(data)
     }
 }
 

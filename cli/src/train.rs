@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::config::{Config, Recipe, class_weights};
 use super::dashboard::ViewName;
-use super::data::{describe, note_shapes, report_bad, suited_input};
+use super::data::{describe, note_shapes, refuse_split, report_bad, suited_input};
 use super::fit::{Run, Setup};
 use super::flags::flags;
 use super::interrupt::interruptible;
@@ -290,6 +290,7 @@ impl Train {
             &what,
             &OpenOptions { val_split, limit: training.limit, limit_seed: seed, ..OpenOptions::default() },
         )?;
+        refuse_split(&data, "--val-split", self.config.training.val_split.is_some())?;
         if data.train.is_empty() {
             return Err(Error::format(&what, "has no images to train on"));
         }
