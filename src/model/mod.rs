@@ -306,6 +306,10 @@ impl Model for GoogLeNet {
         self.class_weights.as_deref()
     }
 
+    fn with_mixed_labels(self) -> Self {
+        Self { mixed_labels: true, ..self }
+    }
+
     fn validate(&self) -> Result<()> {
         Self::validate(self)
     }
