@@ -21,7 +21,7 @@ pub use network::{Head, Model, Network, Output};
 pub use pixels::Pixels;
 pub use summary::{LayerSummary, Summary, summary};
 pub use table::{BLOCKS, Block, Channels, part_of};
-pub use topology::{Topology, TopologyEdge, TopologyNode};
+pub use topology::{Topology, TopologyEdge, TopologyKind, TopologyNode};
 
 use std::collections::BTreeMap;
 use std::fmt;
