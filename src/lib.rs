@@ -1,4 +1,5 @@
-//! incept trains GoogLeNet (Inception v1) with all three of its heads on any GPU that has a driver.
+//! incept trains GoogLeNet (Inception v1) with all three of its heads on any GPU that has a driver,
+//! or on the CPU.
 //!
 //! Data flows one way: data set, batch, graph, plan, device, metrics; the modules follow it. A
 //! network is built by [`model`] as a [`graph`], differentiated and pruned there, laid out in

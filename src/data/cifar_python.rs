@@ -147,8 +147,8 @@ mod tests {
         [&b"h\0"[..], &text(&latin), &text(coding), b"\x86R"].concat()
     }
 
-    /// A file with one image per label, as `pickle.dumps(batch, protocol=2)` of Python 3 and NumPy 2
-    /// writes it, without unused memo entries.
+    /// A file with one image per label, as `pickle.dumps(batch, protocol=2)` of Python 3 and NumPy
+    /// 2 writes it, without unused memo entries.
     fn python_3(labels: &[u8], image: &[u8], function: &str, coding: &str) -> Vec<u8> {
         let bytes = |bytes: &[u8]| encoded(bytes, coding);
         let mut file = [&b"\x80\x02c"[..], function.as_bytes(), b"\nq\x000}("].concat();

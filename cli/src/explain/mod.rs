@@ -96,7 +96,7 @@ pub(crate) struct Explain {
 }
 
 const EXAMPLES: &str = "\
-The defaults are width 0.25 and digits at 64 x 64 pixels, with Caffe's initialization, so that software drivers finish within minutes too.
+The defaults are width 0.25 and digits at 64 x 64 pixels, with Caffe's initialization, so that a CPU finishes within minutes too.
 
 Examples:
   incept explain                                          gradients at initialization
@@ -105,7 +105,7 @@ Examples:
   incept explain --train                                  train three pairs of networks
   incept explain --train --seeds 10 --epochs 15           train ten pairs for 15 epochs";
 
-/// Defaults that a software driver trains within minutes, at full depth.
+/// Defaults that a CPU trains within minutes, at full depth.
 const WIDTH: f64 = 0.25;
 const INPUT: usize = 64;
 const BATCH: usize = 128;

@@ -60,7 +60,6 @@ fn flags_without_effect_are_rejected() {
         ),
         (&["train", "digits", "--patience", "3", "--no-validation"], &["--patience", "--no-validation"]),
         (&["train", split, "--val-split", "0.3"], &["--val-split", "validation set"]),
-        (&["train", split, "--held-out", "0.3"], &["--val-split", "validation set"]),
         (&["explain", split, "--val-split", "0.3"], &["--val-split", "validation set"]),
         (&["data", "info", split, "--val-split", "0.3"], &["--val-split", "validation set"]),
         (&["data", "info", split, "--seed", "1"], &["--seed", "validation set"]),
