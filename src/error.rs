@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::text::printable;
+use crate::text::{plural, printable};
 
 /// Result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -185,7 +185,10 @@ pub enum Error {
         wrong_shape: Vec<String>,
     },
     /// More images were unreadable than allowed.
-    #[error("{bad} unreadable images, more than `LoaderOptions::max_bad` {max} allows; the last is {source}")]
+    #[error(
+        "{}, more than `LoaderOptions::max_bad` {max} allows; the last is {source}",
+        plural(*bad, "unreadable image")
+    )]
     TooManyBad {
         /// Number of unreadable images.
         bad: usize,
@@ -214,7 +217,8 @@ pub enum Error {
     },
     /// Training made weights NaN or infinite.
     #[error(
-        "`{tensor}` has NaN or infinite values after {epochs} epochs: training diverged; use a smaller `Pace::lr`, or `Optimizer::max_grad_norm` 1"
+        "`{tensor}` has NaN or infinite values after {}: training diverged; use a smaller `Pace::lr`, or `Optimizer::max_grad_norm` 1",
+        plural(*epochs, "epoch")
     )]
     Spoiled {
         /// The first tensor with such values.
@@ -231,7 +235,7 @@ pub enum Error {
         advice: String,
     },
     /// No image of a data set could be read.
-    #[error("none of the {count} images can be read: {source}")]
+    #[error("{} can be read: {source}", none_of(*count))]
     NothingReadable {
         /// Number of images in the data set.
         count: usize,
@@ -251,6 +255,11 @@ fn because(source: Option<&Cause>) -> String {
 /// A path in printable form, without terminal control characters.
 fn shown(path: &Path) -> String {
     printable(&path.to_string_lossy()).into_owned()
+}
+
+/// "None" of this many images.
+fn none_of(count: usize) -> String {
+    if count == 1 { "not even the only image".into() } else { format!("none of the {count} images") }
 }
 
 /// Lists mismatched tensors, one line per kind.
@@ -353,6 +362,14 @@ mod tests {
         assert!(error.source().is_some_and(|source| source.downcast_ref::<serde_json::Error>().is_some()));
         let last = Error::TooManyBad { bad: 3, max: 2, source: Box::new(error) };
         assert!(last.source().is_some_and(|source| source.source().is_some()), "{last}");
+    }
+
+    #[test]
+    fn counts_of_one_are_singular() {
+        let spoiled = |epochs| Error::Spoiled { tensor: "w".into(), epochs }.to_string();
+        assert!(spoiled(1).contains("after 1 epoch:") && spoiled(2).contains("after 2 epochs:"));
+        let bad = |bad| Error::TooManyBad { bad, max: 0, source: Box::new(Error::Interrupted) }.to_string();
+        assert!(bad(1).starts_with("1 unreadable image,") && bad(2).starts_with("2 unreadable images,"));
     }
 
     #[test]

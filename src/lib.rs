@@ -1,4 +1,5 @@
-//! incept trains GoogLeNet (Inception v1) with all three of its heads on any GPU that has a driver.
+//! incept trains GoogLeNet (Inception v1) with all three of its heads on any GPU that has a driver,
+//! or on the CPU.
 //!
 //! Data flows one way: data set, batch, graph, plan, device, metrics; the modules follow it. A
 //! network is built by [`model`] as a [`graph`], differentiated and pruned there, laid out in
@@ -78,6 +79,10 @@ pub mod low_level {
     /// Files that are written atomically.
     pub mod output {
         pub use crate::output::*;
+    }
+    /// Counts with their nouns.
+    pub mod text {
+        pub use crate::text::{noun_after, plural};
     }
     /// Files that are read without being believed.
     pub mod untrusted {

@@ -1,6 +1,7 @@
 //! Making untrusted text safe for terminals and HTML pages.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 /// A text with [`is_hostile`] characters replaced by U+FFFD.
 pub fn printable(text: &str) -> Cow<'_, str> {
@@ -27,6 +28,20 @@ pub fn printable_lines(text: &str) -> Cow<'_, str> {
     replaced(text, |c| is_hostile(c) && c != '\n' && c != '\t')
 }
 
+/// A count and its noun: 1 epoch, 2 epochs, 1 class, 2 classes.
+pub fn plural<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    format!("{count} {}", noun_after(count == N::from(1), noun))
+}
+
+/// A noun after a count: unchanged after 1, else its regular plural.
+pub fn noun_after(is_one: bool, noun: &str) -> Cow<'_, str> {
+    if is_one {
+        return Cow::Borrowed(noun);
+    }
+    let ending = if ["s", "x", "ch", "sh"].iter().any(|end| noun.ends_with(end)) { "es" } else { "s" };
+    Cow::Owned(format!("{noun}{ending}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +54,12 @@ mod tests {
             "\u{fffd}[2Jcat\u{fffd}\u{fffd}\u{fffd}x\u{fffd}y"
         );
         assert_eq!(printable_lines("a\n\tb\r\u{1b}"), "a\n\tb\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn nouns_agree_with_their_count() {
+        assert_eq!([0, 1, 2].map(|n| plural(n, "epoch")), ["0 epochs", "1 epoch", "2 epochs"]);
+        assert_eq!([1usize, 2].map(|n| plural(n, "class")), ["1 class", "2 classes"]);
+        assert_eq!([1u64, 2].map(|n| plural(n, "batch")), ["1 batch", "2 batches"]);
     }
 }

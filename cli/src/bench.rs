@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::numbers::whole;
 use super::options::{DeviceArgs, NetworkArgs, PrecisionArgs};
-use super::report::{Reporter, bytes, thousands};
+use super::report::{Reporter, bytes, plural, thousands};
 use super::tune::Worth;
 use super::{Outcome, Result};
 
@@ -349,13 +349,13 @@ impl BenchResult<'_> {
     fn print(&self, reporter: &Reporter) -> incept::Result<()> {
         let n = self.network;
         reporter.line(&format!(
-            "{} network, {} classes, input {}, batch {}, {}; {} rounds",
+            "{} network, {}, input {}, batch {}, {}; {}",
             n.variant,
-            n.classes,
+            plural(n.classes as u64, "class"),
             n.input,
             self.batch,
             self.precision.wgsl(),
-            self.rounds
+            plural(u64::from(self.rounds), "round")
         ))?;
         let StartUp { device_s, kernels_s, first_step_s } = self.start_up;
         reporter.line(&format!(

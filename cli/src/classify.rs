@@ -18,7 +18,7 @@ use super::early_exit::{Threshold, exit, require_heads, threshold};
 use super::numbers::whole;
 use super::options::{DeviceArgs, PrecisionArgs};
 use super::record;
-use super::report::{Reporter, note, share_bar, shown};
+use super::report::{Reporter, note, plural, share_bar, shown};
 use super::tune::Worth;
 use super::{Outcome, Result};
 
@@ -295,7 +295,7 @@ fn outcome(failed: usize, of: usize) -> Outcome {
     if failed == 0 {
         return Outcome::Done;
     }
-    note(&format!("{failed} of {of} images could not be read"));
+    note(&format!("{failed} of {} could not be read", plural(of as u64, "image")));
     Outcome::Failed
 }
 

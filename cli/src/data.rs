@@ -13,7 +13,7 @@ use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::numbers::whole;
-use super::report::{note, plural};
+use super::report::{note, plural, thousands};
 
 /// Data set formats, for help texts.
 pub(crate) const FORMATS: &str = "Data sets:
@@ -97,17 +97,32 @@ impl LoadArgs {
 pub(crate) fn describe(what: &str, options: &OpenOptions) -> Result<OpenedData> {
     let data = open(what, options)?;
     note(&format!(
-        "data: {}, {} classes, {} training and {} validation images",
+        "data: {}, {}, {} training and {}",
         data.name,
-        data.train.classes().len(),
-        data.train.len(),
-        data.validation.len()
+        plural(data.train.classes().len() as u64, "class"),
+        thousands(data.train.len() as u64),
+        plural(data.validation.len() as u64, "validation image")
     ));
     note_all(&data.notes);
     if let Some(text) = duplicate_note(&data, data.duplicates()) {
         note(&format!("note: {text}"));
     }
     Ok(data)
+}
+
+/// Checks that `flag`, which is about splitting off a validation set, has an effect, if it is
+/// `given`.
+///
+/// # Errors
+/// [`Error::Config`] naming the data set's own validation or test set.
+pub(crate) fn refuse_split(data: &OpenedData, flag: &str, given: bool) -> Result<()> {
+    match data.own_validation.filter(|_| given) {
+        Some(part) => Err(Error::Config(format!(
+            "{flag} has no effect: the data set has a {} set, which is used for validation",
+            part.name()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Prints notes about a data set, such as files that were ignored.

@@ -14,12 +14,12 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Serialize;
 
-use super::data::{FORMATS, ImageArgs, duplicate_note, note_all};
+use super::data::{FORMATS, ImageArgs, duplicate_note, note_all, refuse_split};
 use super::fetch::Fetch;
 use super::interrupt::interruptible;
 use super::numbers::whole;
 use super::plot::{self, Area, Drawn, Figure, INK, Unit, class_label};
-use super::report::{Rate, Reporter, shown, thousands};
+use super::report::{Rate, Reporter, plural, shown, thousands};
 use super::tiles::shortened;
 use super::{Outcome, Result};
 
@@ -97,18 +97,14 @@ struct Preview {
 /// How a data set without a fixed validation or test set is split.
 #[derive(Args, Debug)]
 struct SplitArgs {
-    /// Fraction of the images to validate on if the data set has no validation or test set.
-    #[arg(
-        long = "val-split",
-        alias = "held-out",
-        value_name = "FRACTION",
-        default_value_t = 0.2,
-        help_heading = "Data"
-    )]
-    val_split: f64,
-    /// Random seed of the split; `incept train` always splits with 0, whatever its `--seed`.
-    #[arg(long, value_name = "NUMBER", default_value_t = OpenOptions::default().seed, help_heading = "Data", value_parser = whole::<u64>(0))]
-    seed: u64,
+    /// Fraction of the images to validate on if the data set has no validation or test set
+    /// [default: 0.2].
+    #[arg(long = "val-split", alias = "held-out", value_name = "FRACTION", help_heading = "Data")]
+    val_split: Option<f64>,
+    /// Random seed of the split; `incept train` always splits with 0, whatever its `--seed`
+    /// [default: 0].
+    #[arg(long, value_name = "NUMBER", help_heading = "Data", value_parser = whole::<u64>(0))]
+    seed: Option<u64>,
     #[command(flatten)]
     images: ImageArgs,
 }
@@ -116,7 +112,13 @@ struct SplitArgs {
 impl SplitArgs {
     fn open(&self, what: &str) -> incept::Result<OpenedData> {
         self.images.set_limit()?;
-        open(what, &OpenOptions { val_split: self.val_split, seed: self.seed, ..OpenOptions::default() })
+        let default = OpenOptions::default();
+        let val_split = self.val_split.unwrap_or(default.val_split);
+        let seed = self.seed.unwrap_or(default.seed);
+        let data = open(what, &OpenOptions { val_split, seed, ..default })?;
+        refuse_split(&data, "--val-split", self.val_split.is_some())?;
+        refuse_split(&data, "--seed", self.seed.is_some())?;
+        Ok(data)
     }
 }
 
@@ -223,7 +225,7 @@ impl SplitInfo {
 
     fn print(&self, title: &str, reporter: &Reporter) -> incept::Result<()> {
         let Self { width: w, height: h, mean, std, .. } = self;
-        reporter.line(&format!("{title}: {} images", thousands(self.count as u64)))?;
+        reporter.line(&format!("{title}: {}", plural(self.count as u64, "image")))?;
         let colors = match (self.grey, self.decoded - self.grey) {
             (_, 0) => "grayscale".to_string(),
             (0, _) => "color".to_string(),
@@ -259,7 +261,7 @@ impl Info {
         let train = info(data.train.as_ref(), "training set")?;
         let validation = info(data.validation.as_ref(), "validation set")?;
         let classes = data.train.classes();
-        reporter.line(&format!("{}, {} classes", data.name, classes.len()))?;
+        reporter.line(&format!("{}, {}", data.name, plural(classes.len() as u64, "class")))?;
         train.print("training set", reporter)?;
         validation.print("validation set", reporter)?;
         let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0).clamp(5, 40);
@@ -275,7 +277,8 @@ impl Info {
         let test =
             data.test.as_ref().filter(|test| !Arc::ptr_eq(test, &data.validation)).map(|test| test.len());
         if let Some(count) = test {
-            notes.push(format!("test set: {count} images; `incept eval --part test` evaluates on it"));
+            let count = plural(count as u64, "image");
+            notes.push(format!("test set: {count}; `incept eval --part test` evaluates on it"));
         }
         notes.iter().try_for_each(|note| reporter.line(&format!("note: {}", printable(note))))?;
         let damaged = train.unreadable.len() + validation.unreadable.len();
@@ -493,10 +496,10 @@ impl Preview {
         }
         let images = rows.iter().map(|(_, images)| images.len()).sum();
         let subtitle = format!(
-            "{} classes, {} training and {} validation images",
-            set.classes().len(),
+            "{}, {} training and {}",
+            plural(set.classes().len() as u64, "class"),
             thousands(set.len() as u64),
-            thousands(data.validation.len() as u64)
+            plural(data.validation.len() as u64, "validation image")
         );
         let classes = rows.len();
         let title = data.name.clone();
@@ -504,7 +507,11 @@ impl Preview {
         unreadable.iter().try_for_each(|reason| reporter.line(&format!("unreadable: {reason}")))?;
         let omitted = of_class.len() - classes;
         let more = if omitted > 0 {
-            format!(", {classes} of {} classes (--rows {} for all)", of_class.len(), of_class.len())
+            format!(
+                ", {classes} of {} (--rows {} for all)",
+                plural(of_class.len() as u64, "class"),
+                of_class.len()
+            )
         } else {
             String::new()
         };

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use incept::model::{BLOCKS, GoogLeNet, Topology, TopologyNode};
+use incept::model::{BLOCKS, GoogLeNet, Topology, TopologyKind, TopologyNode};
 
 use super::graph::{numbers, shape};
 use super::report::thousands;
@@ -49,21 +49,21 @@ fn head_color(part: &str) -> &'static str {
 }
 
 fn is_loss(node: &TopologyNode) -> bool {
-    node.operations.first() == Some(&"softmax_cross_entropy")
+    node.kind == TopologyKind::Loss
 }
 
 fn is_sum(node: &TopologyNode) -> bool {
-    node.operations.first() == Some(&"weighted_sum")
+    node.kind == TopologyKind::TotalLoss
 }
 
 /// The fill color of a box.
 pub(super) fn fill(node: &TopologyNode) -> &'static str {
-    match node.operations.first().copied().unwrap_or_default() {
-        "conv" => "#d9eaf5",
-        "linear" => "#f8e0ec",
-        "max_pool" | "avg_pool" | "adaptive_avg_pool" => "#d8f0e7",
-        "lrn" => "#fbf4d0",
-        "softmax_cross_entropy" => match node.part {
+    match node.kind {
+        TopologyKind::Conv => "#d9eaf5",
+        TopologyKind::Linear => "#f8e0ec",
+        TopologyKind::Pool => "#d8f0e7",
+        TopologyKind::Lrn => "#fbf4d0",
+        TopologyKind::Loss => match node.part {
             "aux1" => "#f6cfb2",
             "aux2" => "#a9dfcd",
             _ => "#a9cfe8",
@@ -142,7 +142,7 @@ impl Drawing<'_> {
     /// Places a block and the pool after it; returns the top of the block's output box.
     fn block(&mut self, block: &'static str) -> f64 {
         let nodes = self.nodes(block);
-        let concat = |node: &usize| self.topology.nodes[*node].operations.first() == Some(&"concat");
+        let concat = |node: &usize| self.topology.nodes[*node].kind == TopologyKind::Concat;
         let end = nodes.iter().position(concat).unwrap_or(nodes.len());
         let top = self.y;
         self.y += PADDING + 8.0;
@@ -240,7 +240,7 @@ impl Drawing<'_> {
             vec![(x1, y1), (x2, y2)]
         } else {
             // Lines fan out above the boxes and join below them.
-            let gap = if node.operations == ["concat"] { PADDING + 12.0 } else { 12.0 };
+            let gap = if node.kind == TopologyKind::Concat { PADDING + 12.0 } else { 12.0 };
             let across = if x1 == TRUNK { y1 + gap } else { y2 - 12.0 };
             vec![(x1, y1), (x1, across), (x2, across), (x2, y2)]
         };

@@ -26,7 +26,7 @@ use super::options::{DeviceArgs, PrecisionArgs};
 use super::plot::{INK, SOFT, VERMILION, check, class_label, save};
 use super::raster::thumbnail;
 use super::record::{is_checkpoint, is_included};
-use super::report::{Reporter, shown};
+use super::report::{Reporter, plural, shown};
 use super::sweep::Subject;
 use super::tiles::{Tile, Tiles, shortened};
 use super::tune::Worth;
@@ -294,15 +294,15 @@ impl Eval {
         if let Some(path) = &self.confusion {
             let title = "Confusion matrix".to_string();
             let subtitle = format!(
-                "{} images of {what}, accuracy {accuracy:.2}%; colors are normalized per row",
-                evaluation.count
+                "{} of {what}, accuracy {accuracy:.2}%; colors are normalized per row",
+                plural(evaluation.count as u64, "image")
             );
             save(&ConfusionFigure { confusion, classes, title, subtitle }, path)?;
         }
         if let Some(path) = &self.reliability {
             let subtitle = format!(
-                "{} images of {what}: mean confidence {:.1}%, accuracy {accuracy:.1}%, ECE {:.2}%",
-                evaluation.count,
+                "{} of {what}: mean confidence {:.1}%, accuracy {accuracy:.1}%, ECE {:.2}%",
+                plural(evaluation.count as u64, "image"),
                 100.0 * reliability.confidence(),
                 100.0 * reliability.ece()
             );
@@ -388,7 +388,10 @@ pub(crate) fn mistakes(
     }
     Ok(Tiles {
         title,
-        subtitle: format!("{wrong} of {} images of {data} are misclassified", assessment.evaluation.count),
+        subtitle: format!(
+            "misclassified: {wrong} of {} of {data}",
+            plural(assessment.evaluation.count as u64, "image")
+        ),
         columns: 8,
         heads: Vec::new(),
         tile: 124,

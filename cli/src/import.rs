@@ -12,7 +12,7 @@ use incept::model::{GoogLeNet, Variant};
 use serde::Serialize;
 
 use super::numbers::whole;
-use super::report::{Reporter, command_line, note, shown, thousands};
+use super::report::{Reporter, command_line, note, plural, shown, thousands};
 use super::{Outcome, Result};
 
 /// Import pretrained weights from PyTorch, safetensors, Caffe or ONNX as a checkpoint.
@@ -111,10 +111,10 @@ impl Import {
         let network = &checkpoint.metadata.network;
         let parameters = checkpoint.state.parameters.values().map(|tensor| tensor.data.len()).sum();
         reporter.line(&format!(
-            "{}: {} with {} classes, {} parameters, {}, from {}",
+            "{}: {} with {}, {} parameters, {}, from {}",
             shown(&self.out),
             network.variant,
-            network.classes,
+            plural(network.classes as u64, "class"),
             thousands(parameters as u64),
             if network.has_aux() { "main and auxiliary heads" } else { "main head only" },
             file.format.name()
@@ -208,7 +208,7 @@ fn summarized(names: &[String]) -> String {
         names.iter().partition(|name| name.ends_with("num_batches_tracked"));
     let mut parts = Vec::new();
     if !counters.is_empty() {
-        parts.push(format!("{} num_batches_tracked counters", counters.len()));
+        parts.push(plural(counters.len() as u64, "num_batches_tracked counter"));
     }
     match others.len() {
         0 => {}

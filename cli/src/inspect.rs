@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::import::note_skipped;
 use super::record::{best_of, is_included};
-use super::report::{Reporter, bytes, plural, thousands};
+use super::report::{Reporter, bytes, plural};
 use super::{Outcome, Result};
 
 /// List the tensors of a weights file and identify its network (needs no device).
@@ -110,16 +110,16 @@ impl Inspect {
             ))?;
         }
         reporter.line(&format!(
-            "\n{}, {}: {} tensors, {} elements",
+            "\n{}, {}: {}, {}",
             file.format.name(),
             bytes(content.len() as u64),
-            tensors.len(),
-            thousands(elements as u64)
+            plural(tensors.len() as u64, "tensor"),
+            plural(elements as u64, "element")
         ))?;
         if let Content::Graph(graph) = &file.content {
             reporter.line(&format!(
-                "graph: {} nodes, opset {}, producer {}; outputs {}",
-                graph.nodes.len(),
+                "graph: {}, opset {}, producer {}; outputs {}",
+                plural(graph.nodes.len() as u64, "node"),
                 graph.opset,
                 if graph.producer.is_empty() { "?" } else { &graph.producer },
                 graph.outputs.join(", ")
@@ -151,10 +151,10 @@ impl Inspect {
 fn network_line(network: &GoogLeNet) -> String {
     let full = GoogLeNet::of(network.variant).channels.stem[2];
     format!(
-        "network: {}, width {:.3}, {} classes, input {} x {}, {}",
+        "network: {}, width {:.3}, {}, input {} x {}, {}",
         network.variant,
         network.channels.stem[2] as f64 / full as f64,
-        network.classes,
+        plural(network.classes as u64, "class"),
         network.input,
         network.input,
         if network.has_aux() { "main and auxiliary heads" } else { "main head only" }

@@ -79,8 +79,8 @@ impl Outcome {
 
 type Result<T = Outcome> = incept::Result<T>;
 
-/// Train GoogLeNet with its two auxiliary classifiers on any GPU that has a driver, and classify
-/// images with it.
+/// Train GoogLeNet with its two auxiliary classifiers on any GPU that has a driver, or on the CPU,
+/// and classify images with it.
 ///
 /// GoogLeNet (Inception v1) has 22 layers and three classifier heads. The auxiliary heads aux1 and
 /// aux2, on inception 4a and 4d, send gradients directly into the lower layers during training.

@@ -46,8 +46,8 @@ pub(crate) struct DeviceArgs {
     /// Device: `auto` (the fastest GPU, or the CPU if there is none), `cpu`, `gpu`, or an adapter:
     /// its index in `incept devices` or part of its name [default: auto].
     ///
-    /// Software adapters (lavapipe, llvmpipe, SwiftShader, WARP) run shaders on the CPU, more slowly
-    /// than `cpu`: they are used only by name or index, or if `--backend` is given.
+    /// Software adapters (lavapipe, llvmpipe, SwiftShader, WARP) run shaders on the CPU, more
+    /// slowly than `cpu`: they are used only by name or index, or if `--backend` is given.
     #[arg(
         long = "device",
         alias = "adapter",

@@ -20,7 +20,7 @@ use serde_json::json;
 use super::bench::WorkArgs;
 use super::numbers::whole;
 use super::options::DeviceArgs;
-use super::report::{Reporter, note};
+use super::report::{Reporter, note, plural};
 use super::tune::Worth;
 use super::{Outcome, Result};
 
@@ -420,9 +420,9 @@ impl ProfileResult<'_> {
             ))?;
         }
         reporter.line(&format!(
-            "\n{}: {} dispatches, {:.3} ms, {:.1} GFLOPS, {:.1}% of the peak",
+            "\n{}: {}, {:.3} ms, {:.1} GFLOPS, {:.1}% of the peak",
             self.pass,
-            self.kernels.len(),
+            plural(self.kernels.len() as u64, "dispatch"),
             1e3 * self.seconds,
             self.gflops,
             100.0 * self.gflops / gflops
@@ -491,9 +491,10 @@ fn print_costs(costs: &[NodeCost], reporter: &Reporter) -> incept::Result<()> {
         costs.iter().fold((0, 0), |(flops, moved), c| (flops + c.flops, moved + c.storage()));
     let flagged = costs.iter().filter(|c| !c.flags().is_empty()).count();
     reporter.line(&format!(
-        "\n{} dispatches, {:.3} GFLOP, {:.1} MB moved in total, {flagged} nodes flagged",
-        costs.iter().map(|c| c.dispatches.len()).sum::<usize>(),
+        "\n{}, {:.3} GFLOP, {:.1} MB moved in total, {} flagged",
+        plural(costs.iter().map(|c| c.dispatches.len() as u64).sum(), "dispatch"),
         1e-9 * flops as f64,
-        1e-6 * moved as f64
+        1e-6 * moved as f64,
+        plural(flagged as u64, "node")
     ))
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use incept::low_level::text::noun_after;
 use incept::low_level::untrusted::{is_hostile, printable_lines};
 use incept::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -270,9 +271,9 @@ pub(crate) fn bytes(count: u64) -> String {
     if mib < 1024.0 { format!("{mib:.1} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
 }
 
-/// Formats a count and a noun that takes a plural s: 1 epoch, 2 epochs, 1,000 images.
+/// Formats a count with its noun: 1 epoch, 2 epochs, 1,000 classes.
 pub(crate) fn plural(count: u64, noun: &str) -> String {
-    format!("{} {noun}{}", thousands(count), if count == 1 { "" } else { "s" })
+    format!("{} {}", thousands(count), noun_after(count == 1, noun))
 }
 
 /// Formats a whole number with thousands separators.

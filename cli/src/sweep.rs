@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::early_exit::{Calibrated, HeadCalibration};
 use super::plot::{self, Area, Axes, BLUE, Drawn, Figure, INK, SOFT, Unit, VERMILION, heading, legend, line};
-use super::report::{Rate, Reporter, note, shown};
+use super::report::{Rate, Reporter, note, plural, shown};
 
 /// Fraction of the images in the calibration set, which fits the temperatures and chooses the
 /// threshold; the others are evaluated.
@@ -76,7 +76,10 @@ impl Subject<'_> {
     pub(crate) fn sweep(&self, plots: &[PathBuf], reporter: &Reporter) -> Result<()> {
         let (evaluation, calibration) = stratified(self.set.as_ref(), CALIBRATION, 0);
         if evaluation.is_empty() || calibration.is_empty() {
-            return Err(Error::Config(format!("{} images are too few for calibration", self.set.len())));
+            return Err(Error::Config(format!(
+                "{}: too few for calibration",
+                plural(self.set.len() as u64, "image")
+            )));
         }
         let subset = |indices| -> Arc<dyn Dataset> { Arc::new(Subset::new(Arc::clone(&self.set), indices)) };
         let (evaluation, calibration) = (subset(evaluation), subset(calibration));
@@ -134,7 +137,12 @@ impl Subject<'_> {
             points: &points,
             main,
             recommended,
-            subtitle: format!("{}, {} images of {}", shown(self.checkpoint), all.labels.len(), self.data),
+            subtitle: format!(
+                "{}, {} of {}",
+                shown(self.checkpoint),
+                plural(all.labels.len() as u64, "image"),
+                self.data
+            ),
         };
         plots.iter().try_for_each(|path| plot::save(&figure, path))?;
         let files: Vec<String> = plots.iter().map(|p| shown(p)).collect();
@@ -277,8 +285,11 @@ impl Subject<'_> {
     ) -> Result<()> {
         for HeadCalibration { head, calibration: c } in calibration {
             reporter.line(&format!(
-                "{head:<5} temperature {:.3}: NLL {:.4} before, {:.4} after, on the {images} images of the calibration set",
-                c.temperature, c.before, c.after
+                "{head:<5} temperature {:.3}: NLL {:.4} before, {:.4} after, on {} of the calibration set",
+                c.temperature,
+                c.before,
+                c.after,
+                plural(images as u64, "image")
             ))?;
         }
         let accuracies: Vec<String> =
@@ -306,7 +317,8 @@ impl Subject<'_> {
             )),
             None => {
                 note(&format!(
-                    "no threshold saves compute for up to half a percentage point of accuracy, plus the standard error on {images} images"
+                    "no threshold saves compute for up to half a percentage point of accuracy, plus the standard error on {}",
+                    plural(images as u64, "image")
                 ));
                 Ok(())
             }

@@ -1,31 +1,32 @@
 //! `incept train`
 
+mod start;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use incept::Error;
-use incept::checkpoint::Checkpoint;
-use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing};
+use incept::data::{Loader, LoaderOptions};
 use incept::learner::Learner;
 use incept::low_level::output::is_special;
-use incept::model::GoogLeNet;
 use incept::runs::{Manifest, Recorder, RecorderOptions, RunFolder, StopReason};
 use incept::train::Trainer;
 use serde::Serialize;
+use start::Start;
 
-use super::config::{Config, Recipe, class_weights};
+use super::config::{Config, Recipe};
 use super::dashboard::ViewName;
-use super::data::{describe, note_shapes, report_bad, suited_input};
-use super::fit::{Run, Setup};
+use super::data::report_bad;
+use super::fit::Setup;
 use super::flags::flags;
 use super::interrupt::interruptible;
-use super::options::{DeviceArgs, Init, PrecisionArgs, PrecisionName};
+use super::options::{DeviceArgs, PrecisionArgs, PrecisionName};
 use super::place::{Place, ended};
-use super::record::{checkpoint_of, folder_of, require_finite};
-use super::report::{Reporter, bytes, is_unread, note, plural, shown, thousands};
+use super::record::{checkpoint_of, folder_of};
+use super::report::{Reporter, bytes, is_unread, note, shown, thousands};
 use super::screen::Screen;
-use super::{Outcome, Result, plot, preview, record};
+use super::{Outcome, Result, plot, preview};
 
 /// Train a network on a data set; each run has a folder with its configuration, log and
 /// checkpoints.
@@ -164,17 +165,6 @@ enum Event<'a> {
     },
 }
 
-/// A configured run, before a device is opened.
-struct Start {
-    setup: Setup,
-    /// The checkpoint to resume from.
-    resumed: Option<Checkpoint>,
-    /// Pretrained weights, and the names of parameters that are reinitialized nevertheless.
-    weights: Option<(Checkpoint, Vec<String>)>,
-    /// The file of either.
-    from: Option<PathBuf>,
-}
-
 impl Train {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let device_args = &self.device;
@@ -270,159 +260,6 @@ impl Train {
         Ok(if history.interrupted { Outcome::Interrupted } else { Outcome::Done })
     }
 
-    fn fresh(&self) -> Result<Start> {
-        let mut config = self.config.layered(self.recipe, self.file.as_deref())?;
-        config.training.unset_disabled();
-        config.training.validate()?;
-        config.load.set_limit()?;
-        config.run.validate()?;
-        self.config.optimizer.refuse_ineffective(&config.optimizer)?;
-        config.optimizer.drop_ineffective();
-        let what = config.data.clone();
-        let what = what.ok_or_else(|| {
-            Error::Config("no data set: give one as an argument, or as `data` in the --config file".into())
-        })?;
-        let training = &mut config.training;
-        let seed = *training.seed.get_or_insert(1);
-        let val_split = *training.val_split.get_or_insert(OpenOptions::default().val_split);
-        let data = describe(
-            &what,
-            &OpenOptions { val_split, limit: training.limit, limit_seed: seed, ..OpenOptions::default() },
-        )?;
-        if data.train.is_empty() {
-            return Err(Error::format(&what, "has no images to train on"));
-        }
-        let names = data.train.classes();
-        let from = match &config.network.init {
-            Some(Init::Weights(path)) => Some(path.clone()),
-            _ => None,
-        };
-        let weights = from.as_deref().map(record::load).transpose()?;
-        let reset = *training.reset_head.get_or_insert(false);
-        if weights.is_none() && (reset || training.freeze_until.is_some()) {
-            return Err(Error::Config("--reset-head and --freeze-until need --init FILE".into()));
-        }
-        let mut network = match &weights {
-            Some(Checkpoint { metadata, .. }) => {
-                let theirs = metadata.classes.len();
-                if theirs != names.len() && !reset {
-                    let reason = format!(
-                        "--init: the weights have {theirs} classes and the data set has {}: reinitialize the classifiers with --reset-head",
-                        names.len()
-                    );
-                    return Err(Error::Config(reason));
-                }
-                if !reset && metadata.classes != names {
-                    let first = |classes: &[String]| classes.first().cloned().unwrap_or_default();
-                    note(&format!(
-                        "note: the pretrained weights have other class names ({}, ...) than the data set ({}, ...); the classifiers are kept (--reset-head reinitializes them)",
-                        first(&metadata.classes),
-                        first(names)
-                    ));
-                }
-                // The network comes with the weights; a recipe's is ignored, a flag's refused.
-                config.network.width = self.config.network.width;
-                config.network.variant = self.config.network.variant.or(Some(metadata.network.variant));
-                if config.network.width.is_some() || config.network.variant != Some(metadata.network.variant)
-                {
-                    let reason = "--init FILE determines the network: remove --variant and --width";
-                    return Err(Error::Config(reason.into()));
-                }
-                // Class weights of the earlier training do not apply to this one.
-                let theirs = GoogLeNet { class_weights: None, ..metadata.network.clone() };
-                config.network.changed(theirs.classes(names.len()))?
-            }
-            None => config.network.network(names.len(), suited_input(&data.train))?,
-        };
-        network.freeze_until.clone_from(&training.freeze_until);
-        let counts = || {
-            (0..data.train.len()).fold(vec![0; names.len()], |mut counts, i| {
-                counts[data.train.label(i) as usize] += 1;
-                counts
-            })
-        };
-        network.class_weights =
-            training.class_weights.as_deref().map(|w| class_weights(w, &counts())).transpose()?;
-        let (augmentation, mix) = config.augment.resolve(data.suits)?;
-        network.mixed_labels = mix.is_some();
-        network.validate()?;
-        if self.config.network.aux_dropout.is_some() && !network.has_aux() {
-            let reason = "--aux-dropout has no effect: --aux-weight 0 removes the auxiliary heads";
-            return Err(Error::Config(reason.into()));
-        }
-        config.network.fill(&network);
-        if weights.is_none() {
-            config.network.width.get_or_insert(1.0);
-        }
-        let preprocessing = match &weights {
-            Some(checkpoint) => {
-                let theirs = checkpoint.metadata.preprocessing.clone();
-                config.pixels.resolve(&Preprocessing { input: network.input, ..theirs })?
-            }
-            None => config.pixels.measured(network.input, data.train.as_ref())?,
-        };
-        note_shapes(data.train.as_ref(), &preprocessing, self.config.pixels.fit.is_some());
-        let training = &mut config.training;
-        let optimizer = config.optimizer.resolve();
-        config.run.save_every.get_or_insert(1);
-        config.run.keep.get_or_insert(0);
-        config.optimizer.validate()?;
-        let epochs = *training.epochs.get_or_insert(30);
-        let batch = training.batch.get_or_insert(32);
-        GoogLeNet::check_batch(*batch)?;
-        if *batch > data.train.len() {
-            // Filling the batch with copies would make the variance in batch norm too small.
-            note(&format!("note: batch size reduced to {}, the number of training images", data.train.len()));
-            *batch = data.train.len();
-        }
-        let batch = *batch;
-        if batch == 1 && mix.is_some() {
-            let reason =
-                "--mixup and --cutmix have no effect: they mix the images of a batch, and --batch-size is 1";
-            return Err(Error::Config(reason.into()));
-        }
-        let warmup = *config.optimizer.warmup.get_or_insert(0.0);
-        if self.config.optimizer.warmup.is_some() && warmup >= epochs as f64 && warmup > 0.0 {
-            let reason =
-                format!("--warmup-epochs {warmup} must be shorter than the run, which has --epochs {epochs}");
-            return Err(Error::Config(reason));
-        }
-        let run = Run {
-            data: what,
-            val_split,
-            limit: training.limit,
-            epochs,
-            batch,
-            lr: *config.optimizer.lr.get_or_insert(0.01),
-            schedule: *config
-                .optimizer
-                .schedule
-                .get_or_insert(incept::optim::Schedule::Polynomial { power: 0.5 }),
-            warmup,
-            optimizer,
-            augmentation,
-            seed,
-            mix,
-            patience: training.patience,
-            config,
-        };
-        run.check()?;
-        note_long_warmup(&run);
-        let steps = run.epochs.saturating_mul(data.train.len().div_ceil(run.batch.max(1)) as u64);
-        if u64::from(optimizer.accumulate) > steps {
-            let reason = format!(
-                "--grad-accum {} is more than the {steps} batches of the whole run",
-                optimizer.accumulate
-            );
-            return Err(Error::Config(reason));
-        }
-        let reinitialized = if reset { network.head_parameters() } else { Vec::new() };
-        let weights = weights.map(|checkpoint| (checkpoint, reinitialized));
-        let load = run.config.load.clone();
-        let setup = Setup { run, network, preprocessing, data, load };
-        Ok(Start { setup, resumed: None, weights, from })
-    }
-
     /// Locks what the run writes to; completes what a crash interrupted in a resumed run.
     fn place(&self, start: &Start) -> Result<Place> {
         let options = &start.setup.run.config.run;
@@ -457,73 +294,6 @@ impl Train {
         let best = best.as_deref();
         reporter.event(&Event::End { reason, epochs, best_accuracy, best_epoch, best, last })?;
         Ok(Some(Outcome::Done))
-    }
-
-    fn resumed(&self, path: &Path) -> Result<Start> {
-        let checkpoint = Checkpoint::load(path)?;
-        require_finite(path, &checkpoint)?;
-        let metadata = &checkpoint.metadata;
-        let mut run: Run = serde_json::from_value(metadata.run.clone()).map_err(|e| {
-            Error::Config(format!("this checkpoint has no training configuration and cannot be resumed: {e}"))
-        })?;
-        if let Some(data) = &self.config.data {
-            run.data.clone_from(data);
-            run.config.data = Some(data.clone());
-        }
-        if let Some(epochs) = self.config.training.epochs {
-            run.epochs = epochs;
-            run.config.training.epochs = Some(epochs);
-        }
-        if let Some(patience) = self.config.training.patience {
-            run.config.training.patience = Some(patience).filter(|epochs| *epochs > 0);
-            run.patience = run.config.training.patience;
-        }
-        if let Some(no_validation) = self.config.training.no_validation {
-            run.config.training.no_validation = Some(no_validation);
-        }
-        run.config.training.validate()?;
-        run.check().map_err(|error| {
-            Error::format(path, format!("has an invalid training configuration: {error}"))
-        })?;
-        note_long_warmup(&run);
-        // JSON has no infinity: an infinite norm, which only measures, is read back as none.
-        run.optimizer.max_grad_norm.get_or_insert(f32::INFINITY);
-        if let Some(checkpointing) = self.config.optimizer.checkpointing {
-            // Recomputed activations are bit-identical: only memory and time change.
-            run.optimizer.checkpointing = checkpointing;
-            run.config.optimizer.checkpointing = Some(checkpointing);
-        }
-        let (own, given) = (&mut run.config.load, &self.config.load);
-        own.workers = given.workers.or(own.workers);
-        own.max_bad = given.max_bad.or(own.max_bad);
-        own.max_pixels = given.max_pixels.or(own.max_pixels);
-        own.set_limit()?;
-        let (own, given) = (&mut run.config.run, &self.config.run);
-        own.save_every = given.save_every.or(own.save_every);
-        own.keep = given.keep.or(own.keep);
-        own.tensorboard = given.tensorboard.clone().or_else(|| own.tensorboard.clone());
-        own.out = given.out.clone();
-        own.runs_dir = given.runs_dir.clone().or_else(|| own.runs_dir.clone());
-        // The view is not kept: a resumed run may have another terminal, or none.
-        own.view = given.view;
-        let options = OpenOptions {
-            val_split: run.val_split,
-            limit: run.limit,
-            limit_seed: run.seed,
-            ..OpenOptions::default()
-        };
-        let data = describe(&run.data, &options)?;
-        if data.train.classes() != metadata.classes {
-            let classes = metadata.classes.join(", ");
-            return Err(Error::Config(format!(
-                "{} does not have the checkpoint's classes: {classes}",
-                run.data
-            )));
-        }
-        let (network, preprocessing) = (metadata.network.clone(), metadata.preprocessing.clone());
-        let load = run.config.load.clone();
-        let setup = Setup { run, network, preprocessing, data, load };
-        Ok(Start { setup, resumed: Some(checkpoint), weights: None, from: Some(path.to_path_buf()) })
     }
 
     /// The folder of the resumed run, if there is one.
@@ -587,18 +357,6 @@ impl Train {
         reporter.line(&format!("saved {}; the first column is without augmentation", shown(path)))?;
         reporter.event(&serde_json::json!({ "event": "preview", "sheet": path }))?;
         Ok(Outcome::Done)
-    }
-}
-
-/// Prints a note if a warm-up from a recipe or file is as long as the run.
-fn note_long_warmup(run: &Run) {
-    if run.warmup > 0.0 && run.warmup >= run.epochs as f64 {
-        note(&format!(
-            "note: the warm-up ({} epochs) is not shorter than the run ({}): the learning rate never reaches --lr {}",
-            run.warmup,
-            plural(run.epochs, "epoch"),
-            run.lr
-        ));
     }
 }
 

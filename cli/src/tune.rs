@@ -60,7 +60,11 @@ impl DeviceArgs {
             Ok(cache) => {
                 let choices = cache.load();
                 if !choices.is_empty() {
-                    log::info!("kernels: {} choices from {}", choices.len(), shown(cache.path()));
+                    log::info!(
+                        "kernels: {} from {}",
+                        plural(choices.len() as u64, "choice"),
+                        shown(cache.path())
+                    );
                 }
                 gpu.add_choices(choices);
             }

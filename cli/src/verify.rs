@@ -6,7 +6,7 @@ use clap::Args;
 use incept::low_level::verify::{Check, Engine, Failure, Report, run};
 
 use super::options::DeviceArgs;
-use super::report::Reporter;
+use super::report::{Reporter, plural};
 use super::{Outcome, Result};
 
 /// Compare this device's results with float64 golden values.
@@ -41,7 +41,8 @@ impl Verify {
             device.block_on(run(&device, &self.folder, engines, |progress| {
                 bar.set_length(progress.total as u64);
                 let shown = || {
-                    format!("{}, {}: {} checks done", progress.set, progress.engine.name(), progress.checks)
+                    let checks = plural(progress.checks as u64, "check");
+                    format!("{}, {}: {checks} done", progress.set, progress.engine.name())
                 };
                 bar.update(progress.done as u64, shown);
             }))?
@@ -105,14 +106,14 @@ fn list(report: &Report, reporter: &Reporter) -> Result<()> {
         reporter.line(&format!("not checked: {set} {engine}: {reason}"))?;
     }
     let count = |wanted: fn(&Check) -> bool| report.checks.iter().filter(|c| wanted(c)).count();
-    let mut text =
-        format!("{} checks, {} outside of their limits", report.checks.len(), count(|c| !c.passed()));
+    let checks = plural(report.checks.len() as u64, "check");
+    let mut text = format!("{}, {} outside of their limits", checks, count(|c| !c.passed()));
     let ties = count(Check::is_near_tie);
     if ties > 0 {
-        text.push_str(&format!(", {ties} near ties"));
+        text.push_str(&format!(", {}", plural(ties as u64, "near tie")));
     }
     if !report.failures.is_empty() {
-        text.push_str(&format!(", {} sets not checked", report.failures.len()));
+        text.push_str(&format!(", {} not checked", plural(report.failures.len() as u64, "set")));
     }
     reporter.line(&text)
 }

@@ -5,6 +5,7 @@ use super::{ModelCheckpoint, OnnxOptions};
 use crate::data::{Fit, Preprocessing};
 use crate::error::Result;
 use crate::model::Model;
+use crate::text::plural;
 use crate::untrusted::printable;
 
 /// Preprocessing steps from an image to the network's input: key in the model's metadata, and
@@ -131,7 +132,7 @@ impl<M: Model> ModelCheckpoint<M> {
         Ok(format!(
             "# {title}
 
-{network}, {count} classes, exported by {program_name} {version}. ONNX, operators of version 17.
+{network}, {of_classes}, exported by {program_name} {version}. ONNX, operators of version 17.
 
 ## Input
 
@@ -160,6 +161,7 @@ With onnxruntime, Pillow and numpy; the same class as `{program_name} classify`:
             title = cell(file),
             network = network.title(),
             count = network.class_count(),
+            of_classes = plural(network.class_count(), "class"),
             program_name = env!("CARGO_PKG_NAME"),
             version = env!("CARGO_PKG_VERSION"),
             size = p.input,

@@ -7,6 +7,7 @@ use crate::formats::{ExportOptions, write_onnx};
 use crate::graph::TensorId;
 use crate::model::{Model, Network, Output};
 use crate::optim::{Progress, TrainingState, is_loss_scale};
+use crate::text::plural;
 
 /// Options of the ONNX export.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,9 +51,9 @@ impl<M: Model> ModelCheckpoint<M> {
             heads.iter().map(|(head, name)| Ok((graph.output(Output::Logits(head))?, name.as_str())));
         let outputs: Vec<(TensorId, &str)> = outputs.collect::<Result<_>>()?;
         let description = format!(
-            "{}, {} classes. Preprocessing of `data`: {}.",
+            "{}, {}. Preprocessing of `data`: {}.",
             metadata.network.title(),
-            metadata.network.class_count(),
+            plural(metadata.network.class_count(), "class"),
             in_words(&metadata.preprocessing)
         );
         let json = serde_json::to_string(&metadata).map_err(Error::unwritable)?;

@@ -9,6 +9,7 @@ use crate::formats::{Content, Foreign, Format};
 use crate::model::{GoogLeNet, Pixels, Recognized, Variant};
 use crate::optim::{Progress, TrainingState};
 use crate::tensor::HostTensor;
+use crate::text::plural;
 
 /// Properties of a network that its file may lack.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,9 +79,9 @@ impl Checkpoint {
         };
         if classes.len() != network.classes {
             return Err(Error::Config(format!(
-                "the classifier of {} has {} classes, but the list has {}: write one class per line",
+                "the classifier of {} has {}, but the list has {}: write one class per line",
                 path.display(),
-                network.classes,
+                plural(network.classes, "class"),
                 classes.len()
             )));
         }

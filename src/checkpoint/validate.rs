@@ -13,6 +13,7 @@ use crate::optim::TrainingState;
 use crate::optim::is_loss_scale;
 use crate::tensor::HostTensor;
 use crate::tensor::Shape;
+use crate::text::plural;
 
 /// Maximum value of counters: larger ones would overflow in later sums.
 const MAX_COUNT: u64 = 1 << 40;
@@ -35,8 +36,8 @@ fn check_metadata<M: Model>(metadata: &ModelMetadata<M>) -> Result<(), String> {
     let ModelMetadata { network, classes, preprocessing, progress, .. } = metadata;
     network.validate().map_err(|error| field(&error))?;
     if classes.len() != network.class_count() {
-        let (names, count) = (classes.len(), network.class_count());
-        return Err(format!("`classes` has {names} names, and `network.classes` is {count}"));
+        let (names, count) = (plural(classes.len(), "name"), network.class_count());
+        return Err(format!("`classes` has {names}, and `network.classes` is {count}"));
     }
     check_preprocessing(preprocessing, network.input_size())?;
     let counters = [
@@ -50,7 +51,7 @@ fn check_metadata<M: Model>(metadata: &ModelMetadata<M>) -> Result<(), String> {
     }
     for (name, count) in &counters[1..] {
         if *count > progress.step {
-            return Err(format!("`progress.{name}` is {count} after {} steps", progress.step));
+            return Err(format!("`progress.{name}` is {count} after {}", plural(progress.step, "step")));
         }
     }
     Ok(())

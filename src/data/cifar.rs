@@ -6,6 +6,7 @@ use super::parts::Part;
 use super::read::{first_of, names_in, read};
 use super::{Found, Uniform, cifar_python};
 use crate::error::{Error, Result};
+use crate::text::plural;
 use crate::untrusted::read_text;
 
 const SIZE: usize = 32;
@@ -121,9 +122,9 @@ impl Version {
         } else {
             if !missing.is_empty() {
                 let (count, of) = (missing.len(), self.train.len());
-                let folder = folder.display();
+                let (are, folder) = (if count == 1 { "is" } else { "are" }, folder.display());
                 found.notes.push(format!(
-                    "{count} of {of} files of the training set are missing in {folder}: {}",
+                    "{count} of {of} files of the training set {are} missing in {folder}: {}",
                     missing.join(", ")
                 ));
             }
@@ -149,7 +150,8 @@ impl Version {
         if names.len() == known.len() {
             Ok(names)
         } else {
-            Err(Error::format(path, format!("has {} names for {} classes", names.len(), known.len())))
+            let (names, classes) = (plural(names.len(), "name"), plural(known.len(), "class"));
+            Err(Error::format(path, format!("has {names} for {classes}")))
         }
     }
 
@@ -175,7 +177,8 @@ fn add_records(set: &mut Uniform, path: &Path, label_bytes: usize) -> Result<()>
     let bytes = read(path)?;
     let record = label_bytes + 3 * PLANE;
     if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
-        let reason = format!("has {} bytes, which is not a multiple of a record's {record}", bytes.len());
+        let length = plural(bytes.len(), "byte");
+        let reason = format!("has {length}, which is not a multiple of a record's {record}");
         return Err(Error::format(path, reason));
     }
     for (i, record) in bytes.chunks_exact(record).enumerate() {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::walk::{self, Listing, file_name};
 use super::{Dataset, Image};
 use crate::error::{Error, Result};
+use crate::text::plural;
 use crate::untrusted::{open_regular, read_up_to};
 
 /// Images in sub-folders, decoded on access.
@@ -105,14 +106,14 @@ pub(super) fn class_files(folder: &Path, notes: &mut Vec<String>) -> Result<Clas
     skipped.count(&beside);
     notes.extend(skipped.note(folder));
     if !beside.images.is_empty() && !found.is_empty() {
-        let (count, name) = (beside.images.len(), folder.display());
-        notes.push(format!("skipped {count} images in {name} that are not in a class folder"));
+        let (images, name) = (plural(beside.images.len(), "image"), folder.display());
+        notes.push(format!("skipped {images} in {name} outside of class folders"));
     }
     if !empty.is_empty() && !found.is_empty() {
         let names: Vec<&str> = empty.iter().take(5).map(String::as_str).collect();
         let more = if empty.len() > 5 { ", ..." } else { "" };
-        let (count, folder) = (empty.len(), folder.display());
-        notes.push(format!("skipped {count} folders in {folder} without images: {}{more}", names.join(", ")));
+        let (folders, folder) = (plural(empty.len(), "folder"), folder.display());
+        notes.push(format!("skipped {folders} in {folder} without images: {}{more}", names.join(", ")));
     }
     Ok(found)
 }

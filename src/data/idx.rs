@@ -9,6 +9,7 @@ use super::read::{MAX_UNPACKED_BYTES, failed, first_of, names_in, stream};
 use super::walk::{entries, file_name};
 use super::{Found, Uniform};
 use crate::error::{Error, Result};
+use crate::text::plural;
 use crate::untrusted::{MAX_FILE_BYTES, read_text};
 
 /// EMNIST's subsets.
@@ -161,7 +162,8 @@ fn read(images: &Path, labels: &Path) -> Result<Uniform> {
     let (counts, classes) = elements::<1>(labels)?;
     let [count, height, width] = extents;
     if counts != [count] {
-        let reason = format!("has {} labels for {count} images of {}", counts[0], images.display());
+        let (labelled, count) = (plural(counts[0], "label"), plural(count, "image"));
+        let reason = format!("has {labelled} for {count} of {}", images.display());
         return Err(Error::format(labels, reason));
     }
     let most = classes.iter().copied().max().unwrap_or(0);
@@ -212,9 +214,10 @@ fn elements<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)> {
     // of a gzip file.
     bytes.take(expected + 1).read_to_end(&mut body).map_err(|e| failed(path, e))?;
     if body.len() as u64 != expected {
-        let found = if body.len() as u64 > expected { "more".into() } else { body.len().to_string() };
+        let found =
+            if body.len() as u64 > expected { "more bytes".into() } else { plural(body.len(), "byte") };
         let reason = format!(
-            "has {found} bytes of data instead of the announced {extents:?}: the download may be incomplete"
+            "has {found} of data instead of the announced {extents:?}: the download may be incomplete"
         );
         return Err(Error::format(path, reason));
     }

@@ -7,6 +7,7 @@ use super::folder::{ClassFiles, Folder, class_files};
 use super::parts::{Part, Parted};
 use super::walk::{self, file_name};
 use crate::error::{Error, Result};
+use crate::text::plural;
 use crate::untrusted::read_text;
 
 /// A data set of image folders by its parts.
@@ -55,10 +56,8 @@ pub(super) fn read(root: &Path, notes: &mut Vec<String>) -> Result<Layout> {
     let skipped = others.iter().map(|folder| Ok((folder, walk::images(folder)?.images.len())));
     for (folder, count) in skipped.collect::<Result<Vec<_>>>()? {
         if count > 0 {
-            let folder = folder.display();
-            notes.push(format!(
-                "skipped {count} images in {folder}, which is not a train, val or test folder"
-            ));
+            let (images, folder) = (plural(count, "image"), folder.display());
+            notes.push(format!("skipped {images} in {folder}, which is not a train, val or test folder"));
         }
     }
     by_parts(root, &parts, &train, notes)
@@ -146,15 +145,15 @@ fn part_of(
             continue;
         }
         let count = walk::images(&folder)?.images.len();
-        let name = folder.display();
+        let (images, name) = (plural(count, "image"), folder.display());
         match (part, count) {
             (_, 0) => notes.push(format!("skipped {name}: it has no images")),
             (Part::Test, _) => notes.push(format!(
-                "skipped {count} images in {name}: the test set has no labels, because none of its folders is a class"
+                "skipped {images} in {name}: the test set has no labels, because none of its folders is a class"
             )),
             _ => {
                 let reason = format!(
-                    "has {count} images but no class folder of the training set: sort them into class folders, or rename it"
+                    "has {images} but no class folder of the training set: sort them into class folders, or rename it"
                 );
                 return Err(Error::format(folder, reason));
             }

@@ -7,6 +7,7 @@ use super::is_image;
 use super::labels::{Label, Numbers, known_classes};
 use super::parts::{Part, Parted};
 use crate::error::{Error, Result};
+use crate::text::plural;
 use crate::untrusted::{printable, read_file};
 
 /// Accepted column names.
@@ -138,7 +139,8 @@ fn rows(path: &Path, part: Part, rows: &mut Vec<Row>, notes: &mut Vec<String>) -
     }
     if unlabelled > 0 {
         notes.push(format!(
-            "skipped {unlabelled} rows of {}: they belong to the test set and have no label",
+            "skipped {} of {}: in the test set and without a label",
+            plural(unlabelled, "row"),
             path.display()
         ));
     }

@@ -2,6 +2,7 @@
 
 use super::{Dataset, Image};
 use crate::error::{Error, Result};
+use crate::text::plural;
 
 /// Labelled images in memory, of any sizes.
 ///
@@ -44,7 +45,7 @@ impl InMemory {
         let Image { width, height, channels, ref pixels } = image;
         let size = width.checked_mul(height).and_then(|area| area.checked_mul(channels));
         if size != Some(pixels.len()) || pixels.is_empty() || !matches!(channels, 1 | 3) {
-            let found = format!("{width} x {height} x {channels} with {} bytes", pixels.len());
+            let found = format!("{width} x {height} x {channels} with {}", plural(pixels.len(), "byte"));
             return Err(Error::out_of_range(
                 "InMemory::push",
                 "an image of width x height x 1 or 3 bytes",

@@ -9,6 +9,7 @@ use super::parts::Part;
 use super::split::{evenly, stratified};
 use super::{Augmentation, Dataset, Subset};
 use crate::error::{Error, Result};
+use crate::text::plural;
 
 /// A data set with its training and validation set.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct OpenedData {
     pub train: Arc<dyn Dataset>,
     /// Validation set: the data set's own, or its test set, or else a share of the training set.
     pub validation: Arc<dyn Dataset>,
+    /// The part of the data set that is `validation`; `None` if it was split off.
+    pub own_validation: Option<Part>,
     /// Test set, if there is one; also used as `validation` if there is no validation set.
     pub test: Option<Arc<dyn Dataset>>,
     /// Description for messages.
@@ -84,7 +87,9 @@ pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
         return Err(Error::out_of_range("OpenOptions::val_split", "between 0 and 1", share));
     }
     let mut found = find(what)?;
+    let part = if found.validation.is_some() { Part::Validation } else { Part::Test };
     let validation = found.validation.take().or_else(|| found.test.clone());
+    let own_validation = validation.as_ref().filter(|_| found.train.is_some()).map(|_| part);
     let Found { train, test, name, suits, mut notes, .. } = found;
     let (train, validation) = match (train, validation) {
         (Some(train), Some(validation)) => (train, validation),
@@ -101,7 +106,7 @@ pub fn open(what: &str, options: &OpenOptions) -> Result<OpenedData> {
         Some(limit) => at_most(train, limit, options.limit_seed),
         None => train,
     };
-    Ok(OpenedData { train, validation, test, name, suits, notes })
+    Ok(OpenedData { train, validation, own_validation, test, name, suits, notes })
 }
 
 /// Splits a set into training and validation.
@@ -112,7 +117,8 @@ fn divided(
 ) -> Result<(Arc<dyn Dataset>, Arc<dyn Dataset>)> {
     let (rest, part) = stratified(set.as_ref(), options.val_split, options.seed);
     if rest.is_empty() || part.is_empty() {
-        let reason = format!("{} images are too few to split into training and validation", set.len());
+        let images = plural(set.len(), "image");
+        let reason = format!("has {images}, too few to split into training and validation");
         return Err(Error::format(what, reason));
     }
     let subset = |indices| Arc::new(Subset::new(Arc::clone(set), indices)) as Arc<dyn Dataset>;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Dataset, Image};
 use crate::error::{Error, Result};
+use crate::text::plural;
 use crate::untrusted::printable;
 
 /// A data set with labels mapped to a network's classes.
@@ -47,11 +48,12 @@ pub fn with_classes(set: Arc<dyn Dataset>, classes: &[String]) -> Result<Arc<dyn
         let list = |names: &mut dyn Iterator<Item = &str>| {
             printable(&names.take(12).collect::<Vec<_>>().join(", ")).into_owned()
         };
-        let count = unknown.len();
+        let count = plural(unknown.len(), "class");
+        let are = if unknown.len() == 1 { "is" } else { "are" };
         let (unknown, classes) =
             (list(&mut unknown.into_iter()), list(&mut classes.iter().map(String::as_str)));
         return Err(Error::Config(format!(
-            "{count} classes of the data set are not in the checkpoint: {unknown}; it has {classes}"
+            "{count} of the data set {are} not in the checkpoint: {unknown}; it has {classes}"
         )));
     }
     // A class without images maps to any class.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::parts::{Part, Parted};
 use super::{Dataset, Found, Parquet, WebDataset, manifest, parquet, walk, webdataset};
 use crate::error::{Error, Result};
+use crate::text::plural;
 
 const LISTS: [&str; 2] = ["csv", "tsv"];
 
@@ -40,9 +41,9 @@ fn in_folder(root: &Path, endings: &[&str], notes: &mut Vec<String>) -> Result<P
     if parted.train.is_empty() {
         parted.train = others;
     } else if let Some(first) = others.first() {
-        let (count, name) = (others.len(), first.display());
+        let (files, name) = (plural(others.len(), "file"), first.display());
         notes.push(format!(
-            "skipped {count} files without train, val or test in their names, which other files have; the first is {name}"
+            "skipped {files} without train, val or test in the name, which other files have; the first is {name}"
         ));
     }
     Ok(parted)
@@ -121,8 +122,8 @@ fn assemble<T: Shards>(mut found: Found, files: &Parted<Vec<PathBuf>>) -> Result
             if part != Part::Test || classes.is_none() {
                 return Err(T::unlabelled(first.clone()));
             }
-            let (count, first) = (files.len(), first.display());
-            found.notes.push(format!("skipped {count} files of the test set without labels: {first}"));
+            let (count, first) = (plural(files.len(), "file"), first.display());
+            found.notes.push(format!("skipped {count} of the test set without labels: {first}"));
             continue;
         };
         let set = match &classes {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ImageKind, image_kind};
 use crate::error::{Error, Result};
+use crate::text::plural;
 
 /// The images below a folder.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +40,8 @@ impl Listing {
             self.unreadable.iter().map(|(name, count)| format!("{count} {name}")).collect();
         (total > 0).then(|| {
             format!(
-                "skipped {total} images in {} in unsupported formats ({}): convert them to JPEG or PNG",
+                "skipped {} in {} in unsupported formats ({}): convert to JPEG or PNG",
+                plural(total, "image"),
                 folder.display(),
                 each.join(", ")
             )

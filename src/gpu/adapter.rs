@@ -103,7 +103,7 @@ fn advice(backends: Option<wgpu::Backends>, here: wgpu::Backends) -> String {
         );
     }
     let driver = if possible.contains(wgpu::Backends::VULKAN) {
-        "install a Vulkan driver (mesa-vulkan-drivers has one for the CPU)"
+        "install a Vulkan driver"
     } else if possible.contains(wgpu::Backends::GL) {
         "install a driver for OpenGL ES 3.1 or later"
     } else {
@@ -112,9 +112,9 @@ fn advice(backends: Option<wgpu::Backends>, here: wgpu::Backends) -> String {
     let others = if possible == here {
         String::new()
     } else {
-        format!(", or allow backends other than {}", list(wanted))
+        format!(", allow backends other than {}", list(wanted))
     };
-    format!("{driver}{others}")
+    format!("{driver}{others}, or use the CPU (`DeviceChoice::Cpu`)")
 }
 
 /// The adapters of these backends. `None`: native ones, or OpenGL if there are no others.
@@ -422,7 +422,11 @@ mod tests {
             gl.contains("OpenGL") && gl.contains("backends other than gl") && !gl.contains("Vulkan"),
             "{gl}"
         );
-        assert!(advice(None, linux).starts_with("install a Vulkan driver"));
+        let none = advice(None, linux);
+        assert!(
+            none.starts_with("install a Vulkan driver") && none.contains("`DeviceChoice::Cpu`"),
+            "{none}"
+        );
         assert!(!advice(None, Backends::METAL).contains("Vulkan"));
     }
 }

@@ -8,6 +8,7 @@ use super::Gpu;
 use crate::error::{Error, Result};
 use crate::graph::Region;
 use crate::plan::{Entry, Layout, Plan, Store};
+use crate::text::plural;
 
 /// One buffer per region.
 #[derive(Debug)]
@@ -73,8 +74,8 @@ impl Regions {
 
     fn write(&self, gpu: &Gpu, region: Region, entry: &Entry, values: &[f32]) -> Result<()> {
         if values.len() != entry.shape.volume() {
-            let reason =
-                format!("has {} values, but {} needs {}", values.len(), entry.shape, entry.shape.volume());
+            let (count, shape) = (plural(values.len(), "value"), &entry.shape);
+            let reason = format!("has {count}, but {shape} needs {}", shape.volume());
             return Err(Error::tensor(&entry.name, reason));
         }
         gpu.require_own(&self.gpu)?;

@@ -14,6 +14,7 @@ use crate::graph::{NodeId, Role, TensorId};
 use crate::kernel::{Slot, Step};
 use crate::plan::{METRIC_STRIDE, Place, Plan, PlannedNode, Store, View};
 use crate::tensor::Spec;
+use crate::text::plural;
 
 /// The scalars of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -318,7 +319,7 @@ impl Session {
     fn write_bytes(&self, id: TensorId, count: usize, bytes: &[u8]) -> Result<()> {
         let (tensor, place, _) = self.plan.lookup(id)?;
         if count != tensor.spec.shape.volume() || bytes.len() != tensor.spec.bytes() {
-            let reason = format!("is {} and cannot receive {count} values", tensor.spec);
+            let reason = format!("is {} and cannot receive {}", tensor.spec, plural(count, "value"));
             return Err(Error::tensor(&tensor.name, reason));
         }
         // Writes are multiples of 4 bytes; the padding after an odd number of f16 is unused.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::{Learner, LearnerOptions};
 use crate::checkpoint::ModelCheckpoint;
-use crate::data::{Augmentation, Dataset, Loader, LoaderOptions, Preprocessing, Subset, stratified};
+use crate::data::{Augmentation, Dataset, Loader, LoaderOptions, Mix, Preprocessing, Subset, stratified};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::model::{GoogLeNet, Model};
 use crate::optim::{Optimizer, Schedule};
 use crate::runs::{Lock, Recorder, RecorderOptions, RunFolder};
+use crate::text::plural;
 use crate::train::Trainer;
 
 /// Number of images for measuring mean and standard deviation.
@@ -26,6 +27,7 @@ pub struct LearnerBuilder<M = GoogLeNet> {
     val_split: f64,
     preprocessing: Option<Preprocessing>,
     augmentation: Option<Augmentation>,
+    mix: Option<Mix>,
     optimizer: Optimizer,
     options: LearnerOptions,
     batch_size: usize,
@@ -47,6 +49,7 @@ impl<M: Model> LearnerBuilder<M> {
             val_split: 0.2,
             preprocessing: None,
             augmentation: None,
+            mix: None,
             optimizer: Optimizer::default(),
             options: LearnerOptions::default(),
             batch_size: 32,
@@ -89,6 +92,13 @@ impl<M: Model> LearnerBuilder<M> {
     /// Data augmentation of training images [default: none].
     pub fn augmentation(mut self, augmentation: Augmentation) -> Self {
         self.augmentation = Some(augmentation);
+        self
+    }
+
+    /// Mixup and cutmix of training batches [default: neither]. The network gets mixed labels by
+    /// [`Model::with_mixed_labels`].
+    pub fn mix(mut self, mix: Mix) -> Self {
+        self.mix = Some(mix).filter(|mix| *mix != Mix::default());
         self
     }
 
@@ -165,7 +175,8 @@ impl<M: Model> LearnerBuilder<M> {
     }
 
     /// Records the run in a new folder `parent/NNNN-name`, as `incept train` does: `incept runs`
-    /// and `incept report` read it [default: no folder].
+    /// and `incept report` read it [default: no folder]. If training fails, the log ends with the
+    /// error.
     pub fn record_in(mut self, parent: impl Into<PathBuf>, name: impl Into<String>) -> Self {
         self.runs = Some((parent.into(), name.into()));
         self
@@ -197,15 +208,17 @@ impl<M: Model> LearnerBuilder<M> {
     /// Plans the training step for a device and compiles its kernels.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] naming an option, [`Error::Config`] if there is no data or its classes
-    /// are not the network's, and errors of planning, the device and the files.
-    pub async fn build(self, device: impl Into<Device>) -> Result<Learner<M>> {
+    /// [`Error::OutOfRange`] naming an option, [`Error::Config`] if there is no data, its classes
+    /// are not the network's, or the network does not take the mixed labels of
+    /// [`LearnerBuilder::mix`], and errors of planning, the device and the files.
+    pub async fn build(mut self, device: impl Into<Device>) -> Result<Learner<M>> {
         let device = &device.into();
         let (train, validation) = self.split()?;
         let classes = train.classes().len();
         if classes != self.network.class_count() {
             return Err(Error::Config(format!(
-                "the data set has {classes} classes, but the network has {}",
+                "the data set has {}, but the network has {}",
+                plural(classes, "class"),
                 self.network.class_count()
             )));
         }
@@ -215,9 +228,22 @@ impl<M: Model> LearnerBuilder<M> {
             .unwrap_or_else(|| Preprocessing::new(input).measure(train.as_ref(), MEASURED_IMAGES));
         // Repeated images in a batch would bias batch norm's variance.
         let batch = self.batch_size.min(train.len());
+        if let Some(mix) = &self.mix {
+            mix.validate()?;
+            if batch == 1 {
+                let allowed = "above 1, because `LearnerBuilder::mix` mixes the images of a batch";
+                return Err(Error::out_of_range("LearnerBuilder::batch_size", allowed, batch));
+            }
+            self.network = self.network.with_mixed_labels();
+            if self.network.build(1)?.mixed.is_none() {
+                return Err(Error::Config(
+                    "`LearnerBuilder::mix` needs a network with `Model::with_mixed_labels`".into(),
+                ));
+            }
+        }
         let mut loading = LoaderOptions::new(batch, preprocessing);
         loading.workers = self.workers.unwrap_or(loading.workers);
-        let training = loading.clone().training(self.seed, self.augmentation);
+        let training = loading.clone().training(self.seed, self.augmentation).mixing(self.mix);
         let loader = Loader::new(train, training)?;
         let mut trainer =
             Trainer::new(device, &self.network, &self.optimizer, batch, self.seed, |_, _| ()).await?;
@@ -233,6 +259,7 @@ impl<M: Model> LearnerBuilder<M> {
             "batch_size": batch,
             "seed": self.seed,
             "augmentation": self.augmentation,
+            "mix": self.mix,
         });
         let mut learner = Learner::new(trainer, loader, self.options);
         learner.describe(run, Vec::new());
@@ -253,6 +280,7 @@ impl<M: Model> LearnerBuilder<M> {
                 memory_bytes: manifest.memory_bytes,
                 ..RecorderOptions::default()
             };
+            learner.logs_failure = true;
             learner.recorder = Some(Recorder::open(folder, learner.trainer.progress(), &options)?);
         }
         Ok(learner)

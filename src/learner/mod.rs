@@ -109,6 +109,9 @@ pub struct Learner<M = GoogLeNet> {
     options: LearnerOptions,
     validator: Option<Validator>,
     recorder: Option<Recorder>,
+    /// Whether a failed training is logged. Callers of [`Learner::record`] log it themselves, in
+    /// their own words.
+    logs_failure: bool,
     /// File of the latest checkpoint.
     checkpoint_file: Option<PathBuf>,
     /// File of the best epoch's checkpoint, for runs without a folder.
@@ -160,6 +163,7 @@ impl<M: Model> Learner<M> {
             options,
             validator: None,
             recorder: None,
+            logs_failure: false,
             checkpoint_file: None,
             best_file: None,
             best: None,
@@ -192,9 +196,11 @@ impl<M: Model> Learner<M> {
         self.best_file = Some(file.into());
     }
 
-    /// Records the run in a folder: its log, latest and best checkpoint.
+    /// Records the run in a folder: its log, latest and best checkpoint. If training fails, the
+    /// caller logs it with [`Recorder::fail`].
     pub fn record(&mut self, recorder: Recorder) {
         self.recorder = Some(recorder);
+        self.logs_failure = false;
     }
 
     /// The configuration and command that checkpoints contain.
@@ -308,8 +314,21 @@ impl<M: Model> Learner<M> {
     ///
     /// # Errors
     /// [`Error::Diverged`] and related errors if loss or weights become non-finite; errors of the
-    /// loader, the device, the files and the observer. Saved files are kept.
+    /// loader, the device, the files and the observer. Saved files are kept; the log of a run that
+    /// [`LearnerBuilder::record_in`] created ends with the error.
     pub async fn fit(&mut self, observer: &mut dyn Observer) -> Result<History> {
+        let fitted = self.fit_to_the_end(observer).await;
+        if let Err(error) = &fitted
+            && self.logs_failure
+            && !matches!(error, Error::Interrupted)
+            && let Some(recorder) = &mut self.recorder
+        {
+            recorder.fail(error.to_string(), self.trainer.progress().epoch);
+        }
+        fitted
+    }
+
+    async fn fit_to_the_end(&mut self, observer: &mut dyn Observer) -> Result<History> {
         observer.started(&Started {
             device: self.trainer.device().summary(),
             memory: self.trainer.session().plan().memory,

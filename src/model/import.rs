@@ -11,6 +11,7 @@ use crate::formats::{Content, Foreign, part_of};
 use crate::graph::Role;
 use crate::tensor::HostTensor;
 use crate::tensor::Shape;
+use crate::text::plural;
 
 /// A channel of the input of the first convolution: factor * input[channel] + shift.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -159,7 +160,7 @@ fn by_name(path: &Path, tensors: Tensors<'_>, prefix: Option<&str>) -> Result<Re
     if !missing.is_empty() || !extra.is_empty() || !wrong_shape.is_empty() {
         return Err(Error::Weights {
             path: path.into(),
-            network: format!("a GoogLeNet ({variant}, {} classes)", network.classes),
+            network: format!("a GoogLeNet ({variant}, {})", plural(network.classes, "class")),
             missing,
             extra,
             wrong_shape,
@@ -221,9 +222,10 @@ fn closest(path: &Path, tensors: &Tensors<'_>, prefix: Option<&str>) -> Result<(
             Err(Error::format(
                 path,
                 format!(
-                    "has no GoogLeNet with torchvision's or Caffe's names: its {} tensors are called {} and so on",
-                    tensors.len(),
-                    some.join(", ")
+                    "has no GoogLeNet with torchvision's or Caffe's names: it has {}, called {}{}",
+                    plural(tensors.len(), "tensor"),
+                    some.join(", "),
+                    if tensors.len() > some.len() { " and so on" } else { "" }
                 ),
             ))
         }

@@ -21,7 +21,7 @@ pub use network::{Head, Model, Network, Output};
 pub use pixels::Pixels;
 pub use summary::{LayerSummary, Summary, summary};
 pub use table::{BLOCKS, Block, Channels, part_of};
-pub use topology::{Topology, TopologyEdge, TopologyNode};
+pub use topology::{Topology, TopologyEdge, TopologyKind, TopologyNode};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Preprocessing;
 use crate::error::{Error, Result};
+use crate::text::plural;
 use table::{aux_layers, classifier_layer};
 
 /// Below this input size in pixels the first convolution's stride is 1, unless `keep_stem` is set.
@@ -239,8 +240,8 @@ impl GoogLeNet {
         }
         if let Some(weights) = &self.class_weights {
             if weights.len() != self.classes {
-                let (given, classes) = (weights.len(), self.classes);
-                let reason = format!("`GoogLeNet::class_weights` has {given} weights for {classes} classes");
+                let (given, classes) = (plural(weights.len(), "weight"), plural(self.classes, "class"));
+                let reason = format!("`GoogLeNet::class_weights` has {given} for {classes}");
                 return Err(Error::Config(reason));
             }
             if weights.iter().any(|w| !w.is_finite() || *w < 0.0) || weights.iter().all(|w| *w == 0.0) {
@@ -303,6 +304,10 @@ impl Model for GoogLeNet {
 
     fn class_weights(&self) -> Option<&[f32]> {
         self.class_weights.as_deref()
+    }
+
+    fn with_mixed_labels(self) -> Self {
+        Self { mixed_labels: true, ..self }
     }
 
     fn validate(&self) -> Result<()> {

@@ -42,6 +42,14 @@ pub trait Model: Clone + Debug + Send + Sync + Serialize + DeserializeOwned + 's
         None
     }
 
+    /// The same network with a second label per image, for mixup and cutmix
+    /// ([`NetworkBuilder::mixed_labels`](super::NetworkBuilder::mixed_labels)). The default returns
+    /// the network unchanged.
+    #[must_use]
+    fn with_mixed_labels(self) -> Self {
+        self
+    }
+
     /// Checks a configuration from a file before anything large is built.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use super::trace::{Layer, Layers, Norm, Source, Step, Trace, follow};
 use super::{Plane, Variant};
 use crate::formats::OnnxGraph;
 use crate::tensor::HostTensor;
+use crate::text::plural;
 
 /// The weights by the names of this crate, and further properties of the graph.
 #[derive(Debug)]
@@ -165,8 +166,9 @@ impl Matcher<'_> {
             Some(bias) if bias.len() == outputs => bias.to_vec(),
             Some(bias) => {
                 return Err(format!(
-                    "`{}` has {outputs} outputs, but its bias has {}",
+                    "`{}` has {}, but its bias has {}",
                     layer.name(),
+                    plural(outputs, "output"),
                     bias.len()
                 ));
             }

@@ -6,7 +6,57 @@ use serde::Serialize;
 
 use super::{Network, part_of, summary};
 use crate::graph::{Operation, TensorId};
-use crate::ops::{BatchNorm, Dropout, Relu};
+use crate::ops::{
+    AdaptiveAvgPool, AvgPool, BatchNorm, Concat, Conv, Dropout, Linear, Lrn, MaxPool, Relu,
+    SoftmaxCrossEntropy, WeightedSum,
+};
+
+/// What a box does, by its first operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TopologyKind {
+    /// The images.
+    Input,
+    /// Convolution.
+    Conv,
+    /// Fully connected layer.
+    Linear,
+    /// Maximum or average pool.
+    Pool,
+    /// Local response normalization.
+    Lrn,
+    /// Concatenation of branches.
+    Concat,
+    /// The loss of a head.
+    Loss,
+    /// The weighted sum of the losses.
+    TotalLoss,
+    /// Any other operation.
+    Other,
+}
+
+impl TopologyKind {
+    fn of(op: &dyn Operation) -> Self {
+        if op.is::<Conv>() {
+            Self::Conv
+        } else if op.is::<Linear>() {
+            Self::Linear
+        } else if op.is::<MaxPool>() || op.is::<AvgPool>() || op.is::<AdaptiveAvgPool>() {
+            Self::Pool
+        } else if op.is::<Lrn>() {
+            Self::Lrn
+        } else if op.is::<Concat>() {
+            Self::Concat
+        } else if op.is::<SoftmaxCrossEntropy>() {
+            Self::Loss
+        } else if op.is::<WeightedSum>() {
+            Self::TotalLoss
+        } else {
+            Self::Other
+        }
+    }
+}
 
 /// A box: a layer with the ReLU, batch norm or dropout that follows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -17,7 +67,9 @@ pub struct TopologyNode {
     pub name: String,
     /// The part of the network that it belongs to; see [`part_of`].
     pub part: &'static str,
-    /// Its operations in order.
+    /// What it does.
+    pub kind: TopologyKind,
+    /// The names of its operations in order.
     pub operations: Vec<&'static str>,
     /// The shape of its output.
     pub output: Vec<usize>,
@@ -62,6 +114,7 @@ impl Topology {
             numbers: Vec::new(),
             name: input.name.clone(),
             part: "data",
+            kind: TopologyKind::Input,
             operations: Vec::new(),
             output: input.spec.dims().to_vec(),
             parameters: 0,
@@ -88,6 +141,7 @@ impl Topology {
                         numbers: vec![number],
                         part: part_of(&layer.name),
                         name: layer.name,
+                        kind: TopologyKind::of(node.op.as_ref()),
                         operations: vec![layer.operation],
                         output: layer.output,
                         parameters: layer.parameters,

@@ -8,6 +8,7 @@ use super::Plane;
 use super::response::{Response, Squares};
 use crate::formats::{OnnxGraph, OnnxNode};
 use crate::tensor::HostTensor;
+use crate::text::plural;
 
 /// The source of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,7 +280,7 @@ fn value<'a>(
             let layer = layer.filter(|layer| layer.is_conv() && layer.norm.is_none()).ok_or_else(unknown)?;
             let outputs = layer.outputs();
             if [norm.scale, norm.shift, norm.mean, norm.variance].iter().any(|v| v.len() != outputs) {
-                return Err(format!("{} does not have {outputs} channels", place()));
+                return Err(format!("{} does not have {}", place(), plural(outputs, "channel")));
             }
             layer.norm = Some(norm);
             Ok(vec![trace])

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::graph::{Alias, Backward, Inference, Operation};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
 use crate::tensor::Spec;
+use crate::text::plural;
 
 const SOURCE: &str = include_str!("../../shaders/batch_norm.wgsl");
 
@@ -45,7 +46,10 @@ fn same_channels(x: &Spec, others: &[&Spec]) -> Result<usize, String> {
     activation(x)?;
     parameters(others)?;
     match others.iter().find(|s| s.dims() != [channels]) {
-        Some(other) => Err(format!("{} has {channels} channels and a parameter is {}", x.shape, other.shape)),
+        Some(other) => {
+            let channels = plural(channels, "channel");
+            Err(format!("{} has {channels} and a parameter is {}", x.shape, other.shape))
+        }
         None => Ok(channels),
     }
 }

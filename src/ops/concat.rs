@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Operands, Profile};
 use crate::tensor::Spec;
+use crate::text::plural;
 
 /// The inputs concatenated along the channels. Inputs: different tensors, [batch, channels, height,
 /// width] that differ only in the number of channels.
@@ -79,8 +80,10 @@ impl Operation for Slice {
         let [batch, channels, height, width] = x.shape.nchw()?;
         if self.channel.checked_add(self.channels).is_none_or(|end| end > channels) {
             return Err(format!(
-                "{} channels starting at {} exceed {}",
-                self.channels, self.channel, x.shape
+                "a window of {} from channel {} exceeds {}",
+                plural(self.channels, "channel"),
+                self.channel,
+                x.shape
             ));
         }
         Ok(vec![Spec { shape: [batch, self.channels, height, width].into(), element: x.element }])

@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::graph::{Backward, Operation};
 use crate::kernel::{Implementation, Kernel, Operands, Profile, Slot};
 use crate::tensor::Spec;
+use crate::text::plural;
 
 const SOURCE: &str = include_str!("../../shaders/weighted_sum.wgsl");
 
@@ -41,9 +42,9 @@ impl Operation for WeightedSum {
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>, String> {
         if inputs.len() != self.weights.len() || inputs.is_empty() || inputs.len() > NAMES.len() {
             return Err(format!(
-                "{} inputs for {} weights; at most {}",
-                inputs.len(),
-                self.weights.len(),
+                "{} for {}; at most {}",
+                plural(inputs.len(), "input"),
+                plural(self.weights.len(), "weight"),
                 NAMES.len()
             ));
         }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Plan, PlannedNode, Store};
 use crate::graph::{Alias, Node};
 use crate::kernel::{BUSY_GROUPS, Kernel, Slot, Traffic};
+use crate::text::plural;
 
 /// FLOP per byte of storage traffic above which a large GPU is not limited by memory.
 pub const ENOUGH_INTENSITY: f64 = 16.0;
@@ -79,7 +80,7 @@ impl NodeCost {
         let mut flags = Vec::new();
         let Some(main) = self.main().filter(|_| self.share >= 0.01) else { return flags };
         if main.workgroups < BUSY_GROUPS as u64 {
-            flags.push(format!("{} workgroups, below {BUSY_GROUPS}", main.workgroups));
+            flags.push(format!("{}, below {BUSY_GROUPS}", plural(main.workgroups, "workgroup")));
         }
         let wanted = ENOUGH_INTENSITY.min(self.intensity_bound());
         if self.intensity() < wanted {

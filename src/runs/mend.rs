@@ -15,6 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::optim::Progress;
 use crate::output::write_atomically;
+use crate::text::plural;
 use crate::untrusted::{MAX_FILE_BYTES, MAX_TEXT_BYTES, read_file};
 
 const PENDING: &str = "pending.json";
@@ -90,8 +91,8 @@ impl RunFolder {
         let kept = self.path().join(DAMAGED);
         write_atomically(&kept, &read_file(&path, MAX_FILE_BYTES)?)?;
         notes.push(format!(
-            "{} lines of the log are invalid ({first}); the original is kept as {DAMAGED}",
-            damaged.len()
+            "the log has {} ({first}); the original is kept as {DAMAGED}",
+            plural(damaged.len(), "invalid line")
         ));
         Ok((records, true))
     }

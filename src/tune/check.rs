@@ -19,6 +19,7 @@ use crate::graph::Operation;
 use crate::kernel::Step;
 use crate::reference::{self, Array, run_operation};
 use crate::tensor::{Element, Spec};
+use crate::text::plural;
 
 /// Multiply-adds or elements up to which the reference computes the whole output.
 const REFERENCE: u64 = 1 << 25;
@@ -151,7 +152,7 @@ fn sample(op: &dyn Operation, inputs: &[&Array<f32>], output: &Spec, work: u64) 
 fn compare(got: &[f32], want: &[f32], limits: (f64, f64), exact: bool) -> Result<(), String> {
     if exact {
         let wrong = got.iter().zip(want).filter(|(a, b)| a != b).count();
-        return if wrong == 0 { Ok(()) } else { Err(format!("{wrong} integers are wrong")) };
+        return if wrong == 0 { Ok(()) } else { Err(plural(wrong, "wrong integer")) };
     }
     let (mut squares, mut norm, mut worst) = (0.0f64, 0.0f64, 0.0f64);
     for (got, want) in got.iter().zip(want) {

@@ -14,6 +14,7 @@ use crate::kernel::{Binding, Cooperative, Implementation, Operand, Operands, Pro
 use crate::ops::offers;
 use crate::reference::Array;
 use crate::tensor::{Element, Spec};
+use crate::text::plural;
 
 /// Content of guard regions around and between the items of tensors, and of scratch memory before a
 /// run: a NaN in f32, and two in f16, which spoils any result that it gets into. Kernels must not
@@ -132,7 +133,7 @@ impl<'a> Trial<'a> {
     fn check(&self, inputs: &[&Array<f32>]) -> Result<()> {
         let at_fault = |reason| Err(Error::tensor("trial", reason));
         if inputs.len() != self.inputs.len() {
-            return at_fault(format!("has {} inputs, not {}", self.inputs.len(), inputs.len()));
+            return at_fault(format!("has {}, not {}", plural(self.inputs.len(), "input"), inputs.len()));
         }
         for (operand, array) in self.inputs.iter().zip(inputs) {
             if operand.volume() != array.data.len() {

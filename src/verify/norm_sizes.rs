@@ -5,6 +5,7 @@
 use super::operations::Case;
 use crate::error::{Error, Result};
 use crate::reference::Array;
+use crate::text::plural;
 
 /// Norms of the results without cancellation.
 pub(super) struct NormSizes {
@@ -40,7 +41,8 @@ impl NormSizes {
         };
         let whole = x.data.len() == dy.data.len() && x.data.len() == x.dims.iter().product::<usize>();
         if !whole || [weight, bias, mean, variance].iter().any(|a| a.data.len() != channels) {
-            return Err(Error::tensor(case.name, format!("has tensors that do not fit {channels} channels")));
+            let channels = plural(channels, "channel");
+            return Err(Error::tensor(case.name, format!("has tensors that do not fit {channels}")));
         }
         let channel = |c: usize| {
             let of = |array: &Array<f32>| f64::from(array.data[c]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use incept::checkpoint::Checkpoint;
-use incept::data::{Image, InMemory};
+use incept::data::{Image, InMemory, Mix};
 use incept::gpu::Gpu;
 use incept::learner::{History, Learner, LearnerBuilder, Observer, StepProgress};
 use incept::model::GoogLeNet;
@@ -54,6 +54,15 @@ impl Observer for StopAfter {
     }
 }
 
+/// Fails in the third step.
+struct Fails;
+
+impl Observer for Fails {
+    fn step(&mut self, step: &StepMetrics, _: &StepProgress) -> Result<()> {
+        if step.step < 2 { Ok(()) } else { Err(Error::Config("the observer has had enough".into())) }
+    }
+}
+
 #[test]
 fn early_stopping_saves_the_best_epoch() {
     let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
@@ -95,12 +104,6 @@ fn resumed_run_is_bit_identical() {
 
 #[test]
 fn observer_error_saves_a_checkpoint() {
-    struct Fails;
-    impl Observer for Fails {
-        fn step(&mut self, step: &StepMetrics, _: &StepProgress) -> Result<()> {
-            if step.step < 2 { Ok(()) } else { Err(Error::Config("the observer has had enough".into())) }
-        }
-    }
     let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("last.safetensors");
     let mut learner = builder().epochs(2).checkpoint(&file).build_blocking(gpu).expect("can be built");
@@ -126,6 +129,33 @@ fn run_folder_has_log_and_checkpoints() {
 }
 
 #[test]
+fn failed_run_is_logged() {
+    let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
+    let mut learner =
+        builder().epochs(2).record_in(folder.path(), "stripes").build_blocking(gpu).expect("can be built");
+    learner.fit_blocking(&mut Fails).expect_err("the observer fails");
+    let run = RunFolder::open(&folder.path().join("0001-stripes")).expect("a run's folder");
+    let log = run.log().expect("a log");
+    let Some(Record::End { reason, message: Some(message), .. }) = log.last() else {
+        panic!("the run's end is not logged: {log:?}")
+    };
+    assert!(*reason == StopReason::Failed && message.contains("had enough"), "{log:?}");
+}
+
+#[test]
+fn batches_are_mixed() {
+    let gpu = shared();
+    let mix = Mix { mixup: 0.2, cutmix: 1.0 };
+    let (history, learner) = fit(gpu, builder().epochs(1).mix(mix));
+    assert!(history.epochs[0].summary.loss.is_finite());
+    assert!(learner.trainer().network().mixed_labels);
+    assert_eq!(learner.train_loader().options().mix, Some(mix));
+    assert!(learner.validation_loader().is_some_and(|loader| loader.options().mix.is_none()));
+    let (_, plain) = fit(gpu, builder().epochs(1).mix(Mix::default()));
+    assert!(!plain.trainer().network().mixed_labels, "alphas of 0 turn mixing off");
+}
+
+#[test]
 fn target_accuracy_stops_training_and_validation_is_optional() {
     let gpu = shared();
     let (history, _) = fit(gpu, builder().epochs(30).target_accuracy(0.6));
@@ -146,6 +176,9 @@ fn contradicting_options_are_rejected() {
     for share in [-0.1, 1.0, f64::NAN] {
         assert!(refused(builder().val_split(share)).contains("val_split"));
     }
+    let mix = Mix { mixup: 0.2, cutmix: 0.0 };
+    assert!(refused(builder().mix(mix).batch_size(1)).contains("LearnerBuilder::mix"));
+    assert!(refused(builder().mix(Mix { mixup: -1.0, ..mix })).contains("Mix::mixup"));
     let mut other = InMemory::new(["a", "b"]);
     other.push(Image { width: 1, height: 1, channels: 1, pixels: vec![0] }, 0).expect("an image");
     assert!(refused(builder().validation(Arc::new(other))).contains("classes of the validation set"));

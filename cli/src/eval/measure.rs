@@ -21,7 +21,7 @@ use crate::Result;
 use crate::data::{LoadArgs, note_all};
 use crate::fit::Run;
 use crate::record;
-use crate::report::{Rate, Reporter, note, plural, shown, thousands};
+use crate::report::{Rate, Reporter, note, plural, shown};
 
 /// A checkpoint to evaluate.
 #[derive(Debug)]
@@ -66,8 +66,8 @@ pub(crate) fn open_split(
     let OpenedPart { set, name, notes } = open_part(&what, &options, part)?;
     // The checkpoint defines the classes: a split may not have images of all of them.
     let set = with_classes(set, &first.metadata.classes)?;
-    let (images, classes) = (thousands(set.len() as u64), set.classes().len());
-    note(&format!("data: {name}, {images} images of the {} set, {classes} classes", part.name()));
+    let (images, classes) = (plural(set.len() as u64, "image"), plural(set.classes().len() as u64, "class"));
+    note(&format!("data: {name}, {images} of the {} set, {classes}", part.name()));
     note_all(&notes);
     for Candidate { path, metadata, .. } in &candidates[1..] {
         let other: Option<Run> = serde_json::from_value(metadata.run.clone()).ok();

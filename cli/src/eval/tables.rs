@@ -5,7 +5,7 @@ use incept::low_level::untrusted::printable;
 
 use super::{Candidate, Measured};
 use crate::Result;
-use crate::report::{Reporter, shown};
+use crate::report::{Reporter, plural, shown};
 
 /// Maximum number of classes for which the confusion matrix fits a terminal.
 const MATRIX: usize = 12;
@@ -37,9 +37,9 @@ pub(super) fn print(
     }
     let of = if measured.members.len() > 1 { "ensemble, " } else { "" };
     reporter.line(&format!(
-        "{}  {of}{} images, {:.0} images/s",
+        "{}  {of}{}, {:.0} images/s",
         line(ensemble),
-        ensemble.evaluation.count,
+        plural(ensemble.evaluation.count as u64, "image"),
         measured.images_per_s
     ))
 }

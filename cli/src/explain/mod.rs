@@ -10,13 +10,13 @@ use std::sync::Arc;
 use clap::Args;
 use incept::Error;
 use incept::checkpoint::Checkpoint;
-use incept::data::{Batch, Loader, OpenOptions};
+use incept::data::{Batch, Loader, OpenOptions, OpenedData};
 use incept::explain::{GradientFlow, LossShare, PartFlow};
 use incept::model::GoogLeNet;
 use incept::optim::TrainingState;
 use serde::Serialize;
 
-use super::data::{LoadArgs, describe, suited_input};
+use super::data::{LoadArgs, describe, refuse_split, suited_input};
 use super::options::{DeviceArgs, NetworkArgs, PixelArgs};
 use super::plot;
 use super::record;
@@ -83,15 +83,10 @@ pub(crate) struct Explain {
     /// Train on up to this many images, chosen evenly over the classes; 0 uses all [default: 0].
     #[arg(long, value_name = "COUNT", help_heading = "Data", value_parser = whole::<usize>(0))]
     limit: Option<usize>,
-    /// Fraction of the images to validate on if the data set has no validation or test set.
-    #[arg(
-        long = "val-split",
-        alias = "held-out",
-        value_name = "FRACTION",
-        default_value_t = 0.25,
-        help_heading = "Data"
-    )]
-    val_split: f64,
+    /// Fraction of the images to validate on if the data set has no validation or test set
+    /// [default: 0.25].
+    #[arg(long = "val-split", alias = "held-out", value_name = "FRACTION", help_heading = "Data")]
+    val_split: Option<f64>,
     #[command(flatten)]
     pixels: PixelArgs,
     #[command(flatten)]
@@ -101,7 +96,7 @@ pub(crate) struct Explain {
 }
 
 const EXAMPLES: &str = "\
-The defaults are width 0.25 and digits at 64 x 64 pixels, with Caffe's initialization, so that software drivers finish within minutes too.
+The defaults are width 0.25 and digits at 64 x 64 pixels, with Caffe's initialization, so that a CPU finishes within minutes too.
 
 Examples:
   incept explain                                          gradients at initialization
@@ -110,10 +105,11 @@ Examples:
   incept explain --train                                  train three pairs of networks
   incept explain --train --seeds 10 --epochs 15           train ten pairs for 15 epochs";
 
-/// Defaults that a software driver trains within minutes, at full depth.
+/// Defaults that a CPU trains within minutes, at full depth.
 const WIDTH: f64 = 0.25;
 const INPUT: usize = 64;
 const BATCH: usize = 128;
+const VAL_SPLIT: f64 = 0.25;
 
 /// A network and the batch to measure its gradients on.
 struct Subject {
@@ -179,7 +175,7 @@ impl Explain {
     }
 
     /// A freshly initialized network for the data set, by the options.
-    fn fresh(&self, data: &incept::data::OpenedData, digits: bool) -> Result<GoogLeNet> {
+    fn fresh(&self, data: &OpenedData, digits: bool) -> Result<GoogLeNet> {
         let args = NetworkArgs {
             variant: self.network.variant,
             width: self.network.width.or(Some(WIDTH)),
@@ -190,9 +186,13 @@ impl Explain {
         args.network(data.train.classes().len(), input)
     }
 
-    fn options(&self) -> OpenOptions {
+    /// Opens a data set and prints what it contains.
+    fn open(&self, name: &str) -> Result<OpenedData> {
         let limit = self.limit.filter(|limit| *limit > 0);
-        OpenOptions { val_split: self.val_split, limit, ..OpenOptions::default() }
+        let val_split = self.val_split.unwrap_or(VAL_SPLIT);
+        let data = describe(name, &OpenOptions { val_split, limit, ..OpenOptions::default() })?;
+        refuse_split(&data, "--val-split", self.val_split.is_some())?;
+        Ok(data)
     }
 
     /// The network to measure, and a batch for it.
@@ -201,7 +201,7 @@ impl Explain {
         let trained_on =
             checkpoint.as_ref().and_then(|c| c.metadata.run.get("data")?.as_str().map(String::from));
         let data = self.data.clone().or(trained_on).unwrap_or_else(|| "digits".into());
-        let opened = describe(&data, &self.options())?;
+        let opened = self.open(&data)?;
         let (network, preprocessing, weights, what) = match (checkpoint, &self.checkpoint) {
             (Some(Checkpoint { state, metadata }), Some(path)) => {
                 if opened.train.classes() != metadata.classes {

@@ -14,7 +14,7 @@ use incept::optim::Optimizer;
 use incept::train::{StepMetrics, TrainingGraph};
 use serde::Serialize;
 
-use super::super::data::{describe, report_bad};
+use super::super::data::report_bad;
 use super::super::interrupt::interruptible;
 use super::super::options::DeviceArgs;
 use super::super::plot;
@@ -89,7 +89,7 @@ impl Explain {
             return Err(Error::Config("--epochs and --seeds must be above zero".into()));
         }
         let name = self.data.clone().unwrap_or_else(|| "digits".into());
-        let data = describe(&name, &self.options())?;
+        let data = self.open(&name)?;
         let with = self.fresh(&data, name == "digits")?;
         if !with.has_aux() {
             return Err(Error::Config(

@@ -13,7 +13,7 @@ use crate::numbers::whole;
 use crate::options::DeviceArgs;
 use crate::plot::{INK, SOFT, check, save};
 use crate::raster::{Heat, normalized};
-use crate::report::{Reporter, shown};
+use crate::report::{Reporter, plural, shown};
 use crate::tiles::{Tile, Tiles};
 use crate::{Outcome, Result};
 
@@ -95,8 +95,10 @@ impl FeaturesArgs {
             let tiles = Tiles {
                 title: format!("Feature maps of {}", self.layer),
                 subtitle: format!(
-                    "{shown_count} of {} channels of {} x {}, by maximum activation; {silent} zero everywhere",
-                    maps.channels, maps.height, maps.width
+                    "{shown_count} of {} of {} x {}, by maximum activation; {silent} zero everywhere",
+                    plural(maps.channels as u64, "channel"),
+                    maps.height,
+                    maps.width
                 ),
                 columns: 11,
                 heads: Vec::new(),
@@ -106,9 +108,9 @@ impl FeaturesArgs {
             save(&tiles, &self.out)?;
             let image = shown(&one.file);
             reporter.line(&format!(
-                "{image}  {}: {} channels of {} x {}, {silent} zero everywhere; wrote {}",
+                "{image}  {}: {} of {} x {}, {silent} zero everywhere; wrote {}",
                 self.layer,
-                maps.channels,
+                plural(maps.channels as u64, "channel"),
                 maps.height,
                 maps.width,
                 shown(&self.out)

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Subject;
 use crate::plot::{check, save};
 use crate::raster::raster;
-use crate::report::{Reporter, shown};
+use crate::report::{Reporter, plural, shown};
 use crate::tiles::{Tile, Tiles};
 use crate::{Outcome, Result};
 
@@ -48,16 +48,17 @@ impl FiltersArgs {
         let images = filters(&subject.metadata.network, &subject.state)?;
         let (height, width) = images.first().map_or((0, 0), |p| (p.height, p.width));
         let count = images.len();
+        let filters = plural(count as u64, "filter");
         let tiles = Tiles {
             title: "Filters of the first convolution".into(),
-            subtitle: format!("{count} filters of {height} x {width}; gray is zero"),
+            subtitle: format!("{filters} of {height} x {width}; gray is zero"),
             columns: 16,
             heads: Vec::new(),
             tile: 56,
             tiles: images.iter().map(|p| Tile { image: raster(p), caption: Vec::new() }).collect(),
         };
         save(&tiles, &self.out)?;
-        reporter.line(&format!("{count} filters of {height} x {width}; wrote {}", shown(&self.out)))?;
+        reporter.line(&format!("{filters} of {height} x {width}; wrote {}", shown(&self.out)))?;
         reporter.event(&Event { filters: count, height, width, plot: &self.out })?;
         Ok(Outcome::Done)
     }

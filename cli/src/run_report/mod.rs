@@ -22,7 +22,7 @@ use super::eval::{Candidate, ConfusionFigure, Job, Measured, Part, ReliabilityFi
 use super::options::{DeviceArgs, PrecisionArgs};
 use super::plot::Drawn;
 use super::raster::thumbnail;
-use super::report::{Reporter, bytes, note, seconds, shown, thousands};
+use super::report::{Reporter, bytes, note, plural, seconds, shown, thousands};
 use super::tune::Worth;
 use super::{Outcome, Result};
 use crate::numbers::whole;
@@ -174,8 +174,8 @@ fn write_page(source: &Source, candidate: &Candidate<'_>, validated: &Validated)
         sections.push(page::section("Training", about, &page::plots(&charts)?));
     }
     let about = format!(
-        "{} images of the validation set; rows: true class, columns: predicted class; colors are normalized per row.",
-        thousands(evaluation.count as u64)
+        "{} of the validation set; rows: true class, columns: predicted class; colors are normalized per row.",
+        plural(evaluation.count as u64, "image")
     );
     let figure = ConfusionFigure { confusion, classes, title: String::new(), subtitle: String::new() };
     sections.push(page::section("Confusion matrix", &about, &page::plot(&figure)?));
@@ -202,11 +202,11 @@ fn write_page(source: &Source, candidate: &Candidate<'_>, validated: &Validated)
     sections.push(page::section("Machine", "", &page::pairs(&machine)));
     let parameters = model::summary(&metadata.network.build(1)?).parameters_inference;
     let subtitle = format!(
-        "GoogLeNet ({}), {} x {} pixels, {} classes, {} parameters at inference; data: {}; written by incept {}",
+        "GoogLeNet ({}), {} x {} pixels, {}, {} parameters at inference; data: {}; written by incept {}",
         metadata.network.variant,
         metadata.network.input,
         metadata.network.input,
-        classes.len(),
+        plural(classes.len() as u64, "class"),
         thousands(parameters as u64),
         validated.data,
         env!("CARGO_PKG_VERSION"),

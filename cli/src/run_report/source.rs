@@ -6,7 +6,7 @@ use incept::runs::{EpochRecord, Machine, Record, RunFolder, StepRecord, read_log
 use incept::{Error, Result};
 
 use crate::record::{best_of, folder_of, load};
-use crate::report::note;
+use crate::report::{note, plural};
 
 /// The data of a run.
 #[derive(Debug)]
@@ -50,7 +50,10 @@ impl Source {
         let log = if path.exists() { read_log_leniently(&path).inspect_err(left_out).ok() } else { None };
         let (log, damaged) = log.unwrap_or_default();
         if let Some(first) = damaged.first() {
-            left_out(&Error::format(&path, format!("{} lines, {first}", damaged.len())));
+            left_out(&Error::format(
+                &path,
+                format!("{}, {first}", plural(damaged.len() as u64, "damaged line")),
+            ));
         }
         Ok(Self {
             title: manifest.as_ref().map_or_else(|| folder.title(), |manifest| manifest.name.clone()),

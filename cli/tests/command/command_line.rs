@@ -61,7 +61,7 @@ fn verify_passes_on_golden_sets_and_fails_on_damaged_ones() {
     let table = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1));
     // All sets are reported: out of limit, unreadable, and passed.
-    for what in ["outside: op_lrn", "not checked: op_conv", "op_avgpool", "1 sets not checked"] {
+    for what in ["outside: op_lrn", "not checked: op_conv", "op_avgpool", "1 set not checked"] {
         assert!(table.contains(what), "no {what}: {table}");
     }
     let (code, errors) = fails_with(&["verify", text(temporary().path())]);

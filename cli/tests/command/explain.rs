@@ -259,5 +259,10 @@ fn graph_writes_svg_and_dot() {
     assert!(fails(&["graph", "--output", text(&other)]).contains(".svg, .dot or .gv"));
     assert!(fails(&["graph", "--output", text(&gv), "--format", "svg"]).contains("contradicts --format"));
     let result = &json(&["graph", "--json"])[0];
-    assert_eq!(result["nodes"].as_array().map(Vec::len), Some(96));
+    let nodes = result["nodes"].as_array().expect("a list");
+    assert_eq!(nodes.len(), 96);
+    let count = |kind: &str| nodes.iter().filter(|node| node["kind"] == kind).count();
+    // 57 convolutions on the trunk and one per auxiliary head.
+    assert_eq!(["input", "conv", "linear", "lrn", "concat"].map(count), [1, 59, 5, 2, 9]);
+    assert_eq!(["pool", "loss", "total_loss", "other"].map(count), [16, 3, 1, 0]);
 }

@@ -36,6 +36,8 @@ fn flags_without_effect_are_rejected() {
     let onnx = folder.path().join("net.onnx");
     let sheet = folder.path().join("sheet.png");
     let (onnx, sheet) = (text(&onnx), text(&sheet));
+    // It has a training and a validation set.
+    let split = "tests/fixtures/cases/bn49";
     let cases: &[(&[&str], &[&str])] = &[
         (&["train", "digits", "--trust-coefficient", "0.1"], &["--trust-coefficient", "lars"]),
         (
@@ -57,6 +59,10 @@ fn flags_without_effect_are_rejected() {
             &["--aux-dropout", "--aux-weight"],
         ),
         (&["train", "digits", "--patience", "3", "--no-validation"], &["--patience", "--no-validation"]),
+        (&["train", split, "--val-split", "0.3"], &["--val-split", "validation set"]),
+        (&["explain", split, "--val-split", "0.3"], &["--val-split", "validation set"]),
+        (&["data", "info", split, "--val-split", "0.3"], &["--val-split", "validation set"]),
+        (&["data", "info", split, "--seed", "1"], &["--seed", "validation set"]),
         (&["train", "digits", "--reset-head"], &["--reset-head", "--init"]),
         (&["train", "digits", "--freeze-until", "heads"], &["--freeze-until", "--init"]),
         (&["train", "digits", "--grad-accum", "9", "--limit", "40", "--epochs", "4"], &["--grad-accum 9"]),
@@ -95,6 +101,10 @@ fn flags_without_effect_are_rejected() {
         assert!(words.iter().all(|word| errors.contains(word)), "{arguments:?}: {errors}");
         assert!(!errors.contains("device:"), "{arguments:?} opens a device first: {errors}");
     }
+    // In a configuration file, which may be that of another run, the option is no mistake.
+    let file = folder.path().join("mine.toml");
+    std::fs::write(&file, "[training]\nval-split = 0.3").expect("can be written");
+    stdout(&["train", split, "--config", text(&file), "--preview-augment", sheet]);
     // The same flags are accepted where they have an effect.
     for shown in [
         &["summary", "--dropout", "0", "--aux-dropout", "0", "--batch-size", "1"][..],

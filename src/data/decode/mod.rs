@@ -19,6 +19,7 @@ pub use kind::{ImageKind, image_kind, is_image, sniff};
 
 use super::resample::Region;
 use crate::error::{Error, Result};
+use crate::text::plural;
 use crate::untrusted::{MAX_SAMPLE_BYTES, contained, read_file};
 
 /// Default limit on pixels per image, see [`set_max_pixels`]: 512 MiB at four bytes per pixel.
@@ -113,8 +114,8 @@ impl Image {
         }
         let expected = width.checked_mul(height).and_then(|n| n.checked_mul(channels));
         if !matches!(channels, 1 | 3) || expected != Some(pixels.len()) {
-            let count = pixels.len();
-            return Err(format!("has {count} values, not {width} x {height} x {channels} (1 or 3 channels)"));
+            let count = plural(pixels.len(), "value");
+            return Err(format!("has {count}, not {width} x {height} x {channels} (1 or 3 channels)"));
         }
         Ok(())
     }

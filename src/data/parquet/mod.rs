@@ -17,6 +17,7 @@ use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use super::labels::{Label, Numbers, known_classes, relabel};
 use super::{Dataset, Image};
 use crate::error::{Error, Result};
+use crate::text::plural;
 use crate::untrusted::{contained_in, open_regular, printable};
 
 /// Accepted column names.
@@ -98,7 +99,8 @@ impl Parquet {
             contained_in(path, || found.add(number, path))?;
             let (empty, path) = (found.empty - before, path.display());
             if empty > 0 {
-                notes.push(format!("skipped {empty} rows of {path} without an image or a label"));
+                let rows = plural(empty, "row");
+                notes.push(format!("skipped {rows} of {path} without an image or a label"));
             }
         }
         let Found { images, labels, names, .. } = found;
@@ -160,8 +162,8 @@ impl Found {
             let found = columns.images(group.as_ref()).map_err(damaged)?;
             let classes = columns.labels(path, group.as_ref())?;
             if found.len() != classes.len() {
-                let reason =
-                    format!("has {} images and {} classes in a row group", found.len(), classes.len());
+                let (images, classes) = (plural(found.len(), "image"), plural(classes.len(), "class"));
+                let reason = format!("has {images} and {classes} in a row group");
                 return Err(Error::format(path, reason));
             }
             for (bytes, label) in found.into_iter().zip(classes) {

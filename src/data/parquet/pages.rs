@@ -10,6 +10,8 @@ use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 
+use crate::text::plural;
+
 /// A page may decompress to this many bytes whatever its compressed size.
 const MAX_PAGE_BYTES: u64 = 256 << 20;
 
@@ -229,7 +231,8 @@ impl Checked {
             }
         };
         if u64::from(values) > most {
-            return Err(wrong(format!("a page claims {values} values, but at most {most} are possible")));
+            let values = plural(values, "value");
+            return Err(wrong(format!("a page claims {values}, but the column has up to {most}")));
         }
         match page.encoding() {
             // The decoders of these encodings allocate for an unchecked number of lengths.

@@ -16,6 +16,7 @@ use super::labels::{Label, Numbers, known_classes, relabel};
 use super::read::names_in;
 use super::{Dataset, Image, ImageKind, sniff};
 use crate::error::{Error, Result};
+use crate::text::plural;
 use crate::untrusted::{open_regular, printable, read_text};
 
 /// Extensions of label files, the most reliable first.
@@ -193,17 +194,18 @@ fn shard(path: &Path, names: &mut Option<Vec<String>>, notes: &mut Vec<String>) 
     let path = path.display();
     if !unread.is_empty() {
         let each: Vec<String> = unread.iter().map(|(name, count)| format!("{count} {name}")).collect();
-        let (total, each) = (unread.values().sum::<usize>(), each.join(", "));
-        notes.push(format!(
-            "skipped {total} images in {path} in unsupported formats ({each}): store JPEG or PNG"
-        ));
+        let images = plural(unread.values().sum::<usize>(), "image");
+        let each = each.join(", ");
+        notes.push(format!("skipped {images} in {path} in unsupported formats ({each}): store JPEG or PNG"));
     }
     if beside > 0 {
-        notes
-            .push(format!("skipped {beside} images in {path} that annotate others, as 1.seg.png does 1.jpg"));
+        let (images, annotate) =
+            (plural(beside, "image"), if beside == 1 { "annotates" } else { "annotate" });
+        notes.push(format!("skipped {images} in {path} that {annotate} others, as 1.seg.png does 1.jpg"));
     }
     if broken_links > 0 {
-        notes.push(format!("skipped {broken_links} links in {path} to files that are not in it"));
+        let links = plural(broken_links, "link");
+        notes.push(format!("skipped {links} in {path} to files that are not in it"));
     }
     Ok(samples)
 }

@@ -14,6 +14,7 @@ use std::path::Path;
 use prost::Message;
 
 use super::{FileTensor, HostTensor, Stored, wire};
+use crate::text::plural;
 use external::External;
 use proto::AttributeType;
 
@@ -266,7 +267,7 @@ fn tensor_of(tensor: proto::Tensor, external: &mut External<'_>) -> Result<Optio
         }
     };
     if data.len() != volume {
-        return Err(format!("has {} elements, but its dimensions need {volume}", data.len()));
+        return Err(format!("has {}, but its dimensions need {volume}", plural(data.len(), "element")));
     }
     Ok(Some(FileTensor { stored, tensor: HostTensor { dims, data } }))
 }

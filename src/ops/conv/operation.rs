@@ -10,6 +10,7 @@ use crate::graph::{Alias, Backward, Operation};
 use crate::kernel::{Implementation, Operands, Profile};
 use crate::ops::{BatchNorm, Relu, ReluGrad, activation, expect, gradient, parameters};
 use crate::tensor::Spec;
+use crate::text::plural;
 
 /// y = x * w + b. Inputs: x [batch, channels, height, width], weight [outputs, channels, kernel
 /// height, kernel width], and optionally bias b [outputs]; with `norm` then the weight, bias,
@@ -72,8 +73,8 @@ impl Conv {
         let [batch, channels, height, width] = x.shape.nchw().map_err(|e| format!("input: {e}"))?;
         let [outputs, inner, kernel_h, kernel_w] = weight.shape.nchw().map_err(|e| format!("weight: {e}"))?;
         if inner != channels {
-            let (x, w) = (&x.shape, &weight.shape);
-            return Err(format!("the input {x} has {channels} channels and the weight {w} takes {inner}"));
+            let (x, w, channels) = (&x.shape, &weight.shape, plural(channels, "channel"));
+            return Err(format!("the input {x} has {channels} and the weight {w} takes {inner}"));
         }
         let (size, kernel) = ([height, width], [kernel_h, kernel_w]);
         let out = out_sizes(size, kernel, self.stride, self.padding).ok_or_else(|| {

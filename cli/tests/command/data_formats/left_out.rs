@@ -57,7 +57,7 @@ fn a_second_image_under_a_key_is_a_sample_or_an_error() {
     let data =
         open(text(&tar), &OpenOptions { val_split: 0.5, ..OpenOptions::default() }).expect("can be opened");
     assert_eq!(data.train.len() + data.validation.len(), 2);
-    assert!(data.notes.iter().any(|note| note.contains("1 images")), "{:?}", data.notes);
+    assert!(data.notes.iter().any(|note| note.contains("1 image in")), "{:?}", data.notes);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn files_with_unsupported_extensions_are_counted() {
     let data = open(text(folder.path()), &OpenOptions::default()).expect("can be opened");
     assert_eq!(data.train.classes(), ["x", "y"]);
     let said = data.notes.join("\n");
-    for part in ["3 images", "2 jp2", "1 heic", "1 images", "without images: z"] {
+    for part in ["3 images", "2 jp2", "1 heic", "1 image in", "without images: z"] {
         assert!(said.contains(part), "{part} in {said}");
     }
     // The command reports each once.
@@ -207,7 +207,7 @@ fn cifar_pickles_execute_nothing() {
     write(&place.join("data_batch_2"), &cut);
     let error =
         open(text(folder.path()), &OpenOptions::default()).expect_err("labels without images").to_string();
-    assert!(error.contains("data_batch_2") && error.contains("1 images and 2 labels"), "{error}");
+    assert!(error.contains("data_batch_2") && error.contains("1 image and 2 labels"), "{error}");
     write(&place.join("data_batch_2"), b"\x80\x02cos\nsystem\n(U\x05falsetR.");
     let error = open(text(folder.path()), &OpenOptions::default()).expect_err("not a dictionary").to_string();
     assert!(error.contains("data_batch_2") && error.contains("not a dictionary"), "{error}");
