@@ -52,7 +52,7 @@ pub struct Opened {
     pub device: Device,
     /// Why it was chosen; empty if it is what was asked for.
     pub reason: String,
-    /// Software adapters that were passed over.
+    /// Software adapters that were not opened.
     pub software: Vec<AdapterSummary>,
 }
 
@@ -93,19 +93,19 @@ impl Device {
         let (hardware, software): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|adapter| AdapterClass::GPU.contains(&adapter.class));
         let names: Vec<&str> = software.iter().map(|adapter| adapter.name.as_str()).collect();
-        let passed_over = if names.is_empty() {
+        let unused = if names.is_empty() {
             String::new()
         } else {
             format!("; {} runs shaders on the CPU and is used only by name", names.join(", "))
         };
         let reason = if hardware.is_empty() {
-            format!("no GPU was found{passed_over}")
+            format!("no GPU was found{unused}")
         } else {
             match Gpu::open(&adapter).await {
                 Ok(gpu) if gpu.summary().class != AdapterClass::Software => {
                     return Ok(Opened { device: gpu.into(), reason: String::new(), software });
                 }
-                Ok(_) => format!("no GPU runs compute shaders{passed_over}"),
+                Ok(_) => format!("no GPU runs compute shaders{unused}"),
                 Err(error) if options.choice == DeviceChoice::Gpu => return Err(error),
                 Err(error) => format!("the GPU cannot be opened: {error}"),
             }

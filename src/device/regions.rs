@@ -66,8 +66,8 @@ impl Regions {
     /// Writes one tensor of a region.
     ///
     /// # Errors
-    /// [`Error::Tensor`](crate::Error::Tensor) if the region has no such tensor or its size differs,
-    /// [`Error::Config`](crate::Error::Config) if it is memory of another device.
+    /// [`Error::Tensor`](crate::Error::Tensor) if the region has no such tensor or its size
+    /// differs, [`Error::Config`](crate::Error::Config) if it is memory of another device.
     pub fn set(&self, device: impl Into<Device>, region: Region, name: &str, values: &[f32]) -> Result<()> {
         let device = device.into();
         match (self, &device) {

@@ -1,5 +1,5 @@
-//! The CPU as a device: it agrees with the shaders and the reference, and gives the same bits on any
-//! number of threads.
+//! The CPU as a device: it agrees with the shaders and the reference, and gives the same bits on
+//! any number of threads.
 
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use incept::tensor::Spec;
 use incept::train::Trainer;
 
 use crate::graph::batch;
+use crate::support::gpu::missing;
 use crate::support::gpu::open as gpu;
 use crate::support::networks::small;
 use crate::support::noise::noise;
@@ -83,7 +84,7 @@ fn any_number_of_threads_gives_the_same_bits() {
     for case in cases() {
         let one = trained(&cpu(1), &case, None, 0..3);
         for threads in [2, 8] {
-            assert_eq!(one, trained(&cpu(threads), &case, None, 0..3), "{} threads", threads);
+            assert_eq!(one, trained(&cpu(threads), &case, None, 0..3), "{threads} threads");
         }
     }
 }
@@ -103,6 +104,9 @@ fn a_resumed_run_is_bit_identical() {
 /// continues on the other.
 #[test]
 fn training_agrees_with_the_shaders() {
+    if missing() {
+        return;
+    }
     let (cpu, gpu) = (cpu(2), Device::from(gpu()));
     for case in cases() {
         if matches!(case.optimizer.precision, Precision::F16(_)) && !gpu.profile().f16 {
@@ -134,9 +138,12 @@ impl Draw {
     }
 }
 
+/// The values of a graph's inputs.
+type Inputs = Vec<(TensorId, Vec<f32>)>;
+
 /// A random graph of activations [2, channels, 7, 7] that branch, join, share windows and are
 /// rewritten in place.
-fn random_graph(seed: u64) -> (Graph, Vec<(TensorId, Vec<f32>)>, Vec<TensorId>) {
+fn random_graph(seed: u64) -> (Graph, Inputs, Vec<TensorId>) {
     let mut draw = Draw(seed);
     let mut graph = Graph::new();
     let first = 4 + draw.below(5);
@@ -225,6 +232,9 @@ fn run(
 /// Plans share memory in ways that no network of ours does.
 #[test]
 fn random_graphs_agree_on_both_devices() {
+    if missing() {
+        return;
+    }
     /// Graphs on the CPU, and how many of them run on the GPU too, where each compiles kernels.
     const GRAPHS: u64 = 200;
     let (cpu, gpu) = (cpu(2), Device::from(gpu()));

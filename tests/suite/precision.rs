@@ -15,6 +15,7 @@ use incept::reference::{Array, Interpreter, relative_error};
 use incept::tensor::Element;
 use incept::train::{StepMetrics, Trainer, TrainingGraph};
 
+use crate::support::gpu::missing;
 use crate::support::gpu::open as gpu;
 use crate::support::networks::small;
 use crate::support::noise::noise;
@@ -83,6 +84,9 @@ fn only_activations_are_f16() {
 /// Logits of all heads against the f64 reference with f16 rounding.
 #[test]
 fn f16_forward_pass_matches_reference() {
+    if missing() {
+        return;
+    }
     let Some(gpu) = gpu_with_f16() else { return };
     for variant in [Variant::Paper, Variant::Torchvision] {
         let network = small(variant);
@@ -118,6 +122,9 @@ fn f16_forward_pass_matches_reference() {
 /// scale.
 #[test]
 fn scaled_f16_gradients_match_reference() {
+    if missing() {
+        return;
+    }
     let Some(gpu) = gpu_with_f16() else { return };
     let network = small(Variant::Paper);
     let mut trainer = trainer(&gpu, &network, &f16(4096.0, 100));
@@ -170,6 +177,9 @@ fn scaled_f16_gradients_match_reference() {
 /// interval.
 #[test]
 fn overflowing_updates_are_skipped_and_scale_adapts() {
+    if missing() {
+        return;
+    }
     let Some(gpu) = gpu_with_f16() else { return };
     let optimizer = Optimizer {
         rule: Rule::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 },
@@ -213,6 +223,9 @@ fn overflowing_updates_are_skipped_and_scale_adapts() {
 /// A run resumed from a file continues bit for bit, loss scale included.
 #[test]
 fn f16_training_resumes_exactly() {
+    if missing() {
+        return;
+    }
     let Some(gpu) = gpu_with_f16() else { return };
     let network = small(Variant::Torchvision).dropout(0.4, 0.7);
     // Skipped updates and scale growth before and after the interruption.
@@ -247,6 +260,9 @@ fn f16_training_resumes_exactly() {
 /// A run in f32 can resume in f16 and vice versa.
 #[test]
 fn precision_can_change_on_resume() {
+    if missing() {
+        return;
+    }
     let Some(gpu) = gpu_with_f16() else { return };
     let network = small(Variant::Paper);
     let mut plain = trainer(&gpu, &network, &Optimizer::default());
@@ -262,6 +278,9 @@ fn precision_can_change_on_resume() {
 /// Both precisions have similar losses on the same batches and similar evaluation results.
 #[test]
 fn f16_training_tracks_f32() {
+    if missing() {
+        return;
+    }
     let Some(gpu) = gpu_with_f16() else { return };
     let network = small(Variant::Paper);
     let run = |optimizer: &Optimizer| {

@@ -18,6 +18,7 @@ use incept::tensor::Spec;
 use incept::train::{Trainer, TrainingGraph};
 use incept::tune::{TuneCache, TuneOptions, Tuning, tune};
 
+use crate::support::gpu::missing;
 use crate::support::gpu::open;
 use crate::support::shared as gpu;
 
@@ -134,6 +135,9 @@ fn only(tuning: &Tuning) -> &Choice {
 
 #[test]
 fn wrong_kernels_are_never_chosen() {
+    if missing() {
+        return;
+    }
     // The first is the default; most of the others would be faster.
     const BAD: [&str; 7] = [
         "wrong",
@@ -161,6 +165,9 @@ fn wrong_kernels_are_never_chosen() {
 
 #[test]
 fn wrong_default_is_replaced() {
+    if missing() {
+        return;
+    }
     let gpu = open();
     let (plan, _) = plan_twice(&["wrong", "plain"], 6400, None);
     let tuning = run(&gpu, &plan, &TuneOptions::fast());
@@ -199,6 +206,9 @@ fn force(gpu: &Gpu, plan: &Plan, name: impl Fn(&[Implementation]) -> &'static st
 
 #[test]
 fn plans_apply_valid_choices() {
+    if missing() {
+        return;
+    }
     let (plan, _) = plan_twice(&["plain", "other"], 6400, None);
     assert_eq!(plan.nodes[0].implementation.name, "plain");
     let chosen = |choices: &Choices, ways, count| {
@@ -214,6 +224,9 @@ fn plans_apply_valid_choices() {
 
 #[test]
 fn budget_and_stop_are_respected() {
+    if missing() {
+        return;
+    }
     let (plan, _) = plan_twice(&["plain", "other"], 6400, None);
     let gpu = open();
     let stopped = gpu.block_on(tune(&gpu, &plan, &TuneOptions::fast(), |_| ControlFlow::Break(())));
@@ -249,6 +262,9 @@ fn one_step(gpu: &Gpu) -> (Vec<&'static str>, Vec<f32>) {
 
 #[test]
 fn other_kernels_give_the_same_step() {
+    if missing() {
+        return;
+    }
     let gpu = open();
     let (defaults, want) = one_step(&gpu);
     let plan = TrainingGraph::new(&network(), &Optimizer::default(), 4).and_then(|g| g.plan(&gpu));
@@ -267,6 +283,9 @@ fn other_kernels_give_the_same_step() {
 /// nothing.
 #[test]
 fn tuning_a_network_twice_measures_once() {
+    if missing() {
+        return;
+    }
     let gpu = open();
     let plan = TrainingGraph::new(&network(), &Optimizer::default(), 4).and_then(|g| g.plan(&gpu));
     let plan = plan.expect("a plan");
@@ -302,6 +321,9 @@ fn edit(path: &Path, field: &str, value: &str) {
 
 #[test]
 fn cache_round_trips_and_is_separate_per_device() {
+    if missing() {
+        return;
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let cache = TuneCache::in_folder(&folder.path().join("not/there/yet"), gpu().summary(), gpu().profile());
     assert!(cache.load().is_empty());
@@ -331,6 +353,9 @@ fn cache_round_trips_and_is_separate_per_device() {
 
 #[test]
 fn damaged_or_foreign_cache_is_ignored_and_rewritten() {
+    if missing() {
+        return;
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let cache = TuneCache::in_folder(folder.path(), gpu().summary(), gpu().profile());
     let write = |bytes: &[u8]| std::fs::write(cache.path(), bytes).expect("can be written");

@@ -8,6 +8,8 @@ pub mod skipped;
 
 use std::sync::OnceLock;
 
+use incept::cpu::Cpu;
+use incept::device::Device;
 use incept::gpu::Gpu;
 
 /// A shared device for tests that do not use its choices and counters: opening one takes longer
@@ -15,4 +17,10 @@ use incept::gpu::Gpu;
 pub fn shared() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
     GPU.get_or_init(gpu::open)
+}
+
+/// The CPU as a device, with two threads on every machine.
+pub fn cpu() -> &'static Device {
+    static CPU: OnceLock<Device> = OnceLock::new();
+    CPU.get_or_init(|| Cpu::new(Some(2)).expect("threads").into())
 }

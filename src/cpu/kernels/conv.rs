@@ -3,6 +3,7 @@
 use super::super::operands::{Call, Input};
 use super::super::parallel::each;
 use super::super::product::{Matrix, multiply, with_scratch};
+use super::super::simd::wide;
 use super::Kernel;
 use super::unfold::{Panel, Windows, panels};
 use crate::ops::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
@@ -25,22 +26,31 @@ struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
-    /// Writes a row of the product: `from` to `to`, pixels from `first` on of row `row` of an image.
-    fn write(&self, from: &[f32], to: &mut [f32], image: usize, row: usize, start: usize) {
+    /// Writes rows of the product, each with its number and the row that it becomes.
+    #[inline(always)]
+    fn write<'r>(&self, rows: impl Iterator<Item = (usize, &'r [f32], &'r mut [f32])>) {
         if self.accumulate {
-            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-        } else if let Some((scale, shift)) = &self.affine {
+            rows.for_each(|(_, from, to)| to.iter_mut().zip(from).for_each(|(to, from)| *to += from));
+            return;
+        }
+        let Some((scale, shift)) = &self.affine else {
+            return rows.for_each(|(_, from, to)| to.copy_from_slice(from));
+        };
+        // A NaN stays one.
+        let rectified = |x: f32| if x < 0.0 { 0.0 } else { x };
+        for (row, from, to) in rows {
             let (scale, shift) = (scale[row], shift[row]);
             if self.relu {
-                // A NaN stays one.
-                let rectified = |x: f32| if x < 0.0 { 0.0 } else { x };
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = rectified(from * scale + shift));
             } else {
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale + shift);
             }
-        } else {
-            to.copy_from_slice(from);
         }
+    }
+
+    /// Applies the fused ReLU gradient to a part of an image's result that begins at `start`.
+    #[inline(always)]
+    fn mask(&self, image: usize, start: usize, to: &mut [f32]) {
         if let Some(mask) = &self.mask {
             let mask = &mask.item(image)[start..][..to.len()];
             to.iter_mut().zip(mask).for_each(|(to, y)| *to = if *y > 0.0 { *to } else { 0.0 });
@@ -48,10 +58,11 @@ impl Epilogue<'_> {
     }
 }
 
-/// Parts of an output, one slice per image and row, that a panel's task writes.
+/// Parts of an output that a panel's task writes: an image each, or for a part of an image a row
+/// each.
 struct Task<'a> {
     panel: Panel,
-    rows: Vec<&'a mut [f32]>,
+    parts: Vec<&'a mut [f32]>,
 }
 
 /// Cuts the items of an output (rows x pixels each) into the parts of each panel.
@@ -62,8 +73,7 @@ fn tasks<'a>(items: Vec<&'a mut [f32]>, list: Vec<Panel>, pixels: usize) -> Vec<
     while let Some(panel) = list.next() {
         let images = panel.images.clone();
         if panel.pixels.len() == pixels {
-            let rows = items.by_ref().take(images.len()).flat_map(|item| item.chunks_mut(pixels));
-            tasks.push(Task { rows: rows.collect(), panel });
+            tasks.push(Task { parts: items.by_ref().take(images.len()).collect(), panel });
             continue;
         }
         let Some(item) = items.next() else { break };
@@ -80,7 +90,7 @@ fn tasks<'a>(items: Vec<&'a mut [f32]>, list: Vec<Panel>, pixels: usize) -> Vec<
                     later
                 })
                 .collect();
-            tasks.push(Task { panel, rows });
+            tasks.push(Task { panel, parts: rows });
             next = list.next_if(|panel| panel.images == images);
         }
     }
@@ -101,7 +111,7 @@ fn convolve(
     let all = batch * pixels;
     let width = (PANEL / depth.max(1)).clamp(64, 512).min(all.div_ceil(TASKS).max(32));
     let list = tasks(items, panels(batch, pixels, width), pixels);
-    each(list, rows * all * depth, |Task { panel, rows: mut to }| {
+    each(list, rows * all * depth, |Task { panel, parts }| {
         let columns = panel.width();
         let direct = windows.is_pointwise() && panel.images.len() == 1;
         let plane = windows.source[0] * windows.source[1];
@@ -114,15 +124,32 @@ fn convolve(
                 Matrix::new(unfolded, depth, columns, columns)
             };
             multiply(result, columns, weight, right, false);
-            let length = panel.pixels.len();
-            for (i, to) in to.iter_mut().enumerate() {
-                let (image, row) = (i / rows, i % rows);
-                let from = &result[row * columns + image * length..][..length];
-                let start = row * pixels + panel.pixels.start;
-                epilogue.write(from, to, panel.images.start + image, row, start);
-            }
+            let result = &*result;
+            wide(
+                #[inline(always)]
+                || finish(result, parts, &panel, pixels, epilogue),
+            );
         });
     });
+}
+
+/// Writes a panel's product to the parts of the output.
+#[inline(always)]
+fn finish(result: &[f32], parts: Vec<&mut [f32]>, panel: &Panel, pixels: usize, epilogue: &Epilogue<'_>) {
+    let (columns, length) = (panel.width(), panel.pixels.len());
+    if length < pixels {
+        for (row, to) in parts.into_iter().enumerate() {
+            let from = &result[row * columns..][..length];
+            epilogue.write(std::iter::once((row, from, &mut *to)));
+            epilogue.mask(panel.images.start, row * pixels + panel.pixels.start, to);
+        }
+        return;
+    }
+    for (number, to) in parts.into_iter().enumerate() {
+        let rows = result.chunks_exact(columns).zip(to.chunks_exact_mut(pixels)).enumerate();
+        epilogue.write(rows.map(|(row, (from, to))| (row, &from[number * pixels..][..pixels], to)));
+        epilogue.mask(panel.images.start + number, 0, to);
+    }
 }
 
 /// Dimensions of a 4-D tensor.
@@ -235,11 +262,11 @@ fn blocks(dw: &mut [f32], depth: usize, height: usize, width: usize) -> Vec<Bloc
 impl Kernel for ConvWeightGrad {
     fn run(&self, call: &mut Call<'_>) -> Option<()> {
         let (x, dy) = (call.input(0)?, call.input(1)?);
-        let ([batch, channels, height, width], [_, outputs, out_h, out_w]) =
+        let ([batch, channels, height, source_width], [_, outputs, out_h, out_w]) =
             (four(x.dims())?, four(dy.dims())?);
         let [kernel_h, kernel_w] = self.kernel;
         let windows = Windows {
-            source: [height, width],
+            source: [height, source_width],
             target: [out_h, out_w],
             kernel: self.kernel,
             stride: self.stride,
@@ -248,10 +275,13 @@ impl Kernel for ConvWeightGrad {
         };
         let (pixels, depth) = (out_h * out_w, channels * kernel_h * kernel_w);
         let dw = call.outputs.first_mut()?.dense()?;
-        // Wide blocks read the gradient once for many columns.
-        let wide = depth.div_ceil(TASKS).max(64).min(depth);
-        let high = outputs.div_ceil(TASKS.div_ceil(depth.div_ceil(wide))).max(16).min(outputs);
-        let list = panels(batch, pixels, 512);
+        // Wide blocks read the gradient once for many columns; where there are few columns, rows
+        // are cut too.
+        let across = (depth / 32).clamp(1, TASKS);
+        let width = depth.div_ceil(across);
+        let high = outputs.div_ceil(TASKS / across).max(16).min(outputs);
+        let list = panels(batch, pixels, (PANEL / width).clamp(256, 2048));
+        let longest = list.iter().map(Panel::width).max().unwrap_or(0);
         let grouped = list.iter().any(|panel| panel.images.len() > 1);
         // Small images: their gradients side by side, so that a product sums over many pixels.
         let all = batch * pixels;
@@ -265,9 +295,9 @@ impl Kernel for ConvWeightGrad {
                 });
             }
             let gathered = &*gathered;
-            each(blocks(dw, depth, high, wide), all * outputs * depth, |mut block| {
+            each(blocks(dw, depth, high, width), all * outputs * depth, |mut block| {
                 let (rows, columns) = (block.outputs.len(), block.columns.len());
-                with_scratch(columns * 512.max(pixels), |unfolded| {
+                with_scratch(columns * longest, |unfolded| {
                     with_scratch(rows * columns, |sum| {
                         for (i, panel) in list.iter().enumerate() {
                             let length = panel.width();

@@ -1,6 +1,9 @@
 //! Windows of images as columns of a matrix (im2col), a panel at a time.
 
+use std::ops::Range;
+
 use super::super::operands::Input;
+use super::super::product::with_scratch;
 
 /// Which source pixel each tap of a window reads.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +26,8 @@ pub(super) struct Windows {
 /// pixels belong to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Panel {
-    pub images: std::ops::Range<usize>,
-    pub pixels: std::ops::Range<usize>,
+    pub images: Range<usize>,
+    pub pixels: Range<usize>,
 }
 
 impl Panel {
@@ -50,6 +53,36 @@ pub(super) fn panels(batch: usize, pixels: usize, width: usize) -> Vec<Panel> {
     let group = (width / pixels.max(1)).max(1);
     let groups = (0..batch).step_by(group);
     groups.map(|first| Panel { images: first..batch.min(first + group), pixels: 0..pixels }).collect()
+}
+
+/// Copies rows of `width` elements, which are `stride` apart in `from` and adjacent in `to`.
+fn copy_rows(from: &[f32], stride: usize, to: &mut [f32], width: usize) {
+    /// Of a width that is known when compiled: a row is one or two moves instead of a call.
+    fn short<const WIDTH: usize>(from: &[f32], stride: usize, to: &mut [f32]) {
+        let (to, _) = to.as_chunks_mut::<WIDTH>();
+        for (to, from) in to.iter_mut().zip(from.chunks(stride)) {
+            if let Some(from) = from.first_chunk::<WIDTH>() {
+                *to = *from;
+            }
+        }
+    }
+    match width {
+        1 => short::<1>(from, stride, to),
+        2 => short::<2>(from, stride, to),
+        3 => short::<3>(from, stride, to),
+        4 => short::<4>(from, stride, to),
+        7 => short::<7>(from, stride, to),
+        8 => short::<8>(from, stride, to),
+        14 => short::<14>(from, stride, to),
+        16 => short::<16>(from, stride, to),
+        28 => short::<28>(from, stride, to),
+        32 => short::<32>(from, stride, to),
+        _ => {
+            for (to, from) in to.chunks_exact_mut(width).zip(from.chunks(stride)) {
+                to.copy_from_slice(&from[..width]);
+            }
+        }
+    }
 }
 
 impl Windows {
@@ -79,7 +112,12 @@ impl Windows {
 
     /// Fills rows `rows` (channel, tap row, tap column) of the unfolded matrix for the columns of a
     /// panel; `to` has one row after another.
-    pub fn unfold(&self, x: Input<'_>, rows: std::ops::Range<usize>, panel: &Panel, to: &mut [f32]) {
+    pub fn unfold(&self, x: Input<'_>, rows: Range<usize>, panel: &Panel, to: &mut [f32]) {
+        if panel.pixels.len() == self.target[0] * self.target[1]
+            && let Some(border) = self.border()
+        {
+            return self.unfold_whole(x, rows, &panel.images, border, to);
+        }
         let (taps, plane, width) = (self.taps(), self.source[0] * self.source[1], panel.width());
         for (row, to) in rows.zip(to.chunks_exact_mut(width)) {
             let (channel, tap) = (row / taps, row % taps);
@@ -92,8 +130,67 @@ impl Windows {
         }
     }
 
+    /// Zeros around the source with which every window is inside it and windows are one apart;
+    /// `None` for strides above 1.
+    fn border(&self) -> Option<[usize; 2]> {
+        if self.stride != [1, 1] || self.is_pointwise() {
+            return None;
+        }
+        let border = |d: usize| {
+            // The gradient of the input reads the mirrored windows of the output.
+            if self.transposed {
+                (self.kernel[d] - 1).checked_sub(self.padding[d])
+            } else {
+                Some(self.padding[d])
+            }
+        };
+        Some([border(0)?, border(1)?])
+    }
+
+    /// As [`Windows::unfold`] for whole images with a stride of 1, from copies of the planes with
+    /// zeros around them: short rows have no special cases at their ends.
+    fn unfold_whole(
+        &self,
+        x: Input<'_>,
+        rows: Range<usize>,
+        images: &Range<usize>,
+        [above, before]: [usize; 2],
+        to: &mut [f32],
+    ) {
+        let ([height, width], [target_height, target_width]) = (self.source, self.target);
+        let (taps, pixels) = (self.taps(), target_height * target_width);
+        let (columns, padded_width) = (images.len() * pixels, width + 2 * before);
+        with_scratch((height + 2 * above) * padded_width, |padded| {
+            padded.fill(0.0);
+            let mut row = rows.start;
+            while row < rows.end {
+                let channel = row / taps;
+                let end = rows.end.min((channel + 1) * taps);
+                let to = &mut to[(row - rows.start) * columns..(end - rows.start) * columns];
+                for (number, image) in images.clone().enumerate() {
+                    let source = &x.item(image)[channel * height * width..][..height * width];
+                    let inner = padded[above * padded_width..].chunks_mut(padded_width);
+                    for (inner, source) in inner.zip(source.chunks_exact(width)) {
+                        inner[before..before + width].copy_from_slice(source);
+                    }
+                    for (tap, to) in (row..end).zip(to.chunks_exact_mut(columns)) {
+                        let tap = tap % taps;
+                        let mut tap = [tap / self.kernel[1], tap % self.kernel[1]];
+                        if self.transposed {
+                            tap = [self.kernel[0] - 1 - tap[0], self.kernel[1] - 1 - tap[1]];
+                        }
+                        let from = &padded[tap[0] * padded_width + tap[1]..];
+                        let to = &mut to[number * pixels..][..pixels];
+                        copy_rows(from, padded_width, to, target_width);
+                    }
+                }
+                row = end;
+            }
+        });
+    }
+
     /// The values that one tap reads from a plane for a range of target pixels.
-    fn unfold_plane(&self, source: &[f32], tap: [usize; 2], pixels: std::ops::Range<usize>, to: &mut [f32]) {
+    fn unfold_plane(&self, source: &[f32], tap: [usize; 2], pixels: Range<usize>, to: &mut [f32]) {
         let [_, target_width] = self.target;
         if self.is_pointwise() {
             return to.copy_from_slice(&source[pixels]);

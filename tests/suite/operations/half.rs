@@ -14,6 +14,7 @@ use incept::reference::{Array, run_operation};
 use incept::tensor::{Element, Spec};
 
 use super::support::{HALF, check, check_step, gpu, half, noise, spec};
+use crate::support::gpu::missing;
 
 /// Batch items with an odd number of elements, so that windows start in the middle of words.
 const DIMS: [usize; 4] = [3, 5, 7, 9];
@@ -149,6 +150,9 @@ fn losses_are_f32_and_logit_gradients_f16() {
 /// f16.
 #[test]
 fn f16_overflow_is_stored_as_infinity() {
+    if missing() {
+        return;
+    }
     let (x, s) = half(&Array::new(&[1, 1, 1, 3], vec![60_000.0, -60_000.0, 1.0]));
     let trial = incept::tune::Trial::new(&Add, &[s.clone(), s], 0).expect("shapes fit");
     let implementation = trial.implementations(gpu()).remove(0);

@@ -9,6 +9,7 @@ use incept::tensor::Spec;
 use incept::tune::Trial;
 
 use super::support::{check_step, gpu, noise, spec};
+use crate::support::gpu::missing;
 
 fn regions(count: usize) -> Vec<Array<f32>> {
     let mut regions: Vec<Array<f32>> = (0..count).map(|i| noise(&[64 * 37], i as u64 + 1)).collect();
@@ -258,6 +259,9 @@ fn guarded_updates_are_scaled_or_skipped() {
 /// Regions larger than a binding are processed in parts.
 #[test]
 fn regions_larger_than_a_binding_are_split() {
+    if missing() {
+        return;
+    }
     let length = 64 * 300;
     let (sum, g) = (noise(&[length], 1), noise(&[length], 2));
     let specs = [spec(&sum), spec(&g)];

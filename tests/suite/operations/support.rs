@@ -11,6 +11,7 @@ use incept::tensor::{Element, Spec};
 use incept::tune::Trial;
 
 use crate::support;
+use crate::support::gpu::missing;
 pub use crate::support::shared as gpu;
 
 /// Relative error limit of f16 results against the reference, which rounds likewise: only sums near
@@ -38,8 +39,8 @@ pub fn half(array: &Array<f32>) -> (Array<f32>, Spec) {
     (array.clone().stored_as(Element::F16), Spec::f16(array.dims.as_slice()))
 }
 
-/// Runs every implementation of the operation on this device and its CPU kernel, with activations dense and as windows
-/// of larger tensors, and compares each output with the f64 reference: relative L2 error up to
+/// Runs every implementation of the operation on this device and its CPU kernel, with activations
+/// dense and as windows of larger tensors, and compares each output with the f64 reference: relative L2 error up to
 /// `limit`, u32 outputs equal, no writes outside the outputs. `parameters` are 4-D inputs and
 /// `gradients` 4-D outputs that are never windows.
 pub fn check(
@@ -56,6 +57,9 @@ pub fn check(
 /// As [`check`], for cooperative kernels with emulated matrices: tile number `tile` of those that
 /// fit.
 pub fn check_emulated(op: &dyn Operation, specs: &[Spec], inputs: &[&Array<f32>], tile: usize) {
+    if missing() {
+        return;
+    }
     let matrices = Cooperative { size: 8, subgroup: 32, f16: false, f32: true, emulated: true };
     let profile = Profile { cooperative: Some(matrices), ..gpu().profile().clone() };
     check_one(op, specs, inputs, &profile, "cooperative", tile);
@@ -71,6 +75,9 @@ pub fn check_one(
     name: &str,
     number: usize,
 ) {
+    if missing() {
+        return;
+    }
     let gpu = gpu();
     let wide: Vec<Array<f64>> = inputs.iter().map(|a| a.cast()).collect();
     let wide: Vec<&Array<f64>> = wide.iter().collect();
@@ -101,7 +108,6 @@ pub fn check_step(
     gradients: &[usize],
     step: &Step,
 ) {
-    let gpu = gpu();
     let wide: Vec<Array<f64>> = inputs.iter().map(|a| a.cast()).collect();
     let wide: Vec<&Array<f64>> = wide.iter().collect();
     let spec_refs: Vec<&Spec> = specs.iter().collect();
@@ -128,6 +134,10 @@ pub fn check_step(
             }
         }
     }
+    if missing() {
+        return;
+    }
+    let gpu = gpu();
     // A padding that is a multiple of four allows vector loads, the other does not. Implementations
     // alternate between them, because slow drivers would take minutes to compile all combinations.
     for (turn, pad) in [0, 4, 3].into_iter().enumerate() {
