@@ -183,6 +183,8 @@ struct BenchResult<'a> {
     step: StepCounts,
     /// Driver objects created by the end of the first step.
     start: Counters,
+    /// On the CPU: GFLOPS of a product of two matrices of extent 2048.
+    peak_gflops: Option<f64>,
 }
 
 impl Bench {
@@ -256,6 +258,10 @@ impl Bench {
         let (seconds, batches, macs) = self.infer(&device, &trainer, &images, reporter)?;
         let (images_per_s, gflops, ms) = rates(&seconds, batches, macs);
         let infer = InferResult { images_per_s, gflops, ms, batches };
+        let peak_gflops = match device.cpu() {
+            Some(_) => Some(1e-9 * device.block_on(device.roofline())?.flops),
+            None => None,
+        };
         let result = BenchResult {
             device: device.summary(),
             network: &network,
@@ -269,6 +275,7 @@ impl Bench {
             infer,
             step,
             start: start.since(&before),
+            peak_gflops,
         };
         result.print(reporter)?;
         reporter.event(&result)?;
@@ -388,6 +395,13 @@ impl BenchResult<'_> {
         reporter.line(&format!("training   {} per step{busy}", rates(&t.images_per_s, &t.gflops, &t.ms)))?;
         let i = &self.infer;
         reporter.line(&format!("inference  {} per batch", rates(&i.images_per_s, &i.gflops, &i.ms)))?;
+        if let Some(peak) = self.peak_gflops {
+            return reporter.line(&format!(
+                "share      training {:.0}%, inference {:.0}% of the peak of {peak:.0} GFLOPS, a product of matrices of 2048",
+                100.0 * t.gflops.median / peak,
+                100.0 * i.gflops.median / peak
+            ));
+        }
         let s = &self.step;
         reporter.line(&format!(
             "per step   {} submissions, {} dispatches, {} barriers, {} read-backs, {} bind groups, {} pipelines",

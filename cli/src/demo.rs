@@ -37,8 +37,8 @@ const TILES: usize = 36;
 /// than the paper's.
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
-    /// Maximum number of epochs.
-    #[arg(long, value_name = "COUNT", default_value_t = 24, value_parser = whole::<u64>(1))]
+    /// Maximum number of epochs, which is also the length of the learning rate schedule.
+    #[arg(long, value_name = "COUNT", default_value_t = 6, value_parser = whole::<u64>(1))]
     epochs: u64,
     /// Target validation accuracy in percent: training stops when it is reached.
     #[arg(long = "target-accuracy", alias = "enough", value_name = "PERCENT", default_value_t = 97.0, value_parser = real::<f64>(Range::Percent))]
@@ -89,10 +89,10 @@ impl Demo {
             val_split: OpenOptions::default().val_split,
             limit: None,
             epochs: self.epochs,
-            batch: 32,
-            lr: 0.02,
+            batch: 16,
+            lr: 0.015,
             schedule: Schedule::Cosine,
-            warmup: 1.0,
+            warmup: 0.5,
             optimizer: Optimizer { max_grad_norm: Some(5.0), ..Optimizer::default() },
             augmentation: None,
             seed: self.seed,

@@ -10,6 +10,8 @@ use super::{Outcome, Result};
 
 /// List the available devices: the adapters of graphics APIs with their limits and features, and
 /// the CPU.
+///
+/// The exit code is 1 if `--backend` is given and has no adapter.
 #[derive(Args, Debug)]
 pub(crate) struct Devices {
     #[command(flatten)]
@@ -49,6 +51,9 @@ impl Devices {
         reporter.line(&format!("   {}, needs no driver", summary.driver))?;
         let listed: Vec<&AdapterSummary> = adapters.iter().chain([summary]).collect();
         reporter.event(&listed)?;
+        if adapters.is_empty() && self.backend.apis().is_some() {
+            return Ok(Outcome::Failed);
+        }
         Ok(Outcome::Done)
     }
 }

@@ -313,6 +313,12 @@ fn demo_draws_its_sheet() {
     let arguments =
         ["demo", "--epochs", "1", "--output", text(&sheet), "--checkpoint", text(&checkpoint), "--json"];
     let events = json(&arguments);
+    // Where there is only a software adapter, it and the CPU do the same steps first.
+    if let Some(check) = events.iter().find(|event| event["event"] == "cross_check") {
+        let apart = |field: &str| check[field].as_f64().expect("a number");
+        assert!(apart("loss_difference") < 1e-4 && apart("weight_difference") < 1e-4, "{check}");
+        assert!(apart("shader_step_ms") > 0.0 && apart("cpu_step_ms") > 0.0, "{check}");
+    }
     assert_eq!(events.last().expect("events")["event"], "demo");
     let image = image::open(&sheet).expect("a PNG").to_rgb8();
     assert_eq!(image.dimensions(), (2560, 1824));

@@ -4,16 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use incept::data::{Batch, Loader, LoaderOptions, OpenOptions, Preprocessing, Subset, open};
-use incept::gpu::Gpu;
+use incept::device::Device;
 use incept::infer::{Answer, Classifier, EarlyExit, Exit, softmax};
 use incept::model::GoogLeNet;
 use incept::optim::Optimizer;
 use incept::tensor::Element;
 use incept::train::Trainer;
 
-use crate::gpu::open as gpu;
+use crate::gpu::{missing, open as gpu};
+use crate::program::cpu;
 use crate::program::{drawing, json, run, stdout, text};
-use crate::skipped::skipped;
 
 /// Without dropout, so that training and evaluation of the paper variant agree.
 fn network() -> GoogLeNet {
@@ -29,9 +29,9 @@ fn batches(batch: usize, count: usize, input: usize) -> Vec<Batch> {
     loader.epoch(0, 0).map(|b| b.expect("is read")).collect()
 }
 
-fn trainer(gpu: &Gpu, network: &GoogLeNet, batch: usize) -> Trainer {
+fn trainer(device: &Device, network: &GoogLeNet, batch: usize) -> Trainer {
     let optimizer = Optimizer::default();
-    gpu.block_on(Trainer::new(gpu, network, &optimizer, batch, 5, |_, _| ())).expect("a trainer")
+    device.block_on(Trainer::new(device, network, &optimizer, batch, 5, |_, _| ())).expect("a trainer")
 }
 
 fn never() -> Exit {
@@ -39,42 +39,42 @@ fn never() -> Exit {
 }
 
 /// All answers in the order of the images.
-fn answers(gpu: &Gpu, staged: &mut EarlyExit, batches: &[Batch], exit: &Exit) -> Vec<Answer> {
+fn answers(device: &Device, staged: &mut EarlyExit, batches: &[Batch], exit: &Exit) -> Vec<Answer> {
     let mut list = Vec::new();
     for batch in batches {
-        list.extend(gpu.block_on(staged.push(batch, exit)).expect("answers"));
+        list.extend(device.block_on(staged.push(batch, exit)).expect("answers"));
     }
-    list.extend(gpu.block_on(staged.finish(exit)).expect("answers"));
+    list.extend(device.block_on(staged.finish(exit)).expect("answers"));
     list.sort_by_key(|a| a.image);
     list
 }
 
 #[test]
 fn stages_agree_with_the_whole_network() {
-    let gpu = gpu();
+    let device = cpu();
     let batch = &batches(4, 4, 32)[0];
     for network in [network(), GoogLeNet::torchvision().width(0.0625).classes(10).input(32).dropout(0.0, 0.0)]
     {
-        let mut trainer = trainer(&gpu, &network, 4);
+        let mut trainer = trainer(&device, &network, 4);
         trainer.step(batch, 0.0).expect("a step");
-        let mut staged = gpu.block_on(trainer.early_exit(4)).expect("stages");
+        let mut staged = device.block_on(trainer.early_exit(4)).expect("stages");
         assert_eq!(staged.heads(), ["aux1", "aux2", "main"]);
-        let all = gpu.block_on(staged.all_heads(batch)).expect("logits");
+        let all = device.block_on(staged.all_heads(batch)).expect("logits");
         let close =
             |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + b.abs()));
         if network.variant == incept::model::Variant::Paper {
-            for (name, logits) in gpu.block_on(trainer.logits()).expect("logits") {
+            for (name, logits) in device.block_on(trainer.logits()).expect("logits") {
                 let head = staged.heads().iter().position(|h| *h == name).expect("a head");
                 assert!(close(&all.logits[head].concat(), &logits), "{name}");
             }
         }
-        let state = gpu.block_on(trainer.state()).expect("a state");
-        let whole = Classifier::new(&gpu, &network, 4, Element::F32, &state);
-        let mut whole = gpu.block_on(whole).expect("a classifier");
-        let rows = gpu.block_on(whole.probabilities(batch)).expect("probabilities");
-        let own = EarlyExit::new(&gpu, &network, 4, Element::F32, &state);
-        let mut own = gpu.block_on(own).expect("stages");
-        for answer in answers(&gpu, &mut own, std::slice::from_ref(batch), &never()) {
+        let state = device.block_on(trainer.state()).expect("a state");
+        let whole = Classifier::new(&device, &network, 4, Element::F32, &state);
+        let mut whole = device.block_on(whole).expect("a classifier");
+        let rows = device.block_on(whole.probabilities(batch)).expect("probabilities");
+        let own = EarlyExit::new(&device, &network, 4, Element::F32, &state);
+        let mut own = device.block_on(own).expect("stages");
+        for answer in answers(&device, &mut own, std::slice::from_ref(batch), &never()) {
             assert_eq!(answer.head, 2);
             assert!(close(&answer.probabilities, &rows[answer.image as usize]), "{answer:?}");
         }
@@ -83,7 +83,10 @@ fn stages_agree_with_the_whole_network() {
 
 #[test]
 fn later_stages_run_only_for_unconfident_images() {
-    let gpu = gpu();
+    if missing() {
+        return;
+    }
+    let gpu = Device::from(gpu());
     let batches = batches(4, 18, 32);
     let trainer = trainer(&gpu, &network(), 4);
     let mut staged = gpu.block_on(trainer.early_exit(4)).expect("stages");
@@ -136,20 +139,17 @@ fn later_stages_run_only_for_unconfident_images() {
 
 #[test]
 fn odd_rows_of_f16_are_compacted_on_the_host() {
-    let gpu = gpu();
-    if !gpu.profile().f16 {
-        return skipped("f16", &format!("{} has no f16", gpu.summary()));
-    }
+    let device = cpu();
     // 7 channels of 5 x 5 pixels after 4a and 4d: an odd number of f16 per row.
     let mut network = network().input(40);
     network.channels.blocks.iter_mut().for_each(|b| (b.conv1, b.conv3, b.conv5, b.project) = (2, 3, 1, 1));
-    let trainer = trainer(&gpu, &network, 3);
-    let state = gpu.block_on(trainer.state()).expect("a state");
+    let trainer = trainer(&device, &network, 3);
+    let state = device.block_on(trainer.state()).expect("a state");
     let logits = |element| {
-        let staged = EarlyExit::new(&gpu, &network, 3, element, &state);
-        let mut staged = gpu.block_on(staged).expect("stages");
+        let staged = EarlyExit::new(&device, &network, 3, element, &state);
+        let mut staged = device.block_on(staged).expect("stages");
         let exit = never();
-        answers(&gpu, &mut staged, &batches(3, 5, 40), &exit)
+        answers(&device, &mut staged, &batches(3, 5, 40), &exit)
     };
     let (half, single) = (logits(Element::F16), logits(Element::F32));
     assert_eq!((half.len(), single.len()), (5, 5));

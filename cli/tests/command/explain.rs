@@ -12,7 +12,7 @@ use incept::optim::Optimizer;
 use incept::train::Trainer;
 use serde_json::Value;
 
-use crate::gpu;
+use crate::program::cpu;
 use crate::program::{drawing, fails, json, stdout, text};
 
 /// Checks the files of a plot: the PNG has this size and is not blank, the SVG has half the size
@@ -43,14 +43,14 @@ fn digits(batch: usize) -> Batch {
 
 #[test]
 fn weighted_gradients_sum_to_the_gradient_of_a_step() {
-    let gpu = gpu::open();
+    let device = cpu();
     let (network, batch, seed) = (small(), digits(8), 3);
-    let flow = gpu.block_on(GradientFlow::measure(&gpu, &network, None, seed, &batch)).expect("flows");
+    let flow = device.block_on(GradientFlow::measure(&device, &network, None, seed, &batch)).expect("flows");
     assert_eq!(flow.losses.iter().map(|l| l.name).collect::<Vec<_>>(), ["main", "aux1", "aux2"]);
 
     // Gradients of a network trained with mixup are measured on plain images.
     let mixing = GoogLeNet { mixed_labels: true, ..network.clone() };
-    let same = gpu.block_on(GradientFlow::measure(&gpu, &mixing, None, seed, &batch)).expect("flows");
+    let same = device.block_on(GradientFlow::measure(&device, &mixing, None, seed, &batch)).expect("flows");
     assert_eq!(
         same.losses.iter().map(|l| l.loss).collect::<Vec<_>>(),
         flow.losses.iter().map(|l| l.loss).collect::<Vec<_>>()
@@ -58,15 +58,15 @@ fn weighted_gradients_sum_to_the_gradient_of_a_step() {
 
     // The gradient of the sum is that of a training step with the same seed, including dropout.
     let optimizer = Optimizer::default();
-    let trainer = Trainer::new(&gpu, &network, &optimizer, 8, seed, |_, _| ());
-    let mut trainer = gpu.block_on(trainer).expect("a trainer");
+    let trainer = Trainer::new(&device, &network, &optimizer, 8, seed, |_, _| ());
+    let mut trainer = device.block_on(trainer).expect("a trainer");
     trainer.step(&batch, 0.0).expect("a step");
-    let metrics = gpu.block_on(trainer.metrics(0)).expect("metrics");
+    let metrics = device.block_on(trainer.metrics(0)).expect("metrics");
     for (head, loss) in metrics[0].heads.iter().zip(&flow.losses) {
         assert!((head.loss - loss.loss).abs() < 1e-5, "{head:?} {loss:?}");
     }
     let regions = trainer.session().regions().clone();
-    let gradients = gpu.block_on(regions.get(&gpu, Region::Gradients)).expect("gradients");
+    let gradients = device.block_on(regions.get(&device, Region::Gradients)).expect("gradients");
     let mut alive = 0;
     for layer in &flow.layers {
         let own = gradients.iter().filter(|(entry, _)| {
@@ -88,8 +88,8 @@ fn weighted_gradients_sum_to_the_gradient_of_a_step() {
 
 #[test]
 fn gradients_reach_only_layers_below_their_head() {
-    let gpu = gpu::open();
-    let flow = gpu.block_on(GradientFlow::measure(&gpu, &small(), None, 1, &digits(4))).expect("flows");
+    let device = cpu();
+    let flow = device.block_on(GradientFlow::measure(&device, &small(), None, 1, &digits(4))).expect("flows");
     let reached = |part: &str| {
         let part = flow.part(part).expect("there is such a part");
         part.losses.iter().map(|l| l.norm > 0.0).collect::<Vec<_>>()

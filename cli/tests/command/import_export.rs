@@ -20,7 +20,7 @@ use incept::tensor::{Element, HostTensor};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::gpu;
+use crate::program::cpu;
 use crate::program::{python_with, repository, run, stdout, text};
 
 /// Maximum difference of logits from those of the original library.
@@ -57,13 +57,13 @@ fn goldens(name: &str) -> BTreeMap<String, HostTensor> {
 
 /// The main logits on the device.
 fn logits(checkpoint: &Checkpoint, input: &HostTensor) -> Vec<f32> {
-    let gpu = gpu::open();
+    let device = cpu();
     let (batch, network) = (input.dims[0], &checkpoint.metadata.network);
-    let made = Classifier::new(&gpu, network, batch, Element::F32, &checkpoint.state);
-    let mut classifier = gpu.block_on(made).expect("the weights fit");
+    let made = Classifier::new(&device, network, batch, Element::F32, &checkpoint.state);
+    let mut classifier = device.block_on(made).expect("the weights fit");
     let images: Vec<Vec<f32>> = input.data.chunks(input.data.len() / batch).map(<[f32]>::to_vec).collect();
-    gpu.block_on(classifier.probabilities(&Batch::of(batch, &images))).expect("classifies");
-    gpu.block_on(classifier.logits()).expect("logits")
+    device.block_on(classifier.probabilities(&Batch::of(batch, &images))).expect("classifies");
+    device.block_on(classifier.logits()).expect("logits")
 }
 
 #[track_caller]
@@ -407,12 +407,12 @@ fn all_logits(checkpoint: &Checkpoint, input: &HostTensor) -> Vec<Vec<f32>> {
 
 /// The logits of every head on the device, the main one first.
 fn staged(checkpoint: &Checkpoint, input: &HostTensor) -> Vec<Vec<f32>> {
-    let gpu = gpu::open();
+    let device = cpu();
     let (count, network) = (input.dims[0], &checkpoint.metadata.network);
-    let made = EarlyExit::new(&gpu, network, count, Element::F32, &checkpoint.state);
-    let mut staged = gpu.block_on(made).expect("the weights fit");
+    let made = EarlyExit::new(&device, network, count, Element::F32, &checkpoint.state);
+    let mut staged = device.block_on(made).expect("the weights fit");
     let images: Vec<Vec<f32>> = input.data.chunks(input.data.len() / count).map(<[f32]>::to_vec).collect();
-    let mut heads = gpu.block_on(staged.all_heads(&Batch::of(count, &images))).expect("runs").logits;
+    let mut heads = device.block_on(staged.all_heads(&Batch::of(count, &images))).expect("runs").logits;
     heads.rotate_right(1);
     heads.into_iter().map(|rows| rows.concat()).collect()
 }

@@ -4,11 +4,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use incept::cpu::Cpu;
+use incept::device::Device;
 use incept::formats::read_tensors;
 use incept::tensor::HostTensor;
 use serde_json::Value;
 
 use crate::skipped::skipped;
+
+/// The CPU as a device, as the command opens it here.
+pub fn cpu() -> Device {
+    Cpu::new(None).expect("threads").into()
+}
 
 /// The root of the repository, with the fixtures of both packages.
 pub fn repository() -> &'static Path {

@@ -10,7 +10,7 @@ use incept::optim::Optimizer;
 use incept::train::Trainer;
 use serde_json::Value;
 
-use crate::gpu;
+use crate::program::cpu;
 use crate::program::{drawing, fails, json, stdout, text};
 
 /// A network that was trained briefly on digits, the folder of its run, and an image.
@@ -68,19 +68,21 @@ fn stats(path: &Path) -> ((u32, u32), usize) {
 /// positions.
 #[test]
 fn grad_cam_of_the_main_head_is_its_class_activation_map() {
-    let gpu = gpu::open();
+    let device = cpu();
     for (network, classifier) in
         [(GoogLeNet::paper(), "loss3/classifier.weight"), (GoogLeNet::torchvision(), "fc.weight")]
     {
         let network = network.width(0.0625).classes(3).input(64);
-        let trainer = gpu.block_on(Trainer::new(&gpu, &network, &Optimizer::default(), 1, 7, |_, _| ()));
-        let state = gpu.block_on(trainer.expect("a trainer").state()).expect("weights");
+        let trainer =
+            device.block_on(Trainer::new(&device, &network, &Optimizer::default(), 1, 7, |_, _| ()));
+        let state = device.block_on(trainer.expect("a trainer").state()).expect("weights");
         let image: Vec<f32> = (0..3 * 64 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
-        let mut gradcam = gpu.block_on(GradCam::new(&gpu, &network, &state)).expect("a graph");
+        let mut gradcam = device.block_on(GradCam::new(&device, &network, &state)).expect("a graph");
         assert_eq!(gradcam.heads(), ["main", "aux1", "aux2"]);
-        let maps = gpu.block_on(gradcam.maps(&image, Some(1))).expect("maps");
-        let features = Features::new(&gpu, &network, "inception_5b/output", &state);
-        let features = gpu.block_on(gpu.block_on(features).expect("a layer").maps(&image)).expect("maps");
+        let maps = device.block_on(gradcam.maps(&image, Some(1))).expect("maps");
+        let features = Features::new(&device, &network, "inception_5b/output", &state);
+        let features =
+            device.block_on(device.block_on(features).expect("a layer").maps(&image)).expect("maps");
         let plane = features.height * features.width;
         assert!(plane > 1);
         let row = &state.parameters[classifier].data[features.channels..2 * features.channels];
@@ -96,9 +98,9 @@ fn grad_cam_of_the_main_head_is_its_class_activation_map() {
         // The auxiliary heads are on blocks of higher resolution.
         assert!(maps[1].width > maps[0].width && maps[2].width == maps[1].width);
         // Without a class, all heads explain the main head's prediction.
-        let maps = gpu.block_on(gradcam.maps(&image, None)).expect("maps");
+        let maps = device.block_on(gradcam.maps(&image, None)).expect("maps");
         assert!(maps.iter().all(|m| m.class == maps[0].top.0), "{maps:?}");
-        assert!(gpu.block_on(gradcam.maps(&image, Some(3))).is_err());
+        assert!(device.block_on(gradcam.maps(&image, Some(3))).is_err());
     }
 }
 
