@@ -330,7 +330,15 @@ impl Train {
         };
         let manifest = match folder.manifest() {
             // A resumed run keeps its original manifest.
-            Ok(old) => Manifest { checkpoint: manifest.checkpoint, ..old },
+            Ok(old) => {
+                let (before, now) = (&old.machine.adapter, &manifest.machine.adapter);
+                if before != now {
+                    note(&format!(
+                        "note: this run began on {before}: on {now} it continues with the same images and dropout masks, but the last bits of its results differ"
+                    ));
+                }
+                Manifest { checkpoint: manifest.checkpoint, ..old }
+            }
             Err(_) => manifest,
         };
         folder.describe(&manifest, &run.config.to_toml()?)?;

@@ -40,9 +40,9 @@ pub fn half(array: &Array<f32>) -> (Array<f32>, Spec) {
 }
 
 /// Runs every implementation of the operation on this device and its CPU kernel, with activations
-/// dense and as windows of larger tensors, and compares each output with the f64 reference: relative
-/// L2 error up to `limit`, u32 outputs equal, no writes outside the outputs. `parameters` are 4-D
-/// inputs and `gradients` 4-D outputs that are never windows.
+/// dense and as windows of larger tensors, and compares each output with the f64 reference:
+/// relative L2 error up to `limit`, u32 outputs equal, no writes outside the outputs.
+/// `parameters` are 4-D inputs and `gradients` 4-D outputs that are never windows.
 pub fn check(
     op: &dyn Operation,
     specs: &[Spec],
