@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use incept::data::{Image, InMemory};
-use incept::gpu::{AdapterOptions, Gpu};
+use incept::device::{Device, DeviceOptions};
 use incept::learner::Learner;
 use incept::model::GoogLeNet;
 
@@ -16,7 +16,7 @@ fn main() -> incept::Result<()> {
         let pixels = (0..32 * 32).map(|p| (stripe(p) + (p * 31 + i * 17) % 50) as u8).collect();
         images.push(Image { width: 32, height: 32, channels: 1, pixels }, class as u32)?;
     }
-    let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
+    let device = Device::open_blocking(&DeviceOptions::default())?.device;
     let network = GoogLeNet::paper().width(0.125).input(32).classes(2);
     let mut learner = Learner::builder(network)
         .data(Arc::new(images))
@@ -25,7 +25,7 @@ fn main() -> incept::Result<()> {
         .batch_size(16)
         .learning_rate(0.02)
         .best_checkpoint("stripes.safetensors")
-        .build_blocking(&gpu)?;
+        .build_blocking(&device)?;
     let history = learner.fit_blocking(&mut ())?;
     let (accuracy, epoch) = history.best().unwrap_or_default();
     println!("best: {:.1}% after epoch {} of {}", 100.0 * accuracy, epoch + 1, history.epochs.len());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use incept::checkpoint::{ModelCheckpoint, OnnxOptions};
 use incept::data::{OpenOptions, open};
-use incept::gpu::{AdapterOptions, Gpu};
+use incept::device::{Device, DeviceOptions};
 use incept::graph::TensorId;
 use incept::infer::Classifier;
 use incept::learner::{Learner, Observer};
@@ -90,7 +90,7 @@ impl Observer for Lines {
 fn main() -> Result<()> {
     let folder = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| ".".into()));
     let (best, onnx) = (folder.join("resnet.safetensors"), folder.join("resnet.onnx"));
-    let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
+    let device = Device::open_blocking(&DeviceOptions::default())?.device;
     let data = open("digits", &OpenOptions::default())?;
     let network = ResNet { classes: data.train.classes().len(), input: 32, width: 8, blocks: 1 };
     let mut learner = Learner::builder(network)
@@ -100,14 +100,14 @@ fn main() -> Result<()> {
         .target_accuracy(0.95)
         .learning_rate(0.05)
         .best_checkpoint(&best)
-        .build_blocking(&gpu)?;
+        .build_blocking(&device)?;
     let history = learner.fit_blocking(&mut Lines)?;
     assert!(history.best().is_some_and(|(accuracy, _)| accuracy >= 0.95), "accuracy after 15 epochs");
     let checkpoint = ModelCheckpoint::<ResNet>::load(&best)?;
     let metadata = &checkpoint.metadata;
-    let classifier = Classifier::new(&gpu, &metadata.network, 1, Element::F32, &checkpoint.state);
+    let classifier = Classifier::new(&device, &metadata.network, 1, Element::F32, &checkpoint.state);
     let image = metadata.preprocessing.apply(&data.validation.image(0)?);
-    let top = gpu.block_on(async { classifier.await?.classify(&[image]).await })?[0][0];
+    let top = device.block_on(async { classifier.await?.classify(&[image]).await })?[0][0];
     println!("a {} is classified as {}", data.validation.label(0), metadata.classes[top.class]);
     std::fs::write(&onnx, checkpoint.to_onnx(OnnxOptions { aux: true, ..OnnxOptions::default() })?)
         .map_err(|e| Error::io(&onnx, e))

@@ -20,7 +20,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use incept::checkpoint::Checkpoint;
 use incept::data::{Image, Preprocessing};
-use incept::gpu::{AdapterOptions, Gpu};
+use incept::device::{Device, DeviceOptions};
 use incept::infer::{Classifier, Prediction};
 use incept::tensor::Element;
 use serde_json::{Value, json};
@@ -64,8 +64,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// The routes of the server, with the network on the fastest device.
 async fn router(checkpoint: Checkpoint) -> incept::Result<Router> {
     let Checkpoint { state, metadata } = checkpoint;
-    let gpu = Gpu::open(&AdapterOptions::default()).await?;
-    let classifier = Classifier::new(&gpu, &metadata.network, BATCH, Element::F32, &state.averaged()).await?;
+    let device = Device::open(&DeviceOptions::default()).await?.device;
+    let classifier =
+        Classifier::new(&device, &metadata.network, BATCH, Element::F32, &state.averaged()).await?;
     // Maximum number of waiting requests; further ones are rejected and may retry.
     let (jobs, waiting) = mpsc::channel(4 * BATCH);
     tokio::spawn(work(classifier, waiting));

@@ -3,37 +3,38 @@
 //!
 //! Data flows one way: data set, batch, graph, plan, device, metrics; the modules follow it. A
 //! network is built by [`model`] as a [`graph`], differentiated and pruned there, laid out in
-//! memory by [`plan`], and run by [`gpu`] with the kernels of [`ops`]. [`train`] combines them.
+//! memory by [`plan`], and run on a [`device`]: by [`gpu`] with the kernels of [`ops`], or by
+//! [`cpu`]. [`train`] combines them.
 //!
 //! ```
 //! use std::ops::ControlFlow;
 //!
 //! use incept::data::{Loader, LoaderOptions, OpenOptions, Preprocessing, open};
-//! use incept::gpu::{AdapterOptions, Gpu};
+//! use incept::device::{Device, DeviceOptions};
 //! use incept::model::GoogLeNet;
 //! use incept::optim::Optimizer;
 //! use incept::train::{Trainer, train_epoch};
 //!
 //! # fn main() -> incept::Result<()> {
-//! let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
+//! let device = Device::open_blocking(&DeviceOptions::default())?.device;
 //! let data = open("digits", &OpenOptions::default())?;
 //! let preprocessing = Preprocessing::new(32).measure(data.train.as_ref(), 500);
 //! let loading = LoaderOptions::new(8, preprocessing.clone()).training(1, None);
 //! let loader = Loader::new(data.train, loading)?;
 //! let network = GoogLeNet::paper().width(0.0625).classes(10).input(32);
 //! let optimizer = Optimizer::default();
-//! let trainer = Trainer::new(&gpu, &network, &optimizer, 8, 1, |_, _| ());
-//! let mut trainer = gpu.block_on(trainer)?;
+//! let trainer = Trainer::new(&device, &network, &optimizer, 8, 1, |_, _| ());
+//! let mut trainer = device.block_on(trainer)?;
 //! // Stop after two steps of the epoch.
 //! let observe = |step: &incept::train::StepMetrics| {
 //!     assert_eq!(step.heads.len(), 3);
 //!     if step.step == 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 //! };
-//! let epoch = gpu.block_on(train_epoch(&mut trainer, &loader, |_| 0.01, observe))?;
+//! let epoch = device.block_on(train_epoch(&mut trainer, &loader, |_| 0.01, observe))?;
 //! assert!(epoch.interrupted && epoch.loss.is_finite());
-//! let mut classifier = gpu.block_on(trainer.classifier(1))?;
+//! let mut classifier = device.block_on(trainer.classifier(1))?;
 //! let image = preprocessing.apply(&data.validation.image(0)?);
-//! let top = gpu.block_on(classifier.classify(&[image]))?;
+//! let top = device.block_on(classifier.classify(&[image]))?;
 //! assert_eq!(top[0].len(), 10);
 //! # Ok(())
 //! # }

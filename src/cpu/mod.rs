@@ -1,5 +1,5 @@
 //! The CPU as a device: plans run without a driver, on all cores. Graph, passes, plan and memory
-//! are those of GPUs; a node runs a fast kernel ([`kernels`]) or else its CPU reference in f32.
+//! are those of GPUs; a node runs a fast kernel or else its CPU reference in f32.
 //!
 //! Runs are synchronous: a run is complete when the call that submits it returns. Sums have an
 //! order that depends only on shapes, so results are the same bits on any number of threads.
