@@ -1,13 +1,13 @@
 //! `incept demo`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 use incept::Error;
 use incept::data::{Dataset, OpenOptions};
 use incept::learner::History;
-use incept::low_level::output::check_file;
+use incept::low_level::output::{check_file, write_atomically};
 use incept::model::{GoogLeNet, Initialization};
 use incept::optim::{Optimizer, Schedule};
 use incept::train::Trainer;
@@ -22,6 +22,7 @@ use super::interrupt::interruptible;
 use super::numbers::{Range, real, whole};
 use super::options::{DeviceArgs, PixelArgs};
 use super::plot::check_png;
+use super::raster::{png, raster};
 use super::report::{Rate, Reporter, duration, plural, shown};
 use super::screen::Screen;
 use super::sheet::{Sheet, Tile};
@@ -29,6 +30,9 @@ use super::{Outcome, Result};
 
 /// Number of images on the sheet.
 const TILES: usize = 36;
+
+/// Number of validation images that are written as files.
+const SAMPLES: usize = 6;
 
 /// Train on the embedded digits, classify validation images, and draw a sheet with the results.
 ///
@@ -68,8 +72,10 @@ struct DemoResult<'a> {
     accuracy: f64,
     epochs: usize,
     seconds: f64,
-    sheet: &'a std::path::Path,
-    checkpoint: &'a std::path::Path,
+    sheet: &'a Path,
+    checkpoint: &'a Path,
+    /// The folder of the images that were written as files.
+    samples: &'a Path,
 }
 
 impl Demo {
@@ -131,7 +137,10 @@ impl Demo {
             duration(total.elapsed()),
             shown(&self.out)
         ))?;
-        reporter.line(&format!("next: incept classify {} IMAGE...", shown(&self.checkpoint)))?;
+        let samples = self.samples();
+        Self::write_samples(&setup, &samples)?;
+        let (checkpoint, folder) = (shown(&self.checkpoint), shown(&samples));
+        reporter.line(&format!("next: incept classify {checkpoint} {folder}"))?;
         reporter.event(&DemoResult {
             event: "demo",
             accuracy: last,
@@ -139,8 +148,30 @@ impl Demo {
             seconds: total.elapsed().as_secs_f64(),
             sheet: &self.out,
             checkpoint: &self.checkpoint,
+            samples: &samples,
         })?;
         Ok(Outcome::Done)
+    }
+
+    /// The folder of the sample images, beside the sheet.
+    fn samples(&self) -> PathBuf {
+        let name = self.out.file_stem().map_or_else(|| "demo".into(), |stem| stem.to_string_lossy());
+        self.out.with_file_name(format!("{name}-digits"))
+    }
+
+    /// Writes a few validation images as files to classify, named after their class.
+    fn write_samples(setup: &Setup, folder: &Path) -> Result<()> {
+        let validation = &setup.data.validation;
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        for i in 0..SAMPLES.min(validation.len()) {
+            let index = i * validation.len() / SAMPLES;
+            let class = &validation.classes()[validation.label(index) as usize];
+            let file = folder.join(format!("{class}-{index:03}.png"));
+            let png = png(&raster(&validation.image(index)?));
+            let png = png.map_err(|e| Error::format(&file, e.to_string()))?;
+            write_atomically(&file, &png)?;
+        }
+        Ok(())
     }
 
     /// Classifies evenly spaced validation images and draws the sheet.

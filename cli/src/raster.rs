@@ -46,9 +46,14 @@ impl Placed<'_> {
 
 /// The image as a `data:` URL with a PNG.
 pub(crate) fn data_url(image: &RgbImage) -> Drawn<String> {
+    Ok(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png(image)?)))
+}
+
+/// The image as the bytes of a PNG file.
+pub(crate) fn png(image: &RgbImage) -> Drawn<Vec<u8>> {
     let mut png = std::io::Cursor::new(Vec::new());
     image.write_to(&mut png, ImageFormat::Png)?;
-    Ok(format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png.into_inner())))
+    Ok(png.into_inner())
 }
 
 /// Converts an image of a data set; grayscale is repeated in all channels.

@@ -329,4 +329,9 @@ fn demo_draws_its_sheet() {
     }
     assert!(colors.len() > 30, "{}", colors.len());
     assert!(checkpoint.is_file());
+    // The command that the demo ends with runs as printed.
+    let samples = folder.path().join("sheet-digits");
+    assert_eq!(events.last().expect("events")["samples"], text(&samples));
+    let classified = json(&["classify", text(&checkpoint), text(&samples), "--json"]);
+    assert_eq!(classified.len(), 6, "{classified:?}");
 }
