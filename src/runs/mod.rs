@@ -6,6 +6,7 @@
 //!   config.toml        every option of the command with its value
 //!   log.jsonl          one Record per line: steps, epochs, and why the run ended; resumed runs
 //!                      append to it
+//!   metrics.csv        the epochs of the log as a table, for spreadsheets and pandas
 //!   last.safetensors   the latest checkpoint (or at Manifest::checkpoint)
 //!   best.safetensors   the checkpoint of the epoch with the best validation accuracy
 //!   epoch-0012.safetensors   older checkpoints that are kept
@@ -21,6 +22,7 @@ mod lock;
 mod log;
 mod mend;
 mod recorder;
+mod table;
 mod tensorboard;
 
 pub use lock::{Lock, Owner};
@@ -251,6 +253,11 @@ impl RunFolder {
     /// [`Error::Io`] or [`Error::Format`] naming the file and line.
     pub fn log(&self) -> Result<Vec<Record>> {
         if self.log_path().is_file() { read_log(&self.log_path()) } else { Ok(Vec::new()) }
+    }
+
+    /// The epochs of the log as a table.
+    pub fn table_path(&self) -> PathBuf {
+        self.path.join("metrics.csv")
     }
 
     /// File of the newest checkpoint in the folder.

@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::table::table;
 use super::{
     EpochRecord, EventWriter, HeadRecord, LogWriter, Machine, PartRecord, Record, RunFolder, StepRecord,
     StopReason, ValidationRecord, read_log_leniently,
@@ -189,6 +190,10 @@ impl Recorder {
             None => None,
         };
         let unvalidated = folder.unvalidated(steps)?;
+        // A run that rewound has fewer epochs.
+        if folder.table_path().is_file() {
+            write_atomically(&folder.table_path(), table(&records).as_bytes())?;
+        }
         Ok(Self {
             folder,
             log,
@@ -320,6 +325,7 @@ impl Recorder {
         let best = epoch.best;
         let record = Record::Epoch(epoch);
         self.commit(&record, save, best)?;
+        write_atomically(&self.folder.table_path(), table(&self.folder.log()?).as_bytes())?;
         let Record::Epoch(epoch) = record else { return Ok(()) };
         if let Some(validation) = &epoch.validation {
             if best {

@@ -121,6 +121,20 @@ fn run_folder_has_log_and_checkpoints() {
     assert_eq!((manifest.train, manifest.validation), (48, 12));
     let log = run.log().expect("a log");
     assert_eq!(log.iter().filter_map(Record::epoch).count(), 2);
+    // The table has the log's numbers, under names that other tools use.
+    let table = std::fs::read_to_string(run.table_path()).expect("a table");
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split(',').collect()).collect();
+    let column = |name: &str| rows[0].iter().position(|column| *column == name).expect("a column");
+    assert_eq!(rows.len(), 3, "{table}");
+    for (row, epoch) in rows[1..].iter().zip(log.iter().filter_map(Record::epoch)) {
+        assert_eq!(row.len(), rows[0].len(), "{table}");
+        let number = |name: &str| row[column(name)].parse::<f64>().expect("a number");
+        assert_eq!((number("epoch"), number("lr")), ((epoch.epoch + 1) as f64, epoch.lr));
+        assert_eq!(number("train_loss_aux1"), epoch.heads[1].loss);
+        let validation = epoch.validation.as_ref().expect("was validated");
+        assert_eq!(number("val_accuracy"), validation.accuracy);
+        assert_eq!(number("val_loss_aux2"), epoch.validation_aux[1].loss);
+    }
     assert!(matches!(log.last(), Some(Record::End { reason: StopReason::Done, epochs: 2, .. })), "{log:?}");
     assert_eq!(load(&run.last()).metadata.progress.epoch, 2);
     let (_, epoch) = history.best().expect("was validated");
