@@ -82,7 +82,7 @@ impl Kernel for AvgPoolGrad {
                 for (dy, rows) in dy.chunks_exact(out_width).zip(&rows) {
                     shares.fill(0.0);
                     for (dy, columns) in dy.iter().zip(&columns) {
-                        let share = *dy * (1.0 / (rows.len() * columns.len()) as f32);
+                        let share = *dy / (rows.len() * columns.len()) as f32;
                         shares[columns.clone()].iter_mut().for_each(|sum| *sum += share);
                     }
                     for dx in dx[rows.start * width..rows.end * width].chunks_exact_mut(width) {

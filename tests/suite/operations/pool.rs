@@ -48,18 +48,20 @@ proptest! {
         let op = AdaptiveAvgPool { output };
         check(&op, &[spec(&x)], &[&x], 1e-6, &[], &[]);
         let dy = noise(&[batch, channels, output[0], output[1]], 2);
+        // A gradient is a sum of a few shares that may nearly cancel.
+        let limit = 5e-6;
         let mut grad = AvgPoolGrad { pool: None, size, accumulate: false, masked: false };
-        check(&grad, &[spec(&dy)], &[&dy], 1e-6, &[], &[]);
+        check(&grad, &[spec(&dy)], &[&dy], limit, &[], &[]);
         grad.accumulate = true;
-        check(&grad, &[spec(&dy), spec(&x)], &[&dy, &x], 1e-6, &[], &[]);
+        check(&grad, &[spec(&dy), spec(&x)], &[&dy, &x], limit, &[], &[]);
         grad.masked = true;
         let activation = noise(&x.dims, 3);
-        check(&grad, &[spec(&dy), spec(&x), spec(&x)], &[&dy, &x, &activation], 1e-6, &[], &[]);
+        check(&grad, &[spec(&dy), spec(&x), spec(&x)], &[&dy, &x, &activation], limit, &[], &[]);
         let op = AvgPool { kernel, stride, padding, ceil };
         if let Ok(out) = op.infer(&[&spec(&x)]) {
             check(&op, &[spec(&x)], &[&x], 1e-6, &[], &[]);
             let dy = noise(out[0].dims(), 2);
-            check(&AvgPoolGrad { pool: Some(op), size, accumulate: false, masked: false }, &[spec(&dy)], &[&dy], 1e-6, &[], &[]);
+            check(&AvgPoolGrad { pool: Some(op), size, accumulate: false, masked: false }, &[spec(&dy)], &[&dy], limit, &[], &[]);
         }
     }
 }
