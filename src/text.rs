@@ -38,7 +38,12 @@ pub fn noun_after(is_one: bool, noun: &str) -> Cow<'_, str> {
     if is_one {
         return Cow::Borrowed(noun);
     }
-    let ending = if ["s", "x", "ch", "sh"].iter().any(|end| noun.ends_with(end)) { "es" } else { "s" };
+    // The ch of epoch is a k.
+    let ending = if !noun.ends_with("epoch") && ["s", "x", "ch", "sh"].iter().any(|end| noun.ends_with(end)) {
+        "es"
+    } else {
+        "s"
+    };
     Cow::Owned(format!("{noun}{ending}"))
 }
 

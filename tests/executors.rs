@@ -1,5 +1,10 @@
 //! Futures of the crate complete in any executor, on any of its threads.
 
+#[path = "support/gpu.rs"]
+mod gpu;
+#[path = "support/skipped.rs"]
+mod skipped;
+
 use std::ops::ControlFlow;
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};
@@ -48,7 +53,7 @@ async fn classes() -> incept::Result<Vec<Vec<usize>>> {
 
 /// As [`classes`], without an executor.
 fn expected() -> Vec<Vec<usize>> {
-    let gpu = Gpu::open_blocking(&AdapterOptions::default()).expect("these tests need a driver");
+    let gpu = gpu::open();
     let mut classifier =
         gpu.block_on(Classifier::untrained(&gpu, &network(), 2, Element::F32, 7)).expect("it can be made");
     let made = gpu.block_on(classifier.classify(&images(3))).expect("it runs");
@@ -57,17 +62,26 @@ fn expected() -> Vec<Vec<usize>> {
 
 #[test]
 fn completes_in_pollster() {
+    if gpu::missing() {
+        return;
+    }
     assert_eq!(within(|| pollster::block_on(classes())).expect("runs"), expected());
 }
 
 #[test]
 fn completes_in_smol() {
+    if gpu::missing() {
+        return;
+    }
     let spawned = || smol::block_on(smol::spawn(classes()));
     assert_eq!(within(spawned).expect("runs"), expected());
 }
 
 #[test]
 fn completes_in_tokio() {
+    if gpu::missing() {
+        return;
+    }
     let several = || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("starts");
         runtime.block_on(async {
@@ -88,6 +102,9 @@ fn completes_in_tokio() {
 /// Several tasks share a device and get their own results.
 #[test]
 fn tasks_share_one_device() {
+    if gpu::missing() {
+        return;
+    }
     let run = || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("starts");
         runtime.block_on(async {
@@ -120,6 +137,9 @@ fn tasks_share_one_device() {
 /// Polling by hand with a no-op waker completes too.
 #[test]
 fn polling_with_noop_waker_completes() {
+    if gpu::missing() {
+        return;
+    }
     let made = within(|| {
         let mut future = std::pin::pin!(classes());
         loop {
@@ -135,6 +155,9 @@ fn polling_with_noop_waker_completes() {
 /// A dropped future leaves no state that breaks later ones.
 #[test]
 fn dropped_futures_leave_no_state() {
+    if gpu::missing() {
+        return;
+    }
     let made = within(|| {
         pollster::block_on(async {
             let gpu = Gpu::open(&AdapterOptions::default()).await?;
@@ -156,8 +179,11 @@ fn dropped_futures_leave_no_state() {
 /// Required by multi-threaded executors.
 #[test]
 fn futures_are_send() {
+    if gpu::missing() {
+        return;
+    }
     fn send<T: Send>(_: &T) {}
-    let gpu = Gpu::open_blocking(&AdapterOptions::default()).expect("these tests need a driver");
+    let gpu = gpu::open();
     let (network, optimizer) = (network(), Optimizer::default());
     send(&Gpu::open(&AdapterOptions::default()));
     send(&Trainer::new(&gpu, &network, &optimizer, 2, 1, |_, _| ()));
@@ -201,6 +227,9 @@ fn pollers() -> usize {
 #[cfg(target_os = "linux")]
 #[test]
 fn polling_thread_ends_with_the_device() {
+    if gpu::missing() {
+        return;
+    }
     const CHILD: &str = "INCEPT_EXECUTORS_CHILD";
     if std::env::var_os(CHILD).is_none() {
         let name = "polling_thread_ends_with_the_device";
@@ -213,7 +242,7 @@ fn polling_thread_ends_with_the_device() {
         assert!(output.status.success() && told.contains("1 passed"), "{told}");
         return;
     }
-    let gpu = Gpu::open_blocking(&AdapterOptions::default()).expect("these tests need a driver");
+    let gpu = gpu::open();
     let mut classifier =
         gpu.block_on(Classifier::untrained(&gpu, &network(), 2, Element::F32, 7)).expect("it can be made");
     gpu.block_on(classifier.classify(&images(1))).expect("it runs");

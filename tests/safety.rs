@@ -1,11 +1,16 @@
 //! Safe code of other crates cannot crash the process: external kernels run with checks, and
 //! mismatched arguments are typed errors. Tests that could crash run in a separate process.
 
+#[path = "support/gpu.rs"]
+mod gpu;
+#[path = "support/skipped.rs"]
+mod skipped;
+
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
 use incept::Error;
-use incept::gpu::{AdapterOptions, Gpu, Regions, Session};
+use incept::gpu::{Gpu, Regions, Session};
 use incept::graph::{Alias, Graph, Initializer, Operation, ParameterInfo, Role, TensorId};
 use incept::kernel::{Implementation, Kernel, Operand, Operands, Profile, Slot, Step};
 use incept::ops::{
@@ -40,7 +45,7 @@ fn alone(test: &str, body: impl FnOnce()) {
 
 fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
-    GPU.get_or_init(|| Gpu::open_blocking(&AdapterOptions::default()).expect("these tests need a driver"))
+    GPU.get_or_init(gpu::open)
 }
 
 type Make = fn(&Operands<'_>, &Profile) -> Vec<Implementation>;
@@ -164,21 +169,33 @@ fn far(make: Make) {
 
 #[test]
 fn write_past_workgroup_memory_is_contained() {
+    if gpu::missing() {
+        return;
+    }
     alone("write_past_workgroup_memory_is_contained", || far(|o, _| one(kernel(o, "workgroup_write"))));
 }
 
 #[test]
 fn write_past_private_memory_is_contained() {
+    if gpu::missing() {
+        return;
+    }
     alone("write_past_private_memory_is_contained", || far(|o, _| one(kernel(o, "private_write"))));
 }
 
 #[test]
 fn read_past_storage_is_contained() {
+    if gpu::missing() {
+        return;
+    }
     alone("read_past_storage_is_contained", || far(|o, _| one(kernel(o, "read"))));
 }
 
 #[test]
 fn write_past_storage_is_contained() {
+    if gpu::missing() {
+        return;
+    }
     alone("write_past_storage_is_contained", || far(|o, _| one(kernel(o, "write"))));
 }
 
@@ -186,6 +203,9 @@ fn write_past_storage_is_contained() {
 /// were created for.
 #[test]
 fn crate_kernels_in_external_operations_are_checked() {
+    if gpu::missing() {
+        return;
+    }
     alone("crate_kernels_in_external_operations_are_checked", || {
         let own: Vec<Make> = vec![
             // More invocations and elements than there is memory for.
@@ -224,6 +244,9 @@ fn crate_kernels_in_external_operations_are_checked() {
 /// Labels, indices and segments are tensors with arbitrary content.
 #[test]
 fn out_of_range_indices_in_tensors_are_contained() {
+    if gpu::missing() {
+        return;
+    }
     alone("out_of_range_indices_in_tensors_are_contained", || {
         let softmax = SoftmaxCrossEntropy { smoothing: 0.0 };
         let labels = |value: f32| (Spec::u32([8]), value);
@@ -257,6 +280,9 @@ fn out_of_range_indices_in_tensors_are_contained() {
 
 #[test]
 fn windows_past_their_tensor_are_rejected() {
+    if gpu::missing() {
+        return;
+    }
     alone("windows_past_their_tensor_are_rejected", || {
         for alias in [
             Alias::Window { output: 0, input: 0, channel: 1 << 30 },
@@ -289,6 +315,9 @@ fn error_of(make: Make) -> Error {
 
 #[test]
 fn invalid_kernels_are_typed_errors() {
+    if gpu::missing() {
+        return;
+    }
     let cases: [(&str, Make); 14] = [
         ("what_is_this", |o, _| one(kernel(o, "refused"))),
         ("nowhere", |o, _| one(kernel(o, "nowhere"))),
@@ -343,6 +372,9 @@ fn invalid_kernels_are_typed_errors() {
 
 #[test]
 fn modified_plans_are_rejected() {
+    if gpu::missing() {
+        return;
+    }
     let specs = [Spec::f32([640])];
     let relu = || plan(Relu, &specs).expect("fits").0;
     let scratch: Make =
@@ -370,6 +402,9 @@ fn modified_plans_are_rejected() {
 
 #[test]
 fn foreign_regions_are_rejected() {
+    if gpu::missing() {
+        return;
+    }
     let info = ParameterInfo { lr: 1.0, weight_decay: 1.0, init: Initializer::Constant(0.0) };
     let updated = |length: usize| {
         let mut graph = Graph::new();
@@ -406,7 +441,7 @@ fn foreign_regions_are_rejected() {
     assert!(matches!(read, Err(Error::Tensor { .. })), "{read:?}");
     assert!(pretending.set(gpu(), region, "w", &[0.0; 6400]).is_err());
     // Regions of another device too.
-    let other = Gpu::open_blocking(&AdapterOptions::default()).expect("opens twice");
+    let other = gpu::open();
     let foreign = || other.block_on(Regions::new(&other, &small)).expect("fits");
     let config = |error: Option<Error>| assert!(matches!(error, Some(Error::Config(_))), "{error:?}");
     config(with(&small, foreign()).err());
@@ -424,6 +459,9 @@ fn foreign_regions_are_rejected() {
 
 #[test]
 fn tensors_of_another_size_or_graph_are_rejected() {
+    if gpu::missing() {
+        return;
+    }
     let (plan, inputs, output) = plan(Relu, &[Spec::f32([64])]).expect("fits");
     let mut many = Graph::new();
     let far = (0..100).map(|i| many.input(format!("{i}"), Spec::f32([64]))).last().expect("there are 100");
@@ -488,6 +526,9 @@ fn extreme_attributes_are_rejected() {
 /// A kernel declared safe by `unchecked` runs without checks, for exactly those operands.
 #[test]
 fn unchecked_kernels_have_their_own_pipeline() {
+    if gpu::missing() {
+        return;
+    }
     let make: Make = |o, profile| {
         let implementation = one(kernel(o, "fine").workgroup(64, 1, 1)).remove(0);
         // SAFETY: 64 invocations read and write one element each of tensors of 64 elements.
