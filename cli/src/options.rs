@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use incept::data::{Augmentation, Dataset, Fit, Preprocessing};
-use incept::device::{Device, DeviceChoice, DeviceOptions, Opened};
+use incept::device::{Device, DeviceOptions, Opened};
 use incept::kernel::{AdapterClass, Profile};
 use incept::model::{GoogLeNet, Initialization, Variant};
 use incept::optim::{Averaging, Optimizer, Precision, Rule, Schedule};
@@ -120,12 +120,12 @@ impl DeviceArgs {
 
     /// As [`DeviceArgs::open`], with the reason for the choice.
     pub(crate) fn open_with_reason(&self) -> incept::Result<Opened> {
-        let opened = Device::open_blocking(&DeviceOptions {
-            choice: DeviceChoice::from(self.device.as_deref().unwrap_or_default()),
-            backends: self.backend.apis(),
-            default_limits: self.default_limits,
-            threads: self.threads,
-        })?;
+        let options = DeviceOptions::default()
+            .choice(self.device.as_deref().unwrap_or_default())
+            .backends(self.backend.apis())
+            .default_limits(self.default_limits)
+            .threads(self.threads);
+        let opened = Device::open_blocking(&options)?;
         let summary = opened.device.summary();
         if opened.reason.is_empty() {
             note(&format!("device: {summary}"));

@@ -8,6 +8,7 @@ use crate::kernel::AdapterClass;
 
 /// Which device to open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DeviceChoice {
     /// A hardware GPU, or the CPU if there is none. Software adapters, which run shaders on the CPU
     /// more slowly, are opened only by name, or if graphics APIs are chosen.
@@ -32,8 +33,9 @@ impl From<&str> for DeviceChoice {
     }
 }
 
-/// How to open a device.
+/// How to open a device: `DeviceOptions::default().choice("cpu").threads(2)`.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct DeviceOptions {
     /// Which device.
     pub choice: DeviceChoice,
@@ -45,8 +47,35 @@ pub struct DeviceOptions {
     pub threads: Option<usize>,
 }
 
+impl DeviceOptions {
+    /// Which device, or its name.
+    #[must_use]
+    pub fn choice(self, choice: impl Into<DeviceChoice>) -> Self {
+        Self { choice: choice.into(), ..self }
+    }
+
+    /// Graphics APIs to consider.
+    #[must_use]
+    pub fn backends(self, backends: impl Into<Option<wgpu::Backends>>) -> Self {
+        Self { backends: backends.into(), ..self }
+    }
+
+    /// Whether a GPU has WebGPU's default limits only, as in a browser.
+    #[must_use]
+    pub fn default_limits(self, default_limits: bool) -> Self {
+        Self { default_limits, ..self }
+    }
+
+    /// Threads of the CPU.
+    #[must_use]
+    pub fn threads(self, threads: impl Into<Option<usize>>) -> Self {
+        Self { threads: threads.into(), ..self }
+    }
+}
+
 /// An open device, and why it was chosen.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Opened {
     /// The device.
     pub device: Device,

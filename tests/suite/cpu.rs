@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use incept::cpu::Cpu;
-use incept::device::{Device, DeviceChoice, DeviceOptions, Session};
+use incept::device::{Device, DeviceOptions, Session};
 use incept::gpu::Clock;
 use incept::graph::{Add, Graph, Operation, TensorId};
 use incept::kernel::Step;
@@ -292,16 +292,12 @@ fn software_adapters_are_opened_only_by_name() {
         return;
     }
     assert!(auto.reason.starts_with("no GPU"), "{}", auto.reason);
-    let choice = DeviceChoice::from("cpu");
-    let cpu = Device::open_blocking(&DeviceOptions { choice, threads: Some(1), ..DeviceOptions::default() });
-    let cpu = cpu.expect("the CPU");
+    let cpu = Device::open_blocking(&DeviceOptions::default().choice("cpu").threads(1)).expect("the CPU");
     assert!(cpu.reason.is_empty() && cpu.device.cpu().is_some_and(|cpu| cpu.threads() == 1));
-    let choice = DeviceChoice::from("gpu");
-    let refused = Device::open_blocking(&DeviceOptions { choice, ..DeviceOptions::default() });
+    let refused = Device::open_blocking(&DeviceOptions::default().choice("gpu"));
     assert!(refused.expect_err("there is no GPU").to_string().contains("no GPU"));
     for adapter in auto.software {
-        let choice = DeviceChoice::from(adapter.name.as_str());
-        let named = Device::open_blocking(&DeviceOptions { choice, ..DeviceOptions::default() });
+        let named = Device::open_blocking(&DeviceOptions::default().choice(adapter.name.as_str()));
         assert!(named.expect("by its name").device.gpu().is_some());
     }
 }
