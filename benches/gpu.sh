@@ -7,6 +7,8 @@
 set -u
 incept=${1:-target/release/incept}
 peers=${2:-benches/peers/target/release/peers}
+# The best GPU; `INCEPT_DEVICE=llvmpipe` tries the script where there is none.
+device=${INCEPT_DEVICE:-gpu}
 folder=${3:-}
 network="--width 1 --input 224 --classes 1000"
 small="--variant torchvision --width 0.5 --input 32 --classes 10"
@@ -18,7 +20,7 @@ trap 'rm -f "$kept"' EXIT
 bench() {
     name=$1
     shift
-    line=$("$incept" bench "$@" --rounds 3 --json | tail -n 1)
+    line=$("$incept" bench --device "$device" "$@" --rounds 3 --json | tail -n 1)
     printf '%s: %s\n' "$name" "$line"
     # Training comes before inference.
     printf '%s %s\n' "$name" "$(printf '%s' "$line" | grep -o '"images_per_s":{"median":[0-9.]*' | head -n 1 | sed 's/.*://')" >>"$kept"
@@ -32,12 +34,12 @@ bench f32-tuned $network --batch 128 --precision f32 --tune fast
 bench f16-tuned $network --batch 128 --precision f16 --tune fast
 for precision in f32 f16; do
     for batch in 1 32; do
-        "$incept" bench $network --batch $batch --precision $precision --tune off --rounds 3
+        "$incept" bench --device "$device" $network --batch $batch --precision $precision --tune off --rounds 3
     done
 done
-"$incept" bench $small --batch 128 --precision f32 --tune off --rounds 3
+"$incept" bench --device "$device" $small --batch 128 --precision f32 --tune off --rounds 3
 for precision in f32 f16; do
-    "$incept" profile $network --batch 128 --precision $precision --sort time | tee "$kept.$precision" | head -n 60
+    "$incept" profile --device "$device" $network --batch 128 --precision $precision --sort time | tee "$kept.$precision" | head -n 60
 done
 peak=$(sed -n 's/^peaks *\([0-9.]*\) \([GT]\)FLOPS.*/\1 \2/p' "$kept.f32" | awk '{ print $2 == "T" ? $1 : $1 / 1000 }')
 rm -f "$kept.f32" "$kept.f16"
@@ -51,7 +53,7 @@ awk -v peak="$peak" '
     }' "$kept"
 if [ -n "$folder" ]; then
     # Each epoch prints the device utilization.
-    "$incept" train "$folder" --width 1 --input 224 --batch 128 --epochs 2 --augment crops --tune off --view plain --runs-dir "$(mktemp -d)"
+    "$incept" train "$folder" --device "$device" --width 1 --input 224 --batch 128 --epochs 2 --augment crops --tune off --view plain --runs-dir "$(mktemp -d)"
 fi
 if [ -x "$peers" ]; then
     "$peers" step $network --batch 128 --rounds 3 --block 500
