@@ -60,13 +60,13 @@ fn cases() -> [Case; 3] {
         ..Optimizer::default()
     };
     [
-        Case { variant: Variant::Paper, optimizer: Optimizer::default(), limit: 1e-5 },
+        Case { variant: Variant::Paper, optimizer: Optimizer::default(), limit: 5e-5 },
         // Adam's first steps have the size of the learning rate even where gradients are noise.
-        Case { variant: Variant::Torchvision, optimizer: adamw, limit: 2e-2 },
+        Case { variant: Variant::Torchvision, optimizer: adamw, limit: 5e-2 },
         Case {
             variant: Variant::Paper,
             optimizer: Optimizer { precision: Precision::f16(), ..Optimizer::default() },
-            limit: 2e-3,
+            limit: 5e-3,
         },
     ]
 }

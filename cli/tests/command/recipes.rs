@@ -228,7 +228,7 @@ fn single_image_in_the_last_batch_does_not_harm_batch_norm() {
     let whole = repository().join("tests/fixtures/cases/bn49");
     let less = folder.path().join("bn48");
     copy_but(&whole, &less, "p016.png");
-    let accuracy = |data: &Path, name: &str| {
+    let accuracy = |data: &Path, name: &str, seed: &str| {
         let options = [
             "--variant",
             "torchvision",
@@ -245,8 +245,7 @@ fn single_image_in_the_last_batch_does_not_harm_batch_norm() {
             "--schedule",
             "cosine",
             "--seed",
-            // With seed 1 the smaller set is not learned within ten epochs on the CPU.
-            "2",
+            seed,
             "--tune",
             "off",
             "--name",
@@ -257,8 +256,10 @@ fn single_image_in_the_last_batch_does_not_harm_batch_norm() {
         let epoch = events.iter().rev().find(|e| e["event"] == "epoch").expect("an epoch");
         epoch["validation_accuracy"].as_f64().expect("was measured")
     };
-    let (with, without) = (accuracy(&whole, "49"), accuracy(&less, "48"));
-    assert!((with - without).abs() <= 0.02 && with > 0.95, "{with} with it, {without} without");
+    // Sets as small as these are not learned within ten epochs from every seed.
+    let both = ["1", "2", "3"].map(|seed| (accuracy(&whole, "49", seed), accuracy(&less, "48", seed)));
+    let good = both.iter().filter(|(with, without)| (with - without).abs() <= 0.02 && *with > 0.95);
+    assert!(good.count() >= 2, "with it and without it, by seed: {both:?}");
 }
 
 /// Copies a folder, except files of this name in the first class.
