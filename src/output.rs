@@ -18,6 +18,9 @@ const ENDING: &str = ".tmp";
 /// Characters of the target's name in a temporary file's name, because names are limited to 255
 /// bytes.
 const STEM: usize = 50;
+/// Environment variable for the folder of caches.
+#[cfg(not(target_arch = "wasm32"))]
+const CACHE: &str = "INCEPT_CACHE_DIR";
 /// Maximum chain of symbolic links, as in Linux.
 const LINKS: usize = 40;
 
@@ -32,6 +35,21 @@ enum Target {
     Output,
     /// Standard error.
     Errors,
+}
+
+/// The folder of caches: `INCEPT_CACHE_DIR`, or `incept` in the system's cache folder. It may not
+/// exist yet.
+///
+/// # Errors
+/// [`Error::Io`] if the system has no such folder.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn cache_folder() -> Result<PathBuf> {
+    let named = std::env::var_os(CACHE).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let missing = || {
+        let reason = format!("this system has no cache folder: set {CACHE}");
+        Error::io("the cache", std::io::Error::new(std::io::ErrorKind::NotFound, reason))
+    };
+    named.or_else(|| Some(dirs::cache_dir()?.join("incept"))).ok_or_else(missing)
 }
 
 /// Writes a file atomically: to a temporary file in the same folder, which is synced and renamed.

@@ -24,6 +24,7 @@ use super::{Outcome, Result};
 
 const EXAMPLES: &str = "Examples:
   incept classify photo.jpg                       with the included weights (CIFAR-10's ten classes)
+  incept classify --weights imagenet photo.jpg    with torchvision's weights (ImageNet's 1000 classes)
   incept classify runs/0003-photos holiday/       with the best checkpoint of a run
   incept classify mnist.safetensors - < seven.png --json";
 
@@ -36,11 +37,19 @@ pub(crate) struct Classify {
     /// A checkpoint [default: the weights that come with incept], then images, folders of images,
     /// or `-` for one image from standard input.
     ///
-    /// A checkpoint is a .safetensors file, or a run's folder (its best checkpoint). The included
-    /// weights have the classes airplane, automobile, bird, cat, deer, dog, frog, horse, ship and
-    /// truck.
+    /// A checkpoint is a .safetensors file, a run's folder (its best checkpoint), `included` or
+    /// `imagenet`. The included weights have the classes airplane, automobile, bird, cat, deer,
+    /// dog, frog, horse, ship and truck.
     #[arg(required = true, value_name = "CHECKPOINT|IMAGE")]
     inputs: Vec<PathBuf>,
+    /// The checkpoint: a file, a run's folder, `included` (the weights that come with incept) or
+    /// `imagenet` (torchvision's ImageNet weights, 1000 classes).
+    ///
+    /// The ImageNet weights (50 MiB) are downloaded once, to the folder `weights` in the system's
+    /// cache folder for incept or in INCEPT_CACHE_DIR; INCEPT_WEIGHTS_URL sets the base URL of a
+    /// mirror.
+    #[arg(long, value_name = "NAME|FILE")]
+    weights: Option<PathBuf>,
     /// Number of classes to print per image.
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = whole::<usize>(1))]
     top: usize,
@@ -96,6 +105,12 @@ pub(super) fn read(path: &Path) -> Result<Image> {
 impl Classify {
     /// Splits the arguments into checkpoint and images.
     fn inputs(&self) -> Result<(&Path, &[PathBuf])> {
+        if let (Some(weights), Some(second)) =
+            (&self.weights, self.inputs.iter().find(|path| record::is_checkpoint(path)))
+        {
+            let reason = format!("{} and {} are two checkpoints: give one", shown(weights), shown(second));
+            return Err(Error::Config(reason));
+        }
         let late = self.inputs.iter().skip(1).find(|path| record::is_checkpoint(path));
         if let Some(late) = late {
             return Err(Error::Config(format!("the checkpoint {} must come before the images", shown(late))));
@@ -107,11 +122,12 @@ impl Classify {
         {
             return Err(Error::Config(format!("no checkpoint or image found at {}", shown(first))));
         }
-        let (checkpoint, images) = match self.inputs.split_first() {
-            Some((first, rest)) if record::is_checkpoint(first) => (first.as_path(), rest),
+        let (checkpoint, images) = match (&self.weights, self.inputs.split_first()) {
+            (Some(weights), _) => (weights.as_path(), self.inputs.as_slice()),
+            (None, Some((first, rest))) if record::is_checkpoint(first) => (first.as_path(), rest),
             _ => {
                 note(
-                    "note: using the included weights with CIFAR-10's classes; pass a checkpoint first for other weights",
+                    "note: using the included weights with CIFAR-10's ten classes; --weights imagenet has 1000, and --weights FILE those of a checkpoint",
                 );
                 (Path::new(record::INCLUDED), self.inputs.as_slice())
             }

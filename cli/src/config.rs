@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::dashboard::ViewName;
 use super::data::LoadArgs;
 use super::numbers::{Range, not_zero, real, whole};
-use super::options::{Augment, NetworkArgs, OptimizerArgs, PixelArgs, PrecisionName};
+use super::options::{Augment, Init, NetworkArgs, OptimizerArgs, PixelArgs, PrecisionName};
 
 /// All options of a run. `resolve` fills in the defaults; the result is saved with the run.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -62,6 +62,16 @@ pub(crate) struct TrainingArgs {
     /// `CrossEntropyLoss(weight=...)`.
     #[arg(long, value_name = "balanced|W,W,...|none")]
     pub class_weights: Option<String>,
+    /// Pretrained weights to start from: `imagenet` (torchvision's ImageNet weights), `included`
+    /// (the weights that come with incept, trained on CIFAR-10), a checkpoint, or a run's folder
+    /// (its best checkpoint); `none` initializes all weights [default: none].
+    ///
+    /// Variant, width, input size and preprocessing are those of the weights; --image-size, --mean,
+    /// --std and --fit override the latter. The ImageNet weights (50 MiB) are downloaded once, to
+    /// the folder `weights` in the system's cache folder for incept or in INCEPT_CACHE_DIR;
+    /// INCEPT_WEIGHTS_URL sets the base URL of a mirror.
+    #[arg(long, value_name = "NAME|FILE|none", help_heading = "Network")]
+    pub weights: Option<PathBuf>,
     /// With pretrained weights: freeze the layers below this block: `conv2`, `inception_3a` to
     /// `inception_5b`, or `heads` (train only the classifiers) [default: none].
     ///
@@ -69,7 +79,8 @@ pub(crate) struct TrainingArgs {
     /// them.
     #[arg(long, value_name = "BLOCK|none")]
     pub freeze_until: Option<String>,
-    /// With pretrained weights: reinitialize the classifiers, for other classes.
+    /// With pretrained weights: reinitialize the classifiers [default: true if the data set has
+    /// other classes than the weights].
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pub reset_head: Option<bool>,
     /// Precision of activations and their gradients: `f32`, `f16` (half the memory, with loss
@@ -177,6 +188,10 @@ pub(crate) enum Recipe {
     Torchvision,
     /// CIFAR-10 and other small images.
     Small,
+    /// Few images: 15 epochs from `--weights imagenet` with the layers below inception 4a frozen,
+    /// Nesterov with --lr 0.01 and a cosine schedule, --warmup-epochs 1, --batch-size 32,
+    /// --weight-decay 0.0001, --max-grad-norm 5, --label-smoothing 0.1.
+    Finetune,
 }
 
 impl Recipe {
@@ -186,6 +201,7 @@ impl Recipe {
             Self::Caffe => include_str!("recipes/caffe.toml"),
             Self::Torchvision => include_str!("recipes/torchvision.toml"),
             Self::Small => include_str!("recipes/small.toml"),
+            Self::Finetune => include_str!("recipes/finetune.toml"),
         }
     }
 
@@ -195,6 +211,7 @@ impl Recipe {
             Self::Caffe => "caffe",
             Self::Torchvision => "torchvision",
             Self::Small => "small",
+            Self::Finetune => "finetune",
         }
     }
 }
@@ -229,10 +246,20 @@ impl Config {
         }
         layers.push(self.clone());
         let mut merged = toml::Table::new();
-        for layer in layers {
+        for mut layer in layers {
+            layer.move_weights();
             merge(&mut merged, toml::Table::try_from(layer).map_err(|e| broken(&e))?);
         }
         merged.try_into().map_err(|e| broken(&e))
+    }
+
+    /// Pretrained weights that `--init` names, as it could in earlier versions, become those of
+    /// `--weights`.
+    fn move_weights(&mut self) {
+        if let Some(Init::Weights(path)) = &self.network.init {
+            self.training.weights.get_or_insert_with(|| path.clone());
+            self.network.init = None;
+        }
     }
 
     /// As TOML, for the run's folder. Output path and view are left out: a run that repeats this
@@ -321,6 +348,7 @@ impl TrainingArgs {
         self.limit = self.limit.filter(|images| *images > 0);
         self.class_weights = self.class_weights.take().filter(|text| text != "none");
         self.freeze_until = self.freeze_until.take().filter(|block| block != "none");
+        self.weights = self.weights.take().filter(|path| path != Path::new("none"));
     }
 }
 

@@ -11,6 +11,7 @@ use incept::optim::Progress;
 use incept::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::pretrained::note_untrained_heads;
 use super::record::best_of;
 use super::report::{note, shown};
 
@@ -137,6 +138,7 @@ pub(crate) fn threshold(text: &str) -> std::result::Result<Threshold, String> {
 
 /// Rejects networks without auxiliary heads.
 pub(crate) fn require_heads(checkpoint: &Path, has_aux: bool) -> Result<()> {
+    note_untrained_heads(checkpoint);
     if has_aux {
         return Ok(());
     }

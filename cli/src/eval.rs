@@ -25,7 +25,7 @@ use super::numbers::whole;
 use super::options::{DeviceArgs, PrecisionArgs};
 use super::plot::{INK, SOFT, VERMILION, check, class_label, save};
 use super::raster::thumbnail;
-use super::record::{is_checkpoint, is_included};
+use super::record::{is_checkpoint, is_named};
 use super::report::{Reporter, plural, shown};
 use super::sweep::Subject;
 use super::tiles::{Tile, Tiles, shortened};
@@ -47,10 +47,14 @@ const EXAMPLES: &str = "Examples:
 pub(crate) struct Eval {
     /// Checkpoints, then optionally a data set [default: the one they were trained on].
     ///
-    /// A checkpoint is a .safetensors file, a run's folder (its best checkpoint) or `included` (the
-    /// weights that come with incept). The first argument is always a checkpoint.
-    #[arg(required = true, value_name = "CHECKPOINT|DATA")]
+    /// A checkpoint is a .safetensors file, a run's folder (its best checkpoint), `included` (the
+    /// weights that come with incept) or `imagenet` (torchvision's ImageNet weights, downloaded
+    /// once). Without --weights the first argument is always a checkpoint.
+    #[arg(required_unless_present = "weights", value_name = "CHECKPOINT|DATA")]
     inputs: Vec<PathBuf>,
+    /// A checkpoint, as the first argument.
+    #[arg(long, value_name = "NAME|FILE")]
+    weights: Option<PathBuf>,
     /// Split of the data set to evaluate.
     #[arg(long, value_name = "PART", default_value = "validation", help_heading = "Data")]
     part: Part,
@@ -206,9 +210,9 @@ impl Eval {
 
     /// Splits the arguments into checkpoints and data set.
     fn inputs(&self) -> Result<(Vec<&Path>, Option<String>)> {
-        let (mut checkpoints, mut data) = (Vec::new(), None);
-        for (i, path) in self.inputs.iter().enumerate() {
-            if i == 0 || is_checkpoint(path) {
+        let (mut checkpoints, mut data) = (Vec::from_iter(self.weights.as_deref()), None);
+        for path in &self.inputs {
+            if checkpoints.is_empty() || is_checkpoint(path) {
                 checkpoints.push(path.as_path());
             } else if let Some(first) = data.replace(shown(path)) {
                 let reason = format!("{first} and {} are two data sets: give one", shown(path));
@@ -223,7 +227,7 @@ impl Eval {
         self.load.set_limit()?;
         if self.early_exit {
             self.plots().iter().try_for_each(|path| check(path))?;
-            let first = self.inputs.first().filter(|path| !is_included(path));
+            let first = self.weights.as_ref().or(self.inputs.first()).filter(|path| !is_named(path));
             first.map_or(Ok(()), |path| check_file(&Calibrated::path(path)))?;
         }
         let drawn = [&self.confusion, &self.reliability, &self.mistakes];

@@ -20,7 +20,7 @@ use super::{Outcome, Result};
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Export {
-    /// Checkpoint, a run's folder (its best checkpoint), or `included`.
+    /// Checkpoint, a run's folder (its best checkpoint), `included` or `imagenet`.
     checkpoint: PathBuf,
     /// File to write; the extension selects the format: .onnx or .safetensors.
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]

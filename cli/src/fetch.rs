@@ -1,26 +1,24 @@
 //! `incept data fetch`
 
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum};
 use incept::Error;
 use incept::low_level::output::write_atomically;
 use incept::low_level::untrusted::{open_regular, read_up_to};
-use md5::{Digest, Md5};
 use serde::Serialize;
 
+use super::download::{Download, MAX_BYTES, Sum};
 use super::interrupt::interruptible;
-use super::report::{Rate, Reporter, note, shown};
+use super::report::{Reporter, note, shown};
 use super::{Outcome, Result};
 
 /// Download a well-known data set to a folder for `incept train`.
 ///
 /// Every file is checked against its published MD5 sum. Interrupted downloads resume when the same
-/// command is run again, and complete files are not downloaded again.
+/// command is run again, and complete files are not downloaded again. Without a connection, copy
+/// the files into the folder by hand.
 #[derive(Args, Debug)]
 pub(crate) struct Fetch {
     /// Data set.
@@ -42,12 +40,6 @@ enum Set {
     /// 70,000 articles of clothing, 28 x 28, grayscale; 30 MB.
     FashionMnist,
 }
-
-/// Timeout of each network operation.
-const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Maximum size of a file in bytes, packed or unpacked; the largest of these data sets has 162 MiB.
-const MAX_UNPACKED_BYTES: u64 = 512 << 20;
 
 /// A file's name and its MD5 sum in hexadecimal.
 type Listed = (&'static str, &'static str);
@@ -131,126 +123,15 @@ fn download(
 ) -> incept::Result<Vec<PathBuf>> {
     let one = |(name, sum): &Listed| {
         let path = folder.join(name);
-        if path.is_file() && checksum(&path)? == *sum {
+        let url = format!("{site}/{name}");
+        let mirror = "use a mirror with --from";
+        let file = Download { url, path: &path, sum: Sum::Md5(sum), mirror };
+        if file.ensure(stop, reporter)? {
             note(&format!("{}: already complete", shown(&path)));
-        } else {
-            Download { url: format!("{site}/{name}"), path: &path, sum }.run(stop, reporter)?;
         }
         Ok(path)
     };
     files.iter().map(one).collect()
-}
-
-struct Download<'a> {
-    url: String,
-    path: &'a Path,
-    sum: &'a str,
-}
-
-impl Download<'_> {
-    fn failed(&self, reason: impl std::fmt::Display) -> Error {
-        let advice = "check the connection and run the command again, use a mirror with --from, or place the file there by hand";
-        Error::format(self.path, format!("cannot be downloaded from {}: {reason}; {advice}", self.url))
-    }
-
-    /// Downloads the file, resuming an earlier attempt, and checks it.
-    fn run(&self, stop: &AtomicBool, reporter: &Reporter) -> incept::Result<()> {
-        let mut part = self.path.as_os_str().to_owned();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let io = |e| Error::io(&part, e);
-        if part.exists() {
-            // Appending to a pipe would wait for a reader.
-            open_regular(&part)?;
-        }
-        let mut file = OpenOptions::new().create(true).append(true).read(true).open(&part).map_err(io)?;
-        let there = file.metadata().map_err(io)?.len();
-        let agent = ureq::Agent::config_builder()
-            .timeout_resolve(Some(TIMEOUT))
-            .timeout_connect(Some(TIMEOUT))
-            .timeout_per_read(Some(TIMEOUT))
-            .http_status_as_error(false)
-            .build()
-            .new_agent();
-        let request = agent.get(&self.url);
-        let request = if there > 0 { request.header("Range", format!("bytes={there}-")) } else { request };
-        let response = request.call().map_err(|e| self.failed(e))?;
-        let start = match response.status().as_u16() {
-            206 => there,
-            // The server ignored the range and sends the whole file.
-            200 => {
-                file.set_len(0).map_err(io)?;
-                0
-            }
-            // Range not satisfiable: the file is complete.
-            416 => {
-                drop(file);
-                return self.finish(&part);
-            }
-            status => return Err(self.failed(format!("the server answers {status}"))),
-        };
-        let length = response.headers().get("content-length").and_then(|v| v.to_str().ok());
-        let total = length.and_then(|v| v.parse::<u64>().ok()).map(|rest| start + rest);
-        let mut body = response.into_body().into_reader();
-        let name = self.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        // In KiB.
-        let mut bar = reporter.bar(&name, total.unwrap_or(0) >> 10);
-        let (mut done, mut rate) = (start, Rate::new());
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            if stop.load(Ordering::SeqCst) {
-                return Err(Error::Interrupted);
-            }
-            let read = body.read(&mut buffer).map_err(|e| self.failed(e))?;
-            if read == 0 {
-                break;
-            }
-            if done > MAX_UNPACKED_BYTES {
-                return Err(self.failed(format!("it has more than {MAX_UNPACKED_BYTES} bytes")));
-            }
-            file.write_all(&buffer[..read]).map_err(io)?;
-            done += read as u64;
-            rate.add(read);
-            bar.update(done >> 10, || {
-                let left = total.map_or("?".into(), |total| rate.left((total.saturating_sub(done)) as usize));
-                format!("KiB  {:.1} MiB/s  {left} left", rate.per_second() / f64::from(1 << 20))
-            });
-        }
-        if total.is_some_and(|total| done < total) {
-            return Err(self.failed("the connection ended early"));
-        }
-        file.sync_all().map_err(io)?;
-        drop(file);
-        self.finish(&part)
-    }
-
-    /// Checks the downloaded file and renames it.
-    fn finish(&self, part: &Path) -> incept::Result<()> {
-        let found = checksum(part)?;
-        if found != self.sum {
-            std::fs::remove_file(part).map_err(|e| Error::io(part, e))?;
-            let reason = format!("its MD5 sum is {found}, expected {}", self.sum);
-            return Err(self.failed(reason));
-        }
-        std::fs::rename(part, self.path).map_err(|e| Error::io(self.path, e))
-    }
-}
-
-/// The MD5 sum of a file in hexadecimal, as these data sets publish it: it detects damage, not
-/// forgery.
-fn checksum(path: &Path) -> incept::Result<String> {
-    let io = |e| Error::io(path, e);
-    let (mut file, _) = open_regular(path)?;
-    let mut hash = Md5::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer).map_err(io)?;
-        if read == 0 {
-            break;
-        }
-        hash.update(&buffer[..read]);
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Unpacks the .bin and .txt files of an archive into a folder, without the archive's subfolders.
@@ -266,7 +147,7 @@ fn unpack(archive: &Path, folder: &Path) -> incept::Result<Vec<PathBuf>> {
             continue;
         };
         let path = folder.join(name);
-        let content = read_up_to(&mut entry, MAX_UNPACKED_BYTES).map_err(damaged)?;
+        let content = read_up_to(&mut entry, MAX_BYTES).map_err(damaged)?;
         let content =
             content.map_err(|reason| Error::format(archive, format!("{}: {reason}", inner.display())))?;
         write_atomically(&path, &content)?;
@@ -277,44 +158,10 @@ fn unpack(archive: &Path, folder: &Path) -> incept::Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader};
-    use std::net::TcpListener;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
+    use md5::{Digest, Md5};
 
     use super::*;
-
-    /// A server of one file that aborts its first response in the middle and supports ranges; and
-    /// its number of responses.
-    fn serve(content: Vec<u8>) -> (String, Arc<AtomicUsize>) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = format!("http://{}", listener.local_addr().expect("an address"));
-        let answers = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&answers);
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(std::result::Result::ok) {
-                let lines = BufReader::new(&mut stream).lines().map_while(std::result::Result::ok);
-                let lines: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-                let range = lines.iter().find_map(|l| {
-                    l.to_lowercase()
-                        .strip_prefix("range: bytes=")?
-                        .trim_end_matches('-')
-                        .parse::<usize>()
-                        .ok()
-                });
-                let rest = &content[range.unwrap_or(0)..];
-                let status = if range.is_some() { "206 Partial Content" } else { "200 OK" };
-                let sent =
-                    if counter.fetch_add(1, Ordering::SeqCst) == 0 { rest.len() / 2 } else { rest.len() };
-                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", rest.len());
-                stream
-                    .write_all(head.as_bytes())
-                    .and_then(|()| stream.write_all(&rest[..sent]))
-                    .expect("the client listens");
-            }
-        });
-        (address, answers)
-    }
+    use crate::download::tests::{Ranges, serve};
 
     /// `data/two.bin` and `data/notes.html` in a tar.gz.
     fn archive() -> Vec<u8> {
@@ -330,24 +177,15 @@ mod tests {
     }
 
     #[test]
-    fn interrupted_downloads_resume_and_complete_files_are_kept() {
+    fn archives_are_downloaded_and_unpacked() {
         let folder = tempfile::tempdir().expect("a folder");
         let content = archive();
         let sum: String = Md5::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
-        let (site, answers) = serve(content.clone());
+        let server = serve(content, Ranges::Supported, false);
         let listed: [Listed; 1] = [("two.tar.gz", Box::leak(sum.into_boxed_str()))];
         let (stop, reporter) = (AtomicBool::new(false), Reporter::new(true));
-        let fetch = || download(&listed, &site, folder.path(), &stop, &reporter);
-        let error = fetch().expect_err("half of it came").to_string();
-        assert!(error.contains("run the command again"), "{error}");
-        let part = folder.path().join("two.tar.gz.part");
-        let half = std::fs::metadata(&part).expect("the half is kept").len() as usize;
-        assert!(half > 0 && half < content.len());
-        let files = fetch().expect("the rest comes");
-        assert_eq!(std::fs::read(&files[0]).expect("it is there"), content);
-        assert!(!part.exists());
-        fetch().expect("nothing is to be done");
-        assert_eq!(answers.load(Ordering::SeqCst), 2);
+        let files = download(&listed, &server.site, folder.path(), &stop, &reporter).expect("it comes");
+        assert_eq!(server.requests.lock().expect("a log")[0], "GET /two.tar.gz HTTP/1.1");
         let unpacked = unpack(&files[0], folder.path()).expect("an archive");
         assert_eq!(unpacked, [folder.path().join("two.bin")]);
         assert_eq!(std::fs::read(&unpacked[0]).expect("unpacked"), vec![2; 100_000]);

@@ -24,7 +24,8 @@ use super::{Outcome, Result};
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Graph {
-    /// Draw the network of this checkpoint, a run's folder (its best checkpoint), or `included`.
+    /// Draw the network of this checkpoint, a run's folder (its best checkpoint), `included` or
+    /// `imagenet`.
     #[arg(conflicts_with_all = ["variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight"])]
     checkpoint: Option<PathBuf>,
     /// Number of classes.

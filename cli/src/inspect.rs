@@ -10,6 +10,7 @@ use incept::model::GoogLeNet;
 use serde::Serialize;
 
 use super::import::note_skipped;
+use super::pretrained::{self, is_imagenet};
 use super::record::{best_of, is_included};
 use super::report::{Reporter, bytes, plural};
 use super::{Outcome, Result};
@@ -24,7 +25,7 @@ use super::{Outcome, Result};
   incept inspect photos.safetensors --json")]
 pub(crate) struct Inspect {
     /// File: a checkpoint, a run's folder (its best checkpoint), .pth, .safetensors, .caffemodel,
-    /// .onnx, or `included`.
+    /// .onnx, `included` or `imagenet` (torchvision's ImageNet weights, downloaded once).
     file: PathBuf,
 }
 
@@ -74,7 +75,7 @@ impl TensorLine {
 
 impl Inspect {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let path = best_of(&self.file)?;
+        let path = if is_imagenet(&self.file) { pretrained::file()? } else { best_of(&self.file)? };
         let content = if is_included(&path) { INCLUDED.to_vec() } else { read_file(&path, MAX_FILE_BYTES)? };
         let file = Foreign::from_bytes(&path, &content)?;
         note_skipped(&file.skipped);

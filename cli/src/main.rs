@@ -12,6 +12,7 @@ mod datasets;
 mod demo;
 mod devices;
 mod diagram;
+mod download;
 mod early_exit;
 mod eval;
 mod explain;
@@ -32,6 +33,7 @@ mod options;
 mod place;
 mod plot;
 mod preview;
+mod pretrained;
 mod profile;
 mod raster;
 mod record;
@@ -159,7 +161,7 @@ const FOREIGN_FLAGS: &[(&str, &str)] = &[
     ("--num-classes", "--classes"),
     ("--num-workers", "--workers"),
     ("--opt", "--optimizer"),
-    ("--pretrained", "--init included"),
+    ("--pretrained", "--weights imagenet"),
     ("--project", "--runs-dir"),
     ("--sched", "--schedule"),
     ("--wd", "--weight-decay"),

@@ -228,10 +228,9 @@ pub(crate) struct NetworkArgs {
     #[arg(long = "label-smoothing", alias = "smoothing", value_name = "FACTOR", value_parser = real::<f32>(Range::BelowOne))]
     #[serde(rename = "label-smoothing", alias = "smoothing")]
     pub smoothing: Option<f32>,
-    /// Weight initialization: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`) or `he`; for
-    /// train also pretrained weights: a file, a run's folder (its best checkpoint), or `included`
-    /// (the weights that come with incept) [default: xavier (paper), he (torchvision)].
-    #[arg(long, visible_alias = "weights", value_name = "NAME|FILE")]
+    /// Weight initialization: `xavier` (Caffe), `glorot` (PyTorch's `xavier_uniform_`) or `he`
+    /// [default: xavier (paper), he (torchvision)].
+    #[arg(long, value_name = "NAME")]
     #[serde(with = "as_text")]
     pub init: Option<Init>,
     /// Learning rate multiplier for biases; Caffe: 2 [default: 1].
@@ -244,7 +243,7 @@ pub(crate) enum Init {
     Xavier,
     Glorot,
     He,
-    /// Pretrained weights; their network is the one to train.
+    /// Pretrained weights, as `--weights` names them.
     Weights(PathBuf),
 }
 
@@ -276,7 +275,10 @@ impl NetworkArgs {
     /// The network for this many classes; `input` is the default of `--image-size`.
     pub(crate) fn network(&self, classes: usize, input: usize) -> incept::Result<GoogLeNet> {
         if let Some(Init::Weights(path)) = &self.init {
-            let reason = format!("--init {}: only `incept train` takes pretrained weights", path.display());
+            let reason = format!(
+                "--init {}: expected xavier, glorot or he; pretrained weights are for `incept train --weights`",
+                path.display()
+            );
             return Err(incept::Error::Config(reason));
         }
         let width = self.width.unwrap_or(1.0);

@@ -6,6 +6,7 @@ use incept::checkpoint::Checkpoint;
 use incept::runs::RunFolder;
 use incept::{Error, Result};
 
+use super::pretrained::{self, is_imagenet};
 use super::report::shown;
 
 /// The folder of a checkpoint's run: `named` itself, the folder of the checkpoint, or a folder in
@@ -59,10 +60,21 @@ pub(crate) fn is_included(path: &Path) -> bool {
     path == Path::new(INCLUDED) && !path.exists()
 }
 
-/// Loads the checkpoint of [`best_of`], or the included weights.
+/// Whether a path means weights by their name, which have no file of the user's: unless anything of
+/// that name exists.
+pub(crate) fn is_named(path: &Path) -> bool {
+    is_included(path) || is_imagenet(path) && !path.exists()
+}
+
+/// Loads the checkpoint of [`best_of`], the included weights or the ImageNet weights.
 pub(crate) fn load(path: &Path) -> Result<Checkpoint> {
-    let checkpoint =
-        if is_included(path) { Checkpoint::included() } else { Checkpoint::load(&best_of(path)?) }?;
+    let checkpoint = if is_included(path) {
+        Checkpoint::included()
+    } else if is_imagenet(path) {
+        pretrained::load()
+    } else {
+        Checkpoint::load(&best_of(path)?)
+    }?;
     require_finite(path, &checkpoint)?;
     Ok(checkpoint)
 }
@@ -86,7 +98,8 @@ pub(crate) fn last_good(run: &RunFolder) -> Option<PathBuf> {
     run.checkpoints().into_iter().find(is_good)
 }
 
-/// Whether an argument is a checkpoint: by its extension, as a run's folder, or `included`.
+/// Whether an argument is a checkpoint: by its extension, as a run's folder, `included` or
+/// `imagenet`.
 pub(crate) fn is_checkpoint(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "safetensors") || RunFolder::open(path).is_ok() || is_included(path)
+    path.extension().is_some_and(|e| e == "safetensors") || RunFolder::open(path).is_ok() || is_named(path)
 }

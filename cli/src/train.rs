@@ -71,13 +71,14 @@ const EXAMPLES: &str = "Examples:
   incept train cifar --recipe small                      a recipe for small images
   incept train cifar --recipe small --epochs 20          the same with a flag that overrides it
   incept train --config runs/0001-cifar/config.toml      repeat a run
-  incept train photos --init cifar.safetensors --reset-head --freeze-until inception_4a    fine-tune for other classes
+  incept train photos --recipe finetune                  few photos: start from ImageNet weights
+  incept train photos --weights cifar.safetensors --freeze-until inception_4a    the same from other weights
   incept train --resume runs/0001-cifar --epochs 90      resume a run and train it longer
 
 Data sets: `digits`, a folder of images, MNIST or CIFAR files, ...; `incept eval --help` lists all formats.";
 
 /// Options that `--resume` does not allow: the run has fixed them.
-const FIXED_BY_RUN: [&str; 41] = [
+const FIXED_BY_RUN: [&str; 42] = [
     "variant",
     "width",
     "input",
@@ -111,6 +112,7 @@ const FIXED_BY_RUN: [&str; 41] = [
     "mixup",
     "cutmix",
     "class_weights",
+    "weights",
     "freeze_until",
     "reset_head",
     "limit",
@@ -198,7 +200,7 @@ impl Train {
             device.block_on(trainer.start_from(&weights, reinitialized)).map_err(|e| {
                 let path = start.from.as_deref().map(shown).unwrap_or_default();
                 Error::Config(format!(
-                    "--init {path}: {e} (if it has no auxiliary heads, try --aux-weight 0)"
+                    "--weights {path}: {e} (if it has no auxiliary heads, try --aux-weight 0)"
                 ))
             })?;
         }

@@ -7,12 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterSummary, Gpu};
 use crate::kernel::Profile;
-use crate::output::write_atomically;
+use crate::output::{cache_folder, write_atomically};
 use crate::plan::Choices;
 use crate::untrusted::{MAX_TEXT_BYTES, read_file};
-
-/// Environment variable for the folder of caches.
-const FOLDER: &str = "INCEPT_CACHE_DIR";
 
 /// Cache of an adapter, driver and set of limits, for this version of the engine. A file with other
 /// content is ignored, and overwritten on saving.
@@ -55,13 +52,7 @@ impl TuneCache {
     /// # Errors
     /// [`Error::Io`] if the system has no such folder.
     pub fn new(gpu: &Gpu) -> Result<Self> {
-        let named = std::env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from);
-        let folder = named.or_else(|| Some(dirs::cache_dir()?.join("incept")));
-        let missing = || {
-            let reason = format!("this system has no cache folder: set {FOLDER}");
-            Error::io("tuned kernels", std::io::Error::new(std::io::ErrorKind::NotFound, reason))
-        };
-        Ok(Self::in_folder(&folder.ok_or_else(missing)?, gpu.summary(), gpu.profile()))
+        Ok(Self::in_folder(&cache_folder()?, gpu.summary(), gpu.profile()))
     }
 
     /// The cache of an adapter and profile in this folder.

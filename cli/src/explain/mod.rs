@@ -42,9 +42,9 @@ pub(crate) struct Explain {
     /// Data set: `digits`, or the path of one [default: digits, or what the checkpoint was trained
     /// on].
     data: Option<String>,
-    /// Use the network and weights of this checkpoint, a run's folder (its best checkpoint) or
-    /// `included`, instead of a freshly initialized network.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["train", "variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight", "mean", "std"])]
+    /// Use the network and weights of this checkpoint, a run's folder (its best checkpoint),
+    /// `included` or `imagenet`, instead of a freshly initialized network.
+    #[arg(long, alias = "weights", value_name = "FILE", conflicts_with_all = ["train", "variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight", "mean", "std"])]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
     network: NetworkArgs,

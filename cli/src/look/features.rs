@@ -23,7 +23,7 @@ use crate::{Outcome, Result};
 /// summary`; convolutions are shown after their ReLU.
 #[derive(Args, Debug)]
 pub(super) struct FeaturesArgs {
-    /// Checkpoint, a run's folder (its best checkpoint), or `included`.
+    /// Checkpoint, a run's folder (its best checkpoint), `included` or `imagenet`.
     checkpoint: PathBuf,
     /// Image.
     image: PathBuf,

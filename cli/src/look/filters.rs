@@ -20,7 +20,7 @@ use crate::{Outcome, Result};
 /// overfitting.
 #[derive(Args, Debug)]
 pub(super) struct FiltersArgs {
-    /// Checkpoint, a run's folder (its best checkpoint), or `included`.
+    /// Checkpoint, a run's folder (its best checkpoint), `included` or `imagenet`.
     checkpoint: PathBuf,
     /// File of the plot, .png or .svg.
     #[arg(

@@ -25,7 +25,7 @@ use crate::tiles::{Tile, Tiles};
 /// A square of the mean color slides over the image, and the map shows the drop at each position.
 #[derive(Args, Debug)]
 pub(super) struct OcclusionArgs {
-    /// Checkpoint, a run's folder (its best checkpoint), or `included`.
+    /// Checkpoint, a run's folder (its best checkpoint), `included` or `imagenet`.
     checkpoint: PathBuf,
     /// Images, or folders of images.
     #[arg(required = true)]

@@ -14,7 +14,6 @@ use crate::Result;
 use crate::config::{Config, class_weights};
 use crate::data::{describe, note_shapes, refuse_split, suited_input};
 use crate::fit::{Run, Setup};
-use crate::options::Init;
 use crate::record::{self, require_finite};
 use crate::report::{note, plural};
 
@@ -38,7 +37,7 @@ struct Images {
     data: OpenedData,
 }
 
-/// What a new run takes over from `--init FILE`.
+/// What a new run takes over from `--weights`.
 struct Pretrained {
     from: Option<PathBuf>,
     weights: Option<Checkpoint>,
@@ -47,46 +46,69 @@ struct Pretrained {
 }
 
 impl Pretrained {
-    /// Loads the weights that the configuration names, if any.
-    fn load(config: &mut Config) -> Result<Self> {
-        let from = match &config.network.init {
-            Some(Init::Weights(path)) => Some(path.clone()),
-            _ => None,
-        };
-        let weights = from.as_deref().map(record::load).transpose()?;
+    /// Loads the weights that the configuration names, if any; `names` are the data set's classes.
+    fn load(config: &mut Config, names: &[String]) -> Result<Self> {
         let training = &mut config.training;
-        let reset = *training.reset_head.get_or_insert(false);
-        if weights.is_none() && (reset || training.freeze_until.is_some()) {
-            return Err(Error::Config("--reset-head and --freeze-until need --init FILE".into()));
-        }
-        Ok(Self { from, weights, reset })
+        let from = training.weights.clone();
+        let Some(path) = &from else {
+            if training.reset_head == Some(true) || training.freeze_until.is_some() {
+                let reason = "--reset-head and --freeze-until need pretrained weights: add --weights imagenet, included or FILE";
+                return Err(Error::Config(reason.into()));
+            }
+            return Ok(Self { from, weights: None, reset: false });
+        };
+        let checkpoint = record::load(path)?;
+        let reset = resets(training.reset_head, &checkpoint.metadata.classes, names)?;
+        training.reset_head = Some(reset);
+        Ok(Self { from, weights: Some(checkpoint), reset })
     }
 
     fn metadata(&self) -> Option<&Metadata> {
         self.weights.as_ref().map(|checkpoint| &checkpoint.metadata)
     }
+}
 
-    /// Checks that the classifiers of the weights suit the data set's classes.
-    fn check_classes(&self, theirs: &[String], names: &[String]) -> Result<()> {
-        if self.reset || theirs == names {
-            return Ok(());
-        }
-        if theirs.len() != names.len() {
-            let reason = format!(
-                "--init: the weights have {} and the data set has {}: reinitialize the classifiers with --reset-head",
-                plural(theirs.len() as u64, "class"),
-                names.len()
-            );
-            return Err(Error::Config(reason));
-        }
-        let first = |classes: &[String]| classes.first().cloned().unwrap_or_default();
-        note(&format!(
-            "note: the pretrained weights have other class names ({}, ...) than the data set ({}, ...); the classifiers are kept (--reset-head reinitializes them)",
-            first(theirs),
-            first(names)
-        ));
-        Ok(())
+/// Whether the classifiers of weights for the classes `theirs` are reinitialized for the data set's
+/// classes `names`: as `given`, or if the classes differ; prints what happens to them.
+///
+/// # Errors
+/// [`Error::Config`] if they have to be, and `given` forbids it.
+fn resets(given: Option<bool>, theirs: &[String], names: &[String]) -> Result<bool> {
+    if theirs == names {
+        return Ok(given == Some(true));
     }
+    let some = |classes: &[String]| {
+        let first = classes.first().map_or("", String::as_str);
+        format!("{} ({first}, ...)", plural(classes.len() as u64, "class"))
+    };
+    let (theirs_in_words, names_in_words) = (some(theirs), some(names));
+    if theirs.len() != names.len() && given == Some(false) {
+        return Err(Error::Config(format!(
+            "the weights have {theirs_in_words} and the data set has {names_in_words}: remove --reset-head false"
+        )));
+    }
+    let reset = given.unwrap_or(theirs.len() != names.len() || !is_unnamed(theirs, names));
+    note(&if reset {
+        format!(
+            "weights: the classifiers are reinitialized for {names_in_words}; the weights have {theirs_in_words}"
+        )
+    } else {
+        format!(
+            "note: the weights have other class names than the data set, {theirs_in_words} and {names_in_words}; the classifiers are kept (--reset-head reinitializes them)"
+        )
+    });
+    Ok(reset)
+}
+
+/// Whether one of two lists of the same length has numbers or identifiers in place of names, so
+/// that both may mean the same classes: `0`, `1`, ..., as imported weights without names have, or
+/// ImageNet's folders, `n01440764` and so on.
+fn is_unnamed(theirs: &[String], names: &[String]) -> bool {
+    let numbered = |classes: &[String]| classes.iter().enumerate().all(|(i, name)| *name == i.to_string());
+    let is_synset = |name: &String| {
+        name.strip_prefix('n').is_some_and(|id| id.len() == 8 && id.bytes().all(|b| b.is_ascii_digit()))
+    };
+    numbered(theirs) || names.iter().all(is_synset)
 }
 
 /// A new run.
@@ -94,7 +116,11 @@ impl Train {
     pub(super) fn fresh(&self) -> Result<Start> {
         let mut config = self.layered()?;
         let images = self.images(&mut config)?;
-        let pretrained = Pretrained::load(&mut config)?;
+        let pretrained = Pretrained::load(&mut config, images.data.train.classes())?;
+        // `--weights none` is a decision.
+        if pretrained.weights.is_none() && self.config.training.weights.is_none() {
+            note_few_images(&images);
+        }
         let mut network = self.network(&mut config, &images.data, &pretrained)?;
         let (augmentation, mix) = config.augment.resolve(images.data.suits)?;
         network.mixed_labels = mix.is_some();
@@ -144,10 +170,7 @@ impl Train {
     fn network(&self, config: &mut Config, data: &OpenedData, pretrained: &Pretrained) -> Result<GoogLeNet> {
         let names = data.train.classes();
         let mut network = match pretrained.metadata() {
-            Some(metadata) => {
-                pretrained.check_classes(&metadata.classes, names)?;
-                self.pretrained_network(config, metadata, names.len())?
-            }
+            Some(metadata) => self.pretrained_network(config, metadata, names.len())?,
             None => config.network.network(names.len(), suited_input(&data.train))?,
         };
         let training = &config.training;
@@ -170,15 +193,22 @@ impl Train {
         metadata: &Metadata,
         classes: usize,
     ) -> Result<GoogLeNet> {
-        // The network comes with the weights; a recipe's is ignored, a flag's refused.
-        config.network.width = self.config.network.width;
-        config.network.variant = self.config.network.variant.or(Some(metadata.network.variant));
-        if config.network.width.is_some() || config.network.variant != Some(metadata.network.variant) {
-            let reason = "--init FILE determines the network: remove --variant and --width";
-            return Err(Error::Config(reason.into()));
+        // The network comes with the weights; a recipe's is ignored, a different flag's refused.
+        let (given, theirs) = (&self.config.network, &metadata.network);
+        let wider =
+            |width: f64| GoogLeNet::of(theirs.variant).width(width).channels.stem != theirs.channels.stem;
+        if given.variant.is_some_and(|v| v != theirs.variant) || given.width.is_some_and(wider) {
+            let full = GoogLeNet::of(theirs.variant).channels.stem[0] as f64;
+            return Err(Error::Config(format!(
+                "the network comes with the weights, which have --variant {} and --width {}: remove --variant and --width, or train without --weights",
+                theirs.variant,
+                theirs.channels.stem[0] as f64 / full
+            )));
         }
+        config.network.width = None;
+        config.network.variant = Some(theirs.variant);
         // Class weights of the earlier training do not apply to this one.
-        let theirs = GoogLeNet { class_weights: None, ..metadata.network.clone() };
+        let theirs = GoogLeNet { class_weights: None, ..theirs.clone() };
         config.network.changed(theirs.classes(classes))
     }
 
@@ -367,6 +397,22 @@ impl Train {
         // The view is not kept: a resumed run may have another terminal, or none.
         own.view = given.view;
     }
+}
+
+/// Training images below which pretrained weights are much better than a random initialization.
+const FEW_IMAGES: usize = 2000;
+
+/// Prints what pretrained weights would do for few training images.
+fn note_few_images(images: &Images) {
+    let count = images.data.train.len();
+    // Weights of photos are no use for the embedded digits.
+    if count >= FEW_IMAGES || images.what == "digits" {
+        return;
+    }
+    note(&format!(
+        "note: the data set has only {}: pretrained weights usually give a better accuracy in fewer epochs. --recipe finetune starts from ImageNet's (50 MiB, downloaded once; 224 x 224 pixels); --recipe finetune --weights included from CIFAR-10's, which come with incept and are faster (96 x 96 pixels)",
+        plural(count as u64, "training image")
+    ));
 }
 
 /// Prints a note if a warm-up from a recipe or file is as long as the run.

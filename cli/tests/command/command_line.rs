@@ -191,18 +191,59 @@ fn included_weights_are_fine_tuned_for_other_classes() {
     let folder = temporary();
     let out = folder.path().join("digits.safetensors");
     let arguments =
-        ["train", "digits", "--init", "included", "--limit", "20", "--epochs", "1", "--tune", "off"];
+        ["train", "digits", "--weights", "included", "--limit", "20", "--epochs", "1", "--tune", "off"];
     let more = ["--freeze-until", "inception_4a", "--output", text(&out), "--json"];
     let (code, errors) = fails_with(&[&arguments[..], &["--width", "0.5"], &more].concat());
     assert!(code != 0 && errors.contains("--width"), "{errors}");
-    json(&[&arguments[..], &["--reset-head"], &more].concat());
+    // The recipe needs no download with other weights, and a width that is theirs is no mistake.
+    json(&[&arguments[..], &["--recipe", "finetune", "--width", "0.25"], &more].concat());
     let (own, included) = (Checkpoint::load(&out), Checkpoint::included());
+    let run = &own.as_ref().expect("is a checkpoint").metadata.run;
+    // The digits are other classes than CIFAR-10's, also ten.
+    assert_eq!(run["config"]["training"]["reset-head"], true, "{run}");
+    assert_eq!((&run["config"]["training"]["weights"], &run["epochs"]), (&"included".into(), &1.into()));
     let [own, included] = [own, included].map(|c| c.expect("is a checkpoint").state.parameters);
     assert_eq!(own["conv1.conv.weight"], included["conv1.conv.weight"], "frozen");
     assert_ne!(
         own["inception5b.branch1.conv.weight"], included["inception5b.branch1.conv.weight"],
         "trained"
     );
+}
+
+/// Without a connection, the error says which file to place where, also beside a folder of images
+/// with the name of the weights. A file that is there but damaged is not used.
+#[test]
+fn imagenet_weights_without_a_connection_name_the_file_to_copy() {
+    let folder = temporary();
+    std::fs::create_dir(folder.path().join("imagenet")).expect("a folder");
+    let cache = folder.path().join("cache");
+    let file = cache.join("weights/googlenet-1378be20.pth");
+    let fails = |arguments: &[&str]| {
+        let mut command = incept();
+        command.current_dir(folder.path()).env("INCEPT_CACHE_DIR", &cache);
+        // A port that nothing listens on.
+        command.env("INCEPT_WEIGHTS_URL", "http://127.0.0.1:9/mirror");
+        let output = command.args(arguments).output().expect("can be started");
+        assert!(!output.status.success(), "{arguments:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for arguments in [
+        &["classify", "--weights", "imagenet", PHOTOS][..],
+        &["train", PHOTOS, "--recipe", "finetune"],
+        &["train", PHOTOS, "--weights", "imagenet"],
+        &["eval", "imagenet", PHOTOS],
+        &["explain", PHOTOS, "--weights", "imagenet"],
+        &["inspect", "imagenet"],
+        &["export", "imagenet", "--output", "net.onnx"],
+    ] {
+        let errors = fails(arguments);
+        let named = ["http://127.0.0.1:9/mirror/googlenet-1378be20.pth", text(&file), "INCEPT_WEIGHTS_URL"];
+        assert!(named.iter().all(|word| errors.contains(word)), "{arguments:?}: {errors}");
+        assert!(!errors.contains("device:"), "{arguments:?} opens a device first: {errors}");
+    }
+    std::fs::write(&file, "damaged").expect("can be written");
+    let errors = fails(&["classify", "--weights", "imagenet", PHOTOS]);
+    assert!(errors.contains("is damaged") && errors.contains(text(&file)), "{errors}");
 }
 
 #[test]

@@ -63,8 +63,19 @@ fn flags_without_effect_are_rejected() {
         (&["explain", split, "--val-split", "0.3"], &["--val-split", "validation set"]),
         (&["data", "info", split, "--val-split", "0.3"], &["--val-split", "validation set"]),
         (&["data", "info", split, "--seed", "1"], &["--seed", "validation set"]),
-        (&["train", "digits", "--reset-head"], &["--reset-head", "--init"]),
-        (&["train", "digits", "--freeze-until", "heads"], &["--freeze-until", "--init"]),
+        (&["train", "digits", "--reset-head"], &["--reset-head", "--weights"]),
+        (&["train", "digits", "--freeze-until", "heads"], &["--freeze-until", "--weights"]),
+        (
+            &["train", "digits", "--weights", "included", "--width", "0.5"],
+            &["--width 0.25", "--variant torchvision"],
+        ),
+        (&["train", "digits", "--weights", "included", "--variant", "paper"], &["--variant torchvision"]),
+        (
+            &["train", split, "--weights", "included", "--reset-head", "false"],
+            &["10 classes (airplane, ...)", "--reset-head"],
+        ),
+        (&["explain", "--init", "included"], &["--init included", "--weights"]),
+        (&["classify", "--weights", "included", "included", "x.png"], &["two checkpoints"]),
         (&["train", "digits", "--grad-accum", "9", "--limit", "40", "--epochs", "4"], &["--grad-accum 9"]),
         (
             &["train", "digits", "--preview-augment", sheet, "--epochs", "3"],

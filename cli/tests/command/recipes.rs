@@ -353,8 +353,7 @@ fn class_weights_are_not_inherited_with_init() {
     images(&data, 3, false);
     let out = folder.path().join("digits.safetensors");
     stdout(&quick(&["--epochs", "1", "--class-weights", "balanced", "--output", text(&out)]), &runs);
-    let begin =
-        ["train", text(&data), "--init", text(&out), "--reset-head", "--epochs", "1", "--batch-size", "4"];
+    let begin = ["train", text(&data), "--weights", text(&out), "--epochs", "1", "--batch-size", "4"];
     let out = folder.path().join("other.safetensors");
     stdout(&[&begin[..], &["--tune", "off", "--output", text(&out)]].concat(), &runs);
     let network = Checkpoint::load(&out).expect("a checkpoint").metadata.network;
@@ -369,7 +368,7 @@ fn errors_in_configuration_files_name_the_line() {
     let errors = fails(&["train", "digits", "--config", text(&file)], folder.path());
     assert!(errors.contains("wrong.toml") && errors.contains("rte") && errors.contains("line 2"), "{errors}");
     let errors = fails(&["train", "digits", "--freeze-until", "inception_4a"], folder.path());
-    assert!(errors.contains("--init"), "{errors}");
+    assert!(errors.contains("--weights"), "{errors}");
     for (option, value) in [
         ("--val-split", "20"),
         ("--lr", "nan"),
@@ -524,11 +523,10 @@ fn fine_tuning_keeps_frozen_layers() {
         "--tune",
         "off",
     ];
-    assert!(fails(&command, runs).contains("--reset-head"));
+    assert!(fails(&[&command[..], &["--reset-head", "false"]].concat(), runs).contains("--reset-head"));
     let more = [
         "--freeze-until",
         "inception_4a",
-        "--reset-head",
         "--average",
         "0.9",
         "--weight-decay",
