@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use incept::data::{Augmentation, Loader, Mix, OpenedData, Preprocessing};
 use incept::device::Device;
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::config::Config;
 use super::data::LoadArgs;
 use super::options::DeviceArgs;
-use super::report::{Reporter, command_line};
+use super::report::{Reporter, command_line, duration, note, plural};
 use super::tune::Worth;
 
 /// The configuration of a run, which checkpoints contain.
@@ -44,6 +45,9 @@ pub(crate) struct Run {
     pub config: Config,
 }
 
+/// Compilations that take longer are reported.
+const SLOW: Duration = Duration::from_secs(5);
+
 /// Everything that training needs except the device.
 #[derive(Debug)]
 pub(crate) struct Setup {
@@ -67,12 +71,20 @@ impl Setup {
         device_args.tune(device, reporter, Worth::Training, Some(stop), || {
             TrainingGraph::new(&self.network, optimizer, *batch)?.plan(device)
         })?;
-        let mut bar = None;
+        let (mut bar, start, mut nodes) = (None, Instant::now(), 0);
         let prepared = |done: usize, of: usize| {
             let bar = bar.get_or_insert_with(|| reporter.bar("compiling kernels", of as u64));
             bar.update(done as u64, String::new);
+            nodes = of;
         };
-        device.block_on(Trainer::new(device, &self.network, optimizer, *batch, *seed, prepared))
+        let made = Trainer::new(device, &self.network, optimizer, *batch, *seed, prepared);
+        let trainer = device.block_on(made)?;
+        drop(bar);
+        if device.gpu().is_some() && start.elapsed() > SLOW {
+            let (count, took) = (plural(nodes as u64, "operation"), duration(start.elapsed()));
+            note(&format!("compiled the kernels of {count} in {took}"));
+        }
+        Ok(trainer)
     }
 
     /// A learner with the run's data and options that continues from the trainer's state.

@@ -40,6 +40,11 @@ impl Reporter {
         Self { json: self.json, terminal: false }
     }
 
+    /// Whether progress bars are redrawn in place.
+    pub(crate) fn redraws_bars(&self) -> bool {
+        self.terminal
+    }
+
     /// Prints a line of text, unless results are JSON.
     pub(crate) fn line(&self, text: &str) -> Result<()> {
         if self.json { Ok(()) } else { print(text) }
@@ -205,6 +210,13 @@ impl Bar {
             self.last = Instant::now();
             complain(&format!("{} {position}/{} {}", self.label, self.length, message()));
         }
+    }
+}
+
+impl Bar {
+    /// Prints a note above the bar.
+    pub(crate) fn note(&self, text: &str) {
+        self.bar.suspend(|| note(text));
     }
 }
 

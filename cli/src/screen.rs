@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use incept::gpu::AdapterSummary;
 use incept::infer::Evaluation;
+use incept::kernel::AdapterClass;
 use incept::learner::{Observer, Started, StepProgress};
 use incept::model::GoogLeNet;
 use incept::runs::EpochReport;
@@ -16,7 +17,8 @@ use serde::Serialize;
 use super::board::Board;
 use super::dashboard::{Dashboard, View};
 use super::fit::{Run, Setup};
-use super::report::{Bar, Rate, Reporter, plural, seconds, shown};
+use super::pacing::Pacing;
+use super::report::{Bar, Rate, Reporter, note, plural, seconds, shown};
 
 /// An event of the JSON output.
 #[derive(Serialize)]
@@ -55,11 +57,25 @@ pub(crate) struct Screen<'a> {
     dashboard: Option<Dashboard>,
     bar: Option<Bar>,
     overall: Rate,
+    /// The first steps; none before the first epoch, and on the dashboard.
+    pacing: Option<Pacing>,
+    class: Option<AdapterClass>,
 }
 
 impl<'a> Screen<'a> {
     pub(crate) fn new(setup: &'a Setup, view: View, stop: Arc<AtomicBool>, reporter: &'a Reporter) -> Self {
-        Self { setup, view, stop, reporter, board: None, dashboard: None, bar: None, overall: Rate::new() }
+        Self {
+            setup,
+            view,
+            stop,
+            reporter,
+            board: None,
+            dashboard: None,
+            bar: None,
+            overall: Rate::new(),
+            pacing: None,
+            class: None,
+        }
     }
 }
 
@@ -81,6 +97,7 @@ impl Observer for Screen<'_> {
             self.board = Some(Board::new(&title, &start.device.name, start.memory.total_bytes(), run.epochs));
         }
         self.overall = Rate::new();
+        self.class = Some(start.device.class);
         Ok(())
     }
 
@@ -96,13 +113,24 @@ impl Observer for Screen<'_> {
         }
         let label = format!("epoch {}/{}", epoch + 1, self.setup.run.epochs);
         self.bar = self.dashboard.is_none().then(|| self.reporter.bar(&label, images as u64));
+        if let (Some(bar), Some(class)) = (&mut self.bar, self.class.take()) {
+            bar.update(0, || "waiting for the first step".into());
+            self.pacing = Some(Pacing::new(class, !self.reporter.redraws_bars()));
+        }
         Ok(())
     }
 
     fn step(&mut self, step: &StepMetrics, at: &StepProgress) -> Result<()> {
         self.overall.add(step.count);
         let epochs = self.setup.run.epochs.saturating_sub(at.epoch) as usize;
-        let left = self.overall.left(epochs.saturating_mul(at.images).saturating_sub(at.done));
+        let images_left = epochs.saturating_mul(at.images).saturating_sub(at.done);
+        let left = self.overall.left(images_left);
+        if let Some(estimate) = self.pacing.as_mut().and_then(|pacing| pacing.step(step.count, images_left)) {
+            match &self.bar {
+                Some(bar) => bar.note(&estimate),
+                None => note(&estimate),
+            }
+        }
         if let Some(bar) = &mut self.bar {
             bar.update(at.done as u64, || step_line(step, at.images_per_s, &left));
             if at.done >= at.images {
