@@ -398,6 +398,7 @@ pub(crate) fn mistakes(
         ),
         columns: 8,
         heads: Vec::new(),
+        scale: None,
         tile: 124,
         tiles,
     })

@@ -48,6 +48,7 @@ pub(super) fn write(path: &Path, plain: &Loader, training: &Loader, setup: &Setu
         subtitle: described(&setup.run.config.augment),
         columns: COLUMNS,
         heads: std::iter::once(("original".into(), INK)).chain(epochs).collect(),
+        scale: None,
         tile: SIDE,
         tiles: (0..rows)
             .flat_map(|row| (0..COLUMNS).map(move |column| (row, column)))

@@ -132,6 +132,12 @@ pub(crate) fn normalized(values: &[f32]) -> Vec<f32> {
     values.iter().map(|v| (v - least) / spread).collect()
 }
 
+/// Non-negative values divided by their maximum; all 0 if that is 0.
+pub(crate) fn from_zero(values: &[f32]) -> Vec<f32> {
+    let most = values.iter().copied().fold(0.0, f32::max);
+    values.iter().map(|v| if most > 0.0 { v.max(0.0) / most } else { 0.0 }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +146,9 @@ mod tests {
     fn maps_are_normalized_and_interpolated() {
         assert_eq!(normalized(&[1.0, 3.0, 2.0]), [0.0, 1.0, 0.5]);
         assert_eq!(normalized(&[4.0, 4.0]), [0.0, 0.0]);
+        // The least value is not the scale's zero.
+        assert_eq!(from_zero(&[2.0, 4.0, -1.0]), [0.5, 1.0, 0.0]);
+        assert_eq!(from_zero(&[0.0, 0.0]), [0.0, 0.0]);
         assert_eq!(bilinear(&[0.0, 1.0, 2.0, 3.0], 2, 0.5, 0.5), 1.5);
         assert_eq!(bilinear(&[0.0, 1.0, 2.0, 3.0], 2, 1.0, 1.0), 3.0);
     }

@@ -4,8 +4,8 @@ use image::RgbImage;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::plot::{Area, Drawn, Figure, INK, Unit, heading, legible, text_width};
-use super::raster::Placed;
+use super::plot::{Area, Drawn, Figure, INK, SOFT, Unit, heading, legible, text_width};
+use super::raster::{Heat, Placed};
 
 /// An image with its caption.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Tiles {
     pub columns: usize,
     /// Headings of the columns; may be empty.
     pub heads: Vec<(String, RGBColor)>,
+    /// The labels of the ends of the color scale of heat maps, at the top right; may be absent.
+    pub scale: Option<(String, String)>,
     /// Width and height of a tile in the layout.
     pub tile: u32,
     pub tiles: Vec<Tile>,
@@ -34,6 +36,8 @@ const TEXT: i32 = 12;
 const SMALL: i32 = 10;
 const LINE: u32 = 16;
 const HEADING: u32 = 78;
+/// Width and height of the color scale.
+const SCALE: (u32, u32) = (132, 10);
 /// Minimum width, for title and subtitle.
 const MIN_WIDTH: u32 = 560;
 
@@ -84,6 +88,30 @@ impl Tiles {
     }
 }
 
+impl Tiles {
+    /// Draws the color scale, if there is one.
+    fn draw_scale<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
+    where
+        DB::ErrorType: 'static,
+    {
+        let Some((low, high)) = &self.scale else { return Ok(()) };
+        let (heat, (width, height)) = (Heat::new(), SCALE);
+        let px = |layout: u32| unit.px(layout.cast_signed());
+        let (left, top) = (self.size().0 - MARGIN - width, 26);
+        for i in 0..width {
+            let [red, green, blue] = heat.color(i as f32 / (width - 1) as f32);
+            let strip = [(px(left + i), px(top)), (px(left + i + 1), px(top + height))];
+            root.draw(&Rectangle::new(strip, RGBColor(red, green, blue).filled()))?;
+        }
+        let ends = [(low, left, HPos::Left), (high, left + width, HPos::Right)];
+        for (words, x, side) in ends {
+            let style = unit.text(TEXT, &SOFT).pos(Pos::new(side, VPos::Top));
+            root.draw(&Text::new(words.clone(), (px(x), px(top + height + 5)), style))?;
+        }
+        Ok(())
+    }
+}
+
 impl Figure for Tiles {
     fn size(&self) -> (u32, u32) {
         let rows = self.tiles.len().div_ceil(self.columns()) as u32;
@@ -95,8 +123,10 @@ impl Figure for Tiles {
     where
         DB::ErrorType: 'static,
     {
-        let room = self.size().0 - 2 * MARGIN;
+        let scale = if self.scale.is_some() { SCALE.0 + 2 * GAP } else { 0 };
+        let room = self.size().0 - 2 * MARGIN - scale;
         heading(root, unit, &fitted(&self.title, room, 22), &fitted(&self.subtitle, room, 14))?;
+        self.draw_scale(root, unit)?;
         let px = |layout: u32| unit.px(layout.cast_signed());
         let text = |text: &str, color: &RGBColor, left: u32, top: u32| {
             // Long text is first set smaller, then shortened.
@@ -154,6 +184,7 @@ mod tests {
             subtitle: String::new(),
             columns: 2,
             heads: Vec::new(),
+            scale: None,
             tile: 100,
             tiles: vec![tile(10, 5), tile(8, 8), tile(2, 4)],
         };

@@ -1,8 +1,7 @@
-//! Grad-CAM (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-//! Localization", 2017) for each of the three heads: a heat map of the evidence for a class. The
-//! gradient of a class's logit with respect to the last Inception block before the head (5b for
-//! main, 4a for aux1, 4d for aux2), averaged over positions, is the weight of each channel of that
-//! block. The map is the ReLU of the weighted sum of the channels.
+//! Heat maps of the evidence for a class, for each of the three heads, from the gradient of the
+//! class's logit with respect to the last Inception block before the head: 5b for main, 4a for
+//! aux1, 4d for aux2. The map is the ReLU of the sum over the block's channels, each weighted as
+//! [`CamMethod`] says.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -24,13 +23,32 @@ const TARGET: &str = "target";
 /// The output with the gradient of that class's logit.
 const GRADIENT: &str = "gradient";
 
-/// A Grad-CAM heat map.
+/// How the gradient weights the channels of the block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CamMethod {
+    /// HiResCAM (Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of
+    /// convolutional neural networks", 2020): activation times gradient at each position. If the
+    /// head is linear in the activations, as average pooling and a linear layer are, the sum over
+    /// all positions before the ReLU is the logit minus the bias.
+    #[default]
+    HiResCam,
+    /// Grad-CAM (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via
+    /// Gradient-based Localization", 2017): activation times the gradient's mean over all
+    /// positions. Before a head with fully connected layers, as the auxiliary ones, where the
+    /// gradient depends on the position, it may show evidence where the network has none, or none
+    /// at all.
+    GradCam,
+}
+
+/// A heat map of the evidence for a class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ActivationMap {
     /// `main`, `aux1` or `aux2`.
     pub head: &'static str,
     /// The class of the map.
     pub class: usize,
+    /// Its logit by this head.
+    pub logit: f32,
     /// Its probability by this head, in [0, 1].
     pub probability: f32,
     /// This head's most probable class and its probability.
@@ -41,6 +59,15 @@ pub struct ActivationMap {
     pub width: usize,
     /// height x width non-negative values, in units of the logit.
     pub values: Vec<f32>,
+    /// Sum over all positions before the ReLU, in units of the logit.
+    pub sum: f32,
+}
+
+impl ActivationMap {
+    /// The largest value, in units of the logit; 0 without evidence anywhere.
+    pub fn maximum(&self) -> f32 {
+        self.values.iter().copied().fold(0.0, f32::max)
+    }
 }
 
 /// A network in evaluation mode that can be differentiated from each of its logits.
@@ -49,6 +76,7 @@ pub struct GradCam {
     device: Device,
     heads: Vec<Differentiated>,
     classes: usize,
+    method: CamMethod,
 }
 
 /// The network up to one head, and the gradient from its logits to the block before it.
@@ -93,7 +121,39 @@ impl GradCam {
             }
             heads.push(one);
         }
-        Ok(Self { device: device.clone(), heads, classes: network.class_count() })
+        let method = CamMethod::default();
+        Ok(Self { device: device.clone(), heads, classes: network.class_count(), method })
+    }
+
+    /// Sets the method of the maps, by default HiResCAM.
+    #[must_use]
+    pub fn method(self, method: CamMethod) -> Self {
+        Self { method, ..self }
+    }
+
+    /// Checks a class given by the caller.
+    fn require_class(&self, class: usize) -> Result<()> {
+        if class < self.classes {
+            return Ok(());
+        }
+        let allowed = format!("below {}, the network's classes", self.classes);
+        Err(Error::out_of_range("ActivationMap::class", allowed, class))
+    }
+
+    /// The probability of a class of a preprocessed image by a head, in [0, 1].
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the image has the wrong size, [`Error::Unknown`] if there is no such
+    /// head, [`Error::OutOfRange`] if there is no such class, and errors of the device.
+    pub async fn probability(&mut self, head: &str, image: &[f32], class: usize) -> Result<f32> {
+        self.require_class(class)?;
+        let known = || format!("the heads are {}", self.heads().join(", "));
+        let unknown = Error::Unknown { what: "head", name: head.to_string(), known: known() };
+        let head = self.heads.iter_mut().find(|h| h.name == head).ok_or(unknown)?;
+        head.run(image, class, self.classes)?;
+        let logits = head.session.read(head.logits).await?;
+        self.device.check("computing a probability")?;
+        Ok(softmax(&logits, 1.0)[class])
     }
 
     /// The heads, the main one first.
@@ -109,10 +169,7 @@ impl GradCam {
     /// [`Error::Tensor`] if the image has the wrong size, [`Error::OutOfRange`] if there is no such
     /// class, and errors of the device.
     pub async fn maps(&mut self, image: &[f32], class: Option<usize>) -> Result<Vec<ActivationMap>> {
-        if let Some(class) = class.filter(|c| *c >= self.classes) {
-            let allowed = format!("below {}, the network's classes", self.classes);
-            return Err(Error::out_of_range("ActivationMap::class", allowed, class));
-        }
+        class.map_or(Ok(()), |class| self.require_class(class))?;
         let mut wanted = class;
         let mut maps = Vec::with_capacity(self.heads.len());
         for head in &mut self.heads {
@@ -126,8 +183,8 @@ impl GradCam {
             };
             wanted = Some(class);
             head.run(image, class, self.classes)?;
-            maps.push(head.map(class).await?);
-            self.device.check("computing a Grad-CAM map")?;
+            maps.push(head.map(class, self.method).await?);
+            self.device.check("computing a heat map")?;
         }
         Ok(maps)
     }
@@ -180,33 +237,38 @@ impl Differentiated {
         Ok(())
     }
 
-    async fn map(&self, class: usize) -> Result<ActivationMap> {
+    async fn map(&self, class: usize, method: CamMethod) -> Result<ActivationMap> {
         let logits = self.session.read(self.logits).await?;
         let activation = self.session.read(self.activation).await?;
         let gradient = self.session.read(self.gradient).await?;
         let probabilities = softmax(&logits, 1.0);
         let top = most(&logits);
         let [_, height, width] = self.extents;
+        let signed = weighted(&activation, &gradient, height * width, method);
         Ok(ActivationMap {
             head: self.name,
             class,
+            logit: logits[class],
             probability: probabilities[class],
             top: (top, probabilities[top]),
             height,
             width,
-            values: weighted(&activation, &gradient, height * width),
+            sum: signed.iter().sum(),
+            values: signed.iter().map(|v| v.max(0.0)).collect(),
         })
     }
 }
 
-/// The ReLU of the sum of channels weighted by the mean of their gradients.
-fn weighted(activation: &[f32], gradient: &[f32], plane: usize) -> Vec<f32> {
+/// The sum of channels weighted by their gradients, or by the means of these; `plane` positions.
+fn weighted(activation: &[f32], gradient: &[f32], plane: usize, method: CamMethod) -> Vec<f32> {
     let mut map = vec![0.0; plane];
     for (channel, gradient) in activation.chunks(plane).zip(gradient.chunks(plane)) {
-        let weight = gradient.iter().sum::<f32>() / plane as f32;
-        map.iter_mut().zip(channel).for_each(|(sum, a)| *sum += weight * a);
+        let mean = gradient.iter().sum::<f32>() / plane as f32;
+        for ((sum, a), g) in map.iter_mut().zip(channel).zip(gradient) {
+            *sum += a * if method == CamMethod::GradCam { mean } else { *g };
+        }
     }
-    map.iter().map(|v| v.max(0.0)).collect()
+    map
 }
 
 /// The index and value of the maximum; the first in a tie.
@@ -219,9 +281,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grad_cam_matches_hand_computed_map() {
-        // Two channels of 1 x 2: weights (1 + 3) / 2 = 2 and -1.
-        let map = weighted(&[1.0, 2.0, 5.0, 1.0], &[1.0, 3.0, -1.0, -1.0], 2);
-        assert_eq!(map, [0.0, 3.0]);
+    fn maps_match_hand_computed_ones() {
+        // Two channels of 1 x 2: with means, the weights are (1 + 3) / 2 = 2 and -1.
+        let map = |method| weighted(&[1.0, 2.0, 5.0, 1.0], &[1.0, 3.0, -1.0, -1.0], 2, method);
+        assert_eq!(map(CamMethod::GradCam), [-3.0, 3.0]);
+        assert_eq!(map(CamMethod::HiResCam), [-4.0, 5.0]);
     }
 }

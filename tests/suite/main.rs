@@ -5,6 +5,7 @@
 mod cpu;
 mod data;
 mod graph;
+mod heatmaps;
 mod learner;
 mod operations;
 mod passes;

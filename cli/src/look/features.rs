@@ -102,6 +102,7 @@ impl FeaturesArgs {
                 ),
                 columns: 11,
                 heads: Vec::new(),
+                scale: None,
                 tile: 84,
                 tiles,
             };

@@ -54,6 +54,7 @@ impl FiltersArgs {
             subtitle: format!("{filters} of {height} x {width}; gray is zero"),
             columns: 16,
             heads: Vec::new(),
+            scale: None,
             tile: 56,
             tiles: images.iter().map(|p| Tile { image: raster(p), caption: Vec::new() }).collect(),
         };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use incept::Error;
-use incept::look::{ActivationMap, GradCam};
+use incept::look::{ActivationMap, CamMethod, GradCam};
 use serde::Serialize;
 
 use super::{Seen, Subject, name};
@@ -12,18 +12,20 @@ use crate::Result;
 use crate::data::ImageArgs;
 use crate::options::DeviceArgs;
 use crate::plot::{INK, SOFT, check, head_color, save};
-use crate::raster::{Heat, normalized};
+use crate::pretrained::note_untrained_heads;
+use crate::raster::{Heat, from_zero};
 use crate::report::{Reporter, shown};
 use crate::tiles::{Tile, Tiles};
 
-/// Plot Grad-CAM heat maps of the main and auxiliary heads for each image.
+/// Plot heat maps (HiResCAM, or Grad-CAM) of the main and auxiliary heads for each image.
 ///
 /// A head's heat map is computed from the last Inception block below it: 5b for main, 4a for aux1,
-/// 4d for aux2. Yellow is the strongest evidence for the class, dark blue none. The heat maps of
-/// the auxiliary heads have a higher resolution, but these heads are less accurate.
+/// 4d for aux2. Dark blue is no evidence for the class, yellow the map's maximum, which is printed
+/// in units of the logit: maps of small maxima show weak evidence. The heat maps of the auxiliary
+/// heads have a higher resolution, but these heads are less accurate.
 #[derive(Args, Debug)]
 pub(super) struct Gradcam {
-    /// Checkpoint, a run's folder (its best checkpoint), or `included`.
+    /// Checkpoint, a run's folder (its best checkpoint), `included` or `imagenet`.
     checkpoint: PathBuf,
     /// Images, or folders of images.
     #[arg(required = true)]
@@ -31,6 +33,9 @@ pub(super) struct Gradcam {
     /// Class to explain [default: the main head's prediction].
     #[arg(long, value_name = "NAME")]
     class: Option<String>,
+    /// How the gradient weights the channels.
+    #[arg(long, value_name = "NAME", default_value = "hirescam")]
+    method: MethodName,
     /// Plot only this head.
     #[arg(long, value_name = "NAME")]
     head: Option<HeadName>,
@@ -56,6 +61,37 @@ enum HeadName {
     Aux2,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MethodName {
+    /// Activation times gradient at each position: faithful for the main head.
+    Hirescam,
+    /// Gradients averaged over positions: maps of auxiliary heads may be blank or misleading.
+    Gradcam,
+}
+
+impl MethodName {
+    fn method(self) -> CamMethod {
+        match self {
+            Self::Hirescam => CamMethod::HiResCam,
+            Self::Gradcam => CamMethod::GradCam,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hirescam => "hirescam",
+            Self::Gradcam => "gradcam",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Hirescam => "HiResCAM heat maps per head",
+            Self::Gradcam => "Grad-CAM heat maps per head",
+        }
+    }
+}
+
 impl HeadName {
     fn name(self) -> &'static str {
         match self {
@@ -70,6 +106,8 @@ impl HeadName {
 struct Event<'a> {
     image: String,
     class: &'a str,
+    /// `hirescam` or `gradcam`.
+    method: &'static str,
     heads: Vec<HeadEvent<'a>>,
     plot: &'a Path,
 }
@@ -81,6 +119,12 @@ struct HeadEvent<'a> {
     /// The class that this head predicts.
     top: &'a str,
     top_probability: f32,
+    /// Its logit for the class.
+    logit: f32,
+    /// Sum of the map before the ReLU; HiResCAM: the logit minus the bias, for the main head.
+    sum: f32,
+    /// The map's maximum, in units of the logit.
+    maximum: f32,
     /// The heat map, row by row.
     map: Vec<&'a [f32]>,
 }
@@ -90,11 +134,14 @@ impl Gradcam {
         let device_args = &self.device;
         check(&self.out)?;
         let subject = Subject::load(&self.checkpoint)?;
+        if self.head != Some(HeadName::Main) {
+            note_untrained_heads(&self.checkpoint);
+        }
         let class = self.class.as_deref().map(|name| subject.number(name)).transpose()?;
         let (seen, outcome) = subject.see(&self.images, &self.loading)?;
         let device = device_args.open()?;
-        let mut gradcam =
-            device.block_on(GradCam::new(&device, &subject.metadata.network, &subject.state))?;
+        let gradcam = device.block_on(GradCam::new(&device, &subject.metadata.network, &subject.state))?;
+        let mut gradcam = gradcam.method(self.method.method());
         let shows = |head: &str| self.head.is_none_or(|wanted| wanted.name() == head);
         let heads: Vec<&'static str> = gradcam.heads().into_iter().filter(|h| shows(h)).collect();
         if heads.is_empty() {
@@ -111,19 +158,22 @@ impl Gradcam {
             events.push((one, maps));
         }
         let tiles = Tiles {
-            title: "Grad-CAM heat maps per head".into(),
-            subtitle: "yellow: strong evidence for the class, dark blue: none".into(),
+            title: self.method.title().into(),
+            subtitle: "evidence for the class, in units of its logit".into(),
             columns: heads.len() + 1,
             heads: std::iter::once(("image".to_string(), SOFT))
                 .chain(heads.iter().map(|head| (heading(head), head_color(head))))
                 .collect(),
+            scale: Some(("0".into(), "max of each map".into())),
             tile: 176,
             tiles,
         };
         save(&tiles, &self.out)?;
         for (one, maps) in &events {
-            let probabilities: Vec<String> =
-                maps.iter().map(|m| format!("{} {:.1}%", m.head, 100.0 * m.probability)).collect();
+            let maximum = |m: &ActivationMap| {
+                format!("{} {:.1}% (max {:.3})", m.head, 100.0 * m.probability, m.maximum())
+            };
+            let probabilities: Vec<String> = maps.iter().map(maximum).collect();
             let class = subject.class(maps.first().map_or(0, |m| m.class));
             reporter.line(&format!("{}  {class}: {}", shown(&one.file), probabilities.join("  ")))?;
             let heads = maps.iter().map(|m| HeadEvent {
@@ -131,10 +181,14 @@ impl Gradcam {
                 probability: m.probability,
                 top: subject.class(m.top.0),
                 top_probability: m.top.1,
+                logit: m.logit,
+                sum: m.sum,
+                maximum: m.maximum(),
                 map: m.values.chunks(m.width.max(1)).collect(),
             });
             let image = shown(&one.file);
-            reporter.event(&Event { image, class, heads: heads.collect(), plot: &self.out })?;
+            let method = self.method.name();
+            reporter.event(&Event { image, class, method, heads: heads.collect(), plot: &self.out })?;
         }
         reporter.line(&format!("wrote {}", shown(&self.out)))?;
         Ok(outcome)
@@ -152,13 +206,15 @@ fn heading(head: &str) -> String {
 }
 
 fn tile(map: &ActivationMap, one: &Seen, subject: &Subject, heat: &Heat) -> Tile {
-    let values = normalized(&map.values);
+    let values = from_zero(&map.values);
     let mut caption = vec![(format!("{} {:.0}%", subject.label(map.class), 100.0 * map.probability), INK)];
     if map.top.0 != map.class {
         caption.push((format!("predicts {} {:.0}%", subject.label(map.top.0), 100.0 * map.top.1), SOFT));
     }
     if map.values.iter().all(|v| *v <= 0.0) {
         caption.push(("no evidence anywhere".to_string(), SOFT));
+    } else {
+        caption.push((format!("max {:.3}", map.maximum()), SOFT));
     }
     Tile { image: heat.over(&one.square, &values, map.width), caption }
 }

@@ -22,12 +22,13 @@ use super::report::{Reporter, note, shown};
 use super::{Outcome, Result};
 
 const EXAMPLES: &str = "Examples:
-  incept look gradcam photos.safetensors cat.jpg dog.jpg       Grad-CAM heat maps of every head
+  incept look gradcam photos.safetensors cat.jpg dog.jpg       HiResCAM heat maps of every head
   incept look occlusion photos.safetensors cat.jpg             which parts of the image the class depends on
   incept look features photos.safetensors cat.jpg --layer inception_3b/output
   incept look filters photos.safetensors --output filters.svg  the first convolution's filters";
 
-/// Visualize what a network has learned: Grad-CAM, occlusion maps, feature maps, filters.
+/// Visualize what a network has learned: HiResCAM and Grad-CAM, occlusion maps, feature maps,
+/// filters.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, arg_required_else_help = true)]
 pub(crate) struct Look {

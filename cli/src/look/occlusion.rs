@@ -126,6 +126,7 @@ impl OcclusionArgs {
             ),
             columns: 3,
             heads: heads.to_vec(),
+            scale: None,
             tile: 176,
             tiles,
         };

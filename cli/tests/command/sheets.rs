@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use incept::checkpoint::Checkpoint;
-use incept::look::{Features, GradCam};
+use incept::look::{CamMethod, Features, GradCam};
 use incept::model::GoogLeNet;
 use incept::optim::Optimizer;
 use incept::train::Trainer;
@@ -77,7 +77,8 @@ fn grad_cam_of_the_main_head_is_its_class_activation_map() {
             device.block_on(Trainer::new(&device, &network, &Optimizer::default(), 1, 7, |_, _| ()));
         let state = device.block_on(trainer.expect("a trainer").state()).expect("weights");
         let image: Vec<f32> = (0..3 * 64 * 64).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0).collect();
-        let mut gradcam = device.block_on(GradCam::new(&device, &network, &state)).expect("a graph");
+        let gradcam = device.block_on(GradCam::new(&device, &network, &state)).expect("a graph");
+        let mut gradcam = gradcam.method(CamMethod::GradCam);
         assert_eq!(gradcam.heads(), ["main", "aux1", "aux2"]);
         let maps = device.block_on(gradcam.maps(&image, Some(1))).expect("maps");
         let features = Features::new(&device, &network, "inception_5b/output", &state);
