@@ -349,10 +349,10 @@ impl Split {
             reporter.line(&format!("skipped: {reason}"))?;
         }
         reporter.line(&format!(
-            "wrote {}: {} training and {} validation images",
+            "wrote {}: {} training and {}",
             shown(&self.out),
             thousands(train as u64),
-            thousands(validation as u64)
+            plural(validation as u64, "validation image")
         ))?;
         let classes = data.train.classes();
         reporter.event(&SplitResult { folder: &self.out, classes, train, validation, skipped })?;

@@ -131,9 +131,9 @@ impl Demo {
             advice: format!("the trained network is saved: {}", shown(&self.checkpoint)),
         })?;
         reporter.line(&format!(
-            "validation accuracy {:.1}% on {} images after {}; see {}",
+            "validation accuracy {:.1}% on {} after {}; see {}",
             100.0 * last,
-            setup.data.validation.len(),
+            plural(setup.data.validation.len() as u64, "image"),
             duration(total.elapsed()),
             shown(&self.out)
         ))?;

@@ -24,6 +24,8 @@ const NAME: usize = 22;
 const TITLE: i32 = 68;
 /// Width of the color scale at the right.
 const LEGEND: i32 = 96;
+/// Minimum width, for title and subtitle.
+const MIN_WIDTH: i32 = 620;
 
 /// Sizes of the layout.
 struct Sizes {
@@ -32,6 +34,8 @@ struct Sizes {
     top: i32,
     /// Space for the labels of rows at the left and of columns below.
     names: i32,
+    /// Left edge of everything, so that it is in the middle of the figure.
+    start: i32,
     left: i32,
     side: i32,
 }
@@ -40,7 +44,7 @@ impl ConfusionFigure<'_> {
     fn sizes(&self) -> Sizes {
         let count = self.classes.len().max(1) as i32;
         let cell = match count {
-            0..=6 => 64,
+            0..=6 => (400 / count).clamp(64, 120),
             7..=COUNTED_I => 44,
             _ => (1000 / count).clamp(1, 30),
         };
@@ -48,7 +52,9 @@ impl ConfusionFigure<'_> {
         let letters = self.classes.iter().map(|c| c.chars().count().min(NAME)).max().unwrap_or(1).max(3);
         let names = (f64::from(text) * 0.64 * letters as f64).ceil() as i32 + 12;
         let top = if self.title.is_empty() { 12 } else { 12 + TITLE };
-        Sizes { cell, text, top, names, left: 28 + 18 + names, side: cell * count }
+        let (labels, side) = (28 + 18 + names, cell * count);
+        let start = ((MIN_WIDTH - labels - side - LEGEND) / 2).max(0);
+        Sizes { cell, text, top, names, start, left: start + labels, side }
     }
 
     /// The labeled classes: all, or every n-th.
@@ -75,7 +81,7 @@ fn shade(share: f64) -> RGBColor {
 impl Figure for ConfusionFigure<'_> {
     fn size(&self) -> (u32, u32) {
         let Sizes { top, names, left, side, .. } = self.sizes();
-        let width = (left + side + LEGEND).max(620);
+        let width = (left + side + LEGEND).max(MIN_WIDTH);
         (width.cast_unsigned(), (top + side + names + 34).cast_unsigned())
     }
 
@@ -132,7 +138,7 @@ impl ConfusionFigure<'_> {
     where
         DB::ErrorType: 'static,
     {
-        let Sizes { cell, text, top, names, left, side } = self.sizes();
+        let Sizes { cell, text, top, names, start, left, side } = self.sizes();
         let at = |x: i32, y: i32| (unit.px(x), unit.px(y));
         let right = Pos::new(HPos::Right, VPos::Center);
         for (i, name) in self.named() {
@@ -153,7 +159,7 @@ impl ConfusionFigure<'_> {
         let below = at(left + side / 2, top + side + names + 6);
         root.draw(&Text::new("predicted class", below, style.clone()))?;
         let style = style.transform(FontTransform::Rotate270);
-        root.draw(&Text::new("true class", at(24, top + side / 2), style))?;
+        root.draw(&Text::new("true class", at(start + 24, top + side / 2), style))?;
         Ok(())
     }
 
@@ -178,5 +184,29 @@ impl ConfusionFigure<'_> {
             root.draw(&Text::new(words, (unit.px(x + 20), unit.px(y)), style))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_matrix_is_in_the_middle_and_its_size_follows_the_classes() {
+        let sides = [2, 3, 6, 7, 20, 100].map(|count| {
+            let classes: Vec<String> = (0..count).map(|i| format!("class {i}")).collect();
+            let figure = ConfusionFigure {
+                confusion: &Confusion::new(count),
+                classes: &classes,
+                title: "t".into(),
+                subtitle: "s".into(),
+            };
+            let (width, Sizes { start, left, side, .. }) = (figure.size().0.cast_signed(), figure.sizes());
+            let right = width - (left + side + LEGEND);
+            assert!((start - right).abs() <= 1, "{count}: {start} and {right}");
+            side
+        });
+        assert_eq!(sides[..3], [240, 360, 396]);
+        assert!(sides.iter().all(|side| (240..=1000).contains(side)), "{sides:?}");
     }
 }

@@ -46,12 +46,13 @@ pub(super) fn print(
 
 fn line(assessment: &Assessment) -> String {
     let evaluation = &assessment.evaluation;
-    format!(
-        "top-1 {:.2}%  top-5 {:.2}%  loss {:.4}",
-        100.0 * evaluation.accuracy(),
-        100.0 * evaluation.accuracy5(),
-        evaluation.loss
-    )
+    // With up to five classes it is always 100%.
+    let top5 = if assessment.confusion.classes() > 5 {
+        format!("  top-5 {:.2}%", 100.0 * evaluation.accuracy5())
+    } else {
+        String::new()
+    };
+    format!("top-1 {:.2}%{top5}  loss {:.4}", 100.0 * evaluation.accuracy(), evaluation.loss)
 }
 
 fn by_class(assessment: &Assessment, classes: &[String], reporter: &Reporter) -> Result<()> {

@@ -119,7 +119,7 @@ impl FlowFigure<'_> {
             x: -0.6..trunk.len() as f64 - 0.4,
             y: y.clone(),
             x_name: "block (depth: number of layers with weights up to its end)",
-            y_name: "share of the gradient",
+            y_name: "share of the gradient (projection on the sum)",
             ticks: (trunk.len() + 2, 6),
             x_label: &|v| part_at(trunk, *v).map_or(String::new(), |p| format!("{} ({})", p.part, p.depth)),
             y_label: &percent,

@@ -250,7 +250,7 @@ fn table(flow: &GradientFlow, reporter: &Reporter) -> Result<()> {
         head.push_str(&format!("  {:>5}", loss.name));
     }
     reporter.line(
-        "Gradient norm per loss, without its weight (in parentheses); norm of the weighted sum; and each loss's share of the sum:\n",
+        "Gradient norm per loss, without its weight (in parentheses); norm of the weighted sum; and each loss's share of the sum: the projection of its weighted gradient on the sum, which is not the share of norms:\n",
     )?;
     reporter.line(head.trim_end())?;
     reporter.line(unit.trim_end())?;
@@ -315,12 +315,21 @@ fn summary(flow: &GradientFlow) -> Vec<String> {
         // With opposing gradients one share is negative and the other above 1.
         let main = 100.0 * main.clamp(0.0, 1.0);
         lines.push(format!(
-            "{:.0}% of the gradient at {} comes from the auxiliary losses, {main:.0}% from the main loss",
-            100.0 - main,
+            "projected on the summed gradient at {}, {:.0}% comes from the auxiliary losses and {main:.0}% from the main loss; by the norms of the weighted gradients, {:.0}% is the main loss's",
             first.part,
+            100.0 - main,
+            100.0 * of_norms(first, of(first, "main")),
         ));
     }
     lines
+}
+
+/// The norm of one loss's weighted gradient as a share of the sum of all norms. Gradients in
+/// different directions cancel in the summed gradient, but not here.
+fn of_norms(part: &PartFlow, loss: Option<LossShare>) -> f64 {
+    let all: f64 = part.losses.iter().map(|l| l.weighted).sum();
+    let own = loss.map_or(0.0, |l| l.weighted);
+    if all > 0.0 { own / all } else { 0.0 }
 }
 
 fn times(value: f64) -> String {

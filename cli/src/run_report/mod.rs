@@ -13,6 +13,7 @@ use incept::infer::{Assessment, Scores};
 use incept::infer::{InferenceGraph, top};
 use incept::low_level::output::check_file;
 use incept::low_level::output::write_atomically;
+use incept::low_level::text::noun_after;
 use incept::low_level::untrusted::contained;
 use incept::{Error, model};
 use serde::Serialize;
@@ -220,10 +221,13 @@ fn facts(source: &Source, validated: &Validated) -> Vec<(String, String)> {
     let percent = |share: f64| format!("{:.2}%", 100.0 * share);
     let mut facts = vec![
         (percent(evaluation.accuracy()), "validation top-1 accuracy".to_string()),
-        (percent(evaluation.accuracy5()), "validation top-5 accuracy".to_string()),
         (percent(confusion.mean().f1), "macro F1".to_string()),
         (percent(reliability.ece()), "expected calibration error".to_string()),
     ];
+    // With up to five classes it is always 100%.
+    if confusion.classes() > 5 {
+        facts.insert(1, (percent(evaluation.accuracy5()), "validation top-5 accuracy".to_string()));
+    }
     let Curves { epochs, .. } = &source.curves;
     if let Some(last) = epochs.last() {
         let took: f64 = epochs.iter().map(|e| e.seconds).filter(|s| s.is_finite()).sum();
@@ -234,7 +238,8 @@ fn facts(source: &Source, validated: &Validated) -> Vec<(String, String)> {
     }
     if validated.measured.unreadable > 0 {
         note("note: unreadable validation images are not in the report");
-        facts.push((validated.measured.unreadable.to_string(), "unreadable images".to_string()));
+        let count = validated.measured.unreadable;
+        facts.push((count.to_string(), noun_after(count == 1, "unreadable image").into_owned()));
     }
     facts
 }
