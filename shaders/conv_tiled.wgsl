@@ -69,11 +69,11 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
     let window{e} = window_of(pixel_of(first_n, load_v, {e}u));
 #end
 #if TAP_OUTER
-    let steps_of_tap = p.steps / TAPS;
+    let steps_of_tap = p.steps / p.taps;
     var t = first_step / steps_of_tap;
     var c = (first_step - t * steps_of_tap) * DEPTH;
 #repeat e 4
-    var tap{e} = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
+    var tap{e} = tap_of(window{e}, t / p.kernel_w, t % p.kernel_w);
 #end
 #endif
     var panel_at = (group.x * p.steps + first_step) * LEFT_SIZE + local;
@@ -108,11 +108,11 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
 #endif
 #else
                 let index = step * DEPTH + k;
-                let channel = min(index / TAPS, p.depth - 1u);
-                let t = index % TAPS;
+                let channel = min(index / p.taps, p.depth - 1u);
+                let t = index % p.taps;
 #repeat e 4
                 {
-                    let tap = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
+                    let tap = tap_of(window{e}, t / p.kernel_w, t % p.kernel_w);
                     right{i}[{e}u] = select(0.0, f32(source[tap.at + channel * plane]), tap.inside);
                 }
 #end
@@ -125,7 +125,7 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
                 c = 0u;
                 t += 1u;
 #repeat e 4
-                tap{e} = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
+                tap{e} = tap_of(window{e}, t / p.kernel_w, t % p.kernel_w);
 #end
             }
 #endif
@@ -212,19 +212,19 @@ struct Column {
 
 fn column_of(r: u32) -> Column {
 #if TAP_OUTER
-    let column = result_column(min(r, p.channels * TAPS - 4u));
+    let column = result_column(min(r, p.channels * p.taps - 4u));
 #else
-    let column = min(r, p.channels * TAPS - 1u);
+    let column = min(r, p.channels * p.taps - 1u);
 #endif
-    let c = column / TAPS;
-    let t = column - c * TAPS;
-    return Column(c * p.height * p.width, i32(t / KERNEL_W), i32(t % KERNEL_W));
+    let c = column / p.taps;
+    let t = column - c * p.taps;
+    return Column(c * p.height * p.width, i32(t / p.kernel_w), i32(t % p.kernel_w));
 }
 
 @compute @workgroup_size(WORKGROUP_X)
 fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let plane = p.out_height * p.out_width;
-    let columns = p.channels * TAPS;
+    let columns = p.channels * p.taps;
     let first_m = group.x * TILE_M;
     let first_n = group.y * TILE_N;
     let first_q = group.z * p.chunk;
@@ -274,8 +274,8 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
             let n = q / plane;
             let rest = q - n * plane;
             let y = rest / p.out_width;
-            let top = i32(y * STRIDE_H) - i32(p.pad_h);
-            let side = i32((rest - y * p.out_width) * STRIDE_W) - i32(p.pad_w);
+            let top = i32(y * p.stride_h) - i32(p.pad_h);
+            let side = i32((rest - y * p.out_width) * p.stride_w) - i32(p.pad_w);
 #if !VECTOR
             let dy_at = p.y_offset + n * p.y_stride + rest;
 #endif

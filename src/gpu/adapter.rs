@@ -272,6 +272,7 @@ pub(crate) async fn open(
             limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment),
         ),
         bake: summary.class != AdapterClass::Software,
+        grouped: AdapterClass::GPU.contains(&summary.class),
         f16: device.features().contains(wgpu::Features::SHADER_F16),
         cooperative: None,
         subgroup: (device.features().contains(wgpu::Features::SUBGROUP)

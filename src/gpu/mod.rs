@@ -22,7 +22,7 @@ mod timing;
 
 pub(crate) use adapter::open as open_unproven;
 pub use adapter::{AdapterOptions, AdapterSummary, adapter_advice, list_adapters};
-pub(crate) use pipeline::Checks;
+pub(crate) use pipeline::{Checks, Form};
 pub use pipeline::Pipeline;
 pub use probe::{Bound, Roofline, probe_kernels};
 pub use regions::Regions;

@@ -71,6 +71,8 @@ pub struct Profile {
     pub alignment: u64,
     /// Whether geometry is compiled into shaders: faster kernels, but one pipeline per shape.
     pub bake: bool,
+    /// Whether kernels that are alike run as one dispatch; see [`Kernel::groupable`](super::Kernel).
+    pub grouped: bool,
     /// Whether shaders support f16.
     pub f16: bool,
     /// Cooperative matrices that passed their self-test.
@@ -94,6 +96,11 @@ impl Profile {
     /// integrated ones.
     pub fn busy_workgroups(&self) -> usize {
         if self.class == AdapterClass::Discrete { BUSY_GROUPS } else { 32 }
+    }
+
+    /// Workgroups that one kernel should have: those of a group occupy the device together.
+    pub fn wanted_workgroups(&self) -> usize {
+        if self.grouped { self.busy_workgroups() / 4 } else { self.busy_workgroups() }
     }
 
     /// A discrete GPU with 16 x 16 f16 cooperative matrices, as NVIDIA's tensor cores in Vulkan;
@@ -129,6 +136,7 @@ impl Profile {
             workgroup: [256, 256, 64],
             alignment: 256,
             bake: class != AdapterClass::Software,
+            grouped: AdapterClass::GPU.contains(&class),
             f16: false,
             cooperative: None,
             subgroup: None,

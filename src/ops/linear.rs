@@ -207,7 +207,7 @@ impl Operation for LinearBiasGrad {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let dy = &operands.inputs[0];
         let [batch, outputs, _] = dy.spec.shape.ncs();
-        let kernel = Kernel::new(operands, SOURCE, "bias_gradient")
+        let kernel = Kernel::new(operands, SOURCE, "bias_gradient").groupable()
             .geometries([
                 ("rows", batch),
                 ("outputs", outputs),
@@ -222,7 +222,7 @@ impl Operation for LinearBiasGrad {
 }
 
 fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand) -> Kernel {
-    Kernel::new(operands, SOURCE, entry).geometries([
+    Kernel::new(operands, SOURCE, entry).groupable().geometries([
         ("features", x.spec.shape.item()),
         ("outputs", y.spec.shape.item()),
         ("x_offset", x.offset),

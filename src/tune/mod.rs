@@ -35,7 +35,7 @@ use std::ops::ControlFlow;
 use web_time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Form, Gpu};
 use crate::graph::{Operation, TensorId};
 use crate::kernel::{Implementation, Operand, Operands, Step, choose};
 use crate::ops::offers;
@@ -341,10 +341,11 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
             }
         };
         // Errors are ignored here: they are reported when the implementation is run.
+        let gpu = self.gpu;
         #[cfg(not(target_arch = "wasm32"))]
-        drop(self.gpu.compile_together(job.candidates.iter().flat_map(|candidate| {
-            let checks = trial.checks(self.gpu, candidate);
-            candidate.kernels.iter().map(move |kernel| (kernel, checks))
+        drop(gpu.compile_together(job.candidates.iter().flat_map(|candidate| {
+            let checks = trial.checks(gpu, candidate);
+            candidate.kernels.iter().map(move |kernel| Form::alone(kernel, checks, gpu.profile()))
         })));
         let mut quickest = None;
         let mut longest = Duration::ZERO;

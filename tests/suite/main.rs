@@ -4,6 +4,7 @@
 
 mod cpu;
 mod data;
+mod dispatches;
 mod graph;
 mod learner;
 mod operations;

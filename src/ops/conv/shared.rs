@@ -1,6 +1,6 @@
 //! Parts that kernels of all families share: constants and geometry, memory traffic, and split-K.
 
-use super::geometry::Extents;
+use super::geometry::{Extents, Values};
 use crate::kernel::{Implementation, Kernel, Operand, Operands, Slot, TiledProduct, Traffic};
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
@@ -26,10 +26,12 @@ pub(super) fn kernel(
     [source, entry]: [&'static str; 2],
     x: &Operand,
     y: &Operand,
+    values: Values,
 ) -> Kernel {
     // Bounds are checked only if windows can exceed the input.
     let plain = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
-    e.windows(Kernel::new(operands, source, entry), e.padding != [0, 0]).constant("PLAIN", plain).geometries(
+    let kernel = e.windows(Kernel::new(operands, source, entry).groupable(), e.padding != [0, 0], values);
+    kernel.constant("PLAIN", plain).geometries(
         [
             ("batch", e.batch),
             ("channels", e.channels),
@@ -72,7 +74,7 @@ pub(super) fn finish_parts(
     if parts == 1 {
         return implementation;
     }
-    let second = Kernel::new(operands, SOURCE, "sum_parts")
+    let second = Kernel::new(operands, SOURCE, "sum_parts").groupable()
         .geometries([("count", count), ("parts", parts)])
         .bind("partial", Slot::Scratch(0))
         .bind("dw", Slot::Output(0))
