@@ -13,8 +13,9 @@ use crate::model::GoogLeNet;
 use crate::optim::Optimizer;
 use crate::train::{StepMetrics, Trainer, train_epoch};
 
-/// Training recipe of the networks.
+/// Training recipe of the networks: `Recipe::new(5, 16, 0.01)`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Recipe {
     /// Epochs.
     pub epochs: u64,
@@ -24,6 +25,19 @@ pub struct Recipe {
     pub lr: f64,
     /// The optimizer.
     pub optimizer: Optimizer,
+}
+
+impl Recipe {
+    /// Epochs, batch size and learning rate, with the default optimizer.
+    pub fn new(epochs: u64, batch: usize, lr: f64) -> Self {
+        Self { epochs, batch, lr, optimizer: Optimizer::default() }
+    }
+
+    /// The optimizer.
+    #[must_use]
+    pub fn optimizer(self, optimizer: Optimizer) -> Self {
+        Self { optimizer, ..self }
+    }
 }
 
 /// Metrics of one network after an epoch.
