@@ -186,9 +186,7 @@ pub async fn train_curve(
     let device = &device.into();
     let mut trainer = Trainer::new(device, network, &recipe.optimizer, recipe.batch, seed, |_, _| ()).await?;
     let mut classifier = trainer.early_exit(recipe.batch).await?;
-    // The main head is the classifier's last and the trainer's first.
-    let mut heads = classifier.heads();
-    heads.rotate_right(1);
+    let heads = classifier.heads();
     let mut curve =
         Curve { seed, aux_weight: network.aux_weight, heads, points: Vec::new(), interrupted: false };
     for epoch in 0..=recipe.epochs {
@@ -202,8 +200,7 @@ pub async fn train_curve(
             }
             losses = summary.heads.iter().map(|h| h.loss).collect();
         }
-        let mut accuracies = accuracies(&mut classifier, validation).await?;
-        accuracies.rotate_right(1);
+        let accuracies = accuracies(&mut classifier, validation).await?;
         let point = CurvePoint { epoch, accuracies, losses };
         looked(&point);
         curve.points.push(point);

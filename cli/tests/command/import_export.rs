@@ -413,8 +413,7 @@ fn staged(checkpoint: &Checkpoint, input: &HostTensor) -> Vec<Vec<f32>> {
     let made = EarlyExit::new(&device, network, count, Element::F32, &checkpoint.state);
     let mut staged = device.block_on(made).expect("the weights fit");
     let images: Vec<Vec<f32>> = input.data.chunks(input.data.len() / count).map(<[f32]>::to_vec).collect();
-    let mut heads = device.block_on(staged.all_heads(&Batch::of(count, &images))).expect("runs").logits;
-    heads.rotate_right(1);
+    let heads = device.block_on(staged.all_heads(&Batch::of(count, &images))).expect("runs").logits;
     heads.into_iter().map(|rows| rows.concat()).collect()
 }
 
