@@ -6,6 +6,7 @@ mod cpu;
 mod data;
 mod graph;
 mod learner;
+mod model;
 mod operations;
 mod passes;
 mod precision;
