@@ -233,10 +233,7 @@ impl Profile {
         // No limits on tensor sizes: devices of this class exceed WebGPU's defaults.
         let profile = DeviceProfile { binding: u64::from(u32::MAX), buffer: u64::MAX, ..device };
         let plan = |graph, outputs: &[_], metrics: &[_]| {
-            Plan::new(
-                graph,
-                &PlanOptions { profile: &profile, outputs, metrics, layout: None, choices: None },
-            )
+            Plan::new(graph, &PlanOptions::new(&profile).outputs(outputs).metrics(metrics))
         };
         let precision = self.work.precision.of(&profile);
         let costs = if self.infer {

@@ -59,21 +59,13 @@ impl Summary {
             ..Profile::webgpu(AdapterClass::Discrete)
         };
         let precision = self.precision.of(&profile);
-        let optimizer = Optimizer { precision, checkpointing: self.checkpointing, ..Optimizer::default() };
+        let optimizer = Optimizer::default().precision(precision).checkpointing(self.checkpointing);
         let training = TrainingGraph::new(&network, &optimizer, self.batch)?;
-        let options = PlanOptions {
-            profile: &profile,
-            outputs: &[],
-            metrics: &training.metrics,
-            layout: None,
-            choices: None,
-        };
-        let training = Plan::new(&training.graph, &options)?.memory;
+        let training =
+            Plan::new(&training.graph, &PlanOptions::new(&profile).metrics(&training.metrics))?.memory;
         let inference = InferenceGraph::new(&network, self.batch, precision.element())?;
         let outputs = [inference.probabilities];
-        let options =
-            PlanOptions { profile: &profile, outputs: &outputs, metrics: &[], layout: None, choices: None };
-        let inference = Plan::new(&inference.graph, &options)?.memory;
+        let inference = Plan::new(&inference.graph, &PlanOptions::new(&profile).outputs(&outputs))?.memory;
 
         let name = totals.layers.iter().map(|l| l.name.len()).max().unwrap_or(0);
         reporter.line(&format!(

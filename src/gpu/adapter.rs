@@ -10,8 +10,9 @@ use super::{Counts, Failure, Gpu, Shared, cause, matrices};
 use crate::error::{Error, Result};
 use crate::kernel::{AdapterClass, Cooperative, Profile};
 
-/// Which adapter to open.
+/// Which adapter to open: `AdapterOptions::default().adapter("nvidia".to_string())`.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct AdapterOptions {
     /// Graphics APIs to consider; `None` prefers native ones. [`wgpu`](crate::wgpu) is re-exported.
     pub backends: Option<wgpu::Backends>,
@@ -20,6 +21,26 @@ pub struct AdapterOptions {
     pub adapter: Option<String>,
     /// Use WebGPU's default limits, as in a browser, even if the device supports more.
     pub default_limits: bool,
+}
+
+impl AdapterOptions {
+    /// Graphics APIs to consider.
+    #[must_use]
+    pub fn backends(self, backends: impl Into<Option<wgpu::Backends>>) -> Self {
+        Self { backends: backends.into(), ..self }
+    }
+
+    /// Index in [`list_adapters`], or a part of the adapter's name.
+    #[must_use]
+    pub fn adapter(self, adapter: impl Into<Option<String>>) -> Self {
+        Self { adapter: adapter.into(), ..self }
+    }
+
+    /// Whether to use WebGPU's default limits, as in a browser.
+    #[must_use]
+    pub fn default_limits(self, default_limits: bool) -> Self {
+        Self { default_limits, ..self }
+    }
 }
 
 /// Properties of an adapter.

@@ -92,8 +92,9 @@ impl Memory {
     }
 }
 
-/// Options of a plan.
+/// Options of a plan: `PlanOptions::new(device.profile()).outputs(&[logits])`.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct PlanOptions<'a> {
     /// Limits and features of the device.
     pub profile: &'a Profile,
@@ -106,6 +107,38 @@ pub struct PlanOptions<'a> {
     pub layout: Option<Arc<Layout>>,
     /// Tuned implementations, preferred to the defaults.
     pub choices: Option<&'a Choices>,
+}
+
+impl<'a> PlanOptions<'a> {
+    /// A plan for a device with this profile: nothing remains readable, the layout is its own, and
+    /// implementations are the defaults.
+    pub fn new(profile: &'a Profile) -> Self {
+        Self { profile, outputs: &[], metrics: &[], layout: None, choices: None }
+    }
+
+    /// Tensors that remain readable after a run.
+    #[must_use]
+    pub fn outputs(self, outputs: &'a [TensorId]) -> Self {
+        Self { outputs, ..self }
+    }
+
+    /// Scalars that are read back after each run, in this order.
+    #[must_use]
+    pub fn metrics(self, metrics: &'a [TensorId]) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Layout of another plan to share memory with.
+    #[must_use]
+    pub fn layout(self, layout: impl Into<Option<Arc<Layout>>>) -> Self {
+        Self { layout: layout.into(), ..self }
+    }
+
+    /// Tuned implementations, preferred to the defaults.
+    #[must_use]
+    pub fn choices(self, choices: impl Into<Option<&'a Choices>>) -> Self {
+        Self { choices: choices.into(), ..self }
+    }
 }
 
 /// Memory placement and dispatches of a graph.

@@ -44,8 +44,9 @@ use crate::plan::{Choice, Choices, Effort, fingerprint};
 use crate::tensor::{Element, Spec};
 use check::{Expected, noise};
 
-/// Options of tuning.
+/// Options of tuning: `TuneOptions::fast().budget(None)`.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct TuneOptions {
     /// Effort of measurements.
     pub effort: Effort,
@@ -63,6 +64,18 @@ impl TuneOptions {
     /// All operations, with many repetitions.
     pub fn full() -> Self {
         Self { effort: Effort::Full, budget: None }
+    }
+
+    /// Effort of measurements.
+    #[must_use]
+    pub fn effort(self, effort: Effort) -> Self {
+        Self { effort, ..self }
+    }
+
+    /// Time limit.
+    #[must_use]
+    pub fn budget(self, budget: impl Into<Option<Duration>>) -> Self {
+        Self { budget: budget.into(), ..self }
     }
 }
 

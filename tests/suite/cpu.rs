@@ -53,19 +53,17 @@ struct Case {
 }
 
 fn cases() -> [Case; 3] {
-    let adamw = Optimizer {
-        rule: Rule::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 },
-        max_grad_norm: Some(0.5),
-        average: Some(Averaging::Exponential(0.9)),
-        ..Optimizer::default()
-    };
+    let adamw = Optimizer::default()
+        .rule(Rule::adamw([0.9, 0.99], 1e-8))
+        .max_grad_norm(0.5)
+        .average(Averaging::Exponential(0.9));
     [
         Case { variant: Variant::Paper, optimizer: Optimizer::default(), limit: 5e-5 },
         // Adam's first steps have the size of the learning rate even where gradients are noise.
         Case { variant: Variant::Torchvision, optimizer: adamw, limit: 5e-2 },
         Case {
             variant: Variant::Paper,
-            optimizer: Optimizer { precision: Precision::f16(), ..Optimizer::default() },
+            optimizer: Optimizer::default().precision(Precision::f16()),
             limit: 5e-3,
         },
     ]
@@ -211,9 +209,9 @@ fn run(
     inputs: &[(TensorId, Vec<f32>)],
     outputs: &[TensorId],
 ) -> Vec<Vec<f32>> {
-    let options =
-        PlanOptions { profile: device.profile(), outputs, metrics: &[], layout: None, choices: None };
-    let plan = Arc::new(Plan::new(graph, &options).expect("can be planned"));
+    let plan = Arc::new(
+        Plan::new(graph, &PlanOptions::new(device.profile()).outputs(outputs)).expect("can be planned"),
+    );
     let session = Session::new(device, Arc::clone(&plan), None, |_, _| ());
     let mut session = device.block_on(session).expect("a session");
     for (id, values) in inputs {

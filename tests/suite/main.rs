@@ -7,6 +7,7 @@ mod data;
 mod dispatches;
 mod graph;
 mod learner;
+mod model;
 mod operations;
 mod passes;
 mod precision;

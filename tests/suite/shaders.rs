@@ -56,24 +56,19 @@ fn graphs(element: Element) -> Vec<Graph> {
     let precision = if element == Element::F16 { Precision::f16() } else { Precision::F32 };
     let paper = GoogLeNet::paper().width(0.25).classes(10);
     let torchvision = GoogLeNet::torchvision().width(0.25).classes(10).input(64);
-    let adamw = Optimizer {
-        rule: Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
-        max_grad_norm: Some(1.0),
-        average: Some(Averaging::Exponential(0.99)),
-        accumulate: 2,
-        ..Optimizer::default()
-    };
-    let nesterov = Optimizer {
-        rule: Rule::Sgd { nesterov: true },
-        average: Some(Averaging::Polyak),
-        ..Optimizer::default()
-    };
-    let lars = Optimizer { rule: Rule::Lars { trust_coefficient: 0.001 }, ..Optimizer::default() };
-    let mixed = GoogLeNet {
-        mixed_labels: true,
-        class_weights: Some(vec![1.0; 10]),
-        ..GoogLeNet::paper().width(0.0625).classes(10).input(32)
-    };
+    let adamw = Optimizer::default()
+        .rule(Rule::adamw([0.9, 0.999], 1e-8))
+        .max_grad_norm(1.0)
+        .average(Averaging::Exponential(0.99))
+        .accumulate(2);
+    let nesterov = Optimizer::default().rule(Rule::nesterov()).average(Averaging::Polyak);
+    let lars = Optimizer::default().rule(Rule::lars(0.001));
+    let mixed = GoogLeNet::paper()
+        .width(0.0625)
+        .classes(10)
+        .input(32)
+        .mixed_labels(true)
+        .with_class_weights(vec![1.0; 10]);
     let mut list = Vec::new();
     let full = GoogLeNet::paper();
     for (network, optimizer, batch) in [
@@ -83,7 +78,7 @@ fn graphs(element: Element) -> Vec<Graph> {
         (&torchvision, Optimizer::default(), 4),
         (&mixed, lars, 4),
     ] {
-        let optimizer = Optimizer { precision, ..optimizer };
+        let optimizer = optimizer.precision(precision);
         list.push(TrainingGraph::new(network, &optimizer, batch).expect("the network can be built").graph);
         list.push(InferenceGraph::new(network, batch, element).expect("the network can be built").graph);
     }
@@ -92,8 +87,7 @@ fn graphs(element: Element) -> Vec<Graph> {
 
 /// All kernels that a plan of the graph may choose with this profile.
 fn kernels_of(graph: &Graph, profile: &Profile) -> Vec<Kernel> {
-    let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None, choices: None };
-    let plan = Plan::new(graph, &options).expect("the graph can be planned");
+    let plan = Plan::new(graph, &PlanOptions::new(profile)).expect("the graph can be planned");
     let mut kernels = Vec::new();
     for (_, node) in plan.graph.nodes() {
         let operand = |id: &incept::graph::TensorId| {

@@ -31,8 +31,7 @@ fn plan(graph: &Graph, class: AdapterClass) -> Plan {
 }
 
 fn plan_for(graph: &Graph, profile: &Profile) -> Plan {
-    let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None, choices: None };
-    Plan::new(graph, &options).expect("the graph can be planned")
+    Plan::new(graph, &PlanOptions::new(profile)).expect("the graph can be planned")
 }
 
 /// The plan of a training step of each variant on a discrete GPU.
@@ -141,7 +140,7 @@ fn heavy_convolutions_load_vectors_where_channels_allow() {
 /// The same in f16 on cooperative matrices: arithmetic intensity, workgroups, vector loads.
 #[test]
 fn cooperative_kernels_meet_intensity_bound() {
-    let optimizer = Optimizer { precision: Precision::f16(), ..Optimizer::default() };
+    let optimizer = Optimizer::default().precision(Precision::f16());
     let graph = TrainingGraph::new(&GoogLeNet::paper(), &optimizer, BATCH).expect("can be built").graph;
     let costs = plan_for(&graph, &Profile::with_matrices()).costs();
     let heavy = || costs.iter().filter(|c| c.operation.starts_with("conv") && c.share > 0.01);
@@ -155,7 +154,7 @@ fn cooperative_kernels_meet_intensity_bound() {
 /// A batch that fits 2 GiB bindings in f16 has more tiles than one grid dimension allows.
 #[test]
 fn large_batches_fit_the_grid() {
-    let optimizer = Optimizer { precision: Precision::f16(), ..Optimizer::default() };
+    let optimizer = Optimizer::default().precision(Precision::f16());
     let graph = TrainingGraph::new(&GoogLeNet::paper(), &optimizer, 1024).expect("can be built").graph;
     for class in [AdapterClass::Discrete, AdapterClass::Integrated] {
         let profile = Profile { binding: 2 << 30, buffer: 1 << 40, f16: true, ..Profile::webgpu(class) };
@@ -521,7 +520,7 @@ fn gpu_plans() -> Vec<(String, Profile, Plan)> {
     let precise = AdapterClass::GPU.iter().map(|class| (Profile::webgpu(*class), Precision::default()));
     for (profile, precision) in precise.chain([(Profile::with_matrices(), Precision::f16())]) {
         for network in [GoogLeNet::paper(), GoogLeNet::torchvision()] {
-            let optimizer = Optimizer { precision, ..Optimizer::default() };
+            let optimizer = Optimizer::default().precision(precision);
             let training = TrainingGraph::new(&network, &optimizer, BATCH).expect("can be built").graph;
             let inference = InferenceGraph::new(&network, BATCH, precision.element()).expect("can be built");
             let matrices = if profile.cooperative.is_some() { " with matrices" } else { "" };
