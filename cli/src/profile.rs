@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use incept::Error;
@@ -214,7 +215,7 @@ impl Profile {
                     rounds.push(classifier.profile(&images, clock).await?);
                 }
                 rounds.remove(0);
-                return Ok((classifier.session().shared_plan(), rounds));
+                return Ok((Arc::clone(classifier.session().plan()), rounds));
             }
             let optimizer = self.work.optimizer(precision);
             let mut trainer = Trainer::new(device, network, &optimizer, batch, seed, prepared).await?;
@@ -222,7 +223,7 @@ impl Profile {
                 rounds.push(trainer.profile(&images, rate, clock).await?);
             }
             rounds.remove(0);
-            Ok((trainer.session().shared_plan(), rounds))
+            Ok((Arc::clone(trainer.session().plan()), rounds))
         })
     }
 

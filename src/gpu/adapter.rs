@@ -21,6 +21,9 @@ pub struct AdapterOptions {
     pub adapter: Option<String>,
     /// Use WebGPU's default limits, as in a browser, even if the device supports more.
     pub default_limits: bool,
+    /// Use the kernels of adapters of this class instead of its own: what a GPU runs can so be tested
+    /// on a driver that runs on the CPU.
+    pub class: Option<AdapterClass>,
 }
 
 impl AdapterOptions {
@@ -34,6 +37,12 @@ impl AdapterOptions {
     #[must_use]
     pub fn adapter(self, adapter: impl Into<Option<String>>) -> Self {
         Self { adapter: adapter.into(), ..self }
+    }
+
+    /// Use the kernels of adapters of this class instead of its own.
+    #[must_use]
+    pub fn class(self, class: impl Into<Option<AdapterClass>>) -> Self {
+        Self { class: class.into(), ..self }
     }
 
     /// Whether to use WebGPU's default limits, as in a browser.
@@ -278,8 +287,9 @@ pub(crate) async fn open(
         }
     });
 
+    let class = options.class.unwrap_or(summary.class);
     let profile = Profile {
-        class: summary.class,
+        class,
         binding: limits.max_storage_buffer_binding_size,
         buffer: limits.max_buffer_size,
         workgroup_memory: limits.max_compute_workgroup_storage_size,
@@ -292,8 +302,8 @@ pub(crate) async fn open(
         alignment: u64::from(
             limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment),
         ),
-        bake: summary.class != AdapterClass::Software,
-        grouped: AdapterClass::GPU.contains(&summary.class),
+        bake: class != AdapterClass::Software,
+        grouped: AdapterClass::GPU.contains(&class),
         f16: device.features().contains(wgpu::Features::SHADER_F16),
         cooperative: None,
         subgroup: (device.features().contains(wgpu::Features::SUBGROUP)

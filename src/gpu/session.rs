@@ -307,13 +307,8 @@ impl Session {
     }
 
     /// The plan.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
-    }
-
-    /// The plan, to keep.
-    pub fn shared_plan(&self) -> Arc<Plan> {
-        Arc::clone(&self.plan)
     }
 
     /// The persistent memory.

@@ -18,7 +18,6 @@ pub use layout::{Entry, Layout};
 pub use schedule::Member;
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 
 use alike::{Offer, unify};

@@ -26,8 +26,8 @@ pub struct Member {
 
 /// Distances in the graph's order over which kernels are grouped, and limits of memory relative to
 /// the graph's order, in percent, that are tried.
-const REACH: [usize; 3] = [1024, 192, 64];
-const LIMITS: [u64; 5] = [106, 104, 102, 100, 97];
+const REACH: [usize; 4] = [1024, 384, 192, 64];
+const LIMITS: [u64; 6] = [106, 104, 103, 102, 101, 99];
 
 /// Memory of a plan, relative to that of the graph's order, that a schedule may need, in percent.
 const MOST_MEMORY: u64 = 105;
@@ -170,12 +170,11 @@ impl Scheduler<'_> {
         let constant = !items.iter().any(|item| item.accesses.iter().any(Access::changes_weights));
         let mut best: Option<Schedule> = None;
         for reach in REACH {
-            for limit in if std::env::var("INCEPT_DBG").is_ok() { [1000, 104, 102, 100, 97] } else { LIMITS } {
+            for limit in LIMITS {
                 let mut queue = Queue::new(&items, peak * limit / 100);
                 let preparing = if constant { queue.preparing() } else { Vec::new() };
                 let grouped = queue.grouped(reach, peak / EARLY);
                 let candidate = self.timed(&items, preparing, grouped);
-                if std::env::var("INCEPT_DBG").is_ok() { eprintln!("reach {reach} limit {limit}: {} dispatches, memory {:.3}", candidate.dispatches.len(), (self.fixed + self.placed(&candidate, constant)) as f64 / (most as f64 / 1.05)); }
                 let fewer = |best: &Schedule| candidate.dispatches.len() < best.dispatches.len();
                 if best.as_ref().is_none_or(fewer)
                     && self.fixed + self.placed(&candidate, constant) <= most

@@ -7,7 +7,7 @@ use incept::cpu::Cpu;
 use incept::device::{Device, DeviceOptions, Session};
 use incept::gpu::Clock;
 use incept::graph::{Add, Graph, Operation, TensorId};
-use incept::kernel::Step;
+use incept::kernel::{AdapterClass, Step};
 use incept::model::Variant;
 use incept::ops::{AvgPool, Concat, Conv, Lrn, MaxPool, Relu, Slice};
 use incept::optim::{Averaging, Optimizer, Precision, Rule, TrainingState};
@@ -17,8 +17,8 @@ use incept::tensor::Spec;
 use incept::train::Trainer;
 
 use crate::graph::batch;
-use crate::support::gpu::missing;
 use crate::support::gpu::open as gpu;
+use crate::support::gpu::{missing, open_as};
 use crate::support::networks::small;
 use crate::support::noise::noise;
 
@@ -105,8 +105,11 @@ fn training_agrees_with_the_shaders() {
     if missing() {
         return;
     }
-    let (cpu, gpu) = (cpu(2), Device::from(gpu()));
-    for case in cases() {
+    // Software drivers run other kernels than GPUs, which run them in groups.
+    let as_gpu = [AdapterClass::Discrete, AdapterClass::Integrated].map(open_as);
+    let gpus = [gpu(), as_gpu[0].clone(), as_gpu[1].clone()];
+    for (gpu, case) in gpus.iter().flat_map(|gpu| cases().into_iter().map(move |case| (gpu, case))) {
+        let (cpu, gpu) = (cpu(2), Device::from(gpu));
         if matches!(case.optimizer.precision, Precision::F16(_)) && !gpu.profile().f16 {
             crate::support::skipped::skipped("f16", "this adapter has no f16 shaders");
             continue;

@@ -84,7 +84,8 @@ fn custom_model_trains_and_is_the_same_after_saving_and_loading() {
     let (device, folder) = (cpu(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("tiny.safetensors");
     let network = Tiny { classes: 3, width: 6 };
-    let trainer = Trainer::new(device, &network, &Optimizer::default(), BATCH, 1, |_, _| ());
+    let optimizer = Optimizer::default();
+    let trainer = Trainer::new(device, &network, &optimizer, BATCH, 1, |_, _| ());
     let mut trainer = device.block_on(trainer).expect("can train");
     let start = device.block_on(trainer.state()).expect("a state");
     for step in 0..2 {
@@ -111,7 +112,8 @@ fn checkpoint_of_another_model_is_refused() {
     let (device, folder) = (cpu(), tempfile::tempdir().expect("a temporary folder"));
     let file = folder.path().join("tiny.safetensors");
     let network = Tiny { classes: 3, width: 6 };
-    let trainer = Trainer::new(device, &network, &Optimizer::default(), BATCH, 1, |_, _| ());
+    let optimizer = Optimizer::default();
+    let trainer = Trainer::new(device, &network, &optimizer, BATCH, 1, |_, _| ());
     let trainer = device.block_on(trainer).expect("can train");
     // A configuration that does not fit the tensors.
     let state = device.block_on(trainer.state()).expect("a state");

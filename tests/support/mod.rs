@@ -11,12 +11,19 @@ use std::sync::OnceLock;
 use incept::cpu::Cpu;
 use incept::device::Device;
 use incept::gpu::Gpu;
+use incept::kernel::AdapterClass;
 
 /// A shared device for tests that do not use its choices and counters: opening one takes longer
 /// than most tests.
 pub fn shared() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
     GPU.get_or_init(gpu::open)
+}
+
+/// As [`shared`], with the kernels of large GPUs.
+pub fn shared_as_gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| gpu::open_as(AdapterClass::Discrete))
 }
 
 /// The CPU as a device, with two threads on every machine.
