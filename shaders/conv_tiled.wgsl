@@ -11,7 +11,7 @@
 // (TAP_OUTER), so that the window is located only once per tap; for inputs of few channels K is a
 // single index instead.
 //
-// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N,
+// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, UNROLL, EACH_M, EACH_N,
 // VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads per
 // pair of tiles); TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU, ACCUMULATE, MASK;
 // TRANSPOSED, SUBPIXEL, PHASES_H, PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as in
@@ -23,12 +23,20 @@
 const DOWN = TILE_M / EACH_M;
 const ACROSS = TILE_N / EACH_N;
 
+fn bit(lane: u32, number: u32) -> u32 {
+    return (lane >> number) & 1u;
+}
+
 // An invocation's row and column in the DOWN x ACROSS tile. 32 consecutive invocations form a 4 x 8
-// block, the shape that reads the fewest words of workgroup memory together.
+// block, the shape that reads the fewest words of workgroup memory together. Lanes n and n ^ 2 read
+// the same rows, lanes n and n ^ 1 the same columns: NVIDIA's GPUs then load 16 bytes of workgroup
+// memory in half the passes, for both operands.
 fn place_of(local: u32) -> vec2<u32> {
     let block = local / 32u;
     let lane = local % 32u;
-    return vec2(block / (ACROSS / 8u) * 4u + lane / 8u, block % (ACROSS / 8u) * 8u + lane % 8u);
+    let down = bit(lane, 0u) + 2u * bit(lane, 3u);
+    let across = bit(lane, 1u) + 2u * bit(lane, 2u) + 4u * bit(lane, 4u);
+    return vec2(block / (ACROSS / 8u) * 4u + down, block % (ACROSS / 8u) * 8u + across);
 }
 
 //# product_tiled

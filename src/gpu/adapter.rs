@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::poller::Poller;
 use super::{Counts, Failure, Gpu, Shared, cause, matrices};
 use crate::error::{Error, Result};
-use crate::kernel::{AdapterClass, Cooperative, Profile};
+use crate::kernel::{AdapterClass, Cooperative, Profile, Vendor};
 
 /// Which adapter to open: `AdapterOptions::default().adapter("nvidia".to_string())`.
 #[derive(Clone, Debug, Default)]
@@ -288,8 +288,10 @@ pub(crate) async fn open(
     });
 
     let class = options.class.unwrap_or(summary.class);
+    let info = adapter.get_info();
     let profile = Profile {
         class,
+        vendor: Vendor::of(info.vendor, &format!("{} {}", info.name, info.driver)),
         binding: limits.max_storage_buffer_binding_size,
         buffer: limits.max_buffer_size,
         workgroup_memory: limits.max_compute_workgroup_storage_size,

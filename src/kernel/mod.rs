@@ -11,7 +11,7 @@ mod traffic;
 
 pub use group::{MOST_PROBLEMS, grouped_text};
 pub(crate) use group::{ENTRY as GROUPED_ENTRY, Problem, alike, grid, most_problems, table, workgroups};
-pub use profile::{AdapterClass, BUSY_GROUPS, Cooperative, Profile};
+pub use profile::{AdapterClass, BUSY_GROUPS, Cooperative, Profile, Vendor};
 pub(crate) use source::geometry_bytes;
 pub use source::pipeline_text;
 pub use traffic::{TiledProduct, Traffic};

@@ -34,6 +34,23 @@ pub struct DispatchCost {
     pub least_bytes: u64,
 }
 
+/// What a device does in a run besides arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Launches {
+    /// Dispatches.
+    pub dispatches: usize,
+    /// Kernels that run in them.
+    pub kernels: usize,
+    /// Dispatches of fewer workgroups than a large GPU has compute units.
+    pub with_few_workgroups: usize,
+    /// Barriers that wgpu inserts between dispatches.
+    pub barriers: usize,
+    /// Distinct pipelines, those that prepare weights included.
+    pub pipelines: usize,
+    /// Bytes of their WGSL.
+    pub wgsl_bytes: usize,
+}
+
 /// Cost of a node.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeCost {
@@ -242,6 +259,22 @@ impl Plan {
             seen.extend(stores());
         }
         barriers
+    }
+
+    /// What a device with this profile does in a run besides arithmetic.
+    ///
+    /// # Errors
+    /// As [`Plan::pipelines`].
+    pub fn launches(&self, profile: &Profile) -> Result<Launches> {
+        let pipelines = self.pipelines(profile)?;
+        Ok(Launches {
+            dispatches: self.dispatches.len(),
+            kernels: self.dispatches.iter().map(|dispatch| dispatch.members.len()).sum(),
+            with_few_workgroups: self.workgroups().iter().filter(|n| **n < BUSY_GROUPS as u64 / 2).count(),
+            barriers: self.barriers(),
+            pipelines: pipelines.len(),
+            wgsl_bytes: pipelines.keys().map(|(text, _)| text.len()).sum(),
+        })
     }
 
     /// The WGSL of each distinct pipeline of the plan, as `profile` has it compiled, with the number

@@ -47,14 +47,18 @@ fn element_bytes(element: &str) -> u64 {
 }
 
 /// Chooses the binding that declares the array of each set of bindings that share one. Scalars can
-/// be read from an array of vectors, and vectors from an array of scalars, but not written: returns
-/// whether that suffices.
+/// be read from an array of vectors, and vectors from an array of scalars, but not written, and no
+/// type is read from an array of another precision: returns whether that suffices.
 fn share(kernel: &Kernel, arrays: &mut [usize]) -> bool {
     let is_vector = |i: usize| kernel.bindings[i].element.starts_with("vec");
 
     let is_written = |i: usize| !matches!(kernel.bindings[i].slot, Slot::Input(_));
     for set in 0..arrays.len() {
         let of_set: Vec<usize> = (0..arrays.len()).filter(|i| arrays[*i] == set).collect();
+        let is_half = |i: &usize| kernel.bindings[*i].element.contains("f16");
+        if of_set.iter().any(is_half) && !of_set.iter().all(is_half) {
+            return false;
+        }
         let written = |vector: bool| of_set.iter().any(|i| is_vector(*i) == vector && is_written(*i));
         let first = |vector: bool| of_set.iter().copied().find(|i| is_vector(*i) == vector);
         let (Some(scalar), Some(vector)) = (first(false), first(true)) else { continue };

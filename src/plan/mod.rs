@@ -12,7 +12,7 @@ mod schedule;
 pub use alias::View;
 pub use arena::{Block, Placement, pack, peak};
 pub use choices::{Choice, Choices, Effort, fingerprint};
-pub use cost::{DispatchCost, ENOUGH_INTENSITY, NodeCost};
+pub use cost::{DispatchCost, ENOUGH_INTENSITY, Launches, NodeCost};
 pub use dispatch::{Dispatch, Window};
 pub use layout::{Entry, Layout};
 pub use schedule::Member;

@@ -654,3 +654,38 @@ fn analysis_detects_checks_and_divisions() {
         assert_eq!(found, usize::from(what.contains("data")), "division by {what}");
     }
 }
+
+/// The row and column of a lane in an invocation's tile, from the lines of a shader.
+fn place_of_lane(shader: &str, which: usize, lane: u32) -> [u32; 2] {
+    ["down", "across"].map(|name| {
+        let start = format!("let {name} = bit(");
+        let line = shader.lines().filter(|line| line.trim().starts_with(&start)).nth(which);
+        let sum = line.expect("a line").trim().trim_end_matches(';').split(" = ").nth(1).expect("a sum");
+        let term = |term: &str| {
+            let (factor, bit) = term.split_once("u * ").unwrap_or(("1", term));
+            let number = bit.trim_start_matches("bit(lane, ").trim_end_matches("u)");
+            let number: u32 = number.parse().expect("a number");
+            factor.parse::<u32>().expect("a factor") * ((lane >> number) & 1)
+        };
+        sum.split(" + ").map(term).sum()
+    })
+}
+
+/// Lanes that read the same 16 bytes of workgroup memory are n and n ^ 1, or n and n ^ 2, for both
+/// operands: NVIDIA's GPUs then load them in half the passes.
+#[test]
+fn lanes_share_the_loads_of_both_operands() {
+    let tiled = include_str!("../../shaders/conv_tiled.wgsl");
+    let winograd = include_str!("../../shaders/conv_winograd.wgsl");
+    for (shader, which, rows, columns) in [(tiled, 0, 4, 8), (winograd, 0, 4, 4), (winograd, 1, 4, 4)] {
+        let places: Vec<[u32; 2]> =
+            (0..rows * columns).map(|lane| place_of_lane(shader, which, lane)).collect();
+        let distinct: BTreeSet<_> = places.iter().collect();
+        assert_eq!(distinct.len(), places.len(), "two lanes compute the same results");
+        assert!(places.iter().all(|[down, across]| *down < rows && *across < columns));
+        for operand in 0..2 {
+            let shares = |other: usize| (0..places.len()).all(|n| places[n][operand] == places[n ^ other][operand]);
+            assert!(shares(1) || shares(2), "operand {operand}");
+        }
+    }
+}

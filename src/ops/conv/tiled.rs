@@ -26,10 +26,12 @@ struct Registers {
     speed: f64,
     /// Whether it takes any windows with one pipeline.
     any: bool,
+    /// K steps that are unrolled.
+    unroll: u32,
 }
 
 const fn tile(name: &'static str, m: usize, n: usize, each_n: usize, speed: f64) -> Registers {
-    Registers { name, m, n, depth: 8, each_m: 8, each_n, speed, any: false }
+    Registers { name, m, n, depth: 8, each_m: 8, each_n, speed, any: false, unroll: 1 }
 }
 
 /// The candidates without tuning.
@@ -96,6 +98,7 @@ impl Tile for Registers {
         let invocations = self.invocations();
         self.blocking()
             .apply(kernel)
+            .constant("UNROLL", self.unroll)
             .constant("EACH_M", size(self.each_m))
             .constant("EACH_N", size(self.each_n))
             .constant("VECTORS_M", size(self.each_m / 4))
@@ -127,7 +130,9 @@ fn tiles(extents: [usize; 3], profile: &Profile) -> Vec<Registers> {
     sort(&mut order, extents, profile);
     let [m, n, _] = extents;
     // Most of a larger tile would be padding.
-    order.extend(TUNED.into_iter().filter(|tile| tile.m < 2 * m && tile.n < 2 * n));
+    let fits = |tile: &Registers| tile.each_n < 16 || profile.has_many_registers();
+    order.extend(TUNED.into_iter().filter(|tile| tile.m < 2 * m && tile.n < 2 * n && fits(tile)));
+    order.iter_mut().for_each(|tile| tile.unroll = profile.unroll());
     order
 }
 
@@ -143,6 +148,7 @@ pub(super) fn product(
     if profile.grouped && view.extents.channels >= 8 && m.saturating_mul(n).saturating_mul(k) <= SMALL {
         let mut any = ANY.to_vec();
         sort(&mut any, [m, n, k], profile);
+        any.iter_mut().for_each(|tile| tile.unroll = profile.unroll());
         order.splice(TILES.len()..TILES.len(), any);
     }
     order.iter().map(|tile| implicit::product(tile, operands, product, &view, profile)).collect()

@@ -20,9 +20,19 @@ const INVOCATIONS: usize = 256;
 /// for four).
 const DEPTHS: [(&str, usize); 2] = [("winograd", 8), ("winograd_small", 4)];
 
+/// Whether the device holds the sums of an invocation in registers: a software driver has memory
+/// anyway, but on an Intel GPU the family needs 100 spills.
+fn holds(profile: &Profile) -> bool {
+    profile.has_many_registers() || !profile.grouped
+}
+
 /// Forward and input gradient; `None` unless this is a 3x3 convolution with stride 1.
-pub(super) fn product(operands: &Operands<'_>, product: &Product<'_>) -> Vec<Implementation> {
-    let Some(view) = product.source_view() else { return Vec::new() };
+pub(super) fn product(
+    operands: &Operands<'_>,
+    product: &Product<'_>,
+    profile: &Profile,
+) -> Vec<Implementation> {
+    let Some(view) = product.source_view().filter(|_| holds(profile)) else { return Vec::new() };
     if view.extents.kernel != [3, 3] || view.extents.stride != [1, 1] || view.is_subpixel() {
         return Vec::new();
     }
@@ -104,7 +114,7 @@ pub(super) fn weight_gradient(
     e: &Extents,
     profile: &Profile,
 ) -> Vec<Implementation> {
-    if e.kernel != [3, 3] || e.stride != [1, 1] {
+    if e.kernel != [3, 3] || e.stride != [1, 1] || !holds(profile) {
         return Vec::new();
     }
     let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
