@@ -52,14 +52,7 @@ fn covering(i: u32, size: u32, out_size: u32) -> vec2<u32> {
 fn avg_pool_grad(
 #include "invocation.wgsl"
 ) {
-    let i = linear_index(group, groups, local);
-    if i >= p.count { return; }
-    let row = i / p.width;
-    let x = i - row * p.width;
-    let plane = row / p.height;
-    let y = row - plane * p.height;
-    let n = plane / p.channels;
-    let c = plane - n * p.channels;
+#include "input_pixel.wgsl"
     let down = covering(y, p.height, p.out_height);
     let across = covering(x, p.width, p.out_width);
     let first = p.y_offset + n * p.y_stride + c * p.out_height * p.out_width;

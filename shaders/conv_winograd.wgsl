@@ -90,10 +90,9 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
     let plane = p.height * p.width;
     // The operands of an invocation.
     let place = local / 16u;
-    let lane = local % 16u;
     // As in conv_tiled.wgsl.
-    let down = bit(lane, 0u) + 2u * bit(lane, 2u);
-    let across = bit(lane, 1u) + 2u * bit(lane, 3u);
+    let down = bit(local, 0u) + 2u * bit(local, 2u);
+    let across = bit(local, 1u) + 2u * bit(local, 3u);
     // Its loads: two lines of one patch for four channels, which give one line of the transformed
     // patch.
     let number = local % BLOCK;
@@ -249,10 +248,9 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
     let plane_out = p.out_height * p.out_width;
     // The operands of an invocation.
     let place = local / 16u;
-    let lane = local % 16u;
     // As in conv_tiled.wgsl.
-    let down = bit(lane, 0u) + 2u * bit(lane, 2u);
-    let across = bit(lane, 1u) + 2u * bit(lane, 3u);
+    let down = bit(local, 0u) + 2u * bit(local, 2u);
+    let across = bit(local, 1u) + 2u * bit(local, 3u);
     // Its loads: two lines of one patch, for four outputs and four channels, which give one
     // transformed line.
     let lane = local % DEPTH;

@@ -13,7 +13,7 @@
 
 use std::fmt::Write;
 
-use super::{Kernel, Scalar, source};
+use super::{Kernel, Profile, Scalar, source};
 use crate::error::{Error, Result};
 
 /// Maximum problems of a dispatch. Their table is a uniform, of which every device has 16 KiB.
@@ -172,6 +172,19 @@ fn readers(kernel: &Kernel, arrays: &[usize]) -> String {
         };
     }
     text
+}
+
+/// The WGSL of a kernel by itself as a device with this profile compiles it, if it is proven, and the
+/// name of its entry point.
+///
+/// # Errors
+/// [`Error::Kernel`] as [`pipeline_text`](super::pipeline_text) and [`grouped_text`].
+pub fn text_for(kernel: &Kernel, profile: &Profile) -> Result<(String, &'static str)> {
+    if !(profile.grouped && kernel.groupable) {
+        return Ok((source::pipeline_text(kernel, profile.bake)?, kernel.entry));
+    }
+    let arrays: Vec<usize> = (0..kernel.bindings.len()).collect();
+    Ok((grouped_text(kernel, &arrays)?, ENTRY))
 }
 
 /// The text with the base of its problem added to every index of a binding.

@@ -145,7 +145,7 @@ impl Profile {
 
     /// Workgroups that one kernel should have: those of a group occupy the device together.
     pub fn wanted_workgroups(&self) -> usize {
-        if self.grouped { self.busy_workgroups() / 4 } else { self.busy_workgroups() }
+        if self.grouped { self.busy_workgroups() / 5 } else { self.busy_workgroups() }
     }
 
     /// K steps that matrix products unroll. Intel's compilers spill registers with more than one

@@ -4,6 +4,7 @@
 use std::any::TypeId;
 use std::collections::{BTreeMap, HashMap};
 
+use super::ENOUGH_INTENSITY;
 use crate::graph::{Graph, NodeId, TensorId};
 use crate::kernel::{Implementation, Kernel, Profile, alike};
 
@@ -15,6 +16,29 @@ pub(super) struct Offer {
     pub choice: usize,
     /// Whether the choice was measured.
     pub measured: bool,
+}
+
+/// FLOP of a kernel that takes longer than a dispatch with its barrier.
+const LONG: u64 = 1 << 29;
+
+/// Part of [`ENOUGH_INTENSITY`] that suffices for a dispatch less: smaller tiles are read more often,
+/// but from caches.
+pub const ENOUGH_OF_A_GROUP: f64 = 0.75;
+
+/// FLOP of an implementation's main kernel, and FLOP per byte of storage; none if it does not say.
+fn intensity(implementation: &Implementation) -> Option<(u64, f64)> {
+    let told = implementation.kernels.iter().filter_map(|kernel| kernel.traffic);
+    let main = told.max_by_key(|traffic| traffic.flops)?;
+    Some((main.flops, main.flops as f64 / main.storage().max(1) as f64))
+}
+
+/// Whether `other` can replace a node's default: it has the same need of matrices, and is not limited
+/// by memory where a long default is not.
+fn replaces(other: &Implementation, default: &Implementation) -> bool {
+    let as_fast = intensity(other).zip(intensity(default)).is_none_or(|((_, other), (flops, default))| {
+        flops < LONG || other >= ENOUGH_OF_A_GROUP * default.min(ENOUGH_INTENSITY)
+    });
+    other.matrices == default.matrices && as_fast
 }
 
 /// Gives nodes of one operation that can run at the same time, on planes of one size, implementations that make as few
@@ -58,7 +82,10 @@ fn candidates<'a>(
     profile: &'a Profile,
 ) -> impl Iterator<Item = (&'static str, usize)> + 'a {
     let list = offer.list.iter().enumerate();
-    let suits = |i: &Implementation| i.fits(profile) && i.suits.contains(&profile.class);
+    let default = &offer.list[offer.choice];
+    let suits = move |i: &Implementation| {
+        i.fits(profile) && i.suits.contains(&profile.class) && replaces(i, default)
+    };
     list.filter(move |(_, implementation)| suits(implementation)).map(|(place, i)| (i.name, place))
 }
 

@@ -51,6 +51,19 @@ pub struct Launches {
     pub wgsl_bytes: usize,
 }
 
+/// A pipeline of a plan.
+#[derive(Clone, Debug)]
+pub struct PlannedPipeline<'a> {
+    /// Its WGSL.
+    pub text: String,
+    /// The entry point in the text.
+    pub entry: &'static str,
+    /// A kernel that it runs; the others are alike.
+    pub kernel: &'a Kernel,
+    /// How often it is dispatched, preparation included.
+    pub dispatches: usize,
+}
+
 /// Cost of a node.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeCost {
@@ -273,27 +286,27 @@ impl Plan {
             with_few_workgroups: self.workgroups().iter().filter(|n| **n < BUSY_GROUPS as u64 / 2).count(),
             barriers: self.barriers(),
             pipelines: pipelines.len(),
-            wgsl_bytes: pipelines.keys().map(|(text, _)| text.len()).sum(),
+            wgsl_bytes: pipelines.iter().map(|pipeline| pipeline.text.len()).sum(),
         })
     }
 
-    /// The WGSL of each distinct pipeline of the plan, as `profile` has it compiled, with the number
-    /// of its dispatches.
+    /// The distinct pipelines of the plan, as a device with this profile compiles them.
     ///
     /// # Errors
     /// [`Error::Kernel`](crate::Error::Kernel) if a shader cannot be expanded.
-    pub fn pipelines(&self, profile: &Profile) -> Result<BTreeMap<(String, &'static str), usize>> {
-        let mut pipelines = BTreeMap::new();
+    pub fn pipelines(&self, profile: &Profile) -> Result<Vec<PlannedPipeline<'_>>> {
+        let mut pipelines: BTreeMap<(String, &'static str), (usize, &Kernel)> = BTreeMap::new();
         for dispatch in self.preparation.iter().chain(&self.dispatches) {
             let Some(kernel) = self.kernel_of(dispatch) else { continue };
-            let (text, entry) = if dispatch.grouped {
+            let key = if dispatch.grouped {
                 (grouped_text(kernel, &dispatch.arrays)?, GROUPED_ENTRY)
             } else {
                 (pipeline_text(kernel, profile.bake)?, kernel.entry)
             };
-            *pipelines.entry((text, entry)).or_insert(0) += 1;
+            pipelines.entry(key).or_insert((0, kernel)).0 += 1;
         }
-        Ok(pipelines)
+        let list = pipelines.into_iter();
+        Ok(list.map(|((text, entry), (dispatches, kernel))| PlannedPipeline { text, entry, kernel, dispatches }).collect())
     }
 
     /// The first kernel of a dispatch: all are alike.

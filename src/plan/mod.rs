@@ -10,9 +10,10 @@ mod layout;
 mod schedule;
 
 pub use alias::View;
+pub use alike::ENOUGH_OF_A_GROUP;
 pub use arena::{Block, Placement, pack, peak};
 pub use choices::{Choice, Choices, Effort, fingerprint};
-pub use cost::{DispatchCost, ENOUGH_INTENSITY, Launches, NodeCost};
+pub use cost::{DispatchCost, ENOUGH_INTENSITY, Launches, NodeCost, PlannedPipeline};
 pub use dispatch::{Dispatch, Window};
 pub use layout::{Entry, Layout};
 pub use schedule::Member;
@@ -196,35 +197,28 @@ impl Plan {
             views: &resolved.views,
             places: &builder.places,
             chosen: &chosen,
-            may_group: may_group.clone(),
+            may_group,
             kept: &kept,
             alignment: options.profile.alignment.max(METRIC_STRIDE),
             most: options.profile.buffer,
             bindable: options.profile.binding,
             fixed: builder.stores.values().sum(),
         };
-        let schedule = scheduler.schedule();
-        let blocks = scheduler.blocks(&schedule);
-        let (nodes, memory) = builder.place_values(&schedule, &blocks, chosen)?;
-        let Builder { stores, places, .. } = builder;
-        let dispatcher = Dispatcher {
-            profile: options.profile,
-            graph: &resolved.graph,
-            views: &resolved.views,
-            places: &places,
-            nodes: &nodes,
-            may_group: &may_group,
-        };
-        let (preparing, running) = schedule.dispatches.split_at(schedule.preparing);
-        let all = |groups: &[Vec<Member>]| {
-            let lists = groups.iter().map(|members| dispatcher.dispatches(members));
-            Ok::<_, Error>(lists.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
-        };
-        let (preparation, dispatches) = (all(preparing)?, all(running)?);
+        let mut best: Option<(Bound, Builder<'_>)> = None;
+        for schedule in scheduler.schedules() {
+            let mut builder = builder.clone();
+            let bound = builder.bind(&scheduler, &schedule, chosen.clone())?;
+            if best.as_ref().is_none_or(|(other, _)| bound.dispatches.len() < other.dispatches.len()) {
+                best = Some((bound, builder));
+            }
+        }
+        let none = || Error::internal("no order of a plan's dispatches was found");
+        let (bound, Builder { stores, places, .. }) = best.ok_or_else(none)?;
+        let Bound { nodes, memory, preparation, dispatches, changes_weights } = bound;
         let mut plan = Self {
             preparation,
             dispatches,
-            changes_weights: schedule.changes_weights,
+            changes_weights,
             graph: resolved.graph,
             views: resolved.views,
             map: resolved.map,
@@ -344,6 +338,16 @@ fn operand(graph: &Graph, views: &[View], id: TensorId) -> Operand {
 /// Stride of the metrics buffer in bytes; each scalar is its own binding.
 pub(crate) const METRIC_STRIDE: u64 = 256;
 
+/// A schedule in memory, with its dispatches.
+struct Bound {
+    nodes: Vec<PlannedNode>,
+    memory: Memory,
+    preparation: Vec<Dispatch>,
+    dispatches: Vec<Dispatch>,
+    changes_weights: bool,
+}
+
+#[derive(Clone)]
 struct Builder<'a> {
     profile: &'a Profile,
     choices: Option<&'a Choices>,
@@ -521,6 +525,32 @@ impl Builder<'_> {
             self.profile.grouped && implementation.is_proven(&inputs, &outputs, self.profile)
         };
         chosen.iter().map(may).collect()
+    }
+
+    /// Places what a schedule needs, and makes its dispatches.
+    fn bind(
+        &mut self,
+        scheduler: &Scheduler<'_>,
+        schedule: &Schedule,
+        chosen: Vec<(NodeId, Implementation)>,
+    ) -> Result<Bound> {
+        let (nodes, memory) = self.place_values(schedule, &scheduler.blocks(schedule), chosen)?;
+        let dispatcher = Dispatcher {
+            profile: self.profile,
+            graph: self.graph,
+            views: self.views,
+            places: &self.places,
+            nodes: &nodes,
+            may_group: &scheduler.may_group,
+        };
+        let (preparing, running) = schedule.dispatches.split_at(schedule.preparing);
+        let all = |groups: &[Vec<Member>]| {
+            let lists = groups.iter().map(|members| dispatcher.dispatches(members));
+            Ok::<_, Error>(lists.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        };
+        let (preparation, dispatches) = (all(preparing)?, all(running)?);
+        let changes_weights = schedule.changes_weights;
+        Ok(Bound { nodes, memory, preparation, dispatches, changes_weights })
     }
 
     /// Packs values and scratch buffers into the arena, and packed weights into memory of their own.

@@ -26,17 +26,20 @@ pub struct Member {
 
 /// Distances in the graph's order over which kernels are grouped, and limits of memory relative to
 /// the graph's order, in percent, that are tried.
-const REACH: [usize; 4] = [1024, 384, 192, 64];
-const LIMITS: [u64; 6] = [106, 104, 103, 102, 101, 99];
+const REACH: [usize; 6] = [1024, 512, 384, 256, 192, 128];
+const LIMITS: [u64; 8] = [110, 108, 106, 105, 104, 103, 102, 100];
+
+/// Schedules whose dispatches are bound: what cannot be bound together is split.
+const TRIED: usize = 12;
 
 /// Memory of a plan, relative to that of the graph's order, that a schedule may need, in percent.
-const MOST_MEMORY: u64 = 105;
+const MOST_MEMORY: u64 = 104;
 
 /// Part of the memory for weights that are packed before they are needed.
-const EARLY: u64 = 40;
+const EARLY: u64 = 32;
 
 /// Part of the memory that a dispatch may need beyond the limit if there is one less in exchange.
-const LITTLE: u64 = 50;
+const LITTLE: u64 = 32;
 
 /// Values that a dispatch computes are one block if they live longer by no more than this part.
 const LONGER: u64 = 8;
@@ -156,34 +159,36 @@ struct Item {
 }
 
 impl Scheduler<'_> {
-    /// The best schedule that is found.
-    pub(super) fn schedule(&self) -> Schedule {
+    /// The schedules that are found, those with the fewest dispatches first.
+    pub(super) fn schedules(&self) -> Vec<Schedule> {
         let items = self.items();
         let in_order: Vec<Vec<Member>> = items.iter().map(|item| vec![item.member]).collect();
-        if items.iter().all(|item| item.kind.is_none()) {
-            return self.timed(&items, Vec::new(), in_order);
-        }
         let in_order = self.timed(&items, Vec::new(), in_order);
+        if items.iter().all(|item| item.kind.is_none()) {
+            return vec![in_order];
+        }
         let peak = self.peak(&in_order);
         let most = (self.fixed + self.placed(&in_order, false)) * MOST_MEMORY / 100;
         // Weights that no kernel changes are prepared once, and stay.
         let constant = !items.iter().any(|item| item.accesses.iter().any(Access::changes_weights));
-        let mut best: Option<Schedule> = None;
+        let mut found: Vec<Schedule> = Vec::new();
         for reach in REACH {
             for limit in LIMITS {
                 let mut queue = Queue::new(&items, peak * limit / 100);
                 let preparing = if constant { queue.preparing() } else { Vec::new() };
                 let grouped = queue.grouped(reach, peak / EARLY);
-                let candidate = self.timed(&items, preparing, grouped);
-                let fewer = |best: &Schedule| candidate.dispatches.len() < best.dispatches.len();
-                if best.as_ref().is_none_or(fewer)
-                    && self.fixed + self.placed(&candidate, constant) <= most
-                {
-                    best = Some(candidate);
+                if found.iter().all(|other| other.dispatches[other.preparing..] != grouped[..]) {
+                    found.push(self.timed(&items, preparing, grouped));
                 }
             }
         }
-        best.unwrap_or(in_order)
+        found.sort_by_key(|schedule| schedule.dispatches.len());
+        let fitting = found.into_iter().filter(|s| self.fixed + self.placed(s, constant) <= most);
+        let mut best: Vec<Schedule> = fitting.take(TRIED).collect();
+        if best.is_empty() {
+            best.push(in_order);
+        }
+        best
     }
 
     /// Bytes of the schedule's memory when it is placed; without packed weights if these stay.

@@ -38,7 +38,7 @@ fn assert_limits(limits: &Limits, class: AdapterClass, graph: &Graph, outputs: &
     assert!(grouped.barriers() <= count, "{name}: {} barriers", grouped.barriers());
     let pipelines = grouped.pipelines(&profile).expect("texts");
     assert!(pipelines.len() <= limits.pipelines, "{name}: {} pipelines", pipelines.len());
-    let bytes: usize = pipelines.keys().map(|(text, _)| text.len()).sum();
+    let bytes: usize = pipelines.iter().map(|pipeline| pipeline.text.len()).sum();
     assert!(bytes < 1_000_000, "{name}: {bytes} bytes of WGSL");
     if grouped.preparation.is_empty() {
         let (with, without) = (grouped.memory.total_bytes(), alone.memory.total_bytes());
