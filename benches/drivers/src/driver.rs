@@ -29,6 +29,7 @@ pub struct Compiled {
 pub struct Driver {
     name: String,
     version: String,
+    #[cfg(feature = "engine")]
     limits: vk::PhysicalDeviceLimits,
     device: ash::Device,
     executables: executables::Device,
@@ -88,7 +89,16 @@ impl Driver {
             let info = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
             let layout = device.create_pipeline_layout(&info, None)?;
             let name = text(&properties.device_name);
-            Ok(Self { name, version, limits: properties.limits, device, executables, layout, _entry: entry })
+            Ok(Self {
+                name,
+                version,
+                #[cfg(feature = "engine")]
+                limits: properties.limits,
+                device,
+                executables,
+                layout,
+                _entry: entry,
+            })
         }
     }
 
@@ -103,6 +113,7 @@ impl Driver {
     }
 
     /// Its limits.
+    #[cfg(feature = "engine")]
     pub fn limits(&self) -> &vk::PhysicalDeviceLimits {
         &self.limits
     }

@@ -1,5 +1,6 @@
 //! The families of GPUs that a compiler here knows, and how its driver is made to compile for each.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -21,6 +22,12 @@ pub enum Class {
     Discrete,
     /// It shares the CPU's.
     Integrated,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Discrete { "discrete" } else { "integrated" })
+    }
 }
 
 /// A family of GPUs.
@@ -117,27 +124,6 @@ impl Lab {
         Ok(())
     }
 
-    /// The validator of SPIR-V.
-    pub fn spirv_val(&self) -> PathBuf {
-        match self {
-            Self::Folder(folder) => folder.join("spirv/usr/bin/spirv-val"),
-            Self::System => "spirv-val".into(),
-        }
-    }
-
-    /// The program that compiles HLSL with Microsoft's compiler, and that compiler's library.
-    ///
-    /// # Errors
-    /// Why it is not available.
-    pub fn dxc(&self) -> Result<[PathBuf; 2]> {
-        match self {
-            Self::Folder(folder) => {
-                Ok([existing(&folder.join("dxc"))?, existing(&folder.join("libdxcompiler.so"))?])
-            }
-            Self::System => Err("it is not a package of Debian: run setup".into()),
-        }
-    }
-
     /// What `setup` recorded: parts with their versions, and parts that are missing with the
     /// reason.
     pub fn parts(&self) -> (Vec<String>, Vec<String>) {
@@ -151,7 +137,11 @@ impl Lab {
     }
 }
 
-fn existing(file: &Path) -> Result<PathBuf> {
+/// The file, if it is there.
+///
+/// # Errors
+/// Advice.
+pub fn existing(file: &Path) -> Result<PathBuf> {
     if file.exists() {
         return Ok(file.to_path_buf());
     }

@@ -39,7 +39,8 @@ impl Files {
         }
         for column in &columns {
             if let Ok((device, rows)) = &column.result {
-                println!("{}: {} files, {}", column.family.name, rows.len(), device.driver);
+                let family = column.family;
+                println!("{} ({}): {} files, {}", family.name, family.class, rows.len(), device.driver);
             }
         }
         let broken = matrix::broken_rules(&columns);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use crate::families::{Class, Family, Lab, Vendor};
+use crate::families::{Family, Lab, Vendor};
 use crate::matrix::{self, Column, Device, Figures, Row, broken};
 use crate::validators::Verdict;
 
@@ -92,7 +92,7 @@ fn summary(text: &mut String, columns: &[Column]) {
             "| {} | {} | {} | {} | {} | {} | {spilled} | {} |",
             family.name,
             family.products,
-            if family.class == Class::Discrete { "discrete" } else { "integrated" },
+            family.class,
             rows.len(),
             number(figures().filter_map(|f| f.registers).reduce(f64::max)),
             least.unwrap_or_default(),

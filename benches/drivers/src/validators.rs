@@ -1,13 +1,13 @@
 //! Validators and compilers that need no driver: spv-val for SPIR-V, DXC for HLSL.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use incept::kernel::{AdapterClass, Profile};
 
 use crate::Result;
-use crate::families::Lab;
+use crate::families::{Lab, existing};
 use crate::kernels::{self, Planned};
 use crate::translate::{Language, Translator};
 
@@ -60,9 +60,27 @@ pub fn run(lab: &Lab, first: bool) -> Result<Vec<Verdict>> {
     })
 }
 
+/// The validator of SPIR-V.
+fn spirv_val(lab: &Lab) -> PathBuf {
+    match lab {
+        Lab::Folder(folder) => folder.join("spirv/usr/bin/spirv-val"),
+        Lab::System => "spirv-val".into(),
+    }
+}
+
+/// The program that compiles HLSL with Microsoft's compiler, and that compiler's library.
+fn dxc(lab: &Lab) -> Result<[PathBuf; 2]> {
+    match lab {
+        Lab::Folder(folder) => {
+            Ok([existing(&folder.join("dxc"))?, existing(&folder.join("libdxcompiler.so"))?])
+        }
+        Lab::System => Err("it is not a package of Debian: run setup".into()),
+    }
+}
+
 fn spirv(lab: &Lab, planned: &[Planned]) -> Result<Verdict> {
     let mut verdict = Verdict::new("spv-val");
-    let program = lab.spirv_val();
+    let program = spirv_val(lab);
     if let Err(error) = Command::new(&program).arg("--version").stdout(Stdio::null()).status() {
         verdict.missing = Some(format!("{}: {error}", program.display()));
         return Ok(verdict);
@@ -108,7 +126,7 @@ fn validated(program: &Path, words: &[u8]) -> Result<(bool, String)> {
 
 fn hlsl(lab: &Lab, planned: &[Planned]) -> Result<Verdict> {
     let mut verdict = Verdict::new("DXC");
-    let [program, library] = match lab.dxc() {
+    let [program, library] = match dxc(lab) {
         Ok(files) => files,
         Err(error) => {
             verdict.missing = Some(error.to_string());
