@@ -130,7 +130,8 @@ impl Matrix {
         } else {
             Vec::new()
         };
-        let page = table::page(&lab, &columns, &verdicts, &self.command(), self.batch);
+        let run = table::Run { command: &self.command(), batch: self.batch, plans: self.plans };
+        let page = table::page(&lab, &columns, &verdicts, &run);
         match &self.write {
             Some(file) => std::fs::write(file, page).map_err(|e| format!("{}: {e}", file.display()))?,
             None => print!("{page}"),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use crate::families::{Family, Lab, Vendor};
+use crate::kernels::Plans;
 use crate::matrix::{self, Column, Device, Figures, Row, broken};
 use crate::validators::Verdict;
 
@@ -13,8 +14,19 @@ pub fn unavailable(lab: &Lab, columns: &[Column], verdicts: &[Verdict]) -> Vec<S
     matrix::unavailable(lab, columns).into_iter().chain(validators).collect()
 }
 
+/// How a page was made.
+pub struct Run<'a> {
+    /// The command line.
+    pub command: &'a str,
+    /// Batch size of the single convolutions.
+    pub batch: usize,
+    /// Which pipelines of plans were compiled and validated.
+    pub plans: Plans,
+}
+
 /// The page.
-pub fn page(lab: &Lab, columns: &[Column], verdicts: &[Verdict], command: &str, batch: usize) -> String {
+pub fn page(lab: &Lab, columns: &[Column], verdicts: &[Verdict], run: &Run<'_>) -> String {
+    let Run { command, batch, plans } = run;
     let mut text = format!(
         "# GPUs\n\n\
         incept's default kernels as the compilers of GPU drivers translate them, without the hardware: registers, spills, occupancy, instructions. Nothing here was run, and no\n\
@@ -23,7 +35,7 @@ pub fn page(lab: &Lab, columns: &[Column], verdicts: &[Verdict], command: &str, 
     );
     text.push_str(RULES);
     drivers(&mut text, lab, columns);
-    summary(&mut text, columns);
+    summary(&mut text, columns, *plans);
     validators(&mut text, verdicts);
     text.push_str("\n## Not available\n\n");
     let missing = unavailable(lab, columns, verdicts);
@@ -52,6 +64,8 @@ Rules, which `--check` enforces:
 - spv-val and DXC accept every pipeline that a plan of either variant uses.
 ";
 
+const PLANS: &str = "pipelines of plans (training and inference of both variants, at full width and 224 pixels and at a quarter of the width and 64 pixels)";
+
 const NVIDIA: &str = "NVIDIA's compilers read PTX and CUDA, and nothing here writes either from WGSL; times on an H200 are in [performance.md](performance.md)";
 
 fn drivers(text: &mut String, lab: &Lab, columns: &[Column]) {
@@ -71,11 +85,17 @@ fn drivers(text: &mut String, lab: &Lab, columns: &[Column]) {
     }
 }
 
-fn summary(text: &mut String, columns: &[Column]) {
-    text.push_str(
+fn summary(text: &mut String, columns: &[Column], plans: Plans) {
+    let _ = write!(
+        text,
         "\n## Summary\n\n\
-        Kernels are the single convolutions below and pipelines of plans: training and inference of both variants, at full width and 224 pixels and at a quarter of the width and 64 pixels.\n\n\
+        Kernels are the single convolutions below{}\n\n\
         | family | products | class | kernels | most registers | least occupancy | that spill | that break a rule |\n|---|---|---|---|---|---|---|---|\n",
+        match plans {
+            Plans::None => ".".to_string(),
+            Plans::First => format!(" and {PLANS}; of those that differ only in numbers, the first."),
+            Plans::All => format!(" and {PLANS}."),
+        }
     );
     for Column { family, result } in columns {
         let Ok((_, rows)) = result else { continue };
