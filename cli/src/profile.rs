@@ -75,14 +75,14 @@ enum Sort {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Class {
+pub(super) enum Class {
     Discrete,
     Integrated,
     Software,
 }
 
 impl Class {
-    fn adapter(self) -> AdapterClass {
+    pub(super) fn adapter(self) -> AdapterClass {
         match self {
             Self::Discrete => AdapterClass::Discrete,
             Self::Integrated => AdapterClass::Integrated,

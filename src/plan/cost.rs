@@ -60,6 +60,8 @@ pub struct PlannedPipeline<'a> {
     pub entry: &'static str,
     /// A kernel that it runs; the others are alike.
     pub kernel: &'a Kernel,
+    /// The node of that kernel, an index in [`Plan::nodes`].
+    pub node: usize,
     /// How often it is dispatched, preparation included.
     pub dispatches: usize,
 }
@@ -295,7 +297,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Kernel`](crate::Error::Kernel) if a shader cannot be expanded.
     pub fn pipelines(&self, profile: &Profile) -> Result<Vec<PlannedPipeline<'_>>> {
-        let mut pipelines: BTreeMap<(String, &'static str), (usize, &Kernel)> = BTreeMap::new();
+        let mut pipelines: BTreeMap<(String, &'static str), (usize, &Kernel, usize)> = BTreeMap::new();
         for dispatch in self.preparation.iter().chain(&self.dispatches) {
             let Some(kernel) = self.kernel_of(dispatch) else { continue };
             let key = if dispatch.grouped {
@@ -303,10 +305,18 @@ impl Plan {
             } else {
                 (pipeline_text(kernel, profile.bake)?, kernel.entry)
             };
-            pipelines.entry(key).or_insert((0, kernel)).0 += 1;
+            let node = dispatch.members.first().map_or(0, |member| member.node);
+            pipelines.entry(key).or_insert((0, kernel, node)).0 += 1;
         }
         let list = pipelines.into_iter();
-        Ok(list.map(|((text, entry), (dispatches, kernel))| PlannedPipeline { text, entry, kernel, dispatches }).collect())
+        let planned = |((text, entry), (dispatches, kernel, node))| PlannedPipeline {
+            text,
+            entry,
+            kernel,
+            node,
+            dispatches,
+        };
+        Ok(list.map(planned).collect())
     }
 
     /// The first kernel of a dispatch: all are alike.
