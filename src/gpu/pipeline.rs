@@ -8,8 +8,8 @@ use std::sync::{Arc, PoisonError};
 use super::Gpu;
 use crate::error::{Error, Result};
 use crate::kernel::{
-    GROUPED_ENTRY, Implementation, Kernel, Operand, Problem, Profile, geometry_bytes, grid, grouped_text, pipeline_text,
-    table, workgroups,
+    GROUPED_ENTRY, Implementation, Kernel, Operand, Problem, Profile, geometry_bytes, grid, grouped_text,
+    pipeline_text, table, workgroups,
 };
 
 /// Runtime checks of a kernel.
@@ -134,10 +134,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::pipeline`], for one of them.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn compile_together<'a>(
-        &self,
-        forms: impl Iterator<Item = Form<'a>>,
-    ) -> Result<()> {
+    pub(crate) fn compile_together<'a>(&self, forms: impl Iterator<Item = Form<'a>>) -> Result<()> {
         use rayon::iter::{IntoParallelIterator, ParallelIterator};
         let distinct = forms.map(|form| Ok(((self.text(form)?, form.kernel.entry, form.checks), form)));
         let distinct = distinct.collect::<Result<BTreeMap<_, _>>>()?;

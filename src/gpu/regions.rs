@@ -35,7 +35,8 @@ impl Regions {
                 buffers.insert(*region, gpu.buffer(&format!("{region:?}"), *bytes, usage).await?);
             }
         }
-        let regions = Self { layout: Arc::clone(&plan.layout), gpu: gpu.clone(), buffers, version: Arc::default() };
+        let regions =
+            Self { layout: Arc::clone(&plan.layout), gpu: gpu.clone(), buffers, version: Arc::default() };
         for region in [Region::State, Region::AveragedState] {
             for entry in &regions.layout.state {
                 if entry.start != 0.0 && regions.buffers.contains_key(&region) {

@@ -78,7 +78,8 @@ pub(crate) fn table(problems: &[Problem<'_>]) -> Vec<u8> {
 /// Whether two kernels can be problems of one dispatch: everything but geometry and the number of
 /// workgroups is equal.
 pub(crate) fn alike(a: &Kernel, b: &Kernel) -> bool {
-    let names = |k: &Kernel| k.geometry.iter().map(|(name, value)| (*name, value.is_float())).collect::<Vec<_>>();
+    let names =
+        |k: &Kernel| k.geometry.iter().map(|(name, value)| (*name, value.is_float())).collect::<Vec<_>>();
     let bindings = |k: &Kernel| k.bindings.iter().map(|b| (b.name, b.element)).collect::<Vec<_>>();
     a.groupable
         && b.groupable
@@ -263,7 +264,10 @@ fn inner(kernel: &Kernel, text: &str) -> Result<(String, String), String> {
         match builtin {
             "workgroup_id" => arguments.push("group_of_problem".to_string()),
             "num_workgroups" => arguments.push("groups_of_problem".to_string()),
-            "local_invocation_index" | "local_invocation_id" | "subgroup_id" | "subgroup_invocation_id"
+            "local_invocation_index"
+            | "local_invocation_id"
+            | "subgroup_id"
+            | "subgroup_invocation_id"
             | "subgroup_size" => {
                 received.push(format!("@builtin({builtin}) {declared}"));
                 arguments.push(name.to_string());

@@ -9,8 +9,8 @@ mod proof;
 mod source;
 mod traffic;
 
-pub use group::{MOST_PROBLEMS, grouped_text, text_for};
 pub(crate) use group::{ENTRY as GROUPED_ENTRY, Problem, alike, grid, most_problems, table, workgroups};
+pub use group::{MOST_PROBLEMS, grouped_text, text_for};
 pub use profile::{AdapterClass, BUSY_GROUPS, Cooperative, Profile, Vendor};
 pub(crate) use source::geometry_bytes;
 pub use source::pipeline_text;

@@ -98,7 +98,8 @@ impl Maker<'_> {
     fn kernel(&self, entry: &'static str) -> Kernel {
         let [items, channels, pixels] = self.x.spec.shape.ncs();
         let each = if self.vector() { 4 } else { 1 };
-        Kernel::new(self.operands, SOURCE, entry).groupable()
+        Kernel::new(self.operands, SOURCE, entry)
+            .groupable()
             .constant("RELU", self.relu)
             .constant("VECTOR", self.vector())
             .constant("TRAINING", self.training)
@@ -163,9 +164,11 @@ impl Maker<'_> {
         let shared = vec![shared(first, planes), shared(second, channels), self.spread(apply)];
         let alone = vec![alone(first, planes), alone(second, channels), self.looped(apply)];
         vec![
-            Implementation::new("whole", whole)
-                .workgroup_memory(4 * MANY as usize)
-                .suits(if few { AdapterClass::GPU } else { AdapterClass::NONE }),
+            Implementation::new("whole", whole).workgroup_memory(4 * MANY as usize).suits(if few {
+                AdapterClass::GPU
+            } else {
+                AdapterClass::NONE
+            }),
             Implementation::new("shared", shared)
                 .scratch(2 * planes)
                 .workgroup_memory(4 * SHARERS as usize)

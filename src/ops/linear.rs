@@ -207,7 +207,8 @@ impl Operation for LinearBiasGrad {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let dy = &operands.inputs[0];
         let [batch, outputs, _] = dy.spec.shape.ncs();
-        let kernel = Kernel::new(operands, SOURCE, "bias_gradient").groupable()
+        let kernel = Kernel::new(operands, SOURCE, "bias_gradient")
+            .groupable()
             .geometries([
                 ("rows", batch),
                 ("outputs", outputs),

@@ -112,7 +112,8 @@ impl Targets {
 }
 
 fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand, smoothing: f32) -> Kernel {
-    Kernel::new(operands, SOURCE, entry).groupable()
+    Kernel::new(operands, SOURCE, entry)
+        .groupable()
         .geometries([
             ("rows", x.dims()[0]),
             ("classes", x.dims()[1]),
@@ -173,7 +174,8 @@ impl Operation for SoftmaxCrossEntropy {
             .bind("y_data", Slot::Output(1))
             .bind("partial", Slot::Scratch(0));
         let base = Targets::of(operands.inputs.len() - 2).bind(base, 2);
-        let totals = Kernel::new(operands, SOURCE, "totals").groupable()
+        let totals = Kernel::new(operands, SOURCE, "totals")
+            .groupable()
             .geometry("rows", x.dims()[0])
             .bind("partial", Slot::Scratch(0))
             .bind("loss", Slot::Output(0))

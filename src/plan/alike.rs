@@ -49,7 +49,8 @@ pub(super) fn unify(graph: &Graph, offers: &mut [Offer], profile: &Profile) {
     for (i, offer) in offers.iter().enumerate().filter(|(_, offer)| !offer.measured) {
         let node = graph.node(offer.node);
         let op: &dyn std::any::Any = node.op.as_ref();
-        let plane = node.outputs.first().and_then(|t| graph.tensor(*t).spec.dims().get(2..)).unwrap_or_default();
+        let plane =
+            node.outputs.first().and_then(|t| graph.tensor(*t).spec.dims().get(2..)).unwrap_or_default();
         sets.entry((depths[offer.node.index()], op.type_id(), plane.to_vec())).or_default().push(i);
     }
     for set in sets.into_values().filter(|set| set.len() > 1) {
@@ -58,7 +59,8 @@ pub(super) fn unify(graph: &Graph, offers: &mut [Offer], profile: &Profile) {
                 let places: Option<Vec<(usize, usize)>> = set
                     .iter()
                     .map(|i| {
-                        let position = candidates(&offers[*i], profile).position(|(other, _)| other == name)?;
+                        let position =
+                            candidates(&offers[*i], profile).position(|(other, _)| other == name)?;
                         let (_, place) = candidates(&offers[*i], profile).nth(position)?;
                         Some((position, place))
                     })
@@ -83,9 +85,8 @@ fn candidates<'a>(
 ) -> impl Iterator<Item = (&'static str, usize)> + 'a {
     let list = offer.list.iter().enumerate();
     let default = &offer.list[offer.choice];
-    let suits = move |i: &Implementation| {
-        i.fits(profile) && i.suits.contains(&profile.class) && replaces(i, default)
-    };
+    let suits =
+        move |i: &Implementation| i.fits(profile) && i.suits.contains(&profile.class) && replaces(i, default);
     list.filter(move |(_, implementation)| suits(implementation)).map(|(place, i)| (i.name, place))
 }
 

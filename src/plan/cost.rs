@@ -236,7 +236,8 @@ impl Plan {
     /// The seconds of each kernel in the order of [`Plan::costs`], from those of each dispatch with
     /// its members. The time of a dispatch of several kernels is divided by their estimated work.
     pub fn seconds<'a>(&self, times: impl IntoIterator<Item = (&'a [Member], f64)>) -> Vec<f64> {
-        let dispatches: Vec<DispatchCost> = self.costs().into_iter().flat_map(|cost| cost.dispatches).collect();
+        let dispatches: Vec<DispatchCost> =
+            self.costs().into_iter().flat_map(|cost| cost.dispatches).collect();
         let work = |place: &usize| {
             let cost = dispatches.get(*place);
             cost.map_or(1.0, |d| 1.0 + d.traffic.flops as f64 + ENOUGH_INTENSITY * d.least_bytes as f64)

@@ -103,7 +103,9 @@ impl Dispatcher<'_> {
             let windows = self.windows(member, kernel)?;
             let grouped = kernel.groupable && self.may_group[member.node];
             let joined = dispatches.iter_mut().rev().any(|dispatch| {
-                grouped && dispatch.members.len() < most_problems(kernel) && self.join(dispatch, member, kernel, &windows)
+                grouped
+                    && dispatch.members.len() < most_problems(kernel)
+                    && self.join(dispatch, member, kernel, &windows)
             });
             if !joined {
                 let arrays = (0..windows.len()).collect();
@@ -157,9 +159,8 @@ impl Dispatcher<'_> {
             for later in 1..wanted.len() {
                 for earlier in 0..later {
                     let (a, b) = (&wanted[earlier], &wanted[later]);
-                    let overlap = a.store == b.store
-                        && a.range.start < b.range.end
-                        && b.range.start < a.range.end;
+                    let overlap =
+                        a.store == b.store && a.range.start < b.range.end && b.range.start < a.range.end;
                     if !overlap || arrays[earlier] == arrays[later] {
                         continue;
                     }
@@ -167,7 +168,8 @@ impl Dispatcher<'_> {
                     if range.end - range.start > most {
                         return false;
                     }
-                    let (into, from) = (arrays[earlier].min(arrays[later]), arrays[earlier].max(arrays[later]));
+                    let (into, from) =
+                        (arrays[earlier].min(arrays[later]), arrays[earlier].max(arrays[later]));
                     for (array, window) in arrays.iter_mut().zip(&mut wanted) {
                         if *array == from || *array == into {
                             *array = into;
@@ -186,7 +188,11 @@ impl Dispatcher<'_> {
             .iter()
             .map(|bases| {
                 let starts = bases.iter().zip(&dispatch.windows).zip(&kernel.bindings);
-                starts.map(|((base, window), b)| u64::from(*base) * element_bytes(b.element) + window.range.start).collect()
+                starts
+                    .map(|((base, window), b)| {
+                        u64::from(*base) * element_bytes(b.element) + window.range.start
+                    })
+                    .collect()
             })
             .collect();
         all.push(windows.iter().map(|window| window.range.start).collect());

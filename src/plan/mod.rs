@@ -508,9 +508,8 @@ impl Builder<'_> {
         if self.profile.grouped {
             unify(self.graph, &mut offered, self.profile);
         }
-        let chosen = offered.into_iter().map(|Offer { node, mut list, choice, .. }| {
-            (node, list.swap_remove(choice))
-        });
+        let chosen =
+            offered.into_iter().map(|Offer { node, mut list, choice, .. }| (node, list.swap_remove(choice)));
         Ok(chosen.collect())
     }
 

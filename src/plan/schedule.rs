@@ -234,7 +234,9 @@ impl Scheduler<'_> {
                 let bytes: u64 = set.iter().map(|i| self.aligned(size(&schedule.roots[*i].0))).sum();
                 let area: u64 = set
                     .iter()
-                    .map(|i| self.aligned(size(&schedule.roots[*i].0)) * (1 + schedule.roots[*i].1.len() as u64))
+                    .map(|i| {
+                        self.aligned(size(&schedule.roots[*i].0)) * (1 + schedule.roots[*i].1.len() as u64)
+                    })
                     .sum();
                 let wide = bytes * (last - first + 1) as u64;
                 if set.len() < 2 || wide > area + area / LONGER || bytes > self.bindable {
@@ -302,7 +304,8 @@ impl Scheduler<'_> {
                 for access in &accesses {
                     let earlier = known.entry(access.memory).or_default();
                     before.extend(earlier.iter().copied().filter(|earlier| {
-                        *earlier != index && items[*earlier].accesses.iter().any(|other| access.conflicts(other))
+                        *earlier != index
+                            && items[*earlier].accesses.iter().any(|other| access.conflicts(other))
                     }));
                     if earlier.last() != Some(&index) {
                         earlier.push(index);
@@ -358,9 +361,8 @@ impl Scheduler<'_> {
     /// Whether a node works on whole regions, as optimizers do: it stays where it is.
     fn works_on_regions(&self, id: NodeId) -> bool {
         let node = self.graph.node(id);
-        let whole = |tensor: &TensorId| {
-            matches!(self.graph.tensor(self.views[tensor.0].root).role, Role::Flat(_))
-        };
+        let whole =
+            |tensor: &TensorId| matches!(self.graph.tensor(self.views[tensor.0].root).role, Role::Flat(_));
         node.inputs.iter().chain(&node.outputs).any(whole)
     }
 
@@ -423,12 +425,7 @@ impl Scheduler<'_> {
     }
 
     /// Finds when memory is in use.
-    fn timed(
-        &self,
-        items: &[Item],
-        preparing: Vec<Vec<Member>>,
-        dispatches: Vec<Vec<Member>>,
-    ) -> Schedule {
+    fn timed(&self, items: &[Item], preparing: Vec<Vec<Member>>, dispatches: Vec<Vec<Member>>) -> Schedule {
         let mut roots: HashMap<TensorId, Range<usize>> = HashMap::new();
         let mut scratch: Vec<Vec<Range<usize>>> =
             self.chosen.iter().map(|(_, i)| vec![usize::MAX..0; i.scratch.len()]).collect();
@@ -551,8 +548,7 @@ impl<'a> Queue<'a> {
             while self.done.get(first) == Some(&true) {
                 first += 1;
             }
-            let mut urgent: Vec<usize> =
-                self.ready.iter().copied().filter(|i| *i <= first + reach).collect();
+            let mut urgent: Vec<usize> = self.ready.iter().copied().filter(|i| *i <= first + reach).collect();
             urgent.sort_unstable_by_key(|i| (std::cmp::Reverse(self.items[*i].height), *i));
             let mut tried: Vec<Option<usize>> = Vec::new();
             let mut least: Option<(i64, Vec<usize>)> = None;
@@ -605,7 +601,8 @@ impl<'a> Queue<'a> {
         let (mut added, _) = self.change(&group);
         let (mut beyond, mut more) = (0, 0);
         for &other in self.ready.iter().filter(|i| **i != pivot && items[**i].kind == Some(kind)) {
-            let bytes: u64 = items[other].touches.iter().filter(|(m, _)| !self.used[*m]).map(|(_, b)| b).sum();
+            let bytes: u64 =
+                items[other].touches.iter().filter(|(m, _)| !self.used[*m]).map(|(_, b)| b).sum();
             if items[other].prepares {
                 beyond += bytes;
                 if beyond > early {

@@ -33,7 +33,11 @@ fn assert_limits(limits: &Limits, class: AdapterClass, graph: &Graph, outputs: &
     let alone = plan(graph, &Profile { grouped: false, ..profile.clone() }, outputs);
     let name = format!("{}, {class:?}", limits.name);
     let count = grouped.dispatches.len();
-    println!("{name}: {count} of {}, {} with few workgroups", alone.dispatches.len(), few_workgroups(&grouped));
+    println!(
+        "{name}: {count} of {}, {} with few workgroups",
+        alone.dispatches.len(),
+        few_workgroups(&grouped)
+    );
     assert!(count <= limits.dispatches, "{name}: {count} dispatches");
     assert!(grouped.barriers() <= count, "{name}: {} barriers", grouped.barriers());
     let pipelines = grouped.pipelines(&profile).expect("texts");
@@ -104,9 +108,8 @@ fn bindings_of_a_dispatch_do_not_overlap() {
         for Dispatch { windows, arrays, members, .. } in several {
             for (i, a) in windows.iter().enumerate() {
                 for (j, b) in windows.iter().enumerate().skip(i + 1) {
-                    let apart = a.store != b.store
-                        || a.range.end <= b.range.start
-                        || b.range.end <= a.range.start;
+                    let apart =
+                        a.store != b.store || a.range.end <= b.range.start || b.range.end <= a.range.start;
                     assert!(apart || arrays[i] == arrays[j], "{members:?}: {a:?} and {b:?}");
                 }
             }

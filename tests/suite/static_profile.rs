@@ -610,7 +610,10 @@ fn inner_loops_have_no_branches_or_divisions() {
 /// The same for kernels that only tuning chooses.
 #[test]
 fn winograd_inner_loops_have_no_branches_or_divisions() {
-    let profile = Profile { workgroup_memory: 32 << 10, ..Profile { vendor: Vendor::Nvidia, ..Profile::webgpu(AdapterClass::Discrete) } };
+    let profile = Profile {
+        workgroup_memory: 32 << 10,
+        ..Profile { vendor: Vendor::Nvidia, ..Profile::webgpu(AdapterClass::Discrete) }
+    };
     let (x, w, y) = (Spec::f32([2, 20, 14, 14]), Spec::f32([40, 20, 3, 3]), Spec::f32([2, 40, 14, 14]));
     let (stride, padding, size, kernel) = ([1; 2], [1; 2], [14; 2], [3; 2]);
     let input_grad = ConvInputGrad { stride, padding, size, accumulate: false, masked: false };
@@ -692,7 +695,8 @@ fn place_of_lane(shader: &str, which: usize, lane: u32) -> [u32; 2] {
         let sum = line.expect("a line").trim().trim_end_matches(';').split(" = ").nth(1).expect("a sum");
         let term = |term: &str| {
             let (factor, bit) = term.split_once("u * ").unwrap_or(("1", term));
-            let number = bit.trim_start_matches("bit(lane, ").trim_start_matches("bit(local, ").trim_end_matches("u)");
+            let number =
+                bit.trim_start_matches("bit(lane, ").trim_start_matches("bit(local, ").trim_end_matches("u)");
             let number: u32 = number.parse().expect("a number");
             factor.parse::<u32>().expect("a factor") * ((lane >> number) & 1)
         };
@@ -713,7 +717,8 @@ fn lanes_share_the_loads_of_both_operands() {
         assert_eq!(distinct.len(), places.len(), "two lanes compute the same results");
         assert!(places.iter().all(|[down, across]| *down < rows && *across < columns));
         for operand in 0..2 {
-            let shares = |other: usize| (0..places.len()).all(|n| places[n][operand] == places[n ^ other][operand]);
+            let shares =
+                |other: usize| (0..places.len()).all(|n| places[n][operand] == places[n ^ other][operand]);
             assert!(shares(1) || shares(2), "operand {operand}");
         }
     }

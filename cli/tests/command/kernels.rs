@@ -46,7 +46,8 @@ fn kernels_are_counted_per_class_without_a_device() {
     }
     // Software adapters run each kernel by itself.
     assert!(count(&software["dispatches"]) > count(&discrete["dispatches"]));
-    let entry_points = |result: &Value| pipelines(result).iter().filter(|p| p["entry_point"] == "grouped").count();
+    let entry_points =
+        |result: &Value| pipelines(result).iter().filter(|p| p["entry_point"] == "grouped").count();
     assert!(entry_points(&software) == 0 && entry_points(&discrete) > 10, "{discrete}");
     let infer = listed(&["--infer"]);
     assert!(count(&infer["dispatches"]) < count(&discrete["dispatches"]) && infer["pass"] == "inference");

@@ -29,7 +29,8 @@ impl Operation for Copy {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
         let word = if y.spec.element == Element::F16 { "f16" } else { "u32" };
-        let kernel = Kernel::new(operands, SOURCE, "copy").groupable()
+        let kernel = Kernel::new(operands, SOURCE, "copy")
+            .groupable()
             .geometries([
                 ("count", y.volume()),
                 ("item", y.spec.shape.item()),

@@ -19,7 +19,8 @@ pub(super) fn gradient(operands: &Operands<'_>, profile: &Profile) -> Vec<Implem
         ])
     };
     let second = |entry, sums: usize| {
-        Kernel::new(operands, SOURCE, entry).groupable()
+        Kernel::new(operands, SOURCE, entry)
+            .groupable()
             .geometries([("items", sums), ("outputs", outputs)])
             .bind("partial", Slot::Scratch(0))
             .bind("db", Slot::Output(0))

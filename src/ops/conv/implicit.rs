@@ -86,7 +86,12 @@ pub(super) fn product<T: Tile>(
     let pack = pack(operands, product, view, [tile_m, padded_k], tap_outer, if half { "f16" } else { "f32" });
     let [shader, entry] = T::PRODUCT;
     let kernel = view
-        .describe(Kernel::new(operands, shader, entry).groupable(), product, tile.takes_any() || view.pads(), Values::Loaded)
+        .describe(
+            Kernel::new(operands, shader, entry).groupable(),
+            product,
+            tile.takes_any() || view.pads(),
+            Values::Loaded,
+        )
         .constant("TAP_OUTER", tap_outer)
         .constant("VECTOR", vector)
         .constant("STORE_VECTOR", store_vector)
@@ -135,12 +140,7 @@ fn pack(
     let pack = e
         .taps(Kernel::new(operands, SOURCE, "pack_tiled").groupable(), Values::Loaded)
         .constant("TAP_OUTER", tap_outer)
-        .geometries([
-            ("rows", e.outputs),
-            ("depth", e.channels),
-            ("padded_k", padded_k),
-            ("tile_m", tile_m),
-        ])
+        .geometries([("rows", e.outputs), ("depth", e.channels), ("padded_k", padded_k), ("tile_m", tile_m)])
         .bind("weight", Slot::Input(1))
         .bind_as("panel", Slot::Scratch(0), element)
         .workgroup(256, 1, 1)
@@ -160,7 +160,8 @@ fn finish_product(operands: &Operands<'_>, product: &Product<'_>, view: &View, p
         parts: 1,
         ..Traffic::default()
     };
-    let kernel = Kernel::new(operands, SOURCE, "finish_product").groupable()
+    let kernel = Kernel::new(operands, SOURCE, "finish_product")
+        .groupable()
         .geometries([
             ("rows", m),
             ("pixels", pixels),

@@ -166,24 +166,30 @@ pub(super) fn weight_gradient(
     let extents = [e.outputs, columns, lines * out[1]];
     let elements = [bytes(dy), bytes(x), 4];
     let moved = traffic(extents, [tile_m, LANES * blocks], [tile_m, blocks], elements, parts, false);
-    let kernel =
-        kernel(operands, &Extents { size: size_in, out, ..*e }, [SOURCE, "weight_gradient_lanes"], x, dy, Values::Compiled)
-            .constant("TILE_M", size(tile_m))
-            .constant("TILE_ROWS", size(tile_m / LANES))
-            .constant("CHANNELS", channels)
-            .constant("GROUPS", size(lane_groups))
-            .constant("BLOCKS", size(blocks))
-            .constant("COLUMNS", size(3 * e.stride[1] + e.kernel[1]))
-            .constant("SIDE", size(e.padding[1]))
-            .constant("VECTOR", vector)
-            .constant("VECTOR_X", vector_x)
-            .geometry("chunk", chunk)
-            .bind_as("x_data", Slot::Input(0), if vector_x { "vec4<f32>" } else { "f32" })
-            .bind_as("dy_data", Slot::Input(1), if vector { "vec4<f32>" } else { "f32" })
-            .bind("partial", slot)
-            .workgroup(size(LANES), 1, 1)
-            .traffic(moved)
-            .groups(groups[0], groups[1], parts);
+    let kernel = kernel(
+        operands,
+        &Extents { size: size_in, out, ..*e },
+        [SOURCE, "weight_gradient_lanes"],
+        x,
+        dy,
+        Values::Compiled,
+    )
+    .constant("TILE_M", size(tile_m))
+    .constant("TILE_ROWS", size(tile_m / LANES))
+    .constant("CHANNELS", channels)
+    .constant("GROUPS", size(lane_groups))
+    .constant("BLOCKS", size(blocks))
+    .constant("COLUMNS", size(3 * e.stride[1] + e.kernel[1]))
+    .constant("SIDE", size(e.padding[1]))
+    .constant("VECTOR", vector)
+    .constant("VECTOR_X", vector_x)
+    .geometry("chunk", chunk)
+    .bind_as("x_data", Slot::Input(0), if vector_x { "vec4<f32>" } else { "f32" })
+    .bind_as("dy_data", Slot::Input(1), if vector { "vec4<f32>" } else { "f32" })
+    .bind("partial", slot)
+    .workgroup(size(LANES), 1, 1)
+    .traffic(moved)
+    .groups(groups[0], groups[1], parts);
     let implementation = Implementation::new("lanes", vec![kernel]).suits(AdapterClass::SOFTWARE);
     Some(finish_parts(operands, implementation, parts, e.outputs * columns))
 }

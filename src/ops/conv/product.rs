@@ -145,7 +145,13 @@ impl View {
 
     /// Sets the geometry of the windows, which exceed the source if `pads`, and the offsets of source
     /// and result.
-    pub(super) fn describe(&self, kernel: Kernel, product: &Product<'_>, pads: bool, values: Values) -> Kernel {
+    pub(super) fn describe(
+        &self,
+        kernel: Kernel,
+        product: &Product<'_>,
+        pads: bool,
+        values: Values,
+    ) -> Kernel {
         let (e, source, result) = (&self.extents, product.source, product.result);
         e.windows(kernel, pads, values).geometries([
             ("batch", e.batch),
@@ -185,6 +191,7 @@ impl View {
         if !self.is_subpixel() {
             return kernel;
         }
-        self.phases(kernel, values).geometries([("result_height", self.result[0]), ("result_width", self.result[1])])
+        self.phases(kernel, values)
+            .geometries([("result_height", self.result[0]), ("result_width", self.result[1])])
     }
 }

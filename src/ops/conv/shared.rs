@@ -31,23 +31,21 @@ pub(super) fn kernel(
     // Bounds are checked only if windows can exceed the input.
     let plain = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
     let kernel = e.windows(Kernel::new(operands, source, entry).groupable(), e.padding != [0, 0], values);
-    kernel.constant("PLAIN", plain).geometries(
-        [
-            ("batch", e.batch),
-            ("channels", e.channels),
-            ("height", e.size[0]),
-            ("width", e.size[1]),
-            ("outputs", e.outputs),
-            ("out_height", e.out[0]),
-            ("out_width", e.out[1]),
-            ("pad_h", e.padding[0]),
-            ("pad_w", e.padding[1]),
-            ("x_offset", x.offset),
-            ("x_stride", x.batch_stride),
-            ("y_offset", y.offset),
-            ("y_stride", y.batch_stride),
-        ],
-    )
+    kernel.constant("PLAIN", plain).geometries([
+        ("batch", e.batch),
+        ("channels", e.channels),
+        ("height", e.size[0]),
+        ("width", e.size[1]),
+        ("outputs", e.outputs),
+        ("out_height", e.out[0]),
+        ("out_width", e.out[1]),
+        ("pad_h", e.padding[0]),
+        ("pad_w", e.padding[1]),
+        ("x_offset", x.offset),
+        ("x_stride", x.batch_stride),
+        ("y_offset", y.offset),
+        ("y_stride", y.batch_stride),
+    ])
 }
 
 /// The type of a binding: vectors of four, or scalars.
@@ -74,7 +72,8 @@ pub(super) fn finish_parts(
     if parts == 1 {
         return implementation;
     }
-    let second = Kernel::new(operands, SOURCE, "sum_parts").groupable()
+    let second = Kernel::new(operands, SOURCE, "sum_parts")
+        .groupable()
         .geometries([("count", count), ("parts", parts)])
         .bind("partial", Slot::Scratch(0))
         .bind("dw", Slot::Output(0))

@@ -52,13 +52,19 @@ fn with_depth(
     let steps = e.channels.div_ceil(depth);
     let (tiles, columns) = (e.outputs.div_ceil(BLOCK), patches.div_ceil(BLOCK));
     let channels = steps * depth;
-    let pack = Kernel::new(operands, SOURCE, "pack_winograd").groupable()
+    let pack = Kernel::new(operands, SOURCE, "pack_winograd")
+        .groupable()
         .constant("TRANSPOSED", product.transposed)
         .geometries([("rows", e.outputs), ("depth", e.channels), ("quads", channels / 4)])
         .bind("weight", Slot::Input(1))
         .bind("panel", Slot::Scratch(0))
         .linear(tiles * BLOCK * channels);
-    let kernel = view.describe(Kernel::new(operands, SOURCE, "product_winograd").groupable(), product, view.pads(), Values::Compiled);
+    let kernel = view.describe(
+        Kernel::new(operands, SOURCE, "product_winograd").groupable(),
+        product,
+        view.pads(),
+        Values::Compiled,
+    );
     let kernel = view
         .scatter(stepped(kernel, depth), Values::Compiled)
         .constant("QUADS", size(depth / 4))

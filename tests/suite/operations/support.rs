@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use incept::cpu::{Cpu, trial};
-use incept::graph::Operation;
 use incept::gpu::Gpu;
+use incept::graph::Operation;
 use incept::kernel::{AdapterClass, Cooperative, Implementation, Operands, Profile, Step};
 use incept::ops::offers;
 use incept::reference::{Array, relative_error, run_operation};
