@@ -11,11 +11,12 @@
 // (TAP_OUTER), so that the window is located only once per tap; for inputs of few channels K is a
 // single index instead.
 //
-// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, UNROLL, EACH_M, EACH_N,
-// VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads per
-// pair of tiles); TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU, ACCUMULATE, MASK;
-// TRANSPOSED, SUBPIXEL, PHASES_H, PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as in
-// conv_lanes.wgsl.
+// Constants: PAD; TILE_M, TILE_N, DEPTH, UNROLL, EACH_M, EACH_N, VECTORS_M, VECTORS_N (EACH / 4),
+// LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads per pair of tiles); TAP_OUTER, VECTOR,
+// STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU, ACCUMULATE, MASK; TRANSPOSED, SUBPIXEL as in
+// conv_lanes.wgsl. The extents of windows are geometry, so that layers share pipelines: kernel_h,
+// kernel_w, taps (their product), stride_h, stride_w; with SUBPIXEL phases_h, phases_w; to pack
+// weights first_h, first_w, weight_h, weight_w.
 
 #include "conv_implicit.wgsl"
 

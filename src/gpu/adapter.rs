@@ -21,8 +21,8 @@ pub struct AdapterOptions {
     pub adapter: Option<String>,
     /// Use WebGPU's default limits, as in a browser, even if the device supports more.
     pub default_limits: bool,
-    /// Use the kernels of adapters of this class instead of its own: what a GPU runs can so be tested
-    /// on a driver that runs on the CPU.
+    /// Use the kernels of adapters of this class instead of its own: what a GPU runs can so be
+    /// tested on a driver that runs on the CPU.
     pub class: Option<AdapterClass>,
 }
 

@@ -249,8 +249,8 @@ impl Gpu {
         Pipeline { pipeline, layout, geometry, own }
     }
 
-    /// Creates the bind group of a dispatch: one (buffer, offset, bytes) per binding, the uniform with
-    /// these `values` of the geometry, and the step uniform.
+    /// Creates the bind group of a dispatch: one (buffer, offset, bytes) per binding, the uniform
+    /// with these `values` of the geometry, and the step uniform.
     pub(crate) fn bind(
         &self,
         label: &str,

@@ -175,8 +175,8 @@ fn readers(kernel: &Kernel, arrays: &[usize]) -> String {
     text
 }
 
-/// The WGSL of a kernel by itself as a device with this profile compiles it, if it is proven, and the
-/// name of its entry point.
+/// The WGSL of a kernel by itself as a device with this profile compiles it, if it is proven, and
+/// the name of its entry point.
 ///
 /// # Errors
 /// [`Error::Kernel`] as [`pipeline_text`](super::pipeline_text) and [`grouped_text`].

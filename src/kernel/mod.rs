@@ -344,10 +344,11 @@ impl Kernel {
         }
     }
 
-    /// Lets the kernel run in one dispatch with others of the same source, entry point and constants
-    /// (see [`grouped_text`]). Everything in which such kernels differ must be geometry, its shader
-    /// must use bindings only as `NAME[...]`, and its entry point must have no parameters but
-    /// `workgroup_id`, `num_workgroups`, indices of the local invocation and those of subgroups.
+    /// Lets the kernel run in one dispatch with others of the same source, entry point and
+    /// constants (see [`grouped_text`]). Everything in which such kernels differ must be geometry,
+    /// its shader must use bindings only as `NAME[...]`, and its entry point must have no
+    /// parameters but `workgroup_id`, `num_workgroups`, indices of the local invocation and those
+    /// of subgroups.
     #[must_use]
     pub fn groupable(mut self) -> Self {
         self.groupable = true;

@@ -116,7 +116,8 @@ pub struct Profile {
     pub alignment: u64,
     /// Whether geometry is compiled into shaders: faster kernels, but one pipeline per shape.
     pub bake: bool,
-    /// Whether kernels that are alike run as one dispatch; see [`Kernel::groupable`](super::Kernel).
+    /// Whether kernels that are alike run as one dispatch; see
+    /// [`Kernel::groupable`](super::Kernel).
     pub grouped: bool,
     /// Whether shaders support f16.
     pub f16: bool,

@@ -21,8 +21,8 @@ pub(super) struct Offer {
 /// FLOP of a kernel that takes longer than a dispatch with its barrier.
 const LONG: u64 = 1 << 29;
 
-/// Part of [`ENOUGH_INTENSITY`] that suffices for a dispatch less: smaller tiles are read more often,
-/// but from caches.
+/// Part of [`ENOUGH_INTENSITY`] that suffices for a dispatch less: smaller tiles are read more
+/// often, but from caches.
 pub const ENOUGH_OF_A_GROUP: f64 = 0.75;
 
 /// FLOP of an implementation's main kernel, and FLOP per byte of storage; none if it does not say.
@@ -32,8 +32,8 @@ fn intensity(implementation: &Implementation) -> Option<(u64, f64)> {
     Some((main.flops, main.flops as f64 / main.storage().max(1) as f64))
 }
 
-/// Whether `other` can replace a node's default: it has the same need of matrices, and is not limited
-/// by memory where a long default is not.
+/// Whether `other` can replace a node's default: it has the same need of matrices, and is not
+/// limited by memory where a long default is not.
 fn replaces(other: &Implementation, default: &Implementation) -> bool {
     let as_fast = intensity(other).zip(intensity(default)).is_none_or(|((_, other), (flops, default))| {
         flops < LONG || other >= ENOUGH_OF_A_GROUP * default.min(ENOUGH_INTENSITY)
@@ -41,8 +41,8 @@ fn replaces(other: &Implementation, default: &Implementation) -> bool {
     other.matrices == default.matrices && as_fast
 }
 
-/// Gives nodes of one operation that can run at the same time, on planes of one size, implementations that make as few
-/// dispatches as possible, the best for most of them.
+/// Gives nodes of one operation that can run at the same time, on planes of one size,
+/// implementations that make as few dispatches as possible, the best for most of them.
 pub(super) fn unify(graph: &Graph, offers: &mut [Offer], profile: &Profile) {
     let depths = depths(graph);
     let mut sets: BTreeMap<(usize, TypeId, Vec<usize>), Vec<usize>> = BTreeMap::new();
@@ -78,7 +78,8 @@ pub(super) fn unify(graph: &Graph, offers: &mut [Offer], profile: &Profile) {
     }
 }
 
-/// The implementations that could be a node's default, the best first, with their places in its list.
+/// The implementations that could be a node's default, the best first, with their places in its
+/// list.
 fn candidates<'a>(
     offer: &'a Offer,
     profile: &'a Profile,

@@ -84,8 +84,8 @@ pub(super) struct Dispatcher<'a> {
 }
 
 impl Dispatcher<'_> {
-    /// The dispatches of a scheduled group: one, or more if the tensors of its members are not in one
-    /// buffer, are too far apart for one binding, or cannot be bound without overlapping.
+    /// The dispatches of a scheduled group: one, or more if the tensors of its members are not in
+    /// one buffer, are too far apart for one binding, or cannot be bound without overlapping.
     pub(super) fn dispatches(&self, members: &[Member]) -> Result<Vec<Dispatch>> {
         let mut dispatches: Vec<Dispatch> = Vec::new();
         for &member in members {

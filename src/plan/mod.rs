@@ -150,8 +150,8 @@ pub struct Plan {
     pub layout: Arc<Layout>,
     /// Executed nodes in order.
     pub nodes: Vec<PlannedNode>,
-    /// Dispatches that bring weights into the form that kernels read. They run before the first run,
-    /// and after the weights were changed.
+    /// Dispatches that bring weights into the form that kernels read. They run before the first
+    /// run, and after the weights were changed.
     pub preparation: Vec<Dispatch>,
     /// Dispatches of a run, in order.
     pub dispatches: Vec<Dispatch>,
@@ -552,7 +552,8 @@ impl Builder<'_> {
         Ok(Bound { nodes, memory, preparation, dispatches, changes_weights })
     }
 
-    /// Packs values and scratch buffers into the arena, and packed weights into memory of their own.
+    /// Packs values and scratch buffers into the arena, and packed weights into memory of their
+    /// own.
     fn place_values(
         &mut self,
         schedule: &Schedule,

@@ -123,8 +123,8 @@ pub(super) struct Schedule {
     pub scratch: Vec<Vec<Range<usize>>>,
     /// Which scratch buffers hold nothing but weights in another form.
     pub packed: Vec<Vec<bool>>,
-    /// How many of the first dispatches only prepare weights that no dispatch changes: they run when
-    /// weights were changed from outside.
+    /// How many of the first dispatches only prepare weights that no dispatch changes: they run
+    /// when weights were changed from outside.
     pub preparing: usize,
     /// Whether a kernel changes weights or running statistics.
     pub changes_weights: bool,
@@ -539,8 +539,8 @@ impl<'a> Queue<'a> {
         dispatches
     }
 
-    /// The rest: kernels not farther than `reach` from the first that has not been scheduled, in the
-    /// graph's order. Weights are packed with up to `early` bytes of others.
+    /// The rest: kernels not farther than `reach` from the first that has not been scheduled, in
+    /// the graph's order. Weights are packed with up to `early` bytes of others.
     fn grouped(&mut self, reach: usize, early: u64) -> Vec<Vec<Member>> {
         let mut dispatches = Vec::new();
         let mut first = 0;
@@ -591,8 +591,8 @@ impl<'a> Queue<'a> {
         (added, freed)
     }
 
-    /// The kernels that run with `pivot`: those that are ready, alike and not beyond `last`, as far as
-    /// there is memory; of those that pack weights, up to `early` bytes.
+    /// The kernels that run with `pivot`: those that are ready, alike and not beyond `last`, as far
+    /// as there is memory; of those that pack weights, up to `early` bytes.
     fn members(&self, pivot: usize, last: usize, early: u64) -> Vec<usize> {
         let items = self.items;
         let mut group = vec![pivot];

@@ -143,8 +143,8 @@ impl View {
         [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()]
     }
 
-    /// Sets the geometry of the windows, which exceed the source if `pads`, and the offsets of source
-    /// and result.
+    /// Sets the geometry of the windows, which exceed the source if `pads`, and the offsets of
+    /// source and result.
     pub(super) fn describe(
         &self,
         kernel: Kernel,
