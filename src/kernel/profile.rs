@@ -74,7 +74,7 @@ impl Vendor {
         let name = name.to_lowercase();
         let words: Vec<&str> = name.split(|c: char| !c.is_ascii_alphanumeric()).collect();
         let says = |wanted: &&str| words.contains(wanted) || (wanted.contains(' ') && name.contains(*wanted));
-        let found = NAMES.iter().find(|(_, names)| names.iter().any(|name| says(name)));
+        let found = NAMES.iter().find(|(_, names)| names.iter().any(&says));
         found.map_or(Self::Unknown, |(vendor, _)| *vendor)
     }
 }

@@ -427,8 +427,11 @@ impl Scheduler<'_> {
     /// Finds when memory is in use.
     fn timed(&self, items: &[Item], preparing: Vec<Vec<Member>>, dispatches: Vec<Vec<Member>>) -> Schedule {
         let mut roots: HashMap<TensorId, Range<usize>> = HashMap::new();
-        let mut scratch: Vec<Vec<Range<usize>>> =
-            self.chosen.iter().map(|(_, i)| vec![usize::MAX..0; i.scratch.len()]).collect();
+        let mut scratch: Vec<Vec<Range<usize>>> = self
+            .chosen
+            .iter()
+            .map(|(_, i)| vec![Range { start: usize::MAX, end: 0 }; i.scratch.len()])
+            .collect();
         let widen = |range: &mut Range<usize>, at: usize| *range = range.start.min(at)..range.end.max(at);
         let mut packed: Vec<Vec<bool>> = scratch.iter().map(|list| vec![false; list.len()]).collect();
         for item in items.iter().filter(|item| item.prepares) {

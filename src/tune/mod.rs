@@ -35,7 +35,9 @@ use std::ops::ControlFlow;
 use web_time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::gpu::{Form, Gpu};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::Form;
+use crate::gpu::Gpu;
 use crate::graph::{Operation, TensorId};
 use crate::kernel::{Implementation, Operand, Operands, Step, choose};
 use crate::ops::offers;

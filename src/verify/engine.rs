@@ -4,7 +4,9 @@ use super::Engine;
 use crate::cpu::{Cpu, trial};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::gpu::{Form, Gpu};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::Form;
+use crate::gpu::Gpu;
 use crate::graph::Operation;
 use crate::kernel::Step;
 use crate::reference::{Array, run_operation};

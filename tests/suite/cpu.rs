@@ -17,10 +17,11 @@ use incept::tensor::Spec;
 use incept::train::Trainer;
 
 use crate::graph::batch;
+use crate::support::gpu::missing;
 use crate::support::gpu::open as gpu;
-use crate::support::gpu::{missing, open_as};
 use crate::support::networks::small;
 use crate::support::noise::noise;
+use crate::support::open_as;
 
 fn cpu(threads: usize) -> Device {
     Cpu::new(Some(threads)).expect("threads").into()

@@ -235,13 +235,15 @@ fn shape(text: &str) -> String {
     shape
 }
 
+type Chosen = (&'static (String, &'static str), &'static Kernel);
+
 /// The first and last of pipelines that differ only in numbers; `INCEPT_SHADERS=all` selects all,
 /// which takes minutes.
-fn chosen() -> Vec<(&'static (String, &'static str), &'static Kernel)> {
+fn chosen() -> Vec<Chosen> {
     if std::env::var("INCEPT_SHADERS").is_ok_and(|which| which == "all") {
         return pipelines().iter().collect();
     }
-    let mut ends: BTreeMap<String, Vec<(&'static (String, &'static str), &'static Kernel)>> = BTreeMap::new();
+    let mut ends: BTreeMap<String, Vec<Chosen>> = BTreeMap::new();
     for pipeline in pipelines() {
         let alike = ends.entry(shape(&pipeline.0.0)).or_default();
         alike.truncate(1);

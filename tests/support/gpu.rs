@@ -3,7 +3,6 @@
 use std::sync::OnceLock;
 
 use incept::gpu::{AdapterOptions, Gpu};
-use incept::kernel::AdapterClass;
 
 use super::skipped::skipped;
 
@@ -20,9 +19,4 @@ pub fn missing() -> bool {
 /// A separate device for a test.
 pub fn open() -> Gpu {
     Gpu::open_blocking(&AdapterOptions::default()).expect("the tests need a GPU driver")
-}
-
-/// A separate device that runs what adapters of this class run: on a GPU, kernels in groups.
-pub fn open_as(class: AdapterClass) -> Gpu {
-    Gpu::open_blocking(&AdapterOptions::default().class(class)).expect("the tests need a GPU driver")
 }
