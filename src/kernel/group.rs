@@ -92,7 +92,8 @@ pub(crate) fn alike(a: &Kernel, b: &Kernel) -> bool {
         && bindings(a) == bindings(b)
 }
 
-/// The WGSL of a pipeline for groups of kernels like this one, with the entry point [`ENTRY`].
+/// The WGSL of a pipeline for groups of kernels like this one, with the entry point
+/// `grouped`.
 /// Binding i shares the array of binding `arrays[i]`, which is i itself unless tensors of both are
 /// in one buffer and overlap there.
 ///

@@ -35,6 +35,10 @@ const TRIED: usize = 12;
 /// Memory of a plan, relative to that of the graph's order, that a schedule may need, in percent.
 const MOST_MEMORY: u64 = 104;
 
+/// Bytes of a plan that is small, and bytes more that its schedule may need.
+const SMALL: u64 = 16 << 20;
+const SLACK: u64 = 2 << 20;
+
 /// Part of the memory for weights that are packed before they are needed.
 const EARLY: u64 = 32;
 
@@ -168,15 +172,17 @@ impl Scheduler<'_> {
             return vec![in_order];
         }
         let peak = self.peak(&in_order);
-        let most = (self.fixed + self.placed(&in_order, false)) * MOST_MEMORY / 100;
+        // Of a small network, packed weights are most of the memory, and a megabyte is nothing.
+        let slack = if peak < SMALL { SLACK } else { 0 };
+        let most = (self.fixed + self.placed(&in_order, false)) * MOST_MEMORY / 100 + slack;
         // Weights that no kernel changes are prepared once, and stay.
         let constant = !items.iter().any(|item| item.accesses.iter().any(Access::changes_weights));
         let mut found: Vec<Schedule> = Vec::new();
         for reach in REACH {
             for limit in LIMITS {
-                let mut queue = Queue::new(&items, peak * limit / 100);
+                let mut queue = Queue::new(&items, peak * limit / 100 + slack);
                 let preparing = if constant { queue.preparing() } else { Vec::new() };
-                let grouped = queue.grouped(reach, peak / EARLY);
+                let grouped = queue.grouped(reach, peak / EARLY + slack);
                 if found.iter().all(|other| other.dispatches[other.preparing..] != grouped[..]) {
                     found.push(self.timed(&items, preparing, grouped));
                 }
