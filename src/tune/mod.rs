@@ -356,6 +356,7 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
             }
         };
         // Errors are ignored here: they are reported when the implementation is run.
+        #[cfg(not(target_arch = "wasm32"))]
         let gpu = self.gpu;
         #[cfg(not(target_arch = "wasm32"))]
         drop(gpu.compile_together(job.candidates.iter().flat_map(|candidate| {
