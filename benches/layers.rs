@@ -57,9 +57,7 @@ fn session(gpu: &Gpu, op: Only, inputs: &[Spec]) -> Result<Session> {
     let mut graph = Graph::new();
     let inputs: Vec<_> = inputs.iter().map(|spec| graph.input(spec.to_string(), spec.clone())).collect();
     let output = graph.add_node("layer", Arc::new(op), &inputs)?[0];
-    let options =
-        PlanOptions { profile: gpu.profile(), outputs: &[output], metrics: &[], layout: None, choices: None };
-    let plan = Arc::new(Plan::new(&graph, &options)?);
+    let plan = Arc::new(Plan::new(&graph, &PlanOptions::new(gpu.profile()).outputs(&[output]))?);
     gpu.block_on(Session::new(gpu, plan, None, |_, _| ()))
 }
 

@@ -1,8 +1,11 @@
 //! A custom operation outside of the crate: SiLU (Elfwing et al. 2018), with its WGSL, its gradient
 //! and its CPU reference. The kernels are compared with the reference, and a network with it is
-//! trained on the digits: `cargo run --release --example operation`.
+//! trained on the digits: `cargo run --release --example operation`. Without a graphics driver the
+//! network trains on the CPU, with the reference.
 
+use incept::cpu::Cpu;
 use incept::data::{OpenOptions, open};
+use incept::device::Device;
 use incept::gpu::{AdapterOptions, Gpu};
 use incept::graph::{Backward, Operation};
 use incept::kernel::{Implementation, Kernel, Operand, Operands, Profile, Slot, Step};
@@ -170,23 +173,36 @@ impl Model for Small {
     }
 }
 
-fn main() -> Result<()> {
-    register::<Silu>();
-    register::<SiluGrad>();
-    let gpu = Gpu::open_blocking(&AdapterOptions::default())?;
+/// Compares the kernels of both operations with their references.
+fn compare_both(gpu: &Gpu) -> Result<()> {
     let (x, dy): (Vec<f32>, Vec<f32>) =
         (0..120).map(|i| (i as f32 / 10.0 - 6.0, (i * 7 % 11) as f32 / 5.0 - 1.0)).unzip();
     let (x, dy) = (Array::new(&[4, 30], x), Array::new(&[4, 30], dy));
-    let (forward, backward) = (compare(&gpu, &Silu, &[&x])?, compare(&gpu, &SiluGrad, &[&x, &dy])?);
+    let (forward, backward) = (compare(gpu, &Silu, &[&x])?, compare(gpu, &SiluGrad, &[&x, &dy])?);
     println!("kernels against the reference: {forward:.1e} forward, {backward:.1e} backward");
     assert!(forward.max(backward) < 1e-6, "a kernel and its reference differ");
+    Ok(())
+}
 
+fn main() -> Result<()> {
+    register::<Silu>();
+    register::<SiluGrad>();
+    let device: Device = match Gpu::open_blocking(&AdapterOptions::default()) {
+        Ok(gpu) => {
+            compare_both(&gpu)?;
+            gpu.into()
+        }
+        Err(error) => {
+            println!("the kernels are not compared: {error}");
+            Cpu::new(None)?.into()
+        }
+    };
     let data = open("digits", &OpenOptions::default())?;
     let builder = Learner::builder(Small).data(data.train).validation(data.validation);
     let builder = builder.epochs(12).target_accuracy(0.95).learning_rate(0.05);
-    let history = builder.build_blocking(&gpu)?.fit_blocking(&mut ())?;
+    let history = builder.build_blocking(&device)?.fit_blocking(&mut ())?;
     let (accuracy, epoch) = history.best().unwrap_or_default();
-    println!("{:.1}% of the validation set after {} epochs", 100.0 * accuracy, epoch + 1);
+    println!("{:.1}% of the validation set in epoch {}", 100.0 * accuracy, epoch + 1);
     assert!(accuracy >= 0.95, "accuracy after 12 epochs");
     Ok(())
 }

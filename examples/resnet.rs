@@ -109,6 +109,6 @@ fn main() -> Result<()> {
     let image = metadata.preprocessing.apply(&data.validation.image(0)?);
     let top = device.block_on(async { classifier.await?.classify(&[image]).await })?[0][0];
     println!("a {} is classified as {}", data.validation.label(0), metadata.classes[top.class]);
-    std::fs::write(&onnx, checkpoint.to_onnx(OnnxOptions { aux: true, ..OnnxOptions::default() })?)
+    std::fs::write(&onnx, checkpoint.to_onnx(OnnxOptions::default().aux(true))?)
         .map_err(|e| Error::io(&onnx, e))
 }

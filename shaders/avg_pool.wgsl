@@ -1,16 +1,15 @@
 // Average pooling with fixed or adaptive windows, and the gradient. x is [batch, channels, height,
 // width], y [batch, channels, out_height, out_width]. p: count (elements of the result), x_offset,
-// x_stride, y_offset, y_stride. Constants: CHANNELS, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL,
-// STRIDE, PAD (fixed windows), compiled in because indices are divided by them and a network has
-// few such pools; ADAPTIVE, ACCUMULATE, MASK (mask_offset, mask_stride: zero where the activation
-// `mask` is not positive).
+// x_stride, y_offset, y_stride, channels, height, width, out_height, out_width; kernel, stride, pad
+// (fixed windows). Constants: ADAPTIVE, ACCUMULATE, MASK (mask_offset, mask_stride: zero where the
+// activation `mask` is not positive).
 
 // Input rows or columns [x, y) covered by window o.
 fn window(o: u32, size: u32, out_size: u32) -> vec2<u32> {
 #if ADAPTIVE
     return vec2(o * size / out_size, ((o + 1u) * size + out_size - 1u) / out_size);
 #else
-    return vec2(max(o * STRIDE, PAD) - PAD, min(o * STRIDE + KERNEL - PAD, size));
+    return vec2(max(o * p.stride, p.pad) - p.pad, min(o * p.stride + p.kernel - p.pad, size));
 #endif
 }
 
@@ -21,20 +20,20 @@ fn avg_pool(
 ) {
     let i = linear_index(group, groups, local);
     if i >= p.count { return; }
-    let row = i / OUT_WIDTH;
-    let ox = i - row * OUT_WIDTH;
-    let plane = row / OUT_HEIGHT;
-    let oy = row - plane * OUT_HEIGHT;
-    let n = plane / CHANNELS;
-    let c = plane - n * CHANNELS;
-    let rows = window(oy, HEIGHT, OUT_HEIGHT);
-    let columns = window(ox, WIDTH, OUT_WIDTH);
-    let first = p.x_offset + n * p.x_stride + c * HEIGHT * WIDTH;
+    let row = i / p.out_width;
+    let ox = i - row * p.out_width;
+    let plane = row / p.out_height;
+    let oy = row - plane * p.out_height;
+    let n = plane / p.channels;
+    let c = plane - n * p.channels;
+    let rows = window(oy, p.height, p.out_height);
+    let columns = window(ox, p.width, p.out_width);
+    let first = p.x_offset + n * p.x_stride + c * p.height * p.width;
     var sum = 0.0;
     for (var y = rows.x; y < rows.y; y++) {
-        for (var x = columns.x; x < columns.y; x++) { sum += f32(x_data[first + y * WIDTH + x]); }
+        for (var x = columns.x; x < columns.y; x++) { sum += f32(x_data[first + y * p.width + x]); }
     }
-    let place = p.y_offset + n * p.y_stride + (c * OUT_HEIGHT + oy) * OUT_WIDTH + ox;
+    let place = p.y_offset + n * p.y_stride + (c * p.out_height + oy) * p.out_width + ox;
     y_data[place] = y_data_element(sum / f32((rows.y - rows.x) * (columns.y - columns.x)));
 }
 
@@ -44,8 +43,8 @@ fn covering(i: u32, size: u32, out_size: u32) -> vec2<u32> {
 #if ADAPTIVE
     return vec2(i * out_size / size, ((i + 1u) * out_size + size - 1u) / size);
 #else
-    let first = (max(i + PAD + STRIDE, KERNEL) - KERNEL) / STRIDE;
-    return vec2(first, min((i + PAD) / STRIDE + 1u, out_size));
+    let first = (max(i + p.pad + p.stride, p.kernel) - p.kernel) / p.stride;
+    return vec2(first, min((i + p.pad) / p.stride + 1u, out_size));
 #endif
 }
 
@@ -53,27 +52,20 @@ fn covering(i: u32, size: u32, out_size: u32) -> vec2<u32> {
 fn avg_pool_grad(
 #include "invocation.wgsl"
 ) {
-    let i = linear_index(group, groups, local);
-    if i >= p.count { return; }
-    let row = i / WIDTH;
-    let x = i - row * WIDTH;
-    let plane = row / HEIGHT;
-    let y = row - plane * HEIGHT;
-    let n = plane / CHANNELS;
-    let c = plane - n * CHANNELS;
-    let down = covering(y, HEIGHT, OUT_HEIGHT);
-    let across = covering(x, WIDTH, OUT_WIDTH);
-    let first = p.y_offset + n * p.y_stride + c * OUT_HEIGHT * OUT_WIDTH;
+#include "input_pixel.wgsl"
+    let down = covering(y, p.height, p.out_height);
+    let across = covering(x, p.width, p.out_width);
+    let first = p.y_offset + n * p.y_stride + c * p.out_height * p.out_width;
     var sum = 0.0;
     for (var oy = down.x; oy < down.y; oy++) {
-        let rows = window(oy, HEIGHT, OUT_HEIGHT);
+        let rows = window(oy, p.height, p.out_height);
         for (var ox = across.x; ox < across.y; ox++) {
-            let columns = window(ox, WIDTH, OUT_WIDTH);
+            let columns = window(ox, p.width, p.out_width);
             let share = f32((rows.y - rows.x) * (columns.y - columns.x));
-            sum += f32(dy_data[first + oy * OUT_WIDTH + ox]) / share;
+            sum += f32(dy_data[first + oy * p.out_width + ox]) / share;
         }
     }
-    let inner = (c * HEIGHT + y) * WIDTH + x;
+    let inner = (c * p.height + y) * p.width + x;
     let place = p.x_offset + n * p.x_stride + inner;
 #include "store_gradient.wgsl" sum = sum; place = place; inner = inner
 }

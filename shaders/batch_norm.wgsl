@@ -25,7 +25,7 @@ fn plane_of(i: u32, offset: u32, stride: u32) -> u32 {
 }
 
 // Tree reduction over the SHARERS invocations of a workgroup.
-//# planes grad_planes statistics grad_parameters
+//# planes grad_planes statistics grad_parameters channels grad_channels
 #if !ALONE
 var<workgroup> shares: array<f32, SHARERS>;
 
@@ -111,6 +111,38 @@ fn statistics(
     squares = add_up(local, squares);
     if local != 0u || linear_group(group, groups) != c { return; }
 #endif
+    store_statistics(c, mean, squares);
+}
+
+// Statistics of a channel in one pass, where a workgroup can sum up all of its values.
+//# channels
+@compute @workgroup_size(WORKGROUP_X)
+fn channels(
+#include "invocation.wgsl"
+) {
+    let c = min(linear_group(group, groups), p.channels - 1u);
+    let count = p.items * p.plane;
+    var sum = Value();
+    for (var i = local; i < count; i += SHARERS) { sum += Value(x_data[value_of(c, i, p.x_offset, p.x_stride)]); }
+    let mean = add_up(local, total(sum)) / f32(p.items * p.pixels);
+    var deviations = Value();
+    for (var i = local; i < count; i += SHARERS) {
+        let d = Value(x_data[value_of(c, i, p.x_offset, p.x_stride)]) - mean;
+        deviations += d * d;
+    }
+    let squares = add_up(local, total(deviations));
+    if local == 0u && linear_group(group, groups) == c { store_statistics(c, mean, squares); }
+}
+
+//# channels grad_channels
+// Index of value i of a channel, counted over the batch.
+fn value_of(c: u32, i: u32, offset: u32, stride: u32) -> u32 {
+    let n = i / p.plane;
+    return offset + n * stride + c * p.plane + i - n * p.plane;
+}
+
+//# statistics channels
+fn store_statistics(c: u32, mean: f32, squares: f32) {
     let values = f32(p.items * p.pixels);
     means[c] = mean;
     inverse_stds[c] = 1.0 / sqrt(squares / values + p.epsilon);
@@ -175,7 +207,7 @@ fn apply(
     }
 }
 
-//# grad_planes grad_apply
+//# grad_planes grad_apply grad_channels
 fn inverse_std_of(c: u32) -> f32 {
 #if TRAINING
     return inverse_stds[c];
@@ -185,7 +217,7 @@ fn inverse_std_of(c: u32) -> f32 {
 }
 
 // The gradient before the ReLU, value k of planes that start there.
-//# grad_planes grad_apply
+//# grad_planes grad_apply grad_channels
 fn upstream(d_first: u32, y_first: u32, k: u32) -> Value {
     let dy = Value(dx_data[d_first + k]);
 #if RELU
@@ -265,6 +297,32 @@ fn grad_parameters(
 #endif
     dweight[c] = product;
     dbias[c] = sum;
+}
+
+// Sums of a channel in one pass, as `channels`.
+//# grad_channels
+@compute @workgroup_size(WORKGROUP_X)
+fn grad_channels(
+#include "invocation.wgsl"
+) {
+    let c = min(linear_group(group, groups), p.channels - 1u);
+    let mean = means[c];
+    let inverse_std = inverse_std_of(c);
+    var sums = Value();
+    var products = Value();
+    for (var i = local; i < p.items * p.plane; i += SHARERS) {
+        let n = i / p.plane;
+        let k = c * p.plane + i - n * p.plane;
+        let dy = upstream(p.d_offset + n * p.d_stride, p.y_offset + n * p.y_stride, k);
+        sums += dy;
+        products += dy * (Value(x_data[p.x_offset + n * p.x_stride + k]) - mean) * inverse_std;
+    }
+    let sum = add_up(local, total(sums));
+    let product = add_up(local, total(products));
+    if local == 0u && linear_group(group, groups) == c {
+        dweight[c] = product;
+        dbias[c] = sum;
+    }
 }
 
 // dx = weight inverse_std (dy - mean(dy) - x^ mean(dy x^)), in place on dy.

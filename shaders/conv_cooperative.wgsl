@@ -84,9 +84,9 @@ fn begin(group: vec3<u32>, local: u32, step: u32) -> Cursor {
     let window = window_of(group.y * TILE_N + column);
 #endif
 #if TAP_OUTER
-    let steps_of_tap = p.steps / TAPS;
+    let steps_of_tap = p.steps / p.taps;
     let t = step / steps_of_tap;
-    return Cursor(window, tap_of(window, t / KERNEL_W, t % KERNEL_W), t, (step - t * steps_of_tap) * DEPTH);
+    return Cursor(window, tap_of(window, t / p.kernel_w, t % p.kernel_w), t, (step - t * steps_of_tap) * DEPTH);
 #else
     return Cursor(window, Tap(0u, true), 0u, 0u);
 #endif
@@ -99,7 +99,7 @@ fn advance(before: Cursor, local: u32, step: u32) -> Cursor {
     if cursor.c >= p.depth {
         cursor.c = 0u;
         cursor.t += 1u;
-        cursor.tap = tap_of(cursor.window, cursor.t / KERNEL_W, cursor.t % KERNEL_W);
+        cursor.tap = tap_of(cursor.window, cursor.t / p.kernel_w, cursor.t % p.kernel_w);
     }
 #endif
     return cursor;
@@ -134,9 +134,9 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
 #repeat e 4
     {
         let index = step * DEPTH + k * 4u + {e}u;
-        let channel = min(index / TAPS, p.depth - 1u);
-        let t = index % TAPS;
-        let tap = tap_of(cursor.window, t / KERNEL_W, t % KERNEL_W);
+        let channel = min(index / p.taps, p.depth - 1u);
+        let t = index % p.taps;
+        let tap = tap_of(cursor.window, t / p.kernel_w, t % p.kernel_w);
         value[{e}u] = select(Number(0.0), Number(source[tap.at + channel * plane]), tap.inside);
     }
 #end
@@ -218,8 +218,8 @@ fn begin(group: vec3<u32>, local: u32, step: u32) -> Cursor {
     return Cursor(
         p.y_offset + n * p.y_stride + rest,
         p.x_offset + n * p.x_stride,
-        i32(y * STRIDE_H) - i32(p.pad_h),
-        i32((rest - y * p.out_width) * STRIDE_W) - i32(p.pad_w),
+        i32(y * p.stride_h) - i32(p.pad_h),
+        i32((rest - y * p.out_width) * p.stride_w) - i32(p.pad_w),
         p.y_offset + item * p.y_stride + inner,
         p.x_offset + item * p.x_stride + inner,
         mine < pixels,
@@ -266,7 +266,7 @@ fn store_left(i: u32, local: u32, tile: u32, value: vec4<Number>) {
 
 fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -> vec4<Number> {
     let plane = p.height * p.width;
-    let columns = p.channels * TAPS;
+    let columns = p.channels * p.taps;
     let r = group.y * TILE_N + load_line(i, local, VECTOR_X);
 #if VECTOR_X
     return vec4<Number>(x_data[(cursor.x_four + min(r, columns - 1u) * plane) / 4u]);
@@ -274,10 +274,10 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
     var value = vec4<Number>();
 #if TAP_OUTER
     let column = result_column(min(r, columns - 4u));
-    let c = column / TAPS;
-    let t = column - c * TAPS;
-    let y = cursor.top + i32(t / KERNEL_W);
-    let x = cursor.side + i32(t % KERNEL_W);
+    let c = column / p.taps;
+    let t = column - c * p.taps;
+    let y = cursor.top + i32(t / p.kernel_w);
+    let x = cursor.side + i32(t % p.kernel_w);
     let inside = u32(y) < p.height && u32(x) < p.width;
     let at = cursor.x_at + c * plane + select(0u, u32(y) * p.width + u32(x), inside);
 #repeat e 4
@@ -287,10 +287,10 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
 #repeat e 4
     {
         let column = min(r + {e}u, columns - 1u);
-        let c = column / TAPS;
-        let t = column - c * TAPS;
-        let y = cursor.top + i32(t / KERNEL_W);
-        let x = cursor.side + i32(t % KERNEL_W);
+        let c = column / p.taps;
+        let t = column - c * p.taps;
+        let y = cursor.top + i32(t / p.kernel_w);
+        let x = cursor.side + i32(t % p.kernel_w);
         let inside = u32(y) < p.height && u32(x) < p.width;
         let at = cursor.x_at + select(0u, c * plane + u32(y) * p.width + u32(x), inside);
         value[{e}u] = select(Number(0.0), Number(x_data[at]), inside);
@@ -317,7 +317,7 @@ const KEPT = 1u;
 fn keep(group: vec3<u32>, m: u32, n: u32, at: u32) {
     let o = group.x * TILE_M + m;
     let r = group.y * TILE_N + n;
-    let columns = p.channels * TAPS;
+    let columns = p.channels * p.taps;
     if o >= p.outputs || r >= columns { return; }
     partial[(group.z * p.outputs + o) * columns + result_column(r)] = results[at];
 }

@@ -31,7 +31,7 @@ fn pack_lanes(
         let c = step / KERNEL_H * STEP_C + k / KERNEL_W;
         let kh = step % KERNEL_H;
 #if TRANSPOSED
-#include "phase.wgsl"
+#include "phase.wgsl" down = PHASES_H; across = PHASES_W
         let tap_y = FIRST_H + phase / PHASES_W - kh * PHASES_H;
         let tap_x = FIRST_W + phase % PHASES_W - kw * PHASES_W;
         let inside = k < STEP_C * KERNEL_W && c < p.depth && row < p.rows && tap_y < WEIGHT_H && tap_x < WEIGHT_W;

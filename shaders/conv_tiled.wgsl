@@ -11,11 +11,12 @@
 // (TAP_OUTER), so that the window is located only once per tap; for inputs of few channels K is a
 // single index instead.
 //
-// Constants: KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, PAD; TILE_M, TILE_N, DEPTH, EACH_M, EACH_N,
-// VECTORS_M, VECTORS_N (EACH / 4), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads per
-// pair of tiles); TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU, ACCUMULATE, MASK;
-// TRANSPOSED, SUBPIXEL, PHASES_H, PHASES_W, FIRST_H, FIRST_W, WEIGHT_H, WEIGHT_W as in
-// conv_lanes.wgsl.
+// Constants: PAD; TILE_M, TILE_N, DEPTH, UNROLL, EACH_M, EACH_N, VECTORS_M, VECTORS_N (EACH / 4),
+// LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads per pair of tiles); TAP_OUTER, VECTOR,
+// STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU, ACCUMULATE, MASK; TRANSPOSED, SUBPIXEL as in
+// conv_lanes.wgsl. The extents of windows are geometry, so that layers share pipelines: kernel_h,
+// kernel_w, taps (their product), stride_h, stride_w; with SUBPIXEL phases_h, phases_w; to pack
+// weights first_h, first_w, weight_h, weight_w.
 
 #include "conv_implicit.wgsl"
 
@@ -23,12 +24,20 @@
 const DOWN = TILE_M / EACH_M;
 const ACROSS = TILE_N / EACH_N;
 
+fn bit(lane: u32, number: u32) -> u32 {
+    return (lane >> number) & 1u;
+}
+
 // An invocation's row and column in the DOWN x ACROSS tile. 32 consecutive invocations form a 4 x 8
-// block, the shape that reads the fewest words of workgroup memory together.
+// block, the shape that reads the fewest words of workgroup memory together. Lanes n and n ^ 2 read
+// the same rows, lanes n and n ^ 1 the same columns: NVIDIA's GPUs then load 16 bytes of workgroup
+// memory in half the passes, for both operands.
 fn place_of(local: u32) -> vec2<u32> {
     let block = local / 32u;
     let lane = local % 32u;
-    return vec2(block / (ACROSS / 8u) * 4u + lane / 8u, block % (ACROSS / 8u) * 8u + lane % 8u);
+    let down = bit(lane, 0u) + 2u * bit(lane, 3u);
+    let across = bit(lane, 1u) + 2u * bit(lane, 2u) + 4u * bit(lane, 4u);
+    return vec2(block / (ACROSS / 8u) * 4u + down, block % (ACROSS / 8u) * 8u + across);
 }
 
 //# product_tiled
@@ -69,11 +78,11 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
     let window{e} = window_of(pixel_of(first_n, load_v, {e}u));
 #end
 #if TAP_OUTER
-    let steps_of_tap = p.steps / TAPS;
+    let steps_of_tap = p.steps / p.taps;
     var t = first_step / steps_of_tap;
     var c = (first_step - t * steps_of_tap) * DEPTH;
 #repeat e 4
-    var tap{e} = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
+    var tap{e} = tap_of(window{e}, t / p.kernel_w, t % p.kernel_w);
 #end
 #endif
     var panel_at = (group.x * p.steps + first_step) * LEFT_SIZE + local;
@@ -108,11 +117,11 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
 #endif
 #else
                 let index = step * DEPTH + k;
-                let channel = min(index / TAPS, p.depth - 1u);
-                let t = index % TAPS;
+                let channel = min(index / p.taps, p.depth - 1u);
+                let t = index % p.taps;
 #repeat e 4
                 {
-                    let tap = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
+                    let tap = tap_of(window{e}, t / p.kernel_w, t % p.kernel_w);
                     right{i}[{e}u] = select(0.0, f32(source[tap.at + channel * plane]), tap.inside);
                 }
 #end
@@ -125,7 +134,7 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
                 c = 0u;
                 t += 1u;
 #repeat e 4
-                tap{e} = tap_of(window{e}, t / KERNEL_W, t % KERNEL_W);
+                tap{e} = tap_of(window{e}, t / p.kernel_w, t % p.kernel_w);
 #end
             }
 #endif
@@ -212,19 +221,19 @@ struct Column {
 
 fn column_of(r: u32) -> Column {
 #if TAP_OUTER
-    let column = result_column(min(r, p.channels * TAPS - 4u));
+    let column = result_column(min(r, p.channels * p.taps - 4u));
 #else
-    let column = min(r, p.channels * TAPS - 1u);
+    let column = min(r, p.channels * p.taps - 1u);
 #endif
-    let c = column / TAPS;
-    let t = column - c * TAPS;
-    return Column(c * p.height * p.width, i32(t / KERNEL_W), i32(t % KERNEL_W));
+    let c = column / p.taps;
+    let t = column - c * p.taps;
+    return Column(c * p.height * p.width, i32(t / p.kernel_w), i32(t % p.kernel_w));
 }
 
 @compute @workgroup_size(WORKGROUP_X)
 fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let plane = p.out_height * p.out_width;
-    let columns = p.channels * TAPS;
+    let columns = p.channels * p.taps;
     let first_m = group.x * TILE_M;
     let first_n = group.y * TILE_N;
     let first_q = group.z * p.chunk;
@@ -274,8 +283,8 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
             let n = q / plane;
             let rest = q - n * plane;
             let y = rest / p.out_width;
-            let top = i32(y * STRIDE_H) - i32(p.pad_h);
-            let side = i32((rest - y * p.out_width) * STRIDE_W) - i32(p.pad_w);
+            let top = i32(y * p.stride_h) - i32(p.pad_h);
+            let side = i32((rest - y * p.out_width) * p.stride_w) - i32(p.pad_w);
 #if !VECTOR
             let dy_at = p.y_offset + n * p.y_stride + rest;
 #endif

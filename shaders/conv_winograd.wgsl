@@ -66,6 +66,11 @@ fn pack_winograd(
 #end
 }
 
+//# product_winograd weight_gradient_winograd
+fn bit(lane: u32, number: u32) -> u32 {
+    return (lane >> number) & 1u;
+}
+
 //# product_winograd
 const STAGE = QUADS * 16u * BLOCK;
 // Weights, then patches; at the end 16 positions of 8 rows x BLOCK patches.
@@ -85,8 +90,9 @@ fn product_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invo
     let plane = p.height * p.width;
     // The operands of an invocation.
     let place = local / 16u;
-    let down = local / 4u % 4u;
-    let across = local % 4u;
+    // As in conv_tiled.wgsl.
+    let down = bit(local, 0u) + 2u * bit(local, 2u);
+    let across = bit(local, 1u) + 2u * bit(local, 3u);
     // Its loads: two lines of one patch for four channels, which give one line of the transformed
     // patch.
     let number = local % BLOCK;
@@ -242,8 +248,9 @@ fn weight_gradient_winograd(@builtin(workgroup_id) group: vec3<u32>, @builtin(lo
     let plane_out = p.out_height * p.out_width;
     // The operands of an invocation.
     let place = local / 16u;
-    let down = local / 4u % 4u;
-    let across = local % 4u;
+    // As in conv_tiled.wgsl.
+    let down = bit(local, 0u) + 2u * bit(local, 2u);
+    let across = bit(local, 1u) + 2u * bit(local, 3u);
     // Its loads: two lines of one patch, for four outputs and four channels, which give one
     // transformed line.
     let lane = local % DEPTH;

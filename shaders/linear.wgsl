@@ -242,9 +242,12 @@ fn input_gradient_finish(
 // db = the sum of dy over the batch. p: rows (items), outputs, y_offset, y_stride.
 //# bias_gradient
 @compute @workgroup_size(WORKGROUP_X)
-fn bias_gradient(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x >= p.outputs { return; }
+fn bias_gradient(
+#include "invocation.wgsl"
+) {
+    let i = linear_index(group, groups, local);
+    if i >= p.outputs { return; }
     var sum = 0.0;
-    for (var n = 0u; n < p.rows; n++) { sum += f32(dy_data[p.y_offset + n * p.y_stride + id.x]); }
-    db[id.x] = sum;
+    for (var n = 0u; n < p.rows; n++) { sum += f32(dy_data[p.y_offset + n * p.y_stride + i]); }
+    db[i] = sum;
 }

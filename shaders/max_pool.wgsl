@@ -136,14 +136,7 @@ fn max_pool_rows(
 fn max_pool_grad(
 #include "invocation.wgsl"
 ) {
-    let i = linear_index(group, groups, local);
-    if i >= p.count { return; }
-    let row = i / p.width;
-    let x = i - row * p.width;
-    let plane = row / p.height;
-    let y = row - plane * p.height;
-    let n = plane / p.channels;
-    let c = plane - n * p.channels;
+#include "input_pixel.wgsl"
     let out_plane = p.out_height * p.out_width;
     let dy_first = p.y_offset + n * p.y_stride + c * out_plane;
     let indices_first = plane * out_plane;

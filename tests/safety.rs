@@ -130,14 +130,7 @@ fn plan(op: impl Operation, specs: &[Spec]) -> Result<(Plan, Vec<TensorId>, Tens
     let inputs: Vec<TensorId> =
         specs.iter().enumerate().map(|(i, spec)| graph.input(format!("input {i}"), spec.clone())).collect();
     let output = graph.add("layer", op, &inputs)?;
-    let options = PlanOptions {
-        profile: gpu().profile(),
-        outputs: &[output],
-        metrics: &[],
-        layout: None,
-        choices: None,
-    };
-    let plan = Plan::new(&graph, &options)?;
+    let plan = Plan::new(&graph, &PlanOptions::new(gpu().profile()).outputs(&[output]))?;
     let inputs = inputs.iter().map(|t| plan.tensor(*t)).collect::<Result<_, _>>()?;
     let output = plan.tensor(output)?;
     Ok((plan, inputs, output))
@@ -298,8 +291,8 @@ fn windows_past_their_tensor_are_rejected() {
             let y = graph.add("bias", LinearBiasGrad, &[window]);
             let y = y.or_else(|_| graph.add("after", Relu, &[window])).expect("fits");
             let profile = gpu().profile();
-            let options = PlanOptions { profile, outputs: &[y], metrics: &[], layout: None, choices: None };
-            let error = Plan::new(&graph, &options).expect_err("a window past its tensor");
+            let error = Plan::new(&graph, &PlanOptions::new(profile).outputs(&[y]))
+                .expect_err("a window past its tensor");
             assert!(matches!(error, Error::Tensor { .. } | Error::Layer { .. }), "{error:?}");
         }
     });
@@ -420,8 +413,7 @@ fn foreign_regions_are_rejected() {
         let y = graph.add("sgd", Sgd { nesterov: false }, &inputs).expect("fits");
         let relu = graph.add("relu", Relu, &[parameter]).expect("fits");
         let profile = gpu().profile();
-        let options = PlanOptions { profile, outputs: &[y, relu], metrics: &[], layout: None, choices: None };
-        Arc::new(Plan::new(&graph, &options).expect("fits"))
+        Arc::new(Plan::new(&graph, &PlanOptions::new(profile).outputs(&[y, relu])).expect("fits"))
     };
     let (small, large) = (updated(64), updated(6400));
     let regions = || gpu().block_on(Regions::new(gpu(), &small)).expect("fits");

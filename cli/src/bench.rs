@@ -88,7 +88,7 @@ impl WorkArgs {
 
     /// The optimizer of the training step, with activations in `precision`.
     pub(crate) fn optimizer(&self, precision: Precision) -> Optimizer {
-        Optimizer { precision, checkpointing: self.checkpointing, ..Optimizer::default() }
+        Optimizer::default().precision(precision).checkpointing(self.checkpointing)
     }
 
     /// A batch of uniform noise in [-1, 1) with labels 0, 1, 2, ...

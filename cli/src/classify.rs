@@ -194,18 +194,19 @@ impl Classify {
     ) -> Result {
         let Staged { device, staged, exit, full } = &mut with;
         let seconds = device.block_on(staged.time_stages(3))?;
-        let (heads, macs, batch) = (staged.heads(), staged.macs(), staged.batch());
+        let batch = staged.batch();
+        let macs = by_head(staged, staged.macs());
         let mut waiting: BTreeMap<u64, &PathBuf> = BTreeMap::new();
-        let mut answered = vec![0usize; heads.len()];
+        let mut answered: BTreeMap<&'static str, usize> = macs.keys().map(|head| (*head, 0)).collect();
         let mut compute = 0.0;
         let mut print_all = |answers: Vec<Answer>, waiting: &mut BTreeMap<u64, &PathBuf>| -> Result<()> {
             for answer in answers {
                 let Some(file) = waiting.remove(&answer.image) else { continue };
-                answered[answer.head] += 1;
-                let share = macs[answer.head] as f64 / (*full).max(1) as f64;
+                *answered.entry(answer.head).or_default() += 1;
+                let share = macs.get(answer.head).map_or(0.0, |macs| *macs as f64 / (*full).max(1) as f64);
                 compute += share;
                 let best = top(&answer.probabilities, self.top);
-                print(file, &best, &metadata.classes, Some((heads[answer.head], share)), reporter)?;
+                print(file, &best, &metadata.classes, Some((answer.head, share)), reporter)?;
             }
             Ok(())
         };
@@ -222,7 +223,7 @@ impl Classify {
         }
         let rest = device.block_on(staged.finish(exit))?;
         print_all(rest, &mut waiting)?;
-        let count = answered.iter().sum::<usize>();
+        let count = answered.values().sum::<usize>();
         if count > 0 {
             // The time of a stage does not depend on the images.
             let runs = staged.runs();
@@ -230,10 +231,10 @@ impl Classify {
             let saved = Saved {
                 event: "early_exit",
                 threshold: exit.threshold,
-                answered: heads.iter().copied().zip(answered.iter().copied()).collect(),
+                answered,
                 compute: compute / count as f64,
-                stage_seconds: &seconds,
-                runs: &runs,
+                stage_seconds: by_head(staged, seconds),
+                runs: by_head(staged, runs),
                 seconds: took,
             };
             let answered: Vec<String> =
@@ -259,15 +260,22 @@ struct Staged {
     full: u64,
 }
 
+/// What [`EarlyExit`] has of each head, by name.
+fn by_head<T>(staged: &EarlyExit, values: Vec<T>) -> BTreeMap<&'static str, T> {
+    staged.heads().into_iter().zip(values).collect()
+}
+
 /// The savings of early exit.
 #[derive(Serialize)]
-struct Saved<'a> {
+struct Saved {
     event: &'static str,
     threshold: f32,
     answered: BTreeMap<&'static str, usize>,
     compute: f64,
-    stage_seconds: &'a [f64],
-    runs: &'a [u64],
+    /// Seconds per run of the stage that ends at each head.
+    stage_seconds: BTreeMap<&'static str, f64>,
+    /// Runs of each stage.
+    runs: BTreeMap<&'static str, u64>,
     /// Total device time of all stages that were run.
     seconds: f64,
 }

@@ -334,7 +334,8 @@ impl AugmentArgs {
         if own != Augmentation::default() {
             augmentation = Some(own);
         }
-        let mix = Mix { mixup: *self.mixup.get_or_insert(0.0), cutmix: *self.cutmix.get_or_insert(0.0) };
+        let mix =
+            Mix::default().mixup(*self.mixup.get_or_insert(0.0)).cutmix(*self.cutmix.get_or_insert(0.0));
         mix.validate()?;
         Ok((augmentation, (mix != Mix::default()).then_some(mix)))
     }
@@ -517,8 +518,8 @@ mod tests {
             let mut config: Config = toml::from_str(&text).expect("a rule");
             config.optimizer.resolve().rule
         };
-        assert!(matches!(rule("sgd"), Rule::Sgd { nesterov: false }), "{:?}", rule("sgd"));
-        assert!(matches!(rule("nesterov"), Rule::Sgd { nesterov: true }), "{:?}", rule("nesterov"));
+        assert!(matches!(rule("sgd"), Rule::Sgd { nesterov: false, .. }), "{:?}", rule("sgd"));
+        assert!(matches!(rule("nesterov"), Rule::Sgd { nesterov: true, .. }), "{:?}", rule("nesterov"));
         assert!(matches!(rule("adamw"), Rule::AdamW { .. }) && matches!(rule("lars"), Rule::Lars { .. }));
     }
 

@@ -88,7 +88,7 @@ pub(crate) fn cross_check(
 }
 
 fn open(adapter: &AdapterSummary) -> Result<Device> {
-    let options = AdapterOptions { adapter: Some(adapter.index.to_string()), ..AdapterOptions::default() };
+    let options = AdapterOptions::default().adapter(adapter.index.to_string());
     Ok(Gpu::open_blocking(&options)?.into())
 }
 

@@ -89,7 +89,7 @@ impl LoadArgs {
     pub(crate) fn options(&self, batch: usize, preprocessing: &Preprocessing) -> LoaderOptions {
         let options = LoaderOptions::new(batch, preprocessing.clone());
         let workers = self.workers.unwrap_or(options.workers);
-        LoaderOptions { workers, max_bad: self.max_bad.unwrap_or(10), ..options }
+        options.workers(workers).max_bad(self.max_bad.unwrap_or(10))
     }
 }
 

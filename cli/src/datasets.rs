@@ -115,7 +115,7 @@ impl SplitArgs {
         let default = OpenOptions::default();
         let val_split = self.val_split.unwrap_or(default.val_split);
         let seed = self.seed.unwrap_or(default.seed);
-        let data = open(what, &OpenOptions { val_split, seed, ..default })?;
+        let data = open(what, &default.val_split(val_split).seed(seed))?;
         refuse_split(&data, "--val-split", self.val_split.is_some())?;
         refuse_split(&data, "--seed", self.seed.is_some())?;
         Ok(data)

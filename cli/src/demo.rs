@@ -99,7 +99,7 @@ impl Demo {
             lr: 0.015,
             schedule: Schedule::Cosine,
             warmup: 0.5,
-            optimizer: Optimizer { max_grad_norm: Some(5.0), ..Optimizer::default() },
+            optimizer: Optimizer::default().max_grad_norm(5.0),
             augmentation: None,
             seed: self.seed,
             mix: None,

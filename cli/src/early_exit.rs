@@ -1,6 +1,7 @@
 //! Early exit: the calibration file that `eval --early-exit` saves next to a checkpoint, and that
 //! `classify --early-exit` uses.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use incept::infer::Calibration;
@@ -9,7 +10,7 @@ use incept::low_level::output::write_atomically;
 use incept::low_level::untrusted::read_text;
 use incept::optim::Progress;
 use incept::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::pretrained::note_untrained_heads;
 use super::record::best_of;
@@ -26,8 +27,9 @@ pub(crate) struct HeadCalibration {
 /// The calibration file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Calibrated {
-    /// The heads, from the lowest to the main one.
-    pub heads: Vec<HeadCalibration>,
+    /// The heads by name.
+    #[serde(deserialize_with = "by_name")]
+    pub heads: BTreeMap<String, Calibration>,
     /// Number of images that the temperatures were fitted to.
     #[serde(alias = "pictures")]
     pub images: usize,
@@ -44,10 +46,6 @@ impl Calibrated {
     pub(crate) fn path(checkpoint: &Path) -> PathBuf {
         let file = best_of(checkpoint).unwrap_or_else(|_| checkpoint.to_path_buf());
         file.with_extension("early-exit.json")
-    }
-
-    pub(crate) fn temperatures(&self) -> Vec<f32> {
-        self.heads.iter().map(|h| h.calibration.temperature).collect()
     }
 
     pub(crate) fn save(&self, checkpoint: &Path) -> Result<PathBuf> {
@@ -84,7 +82,8 @@ impl Calibrated {
     /// Checks its numbers.
     fn check(&self) -> std::result::Result<(), String> {
         let unusable = |t: &f32| !t.is_finite() || *t <= 0.0;
-        if let Some(temperature) = self.temperatures().iter().find(|t| unusable(t)) {
+        let mut temperatures = self.heads.values().map(|calibration| calibration.temperature);
+        if let Some(temperature) = temperatures.find(unusable) {
             return Err(format!("has a temperature of {temperature}: run `incept eval --early-exit` again"));
         }
         match self.threshold.filter(|t| !(0.0..=1.0).contains(t)) {
@@ -94,6 +93,22 @@ impl Calibrated {
             None => Ok(()),
         }
     }
+}
+
+/// Heads by name, or the list of earlier versions.
+fn by_name<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<BTreeMap<String, Calibration>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Heads {
+        ByName(BTreeMap<String, Calibration>),
+        List(Vec<HeadCalibration>),
+    }
+    Ok(match Heads::deserialize(from)? {
+        Heads::ByName(map) => map,
+        Heads::List(list) => list.into_iter().map(|h| (h.head, h.calibration)).collect(),
+    })
 }
 
 /// The value of `classify --early-exit`.
@@ -124,7 +139,11 @@ pub(crate) fn exit(checkpoint: &Path, progress: &Progress, threshold: Threshold)
             "note: probabilities are not calibrated; `incept eval --early-exit` fits temperatures and measures thresholds",
         );
     }
-    Ok(Exit { threshold, temperatures: found.map(|f| f.temperatures()).unwrap_or_default() })
+    let heads = found.map(|found| found.heads).unwrap_or_default();
+    let exit = heads.into_iter().fold(Exit::new(threshold), |exit, (head, calibration)| {
+        exit.temperature(head, calibration.temperature)
+    });
+    Ok(exit)
 }
 
 /// Parses a threshold.
@@ -157,6 +176,33 @@ mod tests {
         assert_eq!(threshold("0.9"), Ok(Threshold::At(0.9)));
         assert_eq!(threshold("auto"), Ok(Threshold::Auto));
         assert!(threshold("0").is_err() && threshold("1.5").is_err() && threshold("sure").is_err());
+    }
+
+    /// Earlier versions wrote a list, in another order than that of the heads elsewhere.
+    #[test]
+    fn calibration_is_written_by_name_and_lists_are_read() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let checkpoint = folder.path().join("digits.safetensors");
+        let progress = Progress::default();
+        let old = serde_json::json!({
+            "heads": [
+                { "head": "aux1", "temperature": 1.5, "before": 0.5, "after": 0.4 },
+                { "head": "aux2", "temperature": 2.0, "before": 0.5, "after": 0.4 },
+                { "head": "main", "temperature": 3.0, "before": 0.5, "after": 0.4 },
+            ],
+            "images": 300,
+            "threshold": 0.75,
+            "progress": progress,
+        });
+        std::fs::write(Calibrated::path(&checkpoint), old.to_string()).expect("can be written");
+        let want = Exit::new(0.75).temperature("aux1", 1.5).temperature("aux2", 2.0).temperature("main", 3.0);
+        assert_eq!(exit(&checkpoint, &progress, Threshold::Auto).expect("is read"), want);
+
+        let read = Calibrated::load(&checkpoint, &progress).expect("is read").expect("is there");
+        let text = std::fs::read_to_string(read.save(&checkpoint).expect("is saved")).expect("is there");
+        let new: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(new["heads"]["aux2"]["temperature"], 2.0, "{text}");
+        assert_eq!(exit(&checkpoint, &progress, Threshold::Auto).expect("is read"), want);
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Export {
                 ));
             }
             "onnx" => {
-                let options = OnnxOptions { aux: self.aux, fold_batch_norm: self.fold };
+                let options = OnnxOptions::default().aux(self.aux).fold_batch_norm(self.fold);
                 outputs = checkpoint.onnx_outputs(options)?;
                 let file = self.out.file_name().unwrap_or_default().to_string_lossy();
                 card = Some((self.card(), checkpoint.onnx_card(options, &file)?));

@@ -97,21 +97,21 @@ impl Setup {
     ) -> Result<Learner> {
         let Run { batch, seed, augmentation, mix, .. } = &self.run;
         let training = self.load.options(*batch, &self.preprocessing);
-        let training = training.training(*seed, *augmentation).mixing(*mix);
+        let training = training.training(*seed, *augmentation).mix(*mix);
         let loader = Loader::new(Arc::clone(&self.data.train), training)?;
         if validate && self.data.validation.is_empty() {
             let reason = "has no validation images: add some, or train with --no-validation";
             return Err(Error::format(&self.run.data, reason));
         }
         let device = trainer.device().clone();
-        let mut options = LearnerOptions::default();
-        options.epochs = self.run.epochs;
-        options.learning_rate = self.run.lr;
-        options.schedule = self.run.schedule;
-        options.warmup_epochs = self.run.warmup;
-        options.patience = self.run.patience;
-        options.target_accuracy = target_accuracy;
-        options.save_every = save_every;
+        let options = LearnerOptions::default()
+            .epochs(self.run.epochs)
+            .learning_rate(self.run.lr)
+            .schedule(self.run.schedule)
+            .warmup_epochs(self.run.warmup)
+            .patience(self.run.patience)
+            .target_accuracy(target_accuracy)
+            .save_every(save_every);
         let mut learner = Learner::new(trainer, loader, options);
         let run = serde_json::to_value(&self.run).map_err(|e| Error::Config(e.to_string()))?;
         learner.describe(run, command_line());

@@ -99,12 +99,11 @@ impl Import {
         check_file(&self.out)?;
         let file = Foreign::read(&self.file)?;
         note_skipped(&file.skipped);
-        let options = ImportOptions {
-            input: self.input,
-            classes: self.classes.as_deref().map(read_classes).transpose()?,
-            pixels: self.pixels(&file)?,
-            prefix: self.prefix.clone(),
-        };
+        let options = ImportOptions::default()
+            .input(self.input)
+            .classes(self.classes.as_deref().map(read_classes).transpose()?)
+            .pixels(self.pixels(&file)?)
+            .prefix(self.prefix.clone());
         let (mut checkpoint, ignored) = Checkpoint::import(&self.file, &file, &options)?;
         checkpoint.metadata.command_line = command_line();
         checkpoint.save(&self.out)?;

@@ -24,6 +24,7 @@ mod graph;
 mod import;
 mod inspect;
 mod interrupt;
+mod kernels;
 mod look;
 #[cfg(test)]
 mod mutations;
@@ -124,6 +125,7 @@ enum Command {
     Demo(demo::Demo),
     Bench(Box<bench::Bench>),
     Profile(Box<profile::Profile>),
+    Kernels(Box<kernels::Kernels>),
     Completions(shell::Completions),
     Man(shell::Man),
     Runs(runs::Runs),
@@ -213,6 +215,7 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(&reporter),
         Command::Bench(command) => command.run(&reporter),
         Command::Profile(command) => command.run(&reporter),
+        Command::Kernels(command) => command.run(&reporter),
         Command::Completions(command) => command.run(&reporter),
         Command::Man(command) => command.run(&reporter),
         Command::Runs(command) => command.run(&reporter),

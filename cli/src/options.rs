@@ -298,16 +298,13 @@ impl NetworkArgs {
             Some(Init::He) => Initialization::He,
             Some(Init::Weights(_)) | None => base.initialization,
         };
-        let network = GoogLeNet {
-            input: self.input.unwrap_or(base.input),
-            aux_weight: self.aux_weight.unwrap_or(base.aux_weight),
-            dropout: self.dropout.unwrap_or(base.dropout),
-            aux_dropout: self.aux_dropout.unwrap_or(base.aux_dropout),
-            smoothing: self.smoothing.unwrap_or(base.smoothing),
-            bias_rate: self.bias_rate.unwrap_or(base.bias_rate),
-            initialization,
-            ..base
-        };
+        let mut network = base.initialization(initialization);
+        network.input = self.input.unwrap_or(network.input);
+        network.aux_weight = self.aux_weight.unwrap_or(network.aux_weight);
+        network.dropout = self.dropout.unwrap_or(network.dropout);
+        network.aux_dropout = self.aux_dropout.unwrap_or(network.aux_dropout);
+        network.smoothing = self.smoothing.unwrap_or(network.smoothing);
+        network.bias_rate = self.bias_rate.unwrap_or(network.bias_rate);
         network.validate()?;
         Ok(network)
     }
@@ -456,7 +453,7 @@ impl PixelArgs {
         if crop_pct == 1.0 {
             self.fit = Some(FitName::of(fit));
         }
-        Ok(Preprocessing { mean, std, fit, crop_pct, ..base.clone() })
+        Ok(base.clone().mean(mean).std(std).fit(fit).crop_pct(crop_pct))
     }
 
     /// The preprocessing for a new network: mean and standard deviation are measured on `set`.
@@ -649,24 +646,23 @@ impl OptimizerArgs {
     /// set to their defaults.
     pub(crate) fn resolve(&mut self) -> Optimizer {
         let rule = match *self.optimizer.get_or_insert(RuleName::Sgd) {
-            RuleName::Sgd => Rule::Sgd { nesterov: false },
-            RuleName::Nesterov => Rule::Sgd { nesterov: true },
-            RuleName::Adamw => Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
-            RuleName::Lars => Rule::Lars { trust_coefficient: *self.trust_coefficient.get_or_insert(0.001) },
+            RuleName::Sgd => Rule::sgd(),
+            RuleName::Nesterov => Rule::nesterov(),
+            RuleName::Adamw => Rule::adamw([0.9, 0.999], 1e-8),
+            RuleName::Lars => Rule::lars(*self.trust_coefficient.get_or_insert(0.001)),
         };
         // Options without an effect stay unset.
         let used = !self.ineffective().iter().any(|(option, _)| *option == Ineffective::Momentum);
-        Optimizer {
-            rule,
-            momentum: if used { *self.momentum.get_or_insert(0.9) } else { 0.9 },
-            weight_decay: *self.weight_decay.get_or_insert(2e-4),
+        Optimizer::default()
+            .rule(rule)
+            .momentum(if used { *self.momentum.get_or_insert(0.9) } else { 0.9 })
+            .weight_decay(*self.weight_decay.get_or_insert(2e-4))
             // Without clipping the norm is still computed: log, report and dashboard show it.
-            max_grad_norm: Some(self.max_grad_norm.filter(|norm| *norm != 0.0).unwrap_or(f32::INFINITY)),
-            average: self.average.and_then(|average| average.0),
-            accumulate: *self.accumulate.get_or_insert(1),
-            checkpointing: *self.checkpointing.get_or_insert(false),
-            precision: Precision::F32,
-        }
+            .max_grad_norm(self.max_grad_norm.filter(|norm| *norm != 0.0).unwrap_or(f32::INFINITY))
+            .average(self.average.and_then(|average| average.0))
+            .accumulate(*self.accumulate.get_or_insert(1))
+            .checkpointing(*self.checkpointing.get_or_insert(false))
+            .precision(Precision::F32)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use incept::Error;
@@ -74,14 +75,14 @@ enum Sort {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Class {
+pub(super) enum Class {
     Discrete,
     Integrated,
     Software,
 }
 
 impl Class {
-    fn adapter(self) -> AdapterClass {
+    pub(super) fn adapter(self) -> AdapterClass {
         match self {
             Self::Discrete => AdapterClass::Discrete,
             Self::Integrated => AdapterClass::Integrated,
@@ -151,11 +152,12 @@ impl Profile {
             }
             TrainingGraph::new(&network, &self.work.optimizer(precision), batch)?.plan(&device)
         })?;
-        let (costs, rounds) = self.measure(&device, roofline.clock, &network, reporter)?;
-        let seconds = medians(&rounds);
+        let (plan, rounds) = self.measure(&device, roofline.clock, &network, reporter)?;
+        let costs = plan.costs();
+        let seconds = medians(&plan, &rounds);
         let mut rows = rows(&costs, &seconds, &roofline);
         if let (Some(path), Some(last)) = (&self.trace, rounds.last()) {
-            write_trace(path, device.summary(), &rows, last)?;
+            write_trace(path, device.summary(), &plan, &rows, last)?;
             note(&format!("trace: {}", path.display()));
         }
         let totals = totals(&rows);
@@ -185,14 +187,14 @@ impl Profile {
         if self.infer { "inference" } else { "training" }
     }
 
-    /// Costs of all nodes, and the times of all dispatches per round.
+    /// The plan, and the times of all dispatches per round.
     fn measure(
         &self,
         device: &Device,
         clock: Clock,
         network: &GoogLeNet,
         reporter: &Reporter,
-    ) -> Result<(Vec<NodeCost>, Vec<Vec<DispatchTime>>)> {
+    ) -> Result<(Arc<Plan>, Vec<Vec<DispatchTime>>)> {
         let WorkArgs { batch, seed, .. } = self.work;
         let images = self.work.images(network);
         let mut bar = None;
@@ -213,7 +215,7 @@ impl Profile {
                     rounds.push(classifier.profile(&images, clock).await?);
                 }
                 rounds.remove(0);
-                return Ok((classifier.session().plan().costs(), rounds));
+                return Ok((Arc::clone(classifier.session().plan()), rounds));
             }
             let optimizer = self.work.optimizer(precision);
             let mut trainer = Trainer::new(device, network, &optimizer, batch, seed, prepared).await?;
@@ -221,7 +223,7 @@ impl Profile {
                 rounds.push(trainer.profile(&images, rate, clock).await?);
             }
             rounds.remove(0);
-            Ok((trainer.session().plan().costs(), rounds))
+            Ok((Arc::clone(trainer.session().plan()), rounds))
         })
     }
 
@@ -232,10 +234,7 @@ impl Profile {
         // No limits on tensor sizes: devices of this class exceed WebGPU's defaults.
         let profile = DeviceProfile { binding: u64::from(u32::MAX), buffer: u64::MAX, ..device };
         let plan = |graph, outputs: &[_], metrics: &[_]| {
-            Plan::new(
-                graph,
-                &PlanOptions { profile: &profile, outputs, metrics, layout: None, choices: None },
-            )
+            Plan::new(graph, &PlanOptions::new(&profile).outputs(outputs).metrics(metrics))
         };
         let precision = self.work.precision.of(&profile);
         let costs = if self.infer {
@@ -279,16 +278,18 @@ fn described(cost: &NodeCost) -> Described<'_> {
     }
 }
 
-/// The median seconds of each dispatch.
-fn medians(rounds: &[Vec<DispatchTime>]) -> Vec<f64> {
-    let dispatches = rounds.first().map_or(0, Vec::len);
+/// The median seconds of each kernel; those of one dispatch have parts of its time.
+fn medians(plan: &Plan, rounds: &[Vec<DispatchTime>]) -> Vec<f64> {
+    let rounds: Vec<Vec<f64>> = rounds
+        .iter()
+        .map(|times| plan.seconds(times.iter().map(|t| (t.members.as_slice(), t.interval.seconds))))
+        .collect();
     let median = |i: usize| {
-        let mut times: Vec<f64> =
-            rounds.iter().filter_map(|r| r.get(i)).map(|t| t.interval.seconds).collect();
+        let mut times: Vec<f64> = rounds.iter().filter_map(|round| round.get(i)).copied().collect();
         times.sort_by(f64::total_cmp);
         times.get(times.len() / 2).copied().unwrap_or(0.0)
     };
-    (0..dispatches).map(median).collect()
+    (0..rounds.first().map_or(0, Vec::len)).map(median).collect()
 }
 
 fn rows(costs: &[NodeCost], seconds: &[f64], roofline: &Roofline) -> Vec<Row> {
@@ -334,16 +335,27 @@ fn totals(rows: &[Row]) -> Vec<Total> {
 }
 
 /// Writes Chrome's trace format, which Perfetto reads, with one slice per dispatch.
-fn write_trace(path: &Path, device: &AdapterSummary, rows: &[Row], times: &[DispatchTime]) -> Result<()> {
+fn write_trace(
+    path: &Path,
+    device: &AdapterSummary,
+    plan: &Plan,
+    rows: &[Row],
+    times: &[DispatchTime],
+) -> Result<()> {
     let micro = 1e6;
     let mut events = vec![
         json!({"name": "process_name", "ph": "M", "pid": 1, "args": {"name": device.to_string()}}),
         json!({"name": "thread_name", "ph": "M", "pid": 1, "tid": 1, "args": {"name": "dispatches"}}),
     ];
-    events.extend(rows.iter().zip(times).map(|(row, time)| {
+    events.extend(times.iter().filter_map(|time| {
         let interval = time.interval;
-        json!({
-            "name": row.layer,
+        let places: Vec<usize> = time.members.iter().filter_map(|member| plan.place_of(*member)).collect();
+        let rows: Vec<&Row> = places.iter().filter_map(|place| rows.get(*place)).collect();
+        let row = rows.first()?;
+        let flops: u64 = rows.iter().map(|row| row.flops).sum();
+        let layers: Vec<&str> = rows.iter().map(|row| row.layer.as_str()).collect();
+        Some(json!({
+            "name": layers.join(", "),
             "cat": row.operation,
             "ph": "X",
             "pid": 1,
@@ -354,11 +366,11 @@ fn write_trace(path: &Path, device: &AdapterSummary, rows: &[Row], times: &[Disp
                 "operation": row.operation,
                 "implementation": row.implementation,
                 "kernel": row.kernel,
-                "gflops": 1e-9 * row.flops as f64 / interval.seconds.max(1e-9),
-                "bytes": row.bytes,
+                "gflops": 1e-9 * flops as f64 / interval.seconds.max(1e-9),
+                "bytes": rows.iter().map(|row| row.bytes).sum::<u64>(),
                 "bound": row.bound,
             },
-        })
+        }))
     }));
     let trace = json!({"displayTimeUnit": "ms", "traceEvents": events});
     let text = serde_json::to_vec(&trace).map_err(|e| Error::Config(e.to_string()))?;

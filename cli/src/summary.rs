@@ -5,13 +5,13 @@ use incept::infer::InferenceGraph;
 use incept::kernel::{AdapterClass, Profile};
 use incept::model::{LayerSummary, summary};
 use incept::optim::Optimizer;
-use incept::plan::{Memory, Plan, PlanOptions};
+use incept::plan::{Launches, Memory, Plan, PlanOptions};
 use incept::train::TrainingGraph;
 use serde::Serialize;
 
 use super::numbers::whole;
 use super::options::{NetworkArgs, PrecisionArgs};
-use super::report::{Reporter, bytes, thousands};
+use super::report::{Reporter, bytes, plural, thousands};
 use super::{Outcome, Result};
 
 /// Print the layers, parameters, multiply-adds and memory of a network (needs no device).
@@ -43,6 +43,8 @@ struct SummaryResult<'a> {
     macs_inference: u64,
     memory_training: Memory,
     memory_inference: Memory,
+    launches_training: Launches,
+    launches_inference: Launches,
 }
 
 impl Summary {
@@ -59,21 +61,16 @@ impl Summary {
             ..Profile::webgpu(AdapterClass::Discrete)
         };
         let precision = self.precision.of(&profile);
-        let optimizer = Optimizer { precision, checkpointing: self.checkpointing, ..Optimizer::default() };
+        let optimizer = Optimizer::default().precision(precision).checkpointing(self.checkpointing);
         let training = TrainingGraph::new(&network, &optimizer, self.batch)?;
-        let options = PlanOptions {
-            profile: &profile,
-            outputs: &[],
-            metrics: &training.metrics,
-            layout: None,
-            choices: None,
-        };
-        let training = Plan::new(&training.graph, &options)?.memory;
+        let training = Plan::new(&training.graph, &PlanOptions::new(&profile).metrics(&training.metrics))?;
+        let launches_training = training.launches(&profile)?;
+        let training = training.memory;
         let inference = InferenceGraph::new(&network, self.batch, precision.element())?;
         let outputs = [inference.probabilities];
-        let options =
-            PlanOptions { profile: &profile, outputs: &outputs, metrics: &[], layout: None, choices: None };
-        let inference = Plan::new(&inference.graph, &options)?.memory;
+        let inference = Plan::new(&inference.graph, &PlanOptions::new(&profile).outputs(&outputs))?;
+        let launches_inference = inference.launches(&profile)?;
+        let inference = inference.memory;
 
         let name = totals.layers.iter().map(|l| l.name.len()).max().unwrap_or(0);
         reporter.line(&format!(
@@ -117,6 +114,15 @@ impl Summary {
                 bytes(m.io_bytes)
             ))?;
         }
+        for (what, l) in [("training step", launches_training), ("inference", launches_inference)] {
+            reporter.line(&format!(
+                "on a large GPU: {what}: {} ({} with few workgroups), {}, {}",
+                plural(l.dispatches as u64, "dispatch"),
+                l.with_few_workgroups,
+                plural(l.barriers as u64, "barrier"),
+                plural(l.pipelines as u64, "pipeline"),
+            ))?;
+        }
         reporter.event(&SummaryResult {
             network: &network,
             batch: self.batch,
@@ -127,6 +133,8 @@ impl Summary {
             macs_inference: totals.macs_inference,
             memory_training: training,
             memory_inference: inference,
+            launches_training,
+            launches_inference,
         })?;
         Ok(Outcome::Done)
     }

@@ -107,7 +107,7 @@ impl Subject<'_> {
         // The calibration set chooses the threshold, so that the evaluation is unbiased.
         let chosen = choose(&sweep(&calibrating, &temperatures, &macs, full, &THRESHOLDS));
         let accuracies: Vec<f64> = (0..heads.len()).map(|head| all.accuracy(head)).collect();
-        let main = accuracies.last().copied().unwrap_or(0.0);
+        let main = accuracies.first().copied().unwrap_or(0.0);
         let recommended = points.iter().find(|p| Some(p.threshold) == chosen);
         Self::print(
             &calibration,
@@ -121,13 +121,15 @@ impl Subject<'_> {
 
         let measured = match recommended {
             Some(point) => {
-                let exit = Exit { threshold: point.threshold, temperatures };
+                let exit = calibration.iter().fold(Exit::new(point.threshold), |exit, head| {
+                    exit.temperature(&head.head, head.calibration.temperature)
+                });
                 Some(self.measure(&mut staged, &exit, &evaluation, reporter)?)
             }
             None => None,
         };
         let saved = Calibrated {
-            heads: calibration.clone(),
+            heads: calibration.iter().map(|h| (h.head.clone(), h.calibration)).collect(),
             images: calibrating.labels.len(),
             threshold: recommended.map(|p| p.threshold),
             progress: self.progress.clone(),
@@ -240,10 +242,10 @@ impl Subject<'_> {
         answers.extend(self.device.block_on(staged.finish(exit))?);
         seconds += start.elapsed().as_secs_f64();
         drop(bar);
-        let mut answered = vec![0; staged.heads().len()];
+        let exits = |head: &&str| answers.iter().filter(|answer| answer.head == *head).count();
+        let answered = staged.heads().iter().map(exits).collect();
         let mut correct = 0;
         for answer in &answers {
-            answered[answer.head] += 1;
             let label = labels.get((answer.image - earlier) as usize);
             correct += usize::from(label == Some(&(top(&answer.probabilities, 1)[0].class as u32)));
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use incept::Error;
-use incept::data::{Loader, LoaderOptions};
+use incept::data::Loader;
 use incept::learner::Learner;
 use incept::low_level::output::is_special;
 use incept::runs::{Manifest, Recorder, RecorderOptions, RunFolder, StopReason};
@@ -344,11 +344,11 @@ impl Train {
             Err(_) => manifest,
         };
         folder.describe(&manifest, &run.config.to_toml()?)?;
-        let mut options = RecorderOptions::default();
-        options.steps_per_epoch = learner.train_loader().batches_per_epoch();
-        options.memory_bytes = memory_bytes;
-        options.keep = run.config.run.keep.unwrap_or(0);
-        options.tensorboard.clone_from(&run.config.run.tensorboard);
+        let options = RecorderOptions::default()
+            .steps_per_epoch(learner.train_loader().batches_per_epoch())
+            .memory_bytes(memory_bytes)
+            .keep(run.config.run.keep.unwrap_or(0))
+            .tensorboard(run.config.run.tensorboard.clone());
         let recorder = Recorder::open(folder, learner.trainer().progress(), &options)?;
         for file in recorder.moved_aside() {
             note(&format!("note: moved aside a checkpoint from a later epoch: {}", shown(file)));
@@ -360,9 +360,9 @@ impl Train {
         let set = &setup.data.train;
         let options = setup.load.options(setup.run.batch, &setup.preprocessing);
         let plain = Loader::new(Arc::clone(set), options.clone())?;
-        let training = options.training(setup.run.seed, setup.run.augmentation).mixing(setup.run.mix);
+        let training = options.training(setup.run.seed, setup.run.augmentation).mix(setup.run.mix);
         // Without shuffling, so that each row shows one image.
-        let training = Loader::new(Arc::clone(set), LoaderOptions { shuffle: false, ..training })?;
+        let training = Loader::new(Arc::clone(set), training.shuffle(false))?;
         preview::write(path, &plain, &training, setup)?;
         reporter.line(&format!("saved {}; the first column is without augmentation", shown(path)))?;
         reporter.event(&serde_json::json!({ "event": "preview", "sheet": path }))?;

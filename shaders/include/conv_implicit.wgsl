@@ -4,29 +4,28 @@
 // Packs weights as [tile of rows][k][row in the tile], padded with zeros; k is (tap, channel) with
 // channels padded to DEPTH, or (channel, tap). p: rows, depth (input channels), padded_k.
 //# pack_tiled
-const TAPS = KERNEL_H * KERNEL_W;
 const SQUARE = 32u;
 var<workgroup> square: array<f32, SQUARE * (SQUARE + 1u)>;
 
 // The weight of a row and an index in K.
 fn packed(row: u32, index: u32) -> f32 {
 #if TAP_OUTER
-    let padded = p.padded_k / TAPS;
+    let padded = p.padded_k / p.taps;
     let t = index / padded;
     let c = index - t * padded;
 #else
-    let c = index / TAPS;
-    let t = index - c * TAPS;
+    let c = index / p.taps;
+    let t = index - c * p.taps;
 #endif
 #if TRANSPOSED
-#include "phase.wgsl"
-    let tap_y = FIRST_H + phase / PHASES_W - t / KERNEL_W * PHASES_H;
-    let tap_x = FIRST_W + phase % PHASES_W - t % KERNEL_W * PHASES_W;
-    let inside = row < p.rows && c < p.depth && tap_y < WEIGHT_H && tap_x < WEIGHT_W;
-    let at = ((c * channels + row - phase * channels) * WEIGHT_H + tap_y) * WEIGHT_W + tap_x;
+#include "phase.wgsl" down = p.phases_h; across = p.phases_w
+    let tap_y = p.first_h + phase / p.phases_w - t / p.kernel_w * p.phases_h;
+    let tap_x = p.first_w + phase % p.phases_w - t % p.kernel_w * p.phases_w;
+    let inside = row < p.rows && c < p.depth && tap_y < p.weight_h && tap_x < p.weight_w;
+    let at = ((c * channels + row - phase * channels) * p.weight_h + tap_y) * p.weight_w + tap_x;
 #else
     let inside = row < p.rows && c < p.depth;
-    let at = (row * p.depth + c) * TAPS + t;
+    let at = (row * p.depth + c) * p.taps + t;
 #endif
     return select(0.0, weight[select(0u, at, inside)], inside);
 }
@@ -43,13 +42,12 @@ fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
         let index = group.y * SQUARE + i;
         let row = group.x * SQUARE + lane;
         if index < p.padded_k {
-            panel[(row / TILE_M * p.padded_k + index) * TILE_M + row % TILE_M] = panel_element(square[lane * (SQUARE + 1u) + i]);
+            panel[(row / p.tile_m * p.padded_k + index) * p.tile_m + row % p.tile_m] = panel_element(square[lane * (SQUARE + 1u) + i]);
         }
     }
 }
 
 //# product_tiled weight_gradient_tiled product_cooperative weight_gradient_cooperative
-const TAPS = KERNEL_H * KERNEL_W;
 
 // Applies the epilogue and stores the result of a pixel, with `plane` pixels per item. With
 // STORE_VECTOR, results of four adjacent pixels.
@@ -66,11 +64,11 @@ fn finish(value: Value, row: u32, pixel: u32, plane: u32) {
     let n = pixel / plane;
     let rest = pixel - n * plane;
 #if SUBPIXEL
-    let channels = p.rows / (PHASES_H * PHASES_W);
+    let channels = p.rows / (p.phases_h * p.phases_w);
     let phase = row / channels;
     let window_y = rest / p.out_width;
-    let y = window_y * PHASES_H + phase / PHASES_W;
-    let x = (rest - window_y * p.out_width) * PHASES_W + phase % PHASES_W;
+    let y = window_y * p.phases_h + phase / p.phases_w;
+    let x = (rest - window_y * p.out_width) * p.phases_w + phase % p.phases_w;
     // The last windows have sub-pixel phases past the input.
     if y >= p.result_height || x >= p.result_width { return; }
     let inner = ((row - phase * channels) * p.result_height + y) * p.result_width + x;
@@ -115,7 +113,7 @@ fn window_of(pixel: u32) -> Window {
     let rest = q - n * plane;
     let y = rest / p.out_width;
     let x = rest - y * p.out_width;
-    return Window(p.source_offset + n * p.source_stride, i32(y * STRIDE_H) - i32(p.pad_h), i32(x * STRIDE_W) - i32(p.pad_w));
+    return Window(p.source_offset + n * p.source_stride, i32(y * p.stride_h) - i32(p.pad_h), i32(x * p.stride_w) - i32(p.pad_w));
 }
 
 // Index of a window's tap in channel 0; an arbitrary index and false if it is outside.
@@ -170,7 +168,7 @@ fn finish_product(
 fn result_column(r: u32) -> u32 {
 #if TAP_OUTER
     let t = r / p.channels;
-    return (r - t * p.channels) * TAPS + t;
+    return (r - t * p.channels) * p.taps + t;
 #else
     return r;
 #endif

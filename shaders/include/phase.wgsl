@@ -1,6 +1,7 @@
+#parameters down across
 // The channels of an input gradient, and the sub-pixel phase of a row of the rotated weight.
 #if SUBPIXEL
-    let channels = p.rows / (PHASES_H * PHASES_W);
+    let channels = p.rows / ({down} * {across});
     let phase = row / channels;
 #else
     let channels = p.rows;

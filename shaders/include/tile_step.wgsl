@@ -1,10 +1,11 @@
 #parameters left_row
 // One K step of DEPTH over a pair of tiles; rows of the left one have `left_row` vectors. Drivers
-// do not unroll this loop; unrolled by 4 so that loads overlap with FMAs.
-    for (var k = 0u; k < DEPTH; k += 4u) {
+// do not unroll this loop; unrolled by UNROLL, so that loads overlap with FMAs where there are
+// enough registers.
+    for (var k = 0u; k < DEPTH; k += UNROLL) {
         let left_k = left_at + k * {left_row} + down;
         let right_k = right_at + k * RIGHT_ROW + across;
-#repeat u 4
+#repeat u UNROLL
         {
 #repeat h VECTORS_M
             let a{h} = left_tile[left_k + {u}u * {left_row} + {h}u * DOWN];

@@ -9,13 +9,28 @@ use crate::model::{Model, Network, Output};
 use crate::optim::{Progress, TrainingState, is_loss_scale};
 use crate::text::plural;
 
-/// Options of the ONNX export.
+/// Options of the ONNX export: `OnnxOptions::default().aux(true)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OnnxOptions {
     /// Whether to export the auxiliary heads too.
     pub aux: bool,
     /// Whether to fuse batch norms into the preceding convolutions.
     pub fold_batch_norm: bool,
+}
+
+impl OnnxOptions {
+    /// Whether to export the auxiliary heads too.
+    #[must_use]
+    pub fn aux(self, aux: bool) -> Self {
+        Self { aux, ..self }
+    }
+
+    /// Whether to fuse batch norms into the preceding convolutions.
+    #[must_use]
+    pub fn fold_batch_norm(self, fold_batch_norm: bool) -> Self {
+        Self { fold_batch_norm, ..self }
+    }
 }
 
 impl<M: Model> ModelCheckpoint<M> {

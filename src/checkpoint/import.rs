@@ -11,8 +11,9 @@ use crate::optim::{Progress, TrainingState};
 use crate::tensor::HostTensor;
 use crate::text::plural;
 
-/// Properties of a network that its file may lack.
+/// Properties of a network that its file may lack: `ImportOptions::default().input(96)`.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct ImportOptions {
     /// Height and width of the input in pixels [default: the file's, or 224].
     pub input: Option<usize>,
@@ -22,6 +23,32 @@ pub struct ImportOptions {
     pub pixels: Option<Pixels>,
     /// Prefix of the network's tensors, for files with several networks.
     pub prefix: Option<String>,
+}
+
+impl ImportOptions {
+    /// Height and width of the input in pixels.
+    #[must_use]
+    pub fn input(self, input: impl Into<Option<usize>>) -> Self {
+        Self { input: input.into(), ..self }
+    }
+
+    /// The names of the classes.
+    #[must_use]
+    pub fn classes(self, classes: impl Into<Option<Vec<String>>>) -> Self {
+        Self { classes: classes.into(), ..self }
+    }
+
+    /// Preprocessing.
+    #[must_use]
+    pub fn pixels(self, pixels: impl Into<Option<Pixels>>) -> Self {
+        Self { pixels: pixels.into(), ..self }
+    }
+
+    /// Prefix of the network's tensors, for files with several networks.
+    #[must_use]
+    pub fn prefix(self, prefix: impl Into<Option<String>>) -> Self {
+        Self { prefix: prefix.into(), ..self }
+    }
 }
 
 impl Checkpoint {

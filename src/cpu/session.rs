@@ -14,7 +14,7 @@ use crate::gpu::element::{decode, encode};
 use crate::gpu::{DispatchTime, Interval, Metrics};
 use crate::graph::{Alias, Node, NodeId, Role, TensorId};
 use crate::kernel::Step;
-use crate::plan::{METRIC_STRIDE, Plan, Store, View};
+use crate::plan::{METRIC_STRIDE, Member, Plan, Store, View};
 use crate::reference::{self, Array};
 use crate::tensor::{Element, Spec};
 
@@ -250,7 +250,7 @@ impl Session {
     }
 
     /// The plan.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
@@ -376,12 +376,12 @@ impl Session {
         let mut ends = Vec::with_capacity(nodes.len());
         self.run(&nodes, step, |_| ends.push(start.elapsed().as_secs_f64()))?;
         let mut before = 0.0;
-        let time = |(bound, end): (&&Bound, f64)| {
+        let time = |(node, end): (usize, f64)| {
             let interval = Interval { start: before, seconds: end - before };
             before = end;
-            DispatchTime { node: bound.node, kernel: 0, interval }
+            DispatchTime { members: vec![Member { node, kernel: 0 }], interval }
         };
-        Ok(nodes.iter().zip(ends).map(time).collect())
+        Ok(ends.into_iter().enumerate().map(time).collect())
     }
 
     /// Starts measuring the seconds in runs with scalars.

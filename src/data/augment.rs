@@ -20,9 +20,10 @@ pub struct AreaCrop {
     pub max_aspect: f64,
 }
 
-/// Random transforms of training images.
+/// Random transforms of training images: `Augmentation::shifts().hflip(true)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Augmentation {
     /// Maximum shift as a share of the side, in each direction; the border is repeated.
     pub shift: f64,
@@ -78,6 +79,48 @@ impl Augmentation {
     /// distortions, random interpolation.
     pub fn paper() -> Self {
         Self { photometric: Some(Photometric::of(0.5)), random_interpolation: true, ..Self::crops() }
+    }
+
+    /// Maximum shift as a share of the side.
+    #[must_use]
+    pub fn shift(self, shift: f64) -> Self {
+        Self { shift, ..self }
+    }
+
+    /// Maximum change of scale: 0.1 draws from 0.9 to 1.1.
+    #[must_use]
+    pub fn zoom(self, zoom: f64) -> Self {
+        Self { zoom, ..self }
+    }
+
+    /// Random resized crops.
+    #[must_use]
+    pub fn area(self, area: impl Into<Option<AreaCrop>>) -> Self {
+        Self { area: area.into(), ..self }
+    }
+
+    /// Random horizontal flip, p = 0.5.
+    #[must_use]
+    pub fn hflip(self, hflip: bool) -> Self {
+        Self { hflip, ..self }
+    }
+
+    /// Random vertical flip, p = 0.5.
+    #[must_use]
+    pub fn vflip(self, vflip: bool) -> Self {
+        Self { vflip, ..self }
+    }
+
+    /// Photometric distortions (color jitter).
+    #[must_use]
+    pub fn photometric(self, photometric: impl Into<Option<Photometric>>) -> Self {
+        Self { photometric: photometric.into(), ..self }
+    }
+
+    /// Random interpolation per image.
+    #[must_use]
+    pub fn random_interpolation(self, random_interpolation: bool) -> Self {
+        Self { random_interpolation, ..self }
     }
 
     pub(super) fn draw(&self, seed: u64, epoch: u64, index: u64) -> Drawn {

@@ -55,8 +55,9 @@ impl Batch {
 /// Maximum decoding threads: each holds images in memory, and the system limits threads too.
 const MAX_WORKERS: usize = 256;
 
-/// Options of a [`Loader`].
+/// Options of a [`Loader`]: `LoaderOptions::new(32, preprocessing).workers(2)`.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LoaderOptions {
     /// Batch size.
     pub batch: usize,
@@ -95,16 +96,64 @@ impl LoaderOptions {
         }
     }
 
-    /// Adds mixup and cutmix.
-    #[must_use]
-    pub fn mixing(self, mix: Option<Mix>) -> Self {
-        Self { mix, ..self }
-    }
-
     /// Shuffled batches with augmentation, for training.
     #[must_use]
     pub fn training(self, seed: u64, augmentation: Option<Augmentation>) -> Self {
         Self { shuffle: true, seed, augmentation, ..self }
+    }
+
+    /// Batch size.
+    #[must_use]
+    pub fn batch(self, batch: usize) -> Self {
+        Self { batch, ..self }
+    }
+
+    /// Preprocessing of images.
+    #[must_use]
+    pub fn preprocessing(self, preprocessing: Preprocessing) -> Self {
+        Self { preprocessing, ..self }
+    }
+
+    /// Augmentation.
+    #[must_use]
+    pub fn augmentation(self, augmentation: impl Into<Option<Augmentation>>) -> Self {
+        Self { augmentation: augmentation.into(), ..self }
+    }
+
+    /// Mixup and cutmix.
+    #[must_use]
+    pub fn mix(self, mix: impl Into<Option<Mix>>) -> Self {
+        Self { mix: mix.into(), ..self }
+    }
+
+    /// Whether to shuffle in each epoch.
+    #[must_use]
+    pub fn shuffle(self, shuffle: bool) -> Self {
+        Self { shuffle, ..self }
+    }
+
+    /// Seed of shuffling and augmentation.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Decoding threads; 0 decodes on the caller's thread.
+    #[must_use]
+    pub fn workers(self, workers: usize) -> Self {
+        Self { workers, ..self }
+    }
+
+    /// Batches that each worker prefetches.
+    #[must_use]
+    pub fn prefetch(self, prefetch: usize) -> Self {
+        Self { prefetch, ..self }
+    }
+
+    /// Maximum unreadable images to skip.
+    #[must_use]
+    pub fn max_bad(self, max_bad: usize) -> Self {
+        Self { max_bad, ..self }
     }
 }
 

@@ -10,8 +10,10 @@ use super::Batch;
 use super::split::{Purpose, generator};
 use crate::error::{Error, Result};
 
-/// Parameters of mixup and cutmix. If both are above zero, each batch uses one of them, p = 0.5.
+/// Parameters of mixup and cutmix: `Mix::default().mixup(0.2)`. If both are above zero, each batch
+/// uses one of them, p = 0.5.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Mix {
     /// Alpha of mixup, which blends images by shares from Beta(alpha, alpha); 0 disables it.
     pub mixup: f64,
@@ -30,6 +32,18 @@ pub struct MixedLabels {
 }
 
 impl Mix {
+    /// Alpha of mixup; 0 disables it.
+    #[must_use]
+    pub fn mixup(self, mixup: f64) -> Self {
+        Self { mixup, ..self }
+    }
+
+    /// Alpha of cutmix; 0 disables it.
+    #[must_use]
+    pub fn cutmix(self, cutmix: f64) -> Self {
+        Self { cutmix, ..self }
+    }
+
     /// Checks the values.
     ///
     /// # Errors

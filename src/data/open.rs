@@ -49,8 +49,9 @@ pub struct OpenedPart {
     pub notes: Vec<String>,
 }
 
-/// How to open a data set.
+/// How to open a data set: `OpenOptions::default().val_split(0.1)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct OpenOptions {
     /// Share of the training set used for validation if the data set has neither a validation nor a
     /// test set.
@@ -67,6 +68,32 @@ pub struct OpenOptions {
 impl Default for OpenOptions {
     fn default() -> Self {
         Self { val_split: 0.2, limit: None, seed: 0, limit_seed: 0 }
+    }
+}
+
+impl OpenOptions {
+    /// Share of the training set used for validation, between 0 and 1.
+    #[must_use]
+    pub fn val_split(self, val_split: f64) -> Self {
+        Self { val_split, ..self }
+    }
+
+    /// Maximum training images.
+    #[must_use]
+    pub fn limit(self, limit: impl Into<Option<usize>>) -> Self {
+        Self { limit: limit.into(), ..self }
+    }
+
+    /// Seed of the split.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Seed for choosing the images of `limit`.
+    #[must_use]
+    pub fn limit_seed(self, limit_seed: u64) -> Self {
+        Self { limit_seed, ..self }
     }
 }
 

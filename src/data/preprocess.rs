@@ -23,6 +23,7 @@ pub enum Fit {
 
 /// Input size, normalization and resizing; stored in every checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Preprocessing {
     /// Height and width in pixels.
     pub input: usize,
@@ -65,6 +66,36 @@ impl Preprocessing {
     /// Preprocessing to `input` x `input` with mean 0.5 and standard deviation 0.25.
     pub fn new(input: usize) -> Self {
         Self { input, mean: [0.5; 3], std: [0.25; 3], fit: Fit::default(), crop_pct: all_of_it() }
+    }
+
+    /// Height and width in pixels.
+    #[must_use]
+    pub fn input(self, input: usize) -> Self {
+        Self { input, ..self }
+    }
+
+    /// Per-channel mean to subtract, in [0, 1].
+    #[must_use]
+    pub fn mean(self, mean: [f32; 3]) -> Self {
+        Self { mean, ..self }
+    }
+
+    /// Per-channel standard deviation to divide by, on the same scale.
+    #[must_use]
+    pub fn std(self, std: [f32; 3]) -> Self {
+        Self { std, ..self }
+    }
+
+    /// How a non-square image is made square.
+    #[must_use]
+    pub fn fit(self, fit: Fit) -> Self {
+        Self { fit, ..self }
+    }
+
+    /// Center crop as a share of the side.
+    #[must_use]
+    pub fn crop_pct(self, crop_pct: f64) -> Self {
+        Self { crop_pct, ..self }
     }
 
     /// Description in words: how an image is made square, and the resize filter.

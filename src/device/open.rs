@@ -106,6 +106,7 @@ impl Device {
             backends: options.backends,
             adapter,
             default_limits: options.default_limits,
+            class: None,
         };
         let gpu = match &options.choice {
             DeviceChoice::Cpu => return Ok(as_asked(Cpu::new(options.threads)?.into())),

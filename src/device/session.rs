@@ -72,7 +72,7 @@ impl Session {
     }
 
     /// The plan.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Arc<Plan> {
         match &self.on {
             On::Gpu(session) => session.plan(),
             On::Cpu(session) => session.plan(),

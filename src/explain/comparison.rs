@@ -13,8 +13,9 @@ use crate::model::GoogLeNet;
 use crate::optim::Optimizer;
 use crate::train::{StepMetrics, Trainer, train_epoch};
 
-/// Training recipe of the networks.
+/// Training recipe of the networks: `Recipe::new(5, 16, 0.01)`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Recipe {
     /// Epochs.
     pub epochs: u64,
@@ -24,6 +25,19 @@ pub struct Recipe {
     pub lr: f64,
     /// The optimizer.
     pub optimizer: Optimizer,
+}
+
+impl Recipe {
+    /// Epochs, batch size and learning rate, with the default optimizer.
+    pub fn new(epochs: u64, batch: usize, lr: f64) -> Self {
+        Self { epochs, batch, lr, optimizer: Optimizer::default() }
+    }
+
+    /// The optimizer.
+    #[must_use]
+    pub fn optimizer(self, optimizer: Optimizer) -> Self {
+        Self { optimizer, ..self }
+    }
 }
 
 /// Metrics of one network after an epoch.
@@ -172,9 +186,7 @@ pub async fn train_curve(
     let device = &device.into();
     let mut trainer = Trainer::new(device, network, &recipe.optimizer, recipe.batch, seed, |_, _| ()).await?;
     let mut classifier = trainer.early_exit(recipe.batch).await?;
-    // The main head is the classifier's last and the trainer's first.
-    let mut heads = classifier.heads();
-    heads.rotate_right(1);
+    let heads = classifier.heads();
     let mut curve =
         Curve { seed, aux_weight: network.aux_weight, heads, points: Vec::new(), interrupted: false };
     for epoch in 0..=recipe.epochs {
@@ -188,8 +200,7 @@ pub async fn train_curve(
             }
             losses = summary.heads.iter().map(|h| h.loss).collect();
         }
-        let mut accuracies = accuracies(&mut classifier, validation).await?;
-        accuracies.rotate_right(1);
+        let accuracies = accuracies(&mut classifier, validation).await?;
         let point = CurvePoint { epoch, accuracies, losses };
         looked(&point);
         curve.points.push(point);

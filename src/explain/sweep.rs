@@ -13,13 +13,14 @@ pub const THRESHOLDS: [f32; 18] =
 pub struct SweepPoint {
     /// Threshold: an image exits at the first head whose highest probability reaches it.
     pub threshold: f32,
-    /// Share of the images that exit at each head, in execution order.
+    /// Share of the images that exit at each head; lists by head have the order of
+    /// [`EarlyExit::heads`](crate::infer::EarlyExit::heads), main first.
     pub shares: Vec<f64>,
     /// Accuracy of each head over the images that exit there; `None` without any.
     pub accuracies: Vec<Option<f64>>,
     /// Share of the images that are classified correctly.
     pub accuracy: f64,
-    /// Loss of accuracy: share of images that only the last head classifies correctly, minus the
+    /// Loss of accuracy: share of images that only the main head classifies correctly, minus the
     /// share that only early exit does.
     pub lost: f64,
     /// Standard error of `lost`, computed as if one more image had been lost: with few images, a
@@ -30,8 +31,9 @@ pub struct SweepPoint {
     pub compute: f64,
 }
 
-/// Early exit at each threshold. `macs` are the multiply-adds of an image that exits at each head,
-/// `full` those of a network with the main head only.
+/// Early exit at each threshold. `temperatures` and `macs` are those of each head, main first: the
+/// multiply-adds of an image that exits there. `full` are those of a network with the main head
+/// only.
 pub fn sweep(
     heads: &HeadLogits,
     temperatures: &[f32],
@@ -50,22 +52,23 @@ pub fn sweep(
             rows.iter().map(best).map(|p| (p.class, p.probability)).collect()
         })
         .collect();
-    let last = said.len().saturating_sub(1);
+    // The main head is the first in lists and the last to run.
+    const MAIN: usize = 0;
     let count = heads.labels.len().max(1) as f64;
     let point = |threshold: f32| {
         let (mut answered, mut right, mut compute) =
             (vec![0usize; said.len()], vec![0usize; said.len()], 0.0);
-        // Images that only the last head classifies correctly, and that only the head of the exit
+        // Images that only the main head classifies correctly, and that only the head of the exit
         // does.
         let (mut worse, mut better) = (0usize, 0usize);
         for (image, label) in heads.labels.iter().enumerate() {
             let sure = |head: &usize| said[*head][image].1 >= threshold;
-            let head = (0..last).find(sure).unwrap_or(last);
+            let head = (MAIN + 1..said.len()).find(sure).unwrap_or(MAIN);
             answered[head] += 1;
-            let [here, at_last] = [head, last].map(|head| said[head][image].0 == *label as usize);
+            let [here, at_main] = [head, MAIN].map(|head| said[head][image].0 == *label as usize);
             right[head] += usize::from(here);
-            worse += usize::from(at_last && !here);
-            better += usize::from(here && !at_last);
+            worse += usize::from(at_main && !here);
+            better += usize::from(here && !at_main);
             compute += macs[head] as f64 / full.max(1) as f64;
         }
         let share =
@@ -90,21 +93,21 @@ mod tests {
 
     #[test]
     fn sweep_matches_hand_computed_counts() {
-        // Two heads, three images: the first head is confident and right, confident and wrong,
+        // Two heads, three images: the auxiliary head is confident and right, confident and wrong,
         // unsure.
         let heads = HeadLogits {
             logits: vec![
-                vec![vec![5.0, 0.0], vec![5.0, 0.0], vec![0.1, 0.0]],
                 vec![vec![1.0, 0.0], vec![0.0, 1.0], vec![0.0, 1.0]],
+                vec![vec![5.0, 0.0], vec![5.0, 0.0], vec![0.1, 0.0]],
             ],
             labels: vec![0, 1, 1],
         };
-        let points = sweep(&heads, &[], &[30, 120], 100, &[0.9, 2.0]);
-        assert_eq!(points[0].shares, [2.0 / 3.0, 1.0 / 3.0]);
-        assert_eq!(points[0].accuracies, [Some(0.5), Some(1.0)]);
+        let points = sweep(&heads, &[], &[120, 30], 100, &[0.9, 2.0]);
+        assert_eq!(points[0].shares, [1.0 / 3.0, 2.0 / 3.0]);
+        assert_eq!(points[0].accuracies, [Some(1.0), Some(0.5)]);
         assert!((points[0].accuracy - 2.0 / 3.0).abs() < 1e-12);
         assert!((points[0].compute - (0.3 + 0.3 + 1.2) / 3.0).abs() < 1e-12);
-        assert_eq!((points[1].accuracy, points[1].shares[1], points[1].accuracies[0]), (1.0, 1.0, None));
+        assert_eq!((points[1].accuracy, points[1].shares[0], points[1].accuracies[1]), (1.0, 1.0, None));
         // One of three is lost and another is assumed: 1/3 with a variance of 2/3 - 1/9 per image.
         // Nothing is lost at the last threshold.
         assert!(
@@ -112,8 +115,8 @@ mod tests {
                 && (points[0].lost_error - (5.0f64 / 27.0).sqrt()).abs() < 1e-12
         );
         assert!(points[1].lost == 0.0 && (points[1].lost_error - 1.0 / 3.0).abs() < 1e-12);
-        // With a temperature that makes the first head unsure, no image exits early.
-        let cold = sweep(&heads, &[100.0, 1.0], &[30, 120], 100, &[0.9]);
-        assert_eq!(cold[0].shares, [0.0, 1.0]);
+        // With a temperature that makes the auxiliary head unsure, no image exits early.
+        let cold = sweep(&heads, &[1.0, 100.0], &[120, 30], 100, &[0.9]);
+        assert_eq!(cold[0].shares, [1.0, 0.0]);
     }
 }

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::poller::Poller;
 use super::{Counts, Failure, Gpu, Shared, cause, matrices};
 use crate::error::{Error, Result};
-use crate::kernel::{AdapterClass, Cooperative, Profile};
+use crate::kernel::{AdapterClass, Cooperative, Profile, Vendor};
 
-/// Which adapter to open.
+/// Which adapter to open: `AdapterOptions::default().adapter("nvidia".to_string())`.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct AdapterOptions {
     /// Graphics APIs to consider; `None` prefers native ones. [`wgpu`](crate::wgpu) is re-exported.
     pub backends: Option<wgpu::Backends>,
@@ -20,6 +21,35 @@ pub struct AdapterOptions {
     pub adapter: Option<String>,
     /// Use WebGPU's default limits, as in a browser, even if the device supports more.
     pub default_limits: bool,
+    /// Use the kernels of adapters of this class instead of its own: what a GPU runs can so be
+    /// tested on a driver that runs on the CPU.
+    pub class: Option<AdapterClass>,
+}
+
+impl AdapterOptions {
+    /// Graphics APIs to consider.
+    #[must_use]
+    pub fn backends(self, backends: impl Into<Option<wgpu::Backends>>) -> Self {
+        Self { backends: backends.into(), ..self }
+    }
+
+    /// Index in [`list_adapters`], or a part of the adapter's name.
+    #[must_use]
+    pub fn adapter(self, adapter: impl Into<Option<String>>) -> Self {
+        Self { adapter: adapter.into(), ..self }
+    }
+
+    /// Use the kernels of adapters of this class instead of its own.
+    #[must_use]
+    pub fn class(self, class: impl Into<Option<AdapterClass>>) -> Self {
+        Self { class: class.into(), ..self }
+    }
+
+    /// Whether to use WebGPU's default limits, as in a browser.
+    #[must_use]
+    pub fn default_limits(self, default_limits: bool) -> Self {
+        Self { default_limits, ..self }
+    }
 }
 
 /// Properties of an adapter.
@@ -257,8 +287,11 @@ pub(crate) async fn open(
         }
     });
 
+    let class = options.class.unwrap_or(summary.class);
+    let info = adapter.get_info();
     let profile = Profile {
-        class: summary.class,
+        class,
+        vendor: Vendor::of(info.vendor, &format!("{} {}", info.name, info.driver)),
         binding: limits.max_storage_buffer_binding_size,
         buffer: limits.max_buffer_size,
         workgroup_memory: limits.max_compute_workgroup_storage_size,
@@ -271,7 +304,8 @@ pub(crate) async fn open(
         alignment: u64::from(
             limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment),
         ),
-        bake: summary.class != AdapterClass::Software,
+        bake: class != AdapterClass::Software,
+        grouped: AdapterClass::GPU.contains(&class),
         f16: device.features().contains(wgpu::Features::SHADER_F16),
         cooperative: None,
         subgroup: (device.features().contains(wgpu::Features::SUBGROUP)

@@ -22,8 +22,8 @@ mod timing;
 
 pub(crate) use adapter::open as open_unproven;
 pub use adapter::{AdapterOptions, AdapterSummary, adapter_advice, list_adapters};
-pub(crate) use pipeline::Checks;
 pub use pipeline::Pipeline;
+pub(crate) use pipeline::{Checks, Form};
 pub use probe::{Bound, Roofline, probe_kernels};
 pub use regions::Regions;
 pub use session::{DispatchTime, Metrics, Reading, Session};

@@ -7,7 +7,10 @@ use std::sync::{Arc, PoisonError};
 
 use super::Gpu;
 use crate::error::{Error, Result};
-use crate::kernel::{Implementation, Kernel, Operand, Profile, pipeline_text};
+use crate::kernel::{
+    GROUPED_ENTRY, Implementation, Kernel, Operand, Problem, Profile, geometry_bytes, grid, grouped_text,
+    pipeline_text, table, workgroups,
+};
 
 /// Runtime checks of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,13 +33,71 @@ impl Checks {
     }
 }
 
+/// How a pipeline gets the geometry of its kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Geometry {
+    /// It is compiled in, or there is none.
+    Compiled,
+    /// From a uniform.
+    Uniform,
+    /// From a table of problems.
+    Table,
+}
+
+/// What a pipeline is compiled from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form<'a> {
+    pub kernel: &'a Kernel,
+    pub checks: Checks,
+    /// For a group of kernels, which bindings share an array; `None` for a kernel by itself.
+    pub arrays: Option<&'a [usize]>,
+}
+
+/// Bindings of which none shares an array with another.
+const APART: [usize; 32] = {
+    let mut all = [0; 32];
+    let mut i = 0;
+    while i < all.len() {
+        all[i] = i;
+        i += 1;
+    }
+    all
+};
+
+impl<'a> Form<'a> {
+    /// The form of a kernel by itself. One that could be in a group is compiled as in a group, so
+    /// that what is measured is what runs.
+    pub(crate) fn alone(kernel: &'a Kernel, checks: Checks, profile: &Profile) -> Self {
+        let grouped = profile.grouped && kernel.groupable && checks == Checks::None;
+        let arrays = APART.get(..kernel.bindings.len()).filter(|_| grouped);
+        Self { kernel, checks, arrays }
+    }
+}
+
 /// A compiled kernel.
 #[derive(Debug)]
 pub struct Pipeline {
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) layout: wgpu::BindGroupLayout,
-    /// Whether the geometry is passed in a uniform.
-    pub(crate) has_geometry: bool,
+    pub(crate) geometry: Geometry,
+    /// Which bindings are arrays of their own.
+    own: Vec<bool>,
+}
+
+impl Pipeline {
+    /// The grid of a dispatch of one kernel.
+    pub(crate) fn grid(&self, kernel: &Kernel) -> [u32; 3] {
+        if self.geometry == Geometry::Table { grid(workgroups(kernel)) } else { kernel.groups }
+    }
+
+    /// The content of the uniform for one kernel whose tensors are at the start of its bindings.
+    pub(crate) fn values(&self, kernel: &Kernel) -> Vec<u8> {
+        match self.geometry {
+            Geometry::Table => table(&[Problem { kernel, bases: vec![0; kernel.bindings.len()] }]),
+            Geometry::Uniform => geometry_bytes(kernel),
+            Geometry::Compiled => Vec::new(),
+        }
+    }
 }
 
 impl Gpu {
@@ -52,7 +113,19 @@ impl Gpu {
     /// As [`Gpu::pipeline`], with these checks. [`Checks::None`] is only for kernels of an
     /// implementation that [is proven](crate::kernel::Implementation::is_proven) for its operands.
     pub(crate) async fn pipeline_with(&self, kernel: &Kernel, checks: Checks) -> Result<Arc<Pipeline>> {
-        self.pipeline_of(kernel, pipeline_text(kernel, self.profile().bake)?, checks).await
+        self.pipeline_in(Form::alone(kernel, checks, self.profile())).await
+    }
+
+    /// The pipeline of a kernel in this form.
+    pub(crate) async fn pipeline_in(&self, form: Form<'_>) -> Result<Arc<Pipeline>> {
+        self.pipeline_of(form, self.text(form)?).await
+    }
+
+    fn text(&self, form: Form<'_>) -> Result<String> {
+        match form.arrays {
+            Some(arrays) => grouped_text(form.kernel, arrays),
+            None => pipeline_text(form.kernel, self.profile().bake),
+        }
     }
 
     /// Compiles the kernels that are not cached, on all cores: drivers of hardware GPUs take about
@@ -61,21 +134,18 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::pipeline`], for one of them.
     #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn compile_together<'a>(
-        &self,
-        kernels: impl Iterator<Item = (&'a Kernel, Checks)>,
-    ) -> Result<()> {
+    pub(crate) fn compile_together<'a>(&self, forms: impl Iterator<Item = Form<'a>>) -> Result<()> {
         use rayon::iter::{IntoParallelIterator, ParallelIterator};
-        let bake = self.profile().bake;
-        let distinct = kernels.map(|(k, checks)| Ok(((pipeline_text(k, bake)?, k.entry, checks), k)));
+        let distinct = forms.map(|form| Ok(((self.text(form)?, form.kernel.entry, form.checks), form)));
         let distinct = distinct.collect::<Result<BTreeMap<_, _>>>()?;
         // Compilation does not wait for the device, and error scopes are per thread.
-        distinct.into_par_iter().try_for_each(|((text, _, checks), kernel)| {
-            pollster::block_on(self.pipeline_of(kernel, text, checks)).map(drop)
-        })
+        distinct
+            .into_par_iter()
+            .try_for_each(|((text, ..), form)| pollster::block_on(self.pipeline_of(form, text)).map(drop))
     }
 
-    async fn pipeline_of(&self, kernel: &Kernel, text: String, checks: Checks) -> Result<Arc<Pipeline>> {
+    async fn pipeline_of(&self, form: Form<'_>, text: String) -> Result<Arc<Pipeline>> {
+        let Form { kernel, checks, .. } = form;
         let bake = self.profile().bake;
         let key = (text, kernel.entry, checks);
         let known = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
@@ -95,7 +165,7 @@ impl Gpu {
         }
         let internal = self.device().push_error_scope(wgpu::ErrorFilter::Internal);
         let validation = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
-        let pipeline = Arc::new(self.compile(kernel, &key.0, bake, checks));
+        let pipeline = Arc::new(self.compile(form, &key.0));
         // Scopes belong to this thread, and after an `await` the task may be on another.
         let (validation, internal) = (validation.pop(), internal.pop());
         let errors = [validation.await, internal.await];
@@ -107,7 +177,8 @@ impl Gpu {
         Ok(pipeline)
     }
 
-    fn compile(&self, kernel: &Kernel, text: &str, bake: bool, checks: Checks) -> Pipeline {
+    fn compile(&self, form: Form<'_>, text: &str) -> Pipeline {
+        let Form { kernel, checks, arrays } = form;
         let label = Some(kernel.label.as_str());
         let descriptor =
             wgpu::ShaderModuleDescriptor { label, source: wgpu::ShaderSource::Wgsl(text.into()) };
@@ -126,7 +197,11 @@ impl Gpu {
                 self.device().create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
             },
         };
-        let has_geometry = !bake && !kernel.geometry.is_empty();
+        let geometry = match arrays {
+            Some(_) => Geometry::Table,
+            None if self.profile().bake || kernel.geometry.is_empty() => Geometry::Compiled,
+            None => Geometry::Uniform,
+        };
         let storage = wgpu::BindingType::Buffer {
             ty: wgpu::BufferBindingType::Storage { read_only: false },
             has_dynamic_offset: false,
@@ -144,8 +219,10 @@ impl Gpu {
             count: None,
         };
         let count = kernel.bindings.len();
-        let mut entries: Vec<_> = (0..count).map(|i| entry(i, storage)).collect();
-        if has_geometry {
+        let own: Vec<bool> =
+            (0..count).map(|i| arrays.is_none_or(|arrays| arrays.get(i) == Some(&i))).collect();
+        let mut entries: Vec<_> = (0..count).filter(|i| own[*i]).map(|i| entry(i, storage)).collect();
+        if geometry != Geometry::Compiled {
             entries.push(entry(count, uniform));
         }
         entries.push(entry(count + 1, uniform));
@@ -161,7 +238,7 @@ impl Gpu {
             label,
             layout: Some(&pipeline_layout),
             module: &module,
-            entry_point: Some(kernel.entry),
+            entry_point: Some(if arrays.is_some() { GROUPED_ENTRY } else { kernel.entry }),
             compilation_options: wgpu::PipelineCompilationOptions {
                 // The crate's own kernels write all workgroup memory before they read it.
                 zero_initialize_workgroup_memory: checks == Checks::All,
@@ -169,27 +246,27 @@ impl Gpu {
             },
             cache: None,
         });
-        Pipeline { pipeline, layout, has_geometry }
+        Pipeline { pipeline, layout, geometry, own }
     }
 
-    /// Creates the bind group of a kernel: one (buffer, offset, bytes) per binding, and the step
-    /// uniform.
+    /// Creates the bind group of a dispatch: one (buffer, offset, bytes) per binding, the uniform
+    /// with these `values` of the geometry, and the step uniform.
     pub(crate) fn bind(
         &self,
-        kernel: &Kernel,
+        label: &str,
         pipeline: &Pipeline,
         bindings: &[wgpu::BufferBinding<'_>],
+        values: &[u8],
         step: &wgpu::Buffer,
     ) -> wgpu::BindGroup {
-        let geometry = pipeline.has_geometry.then(|| {
-            let bytes = crate::kernel::geometry_bytes(kernel);
+        let geometry = (pipeline.geometry != Geometry::Compiled).then(|| {
             let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some(&kernel.label),
-                size: bytes.len() as u64,
+                label: Some(label),
+                size: values.len() as u64,
                 usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             });
-            self.queue().write_buffer(&buffer, 0, &bytes);
+            self.queue().write_buffer(&buffer, 0, values);
             buffer
         });
         let entry = |binding: usize, resource| wgpu::BindGroupEntry {
@@ -199,6 +276,7 @@ impl Gpu {
         let mut entries: Vec<_> = bindings
             .iter()
             .enumerate()
+            .filter(|(i, _)| pipeline.own.get(*i) == Some(&true))
             .map(|(i, b)| entry(i, wgpu::BindingResource::Buffer(b.clone())))
             .collect();
         if let Some(buffer) = &geometry {
@@ -207,7 +285,7 @@ impl Gpu {
         entries.push(entry(bindings.len() + 1, step.as_entire_binding()));
         self.shared.counts.bind_groups.fetch_add(1, Ordering::Relaxed);
         self.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(&kernel.label),
+            label: Some(label),
             layout: &pipeline.layout,
             entries: &entries,
         })

@@ -170,8 +170,9 @@ impl Gpu {
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = self.buffer("step", Step::BYTES, uniform).await?;
         let bindings = buffers.map(|buffer| wgpu::BufferBinding { buffer, offset: 0, size: None });
-        let group = self.bind(kernel, &pipeline, &bindings, &step);
-        let [x, y, z] = kernel.groups;
+        let values = pipeline.values(kernel);
+        let group = self.bind(&kernel.label, &pipeline, &bindings, &values, &step);
+        let [x, y, z] = pipeline.grid(kernel);
         // The first run includes loading code and touching memory for the first time.
         let times = self
             .time(clock, 1 + REPEATS, |_, pass| {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Gpu;
 use crate::error::{Error, Result};
@@ -17,6 +18,8 @@ pub struct Regions {
     pub layout: Arc<Layout>,
     pub(super) gpu: Gpu,
     buffers: BTreeMap<Region, wgpu::Buffer>,
+    /// How often the content was changed; sessions that keep weights in another form compare it.
+    version: Arc<AtomicU64>,
 }
 
 impl Regions {
@@ -32,7 +35,8 @@ impl Regions {
                 buffers.insert(*region, gpu.buffer(&format!("{region:?}"), *bytes, usage).await?);
             }
         }
-        let regions = Self { layout: Arc::clone(&plan.layout), gpu: gpu.clone(), buffers };
+        let regions =
+            Self { layout: Arc::clone(&plan.layout), gpu: gpu.clone(), buffers, version: Arc::default() };
         for region in [Region::State, Region::AveragedState] {
             for entry in &regions.layout.state {
                 if entry.start != 0.0 && regions.buffers.contains_key(&region) {
@@ -54,7 +58,18 @@ impl Regions {
         if let Some(state) = self.buffers.get(&Region::AveragedState) {
             buffers.insert(Region::State, state.clone());
         }
-        Ok(Self { layout: Arc::clone(&self.layout), gpu: self.gpu.clone(), buffers })
+        let version = Arc::clone(&self.version);
+        Ok(Self { layout: Arc::clone(&self.layout), gpu: self.gpu.clone(), buffers, version })
+    }
+
+    /// Notes that the content changes.
+    pub(super) fn change(&self) {
+        self.version.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that changes with the content.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
     }
 
     /// The regions that exist.
@@ -85,6 +100,7 @@ impl Regions {
             return Err(beyond(entry));
         }
         gpu.queue().write_buffer(buffer, offset, bytes);
+        self.change();
         Ok(())
     }
 

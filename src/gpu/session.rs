@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::element::{decode, encode};
-use super::{Checks, Clock, Download, Gpu, Interval, Regions, Signal, take_mapped};
+use super::{Checks, Clock, Download, Form, Gpu, Interval, Regions, Signal, take_mapped};
 use crate::error::{Error, Result};
 use crate::graph::{NodeId, Role, TensorId};
-use crate::kernel::{Slot, Step};
-use crate::plan::{METRIC_STRIDE, Place, Plan, PlannedNode, Store, View};
+use crate::kernel::{Kernel, Problem, Step, grid, table, workgroups};
+use crate::plan::{self as planned, METRIC_STRIDE, Member, Place, Plan, PlannedNode, Store, View, Window};
 use crate::tensor::Spec;
 use crate::text::plural;
 
@@ -43,6 +43,10 @@ pub struct Session {
     buffers: BTreeMap<Store, wgpu::Buffer>,
     step: wgpu::Buffer,
     dispatches: Vec<Dispatch>,
+    /// Dispatches before the first run and after the weights were changed by others.
+    preparation: Vec<Dispatch>,
+    /// The version of the weights at the last preparation.
+    prepared: Option<u64>,
     runs: u64,
     idle: Vec<wgpu::Buffer>,
     pending: VecDeque<Pending>,
@@ -52,12 +56,10 @@ pub struct Session {
 }
 
 /// Timing of one dispatch.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DispatchTime {
-    /// The node of [`Plan::graph`].
-    pub node: NodeId,
-    /// Index of the kernel in the node's implementation.
-    pub kernel: usize,
+    /// The kernels that it runs, indices in [`Plan::nodes`].
+    pub members: Vec<Member>,
     /// Start and duration.
     pub interval: Interval,
 }
@@ -76,8 +78,9 @@ const TICKS: u64 = 16;
 
 #[derive(Debug)]
 struct Dispatch {
+    /// The node of the first member.
     node: NodeId,
-    kernel: usize,
+    members: Vec<Member>,
     pipeline: Arc<super::Pipeline>,
     group: wgpu::BindGroup,
     groups: [u32; 3],
@@ -157,6 +160,20 @@ fn checks(gpu: &Gpu, plan: &Plan, node: &PlannedNode) -> Result<Checks> {
     Ok(Checks::of(&node.implementation, &inputs, &outputs, gpu.profile()))
 }
 
+/// The kernels of a dispatch, and the form in which they are compiled; `None` without kernels.
+fn form<'a>(
+    plan: &'a Plan,
+    dispatch: &'a planned::Dispatch,
+    checks: &[Checks],
+) -> Option<(Form<'a>, Vec<&'a Kernel>)> {
+    let kernel = |member: &Member| plan.nodes.get(member.node)?.implementation.kernels.get(member.kernel);
+    let kernels = dispatch.members.iter().map(kernel).collect::<Option<Vec<_>>>()?;
+    let first = dispatch.members.first()?;
+    let arrays = dispatch.grouped.then_some(dispatch.arrays.as_slice());
+    let form = Form { kernel: *kernels.first()?, checks: *checks.get(first.node)?, arrays };
+    Some((form, kernels))
+}
+
 impl Session {
     /// Allocates the plan's buffers and compiles its kernels. With `regions`, it shares the memory
     /// of another session with the same layout. `progress` is called with (prepared nodes, total
@@ -194,6 +211,8 @@ impl Session {
             buffers,
             step,
             dispatches: Vec::new(),
+            preparation: Vec::new(),
+            prepared: None,
             runs: 0,
             idle: Vec::new(),
             pending: VecDeque::new(),
@@ -205,62 +224,61 @@ impl Session {
                 session.write(id, values)?;
             }
         }
-        let mut done = 0;
-        // Enough nodes for all cores, few enough for frequent progress.
-        for nodes in plan.nodes.chunks(32) {
-            let checked = nodes.iter().map(|node| checks(gpu, &plan, node).map(|checks| (node, checks)));
-            let nodes = checked.collect::<Result<Vec<_>>>()?;
+        let checks = plan.nodes.iter().map(|node| checks(gpu, &plan, node)).collect::<Result<Vec<_>>>()?;
+        let total = plan.preparation.len() + plan.dispatches.len();
+        let mut prepared = Vec::with_capacity(total);
+        let all: Vec<&planned::Dispatch> = plan.preparation.iter().chain(&plan.dispatches).collect();
+        // Enough dispatches for all cores, few enough for frequent progress.
+        for part in all.chunks(32) {
             #[cfg(not(target_arch = "wasm32"))]
-            gpu.compile_together(nodes.iter().flat_map(|(node, checks)| {
-                node.implementation.kernels.iter().map(move |kernel| (kernel, *checks))
-            }))?;
-            for (node, checks) in nodes {
-                session.prepare(&plan, node, checks).await?;
-                done += 1;
-                progress(done, plan.nodes.len());
+            gpu.compile_together(part.iter().filter_map(|dispatch| Some(form(&plan, dispatch, &checks)?.0)))?;
+            for dispatch in part {
+                if let Some(dispatch) = session.prepare(&plan, dispatch, &checks).await? {
+                    prepared.push(dispatch);
+                }
+                progress(prepared.len(), total);
             }
         }
+        session.dispatches = prepared.split_off(plan.preparation.len().min(prepared.len()));
+        session.preparation = prepared;
         gpu.check("preparing a session")?;
         Ok(session)
     }
 
-    /// Compiles and binds the kernels of a node.
-    async fn prepare(&mut self, plan: &Plan, node: &PlannedNode, checks: Checks) -> Result<()> {
-        let work = work(plan, node);
-        for (number, kernel) in node.implementation.kernels.iter().enumerate() {
-            let pipeline = self.gpu.pipeline_with(kernel, checks).await?;
-            let mut bindings = Vec::with_capacity(kernel.bindings.len());
-            for binding in &kernel.bindings {
-                let graph_node = plan.graph.node(node.node);
-                let tensor = |list: &[TensorId], i: usize| list.get(i).map(|t| plan.place(*t).0);
-                let place = match binding.slot {
-                    Slot::Input(i) => tensor(&graph_node.inputs, i),
-                    Slot::Output(i) => tensor(&graph_node.outputs, i),
-                    Slot::Scratch(i) => node.scratch.get(i).copied(),
-                };
-                let place = place.ok_or_else(|| kernel.unbound(binding))?;
-                let range = kernel.bound(binding, place.bytes)?;
-                bindings.push(wgpu::BufferBinding {
-                    buffer: self.buffer(place)?,
-                    offset: place.offset + range.start,
-                    size: std::num::NonZeroU64::new(range.end - range.start),
-                });
-            }
-            let scope = self.gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
-            let group = self.gpu.bind(kernel, &pipeline, &bindings, &self.step);
-            if let Some(error) = scope.pop().await {
-                return Err(Error::refused(&kernel.label, error));
-            }
-            self.dispatches.push(Dispatch {
-                node: node.node,
-                kernel: number,
-                pipeline,
-                group,
-                groups: kernel.groups,
-                work,
-            });
+    /// Compiles and binds a dispatch.
+    async fn prepare(
+        &self,
+        plan: &Plan,
+        dispatch: &planned::Dispatch,
+        checks: &[Checks],
+    ) -> Result<Option<Dispatch>> {
+        let Some((form, kernels)) = form(plan, dispatch, checks) else { return Ok(None) };
+        let kernel = form.kernel;
+        let pipeline = self.gpu.pipeline_in(form).await?;
+        let binding = |window: &Window| {
+            let Window { store, range } = window;
+            let size = std::num::NonZeroU64::new(range.end - range.start);
+            Ok(wgpu::BufferBinding { buffer: self.store(*store)?, offset: range.start, size })
+        };
+        let bindings = dispatch.windows.iter().map(binding).collect::<Result<Vec<_>>>()?;
+        let problems = kernels.iter().zip(&dispatch.bases);
+        let problems: Vec<Problem<'_>> =
+            problems.map(|(kernel, bases)| Problem { kernel, bases: bases.clone() }).collect();
+        let (values, groups) = if dispatch.grouped {
+            (table(&problems), grid(kernels.iter().map(|kernel| workgroups(kernel)).sum()))
+        } else {
+            (pipeline.values(kernel), kernel.groups)
+        };
+        let scope = self.gpu.device().push_error_scope(wgpu::ErrorFilter::Validation);
+        let group = self.gpu.bind(&kernel.label, &pipeline, &bindings, &values, &self.step);
+        if let Some(error) = scope.pop().await {
+            return Err(Error::refused(&kernel.label, error));
         }
-        Ok(())
+        let nodes = dispatch.members.iter().filter_map(|member| plan.nodes.get(member.node));
+        let work = nodes.map(|node| work(plan, node)).sum();
+        let node = dispatch.members.first().and_then(|member| plan.nodes.get(member.node));
+        let node = node.map(|node| node.node).ok_or(Error::Interrupted)?;
+        Ok(Some(Dispatch { node, members: dispatch.members.clone(), pipeline, group, groups, work }))
     }
 
     /// Splits runs into submissions of up to `multiply_adds`, instead of the default of the
@@ -270,7 +288,11 @@ impl Session {
     }
 
     pub(super) fn buffer(&self, place: Place) -> Result<&wgpu::Buffer> {
-        match place.store {
+        self.store(place.store)
+    }
+
+    fn store(&self, store: Store) -> Result<&wgpu::Buffer> {
+        match store {
             Store::Region(region) => self.regions.buffer(region),
             store => {
                 let missing = || Error::tensor(format!("{store:?}"), "does not exist in this session");
@@ -285,7 +307,7 @@ impl Session {
     }
 
     /// The plan.
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
@@ -351,8 +373,14 @@ impl Session {
     /// Errors that the driver reported since the last call.
     pub fn submit_nodes(&mut self, step: &Step, nodes: Range<usize>, send: bool) -> Result<()> {
         self.gpu.queue().write_buffer(&self.step, 0, &step.bytes());
-        let wanted: Vec<&Dispatch> =
-            self.dispatches.iter().filter(|d| nodes.contains(&d.node.index())).collect();
+        let version = self.regions.version();
+        let stale = self.prepared != Some(version);
+        let preparation = self.preparation.iter().filter(|_| stale);
+        let running = self.dispatches.iter().filter(|d| nodes.contains(&d.node.index()));
+        let wanted: Vec<&Dispatch> = preparation.chain(running).collect();
+        if self.plan.changes_weights {
+            self.regions.change();
+        }
         let mut encoder = None;
         let mut rest = wanted.as_slice();
         while encoder.is_none() || !rest.is_empty() {
@@ -364,6 +392,7 @@ impl Session {
             rest = later;
             encoder = Some(self.record(now, send.then_some((first, later.is_empty()))));
         }
+        self.prepared = Some(version);
         let Some(mut encoder) = encoder else { return Ok(()) };
         if !send {
             self.gpu.submit(encoder);
@@ -486,11 +515,13 @@ impl Session {
     /// Errors of the device.
     pub async fn profile(&self, step: &Step, clock: Clock) -> Result<Vec<DispatchTime>> {
         self.gpu.queue().write_buffer(&self.step, 0, &step.bytes());
+        let preparation: Vec<&Dispatch> = self.preparation.iter().collect();
+        self.gpu.submit(self.record(&preparation, None));
         let record = |i: usize, pass: &mut wgpu::ComputePass<'_>| self.dispatches[i].record(pass);
         let intervals = self.gpu.time(clock, self.dispatches.len(), record).await?;
         self.gpu.check("a profiled run")?;
         let time =
-            |(d, interval): (&Dispatch, Interval)| DispatchTime { node: d.node, kernel: d.kernel, interval };
+            |(d, interval): (&Dispatch, Interval)| DispatchTime { members: d.members.clone(), interval };
         Ok(self.dispatches.iter().zip(intervals).map(time).collect())
     }
 

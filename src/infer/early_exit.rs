@@ -5,11 +5,11 @@
 //! compacted on the device into the next stage's batch, which runs when it is full. So the work of
 //! later stages is proportional to the images that reach them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use web_time::Instant;
 
 use crate::data::Batch;
@@ -23,14 +23,46 @@ use crate::plan::{Layout, Plan, PlanOptions};
 use crate::tensor::Element;
 use crate::train::upload_weights;
 
-/// The exit criterion.
+/// The exit criterion: `Exit::new(0.9).temperature("aux1", 1.2)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Exit {
     /// Threshold on the highest probability at which an image exits; above 1, no image exits early.
     pub threshold: f32,
-    /// Temperatures that the logits of each head are divided by, in the order aux1, aux2, main.
-    /// Missing ones are 1.
-    pub temperatures: Vec<f32>,
+    /// Temperatures that the logits of each head are divided by, by the head's name. Missing ones
+    /// are 1.
+    #[serde(deserialize_with = "by_name")]
+    pub temperatures: BTreeMap<String, f32>,
+}
+
+impl Exit {
+    /// A threshold on the highest probability, with temperatures of 1.
+    pub fn new(threshold: f32) -> Self {
+        Self { threshold, temperatures: BTreeMap::new() }
+    }
+
+    /// Temperature that the logits of a head are divided by.
+    #[must_use]
+    pub fn temperature(mut self, head: impl Into<String>, temperature: f32) -> Self {
+        self.temperatures.insert(head.into(), temperature);
+        self
+    }
+}
+
+/// Temperatures by name, or the list of earlier versions.
+fn by_name<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<BTreeMap<String, f32>, D::Error> {
+    /// The order of the list.
+    const HEADS: [&str; 3] = ["aux1", "aux2", "main"];
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Temperatures {
+        ByName(BTreeMap<String, f32>),
+        List(Vec<f32>),
+    }
+    Ok(match Temperatures::deserialize(from)? {
+        Temperatures::ByName(map) => map,
+        Temperatures::List(list) => HEADS.map(String::from).into_iter().zip(list).collect(),
+    })
 }
 
 /// The classification of one image.
@@ -38,8 +70,8 @@ pub struct Exit {
 pub struct Answer {
     /// Index of the image since the classifier was created.
     pub image: u64,
-    /// The head of the exit, as an index into [`EarlyExit::heads`].
-    pub head: usize,
+    /// The head of the exit.
+    pub head: &'static str,
     /// The probability of each class, at the head's temperature.
     pub probabilities: Vec<f32>,
 }
@@ -75,6 +107,7 @@ impl HeadLogits {
 #[derive(Debug)]
 pub struct EarlyExit {
     device: Device,
+    /// In execution order: the main head's is last.
     stages: Vec<Stage>,
     batch: usize,
     classes: usize,
@@ -180,9 +213,9 @@ impl EarlyExit {
         })
     }
 
-    /// The heads in execution order: `aux1`, `aux2`, `main`.
+    /// The heads in the network's order: `main`, `aux1`, `aux2`. All lists by head have this order.
     pub fn heads(&self) -> Vec<&'static str> {
-        self.stages.iter().map(|s| s.head).collect()
+        main_first(self.stages.iter().map(|s| s.head))
     }
 
     /// Batch size.
@@ -196,7 +229,7 @@ impl EarlyExit {
             *sum += stage.macs;
             Some(*sum)
         });
-        sums.collect()
+        main_first(sums)
     }
 
     /// Number of images pushed so far, which is the index of the next one.
@@ -204,9 +237,9 @@ impl EarlyExit {
         self.images
     }
 
-    /// Number of runs of each stage so far.
+    /// Number of runs so far of the stage that ends at each head.
     pub fn runs(&self) -> Vec<u64> {
-        self.stages.iter().map(|s| s.runs).collect()
+        main_first(self.stages.iter().map(|s| s.runs))
     }
 
     /// Number of dispatches of all runs so far, as submitted to the device.
@@ -288,7 +321,8 @@ impl EarlyExit {
     async fn run(&mut self, stage: usize, exit: &Exit, answers: &mut Vec<Answer>) -> Result<Vec<Row>> {
         let logits = self.submit(stage).await?;
         let last = stage + 1 == self.stages.len();
-        let temperature = exit.temperatures.get(stage).copied().unwrap_or(1.0);
+        let head = self.stages[stage].head;
+        let temperature = exit.temperatures.get(head).copied().unwrap_or(1.0);
         let rows = std::mem::take(&mut self.stages[stage].rows);
         let mut unsure = Vec::new();
         for (row, (logits, image)) in logits.iter().zip(rows).enumerate() {
@@ -296,7 +330,7 @@ impl EarlyExit {
             let probabilities = softmax(logits, temperature);
             let sure = probabilities.iter().copied().fold(0.0, f32::max) >= exit.threshold;
             if sure || last {
-                answers.push(Answer { image, head: stage, probabilities });
+                answers.push(Answer { image, head, probabilities });
             } else {
                 unsure.push((row, image));
             }
@@ -371,6 +405,7 @@ impl EarlyExit {
             let rows = values.chunks(self.classes).zip(&labels).filter(|(_, label)| there(label));
             found.logits.push(rows.map(|(row, _)| row.to_vec()).collect());
         }
+        found.logits = main_first(found.logits);
         self.device.check("classifying")?;
         Ok(Some(found))
     }
@@ -380,8 +415,8 @@ impl EarlyExit {
         self.sent.clear();
     }
 
-    /// Seconds per run of each stage, read-back included: the minimum of `runs` runs after a
-    /// warm-up.
+    /// Seconds per run of the stage that ends at each head, read-back included: the minimum of
+    /// `runs` runs after a warm-up.
     ///
     /// # Errors
     /// Errors of the device.
@@ -399,8 +434,18 @@ impl EarlyExit {
         }
         // The warm-up and timing batches are not images.
         self.stages.iter_mut().for_each(|s| s.runs = 0);
-        Ok(seconds)
+        Ok(main_first(seconds))
     }
+}
+
+/// What the stages have, in the network's order of heads: the main head is its first and the last
+/// to run.
+fn main_first<T>(of_stages: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut of_heads: VecDeque<T> = of_stages.into_iter().collect();
+    if let Some(main) = of_heads.pop_back() {
+        of_heads.push_front(main);
+    }
+    of_heads.into()
 }
 
 /// The network divided into stages at the activations where heads branch off, and the layout of all
@@ -434,4 +479,27 @@ pub fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
     let powers: Vec<f32> = logits.iter().map(|v| ((v - largest) / temperature).exp()).collect();
     let sum: f32 = powers.iter().sum();
     powers.iter().map(|p| p / sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Earlier versions wrote temperatures as a list, in execution order.
+    #[test]
+    fn temperatures_are_written_by_name_and_lists_are_read() {
+        let exit = Exit::new(0.5).temperature("main", 3.0).temperature("aux1", 1.5).temperature("aux2", 2.0);
+        let old: Exit =
+            serde_json::from_str(r#"{"threshold":0.5,"temperatures":[1.5,2.0,3.0]}"#).expect("read");
+        assert_eq!(old, exit);
+        let text = serde_json::to_string(&exit).expect("written");
+        assert_eq!(text, r#"{"threshold":0.5,"temperatures":{"aux1":1.5,"aux2":2.0,"main":3.0}}"#);
+        assert_eq!(serde_json::from_str::<Exit>(&text).expect("read"), exit);
+    }
+
+    #[test]
+    fn main_head_is_first() {
+        assert_eq!(main_first(["aux1", "aux2", "main"]), ["main", "aux1", "aux2"]);
+        assert_eq!(main_first(["main"]), ["main"]);
+    }
 }

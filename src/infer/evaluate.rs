@@ -43,7 +43,7 @@ pub async fn evaluate(
     Ok(evaluation)
 }
 
-/// Evaluates every head over a loader's images, in execution order: the main head is last.
+/// Evaluates every head over a loader's images, in the order of [`EarlyExit::heads`].
 /// `observe` is called after each batch and may stop early.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ const FILES: &[(&str, &str)] = files![
     "four_planes.wgsl"
     "gradient_scale.wgsl"
     "guard.wgsl"
+    "input_pixel.wgsl"
     "invocation.wgsl"
     "phase.wgsl"
     "register_step.wgsl"

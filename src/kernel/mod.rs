@@ -2,13 +2,16 @@
 //! operation offers a list of implementations, each with one or more kernels; the choice among them
 //! is separate (see [`choose`] and [`Choices`]).
 
+mod group;
 mod include;
 mod profile;
 mod proof;
 mod source;
 mod traffic;
 
-pub use profile::{AdapterClass, BUSY_GROUPS, Cooperative, Profile};
+pub(crate) use group::{ENTRY as GROUPED_ENTRY, Problem, alike, grid, most_problems, table, workgroups};
+pub use group::{MOST_PROBLEMS, grouped_text, text_for};
+pub use profile::{AdapterClass, BUSY_GROUPS, Cooperative, Profile, Vendor};
 pub(crate) use source::geometry_bytes;
 pub use source::pipeline_text;
 pub use traffic::{TiledProduct, Traffic};
@@ -251,6 +254,8 @@ pub struct Kernel {
     pub groups: [u32; 3],
     /// Whether cooperative matrices are required.
     pub cooperative: bool,
+    /// Whether it can be a part of a larger dispatch; see [`Kernel::groupable`].
+    pub groupable: bool,
     /// Operands stored as f16.
     half: Vec<Slot>,
     /// FLOP and traffic; `None` counts every bound tensor as moved once.
@@ -273,6 +278,7 @@ impl Kernel {
             workgroup: [64, 1, 1],
             groups: [1, 1, 1],
             cooperative: false,
+            groupable: false,
             half: half.map(|(slot, _)| slot).collect(),
             traffic: None,
         }
@@ -336,6 +342,17 @@ impl Kernel {
             "vec4<f32>" if self.half.contains(&slot) => "vec4<f16>",
             same => same,
         }
+    }
+
+    /// Lets the kernel run in one dispatch with others of the same source, entry point and
+    /// constants (see [`grouped_text`]). Everything in which such kernels differ must be geometry,
+    /// its shader must use bindings only as `NAME[...]`, and its entry point must have no
+    /// parameters but `workgroup_id`, `num_workgroups`, indices of the local invocation and those
+    /// of subgroups.
+    #[must_use]
+    pub fn groupable(mut self) -> Self {
+        self.groupable = true;
+        self
     }
 
     /// Requires cooperative matrices.

@@ -36,6 +36,49 @@ impl AdapterClass {
     }
 }
 
+/// Who made a GPU. Default kernels depend on it where compilers differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Vendor {
+    /// AMD.
+    Amd,
+    /// Apple.
+    Apple,
+    /// Intel.
+    Intel,
+    /// NVIDIA.
+    Nvidia,
+    /// Any other, or an adapter that does not say it, as in some browsers: it gets what no known
+    /// compiler spills.
+    #[default]
+    Unknown,
+}
+
+impl Vendor {
+    /// The vendor of a PCI vendor number, or else of an adapter's or driver's name.
+    pub fn of(pci: u32, name: &str) -> Self {
+        const NAMES: [(Vendor, &[&str]); 4] = [
+            (Vendor::Nvidia, &["nvidia", "geforce", "quadro", "tesla"]),
+            (Vendor::Amd, &["amd", "radeon", "radv", "ati technologies"]),
+            (Vendor::Intel, &["intel"]),
+            (Vendor::Apple, &["apple"]),
+        ];
+        match pci {
+            0x10de => return Self::Nvidia,
+            0x1002 | 0x1022 => return Self::Amd,
+            0x8086 => return Self::Intel,
+            0x106b => return Self::Apple,
+            _ => {}
+        }
+        let name = name.to_lowercase();
+        let words: Vec<&str> = name.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+        let says = |wanted: &&str| words.contains(wanted) || (wanted.contains(' ') && name.contains(*wanted));
+        let found = NAMES.iter().find(|(_, names)| names.iter().any(&says));
+        found.map_or(Self::Unknown, |(vendor, _)| *vendor)
+    }
+}
+
 /// Square cooperative matrices of a device (tensor cores, simdgroup matrices), which a subgroup
 /// multiplies together with f32 accumulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +100,8 @@ pub struct Cooperative {
 pub struct Profile {
     /// The adapter's class.
     pub class: AdapterClass,
+    /// Who made the GPU.
+    pub vendor: Vendor,
     /// Maximum bytes of a storage binding.
     pub binding: u64,
     /// Maximum bytes of a buffer.
@@ -71,6 +116,9 @@ pub struct Profile {
     pub alignment: u64,
     /// Whether geometry is compiled into shaders: faster kernels, but one pipeline per shape.
     pub bake: bool,
+    /// Whether kernels that are alike run as one dispatch; see
+    /// [`Kernel::groupable`](super::Kernel).
+    pub grouped: bool,
     /// Whether shaders support f16.
     pub f16: bool,
     /// Cooperative matrices that passed their self-test.
@@ -96,6 +144,26 @@ impl Profile {
         if self.class == AdapterClass::Discrete { BUSY_GROUPS } else { 32 }
     }
 
+    /// Workgroups that one kernel should have: those of a group occupy the device together.
+    pub fn wanted_workgroups(&self) -> usize {
+        if self.grouped { self.busy_workgroups() / 5 } else { self.busy_workgroups() }
+    }
+
+    /// K steps that matrix products unroll. Intel's compilers spill registers with more than one
+    /// (123 spills, 2.6 instead of 1.5 instructions per multiply-add on Tiger Lake), and so may
+    /// those of unknown GPUs; those of AMD and NVIDIA do not.
+    pub fn unroll(&self) -> u32 {
+        match self.vendor {
+            Vendor::Amd | Vendor::Nvidia => 4,
+            Vendor::Intel | Vendor::Apple | Vendor::Unknown => 1,
+        }
+    }
+
+    /// Whether the device's compiler is known to hold about 230 values per invocation in registers.
+    pub fn has_many_registers(&self) -> bool {
+        matches!(self.vendor, Vendor::Amd | Vendor::Nvidia)
+    }
+
     /// A discrete GPU with 16 x 16 f16 cooperative matrices, as NVIDIA's tensor cores in Vulkan;
     /// for static analysis without such a device.
     pub fn with_matrices() -> Self {
@@ -107,6 +175,7 @@ impl Profile {
             f16: true,
             cooperative: Some(matrices),
             subgroup: Some(32),
+            vendor: Vendor::Nvidia,
             ..Self::webgpu(AdapterClass::Discrete)
         }
     }
@@ -122,6 +191,7 @@ impl Profile {
     pub fn webgpu(class: AdapterClass) -> Self {
         Self {
             class,
+            vendor: Vendor::Unknown,
             binding: 128 << 20,
             buffer: 256 << 20,
             workgroup_memory: 16 << 10,
@@ -129,6 +199,7 @@ impl Profile {
             workgroup: [256, 256, 64],
             alignment: 256,
             bake: class != AdapterClass::Software,
+            grouped: AdapterClass::GPU.contains(&class),
             f16: false,
             cooperative: None,
             subgroup: None,

@@ -42,28 +42,7 @@ fn linear_index(group: vec3<u32>, groups: vec3<u32>, local: u32) -> u32 {
 /// constant of the kernel.
 pub fn pipeline_text(kernel: &Kernel, bake: bool) -> Result<String> {
     let selected = select(kernel)?;
-    let mut text = String::new();
-    if kernel.bindings.iter().any(|b| b.element.contains("f16")) {
-        text.push_str("enable f16;\n");
-    }
-    if kernel.cooperative {
-        text.push_str("enable wgpu_cooperative_matrix;\n");
-    }
-    let [x, y, z] = kernel.workgroup;
-    // Writing to a `String` cannot fail.
-    let _ = writeln!(
-        text,
-        "const WORKGROUP_X = {x}u;\nconst WORKGROUP_Y = {y}u;\nconst WORKGROUP_Z = {z}u;\nconst WORKGROUP = {}u;",
-        x.saturating_mul(y).saturating_mul(z)
-    );
-    for (name, value) in &kernel.constants {
-        let _ = match value {
-            Scalar::U32(v) => writeln!(text, "const {name} = {v}u;"),
-            Scalar::F32(v) => writeln!(text, "const {name} = {};", float(*v)),
-            Scalar::Bool(v) => writeln!(text, "const {name} = {v};"),
-        };
-    }
-    text.push_str(PREAMBLE);
+    let mut text = header(kernel);
     for (i, binding) in kernel.bindings.iter().enumerate() {
         let _ = writeln!(
             text,
@@ -91,14 +70,36 @@ pub fn pipeline_text(kernel: &Kernel, bake: bool) -> Result<String> {
     Ok(text)
 }
 
+/// What precedes the bindings: enabled features, the workgroup's size, constants, common functions.
+pub(super) fn header(kernel: &Kernel) -> String {
+    let mut text = String::new();
+    if kernel.bindings.iter().any(|b| b.element.contains("f16")) {
+        text.push_str("enable f16;\n");
+    }
+    if kernel.cooperative {
+        text.push_str("enable wgpu_cooperative_matrix;\n");
+    }
+    let [x, y, z] = kernel.workgroup;
+    // Writing to a `String` cannot fail.
+    let _ = writeln!(
+        text,
+        "const WORKGROUP_X = {x}u;\nconst WORKGROUP_Y = {y}u;\nconst WORKGROUP_Z = {z}u;\nconst WORKGROUP = {}u;",
+        x.saturating_mul(y).saturating_mul(z)
+    );
+    for (name, value) in &kernel.constants {
+        let _ = match value {
+            Scalar::U32(v) => writeln!(text, "const {name} = {v}u;"),
+            Scalar::F32(v) => writeln!(text, "const {name} = {};", float(*v)),
+            Scalar::Bool(v) => writeln!(text, "const {name} = {v};"),
+        };
+    }
+    text.push_str(PREAMBLE);
+    text
+}
+
 /// The geometry as the bytes of its uniform.
 pub(crate) fn geometry_bytes(kernel: &Kernel) -> Vec<u8> {
-    let word = |v: &Scalar| match v {
-        Scalar::U32(v) => *v,
-        Scalar::F32(v) => v.to_bits(),
-        Scalar::Bool(v) => u32::from(*v),
-    };
-    let mut bytes: Vec<u8> = kernel.geometry.iter().flat_map(|(_, v)| word(v).to_le_bytes()).collect();
+    let mut bytes: Vec<u8> = kernel.geometry.iter().flat_map(|(_, v)| v.word().to_le_bytes()).collect();
     // Uniform structs are padded to 16 bytes.
     bytes.resize(bytes.len().next_multiple_of(16), 0);
     bytes
@@ -120,7 +121,7 @@ fn float(v: f32) -> String {
 
 /// The common part and the section of the kernel's entry point, with conditions and repetitions
 /// resolved.
-fn select(kernel: &Kernel) -> Result<String> {
+pub(super) fn select(kernel: &Kernel) -> Result<String> {
     let source = kernel.whole_source()?;
     let mut wanted = true;
     let mut conditions: Vec<bool> = Vec::new();

@@ -243,7 +243,7 @@ impl<M: Model> LearnerBuilder<M> {
         }
         let mut loading = LoaderOptions::new(batch, preprocessing);
         loading.workers = self.workers.unwrap_or(loading.workers);
-        let training = loading.clone().training(self.seed, self.augmentation).mixing(self.mix);
+        let training = loading.clone().training(self.seed, self.augmentation).mix(self.mix);
         let loader = Loader::new(train, training)?;
         let mut trainer =
             Trainer::new(device, &self.network, &self.optimizer, batch, self.seed, |_, _| ()).await?;

@@ -29,7 +29,7 @@ use crate::train::{EpochSummary, StepMetrics, Trainer, train_epoch_from};
 use health::Health;
 use validator::{Validated, Validator};
 
-/// Length of training, learning rate, and when to save.
+/// Length of training, learning rate, and when to save: `LearnerOptions::default().epochs(10)`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LearnerOptions {
@@ -64,6 +64,48 @@ impl Default for LearnerOptions {
 }
 
 impl LearnerOptions {
+    /// Epochs of the whole run, those before a resume included.
+    #[must_use]
+    pub fn epochs(self, epochs: u64) -> Self {
+        Self { epochs, ..self }
+    }
+
+    /// Base learning rate of the schedule.
+    #[must_use]
+    pub fn learning_rate(self, learning_rate: f64) -> Self {
+        Self { learning_rate, ..self }
+    }
+
+    /// Learning rate schedule.
+    #[must_use]
+    pub fn schedule(self, schedule: Schedule) -> Self {
+        Self { schedule, ..self }
+    }
+
+    /// Warm-up epochs of the learning rate.
+    #[must_use]
+    pub fn warmup_epochs(self, warmup_epochs: f64) -> Self {
+        Self { warmup_epochs, ..self }
+    }
+
+    /// Early stopping: epochs without a better validation accuracy.
+    #[must_use]
+    pub fn patience(self, patience: impl Into<Option<u64>>) -> Self {
+        Self { patience: patience.into(), ..self }
+    }
+
+    /// Validation accuracy, in [0, 1], at which training stops.
+    #[must_use]
+    pub fn target_accuracy(self, target_accuracy: impl Into<Option<f64>>) -> Self {
+        Self { target_accuracy: target_accuracy.into(), ..self }
+    }
+
+    /// Epochs between checkpoints.
+    #[must_use]
+    pub fn save_every(self, save_every: u64) -> Self {
+        Self { save_every, ..self }
+    }
+
     /// Learning rate and momentum at a moment of the training.
     fn pace(&self, at: Moment) -> Pace {
         self.schedule.pace(self.learning_rate, self.warmup_epochs, at, self.epochs)

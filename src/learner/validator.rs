@@ -70,9 +70,9 @@ impl Validator {
                 Ok((Some(main), Vec::new()))
             }
             Heads::All(staged) => {
-                let mut heads = evaluate_heads(staged, &self.loader, |_| flow()).await?;
-                let main = heads.pop().map(|(_, evaluation)| evaluation);
-                Ok((main, heads.iter().map(|(name, e)| HeadRecord::of_evaluation(name, e)).collect()))
+                let mut heads = evaluate_heads(staged, &self.loader, |_| flow()).await?.into_iter();
+                let main = heads.next().map(|(_, evaluation)| evaluation);
+                Ok((main, heads.map(|(name, e)| HeadRecord::of_evaluation(name, &e)).collect()))
             }
         }
     }

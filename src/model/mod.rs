@@ -105,6 +105,7 @@ pub enum Initialization {
 /// The configuration of a network. Start with [`GoogLeNet::paper`] or [`GoogLeNet::torchvision`]
 /// and change it with the methods that take `self`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct GoogLeNet {
     /// The variant of GoogLeNet.
     pub variant: Variant,
@@ -214,6 +215,48 @@ impl GoogLeNet {
     #[must_use]
     pub fn initialization(self, initialization: Initialization) -> Self {
         Self { initialization, ..self }
+    }
+
+    /// Sets the channels of every layer.
+    #[must_use]
+    pub fn channels(self, channels: Channels) -> Self {
+        Self { channels, ..self }
+    }
+
+    /// Sets the label smoothing, in [0, 1).
+    #[must_use]
+    pub fn smoothing(self, smoothing: f32) -> Self {
+        Self { smoothing, ..self }
+    }
+
+    /// Sets the factor on the learning rate of biases.
+    #[must_use]
+    pub fn bias_rate(self, bias_rate: f32) -> Self {
+        Self { bias_rate, ..self }
+    }
+
+    /// Sets the first trainable layer or block ([`GoogLeNet::freezable`]); `None` trains all.
+    #[must_use]
+    pub fn freeze_until(self, freeze_until: impl Into<Option<String>>) -> Self {
+        Self { freeze_until: freeze_until.into(), ..self }
+    }
+
+    /// Sets whether images have two labels each, for mixup and cutmix.
+    #[must_use]
+    pub fn mixed_labels(self, mixed_labels: bool) -> Self {
+        Self { mixed_labels, ..self }
+    }
+
+    /// Sets whether the first convolution keeps its stride at any input size.
+    #[must_use]
+    pub fn keep_stem(self, keep_stem: bool) -> Self {
+        Self { keep_stem, ..self }
+    }
+
+    /// Sets the weight of each class in the losses; `None` for equal weights.
+    #[must_use]
+    pub fn with_class_weights(self, weights: impl Into<Option<Vec<f32>>>) -> Self {
+        Self { class_weights: weights.into(), ..self }
     }
 
     /// Checks the values.

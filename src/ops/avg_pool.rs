@@ -134,17 +134,17 @@ fn kernel(
     y: &Operand,
 ) -> Kernel {
     let sizes = [
-        ("CHANNELS", x.dims()[1]),
-        ("HEIGHT", x.dims()[2]),
-        ("WIDTH", x.dims()[3]),
-        ("OUT_HEIGHT", y.dims()[2]),
-        ("OUT_WIDTH", y.dims()[3]),
-        ("KERNEL", pool.map_or(0, |p| p.kernel)),
-        ("STRIDE", pool.map_or(0, |p| p.stride)),
-        ("PAD", pool.map_or(0, |p| p.padding)),
+        ("channels", x.dims()[1]),
+        ("height", x.dims()[2]),
+        ("width", x.dims()[3]),
+        ("out_height", y.dims()[2]),
+        ("out_width", y.dims()[3]),
+        ("kernel", pool.map_or(0, |p| p.kernel)),
+        ("stride", pool.map_or(0, |p| p.stride)),
+        ("pad", pool.map_or(0, |p| p.padding)),
     ];
-    let kernel = Kernel::new(operands, SOURCE, entry).constant("ADAPTIVE", pool.is_none());
-    sizes.into_iter().fold(kernel, |kernel, (name, size)| kernel.constant(name, size)).geometries([
+    let kernel = Kernel::new(operands, SOURCE, entry).groupable().constant("ADAPTIVE", pool.is_none());
+    sizes.into_iter().fold(kernel, |kernel, (name, size)| kernel.geometry(name, size)).geometries([
         ("x_offset", x.offset),
         ("x_stride", x.batch_stride),
         ("y_offset", y.offset),

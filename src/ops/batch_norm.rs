@@ -70,6 +70,10 @@ struct Maker<'a> {
 const LONG: usize = 32;
 /// Invocations that share a plane on a GPU.
 const SHARERS: u32 = 64;
+/// Invocations that share a channel on a GPU.
+const MANY: u32 = 256;
+/// Values of a channel that one workgroup sums up: a second dispatch takes longer.
+const MOST_OF_A_WORKGROUP: usize = 16384;
 /// Invocations of a workgroup on software drivers: one SIMD vector of the CPU.
 const LANES: u32 = 8;
 
@@ -95,6 +99,7 @@ impl Maker<'_> {
         let [items, channels, pixels] = self.x.spec.shape.ncs();
         let each = if self.vector() { 4 } else { 1 };
         Kernel::new(self.operands, SOURCE, entry)
+            .groupable()
             .constant("RELU", self.relu)
             .constant("VECTOR", self.vector())
             .constant("TRAINING", self.training)
@@ -135,8 +140,16 @@ impl Maker<'_> {
 
     /// The same kernels in two variants: a workgroup per plane and channel, or an invocation per
     /// plane and channel. `first` reduces planes, `second` channels.
-    fn families(&self, first: &Kernel, second: &Kernel, apply: &Kernel) -> Vec<Implementation> {
-        let [_, channels, _] = self.x.spec.shape.ncs();
+    ///
+    /// `whole` does both at once, where a workgroup can sum up a channel: one dispatch less.
+    fn families(
+        &self,
+        whole: &Kernel,
+        first: &Kernel,
+        second: &Kernel,
+        apply: &Kernel,
+    ) -> Vec<Implementation> {
+        let [items, channels, _] = self.x.spec.shape.ncs();
         let planes = self.planes();
         let shared = |kernel: &Kernel, groups| {
             let kernel = kernel.clone().constant("SHARERS", SHARERS).constant("ALONE", false);
@@ -145,9 +158,17 @@ impl Maker<'_> {
         let alone = |kernel: &Kernel, invocations| {
             kernel.clone().constant("ALONE", true).workgroup(LANES, 1, 1).linear(invocations)
         };
+        let whole = whole.clone().constant("SHARERS", MANY).constant("ALONE", false).workgroup(MANY, 1, 1);
+        let whole = vec![whole.linear_groups(channels), self.spread(apply)];
+        let few = items * self.plane() <= MOST_OF_A_WORKGROUP;
         let shared = vec![shared(first, planes), shared(second, channels), self.spread(apply)];
         let alone = vec![alone(first, planes), alone(second, channels), self.looped(apply)];
         vec![
+            Implementation::new("whole", whole).workgroup_memory(4 * MANY as usize).suits(if few {
+                AdapterClass::GPU
+            } else {
+                AdapterClass::NONE
+            }),
             Implementation::new("shared", shared)
                 .scratch(2 * planes)
                 .workgroup_memory(4 * SHARERS as usize)
@@ -225,7 +246,13 @@ impl Operation for BatchNorm {
             .bind("running_mean", Slot::Output(3))
             .bind("running_var", Slot::Output(4));
         let first = maker.bind(kernel("planes"), "x_data", Slot::Input(0)).bind("partial", Slot::Scratch(0));
-        maker.families(&first, &statistics, &apply)
+        let whole = maker
+            .bind(kernel("channels"), "x_data", Slot::Input(0))
+            .bind("means", Slot::Output(1))
+            .bind("inverse_stds", Slot::Output(2))
+            .bind("running_mean", Slot::Output(3))
+            .bind("running_var", Slot::Output(4));
+        maker.families(&whole, &first, &statistics, &apply)
     }
 }
 
@@ -269,6 +296,7 @@ impl Operation for BatchNormGrad {
             .bind("weight", Slot::Input(3))
             .bind("dweight", Slot::Output(1))
             .bind("dbias", Slot::Output(2));
-        maker.families(&first, &parameters, &apply)
+        let whole = base("grad_channels").bind("dweight", Slot::Output(1)).bind("dbias", Slot::Output(2));
+        maker.families(&whole, &first, &parameters, &apply)
     }
 }

@@ -52,6 +52,7 @@ impl Operation for Dropout {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
         let kernel = Kernel::new(operands, SOURCE, "dropout")
+            .groupable()
             .geometries([
                 ("count", y.volume()),
                 ("item", y.spec.shape.item()),

@@ -208,6 +208,7 @@ impl Operation for LinearBiasGrad {
         let dy = &operands.inputs[0];
         let [batch, outputs, _] = dy.spec.shape.ncs();
         let kernel = Kernel::new(operands, SOURCE, "bias_gradient")
+            .groupable()
             .geometries([
                 ("rows", batch),
                 ("outputs", outputs),
@@ -222,7 +223,7 @@ impl Operation for LinearBiasGrad {
 }
 
 fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand) -> Kernel {
-    Kernel::new(operands, SOURCE, entry).geometries([
+    Kernel::new(operands, SOURCE, entry).groupable().geometries([
         ("features", x.spec.shape.item()),
         ("outputs", y.spec.shape.item()),
         ("x_offset", x.offset),

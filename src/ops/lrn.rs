@@ -47,6 +47,7 @@ impl Lrn {
         let chunks = channels.div_ceil(CHUNK);
         let count = batch * chunks * plane;
         Kernel::new(operands, SOURCE, entry)
+            .groupable()
             .constant("SIZE", u32::try_from(self.size).unwrap_or(1))
             .constant("REST", u32::try_from(self.size - 1).unwrap_or(0))
             .constant("CHUNK", CHUNK as u32)

@@ -116,6 +116,7 @@ impl Operation for MaxPool {
             let vector = each == 4 && out_width.is_multiple_of(4) && y.is_aligned(4);
             let [element, index] = if vector { ["vec4<f32>", "vec4<u32>"] } else { ["f32", "u32"] };
             let kernel = Kernel::new(operands, SOURCE, entry)
+                .groupable()
                 .constant("INDICES", self.indices)
                 .constant("VECTOR", vector)
                 .constant("KERNEL", constant(self.kernel))
@@ -197,6 +198,7 @@ impl Operation for MaxPoolGrad {
         let vector = width.is_multiple_of(4) && aligned;
         let kernel = |entry, element| {
             let kernel = Kernel::new(operands, SOURCE, entry)
+                .groupable()
                 .constant("ACCUMULATE", self.accumulate)
                 .constant("REACH", u32::try_from(reach).unwrap_or(u32::MAX))
                 .constant("SPAN", u32::try_from(span).unwrap_or(u32::MAX))

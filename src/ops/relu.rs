@@ -79,6 +79,7 @@ impl Operation for Relu {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let kernel = Kernel::new(operands, SOURCE, "relu")
+            .groupable()
             .geometries(extent(&operands.outputs[0]))
             .bind("y", Slot::Output(0))
             .linear(operands.outputs[0].volume());
@@ -110,6 +111,7 @@ impl Operation for ReluGrad {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (y, dy) = (&operands.inputs[0], &operands.outputs[0]);
         let kernel = Kernel::new(operands, SOURCE, "relu_grad")
+            .groupable()
             .geometries(extent(dy))
             .geometry("forward_offset", y.offset)
             .geometry("forward_stride", y.batch_stride)

@@ -113,6 +113,7 @@ impl Targets {
 
 fn kernel(operands: &Operands<'_>, entry: &'static str, x: &Operand, y: &Operand, smoothing: f32) -> Kernel {
     Kernel::new(operands, SOURCE, entry)
+        .groupable()
         .geometries([
             ("rows", x.dims()[0]),
             ("classes", x.dims()[1]),
@@ -174,6 +175,7 @@ impl Operation for SoftmaxCrossEntropy {
             .bind("partial", Slot::Scratch(0));
         let base = Targets::of(operands.inputs.len() - 2).bind(base, 2);
         let totals = Kernel::new(operands, SOURCE, "totals")
+            .groupable()
             .geometry("rows", x.dims()[0])
             .bind("partial", Slot::Scratch(0))
             .bind("loss", Slot::Output(0))

@@ -84,6 +84,7 @@ impl Operation for WeightedSumGrad {
 
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let kernel = Kernel::new(operands, SOURCE, "weighted_sum_grad")
+            .groupable()
             .geometry("scale", self.weight)
             .bind("dy", Slot::Input(0))
             .bind("dx", Slot::Output(0))

@@ -16,21 +16,25 @@ use crate::tensor::Spec;
 /// Update rule.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "rule")]
+#[non_exhaustive]
 pub enum Rule {
     /// SGD with momentum: v = momentum v + g, w = w - lr v; with `nesterov` w = w - lr (g +
     /// momentum v).
+    #[non_exhaustive]
     Sgd {
         /// Nesterov momentum.
         nesterov: bool,
     },
     /// LARS (You et al. 2017), for large batches: SGD on gradients scaled to each tensor's norm,
     /// with the learning rate inside the momentum: v = momentum v + lr g, w = w - v.
+    #[non_exhaustive]
     Lars {
         /// Trust coefficient: norm of an update at learning rate 1, relative to the tensor's norm.
         #[serde(alias = "trust")]
         trust_coefficient: f32,
     },
     /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    #[non_exhaustive]
     AdamW {
         /// Decay of the first moment, in [0, 1).
         beta1: f32,
@@ -41,8 +45,33 @@ pub enum Rule {
     },
 }
 
-/// Optimizer options. The learning rate is passed with each step.
+impl Rule {
+    /// SGD with momentum.
+    pub fn sgd() -> Self {
+        Self::Sgd { nesterov: false }
+    }
+
+    /// SGD with Nesterov momentum.
+    pub fn nesterov() -> Self {
+        Self::Sgd { nesterov: true }
+    }
+
+    /// LARS with this trust coefficient, above 0; 0.001 in its paper.
+    pub fn lars(trust_coefficient: f32) -> Self {
+        Self::Lars { trust_coefficient }
+    }
+
+    /// AdamW with the decays of both moments, in [0, 1), and the number that is added to the
+    /// denominator; torch's defaults are `[0.9, 0.999]` and 1e-8.
+    pub fn adamw([beta1, beta2]: [f32; 2], epsilon: f32) -> Self {
+        Self::AdamW { beta1, beta2, epsilon }
+    }
+}
+
+/// Optimizer options: `Optimizer::default().weight_decay(1e-4)`. The learning rate is passed with
+/// each step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Optimizer {
     /// Update rule.
     #[serde(flatten)]
@@ -71,6 +100,7 @@ pub struct Optimizer {
 /// Averaging of parameters over updates.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Averaging {
     /// Uniform mean of all iterates (Polyak), as in the paper's section 6.
     Polyak,
@@ -132,6 +162,54 @@ pub(crate) struct Update {
 }
 
 impl Optimizer {
+    /// Update rule.
+    #[must_use]
+    pub fn rule(self, rule: Rule) -> Self {
+        Self { rule, ..self }
+    }
+
+    /// Momentum of SGD and LARS, in [0, 1).
+    #[must_use]
+    pub fn momentum(self, momentum: f32) -> Self {
+        Self { momentum, ..self }
+    }
+
+    /// Weight decay of convolution and linear weights.
+    #[must_use]
+    pub fn weight_decay(self, weight_decay: f32) -> Self {
+        Self { weight_decay, ..self }
+    }
+
+    /// Maximum global gradient norm; infinity only measures the norm.
+    #[must_use]
+    pub fn max_grad_norm(self, max_grad_norm: impl Into<Option<f32>>) -> Self {
+        Self { max_grad_norm: max_grad_norm.into(), ..self }
+    }
+
+    /// Averaging of parameters and of batch norm's running statistics.
+    #[must_use]
+    pub fn average(self, average: impl Into<Option<Averaging>>) -> Self {
+        Self { average: average.into(), ..self }
+    }
+
+    /// Gradient accumulation steps.
+    #[must_use]
+    pub fn accumulate(self, accumulate: u32) -> Self {
+        Self { accumulate, ..self }
+    }
+
+    /// Whether to recompute most activations in the backward pass to save memory.
+    #[must_use]
+    pub fn checkpointing(self, checkpointing: bool) -> Self {
+        Self { checkpointing, ..self }
+    }
+
+    /// Storage of activations and their gradients.
+    #[must_use]
+    pub fn precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
     /// Momentum where no schedule changes it; beta1 for AdamW.
     pub(crate) fn base_momentum(&self) -> f32 {
         match self.rule {

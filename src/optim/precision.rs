@@ -14,6 +14,7 @@ use crate::tensor::{Element, Spec};
 /// f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Precision {
     /// f32.
     #[default]
@@ -40,6 +41,7 @@ impl Precision {
 /// Dynamic loss scaling. An update with overflowing gradients is skipped and halves the scale;
 /// `interval` updates without overflow double it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LossScaling {
     /// Initial scale.
     pub start: f32,
@@ -54,6 +56,18 @@ impl Default for LossScaling {
 }
 
 impl LossScaling {
+    /// Initial scale.
+    #[must_use]
+    pub fn start(self, start: f32) -> Self {
+        Self { start, ..self }
+    }
+
+    /// Updates without overflow before the scale is doubled.
+    #[must_use]
+    pub fn interval(self, interval: u32) -> Self {
+        Self { interval, ..self }
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         let [smallest, largest] = LossScale::RANGE;
         if !(smallest..=largest).contains(&self.start) {

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 /// update after the last, as in torch and Caffe.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
+#[non_exhaustive]
 pub enum Schedule {
     /// Constant learning rate.
     Constant,

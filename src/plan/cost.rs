@@ -1,13 +1,16 @@
 //! Static cost model of a plan: FLOP and bytes per node and dispatch, and flags for nodes that
 //! would starve a large GPU.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Plan, PlannedNode, Store};
+use super::{Dispatch, Member, Plan, PlannedNode, Store};
+use crate::error::Result;
 use crate::graph::{Alias, Node};
-use crate::kernel::{BUSY_GROUPS, Kernel, Slot, Traffic};
+use crate::kernel::{
+    BUSY_GROUPS, GROUPED_ENTRY, Kernel, Profile, Slot, Traffic, grouped_text, pipeline_text, workgroups,
+};
 use crate::text::plural;
 
 /// FLOP per byte of storage traffic above which a large GPU is not limited by memory.
@@ -29,6 +32,38 @@ pub struct DispatchCost {
     pub vector: u32,
     /// Bytes of all bound tensors, each moved once: a lower bound of traffic.
     pub least_bytes: u64,
+}
+
+/// What a device does in a run besides arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Launches {
+    /// Dispatches.
+    pub dispatches: usize,
+    /// Kernels that run in them.
+    pub kernels: usize,
+    /// Dispatches of fewer workgroups than a large GPU has compute units.
+    pub with_few_workgroups: usize,
+    /// Barriers that wgpu inserts between dispatches.
+    pub barriers: usize,
+    /// Distinct pipelines, those that prepare weights included.
+    pub pipelines: usize,
+    /// Bytes of their WGSL.
+    pub wgsl_bytes: usize,
+}
+
+/// A pipeline of a plan.
+#[derive(Clone, Debug)]
+pub struct PlannedPipeline<'a> {
+    /// Its WGSL.
+    pub text: String,
+    /// The entry point in the text.
+    pub entry: &'static str,
+    /// A kernel that it runs; the others are alike.
+    pub kernel: &'a Kernel,
+    /// The node of that kernel, an index in [`Plan::nodes`].
+    pub node: usize,
+    /// How often it is dispatched, preparation included.
+    pub dispatches: usize,
 }
 
 /// Cost of a node.
@@ -198,27 +233,103 @@ impl Plan {
         traffic
     }
 
+    /// The seconds of each kernel in the order of [`Plan::costs`], from those of each dispatch with
+    /// its members. The time of a dispatch of several kernels is divided by their estimated work.
+    pub fn seconds<'a>(&self, times: impl IntoIterator<Item = (&'a [Member], f64)>) -> Vec<f64> {
+        let dispatches: Vec<DispatchCost> =
+            self.costs().into_iter().flat_map(|cost| cost.dispatches).collect();
+        let work = |place: &usize| {
+            let cost = dispatches.get(*place);
+            cost.map_or(1.0, |d| 1.0 + d.traffic.flops as f64 + ENOUGH_INTENSITY * d.least_bytes as f64)
+        };
+        let mut seconds = vec![0.0; dispatches.len()];
+        for (members, time) in times {
+            let places: Vec<usize> = members.iter().filter_map(|member| self.place_of(*member)).collect();
+            let all: f64 = places.iter().map(work).sum();
+            for place in &places {
+                if let Some(sum) = seconds.get_mut(*place) {
+                    *sum += time * work(place) / all;
+                }
+            }
+        }
+        seconds
+    }
+
+    /// The place of a kernel in the order of [`Plan::costs`].
+    pub fn place_of(&self, member: Member) -> Option<usize> {
+        // A node of the CPU has no kernels and counts as one.
+        let kernels = |planned: &PlannedNode| planned.implementation.kernels.len().max(1);
+        let before = self.nodes.get(..member.node)?;
+        (member.kernel < kernels(self.nodes.get(member.node)?))
+            .then(|| before.iter().map(kernels).sum::<usize>() + member.kernel)
+    }
+
     /// Barriers per run: dispatches that bind a buffer bound by an earlier one of the same pass.
     /// All storage bindings are writable, so wgpu inserts one barrier before each of them.
     pub fn barriers(&self) -> usize {
         let mut seen: BTreeSet<Store> = BTreeSet::new();
         let mut barriers = 0;
-        for planned in &self.nodes {
-            let node = self.graph.node(planned.node);
-            for kernel in &planned.implementation.kernels {
-                let stores: Vec<Store> = kernel
-                    .bindings
-                    .iter()
-                    .map(|binding| match binding.slot {
-                        Slot::Input(i) => self.place(node.inputs[i]).0.store,
-                        Slot::Output(o) => self.place(node.outputs[o]).0.store,
-                        Slot::Scratch(i) => planned.scratch[i].store,
-                    })
-                    .collect();
-                barriers += usize::from(stores.iter().any(|store| seen.contains(store)));
-                seen.extend(stores);
-            }
+        for dispatch in &self.dispatches {
+            let stores = || dispatch.windows.iter().map(|window| window.store);
+            barriers += usize::from(stores().any(|store| seen.contains(&store)));
+            seen.extend(stores());
         }
         barriers
+    }
+
+    /// What a device with this profile does in a run besides arithmetic.
+    ///
+    /// # Errors
+    /// As [`Plan::pipelines`].
+    pub fn launches(&self, profile: &Profile) -> Result<Launches> {
+        let pipelines = self.pipelines(profile)?;
+        Ok(Launches {
+            dispatches: self.dispatches.len(),
+            kernels: self.dispatches.iter().map(|dispatch| dispatch.members.len()).sum(),
+            with_few_workgroups: self.workgroups().iter().filter(|n| **n < BUSY_GROUPS as u64 / 2).count(),
+            barriers: self.barriers(),
+            pipelines: pipelines.len(),
+            wgsl_bytes: pipelines.iter().map(|pipeline| pipeline.text.len()).sum(),
+        })
+    }
+
+    /// The distinct pipelines of the plan, as a device with this profile compiles them.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`](crate::Error::Kernel) if a shader cannot be expanded.
+    pub fn pipelines(&self, profile: &Profile) -> Result<Vec<PlannedPipeline<'_>>> {
+        let mut pipelines: BTreeMap<(String, &'static str), (usize, &Kernel, usize)> = BTreeMap::new();
+        for dispatch in self.preparation.iter().chain(&self.dispatches) {
+            let Some(kernel) = self.kernel_of(dispatch) else { continue };
+            let key = if dispatch.grouped {
+                (grouped_text(kernel, &dispatch.arrays)?, GROUPED_ENTRY)
+            } else {
+                (pipeline_text(kernel, profile.bake)?, kernel.entry)
+            };
+            let node = dispatch.members.first().map_or(0, |member| member.node);
+            pipelines.entry(key).or_insert((0, kernel, node)).0 += 1;
+        }
+        let list = pipelines.into_iter();
+        let planned = |((text, entry), (dispatches, kernel, node))| PlannedPipeline {
+            text,
+            entry,
+            kernel,
+            node,
+            dispatches,
+        };
+        Ok(list.map(planned).collect())
+    }
+
+    /// The first kernel of a dispatch: all are alike.
+    fn kernel_of(&self, dispatch: &Dispatch) -> Option<&Kernel> {
+        let first = dispatch.members.first()?;
+        self.nodes.get(first.node)?.implementation.kernels.get(first.kernel)
+    }
+
+    /// Workgroups of each dispatch.
+    pub fn workgroups(&self) -> Vec<u64> {
+        let kernel = |member: &Member| self.nodes[member.node].implementation.kernels.get(member.kernel);
+        let sum = |dispatch: &Dispatch| dispatch.members.iter().filter_map(kernel).map(workgroups).sum();
+        self.dispatches.iter().map(sum).collect()
     }
 }

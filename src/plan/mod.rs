@@ -1,19 +1,29 @@
 //! From a graph to memory and dispatches: shared storage, memory placement, choice of kernels.
 
 mod alias;
+mod alike;
 mod arena;
 mod choices;
 mod cost;
+mod dispatch;
 mod layout;
+mod schedule;
 
 pub use alias::View;
+pub use alike::ENOUGH_OF_A_GROUP;
 pub use arena::{Block, Placement, pack, peak};
 pub use choices::{Choice, Choices, Effort, fingerprint};
-pub use cost::{DispatchCost, ENOUGH_INTENSITY, NodeCost};
+pub use cost::{DispatchCost, ENOUGH_INTENSITY, Launches, NodeCost, PlannedPipeline};
+pub use dispatch::{Dispatch, Window};
 pub use layout::{Entry, Layout};
+pub use schedule::Member;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+use alike::{Offer, unify};
+use dispatch::Dispatcher;
+use schedule::{Blocks, Schedule, Scheduler};
 
 use crate::error::{Error, Result};
 use crate::graph::{Alias, Graph, NodeId, Region, Role, Tensor, TensorId};
@@ -28,6 +38,8 @@ pub enum Store {
     Region(Region),
     /// A chunk of the arena, reused by tensors with disjoint lifetimes.
     Arena(usize),
+    /// A chunk of the memory for packed weights.
+    Packed(usize),
     /// Inputs, written by the host before each run.
     Inputs,
     /// Scalars, read back after each run.
@@ -80,8 +92,9 @@ impl Memory {
     }
 }
 
-/// Options of a plan.
+/// Options of a plan: `PlanOptions::new(device.profile()).outputs(&[logits])`.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct PlanOptions<'a> {
     /// Limits and features of the device.
     pub profile: &'a Profile,
@@ -96,6 +109,38 @@ pub struct PlanOptions<'a> {
     pub choices: Option<&'a Choices>,
 }
 
+impl<'a> PlanOptions<'a> {
+    /// A plan for a device with this profile: nothing remains readable, the layout is its own, and
+    /// implementations are the defaults.
+    pub fn new(profile: &'a Profile) -> Self {
+        Self { profile, outputs: &[], metrics: &[], layout: None, choices: None }
+    }
+
+    /// Tensors that remain readable after a run.
+    #[must_use]
+    pub fn outputs(self, outputs: &'a [TensorId]) -> Self {
+        Self { outputs, ..self }
+    }
+
+    /// Scalars that are read back after each run, in this order.
+    #[must_use]
+    pub fn metrics(self, metrics: &'a [TensorId]) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Layout of another plan to share memory with.
+    #[must_use]
+    pub fn layout(self, layout: impl Into<Option<Arc<Layout>>>) -> Self {
+        Self { layout: layout.into(), ..self }
+    }
+
+    /// Tuned implementations, preferred to the defaults.
+    #[must_use]
+    pub fn choices(self, choices: impl Into<Option<&'a Choices>>) -> Self {
+        Self { choices: choices.into(), ..self }
+    }
+}
+
 /// Memory placement and dispatches of a graph.
 #[derive(Debug)]
 pub struct Plan {
@@ -105,6 +150,13 @@ pub struct Plan {
     pub layout: Arc<Layout>,
     /// Executed nodes in order.
     pub nodes: Vec<PlannedNode>,
+    /// Dispatches that bring weights into the form that kernels read. They run before the first
+    /// run, and after the weights were changed.
+    pub preparation: Vec<Dispatch>,
+    /// Dispatches of a run, in order.
+    pub dispatches: Vec<Dispatch>,
+    /// Whether a run changes parameters or running statistics.
+    pub changes_weights: bool,
     /// Sizes of buffers in bytes.
     pub stores: BTreeMap<Store, u64>,
     /// Memory use.
@@ -138,11 +190,35 @@ impl Plan {
         };
         builder.place_persistent(&metrics)?;
         let kept: Vec<TensorId> = kept.iter().map(|t| resolved.map[t]).collect();
-        let lifetimes = lifetimes(&resolved, &kept, |root| !builder.places.contains_key(&root));
         let chosen = builder.choose()?;
-        let (nodes, memory) = builder.place_values(&lifetimes, chosen)?;
-        let Builder { stores, places, .. } = builder;
+        let may_group = builder.may_group(&chosen);
+        let scheduler = Scheduler {
+            graph: &resolved.graph,
+            views: &resolved.views,
+            places: &builder.places,
+            chosen: &chosen,
+            may_group,
+            kept: &kept,
+            alignment: options.profile.alignment.max(METRIC_STRIDE),
+            most: options.profile.buffer,
+            bindable: options.profile.binding,
+            fixed: builder.stores.values().sum(),
+        };
+        let mut best: Option<(Bound, Builder<'_>)> = None;
+        for schedule in scheduler.schedules() {
+            let mut builder = builder.clone();
+            let bound = builder.bind(&scheduler, &schedule, chosen.clone())?;
+            if best.as_ref().is_none_or(|(other, _)| bound.dispatches.len() < other.dispatches.len()) {
+                best = Some((bound, builder));
+            }
+        }
+        let none = || Error::internal("no order of a plan's dispatches was found");
+        let (bound, Builder { stores, places, .. }) = best.ok_or_else(none)?;
+        let Bound { nodes, memory, preparation, dispatches, changes_weights } = bound;
         let mut plan = Self {
+            preparation,
+            dispatches,
+            changes_weights,
             graph: resolved.graph,
             views: resolved.views,
             map: resolved.map,
@@ -156,7 +232,7 @@ impl Plan {
         for (store, bytes) in &plan.stores {
             match store {
                 Store::Region(_) => plan.memory.persistent_bytes += bytes,
-                Store::Arena(_) => plan.memory.planned_bytes += bytes,
+                Store::Arena(_) | Store::Packed(_) => plan.memory.planned_bytes += bytes,
                 Store::Inputs | Store::Metrics | Store::Constants => plan.memory.io_bytes += bytes,
             }
         }
@@ -262,6 +338,16 @@ fn operand(graph: &Graph, views: &[View], id: TensorId) -> Operand {
 /// Stride of the metrics buffer in bytes; each scalar is its own binding.
 pub(crate) const METRIC_STRIDE: u64 = 256;
 
+/// A schedule in memory, with its dispatches.
+struct Bound {
+    nodes: Vec<PlannedNode>,
+    memory: Memory,
+    preparation: Vec<Dispatch>,
+    dispatches: Vec<Dispatch>,
+    changes_weights: bool,
+}
+
+#[derive(Clone)]
 struct Builder<'a> {
     profile: &'a Profile,
     choices: Option<&'a Choices>,
@@ -389,7 +475,7 @@ impl Builder<'_> {
 
     /// Chooses the implementation of each executed node.
     fn choose(&self) -> Result<Vec<(NodeId, Implementation)>> {
-        let mut chosen = Vec::new();
+        let mut offered = Vec::new();
         for (id, node) in self.graph.nodes() {
             let inputs: Vec<Operand> =
                 node.inputs.iter().map(|t| operand(self.graph, self.views, *t)).collect();
@@ -399,7 +485,8 @@ impl Builder<'_> {
             if self.profile.class == AdapterClass::Cpu {
                 let specs: Vec<&Spec> = inputs.iter().map(|operand| &operand.spec).collect();
                 if runs(&node.op.aliases(&specs), outputs.len()) {
-                    chosen.push((id, Implementation::new("cpu", Vec::new())));
+                    let list = vec![Implementation::new("cpu", Vec::new())];
+                    offered.push(Offer { node: id, list, choice: 0, measured: true });
                 }
                 continue;
             }
@@ -409,58 +496,102 @@ impl Builder<'_> {
             }
             let measured =
                 self.choices.and_then(|c| c.pick(node.op.as_ref(), &operands, &list, self.profile));
-            let implementation =
-                measured.or_else(|| choose(&list, self.profile)).ok_or_else(|| Error::Layer {
-                    layer: node.name.clone(),
-                    operation: node.op.name(),
-                    reason: "no kernel fits the limits of this device (workgroup memory, invocations, or 65,535 workgroups per dimension); use a smaller `LoaderOptions::batch` or `GoogLeNet::input`".into(),
-                })?;
-            chosen.push((id, implementation.clone()));
+            let chosen = measured.or_else(|| choose(&list, self.profile)).ok_or_else(|| Error::Layer {
+                layer: node.name.clone(),
+                operation: node.op.name(),
+                reason: "no kernel fits the limits of this device (workgroup memory, invocations, or 65,535 workgroups per dimension); use a smaller `LoaderOptions::batch` or `GoogLeNet::input`".into(),
+            })?;
+            let choice = list.iter().position(|other| std::ptr::eq(other, chosen)).unwrap_or(0);
+            let measured = measured.is_some();
+            offered.push(Offer { node: id, list, choice, measured });
         }
-        Ok(chosen)
+        if self.profile.grouped {
+            unify(self.graph, &mut offered, self.profile);
+        }
+        let chosen =
+            offered.into_iter().map(|Offer { node, mut list, choice, .. }| (node, list.swap_remove(choice)));
+        Ok(chosen.collect())
     }
 
-    /// Packs values and scratch buffers into the arena.
+    /// Whether the kernels of each chosen node may run in one dispatch with others.
+    fn may_group(&self, chosen: &[(NodeId, Implementation)]) -> Vec<bool> {
+        let may = |(id, implementation): &(NodeId, Implementation)| {
+            let node = self.graph.node(*id);
+            let operands = |list: &[TensorId]| -> Vec<Operand> {
+                list.iter().map(|t| operand(self.graph, self.views, *t)).collect()
+            };
+            let (inputs, outputs) = (operands(&node.inputs), operands(&node.outputs));
+            self.profile.grouped && implementation.is_proven(&inputs, &outputs, self.profile)
+        };
+        chosen.iter().map(may).collect()
+    }
+
+    /// Places what a schedule needs, and makes its dispatches.
+    fn bind(
+        &mut self,
+        scheduler: &Scheduler<'_>,
+        schedule: &Schedule,
+        chosen: Vec<(NodeId, Implementation)>,
+    ) -> Result<Bound> {
+        let (nodes, memory) = self.place_values(schedule, &scheduler.blocks(schedule), chosen)?;
+        let dispatcher = Dispatcher {
+            profile: self.profile,
+            graph: self.graph,
+            views: self.views,
+            places: &self.places,
+            nodes: &nodes,
+            may_group: &scheduler.may_group,
+        };
+        let (preparing, running) = schedule.dispatches.split_at(schedule.preparing);
+        let all = |groups: &[Vec<Member>]| {
+            let lists = groups.iter().map(|members| dispatcher.dispatches(members));
+            Ok::<_, Error>(lists.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        };
+        let (preparation, dispatches) = (all(preparing)?, all(running)?);
+        let changes_weights = schedule.changes_weights;
+        Ok(Bound { nodes, memory, preparation, dispatches, changes_weights })
+    }
+
+    /// Packs values and scratch buffers into the arena, and packed weights into memory of their
+    /// own.
     fn place_values(
         &mut self,
-        lifetimes: &BTreeMap<TensorId, (usize, usize)>,
+        schedule: &Schedule,
+        blocks: &Blocks,
         chosen: Vec<(NodeId, Implementation)>,
     ) -> Result<(Vec<PlannedNode>, Memory)> {
-        let mut blocks = Vec::new();
-        for (root, &(first, last)) in lifetimes {
+        for (root, _) in &schedule.roots {
+            self.check(*root, self.graph.tensor(*root).spec.bytes() as u64, false)?;
+        }
+        let values = self.pack(&blocks.values, Store::Arena);
+        let weights = self.pack(&blocks.packed, Store::Packed);
+        for ((root, _), (block, offset)) in schedule.roots.iter().zip(&blocks.roots) {
             let bytes = self.graph.tensor(*root).spec.bytes() as u64;
-            self.check(*root, bytes, false)?;
-            blocks.push(Block { bytes, first, last });
+            let Place { store, offset: start, .. } = values[*block];
+            self.places.insert(*root, Place { store, offset: start + offset, bytes });
         }
-        let roots = blocks.len();
-        for (id, implementation) in &chosen {
-            blocks.extend(implementation.scratch.iter().map(|&bytes| Block {
-                bytes,
-                first: id.0,
-                last: id.0,
-            }));
-        }
-        let alignment = self.profile.alignment.max(METRIC_STRIDE);
-        let (placements, chunks) = pack(&blocks, alignment, self.profile.buffer);
-        let place = |i: usize| Place {
-            store: Store::Arena(placements[i].chunk),
-            offset: placements[i].offset,
-            bytes: blocks[i].bytes,
-        };
-        self.places.extend(lifetimes.keys().enumerate().map(|(i, root)| (*root, place(i))));
-        self.stores.extend(chunks.iter().enumerate().map(|(i, bytes)| (Store::Arena(i), *bytes)));
-        let mut next = roots;
-        let nodes = chosen.into_iter().map(|(node, implementation)| {
-            let scratch = (next..next + implementation.scratch.len()).map(place).collect();
-            next += implementation.scratch.len();
-            PlannedNode { node, implementation, scratch }
+        let nodes = chosen.into_iter().zip(&blocks.scratch).map(|((node, implementation), list)| {
+            let place = |(packed, i): &(bool, usize)| if *packed { weights[*i] } else { values[*i] };
+            PlannedNode { node, implementation, scratch: list.iter().map(place).collect() }
         });
+        let alignment = self.profile.alignment.max(METRIC_STRIDE);
         let memory = Memory {
             naive_bytes: self.naive_bytes(),
-            bound_bytes: peak(&blocks, alignment),
+            bound_bytes: peak(&blocks.values, alignment) + peak(&blocks.packed, alignment),
             ..Memory::default()
         };
         Ok((nodes.collect(), memory))
+    }
+
+    /// Packs blocks into chunks, which are new buffers.
+    fn pack(&mut self, blocks: &[Block], store: fn(usize) -> Store) -> Vec<Place> {
+        let alignment = self.profile.alignment.max(METRIC_STRIDE);
+        let (placements, chunks) = pack(blocks, alignment, self.profile.buffer);
+        self.stores.extend(chunks.iter().enumerate().map(|(i, bytes)| (store(i), *bytes)));
+        let places = placements.iter().zip(blocks);
+        places
+            .map(|(at, block)| Place { store: store(at.chunk), offset: at.offset, bytes: block.bytes })
+            .collect()
     }
 
     /// Bytes of all computed values without sharing.

@@ -49,7 +49,7 @@ pub struct EpochReport {
     pub device_busy: Option<f64>,
 }
 
-/// Options of recording.
+/// Options of recording: `RecorderOptions::default().keep(2)`.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct RecorderOptions {
@@ -61,6 +61,32 @@ pub struct RecorderOptions {
     pub keep: usize,
     /// The folder of TensorBoard's event files; `None` to write none.
     pub tensorboard: Option<PathBuf>,
+}
+
+impl RecorderOptions {
+    /// Steps per epoch.
+    #[must_use]
+    pub fn steps_per_epoch(self, steps_per_epoch: usize) -> Self {
+        Self { steps_per_epoch, ..self }
+    }
+
+    /// Device memory of training in bytes, for the log.
+    #[must_use]
+    pub fn memory_bytes(self, memory_bytes: u64) -> Self {
+        Self { memory_bytes, ..self }
+    }
+
+    /// Number of checkpoints to keep besides the newest and the best.
+    #[must_use]
+    pub fn keep(self, keep: usize) -> Self {
+        Self { keep, ..self }
+    }
+
+    /// The folder of TensorBoard's event files.
+    #[must_use]
+    pub fn tensorboard(self, tensorboard: impl Into<Option<PathBuf>>) -> Self {
+        Self { tensorboard: tensorboard.into(), ..self }
+    }
 }
 
 /// Records a run in its folder.

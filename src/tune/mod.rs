@@ -35,6 +35,8 @@ use std::ops::ControlFlow;
 use web_time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::Form;
 use crate::gpu::Gpu;
 use crate::graph::{Operation, TensorId};
 use crate::kernel::{Implementation, Operand, Operands, Step, choose};
@@ -44,8 +46,9 @@ use crate::plan::{Choice, Choices, Effort, fingerprint};
 use crate::tensor::{Element, Spec};
 use check::{Expected, noise};
 
-/// Options of tuning.
+/// Options of tuning: `TuneOptions::fast().budget(None)`.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct TuneOptions {
     /// Effort of measurements.
     pub effort: Effort,
@@ -63,6 +66,18 @@ impl TuneOptions {
     /// All operations, with many repetitions.
     pub fn full() -> Self {
         Self { effort: Effort::Full, budget: None }
+    }
+
+    /// Effort of measurements.
+    #[must_use]
+    pub fn effort(self, effort: Effort) -> Self {
+        Self { effort, ..self }
+    }
+
+    /// Time limit.
+    #[must_use]
+    pub fn budget(self, budget: impl Into<Option<Duration>>) -> Self {
+        Self { budget: budget.into(), ..self }
     }
 }
 
@@ -342,9 +357,11 @@ impl<P: FnMut(&TuneProgress<'_>) -> ControlFlow<()>> Tuner<'_, P> {
         };
         // Errors are ignored here: they are reported when the implementation is run.
         #[cfg(not(target_arch = "wasm32"))]
-        drop(self.gpu.compile_together(job.candidates.iter().flat_map(|candidate| {
-            let checks = trial.checks(self.gpu, candidate);
-            candidate.kernels.iter().map(move |kernel| (kernel, checks))
+        let gpu = self.gpu;
+        #[cfg(not(target_arch = "wasm32"))]
+        drop(gpu.compile_together(job.candidates.iter().flat_map(|candidate| {
+            let checks = trial.checks(gpu, candidate);
+            candidate.kernels.iter().map(move |kernel| Form::alone(kernel, checks, gpu.profile()))
         })));
         let mut quickest = None;
         let mut longest = Duration::ZERO;

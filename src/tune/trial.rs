@@ -392,8 +392,10 @@ impl<'a> Stage<'a> {
                 Ok(block.binding(gpu, binding.range.is_some().then_some(range)))
             };
             let bindings = kernel.bindings.iter().map(bound).collect::<Result<Vec<_>>>()?;
-            let group = gpu.bind(kernel, &pipeline, &bindings, &self.step);
-            dispatches.push((pipeline, group, kernel.groups));
+            let values = pipeline.values(kernel);
+            let group = gpu.bind(&kernel.label, &pipeline, &bindings, &values, &self.step);
+            let grid = pipeline.grid(kernel);
+            dispatches.push((pipeline, group, grid));
         }
         let prepared = Prepared { dispatches, scratch };
         let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());

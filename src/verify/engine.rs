@@ -4,6 +4,8 @@ use super::Engine;
 use crate::cpu::{Cpu, trial};
 use crate::device::Device;
 use crate::error::{Error, Result};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::Form;
 use crate::gpu::Gpu;
 use crate::graph::Operation;
 use crate::kernel::Step;
@@ -56,7 +58,7 @@ impl Call<'_> {
             #[cfg(not(target_arch = "wasm32"))]
             gpu.compile_together(implementations.iter().flat_map(|implementation| {
                 let checks = trial.checks(gpu, implementation);
-                implementation.kernels.iter().map(move |kernel| (kernel, checks))
+                implementation.kernels.iter().map(move |kernel| Form::alone(kernel, checks, gpu.profile()))
             }))?;
             for implementation in implementations {
                 let made = trial.run(gpu, &implementation, &self.inputs, &self.step).await?;

@@ -7,7 +7,7 @@ use incept::cpu::Cpu;
 use incept::device::{Device, DeviceOptions, Session};
 use incept::gpu::Clock;
 use incept::graph::{Add, Graph, Operation, TensorId};
-use incept::kernel::Step;
+use incept::kernel::{AdapterClass, Step};
 use incept::model::Variant;
 use incept::ops::{AvgPool, Concat, Conv, Lrn, MaxPool, Relu, Slice};
 use incept::optim::{Averaging, Optimizer, Precision, Rule, TrainingState};
@@ -21,6 +21,7 @@ use crate::support::gpu::missing;
 use crate::support::gpu::open as gpu;
 use crate::support::networks::small;
 use crate::support::noise::noise;
+use crate::support::open_as;
 
 fn cpu(threads: usize) -> Device {
     Cpu::new(Some(threads)).expect("threads").into()
@@ -53,19 +54,17 @@ struct Case {
 }
 
 fn cases() -> [Case; 3] {
-    let adamw = Optimizer {
-        rule: Rule::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 },
-        max_grad_norm: Some(0.5),
-        average: Some(Averaging::Exponential(0.9)),
-        ..Optimizer::default()
-    };
+    let adamw = Optimizer::default()
+        .rule(Rule::adamw([0.9, 0.99], 1e-8))
+        .max_grad_norm(0.5)
+        .average(Averaging::Exponential(0.9));
     [
         Case { variant: Variant::Paper, optimizer: Optimizer::default(), limit: 5e-5 },
         // Adam's first steps have the size of the learning rate even where gradients are noise.
         Case { variant: Variant::Torchvision, optimizer: adamw, limit: 5e-2 },
         Case {
             variant: Variant::Paper,
-            optimizer: Optimizer { precision: Precision::f16(), ..Optimizer::default() },
+            optimizer: Optimizer::default().precision(Precision::f16()),
             limit: 5e-3,
         },
     ]
@@ -107,8 +106,11 @@ fn training_agrees_with_the_shaders() {
     if missing() {
         return;
     }
-    let (cpu, gpu) = (cpu(2), Device::from(gpu()));
-    for case in cases() {
+    // Software drivers run other kernels than GPUs, which run them in groups.
+    let as_gpu = [AdapterClass::Discrete, AdapterClass::Integrated].map(open_as);
+    let gpus = [gpu(), as_gpu[0].clone(), as_gpu[1].clone()];
+    for (gpu, case) in gpus.iter().flat_map(|gpu| cases().into_iter().map(move |case| (gpu, case))) {
+        let (cpu, gpu) = (cpu(2), Device::from(gpu));
         if matches!(case.optimizer.precision, Precision::F16(_)) && !gpu.profile().f16 {
             crate::support::skipped::skipped("f16", "this adapter has no f16 shaders");
             continue;
@@ -211,9 +213,9 @@ fn run(
     inputs: &[(TensorId, Vec<f32>)],
     outputs: &[TensorId],
 ) -> Vec<Vec<f32>> {
-    let options =
-        PlanOptions { profile: device.profile(), outputs, metrics: &[], layout: None, choices: None };
-    let plan = Arc::new(Plan::new(graph, &options).expect("can be planned"));
+    let plan = Arc::new(
+        Plan::new(graph, &PlanOptions::new(device.profile()).outputs(outputs)).expect("can be planned"),
+    );
     let session = Session::new(device, Arc::clone(&plan), None, |_, _| ());
     let mut session = device.block_on(session).expect("a session");
     for (id, values) in inputs {

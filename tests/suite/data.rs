@@ -108,7 +108,7 @@ fn limits_are_exact_and_stratified() {
     assert_eq!(at_most(sorted, 50, 1).len(), 50);
 
     for limit in [10, 99, 1000] {
-        let options = OpenOptions { limit: Some(limit), ..OpenOptions::default() };
+        let options = OpenOptions::default().limit(limit);
         let data = open("digits", &options).expect("can be opened");
         assert_eq!(data.train.len(), limit);
     }
@@ -212,7 +212,7 @@ fn unreadable_images_are_skipped_and_reported() {
     let folder = folder_of_images();
     let set = Arc::new(Folder::open(folder.path()).expect("has two classes"));
     assert_eq!((set.len(), set.classes()), (11, &["apple".to_string(), "pear".to_string()][..]));
-    let options = LoaderOptions { workers: 2, ..LoaderOptions::new(4, Preprocessing::new(32)) };
+    let options = LoaderOptions::new(4, Preprocessing::new(32)).workers(2);
     let loader = Loader::new(Arc::clone(&set) as Arc<dyn Dataset>, options.clone()).expect("has images");
     let batches: Vec<Batch> =
         loader.epoch(0, 0).collect::<incept::Result<_>>().expect("three bad ones are allowed");
@@ -224,7 +224,7 @@ fn unreadable_images_are_skipped_and_reported() {
     let named = |name: &str| bad.iter().any(|(file, _)| file.contains(name));
     assert!(bad.len() == 3 && named("broken.png") && named("truncated.png") && named("empty.jpg"), "{bad:?}");
 
-    let options = LoaderOptions { max_bad: 2, ..options };
+    let options = options.max_bad(2);
     let loader = Loader::new(set, options).expect("has images");
     let error = loader.epoch(0, 0).find_map(Result::err).expect("three bad ones are too many");
     assert!(matches!(error, Error::TooManyBad { bad: 3, max: 2, .. }), "{error}");
@@ -254,7 +254,7 @@ fn hostile_images_are_skipped_and_reported() {
     assert_eq!(set.len(), 11 + hostile);
     let measured = Preprocessing::new(32).measure(set.as_ref(), 100);
     assert!(measured.std.iter().all(|s| s.is_finite() && *s > 0.0), "{measured:?}");
-    let options = LoaderOptions { workers: 2, max_bad: 3 + hostile, ..LoaderOptions::new(4, measured) };
+    let options = LoaderOptions::new(4, measured).workers(2).max_bad(3 + hostile);
     let loader = Loader::new(set, options.training(1, Some(Augmentation::paper()))).expect("has images");
     let batches: Vec<Batch> = loader.epoch(0, 0).collect::<incept::Result<_>>().expect("all are allowed");
     assert_eq!(batches.iter().map(|b| b.count).sum::<usize>(), 8);
@@ -302,7 +302,7 @@ impl Dataset for Hostile {
 fn panics_and_empty_images_do_not_end_workers() {
     let set: Arc<dyn Dataset> = Arc::new(Hostile(vec!["a".into()]));
     for workers in [0, 2] {
-        let options = LoaderOptions { workers, ..LoaderOptions::new(2, Preprocessing::new(32)) };
+        let options = LoaderOptions::new(2, Preprocessing::new(32)).workers(workers);
         let loader = Loader::new(Arc::clone(&set), options).expect("has images");
         let batches: Vec<Batch> = loader.epoch(0, 0).collect::<incept::Result<_>>().expect("four may be bad");
         assert_eq!(batches.iter().map(|b| b.count).sum::<usize>(), 1);
@@ -335,7 +335,7 @@ fn train_and_val_folders_are_separate() {
 fn batches_do_not_depend_on_workers() {
     let set: Arc<dyn Dataset> = Arc::new(digits().expect("the embedded copy is whole"));
     let batches = |workers: usize, epoch: u64, first: usize| {
-        let options = LoaderOptions { workers, ..LoaderOptions::new(100, Preprocessing::new(32)) };
+        let options = LoaderOptions::new(100, Preprocessing::new(32)).workers(workers);
         let options = options.training(5, Some(Augmentation::paper()));
         let loader = Loader::new(Arc::clone(&set), options).expect("has images");
         loader.epoch(epoch, first).collect::<incept::Result<Vec<Batch>>>().expect("all can be read")
@@ -361,10 +361,10 @@ fn batches_do_not_depend_on_workers() {
 fn missing_rows_are_filled_with_other_images() {
     let folder = folder_of_images();
     let set: Arc<dyn Dataset> = Arc::new(Folder::open(folder.path()).expect("has two classes"));
-    let mix = Mix { mixup: 0.4, cutmix: 0.0 };
+    let mix = Mix::default().mixup(0.4);
     let batches = |batch: usize, workers: usize, first: usize, mix: Option<Mix>| {
-        let options = LoaderOptions { workers, ..LoaderOptions::new(batch, Preprocessing::new(32)) };
-        let options = options.training(2, Some(Augmentation::standard())).mixing(mix);
+        let options = LoaderOptions::new(batch, Preprocessing::new(32)).workers(workers);
+        let options = options.training(2, Some(Augmentation::standard())).mix(mix);
         let loader = Loader::new(Arc::clone(&set), options).expect("has images");
         let list = loader.epoch(3, first).collect::<incept::Result<Vec<Batch>>>();
         (list.expect("three bad ones are allowed"), loader.bad().len())
@@ -438,7 +438,7 @@ fn data_set_without_readable_images_is_an_error() {
 #[test]
 fn dropping_an_epoch_ends_its_workers() {
     let set: Arc<dyn Dataset> = Arc::new(digits().expect("the embedded copy is whole"));
-    let options = LoaderOptions { workers: 2, ..LoaderOptions::new(8, Preprocessing::new(32)) };
+    let options = LoaderOptions::new(8, Preprocessing::new(32)).workers(2);
     let loader = Loader::new(Arc::clone(&set), options).expect("has images");
     drop(loader.epoch(0, 0).next());
     drop(loader);
@@ -462,9 +462,9 @@ fn images_are_cropped_scaled_and_normalized() {
         }
     }
     let image = Image { width: 80, height: 40, channels: 3, pixels };
-    let plain = Preprocessing { mean: [0.25, 0.5, 0.0], std: [0.5, 0.25, 1.0], ..Preprocessing::new(40) };
+    let plain = Preprocessing::new(40).mean([0.25, 0.5, 0.0]).std([0.5, 0.25, 1.0]);
     for fit in [Fit::Crop, Fit::Squash] {
-        let values = Preprocessing { fit, ..plain.clone() }.apply(&image);
+        let values = plain.clone().fit(fit).apply(&image);
         let at = |c: usize, y: usize, x: usize| values[(c * 40 + y) * 40 + x];
         // Both have the edge in the center: the crop covers columns 20 to 60, squashing all.
         assert!((at(0, 20, 10) - 1.5).abs() < 1e-5 && (at(0, 20, 30) + 0.5).abs() < 1e-5, "{fit:?}");

@@ -206,7 +206,7 @@ fn split_submissions_give_the_same_step() {
     let gpu = gpu();
     let steps = |most: Option<u64>| {
         let network = small(Variant::Paper);
-        let optimizer = Optimizer { max_grad_norm: Some(1.0), ..Optimizer::default() };
+        let optimizer = Optimizer::default().max_grad_norm(1.0);
         let mut trainer =
             gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 2, 5, |_, _| ())).expect("can train");
         if let Some(most) = most {
@@ -293,9 +293,9 @@ fn pruned_inference_is_bit_identical() {
         let kept: Vec<TensorId> = heads.iter().map(|h| fused.output(h).expect("was kept")).collect();
         let at = |name: &str| fused.find(name).expect("is an input");
         let (input, labels) = (at(Network::INPUT), at(Network::LABELS));
-        let options =
-            PlanOptions { profile: gpu.profile(), outputs: &kept, metrics: &[], layout: None, choices: None };
-        let plan = std::sync::Arc::new(Plan::new(&fused, &options).expect("can be planned"));
+        let plan = std::sync::Arc::new(
+            Plan::new(&fused, &PlanOptions::new(gpu.profile()).outputs(&kept)).expect("can be planned"),
+        );
         let mut session = gpu
             .block_on(Session::new(&gpu, std::sync::Arc::clone(&plan), None, |_, _| ()))
             .expect("a session");
@@ -422,9 +422,9 @@ fn plans_preserve_live_values() {
     // Each output alone and all together, because lifetimes depend on the outputs.
     let singles = outputs.iter().map(std::slice::from_ref);
     for kept in singles.chain([&outputs[..]]) {
-        let options =
-            PlanOptions { profile: gpu.profile(), outputs: kept, metrics: &[], layout: None, choices: None };
-        let plan = std::sync::Arc::new(Plan::new(&graph, &options).expect("can be planned"));
+        let plan = std::sync::Arc::new(
+            Plan::new(&graph, &PlanOptions::new(gpu.profile()).outputs(kept)).expect("can be planned"),
+        );
         let mut session = gpu
             .block_on(Session::new(&gpu, std::sync::Arc::clone(&plan), None, |_, _| ()))
             .expect("a session");
@@ -450,9 +450,9 @@ fn plan_segments_equal_a_whole_run() {
     let inference = InferenceGraph::new(&small(Variant::Paper), 2, Element::F32).expect("can be built");
     let middle = inference.graph.find("inception_4a/output").expect("the block is there");
     let kept = [inference.logits, middle];
-    let options =
-        PlanOptions { profile: gpu.profile(), outputs: &kept, metrics: &[], layout: None, choices: None };
-    let plan = std::sync::Arc::new(Plan::new(&inference.graph, &options).expect("can be planned"));
+    let plan = std::sync::Arc::new(
+        Plan::new(&inference.graph, &PlanOptions::new(gpu.profile()).outputs(&kept)).expect("can be planned"),
+    );
     let mut session =
         gpu.block_on(Session::new(&gpu, std::sync::Arc::clone(&plan), None, |_, _| ())).expect("a session");
     let regions = std::sync::Arc::clone(session.regions());
@@ -492,14 +492,7 @@ fn oversized_batch_error_suggests_a_fitting_one() {
     let profile = Profile::webgpu(AdapterClass::Discrete);
     let plan = |batch: usize| {
         let training = TrainingGraph::new(&GoogLeNet::paper(), &Optimizer::default(), batch).expect("builds");
-        let options = PlanOptions {
-            profile: &profile,
-            outputs: &[],
-            metrics: &training.metrics,
-            layout: None,
-            choices: None,
-        };
-        Plan::new(&training.graph, &options).map(|_| ())
+        Plan::new(&training.graph, &PlanOptions::new(&profile).metrics(&training.metrics)).map(|_| ())
     };
     let error = plan(256).expect_err("256 images do not fit in 128 MiB");
     let Error::TooLarge { advice, limit, .. } = &error else { panic!("{error}") };
@@ -514,14 +507,9 @@ fn oversized_batch_error_suggests_a_fitting_one() {
 fn planned_memory_is_within_10_percent_of_bound() {
     let profile = Profile { binding: 1 << 32, buffer: 1 << 34, ..Profile::webgpu(AdapterClass::Discrete) };
     let training = TrainingGraph::new(&GoogLeNet::paper(), &Optimizer::default(), 32).expect("builds");
-    let options = PlanOptions {
-        profile: &profile,
-        outputs: &[],
-        metrics: &training.metrics,
-        layout: None,
-        choices: None,
-    };
-    let memory = Plan::new(&training.graph, &options).expect("can be planned").memory;
+    let memory = Plan::new(&training.graph, &PlanOptions::new(&profile).metrics(&training.metrics))
+        .expect("can be planned")
+        .memory;
     assert!(memory.planned_bytes as f64 <= 1.1 * memory.bound_bytes as f64, "{memory:?}");
     assert!(memory.planned_bytes * 2 < memory.naive_bytes, "{memory:?}");
 }
@@ -535,12 +523,10 @@ fn training_is_deterministic_and_resumes_exactly() {
     let gpu = gpu();
     let recipes = [
         Optimizer::default(),
-        Optimizer {
-            rule: Rule::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 },
-            max_grad_norm: Some(0.5),
-            average: Some(Averaging::Exponential(0.9)),
-            ..Optimizer::default()
-        },
+        Optimizer::default()
+            .rule(Rule::adamw([0.9, 0.99], 1e-8))
+            .max_grad_norm(0.5)
+            .average(Averaging::Exponential(0.9)),
     ];
     for (variant, optimizer) in [Variant::Paper, Variant::Torchvision].into_iter().zip(recipes) {
         // With dropout, whose masks must continue.
@@ -568,7 +554,7 @@ fn running_statistics_are_averaged() {
     }
     let gpu = gpu();
     let (network, decay) = (small(Variant::Torchvision), 0.9);
-    let optimizer = Optimizer { average: Some(Averaging::Exponential(decay)), ..Optimizer::default() };
+    let optimizer = Optimizer::default().average(Averaging::Exponential(decay));
     let mut trainer =
         gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 4, 9, |_, _| ())).expect("can train");
     let state = |trainer: &Trainer| gpu.block_on(trainer.state()).expect("the state can be read");
@@ -621,7 +607,7 @@ fn gradient_accumulation_equals_a_large_batch() {
         trainer.step(&batch(4, 0), 0.05).expect("a step");
         gpu.block_on(trainer.state()).expect("the state can be read")
     };
-    let optimizer = Optimizer { accumulate: 2, ..Optimizer::default() };
+    let optimizer = Optimizer::default().accumulate(2);
     let mut trainer =
         gpu.block_on(Trainer::new(&gpu, &network, &optimizer, 2, 9, |_, _| ())).expect("can train");
     let all = batch(4, 0);
@@ -675,7 +661,7 @@ fn incomplete_accumulation_weights_images_equally() {
     let gpu = gpu();
     let plain = small(Variant::Paper);
     let weights = Some(vec![1.0, 0.25, 3.0, 0.5]);
-    let weighted = GoogLeNet { class_weights: weights, mixed_labels: true, ..plain.clone() };
+    let weighted = plain.clone().with_class_weights(weights).mixed_labels(true);
     for network in [plain, weighted] {
         let mut all = batch(35, 0);
         if network.mixed_labels {
@@ -691,7 +677,7 @@ fn incomplete_accumulation_weights_images_equally() {
         large.step(&all, 0.05).expect("a step");
         let parts = [rows(&all, 0..16, 16), rows(&all, 16..32, 16), rows(&all, 32..35, 16)];
         // An accumulation of four with only three batches.
-        let optimizer = Optimizer { accumulate: 4, ..Optimizer::default() };
+        let optimizer = Optimizer::default().accumulate(4);
         let mut small = trainer(optimizer, 16);
         let mut left = None;
         for part in &parts[..2] {
@@ -729,7 +715,7 @@ fn training_fits_webgpu_default_limits() {
     if missing() {
         return;
     }
-    let options = AdapterOptions { default_limits: true, ..AdapterOptions::default() };
+    let options = AdapterOptions::default().default_limits(true);
     let gpu = Gpu::open_blocking(&options).expect("the tests need a GPU driver");
     assert_eq!(gpu.profile().binding, 128 << 20);
     assert_eq!(gpu.profile().workgroup_memory, 16 << 10);

@@ -159,7 +159,7 @@ fn failed_run_is_logged() {
 #[test]
 fn batches_are_mixed() {
     let device = cpu();
-    let mix = Mix { mixup: 0.2, cutmix: 1.0 };
+    let mix = Mix::default().mixup(0.2).cutmix(1.0);
     let (history, learner) = fit(device, builder().epochs(1).mix(mix));
     assert!(history.epochs[0].summary.loss.is_finite());
     assert!(learner.trainer().network().mixed_labels);
@@ -190,9 +190,9 @@ fn contradicting_options_are_rejected() {
     for share in [-0.1, 1.0, f64::NAN] {
         assert!(refused(builder().val_split(share)).contains("val_split"));
     }
-    let mix = Mix { mixup: 0.2, cutmix: 0.0 };
+    let mix = Mix::default().mixup(0.2);
     assert!(refused(builder().mix(mix).batch_size(1)).contains("LearnerBuilder::mix"));
-    assert!(refused(builder().mix(Mix { mixup: -1.0, ..mix })).contains("Mix::mixup"));
+    assert!(refused(builder().mix(mix.mixup(-1.0))).contains("Mix::mixup"));
     let mut other = InMemory::new(["a", "b"]);
     other.push(Image { width: 1, height: 1, channels: 1, pixels: vec![0] }, 0).expect("an image");
     assert!(refused(builder().validation(Arc::new(other))).contains("classes of the validation set"));

@@ -4,9 +4,11 @@
 
 mod cpu;
 mod data;
+mod dispatches;
 mod graph;
 mod heatmaps;
 mod learner;
+mod model;
 mod operations;
 mod passes;
 mod precision;

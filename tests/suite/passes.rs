@@ -63,7 +63,7 @@ fn checkpointing_saves_memory_with_equal_results() {
     let gpu = gpu();
     let network = small(Variant::Paper);
     let whole = Optimizer::default();
-    let less = Optimizer { checkpointing: true, ..whole };
+    let less = whole.checkpointing(true);
     let (expected, found) = (trained(&gpu, &network, &whole, 3), trained(&gpu, &network, &less, 3));
     for (name, tensor) in &expected.parameters {
         let error = relative_error(&found.parameters[name].data, &tensor.data);

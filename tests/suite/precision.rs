@@ -42,7 +42,7 @@ fn batch(size: usize, seed: u64) -> Batch {
 }
 
 fn f16(start: f32, interval: u32) -> Optimizer {
-    Optimizer { precision: Precision::F16(LossScaling { start, interval }), ..Optimizer::default() }
+    Optimizer::default().precision(Precision::F16(LossScaling::default().start(start).interval(interval)))
 }
 
 fn trainer(gpu: &Gpu, network: &GoogLeNet, optimizer: &Optimizer) -> Trainer {
@@ -181,12 +181,10 @@ fn overflowing_updates_are_skipped_and_scale_adapts() {
         return;
     }
     let Some(gpu) = gpu_with_f16() else { return };
-    let optimizer = Optimizer {
-        rule: Rule::AdamW { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 },
-        max_grad_norm: Some(0.5),
-        average: Some(Averaging::Exponential(0.9)),
-        ..f16(16_777_216.0, 2)
-    };
+    let optimizer = f16(16_777_216.0, 2)
+        .rule(Rule::adamw([0.9, 0.99], 1e-8))
+        .max_grad_norm(0.5)
+        .average(Averaging::Exponential(0.9));
     let mut trainer = trainer(&gpu, &small(Variant::Paper), &optimizer);
     let mut before = state(&gpu, &trainer);
     let (mut scale, mut good, mut skipped) = (16_777_216.0, 0, 0);
@@ -303,7 +301,7 @@ fn f16_training_tracks_f32() {
 
 #[test]
 fn missing_f16_support_is_a_typed_error() {
-    let options = AdapterOptions { backends: Some(wgpu::Backends::GL), ..AdapterOptions::default() };
+    let options = AdapterOptions::default().backends(wgpu::Backends::GL);
     let gpu = match Gpu::open_blocking(&options) {
         Ok(gpu) => gpu,
         Err(error) => return skipped("opengl", &error.to_string()),

@@ -9,7 +9,7 @@ use incept::gpu::probe_kernels;
 use incept::graph::{Add, Copy, Fill};
 use incept::graph::{Graph, Operation};
 use incept::infer::InferenceGraph;
-use incept::kernel::{AdapterClass, Cooperative, Kernel, Operand, Operands, Profile, pipeline_text};
+use incept::kernel::{AdapterClass, Cooperative, Kernel, Operand, Operands, Profile, text_for};
 use incept::model::GoogLeNet;
 use incept::ops::{AdamW, AvgPool, AvgPoolGrad, Relu, ReluGrad};
 use incept::optim::{Averaging, Optimizer, Precision, Rule};
@@ -56,24 +56,19 @@ fn graphs(element: Element) -> Vec<Graph> {
     let precision = if element == Element::F16 { Precision::f16() } else { Precision::F32 };
     let paper = GoogLeNet::paper().width(0.25).classes(10);
     let torchvision = GoogLeNet::torchvision().width(0.25).classes(10).input(64);
-    let adamw = Optimizer {
-        rule: Rule::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 },
-        max_grad_norm: Some(1.0),
-        average: Some(Averaging::Exponential(0.99)),
-        accumulate: 2,
-        ..Optimizer::default()
-    };
-    let nesterov = Optimizer {
-        rule: Rule::Sgd { nesterov: true },
-        average: Some(Averaging::Polyak),
-        ..Optimizer::default()
-    };
-    let lars = Optimizer { rule: Rule::Lars { trust_coefficient: 0.001 }, ..Optimizer::default() };
-    let mixed = GoogLeNet {
-        mixed_labels: true,
-        class_weights: Some(vec![1.0; 10]),
-        ..GoogLeNet::paper().width(0.0625).classes(10).input(32)
-    };
+    let adamw = Optimizer::default()
+        .rule(Rule::adamw([0.9, 0.999], 1e-8))
+        .max_grad_norm(1.0)
+        .average(Averaging::Exponential(0.99))
+        .accumulate(2);
+    let nesterov = Optimizer::default().rule(Rule::nesterov()).average(Averaging::Polyak);
+    let lars = Optimizer::default().rule(Rule::lars(0.001));
+    let mixed = GoogLeNet::paper()
+        .width(0.0625)
+        .classes(10)
+        .input(32)
+        .mixed_labels(true)
+        .with_class_weights(vec![1.0; 10]);
     let mut list = Vec::new();
     let full = GoogLeNet::paper();
     for (network, optimizer, batch) in [
@@ -83,7 +78,7 @@ fn graphs(element: Element) -> Vec<Graph> {
         (&torchvision, Optimizer::default(), 4),
         (&mixed, lars, 4),
     ] {
-        let optimizer = Optimizer { precision, ..optimizer };
+        let optimizer = optimizer.precision(precision);
         list.push(TrainingGraph::new(network, &optimizer, batch).expect("the network can be built").graph);
         list.push(InferenceGraph::new(network, batch, element).expect("the network can be built").graph);
     }
@@ -92,8 +87,7 @@ fn graphs(element: Element) -> Vec<Graph> {
 
 /// All kernels that a plan of the graph may choose with this profile.
 fn kernels_of(graph: &Graph, profile: &Profile) -> Vec<Kernel> {
-    let options = PlanOptions { profile, outputs: &[], metrics: &[], layout: None, choices: None };
-    let plan = Plan::new(graph, &options).expect("the graph can be planned");
+    let plan = Plan::new(graph, &PlanOptions::new(profile)).expect("the graph can be planned");
     let mut kernels = Vec::new();
     for (_, node) in plan.graph.nodes() {
         let operand = |id: &incept::graph::TensorId| {
@@ -143,28 +137,42 @@ fn other_kernels(profile: &Profile) -> Vec<Kernel> {
     kernels
 }
 
-/// The source text of every pipeline, with its kernel.
-fn pipelines() -> &'static BTreeMap<String, Kernel> {
-    static PIPELINES: OnceLock<BTreeMap<String, Kernel>> = OnceLock::new();
+/// The source text and entry point of every pipeline, with its kernel.
+type Pipelines = BTreeMap<(String, &'static str), Kernel>;
+
+fn pipelines() -> &'static Pipelines {
+    static PIPELINES: OnceLock<Pipelines> = OnceLock::new();
     PIPELINES.get_or_init(make_pipelines)
 }
 
-fn make_pipelines() -> BTreeMap<String, Kernel> {
+fn make_pipelines() -> Pipelines {
     let mut texts = BTreeMap::new();
     let (plain, mixed) = (graphs(Element::F32), graphs(Element::F16));
     for profile in profiles() {
         let graphs = plain.iter().chain(if profile.f16 { &mixed[..] } else { &[] });
-        let kernels = graphs.flat_map(|g| kernels_of(g, &profile)).chain(other_kernels(&profile));
+        let kernels = graphs.clone().flat_map(|g| kernels_of(g, &profile)).chain(other_kernels(&profile));
         for kernel in kernels {
-            let text = pipeline_text(&kernel, profile.bake).expect("a text");
-            texts.insert(text + kernel.entry, kernel);
+            texts.insert(text_for(&kernel, &profile).expect("a text"), kernel);
+        }
+        // Groups, in which bindings may share arrays.
+        for graph in graphs {
+            let plan = Plan::new(graph, &PlanOptions::new(&profile)).expect("the graph can be planned");
+            for pipeline in plan.pipelines(&profile).expect("texts") {
+                texts.insert((pipeline.text, pipeline.entry), pipeline.kernel.clone());
+            }
         }
     }
     texts
 }
 
-fn translate(name: &str, kernel: &Kernel, module: &naga::Module, info: &ModuleInfo, wgsl: &str) {
-    let entry = kernel.entry;
+fn translate(
+    name: &str,
+    entry: &str,
+    cooperative: bool,
+    module: &naga::Module,
+    info: &ModuleInfo,
+    wgsl: &str,
+) {
     let stage = ShaderStage::Compute;
     let options = spv::PipelineOptions { shader_stage: stage, entry_point: entry.into() };
     // Subgroups need SPIR-V 1.3.
@@ -173,7 +181,6 @@ fn translate(name: &str, kernel: &Kernel, module: &naga::Module, info: &ModuleIn
         .unwrap_or_else(|e| panic!("{name} in SPIR-V: {e}"));
     assert!(words.len() > 50, "{name}: too little SPIR-V");
 
-    let cooperative = kernel.cooperative;
     let lang_version = if cooperative { (2, 3) } else { (2, 1) };
     let options = msl::Options { lang_version, ..msl::Options::default() };
     let pipeline =
@@ -228,15 +235,17 @@ fn shape(text: &str) -> String {
     shape
 }
 
+type Chosen = (&'static (String, &'static str), &'static Kernel);
+
 /// The first and last of pipelines that differ only in numbers; `INCEPT_SHADERS=all` selects all,
 /// which takes minutes.
-fn chosen() -> Vec<(&'static String, &'static Kernel)> {
+fn chosen() -> Vec<Chosen> {
     if std::env::var("INCEPT_SHADERS").is_ok_and(|which| which == "all") {
         return pipelines().iter().collect();
     }
-    let mut ends: BTreeMap<String, Vec<(&String, &Kernel)>> = BTreeMap::new();
+    let mut ends: BTreeMap<String, Vec<Chosen>> = BTreeMap::new();
     for pipeline in pipelines() {
-        let alike = ends.entry(shape(pipeline.0)).or_default();
+        let alike = ends.entry(shape(&pipeline.0.0)).or_default();
         alike.truncate(1);
         alike.push(pipeline);
     }
@@ -248,8 +257,7 @@ fn every_pipeline_is_valid_and_translates() {
     let chosen = chosen();
     assert!(chosen.len() > 100, "only {} pipelines", chosen.len());
     println!("{} of {} pipelines", chosen.len(), pipelines().len());
-    chosen.par_iter().for_each(|(key, kernel)| {
-        let text = &key[..key.len() - kernel.entry.len()];
+    chosen.par_iter().for_each(|((text, entry), kernel)| {
         let name = format!("{} {}", kernel.label, kernel.entry);
         let module = naga::front::wgsl::parse_str(text)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
@@ -263,7 +271,7 @@ fn every_pipeline_is_valid_and_translates() {
             .subgroup_operations(naga::valid::SubgroupOperationSet::all())
             .validate(&module)
             .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
-        translate(&name, kernel, &module, &info, text);
+        translate(&name, entry, kernel.cooperative, &module, &info, text);
     });
 }
 

@@ -120,9 +120,8 @@ fn plan_twice(ways: &'static [&'static str], count: usize, choices: Option<&Choi
     let mut graph = Graph::new();
     let x = graph.input("x", Spec::f32([count / 100, 100]));
     let y = graph.add("double", Twice(ways), &[x]).expect("any shape will do");
-    let options =
-        PlanOptions { profile: gpu().profile(), outputs: &[y], metrics: &[], layout: None, choices };
-    let plan = Plan::new(&graph, &options).expect("fits");
+    let plan =
+        Plan::new(&graph, &PlanOptions::new(gpu().profile()).outputs(&[y]).choices(choices)).expect("fits");
     let y = plan.tensor(y).expect("is planned");
     (plan, y)
 }
@@ -233,7 +232,7 @@ fn budget_and_stop_are_respected() {
     assert!(stopped.expect("no error").choices.is_empty() && gpu.choices().is_empty());
 
     let none = Some(Duration::ZERO);
-    let tuning = run(&gpu, &plan, &TuneOptions { budget: none, ..TuneOptions::fast() });
+    let tuning = run(&gpu, &plan, &TuneOptions::fast().budget(none));
     assert_eq!((tuning.left, tuning.measured, only(&tuning).implementation.as_str()), (1, 0, "plain"));
     // Unmeasured operations count as decided for the next fast tuning, but not for a full one.
     assert_eq!(run(&gpu, &plan, &TuneOptions::fast()).known, 1);
@@ -290,7 +289,7 @@ fn tuning_a_network_twice_measures_once() {
     let plan = TrainingGraph::new(&network(), &Optimizer::default(), 4).and_then(|g| g.plan(&gpu));
     let plan = plan.expect("a plan");
     let mut seen = Vec::new();
-    let first = gpu.block_on(tune(&gpu, &plan, &TuneOptions { budget: None, ..TuneOptions::fast() }, |at| {
+    let first = gpu.block_on(tune(&gpu, &plan, &TuneOptions::fast().budget(None), |at| {
         seen.push((at.done, at.total));
         ControlFlow::Continue(())
     }));

@@ -34,7 +34,7 @@ impl Golden {
     /// Random parameters and images by seed.
     pub fn draw(seed: u64) -> Self {
         let network = GoogLeNet::paper().width(0.0625).classes(CLASSES).input(SIZE).dropout(0.0, 0.0);
-        let network = GoogLeNet { keep_stem: true, ..network };
+        let network = network.keep_stem(true);
         let net = network.build(BATCH).expect("a network");
         let mut graph = net.graph.clone();
         graph.differentiate(net.loss).expect("has gradients");

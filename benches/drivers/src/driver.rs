@@ -4,10 +4,6 @@ use std::ffi::{CStr, CString};
 
 use ash::khr::pipeline_executable_properties as executables;
 use ash::vk;
-use incept::kernel::{AdapterClass, Kernel, Profile, pipeline_text};
-use naga::back::spv;
-use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
-use naga::valid::{Capabilities, ValidationFlags, Validator};
 use serde::Serialize;
 
 use crate::Result;
@@ -21,9 +17,19 @@ pub struct Statistic {
     pub value: f64,
 }
 
+/// What a driver reports of a compiled kernel.
+pub struct Compiled {
+    /// Invocations that run together.
+    pub subgroup: u32,
+    /// Its statistics, without hashes.
+    pub statistics: Vec<Statistic>,
+}
+
 /// A device that only compiles. It lives as long as the process, so nothing is destroyed.
 pub struct Driver {
     name: String,
+    version: String,
+    #[cfg(feature = "engine")]
     limits: vk::PhysicalDeviceLimits,
     device: ash::Device,
     executables: executables::Device,
@@ -52,11 +58,15 @@ impl Driver {
             let instance = entry.create_instance(&info, None)?;
             let devices = instance.enumerate_physical_devices()?;
             let physical = *devices.get(number).ok_or(format!("there are {} devices", devices.len()))?;
-            let properties = instance.get_physical_device_properties(physical);
+            let mut driver = vk::PhysicalDeviceDriverProperties::default();
+            let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut driver);
+            instance.get_physical_device_properties2(physical, &mut properties);
+            let properties = properties.properties;
+            let version = format!("{} {}", text(&driver.driver_name), text(&driver.driver_info));
             let queue = [vk::DeviceQueueCreateInfo::default().queue_priorities(&[1.0])];
             let extensions = [executables::NAME.as_ptr()];
-            let mut statistics =
-                vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
+            let mut statistics = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default()
+                .pipeline_executable_info(true);
             let info = vk::DeviceCreateInfo::default()
                 .queue_create_infos(&queue)
                 .enabled_extension_names(&extensions)
@@ -79,7 +89,16 @@ impl Driver {
             let info = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
             let layout = device.create_pipeline_layout(&info, None)?;
             let name = text(&properties.device_name);
-            Ok(Self { name, limits: properties.limits, device, executables, layout, _entry: entry })
+            Ok(Self {
+                name,
+                version,
+                #[cfg(feature = "engine")]
+                limits: properties.limits,
+                device,
+                executables,
+                layout,
+                _entry: entry,
+            })
         }
     }
 
@@ -88,24 +107,27 @@ impl Driver {
         &self.name
     }
 
-    /// The profile to create kernels for: the device's limits and this adapter class.
-    pub fn profile(&self, class: AdapterClass) -> Profile {
-        Profile {
-            workgroup_memory: self.limits.max_compute_shared_memory_size,
-            invocations: self.limits.max_compute_work_group_invocations,
-            workgroup: self.limits.max_compute_work_group_size,
-            ..Profile::webgpu(class)
-        }
+    /// The driver's name and version.
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
-    /// Compiles a kernel and reads its statistics.
-    pub fn statistics(&self, kernel: &Kernel, bake: bool) -> Result<Vec<Statistic>> {
-        let code = spirv(kernel, bake)?;
-        let entry = CString::new(kernel.entry)?;
+    /// Its limits.
+    #[cfg(feature = "engine")]
+    pub fn limits(&self) -> &vk::PhysicalDeviceLimits {
+        &self.limits
+    }
+
+    /// Compiles an entry point of SPIR-V and reads its statistics.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub fn compile(&self, code: &[u32], entry: &str) -> Result<Compiled> {
+        let entry = CString::new(entry)?;
         // SAFETY: the code is valid for the layout: it has storage buffers only, in the first set,
         // fewer than the layout has.
         unsafe {
-            let info = vk::ShaderModuleCreateInfo::default().code(&code);
+            let info = vk::ShaderModuleCreateInfo::default().code(code);
             let module = self.device.create_shader_module(&info, None)?;
             let stage = vk::PipelineShaderStageCreateInfo::default()
                 .stage(vk::ShaderStageFlags::COMPUTE)
@@ -118,14 +140,17 @@ impl Driver {
             let pipeline = self
                 .device
                 .create_compute_pipelines(vk::PipelineCache::null(), &info, None)
-                .map_err(|(_, e)| format!("{}: {e}", kernel.label))?[0];
+                .map_err(|(_, e)| e)?[0];
+            let info = vk::PipelineInfoKHR::default().pipeline(pipeline);
+            let parts = self.executables.get_pipeline_executable_properties(&info)?;
             let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline);
             let list = self.executables.get_pipeline_executable_statistics(&info)?;
             self.device.destroy_pipeline(pipeline, None);
             self.device.destroy_shader_module(module, None);
             // Hashes only identify pipelines.
             let told = list.iter().map(statistic).filter(|s| !s.name.to_lowercase().contains("hash"));
-            Ok(told.collect())
+            let subgroup = parts.first().map_or(0, |part| part.subgroup_size);
+            Ok(Compiled { subgroup, statistics: told.collect() })
         }
     }
 }
@@ -142,30 +167,4 @@ fn statistic(told: &vk::PipelineExecutableStatisticKHR<'_>) -> Statistic {
         }
     };
     Statistic { name: text(&told.name), value }
-}
-
-/// The SPIR-V that the engine passes to drivers: without checks of bounds, loops and divisions.
-fn spirv(kernel: &Kernel, bake: bool) -> Result<Vec<u32>> {
-    let wgsl = pipeline_text(kernel, bake)?;
-    let module = naga::front::wgsl::parse_str(&wgsl).map_err(|e| e.emit_to_string(&wgsl))?;
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::default());
-    let info = validator.validate(&module).map_err(|e| e.emit_to_string(&wgsl))?;
-    let unchecked = BoundsCheckPolicy::Unchecked;
-    let options = spv::Options {
-        lang_version: (1, 3),
-        bounds_check_policies: BoundsCheckPolicies {
-            index: unchecked,
-            buffer: unchecked,
-            ..BoundsCheckPolicies::default()
-        },
-        force_loop_bounding: false,
-        emit_int_div_checks: false,
-        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
-        ..spv::Options::default()
-    };
-    let pipeline = spv::PipelineOptions {
-        shader_stage: naga::ShaderStage::Compute,
-        entry_point: kernel.entry.into(),
-    };
-    Ok(spv::write_vec(&module, &info, &options, Some(&pipeline))?)
 }

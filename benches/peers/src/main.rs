@@ -152,7 +152,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let wanted = AdapterOptions { adapter: options.adapter.clone(), ..AdapterOptions::default() };
+    let wanted = AdapterOptions::default().adapter(options.adapter.clone());
     let devices = adapter::open(&wanted)?;
     let schedule = Schedule {
         rounds: options.rounds,

@@ -31,7 +31,7 @@ pub struct Training {
 impl Training {
     pub fn new(gpu: &Gpu, network: &GoogLeNet, batch: usize, precision: Precision) -> Result<Self> {
         let (momentum, weight_decay) = (work::MOMENTUM, work::DECAY);
-        let optimizer = Optimizer { momentum, weight_decay, precision, ..Optimizer::default() };
+        let optimizer = Optimizer::default().momentum(momentum).weight_decay(weight_decay).precision(precision);
         let trainer = gpu.block_on(Trainer::new(gpu, network, &optimizer, batch, work::SEED, |_, _| ()))?;
         Ok(Self { gpu: gpu.clone(), trainer, batch: work::batch(network, batch), losses: Vec::new() })
     }
@@ -134,9 +134,7 @@ fn prepare(
     inputs: &[TensorId],
     output: TensorId,
 ) -> Result<(Session, Vec<TensorId>, TensorId)> {
-    let options =
-        PlanOptions { profile: gpu.profile(), outputs: &[output], metrics: &[], layout: None, choices: None };
-    let plan = Plan::new(graph, &options)?;
+    let plan = Plan::new(graph, &PlanOptions::new(gpu.profile()).outputs(&[output]))?;
     let inputs = inputs.iter().map(|t| plan.tensor(*t)).collect::<incept::Result<_>>()?;
     let output = plan.tensor(output)?;
     Ok((gpu.block_on(Session::new(gpu, Arc::new(plan), None, |_, _| ()))?, inputs, output))

@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use incept::Error;
 use incept::checkpoint::{Checkpoint, Metadata};
-use incept::data::{
-    self, CropTest, Dataset, Loader, LoaderOptions, OpenOptions, OpenedPart, open_part, with_classes,
-};
+use incept::data::{self, CropTest, Dataset, Loader, OpenOptions, OpenedPart, open_part, with_classes};
 use incept::device::Device;
 use incept::infer::Classifier;
 use incept::infer::{Assessment, Member, Scores, score};
@@ -52,11 +50,8 @@ pub(crate) fn open_split(
     let what = data.or_else(|| run.as_ref().map(|r| r.data.clone()));
     let what =
         what.ok_or_else(|| Error::Config("give a data set: the checkpoint does not name one".into()))?;
-    let options = run.map_or_else(OpenOptions::default, |r| OpenOptions {
-        val_split: r.val_split,
-        limit: r.limit,
-        limit_seed: r.seed,
-        ..OpenOptions::default()
+    let options = run.map_or_else(OpenOptions::default, |r| {
+        OpenOptions::default().val_split(r.val_split).limit(r.limit).limit_seed(r.seed)
     });
     let part = match part {
         Part::Validation => data::Part::Validation,
@@ -131,8 +126,9 @@ impl Job<'_> {
         for Candidate { metadata, state, .. } in candidates {
             let options = load.options(*batch, &metadata.preprocessing);
             // An unreadable image counts once for each of its crops.
-            let options = LoaderOptions { max_bad: options.max_bad.saturating_mul(views), ..options };
-            let loader = Loader::new(crops.of(Arc::clone(set), &metadata.preprocessing), options)?;
+            let max_bad = options.max_bad.saturating_mul(views);
+            let loader =
+                Loader::new(crops.of(Arc::clone(set), &metadata.preprocessing), options.max_bad(max_bad))?;
             let classifier =
                 device.block_on(Classifier::new(*device, &metadata.network, *batch, *element, state))?;
             members.push(Member { classifier, loader });

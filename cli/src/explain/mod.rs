@@ -190,7 +190,7 @@ impl Explain {
     fn open(&self, name: &str) -> Result<OpenedData> {
         let limit = self.limit.filter(|limit| *limit > 0);
         let val_split = self.val_split.unwrap_or(VAL_SPLIT);
-        let data = describe(name, &OpenOptions { val_split, limit, ..OpenOptions::default() })?;
+        let data = describe(name, &OpenOptions::default().val_split(val_split).limit(limit))?;
         refuse_split(&data, "--val-split", self.val_split.is_some())?;
         Ok(data)
     }

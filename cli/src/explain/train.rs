@@ -10,7 +10,6 @@ use incept::data::Loader;
 use incept::device::Device;
 use incept::explain::{Comparison, Curve, CurvePoint, Pairs, Recipe, Spread, train_curve};
 use incept::model::GoogLeNet;
-use incept::optim::Optimizer;
 use incept::train::{StepMetrics, TrainingGraph};
 use serde::Serialize;
 
@@ -98,7 +97,7 @@ impl Explain {
         }
         let without = with.clone().aux_weight(0.0);
         let batch = self.batch.unwrap_or(BATCH);
-        let recipe = Recipe { epochs: self.epochs, batch, lr: self.lr, optimizer: Optimizer::default() };
+        let recipe = Recipe::new(self.epochs, batch, self.lr);
         let preprocessing = self.pixels.clone().measured(with.input, data.train.as_ref())?;
         let options = self.load.options(batch, &preprocessing);
         let stop = interruptible()?;

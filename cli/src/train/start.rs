@@ -157,7 +157,7 @@ impl Train {
         let val_split = *training.val_split.get_or_insert(OpenOptions::default().val_split);
         let data = describe(
             &what,
-            &OpenOptions { val_split, limit: training.limit, limit_seed: seed, ..OpenOptions::default() },
+            &OpenOptions::default().val_split(val_split).limit(training.limit).limit_seed(seed),
         )?;
         refuse_split(&data, "--val-split", self.config.training.val_split.is_some())?;
         if data.train.is_empty() {
@@ -208,7 +208,7 @@ impl Train {
         config.network.width = None;
         config.network.variant = Some(theirs.variant);
         // Class weights of the earlier training do not apply to this one.
-        let theirs = GoogLeNet { class_weights: None, ..theirs.clone() };
+        let theirs = metadata.network.clone().with_class_weights(None);
         config.network.changed(theirs.classes(classes))
     }
 
@@ -237,7 +237,7 @@ impl Train {
         let preprocessing = match pretrained.metadata() {
             Some(metadata) => {
                 let theirs = metadata.preprocessing.clone();
-                config.pixels.resolve(&Preprocessing { input, ..theirs })?
+                config.pixels.resolve(&theirs.input(input))?
             }
             None => config.pixels.measured(input, data.train.as_ref())?,
         };
@@ -320,12 +320,7 @@ impl Train {
         require_finite(path, &checkpoint)?;
         let metadata = &checkpoint.metadata;
         let run = self.continued(path, metadata)?;
-        let options = OpenOptions {
-            val_split: run.val_split,
-            limit: run.limit,
-            limit_seed: run.seed,
-            ..OpenOptions::default()
-        };
+        let options = OpenOptions::default().val_split(run.val_split).limit(run.limit).limit_seed(run.seed);
         let data = describe(&run.data, &options)?;
         if data.train.classes() != metadata.classes {
             let classes = metadata.classes.join(", ");

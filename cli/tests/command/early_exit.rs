@@ -35,7 +35,7 @@ fn trainer(device: &Device, network: &GoogLeNet, batch: usize) -> Trainer {
 }
 
 fn never() -> Exit {
-    Exit { threshold: 2.0, temperatures: Vec::new() }
+    Exit::new(2.0)
 }
 
 /// All answers in the order of the images.
@@ -58,7 +58,7 @@ fn stages_agree_with_the_whole_network() {
         let mut trainer = trainer(&device, &network, 4);
         trainer.step(batch, 0.0).expect("a step");
         let mut staged = device.block_on(trainer.early_exit(4)).expect("stages");
-        assert_eq!(staged.heads(), ["aux1", "aux2", "main"]);
+        assert_eq!(staged.heads(), ["main", "aux1", "aux2"]);
         let all = device.block_on(staged.all_heads(batch)).expect("logits");
         let close =
             |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + b.abs()));
@@ -75,7 +75,7 @@ fn stages_agree_with_the_whole_network() {
         let own = EarlyExit::new(&device, &network, 4, Element::F32, &state);
         let mut own = device.block_on(own).expect("stages");
         for answer in answers(&device, &mut own, std::slice::from_ref(batch), &never()) {
-            assert_eq!(answer.head, 2);
+            assert_eq!(answer.head, "main");
             assert!(close(&answer.probabilities, &rows[answer.image as usize]), "{answer:?}");
         }
     }
@@ -102,10 +102,10 @@ fn later_stages_run_only_for_unconfident_images() {
 
     // Everything exits at aux1: no other stage is dispatched, with one submission per batch.
     let (runs, dispatches, before) = (staged.runs(), staged.dispatches(), gpu.counters());
-    let exit = Exit { threshold: 0.0, temperatures: Vec::new() };
+    let exit = Exit::new(0.0);
     let first = answers(&gpu, &mut staged, &batches, &exit);
-    assert!(first.len() == 18 && first.iter().all(|a| a.head == 0));
-    assert_eq!(staged.runs(), [runs[0] + 5, runs[1], runs[2]]);
+    assert!(first.len() == 18 && first.iter().all(|a| a.head == "aux1"));
+    assert_eq!(staged.runs(), [runs[0], runs[1] + 5, runs[2]]);
     let early = staged.dispatches() - dispatches;
     let full = 5 * whole.session().dispatch_count() as u64;
     assert!(early * 10 < full * 6, "{early} dispatches of {full}");
@@ -115,26 +115,27 @@ fn later_stages_run_only_for_unconfident_images() {
 
     // A medium threshold: each image exits once, at the first confident head, and later stages run
     // compacted batches.
-    let mut by_sureness: Vec<f32> = (0..18).map(|p| sure(0, p)).collect();
+    let mut by_sureness: Vec<f32> = (0..18).map(|p| sure(1, p)).collect();
     by_sureness.sort_by(f32::total_cmp);
     let threshold = f32::midpoint(by_sureness[8], by_sureness[9]);
     let (runs, images) = (staged.runs(), staged.images());
-    let exit = Exit { threshold, temperatures: Vec::new() };
+    let exit = Exit::new(threshold);
     let list = answers(&gpu, &mut staged, &batches, &exit);
     assert_eq!(list.len(), 18);
     let mut reached = [0u64; 3];
     for (i, answer) in list.iter().enumerate() {
         assert_eq!(answer.image, images + i as u64);
-        let head = (0..2).find(|h| sure(*h, i) >= threshold).unwrap_or(2);
-        assert_eq!(answer.head, head, "image {i}");
-        (0..=head).for_each(|h| reached[h] += 1);
+        let head = (1..3).find(|h| sure(*h, i) >= threshold).unwrap_or(0);
+        assert_eq!(answer.head, ["main", "aux1", "aux2"][head], "image {i}");
+        let passed = if head == 0 { 3 } else { head };
+        [1, 2, 0][..passed].iter().for_each(|h| reached[*h] += 1);
         let alone = softmax(&all.logits[head][i], 1.0);
         let same = answer.probabilities.iter().zip(&alone).all(|(a, b)| (a - b).abs() < 1e-5);
         assert!(same, "image {i}: {:?} and {alone:?}", answer.probabilities);
     }
-    assert_eq!(reached[1], 9);
+    assert_eq!(reached[2], 9);
     let ran: Vec<u64> = staged.runs().iter().zip(&runs).map(|(after, before)| after - before).collect();
-    assert_eq!(ran, [5, reached[1].div_ceil(4), reached[2].div_ceil(4)]);
+    assert_eq!(ran, [reached[0].div_ceil(4), 5, reached[2].div_ceil(4)]);
 }
 
 #[test]
@@ -210,8 +211,9 @@ fn eval_chooses_the_threshold_that_classify_uses() {
     let points = result["points"].as_array().expect("points");
     let at = |i: usize, what: &str| points[i][what].as_f64().expect("a number");
     let last = points.len() - 1;
-    assert_eq!(points[last]["shares"], serde_json::json!([0.0, 0.0, 1.0]));
-    assert_eq!(points[last]["accuracy"], result["head_accuracies"][2]);
+    assert_eq!(result["heads"], serde_json::json!(["main", "aux1", "aux2"]));
+    assert_eq!(points[last]["shares"], serde_json::json!([1.0, 0.0, 0.0]));
+    assert_eq!(points[last]["accuracy"], result["head_accuracies"][0]);
     assert!(at(last, "compute") > 1.0, "the heads on the way are not free");
     assert!((1..points.len()).all(|i| at(i, "compute") >= at(i - 1, "compute")));
     // The calibration set is disjoint from the evaluated images.
@@ -238,9 +240,9 @@ fn eval_chooses_the_threshold_that_classify_uses() {
         .expect("can be written");
     let lines = json(&["classify", text(&checkpoint), text(&image), "--early-exit", "0.01", "--json"]);
     assert_eq!(lines[0]["head"], "aux1");
-    assert_eq!(lines[1]["runs"], serde_json::json!([1, 0, 0]));
+    assert_eq!(lines[1]["runs"], serde_json::json!({ "aux1": 1, "aux2": 0, "main": 0 }));
     assert!(
-        lines[1]["seconds"].as_f64() == lines[1]["stage_seconds"][0].as_f64()
+        lines[1]["seconds"].as_f64() == lines[1]["stage_seconds"]["aux1"].as_f64()
             && lines[1]["compute"].as_f64() < Some(1.0),
         "{}",
         lines[1]

@@ -49,7 +49,7 @@ fn weighted_gradients_sum_to_the_gradient_of_a_step() {
     assert_eq!(flow.losses.iter().map(|l| l.name).collect::<Vec<_>>(), ["main", "aux1", "aux2"]);
 
     // Gradients of a network trained with mixup are measured on plain images.
-    let mixing = GoogLeNet { mixed_labels: true, ..network.clone() };
+    let mixing = network.clone().mixed_labels(true);
     let same = device.block_on(GradientFlow::measure(&device, &mixing, None, seed, &batch)).expect("flows");
     assert_eq!(
         same.losses.iter().map(|l| l.loss).collect::<Vec<_>>(),

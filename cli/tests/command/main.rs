@@ -13,6 +13,7 @@ mod flags;
 mod gpu;
 mod images;
 mod import_export;
+mod kernels;
 mod profile;
 mod program;
 mod recipes;

@@ -560,7 +560,7 @@ fn fine_tuning_keeps_frozen_layers() {
 fn frozen_layers_have_no_backward_pass() {
     let device = cpu();
     let count = |freeze: Option<&str>| {
-        let network = GoogLeNet { freeze_until: freeze.map(String::from), ..GoogLeNet::torchvision() };
+        let network = GoogLeNet::torchvision().freeze_until(freeze.map(String::from));
         let network = network.width(0.0625).classes(10).input(32);
         let training = TrainingGraph::new(&network, &Optimizer::default(), 2).expect("a graph");
         let plan = training.plan(&device).expect("a plan");
@@ -577,15 +577,14 @@ fn frozen_layers_have_no_backward_pass() {
 /// pixels.
 #[test]
 fn mixed_batches_are_reproducible() {
-    let data = open("digits", &OpenOptions { limit: Some(30), ..OpenOptions::default() }).expect("digits");
+    let data = open("digits", &OpenOptions::default().limit(30)).expect("digits");
     let preprocessing = Preprocessing::new(32).measure(data.train.as_ref(), 30);
     let batches = |mix: Option<Mix>, workers: usize, first: usize| {
-        let options = LoaderOptions::new(8, preprocessing.clone()).training(3, None).mixing(mix);
-        let loader = Loader::new(data.train.clone(), LoaderOptions { workers, ..options }).expect("a loader");
+        let options = LoaderOptions::new(8, preprocessing.clone()).training(3, None).mix(mix);
+        let loader = Loader::new(data.train.clone(), options.workers(workers)).expect("a loader");
         loader.epoch(1, first).collect::<incept::Result<Vec<_>>>().expect("batches")
     };
-    for mix in
-        [Mix { mixup: 0.4, cutmix: 0.0 }, Mix { mixup: 0.0, cutmix: 1.0 }, Mix { mixup: 0.4, cutmix: 1.0 }]
+    for mix in [Mix::default().mixup(0.4), Mix::default().cutmix(1.0), Mix::default().mixup(0.4).cutmix(1.0)]
     {
         let (all, plain) = (batches(Some(mix), 0, 0), batches(None, 0, 0));
         let mut pasted = 0;
@@ -644,13 +643,13 @@ fn mixed_batches_are_reproducible() {
 #[test]
 fn lars_trains() {
     let device = cpu();
-    let network = GoogLeNet { mixed_labels: true, ..GoogLeNet::torchvision().dropout(0.0, 0.0) };
+    let network = GoogLeNet::torchvision().dropout(0.0, 0.0).mixed_labels(true);
     let network = network.width(0.0625).classes(10).input(32);
-    let data = open("digits", &OpenOptions { limit: Some(8), ..OpenOptions::default() }).expect("digits");
+    let data = open("digits", &OpenOptions::default().limit(8)).expect("digits");
     let preprocessing = Preprocessing::new(32).measure(data.train.as_ref(), 8);
     let loader = Loader::new(data.train.clone(), LoaderOptions::new(8, preprocessing)).expect("a loader");
     let batch = loader.epoch(0, 0).next().expect("a batch").expect("is read");
-    let optimizer = Optimizer { rule: Rule::Lars { trust_coefficient: 0.02 }, ..Optimizer::default() };
+    let optimizer = Optimizer::default().rule(Rule::lars(0.02));
     let losses = device.block_on(async {
         let mut trainer = Trainer::new(&device, &network, &optimizer, 8, 1, |_, _| ()).await?;
         let mut losses = Vec::new();

@@ -55,6 +55,8 @@ fn impossible_sizes_do_not_allocate_memory() {
         ("summary --image-size 4096 --batch-size 1048576", "--batch-size"),
         ("summary --batch-size 4294967295", "4294967295"),
         ("summary --batch-size 0", "--batch-size"),
+        ("kernels --classes 100000000", "100000000"),
+        ("kernels --batch-size 4294967295", "4294967295"),
         ("graph --classes 100000000", "100000000"),
         ("graph --width 1e300", "--width"),
         ("profile --static --classes 100000000", "100000000"),

@@ -15,8 +15,9 @@ use crate::tensor::Spec;
 const IR_VERSION: i64 = 8;
 const OPSET: i64 = 17;
 
-/// Options of an ONNX model.
+/// Options of an ONNX model: `ExportOptions::default().fold_batch_norm(true)`.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct ExportOptions {
     /// `doc_string` of the model.
     pub description: String,
@@ -24,6 +25,26 @@ pub struct ExportOptions {
     pub metadata: BTreeMap<String, String>,
     /// Fold batch norms into the preceding convolutions.
     pub fold_batch_norm: bool,
+}
+
+impl ExportOptions {
+    /// `doc_string` of the model.
+    #[must_use]
+    pub fn description(self, description: impl Into<String>) -> Self {
+        Self { description: description.into(), ..self }
+    }
+
+    /// Metadata properties.
+    #[must_use]
+    pub fn metadata(self, metadata: BTreeMap<String, String>) -> Self {
+        Self { metadata, ..self }
+    }
+
+    /// Whether to fold batch norms into the preceding convolutions.
+    #[must_use]
+    pub fn fold_batch_norm(self, fold_batch_norm: bool) -> Self {
+        Self { fold_batch_norm, ..self }
+    }
 }
 
 /// Export of one operation: it reads the names of its inputs and adds nodes.

@@ -34,6 +34,7 @@ impl Operation for Add {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let (b, y) = (&operands.inputs[1], &operands.outputs[0]);
         let kernel = Kernel::new(operands, SOURCE, "add")
+            .groupable()
             .geometries([
                 ("count", y.volume()),
                 ("item", y.spec.shape.item()),

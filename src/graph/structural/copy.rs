@@ -30,6 +30,7 @@ impl Operation for Copy {
         let (x, y) = (&operands.inputs[0], &operands.outputs[0]);
         let word = if y.spec.element == Element::F16 { "f16" } else { "u32" };
         let kernel = Kernel::new(operands, SOURCE, "copy")
+            .groupable()
             .geometries([
                 ("count", y.volume()),
                 ("item", y.spec.shape.item()),

@@ -44,6 +44,7 @@ impl Operation for Fill {
     fn kernels(&self, operands: &Operands<'_>, _profile: &Profile) -> Vec<Implementation> {
         let y = &operands.outputs[0];
         let kernel = Kernel::new(operands, SOURCE, "fill")
+            .groupable()
             .geometries([
                 ("count", y.volume()),
                 ("item", y.spec.shape.item()),

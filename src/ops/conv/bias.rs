@@ -10,7 +10,7 @@ pub(super) fn gradient(operands: &Operands<'_>, profile: &Profile) -> Vec<Implem
     let dy = &operands.inputs[0];
     let [items, outputs, plane] = dy.spec.shape.ncs();
     let planes = |entry, plane: usize| {
-        Kernel::new(operands, SOURCE, entry).geometries([
+        Kernel::new(operands, SOURCE, entry).groupable().geometries([
             ("items", items),
             ("outputs", outputs),
             ("plane", plane),
@@ -20,12 +20,13 @@ pub(super) fn gradient(operands: &Operands<'_>, profile: &Profile) -> Vec<Implem
     };
     let second = |entry, sums: usize| {
         Kernel::new(operands, SOURCE, entry)
+            .groupable()
             .geometries([("items", sums), ("outputs", outputs)])
             .bind("partial", Slot::Scratch(0))
             .bind("db", Slot::Output(0))
     };
     // Workgroups have 64 invocations, so a compute unit of a GPU holds many.
-    let most = (8 * profile.busy_workgroups()).div_ceil(outputs).min(items);
+    let most = (8 * profile.wanted_workgroups()).div_ceil(outputs).min(items);
     let chunk = items.div_ceil(most);
     let parts = items.div_ceil(chunk);
     let vector = plane.is_multiple_of(4) && dy.is_aligned(4);

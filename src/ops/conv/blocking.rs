@@ -40,7 +40,7 @@ impl Blocking {
         let steps = k.div_ceil(self.depth);
         let groups: usize = self.groups(m, n).iter().product();
         let most = (k / 128).clamp(1, 256).min(steps);
-        let fewest = profile.busy_workgroups().div_ceil(groups).min(most);
+        let fewest = profile.wanted_workgroups().div_ceil(groups).min(most);
         // More than twice the workgroups that occupy the device only lengthens the second pass.
         let range = fewest..=most.min(2 * fewest);
         let compute_bound = |parts: &usize| self.is_compute_bound([m, n, k], *parts);

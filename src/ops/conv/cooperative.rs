@@ -2,7 +2,7 @@
 //! has such matrices for the activations' element type.
 
 use super::blocking::{Blocking, Split};
-use super::geometry::{Extents, bytes, size};
+use super::geometry::{Extents, Values, bytes, size};
 use super::implicit::{self, Tile, sort};
 use super::product::Product;
 use super::shared::{accessed, finish_parts, kernel, traffic};
@@ -173,7 +173,7 @@ fn weight_gradient_with(
     let (vector, vector_x) = (plane_in_fours(dy), flat && plane_in_fours(x));
     // Without split-K there is no second pass.
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
-    let kernel = kernel(operands, e, [SOURCE, "weight_gradient_cooperative"], x, dy)
+    let kernel = kernel(operands, e, [SOURCE, "weight_gradient_cooperative"], x, dy, Values::Loaded)
         .constant("VECTOR", vector)
         .constant("VECTOR_X", vector_x)
         .constant("TAP_OUTER", e.channels.is_multiple_of(4))

@@ -1,7 +1,7 @@
 //! The family that runs everywhere: each invocation holds a tile of results in registers and reads
 //! its operands directly from storage; see `conv.wgsl`.
 
-use super::geometry::{Extents, bytes, size};
+use super::geometry::{Extents, Values, bytes, size};
 use super::product::Product;
 use super::shared::{finish_parts, kernel, split, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Slot};
@@ -31,12 +31,12 @@ fn register(kernel: Kernel, extents: [usize; 3], element: [usize; 3], parts: usi
 pub(super) fn product(operands: &Operands<'_>, product: &Product<'_>) -> Implementation {
     let (e, source, result) = (product.extents, product.source, product.result);
     let kernel = if product.transposed {
-        kernel(operands, e, [SOURCE, "input_gradient_register"], result, source)
+        kernel(operands, e, [SOURCE, "input_gradient_register"], result, source, Values::Compiled)
             .bind("dy_data", Slot::Input(0))
             .bind("weight", Slot::Input(1))
             .bind("dx_data", Slot::Output(0))
     } else {
-        kernel(operands, e, [SOURCE, "forward_register"], source, result)
+        kernel(operands, e, [SOURCE, "forward_register"], source, result, Values::Compiled)
             .bind("x_data", Slot::Input(0))
             .bind("weight", Slot::Input(1))
             .bind("y_data", Slot::Output(0))
@@ -62,7 +62,7 @@ pub(super) fn weight_gradient(operands: &Operands<'_>, e: &Extents) -> Implement
     let (parts, chunk) = split(pixels, m.div_ceil(each_m) * n.div_ceil(LANES * each_n), 32, 64);
     // Without split-K there is no second pass.
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
-    let kernel = kernel(operands, e, [SOURCE, "weight_gradient_register"], x, dy)
+    let kernel = kernel(operands, e, [SOURCE, "weight_gradient_register"], x, dy, Values::Compiled)
         .geometry("chunk", chunk)
         .bind("x_data", Slot::Input(0))
         .bind("dy_data", Slot::Input(1))

@@ -3,6 +3,25 @@
 use crate::kernel::{Kernel, Operand};
 use crate::ops::MOST_EXTENT;
 
+/// How a kernel gets the extents of windows.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Values {
+    /// As constants: its loops over taps are unrolled.
+    Compiled,
+    /// As geometry: convolutions of different extents share a pipeline, and a dispatch.
+    Loaded,
+}
+
+impl Values {
+    /// Sets a value by the name of its constant or of its geometry.
+    pub fn set(self, kernel: Kernel, [constant, geometry]: [&'static str; 2], value: usize) -> Kernel {
+        match self {
+            Self::Compiled => kernel.constant(constant, size(value)),
+            Self::Loaded => kernel.geometry(geometry, value),
+        }
+    }
+}
+
 /// The extents of one convolution.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extents {
@@ -28,18 +47,22 @@ impl Extents {
         self.channels * self.kernel[0] * self.kernel[1]
     }
 
-    /// Sets the constants `KERNEL_H` and `KERNEL_W`.
-    pub fn taps(&self, kernel: Kernel) -> Kernel {
-        kernel.constant("KERNEL_H", size(self.kernel[0])).constant("KERNEL_W", size(self.kernel[1]))
+    /// Sets the extents of the kernel: `KERNEL_H` and `KERNEL_W`, or `kernel_h`, `kernel_w` and
+    /// their product `taps`.
+    pub fn taps(&self, kernel: Kernel, values: Values) -> Kernel {
+        let kernel = values.set(kernel, ["KERNEL_H", "kernel_h"], self.kernel[0]);
+        let kernel = values.set(kernel, ["KERNEL_W", "kernel_w"], self.kernel[1]);
+        match values {
+            Values::Compiled => kernel,
+            Values::Loaded => kernel.geometry("taps", self.kernel[0] * self.kernel[1]),
+        }
     }
 
-    /// Sets the constants of the windows: [`Extents::taps`], `STRIDE_H`, `STRIDE_W`, and `PAD`,
+    /// Sets the values of the windows: [`Extents::taps`], the strides, and the constant `PAD`,
     /// whether any window exceeds the input, so that only then bounds are checked.
-    pub fn windows(&self, kernel: Kernel, pads: bool) -> Kernel {
-        self.taps(kernel)
-            .constant("STRIDE_H", size(self.stride[0]))
-            .constant("STRIDE_W", size(self.stride[1]))
-            .constant("PAD", pads)
+    pub fn windows(&self, kernel: Kernel, pads: bool, values: Values) -> Kernel {
+        let kernel = values.set(self.taps(kernel, values), ["STRIDE_H", "stride_h"], self.stride[0]);
+        values.set(kernel, ["STRIDE_W", "stride_w"], self.stride[1]).constant("PAD", pads)
     }
 }
 

@@ -2,7 +2,7 @@
 //! `conv_implicit.wgsl`.
 
 use super::blocking::{Blocking, Split};
-use super::geometry::{bytes, size};
+use super::geometry::{Values, bytes};
 use super::product::{Product, View};
 use super::shared::accessed;
 use crate::kernel::{Implementation, Kernel, MOST_GROUPS, Operands, Profile, Slot, Traffic};
@@ -28,6 +28,11 @@ pub(super) trait Tile {
     /// Whether K is ordered as (tap, channel), which pads the channels of each tap to whole K
     /// steps, instead of (channel, tap).
     fn tap_outer(&self, channels: usize) -> bool;
+
+    /// Whether it takes any windows with one pipeline, instead of one for each kind of windows.
+    fn takes_any(&self) -> bool {
+        false
+    }
 
     /// Sets the constants of the tile.
     fn apply(&self, kernel: Kernel) -> Kernel;
@@ -67,7 +72,7 @@ pub(super) fn product<T: Tile>(
         if tap_outer { e.channels.next_multiple_of(depth) * taps } else { e.depth().next_multiple_of(depth) };
     let flat = e.kernel == [1, 1] && e.stride == [1, 1] && !view.pads() && e.size == e.out;
     let fours = plane.is_multiple_of(4);
-    let vector = tap_outer && flat && fours && source.is_aligned(4);
+    let vector = !tile.takes_any() && tap_outer && flat && fours && source.is_aligned(4);
     let Split { parts, chunk } = tile.blocking().split(m, pixels, padded_k, profile);
     let [rows, columns] = tile.blocking().groups(m, pixels);
     // Results of sub-pixel phases are scattered, so they cannot be stored as vectors.
@@ -81,7 +86,12 @@ pub(super) fn product<T: Tile>(
     let pack = pack(operands, product, view, [tile_m, padded_k], tap_outer, if half { "f16" } else { "f32" });
     let [shader, entry] = T::PRODUCT;
     let kernel = view
-        .describe(Kernel::new(operands, shader, entry), product)
+        .describe(
+            Kernel::new(operands, shader, entry).groupable(),
+            product,
+            tile.takes_any() || view.pads(),
+            Values::Loaded,
+        )
         .constant("TAP_OUTER", tap_outer)
         .constant("VECTOR", vector)
         .constant("STORE_VECTOR", store_vector)
@@ -105,7 +115,7 @@ pub(super) fn product<T: Tile>(
     let moved = tile.traffic([m, pixels, e.depth()], elements, parts);
     if parts == 1 {
         let stored_as = accessed(store_vector);
-        let kernel = view.scatter(kernel).bind_as("result", Slot::Output(0), stored_as);
+        let kernel = view.scatter(kernel, Values::Loaded).bind_as("result", Slot::Output(0), stored_as);
         let kernel = product.epilogue.apply(kernel, stored_as);
         let kernel = kernel.traffic(product.epilogue.traffic(moved, result));
         return tile.finish(vec![pack, kernel], tile.words()).scratch(panel);
@@ -128,15 +138,14 @@ fn pack(
     let e = &view.extents;
     let rows = e.outputs.div_ceil(tile_m) * tile_m;
     let pack = e
-        .taps(Kernel::new(operands, SOURCE, "pack_tiled"))
-        .constant("TILE_M", size(tile_m))
+        .taps(Kernel::new(operands, SOURCE, "pack_tiled").groupable(), Values::Loaded)
         .constant("TAP_OUTER", tap_outer)
-        .geometries([("rows", e.outputs), ("depth", e.channels), ("padded_k", padded_k)])
+        .geometries([("rows", e.outputs), ("depth", e.channels), ("padded_k", padded_k), ("tile_m", tile_m)])
         .bind("weight", Slot::Input(1))
         .bind_as("panel", Slot::Scratch(0), element)
         .workgroup(256, 1, 1)
         .groups(rows / SQUARE, padded_k.div_ceil(SQUARE), 1);
-    view.pack(pack, product.transposed)
+    view.pack(pack, product.transposed, Values::Loaded)
 }
 
 /// The second pass of split-K: sums the `parts` in scratch 1 and applies the epilogue.
@@ -152,6 +161,7 @@ fn finish_product(operands: &Operands<'_>, product: &Product<'_>, view: &View, p
         ..Traffic::default()
     };
     let kernel = Kernel::new(operands, SOURCE, "finish_product")
+        .groupable()
         .geometries([
             ("rows", m),
             ("pixels", pixels),
@@ -165,5 +175,5 @@ fn finish_product(operands: &Operands<'_>, product: &Product<'_>, view: &View, p
         .traffic(product.epilogue.traffic(moved, result))
         .bind("partial", Slot::Scratch(1))
         .linear(m * pixels);
-    product.epilogue.apply(view.scatter(kernel).bind("result", Slot::Output(0)), "f32")
+    product.epilogue.apply(view.scatter(kernel, Values::Loaded).bind("result", Slot::Output(0)), "f32")
 }

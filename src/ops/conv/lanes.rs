@@ -1,6 +1,6 @@
 //! The family for software drivers, which run a subgroup as one SIMD vector; see `conv_lanes.wgsl`.
 
-use super::geometry::{Extents, bytes, size};
+use super::geometry::{Extents, Values, bytes, size};
 use super::product::Product;
 use super::shared::{finish_parts, kernel, split, traffic};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operand, Operands, Profile, Slot};
@@ -94,7 +94,7 @@ pub(super) fn product(
         return None;
     }
     let pack = e
-        .taps(Kernel::new(operands, SOURCE, "pack_lanes"))
+        .taps(Kernel::new(operands, SOURCE, "pack_lanes"), Values::Compiled)
         .constant("TILE_M", size(steps.tile_m))
         .constant("STEP_C", size(steps.channels))
         .constant("EACH", size(PACKED))
@@ -103,7 +103,7 @@ pub(super) fn product(
         .bind("panel", Slot::Scratch(0))
         .workgroup(size(FOUR * LANES), 1, 1)
         .groups(steps.loads, step_count.div_ceil(PACKED), tiles);
-    let pack = view.pack(pack, product.transposed);
+    let pack = view.pack(pack, product.transposed, Values::Compiled);
     let extents = [e.outputs, e.batch * out[0] * out[1], e.depth()];
     let elements = [4, bytes(source), bytes(result)];
     let moved = traffic(extents, [steps.tile_m, FOUR * LANES], [steps.tile_m, FOUR], elements, 1, false);
@@ -111,7 +111,7 @@ pub(super) fn product(
     let mut rows = view;
     (rows.extents.size, rows.extents.out) = (size_in, out);
     let kernel = rows
-        .describe(Kernel::new(operands, SOURCE, "product_lanes"), product)
+        .describe(Kernel::new(operands, SOURCE, "product_lanes"), product, rows.pads(), Values::Compiled)
         .constant("TILE_M", size(steps.tile_m))
         .constant("STEP_C", size(steps.channels))
         .constant("STEP_K", size(steps.channels * kernel_w))
@@ -126,7 +126,7 @@ pub(super) fn product(
         .workgroup(size(LANES), 1, 1)
         .traffic(product.epilogue.traffic(moved, result))
         .groups(groups, tiles, 1);
-    let kernel = product.epilogue.apply(view.scatter(kernel), element);
+    let kernel = product.epilogue.apply(view.scatter(kernel, Values::Compiled), element);
     let panel = tiles * step_count * steps.loads * FOUR * LANES;
     Some(Implementation::new("lanes", vec![pack, kernel]).scratch(panel).suits(AdapterClass::SOFTWARE))
 }
@@ -166,24 +166,30 @@ pub(super) fn weight_gradient(
     let extents = [e.outputs, columns, lines * out[1]];
     let elements = [bytes(dy), bytes(x), 4];
     let moved = traffic(extents, [tile_m, LANES * blocks], [tile_m, blocks], elements, parts, false);
-    let kernel =
-        kernel(operands, &Extents { size: size_in, out, ..*e }, [SOURCE, "weight_gradient_lanes"], x, dy)
-            .constant("TILE_M", size(tile_m))
-            .constant("TILE_ROWS", size(tile_m / LANES))
-            .constant("CHANNELS", channels)
-            .constant("GROUPS", size(lane_groups))
-            .constant("BLOCKS", size(blocks))
-            .constant("COLUMNS", size(3 * e.stride[1] + e.kernel[1]))
-            .constant("SIDE", size(e.padding[1]))
-            .constant("VECTOR", vector)
-            .constant("VECTOR_X", vector_x)
-            .geometry("chunk", chunk)
-            .bind_as("x_data", Slot::Input(0), if vector_x { "vec4<f32>" } else { "f32" })
-            .bind_as("dy_data", Slot::Input(1), if vector { "vec4<f32>" } else { "f32" })
-            .bind("partial", slot)
-            .workgroup(size(LANES), 1, 1)
-            .traffic(moved)
-            .groups(groups[0], groups[1], parts);
+    let kernel = kernel(
+        operands,
+        &Extents { size: size_in, out, ..*e },
+        [SOURCE, "weight_gradient_lanes"],
+        x,
+        dy,
+        Values::Compiled,
+    )
+    .constant("TILE_M", size(tile_m))
+    .constant("TILE_ROWS", size(tile_m / LANES))
+    .constant("CHANNELS", channels)
+    .constant("GROUPS", size(lane_groups))
+    .constant("BLOCKS", size(blocks))
+    .constant("COLUMNS", size(3 * e.stride[1] + e.kernel[1]))
+    .constant("SIDE", size(e.padding[1]))
+    .constant("VECTOR", vector)
+    .constant("VECTOR_X", vector_x)
+    .geometry("chunk", chunk)
+    .bind_as("x_data", Slot::Input(0), if vector_x { "vec4<f32>" } else { "f32" })
+    .bind_as("dy_data", Slot::Input(1), if vector { "vec4<f32>" } else { "f32" })
+    .bind("partial", slot)
+    .workgroup(size(LANES), 1, 1)
+    .traffic(moved)
+    .groups(groups[0], groups[1], parts);
     let implementation = Implementation::new("lanes", vec![kernel]).suits(AdapterClass::SOFTWARE);
     Some(finish_parts(operands, implementation, parts, e.outputs * columns))
 }

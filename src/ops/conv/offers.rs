@@ -18,7 +18,7 @@ pub(super) fn product(
     let [mut list, rest] =
         if product.source.dims()[1] < 16 { [tiled, cooperative] } else { [cooperative, tiled] };
     list.extend(rest);
-    list.extend(winograd::product(operands, product));
+    list.extend(winograd::product(operands, product, profile));
     list.extend(lanes::product(operands, product, profile));
     list.push(direct::product(operands, product));
     list

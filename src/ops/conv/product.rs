@@ -1,7 +1,7 @@
 //! Forward pass and input gradient in one form for all families: the product of the weight and the
 //! windows of an activation.
 
-use super::geometry::{Extents, bytes, size};
+use super::geometry::{Extents, Values, bytes};
 use crate::kernel::{Kernel, Operand, Operands, Slot, Traffic};
 use crate::ops::Mask;
 
@@ -143,10 +143,17 @@ impl View {
         [e.outputs, e.batch * e.out[0] * e.out[1], e.depth()]
     }
 
-    /// Sets the geometry of the windows and the offsets of source and result.
-    pub(super) fn describe(&self, kernel: Kernel, product: &Product<'_>) -> Kernel {
+    /// Sets the geometry of the windows, which exceed the source if `pads`, and the offsets of
+    /// source and result.
+    pub(super) fn describe(
+        &self,
+        kernel: Kernel,
+        product: &Product<'_>,
+        pads: bool,
+        values: Values,
+    ) -> Kernel {
         let (e, source, result) = (&self.extents, product.source, product.result);
-        e.windows(kernel, self.pads()).geometries([
+        e.windows(kernel, pads, values).geometries([
             ("batch", e.batch),
             ("rows", e.outputs),
             ("depth", e.channels),
@@ -164,24 +171,27 @@ impl View {
     }
 
     /// Configures a kernel that packs the weight.
-    pub(super) fn pack(&self, kernel: Kernel, transposed: bool) -> Kernel {
-        self.phases(kernel.constant("TRANSPOSED", transposed).constant("SUBPIXEL", self.is_subpixel()))
-            .constant("FIRST_H", size(self.first[0]))
-            .constant("FIRST_W", size(self.first[1]))
-            .constant("WEIGHT_H", size(self.weight[0]))
-            .constant("WEIGHT_W", size(self.weight[1]))
+    pub(super) fn pack(&self, kernel: Kernel, transposed: bool, values: Values) -> Kernel {
+        let kernel = kernel.constant("TRANSPOSED", transposed).constant("SUBPIXEL", self.is_subpixel());
+        let kernel = self.phases(kernel, values);
+        let kernel = values.set(kernel, ["FIRST_H", "first_h"], self.first[0]);
+        let kernel = values.set(kernel, ["FIRST_W", "first_w"], self.first[1]);
+        let kernel = values.set(kernel, ["WEIGHT_H", "weight_h"], self.weight[0]);
+        values.set(kernel, ["WEIGHT_W", "weight_w"], self.weight[1])
     }
 
-    fn phases(&self, kernel: Kernel) -> Kernel {
-        kernel.constant("PHASES_H", size(self.phases[0])).constant("PHASES_W", size(self.phases[1]))
+    fn phases(&self, kernel: Kernel, values: Values) -> Kernel {
+        let kernel = values.set(kernel, ["PHASES_H", "phases_h"], self.phases[0]);
+        values.set(kernel, ["PHASES_W", "phases_w"], self.phases[1])
     }
 
     /// Configures how a kernel scatters results.
-    pub(super) fn scatter(&self, kernel: Kernel) -> Kernel {
+    pub(super) fn scatter(&self, kernel: Kernel, values: Values) -> Kernel {
         let kernel = kernel.constant("SUBPIXEL", self.is_subpixel());
         if !self.is_subpixel() {
             return kernel;
         }
-        self.phases(kernel).geometries([("result_height", self.result[0]), ("result_width", self.result[1])])
+        self.phases(kernel, values)
+            .geometries([("result_height", self.result[0]), ("result_width", self.result[1])])
     }
 }

@@ -1,6 +1,6 @@
 //! Parts that kernels of all families share: constants and geometry, memory traffic, and split-K.
 
-use super::geometry::Extents;
+use super::geometry::{Extents, Values};
 use crate::kernel::{Implementation, Kernel, Operand, Operands, Slot, TiledProduct, Traffic};
 
 const SOURCE: &str = include_str!("../../../shaders/conv.wgsl");
@@ -26,26 +26,26 @@ pub(super) fn kernel(
     [source, entry]: [&'static str; 2],
     x: &Operand,
     y: &Operand,
+    values: Values,
 ) -> Kernel {
     // Bounds are checked only if windows can exceed the input.
     let plain = e.kernel == [1, 1] && e.stride == [1, 1] && e.padding == [0, 0];
-    e.windows(Kernel::new(operands, source, entry), e.padding != [0, 0]).constant("PLAIN", plain).geometries(
-        [
-            ("batch", e.batch),
-            ("channels", e.channels),
-            ("height", e.size[0]),
-            ("width", e.size[1]),
-            ("outputs", e.outputs),
-            ("out_height", e.out[0]),
-            ("out_width", e.out[1]),
-            ("pad_h", e.padding[0]),
-            ("pad_w", e.padding[1]),
-            ("x_offset", x.offset),
-            ("x_stride", x.batch_stride),
-            ("y_offset", y.offset),
-            ("y_stride", y.batch_stride),
-        ],
-    )
+    let kernel = e.windows(Kernel::new(operands, source, entry).groupable(), e.padding != [0, 0], values);
+    kernel.constant("PLAIN", plain).geometries([
+        ("batch", e.batch),
+        ("channels", e.channels),
+        ("height", e.size[0]),
+        ("width", e.size[1]),
+        ("outputs", e.outputs),
+        ("out_height", e.out[0]),
+        ("out_width", e.out[1]),
+        ("pad_h", e.padding[0]),
+        ("pad_w", e.padding[1]),
+        ("x_offset", x.offset),
+        ("x_stride", x.batch_stride),
+        ("y_offset", y.offset),
+        ("y_stride", y.batch_stride),
+    ])
 }
 
 /// The type of a binding: vectors of four, or scalars.
@@ -73,6 +73,7 @@ pub(super) fn finish_parts(
         return implementation;
     }
     let second = Kernel::new(operands, SOURCE, "sum_parts")
+        .groupable()
         .geometries([("count", count), ("parts", parts)])
         .bind("partial", Slot::Scratch(0))
         .bind("dw", Slot::Output(0))

@@ -2,7 +2,7 @@
 //! few tiles to fill the device; see `conv_tiled.wgsl`.
 
 use super::blocking::{Blocking, Split};
-use super::geometry::{Extents, bytes, size};
+use super::geometry::{Extents, Values, bytes, size};
 use super::implicit::{self, Tile, sort};
 use super::product::Product;
 use super::shared::{accessed, finish_parts, kernel, traffic};
@@ -24,10 +24,14 @@ struct Registers {
     /// Multiply-adds per second that the shape reaches, relative to the best: larger tiles need
     /// less storage bandwidth, 8 x 8 results per invocation less workgroup memory bandwidth.
     speed: f64,
+    /// Whether it takes any windows with one pipeline.
+    any: bool,
+    /// K steps that are unrolled.
+    unroll: u32,
 }
 
 const fn tile(name: &'static str, m: usize, n: usize, each_n: usize, speed: f64) -> Registers {
-    Registers { name, m, n, depth: 8, each_m: 8, each_n, speed }
+    Registers { name, m, n, depth: 8, each_m: 8, each_n, speed, any: false, unroll: 1 }
 }
 
 /// The candidates without tuning.
@@ -38,6 +42,17 @@ const TILES: [Registers; 5] = [
     tile("tiled_32x128", 32, 128, 8, 0.65),
     tile("tiled_32x64", 32, 64, 4, 0.55),
 ];
+
+/// The candidates for small products on devices that group kernels: convolutions of different
+/// windows, as those of an Inception block's second row, then are one dispatch.
+const ANY: [Registers; 3] = [
+    Registers { any: true, ..tile("tiled_64x64_any", 64, 64, 4, 0.5) },
+    Registers { any: true, ..tile("tiled_32x128_any", 32, 128, 8, 0.45) },
+    Registers { any: true, ..tile("tiled_32x64_any", 32, 64, 4, 0.4) },
+];
+
+/// Multiply-adds of a product that takes no longer than a dispatch with its barrier.
+const SMALL: usize = 1 << 27;
 
 /// Additional candidates of tuning. With 8 x 16 results, an invocation reads 25% fewer words of
 /// workgroup memory per multiply-add, which limits GPUs with 128 multiply-adds per clock and
@@ -75,10 +90,15 @@ impl Tile for Registers {
         channels >= self.depth
     }
 
+    fn takes_any(&self) -> bool {
+        self.any
+    }
+
     fn apply(&self, kernel: Kernel) -> Kernel {
         let invocations = self.invocations();
         self.blocking()
             .apply(kernel)
+            .constant("UNROLL", self.unroll)
             .constant("EACH_M", size(self.each_m))
             .constant("EACH_N", size(self.each_n))
             .constant("VECTORS_M", size(self.each_m / 4))
@@ -97,7 +117,7 @@ impl Tile for Registers {
     }
 
     fn finish(&self, kernels: Vec<Kernel>, words: usize) -> Implementation {
-        let default = TILES.iter().any(|tile| tile.name == self.name);
+        let default = TILES.iter().chain(&ANY).any(|tile| tile.name == self.name);
         let classes = if default { AdapterClass::GPU } else { AdapterClass::NONE };
         Implementation::new(self.name, kernels).suits(classes).workgroup_memory(2 * 4 * words)
     }
@@ -110,7 +130,9 @@ fn tiles(extents: [usize; 3], profile: &Profile) -> Vec<Registers> {
     sort(&mut order, extents, profile);
     let [m, n, _] = extents;
     // Most of a larger tile would be padding.
-    order.extend(TUNED.into_iter().filter(|tile| tile.m < 2 * m && tile.n < 2 * n));
+    let fits = |tile: &Registers| tile.each_n < 16 || profile.has_many_registers();
+    order.extend(TUNED.into_iter().filter(|tile| tile.m < 2 * m && tile.n < 2 * n && fits(tile)));
+    order.iter_mut().for_each(|tile| tile.unroll = profile.unroll());
     order
 }
 
@@ -121,7 +143,14 @@ pub(super) fn product(
     profile: &Profile,
 ) -> Vec<Implementation> {
     let Some(view) = product.source_view() else { return Vec::new() };
-    let order = tiles(view.extents_of_product(), profile);
+    let mut order = tiles(view.extents_of_product(), profile);
+    let [m, n, k] = view.extents_of_product();
+    if profile.grouped && view.extents.channels >= 8 && m.saturating_mul(n).saturating_mul(k) <= SMALL {
+        let mut any = ANY.to_vec();
+        sort(&mut any, [m, n, k], profile);
+        any.iter_mut().for_each(|tile| tile.unroll = profile.unroll());
+        order.splice(TILES.len()..TILES.len(), any);
+    }
     order.iter().map(|tile| implicit::product(tile, operands, product, &view, profile)).collect()
 }
 
@@ -150,7 +179,7 @@ fn weight_gradient_with(
     let vector = (e.out[0] * e.out[1]).is_multiple_of(4) && dy.is_aligned(4);
     // Without split-K there is no second pass.
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
-    let kernel = kernel(operands, e, [SOURCE, "weight_gradient_tiled"], x, dy)
+    let kernel = kernel(operands, e, [SOURCE, "weight_gradient_tiled"], x, dy, Values::Loaded)
         .constant("VECTOR", vector)
         .constant("TAP_OUTER", e.channels.is_multiple_of(4))
         .geometry("chunk", chunk * tile.depth)

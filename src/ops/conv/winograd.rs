@@ -2,7 +2,7 @@
 //! `conv_winograd.wgsl`. Never the default: tuning ([`tune`](crate::tune)) chooses it where it is
 //! fastest, after checking its error.
 
-use super::geometry::{Extents, bytes, size};
+use super::geometry::{Extents, Values, bytes, size};
 use super::product::{Product, View};
 use super::shared::{finish_parts, kernel, split};
 use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
@@ -20,9 +20,19 @@ const INVOCATIONS: usize = 256;
 /// for four).
 const DEPTHS: [(&str, usize); 2] = [("winograd", 8), ("winograd_small", 4)];
 
+/// Whether the device holds the sums of an invocation in registers: a software driver has memory
+/// anyway, but on an Intel GPU the family needs 100 spills.
+fn holds(profile: &Profile) -> bool {
+    profile.has_many_registers() || !profile.grouped
+}
+
 /// Forward and input gradient; `None` unless this is a 3x3 convolution with stride 1.
-pub(super) fn product(operands: &Operands<'_>, product: &Product<'_>) -> Vec<Implementation> {
-    let Some(view) = product.source_view() else { return Vec::new() };
+pub(super) fn product(
+    operands: &Operands<'_>,
+    product: &Product<'_>,
+    profile: &Profile,
+) -> Vec<Implementation> {
+    let Some(view) = product.source_view().filter(|_| holds(profile)) else { return Vec::new() };
     if view.extents.kernel != [3, 3] || view.extents.stride != [1, 1] || view.is_subpixel() {
         return Vec::new();
     }
@@ -43,14 +53,20 @@ fn with_depth(
     let (tiles, columns) = (e.outputs.div_ceil(BLOCK), patches.div_ceil(BLOCK));
     let channels = steps * depth;
     let pack = Kernel::new(operands, SOURCE, "pack_winograd")
+        .groupable()
         .constant("TRANSPOSED", product.transposed)
         .geometries([("rows", e.outputs), ("depth", e.channels), ("quads", channels / 4)])
         .bind("weight", Slot::Input(1))
         .bind("panel", Slot::Scratch(0))
         .linear(tiles * BLOCK * channels);
-    let kernel = view.describe(Kernel::new(operands, SOURCE, "product_winograd"), product);
+    let kernel = view.describe(
+        Kernel::new(operands, SOURCE, "product_winograd").groupable(),
+        product,
+        view.pads(),
+        Values::Compiled,
+    );
     let kernel = view
-        .scatter(stepped(kernel, depth))
+        .scatter(stepped(kernel, depth), Values::Compiled)
         .constant("QUADS", size(depth / 4))
         .constant("LEFT_LOADS", size(depth / 4 * PLACES * BLOCK / INVOCATIONS))
         .constant("PARTIAL", !e.channels.is_multiple_of(depth))
@@ -104,14 +120,14 @@ pub(super) fn weight_gradient(
     e: &Extents,
     profile: &Profile,
 ) -> Vec<Implementation> {
-    if e.kernel != [3, 3] || e.stride != [1, 1] {
+    if e.kernel != [3, 3] || e.stride != [1, 1] || !holds(profile) {
         return Vec::new();
     }
     let (x, dy) = (&operands.inputs[0], &operands.inputs[1]);
     let [down, across] = e.out.map(|n| n.div_ceil(2));
     let patches = e.batch * down * across;
     let (rows, columns) = (e.outputs.div_ceil(BLOCK), e.channels.div_ceil(BLOCK));
-    let (parts, chunk) = split(patches, rows * columns, profile.busy_workgroups(), 64);
+    let (parts, chunk) = split(patches, rows * columns, profile.wanted_workgroups(), 64);
     let count = e.outputs * e.depth();
     // Each column of tiles loads all of dy, and each row of tiles four pixels of x per pixel.
     let loaded = bytes(dy) * dy.volume() * columns + bytes(x) * PLACES * patches * e.channels * rows;
@@ -131,7 +147,7 @@ pub(super) fn weight_gradient(
         };
         // Without split-K there is no second pass.
         let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
-        let kernel = kernel(operands, e, [SOURCE, "weight_gradient_winograd"], x, dy)
+        let kernel = kernel(operands, e, [SOURCE, "weight_gradient_winograd"], x, dy, Values::Compiled)
             .geometries([("down", down), ("across", across), ("chunk", chunk)])
             .bind("x_data", Slot::Input(0))
             .bind("dy_data", Slot::Input(1))

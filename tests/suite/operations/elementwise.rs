@@ -4,6 +4,7 @@ use incept::graph::{Add, Copy, Fill};
 use incept::ops::{Relu, ReluGrad};
 use incept::tensor::Spec;
 
+use super::gradient::check_gradient;
 use super::support::{check, noise, spec};
 
 const SHAPES: [[usize; 4]; 3] = [[1, 1, 1, 1], [2, 3, 5, 7], [3, 16, 8, 8]];
@@ -22,6 +23,13 @@ fn relu_grad() {
         let (y, dy) = (noise(&dims, 1), noise(&dims, 2));
         check(&ReluGrad, &[spec(&y), spec(&dy)], &[&y, &dy], 0.0, &[], &[]);
     }
+}
+
+#[test]
+fn relu_gradient_matches_finite_differences() {
+    let x = noise(&[2, 3, 5, 7], 1);
+    assert!(x.data.iter().all(|x| x.abs() > 1e-5), "a value is at the kink");
+    check_gradient(&Relu, &[&x], &[0]);
 }
 
 #[test]

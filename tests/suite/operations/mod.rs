@@ -3,6 +3,7 @@
 
 mod conv;
 mod elementwise;
+mod gradient;
 mod half;
 mod linear;
 mod loss;

@@ -5,6 +5,7 @@ use incept::ops::{BatchNorm, BatchNormGrad, Lrn, LrnGrad};
 use incept::reference::{Array, run_operation};
 use proptest::prelude::*;
 
+use super::gradient::check_gradient;
 use super::support::{check, noise, spec};
 
 proptest! {
@@ -53,5 +54,24 @@ proptest! {
         check(&BatchNormGrad { epsilon, relu, training: true }, &specs, &inputs, 2e-5, &[], &[]);
         let inputs = [&x, &outputs[0], &dy, &weight, &mean, &variance];
         check(&BatchNormGrad { epsilon, relu, training: false }, &specs, &inputs, 2e-5, &[], &[]);
+    }
+}
+
+#[test]
+fn lrn_gradient_matches_finite_differences() {
+    let x = noise(&[2, 7, 3, 3], 1);
+    for beta in [0.75, 1.0] {
+        check_gradient(&Lrn { size: 5, alpha: 0.5, beta, k: 1.0 }, &[&x], &[0]);
+    }
+}
+
+#[test]
+fn batch_norm_gradient_matches_finite_differences() {
+    let (x, weight, bias) = (noise(&[3, 2, 4, 4], 1), noise(&[2], 2), noise(&[2], 3));
+    let (mean, variance) = (noise(&[2], 4), Array::new(&[2], vec![0.5, 2.0]));
+    for training in [true, false] {
+        let op = BatchNorm { epsilon: 1e-3, momentum: 0.1, relu: false, training };
+        // Running statistics are no differentiable inputs.
+        check_gradient(&op, &[&x, &weight, &bias, &mean, &variance], &[0, 1, 2]);
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::LazyLock;
 
 use incept::cpu::{Cpu, trial};
+use incept::gpu::Gpu;
 use incept::graph::Operation;
-use incept::kernel::{Cooperative, Operands, Profile, Step};
+use incept::kernel::{AdapterClass, Cooperative, Implementation, Operands, Profile, Step};
 use incept::ops::offers;
 use incept::reference::{Array, relative_error, run_operation};
 use incept::tensor::{Element, Spec};
@@ -137,7 +138,25 @@ pub fn check_step(
     if missing() {
         return;
     }
-    let gpu = gpu();
+    // Kernels that can be in a group run as in one.
+    for (gpu, in_groups) in [(gpu(), false), (support::shared_as_gpu(), true)] {
+        check_on(gpu, in_groups, op, specs, inputs, (parameters, gradients), step, &compare);
+    }
+}
+
+/// Runs the implementations that are for this device, alternating between operands with and without
+/// padding.
+#[expect(clippy::too_many_arguments, reason = "the arguments of `check_step`, and the device")]
+fn check_on(
+    gpu: &Gpu,
+    in_groups: bool,
+    op: &dyn Operation,
+    specs: &[Spec],
+    inputs: &[&Array<f32>],
+    (parameters, gradients): (&[usize], &[usize]),
+    step: &Step,
+    compare: &dyn Fn(&str, &[Array<f32>]),
+) {
     // A padding that is a multiple of four allows vector loads, the other does not. Implementations
     // alternate between them, because slow drivers would take minutes to compile all combinations.
     for (turn, pad) in [0, 4, 3].into_iter().enumerate() {
@@ -148,11 +167,14 @@ pub fn check_step(
         for index in gradients {
             trial = trial.dense_output(*index);
         }
-        let implementations = trial.implementations(gpu);
+        let mut implementations = trial.implementations(gpu);
         assert!(!implementations.is_empty(), "{op:?} has no implementation for this device");
+        let groupable = |i: &Implementation| i.kernels.iter().any(|kernel| kernel.groupable);
+        let for_software = |i: &Implementation| i.suits.contains(&AdapterClass::Software);
+        implementations.retain(|i| if in_groups { groupable(i) } else { for_software(i) || !groupable(i) });
         let few = implementations.len() < 3;
         for (_, implementation) in implementations.iter().enumerate().filter(|(i, _)| few || i % 3 == turn) {
-            let name = format!("{op:?} {} pad {pad} {specs:?}", implementation.name);
+            let name = format!("{op:?} {} pad {pad} {specs:?}, in groups: {in_groups}", implementation.name);
             let result = gpu
                 .block_on(trial.run(gpu, implementation, inputs, step))
                 .unwrap_or_else(|e| panic!("{name}: {e}"));

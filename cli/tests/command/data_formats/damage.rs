@@ -71,7 +71,7 @@ fn packed_files_may_have_several_members() {
     let packed = [member(first), member(second), vec![0; 7]].concat();
     write(&folder.path().join("train-images-idx3-ubyte.gz"), &packed);
     write(&folder.path().join("train-labels-idx1-ubyte.gz"), &member(&idx(&[4], &[0, 1, 0, 1])));
-    let options = OpenOptions { val_split: 0.5, ..OpenOptions::default() };
+    let options = OpenOptions::default().val_split(0.5);
     let data = open(text(folder.path()), &options).expect("can be opened");
     assert_eq!(data.train.len() + data.validation.len(), 4);
     // Damage in the second member is found.
@@ -108,7 +108,7 @@ fn flipped_bytes_of_parquet_are_errors() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << (at % 8);
         write(&path, &bytes);
-        match open(text(&path), &OpenOptions { val_split: 0.34, ..OpenOptions::default() }) {
+        match open(text(&path), &OpenOptions::default().val_split(0.34)) {
             Ok(data) => assert!(data.train.len() < 10, "byte {at}"),
             Err(error) => assert!(error.to_string().contains("flipped.parquet"), "byte {at}: {error}"),
         }

@@ -54,8 +54,7 @@ fn a_second_image_under_a_key_is_a_sample_or_an_error() {
     }
     // Other files of an image are reported.
     write_tar(&tar, &files(&["a.png", "a.seg.png", "a.cls", "b.png", "b.cls"]));
-    let data =
-        open(text(&tar), &OpenOptions { val_split: 0.5, ..OpenOptions::default() }).expect("can be opened");
+    let data = open(text(&tar), &OpenOptions::default().val_split(0.5)).expect("can be opened");
     assert_eq!(data.train.len() + data.validation.len(), 2);
     assert!(data.notes.iter().any(|note| note.contains("1 image in")), "{:?}", data.notes);
 }

@@ -104,8 +104,7 @@ fn parquet_as_hugging_face_stores_it() {
     check_colors(data.train.as_ref(), &["red", "green", "blue"]);
     check_colors(data.validation.as_ref(), &["red", "green", "blue"]);
     let one = folder.path().join("train-00000-of-00001.parquet");
-    let data =
-        open(text(&one), &OpenOptions { val_split: 0.34, ..OpenOptions::default() }).expect("can be opened");
+    let data = open(text(&one), &OpenOptions::default().val_split(0.34)).expect("can be opened");
     assert_eq!((data.train.len(), data.validation.len()), (6, 3));
     // Damage is an error that names the file.
     let bytes = std::fs::read(&one).expect("can be read");
@@ -163,7 +162,7 @@ fn webdataset_labels_may_be_text_or_json() {
         ("c", "json", br#"{"cls": "dog"}"#),
     ];
     write(&labels);
-    let options = OpenOptions { val_split: 0.5, ..OpenOptions::default() };
+    let options = OpenOptions::default().val_split(0.5);
     let data = open(text(&path), &options).expect("can be opened");
     assert_eq!(data.train.classes(), ["cat", "dog"]);
     assert_eq!((data.train.len(), data.validation.len()), (2, 2));
@@ -210,8 +209,7 @@ fn csv_manifests() {
     assert_eq!((test.label(0), data.validation.label(0)), (0, 1));
     test.image(0).expect("a name with a comma");
     let bare = write("bare.tsv", "a.png\t0\nb.png\t2\nc, d.png\t0\ne.png\t2\n");
-    let data =
-        open(text(&bare), &OpenOptions { val_split: 0.5, ..OpenOptions::default() }).expect("can be opened");
+    let data = open(text(&bare), &OpenOptions::default().val_split(0.5)).expect("can be opened");
     assert_eq!((data.train.len(), data.train.classes().len()), (2, 3), "numbers are classes from 0");
     for (content, reason) in [
         ("", "is empty"),
@@ -347,7 +345,7 @@ fn split_writes_a_folder_that_can_be_opened() {
     assert_eq!(result["train"].as_u64(), Some(data.train.len() as u64));
     assert_eq!(data.train.len() + data.validation.len(), 1797);
     // The same images, bit for bit.
-    let options = OpenOptions { val_split: 0.1, ..OpenOptions::default() };
+    let options = OpenOptions::default().val_split(0.1);
     let source = open("digits", &options).expect("is embedded");
     let all = |set: &Arc<dyn Dataset>| {
         let images = (0..set.len()).map(|i| (set.label(i), set.image(i).expect("can be decoded").pixels));
