@@ -298,7 +298,7 @@ impl Info {
 
 #[derive(Serialize)]
 struct SplitResult<'a> {
-    folder: &'a Path,
+    output: &'a Path,
     classes: &'a [String],
     train: usize,
     validation: usize,
@@ -355,7 +355,7 @@ impl Split {
             plural(validation as u64, "validation image")
         ))?;
         let classes = data.train.classes();
-        reporter.event(&SplitResult { folder: &self.out, classes, train, validation, skipped })?;
+        reporter.event(&SplitResult { output: &self.out, classes, train, validation, skipped })?;
         Ok(Outcome::Done)
     }
 }
@@ -460,7 +460,7 @@ fn image_element(corner: (i32, i32), image: &image::RgbImage) -> Drawn<BitMapEle
 
 #[derive(Serialize)]
 struct PreviewResult<'a> {
-    sheet: &'a Path,
+    output: &'a Path,
     classes: usize,
     images: usize,
     unreadable: Vec<String>,
@@ -516,7 +516,7 @@ impl Preview {
             String::new()
         };
         reporter.line(&format!("wrote {}{more}", shown(&self.out)))?;
-        reporter.event(&PreviewResult { sheet: &self.out, classes, images, unreadable })?;
+        reporter.event(&PreviewResult { output: &self.out, classes, images, unreadable })?;
         Ok(Outcome::Done)
     }
 }

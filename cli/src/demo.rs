@@ -7,7 +7,7 @@ use clap::Args;
 use incept::Error;
 use incept::data::{Dataset, OpenOptions};
 use incept::learner::History;
-use incept::low_level::output::{check_file, write_atomically};
+use incept::low_level::output::check_file;
 use incept::model::{GoogLeNet, Initialization};
 use incept::optim::{Optimizer, Schedule};
 use incept::train::Trainer;
@@ -19,10 +19,10 @@ use super::dashboard::View;
 use super::data::{LoadArgs, describe, report_bad};
 use super::fit::{Run, Setup};
 use super::interrupt::interruptible;
+use super::next::{argument, write_samples};
 use super::numbers::{Range, real, whole};
 use super::options::{DeviceArgs, PixelArgs};
 use super::plot::check_png;
-use super::raster::{png, raster};
 use super::report::{Rate, Reporter, duration, plural, shown};
 use super::screen::Screen;
 use super::sheet::{Sheet, Tile};
@@ -30,9 +30,6 @@ use super::{Outcome, Result};
 
 /// Number of images on the sheet.
 const TILES: usize = 36;
-
-/// Number of validation images that are written as files.
-const SAMPLES: usize = 6;
 
 /// Train on the embedded digits, classify validation images, and draw a sheet with the results.
 ///
@@ -69,13 +66,16 @@ pub(crate) struct Demo {
 #[derive(Serialize)]
 struct DemoResult<'a> {
     event: &'static str,
-    accuracy: f64,
+    /// In [0, 1].
+    validation_accuracy: f64,
     epochs: usize,
     seconds: f64,
-    sheet: &'a Path,
+    output: &'a Path,
     checkpoint: &'a Path,
     /// The folder of the images that were written as files.
     samples: &'a Path,
+    /// Commands to run next.
+    next: Vec<String>,
 }
 
 impl Demo {
@@ -138,17 +138,19 @@ impl Demo {
             shown(&self.out)
         ))?;
         let samples = self.samples();
-        Self::write_samples(&setup, &samples)?;
-        let (checkpoint, folder) = (shown(&self.checkpoint), shown(&samples));
-        reporter.line(&format!("next: incept classify {checkpoint} {folder}"))?;
+        write_samples(setup.data.validation.as_ref(), &samples)?;
+        let (checkpoint, folder) = (argument(&self.checkpoint), argument(&samples));
+        let next = format!("incept classify {checkpoint} {folder}");
+        reporter.line(&format!("next: {next}"))?;
         reporter.event(&DemoResult {
             event: "demo",
-            accuracy: last,
+            validation_accuracy: last,
             epochs: history.epochs.len(),
             seconds: total.elapsed().as_secs_f64(),
-            sheet: &self.out,
+            output: &self.out,
             checkpoint: &self.checkpoint,
             samples: &samples,
+            next: vec![next],
         })?;
         Ok(Outcome::Done)
     }
@@ -157,21 +159,6 @@ impl Demo {
     fn samples(&self) -> PathBuf {
         let name = self.out.file_stem().map_or_else(|| "demo".into(), |stem| stem.to_string_lossy());
         self.out.with_file_name(format!("{name}-digits"))
-    }
-
-    /// Writes a few validation images as files to classify, named after their class.
-    fn write_samples(setup: &Setup, folder: &Path) -> Result<()> {
-        let validation = &setup.data.validation;
-        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        for i in 0..SAMPLES.min(validation.len()) {
-            let index = i * validation.len() / SAMPLES;
-            let class = &validation.classes()[validation.label(index) as usize];
-            let file = folder.join(format!("{class}-{index:03}.png"));
-            let png = png(&raster(&validation.image(index)?));
-            let png = png.map_err(|e| Error::format(&file, e.to_string()))?;
-            write_atomically(&file, &png)?;
-        }
-        Ok(())
     }
 
     /// Classifies evenly spaced validation images and draws the sheet.

@@ -213,7 +213,8 @@ impl Download<'_> {
             if stop.load(Ordering::SeqCst) {
                 return Err(Error::Interrupted);
             }
-            let read = body.read(&mut buffer).map_err(|e| self.failed(e))?;
+            let read = body.read(&mut buffer);
+            let read = read.map_err(|e| self.failed(format!("the connection ended early: {e}")))?;
             if read == 0 {
                 break;
             }

@@ -59,7 +59,7 @@ Examples:
 #[derive(Serialize)]
 struct ExportResult {
     checkpoint: String,
-    out: String,
+    output: String,
     bytes: usize,
     outputs: Vec<String>,
     /// Path of the model card.
@@ -133,7 +133,7 @@ impl Export {
         reporter.event(&ExportResult {
             card: card.map(|(path, _)| shown(&path)),
             checkpoint: shown(&self.checkpoint),
-            out: shown(&self.out),
+            output: shown(&self.out),
             bytes: content.len(),
             outputs,
         })?;

@@ -86,8 +86,8 @@ impl Set {
 
 #[derive(Serialize)]
 struct FetchResult<'a> {
-    set: &'a str,
-    folder: &'a Path,
+    data: &'a str,
+    output: &'a Path,
     files: Vec<PathBuf>,
 }
 
@@ -108,7 +108,7 @@ impl Fetch {
             files = unpack(&files[0], &folder)?;
         }
         reporter.line(&format!("{}: incept train {}", shown(&folder), folder.display()))?;
-        reporter.event(&FetchResult { set: self.set.name(), folder: &folder, files })?;
+        reporter.event(&FetchResult { data: self.set.name(), output: &folder, files })?;
         Ok(Outcome::Done)
     }
 }

@@ -67,7 +67,7 @@ struct GraphResult<'a> {
     network: &'a GoogLeNet,
     #[serde(flatten)]
     topology: &'a Topology,
-    out: Option<&'a PathBuf>,
+    output: Option<&'a PathBuf>,
 }
 
 impl Graph {
@@ -98,7 +98,7 @@ impl Graph {
             }
             None => {}
         }
-        reporter.event(&GraphResult { network: &network, topology: &topology, out })?;
+        reporter.event(&GraphResult { network: &network, topology: &topology, output: out })?;
         Ok(Outcome::Done)
     }
 

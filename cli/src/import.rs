@@ -85,7 +85,7 @@ fn three(text: &str) -> std::result::Result<[f32; 3], String> {
 #[derive(Serialize)]
 struct ImportResult<'a> {
     file: String,
-    out: String,
+    output: String,
     format: Format,
     network: &'a GoogLeNet,
     parameters: usize,
@@ -141,7 +141,7 @@ impl Import {
         }
         reporter.event(&ImportResult {
             file: shown(&self.file),
-            out: shown(&self.out),
+            output: shown(&self.out),
             format: file.format,
             network,
             parameters,

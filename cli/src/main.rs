@@ -21,6 +21,7 @@ mod fetch;
 mod fit;
 mod flags;
 mod graph;
+mod html;
 mod import;
 mod inspect;
 mod interrupt;
@@ -28,6 +29,7 @@ mod kernels;
 mod look;
 #[cfg(test)]
 mod mutations;
+mod next;
 mod numbers;
 mod old_keys;
 mod options;
@@ -139,11 +141,17 @@ fn with_negative(command: clap::Command) -> clap::Command {
 }
 
 /// Parses the arguments so that `--seed -1` fails as an invalid seed, and not as an unknown flag
-/// `-1`.
-fn parse() -> Cli {
+/// `-1`. Returns the command's name too: `data_info`.
+fn parse() -> (Cli, String) {
     let matches =
         with_negative(Cli::command()).try_get_matches().unwrap_or_else(|error| with_suggestion(error).exit());
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let (mut names, mut inner) = (Vec::new(), &matches);
+    while let Some((name, of_command)) = inner.subcommand() {
+        names.push(name.replace('-', "_"));
+        inner = of_command;
+    }
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    (cli, names.join("_"))
 }
 
 /// Flags of other programs, and the flags that do the same here.
@@ -187,7 +195,7 @@ fn with_suggestion(mut error: clap::Error) -> clap::Error {
 /// Runs the command that the arguments name.
 fn main() -> ExitCode {
     quiet_wayland();
-    let cli = parse();
+    let (cli, name) = parse();
     let level = if cli.common.verbose { "info" } else { "warn" };
     // wgpu warns about features that a driver lacks; users cannot act on that.
     let filter = format!("error,incept={level}");
@@ -196,7 +204,7 @@ fn main() -> ExitCode {
         .format_target(false)
         .target(env_logger::Target::Pipe(Box::new(report::LogOutput)))
         .init();
-    let reporter = Reporter::new(cli.common.json);
+    let reporter = Reporter::new(cli.common.json).named(name);
     let result = match &cli.command {
         Command::Train(command) => command.run(&reporter),
         Command::Eval(command) => command.run(&reporter),

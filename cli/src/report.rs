@@ -22,11 +22,20 @@ const LINE_EVERY: Duration = Duration::from_secs(15);
 pub(crate) struct Reporter {
     json: bool,
     terminal: bool,
+    /// The command's name, which is the `event` of lines of JSON that have no other.
+    command: String,
 }
 
 impl Reporter {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, terminal: std::io::stderr().is_terminal() && redraws() }
+        let terminal = std::io::stderr().is_terminal() && redraws();
+        Self { json, terminal, command: String::new() }
+    }
+
+    /// The same for this command.
+    #[must_use]
+    pub(crate) fn named(self, command: String) -> Self {
+        Self { command, ..self }
     }
 
     /// Whether results are printed as JSON.
@@ -37,7 +46,7 @@ impl Reporter {
     /// The same with plain lines in place of redrawn progress bars.
     #[must_use]
     pub(crate) fn plain(&self) -> Self {
-        Self { json: self.json, terminal: false }
+        Self { json: self.json, terminal: false, command: self.command.clone() }
     }
 
     /// Whether progress bars are redrawn in place.
@@ -50,13 +59,14 @@ impl Reporter {
         if self.json { Ok(()) } else { print(text) }
     }
 
-    /// Prints a value as one line of JSON, if results are JSON.
+    /// Prints a value as one line of JSON, if results are JSON. Objects have an `event`: their own,
+    /// or the command's name.
     pub(crate) fn event(&self, value: &impl Serialize) -> Result<()> {
         if !self.json {
             return Ok(());
         }
         let text = serde_json::to_string(value).map_err(|e| Error::Config(e.to_string()))?;
-        print(&escaped(with_old_keys(text)))
+        print(&escaped(with_old_keys(with_event(text, &self.command))))
     }
 
     /// Like [`Reporter::line`], but a closed pipe is no error: training continues without a reader.
@@ -79,6 +89,21 @@ impl Reporter {
         let label = printable_lines(label).into_owned();
         bar.set_prefix(label.clone());
         Bar { bar, label, lines: !self.terminal, last: Instant::now(), length }
+    }
+}
+
+/// The JSON with an `event` of this name, if it is an object without one.
+fn with_event(json: String, name: &str) -> String {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        event: Option<serde::de::IgnoredAny>,
+    }
+    match (serde_json::from_str::<Named>(&json), json.strip_prefix('{')) {
+        (Ok(Named { event: None }), Some(rest)) if !name.is_empty() => {
+            let comma = if rest == "}" { "" } else { "," };
+            format!("{{\"event\":\"{name}\"{comma}{rest}")
+        }
+        _ => json,
     }
 }
 
@@ -338,6 +363,17 @@ mod tests {
         let json = escaped(serde_json::to_string(name).expect("JSON"));
         assert!(json.is_ascii(), "{json}");
         assert_eq!(serde_json::from_str::<String>(&json).expect("JSON"), name);
+    }
+
+    #[test]
+    fn objects_have_an_event() {
+        let event = |json: &str| with_event(json.into(), "data_info");
+        assert_eq!(event(r#"{"a":1}"#), r#"{"event":"data_info","a":1}"#);
+        assert_eq!(event("{}"), r#"{"event":"data_info"}"#);
+        assert_eq!(event(r#"{"a":{"event":"x"}}"#), r#"{"event":"data_info","a":{"event":"x"}}"#);
+        for other in [r#"{"a":1,"event":"end"}"#, "[1]", "3"] {
+            assert_eq!(event(other), other);
+        }
     }
 
     #[test]

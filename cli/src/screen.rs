@@ -94,7 +94,13 @@ impl Observer for Screen<'_> {
         })?;
         if self.view == View::Dashboard {
             let title = format!("{} on {}", network.variant, data.name);
-            self.board = Some(Board::new(&title, &start.device.name, start.memory.total_bytes(), run.epochs));
+            self.board = Some(Board::new(
+                &title,
+                &start.device.name,
+                start.memory.total_bytes(),
+                run.epochs,
+                start.best,
+            ));
         }
         self.overall = Rate::new();
         self.class = Some(start.device.class);

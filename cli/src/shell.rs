@@ -65,7 +65,7 @@ pub(crate) struct Man {
 
 #[derive(Serialize)]
 struct ManResult<'a> {
-    folder: &'a Path,
+    output: &'a Path,
     pages: Vec<String>,
 }
 
@@ -78,7 +78,7 @@ impl Man {
         command.build();
         self.write(&command, &mut pages)?;
         reporter.line(&format!("wrote {} man pages to {}", pages.len(), shown(&self.out)))?;
-        reporter.event(&ManResult { folder: &self.out, pages })?;
+        reporter.event(&ManResult { output: &self.out, pages })?;
         Ok(Outcome::Done)
     }
 

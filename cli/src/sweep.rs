@@ -55,70 +55,113 @@ struct Measured {
     full_seconds: f64,
 }
 
+/// Temperatures, and early exit at each threshold.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Swept {
+    pub heads: Vec<&'static str>,
+    pub calibration: Vec<HeadCalibration>,
+    pub calibration_images: usize,
+    /// Number of evaluated images, without those of the calibration.
+    pub images: usize,
+    /// Accuracy of each head on them, in [0, 1].
+    pub head_accuracies: Vec<f64>,
+    /// Multiply-adds of an image that exits at each head.
+    pub macs: Vec<u64>,
+    /// Multiply-adds of a network with the main head only.
+    pub macs_full: u64,
+    pub points: Vec<SweepPoint>,
+    /// The point of the threshold that the calibration set recommends; none if there is none.
+    pub recommended: Option<SweepPoint>,
+}
+
 #[derive(Serialize)]
 struct SweepResult<'a> {
     event: &'static str,
-    heads: &'a [&'static str],
-    calibration: &'a [HeadCalibration],
-    calibration_images: usize,
-    images: usize,
-    head_accuracies: &'a [f64],
-    macs: &'a [u64],
-    macs_full: u64,
-    points: &'a [SweepPoint],
-    recommended: Option<&'a SweepPoint>,
+    #[serde(flatten)]
+    swept: &'a Swept,
     measured: Option<Measured>,
-    kept: &'a std::path::Path,
+    calibration_file: &'a std::path::Path,
     plots: &'a [PathBuf],
+}
+
+/// Fits the temperatures on a fifth of the images, sweeps over the thresholds on the others, and
+/// returns these too.
+pub(crate) fn swept(
+    device: &Device,
+    network: &GoogLeNet,
+    staged: &mut EarlyExit,
+    (set, options): (&Arc<dyn Dataset>, &LoaderOptions),
+    reporter: &Reporter,
+) -> Result<(Swept, Arc<dyn Dataset>)> {
+    let (evaluation, calibration) = stratified(set.as_ref(), CALIBRATION, 0);
+    if evaluation.is_empty() || calibration.is_empty() {
+        let images = plural(set.len() as u64, "image");
+        return Err(Error::Config(format!("{images}: too few for calibration")));
+    }
+    let subset = |indices| -> Arc<dyn Dataset> { Arc::new(Subset::new(Arc::clone(set), indices)) };
+    let (evaluation, calibration) = (subset(evaluation), subset(calibration));
+    let heads = staged.heads();
+    let mut logits = |set: &Arc<dyn Dataset>, label| {
+        let loader = Loader::new(Arc::clone(set), options.clone())?;
+        all_heads(device, staged, &loader, label, reporter)
+    };
+    let calibrating = logits(&calibration, "calibration")?;
+    let all = logits(&evaluation, "all heads")?;
+    let fit = |(head, logits): (&&str, &Vec<Vec<f32>>)| HeadCalibration {
+        head: (*head).to_string(),
+        calibration: calibrate(logits, &calibrating.labels),
+    };
+    let calibration: Vec<HeadCalibration> = heads.iter().zip(&calibrating.logits).map(fit).collect();
+    let temperatures: Vec<f32> = calibration.iter().map(|c| c.calibration.temperature).collect();
+    let macs_full = summary(&network.build(1)?).macs_inference;
+    let macs = staged.macs();
+    let points = sweep(&all, &temperatures, &macs, macs_full, &THRESHOLDS);
+    // The calibration set chooses the threshold, so that the evaluation is unbiased.
+    let chosen = choose(&sweep(&calibrating, &temperatures, &macs, macs_full, &THRESHOLDS));
+    let swept = Swept {
+        head_accuracies: (0..heads.len()).map(|head| all.accuracy(head)).collect(),
+        recommended: points.iter().find(|p| Some(p.threshold) == chosen).cloned(),
+        calibration_images: calibrating.labels.len(),
+        images: all.labels.len(),
+        heads,
+        calibration,
+        macs,
+        macs_full,
+        points,
+    };
+    Ok((swept, evaluation))
+}
+
+/// The logits of all heads for a set.
+fn all_heads(
+    device: &Device,
+    staged: &mut EarlyExit,
+    loader: &Loader,
+    label: &str,
+    reporter: &Reporter,
+) -> Result<HeadLogits> {
+    let mut bar = reporter.bar(label, loader.len() as u64);
+    let (mut all, mut rate) = (HeadLogits::default(), Rate::new());
+    for batch in loader.epoch(0, 0) {
+        let batch = batch?;
+        let found = device.block_on(staged.all_heads(&batch))?;
+        found.logits.iter().try_for_each(|rows| require_finite(rows))?;
+        all.extend(found);
+        rate.add(batch.count);
+        let left = rate.left(loader.len().saturating_sub(all.labels.len()));
+        bar.update(all.labels.len() as u64, || format!("{:.0} images/s  {left} left", rate.per_second()));
+    }
+    Ok(all)
 }
 
 impl Subject<'_> {
     pub(crate) fn sweep(&self, plots: &[PathBuf], reporter: &Reporter) -> Result<()> {
-        let (evaluation, calibration) = stratified(self.set.as_ref(), CALIBRATION, 0);
-        if evaluation.is_empty() || calibration.is_empty() {
-            return Err(Error::Config(format!(
-                "{}: too few for calibration",
-                plural(self.set.len() as u64, "image")
-            )));
-        }
-        let subset = |indices| -> Arc<dyn Dataset> { Arc::new(Subset::new(Arc::clone(&self.set), indices)) };
-        let (evaluation, calibration) = (subset(evaluation), subset(calibration));
-        let batch = self.options.batch;
-        let mut staged = self.device.block_on(EarlyExit::new(
-            self.device,
-            self.network,
-            batch,
-            self.element,
-            self.state,
-        ))?;
-        let heads = staged.heads();
-        let calibrating = self.heads(&mut staged, &calibration, "calibration", reporter)?;
-        let fit = |(head, logits): (&&str, &Vec<Vec<f32>>)| HeadCalibration {
-            head: (*head).to_string(),
-            calibration: calibrate(logits, &calibrating.labels),
-        };
-        let calibration: Vec<HeadCalibration> = heads.iter().zip(&calibrating.logits).map(fit).collect();
-        let temperatures: Vec<f32> = calibration.iter().map(|c| c.calibration.temperature).collect();
-
-        let all = self.heads(&mut staged, &evaluation, "all heads", reporter)?;
-        let full = summary(&self.network.build(1)?).macs_inference;
-        let macs = staged.macs();
-        let points = sweep(&all, &temperatures, &macs, full, &THRESHOLDS);
-        // The calibration set chooses the threshold, so that the evaluation is unbiased.
-        let chosen = choose(&sweep(&calibrating, &temperatures, &macs, full, &THRESHOLDS));
-        let accuracies: Vec<f64> = (0..heads.len()).map(|head| all.accuracy(head)).collect();
-        let main = accuracies.first().copied().unwrap_or(0.0);
-        let recommended = points.iter().find(|p| Some(p.threshold) == chosen);
-        Self::print(
-            &calibration,
-            calibrating.labels.len(),
-            &heads,
-            &accuracies,
-            &points,
-            recommended,
-            reporter,
-        )?;
-
+        let staged = EarlyExit::new(self.device, self.network, self.options.batch, self.element, self.state);
+        let mut staged = self.device.block_on(staged)?;
+        let (swept, evaluation) =
+            swept(self.device, self.network, &mut staged, (&self.set, &self.options), reporter)?;
+        swept.print(reporter)?;
+        let Swept { calibration, calibration_images, images, recommended, points, .. } = &swept;
         let measured = match recommended {
             Some(point) => {
                 let exit = calibration.iter().fold(Exit::new(point.threshold), |exit, head| {
@@ -130,19 +173,19 @@ impl Subject<'_> {
         };
         let saved = Calibrated {
             heads: calibration.iter().map(|h| (h.head.clone(), h.calibration)).collect(),
-            images: calibrating.labels.len(),
-            threshold: recommended.map(|p| p.threshold),
+            images: *calibration_images,
+            threshold: recommended.as_ref().map(|p| p.threshold),
             progress: self.progress.clone(),
         }
         .save(self.checkpoint)?;
         let figure = SweepFigure {
-            points: &points,
-            main,
-            recommended,
+            points,
+            main: swept.head_accuracies.first().copied().unwrap_or(0.0),
+            recommended: recommended.as_ref(),
             subtitle: format!(
                 "{}, {} of {}",
                 shown(self.checkpoint),
-                plural(all.labels.len() as u64, "image"),
+                plural(*images as u64, "image"),
                 self.data
             ),
         };
@@ -155,46 +198,11 @@ impl Subject<'_> {
         ))?;
         reporter.event(&SweepResult {
             event: "early_exit",
-            heads: &heads,
-            calibration: &calibration,
-            calibration_images: calibrating.labels.len(),
-            images: all.labels.len(),
-            head_accuracies: &accuracies,
-            macs: &macs,
-            macs_full: full,
-            points: &points,
-            recommended,
+            swept: &swept,
             measured,
-            kept: &saved,
+            calibration_file: &saved,
             plots,
         })
-    }
-
-    fn loader(&self, set: &Arc<dyn Dataset>) -> Result<Loader> {
-        Loader::new(Arc::clone(set), self.options.clone())
-    }
-
-    /// The logits of all heads for a set.
-    fn heads(
-        &self,
-        staged: &mut EarlyExit,
-        set: &Arc<dyn Dataset>,
-        label: &str,
-        reporter: &Reporter,
-    ) -> Result<HeadLogits> {
-        let loader = self.loader(set)?;
-        let mut bar = reporter.bar(label, loader.len() as u64);
-        let (mut all, mut rate) = (HeadLogits::default(), Rate::new());
-        for batch in loader.epoch(0, 0) {
-            let batch = batch?;
-            let found = self.device.block_on(staged.all_heads(&batch))?;
-            found.logits.iter().try_for_each(|rows| require_finite(rows))?;
-            all.extend(found);
-            rate.add(batch.count);
-            let left = rate.left(loader.len().saturating_sub(all.labels.len()));
-            bar.update(all.labels.len() as u64, || format!("{:.0} images/s  {left} left", rate.per_second()));
-        }
-        Ok(all)
     }
 
     /// Runs and times early exit and the main head alone on the same images.
@@ -213,7 +221,7 @@ impl Subject<'_> {
             self.element,
             self.state,
         ))?;
-        let loader = self.loader(set)?;
+        let loader = Loader::new(Arc::clone(set), self.options.clone())?;
         let mut bar = reporter.bar("early exit and whole network", 2 * loader.len() as u64);
         // Warm-up of the whole network; early exit has run already.
         if let Some(first) = loader.epoch(0, 0).next() {
@@ -275,17 +283,12 @@ impl Subject<'_> {
         ))?;
         Ok(measured)
     }
+}
 
-    fn print(
-        calibration: &[HeadCalibration],
-        images: usize,
-        heads: &[&'static str],
-        accuracies: &[f64],
-        points: &[SweepPoint],
-        recommended: Option<&SweepPoint>,
-        reporter: &Reporter,
-    ) -> Result<()> {
-        for HeadCalibration { head, calibration: c } in calibration {
+impl Swept {
+    fn print(&self, reporter: &Reporter) -> Result<()> {
+        let images = self.calibration_images;
+        for HeadCalibration { head, calibration: c } in &self.calibration {
             reporter.line(&format!(
                 "{head:<5} temperature {:.3}: NLL {:.4} before, {:.4} after, on {} of the calibration set",
                 c.temperature,
@@ -294,23 +297,24 @@ impl Subject<'_> {
                 plural(images as u64, "image")
             ))?;
         }
+        let accuracies = self.heads.iter().zip(&self.head_accuracies);
         let accuracies: Vec<String> =
-            heads.iter().zip(accuracies).map(|(head, a)| format!("{head} {:.2}%", 100.0 * a)).collect();
+            accuracies.map(|(head, a)| format!("{head} {:.2}%", 100.0 * a)).collect();
         reporter.line(&format!("accuracy of each head on the other images: {}\n", accuracies.join("  ")))?;
-        let columns: String = heads.iter().map(|head| format!("  {head:>7}")).collect();
+        let columns: String = self.heads.iter().map(|head| format!("  {head:>7}")).collect();
         reporter.line(&format!("threshold{columns}  accuracy  compute"))?;
-        for point in points {
+        for point in &self.points {
             let shares: String = point.shares.iter().map(|s| format!("  {:>6.1}%", 100.0 * s)).collect();
             let threshold =
                 if point.threshold > 1.0 { "never".to_string() } else { point.threshold.to_string() };
-            let mark = if recommended == Some(point) { "  <" } else { "" };
+            let mark = if self.recommended.as_ref() == Some(point) { "  <" } else { "" };
             reporter.line(&format!(
                 "{threshold:>9}{shares}  {:>7.2}%  {:>6.1}%{mark}",
                 100.0 * point.accuracy,
                 100.0 * point.compute
             ))?;
         }
-        match recommended {
+        match &self.recommended {
             Some(p) => reporter.line(&format!(
                 "\n--early-exit {} saves {:.1}% of the multiply-adds for {:.2} percentage points of accuracy",
                 p.threshold,
@@ -356,11 +360,12 @@ fn emptiest(points: &[(f64, f64)]) -> SeriesLabelPosition {
 }
 
 /// Plot of accuracy against mean compute per image.
-struct SweepFigure<'a> {
-    points: &'a [SweepPoint],
-    main: f64,
-    recommended: Option<&'a SweepPoint>,
-    subtitle: String,
+pub(crate) struct SweepFigure<'a> {
+    pub points: &'a [SweepPoint],
+    /// Accuracy of the main head alone.
+    pub main: f64,
+    pub recommended: Option<&'a SweepPoint>,
+    pub subtitle: String,
 }
 
 impl Figure for SweepFigure<'_> {

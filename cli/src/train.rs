@@ -26,7 +26,7 @@ use super::place::{Place, ended};
 use super::record::{checkpoint_of, folder_of};
 use super::report::{Reporter, bytes, is_unread, note, shown, thousands};
 use super::screen::Screen;
-use super::{Outcome, Result, plot, preview};
+use super::{Outcome, Result, next, plot, preview};
 
 /// Train a network on a data set; each run has a folder with its configuration, log and
 /// checkpoints.
@@ -159,6 +159,8 @@ enum Event<'a> {
         best: Option<&'a Path>,
         /// File of the latest checkpoint.
         last: Option<&'a Path>,
+        /// Commands to run next.
+        next: Vec<String>,
     },
     Failed {
         reason: String,
@@ -251,6 +253,17 @@ impl Train {
                 shown(file)
             ))?;
         }
+        let next = if history.interrupted {
+            let command = next::resume(&folder);
+            reporter.line(&format!("resume with: {command}"))?;
+            vec![command]
+        } else {
+            let next = next::after(&folder, setup.data.validation.as_ref())?;
+            for (i, command) in next.iter().enumerate() {
+                reporter.line(&format!("{}{command}", if i == 0 { "next: " } else { "      " }))?;
+            }
+            next
+        };
         reporter.event(&Event::End {
             reason: history.reason(),
             epochs,
@@ -258,6 +271,7 @@ impl Train {
             best_epoch: best.as_ref().map(|best| best.1),
             best: best.as_ref().map(|best| best.2.as_path()),
             last: Some(&out),
+            next,
         })?;
         Ok(if history.interrupted { Outcome::Interrupted } else { Outcome::Done })
     }
@@ -294,7 +308,8 @@ impl Train {
         let best_epoch = found.map(|(_, epoch)| epoch);
         let best = folder.map(RunFolder::best).filter(|file| found.is_some() && file.is_file());
         let best = best.as_deref();
-        reporter.event(&Event::End { reason, epochs, best_accuracy, best_epoch, best, last })?;
+        let next = Vec::new();
+        reporter.event(&Event::End { reason, epochs, best_accuracy, best_epoch, best, last, next })?;
         Ok(Some(Outcome::Done))
     }
 
@@ -365,7 +380,7 @@ impl Train {
         let training = Loader::new(Arc::clone(set), training.shuffle(false))?;
         preview::write(path, &plain, &training, setup)?;
         reporter.line(&format!("saved {}; the first column is without augmentation", shown(path)))?;
-        reporter.event(&serde_json::json!({ "event": "preview", "sheet": path }))?;
+        reporter.event(&serde_json::json!({ "event": "preview", "output": path }))?;
         Ok(Outcome::Done)
     }
 }

@@ -164,7 +164,7 @@ impl Pairs {
 
 /// Trains one network from its seed and validates all its heads before the first and after each
 /// epoch. `observe` is called with the epoch and each step and may interrupt the training; `looked`
-/// is called with each validation.
+/// is called with each validation. Returns the trainer too, for its weights.
 ///
 /// # Errors
 /// [`Error::Config`](crate::Error::Config) for values out of range, and errors of loaders and
@@ -182,7 +182,7 @@ pub async fn train_curve(
     validation: &Loader,
     mut observe: impl FnMut(u64, &StepMetrics) -> ControlFlow<()>,
     mut looked: impl FnMut(&CurvePoint),
-) -> Result<Curve> {
+) -> Result<(Curve, Trainer)> {
     let device = &device.into();
     let mut trainer = Trainer::new(device, network, &recipe.optimizer, recipe.batch, seed, |_, _| ()).await?;
     let mut classifier = trainer.early_exit(recipe.batch).await?;
@@ -205,7 +205,7 @@ pub async fn train_curve(
         looked(&point);
         curve.points.push(point);
     }
-    Ok(curve)
+    Ok((curve, trainer))
 }
 
 /// The accuracy of every head, in the classifier's order.

@@ -379,6 +379,7 @@ impl<M: Model> Learner<M> {
             validation: self.validation_loader().map_or(0, Loader::len),
             epoch: self.trainer.progress().epoch,
             epochs: self.options.epochs,
+            best: self.best(),
         })?;
         self.trainer.watch().await?;
         self.validate_late(observer).await?;

@@ -27,6 +27,8 @@ pub struct Started<'a> {
     pub epoch: u64,
     /// Epochs of the whole run.
     pub epochs: u64,
+    /// The best validation accuracy so far of a resumed run, in [0, 1], and its epoch.
+    pub best: Option<(f64, u64)>,
 }
 
 /// Training progress after a step.

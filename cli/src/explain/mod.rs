@@ -1,6 +1,9 @@
 //! `incept explain`
 
 mod flow_plot;
+mod overview;
+mod story;
+mod story_page;
 mod train;
 mod train_plot;
 
@@ -35,7 +38,7 @@ use crate::numbers::{Range, real, whole};
 ///
 /// With `--train`, the same network is trained with and without auxiliary heads from each seed. The
 /// output compares validation accuracy: curves with their range over the seeds, the accuracy of
-/// each head, and a sign test.
+/// each head, and a sign test. `--story` does all of this and writes one HTML page.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Explain {
@@ -44,15 +47,15 @@ pub(crate) struct Explain {
     data: Option<String>,
     /// Use the network and weights of this checkpoint, a run's folder (its best checkpoint),
     /// `included` or `imagenet`, instead of a freshly initialized network.
-    #[arg(long, alias = "weights", value_name = "FILE", conflicts_with_all = ["train", "variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight", "mean", "std"])]
+    #[arg(long, alias = "weights", value_name = "FILE", conflicts_with_all = ["trains", "variant", "width", "input", "dropout", "aux_dropout", "smoothing", "init", "bias_rate", "aux_weight", "mean", "std"])]
     checkpoint: Option<PathBuf>,
     #[command(flatten)]
     network: NetworkArgs,
-    /// Batch size [default: 128, with --train 32].
+    /// Batch size [default: 128, with --train and --story 32].
     #[arg(short = 'b', long = "batch-size", alias = "batch", value_name = "COUNT", value_parser = whole::<usize>(1))]
     batch: Option<usize>,
-    /// Random seed of initialization, shuffling and dropout; with --train, of the first pair of
-    /// networks.
+    /// Random seed of initialization, shuffling and dropout; with --train and --story, of the first
+    /// pair of networks.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = whole::<u64>(0))]
     seed: u64,
     /// Files of the plot, .png or .svg [default: incept-explain.png and .svg, with --train
@@ -60,14 +63,19 @@ pub(crate) struct Explain {
     #[arg(short = 'o', long = "output", alias = "out", value_name = "FILE")]
     out: Vec<PathBuf>,
     /// Train networks with and without auxiliary heads, and compare them.
-    #[arg(long, help_heading = "Comparison")]
+    #[arg(long, help_heading = "Comparison", group = "trains")]
     train: bool,
+    /// Write the whole story as one HTML page: the network with its three heads, gradients before
+    /// and after training, accuracy of the heads over the epochs, the comparison of --train, and
+    /// early exit [default file: incept-explain.html].
+    #[arg(long, help_heading = "Comparison", group = "trains")]
+    story: bool,
     /// Number of epochs per network.
-    #[arg(long, value_name = "COUNT", default_value_t = 5, help_heading = "Comparison", requires = "train", value_parser = whole::<u64>(1))]
+    #[arg(long, value_name = "COUNT", default_value_t = 5, help_heading = "Comparison", requires = "trains", value_parser = whole::<u64>(1))]
     epochs: u64,
     /// Number of seeds, each for one network with and one without auxiliary heads; use at least 3
     /// to see the variation.
-    #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = "Comparison", requires = "train", value_parser = whole::<u64>(1))]
+    #[arg(long, value_name = "COUNT", default_value_t = 3, help_heading = "Comparison", requires = "trains", value_parser = whole::<u64>(1))]
     seeds: u64,
     /// Learning rate (constant).
     #[arg(
@@ -76,7 +84,7 @@ pub(crate) struct Explain {
         value_name = "RATE",
         default_value_t = 0.01,
         help_heading = "Comparison",
-        requires = "train",
+        requires = "trains",
         value_parser = real::<f64>(Range::NotNegative)
     )]
     lr: f64,
@@ -103,7 +111,8 @@ Examples:
   incept explain --checkpoint photos.safetensors          gradients of a trained network
   incept explain --variant torchvision --output flow.svg  with batch norm the auxiliary heads matter less
   incept explain --train                                  train three pairs of networks
-  incept explain --train --seeds 10 --epochs 15           train ten pairs for 15 epochs";
+  incept explain --train --seeds 10 --epochs 15           train ten pairs for 15 epochs
+  incept explain --story --output why.html                the whole story as one page";
 
 /// Defaults that a CPU trains within minutes, at full depth.
 const WIDTH: f64 = 0.25;
@@ -134,6 +143,10 @@ struct FlowResult<'a> {
 impl Explain {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
         let device_args = &self.device;
+        if self.story {
+            self.load.set_limit()?;
+            return self.story(device_args, reporter);
+        }
         let plots = self.plots();
         plots.iter().try_for_each(|path| plot::check(path))?;
         self.load.set_limit()?;

@@ -1,16 +1,19 @@
-//! `incept explain --train`: networks with and without auxiliary heads from the same seeds.
+//! `incept explain --train` and `--story`: networks with and without auxiliary heads from the same
+//! seeds.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use incept::Error;
-use incept::data::Loader;
+use incept::data::{Loader, OpenedData, Preprocessing};
 use incept::device::Device;
 use incept::explain::{Comparison, Curve, CurvePoint, Pairs, Recipe, Spread, train_curve};
 use incept::model::GoogLeNet;
-use incept::train::{StepMetrics, TrainingGraph};
+use incept::optim::TrainingState;
+use incept::train::{StepMetrics, Trainer, TrainingGraph};
 use serde::Serialize;
 
 use super::super::data::report_bad;
@@ -21,7 +24,7 @@ use super::super::report::{Rate, Reporter, duration, note, plural, shown};
 use super::super::tune::Worth;
 use super::super::{Outcome, Result};
 use super::Explain;
-use super::train_plot::CurvesFigure;
+use super::train_plot::{Charts, CurvesFigure};
 
 /// Default batch size, as in Caffe's solver for GoogLeNet.
 const BATCH: usize = 32;
@@ -54,21 +57,38 @@ enum Event<'a> {
 
 /// The comparison of the main head's validation accuracy after the last epoch.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Verdict {
+pub(super) struct Verdict {
     epochs: u64,
     seeds: u64,
-    with: Spread,
-    without: Spread,
+    pub with: Spread,
+    pub without: Spread,
     /// Whether the ranges over the seeds overlap; none with a single seed.
     overlap: Option<bool>,
     /// Comparison of the pairs with the same seed.
-    pairs: Pairs,
+    pub pairs: Pairs,
     /// Two-sided p-value of the sign test on the pairs.
-    p_value: f64,
+    pub p_value: f64,
 }
 
 /// Significance level of the sign test.
 const SIGNIFICANCE: f64 = 0.05;
+
+/// The trained networks, and what they share.
+pub(super) struct Compared {
+    pub device: Device,
+    /// The network with auxiliary heads.
+    pub network: GoogLeNet,
+    pub data: OpenedData,
+    pub preprocessing: Preprocessing,
+    pub recipe: Recipe,
+    pub comparison: Comparison,
+    pub verdict: Verdict,
+    /// The first network with auxiliary heads after training.
+    pub trained: TrainingState,
+    /// Network, image size, data and number of seeds.
+    pub subtitle: String,
+    pub took: Duration,
+}
 
 /// What all networks of a comparison share, and its progress.
 struct Trial<'a> {
@@ -83,7 +103,9 @@ struct Trial<'a> {
 }
 
 impl Explain {
-    pub(super) fn compare(&self, device_args: &DeviceArgs, plots: &[PathBuf], reporter: &Reporter) -> Result {
+    /// Trains a network with and one without auxiliary heads from each seed; none if the user
+    /// interrupts it.
+    pub(super) fn pairs(&self, device_args: &DeviceArgs, reporter: &Reporter) -> Result<Option<Compared>> {
         if self.epochs == 0 || self.seeds == 0 {
             return Err(Error::Config("--epochs and --seeds must be above zero".into()));
         }
@@ -127,14 +149,18 @@ impl Explain {
             networks: 2 * self.seeds,
         };
         let mut comparison = Comparison::default();
+        let mut trained = None;
         for seed in self.seed..self.seed + self.seeds {
             trial.train = Loader::new(Arc::clone(&data.train), options.clone().training(seed, None))?;
             for network in [&with, &without] {
                 let done = comparison.with.len() + comparison.without.len();
-                let curve = trial.curve(network, seed, done as u64)?;
+                let (curve, trainer) = trial.curve(network, seed, done as u64)?;
                 if curve.interrupted {
                     note("interrupted: no comparison without all networks");
-                    return Ok(Outcome::Interrupted);
+                    return Ok(None);
+                }
+                if trained.is_none() {
+                    trained = Some(device.block_on(trainer.state())?);
                 }
                 if network.has_aux() { &mut comparison.with } else { &mut comparison.without }.push(curve);
             }
@@ -148,24 +174,38 @@ impl Explain {
             name,
             plural(self.seeds, "seed")
         );
-        self.conclude(&comparison, &trial, subtitle, plots)
+        let Some((verdict, trained)) = self.verdict(&comparison).zip(trained) else {
+            return Err(Error::Config("--epochs and --seeds must be above zero".into()));
+        };
+        let (recipe, took) = (trial.recipe, trial.rate.elapsed());
+        Ok(Some(Compared {
+            device,
+            network: with,
+            data,
+            preprocessing,
+            recipe,
+            comparison,
+            verdict,
+            trained,
+            subtitle,
+            took,
+        }))
     }
 
-    fn conclude(
-        &self,
-        comparison: &Comparison,
-        trial: &Trial<'_>,
-        subtitle: String,
-        plots: &[PathBuf],
-    ) -> Result {
+    /// The comparison after the last epoch.
+    fn verdict(&self, comparison: &Comparison) -> Option<Verdict> {
         let last = |with: bool| comparison.spread(with, "main").last().copied();
-        let (Some(with), Some(without)) = (last(true), last(false)) else { return Ok(Outcome::Failed) };
+        let (with, without) = (last(true)?, last(false)?);
         let overlap = (self.seeds > 1).then(|| with.overlaps(&without));
         let pairs = comparison.pairs();
         let (epochs, seeds, p_value) = (self.epochs, self.seeds, pairs.chance());
-        let verdict = Verdict { epochs, seeds, with, without, overlap, pairs, p_value };
-        let reporter = trial.reporter;
-        let figure = CurvesFigure { comparison, subtitle };
+        Some(Verdict { epochs, seeds, with, without, overlap, pairs, p_value })
+    }
+
+    pub(super) fn compare(&self, device_args: &DeviceArgs, plots: &[PathBuf], reporter: &Reporter) -> Result {
+        let Some(compared) = self.pairs(device_args, reporter)? else { return Ok(Outcome::Interrupted) };
+        let Compared { comparison, verdict, subtitle, took, .. } = &compared;
+        let figure = CurvesFigure { comparison, subtitle: subtitle.clone(), charts: Charts::Both };
         for path in plots {
             plot::save(&figure, path)?;
         }
@@ -173,17 +213,17 @@ impl Explain {
         for line in verdict.words() {
             reporter.line(&line)?;
         }
-        let seconds = trial.rate.elapsed();
         let files: Vec<String> = plots.iter().map(|p| shown(p)).collect();
-        reporter.line(&format!("{} in all; plot: {}", duration(seconds), files.join(", ")))?;
-        reporter.event(&Event::Comparison { comparison, verdict, seconds: seconds.as_secs_f64(), plots })?;
+        reporter.line(&format!("{} in all; plot: {}", duration(*took), files.join(", ")))?;
+        let (verdict, seconds) = (*verdict, took.as_secs_f64());
+        reporter.event(&Event::Comparison { comparison, verdict, seconds, plots })?;
         Ok(Outcome::Done)
     }
 }
 
 impl Trial<'_> {
     /// Trains one network, with progress.
-    fn curve(&mut self, network: &GoogLeNet, seed: u64, done: u64) -> Result<Curve> {
+    fn curve(&mut self, network: &GoogLeNet, seed: u64, done: u64) -> Result<(Curve, Trainer)> {
         let kind = if network.has_aux() { "with" } else { "without" };
         let label = format!("{}/{} {kind} aux, seed {seed}", done + 1, self.networks);
         let per_network = (self.recipe.epochs as usize).saturating_mul(self.train.len());
@@ -220,8 +260,8 @@ impl Trial<'_> {
             observe,
             validated,
         );
-        let curve = self.device.block_on(run)?;
-        failed.map_or(Ok(curve), Err)
+        let trained = self.device.block_on(run)?;
+        failed.map_or(Ok(trained), Err)
     }
 }
 
@@ -255,7 +295,7 @@ fn range(spread: &Spread) -> String {
 }
 
 impl Verdict {
-    fn words(&self) -> Vec<String> {
+    pub(super) fn words(&self) -> Vec<String> {
         let Self { epochs, seeds, with, without, overlap, pairs, p_value } = self;
         let epochs = plural(*epochs, "epoch");
         let mut lines = vec![format!(

@@ -5,9 +5,21 @@ use plotters::prelude::*;
 
 use crate::plot::{Area, Axes, Drawn, Figure, INK, Unit, band, head_color, heading, legend, line, percent};
 
+/// The charts of a figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Charts {
+    /// Side by side.
+    Both,
+    /// The main head with and without auxiliary heads.
+    Auxiliary,
+    /// Each head.
+    Heads,
+}
+
 pub(super) struct CurvesFigure<'a> {
     pub comparison: &'a Comparison,
     pub subtitle: String,
+    pub charts: Charts,
 }
 
 /// One curve of a chart.
@@ -19,7 +31,7 @@ struct Series {
 
 impl Figure for CurvesFigure<'_> {
     fn size(&self) -> (u32, u32) {
-        (1060, 470)
+        if self.charts == Charts::Both { (1060, 470) } else { (860, 470) }
     }
 
     fn draw<DB: DrawingBackend>(&self, root: &Area<DB>, unit: Unit) -> Drawn
@@ -28,7 +40,6 @@ impl Figure for CurvesFigure<'_> {
     {
         heading(root, unit, "Training with and without auxiliary heads", &self.subtitle)?;
         let below = root.margin(unit.px(78), unit.px(10), unit.px(16), unit.px(10));
-        let (left, right) = below.split_horizontally(unit.px(530));
         let series = |with, head: &str, color, name| Series {
             spreads: self.comparison.spread(with, head),
             color,
@@ -38,13 +49,22 @@ impl Figure for CurvesFigure<'_> {
             series(true, "main", head_color("main"), "with aux1 and aux2"),
             series(false, "main", INK, "without"),
         ];
-        chart(&left, unit, "Validation accuracy of the main head", &aux)?;
         let heads = [
             series(true, "main", head_color("main"), "main"),
             series(true, "aux2", head_color("aux2"), "aux2, on 4d"),
             series(true, "aux1", head_color("aux1"), "aux1, on 4a"),
         ];
-        chart(&right, unit, "Validation accuracy of each head", &heads)
+        let aux = |area: &Area<DB>| chart(area, unit, "Validation accuracy of the main head", &aux);
+        let heads = |area: &Area<DB>| chart(area, unit, "Validation accuracy of each head", &heads);
+        match self.charts {
+            Charts::Both => {
+                let (left, right) = below.split_horizontally(unit.px(530));
+                aux(&left)?;
+                heads(&right)
+            }
+            Charts::Auxiliary => aux(&below),
+            Charts::Heads => heads(&below),
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) struct FeaturesArgs {
 
 #[derive(Serialize)]
 struct Event<'a> {
-    image: String,
+    file: String,
     layer: &'a str,
     channels: usize,
     height: usize,
@@ -59,7 +59,7 @@ struct Event<'a> {
     silent: usize,
     /// The largest activation of each channel.
     largest: Vec<f32>,
-    plot: &'a Path,
+    output: &'a Path,
 }
 
 impl FeaturesArgs {
@@ -107,9 +107,9 @@ impl FeaturesArgs {
                 tiles,
             };
             save(&tiles, &self.out)?;
-            let image = shown(&one.file);
+            let file = shown(&one.file);
             reporter.line(&format!(
-                "{image}  {}: {} of {} x {}, {silent} zero everywhere; wrote {}",
+                "{file}  {}: {} of {} x {}, {silent} zero everywhere; wrote {}",
                 self.layer,
                 plural(maps.channels as u64, "channel"),
                 maps.height,
@@ -117,14 +117,14 @@ impl FeaturesArgs {
                 shown(&self.out)
             ))?;
             reporter.event(&Event {
-                image,
+                file,
                 layer: &self.layer,
                 channels: maps.channels,
                 height: maps.height,
                 width: maps.width,
                 silent,
                 largest,
-                plot: &self.out,
+                output: &self.out,
             })?;
         }
         Ok(Outcome::Done)

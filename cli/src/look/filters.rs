@@ -38,7 +38,7 @@ struct Event<'a> {
     filters: usize,
     height: usize,
     width: usize,
-    plot: &'a Path,
+    output: &'a Path,
 }
 
 impl FiltersArgs {
@@ -60,7 +60,7 @@ impl FiltersArgs {
         };
         save(&tiles, &self.out)?;
         reporter.line(&format!("{filters} of {height} x {width}; wrote {}", shown(&self.out)))?;
-        reporter.event(&Event { filters: count, height, width, plot: &self.out })?;
+        reporter.event(&Event { filters: count, height, width, output: &self.out })?;
         Ok(Outcome::Done)
     }
 }

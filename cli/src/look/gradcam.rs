@@ -104,12 +104,12 @@ impl HeadName {
 
 #[derive(Serialize)]
 struct Event<'a> {
-    image: String,
+    file: String,
     class: &'a str,
     /// `hirescam` or `gradcam`.
     method: &'static str,
     heads: Vec<HeadEvent<'a>>,
-    plot: &'a Path,
+    output: &'a Path,
 }
 
 #[derive(Serialize)]
@@ -186,9 +186,9 @@ impl Gradcam {
                 maximum: m.maximum(),
                 map: m.values.chunks(m.width.max(1)).collect(),
             });
-            let image = shown(&one.file);
+            let file = shown(&one.file);
             let method = self.method.name();
-            reporter.event(&Event { image, class, method, heads: heads.collect(), plot: &self.out })?;
+            reporter.event(&Event { file, class, method, heads: heads.collect(), output: &self.out })?;
         }
         reporter.line(&format!("wrote {}", shown(&self.out)))?;
         Ok(outcome)

@@ -59,14 +59,14 @@ pub(super) struct OcclusionArgs {
 
 #[derive(Serialize)]
 struct Event<'a> {
-    image: String,
+    file: String,
     class: &'a str,
     probability: f32,
     window: usize,
     stride: usize,
     /// Drop of the probability at each position, row by row.
     map: Vec<&'a [f32]>,
-    plot: &'a Path,
+    output: &'a Path,
 }
 
 impl OcclusionArgs {
@@ -133,19 +133,19 @@ impl OcclusionArgs {
         save(&tiles, &self.out)?;
         for (one, map) in seen.iter().zip(&maps) {
             let class = subject.class(map.class);
-            let (probability, image) = (map.probability, shown(&one.file));
+            let (probability, file) = (map.probability, shown(&one.file));
             let most = map.drops.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let (whole, lost) = (100.0 * probability, 100.0 * most);
-            reporter.line(&format!("{image}  {class} {whole:.1}%, drops by up to {lost:.1} points"))?;
+            reporter.line(&format!("{file}  {class} {whole:.1}%, drops by up to {lost:.1} points"))?;
             let rows = map.drops.chunks(map.side.max(1)).collect();
             reporter.event(&Event {
-                image,
+                file,
                 class,
                 probability,
                 window,
                 stride,
                 map: rows,
-                plot: &self.out,
+                output: &self.out,
             })?;
         }
         reporter.line(&format!("wrote {}", shown(&self.out)))?;

@@ -25,7 +25,7 @@ use super::plot::Drawn;
 use super::raster::thumbnail;
 use super::report::{Reporter, bytes, note, plural, seconds, shown, thousands};
 use super::tune::Worth;
-use super::{Outcome, Result};
+use super::{Outcome, Result, html};
 use crate::numbers::whole;
 use source::{Curves, Source};
 
@@ -88,11 +88,11 @@ struct Validated {
 
 #[derive(Serialize)]
 struct Event<'a> {
-    report: &'a Path,
+    output: &'a Path,
     bytes: usize,
     epochs: usize,
     steps: usize,
-    accuracy: f64,
+    validation_accuracy: f64,
 }
 
 impl RunReport {
@@ -111,11 +111,11 @@ impl RunReport {
         write_atomically(&out, html.as_bytes())?;
         reporter.line(&format!("wrote {} ({})", shown(&out), bytes(html.len() as u64)))?;
         reporter.event(&Event {
-            report: &out,
+            output: &out,
             bytes: html.len(),
             epochs: source.curves.epochs.len(),
             steps: source.curves.steps.len(),
-            accuracy: validated.measured.ensemble.evaluation.accuracy(),
+            validation_accuracy: validated.measured.ensemble.evaluation.accuracy(),
         })?;
         Ok(Outcome::Done)
     }
@@ -172,35 +172,35 @@ fn write_page(source: &Source, candidate: &Candidate<'_>, validated: &Validated)
     let charts = charts::charts(&source.curves);
     if !charts.is_empty() {
         let about = "Faint lines: single steps; dots: epochs. Training accuracy is measured during training, with dropout and augmentation.";
-        sections.push(page::section("Training", about, &page::plots(&charts)?));
+        sections.push(html::section("Training", about, &html::plots(&charts)?));
     }
     let about = format!(
         "{} of the validation set; rows: true class, columns: predicted class; colors are normalized per row.",
         plural(evaluation.count as u64, "image")
     );
     let figure = ConfusionFigure { confusion, classes, title: String::new(), subtitle: String::new() };
-    sections.push(page::section("Confusion matrix", &about, &page::plot(&figure)?));
-    sections.push(page::section("Metrics per class", "", &page::by_class(confusion, classes)));
+    sections.push(html::section("Confusion matrix", &about, &html::plot(&figure)?));
+    sections.push(html::section("Metrics per class", "", &page::by_class(confusion, classes)));
     let subtitle = format!("expected calibration error {:.2}%", 100.0 * reliability.ece());
     let about = "Bars below the diagonal: overconfident; above it: underconfident.";
     let figure = ReliabilityFigure { reliability, subtitle };
-    sections.push(page::section("Calibration", about, &page::plot(&figure)?));
+    sections.push(html::section("Calibration", about, &html::plot(&figure)?));
     let about = "Evenly spaced in the validation set, not selected.";
-    sections.push(page::section("Samples", about, &page::images(&validated.samples, classes)?));
+    sections.push(html::section("Samples", about, &page::images(&validated.samples, classes)?));
     if !validated.mistakes.is_empty() {
         let html = page::images(&validated.mistakes, classes)?;
-        sections.push(page::section(
+        sections.push(html::section(
             "Worst mistakes",
             "Misclassified images with the highest confidence.",
             &html,
         ));
     }
     if !source.command_line.is_empty() {
-        sections.push(page::section("Command", "", &page::preformatted(&source.command_line.join(" "))));
+        sections.push(html::section("Command", "", &html::preformatted(&source.command_line.join(" "))));
     }
-    sections.push(page::section("Configuration", "", &page::preformatted(&source.configuration)));
+    sections.push(html::section("Configuration", "", &html::preformatted(&source.configuration)));
     let machine: Vec<(String, String)> = source.machine.iter().chain(&validated.device).cloned().collect();
-    sections.push(page::section("Machine", "", &page::pairs(&machine)));
+    sections.push(html::section("Machine", "", &html::pairs(&machine)));
     let parameters = model::summary(&metadata.network.build(1)?).parameters_inference;
     let subtitle = format!(
         "GoogLeNet ({}), {} x {} pixels, {}, {} parameters at inference; data: {}; written by incept {}",
@@ -212,7 +212,7 @@ fn write_page(source: &Source, candidate: &Candidate<'_>, validated: &Validated)
         validated.data,
         env!("CARGO_PKG_VERSION"),
     );
-    Ok(page::page(&source.title, &subtitle, &facts(source, validated), &sections))
+    Ok(html::page(&source.title, &subtitle, &facts(source, validated), &sections))
 }
 
 /// The key figures at the top of the page.

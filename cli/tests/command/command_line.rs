@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use incept::checkpoint::Checkpoint;
 use serde_json::Value;
 
-use crate::program::{fails_with, fixtures, incept, json, quick, run, stdout, temporary, tensors, text};
+use crate::program::{
+    as_printed, fails_with, fixtures, incept, json, quick, run, stdout, temporary, tensors, text,
+};
 
 #[test]
 fn summary_matches_published_counts() {
@@ -288,7 +290,10 @@ fn ctrl_c_saves_and_exits_130() {
     assert_eq!((&end["event"], &end["reason"]), (&"end".into(), &"interrupted".into()), "{rest:?}");
 
     let of_whole = json(&quick(text(&whole), &["--epochs", "5", "--json"]));
-    let of_rest = json(&["train", "--resume", text(&cut), "--epochs", "5", "--no-validation", "--json"]);
+    // The command that it ends with resumes it.
+    let resume = end["next"][0].as_str().expect("a command");
+    let of_rest = as_printed(resume, &["--epochs", "5", "--no-validation", "--json"]);
+    let of_rest: Vec<Value> = of_rest.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(tensors(&whole), tensors(&cut));
     // The interrupted epoch is reported as a whole.
     let first = of_rest.iter().find(|e| e["event"] == "epoch").expect("it has epochs to do");
@@ -299,6 +304,73 @@ fn ctrl_c_saves_and_exits_130() {
         let [rest, whole] =
             [first, same].map(|e| e.pointer(place).and_then(Value::as_f64).expect("a number"));
         assert!((rest - whole).abs() < 1e-9, "{place}: {rest} and {whole}");
+    }
+}
+
+/// A data set whose images are files, and one in memory, of which samples are written.
+#[test]
+fn commands_after_a_training_work_as_printed() {
+    for (data, images) in [(PHOTOS, 1), ("digits", 6)] {
+        let folder = temporary();
+        let arguments = ["train", data, "--width", "0.0625", "--image-size", "32", "--limit", "60"];
+        let run = ["--epochs", "1", "--name", "a name", "--runs-dir", text(folder.path()), "--device", "cpu"];
+        let events = json(&[&arguments[..], &run, &["--json"]].concat());
+        let next = events.last().expect("events")["next"].as_array().expect("commands");
+        let next: Vec<&str> = next.iter().map(|command| command.as_str().expect("a command")).collect();
+        let first_words = next.iter().map(|command| command.split(' ').nth(1).expect("a command"));
+        assert_eq!(first_words.collect::<Vec<_>>(), ["eval", "classify", "report"]);
+        for command in &next {
+            let output = as_printed(command, &["--device", "cpu", "--json"]);
+            let lines: Vec<Value> =
+                output.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            if command.contains("classify") {
+                assert_eq!(lines.len(), images, "{command}: {lines:?}");
+                assert!(lines.iter().all(|line| line["predictions"].is_array()), "{lines:?}");
+            } else {
+                assert!(!lines.is_empty(), "{command}");
+            }
+        }
+        let report = std::fs::read_dir(folder.path()).expect("runs").map(|run| run.expect("a run").path());
+        assert!(report.into_iter().any(|run| run.join("report.html").is_file()));
+    }
+}
+
+/// Every object names its event, and the file that it is about, in the same way.
+#[test]
+fn json_has_the_same_names_in_all_commands() {
+    let folder = temporary();
+    let file = |name: &str| folder.path().join(name);
+    let image = format!("{PHOTOS}/cat/1.png");
+    let [png, svg, onnx, list] = ["a.png", "a.svg", "a.onnx", "man"].map(file);
+    let device = ["--device", "cpu"];
+    let commands: [(&str, Vec<&str>); 10] = [
+        ("summary", vec!["summary", "--width", "0.0625"]),
+        ("graph", vec!["graph", "--output", text(&svg)]),
+        ("inspect", vec!["inspect", "included"]),
+        ("export", vec!["export", "included", "--output", text(&onnx)]),
+        ("data_info", vec!["data", "info", "digits"]),
+        ("data_preview", vec!["data", "preview", "digits", "--output", text(&png)]),
+        ("man", vec!["man", "--output", text(&list)]),
+        ("look_filters", vec!["look", "filters", "included", "--output", text(&png)]),
+        ("look_gradcam", vec!["look", "gradcam", "included", &image, "--output", text(&png)]),
+        ("classify", vec!["classify", "included", &image]),
+    ];
+    for (event, arguments) in commands {
+        let runs = matches!(event, "look_gradcam" | "classify");
+        let more = if runs { &device[..] } else { &[] };
+        let results = json(&[&arguments[..], more, &["--json"]].concat());
+        for result in &results {
+            assert_eq!(result["event"], event, "{result}");
+            for earlier in ["out", "plot", "sheet", "kept", "folder"] {
+                assert!(result.get(earlier).is_none(), "{event} has `{earlier}`: {result}");
+            }
+        }
+        if let Some(at) = arguments.iter().position(|word| *word == "--output") {
+            assert_eq!(results[0]["output"], arguments[at + 1], "{event}");
+        }
+        if runs {
+            assert_eq!(results[0]["file"], image.as_str(), "{event}");
+        }
     }
 }
 
@@ -374,6 +446,7 @@ fn demo_draws_its_sheet() {
     // The command that the demo ends with runs as printed.
     let samples = folder.path().join("sheet-digits");
     assert_eq!(events.last().expect("events")["samples"], text(&samples));
-    let classified = json(&["classify", text(&checkpoint), text(&samples), "--json"]);
-    assert_eq!(classified.len(), 6, "{classified:?}");
+    let next = events.last().expect("events")["next"][0].as_str().expect("a command");
+    assert_eq!(next, format!("incept classify {} {}", text(&checkpoint), text(&samples)));
+    assert_eq!(as_printed(next, &["--json"]).lines().count(), 6);
 }

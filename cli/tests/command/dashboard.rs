@@ -132,7 +132,9 @@ fn dashboard_shows_all_heads_and_restores_the_terminal() {
             && s.contents().contains("gradient norm")
             && s.contents().contains("save and stop")
     });
-    for word in ["loss", "accuracy %", "main", "aux1", "aux2", "validation", "images/s", "/2"] {
+    for word in
+        ["loss", "accuracy %", "main", "aux1", "aux2", "validation", "images/s", "of 2", "step", "best"]
+    {
         assert!(page.contains(word), "no {word}:\n{page}");
     }
     assert!(terminal.screen.screen().hide_cursor());
@@ -155,6 +157,10 @@ fn q_and_control_c_stop_and_save() {
         let (code, left) = terminal.end();
         assert_eq!(code, 130, "{left}");
         assert!(left.contains("interrupted; saved"), "{left}");
+        let run = folder.path().join("0001-shown");
+        // The terminal wraps long lines.
+        let lines = left.replace('\n', "");
+        assert!(lines.contains(&format!("resume with: incept train --resume {}", text(&run))), "{left}");
         assert!(folder.path().join("0001-shown/last.safetensors").is_file());
         let screen = terminal.screen.screen();
         assert!(!screen.alternate_screen() && !screen.hide_cursor() && terminal.is_usual());

@@ -214,6 +214,63 @@ fn explain_train_compares_seeds() {
     assert!(errors.contains("--aux-weight"), "{errors}");
 }
 
+/// The page has every part, no external resources, and the numbers of the JSON event.
+#[test]
+fn explain_story_is_one_page() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let page = folder.path().join("why.html");
+    let network = ["explain", "--story", "--width", "0.0625", "--image-size", "32", "--limit", "40"];
+    let training = ["--batch-size", "8", "--epochs", "1", "--seeds", "2", "--val-split", "0.05"];
+    let rest = ["--device", "cpu", "--json", "--output", text(&page)];
+    let events = json(&[&network[..], &training, &rest].concat());
+    let story = events.last().expect("an event");
+    assert_eq!(story["event"], "story");
+    let html = std::fs::read_to_string(&page).expect("the page");
+    assert_eq!(story["bytes"], html.len());
+    for title in [
+        "The network and its three heads",
+        "Gradients before training",
+        "Gradients after training",
+        "Accuracy of the three heads",
+        "With and without auxiliary heads",
+        "Early exit",
+        "How it was measured",
+    ] {
+        assert!(html.contains(&format!("<h2>{title}</h2>")), "no `{title}`");
+    }
+    // Five plots, the overview, and the drawing of all layers.
+    assert_eq!(html.matches("<svg ").count(), 7);
+    let p_value = story["verdict"]["p_value"].as_f64().expect("a number");
+    for words in [
+        "softmax and cross-entropy: layer",
+        "aux1 on 4a",
+        "Gradient of each loss per block of the network",
+        "at initialization",
+        "seed 1, after 1 epoch",
+        "Early exit: accuracy vs. compute",
+        "prefers-color-scheme: dark",
+        "explain --story",
+        &format!("p = {p_value:.3}"),
+    ] {
+        assert!(html.contains(words), "no `{words}`");
+    }
+    // Addresses are those of the XML name space, and of places in the page.
+    for (at, _) in html.match_indices("http") {
+        assert!(html[at..].starts_with("http://www.w3.org/2000/svg"), "{}", &html[at..at + 40]);
+    }
+    assert!(!html.contains("<script") && !html.contains("src=") && !html.contains("@import"));
+    // Each section explains its plot in two sentences or more.
+    for about in html.split("</h2>").skip(1).take(6) {
+        let about = about.trim_start().strip_prefix("<p>").and_then(|rest| rest.split("</p>").next());
+        let sentences = about.map_or(0, |text| text.matches(". ").count() + 1);
+        assert!(sentences >= 2, "{about:?}");
+    }
+    // Training changes the gradients.
+    assert_ne!(story["before"]["parts"][0]["sum"], story["after"]["parts"][0]["sum"]);
+    let errors = fails(&["explain", "--story", "--output", "flow.svg"]);
+    assert!(errors.contains("flow.svg") && errors.contains(".html"), "{errors}");
+}
+
 #[test]
 fn graph_has_every_layer_of_the_summary() {
     for network in [GoogLeNet::paper(), GoogLeNet::torchvision(), GoogLeNet::paper().aux_weight(0.0)] {

@@ -44,6 +44,13 @@ pub fn stdout(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
+/// The standard output of a command line that incept printed, with more arguments.
+pub fn as_printed(command: &str, more: &[&str]) -> String {
+    let mut words = command.split(' ');
+    assert_eq!(words.next(), Some("incept"), "{command}");
+    stdout(&words.chain(more.iter().copied()).collect::<Vec<_>>())
+}
+
 /// The lines of a command's output, parsed as JSON.
 pub fn json(arguments: &[&str]) -> Vec<Value> {
     let text = stdout(arguments);

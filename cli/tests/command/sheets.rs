@@ -118,10 +118,18 @@ fn grad_cam_plots_every_head() {
     let close =
         |a: &Value, b: &Value| (a.as_f64().expect("a number") - b.as_f64().expect("a number")).abs() < 1e-4;
     assert!(close(&heads[0]["probability"], &classified["probability"]), "{events:?} {classified}");
+    // Captions have the probability, the maximum, and the head's own prediction if it is another.
+    let lines = |event: &Value| {
+        let heads = event["heads"].as_array().expect("heads");
+        2 + u32::from(heads.iter().any(|head| head["top"] != event["class"]))
+    };
     let (size, colors) = stats(&png);
-    assert!(size == (2 * (56 + 4 * 190 - 14), 656) && colors > 200, "{size:?}, {colors}");
-    stdout(&["look", "gradcam", checkpoint, image, "--head", "aux1", "--class", "3", "--output", text(&svg)]);
-    let drawn = drawing(&svg, (560, 328));
+    let height = 2 * (296 + 16 * lines(&events[0]));
+    assert!(size == (2 * (56 + 4 * 190 - 14), height) && colors > 200, "{size:?}, {colors}");
+    assert!(heads.iter().all(|head| head["maximum"].as_f64() >= Some(0.0)), "{heads:?}");
+    let one = ["look", "gradcam", checkpoint, image, "--head", "aux1", "--class", "3", "--json"];
+    let events = json(&[&one[..], &["--output", text(&svg)]].concat());
+    let drawn = drawing(&svg, (560, 296 + 16 * lines(&events[0])));
     assert!(drawn.matches("<image ").count() == 2 && drawn.contains("aux1, on 4a"), "{drawn}");
     assert!(fails(&["look", "gradcam", checkpoint, image, "--class", "cat"]).contains("unknown class `cat`"));
     assert!(fails(&["look", "gradcam", checkpoint, "missing.png"]).contains("missing.png"));
