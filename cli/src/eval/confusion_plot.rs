@@ -141,13 +141,15 @@ impl ConfusionFigure<'_> {
         let Sizes { cell, text, top, names, start, left, side } = self.sizes();
         let at = |x: i32, y: i32| (unit.px(x), unit.px(y));
         let right = Pos::new(HPos::Right, VPos::Center);
+        // All labels of columns are rotated if one is too long for its column.
+        let fits = |name: &String| name.chars().count() as i32 * text * 2 / 3 <= cell;
+        let flat = self.named().all(|(_, name)| fits(&name));
         for (i, name) in self.named() {
             let middle = cell * i as i32 + cell / 2;
             let style = unit.text(text, &INK).pos(right);
             root.draw(&Text::new(name.clone(), at(left - 6, top + middle), style))?;
-            // Long labels of columns are rotated.
             let upright = unit.text(text, &INK);
-            if name.chars().count() as i32 * text * 2 / 3 <= cell {
+            if flat {
                 let style = upright.pos(Pos::new(HPos::Center, VPos::Top));
                 root.draw(&Text::new(name, at(left + middle, top + side + 6), style))?;
             } else {

@@ -8,9 +8,9 @@ use incept::model::{Topology, TopologyKind, TopologyNode};
 use crate::graph::shape;
 use crate::html::escaped;
 
-const BOX: (f64, f64) = (80.0, 58.0);
-const PITCH: f64 = 92.0;
-const HEAD: (f64, f64) = (196.0, 62.0);
+const BOX: (f64, f64) = (84.0, 58.0);
+const PITCH: f64 = 96.0;
+const HEAD: (f64, f64) = (250.0, 62.0);
 const MARGIN: f64 = 10.0;
 const HEADS_TOP: f64 = 122.0;
 const HEIGHT: f64 = HEADS_TOP + HEAD.1 + MARGIN;
@@ -109,10 +109,10 @@ pub(super) fn svg(topology: &Topology) -> String {
         text(&mut out, (x, top + 18.0), 13.0, INK, "font-weight=\"bold\"", name);
         let numbers = layers(topology, part);
         if !numbers.is_empty() {
-            text(&mut out, (x, top + 34.0), 10.0, INK, "", &format!("layers {numbers}"));
+            text(&mut out, (x, top + 34.0), 9.5, INK, "", &format!("layers {numbers}"));
         }
         let output = topology.nodes.iter().rfind(|n| n.part == *part && !is_loss(n)).map(shape);
-        text(&mut out, (x, top + 49.0), 10.0, INK, "", &output.unwrap_or_default());
+        text(&mut out, (x, top + 49.0), 9.5, INK, "", &output.unwrap_or_default());
         if i > 0 {
             let middle = top + 0.5 * BOX.1;
             let (from, to) = (x - 0.5 * BOX.0 - (PITCH - BOX.0), x - 0.5 * BOX.0);

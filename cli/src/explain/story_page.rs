@@ -24,7 +24,7 @@ pub(super) fn html(story: &Story<'_>) -> Drawn<String> {
         plot(&FlowFigure { flow, subtitle })
     };
     let curves = |charts| {
-        let subtitle = compared.subtitle.clone();
+        let subtitle = format!("{}, {}", compared.subtitle, plural(compared.verdict.seeds, "seed"));
         plot(&CurvesFigure { comparison: &compared.comparison, subtitle, charts })
     };
     let epochs = plural(compared.recipe.epochs, "epoch");
@@ -79,7 +79,7 @@ fn facts(story: &Story<'_>) -> Vec<(String, String)> {
         (percent(&verdict.with), "validation accuracy with auxiliary heads".to_string()),
         (percent(&verdict.without), "without them".to_string()),
         (
-            format!("{} of {}", pairs.better, pairs.better + pairs.worse),
+            format!("{} of {}", pairs.better, verdict.seeds),
             "pairs with the same seed in which they are better".to_string(),
         ),
         (format!("{:.3}", verdict.p_value), "p-value of the sign test".to_string()),

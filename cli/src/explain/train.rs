@@ -59,7 +59,7 @@ enum Event<'a> {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Verdict {
     epochs: u64,
-    seeds: u64,
+    pub seeds: u64,
     pub with: Spread,
     pub without: Spread,
     /// Whether the ranges over the seeds overlap; none with a single seed.
@@ -85,7 +85,7 @@ pub(super) struct Compared {
     pub verdict: Verdict,
     /// The first network with auxiliary heads after training.
     pub trained: TrainingState,
-    /// Network, image size, data and number of seeds.
+    /// Network, image size and data.
     pub subtitle: String,
     pub took: Duration,
 }
@@ -167,12 +167,11 @@ impl Explain {
         }
         report_bad(&trial.train);
         let subtitle = format!(
-            "{} network, width {}, {} pixels, {}, {}",
+            "{} network, width {}, {} pixels, {}",
             with.variant,
             self.network.width.unwrap_or(super::WIDTH),
             with.input,
-            name,
-            plural(self.seeds, "seed")
+            name
         );
         let Some((verdict, trained)) = self.verdict(&comparison).zip(trained) else {
             return Err(Error::Config("--epochs and --seeds must be above zero".into()));
@@ -205,7 +204,8 @@ impl Explain {
     pub(super) fn compare(&self, device_args: &DeviceArgs, plots: &[PathBuf], reporter: &Reporter) -> Result {
         let Some(compared) = self.pairs(device_args, reporter)? else { return Ok(Outcome::Interrupted) };
         let Compared { comparison, verdict, subtitle, took, .. } = &compared;
-        let figure = CurvesFigure { comparison, subtitle: subtitle.clone(), charts: Charts::Both };
+        let subtitle = format!("{subtitle}, {}", plural(self.seeds, "seed"));
+        let figure = CurvesFigure { comparison, subtitle, charts: Charts::Both };
         for path in plots {
             plot::save(&figure, path)?;
         }
