@@ -5,6 +5,7 @@ mod command_line;
 mod dashboard;
 mod data_formats;
 mod devices;
+mod documents;
 mod early_exit;
 mod evaluation;
 mod explain;
