@@ -173,10 +173,11 @@ fn about_exit(exit: &Swept) -> String {
     let what = "An image leaves the network at the first head whose calibrated confidence reaches the threshold, and the layers after it are not computed.";
     match &exit.recommended {
         Some(point) => format!(
-            "{what} At threshold {}, this saves {:.0}% of the multiply-adds for {:.2} percentage points of accuracy.",
+            "{what} Threshold {} saves {:.0}% of the multiply-adds, with an accuracy of {:.1}% instead of the main head's {:.1}%.",
             point.threshold,
             100.0 * (1.0 - point.compute),
-            100.0 * point.lost.max(0.0)
+            100.0 * point.accuracy,
+            100.0 * exit.head_accuracies.first().copied().unwrap_or(0.0)
         ),
         None => format!(
             "{what} On {}, no threshold saves compute for up to half a percentage point of accuracy plus the standard error.",

@@ -405,7 +405,7 @@ fn note_few_images(images: &Images) {
         return;
     }
     note(&format!(
-        "note: the data set has only {}: pretrained weights usually give a better accuracy in fewer epochs. --recipe finetune starts from ImageNet's (50 MiB, downloaded once; 224 x 224 pixels); --recipe finetune --weights included from CIFAR-10's, which come with incept and are faster (96 x 96 pixels)",
+        "note: the data set has only {}: with photos, pretrained weights usually give a better accuracy in fewer epochs. --recipe finetune starts from ImageNet's (50 MiB, downloaded once; 224 x 224 pixels); --recipe finetune --weights included from CIFAR-10's, which come with incept and are faster (96 x 96 pixels)",
         plural(count as u64, "training image")
     ));
 }
