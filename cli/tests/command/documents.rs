@@ -1,5 +1,5 @@
-//! The README, the tutorial and the other pages, as a user follows them: the tutorial's commands run in order, and
-//! every flag that a page uses exists.
+//! The README, the tutorial and the other pages, as a user follows them: the tutorial's commands
+//! run in order, and every flag that a page uses exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -37,7 +37,8 @@ fn commands(block: &Block) -> Vec<Vec<&str>> {
     words.map(|line| line.split_whitespace().collect()).collect()
 }
 
-/// A line of output without what differs between machines, runs and data: numbers, bars and spacing.
+/// A line of output without what differs between machines, runs and data: numbers, bars and
+/// spacing.
 fn shape(line: &str) -> String {
     let mut shape = String::new();
     let mut in_number = false;
