@@ -7,6 +7,7 @@
 #
 # `INCEPT_SHORT=1 INCEPT_DEVICE=llvmpipe benches/gpu.sh` runs every line of it with a small network and batches, in a minute or two, where there is no
 # GPU: it shows that the script works, and its figures mean nothing.
+# shellcheck disable=SC2086 # networks are several words
 set -u
 incept=${1:-target/release/incept}
 peers=${2:-benches/peers/target/release/peers}
