@@ -22,6 +22,7 @@ const STEM: usize = 50;
 #[cfg(not(target_arch = "wasm32"))]
 const CACHE: &str = "INCEPT_CACHE_DIR";
 /// Maximum chain of symbolic links, as in Linux.
+#[cfg(not(target_arch = "wasm32"))]
 const LINKS: usize = 40;
 
 /// Target of an output.
