@@ -33,7 +33,6 @@ pub struct Driver {
     limits: vk::PhysicalDeviceLimits,
     device: ash::Device,
     executables: executables::Device,
-    layout: vk::PipelineLayout,
     // Keeps the loader's library in memory.
     _entry: ash::Entry,
 }
@@ -75,19 +74,6 @@ impl Driver {
                 .create_device(physical, &info, None)
                 .map_err(|e| format!("the driver does not report pipeline statistics: {e}"))?;
             let executables = executables::Device::new(&instance, &device);
-            let binding = |number: u32, kind| {
-                vk::DescriptorSetLayoutBinding::default()
-                    .binding(number)
-                    .descriptor_type(kind)
-                    .descriptor_count(1)
-                    .stage_flags(vk::ShaderStageFlags::COMPUTE)
-            };
-            let bindings: Vec<_> =
-                (0..BINDINGS).map(|i| binding(i, vk::DescriptorType::STORAGE_BUFFER)).collect();
-            let info = vk::DescriptorSetLayoutCreateInfo::default().bindings(&bindings);
-            let sets = [device.create_descriptor_set_layout(&info, None)?];
-            let info = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
-            let layout = device.create_pipeline_layout(&info, None)?;
             let name = text(&properties.device_name);
             Ok(Self {
                 name,
@@ -96,7 +82,6 @@ impl Driver {
                 limits: properties.limits,
                 device,
                 executables,
-                layout,
                 _entry: entry,
             })
         }
@@ -118,15 +103,46 @@ impl Driver {
         &self.limits
     }
 
+    /// A layout with these bindings as uniforms, all others as storage buffers: compilers load the two
+    /// in different ways.
+    ///
+    /// # Safety
+    /// The device is alive, as it is as long as the process.
+    unsafe fn layout(&self, uniforms: &[u32]) -> Result<vk::PipelineLayout> {
+        let binding = |number: u32| {
+            let is_uniform = uniforms.contains(&number);
+            vk::DescriptorSetLayoutBinding::default()
+                .binding(number)
+                .descriptor_type(if is_uniform {
+                    vk::DescriptorType::UNIFORM_BUFFER
+                } else {
+                    vk::DescriptorType::STORAGE_BUFFER
+                })
+                .descriptor_count(1)
+                .stage_flags(vk::ShaderStageFlags::COMPUTE)
+        };
+        let bindings: Vec<_> = (0..BINDINGS).map(binding).collect();
+        let info = vk::DescriptorSetLayoutCreateInfo::default().bindings(&bindings);
+        // SAFETY: the pointers in the structures are of this function.
+        unsafe {
+            let sets = [self.device.create_descriptor_set_layout(&info, None)?];
+            let info = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
+            let layout = self.device.create_pipeline_layout(&info, None);
+            self.device.destroy_descriptor_set_layout(sets[0], None);
+            Ok(layout?)
+        }
+    }
+
     /// Compiles an entry point of SPIR-V and reads its statistics.
     ///
     /// # Errors
     /// Errors of the driver.
     pub fn compile(&self, code: &[u32], entry: &str) -> Result<Compiled> {
         let entry = CString::new(entry)?;
-        // SAFETY: the code is valid for the layout: it has storage buffers only, in the first set,
-        // fewer than the layout has.
+        // SAFETY: the code is valid for the layout, which has its uniforms as such and storage
+        // buffers in all other bindings of the first set.
         unsafe {
+            let layout = self.layout(&uniforms(code))?;
             let info = vk::ShaderModuleCreateInfo::default().code(code);
             let module = self.device.create_shader_module(&info, None)?;
             let stage = vk::PipelineShaderStageCreateInfo::default()
@@ -136,7 +152,7 @@ impl Driver {
             let info = [vk::ComputePipelineCreateInfo::default()
                 .flags(vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR)
                 .stage(stage)
-                .layout(self.layout)];
+                .layout(layout)];
             let pipeline = self
                 .device
                 .create_compute_pipelines(vk::PipelineCache::null(), &info, None)
@@ -146,6 +162,7 @@ impl Driver {
             let info = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline);
             let list = self.executables.get_pipeline_executable_statistics(&info)?;
             self.device.destroy_pipeline(pipeline, None);
+            self.device.destroy_pipeline_layout(layout, None);
             self.device.destroy_shader_module(module, None);
             // Hashes only identify pipelines.
             let told = list.iter().map(statistic).filter(|s| !s.name.to_lowercase().contains("hash"));
@@ -153,6 +170,28 @@ impl Driver {
             Ok(Compiled { subgroup, statistics: told.collect() })
         }
     }
+}
+
+/// The bindings of a module's uniforms, by their decorations and storage class.
+fn uniforms(code: &[u32]) -> Vec<u32> {
+    const HEADER: usize = 5;
+    const DECORATE: u32 = 71;
+    const BINDING: u32 = 33;
+    const VARIABLE: u32 = 59;
+    const UNIFORM: u32 = 2;
+    let (mut bindings, mut found) = (std::collections::BTreeMap::new(), Vec::new());
+    let mut rest = code.get(HEADER..).unwrap_or_default();
+    while let [first, ..] = rest {
+        let length = usize::try_from(first >> 16).unwrap_or(0).max(1);
+        let Some(instruction) = rest.get(..length) else { break };
+        match (first & 0xffff, instruction) {
+            (DECORATE, [_, id, BINDING, binding]) => drop(bindings.insert(*id, *binding)),
+            (VARIABLE, [_, _, id, UNIFORM, ..]) => found.extend(bindings.get(id)),
+            _ => {}
+        }
+        rest = &rest[length..];
+    }
+    found
 }
 
 fn statistic(told: &vk::PipelineExecutableStatisticKHR<'_>) -> Statistic {
@@ -167,4 +206,22 @@ fn statistic(told: &vk::PipelineExecutableStatisticKHR<'_>) -> Statistic {
         }
     };
     Statistic { name: text(&told.name), value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uniforms;
+
+    #[test]
+    fn uniforms_are_found_by_their_storage_class() {
+        let header = [0x0723_0203, 0x0001_0300, 0, 20, 0];
+        let decorations = [4 << 16 | 71, 7, 33, 2, 4 << 16 | 71, 8, 33, 3, 4 << 16 | 71, 8, 34, 0];
+        let variables = [4 << 16 | 59, 5, 7, 12, 4 << 16 | 59, 6, 8, 2];
+        let module = [&header[..], &decorations, &variables].concat();
+        assert_eq!(uniforms(&module), [3]);
+        assert_eq!(uniforms(&module[..4]), [0; 0]);
+        // A module that ends in an instruction, and one with an instruction of no words.
+        assert_eq!(uniforms(&module[..module.len() - 1]), [0; 0]);
+        assert_eq!(uniforms(&[&header[..], &[0, 0]].concat()), [0; 0]);
+    }
 }

@@ -179,17 +179,18 @@ pub fn print_rows(family: &Family, batch: usize, plans: Plans) -> Result<()> {
     println!("{}", serde_json::to_string(&Device::of(&driver))?);
     let class = family.class.adapter();
     let profiles = [of_vendor(&driver, class), profile(&driver, class)];
-    let row = |place: String, limits: &str, implementation: &str, kernel: &Kernel, text: (&str, &'static str)| {
-        let compiled = compile(&driver, kernel, text).map_err(|e| e.to_string());
-        let row = Row {
-            place,
-            limits: limits.into(),
-            implementation: implementation.into(),
-            kernel: kernel.label.clone(),
-            figures: compiled.map(|compiled| Figures::of(&compiled)),
+    let row =
+        |place: String, limits: &str, implementation: &str, kernel: &Kernel, text: (&str, &'static str)| {
+            let compiled = compile(&driver, kernel, text).map_err(|e| e.to_string());
+            let row = Row {
+                place,
+                limits: limits.into(),
+                implementation: implementation.into(),
+                kernel: kernel.label.clone(),
+                figures: compiled.map(|compiled| Figures::of(&compiled)),
+            };
+            serde_json::to_string(&row).map(|line| println!("{line}"))
         };
-        serde_json::to_string(&row).map(|line| println!("{line}"))
-    };
     for layer in &LAYERS {
         for direction in Direction::ALL {
             let mut found: Vec<((String, &'static str), &str, Kernel, &str)> = Vec::new();
