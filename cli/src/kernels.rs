@@ -4,9 +4,9 @@ mod translate;
 
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use incept::infer::InferenceGraph;
-use incept::kernel::{AdapterClass, Profile};
+use incept::kernel::{AdapterClass, Profile, Vendor};
 use incept::low_level::output::{check_folder, write_atomically};
 use incept::model::GoogLeNet;
 use incept::optim::Optimizer;
@@ -52,8 +52,11 @@ pub(crate) struct Kernels {
     /// Adapter class to select kernels for, with WebGPU's default limits.
     #[arg(long, value_name = "CLASS", default_value = "discrete")]
     class: Class,
+    /// Maker of the GPU, on whose compiler some default kernels depend.
+    #[arg(long, value_name = "NAME", default_value = "unknown")]
+    vendor: Maker,
     /// Select kernels for a discrete GPU with 16 x 16 f16 cooperative matrices (tensor cores).
-    #[arg(long, conflicts_with = "class")]
+    #[arg(long, conflicts_with_all = ["class", "vendor"])]
     matrices: bool,
     /// Folder to write each pipeline to, as a file named ENTRY-HASH.
     #[arg(long, value_name = "DIR")]
@@ -67,9 +70,31 @@ const EXAMPLES: &str = "Files are what the engine passes to drivers: without bou
 
 Examples:
   incept kernels --class integrated                                        pipelines of a training step
+  incept kernels --class integrated --vendor amd                           those of an AMD GPU without its own memory
   incept kernels --infer --write shaders --language spirv && spirv-val shaders/*.spv
   incept kernels --write shaders --language msl && xcrun metal -c shaders/*.metal
   incept kernels --write shaders --language hlsl && dxc -T cs_6_2 -E grouped shaders/product_tiled-*.hlsl";
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Maker {
+    Amd,
+    Apple,
+    Intel,
+    Nvidia,
+    Unknown,
+}
+
+impl From<Maker> for Vendor {
+    fn from(maker: Maker) -> Self {
+        match maker {
+            Maker::Amd => Self::Amd,
+            Maker::Apple => Self::Apple,
+            Maker::Intel => Self::Intel,
+            Maker::Nvidia => Self::Nvidia,
+            Maker::Unknown => Self::Unknown,
+        }
+    }
+}
 
 /// A distinct pipeline of a plan.
 #[derive(Debug, Serialize)]
@@ -100,6 +125,7 @@ struct KernelsResult<'a> {
     pass: &'static str,
     precision: Element,
     class: AdapterClass,
+    vendor: Vendor,
     dispatches: usize,
     wgsl_bytes: usize,
     pipelines: &'a [Pipeline],
@@ -115,7 +141,11 @@ impl Kernels {
         let network = self.network.network(self.classes, 224)?;
         self.write.as_deref().map_or(Ok(()), check_folder)?;
         let class = self.class.adapter();
-        let device = if self.matrices { Profile::with_matrices() } else { Profile::webgpu(class) };
+        let device = if self.matrices {
+            Profile::with_matrices()
+        } else {
+            Profile { vendor: self.vendor.into(), ..Profile::webgpu(class) }
+        };
         // No limits on tensor sizes: devices of this class exceed WebGPU's defaults.
         let profile = Profile { binding: u64::from(u32::MAX), buffer: u64::MAX, ..device };
         let mut listed = Vec::new();
@@ -196,6 +226,7 @@ impl Kernels {
             pass: if self.infer { "inference" } else { "training" },
             precision: self.precision.of(profile).element(),
             class: profile.class,
+            vendor: profile.vendor,
             dispatches,
             wgsl_bytes,
             pipelines,
