@@ -54,7 +54,7 @@ fn tap(pixel: Pixel, c: u32, kh: u32, kw: u32) -> f32 {
     let x = pixel.x + i32(kw);
 #if PAD
     // Negative coordinates become large unsigned ones.
-    let inside = u32(y) < p.height && u32(x) < p.width;
+    let inside = (u32(y) < p.height) & (u32(x) < p.width);
     let at = pixel.base + (c * p.height + u32(y)) * p.width + u32(x);
     return select(0.0, f32(x_data[select(pixel.base, at, inside)]), inside);
 #else
@@ -84,8 +84,8 @@ fn tap(pixel: Pixel, o: u32, kh: u32, kw: u32) -> f32 {
     let y = u32(up) / STRIDE_H;
     let x = u32(left) / STRIDE_W;
     // A negative coordinate divided as unsigned could be inside, so its sign is tested separately.
-    let inside = up >= 0 && left >= 0 && y * STRIDE_H == u32(up) && x * STRIDE_W == u32(left)
-        && y < p.out_height && x < p.out_width;
+    let inside = (up >= 0) & (left >= 0) & (y * STRIDE_H == u32(up)) & (x * STRIDE_W == u32(left))
+        & (y < p.out_height) & (x < p.out_width);
     let at = pixel.base + (o * p.out_height + y) * p.out_width + x;
     return select(0.0, f32(dy_data[select(pixel.base, at, inside)]), inside);
 #endif

@@ -278,7 +278,7 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
     let t = column - c * p.taps;
     let y = cursor.top + i32(t / p.kernel_w);
     let x = cursor.side + i32(t % p.kernel_w);
-    let inside = u32(y) < p.height && u32(x) < p.width;
+    let inside = (u32(y) < p.height) & (u32(x) < p.width);
     let at = cursor.x_at + c * plane + select(0u, u32(y) * p.width + u32(x), inside);
 #repeat e 4
     value[{e}u] = select(Number(0.0), Number(x_data[at + {e}u * plane]), inside);
@@ -291,7 +291,7 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
         let t = column - c * p.taps;
         let y = cursor.top + i32(t / p.kernel_w);
         let x = cursor.side + i32(t % p.kernel_w);
-        let inside = u32(y) < p.height && u32(x) < p.width;
+        let inside = (u32(y) < p.height) & (u32(x) < p.width);
         let at = cursor.x_at + select(0u, c * plane + u32(y) * p.width + u32(x), inside);
         value[{e}u] = select(Number(0.0), Number(x_data[at]), inside);
     }

@@ -34,10 +34,10 @@ fn pack_lanes(
 #include "phase.wgsl" down = PHASES_H; across = PHASES_W
         let tap_y = FIRST_H + phase / PHASES_W - kh * PHASES_H;
         let tap_x = FIRST_W + phase % PHASES_W - kw * PHASES_W;
-        let inside = k < STEP_C * KERNEL_W && c < p.depth && row < p.rows && tap_y < WEIGHT_H && tap_x < WEIGHT_W;
+        let inside = (k < STEP_C * KERNEL_W) & (c < p.depth) & (row < p.rows) & (tap_y < WEIGHT_H) & (tap_x < WEIGHT_W);
         let at = ((c * channels + row - phase * channels) * WEIGHT_H + tap_y) * WEIGHT_W + tap_x;
 #else
-        let inside = k < STEP_C * KERNEL_W && c < p.depth && row < p.rows;
+        let inside = (k < STEP_C * KERNEL_W) & (c < p.depth) & (row < p.rows);
         let at = ((row * p.depth + c) * KERNEL_H + kh) * KERNEL_W + kw;
 #endif
         let value = select(0.0, weight[select(0u, at, inside)], inside);
@@ -113,8 +113,8 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
                 middle = select(vec4<f32>(0.0), middle, row_inside);
 #endif
 #repeat t SIDE
-                seen[{t}u] = select(0.0, load(at + left{t}), row_inside && left_inside{t});
-                seen[SIDE + 4u + {t}u] = select(0.0, load(at + right{t}), row_inside && right_inside{t});
+                seen[{t}u] = select(0.0, load(at + left{t}), row_inside & left_inside{t});
+                seen[SIDE + 4u + {t}u] = select(0.0, load(at + right{t}), row_inside & right_inside{t});
 #end
                 seen[SIDE] = middle.x;
                 seen[SIDE + 1u] = middle.y;
@@ -123,7 +123,7 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #else
 #repeat t COLUMNS
 #if PAD
-                seen[{t}u] = select(0.0, load(at + column{t}), row_inside && column_inside{t});
+                seen[{t}u] = select(0.0, load(at + column{t}), row_inside & column_inside{t});
 #else
                 seen[{t}u] = load(at + column{t});
 #endif
@@ -178,7 +178,7 @@ fn product_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocat
 #if SUBPIXEL
                 let inner = first + (x + j) * PHASES_W;
                 // The last windows have sub-pixel phases past the input.
-                let counts = result_y < p.result_height && (x + j) * PHASES_W + phase % PHASES_W < p.result_width;
+                let counts = (result_y < p.result_height) & ((x + j) * PHASES_W + phase % PHASES_W < p.result_width);
 #else
                 let inner = (o * p.out_height + y) * p.out_width + x + j;
                 let counts = true;
@@ -316,7 +316,7 @@ fn weight_gradient_lanes(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
             {
                 let column = i32((x + {j}u) * STRIDE_W) + right{g};
                 let value = load(row{g} + u32(clamp(column, 0, i32(p.width) - 1)));
-                four[{g}u][{j}u] = select(0.0, value, inside{g} && u32(column) < p.width);
+                four[{g}u][{j}u] = select(0.0, value, inside{g} & (u32(column) < p.width));
             }
 #end
 #endif

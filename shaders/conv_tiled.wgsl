@@ -1,6 +1,8 @@
 // Convolution as tiled implicit GEMM for GPUs. A workgroup computes TILE_M x TILE_N results in K
 // steps of DEPTH, from double-buffered tiles in workgroup memory: the next pair of tiles is loaded
-// while the current one is multiplied. An invocation holds EACH_M x EACH_N results in registers.
+// while the current one is multiplied (PREFETCH). Without PREFETCH each vector is stored as soon as
+// it is loaded, before the multiplication: loads then wait in no registers, of which the compilers
+// of some GPUs have too few. An invocation holds EACH_M x EACH_N results in registers.
 //
 // Tiles contain vectors of four rows or columns, so workgroup memory is accessed four words at a
 // time. The four pixels of a vector are adjacent if the source can be loaded as vectors (VECTOR),
@@ -11,12 +13,13 @@
 // (TAP_OUTER), so that the window is located only once per tap; for inputs of few channels K is a
 // single index instead.
 //
-// Constants: PAD; TILE_M, TILE_N, DEPTH, UNROLL, EACH_M, EACH_N, VECTORS_M, VECTORS_N (EACH / 4),
-// LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads per pair of tiles); TAP_OUTER, VECTOR,
-// STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU, ACCUMULATE, MASK; TRANSPOSED, SUBPIXEL as in
-// conv_lanes.wgsl. The extents of windows are geometry, so that layers share pipelines: kernel_h,
-// kernel_w, taps (their product), stride_h, stride_w; with SUBPIXEL phases_h, phases_w; to pack
-// weights first_h, first_w, weight_h, weight_w.
+// Constants: PAD; TILE_M, TILE_N, DEPTH, PREFETCH, UNROLL, EACH_M, EACH_N, VECTORS_M, VECTORS_N
+// (EACH / 4), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads per pair of tiles);
+// TAP_OUTER, VECTOR, STORE_VECTOR, SPLIT, FOLD, BIAS, NORM, RELU, ACCUMULATE, MASK; TRANSPOSED,
+// SUBPIXEL as in conv_lanes.wgsl. The extents of windows are geometry, so that layers share
+// pipelines: kernel_h, kernel_w, taps (their product), stride_h, stride_w; with SUBPIXEL phases_h,
+// phases_w; to pack weights first_h, first_w, weight_h, weight_w; without PREFETCH step_depth,
+// which is DEPTH.
 
 #include "conv_implicit.wgsl"
 
@@ -96,10 +99,15 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
     var left_at = 0u;
     var right_at = 0u;
     for (var step = first_step; step <= last_step; step++) {
+        let left_next = LEFT_SIZE - left_at;
+        let right_next = RIGHT_SIZE - right_at;
         // Load the pair of tiles of this step while that of the previous step is multiplied.
         if step < last_step {
 #repeat i LEFT_LOADS
             left{i} = panel[panel_at + {i}u * WORKGROUP];
+#if !PREFETCH
+            left_tile[left_next + local + {i}u * WORKGROUP] = left{i};
+#endif
 #end
             panel_at += LEFT_SIZE;
 #repeat i RIGHT_LOADS
@@ -126,6 +134,9 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
                 }
 #end
 #endif
+#if !PREFETCH
+                right_tile[right_next + local + {i}u * WORKGROUP] = right{i};
+#endif
             }
 #end
 #if TAP_OUTER
@@ -142,8 +153,9 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
         if step > first_step {
 #include "tile_step.wgsl" left_row = (TILE_M / 4u)
         }
-        left_at = LEFT_SIZE - left_at;
-        right_at = RIGHT_SIZE - right_at;
+        left_at = left_next;
+        right_at = right_next;
+#if PREFETCH
         if step < last_step {
 #repeat i LEFT_LOADS
             left_tile[left_at + local + {i}u * WORKGROUP] = left{i};
@@ -152,6 +164,7 @@ fn product_tiled(@builtin(workgroup_id) place_in_grid: vec3<u32>, @builtin(local
             right_tile[right_at + local + {i}u * WORKGROUP] = right{i};
 #end
         }
+#endif
         workgroupBarrier();
     }
 #if SPLIT
@@ -212,11 +225,19 @@ const RIGHT_SIZE = DEPTH * RIGHT_ROW;
 var<workgroup> left_tile: array<vec4<f32>, 2u * LEFT_SIZE>;
 var<workgroup> right_tile: array<vec4<f32>, 2u * RIGHT_SIZE>;
 
-// Offsets of a column's channel and tap, relative to a pixel's index and coordinates.
+// A column's channel and tap, as an offset from the corner of a window, and the tap in one word:
+// there are four columns of each load in registers if TAP_OUTER is not set.
 struct Column {
     at: u32,
-    kh: i32,
-    kw: i32,
+    tap: u32,
+}
+
+fn tap_y(column: Column) -> i32 {
+    return i32(column.tap >> 16u);
+}
+
+fn tap_x(column: Column) -> i32 {
+    return i32(column.tap & 0xffffu);
 }
 
 fn column_of(r: u32) -> Column {
@@ -227,7 +248,9 @@ fn column_of(r: u32) -> Column {
 #endif
     let c = column / p.taps;
     let t = column - c * p.taps;
-    return Column(c * p.height * p.width, i32(t / p.kernel_w), i32(t % p.kernel_w));
+    let y = t / p.kernel_w;
+    let x = t - y * p.kernel_w;
+    return Column((c * p.height + y) * p.width + x, y << 16u | x);
 }
 
 @compute @workgroup_size(WORKGROUP_X)
@@ -262,7 +285,6 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #repeat i RIGHT_LOADS
 #if TAP_OUTER
     let column{i} = column_of(first_n + (load_v + {i}u * (WORKGROUP / DEPTH)) * 4u);
-    let tap{i} = u32(column{i}.kh) * p.width + u32(column{i}.kw);
 #else
 #repeat e 4
     let column{i}_{e} = column_of(first_n + (load_v + {i}u * (WORKGROUP / DEPTH)) * 4u + {e}u);
@@ -274,6 +296,8 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
     var left_at = 0u;
     var right_at = 0u;
     for (var start = first_q; start < last_q + DEPTH; start += DEPTH) {
+        let left_next = LEFT_SIZE - left_at;
+        let right_next = RIGHT_SIZE - right_at;
         if start < last_q {
             // Pixels past the end of the part contribute nothing: their dy is zero.
 #if !VECTOR
@@ -299,29 +323,39 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #repeat e 4
                 block{e} = select(vec4<f32>(0.0), vec4<f32>(dy_data[(block_at + row{e}) / 4u]), block_counts);
 #end
+#if !PREFETCH
+#include "transposed_block.wgsl" at = left_next
+#endif
             }
 #else
 #repeat i LEFT_LOADS
 #repeat e 4
             left{i}[{e}u] = select(0.0, f32(dy_data[dy_at + row{i}_{e}]), counts);
 #end
+#if !PREFETCH
+            left_tile[left_next + load_k * LEFT_ROW + load_v + {i}u * (WORKGROUP / DEPTH)] = left{i};
+#endif
 #end
 #endif
+            let corner = x_at + u32(top) * p.width + u32(side);
 #if TAP_OUTER
-            let corner = u32(top) * p.width + u32(side);
 #repeat i RIGHT_LOADS
             {
 #if PAD
-                let inside = u32(top + column{i}.kh) < p.height && u32(side + column{i}.kw) < p.width;
-                let at = x_at + column{i}.at + select(0u, corner + tap{i}, inside);
+                let inside = (u32(top + tap_y(column{i})) < p.height) & (u32(side + tap_x(column{i})) < p.width);
+                // Where the tap is outside, the last of the four planes is still inside.
+                let at = select(x_at, corner + column{i}.at, inside);
 #repeat e 4
                 right{i}[{e}u] = select(0.0, f32(x_data[at + {e}u * p.height * p.width]), inside);
 #end
 #else
-                let at = x_at + column{i}.at + corner + tap{i};
+                let at = corner + column{i}.at;
 #repeat e 4
                 right{i}[{e}u] = f32(x_data[at + {e}u * p.height * p.width]);
 #end
+#endif
+#if !PREFETCH
+                right_tile[right_next + load_k * RIGHT_ROW + load_v + {i}u * (WORKGROUP / DEPTH)] = right{i};
 #endif
             }
 #end
@@ -329,32 +363,33 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
 #repeat i RIGHT_LOADS
 #repeat e 4
             {
-                let tap_y = top + column{i}_{e}.kh;
-                let tap_x = side + column{i}_{e}.kw;
-                let at = x_at + column{i}_{e}.at + u32(tap_y) * p.width + u32(tap_x);
+                let at = corner + column{i}_{e}.at;
 #if PAD
-                let inside = u32(tap_y) < p.height && u32(tap_x) < p.width;
+                let y = top + tap_y(column{i}_{e});
+                let x = side + tap_x(column{i}_{e});
+                let inside = (u32(y) < p.height) & (u32(x) < p.width);
                 right{i}[{e}u] = select(0.0, f32(x_data[select(x_at, at, inside)]), inside);
 #else
                 right{i}[{e}u] = f32(x_data[at]);
 #endif
             }
 #end
+#if !PREFETCH
+            right_tile[right_next + load_k * RIGHT_ROW + load_v + {i}u * (WORKGROUP / DEPTH)] = right{i};
+#endif
 #end
 #endif
         }
         if start > first_q {
 #include "tile_step.wgsl" left_row = LEFT_ROW
         }
-        left_at = LEFT_SIZE - left_at;
-        right_at = RIGHT_SIZE - right_at;
+        left_at = left_next;
+        right_at = right_next;
+#if PREFETCH
         if start < last_q {
 #if VECTOR
             if loads_block {
-#repeat e 4
-                left_tile[left_at + (block_k + {e}u) * LEFT_ROW + block_v] =
-                    vec4<f32>(block0[{e}u], block1[{e}u], block2[{e}u], block3[{e}u]);
-#end
+#include "transposed_block.wgsl" at = left_at
             }
 #else
 #repeat i LEFT_LOADS
@@ -365,6 +400,7 @@ fn weight_gradient_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local
             right_tile[right_at + load_k * RIGHT_ROW + load_v + {i}u * (WORKGROUP / DEPTH)] = right{i};
 #end
         }
+#endif
         workgroupBarrier();
     }
 #repeat j VECTORS_N

@@ -74,7 +74,7 @@ fn tile(group: vec3<u32>, local: u32) {
             let m = i % TILE_M;
             let k = i / TILE_M;
 #endif
-            let inside = first_m + m < p.rows && start + k < p.depth;
+            let inside = (first_m + m < p.rows) & (start + k < p.depth);
             left_tile[k * LEFT_ROW + m] =
                 select(0.0, left(select(0u, first_m + m, inside), select(0u, start + k, inside)), inside);
         }
@@ -86,7 +86,7 @@ fn tile(group: vec3<u32>, local: u32) {
             let n = i % TILE_N;
             let k = i / TILE_N;
 #endif
-            let inside = first_n + n < p.columns && start + k < p.depth;
+            let inside = (first_n + n < p.columns) & (start + k < p.depth);
             right_tile[k * RIGHT_ROW + n] =
                 select(0.0, right(select(0u, start + k, inside), select(0u, first_n + n, inside)), inside);
         }

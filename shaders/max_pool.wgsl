@@ -185,10 +185,10 @@ fn max_pool_grad_quads(
     let beside = (x + 3u + p.pad) / p.stride;
 #repeat dy REACH
     let oy{dy} = below + {dy}u + 1u - REACH;
-    let inside{dy} = oy{dy} < p.out_height && oy{dy} * p.stride + p.kernel > y + p.pad;
+    let inside{dy} = (oy{dy} < p.out_height) & (oy{dy} * p.stride + p.kernel > y + p.pad);
 #repeat dx SPAN
     let ox{dy}_{dx} = beside + {dx}u + 1u - SPAN;
-    let inside{dy}_{dx} = inside{dy} && ox{dy}_{dx} < p.out_width;
+    let inside{dy}_{dx} = inside{dy} & (ox{dy}_{dx} < p.out_width);
     let o{dy}_{dx} = select(0u, oy{dy} * p.out_width + ox{dy}_{dx}, inside{dy}_{dx});
     let chosen{dy}_{dx} = indices[indices_first + o{dy}_{dx}];
     let gradient{dy}_{dx} = select(0.0, f32(dy_data[dy_first + o{dy}_{dx}]), inside{dy}_{dx});

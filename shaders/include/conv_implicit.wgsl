@@ -21,10 +21,10 @@ fn packed(row: u32, index: u32) -> f32 {
 #include "phase.wgsl" down = p.phases_h; across = p.phases_w
     let tap_y = p.first_h + phase / p.phases_w - t / p.kernel_w * p.phases_h;
     let tap_x = p.first_w + phase % p.phases_w - t % p.kernel_w * p.phases_w;
-    let inside = row < p.rows && c < p.depth && tap_y < p.weight_h && tap_x < p.weight_w;
+    let inside = (row < p.rows) & (c < p.depth) & (tap_y < p.weight_h) & (tap_x < p.weight_w);
     let at = ((c * channels + row - phase * channels) * p.weight_h + tap_y) * p.weight_w + tap_x;
 #else
-    let inside = row < p.rows && c < p.depth;
+    let inside = (row < p.rows) & (c < p.depth);
     let at = (row * p.depth + c) * p.taps + t;
 #endif
     return select(0.0, weight[select(0u, at, inside)], inside);
@@ -127,7 +127,7 @@ fn tap_of(window: Window, kh: u32, kw: u32) -> Tap {
     let x = window.x + i32(kw);
     let at = window.base + u32(y) * p.width + u32(x);
 #if PAD
-    let inside = u32(y) < p.height && u32(x) < p.width;
+    let inside = (u32(y) < p.height) & (u32(x) < p.width);
     return Tap(select(window.base, at, inside), inside);
 #else
     return Tap(at, true);

@@ -1,8 +1,13 @@
 #parameters left_row
-// One K step of DEPTH over a pair of tiles; rows of the left one have `left_row` vectors. Drivers
-// do not unroll this loop; unrolled by UNROLL, so that loads overlap with FMAs where there are
-// enough registers.
+// One K step of DEPTH over a pair of tiles; rows of the left one have `left_row` vectors. With
+// PREFETCH, where there are enough registers, unrolled by UNROLL, so that loads overlap with FMAs.
+// Without it, the depth is a value, so that drivers do not unroll the loop and load everything at
+// its start.
+#if PREFETCH
     for (var k = 0u; k < DEPTH; k += UNROLL) {
+#else
+    for (var k = 0u; k < p.step_depth; k += UNROLL) {
+#endif
         let left_k = left_at + k * {left_row} + down;
         let right_k = right_at + k * RIGHT_ROW + across;
 #repeat u UNROLL

@@ -29,6 +29,7 @@ const FILES: &[(&str, &str)] = files![
     "subgroup_invocation.wgsl"
     "tile_step.wgsl"
     "tile_sums.wgsl"
+    "transposed_block.wgsl"
     "tree.wgsl"
 ];
 

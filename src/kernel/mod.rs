@@ -538,6 +538,15 @@ impl Implementation {
             && (profile.cooperative.is_some_and(|c| !c.emulated)
                 || self.kernels.iter().all(|k| !k.cooperative))
     }
+
+    /// Whether tuning should try it: it fits, and the device's compiler is not known to spill it.
+    /// Kernels for software drivers hold 8 x 8 sums beside unrolled windows (76 spills and 250
+    /// fills on Tiger Lake).
+    pub fn may_be_faster(&self, profile: &Profile) -> bool {
+        let is_gpu = AdapterClass::GPU.contains(&profile.class);
+        let for_software = self.suits == AdapterClass::SOFTWARE;
+        self.fits(profile) && !(is_gpu && for_software && !profile.has_many_registers())
+    }
 }
 
 /// The default policy: the first implementation that fits the device and suits its class, else the

@@ -149,17 +149,10 @@ impl Profile {
         if self.grouped { self.busy_workgroups() / 5 } else { self.busy_workgroups() }
     }
 
-    /// K steps that matrix products unroll. Intel's compilers spill registers with more than one
-    /// (123 spills, 2.6 instead of 1.5 instructions per multiply-add on Tiger Lake), and so may
-    /// those of unknown GPUs; those of AMD and NVIDIA do not.
-    pub fn unroll(&self) -> u32 {
-        match self.vendor {
-            Vendor::Amd | Vendor::Nvidia => 4,
-            Vendor::Intel | Vendor::Apple | Vendor::Unknown => 1,
-        }
-    }
-
-    /// Whether the device's compiler is known to hold about 230 values per invocation in registers.
+    /// Whether the device's compiler is known to hold about 150 values per invocation in registers,
+    /// and 230 where tuning chose a tile. Those of AMD and NVIDIA do. Intel's spills with loads in
+    /// flight or an unrolled K step (123 spills, 2.6 instead of 1.5 instructions per multiply-add
+    /// on Tiger Lake), and those of unknown GPUs may.
     pub fn has_many_registers(&self) -> bool {
         matches!(self.vendor, Vendor::Amd | Vendor::Nvidia)
     }

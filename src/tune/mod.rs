@@ -275,7 +275,8 @@ fn jobs<'a>(gpu: &Gpu, plan: &'a Plan, effort: Effort, known: &mut usize) -> Vec
         let list = offers(node.op.as_ref(), &operands, profile);
         let Some(default) = choose(&list, profile).map(|i| i.name) else { continue };
         let kernels = fingerprint(&list, profile);
-        let mut candidates: Vec<Implementation> = list.into_iter().filter(|i| i.fits(profile)).collect();
+        let tried = |i: &Implementation| i.name == default || i.may_be_faster(profile);
+        let mut candidates: Vec<Implementation> = list.into_iter().filter(tried).collect();
         // Indices computed by another node have a meaning; random ones would test and measure
         // nothing useful.
         let drawn = |t: &TensorId| {

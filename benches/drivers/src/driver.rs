@@ -103,8 +103,8 @@ impl Driver {
         &self.limits
     }
 
-    /// A layout with these bindings as uniforms, all others as storage buffers: compilers load the two
-    /// in different ways.
+    /// A layout with these bindings as uniforms, all others as storage buffers: compilers load the
+    /// two in different ways.
     ///
     /// # Safety
     /// The device is alive, as it is as long as the process.

@@ -43,9 +43,12 @@ impl Blocking {
         let fewest = profile.wanted_workgroups().div_ceil(groups).min(most);
         // More than twice the workgroups that occupy the device only lengthens the second pass.
         let range = fewest..=most.min(2 * fewest);
-        let compute_bound = |parts: &usize| self.is_compute_bound([m, n, k], *parts);
+        // Where it is memory bound in any case, as with three channels, long parts hide the second
+        // pass.
+        let bound = |parts: usize| self.is_compute_bound([m, n, k], parts);
+        let allowed = |parts: &usize| bound(*parts) || (!bound(fewest) && k / parts >= 4096);
         let time = |parts: &usize| self.time(m, n, steps, *parts, profile);
-        let parts = range.filter(compute_bound).min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(fewest);
+        let parts = range.filter(allowed).min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(fewest);
         let chunk = steps.div_ceil(parts);
         // Rounding chunks up may leave one part too few to occupy the device.
         let chunk = if steps.div_ceil(chunk) < fewest { (steps / parts).max(1) } else { chunk };

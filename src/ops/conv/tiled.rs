@@ -6,7 +6,7 @@ use super::geometry::{Extents, Values, bytes, size};
 use super::implicit::{self, Tile, sort};
 use super::product::Product;
 use super::shared::{accessed, finish_parts, kernel, traffic};
-use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic};
+use crate::kernel::{AdapterClass, Implementation, Kernel, Operands, Profile, Slot, Traffic, Vendor};
 use crate::tensor::Element;
 
 const SOURCE: &str = include_str!("../../../shaders/conv_tiled.wgsl");
@@ -26,12 +26,13 @@ struct Registers {
     speed: f64,
     /// Whether it takes any windows with one pipeline.
     any: bool,
-    /// K steps that are unrolled.
-    unroll: u32,
+    /// Whether loads wait in registers while the previous tiles are multiplied, with four steps of
+    /// K unrolled.
+    prefetch: bool,
 }
 
 const fn tile(name: &'static str, m: usize, n: usize, each_n: usize, speed: f64) -> Registers {
-    Registers { name, m, n, depth: 8, each_m: 8, each_n, speed, any: false, unroll: 1 }
+    Registers { name, m, n, depth: 8, each_m: 8, each_n, speed, any: false, prefetch: false }
 }
 
 /// The candidates without tuning.
@@ -70,6 +71,19 @@ impl Registers {
     fn invocations(&self) -> usize {
         self.m / self.each_m * (self.n / self.each_n)
     }
+
+    /// Vectors of the right tile that an invocation loads per K step.
+    fn right_loads(&self) -> usize {
+        self.depth * self.n / 4 / self.invocations()
+    }
+
+    /// Whether a weight gradient's columns, of which an invocation holds two words each, fit into
+    /// 128 registers beside 8 x 8 sums. With more, Intel's compilers spill and AMD's GCN has one
+    /// subgroup per SIMD.
+    fn fits_columns(&self, tap_outer: bool, profile: &Profile) -> bool {
+        let columns = self.right_loads() * if tap_outer { 1 } else { 4 };
+        profile.vendor == Vendor::Nvidia || self.each_n < 8 || columns <= 4 && self.right_loads() <= 2
+    }
 }
 
 impl Tile for Registers {
@@ -96,15 +110,18 @@ impl Tile for Registers {
 
     fn apply(&self, kernel: Kernel) -> Kernel {
         let invocations = self.invocations();
-        self.blocking()
-            .apply(kernel)
-            .constant("UNROLL", self.unroll)
+        let kernel = self.blocking().apply(kernel);
+        // A value, so that the loop over a K step is not unrolled.
+        let kernel = if self.prefetch { kernel } else { kernel.geometry("step_depth", self.depth) };
+        kernel
+            .constant("PREFETCH", self.prefetch)
+            .constant("UNROLL", if self.prefetch { 4u32 } else { 1 })
             .constant("EACH_M", size(self.each_m))
             .constant("EACH_N", size(self.each_n))
             .constant("VECTORS_M", size(self.each_m / 4))
             .constant("VECTORS_N", size(self.each_n / 4))
             .constant("LEFT_LOADS", size(self.depth * self.m / 4 / invocations))
-            .constant("RIGHT_LOADS", size(self.depth * self.n / 4 / invocations))
+            .constant("RIGHT_LOADS", size(self.right_loads()))
             .workgroup(size(invocations), 1, 1)
     }
 
@@ -132,7 +149,7 @@ fn tiles(extents: [usize; 3], profile: &Profile) -> Vec<Registers> {
     // Most of a larger tile would be padding.
     let fits = |tile: &Registers| tile.each_n < 16 || profile.has_many_registers();
     order.extend(TUNED.into_iter().filter(|tile| tile.m < 2 * m && tile.n < 2 * n && fits(tile)));
-    order.iter_mut().for_each(|tile| tile.unroll = profile.unroll());
+    order.iter_mut().for_each(|tile| tile.prefetch = profile.has_many_registers());
     order
 }
 
@@ -148,7 +165,7 @@ pub(super) fn product(
     if profile.grouped && view.extents.channels >= 8 && m.saturating_mul(n).saturating_mul(k) <= SMALL {
         let mut any = ANY.to_vec();
         sort(&mut any, [m, n, k], profile);
-        any.iter_mut().for_each(|tile| tile.unroll = profile.unroll());
+        any.iter_mut().for_each(|tile| tile.prefetch = profile.has_many_registers());
         order.splice(TILES.len()..TILES.len(), any);
     }
     order.iter().map(|tile| implicit::product(tile, operands, product, &view, profile)).collect()
@@ -160,9 +177,19 @@ pub(super) fn weight_gradient(
     e: &Extents,
     profile: &Profile,
 ) -> Vec<Implementation> {
+    // A tap is one word.
+    if e.kernel.iter().any(|extent| *extent > 0xffff) {
+        return Vec::new();
+    }
     let pixels = e.batch * e.out[0] * e.out[1];
-    let order = tiles([e.outputs, e.depth(), pixels], profile);
+    let mut order = tiles([e.outputs, e.depth(), pixels], profile);
+    order.retain(|tile| tile.fits_columns(has_whole_taps(e), profile));
     order.iter().map(|tile| weight_gradient_with(tile, operands, e, profile)).collect()
+}
+
+/// Whether columns are tap-major, so that the four columns of a vector share a tap.
+fn has_whole_taps(e: &Extents) -> bool {
+    e.channels.is_multiple_of(4)
 }
 
 fn weight_gradient_with(
@@ -181,7 +208,7 @@ fn weight_gradient_with(
     let slot = if parts == 1 { Slot::Output(0) } else { Slot::Scratch(0) };
     let kernel = kernel(operands, e, [SOURCE, "weight_gradient_tiled"], x, dy, Values::Loaded)
         .constant("VECTOR", vector)
-        .constant("TAP_OUTER", e.channels.is_multiple_of(4))
+        .constant("TAP_OUTER", has_whole_taps(e))
         .geometry("chunk", chunk * tile.depth)
         .bind("x_data", Slot::Input(0))
         .bind_as("dy_data", Slot::Input(1), accessed(vector))

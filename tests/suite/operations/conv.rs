@@ -1,8 +1,8 @@
 //! Convolution and its gradients.
 
 use incept::graph::Operation;
-use incept::kernel::{AdapterClass, MOST_GROUPS, Operand, Operands, Profile};
-use incept::ops::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad};
+use incept::kernel::{AdapterClass, MOST_GROUPS, Operand, Operands, Profile, Vendor};
+use incept::ops::{Conv, ConvBiasGrad, ConvInputGrad, ConvWeightGrad, offers};
 use incept::reference::Array;
 use incept::tensor::Spec;
 use proptest::prelude::*;
@@ -150,32 +150,84 @@ fn vector_loads() {
     directions([5, 132, 70], [8, 8], [1, 1, 0]);
 }
 
-/// The cooperative kernels with emulated matrices: all ways to load, split-K, strides and all
-/// epilogues.
-#[test]
-fn emulated_matrices() {
-    let cases = [
-        ([2, 20, 40], [8, 8], [1, 1, 0]),
-        ([9, 300, 5], [4, 4], [1, 1, 0]),
-        ([2, 20, 40], [9, 10], [3, 1, 1]),
-        ([2, 20, 40], [8, 8], [1, 2, 0]),
-        ([1, 3, 70], [17, 16], [7, 2, 3]),
-    ];
-    for (tile, ([batch, channels, outputs], size, [kernel, stride, padding])) in cases.into_iter().enumerate()
+/// Shapes with all ways to load, split-K, strides and all epilogues, as `directions`.
+const LOADS: [([usize; 3], [usize; 2], [usize; 3]); 5] = [
+    ([2, 20, 40], [8, 8], [1, 1, 0]),
+    ([9, 300, 5], [4, 4], [1, 1, 0]),
+    ([2, 20, 40], [9, 10], [3, 1, 1]),
+    ([2, 20, 40], [8, 8], [1, 2, 0]),
+    ([1, 3, 70], [17, 16], [7, 2, 3]),
+];
+
+/// Each direction of those shapes, with the number of the shape.
+fn loads(mut check: impl FnMut(&dyn Operation, &[Spec], &[&Array<f32>], usize)) {
+    for (number, ([batch, channels, outputs], size, [kernel, stride, padding])) in
+        LOADS.into_iter().enumerate()
     {
         let x = noise(&[batch, channels, size[0], size[1]], 1);
         let (w, b) = (noise(&[outputs, channels, kernel, kernel], 2), noise(&[outputs], 3));
         let forward = Conv { relu: true, ..Conv::new(stride, padding) };
-        check_emulated(&forward, &[spec(&x), spec(&w), spec(&b)], &[&x, &w, &b], tile);
+        check(&forward, &[spec(&x), spec(&w), spec(&b)], &[&x, &w, &b], number);
         let out = forward.infer(&[&spec(&x), &spec(&w)]).expect("shapes fit").remove(0);
         let dy = noise(out.dims(), 4);
         let (stride, padding) = ([stride; 2], [padding; 2]);
         let op = ConvInputGrad { stride, padding, size, accumulate: true, masked: true };
         let before = noise(&x.dims, 5);
         let specs = [spec(&dy), spec(&w), spec(&before), spec(&x)];
-        check_emulated(&op, &specs, &[&dy, &w, &before, &x], tile + 1);
+        check(&op, &specs, &[&dy, &w, &before, &x], number + 1);
         let op = ConvWeightGrad { stride, padding, kernel: [kernel; 2] };
-        check_emulated(&op, &[spec(&x), spec(&dy)], &[&x, &dy], tile);
+        check(&op, &[spec(&x), spec(&dy)], &[&x, &dy], number);
+    }
+}
+
+/// The cooperative kernels with emulated matrices.
+#[test]
+fn emulated_matrices() {
+    loads(check_emulated);
+}
+
+/// What tuning tries of a 3x3 convolution and its gradients: nothing that the compiler of that
+/// vendor spills.
+#[test]
+fn tuning_tries_no_kernel_that_spills() {
+    let (x, w) = (Spec::f32([8, 64, 56, 56]), Spec::f32([128, 64, 3, 3]));
+    let y = Spec::f32([8, 128, 56, 56]);
+    let (stride, padding) = ([1; 2], [1; 2]);
+    let input = ConvInputGrad { stride, padding, size: [56; 2], accumulate: false, masked: false };
+    let weight = ConvWeightGrad { stride, padding, kernel: [3; 2] };
+    let cases: [(&dyn Operation, [&Spec; 2], &Spec); 3] =
+        [(&Conv::new(1, 1), [&x, &w], &y), (&input, [&y, &w], &x), (&weight, [&x, &y], &w)];
+    let tried = |vendor, op: &dyn Operation, inputs: [&Spec; 2], output: &Spec| {
+        let profile = Profile { vendor, ..Profile::webgpu(AdapterClass::Integrated) };
+        let operands = Operands {
+            layer: "conv",
+            inputs: &inputs.map(|spec| Operand::dense(spec.clone())),
+            outputs: &[Operand::dense(output.clone())],
+        };
+        let mut list = offers(op, &operands, &profile);
+        list.retain(|i| i.may_be_faster(&profile));
+        list.into_iter().map(|i| i.name).collect::<Vec<_>>()
+    };
+    for (op, inputs, output) in cases {
+        let spills = ["register", "winograd", "winograd_small", "tiled_128x256", "tiled_64x256"];
+        let on_intel = tried(Vendor::Intel, op, inputs, output);
+        assert!(on_intel.len() > 1 && !on_intel.iter().any(|name| spills.contains(name)), "{on_intel:?}");
+        assert_eq!(tried(Vendor::Unknown, op, inputs, output), on_intel);
+        let on_amd = tried(Vendor::Amd, op, inputs, output);
+        assert!(on_amd.contains(&"winograd_small") && on_amd.contains(&"register"), "{on_amd:?}");
+    }
+}
+
+/// Tiles whose loads wait in registers, which only the vendors of GPUs with many of them get: other
+/// tests run those of unknown GPUs.
+#[test]
+fn loads_in_flight() {
+    if missing() {
+        return;
+    }
+    for vendor in [Vendor::Nvidia, Vendor::Amd] {
+        let profile = Profile { vendor, ..gpu().profile().clone() };
+        loads(|op, specs, inputs, number| check_one(op, specs, inputs, &profile, "tiled", number));
     }
 }
 
