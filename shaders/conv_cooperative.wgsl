@@ -7,14 +7,17 @@
 // others, so that control flow stays uniform.
 //
 // Forward and input gradient are one product, as in conv_tiled.wgsl, with weights packed by
-// pack_tiled; the weight gradient sums over pixels. Invocations load four elements at a time:
+// pack_tiled; the weight gradient sums over pixels. In tiles, the terms of a sum lie together: a
+// lane's part of a matrix is then a few long loads. Invocations load four elements at a time:
 // adjacent ones as a vector where possible (VECTOR, VECTOR_X), otherwise of four channels, so that
-// adjacent invocations load adjacent pixels.
+// adjacent invocations load adjacent pixels. Four terms that are loaded together are stored as a
+// vector (LEFT_VECTORS, RIGHT_VECTORS); a product with VECTOR, where the four elements are pixels,
+// loads four channels of them and transposes (BLOCKED).
 //
 // With EMULATED, plain loops replace the three matrix operations, to test everything else without
 // cooperative matrices.
 //
-// Constants: the above; HALF (whether factors are f16, not f32), SIXTEEN (whether SIZE is 16, not
+// Constants: the above; BLOCKS (of an invocation); HALF (whether factors are f16, not f32), SIXTEEN (whether SIZE is 16, not
 // 8), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads for a pair of tiles); the others as
 // in conv_tiled.wgsl.
 
@@ -29,31 +32,46 @@ alias Number = f32;
 #endif
 const ELEMENTS = SIZE * SIZE;
 
-// Rows of a tile are padded by eight elements, so that they start in different banks. A row
-// contains rows or columns of the result in a product, and steps of K in the weight gradient.
-//# product_cooperative
-const LEFT_ROW = TILE_M + 8u;
-const RIGHT_ROW = TILE_N + 8u;
-const LEFT_SIZE = DEPTH * LEFT_ROW;
-const RIGHT_SIZE = DEPTH * RIGHT_ROW;
-const LEFT_M = 1u;
-const LEFT_K = LEFT_ROW;
-const RIGHT_N = 1u;
-const RIGHT_K = RIGHT_ROW;
+// A row of a tile has the K step of a row or column of the result, padded by eight elements, so
+// that rows start in different banks.
+const ROW = DEPTH + 8u;
+const LEFT_SIZE = TILE_M * ROW;
+const RIGHT_SIZE = TILE_N * ROW;
 
-//# weight_gradient_cooperative
-const LEFT_ROW = DEPTH + 8u;
-const RIGHT_ROW = DEPTH + 8u;
-const LEFT_SIZE = TILE_M * LEFT_ROW;
-const RIGHT_SIZE = TILE_N * RIGHT_ROW;
-const LEFT_M = LEFT_ROW;
-const LEFT_K = 1u;
-const RIGHT_N = RIGHT_ROW;
-const RIGHT_K = 1u;
-
-//# product_cooperative weight_gradient_cooperative
+// Elements of tiles are vectors of WIDTH numbers, if they are stored so.
+#if LEFT_VECTORS
+const LEFT_WIDTH = 4u;
+var<workgroup> left_tile: array<vec4<Number>, LEFT_SIZE / 2u>;
+#else
+const LEFT_WIDTH = 1u;
 var<workgroup> left_tile: array<Number, 2u * LEFT_SIZE>;
+#endif
+#if RIGHT_VECTORS
+const RIGHT_WIDTH = 4u;
+var<workgroup> right_tile: array<vec4<Number>, RIGHT_SIZE / 2u>;
+#else
+const RIGHT_WIDTH = 1u;
 var<workgroup> right_tile: array<Number, 2u * RIGHT_SIZE>;
+#endif
+
+#if EMULATED
+fn left_number(at: u32) -> f32 {
+#if LEFT_VECTORS
+    return f32(left_tile[at / 4u][at % 4u]);
+#else
+    return f32(left_tile[at]);
+#endif
+}
+
+fn right_number(at: u32) -> f32 {
+#if RIGHT_VECTORS
+    return f32(right_tile[at / 4u][at % 4u]);
+#else
+    return f32(right_tile[at]);
+#endif
+}
+#endif
+
 var<workgroup> results: array<f32, SUBGROUPS * ELEMENTS>;
 
 // Position of an invocation in its pixels and in K.
@@ -111,19 +129,23 @@ fn load_left(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) ->
 
 fn store_left(i: u32, local: u32, tile: u32, value: vec4<Number>) {
     let at = local + i * WORKGROUP;
-    let place = tile + at / (TILE_M / 4u) * LEFT_ROW + at % (TILE_M / 4u) * 4u;
-#repeat e 4
-    left_tile[place + {e}u] = value[{e}u];
-#end
+    left_tile[(tile + at / (DEPTH / 4u) * ROW) / 4u + at % (DEPTH / 4u)] = value;
+}
+
+// The four channels of an invocation's loads. With VECTOR, a block of four loads; there may be more
+// invocations than blocks.
+fn four_channels(i: u32, local: u32) -> u32 {
+    return local / COLUMNS + i * (WORKGROUP / COLUMNS);
 }
 
 fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -> vec4<Number> {
-    let k = local / COLUMNS + i * (WORKGROUP / COLUMNS);
     let plane = p.height * p.width;
 #if VECTOR
+    let k = four_channels(i / 4u, local) * 4u + i % 4u;
     // Channels past the last have zero weights.
     return vec4<Number>(source[(cursor.tap.at + min(cursor.c + k, p.depth - 1u) * plane) / 4u]);
 #else
+    let k = four_channels(i, local);
     var value = vec4<Number>();
 #if TAP_OUTER
     let at = cursor.tap.at + select(0u, min(cursor.c + k * 4u, p.depth - 4u) * plane, cursor.tap.inside);
@@ -145,17 +167,21 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
 #endif
 }
 
-fn store_right(i: u32, local: u32, tile: u32, value: vec4<Number>) {
-    let column = local % COLUMNS;
-    let k = local / COLUMNS + i * (WORKGROUP / COLUMNS);
-#repeat e 4
 #if VECTOR
-    right_tile[tile + k * RIGHT_ROW + column * 4u + {e}u] = value[{e}u];
-#else
-    right_tile[tile + (k * 4u + {e}u) * RIGHT_ROW + column] = value[{e}u];
-#endif
+// Four pixels of four channels.
+fn store_block(b: u32, local: u32, tile: u32, rows: array<vec4<Number>, 4>) {
+    let k = four_channels(b, local);
+    if k >= DEPTH / 4u { return; }
+#repeat e 4
+    right_tile[(tile + (local % COLUMNS * 4u + {e}u) * ROW) / 4u + k] =
+        vec4(rows[0][{e}u], rows[1][{e}u], rows[2][{e}u], rows[3][{e}u]);
 #end
 }
+#else
+fn store_right(i: u32, local: u32, tile: u32, value: vec4<Number>) {
+    right_tile[(tile + local % COLUMNS * ROW) / 4u + four_channels(i, local)] = value;
+}
+#endif
 
 #if STORE_VECTOR
 const KEPT = 4u;
@@ -255,13 +281,13 @@ fn load_left(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) ->
 
 fn store_left(i: u32, local: u32, tile: u32, value: vec4<Number>) {
     let m = load_line(i, local, VECTOR);
-#repeat e 4
 #if VECTOR
-    left_tile[tile + m * LEFT_ROW + local % (DEPTH / 4u) * 4u + {e}u] = value[{e}u];
+    left_tile[(tile + m * ROW) / 4u + local % (DEPTH / 4u)] = value;
 #else
-    left_tile[tile + (m + {e}u) * LEFT_ROW + local % DEPTH] = value[{e}u];
-#endif
+#repeat e 4
+    left_tile[tile + (m + {e}u) * ROW + local % DEPTH] = value[{e}u];
 #end
+#endif
 }
 
 fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -> vec4<Number> {
@@ -303,13 +329,13 @@ fn load_right(i: u32, group: vec3<u32>, local: u32, step: u32, cursor: Cursor) -
 
 fn store_right(i: u32, local: u32, tile: u32, value: vec4<Number>) {
     let n = load_line(i, local, VECTOR_X);
-#repeat e 4
 #if VECTOR_X
-    right_tile[tile + n * RIGHT_ROW + local % (DEPTH / 4u) * 4u + {e}u] = value[{e}u];
+    right_tile[(tile + n * ROW) / 4u + local % (DEPTH / 4u)] = value;
 #else
-    right_tile[tile + (n + {e}u) * RIGHT_ROW + local % DEPTH] = value[{e}u];
-#endif
+#repeat e 4
+    right_tile[tile + (n + {e}u) * ROW + local % DEPTH] = value[{e}u];
 #end
+#endif
 }
 
 const KEPT = 1u;
@@ -333,7 +359,7 @@ fn multiply_add(sum: ptr<function, array<f32, SHARE>>, a: u32, b: u32, lane: u32
         let m = (lane + e * LANES) / SIZE;
         let n = (lane + e * LANES) % SIZE;
         for (var k = 0u; k < size; k++) {
-            (*sum)[e] += f32(left_tile[a + k * LEFT_K + m * LEFT_M]) * f32(right_tile[b + k * RIGHT_K + n * RIGHT_N]);
+            (*sum)[e] += left_number(a + k + m * ROW) * right_number(b + k + n * ROW);
         }
     }
 }
@@ -365,8 +391,8 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
 #end
 #else
     let stride = SIZE;
-    let left_stride = LEFT_ROW;
-    let right_stride = RIGHT_ROW;
+    let left_stride = ROW / LEFT_WIDTH;
+    let right_stride = ROW / RIGHT_WIDTH;
     // Loading zeros is the only initialization that works on all drivers.
     for (var e = local; e < SUBGROUPS * ELEMENTS; e += WORKGROUP) { results[e] = 0.0; }
     workgroupBarrier();
@@ -382,10 +408,20 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
     store_left({i}u, local, 0u, load_left({i}u, group, local, range.x, cursor));
     var left{i} = vec4<Number>();
 #end
+#if BLOCKED
+#repeat b BLOCKS
+    var block{b}: array<vec4<Number>, 4>;
+#repeat e 4
+    block{b}[{e}u] = load_right({b}u * 4u + {e}u, group, local, range.x, cursor);
+#end
+    store_block({b}u, local, 0u, block{b});
+#end
+#else
 #repeat i RIGHT_LOADS
     store_right({i}u, local, 0u, load_right({i}u, group, local, range.x, cursor));
     var right{i} = vec4<Number>();
 #end
+#endif
     workgroupBarrier();
     var left_at = 0u;
     var right_at = 0u;
@@ -396,9 +432,17 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
 #repeat i LEFT_LOADS
             left{i} = load_left({i}u, group, local, step, cursor);
 #end
+#if BLOCKED
+#repeat b BLOCKS
+#repeat e 4
+            block{b}[{e}u] = load_right({b}u * 4u + {e}u, group, local, step, cursor);
+#end
+#end
+#else
 #repeat i RIGHT_LOADS
             right{i} = load_right({i}u, group, local, step, cursor);
 #end
+#endif
         }
         for (var k = 0u; k < DEPTH; k += SIZE) {
 #if EMULATED
@@ -406,8 +450,8 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
 #repeat j EACH_N
             multiply_add(
                 &sum{i}_{j},
-                left_at + k * LEFT_K + (row + {i}u * SIZE) * LEFT_M,
-                right_at + k * RIGHT_K + (column + {j}u * SIZE) * RIGHT_N,
+                left_at + k + (row + {i}u * SIZE) * ROW,
+                right_at + k + (column + {j}u * SIZE) * ROW,
                 lane,
                 size,
             );
@@ -415,20 +459,12 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
 #end
 #else
 #repeat i EACH_M
-            let a_at{i} = left_at + k * LEFT_K + (row + {i}u * SIZE) * LEFT_M;
-#if CONTIGUOUS_K
+            let a_at{i} = (left_at + k + (row + {i}u * SIZE) * ROW) / LEFT_WIDTH;
             let a{i} = coopLoadT<MatrixA>(&left_tile[a_at{i}], left_stride);
-#else
-            let a{i} = coopLoad<MatrixA>(&left_tile[a_at{i}], left_stride);
-#endif
 #end
 #repeat j EACH_N
-            let b_at{j} = right_at + k * RIGHT_K + (column + {j}u * SIZE) * RIGHT_N;
-#if CONTIGUOUS_K
+            let b_at{j} = (right_at + k + (column + {j}u * SIZE) * ROW) / RIGHT_WIDTH;
             let b{j} = coopLoad<MatrixB>(&right_tile[b_at{j}], right_stride);
-#else
-            let b{j} = coopLoadT<MatrixB>(&right_tile[b_at{j}], right_stride);
-#endif
 #repeat i EACH_M
             sum{i}_{j} = coopMultiplyAdd(a{i}, b{j}, sum{i}_{j});
 #end
@@ -441,9 +477,15 @@ fn tile(group: vec3<u32>, local: u32, subgroup: u32) {
 #repeat i LEFT_LOADS
             store_left({i}u, local, left_at, left{i});
 #end
+#if BLOCKED
+#repeat b BLOCKS
+            store_block({b}u, local, right_at, block{b});
+#end
+#else
 #repeat i RIGHT_LOADS
             store_right({i}u, local, right_at, right{i});
 #end
+#endif
         }
         workgroupBarrier();
     }

@@ -1,11 +1,15 @@
 // Shared by the families for GPUs, conv_tiled.wgsl, conv_cooperative.wgsl and conv_winograd.wgsl:
 // weight packing, addressing of taps, the epilogue of a product, and the second pass of split-K.
 
-// Packs weights as [tile of rows][k][row in the tile], padded with zeros; k is (tap, channel) with
-// channels padded to DEPTH, or (channel, tap). p: rows, depth (input channels), padded_k.
+// Packs weights as [tile of rows][k][row in the tile], or with TERMS_TOGETHER as [tile of rows][K
+// step][row in the tile][k in the step], padded with zeros; k is (tap, channel) with channels
+// padded to whole steps, or (channel, tap). p: rows, depth (input channels), padded_k, tile_m,
+// step_depth.
 //# pack_tiled
 const SQUARE = 32u;
+#if !TERMS_TOGETHER
 var<workgroup> square: array<f32, SQUARE * (SQUARE + 1u)>;
+#endif
 
 // The weight of a row and an index in K.
 fn packed(row: u32, index: u32) -> f32 {
@@ -30,10 +34,20 @@ fn packed(row: u32, index: u32) -> f32 {
     return select(0.0, weight[select(0u, at, inside)], inside);
 }
 
-// A transpose: loads are along K of a row, stores along the rows of an index in K.
+// Loads are along K of a row, stores along the rows of an index in K, unless terms are together.
 @compute @workgroup_size(WORKGROUP_X)
 fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let lane = local % SQUARE;
+#if TERMS_TOGETHER
+    let index = group.y * SQUARE + lane;
+    if index >= p.padded_k { return; }
+    let step = index / p.step_depth;
+    for (var i = local / SQUARE; i < SQUARE; i += WORKGROUP / SQUARE) {
+        let row = group.x * SQUARE + i;
+        let line = (row / p.tile_m * (p.padded_k / p.step_depth) + step) * p.tile_m + row % p.tile_m;
+        panel[line * p.step_depth + index % p.step_depth] = panel_element(packed(row, index));
+    }
+#else
     for (var i = local / SQUARE; i < SQUARE; i += WORKGROUP / SQUARE) {
         square[i * (SQUARE + 1u) + lane] = packed(group.x * SQUARE + i, group.y * SQUARE + lane);
     }
@@ -45,6 +59,7 @@ fn pack_tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
             panel[(row / p.tile_m * p.padded_k + index) * p.tile_m + row % p.tile_m] = panel_element(square[lane * (SQUARE + 1u) + i]);
         }
     }
+#endif
 }
 
 //# product_tiled weight_gradient_tiled product_cooperative weight_gradient_cooperative

@@ -72,6 +72,7 @@ fn tiles(stored: Element, profile: &Profile) -> Vec<Matrices> {
 impl Tile for Matrices {
     const PRODUCT: [&'static str; 2] = [SOURCE, "product_cooperative"];
     const IN_ORDER: bool = true;
+    const TERMS_TOGETHER: bool = true;
 
     fn blocking(&self) -> Blocking {
         self.blocking
@@ -86,8 +87,8 @@ impl Tile for Matrices {
     }
 
     fn words(&self) -> usize {
-        // Rows of the tiles are padded by eight elements.
-        self.blocking.depth * (self.blocking.m + self.blocking.n + 16)
+        // Rows of the tiles, of K steps, are padded by eight elements.
+        (self.blocking.depth + 8) * (self.blocking.m + self.blocking.n)
     }
 
     fn apply(&self, kernel: Kernel) -> Kernel {
@@ -176,16 +177,16 @@ fn weight_gradient_with(
     let kernel = kernel(operands, e, [SOURCE, "weight_gradient_cooperative"], x, dy, Values::Loaded)
         .constant("VECTOR", vector)
         .constant("VECTOR_X", vector_x)
+        .constant("LEFT_VECTORS", vector)
+        .constant("RIGHT_VECTORS", vector_x)
         .constant("TAP_OUTER", e.channels.is_multiple_of(4))
-        .constant("CONTIGUOUS_K", true)
         .geometry("chunk", chunk)
         .bind_as("x_data", Slot::Input(0), accessed(vector_x))
         .bind_as("dy_data", Slot::Input(1), accessed(vector))
         .bind("partial", slot)
         .traffic(tile.traffic([m, columns, pixels], [bytes(dy), bytes(x), 4], parts));
     let kernel = tile.apply(kernel).groups(rows, across, parts);
-    let words = (tile.blocking.depth + 8) * (tile.blocking.m + tile.blocking.n);
-    finish_parts(operands, tile.finish(vec![kernel], words), parts, m * columns)
+    finish_parts(operands, tile.finish(vec![kernel], tile.words()), parts, m * columns)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! `conv_implicit.wgsl`.
 
 use super::blocking::{Blocking, Split};
-use super::geometry::{Values, bytes};
+use super::geometry::{Values, bytes, size};
 use super::product::{Product, View};
 use super::shared::accessed;
 use crate::kernel::{Implementation, Kernel, MOST_GROUPS, Operands, Profile, Slot, Traffic};
@@ -19,6 +19,8 @@ pub(super) trait Tile {
     const PRODUCT: [&'static str; 2];
     /// Whether neighbouring columns of the results are always neighbouring pixels.
     const IN_ORDER: bool;
+    /// Whether the terms of a sum lie together in tiles and packed weights, not its rows.
+    const TERMS_TOGETHER: bool;
 
     fn blocking(&self) -> Blocking;
 
@@ -83,7 +85,7 @@ pub(super) fn product<T: Tile>(
         && result.is_aligned(4)
         && product.epilogue.is_aligned();
     let half = tile.weights() == Element::F16;
-    let pack = pack(operands, product, view, [tile_m, padded_k], tap_outer, if half { "f16" } else { "f32" });
+    let pack = pack(tile, operands, product, view, padded_k);
     let [shader, entry] = T::PRODUCT;
     let kernel = view
         .describe(
@@ -99,6 +101,14 @@ pub(super) fn product<T: Tile>(
         .geometries([("steps", padded_k / depth), ("chunk", chunk)])
         .bind_as("source", Slot::Input(0), accessed(vector))
         .bind_as("panel", Slot::Scratch(0), if half { "vec4<f16>" } else { "vec4<f32>" });
+    let kernel = if T::TERMS_TOGETHER {
+        let Blocking { n, invocations, .. } = tile.blocking();
+        let blocks = (n / 4 * (depth / 4)).div_ceil(invocations);
+        let kernel = kernel.constant("BLOCKED", vector).constant("BLOCKS", size(blocks));
+        kernel.constant("LEFT_VECTORS", true).constant("RIGHT_VECTORS", true)
+    } else {
+        kernel
+    };
     // Tiles beyond the limit of the grid's second dimension continue in the third, which is free
     // because that number of tiles never needs split-K.
     let folds = if parts == 1 { columns.div_ceil(MOST_GROUPS as usize) } else { 1 };
@@ -125,22 +135,26 @@ pub(super) fn product<T: Tile>(
     tile.finish(vec![pack, first, second], tile.words()).scratch(panel).scratch(parts * m * pixels)
 }
 
-/// The kernel that packs the weight as [tile of `tile_m` rows][k][row in the tile] in scratch 0,
-/// with K padded to `padded_k`.
-fn pack(
+/// The kernel that packs the weight in scratch 0 as [tile of rows][k][row in the tile], or with
+/// terms together as [tile of rows][K step][row in the tile][k in the step], with K padded to
+/// `padded_k`.
+fn pack<T: Tile>(
+    tile: &T,
     operands: &Operands<'_>,
     product: &Product<'_>,
     view: &View,
-    [tile_m, padded_k]: [usize; 2],
-    tap_outer: bool,
-    element: &'static str,
+    padded_k: usize,
 ) -> Kernel {
     let e = &view.extents;
+    let Blocking { m: tile_m, depth, .. } = tile.blocking();
+    let element = if tile.weights() == Element::F16 { "f16" } else { "f32" };
     let rows = e.outputs.div_ceil(tile_m) * tile_m;
     let pack = e
         .taps(Kernel::new(operands, SOURCE, "pack_tiled").groupable(), Values::Loaded)
-        .constant("TAP_OUTER", tap_outer)
-        .geometries([("rows", e.outputs), ("depth", e.channels), ("padded_k", padded_k), ("tile_m", tile_m)])
+        .constant("TAP_OUTER", tile.tap_outer(e.channels))
+        .constant("TERMS_TOGETHER", T::TERMS_TOGETHER)
+        .geometries([("rows", e.outputs), ("depth", e.channels), ("padded_k", padded_k)])
+        .geometries([("tile_m", tile_m), ("step_depth", depth)])
         .bind("weight", Slot::Input(1))
         .bind_as("panel", Slot::Scratch(0), element)
         .workgroup(256, 1, 1)

@@ -89,6 +89,7 @@ impl Registers {
 impl Tile for Registers {
     const PRODUCT: [&'static str; 2] = [SOURCE, "product_tiled"];
     const IN_ORDER: bool = false;
+    const TERMS_TOGETHER: bool = false;
 
     fn blocking(&self) -> Blocking {
         // At 15 tera multiply-adds per second and 4 TB/s.
