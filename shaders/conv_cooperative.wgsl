@@ -17,9 +17,9 @@
 // With EMULATED, plain loops replace the three matrix operations, to test everything else without
 // cooperative matrices.
 //
-// Constants: the above; BLOCKS (of an invocation); HALF (whether factors are f16, not f32), SIXTEEN (whether SIZE is 16, not
-// 8), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads for a pair of tiles); the others as
-// in conv_tiled.wgsl.
+// Constants: the above; BLOCKS (of an invocation); HALF (whether factors are f16, not f32), SIXTEEN
+// (whether SIZE is 16, not 8), LEFT_LOADS, RIGHT_LOADS (vectors that an invocation loads for a pair
+// of tiles); the others as in conv_tiled.wgsl.
 
 #include "conv_implicit.wgsl"
 
