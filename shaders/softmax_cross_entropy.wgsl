@@ -58,7 +58,7 @@ fn rows(
 #if MIXED
     let label2 = second[n];
     // Clamped, so that invalid labels cause no out-of-bounds read.
-    let valid2 = valid && label2 < p.classes;
+    let valid2 = valid & (label2 < p.classes);
     let of_second = f32(x_data[first + select(0u, label2, valid2)]);
     var behind2 = 0.0;
 #endif
@@ -69,9 +69,9 @@ fn rows(
     var weights = 0.0;
     for (var c = start; c < p.classes; c += SHARERS) {
         let x = f32(x_data[first + c]);
-        behind += select(0.0, 1.0, x < of_label || (x == of_label && c >= label));
+        behind += select(0.0, 1.0, (x < of_label) | ((x == of_label) & (c >= label)));
 #if MIXED
-        behind2 += select(0.0, 1.0, x < of_second || (x == of_second && c >= label2));
+        behind2 += select(0.0, 1.0, (x < of_second) | ((x == of_second) & (c >= label2)));
 #endif
 #if WEIGHTED
         total += class_weights[c] * (x - largest);

@@ -67,8 +67,9 @@ fn shapes_are_without_numbers_and_bars() {
     assert_ne!(shape("validation 3%"), shape("accuracy 3%"));
 }
 
-/// Three classes of 24 images each: the fixtures of CIFAR-10 with other brightnesses and mirrored,
-/// so that no two are alike, and tinted by class, so that a short training tells them apart.
+/// Three classes of 24 images each: the fixtures of CIFAR-10 with other sizes and brightnesses and
+/// mirrored, so that no two are alike, and tinted by class, so that a short training tells them
+/// apart. One is damaged, one is HEIC, one is gray.
 fn photos(folder: &Path) {
     for (channel, class) in ["frog", "horse", "ship"].into_iter().enumerate() {
         let into = folder.join("photos").join(class);
@@ -76,16 +77,30 @@ fn photos(folder: &Path) {
         for index in 0..24 {
             let source =
                 repository().join(format!("tests/fixtures/data/cifar10/{class}/{}.png", index % 3 + 1));
-            let mut image = image::open(&source).expect("an image").brighten(4 * index - 48).to_rgb8();
+            let image = image::open(&source).expect("an image").brighten(4 * index - 48);
+            let side = 32 + index.unsigned_abs() % 5 * 9;
+            let mut image =
+                image.resize_exact(side, side + 3, image::imageops::FilterType::Triangle).to_rgb8();
             for pixel in image.pixels_mut() {
                 pixel[channel] = pixel[channel].saturating_add(90);
             }
             if index % 2 == 1 {
                 image::imageops::flip_horizontal_in_place(&mut image);
             }
-            image.save(into.join(format!("{class}-{index:03}.png"))).expect("a file");
+            let file = into.join(format!("{class}-{index:03}.jpg"));
+            if (channel, index) == (0, 12) {
+                image::DynamicImage::from(image).to_luma8().save(&file).expect("a file");
+            } else {
+                image.save(&file).expect("a file");
+            }
+            if (channel, index) == (0, 13) {
+                let whole = std::fs::read(&file).expect("a file");
+                std::fs::write(&file, &whole[..whole.len() / 2]).expect("can be written");
+            }
         }
     }
+    std::fs::write(folder.join("photos/horse/horse-024.heic"), b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+        .expect("can be written");
 }
 
 /// Every command of the tutorial, in order, as printed; and every line of output that it shows has
