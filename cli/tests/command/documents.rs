@@ -122,7 +122,9 @@ fn the_tutorial_runs_as_printed() {
             command.env("INCEPT_CACHE_DIR", folder.path().join("cache"));
             let output = command.output().expect("the program can be started");
             let errors = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "incept {}: {errors}", words.join(" "));
+            // `data` fails where a file is unreadable, after having said all.
+            let ended = output.status.success() || words[0] == "data" && output.status.code() == Some(1);
+            assert!(ended, "incept {}: {errors}", words.join(" "));
             let text = String::from_utf8_lossy(&output.stdout);
             printed.extend(text.lines().chain(errors.lines()).map(shape));
             ran += 1;
