@@ -1,8 +1,9 @@
 //! Printing: results to standard output, progress and notes to standard error.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use incept::low_level::text::noun_after;
@@ -338,9 +339,17 @@ pub(crate) fn share_bar(share: f32, width: usize) -> String {
     text
 }
 
-/// The command line; invalid Unicode is replaced.
+/// The arguments of the command that this process runs.
+static COMMAND_LINE: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Remembers the arguments of the command; invalid Unicode is replaced.
+pub(crate) fn set_command_line(arguments: &[OsString]) {
+    COMMAND_LINE.get_or_init(|| arguments.iter().map(|one| one.to_string_lossy().into_owned()).collect());
+}
+
+/// The command line; empty where the process runs no command.
 pub(crate) fn command_line() -> Vec<String> {
-    std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
+    COMMAND_LINE.get().cloned().unwrap_or_default()
 }
 
 /// A path as text.
