@@ -71,7 +71,7 @@ const ALLOWED: &[(&str, &str, &str, &str)] = &[
 
 /// What is checked. CHANGELOG.md is not: it names what was renamed.
 const FOLDERS: &[&str] =
-    &["src", "shaders", "cli/src", "cli/tests", "tests", "examples", "benches", "fuzz/src"];
+    &["src", "shaders", "cli/src", "cli/tests", "python", "tests", "examples", "benches", "fuzz/src"];
 const PAGES: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs"];
 
 /// Columns of a comment line.

@@ -46,6 +46,7 @@ mod report;
 mod run_report;
 mod runs;
 mod screen;
+pub mod shared;
 mod sheet;
 mod shell;
 mod summary;

@@ -186,7 +186,19 @@ pub(crate) fn note(text: &str) {
 
 /// Writes a line to standard error; a closed stream is ignored.
 pub(crate) fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", sanitized(text));
+    let text = sanitized(text);
+    match LISTENER.get() {
+        Some(listener) => listener(&text),
+        None => drop(writeln!(std::io::stderr(), "{text}")),
+    }
+}
+
+/// What receives notes and progress lines in a program that is not the command.
+static LISTENER: OnceLock<fn(&str)> = OnceLock::new();
+
+/// Passes notes and progress lines to a function, in place of standard error.
+pub(crate) fn listen(listener: fn(&str)) {
+    LISTENER.get_or_init(|| listener);
 }
 
 /// Whether an error only means that the reader of the output closed the pipe.
