@@ -57,7 +57,7 @@ def test_every_option_has_a_keyword_and_a_flag() -> None:
     help_text = command("train", "--help").stdout
     missing = [name for name in options if f"--{name.replace('_', '-')}" not in help_text]
     assert not missing
-    # Flags of the command that are no keywords: other arguments of `train`, or the command's display.
+    # Flags without a keyword: files of options, the display, and flags for GPUs.
     others = {
         "config",
         "preview-augment",

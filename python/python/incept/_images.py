@@ -73,7 +73,7 @@ def one(array: Pixels) -> Pixels:
 
 def _misshapen(shape: Sequence[int]) -> str:
     text = (
-        f"an array of shape {tuple(shape)} is no image: expected height x width, or height x width x "
+        f"an array of shape {tuple(shape)} is not an image: expected height x width, or height x width x "
         "channels with 1 (grey), 3 (RGB) or 4 (RGBA) channels; a batch has one more dimension in front"
     )
     if len(shape) in (3, 4) and shape[-3] in CHANNELS:
@@ -129,7 +129,7 @@ def labelled(
             array = array[:, :, :, None]
         if array.ndim != 4 or array.shape[3] not in CHANNELS:
             raise DataError(
-                f"an array of shape {array.shape} is no batch of images: expected images x height x width, "
+                f"an array of shape {array.shape} is not a batch of images: expected images x height x width, "
                 "with 1, 3 or 4 channels in a fourth dimension"
             )
         found: list[Item] = [one(image) for image in array]
