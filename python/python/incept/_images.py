@@ -129,8 +129,8 @@ def labelled(
             array = array[:, :, :, None]
         if array.ndim != 4 or array.shape[3] not in CHANNELS:
             raise DataError(
-                f"an array of shape {array.shape} is not a batch of images: expected images x height x width, "
-                "with 1, 3 or 4 channels in a fourth dimension"
+                f"an array of shape {array.shape} is not a batch of images: expected images x height x "
+                "width, with 1, 3 or 4 channels in a fourth dimension"
             )
         found: list[Item] = [one(image) for image in array]
     else:
