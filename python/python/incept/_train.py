@@ -313,14 +313,17 @@ class _Observer:
                 initial=values["epoch"] * self.images,
                 unit="image",
                 dynamic_ncols=True,
+                # Where lines cannot be redrawn, each update is a line of a log.
+                mininterval=0.1 if sys.stderr.isatty() else 10,
             )
 
     def step(self, values: Metrics) -> bool | None:
-        if self.bar is not None:
+        # The last step of an epoch has the number of the next one; the end of its epoch is reported soon.
+        if self.bar is not None and values["done"] < self.images:
             epoch = int(values["epoch"])
-            self._advance(epoch * self.images + values["done"] if values["done"] < self.images else None)
-            self.bar.set_description(f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}", refresh=False)
-            self.bar.set_postfix_str(f"loss {values['loss']:.3f}")
+            self.bar.set_description(f"epoch {epoch + 1}/{self.epochs}", refresh=False)
+            self.bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
+            self._advance(epoch * self.images + values["done"])
         return None if self.step_callback is None else self._answer(self.step_callback, values)
 
     def epoch(self, values: Metrics) -> bool | None:
@@ -329,8 +332,8 @@ class _Observer:
         if "val_accuracy" in values:
             text += f", validation accuracy {100 * values['val_accuracy']:.1f}%"
         if self.bar is not None:
+            self.bar.set_postfix_str(text, refresh=False)
             self._advance(values["epoch"] * self.images)
-            self.bar.set_postfix_str(text)
         elif self.progress:
             print(f"epoch {values['epoch']}/{self.epochs}: {text}", file=sys.stderr)
         return None if self.callback is None else self._answer(self.callback, values)
@@ -339,9 +342,8 @@ class _Observer:
         if self.bar is not None:
             self.bar.close()
 
-    def _advance(self, done: int | None) -> None:
-        if done is not None:
-            self.bar.update(done - self.bar.n)
+    def _advance(self, done: int) -> None:
+        self.bar.update(done - self.bar.n)
 
     @staticmethod
     def _answer(callback: Callback, values: Metrics) -> bool | None:
