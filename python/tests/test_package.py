@@ -112,3 +112,16 @@ def test_public_names_have_docstrings() -> None:
     for name, value in vars(incept.Classifier).items():
         if not name.startswith("_"):
             assert inspect.getdoc(value), name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Wayland is for Linux")
+def test_the_environment_is_left_as_it_was() -> None:
+    code = "import incept, os; incept.devices(); print(os.environ.get('XDG_RUNTIME_DIR'))"
+    for value in (None, "relative", "/run"):
+        environment = {k: v for k, v in os.environ.items() if k != "XDG_RUNTIME_DIR"}
+        if value is not None:
+            environment["XDG_RUNTIME_DIR"] = value
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+        )
+        assert (ran.stdout, ran.stderr) == (f"{value}\n", "")

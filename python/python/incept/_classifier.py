@@ -12,6 +12,7 @@ import numpy as np
 from incept import _incept
 from incept._errors import ConfigError
 from incept._images import items
+from incept._wayland import quiet_wayland
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +67,8 @@ class Classifier:
         threads: threads of the CPU [default: one per core]. Results are the same bits for any number.
         precision: of activations: ``f32``, ``f16``, or ``auto`` (f16 on GPUs where it is faster).
         """
-        return cls(_incept.load(os.fspath(weights), device, threads, precision))
+        with quiet_wayland():
+            return cls(_incept.load(os.fspath(weights), device, threads, precision))
 
     @property
     def classes(self) -> list[str]:

@@ -11,6 +11,7 @@ from incept._classifier import Classifier
 from incept._errors import ConfigError
 from incept._images import is_path, labelled
 from incept._train import configuration
+from incept._wayland import quiet_wayland
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,22 +104,17 @@ def explain(
             if options[keyword] is not None:
                 raise ConfigError(f"{keyword} is for images in memory, and the data set is a path")
     else:
-        network = weights if isinstance(weights, Classifier) else None
-        names = network.classes if network is not None and classes is None else classes
-        names, images, numbers = labelled(data, labels, names)
+        if classes is None and isinstance(weights, Classifier):
+            classes = weights.classes
+        names, images, numbers = labelled(data, labels, classes)
         memory = (names, (images, numbers), None)
     # These are arguments of their own, not options of a network.
     for keyword in ("weights", "batch_size", "seed"):
         del options[keyword]
     if weights is not None and not isinstance(weights, Classifier):
         weights = Classifier.load(weights, device=device, threads=threads, precision="f32")
-    flow = _incept.gradient_flow(
-        configuration(options, path),
-        memory,
-        None if weights is None else weights._network,
-        batch_size,
-        seed,
-        device,
-        threads,
-    )
+    network = None if weights is None else weights._network
+    config = configuration(options, path)
+    with quiet_wayland():
+        flow = _incept.gradient_flow(config, memory, network, batch_size, seed, device, threads)
     return cast("GradientFlow", flow)

@@ -18,6 +18,7 @@ from incept import _incept
 from incept._classifier import Classifier
 from incept._errors import ConfigError
 from incept._images import is_path, labelled
+from incept._wayland import quiet_wayland
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -151,7 +152,8 @@ def devices() -> list[dict[str, Any]]:
 
     Each has its index, name, class, driver and limits, as ``incept devices --json`` prints them.
     """
-    listed: list[dict[str, Any]] = json.loads(_incept.devices())
+    with quiet_wayland():
+        listed: list[dict[str, Any]] = json.loads(_incept.devices())
     return listed
 
 
@@ -276,9 +278,10 @@ def train(
     resumed = None if resume is None else os.fspath(resume)
     observer = _Observer(callback, step_callback, progress)
     try:
-        network, stopped, best, folder = _incept.train(
-            config, recipe, memory, resumed, device, threads, observer, step_callback is not None
-        )
+        with quiet_wayland():
+            network, stopped, best, folder = _incept.train(
+                config, recipe, memory, resumed, device, threads, observer, step_callback is not None
+            )
     finally:
         observer.close()
     return Training(
