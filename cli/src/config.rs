@@ -283,6 +283,11 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 }
 
 impl TrainingArgs {
+    /// Whether every epoch ends with validation.
+    pub(crate) fn validates(&self) -> bool {
+        self.no_validation != Some(true)
+    }
+
     /// Checks the values, and that they do not contradict each other.
     ///
     /// # Errors

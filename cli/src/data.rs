@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use incept::data::{
-    Dataset, Fit, Loader, LoaderOptions, MAX_COMPARED_IMAGES, OpenOptions, OpenedData, Preprocessing,
-    list_images, not_square, open, set_max_pixels,
+    Augmentation, Dataset, Fit, InMemory, Loader, LoaderOptions, MAX_COMPARED_IMAGES, OpenOptions,
+    OpenedData, Part, Preprocessing, Subset, at_most, list_images, not_square, open, set_max_pixels,
+    stratified,
 };
 use incept::low_level::untrusted::printable;
 use incept::{Error, Result};
@@ -92,6 +93,64 @@ impl LoadArgs {
         options.workers(workers).max_bad(self.max_bad.unwrap_or(10))
     }
 }
+
+/// A data set of the calling program, in place of one that is named by its path.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The training images.
+    pub train: Arc<dyn Dataset>,
+    /// The validation images, with the same classes; a share of the training images if there are
+    /// none.
+    pub validation: Option<Arc<dyn Dataset>>,
+}
+
+impl Source {
+    /// Splits off the validation images, unless there are some or none are wanted.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there are too few images, or the classes differ.
+    pub(crate) fn open(&self, options: &OpenOptions, validates: bool) -> Result<OpenedData> {
+        let train = Arc::clone(&self.train);
+        let (train, validation) = match &self.validation {
+            Some(validation) if validation.classes() != train.classes() => {
+                let reason = "the classes of the validation set and the training set differ";
+                return Err(Error::Config(reason.into()));
+            }
+            Some(validation) => (train, Arc::clone(validation)),
+            None if validates => {
+                let (rest, part) = stratified(train.as_ref(), options.val_split, options.seed);
+                if rest.is_empty() || part.is_empty() {
+                    let images = plural(train.len() as u64, "image");
+                    let reason = format!("{images}: too few to split into training and validation images");
+                    return Err(Error::Config(reason));
+                }
+                let subset = |part| Arc::new(Subset::new(Arc::clone(&train), part)) as Arc<dyn Dataset>;
+                (subset(rest), subset(part))
+            }
+            None => {
+                let none: Arc<dyn Dataset> = Arc::new(InMemory::new(train.classes().iter().cloned()));
+                (train, none)
+            }
+        };
+        let train = options.limit.map_or_else(
+            || Arc::clone(&train),
+            |limit| at_most(Arc::clone(&train), limit, options.limit_seed),
+        );
+        Ok(OpenedData {
+            train,
+            validation,
+            own_validation: self.validation.as_ref().map(|_| Part::Validation),
+            test: None,
+            name: IN_MEMORY.into(),
+            // What the images show is unknown: digits must not be flipped.
+            suits: Augmentation::default(),
+            notes: Vec::new(),
+        })
+    }
+}
+
+/// The name of a [`Source`], in place of a path.
+pub(crate) const IN_MEMORY: &str = "images in memory";
 
 /// Opens a data set and prints what it contains.
 pub(crate) fn describe(what: &str, options: &OpenOptions) -> Result<OpenedData> {

@@ -39,7 +39,7 @@ pub(crate) struct Common {
 }
 
 /// Options of commands that open a device.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct DeviceArgs {
     #[command(flatten)]
     pub backend: BackendArg,
@@ -75,7 +75,7 @@ pub(crate) struct DeviceArgs {
 }
 
 /// The graphics APIs to look for adapters with.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug, Default)]
 pub(crate) struct BackendArg {
     /// Graphics API: `vulkan`, `metal`, `dx12` or `gl`, or several separated by commas [default:
     /// the native ones, or gl if they have no adapter].

@@ -47,14 +47,7 @@ impl Place {
         let from_outside = from.map(|(file, _)| file.to_path_buf()).filter(|file| outside(file));
         let out = options.out.clone().or(from_outside).or_else(|| Some(folder.as_ref()?.newest()));
         if let Some(out) = out.as_deref().filter(|out| outside(out)) {
-            check_file(out)?;
-            if !is_special(out) {
-                let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty());
-                parent.map_or(Ok(()), std::fs::create_dir_all).map_err(|e| Error::io(out, e))?;
-                // Canonical, so that two paths of one file have the same lock.
-                let file = out.canonicalize().unwrap_or_else(|_| out.to_path_buf());
-                locks.push(Lock::acquire(&lock_of(&file))?);
-            }
+            locks.extend(lock_file(out)?);
         }
         match from {
             // Another process may have saved a newer state between reading and locking, which this
@@ -89,6 +82,11 @@ impl Place {
         };
         let out = self.out.clone().unwrap_or_else(|| folder.last());
         Ok((folder, out))
+    }
+
+    /// The locks, to be held as long as the run may write.
+    pub(crate) fn into_locks(self) -> Vec<Lock> {
+        self.locks
     }
 
     /// Makes log and checkpoints of a resumed run consistent after a crash, with notes.
@@ -146,6 +144,20 @@ impl Place {
             _ => Ok(()),
         }
     }
+}
+
+/// Checks and locks the file of a checkpoint outside of a run's folder, and creates its folder;
+/// devices and pipes are not locked.
+pub(crate) fn lock_file(out: &Path) -> Result<Option<Lock>> {
+    check_file(out)?;
+    if is_special(out) {
+        return Ok(None);
+    }
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.map_or(Ok(()), std::fs::create_dir_all).map_err(|e| Error::io(out, e))?;
+    // Canonical, so that two paths of one file have the same lock.
+    let file = out.canonicalize().unwrap_or_else(|_| out.to_path_buf());
+    Lock::acquire(&lock_of(&file)).map(Some)
 }
 
 /// The lock file of a checkpoint outside of a run's folder.

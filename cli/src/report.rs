@@ -1,8 +1,9 @@
 //! Printing: results to standard output, progress and notes to standard error.
 
+use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use incept::low_level::text::noun_after;
@@ -185,7 +186,19 @@ pub(crate) fn note(text: &str) {
 
 /// Writes a line to standard error; a closed stream is ignored.
 pub(crate) fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", sanitized(text));
+    let text = sanitized(text);
+    match LISTENER.get() {
+        Some(listener) => listener(&text),
+        None => drop(writeln!(std::io::stderr(), "{text}")),
+    }
+}
+
+/// What receives notes and progress lines in a program that is not the command.
+static LISTENER: OnceLock<fn(&str)> = OnceLock::new();
+
+/// Passes notes and progress lines to a function, in place of standard error.
+pub(crate) fn listen(listener: fn(&str)) {
+    LISTENER.get_or_init(|| listener);
 }
 
 /// Whether an error only means that the reader of the output closed the pipe.
@@ -338,9 +351,17 @@ pub(crate) fn share_bar(share: f32, width: usize) -> String {
     text
 }
 
-/// The command line; invalid Unicode is replaced.
+/// The arguments of the command that this process runs.
+static COMMAND_LINE: OnceLock<Vec<String>> = OnceLock::new();
+
+/// Remembers the arguments of the command; invalid Unicode is replaced.
+pub(crate) fn set_command_line(arguments: &[OsString]) {
+    COMMAND_LINE.get_or_init(|| arguments.iter().map(|one| one.to_string_lossy().into_owned()).collect());
+}
+
+/// The command line; empty where the process runs no command.
 pub(crate) fn command_line() -> Vec<String> {
-    std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect()
+    COMMAND_LINE.get().cloned().unwrap_or_default()
 }
 
 /// A path as text.

@@ -1,9 +1,11 @@
 //! `incept train`
 
+mod embedded;
 mod start;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use incept::Error;
@@ -15,9 +17,10 @@ use incept::train::Trainer;
 use serde::Serialize;
 use start::Start;
 
+pub use self::embedded::{Training, TrainingOptions};
 use super::config::{Config, Recipe};
 use super::dashboard::ViewName;
-use super::data::report_bad;
+use super::data::{Source, report_bad};
 use super::fit::Setup;
 use super::flags::flags;
 use super::interrupt::interruptible;
@@ -65,6 +68,9 @@ pub(crate) struct Train {
     preview_augment: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Images of the calling program, in place of a data set by its path.
+    #[arg(skip)]
+    source: Option<Source>,
 }
 
 const EXAMPLES: &str = "Examples:
@@ -171,7 +177,6 @@ enum Event<'a> {
 
 impl Train {
     pub(crate) fn run(&self, reporter: &Reporter) -> Result {
-        let device_args = &self.device;
         self.preview_augment.as_deref().map_or(Ok(()), plot::check)?;
         let mut start = match &self.resume {
             Some(path) => self.resumed(&checkpoint_of(path)?)?,
@@ -181,41 +186,14 @@ impl Train {
             return Self::preview(&start.setup, path, reporter);
         }
         let mut place = self.place(&start)?;
-        let validate = start.setup.run.config.training.no_validation != Some(true);
-        if let Some(ended) = Self::nothing_left(&start, &place, validate, reporter)? {
+        if let Some(ended) = Self::nothing_left(&start, &place, reporter)? {
             return Ok(ended);
         }
         let view_name = start.setup.run.config.run.view.unwrap_or_default();
         let view = view_name.view(reporter)?;
         let stop = interruptible()?;
-        let device = device_args.open()?;
-        if start.resumed.is_none() {
-            let precision = *start.setup.run.config.training.precision.get_or_insert(PrecisionName::Auto);
-            start.setup.run.optimizer.precision = PrecisionArgs { precision }.training(&device);
-        }
-        let mut trainer = start.setup.trainer(&device, device_args, &stop, reporter)?;
-        if let Some(checkpoint) = &start.resumed {
-            trainer.restore(&checkpoint.state)?;
-        }
-        if let Some((checkpoint, reinitialized)) = &start.weights {
-            let weights = checkpoint.state.clone().averaged();
-            device.block_on(trainer.start_from(&weights, reinitialized)).map_err(|e| {
-                let path = start.from.as_deref().map(shown).unwrap_or_default();
-                Error::Config(format!(
-                    "--weights {path}: {e} (if it has no auxiliary heads, try --aux-weight 0)"
-                ))
-            })?;
-        }
+        let mut learner = self.learner(&mut start, &stop, reporter)?;
         let setup = &start.setup;
-        note(&format!(
-            "network: {}, {}, {} parameters, {} on the device",
-            setup.network.variant,
-            if setup.network.has_aux() { "main and auxiliary heads" } else { "main head only" },
-            thousands(parameters(&trainer) as u64),
-            bytes(trainer.session().plan().memory.total_bytes())
-        ));
-        let save_every = setup.run.config.run.save_every.unwrap_or(1);
-        let mut learner = setup.learner(trainer, validate, None, save_every)?;
         let (recorder, out) = self.recorder(&start, &learner, &mut place)?;
         let folder = recorder.folder().clone();
         note(&format!("run: {}", shown(folder.path())));
@@ -276,6 +254,38 @@ impl Train {
         Ok(if history.interrupted { Outcome::Interrupted } else { Outcome::Done })
     }
 
+    /// Opens the device and prepares the training on it.
+    fn learner(&self, start: &mut Start, stop: &AtomicBool, reporter: &Reporter) -> Result<Learner> {
+        let device = self.device.open()?;
+        if start.resumed.is_none() {
+            let precision = *start.setup.run.config.training.precision.get_or_insert(PrecisionName::Auto);
+            start.setup.run.optimizer.precision = PrecisionArgs { precision }.training(&device);
+        }
+        let mut trainer = start.setup.trainer(&device, &self.device, stop, reporter)?;
+        if let Some(checkpoint) = &start.resumed {
+            trainer.restore(&checkpoint.state)?;
+        }
+        if let Some((checkpoint, reinitialized)) = &start.weights {
+            let weights = checkpoint.state.clone().averaged();
+            device.block_on(trainer.start_from(&weights, reinitialized)).map_err(|e| {
+                let path = start.from.as_deref().map(shown).unwrap_or_default();
+                Error::Config(format!(
+                    "--weights {path}: {e} (if it has no auxiliary heads, try --aux-weight 0)"
+                ))
+            })?;
+        }
+        let setup = &start.setup;
+        note(&format!(
+            "network: {}, {}, {} parameters, {} on the device",
+            setup.network.variant,
+            if setup.network.has_aux() { "main and auxiliary heads" } else { "main head only" },
+            thousands(parameters(&trainer) as u64),
+            bytes(trainer.session().plan().memory.total_bytes())
+        ));
+        let config = &setup.run.config;
+        setup.learner(trainer, config.training.validates(), None, config.run.save_every.unwrap_or(1))
+    }
+
     /// Locks what the run writes to; completes what a crash interrupted in a resumed run.
     fn place(&self, start: &Start) -> Result<Place> {
         let options = &start.setup.run.config.run;
@@ -289,14 +299,10 @@ impl Train {
     }
 
     /// Reports a resumed run that has nothing left to train.
-    fn nothing_left(
-        start: &Start,
-        place: &Place,
-        validate: bool,
-        reporter: &Reporter,
-    ) -> Result<Option<Outcome>> {
+    fn nothing_left(start: &Start, place: &Place, reporter: &Reporter) -> Result<Option<Outcome>> {
         let Some(checkpoint) = &start.resumed else { return Ok(None) };
         let (run, progress) = (&start.setup.run, &checkpoint.metadata.progress);
+        let validate = run.config.training.validates();
         let Some((reason, text)) = place.finished(progress, run.epochs, run.patience, validate)? else {
             return Ok(None);
         };

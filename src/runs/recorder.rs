@@ -413,8 +413,11 @@ impl Recorder {
         Ok(elsewhere)
     }
 
-    /// Logs the end of the run.
-    pub(crate) fn end(&mut self, reason: StopReason, epochs: u64) -> Result<()> {
+    /// Logs the end of the run after `epochs` epochs.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the log.
+    pub fn end(&mut self, reason: StopReason, epochs: u64) -> Result<()> {
         let seconds = self.started.elapsed().as_secs_f64();
         self.log.write(&Record::End { reason, epochs, seconds, message: None })
     }

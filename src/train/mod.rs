@@ -391,7 +391,7 @@ impl<M: Model> Trainer<M> {
     }
 
     /// Element type of activations.
-    pub(crate) fn element(&self) -> Element {
+    pub fn element(&self) -> Element {
         self.optimizer.precision.element()
     }
 

@@ -1,5 +1,6 @@
 //! `incept explain`
 
+mod embedded;
 mod flow_plot;
 mod overview;
 mod story;
@@ -19,7 +20,8 @@ use incept::model::GoogLeNet;
 use incept::optim::TrainingState;
 use serde::Serialize;
 
-use super::data::{LoadArgs, describe, refuse_split, suited_input};
+pub use self::embedded::{FlowOptions, gradient_flow};
+use super::data::{LoadArgs, Source, describe, refuse_split, suited_input};
 use super::options::{DeviceArgs, NetworkArgs, PixelArgs};
 use super::plot;
 use super::record;
@@ -101,6 +103,9 @@ pub(crate) struct Explain {
     load: LoadArgs,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Images of the calling program, in place of a data set by its path.
+    #[arg(skip)]
+    source: Option<Source>,
 }
 
 const EXAMPLES: &str = "\
@@ -153,7 +158,8 @@ impl Explain {
         if self.train {
             return self.compare(device_args, &plots, reporter);
         }
-        let Subject { network, weights, batch, what } = self.subject()?;
+        let checkpoint = self.checkpoint.as_deref().map(record::load).transpose()?;
+        let Subject { network, weights, batch, what } = self.subject(checkpoint)?;
         let device = device_args.open()?;
         let flow =
             device.block_on(GradientFlow::measure(&device, &network, weights.as_ref(), self.seed, &batch))?;
@@ -203,29 +209,33 @@ impl Explain {
     fn open(&self, name: &str) -> Result<OpenedData> {
         let limit = self.limit.filter(|limit| *limit > 0);
         let val_split = self.val_split.unwrap_or(VAL_SPLIT);
-        let data = describe(name, &OpenOptions::default().val_split(val_split).limit(limit))?;
+        let options = OpenOptions::default().val_split(val_split).limit(limit);
+        let data = match &self.source {
+            Some(source) => source.open(&options, false)?,
+            None => describe(name, &options)?,
+        };
         refuse_split(&data, "--val-split", self.val_split.is_some())?;
         Ok(data)
     }
 
     /// The network to measure, and a batch for it.
-    fn subject(&self) -> Result<Subject> {
-        let checkpoint = self.checkpoint.as_deref().map(record::load).transpose()?;
+    fn subject(&self, checkpoint: Option<Checkpoint>) -> Result<Subject> {
         let trained_on =
             checkpoint.as_ref().and_then(|c| c.metadata.run.get("data")?.as_str().map(String::from));
         let data = self.data.clone().or(trained_on).unwrap_or_else(|| "digits".into());
         let opened = self.open(&data)?;
-        let (network, preprocessing, weights, what) = match (checkpoint, &self.checkpoint) {
-            (Some(Checkpoint { state, metadata }), Some(path)) => {
+        let (network, preprocessing, weights, what) = match checkpoint {
+            Some(Checkpoint { state, metadata }) => {
                 if opened.train.classes() != metadata.classes {
                     let (here, there) = (opened.train.classes().join(", "), metadata.classes.join(", "));
                     let reason = format!("{data} has the classes {here}, and the checkpoint has {there}");
                     return Err(Error::Config(reason));
                 }
-                let what = format!("{} after {}", shown(path), plural(metadata.progress.epoch, "epoch"));
+                let path = self.checkpoint.as_deref().map_or_else(|| "the network".into(), shown);
+                let what = format!("{path} after {}", plural(metadata.progress.epoch, "epoch"));
                 (metadata.network, metadata.preprocessing, Some(state), what)
             }
-            _ => {
+            None => {
                 let network = self.fresh(&opened, data == "digits")?;
                 let preprocessing = self.pixels.clone().measured(network.input, opened.train.as_ref())?;
                 let width = self.network.width.unwrap_or(WIDTH);

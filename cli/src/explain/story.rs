@@ -109,7 +109,9 @@ impl Explain {
             exit,
             setting,
             // Without the path of the program.
-            command_line: [&["incept".to_string()], &command_line()[1..]].concat().join(" "),
+            command_line: [&["incept".to_string()], command_line().get(1..).unwrap_or_default()]
+                .concat()
+                .join(" "),
         };
         let html = contained(|| story_page::html(&story).map_err(|e| e.to_string()))
             .map_err(|e| Error::format(&page, format!("cannot be drawn: {e}")))?;

@@ -155,15 +155,18 @@ impl Train {
         let training = &mut config.training;
         let seed = *training.seed.get_or_insert(1);
         let val_split = *training.val_split.get_or_insert(OpenOptions::default().val_split);
-        let data = describe(
-            &what,
-            &OpenOptions::default().val_split(val_split).limit(training.limit).limit_seed(seed),
-        )?;
+        let options = OpenOptions::default().val_split(val_split).limit(training.limit).limit_seed(seed);
+        let data = self.open(&what, &options, training.validates())?;
         refuse_split(&data, "--val-split", self.config.training.val_split.is_some())?;
         if data.train.is_empty() {
             return Err(Error::format(&what, "has no images to train on"));
         }
         Ok(Images { what, val_split, seed, data })
+    }
+
+    /// Opens the data set with this path, or the images of the calling program.
+    fn open(&self, what: &str, options: &OpenOptions, validates: bool) -> Result<OpenedData> {
+        self.source.as_ref().map_or_else(|| describe(what, options), |source| source.open(options, validates))
     }
 
     /// The network of the options, or that of pretrained weights.
@@ -321,7 +324,7 @@ impl Train {
         let metadata = &checkpoint.metadata;
         let run = self.continued(path, metadata)?;
         let options = OpenOptions::default().val_split(run.val_split).limit(run.limit).limit_seed(run.seed);
-        let data = describe(&run.data, &options)?;
+        let data = self.open(&run.data, &options, run.config.training.validates())?;
         if data.train.classes() != metadata.classes {
             let classes = metadata.classes.join(", ");
             return Err(Error::Config(format!(
