@@ -103,28 +103,22 @@ fn photos(folder: &Path) {
         .expect("can be written");
 }
 
-/// Every command of the tutorial, in order, as printed; and every line of output that it shows has
-/// the form of one that was printed.
-#[test]
-fn the_tutorial_runs_as_printed() {
-    let folder = temporary();
-    photos(folder.path());
+/// Runs every command of a page, in order, as printed except for what `shorten` replaces; every line
+/// of output that it shows has the form of one that was printed. The number of commands.
+fn follow(page: &str, folder: &Path, shorten: impl Fn(&str) -> Vec<String>) -> usize {
     let mut printed = BTreeSet::new();
     let mut ran = 0;
-    for block in blocks("docs/GUIDE.md") {
+    for block in blocks(page) {
         for words in commands(&block) {
+            let arguments: Vec<String> = words.iter().flat_map(|word| shorten(word)).collect();
             let mut command = Command::new(env!("CARGO_BIN_EXE_incept"));
-            command
-                .current_dir(folder.path())
-                .args(&words)
-                .env_remove("RUST_LOG")
-                .env_remove("INCEPT_RUNS_DIR");
-            command.env("INCEPT_CACHE_DIR", folder.path().join("cache"));
+            command.current_dir(folder).args(&arguments).env_remove("RUST_LOG").env_remove("INCEPT_RUNS_DIR");
+            command.env("INCEPT_CACHE_DIR", folder.join("cache"));
             let output = command.output().expect("the program can be started");
             let errors = String::from_utf8_lossy(&output.stderr);
             // `data` fails where a file is unreadable, after having said all.
             let ended = output.status.success() || words[0] == "data" && output.status.code() == Some(1);
-            assert!(ended, "incept {}: {errors}", words.join(" "));
+            assert!(ended, "incept {}: {errors}", arguments.join(" "));
             let text = String::from_utf8_lossy(&output.stdout);
             printed.extend(text.lines().chain(errors.lines()).map(shape));
             ran += 1;
@@ -132,13 +126,41 @@ fn the_tutorial_runs_as_printed() {
         let is_output = block.language == "text" && ran > 0;
         for line in block.lines.iter().filter(|line| is_output && line.trim() != "...") {
             let all = printed.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
-            assert!(
-                printed.contains(&shape(line)),
-                "the tutorial shows `{line}`, but these were printed:\n{all}"
-            );
+            assert!(printed.contains(&shape(line)), "{page} shows `{line}`, but these were printed:\n{all}");
         }
     }
+    ran
+}
+
+#[test]
+fn the_tutorial_runs_as_printed() {
+    let folder = temporary();
+    photos(folder.path());
+    let ran = follow("docs/GUIDE.md", folder.path(), |word| vec![word.into()]);
     assert!(ran >= 8, "{ran} commands");
+}
+
+/// With the included weights in place of those that are downloaded.
+#[test]
+fn the_readme_runs_as_printed() {
+    let folder = temporary();
+    photos(folder.path());
+    let fixture = "tests/fixtures/data/cifar10/frog/1.png";
+    let photo = folder.path().join("photos/horse/horse-000.jpg");
+    for (from, to) in
+        [(repository().join(fixture), fixture), (photo.clone(), "cat.jpg"), (photo.clone(), "holiday/1.jpg")]
+    {
+        let to = folder.path().join(to);
+        std::fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
+        std::fs::copy(from, to).expect("can be copied");
+    }
+    let offline = |word: &str| match word {
+        "imagenet" => vec!["included".into()],
+        "finetune" => ["finetune", "--weights", "included"].map(String::from).to_vec(),
+        word => vec![word.into()],
+    };
+    let ran = follow("README.md", folder.path(), offline);
+    assert!(ran >= 6, "{ran} commands");
 }
 
 /// Each `--flag` of a command on a page is in that command's help.
