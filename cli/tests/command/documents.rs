@@ -103,8 +103,8 @@ fn photos(folder: &Path) {
         .expect("can be written");
 }
 
-/// Runs every command of a page, in order, as printed except for what `shorten` replaces; every line
-/// of output that it shows has the form of one that was printed. The number of commands.
+/// Runs every command of a page, in order, as printed except for what `shorten` replaces; every
+/// line of output that it shows has the form of one that was printed. The number of commands.
 fn follow(page: &str, folder: &Path, shorten: impl Fn(&str) -> Vec<String>) -> usize {
     let mut printed = BTreeSet::new();
     let mut ran = 0;
